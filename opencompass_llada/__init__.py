@@ -1,0 +1,6 @@
+"""Long-context evaluation and post-training of masked diffusion language models in OpenCompass.
+
+Holds the version and nothing else: importing the package loads neither torch nor OpenCompass.
+"""
+
+__version__ = "0.1.0"

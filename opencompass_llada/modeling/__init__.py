@@ -1,0 +1,21 @@
+"""Native networks, read from published checkpoints without remote code."""
+
+from opencompass_llada.modeling.attention import ATTENTION_BACKENDS
+from opencompass_llada.modeling.checkpoint import (
+    CheckpointError,
+    load_llada,
+    locate_checkpoint,
+    read_model_config,
+)
+from opencompass_llada.modeling.config import LLaDAConfig
+from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
+
+__all__ = [
+    "ATTENTION_BACKENDS",
+    "CheckpointError",
+    "LLaDAConfig",
+    "LLaDAForMaskedDiffusion",
+    "load_llada",
+    "locate_checkpoint",
+    "read_model_config",
+]

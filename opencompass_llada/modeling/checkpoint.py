@@ -1,0 +1,211 @@
+"""Finding, checking and loading a LLaDA checkpoint in the published format.
+
+Everything that can be known from config.json and the safetensors headers is checked before a
+weight is read. Hub ids are downloaded by huggingface_hub; nothing executes remote code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling.attention import check_attention_backend
+from opencompass_llada.modeling.config import LLaDAConfig
+from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
+from opencompass_llada.rope import RopeScaling
+
+logger = get_logger(__name__)
+
+_LISTED = 6  # names shown in an error before "and N more"
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says what to do."""
+
+
+def locate_checkpoint(path: str | Path) -> Path:
+    """Return the local folder of a checkpoint, downloading a hub id if need be.
+
+    Args:
+        path: A folder, or a hub id such as ``GSAI-ML/LLaDA-8B-Base``.
+
+    Returns:
+        A folder that holds config.json.
+
+    Raises:
+        CheckpointError: If there is no such folder and no such hub id can be fetched.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"Checkpoint folder {str(path)!r} has no config.json. Give the folder that holds "
+                "config.json and the .safetensors files."
+            )
+        return folder
+    text = str(path)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"Checkpoint {text!r} is neither an existing folder nor a hub id 'organisation/name'. "
+            "Correct the path, or give a hub id such as 'GSAI-ML/LLaDA-8B-Base'."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=list(_FILES)))
+    except Exception as error:  # any network, cache or hub error ends in the same remedy
+        raise CheckpointError(
+            f"Checkpoint {text!r} is no folder here and could not be fetched from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Download it where there is "
+            "a network (hf download " + text + ") and give the folder as path, or check the name."
+        ) from error
+
+
+def read_model_config(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint's config.json.
+
+    Args:
+        path: A folder or a hub id.
+
+    Returns:
+        The parsed config.json.
+
+    Raises:
+        CheckpointError: If the path is wrong or the file is no JSON object.
+    """
+    file = locate_checkpoint(path) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds no JSON object. Fetch it again.")
+    return config
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"Checkpoint {folder}: shards named by {index.name} are missing: "
+                f"{_some(missing)}. Download the checkpoint again; it is incomplete."
+            )
+        return [folder / name for name in names]
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise CheckpointError(
+            f"Checkpoint {folder} holds no .safetensors file. Convert other formats with "
+            "safetensors, or download the checkpoint again."
+        )
+    return shards
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
+
+
+def _stored_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for shard in shards:
+        try:
+            with safe_open(shard, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        except Exception as error:  # safetensors raises its own, undocumented type
+            raise CheckpointError(
+                f"{shard} is not a readable safetensors file ({error}). Download it again."
+            ) from error
+    return shapes
+
+
+def check_tensors(
+    expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], source: str
+) -> None:
+    """Compare the tensors that the network needs with those that the files hold.
+
+    Args:
+        expected: Name to shape, from the network.
+        stored: Name to shape, from the files.
+        source: Where the files are, for the message.
+
+    Raises:
+        CheckpointError: Listing missing, extra and wrongly shaped tensors.
+    """
+    missing = sorted(expected.keys() - stored.keys())
+    extra = sorted(stored.keys() - expected.keys())
+    wrong = [
+        f"{name} is {list(stored[name])}, config.json asks for {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in stored and stored[name] != shape
+    ]
+    problems = [
+        f"{len(found)} {kind}: {_some(found)}"
+        for kind, found in (("missing", missing), ("extra", extra), ("wrongly shaped", wrong))
+        if found
+    ]
+    if problems:
+        raise CheckpointError(
+            f"Checkpoint {source}: its tensors do not fit its config.json; {'; '.join(problems)}. "
+            "Download it again, or give the folder whose config.json belongs to these weights."
+        )
+
+
+def load_llada(
+    path: str | Path,
+    *,
+    rope_scaling: RopeScaling | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    attention_backend: str = "auto",
+) -> LLaDAForMaskedDiffusion:
+    """Load a checkpoint in LLaDA's published format.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+        dtype: dtype of the weights in memory.
+        device: Where the model goes.
+        attention_backend: See modeling.attention.
+
+    Returns:
+        The model in evaluation mode, gradients off.
+
+    Raises:
+        CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
+        ValueError: If the scaling or the attention backend does not fit.
+    """
+    check_attention_backend(attention_backend, device)
+    folder = locate_checkpoint(path)
+    fields = read_model_config(folder)
+    if fields.get("model_type") != "llada":
+        raise CheckpointError(
+            f"Checkpoint {str(path)!r} has model_type={fields.get('model_type')!r} in its "
+            "config.json, LLaDA's is 'llada'. Give a LLaDA checkpoint."
+        )
+    config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+    with torch.device("meta"):
+        model = LLaDAForMaskedDiffusion(config, rope_scaling, attention_backend)
+    shards = _shards(folder)
+    check_tensors(
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        _stored_shapes(shards),
+        str(path),
+    )
+    for shard in shards:
+        tensors = load_file(shard, device=str(device))
+        model.load_state_dict(
+            {name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True
+        )
+    logger.info("Loaded %s as %s on %s. %s", path, dtype, device, model.resolved_rope.describe())
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,452 @@
+"""Rotary position embedding: the base, its scaling methods, the frequencies and the rotation.
+
+Tensors and numbers only: nothing here knows a model, a checkpoint or a prompt. ``linear``,
+``yarn`` and ``longrope`` are transformers' own (``modeling_rope_utils``); ``ntk`` (LongLLaDA,
+arXiv 2506.14429, Eq. 6) and ``diffusion_ntk`` (UltraLLaDA, arXiv 2510.10481) change the base and
+are computed here. A scaling is fixed before the network is built.
+
+Shape suffixes: B batch, H heads, L positions, D head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from opencompass_llada.options import reject_unknown, unknown_name_message
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """No scaling; also the common base of all methods.
+
+    Attributes:
+        trained_length: Tokens that the checkpoint was trained on, if it differs from what its
+            config.json says (Dream, say); None takes the checkpoint's own.
+    """
+
+    type: ClassVar[str] = "none"
+    trained_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse lengths and factors that no model can have."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None or isinstance(value, (tuple, list)):
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(
+                    f"rope_scaling {self.type!r}: {field.name}={value!r} must be a number above 0."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FactorScaling(RopeScaling):
+    """Shared fields of the methods that stretch positions by a factor.
+
+    Attributes:
+        target_length: Context length to reach, in tokens; the factor is its ratio to the trained
+            length. Give this or ``factor``.
+        factor: The stretch itself, at least 1.
+    """
+
+    target_length: int | None = None
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        """Require exactly one of target_length and factor."""
+        super().__post_init__()
+        _require_one_of(self, "target_length", "factor")
+        if self.factor is not None and self.factor < 1:
+            raise ValueError(
+                f"rope_scaling {self.type!r}: factor={self.factor} must be at least 1; "
+                "it multiplies the context length. Use type='none' for no scaling."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScaling(_FactorScaling):
+    """Position interpolation (arXiv 2306.15595): every frequency divided by the factor."""
+
+    type: ClassVar[str] = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnScaling(_FactorScaling):
+    """YaRN (arXiv 2309.00071), as transformers computes it.
+
+    Attributes:
+        attention_factor: Multiplies cosine and sine; None takes YaRN's own rule.
+        beta_fast: Rotations in the trained length above which a dimension is left alone.
+        beta_slow: Rotations in the trained length below which a dimension is interpolated.
+    """
+
+    type: ClassVar[str] = "yarn"
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRopeScaling(RopeScaling):
+    """LongRoPE (arXiv 2402.13753): one searched divisor per frequency.
+
+    Attributes:
+        target_length: Context length to reach, in tokens.
+        long_factor: Divisors, head size / 2 of them, used when the target exceeds the trained
+            length.
+        short_factor: Divisors, head size / 2 of them, used otherwise.
+        attention_factor: Multiplies cosine and sine; None takes LongRoPE's own rule.
+    """
+
+    type: ClassVar[str] = "longrope"
+    target_length: int
+    long_factor: tuple[float, ...]
+    short_factor: tuple[float, ...]
+    attention_factor: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NTKScaling(RopeScaling):
+    """NTK scaling of the base (LongLLaDA, arXiv 2506.14429, Eq. 6).
+
+    Attributes:
+        target_length: Context length to reach, in tokens. Give this or ``theta_multiplier``.
+        theta_multiplier: Lambda itself, what the base is multiplied with, at least 1.
+        critical_dimension: Overrides the number of dimensions whose period fits the trained
+            length (1 to the head size).
+    """
+
+    type: ClassVar[str] = "ntk"
+    reach: ClassVar[int] = 1
+    target_length: int | None = None
+    theta_multiplier: float | None = None
+    critical_dimension: int | None = None
+
+    def __post_init__(self) -> None:
+        """Require exactly one of target_length and theta_multiplier."""
+        super().__post_init__()
+        _require_one_of(self, "target_length", "theta_multiplier")
+        if self.theta_multiplier is not None and self.theta_multiplier < 1:
+            raise ValueError(
+                f"rope_scaling {self.type!r}: theta_multiplier={self.theta_multiplier} must be at "
+                "least 1; it multiplies the RoPE base. Use type='none' for no scaling."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionNTKScaling(NTKScaling):
+    """Diffusion-aware NTK scaling (UltraLLaDA, arXiv 2510.10481).
+
+    A bidirectional model sees relative positions from -(T-1) to T-1, so 2T takes the place of T
+    on both sides of the formula. Same fields as NTKScaling.
+    """
+
+    type: ClassVar[str] = "diffusion_ntk"
+    reach: ClassVar[int] = 2
+
+
+SCALING_TYPES: dict[str, type[RopeScaling]] = {
+    scaling.type: scaling
+    for scaling in (
+        RopeScaling,
+        LinearScaling,
+        NTKScaling,
+        DiffusionNTKScaling,
+        YarnScaling,
+        LongRopeScaling,
+    )
+}
+
+
+def _require_one_of(scaling: RopeScaling, first: str, second: str) -> None:
+    given = [name for name in (first, second) if getattr(scaling, name) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"rope_scaling {scaling.type!r} takes exactly one of {first} and {second}; "
+            f"got {' and '.join(given) or 'neither'}."
+        )
+
+
+def parse_rope_scaling(options: Mapping[str, Any] | RopeScaling | None) -> RopeScaling:
+    """Turn a config's ``rope_scaling`` into its typed form.
+
+    Args:
+        options: ``dict(type='ntk', target_length=32768)`` and the like, a RopeScaling, or None
+            for no scaling.
+
+    Returns:
+        The typed, checked scaling.
+
+    Raises:
+        ValueError: For an unknown type or option (naming the nearest) or a value out of range.
+    """
+    if options is None:
+        return RopeScaling()
+    if isinstance(options, RopeScaling):
+        return options
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f"rope_scaling={options!r} must be a dict such as dict(type='ntk', target_length=8192)."
+        )
+    given = dict(options)
+    name = given.pop("type", None)
+    if name not in SCALING_TYPES:
+        raise ValueError(unknown_name_message("RoPE scaling type", str(name), SCALING_TYPES))
+    scaling = SCALING_TYPES[name]
+    reject_unknown(
+        f"option of rope_scaling {name!r}", given, [f.name for f in dataclasses.fields(scaling)]
+    )
+    required = {
+        field.name
+        for field in dataclasses.fields(scaling)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(given)):
+        raise ValueError(f"rope_scaling {name!r} needs {', '.join(missing)}.")
+    return scaling(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def critical_dimension(rope_theta: float, head_dim: int, trained_length: int) -> int:
+    """Count the dimensions whose rotation completes a period within the trained length.
+
+    d_crit = 2 ceil(d/2 * log_b(T_train / 2 pi)) (arXiv 2506.14429, section 4), at most d.
+
+    Args:
+        rope_theta: The base b.
+        head_dim: Head size d.
+        trained_length: T_train in tokens (twice that for diffusion_ntk).
+
+    Returns:
+        d_crit, an even number from 2 to d.
+    """
+    pairs = math.ceil(head_dim / 2 * math.log(trained_length / (2 * math.pi), rope_theta))
+    return min(max(2 * pairs, 2), head_dim)
+
+
+def theta_multiplier(
+    rope_theta: float, head_dim: int, target_length: int, critical_dim: int
+) -> float:
+    """Return lambda for a target length: (T_target / 2 pi)^(d / d_crit) / b.
+
+    Args:
+        rope_theta: The base b.
+        head_dim: Head size d.
+        target_length: T_target in tokens (twice that for diffusion_ntk).
+        critical_dim: d_crit.
+
+    Returns:
+        What the base is multiplied with (arXiv 2506.14429, Eq. 6).
+    """
+    return (target_length / (2 * math.pi)) ** (head_dim / critical_dim) / rope_theta
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedRope:
+    """A scaling worked out for one network.
+
+    Attributes:
+        method: The scaling type's name.
+        rope_theta: The base after scaling.
+        theta_multiplier: Lambda; 1 where the method leaves the base alone.
+        critical_dimension: d_crit for the NTK methods, else None.
+        trained_length: Tokens that the checkpoint was trained on.
+        longest_context: Tokens up to which the scaling was computed.
+        inverse_frequencies_D: float32 [head size / 2], radians per position, one per pair.
+        attention_factor: Multiplies cosine and sine (1 but for yarn and longrope).
+    """
+
+    method: str
+    rope_theta: float
+    theta_multiplier: float
+    critical_dimension: int | None
+    trained_length: int
+    longest_context: int
+    inverse_frequencies_D: torch.Tensor
+    attention_factor: float
+
+    def describe(self) -> str:
+        """Return one line for the log: method, lambda, theta, d_crit and longest context."""
+        return (
+            f"RoPE scaling {self.method}: theta multiplier {self.theta_multiplier:.4g}, theta "
+            f"{self.rope_theta:.6g}, critical dimension {self.critical_dimension or 'not used'}, "
+            f"trained length {self.trained_length}, computed for {self.longest_context} tokens"
+        )
+
+
+def inverse_frequencies(rope_theta: float, head_dim: int) -> torch.Tensor:
+    """Return b^(-2i/d) for i in 0 .. d/2 - 1 as float32 [head_dim / 2] (arXiv 2104.09864)."""
+    exponents_D = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float() / head_dim
+    return 1.0 / (rope_theta**exponents_D)
+
+
+def resolve_rope(
+    scaling: RopeScaling, *, rope_theta: float, head_dim: int, trained_length: int
+) -> ResolvedRope:
+    """Work out base and frequencies of a scaling for a network.
+
+    Args:
+        scaling: The method and its options.
+        rope_theta: The checkpoint's base.
+        head_dim: Head size, even.
+        trained_length: The checkpoint's trained length in tokens; the scaling's own overrides it.
+
+    Returns:
+        Everything that the network and the log need.
+
+    Raises:
+        ValueError: If the target is shorter than the trained length, the critical dimension
+            exceeds the head size, or longrope's factors have another length than head_dim / 2.
+    """
+    trained_length = scaling.trained_length or trained_length
+    target_length = getattr(scaling, "target_length", None)
+    if target_length is not None and target_length < trained_length:
+        raise ValueError(
+            f"rope_scaling {scaling.type!r}: target_length={target_length} is below the trained "
+            f"length {trained_length}; scaling only lengthens. Use type='none' up to "
+            f"{trained_length} tokens."
+        )
+    if isinstance(scaling, NTKScaling):
+        return _resolve_ntk(scaling, rope_theta, head_dim, trained_length)
+    if type(scaling) is RopeScaling:
+        frequencies_D, attention_factor = inverse_frequencies(rope_theta, head_dim), 1.0
+        longest = trained_length
+    else:
+        factor = getattr(scaling, "factor", None) or target_length / trained_length
+        longest = round(factor * trained_length)
+        frequencies_D, attention_factor = _transformers_frequencies(
+            scaling, rope_theta, head_dim, trained_length, factor
+        )
+    return ResolvedRope(
+        method=scaling.type,
+        rope_theta=rope_theta,
+        theta_multiplier=1.0,
+        critical_dimension=None,
+        trained_length=trained_length,
+        longest_context=longest,
+        inverse_frequencies_D=frequencies_D,
+        attention_factor=attention_factor,
+    )
+
+
+def _resolve_ntk(
+    scaling: NTKScaling, rope_theta: float, head_dim: int, trained_length: int
+) -> ResolvedRope:
+    reach = scaling.reach
+    critical_dim = scaling.critical_dimension or critical_dimension(
+        rope_theta, head_dim, reach * trained_length
+    )
+    if critical_dim > head_dim:
+        raise ValueError(
+            f"rope_scaling {scaling.type!r}: critical_dimension={critical_dim} must be at most "
+            f"the head size {head_dim}."
+        )
+    if scaling.theta_multiplier is not None:
+        multiplier = scaling.theta_multiplier
+        # Inverse of Eq. 6: the context at which a period of the critical dimension ends.
+        longest = 2 * math.pi * (multiplier * rope_theta) ** (critical_dim / head_dim) / reach
+        longest = max(int(longest), trained_length)
+    else:
+        assert scaling.target_length is not None, scaling
+        longest = scaling.target_length
+        # The ceiling in d_crit gives lambda < 1 near the trained length, where nothing needs
+        # scaling: 1 keeps "target = trained" the identity.
+        multiplier = max(
+            1.0, theta_multiplier(rope_theta, head_dim, reach * longest, critical_dim)
+        )
+    return ResolvedRope(
+        method=scaling.type,
+        rope_theta=multiplier * rope_theta,
+        theta_multiplier=multiplier,
+        critical_dimension=critical_dim,
+        trained_length=trained_length,
+        longest_context=longest,
+        inverse_frequencies_D=inverse_frequencies(multiplier * rope_theta, head_dim),
+        attention_factor=1.0,
+    )
+
+
+def _transformers_frequencies(
+    scaling: RopeScaling, rope_theta: float, head_dim: int, trained_length: int, factor: float
+) -> tuple[torch.Tensor, float]:
+    """Ask transformers for the frequencies, through a config that both majors understand."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    options: dict[str, Any] = {"rope_type": scaling.type, "factor": factor}
+    if isinstance(scaling, YarnScaling):
+        options |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+    if isinstance(scaling, LongRopeScaling):
+        for name in ("long_factor", "short_factor"):
+            if len(getattr(scaling, name)) != head_dim // 2:
+                raise ValueError(
+                    f"rope_scaling 'longrope': {name} has {len(getattr(scaling, name))} entries, "
+                    f"it must have head size / 2 = {head_dim // 2}."
+                )
+        options |= {
+            "long_factor": list(scaling.long_factor),
+            "short_factor": list(scaling.short_factor),
+        }
+    if isinstance(scaling, (YarnScaling, LongRopeScaling)):
+        options["original_max_position_embeddings"] = trained_length
+        if scaling.attention_factor is not None:
+            options["attention_factor"] = float(scaling.attention_factor)
+    longest = round(factor * trained_length)
+    config = LlamaConfig(
+        hidden_size=head_dim,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=head_dim,
+        max_position_embeddings=trained_length if scaling.type == "yarn" else longest,
+        rope_theta=float(rope_theta),
+        rope_scaling=options,
+    )
+    if scaling.type == "longrope":
+        config.original_max_position_embeddings = trained_length
+    with torch.device("cpu"):  # also while the network is built on the meta device
+        frequencies_D, attention_factor = ROPE_INIT_FUNCTIONS[scaling.type](
+            config, torch.device("cpu"), seq_len=longest
+        )
+    return frequencies_D.float(), float(attention_factor)
+
+
+def rotation_table(
+    rope: ResolvedRope, length: int, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Build cosine and sine for positions 0 .. length - 1.
+
+    Args:
+        rope: The resolved scaling.
+        length: Number of positions.
+        device: Where the table lives.
+
+    Returns:
+        cos and sin, float32 [length, head size]; the second half repeats the first
+        (rotate-half layout).
+    """
+    positions_L = torch.arange(length, device=device, dtype=torch.float32)
+    angles_LD = torch.outer(positions_L, rope.inverse_frequencies_D.to(device))
+    angles_LD = torch.cat((angles_LD, angles_LD), dim=-1)
+    return angles_LD.cos() * rope.attention_factor, angles_LD.sin() * rope.attention_factor
+
+
+def apply_rotary(x_BHLD: torch.Tensor, cos_LD: torch.Tensor, sin_LD: torch.Tensor) -> torch.Tensor:
+    """Rotate queries or keys, in float32 and back (LLaDA's ``rope_full_precision``).
+
+    Args:
+        x_BHLD: Any float dtype [batch, heads, positions, head size].
+        cos_LD: float32 [positions, head size] (or anything that broadcasts to x).
+        sin_LD: Same.
+
+    Returns:
+        The rotated tensor in x's dtype.
+    """
+    x32_BHLD = x_BHLD.float()
+    first, second = x32_BHLD.chunk(2, dim=-1)
+    rotated = x32_BHLD * cos_LD + torch.cat((-second, first), dim=-1) * sin_LD
+    return rotated.to(x_BHLD.dtype)
