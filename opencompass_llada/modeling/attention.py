@@ -50,13 +50,17 @@ def padding_mask(lengths_B: torch.Tensor | None, length: int) -> torch.Tensor | 
     return (positions_L[None, :] < lengths_B[:, None])[:, None, None, :]
 
 
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None):
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
     )
 
 
-def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None):
+def _flash_attn(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
     if mask is not None:  # flash-attn takes no padding mask; padded batches go through SDPA
         return _sdpa(q, k, v, mask)
     from flash_attn import flash_attn_func
@@ -121,7 +125,9 @@ def choose_attention(name: str, device: torch.device | str) -> Attention:
         return _flash_attn
     kernels = _SDPA_KERNELS.get(name)
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None):
+    def attend(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
         context = sdpa_kernel(kernels) if kernels else contextlib.nullcontext()
         with context:
             return _sdpa(q, k, v, mask)

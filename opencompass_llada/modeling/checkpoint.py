@@ -18,7 +18,7 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.attention import check_attention_backend
 from opencompass_llada.modeling.config import LLaDAConfig
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
-from opencompass_llada.rope import RopeScaling
+from opencompass_llada.rope_scaling import RopeScaling
 
 logger = get_logger(__name__)
 

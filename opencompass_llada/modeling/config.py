@@ -1,4 +1,4 @@
-"""LLaDA's config.json, field by field, with every field that the network does not implement refused.
+"""LLaDA's config.json, field by field; what the network does not implement is refused by name.
 
 Names are the published ones (GSAI-ML/LLaDA-8B-Base). Scaling of RoPE is not part of it: it is
 given when the network is built.
@@ -80,6 +80,8 @@ class LLaDAConfig(PretrainedConfig):
             ValueError: For a field value that the network does not implement, or sizes that do
                 not fit together.
         """
+        # transformers 4 ties the output to the input embeddings unless it is told not to.
+        kwargs["tie_word_embeddings"] = False
         super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id

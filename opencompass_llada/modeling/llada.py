@@ -12,6 +12,8 @@ V vocabulary entries.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,13 +22,10 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from opencompass_llada.modeling.attention import Attention, choose_attention, padding_mask
 from opencompass_llada.modeling.config import LLaDAConfig
-from opencompass_llada.rope import (
-    ResolvedRope,
-    RopeScaling,
-    apply_rotary,
-    resolve_rope,
-    rotation_table,
-)
+from opencompass_llada.rope import ResolvedRope, apply_rotary, resolve_rope, rotation_table
+from opencompass_llada.rope_scaling import RopeScaling
+
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, float32 [L, D]
 
 
 class RMSNorm(nn.Module):
@@ -75,9 +74,10 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLM: torch.Tensor,
-        rotation: tuple[torch.Tensor, torch.Tensor],
+        rotation: Rotation,
         mask: torch.Tensor | None,
         attend: Attention,
+        positions_BP: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Add attention and MLP to the residual stream.
 
@@ -86,21 +86,31 @@ class Block(nn.Module):
             rotation: cos and sin, float32 [L, D].
             mask: bool [B, 1, 1, L] of real keys, or None.
             attend: The attention function.
+            positions_BP: int64, the only positions whose output is wanted; None for all. Keys
+                and values are of all positions either way.
 
         Returns:
-            The new residual stream [B, L, M].
+            The new residual stream, [B, L, M] or [B, P, M].
         """
         h_BLM = self.attn_norm(x_BLM)
-        q_BHLD, k_BHLD, v_BHLD = (
-            projection(h_BLM).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out_BHLD = attend(
-            apply_rotary(q_BHLD, *rotation), apply_rotary(k_BHLD, *rotation), v_BHLD, mask
-        )
+        k_BHLD = apply_rotary(self._heads(self.k_proj(h_BLM)), *rotation)
+        v_BHLD = self._heads(self.v_proj(h_BLM))
+        if positions_BP is not None:
+            x_BLM, h_BLM = take(x_BLM, positions_BP), take(h_BLM, positions_BP)
+            rotation = (rotation[0][positions_BP][:, None], rotation[1][positions_BP][:, None])
+        q_BHLD = apply_rotary(self._heads(self.q_proj(h_BLM)), *rotation)
+        out_BHLD = attend(q_BHLD, k_BHLD, v_BHLD, mask)
         x_BLM = x_BLM + self.attn_out(out_BHLD.transpose(1, 2).flatten(-2))
         h_BLM = self.ff_norm(x_BLM)
         return x_BLM + self.ff_out(F.silu(self.ff_proj(h_BLM)) * self.up_proj(h_BLM))
+
+    def _heads(self, x_BLM: torch.Tensor) -> torch.Tensor:
+        return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def take(x_BLM: torch.Tensor, positions_BP: torch.Tensor) -> torch.Tensor:
+    """Return x at each row's own positions, [B, P, M]."""
+    return x_BLM.gather(1, positions_BP[..., None].expand(-1, -1, x_BLM.shape[-1]))
 
 
 class LLaDABackbone(nn.Module):
@@ -159,7 +169,7 @@ class LLaDAForMaskedDiffusion(PreTrainedModel):
         self.attention_backend = attention_backend
         self._built_with_theta = config.rope_theta
         self._attend: Attention | None = None
-        self._rotation: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._rotation: Rotation | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -168,15 +178,28 @@ class LLaDAForMaskedDiffusion(PreTrainedModel):
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
         return self.model.transformer["wte"]
 
-    def get_output_embeddings(self) -> nn.Linear:
+    def get_output_embeddings(self) -> nn.Module:
         """Return the prediction head."""
         return self.model.transformer["ff_out"]
 
-    def _rotation_for(self, length: int, device: torch.device):
+    def prepare(self, length: int, device: torch.device) -> None:
+        """Choose the attention kernel and build the rotation table ahead of the first pass.
+
+        Otherwise both happen in the first forward pass; torch.compile wants them done before.
+
+        Args:
+            length: Longest row to come, in tokens.
+            device: The network's device.
+
+        Raises:
+            RuntimeError: If config.rope_theta was changed after the network was built.
+        """
+        if self._attend is None:
+            self._attend = choose_attention(self.attention_backend, device)
         if self.config.rope_theta != self._built_with_theta:
             raise RuntimeError(
                 f"config.rope_theta was changed from {self._built_with_theta} to "
@@ -185,33 +208,40 @@ class LLaDAForMaskedDiffusion(PreTrainedModel):
             )
         table = self._rotation
         if table is None or table[0].shape[0] < length or table[0].device != device:
-            self._rotation = table = rotation_table(self.resolved_rope, length, device)
-        return table[0][:length], table[1][:length]
+            with torch.inference_mode(False):  # else a table made while sampling breaks training
+                self._rotation = rotation_table(self.resolved_rope, length, device)
 
     def hidden_states(
-        self, input_ids_BL: torch.Tensor, lengths_B: torch.Tensor | None = None
+        self,
+        input_ids_BL: torch.Tensor,
+        lengths_B: torch.Tensor | None = None,
+        positions_BP: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the blocks and the final norm.
 
         Args:
             input_ids_BL: int64 [B, L], rows right-padded.
             lengths_B: int64 [B], real tokens a row; None when nothing is padded.
+            positions_BP: int64 [B, P], the positions wanted; None for all. The last block's
+                queries and MLP are computed for those alone.
 
         Returns:
-            [B, L, M]; rows beyond their length hold no meaning.
+            [B, L, M] or [B, P, M]; rows beyond their length hold no meaning.
 
         Raises:
             RuntimeError: If config.rope_theta was changed after the network was built.
         """
-        transformer = self.model.transformer
-        if self._attend is None:
-            self._attend = choose_attention(self.attention_backend, input_ids_BL.device)
-        rotation = self._rotation_for(input_ids_BL.shape[1], input_ids_BL.device)
-        mask = padding_mask(lengths_B, input_ids_BL.shape[1])
+        transformer, length = self.model.transformer, input_ids_BL.shape[1]
+        self.prepare(length, input_ids_BL.device)
+        assert self._rotation is not None
+        assert self._attend is not None
+        rotation = (self._rotation[0][:length], self._rotation[1][:length])
+        mask = padding_mask(lengths_B, length)
         x_BLM = transformer["wte"](input_ids_BL)
-        for block in transformer["blocks"]:
+        *blocks, last = cast(nn.ModuleList, transformer["blocks"])
+        for block in blocks:
             x_BLM = block(x_BLM, rotation, mask, self._attend)
-        return transformer["ln_f"](x_BLM)
+        return transformer["ln_f"](last(x_BLM, rotation, mask, self._attend, positions_BP))
 
     def forward(
         self,
@@ -233,10 +263,8 @@ class LLaDAForMaskedDiffusion(PreTrainedModel):
         Raises:
             RuntimeError: If config.rope_theta was changed after the network was built.
         """
-        x_BLM = self.hidden_states(input_ids, lengths)
-        if logit_positions is not None:
-            x_BLM = x_BLM.gather(1, logit_positions[..., None].expand(-1, -1, x_BLM.shape[-1]))
-        return MaskedLMOutput(logits=self.model.transformer["ff_out"](x_BLM))
+        x_BLM = self.hidden_states(input_ids, lengths, logit_positions)
+        return MaskedLMOutput(logits=self.get_output_embeddings()(x_BLM))
 
     @torch.inference_mode()
     def logits_at(

@@ -1,0 +1,1 @@
+"""Dataset and evaluator classes that OpenCompass lacks; each module is imported by its own name."""

@@ -1,0 +1,143 @@
+"""Tokenizers that context lengths are counted with: GPT-4's, or a model's own.
+
+Turns text into tokens and back. Does not know prompts, needles or OpenCompass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+#: tiktoken model name -> (vocabulary, name of its file in TIKTOKEN_CACHE_DIR: sha1 of its URL).
+TIKTOKEN_FILES = {"gpt-4": ("cl100k_base", "9b5ad71b2ce5302211f9c61530b329a4922fc6a4")}
+
+
+class MissingDataError(ValueError):
+    """A file that a data set needs is not where it was looked for; the text says what to do."""
+
+
+class CountingTokenizer(Protocol):
+    """What the NeedleBench data set asks of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text, without special tokens."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens; a character cut in two becomes U+FFFD."""
+
+    def count(self, text: str) -> int:
+        """Return how many tokens a model that uses this tokenizer sees for a whole prompt."""
+
+
+class TiktokenTokenizer:
+    """GPT-4's tokenizer, which NeedleBench counts lengths with."""
+
+    def __init__(self, name: str) -> None:
+        """Load the vocabulary.
+
+        Args:
+            name: A key of `TIKTOKEN_FILES`.
+
+        Raises:
+            MissingDataError: If tiktoken finds its file neither on disk nor on the network.
+        """
+        import tiktoken
+
+        vocabulary, file_name = TIKTOKEN_FILES[name]
+        try:
+            self._encoding = tiktoken.get_encoding(vocabulary)
+        except Exception as error:
+            raise MissingDataError(
+                f"tokenizer={name!r} needs tiktoken's {vocabulary} file, which is not in "
+                "TIKTOKEN_CACHE_DIR and could not be downloaded "
+                f"({type(error).__name__}: {str(error)[:160]}). Set TIKTOKEN_CACHE_DIR to a folder "
+                f"that holds the file under the name {file_name} (copy it from a machine where "
+                "tiktoken has run), or count lengths with the model's own tokenizer instead "
+                "(tokenizer=<the model's path>, or LLADA_TOKENIZER=model for the shipped configs)."
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text."""
+        return self._encoding.encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        return self._encoding.decode(list(tokens))
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a prompt; GPT-4's tokenizer adds none of its own."""
+        return len(self.encode(text))
+
+
+class ModelTokenizer:
+    """A model's own tokenizer, loaded with transformers."""
+
+    def __init__(self, path: str) -> None:
+        """Load the tokenizer.
+
+        Args:
+            path: A folder, a hub name, or ``asset:NAME`` for a shipped checkpoint.
+
+        Raises:
+            MissingDataError: If there is no tokenizer at the path.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(resolve_location(path)))
+        except (OSError, ValueError) as error:
+            raise MissingDataError(
+                f"tokenizer={path!r} could not be loaded with AutoTokenizer "
+                f"({type(error).__name__}: {str(error)[:200]}). Give the folder or hub name of a "
+                "checkpoint that holds a tokenizer, asset:NAME for a shipped one, or "
+                f"{' or '.join(map(repr, TIKTOKEN_FILES))} to count as NeedleBench does."
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text, without special tokens."""
+        # verbose=False: transformers warns about texts longer than the model's trained length.
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens and spaces kept as they are."""
+        return self._tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a prompt, with those that the tokenizer adds itself."""
+        return len(self._tokenizer(text, verbose=False)["input_ids"])
+
+
+def resolve_location(path: str) -> str:
+    """Return a path with ``asset:NAME`` replaced by the folder of that shipped asset."""
+    if not path.startswith("asset:"):
+        return path
+    from opencompass_llada.assets import resolve_asset
+
+    return str(resolve_asset(path))
+
+
+def load_counting_tokenizer(name: str) -> CountingTokenizer:
+    """Load the tokenizer that lengths are counted with.
+
+    Args:
+        name: ``'gpt-4'``, or the path of a checkpoint (folder, hub name or ``asset:NAME``).
+
+    Raises:
+        ValueError: For ``'model'``, which only the config functions can replace by a path.
+        MissingDataError: If the tokenizer's files are not there.
+    """
+    if name == "model":
+        raise ValueError(
+            "tokenizer='model' means nothing to a data set, which does not know the model it is "
+            "run with: give the model's path, or use needlebench/niah.py's functions, which put "
+            "it in its place."
+        )
+    if name in TIKTOKEN_FILES:
+        return TiktokenTokenizer(name)
+    return ModelTokenizer(name)

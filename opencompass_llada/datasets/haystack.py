@@ -1,0 +1,232 @@
+"""NeedleBench's files: where they lie, their needles, and their documents as tokens.
+
+Reads the format (a ``{"title", "text"}`` line per document; a needle with its question, keyword
+and language per line of ``needles.jsonl``). Does not place needles or write prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opencompass_llada.datasets.counting import (
+    CountingTokenizer,
+    MissingDataError,
+    load_counting_tokenizer,
+    resolve_location,
+)
+
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/needlebench holds NeedleBench's files "
+    "(opencompass/needlebench on the Hugging Face hub; or set DATASET_SOURCE=HF to download it), "
+    "give the folder itself as path=..., or use the embedded data: path='asset:needlebench' "
+    "(LLADA_DATA=embedded for the shipped configs)."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needle:
+    """One line of ``needles.jsonl``."""
+
+    text: str
+    """The sentence to hide, without the line breaks that are put around it."""
+    question: str
+    """The question, with its format hint as the file has it."""
+    keyword: str
+    """What the answer must contain (``arg2`` in the file)."""
+
+
+def resolve_data_directory(path: str) -> Path:
+    """Find NeedleBench's folder: an asset, a plain folder, or where OpenCompass finds it.
+
+    Args:
+        path: ``asset:NAME``, a folder, or an OpenCompass data set id
+            (``opencompass/needlebench``), which goes through COMPASS_DATA_CACHE, OpenCompass's
+            own cache and download, or the hub if DATASET_SOURCE=HF.
+
+    Raises:
+        MissingDataError: If there is no such folder and it cannot be downloaded.
+    """
+    folder = Path(resolve_location(path))
+    if folder.is_dir():
+        return folder
+    reason = "no such folder"
+    if not folder.is_absolute():
+        try:
+            folder = _opencompass_directory(path)
+        except Exception as error:
+            folder = _expected_directory(path)
+            reason = f"OpenCompass: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    if not folder.is_dir():
+        cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
+        raise MissingDataError(
+            f"NeedleBench's data was not found at path={path!r} (looked at {folder}; "
+            f"COMPASS_DATA_CACHE is {cache}; {reason}). {HOW_TO_GET}"
+        )
+    return folder
+
+
+def _expected_directory(path: str) -> Path:
+    """Return where OpenCompass looks for a data set id before it downloads it."""
+    from opencompass.utils.datasets_info import DATASETS_MAPPING
+
+    local = DATASETS_MAPPING.get(path, {}).get("local", path)
+    return Path(os.environ.get("COMPASS_DATA_CACHE", ""), local)
+
+
+def _opencompass_directory(path: str) -> Path:
+    """Return the folder that OpenCompass resolves a data set id to, downloading it if need be."""
+    from opencompass.utils import get_data_path
+
+    location = get_data_path(path)
+    if os.environ.get("DATASET_SOURCE") == "HF":
+        from huggingface_hub import snapshot_download
+
+        location = snapshot_download(repo_id=location, repo_type="dataset")
+    return Path(location)
+
+
+def require_file(directory: Path, name: str) -> Path:
+    """Return the path of a file of NeedleBench's folder.
+
+    Raises:
+        MissingDataError: If it is not there; names the files that are.
+    """
+    path = directory / name
+    if not path.is_file():
+        present = ", ".join(sorted(p.name for p in directory.glob("*.json*"))) or "none"
+        raise MissingDataError(
+            f"NeedleBench's file {name!r} is not in {directory} (its data files: {present}). "
+            f"{HOW_TO_GET}"
+        )
+    return path
+
+
+def read_needles(path: Path, language: str) -> list[Needle]:
+    """Read the needles of one language, in the file's order.
+
+    Raises:
+        ValueError: If the file has none, or one that the answer column could not hold.
+    """
+    needles = []
+    with path.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if row["language"] == language:
+                needles.append(
+                    Needle(
+                        text=row["needle"],
+                        question=row["retrieval_question"],
+                        keyword=row["arg2"],
+                    )
+                )
+    if not needles:
+        raise ValueError(f"language={language!r}: {path} holds no needle in that language.")
+    for needle in needles:
+        if "*" in needle.text + needle.keyword:
+            raise ValueError(
+                f"{path}: the needle {needle.text!r} holds '*', which NeedleBench's answer column "
+                "uses to divide needle from keyword; remove it."
+            )
+    return needles
+
+
+class Haystack:
+    """The documents of one file, tokenized when first asked for and kept."""
+
+    def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
+        """Read the documents; tokenizes nothing yet.
+
+        Args:
+            path: A NeedleBench file, one JSON object with ``text`` a line.
+            tokenizer: What to count tokens with.
+        """
+        self.path = path
+        self._tokenizer = tokenizer
+        with path.open(encoding="utf-8") as lines:
+            self._texts = [json.loads(line)["text"] for line in lines if line.strip()]
+        self._tokens: dict[int, array] = {}
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self._texts)
+
+    def take(self, order: Sequence[int], num_tokens: int) -> list[int]:
+        """Return the first ``num_tokens`` tokens of the documents in the given order.
+
+        Documents are tokenized one by one and put end to end, as NeedleBench does.
+
+        Args:
+            order: Document numbers.
+            num_tokens: How many tokens are wanted; fewer come back if the documents hold fewer.
+        """
+        taken: list[int] = []
+        for document in order:
+            if len(taken) >= num_tokens:
+                break
+            taken.extend(self._document_tokens(document))
+        return taken[:num_tokens]
+
+    def _document_tokens(self, document: int) -> array:
+        if document not in self._tokens:
+            self._tokens[document] = array("l", self._tokenizer.encode(self._texts[document]))
+        return self._tokens[document]
+
+
+def document_orders(num_documents: int, num_repeats: int) -> list[list[int]]:
+    """Return NeedleBench's document order of each repeat.
+
+    The order of repeat r is the order of repeat r-1 shuffled with seed r, as in
+    ``NeedleBenchOriginDataset``, so that the same texts come first.
+    """
+    order = list(range(num_documents))
+    orders = []
+    for repeat in range(num_repeats):
+        random.Random(repeat).shuffle(order)
+        orders.append(list(order))
+    return orders
+
+
+def choose_needle(needles: Sequence[Needle], repeat: int) -> Needle:
+    """Return NeedleBench's needle for a repeat: always the same one for the same list."""
+    return random.Random(repeat).choice(needles)
+
+
+class HaystackStore:
+    """Keeps the last few tokenizers and tokenized files, so that the cells of a run share them."""
+
+    def __init__(self, max_entries: int = 4) -> None:
+        """Start empty.
+
+        Args:
+            max_entries: How many tokenizers, and how many haystacks, are kept at once.
+        """
+        self._max_entries = max_entries
+        self._tokenizers: OrderedDict[str, CountingTokenizer] = OrderedDict()
+        self._haystacks: OrderedDict[tuple[Path, int, str], Haystack] = OrderedDict()
+
+    def tokenizer(self, name: str) -> CountingTokenizer:
+        """Return the tokenizer of that name, loading it the first time."""
+        if name not in self._tokenizers:
+            self._tokenizers[name] = load_counting_tokenizer(name)
+            self._drop_oldest(self._tokenizers)
+        self._tokenizers.move_to_end(name)
+        return self._tokenizers[name]
+
+    def haystack(self, path: Path, tokenizer_name: str) -> Haystack:
+        """Return a file's documents under a tokenizer, reading them the first time."""
+        key = (path, path.stat().st_mtime_ns, tokenizer_name)
+        if key not in self._haystacks:
+            self._haystacks[key] = Haystack(path, self.tokenizer(tokenizer_name))
+            self._drop_oldest(self._haystacks)
+        self._haystacks.move_to_end(key)
+        return self._haystacks[key]
+
+    def _drop_oldest(self, kept: OrderedDict) -> None:
+        while len(kept) > self._max_entries:
+            kept.popitem(last=False)

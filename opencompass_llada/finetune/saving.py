@@ -1,0 +1,96 @@
+"""Writing a checkpoint in LLaDA's published format, all files or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast
+
+from opencompass_llada.modeling import LLaDAForMaskedDiffusion
+
+_CONFIG_FIELDS = (
+    *("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size"),
+    *("vocab_size", "embedding_size", "max_sequence_length", "rope_theta", "rms_norm_eps"),
+    *("init_std", "mask_token_id", "eos_token_id", "pad_token_id"),
+)
+
+
+def config_fields(model: LLaDAForMaskedDiffusion, dtype: str) -> dict[str, Any]:
+    """Return config.json's fields in the published names.
+
+    Args:
+        model: The network.
+        dtype: dtype of the stored weights.
+
+    Returns:
+        What LLaDA loaders need, our own and others'.
+    """
+    return {
+        "architectures": ["LLaDAModelLM"],
+        "model_type": "llada",
+        "block_type": "llama",
+        "layer_norm_type": "rms",
+        "activation_type": "silu",
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "weight_tying": False,
+        "rope": True,
+        "rope_full_precision": True,
+        "alibi": False,
+        "torch_dtype": dtype,
+        **{name: getattr(model.config, name) for name in _CONFIG_FIELDS},
+    }
+
+
+def _name_tokenizer_class(file: Path) -> None:
+    """Write the class name that both majors of transformers load (5 writes one that 4 lacks)."""
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: LLaDAForMaskedDiffusion,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    dtype: str,
+    record: dict[str, Any],
+) -> Path:
+    """Write config.json, model.safetensors, the tokenizer and the training record.
+
+    Everything is written beside the target first and moved into place at the end.
+
+    Args:
+        folder: Target; replaced if it exists.
+        model: The network.
+        tokenizer: Saved with ``save_pretrained``.
+        dtype: dtype of the stored weights.
+        record: JSON-serialisable facts of the run, written to training.json.
+
+    Returns:
+        The folder.
+    """
+    target = Path(folder)
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    kind = getattr(torch, dtype)
+    tensors = {
+        name: value.to("cpu", kind).contiguous() for name, value in model.state_dict().items()
+    }
+    save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+    for name, values in (("config.json", config_fields(model, dtype)), ("training.json", record)):
+        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+        (part / name).write_text(text, encoding="utf-8")
+    tokenizer.save_pretrained(part)
+    _name_tokenizer_class(part / "tokenizer_config.json")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+    return target
