@@ -1,0 +1,72 @@
+# Two commands on a machine with Python 3.11 and pip: `make niah` and `make test`. `make help` lists
+# the others.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+# More arguments for the torch install, e.g. --index-url of a build for another CUDA version.
+TORCH_INSTALL_ARGS ?=
+CONSTRAINTS ?= constraints.txt
+CONFIG ?= configs/eval_llada_niah.py
+OPTIONS ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: help install niah test check format constraints wheel clean
+
+help:
+	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
+	@echo "                  (CONFIG=..., OPTIONS='--debug -w DIR' for others)"
+	@echo "make test         install, then run the test suite"
+	@echo "make check        formatting, lint and types"
+	@echo "make install      create $(VENV) and install the package with its test tools"
+	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
+	@echo "make format       rewrite the sources in the house format"
+	@echo "make constraints  write the installed versions to constraints.txt"
+	@echo "make wheel        build dist/*.whl"
+	@echo "make clean        remove what runs and builds left; keeps $(VENV) and outputs/"
+
+install: $(STAMP)
+
+$(STAMP): setup.py requirements.txt constraints.txt
+	@test -x $(BIN)/python || command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "$(PYTHON) is not on the PATH. Name another Python from 3.10 to 3.12:"; \
+	  echo "  make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) $(TORCH_INSTALL_ARGS) '$(TORCH)'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[test]'
+	touch $@
+
+niah: install
+	$(BIN)/python run.py $(CONFIG) $(OPTIONS)
+
+check: install
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+format: install
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+test: install
+	$(BIN)/python -m pytest -n 2 $(OPTIONS)
+
+# After `make install CONSTRAINTS=/dev/null` in a new environment, which resolves afresh.
+constraints: $(BIN)/python
+	$(BIN)/python -m pip --version
+	{ printf '# Versions that the test suite passed with: '; \
+	  $(BIN)/python -c "import platform; print('Python', platform.python_version() + ',', platform.system(), platform.machine() + '.')"; \
+	  echo '# Refresh: make install CONSTRAINTS=/dev/null in a new environment, make test, make constraints.'; \
+	  echo '# A local version (torch 2.13.0+cpu) is written without its suffix, so that any build fits.'; \
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude opencompass-llada \
+	    | sed -E 's/ @ .*//; s/\+[A-Za-z0-9.]+$$//' | grep '==' ; } > constraints.new
+	mv constraints.new constraints.txt
+	touch $(STAMP)
+
+wheel: install
+	rm -rf build
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
+
+clean:
+	rm -rf build dist tmp .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

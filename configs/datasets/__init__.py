@@ -1,0 +1,1 @@
+"""Config files that `--datasets NAME --config-dir configs` finds by file name."""

@@ -1,0 +1,62 @@
+"""The main job: needle in a haystack, from inside the trained length to four times it.
+
+    python run.py configs/eval_llada_niah.py
+
+Runs the shipped tiny model on the embedded haystack, without scaling, with ntk and with
+diffusion_ntk, and ends with a heat map. Choose otherwise in `settings` below, or by environment
+variables of the same names, which win::
+
+    LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=14 LLADA_DATA=needlebench
+
+configs/helpers/selection.py lists all settings, configs/helpers/models.py the models. The config
+that OpenCompass dumps into the run's folder repeats the run without any variable.
+"""
+
+from mmengine.config import read_base
+from opencompass.tasks import OpenICLInferTask
+
+from opencompass_llada.local_runner import CoreSharingLocalRunner
+from opencompass_llada.results.evaluation_task import CellByCellEvalTask
+from opencompass_llada.results.summarizer import NeedleSummarizer
+
+with read_base():
+    from .helpers.hardware import count_gpus as __count_gpus
+    from .helpers.niah_run import plan_run as __plan_run
+
+# What to run; a setting that is left out takes its default.
+settings = dict(
+    models=['tiny_llada'],
+    scaling=['none', 'ntk', 'diffusion_ntk'],
+    data='embedded',
+    language='en',
+    prompt='base',
+)
+
+__run = __plan_run(settings, __count_gpus())
+
+settings = __run['settings']
+models = __run['models']
+datasets = __run['datasets']
+if __run['combinations']:
+    model_dataset_combinations = __run['combinations']
+
+work_dir = 'outputs/llada_niah'
+
+infer = dict(
+    partitioner=__run['partitioner'],
+    runner=dict(
+        type=CoreSharingLocalRunner,
+        max_num_workers=__run['workers'],
+        task=dict(type=OpenICLInferTask),
+    ),
+)
+eval = dict(  # OpenCompass reads this name.
+    partitioner=__run['eval_partitioner'],
+    runner=dict(
+        type=CoreSharingLocalRunner,
+        max_num_workers=__run['workers'],
+        # dump_details: keep each answer with its score in the results.
+        task=dict(type=CellByCellEvalTask, dump_details=True),
+    ),
+)
+summarizer = dict(type=NeedleSummarizer, models=__run['described_models'])

@@ -1,0 +1,1 @@
+"""Functions that configs call; read_base runs these files for real."""

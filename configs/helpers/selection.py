@@ -1,0 +1,84 @@
+"""Reads what to run from a config's list of settings and from LLADA_* environment variables.
+
+A variable wins over the setting of the same name (LLADA_MODELS over ``models``). Everything is
+decided while the config is parsed: the dumped config holds the result and reads no variable.
+"""
+
+from os import environ
+
+prefix = 'LLADA_'
+
+# Setting -> what its environment variable holds.
+known_settings = dict(
+    models='names of configs/helpers/models.py, separated by commas',
+    scaling='METHOD or METHOD:option=number, separated by commas',
+    lengths='tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length',
+    depths='percent, separated by commas',
+    repeats='samples a cell',
+    data='embedded, needlebench, or the folder of NeedleBench files',
+    language='en or zh',
+    tokenizer="what counts lengths: model (its own), gpt-4, or a checkpoint's path",
+    prompt='base (ends in the answer prefix) or chat',
+    generation_length='tokens generated for a sample; default the model\'s',
+    steps='denoising steps; default the model\'s',
+    batch_size='prompts at a time; default the model\'s',
+    workers='tasks at a time; default one a GPU, or one a core up to two on a CPU',
+)
+list_settings = ('models', 'scaling', 'lengths', 'depths')
+number_settings = ('lengths', 'depths', 'repeats', 'generation_length', 'steps', 'batch_size')
+number_settings += ('workers',)
+choices = dict(language=('en', 'zh'), prompt=('base', 'chat'))
+
+
+def read_settings(settings):
+    """Merge a config's settings with the environment.
+
+    Args:
+        settings: Values by name; None for the default.
+
+    Returns:
+        Two dictionaries by name: every known setting's value (None where none was given), and
+        where it comes from.
+
+    Raises:
+        ValueError: For an unknown setting, LLADA_* variable or value; names the nearest.
+    """
+    import opencompass_llada.options
+
+    reject = opencompass_llada.options.reject_unknown
+    variables = [prefix + name.upper() for name in known_settings]
+    reject('setting', settings, known_settings)
+    reject('variable', [name for name in environ if name.startswith(prefix)], variables)
+    values, sources = {}, {}
+    for name in known_settings:
+        variable = prefix + name.upper()
+        text = environ.get(variable, '').strip()
+        value, source = settings.get(name), "the config's settings"
+        if text:
+            value, source = parse_variable(variable, name, text), f'${variable}'
+        if value is not None and name in choices:
+            reject(source + ' value', [value], choices[name])
+        values[name], sources[name] = value, 'default' if value is None else source
+    return values, sources
+
+
+def parse_variable(variable, name, text):
+    """Turn a variable's text into a setting's value.
+
+    Raises:
+        ValueError: If a number is wanted and something else stands there.
+    """
+    parts = [part.strip() for part in text.split(',') if part.strip()]
+    if name in number_settings:
+        lowest = 0 if name == 'depths' else 1
+        if not parts or not all(part.isdigit() and int(part) >= lowest for part in parts):
+            raise ValueError(
+                f'{variable}={text!r} must be whole numbers from {lowest}, separated by commas '
+                f'({known_settings[name]}).'
+            )
+        parts = [int(part) for part in parts]
+    if name in list_settings:
+        return list(dict.fromkeys(parts))
+    if len(parts) != 1:
+        raise ValueError(f'{variable}={text!r} must be one value ({known_settings[name]}).')
+    return parts[0]

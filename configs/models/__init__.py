@@ -1,0 +1,1 @@
+"""Config files that `--models NAME --config-dir configs` finds by file name."""

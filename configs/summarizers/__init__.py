@@ -1,0 +1,1 @@
+"""Config files that `--summarizers NAME --config-dir configs` finds by file name."""

@@ -1,0 +1,85 @@
+"""What accelerators a process started from here would see, found without importing torch.
+
+The process that parses configs and hands out tasks should not create a CUDA context. Counts only;
+which device a model goes to is decided in `devices`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+
+def count_gpus(environment: Mapping[str, str] | None = None) -> int:
+    """Count the CUDA devices that a process started from here would see.
+
+    CUDA_VISIBLE_DEVICES decides where it is set: its entries (indices, GPU-... or MIG-... ids)
+    count up to the first negative or non-existing one, which hides the rest, as CUDA reads it; an
+    empty value hides all. Else nvidia-smi's list is counted.
+
+    Args:
+        environment: Environment variables; the process's own by default.
+
+    Returns:
+        Number of devices; 0 where there is no NVIDIA driver.
+    """
+    variables = os.environ if environment is None else environment
+    devices = list_gpus()
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return len(devices)
+    count = 0
+    for entry in (part.strip() for part in visible.split(",")):
+        hidden = not entry or entry.startswith("-")
+        missing = entry.isdigit() and bool(devices) and int(entry) >= len(devices)
+        if hidden or missing:
+            break
+        count += 1
+    return count
+
+
+def list_gpus() -> list[str]:
+    """Return nvidia-smi's line for each GPU, or each MIG instance where a GPU is split.
+
+    Returns:
+        Lines such as ``GPU 0: NVIDIA H100 (UUID: GPU-...)``; empty where nvidia-smi is missing or
+        fails.
+    """
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    try:
+        listing = subprocess.run(
+            [command, "-L"], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    if listing.returncode != 0:
+        return []
+    lines = [line.strip() for line in listing.stdout.splitlines()]
+    instances = [line for line in lines if line.startswith("MIG ")]
+    return instances or [line for line in lines if line.startswith("GPU ")]
+
+
+def visible_devices_as_indices(visible: str, devices: list[str]) -> str:
+    """Rewrite GPU-... ids in a CUDA_VISIBLE_DEVICES value as indices.
+
+    OpenCompass 0.5.4's local runner takes every run of digits in the variable for an index, so
+    that a UUID becomes several devices that do not exist.
+
+    Args:
+        visible: The variable's value.
+        devices: The lines of `list_gpus`.
+
+    Returns:
+        The value with each id that a line names replaced by that line's place; others unchanged.
+    """
+    entries = []
+    for entry in (part.strip() for part in visible.split(",")):
+        # CUDA takes any unambiguous prefix of a UUID for the device.
+        matches = [i for i, line in enumerate(devices) if f"UUID: {entry}" in line]
+        is_id = entry.startswith("GPU-") and len(matches) == 1
+        entries.append(str(matches[0]) if is_id else entry)
+    return ",".join(entries)

@@ -1,0 +1,121 @@
+"""Hand a command line over to OpenCompass, and fail where it would not.
+
+Checks the config before the first task and the files after the last one: OpenCompass itself exits
+0 when every task failed. Changes none of OpenCompass's options.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from opencompass_llada.environment import EnvironmentFault, check_environment, read_requirements
+from opencompass_llada.hardware import list_gpus, visible_devices_as_indices
+from opencompass_llada.logs import get_logger
+from opencompass_llada.results.completeness import describe_missing, find_missing
+
+logger = get_logger(__name__)
+
+_STAGES = {"all": ("predictions", "results"), "infer": ("predictions",)}
+
+
+@dataclass
+class _Run:
+    """What OpenCompass made of the command line; its main() returns none of it."""
+
+    cfg: Mapping[str, Any] | None = None
+    arguments: Any = None
+
+
+def launch() -> int:
+    """Run OpenCompass's command line on sys.argv, with checks before and after.
+
+    Returns:
+        The exit status: 0 if every model has a result on every data set, else 1.
+
+    Raises:
+        SystemExit: By the command line parser, by the check of the config, and by a summarizer of
+            this package that found results missing and has said which.
+    """
+    _use_gpu_indices()
+    main_module: Any = importlib.import_module("opencompass.cli.main")
+    importlib.import_module("opencompass_llada.registry")
+    run = _Run()
+    original = main_module.get_config_from_arg
+
+    def get_checked_config(arguments: Any) -> Any:
+        run.arguments = arguments
+        try:
+            cfg = original(arguments)
+            if arguments.mode in ("all", "infer"):
+                from opencompass_llada.preflight import check_config
+
+                check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+        except ValueError as error:
+            raise SystemExit(f"Nothing was run. {error}") from error
+        run.cfg = cfg
+        return cfg
+
+    main_module.get_config_from_arg = get_checked_config
+    try:
+        main_module.main()
+    except Exception:
+        # In debug mode a task's error comes through; what it left undone is said before it.
+        _report_missing(run)
+        raise
+    finally:
+        main_module.get_config_from_arg = original
+    return _report_missing(run)
+
+
+def _report_missing(run: _Run) -> int:
+    """Say which cells have no result; OpenCompass has by now put the run's directory into cfg."""
+    arguments = run.arguments
+    if run.cfg is None or arguments.dry_run or arguments.dump_only_message_path:
+        return 0
+    missing = find_missing(run.cfg, run.cfg["work_dir"], _STAGES.get(arguments.mode, ("results",)))
+    if not missing:
+        return 0
+    logger.error("%s", describe_missing(missing))
+    return 1
+
+
+def _runs_locally(cfg: Mapping[str, Any], arguments: Any) -> bool:
+    if arguments.slurm or arguments.dlc:
+        return False
+    runner = ((cfg.get("infer") or {}).get("runner") or {}).get("type", "LocalRunner")
+    name = runner if isinstance(runner, str) else getattr(runner, "__name__", str(runner))
+    return name.endswith("LocalRunner")
+
+
+def _use_gpu_indices() -> None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "GPU-" in visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices_as_indices(visible, list_gpus())
+    elif "MIG-" in visible:
+        logger.warning(
+            "CUDA_VISIBLE_DEVICES names MIG instances, which OpenCompass's local runner cannot "
+            "pass on to its tasks; add --debug to run them in this process."
+        )
+
+
+def main() -> int:
+    """Check the installed packages' versions, then launch.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        check_environment(read_requirements())
+    except EnvironmentFault as fault:
+        sys.stderr.write(f"opencompass_llada: {fault}\n")
+        return 1
+    return launch()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

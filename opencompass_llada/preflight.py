@@ -1,0 +1,131 @@
+"""Check a resolved OpenCompass config before any task starts.
+
+A task that fails says so in a log file, minutes later; what can be known from the config and the
+checkpoint's config.json is said here, at once. Looks only at models of this package; those of
+others are OpenCompass's business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.assets import resolve_asset
+from opencompass_llada.families import find_family
+from opencompass_llada.hardware import count_gpus
+from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import read_model_config
+from opencompass_llada.wrapper import LLaDACausalLM
+from opencompass_llada.wrapper_options import WrapperOptions
+
+logger = get_logger(__name__)
+
+# Keys of a model's config that OpenCompass keeps to itself.
+_HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
+
+
+def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
+    """Check models, data sets and how they fit together.
+
+    Args:
+        cfg: The resolved config.
+        runs_locally: Whether the tasks run on this machine, so that its GPUs can be counted.
+
+    Raises:
+        ValueError: For the first fault; the message says what to do.
+    """
+    groups = list(_groups(cfg))
+    _check_names("models", (model for models, _ in groups[:1] for model in models))
+    _check_names("datasets", (dataset for _, datasets in groups[:1] for dataset in datasets))
+    for models, datasets in groups:
+        for model in models:
+            _check_processes(model, runs_locally)
+            if _is_ours(model.get("type")):
+                with _naming(model):
+                    _check_model(model, datasets)
+
+
+def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    for group in cfg.get("model_dataset_combinations") or [cfg]:
+        yield list(group.get("models", [])), list(group.get("datasets", []))
+
+
+def _check_names(what: str, items: Iterable[Mapping[str, Any]]) -> None:
+    counts = Counter(str(item["abbr"]) for item in items if "abbr" in item)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{what}: {twice[0]!r} is the abbr of {counts[twice[0]]} entries, whose results would "
+            "overwrite each other; give each its own abbr"
+        )
+
+
+def _is_ours(kind: Any) -> bool:
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    module = "" if isinstance(kind, str) else getattr(kind, "__module__", "")
+    return f"{module}.{name}".lstrip(".") == f"{LLaDACausalLM.__module__}.LLaDACausalLM"
+
+
+def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
+    run_cfg = model.get("run_cfg") or {}
+    num_gpus = run_cfg.get("num_gpus", 0)
+    name = model.get("abbr", model.get("path"))
+    if run_cfg.get("num_procs", 1) > 1 and _is_ours(model.get("type")):
+        raise ValueError(
+            f"model {name!r}: run_cfg asks for num_procs={run_cfg['num_procs']}, and OpenCompass "
+            "would give every process every sample; use num_procs=1"
+        )
+    if not runs_locally:
+        return
+    available = count_gpus()
+    if num_gpus > available:
+        raise ValueError(
+            f"model {name!r}: run_cfg asks for num_gpus={num_gpus}, and {available} are visible "
+            "here; lower it (0 runs on the CPU) or set CUDA_VISIBLE_DEVICES"
+        )
+    if num_gpus == 0 and available:
+        logger.warning(
+            "Model %s runs on the CPU, since its run_cfg has num_gpus=0, though %d GPUs are "
+            "visible.",
+            name,
+            available,
+        )
+
+
+@contextmanager
+def _naming(model: Mapping[str, Any]) -> Iterator[None]:
+    """Put the model's name before the message of a ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        name = model.get("abbr", model.get("path"))
+        raise ValueError(f"model {name!r}: {error}") from error
+
+
+def _check_model(model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> None:
+    keywords = {key: model[key] for key in model if key not in _HOST_KEYS}
+    options = LLaDACausalLM.check_arguments(**keywords)
+    _check_checkpoint(options)
+    lengths = set()
+    for dataset in datasets:
+        inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
+        length = inferencer.get("max_out_len") or options.max_out_len
+        if length:
+            lengths.add(length)
+    for length in sorted(lengths):
+        options.settings.for_length(length)
+        options.length_limit.prompt_limit(length)
+
+
+def _check_checkpoint(options: WrapperOptions) -> None:
+    path = options.path
+    if path.startswith("asset:"):
+        path = str(resolve_asset(path))
+    is_folder = Path(path).expanduser().is_dir()
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if is_hub_id and not is_folder:
+        return  # the task fetches it; asking here would download 16 GB before the first log line
+    find_family(read_model_config(path), options.path, options.family)

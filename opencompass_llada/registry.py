@@ -1,0 +1,60 @@
+"""What mmengine imports before it looks up a class of this package by its dotted name.
+
+mmengine imports ``<package>.registry`` for every dotted type and swallows an ImportError there, so
+that a broken import would end as "... is not in the opencompass::model registry". Here it becomes
+a RuntimeError that names the cause. Registers nothing: dotted names need no registration, and
+short ones are taken by whoever registers last.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+MODULES = (
+    "opencompass_llada.wrapper",
+    "opencompass_llada.datasets",
+    "opencompass_llada.results.summarizer",
+)
+
+
+def import_components(modules: tuple[str, ...] = MODULES) -> None:
+    """Import every module that OpenCompass may ask a class of.
+
+    Args:
+        modules: Dotted module names.
+
+    Raises:
+        RuntimeError: If one cannot be imported, with the reason.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            missing = getattr(error, "name", None)
+            raise RuntimeError(
+                f"{module} cannot be imported: {error}. OpenCompass would report its classes as "
+                "missing from its registry. "
+                + (f"Install what provides {missing!r}, or r" if missing else "R")
+                + "einstall the package with its dependencies: pip install opencompass-llada"
+            ) from error
+
+
+def share_log_handlers() -> None:
+    """Let this package's log lines appear wherever OpenCompass writes its own.
+
+    Without it they would go nowhere in OpenCompass's task processes, which set up only their own
+    logger. Leaves the logger alone if the user gave it handlers.
+    """
+    from opencompass.utils import get_logger
+
+    own = logging.getLogger("opencompass_llada")
+    if own.handlers:
+        return
+    for handler in get_logger().handlers:
+        own.addHandler(handler)
+    own.setLevel(logging.INFO)
+
+
+import_components()
+share_log_handlers()

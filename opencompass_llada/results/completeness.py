@@ -1,0 +1,207 @@
+"""Find the (model, data set) cells of a finished OpenCompass run that have no result.
+
+OpenCompass exits 0 when every task failed. This looks at the files that a run should have left in
+its work directory; it computes no scores and imports no OpenCompass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STAGES = ("predictions", "results")
+_LOG_FOLDERS = {"predictions": "infer", "results": "eval"}
+_LAST_LINES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingCell:
+    """One model on one data set without a usable result."""
+
+    model: str
+    """The model's abbreviation."""
+
+    dataset: str
+    """The data set's abbreviation."""
+
+    stage: str
+    """The first stage that failed: ``predictions`` or ``results``."""
+
+    reason: str
+    """What is wrong with it."""
+
+    log_path: Path | None
+    """Log file of the task, if there is one."""
+
+
+def find_missing(
+    cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = STAGES
+) -> list[MissingCell]:
+    """Compare a run's config with the files it left.
+
+    Args:
+        cfg: The resolved config, with ``models`` and ``datasets`` or
+            ``model_dataset_combinations``.
+        work_dir: The run's own directory, which holds predictions/, results/ and logs/.
+        stages: What to look for; a run with ``-m infer`` leaves no results.
+
+    Returns:
+        The missing cells in the config's order; each with its first missing stage.
+    """
+    root = Path(work_dir)
+    missing = []
+    for model, dataset in _cells(cfg):
+        for stage in stages:
+            check = _predictions_fault if stage == "predictions" else _result_fault
+            reason = check(root, model, dataset)
+            if reason is None:
+                continue
+            log_path = find_log(root, model, dataset, stage)
+            missing.append(
+                MissingCell(
+                    model=model, dataset=dataset, stage=stage, reason=reason, log_path=log_path
+                )
+            )
+            break
+    return missing
+
+
+def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
+    """Write a paragraph on missing cells: what is wrong, the log file, its last error.
+
+    Args:
+        missing: At least one cell.
+        limit: Cells to write out; the others are counted.
+
+    Returns:
+        Several lines.
+    """
+    lines = [f"{len(missing)} (model, data set) pairs have no result:"]
+    errors_said: set[Path] = set()
+    for cell in missing[:limit]:
+        lines.append(f"  {cell.model} on {cell.dataset}: {cell.reason}")
+        if cell.log_path is not None and cell.log_path not in errors_said:
+            errors_said.add(cell.log_path)
+            lines.append(f"    log: {cell.log_path}")
+            lines += [f"    | {line}" for line in read_last_error(cell.log_path)]
+    if len(missing) > limit:
+        lines.append(f"  and {len(missing) - limit} more")
+    return "\n".join(lines)
+
+
+def read_last_error(log_path: Path) -> list[str]:
+    """Return the lines of a log that say why it ended: the last exception, else its end.
+
+    Args:
+        log_path: A log file of OpenCompass.
+
+    Returns:
+        At most a few lines.
+    """
+    text = log_path.read_text(encoding="utf-8", errors="replace")
+    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    exceptions = [
+        index
+        for index, line in enumerate(lines)
+        if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)
+    ]
+    start = exceptions[-1] if exceptions else len(lines) - _LAST_LINES
+    return lines[max(start, 0) :][:_LAST_LINES]
+
+
+def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
+    """Return the log of the task that a cell belonged to.
+
+    A task's log is named after its first data set; for the others the log that names the cell is
+    looked for.
+
+    Args:
+        root: The run's directory.
+        model: The model's abbreviation.
+        dataset: The data set's abbreviation.
+        stage: ``predictions`` or ``results``.
+
+    Returns:
+        The file, or None (in debug mode there are no log files).
+    """
+    folder = root / "logs" / _LOG_FOLDERS[stage] / model
+    own = folder / f"{dataset}.out"
+    if own.is_file():
+        return own
+    shards = sorted(folder.glob(f"{_escape(dataset)}_[0-9]*.out"))
+    if shards:
+        return shards[-1]
+    name = re.compile(re.escape(f"{model}/{dataset}") + r"[,\]_]")
+    for log_path in sorted(folder.glob("*.out")):
+        if name.search(log_path.read_text(encoding="utf-8", errors="replace")):
+            return log_path
+    return None
+
+
+def _cells(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    groups = cfg.get("model_dataset_combinations") or [cfg]
+    for group in groups:
+        for model in group["models"]:
+            for dataset in group["datasets"]:
+                yield _model_name(model), _dataset_name(dataset)
+
+
+def _model_name(model: Any) -> str:
+    """Follow OpenCompass's own rule for a model without an abbreviation."""
+    if "abbr" in model:
+        return str(model["abbr"])
+    tail = "_".join(os.path.realpath(model["path"]).split("/")[-2:])
+    return f"{model['type']}_{tail}".replace("/", "_")
+
+
+def _dataset_name(dataset: Any) -> str:
+    """Follow OpenCompass's own rule for a data set without an abbreviation."""
+    if "abbr" in dataset:
+        return str(dataset["abbr"])
+    parts = [dataset["path"], *([dataset["name"]] if "name" in dataset else [])]
+    return "_".join(parts).replace("/", "_")
+
+
+def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
+    folder = root / "predictions" / model
+    unfinished = [folder / f"tmp_{dataset}.jsonl", *folder.glob(f"tmp_{_escape(dataset)}_*.jsonl")]
+    for path in unfinished:
+        is_shard = re.fullmatch(rf"tmp_{re.escape(dataset)}(_\d+)?\.jsonl", path.name)
+        if path.is_file() and is_shard:
+            return f"inference stopped half-way ({path.name} is left)"
+    if (folder / f"{dataset}.json").is_file():
+        return None
+    numbers = sorted(
+        int(match.group(1))
+        for path in folder.glob(f"{_escape(dataset)}_*.json")
+        if (match := re.fullmatch(rf"{re.escape(dataset)}_(\d+)\.json", path.name))
+    )
+    if not numbers:
+        return "no predictions were written"
+    gaps = sorted(set(range(numbers[-1] + 1)) - set(numbers))
+    return f"prediction shards {gaps} are missing" if gaps else None
+
+
+def _result_fault(root: Path, model: str, dataset: str) -> str | None:
+    path = root / "results" / model / f"{dataset}.json"
+    if not path.is_file():
+        return "no result was written"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        return f"the result is not valid JSON ({error})"
+    if not isinstance(result, dict) or not result:
+        return "the result is empty"
+    if "error" in result:
+        return f"the evaluator reported an error: {result['error']}"
+    return None
+
+
+def _escape(name: str) -> str:
+    """Escape what glob would take for a pattern."""
+    return re.sub(r"([*?[])", r"[\1]", name)

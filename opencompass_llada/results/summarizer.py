@@ -1,0 +1,144 @@
+"""OpenCompass summarizer for needle in a haystack: table, CSV and heat maps, missing cells shown.
+
+Writes what `table`, `grid` and `heatmap` make into the run's summary/ folder. It makes the run
+exit with 1 when a cell has no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.results.completeness import describe_missing, find_missing
+from opencompass_llada.results.grid import Grid, make_grids, write_markdown
+from opencompass_llada.results.table import (
+    METRICS,
+    ModelFacts,
+    ResultRow,
+    describe_model,
+    list_pairs,
+    read_results,
+    write_csv,
+)
+
+logger = get_logger(__name__)
+
+
+class NeedleSummarizer:
+    """Use it in any config: ``summarizer=dict(type=NeedleSummarizer)``."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        metric: str = "accuracy",
+        models: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Keep what to summarize.
+
+        Args:
+            config: The run's config; OpenCompass gives it.
+            metric: What heat maps and means show: ``accuracy`` (keyword hits) or ``score``
+                (NeedleBench's, with its part credit for similar answers).
+            models: What configs know of models besides: ``dict(abbr=..., title=...,
+                trained_length=...)`` each. Without it the abbreviation is the title, and no trained
+                length is marked.
+        """
+        reject_unknown("metric", [metric], METRICS["niah"])
+        self.config = config
+        self.metric = metric
+        self.described = {str(model["abbr"]): dict(model) for model in models}
+
+    def summarize(self, time_str: str | None = None) -> None:
+        """Write all files and log their paths.
+
+        Args:
+            time_str: Names the files; OpenCompass gives the run's.
+
+        Raises:
+            SystemExit: With status 1, if a cell has no result; the log lists them.
+        """
+        work_dir = Path(self.config["work_dir"])
+        stamp = time_str or datetime.now().strftime("%Y%m%d_%H%M%S")
+        models = self._model_facts()
+        rows = read_results(self.config, work_dir, models)
+        paths = write_summary(rows, models, self.metric, work_dir / "summary", stamp)
+        for path in paths:
+            logger.info("wrote %s", path.resolve())
+        absent = find_missing(self.config, work_dir)
+        faulty = [row for row in rows if row.status != "ok"]
+        if absent:
+            logger.error("%s", describe_missing(absent))
+        elif faulty:
+            logger.error("%s", _describe_faulty(faulty))
+        if absent or faulty:
+            raise SystemExit(1)
+
+    def _model_facts(self) -> list[ModelFacts]:
+        """Merge what the config says of each model with what its author told the summarizer."""
+        facts: dict[str, ModelFacts] = {}
+        for model, _ in list_pairs(self.config):
+            own = describe_model(model)
+            told = self.described.get(own.abbr, {})
+            facts[own.abbr] = ModelFacts(
+                abbr=own.abbr,
+                title=told.get("title", own.title),
+                scaling=own.scaling,
+                trained_length=told.get("trained_length"),
+            )
+        return list(facts.values())
+
+
+def write_summary(
+    rows: Sequence[ResultRow],
+    models: Sequence[ModelFacts],
+    metric: str,
+    folder: Path,
+    stamp: str,
+) -> list[Path]:
+    """Write table, means and figures.
+
+    Args:
+        rows: From `read_results`, of one run or of several.
+        models: What figures say of the models.
+        metric: What they show.
+        folder: Where to.
+        stamp: Part of every file's name.
+
+    Returns:
+        The files; the figure of all models last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / f"results_{stamp}.csv"
+    table.write_text(write_csv(rows), encoding="utf-8")
+    grids = make_grids(rows, metric, models)
+    if not grids:
+        logger.warning("No data set has a length and a depth: there is no heat map to draw.")
+        return [table]
+    means = folder / f"summary_{stamp}.md"
+    text = write_markdown(grids)
+    means.write_text(text, encoding="utf-8")
+    logger.info("\n%s", text)
+    return [table, means, *_draw(grids, folder, stamp)]
+
+
+def _draw(grids: Sequence[Grid], folder: Path, stamp: str) -> list[Path]:
+    # Imported here: every task process imports this module to find the class.
+    from opencompass_llada.results.heatmap import draw_heat_map, draw_small_multiples
+
+    paths = []
+    names = [grid.model for grid in grids]
+    for number, grid in enumerate(grids):
+        # A model that has several grids (languages, tokenizers) gets their numbers.
+        suffix = f"_{number}" if names.count(grid.model) > 1 else ""
+        paths.append(draw_heat_map(grid, folder / f"heatmap_{grid.model}{suffix}_{stamp}.png"))
+    paths.append(draw_small_multiples(grids, folder / f"heatmap_all_{stamp}.png"))
+    return paths
+
+
+def _describe_faulty(rows: Sequence[ResultRow]) -> str:
+    lines = [f"{row.model} on {row.dataset}: {row.reason}" for row in rows]
+    return "\n  ".join([f"{len(rows)} results hold no usable number:", *lines[:20]])

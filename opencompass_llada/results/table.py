@@ -1,0 +1,223 @@
+"""The results of an OpenCompass run as a tidy table: one row a model, data set and metric.
+
+Reads a config and the files under results/. Draws nothing, averages nothing. A cell without a
+usable result is a row that says so and has no number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.results.uncertainty import hit_rate_standard_error, mean_standard_error
+
+#: Dotted class of a data set -> benchmark. Other classes are named by their last part.
+BENCHMARKS = {
+    "opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset": "niah",
+    "opencompass.datasets.needlebench.origin.NeedleBenchOriginDataset": "niah",
+}
+#: The metrics that a benchmark reports, which a missing cell gets a row for.
+METRICS = {"niah": ("accuracy", "score")}
+LANGUAGES = {"English": "en", "Chinese": "zh"}
+STATUSES = ("ok", "missing", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a table or figure says about a model."""
+
+    abbr: str
+    """OpenCompass's abbreviation, unique in a run."""
+    title: str
+    """The model's full name."""
+    scaling: str
+    """RoPE scaling and its options, e.g. ``ntk target_length=2048``; ``none``."""
+    trained_length: int | None
+    """Tokens that the model was trained on, where known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One metric of one model on one data set."""
+
+    model: str
+    """Abbreviation."""
+    title: str
+    """Full name."""
+    scaling: str
+    """RoPE scaling."""
+    benchmark: str
+    """E.g. ``niah``."""
+    dataset: str
+    """Abbreviation."""
+    language: str | None
+    """``en`` or ``zh``."""
+    tokenizer: str | None
+    """What the length is counted with."""
+    length: int | None
+    """Tokens."""
+    depth: float | None
+    """Percent."""
+    metric: str
+    """Name in the result file."""
+    n: int | None
+    """Samples scored."""
+    score: float | None
+    """None unless status is ``ok``."""
+    standard_error: float | None
+    """Of the score, in its units: of ``accuracy`` by Wilson at one standard deviation, of others
+    the sample standard deviation over the root of n, where each sample's score is recorded."""
+    status: str
+    """``ok``, ``missing`` (no result file) or ``failed`` (a file without this number)."""
+    reason: str = ""
+    """Why, where the status is not ``ok``."""
+
+
+def read_results(
+    cfg: Mapping[str, Any], work_dir: str | Path, models: Sequence[ModelFacts] | None = None
+) -> list[ResultRow]:
+    """Read every result that a run's config asks for.
+
+    Args:
+        cfg: The config, with ``models`` and ``datasets`` or ``model_dataset_combinations``.
+        work_dir: The run's own directory, which holds results/.
+        models: What to say of the models; by default what `describe_model` reads from the config.
+
+    Returns:
+        Rows in the config's order; each cell has one a metric.
+    """
+    known = {facts.abbr: facts for facts in models or ()}
+    rows: list[ResultRow] = []
+    for model, dataset in list_pairs(cfg):
+        facts = known.get(str(model["abbr"])) or describe_model(model)
+        rows += _cell_rows(facts, dataset, Path(work_dir))
+    return rows
+
+
+def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield every (model config, data set config) that a run evaluates, model by model."""
+    for group in cfg.get("model_dataset_combinations") or [cfg]:
+        for model in group["models"]:
+            for dataset in group["datasets"]:
+                yield model, dataset
+
+
+def describe_model(model: Mapping[str, Any]) -> ModelFacts:
+    """Read from a model config what it says itself: name and scaling."""
+    options = dict(model.get("rope_scaling") or {"type": "none"})
+    factor = (model.get("scaling_config") or {}).get("scaling_factor", 1)
+    if factor != 1:
+        options = {"type": "ntk", "theta_multiplier": factor}
+    method = str(options.pop("type"))
+    scaling = " ".join([method, *(f"{name}={value}" for name, value in options.items())])
+    return ModelFacts(
+        abbr=str(model["abbr"]),
+        title=str(model.get("summarizer_abbr") or model["abbr"]),
+        scaling=scaling,
+        trained_length=None,
+    )
+
+
+def dotted_name(kind: Any) -> str:
+    """Return a class as configs name it, whether it is still a class or already a string."""
+    if isinstance(kind, str):
+        return kind
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _cell_rows(
+    facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
+) -> Iterator[ResultRow]:
+    """Yield a row for each metric of one model on one data set."""
+    kind = dotted_name(dataset["type"])
+    benchmark = BENCHMARKS.get(kind, kind.rsplit(".", 1)[-1])
+    result, status, reason = _read_result(
+        work_dir / "results" / facts.abbr / f"{dataset['abbr']}.json"
+    )
+    metrics = METRICS.get(benchmark) or tuple(_numeric_names(result)) or ("score",)
+    language = dataset.get("language")
+    for metric in metrics:
+        score = _finite(result.get(metric))
+        fault = f"the result has no finite number {metric!r}" if score is None else ""
+        yield ResultRow(
+            model=facts.abbr,
+            title=facts.title,
+            scaling=facts.scaling,
+            benchmark=benchmark,
+            dataset=str(dataset["abbr"]),
+            language=None if language is None else LANGUAGES.get(language, language),
+            tokenizer=dataset.get("tokenizer") or dataset.get("tokenizer_model"),
+            length=dataset.get("length"),
+            depth=dataset.get("depth"),
+            metric=metric,
+            n=_count(result) if status == "ok" else None,
+            score=score if status == "ok" else None,
+            standard_error=_standard_error(metric, score, result) if status == "ok" else None,
+            status="failed" if status == "ok" and fault else status,
+            reason=reason or fault,
+        )
+
+
+def _read_result(path: Path) -> tuple[dict[str, Any], str, str]:
+    """Return a result file's content with status and reason; the content is {} if not usable."""
+    if not path.is_file():
+        return {}, "missing", "no result was written"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return {}, "failed", f"the result is not valid JSON ({error})"
+    if not isinstance(result, dict):
+        return {}, "failed", "the result is not a JSON object"
+    if "error" in result:
+        return {}, "failed", f"the evaluator reported an error: {result['error']}"
+    return result, "ok", ""
+
+
+def _numeric_names(result: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in result.items():
+        if name != "num_samples" and _finite(value) is not None:
+            yield name
+
+
+def _finite(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
+
+
+def _count(result: Mapping[str, Any]) -> int | None:
+    """Return the number of samples: as reported, or by the details."""
+    reported = _finite(result.get("num_samples"))
+    if reported is not None:
+        return int(reported)
+    details = result.get("details")
+    return len(details) if details else None
+
+
+def _standard_error(metric: str, score: float | None, result: Mapping[str, Any]) -> float | None:
+    num_samples = _count(result)
+    if score is None or not num_samples:
+        return None
+    if metric == "accuracy":
+        return hit_rate_standard_error(score / 100 * num_samples, num_samples)
+    # OpenCompass writes each field of a detail as a list, one entry a run of the data set.
+    details = result.get("details")
+    scores = [detail.get(metric) for detail in details] if isinstance(details, list) else []
+    values = [value[0] if isinstance(value, list) and value else value for value in scores]
+    numbers = [number for number in map(_finite, values) if number is not None]
+    return mean_standard_error(numbers) if len(numbers) == num_samples else None
+
+
+def write_csv(rows: Sequence[ResultRow]) -> str:
+    """Return the table as CSV; what is missing is an empty field."""
+    text = io.StringIO()
+    names = [field.name for field in fields(ResultRow)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()

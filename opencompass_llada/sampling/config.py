@@ -1,0 +1,153 @@
+"""Settings of the sampler, checked when they are made, before any weight is read.
+
+Holds no model, no tokenizer and no defaults that depend on a checkpoint: the ids of the special
+tokens come from the checkpoint through :class:`SpecialTokens`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.sampling.schedule import plan_blocks
+
+REMASKING_STRATEGIES = ("low_confidence", "random")
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How masked tokens are turned into text; the defaults are LLaDA's, with blocks of 32."""
+
+    generation_length: int = 128
+    """Tokens to generate. Not a multiple of ``block_length``: rounded up, the surplus is cut."""
+
+    block_length: int = 32
+    """Tokens in a block; blocks are finished left to right (semi-autoregressive)."""
+
+    num_steps: int | None = None
+    """Denoising steps of the whole generation, the same number in each block; None is one token
+    at each step."""
+
+    temperature: float = 0.0
+    """Sampling temperature; 0 takes the likeliest token."""
+
+    cfg_scale: float = 0.0
+    """Scale of classifier-free guidance; 0 is none, anything above doubles the forward passes."""
+
+    remasking: str = "low_confidence"
+    """Which predictions a step keeps: the most confident (``low_confidence``) or any
+    (``random``)."""
+
+    seed: int = 0
+    """Seed of every random number; only temperature > 0 and random remasking draw any."""
+
+    suppress_eos_logits: bool = False
+    """Never predict EOS (LLaDA's ``logits_eos_inf``; LLaDA, appendix B.4)."""
+
+    suppress_eos_eot_confidence: bool = False
+    """Reveal tokens predicted as EOS or EoT last (LLaDA's ``confidence_eos_eot_inf``; LLaDA,
+    appendix B.4)."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: For the first value that does not fit, with the rule and a value that fits.
+        """
+        _check_integer("generation_length", self.generation_length, lowest=1)
+        _check_integer("block_length", self.block_length, lowest=1)
+        if self.num_steps is not None:
+            _check_integer("num_steps", self.num_steps, lowest=1)
+        _check_integer("seed", self.seed, lowest=0, highest=_LARGEST_SEED)
+        _check_not_negative("temperature", self.temperature)
+        _check_not_negative("cfg_scale", self.cfg_scale)
+        _check_bool("suppress_eos_logits", self.suppress_eos_logits)
+        _check_bool("suppress_eos_eot_confidence", self.suppress_eos_eot_confidence)
+        if self.remasking not in REMASKING_STRATEGIES:
+            raise ValueError(
+                unknown_name_message("remasking", str(self.remasking), REMASKING_STRATEGIES)
+            )
+        # The published code accepts this pair and ignores the option.
+        if self.suppress_eos_eot_confidence and self.remasking == "random":
+            raise ValueError(
+                "suppress_eos_eot_confidence=True has no effect with remasking='random', which "
+                "uses no confidence; use remasking='low_confidence' or suppress_eos_logits=True"
+            )
+        plan_blocks(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """Ids that the sampler treats specially; they belong to a checkpoint."""
+
+    mask_token_id: int
+    """What stands at a position that is not revealed yet."""
+
+    eos_token_id: int
+    """End of the text."""
+
+    eot_token_id: int | None = None
+    """End of a chat turn; None where the checkpoint has none."""
+
+    def __post_init__(self) -> None:
+        """Check that the ids are possible.
+
+        Raises:
+            ValueError: If an id is no integer or negative, or EOS or EoT is the mask.
+        """
+        _check_integer("mask_token_id", self.mask_token_id, lowest=0)
+        _check_integer("eos_token_id", self.eos_token_id, lowest=0)
+        if self.eot_token_id is not None:
+            _check_integer("eot_token_id", self.eot_token_id, lowest=0)
+        for name in ("eos_token_id", "eot_token_id"):
+            if getattr(self, name) == self.mask_token_id:
+                raise ValueError(
+                    f"{name}={self.mask_token_id} must differ from mask_token_id; take both from "
+                    "the checkpoint's config.json and tokenizer"
+                )
+
+
+def parse_sampler_config(options: Mapping[str, Any] | SamplerConfig | None) -> SamplerConfig:
+    """Make a sampler config of a mapping such as ``dict(block_length=32, num_steps=32)``.
+
+    Args:
+        options: Field names and values; None or an empty mapping gives the defaults, a config is
+            returned as it is. The mapping is not changed.
+
+    Returns:
+        The checked config.
+
+    Raises:
+        ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
+    """
+    if isinstance(options, SamplerConfig):
+        return options
+    given = dict(options or {})
+    names = [field.name for field in dataclasses.fields(SamplerConfig)]
+    reject_unknown("sampler option", given, names)
+    return SamplerConfig(**given)
+
+
+def _check_integer(name: str, value: object, *, lowest: int, highest: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}={value!r} must be an integer; use {name}={lowest} or more")
+    if value < lowest:
+        raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")
+    if highest is not None and value > highest:
+        raise ValueError(f"{name}={value} must be at most {highest}; use {highest} or less")
+
+
+def _check_not_negative(name: str, value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
+        raise ValueError(f"{name}={value!r} must be a finite number of at least 0; use 0 for none")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be a boolean; use True or False")

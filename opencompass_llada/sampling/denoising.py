@@ -1,0 +1,143 @@
+"""The denoising loop: all blocks, one block, one step.
+
+Which logits, which tokens and which reveals are the business of the parts that it is given
+(``forward.py``, ``prediction.py``, ``acceptance.py``); the loop only keeps the books. It reads the
+device once a block, and once a step under a rule that decides the number of reveals itself.
+
+Shape letters: B rows, L row length, K block length, P masked positions of the active block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.sampling.acceptance import AcceptanceRule
+from opencompass_llada.sampling.canvas import BlockState, Canvas, open_block, write_tokens
+from opencompass_llada.sampling.forward import ForwardPolicy
+from opencompass_llada.sampling.prediction import Predictor
+from opencompass_llada.sampling.progress import Progress
+from opencompass_llada.sampling.schedule import BlockPlan, reveals_per_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingParts:
+    """What the loop is put together from."""
+
+    forward: ForwardPolicy
+    """Gives logits at the masked positions."""
+
+    predictor: Predictor
+    """Gives tokens and scores."""
+
+    rule: AcceptanceRule
+    """Chooses what is revealed."""
+
+    progress: Progress
+    """Is told of every step."""
+
+
+def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> Tensor:
+    """Finish all blocks from left to right.
+
+    Args:
+        canvas: The batch; not changed.
+        plan: Blocks and steps.
+        parts: What the loop is put together from.
+
+    Returns:
+        Tokens, int64 [B, L], with every mask between prompt and padding revealed.
+
+    Raises:
+        FloatingPointError: If the model's logits are not finite.
+        RuntimeError: If the rule leaves a position of a block masked.
+    """
+    ids_BL = canvas.ids_BL
+    parts.progress.start_batch(len(canvas.prompt_lengths), plan)
+    try:
+        for block_index in range(plan.num_blocks):
+            starts_B = canvas.prompt_lengths_B + block_index * plan.block_length
+            ids_BL = denoise_block(ids_BL, starts_B, block_index, plan, parts)
+    finally:
+        parts.progress.finish_batch()
+    return ids_BL
+
+
+def denoise_block(
+    ids_BL: Tensor, starts_B: Tensor, block_index: int, plan: BlockPlan, parts: DenoisingParts
+) -> Tensor:
+    """Reveal every position of one block.
+
+    Args:
+        ids_BL: Current tokens, int64; not changed.
+        starts_B: First position of the block in each row, int64.
+        block_index: The block's number, from 0.
+        plan: Blocks and steps.
+        parts: What the loop is put together from.
+
+    Returns:
+        Tokens, int64 [B, L]; positions outside the block are as they were.
+
+    Raises:
+        FloatingPointError: If the model's logits are not finite.
+        RuntimeError: If the rule leaves a position of the block masked.
+    """
+    parts.forward.start_block(ids_BL, starts_B, plan.block_length)
+    block = open_block(starts_B, plan.block_length)
+    finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
+    for step, num_scheduled in enumerate(reveals_per_step(plan.block_length, plan.steps_per_block)):
+        if block.num_positions == 0:
+            break
+        ids_BL, block, step_finite = denoise_step(ids_BL, block, num_scheduled, parts)
+        finite = finite & step_finite
+        parts.progress.finish_step(block_index, step)
+    _check_block_result(block, finite, block_index)
+    return ids_BL
+
+
+def denoise_step(
+    ids_BL: Tensor, block: BlockState, num_scheduled: int, parts: DenoisingParts
+) -> tuple[Tensor, BlockState, Tensor]:
+    """Predict all masked positions of the block and reveal those that the rule chooses.
+
+    Args:
+        ids_BL: Current tokens, int64; not changed.
+        block: What is masked, at least one position in some row; not changed.
+        num_scheduled: Reveals that the schedule plans.
+        parts: What the loop is put together from.
+
+    Returns:
+        New tokens, the new state of the block, and a bool scalar: were all logits finite.
+    """
+    offsets_BP, valid_BP = block.offsets_BP(), block.valid_BP
+    positions_BP = block.starts_B[:, None] + offsets_BP
+    logits_BPV = parts.forward.logits(ids_BL, positions_BP)
+    prediction = parts.predictor(logits_BPV, block.counts)
+    num_scheduled = min(num_scheduled, block.num_positions)
+    scores_BP = prediction.scores_BP.masked_fill(~valid_BP, -torch.inf)
+    accepted_BP = parts.rule(scores_BP, num_scheduled) & valid_BP
+    masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
+    if parts.rule.reveals_as_scheduled:
+        counts = tuple(count - num_scheduled for count in block.counts)
+    else:
+        counts = tuple(masked_BK.sum(dim=1).tolist())
+    return (
+        write_tokens(ids_BL, positions_BP, prediction.tokens_BP, accepted_BP),
+        BlockState(starts_B=block.starts_B, masked_BK=masked_BK, counts=counts),
+        (prediction.finite_BP | ~valid_BP).all(),
+    )
+
+
+def _check_block_result(block: BlockState, finite: Tensor, block_index: int) -> None:
+    if not finite.item():
+        raise FloatingPointError(
+            f"the model's logits are not finite in block {block_index}; float16 overflows in "
+            "LLaDA, load it in bfloat16 or float32, and check the checkpoint's weights"
+        )
+    if block.num_positions:
+        raise RuntimeError(
+            f"the acceptance rule left {block.counts} positions of block {block_index} masked; "
+            "a rule must reveal at least the scheduled number at every step"
+        )

@@ -1,0 +1,84 @@
+"""Random numbers of the sampler: one generator a row, so that a batch changes nothing.
+
+Order of a row's stream, at each denoising step: with temperature > 0 one float64 uniform for
+each masked position of the active block and each vocabulary entry, position by position from left
+to right; then with random remasking one float64 uniform for each of those positions. Nothing else
+draws. The published code draws from the global generator for every position of the sequence, so
+that its stream, not its distribution, differs from this one.
+
+Shape letters: P masked positions of one row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(seed: int, prompt: Sequence[int]) -> int:
+    """Derive a row's seed from the run's seed and the row's own prompt.
+
+    Depends neither on the row's place in a batch nor on the batch size, so that a resumed or
+    differently batched run draws the same numbers, while two prompts draw different ones. Equal
+    prompts get equal seeds: for several samples of one prompt give ``sample`` its own seeds.
+
+    Args:
+        seed: The run's seed.
+        prompt: The prompt's token ids.
+
+    Returns:
+        An integer in [0, 2**63), the same on every machine.
+    """
+    text = f"{seed}:{','.join(str(int(token_id)) for token_id in prompt)}"
+    digest = hashlib.blake2b(text.encode("ascii"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def make_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """Make one seeded generator for each row.
+
+    Args:
+        seeds: One seed for each row.
+        device: Where the numbers are drawn; CPU and CUDA draw different numbers from one seed.
+
+    Returns:
+        The generators, in the order of ``seeds``.
+    """
+    return [torch.Generator(device=device).manual_seed(int(seed)) for seed in seeds]
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw float64 uniforms in [0, 1) from a row's generator.
+
+    Args:
+        shape: Shape of the result.
+        generator: The row's generator.
+
+    Returns:
+        A float64 tensor on the generator's device.
+    """
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def gumbel_argmax(logits_PV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Draw one token for each position from ``softmax(logits / temperature)``.
+
+    Takes the argmax of ``logits - temperature * log(-log(u))`` in float64, because low-precision
+    Gumbel noise lowers the quality of masked diffusion models (arXiv:2409.02908). The published
+    code takes the argmax of ``exp(logits) / (-log(u)) ** temperature``, whose logarithm this is;
+    its ``exp`` overflows above a logit of 709, which guidance can reach, and then every
+    overflowing token ties at infinity.
+
+    Args:
+        logits_PV: Logits of any float type.
+        temperature: Above 0.
+        generator: The row's generator; P * V numbers are drawn.
+
+    Returns:
+        Token ids, int64 [P].
+    """
+    exponential_PV = uniform(tuple(logits_PV.shape), generator).log_().neg_()
+    return (logits_PV.double() - temperature * exponential_PV.log_()).argmax(dim=-1)

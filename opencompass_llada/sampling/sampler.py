@@ -1,0 +1,193 @@
+"""The reference sampler: prompts and a model call in, generated ids out.
+
+Semi-autoregressive denoising as in LLaDA's published ``generate`` (arXiv:2502.09992;
+github.com/ML-GSAI/LLaDA, generate.py). With temperature 0 and low-confidence remasking it gives
+the same ids token for token (but for ties, see below); where random numbers are drawn it gives the
+same distribution from other streams. It knows token ids and a model call, no text, no tokenizer
+and no cache; the loop is in ``denoising.py``.
+
+Differs from the published code:
+
+- Revealed positions are remembered as booleans. There a position is masked as long as it holds
+  the mask id, so that a mask id in the prompt is overwritten and a predicted mask id is predicted
+  again, at the cost of reveals of a later block. Here the prompt stays, and a predicted mask id
+  counts as revealed and is part of the result.
+- Only the active block's masked positions get logits, noise and confidence.
+- ``suppress_eos_eot_confidence`` works at any temperature, not only at 0.
+- Of equal scores the leftmost position is revealed; ``torch.topk`` promises no order. It matters
+  where only tokens with suppressed confidence are left, which all score 0.
+- The two halves of guidance are two passes and not one batch of twice the rows.
+- Random streams are one a row (see ``noise.py``), and Gumbel noise is added in the log domain.
+- Logits that are not finite stop the generation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.sampling.acceptance import ScheduledAcceptance
+from opencompass_llada.sampling.canvas import Canvas, make_canvas
+from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
+from opencompass_llada.sampling.denoising import DenoisingParts, denoise
+from opencompass_llada.sampling.forward import (
+    ForwardPolicy,
+    FullForward,
+    GuidedForward,
+    LogitsFunction,
+)
+from opencompass_llada.sampling.noise import derive_seed, make_generators
+from opencompass_llada.sampling.prediction import Predictor
+from opencompass_llada.sampling.progress import NoProgress, Progress
+from opencompass_llada.sampling.schedule import BlockPlan, plan_blocks
+
+_logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOutput:
+    """What a batch of prompts gave."""
+
+    token_ids: list[list[int]]
+    """Generated ids of each prompt, exactly ``generation_length`` each."""
+
+    num_forward_passes: int
+    """Forward passes for each prompt: a pass of the batch counts once for every row, guidance
+    takes two."""
+
+
+@torch.no_grad()
+def sample(
+    logits_function: LogitsFunction,
+    prompts: Sequence[Sequence[int]],
+    config: SamplerConfig,
+    special_tokens: SpecialTokens,
+    *,
+    seeds: Sequence[int] | None = None,
+    device: torch.device | str,
+    progress: Progress | None = None,
+) -> SamplerOutput:
+    """Generate ``config.generation_length`` tokens after each prompt.
+
+    A prompt's result depends neither on the other prompts of the batch nor on its place, as far as
+    the model call's own arithmetic does not.
+
+    Args:
+        logits_function: The model call; see :data:`LogitsFunction`.
+        prompts: Token ids, one sequence a prompt; they may differ in length.
+        config: The settings; not changed.
+        special_tokens: Ids of the checkpoint.
+        seeds: One seed a prompt; None derives each from ``config.seed`` and the prompt.
+        device: Where the tokens live and random numbers are drawn; the model call's device.
+        progress: Told of every step; None for nobody.
+
+    Returns:
+        Generated ids and the number of forward passes.
+
+    Raises:
+        ValueError: If there are not as many seeds as prompts, or the logits have a wrong shape.
+        FloatingPointError: If the model's logits are not finite.
+    """
+    row_seeds = _seeds_of_rows(seeds, prompts, config)
+    if not prompts:
+        return SamplerOutput(token_ids=[], num_forward_passes=0)
+    plan = plan_blocks(config)
+    _log_rounding(plan)
+    device = torch.device(device)
+    canvas = make_canvas(
+        prompts,
+        num_masks=plan.padded_length,
+        mask_token_id=special_tokens.mask_token_id,
+        device=device,
+    )
+    parts = DenoisingParts(
+        forward=make_forward_policy(logits_function, canvas, config, special_tokens),
+        predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
+        rule=ScheduledAcceptance(),
+        progress=progress or NoProgress(),
+    )
+    ids_BL = denoise(canvas, plan, parts)
+    return SamplerOutput(
+        token_ids=cut_generated(ids_BL, canvas.prompt_lengths, plan.generation_length),
+        num_forward_passes=parts.forward.num_forward_passes,
+    )
+
+
+def make_forward_policy(
+    logits_function: LogitsFunction,
+    canvas: Canvas,
+    config: SamplerConfig,
+    special_tokens: SpecialTokens,
+) -> ForwardPolicy:
+    """Choose how logits are obtained: full passes, with guidance if the config asks for it.
+
+    Args:
+        logits_function: The model call.
+        canvas: The batch.
+        config: The settings.
+        special_tokens: Ids of the checkpoint.
+
+    Returns:
+        A policy that has counted no pass yet.
+    """
+    conditional = FullForward(logits_function, canvas.lengths_B)
+    if config.cfg_scale == 0:
+        return conditional
+    return GuidedForward(
+        conditional,
+        FullForward(logits_function, canvas.lengths_B),
+        cfg_scale=config.cfg_scale,
+        prompt_mask_BL=canvas.prompt_mask_BL,
+        mask_token_id=special_tokens.mask_token_id,
+    )
+
+
+def cut_generated(
+    ids_BL: Tensor, prompt_lengths: Sequence[int], generation_length: int
+) -> list[list[int]]:
+    """Cut each row's generated tokens out: no prompt, no surplus, no padding.
+
+    Args:
+        ids_BL: Finished tokens, int64.
+        prompt_lengths: Tokens of each prompt.
+        generation_length: Tokens to keep of each row.
+
+    Returns:
+        Token ids of each row.
+    """
+    return [
+        row[start : start + generation_length]
+        for row, start in zip(ids_BL.tolist(), prompt_lengths, strict=True)
+    ]
+
+
+def _seeds_of_rows(
+    seeds: Sequence[int] | None, prompts: Sequence[Sequence[int]], config: SamplerConfig
+) -> list[int]:
+    if seeds is None:
+        return [derive_seed(config.seed, prompt) for prompt in prompts]
+    if len(seeds) != len(prompts):
+        raise ValueError(
+            f"got {len(seeds)} seeds for {len(prompts)} prompts, but each prompt needs one; "
+            "give one a prompt, or None to derive them from the config's seed"
+        )
+    return list(seeds)
+
+
+@functools.cache
+def _log_rounding(plan: BlockPlan) -> None:
+    """Log a generation that is rounded up, once for each distinct plan (hence the cache)."""
+    if plan.surplus:
+        _logger.info(
+            "generation_length=%d is not a multiple of block_length=%d: %d tokens are generated "
+            "and the last %d are cut",
+            plan.generation_length,
+            plan.block_length,
+            plan.padded_length,
+            plan.surplus,
+        )

@@ -1,0 +1,160 @@
+"""Arithmetic of a generation: blocks, steps in a block, tokens revealed at each step.
+
+Knows numbers only, no tensors and no model. Which tokens a step reveals is decided in
+``acceptance.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opencompass_llada.sampling.config import SamplerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPlan:
+    """How one generation is cut into blocks and steps; every block gets the same share."""
+
+    generation_length: int
+    """Tokens that the caller asked for and gets."""
+
+    padded_length: int
+    """Tokens that are generated: ``generation_length`` rounded up to whole blocks."""
+
+    block_length: int
+    """Tokens in a block."""
+
+    num_blocks: int
+    """Blocks, finished from left to right."""
+
+    steps_per_block: int
+    """Denoising steps in each block."""
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps of the whole generation."""
+        return self.num_blocks * self.steps_per_block
+
+    @property
+    def surplus(self) -> int:
+        """Tokens generated beyond ``generation_length``, which are cut from the result."""
+        return self.padded_length - self.generation_length
+
+
+def plan_blocks(config: SamplerConfig) -> BlockPlan:
+    """Cut a generation into blocks and steps.
+
+    Five tokens with ``block_length=2`` are generated as six in three blocks; ``num_steps=3`` is
+    one step of two tokens in each block, and the sixth token is cut from the result.
+
+    Args:
+        config: The settings; ``num_steps=None`` means one token at each step.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If ``num_steps`` does not fit the blocks; the nearest values that do are named.
+    """
+    num_blocks = count_blocks(config.generation_length, config.block_length)
+    padded_length = num_blocks * config.block_length
+    num_steps = padded_length if config.num_steps is None else config.num_steps
+    _check_num_steps(num_steps, num_blocks, config)
+    return BlockPlan(
+        generation_length=config.generation_length,
+        padded_length=padded_length,
+        block_length=config.block_length,
+        num_blocks=num_blocks,
+        steps_per_block=num_steps // num_blocks,
+    )
+
+
+def count_blocks(generation_length: int, block_length: int) -> int:
+    """Return how many blocks hold ``generation_length`` tokens, the last one rounded up.
+
+    Args:
+        generation_length: Tokens asked for, at least 1.
+        block_length: Tokens in a block, at least 1.
+
+    Returns:
+        The number of blocks, at least 1.
+    """
+    return -(-generation_length // block_length)
+
+
+def cap_steps(num_steps: int, generation_length: int, block_length: int) -> int:
+    """Return the largest number of steps that fits a generation and is at most ``num_steps``.
+
+    For callers that have one step budget and many generation lengths, such as OpenCompass data
+    sets with their own ``max_out_len``: the budget is capped for each call and the result goes
+    into a new config, so that one short data set leaves the next one's steps alone. A step
+    reveals at least one token, so the padded length is the cap; the result is then lowered to a
+    multiple of the blocks, and is never lower than one step a block. Asked for 512, 32 and 512
+    tokens with 512 steps and blocks of 64, it gives 512, 64 and 512.
+
+    Args:
+        num_steps: The step budget, at least 1.
+        generation_length: Tokens to generate, at least 1.
+        block_length: Tokens in a block, at least 1.
+
+    Returns:
+        A ``num_steps`` that :func:`plan_blocks` accepts. It is more than the budget only if the
+        budget is less than one step a block.
+
+    Raises:
+        ValueError: If an argument is below 1.
+    """
+    given = {
+        "num_steps": num_steps,
+        "generation_length": generation_length,
+        "block_length": block_length,
+    }
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1; use a positive number")
+    num_blocks = count_blocks(generation_length, block_length)
+    capped = min(num_steps, num_blocks * block_length)
+    return max(capped - capped % num_blocks, num_blocks)
+
+
+def reveals_per_step(num_masked: int, num_steps: int) -> tuple[int, ...]:
+    """Spread the reveals of a block evenly over its steps, the remainder on the first steps.
+
+    Five masked tokens in three steps are revealed as 2, 2, 1. LLaDA's noise schedule is linear,
+    so that the expected number of tokens is the same at every step (LLaDA, arXiv:2502.09992,
+    equation 8; ``get_num_transfer_tokens`` in github.com/ML-GSAI/LLaDA, generate.py).
+
+    Args:
+        num_masked: Masked tokens at the start of the block.
+        num_steps: Denoising steps, at least 1.
+
+    Returns:
+        ``num_steps`` numbers that add up to ``num_masked``.
+    """
+    base, remainder = divmod(num_masked, num_steps)
+    return tuple(base + (step < remainder) for step in range(num_steps))
+
+
+def _check_num_steps(num_steps: int, num_blocks: int, config: SamplerConfig) -> None:
+    blocks = (
+        f"the {num_blocks} blocks (generation_length={config.generation_length} in blocks of "
+        f"block_length={config.block_length})"
+    )
+    largest = num_blocks * config.block_length
+    if num_steps < num_blocks:
+        raise ValueError(
+            f"num_steps={num_steps} must be at least one for each of {blocks}; use {num_blocks}"
+        )
+    if num_steps > largest:
+        raise ValueError(
+            f"num_steps={num_steps} must be at most one for each token of {blocks}, a further "
+            f"step would reveal nothing; the largest useful value is {largest}"
+        )
+    if num_steps % num_blocks:
+        below = num_steps - num_steps % num_blocks
+        raise ValueError(
+            f"num_steps={num_steps} must be a multiple of {blocks}; "
+            f"use {below} or {below + num_blocks}"
+        )

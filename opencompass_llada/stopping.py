@@ -1,0 +1,61 @@
+"""Cut a finished generation where it should have ended.
+
+A masked diffusion model fills all of its positions, so stopping is a cut after the fact: of ids at
+the first end token, of text before the first stop string. Does not end the sampling early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+
+def cut_at_token_ids(token_ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
+    """Return the ids before the first one that is in ``stop_ids``.
+
+    Args:
+        token_ids: Generated ids.
+        stop_ids: Ids that end a text, e.g. EOS and EoT.
+
+    Returns:
+        A new list without the end token and everything after it.
+    """
+    for index, token_id in enumerate(token_ids):
+        if token_id in stop_ids:
+            return list(token_ids[:index])
+    return list(token_ids)
+
+
+def cut_at_stop_strings(text: str, stop_strings: Iterable[str]) -> str:
+    """Return the text before the earliest occurrence of any stop string.
+
+    Args:
+        text: Generated text.
+        stop_strings: Non-empty strings; their order does not matter.
+
+    Returns:
+        The text up to, and without, the stop string that begins first.
+    """
+    starts = [text.find(stop) for stop in stop_strings]
+    return text[: min((start for start in starts if start >= 0), default=len(text))]
+
+
+def merge_stop_strings(*groups: Iterable[str] | str | None) -> tuple[str, ...]:
+    """Join several sources of stop strings into one, without repeats, in their order.
+
+    Args:
+        groups: Lists of strings; one bare string is one stop string, None is none.
+
+    Returns:
+        The stop strings.
+
+    Raises:
+        ValueError: If one is empty or not a string: an empty one would cut every answer to
+            nothing.
+    """
+    merged: dict[str, None] = {}
+    for group in groups:
+        for stop in [group] if isinstance(group, str) else (group or []):
+            if not isinstance(stop, str) or not stop:
+                raise ValueError(f"stop string {stop!r} must be a non-empty string; remove it")
+            merged[stop] = None
+    return tuple(merged)

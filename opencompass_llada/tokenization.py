@@ -1,0 +1,132 @@
+"""Text to token ids and back, for prompts that may contain anything.
+
+No remote code, and only `tokenizer(...)` calls: `batch_encode_plus` is gone in transformers 5.
+Neither truncates nor pads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+EOT_TOKEN = "<|eot_id|>"
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or a hub id.
+
+    Args:
+        path: Where the tokenizer's files are.
+        options: Keywords of ``from_pretrained``.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: If there is none, or it needs remote code.
+    """
+    keywords = {**options, "trust_remote_code": False}
+    remedy = (
+        "Give a folder that holds tokenizer.json and tokenizer_config.json, or a hub id, as "
+        "tokenizer_path."
+    )
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _FILES):
+        raise ValueError(f"The folder {str(path)!r} holds no tokenizer. {remedy}")
+    try:
+        if _written_by_transformers_5(Path(path)):
+            return PreTrainedTokenizerFast.from_pretrained(path, **keywords)
+        return AutoTokenizer.from_pretrained(path, **keywords)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"No tokenizer could be loaded from {str(path)!r}: {str(error).splitlines()[0]} "
+            f"{remedy}"
+        ) from error
+
+
+def _written_by_transformers_5(folder: Path) -> bool:
+    """Tell whether the files name a class that transformers 4 does not have."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        return False
+    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+    return name == "TokenizersBackend"
+
+
+def find_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """Return the id of a token that the tokenizer knows as one, else None."""
+    return tokenizer.get_vocab().get(token)
+
+
+class PromptEncoder:
+    """Encodes prompts so that no text in them can become a mask.
+
+    The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, and
+    the sampler would take it for a position to fill. Here that text stays text: its id is replaced
+    by the ids of its characters. All other special tokens keep their meaning, since chat
+    templates need them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int) -> None:
+        """Remember the tokenizer and how the mask token's text reads as plain text.
+
+        Args:
+            tokenizer: Any tokenizer of transformers.
+            mask_token_id: The id that a prompt must not contain.
+
+        Raises:
+            ValueError: If the tokenizer offers no way to read the text literally.
+        """
+        self.tokenizer = tokenizer
+        self.mask_token_id = mask_token_id
+        self._literal_ids = self._read_literally()
+        self._warned = False
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a prompt, with what the tokenizer itself adds (BOS, if it does).
+
+        Args:
+            text: The prompt.
+
+        Returns:
+            Token ids without the mask's.
+        """
+        token_ids = list(self.tokenizer(text)["input_ids"])
+        if self.mask_token_id not in token_ids:
+            return token_ids
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "A prompt contains the mask token's text; it is read as plain text, not as a mask."
+            )
+        literal = self._literal_ids
+        return [
+            piece
+            for token_id in token_ids
+            for piece in (literal if token_id == self.mask_token_id else [token_id])
+        ]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def _read_literally(self) -> list[int]:
+        token = self.tokenizer.convert_ids_to_tokens(self.mask_token_id)
+        if token is None or self.mask_token_id not in self.tokenizer(token)["input_ids"]:
+            return []
+        encoded = self.tokenizer(token, add_special_tokens=False, split_special_tokens=True)
+        if self.mask_token_id in encoded["input_ids"]:
+            raise ValueError(
+                f"The tokenizer reads {token!r} in a prompt as the mask token "
+                f"{self.mask_token_id} and offers no way to read it as text; use a fast tokenizer "
+                "(tokenizer.json)"
+            )
+        return list(encoded["input_ids"])

@@ -1,0 +1,287 @@
+"""LLaDACausalLM, the model class that OpenCompass builds: strings in, strings out.
+
+Takes the keywords of LongLLaDA's and UltraLLaDA's wrappers as they are and a typed form besides.
+Tokens, sampling and weights are handled below it; see `wrapper_options` for the keywords,
+`families` for what it can load, `engines` for how it generates.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from opencompass.models.base import BaseModel
+from opencompass.utils.prompt import PromptList
+
+from opencompass_llada.devices import choose_device, choose_dtype
+from opencompass_llada.engines import MaskedDiffusionEngine
+from opencompass_llada.families import LoadRequest, find_family
+from opencompass_llada.keyword_forms import LengthLimit
+from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import read_model_config
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.sampling import SpecialTokens
+from opencompass_llada.stopping import cut_at_stop_strings, cut_at_token_ids, merge_stop_strings
+from opencompass_llada.tokenization import PromptEncoder, load_tokenizer
+from opencompass_llada.truncation import truncate
+from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
+
+logger = get_logger(__name__)
+
+_DEFAULT_OUT_LEN = 128
+
+
+class LLaDACausalLM(BaseModel):
+    """A masked diffusion language model for OpenCompass's generation tasks.
+
+    Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`):
+
+    ======================  =====================================================================
+    path                    Checkpoint: a folder, a hub id, or ``asset:NAME`` for a shipped one.
+    model_type              The family, if it should be checked against config.json.
+    rope_scaling            ``dict(type='ntk'|'diffusion_ntk'|..., target_length=..., ...)``.
+    scaling_config          The seeds' form of it: ``{'scaling_factor': lambda}``.
+    sampler                 Fields of `SamplerConfig`.
+    diffusion_config        The seeds' form: ``{'steps', 'block_length', ...}``.
+    seed                    Seed of every random number, default 0.
+    max_seq_len             Limit in tokens on prompt and generation together; None for none.
+    truncation              What happens to a longer prompt: ``error`` (default), ``middle``,
+                            ``left`` or ``right`` names what is cut.
+    drop_middle             The seeds' form of ``middle``; as there, max_seq_len then bounds the
+                            prompt alone.
+    stop_words              Answers are cut before the first of these strings.
+    max_out_len             Tokens to generate where the caller gives no number.
+    batch_size              Prompts at once; None takes the caller's batch whole.
+    dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
+    device                  Automatic by default: CUDA where there is any.
+    attention_backend       See `modeling.ATTENTION_BACKENDS`.
+    model_kwargs            The seeds' form of the last three: torch_dtype, device_map,
+                            flash_attention.
+    tokenizer_path          Where the tokenizer is, if not at path.
+    tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
+    ======================  =====================================================================
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        meta_template: Mapping[str, Any] | None = None,
+        tokenizer_only: bool = False,
+        sync_rank: bool = False,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        """Check every argument, read config.json and the tokenizer, then load the weights.
+
+        Args:
+            path: Checkpoint; see the class.
+            meta_template: OpenCompass's chat template, if any.
+            tokenizer_only: Load no weights; only token counts work.
+            sync_rank: OpenCompass's option for several ranks.
+            generation_kwargs: Must be empty: `sampler` says how to generate.
+            keywords: See the class.
+
+        Raises:
+            ValueError: For the first argument, file or tensor that does not fit.
+        """
+        options = self.check_arguments(path, generation_kwargs=generation_kwargs, **keywords)
+        _refuse_ranks()
+        super().__init__(
+            path=path,
+            max_seq_len=options.length_limit.max_seq_len,
+            tokenizer_only=tokenizer_only,
+            meta_template=dict(meta_template) if meta_template else None,
+            generation_kwargs={},
+            sync_rank=sync_rank,
+        )
+        self.options = options
+        self.engine: MaskedDiffusionEngine | None = None
+        self._warned_too_long = False
+        local_path = _resolve_path(options.path)
+        config = read_model_config(local_path)
+        family = find_family(config, options.path, options.family)
+        self.tokenizer = load_tokenizer(
+            _resolve_path(options.tokenizer_path), options.tokenizer_kwargs
+        )
+        self.special_tokens: SpecialTokens = family.special_tokens(config, self.tokenizer)
+        _check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
+        self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
+        ends = (self.special_tokens.eos_token_id, self.special_tokens.eot_token_id)
+        self._stop_ids = {token_id for token_id in ends if token_id is not None}
+        if tokenizer_only:
+            return
+        device = choose_device(options.placement.device)
+        self.engine = family.load(
+            LoadRequest(
+                path=local_path,
+                config=config,
+                tokenizer=self.tokenizer,
+                rope_scaling=options.rope_scaling,
+                settings=options.settings,
+                dtype=choose_dtype(options.placement.dtype, device),
+                device=device,
+                attention_backend=options.placement.attention_backend,
+            )
+        )
+        _log_choices(options)
+        weakref.finalize(self, _log_totals, self.engine, options.path)
+
+    @staticmethod
+    def check_arguments(
+        path: str,
+        *,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        meta_template: Mapping[str, Any] | None = None,
+        tokenizer_only: bool = False,
+        sync_rank: bool = False,
+        **keywords: Any,
+    ) -> WrapperOptions:
+        """Check the arguments as far as they can be without opening a file.
+
+        Args:
+            path: See the class.
+            generation_kwargs: See the constructor.
+            meta_template: Not checked here.
+            tokenizer_only: Not checked here.
+            sync_rank: Not checked here.
+            keywords: See the class.
+
+        Returns:
+            The checked keywords.
+
+        Raises:
+            ValueError: For the first argument that does not fit.
+        """
+        own = ("path", "meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
+        reject_unknown("LLaDACausalLM keyword", keywords, [*KEYWORDS, *own])
+        extra = {k: v for k, v in (generation_kwargs or {}).items() if v is not None}
+        if extra not in ({}, {"num_return_sequences": 1}):
+            raise ValueError(
+                f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
+                "sampler=dict(temperature=..., num_steps=..., ...)"
+            )
+        return parse_wrapper_options(path, **keywords)
+
+    def generate(
+        self,
+        inputs: Sequence[str],
+        max_out_len: int | None = None,
+        stopping_criteria: Sequence[str] | str | None = None,
+    ) -> list[str]:
+        """Generate an answer to each prompt.
+
+        Args:
+            inputs: Prompts, after OpenCompass's templates.
+            max_out_len: Tokens to generate; None takes the model's own number.
+            stopping_criteria: Stop strings of the data set, besides the model's.
+
+        Returns:
+            One answer a prompt, cut at the first end token and stop string, without special
+            tokens.
+
+        Raises:
+            ValueError: If a prompt is longer than the limit under policy ``error``, or the steps
+                do not fit the length.
+            RuntimeError: If only the tokenizer was loaded.
+        """
+        if self.engine is None:
+            raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
+        stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
+        length = self._generation_length(max_out_len)
+        prompts = [self._prompt_ids(str(text), length) for text in inputs]
+        size = self.options.batch_size or max(len(prompts), 1)
+        answers = []
+        for start in range(0, len(prompts), size):
+            batch = self.engine.generate(prompts[start : start + size], max_new_tokens=length)
+            answers += [self._read_answer(generation.token_ids, stops) for generation in batch]
+        return answers
+
+    def get_token_len(self, prompt: str) -> int:
+        """Return how many tokens a prompt has before any truncation."""
+        return len(self._encoder.encode(str(prompt)))
+
+    def encode(self, prompt: str | PromptList) -> torch.Tensor:
+        """Return a prompt's ids, int64 [tokens]."""
+        return torch.tensor(self._encoder.encode(str(prompt)), dtype=torch.int64)
+
+    def decode(self, tokens: torch.Tensor) -> str:
+        """Return the text of int64 [tokens], special tokens left out."""
+        return self._encoder.decode(tokens.tolist())
+
+    def _generation_length(self, max_out_len: int | None) -> int:
+        own = self.options.max_out_len or self.options.settings.default_length
+        return max_out_len or own or _DEFAULT_OUT_LEN
+
+    def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
+        token_ids = self._encoder.encode(text)
+        limits: LengthLimit = self.options.length_limit
+        limit = limits.prompt_limit(generation_length)
+        if limit is not None:
+            token_ids = truncate(token_ids, limit=limit, policy=limits.policy)
+        self._warn_if_too_long(len(token_ids) + generation_length)
+        return token_ids
+
+    def _warn_if_too_long(self, length: int) -> None:
+        assert self.engine is not None, "prompts are read for a loaded engine only"
+        longest = self.engine.longest_context
+        if longest is None or length <= longest or self._warned_too_long:
+            return
+        self._warned_too_long = True
+        logger.warning(
+            "A prompt and its generation take %d tokens, more than the %d that the RoPE scaling "
+            "was computed for; answers may fall apart. Set rope_scaling=dict(type="
+            "'diffusion_ntk', target_length=%d) or more. Said once.",
+            length,
+            longest,
+            length,
+        )
+
+    def _read_answer(self, token_ids: Sequence[int], stops: Sequence[str]) -> str:
+        kept = cut_at_token_ids(token_ids, self._stop_ids)
+        return cut_at_stop_strings(self._encoder.decode(kept), stops)
+
+
+def _refuse_ranks() -> None:
+    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        raise ValueError(
+            "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
+            "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
+            "data sets over tasks instead"
+        )
+
+
+def _resolve_path(path: str) -> str:
+    if not path.startswith("asset:"):
+        return path
+    from opencompass_llada.assets import resolve_asset
+
+    return str(resolve_asset(path))
+
+
+def _check_mask_id(given: int | None, found: int) -> None:
+    if given is not None and given != found:
+        raise ValueError(
+            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
+            "leave mask_id out"
+        )
+
+
+def _log_choices(options: WrapperOptions) -> None:
+    limit = options.length_limit
+    if limit.max_seq_len is not None:
+        logger.info(
+            "Prompts%s are limited to max_seq_len=%d tokens, policy %s",
+            "" if limit.prompt_only else " with their generation",
+            limit.max_seq_len,
+            limit.policy,
+        )
+
+
+def _log_totals(engine: MaskedDiffusionEngine, path: str) -> None:
+    if engine.num_prompts:
+        logger.info("%s: %s", path, engine.describe_totals())

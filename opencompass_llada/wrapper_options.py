@@ -1,0 +1,114 @@
+"""All of the wrapper's keywords as one checked set.
+
+Everything that depends on arguments alone is checked here, before a file is opened. Reads nothing
+from disk, and knows neither OpenCompass nor a model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from opencompass_llada.engines import SamplerSettings
+from opencompass_llada.families import check_model_type
+from opencompass_llada.keyword_forms import (
+    LengthLimit,
+    Placement,
+    parse_length_limit,
+    parse_placement,
+    parse_sampler,
+    parse_scaling,
+)
+from opencompass_llada.logs import get_logger
+from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.sampling import SamplerConfig
+from opencompass_llada.stopping import merge_stop_strings
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrapperOptions:
+    """All of the wrapper's keywords that do not belong to OpenCompass's base class, checked."""
+
+    path: str
+    family: str | None
+    rope_scaling: RopeScaling
+    settings: SamplerSettings
+    mask_token_id: int | None
+    length_limit: LengthLimit
+    placement: Placement
+    stop_words: tuple[str, ...]
+    max_out_len: int | None
+    batch_size: int | None
+    tokenizer_path: str
+    tokenizer_kwargs: Mapping[str, Any]
+
+
+def parse_wrapper_options(
+    path: str,
+    *,
+    model_type: str | None = None,
+    scaling_config: Mapping[str, Any] | None = None,
+    rope_scaling: Mapping[str, Any] | RopeScaling | None = None,
+    diffusion_config: Mapping[str, Any] | None = None,
+    sampler: Mapping[str, Any] | SamplerConfig | None = None,
+    seed: int | None = None,
+    max_seq_len: int | None = None,
+    drop_middle: bool = False,
+    truncation: str | None = None,
+    max_out_len: int | None = None,
+    batch_size: int | None = None,
+    stop_words: Any = None,
+    tokenizer_path: str | None = None,
+    tokenizer_kwargs: Mapping[str, Any] | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    attention_backend: str | None = None,
+    peft_path: str | None = None,
+    peft_kwargs: Mapping[str, Any] | None = None,
+    pad_token_id: int | None = None,
+) -> WrapperOptions:
+    """Check the wrapper's keywords; `wrapper.LLaDACausalLM` documents each.
+
+    Returns:
+        The checked set.
+
+    Raises:
+        ValueError: For the first keyword that does not fit; the message says what to do.
+    """
+    if peft_path is not None or peft_kwargs:
+        raise ValueError(
+            f"peft_path={peft_path!r}: adapters are not supported yet; merge the adapter into the "
+            "checkpoint (peft's merge_and_unload) and give the merged one as path"
+        )
+    if pad_token_id is not None:
+        logger.info("pad_token_id has no effect: padding is never attended to.")
+    for name, value in (("max_out_len", max_out_len), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}={value!r} must be a positive integer")
+    settings, mask_token_id = parse_sampler(diffusion_config, sampler, seed)
+    length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)
+    if max_out_len is not None:
+        settings.for_length(max_out_len)
+        length_limit.prompt_limit(max_out_len)
+    return WrapperOptions(
+        path=str(path),
+        family=check_model_type(model_type),
+        rope_scaling=parse_scaling(scaling_config, rope_scaling),
+        settings=settings,
+        mask_token_id=mask_token_id,
+        length_limit=length_limit,
+        placement=parse_placement(model_kwargs, dtype, device, attention_backend),
+        stop_words=merge_stop_strings(stop_words),
+        max_out_len=max_out_len,
+        batch_size=batch_size,
+        tokenizer_path=str(tokenizer_path or path),
+        tokenizer_kwargs=dict(tokenizer_kwargs or {}),
+    )
+
+
+KEYWORDS = tuple(inspect.signature(parse_wrapper_options).parameters)

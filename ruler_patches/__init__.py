@@ -1,0 +1,1 @@
+"""RULER data set configs whose prompts end in the answer prefix."""

@@ -1,0 +1,45 @@
+"""Fixtures that more than one test file uses; settings that every test runs under."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY_ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep every test on one thread, so that the suite's time is the same beside other work."""
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """Return the checkout's top folder."""
+    return REPOSITORY_ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data_root() -> Path:
+    """Return the folder that holds `data/needlebench` and the like, as COMPASS_DATA_CACHE means it.
+
+    Looked for in $COMPASS_DATA_CACHE, then in `shared` beside the checkout; skips where neither
+    holds data.
+    """
+    candidates = [REPOSITORY_ROOT.parent / "shared"]
+    if os.environ.get("COMPASS_DATA_CACHE"):
+        candidates.insert(0, Path(os.environ["COMPASS_DATA_CACHE"]))
+    for candidate in candidates:
+        if (candidate / "data" / "needlebench").is_dir():
+            return candidate.resolve()
+    pytest.skip("no real data: set COMPASS_DATA_CACHE to a folder that holds data/needlebench")

@@ -1,0 +1,101 @@
+"""Counting GPUs and choosing devices without a GPU to try them on."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from opencompass_llada import hardware
+from opencompass_llada.devices import choose_device, choose_dtype
+
+GPUS = [
+    "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa1111-0000)",
+    "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb2222-0000)",
+]
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [
+        (None, 2),
+        ("", 0),
+        ("0", 1),
+        ("0,1", 2),
+        ("1, 0", 2),
+        ("-1", 0),
+        ("0,-1,1", 1),
+        ("0,7", 1),
+        ("GPU-aaaa1111-0000", 1),
+        ("GPU-aaaa1111-0000,GPU-bbbb2222-0000", 2),
+        ("MIG-cccc", 1),
+    ],
+)
+def test_visible_devices_are_counted_as_cuda_reads_them(monkeypatch, visible, count):
+    monkeypatch.setattr(hardware, "list_gpus", lambda: GPUS)
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert hardware.count_gpus(environment) == count
+
+
+def test_without_nvidia_smi_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
+    assert hardware.list_gpus() == []
+    assert hardware.count_gpus({}) == 0
+
+
+def fake_nvidia_smi(tmp_path, monkeypatch, lines, status=0):
+    script = tmp_path / "nvidia-smi"
+    body = "\n".join(f"echo '{line}'" for line in lines)
+    script.write_text(f"#!/bin/sh\n{body}\nexit {status}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_nvidia_smi_is_asked(tmp_path, monkeypatch):
+    fake_nvidia_smi(tmp_path, monkeypatch, GPUS)
+    assert hardware.count_gpus({}) == 2
+    fake_nvidia_smi(tmp_path, monkeypatch, ["No devices were found"])
+    assert hardware.count_gpus({}) == 0
+    fake_nvidia_smi(tmp_path, monkeypatch, GPUS, status=9)
+    assert hardware.count_gpus({}) == 0
+
+
+def test_instances_of_a_split_gpu_count_instead_of_it(tmp_path, monkeypatch):
+    lines = [GPUS[0], "  MIG 1g.10gb Device 0: (UUID: MIG-1)", "  MIG 1g.10gb Device 1: (UUID: M)"]
+    fake_nvidia_smi(tmp_path, monkeypatch, lines)
+    assert hardware.count_gpus({}) == 2
+
+
+def test_ids_become_indices_for_the_local_runner():
+    assert hardware.visible_devices_as_indices("GPU-bbbb2222,0", GPUS) == "1,0"
+    assert hardware.visible_devices_as_indices("GPU-", GPUS) == "GPU-", "ambiguous stays"
+    assert hardware.visible_devices_as_indices("GPU-ffff", GPUS) == "GPU-ffff"
+
+
+def test_a_config_counts_them_for_real_and_dumps_the_number(tmp_path, monkeypatch, repository_root):
+    fake_nvidia_smi(tmp_path, monkeypatch, GPUS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "helpers").mkdir()
+    source = repository_root / "configs" / "helpers" / "hardware.py"
+    (tmp_path / "helpers" / "hardware.py").write_text(source.read_text())
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        "    from .helpers.hardware import count_gpus as __count_gpus\n"
+        "num_gpus = __count_gpus()\n"
+    )
+    assert Config.fromfile(str(config)).dump().strip() == "num_gpus = 2"
+
+
+def test_automatic_device_and_dtype(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(None) == torch.device("cpu")
+    assert choose_dtype(None, torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["torch.float16", "float16", "fp16", torch.float16])
+def test_dtypes_are_taken_by_every_name_a_config_may_hold(name):
+    assert choose_dtype(name, torch.device("cpu")) == torch.float16

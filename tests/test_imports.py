@@ -1,0 +1,129 @@
+"""The import graph: one direction, and a core that runs where OpenCompass is not installed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "opencompass_llada"
+HOST = {"opencompass", "mmengine"}
+
+# A layer may import those below it (earlier in the list) and its own.
+LAYERS = [
+    {"logs", "options", "environment", "hardware"},
+    {"rope_scaling"},
+    {"rope", "truncation", "stopping", "devices", "tokenization"},
+    {"modeling"},
+    {"sampling"},
+    {"engines"},
+    {"families"},
+    {"keyword_forms"},
+    {"wrapper_options"},
+    {"wrapper"},
+    {"preflight"},
+    {"launch", "registry", "local_runner", "partitioner"},
+]
+# Parts beside that ladder; those that may import the host are named with it.
+BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "cli"}
+HOST_ALLOWED = {
+    *("wrapper", "registry", "launch", "preflight", "local_runner", "partitioner"),
+    "datasets",
+    *("results.summarizer", "results.evaluation_task"),
+}
+
+
+def modules(root: Path) -> dict[str, Path]:
+    package = root / PACKAGE
+    names = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__")] = path
+    return names
+
+
+def imports_of(path: Path, name: str) -> set[str]:
+    """Return dotted names that a module imports, at any depth of its code."""
+    is_package = path.name == "__init__.py"
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = [PACKAGE, *name.split(".")] if name else [PACKAGE]
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                base = ".".join([*parts[:keep], *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def layer_of(name: str) -> int | None:
+    top = name.split(".")[0]
+    return next((i for i, layer in enumerate(LAYERS) if top in layer), None)
+
+
+def test_every_module_has_a_place(repository_root):
+    places = {name for layer in LAYERS for name in layer} | BESIDE | {""}
+    assert {name.split(".")[0] for name in modules(repository_root)} <= places
+
+
+def test_imports_go_one_way(repository_root):
+    wrong, checked = [], 0
+    for name, path in modules(repository_root).items():
+        own = layer_of(name)
+        for target in imports_of(path, name):
+            if own is None or not target.startswith(f"{PACKAGE}."):
+                continue
+            other = layer_of(target.removeprefix(f"{PACKAGE}."))
+            checked += 1
+            if other is not None and other > own:
+                wrong.append(f"{name} imports {target}")
+    assert not wrong
+    assert checked > 30, "the walk must have seen the package's imports"
+
+
+def test_only_the_edge_imports_opencompass(repository_root):
+    importers = set()
+    for name, path in modules(repository_root).items():
+        if {target.split(".")[0] for target in imports_of(path, name)} & HOST:
+            importers.add(name)
+    allowed = {
+        name
+        for name in importers
+        if any(name == edge or name.startswith(f"{edge}.") for edge in HOST_ALLOWED)
+    }
+    assert importers == allowed
+    assert "wrapper" in importers
+
+
+def test_the_core_imports_with_opencompass_blocked(repository_root):
+    edge = HOST_ALLOWED
+    core = [
+        f"{PACKAGE}.{name}".rstrip(".")
+        for name in modules(repository_root)
+        if not any(name == item or name.startswith(f"{item}.") for item in edge)
+        and not name.endswith("__main__")
+    ]
+    script = (
+        "import sys, importlib\n"
+        f"sys.path.insert(0, {str(repository_root)!r})\n"
+        f"for name in {sorted(HOST)!r}: sys.modules[name] = None\n"
+        f"for name in {core!r}: importlib.import_module(name)\n"
+        "print(len(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert f"{PACKAGE}.engines" in core
+
+
+@pytest.mark.parametrize("module", ["opencompass_llada", "opencompass_llada.hardware"])
+def test_importing_the_package_is_light(module, repository_root):
+    script = (
+        f"import sys; sys.path.insert(0, {str(repository_root)!r}); import {module};"
+        "print(sorted({'torch', 'transformers', 'opencompass', 'numpy'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stdout + run.stderr

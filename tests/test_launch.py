@@ -1,0 +1,86 @@
+"""The checks around OpenCompass's command line, with its main() replaced by a stand-in."""
+
+import argparse
+import importlib
+import json
+
+import pytest
+
+from opencompass_llada import launch as launch_module
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """Return a function that launches with a stand-in for OpenCompass and given leftovers."""
+    main_module = importlib.import_module("opencompass.cli.main")
+    config = {
+        "models": [{"abbr": "m", "type": "other.Model"}],
+        "datasets": [{"abbr": "d"}],
+        "work_dir": str(tmp_path),
+    }
+
+    def start(*, mode="all", stages=(), dry_run=False, error=None):
+        arguments = argparse.Namespace(
+            mode=mode, dry_run=dry_run, dump_only_message_path=None, slurm=False, dlc=False
+        )
+
+        def main():
+            cfg = main_module.get_config_from_arg(arguments)
+            cfg["work_dir"] = str(tmp_path / "20260101_000000")
+            for stage in stages:
+                folder = tmp_path / "20260101_000000" / stage / "m"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "d.json").write_text(json.dumps({"score": 1.0}))
+            if error is not None:
+                raise error
+
+        original = lambda _: config  # noqa: E731
+        monkeypatch.setattr(main_module, "get_config_from_arg", original)
+        monkeypatch.setattr(main_module, "main", main)
+        try:
+            return launch_module.launch()
+        finally:
+            assert main_module.get_config_from_arg is original, "OpenCompass must be left as it was"
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("mode", "stages", "status"),
+    [
+        ("all", ("predictions", "results"), 0),
+        ("all", ("predictions",), 1),
+        ("all", (), 1),
+        ("infer", ("predictions",), 0),
+        ("infer", (), 1),
+        ("eval", ("results",), 0),
+        ("viz", (), 1),
+    ],
+)
+def test_each_mode_must_leave_what_it_makes(host, mode, stages, status):
+    assert host(mode=mode, stages=stages) == status
+
+
+def test_a_dry_run_leaves_nothing(host):
+    assert host(dry_run=True) == 0
+
+
+def test_a_tasks_error_comes_through_after_the_report(host, caplog):
+    with pytest.raises(RuntimeError, match="from a task"):
+        host(error=RuntimeError("from a task"))
+    assert "m on d: no predictions were written" in caplog.text
+
+
+def test_a_summarizers_exit_status_is_kept_and_not_repeated(host, caplog):
+    with pytest.raises(SystemExit) as stop:
+        host(error=SystemExit(1))
+    assert stop.value.code == 1
+    assert "no predictions" not in caplog.text
+
+
+def test_gpu_ids_become_indices_before_opencompass_reads_them(host, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    lines = ["GPU 0: X (UUID: GPU-a1)", "GPU 1: X (UUID: GPU-b1)"]
+    monkeypatch.setattr(launch_module, "list_gpus", lambda: lines)
+    host(dry_run=True)
+    assert launch_module.os.environ["CUDA_VISIBLE_DEVICES"] == "1"

@@ -1,0 +1,314 @@
+"""The NeedleBench data set: equal to the stock one, exact in length, clear when it cannot be."""
+
+import json
+
+import pytest
+from needle_data import FILES, write_lines, write_needlebench
+from tiny import tiny_tokenizer
+
+from opencompass_llada.datasets import haystack as haystack_module
+from opencompass_llada.datasets.counting import TIKTOKEN_FILES, MissingDataError
+from opencompass_llada.datasets.haystack import HaystackStore
+from opencompass_llada.datasets.needle_prompts import FIT_TOLERANCE, fit_prompt, write_question
+from opencompass_llada.datasets.needlebench import (
+    NeedleBenchSingleDataset,
+    check_cells,
+    make_samples,
+    parse_needle_cell,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    return str(write_needlebench(tmp_path_factory.mktemp("needlebench")))
+
+
+@pytest.fixture
+def options(data_path, tokenizer_path):
+    return {
+        "path": data_path,
+        "length": 1500,
+        "depth": 50,
+        "tokenizer": tokenizer_path,
+        "file_list": [FILES["English"]],
+        "num_repeats_per_file": 3,
+        "length_buffer": "fit",
+        "guide": False,
+        "language": "English",
+        "generation_reserve": 16,
+    }
+
+
+@pytest.fixture
+def real_tiktoken(real_data_root, monkeypatch):
+    folder = real_data_root / "data" / "tiktoken"
+    if not (folder / TIKTOKEN_FILES["gpt-4"][1]).is_file():
+        pytest.skip("no tiktoken file beside the real data")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+
+
+STOCK_CELLS = [(1000, 0, 3), (2000, 30, 10), (4000, 77, 2), (8000, 100, 2)]
+
+
+@pytest.mark.parametrize("guide", [True, False])
+@pytest.mark.parametrize(
+    ("language", "file", "buffer"),
+    [("English", "en_un_asr.jsonl", 600), ("Chinese", "zh_all.jsonl", 200)],
+)
+def test_prompts_equal_the_stock_data_set(
+    real_data_root, real_tiktoken, monkeypatch, language, file, buffer, guide
+):
+    from opencompass.datasets.needlebench.origin import NeedleBenchOriginDataset
+
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(real_data_root))
+    for length, depth, repeats in STOCK_CELLS:
+        common = {
+            "path": "opencompass/needlebench",
+            "length": length,
+            "depth": depth,
+            "file_list": [file],
+            "num_repeats_per_file": repeats,
+            "length_buffer": buffer,
+            "guide": guide,
+            "language": language,
+            "needle_file_name": "needles.jsonl",
+        }
+        stock = NeedleBenchOriginDataset.load(tokenizer_model="gpt-4", **common)
+        ours = NeedleBenchSingleDataset.load(tokenizer="gpt-4", **common)
+        assert list(ours["prompt"]) == list(stock["prompt"])
+        assert list(ours["answer"]) == list(stock["answer"])
+    assert len(set(ours["prompt"])) == len(ours)
+
+
+def test_every_real_question_becomes_what_stock_makes_of_it(real_data_root):
+    lines = (real_data_root / "data/needlebench/needles.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    cut = {"English": 10, "Chinese": 16}  # what the stock code cuts off the end
+    drop = {"English": "Please answer in the format '", "Chinese": "请按照'"}
+    for row in rows:
+        language = row["language"]
+        guided = write_question(row["retrieval_question"], language, guide=True)
+        prefix = write_question(row["retrieval_question"], language, guide=False)
+        assert prefix == guided.replace(drop[language], "")[: -cut[language]]
+    assert len(rows) > 300
+
+
+def test_stock_position_start_in_english_and_text_in_chinese(real_data_root, real_tiktoken):
+    from opencompass.datasets.needlebench.origin import NeedleBenchOriginDataset
+
+    common = {
+        "path": str(real_data_root / "data" / "needlebench"),
+        "length": 1000,
+        "depth": 50,
+        "num_repeats_per_file": 2,
+        "length_buffer": 300,
+        "guide": True,
+        "needle_file_name": "needles.jsonl",
+        "position": "Start",
+    }
+    english = {**common, "file_list": ["en_un_asr.jsonl"], "language": "English"}
+    stock = NeedleBenchOriginDataset.load(tokenizer_model="gpt-4", **english)
+    ours = NeedleBenchSingleDataset.load(tokenizer="gpt-4", **english)
+    assert list(ours["prompt"]) == list(stock["prompt"])
+    chinese = {**common, "file_list": ["zh_all.jsonl"], "language": "Chinese"}
+    prompt = NeedleBenchSingleDataset.load(tokenizer="gpt-4", **chinese)["prompt"][0]
+    assert isinstance(prompt, str)
+    assert prompt.index("现在请问") < prompt.index("用户现在给你的文档是")
+
+
+@pytest.mark.parametrize("length", [1024, 1500, 1501, 2048])
+@pytest.mark.parametrize("depth", [0, 33, 100])
+def test_fit_makes_the_length_exact(options, tokenizer_path, length, depth):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    samples = NeedleBenchSingleDataset.load(**{**options, "length": length, "depth": depth})
+    for prompt in samples["prompt"]:
+        assert len(tokenizer(prompt)["input_ids"]) == length - 16
+
+
+@pytest.mark.parametrize("language", ["English", "Chinese"])
+def test_fit_with_gpt4s_merges_is_a_few_tokens_below_at_most(
+    real_data_root, real_tiktoken, language
+):
+    import tiktoken
+
+    encoding = tiktoken.get_encoding("cl100k_base")
+    file = {"English": "en_un_asr.jsonl", "Chinese": "zh_all.jsonl"}[language]
+    for length, depth in [(256, 0), (257, 50), (1024, 70), (2000, 100)]:
+        samples = NeedleBenchSingleDataset.load(
+            path=str(real_data_root / "data" / "needlebench"),
+            length=length,
+            depth=depth,
+            tokenizer="gpt-4",
+            file_list=[file],
+            num_repeats_per_file=5,
+            length_buffer="fit",
+            guide=False,
+            language=language,
+            generation_reserve=32,
+        )
+        short = [length - 32 - len(encoding.encode(prompt)) for prompt in samples["prompt"]]
+        assert min(short) >= 0
+        assert max(short) <= FIT_TOLERANCE
+
+
+def test_fit_steps_over_totals_that_cannot_be_had():
+    # Counts jump from 8 to 11, so that 10 cannot be had and 8 is the best below it.
+    totals = [4, 5, 6, 7, 8, 11, 12, 13]
+    prompt = fit_prompt(lambda n: "x" * n, lambda text: totals[len(text)], target=10, most=7)
+    assert len(prompt) == 4
+
+
+@pytest.mark.parametrize("depth", [0, 25, 50, 100])
+def test_needle_stands_at_its_depth(options, depth):
+    for sample in NeedleBenchSingleDataset.load(**{**options, "depth": depth}):
+        context = sample["prompt"].split("given to you by the user is ")[1].split("\n\nNow, the")[0]
+        hidden = f"\n{sample['needle']}\n"
+        assert context.count(sample["needle"]) == 1
+        before = context.index(hidden)
+        assert abs(before - (len(context) - len(hidden)) * depth / 100) <= 1
+
+
+def test_prompt_ends_in_the_answer_prefix_or_asks(options):
+    base = NeedleBenchSingleDataset.load(**options)[0]
+    chat = NeedleBenchSingleDataset.load(**{**options, "guide": True})[0]
+    assert base["needle"].startswith(base["prompt"].split("question. ")[-1])
+    assert base["prompt"][-1].isalpha()
+    assert chat["prompt"].endswith("is________.'")
+    assert base["answer"] == f"\n{base['needle']}\n*{base['keyword']}"
+
+
+def test_same_options_give_same_prompts_and_repeats_differ(options):
+    first = NeedleBenchSingleDataset.load(**options)["prompt"]
+    again = list(make_samples(parse_needle_cell(options), HaystackStore()))
+    assert list(first) == [sample["prompt"] for sample in again]
+    assert len(set(first)) == options["num_repeats_per_file"]
+
+
+def test_documents_are_tokenized_once_for_all_cells(options):
+    store = HaystackStore()
+    tokenizer = store.tokenizer(options["tokenizer"])
+    seen = []
+    encode = tokenizer.encode
+    tokenizer.encode = lambda text: seen.append(text) or encode(text)
+    for length in (1200, 1800):
+        for depth in (0, 50, 100):
+            cell = parse_needle_cell({**options, "length": length, "depth": depth})
+            list(make_samples(cell, store))
+    documents = [text for text in seen if not text.startswith("\nThe item")]
+    assert documents
+    assert len(documents) == len(set(documents))
+
+
+def test_store_keeps_a_bounded_number(data_path, tmp_path, tokenizer_path):
+    store = HaystackStore(max_entries=2)
+    kept = []
+    for number in range(5):
+        path = tmp_path / f"{number}.jsonl"
+        write_lines(path, [{"text": f"text {number}"}])
+        kept.append(store.haystack(path, tokenizer_path))
+    assert len(store._haystacks) == 2
+    assert store.haystack(tmp_path / "4.jsonl", tokenizer_path) is kept[4]
+    assert store.haystack(tmp_path / "0.jsonl", tokenizer_path) is not kept[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lenght": 5}, "Did you mean 'length'"),
+        ({"language": "english"}, "Did you mean 'English'"),
+        ({"position": "Middle"}, "position"),
+        ({"depth": 101}, "0 to 100"),
+        ({"length": 0}, "at least 1"),
+        ({"file_list": []}, "at least one"),
+        ({"length_buffer": "fitt"}, "number of tokens or 'fit'"),
+        ({"length_buffer": 100}, "generation_reserve=16 has no effect"),
+        ({"tokenizer": "model"}, "does not know the model"),
+        ({"length": 300}, "smallest length that fits this sample is"),
+        ({"length": 10**6}, "longer haystack"),
+        ({"length_buffer": 2000, "generation_reserve": 0}, "smallest length that fits"),
+        ({"file_list": ["absent.jsonl"]}, "synthetic_en.jsonl"),
+        ({"path": "/nowhere/needlebench"}, "COMPASS_DATA_CACHE"),
+        ({"tokenizer": "/nowhere/tokenizer"}, "AutoTokenizer"),
+    ],
+)
+def test_faults_are_said_with_their_remedy(options, change, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as caught:
+        NeedleBenchSingleDataset.load(**{**options, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_smallest_length_that_is_named_fits(options):
+    with pytest.raises(ValueError, match="smallest length") as caught:
+        NeedleBenchSingleDataset.load(**{**options, "length": 300, "num_repeats_per_file": 1})
+    smallest = int(str(caught.value).rstrip(".").rsplit(" ", 1)[1])
+    fitting = {**options, "length": smallest, "num_repeats_per_file": 1}
+    assert len(NeedleBenchSingleDataset.load(**fitting)) == 1
+    with pytest.raises(ValueError, match="smallest length"):
+        NeedleBenchSingleDataset.load(**{**fitting, "length": smallest - 1})
+
+
+def test_missing_keyword_is_named(options):
+    del options["depth"]
+    with pytest.raises(ValueError, match="depth"):
+        NeedleBenchSingleDataset.load(**options)
+
+
+def test_missing_tiktoken_file_names_folder_and_file(options, tmp_path, monkeypatch):
+    import tiktoken.registry
+
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(NeedleBenchSingleDataset, "store", HaystackStore())
+    with pytest.raises(MissingDataError, match="TIKTOKEN_CACHE_DIR") as caught:
+        NeedleBenchSingleDataset.load(**{**options, "tokenizer": "gpt-4"})
+    assert TIKTOKEN_FILES["gpt-4"][1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_opencompass_data_is_said_after_its_download_failed(options, monkeypatch):
+    def fail(path):
+        raise OSError("no network")
+
+    monkeypatch.setattr(haystack_module, "_opencompass_directory", fail)
+    with pytest.raises(MissingDataError, match="no network.*asset:needlebench"):
+        NeedleBenchSingleDataset.load(**{**options, "path": "opencompass/needlebench"})
+
+
+def test_needle_with_the_dividing_star_is_refused(options, tmp_path):
+    folder = write_needlebench(tmp_path / "starred")
+    row = json.loads((folder / "needles.jsonl").read_text("utf-8").splitlines()[0])
+    write_lines(folder / "needles.jsonl", [{**row, "arg2": "a*b"}])
+    with pytest.raises(ValueError, match="divide needle from keyword"):
+        NeedleBenchSingleDataset.load(**{**options, "path": str(folder)})
+
+
+def test_check_cells_finds_a_fault_in_the_longest_cell(options):
+    configs = [{**options, "abbr": str(n), "type": "x", "length": n} for n in (1200, 10**6)]
+    check_cells(configs[:1])
+    with pytest.raises(ValueError, match="longer haystack"):
+        check_cells(configs)
+
+
+def test_opencompass_builds_it_with_reader(options):
+    dataset = NeedleBenchSingleDataset(
+        reader_cfg={"input_columns": ["prompt"], "output_column": "answer"},
+        abbr="cell",
+        **options,
+    )
+    assert len(dataset.test) == options["num_repeats_per_file"]
+    assert {"prompt", "answer", "needle", "keyword", "subdivision", "idx"} <= set(
+        dataset.test.column_names
+    )

@@ -1,0 +1,354 @@
+"""The needle-in-a-haystack configs: parsed anywhere, chosen by name, repeatable from the dump."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from needle_data import write_needlebench
+from tiny import write_tiny_checkpoint
+
+import opencompass_llada.assets
+from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, parse_needle_cell
+from opencompass_llada.partitioner import PackingPartitioner
+from opencompass_llada.results.evaluation_task import CellByCellEvalTask
+from opencompass_llada.results.summarizer import NeedleSummarizer
+from opencompass_llada.wrapper import LLaDACausalLM
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = "configs/eval_llada_niah.py"
+DATASET_FILES = sorted(p.stem for p in (ROOT / "configs/datasets").glob("niah_*.py"))
+MODEL_FILES = sorted(p.stem for p in (ROOT / "configs/models").glob("[!_]*.py"))
+HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
+
+
+@pytest.fixture(scope="module")
+def asset_folder(tmp_path_factory):
+    """Stand in for the shipped files: a random model and small data of the same names."""
+    folder = tmp_path_factory.mktemp("assets")
+    write_tiny_checkpoint(folder / "tiny-llada", max_sequence_length=512)
+    write_needlebench(folder / "needlebench", num_documents=60)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def clean_settings(monkeypatch, asset_folder):
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("LLADA_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(opencompass_llada.assets, "FOLDER", asset_folder)
+    # The embedded template has some 500 bytes, and this tokenizer's tokens are bytes.
+    monkeypatch.setenv("LLADA_LENGTHS", "900,1000")
+
+
+def parse(monkeypatch=None, path=ROOT / MAIN, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LLADA_{name.upper()}", value)
+    return Config.fromfile(str(path), format_python_code=False)
+
+
+def dump_and_reload(cfg, path):
+    cfg.dump(str(path))
+    return Config.fromfile(str(path), format_python_code=False)
+
+
+def plain(value):
+    """Return a config value with classes as dotted names, as it stands in a dump."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return f"{value.__module__}.{value.__name__}" if isinstance(value, type) else value
+
+
+def cell_options(dataset):
+    """Return what a data set config gives to its class."""
+    return {key: value for key, value in dataset.items() if key not in HOST_KEYS}
+
+
+def test_main_config_runs_three_scalings_from_inside_to_four_times(monkeypatch):
+    monkeypatch.setattr(NeedleBenchSingleDataset, "load", None)  # parsing must not need it
+    monkeypatch.delenv("LLADA_LENGTHS")
+    with pytest.raises(ValueError, match="smallest length"):
+        parse()  # 256 bytes hold no template: said at once, before any model is loaded
+    cfg = parse(monkeypatch, lengths="1024,2048")
+    assert [model["rope_scaling"] for model in cfg["models"]] == [
+        {"type": "none"},
+        {"type": "ntk", "target_length": 2048},
+        {"type": "diffusion_ntk", "target_length": 2048},
+    ]
+    assert {dataset["depth"] for dataset in cfg["datasets"]} == set(range(0, 101, 10))
+    assert len(cfg["datasets"]) == 22
+
+
+def test_default_lengths_are_half_to_four_times_the_trained_length(monkeypatch):
+    from opencompass_llada.datasets import needlebench
+
+    monkeypatch.delenv("LLADA_LENGTHS")
+    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    cfg = parse()
+    assert {dataset["length"] for dataset in cfg["datasets"]} == {256, 512, 1024, 2048}
+
+
+def test_every_model_and_data_set_config_is_accepted_by_its_class():
+    cfg = parse()
+    for model in cfg["models"]:
+        LLaDACausalLM.check_arguments(
+            **{k: v for k, v in model.items() if k not in ("type", "abbr", "run_cfg")}
+        )
+    for dataset in cfg["datasets"]:
+        parse_needle_cell(cell_options(dataset))
+    for items in (cfg["models"], cfg["datasets"]):
+        names = [item["abbr"] for item in items]
+        assert len(names) == len(set(names))
+
+
+def test_it_parses_alike_from_the_checkout_and_as_a_subpackage(tmp_path):
+    """A wheel holds configs/ and needlebench/ as subpackages of opencompass_llada."""
+    import shutil
+
+    package = tmp_path / "site" / "opencompass_llada"
+    for folder in ("configs", "needlebench"):
+        shutil.copytree(ROOT / folder, package / folder)
+    here = dump_and_reload(parse(), tmp_path / "here.py")
+    there = dump_and_reload(parse(path=package / MAIN), tmp_path / "there.py")
+    assert plain(here._cfg_dict.to_dict()) == plain(there._cfg_dict.to_dict())
+
+
+@pytest.mark.parametrize("name", DATASET_FILES)
+def test_data_sets_by_name_survive_the_dump(name, tmp_path):
+    cfg = parse(path=ROOT / f"configs/datasets/{name}.py")
+    assert [key for key in cfg if key.endswith("_datasets")] == ["niah_datasets"]
+    first = cfg["niah_datasets"][0]
+    small = Config({"datasets": [first]})
+    again = dump_and_reload(small, tmp_path / "x.py")["datasets"][0]
+    assert cell_options(again) == cell_options(first)
+    assert plain(again["type"]) == plain(first["type"])
+    for dataset in cfg["niah_datasets"]:
+        parse_needle_cell(cell_options(dataset))
+
+
+def test_longllada_grid():
+    cells = parse(path=ROOT / "configs/datasets/niah_en.py")["niah_datasets"]
+    assert {c["length"] for c in cells} == {2000, 4000, 8000, 16000, 24000, 32000}
+    assert {c["depth"] for c in cells} == set(range(0, 101, 10))
+    assert len(cells) == 66
+    assert {(c["num_repeats_per_file"], c["length_buffer"], c["guide"]) for c in cells} == {
+        (10, 600, False)
+    }
+    assert {c["infer_cfg"]["inferencer"]["max_out_len"] for c in cells} == {32}
+    assert {len(c["infer_cfg"]["prompt_template"]["template"]["round"]) for c in cells} == {1}
+    chinese = parse(path=ROOT / "configs/datasets/niah_zh.py")["niah_datasets"]
+    assert {(c["length_buffer"], *c["file_list"]) for c in chinese} == {(200, "zh_all.jsonl")}
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_models_by_name_survive_the_dump_and_the_wrapper(name, tmp_path):
+    cfg = parse(path=ROOT / f"configs/models/{name}.py")
+    again = dump_and_reload(cfg, tmp_path / "x.py")
+    assert plain(again["models"]) == plain(cfg["models"])
+    for model in cfg["models"]:
+        LLaDACausalLM.check_arguments(
+            **{k: v for k, v in model.items() if k not in ("type", "abbr", "run_cfg")}
+        )
+
+
+def test_longllada_lambdas_by_name():
+    models = parse(path=ROOT / "configs/models/llada_8b_base_ntk.py")["models"]
+    assert [m["rope_scaling"]["theta_multiplier"] for m in models] == [4, 14, 31, 55]
+    assert len({m["abbr"] for m in models}) == 4
+
+
+def test_variables_choose_and_the_choice_is_said(monkeypatch, capsys):
+    cfg = parse(
+        monkeypatch,
+        scaling="none,diffusion_ntk:target_length=4096,ntk:theta_multiplier=3.5",
+        depths="0,100",
+        repeats="3",
+        steps="8",
+        batch_size="5",
+        workers="1",
+    )
+    assert [m["rope_scaling"] for m in cfg["models"]] == [
+        {"type": "none"},
+        {"type": "diffusion_ntk", "target_length": 4096},
+        {"type": "ntk", "theta_multiplier": 3.5},
+    ]
+    assert {m["sampler"]["num_steps"] for m in cfg["models"]} == {8}
+    assert {m["batch_size"] for m in cfg["models"]} == {5}
+    assert [(d["depth"], d["length"]) for d in cfg["datasets"]] == [
+        (0, 900),
+        (0, 1000),
+        (100, 900),
+        (100, 1000),
+    ]
+    assert {d["num_repeats_per_file"] for d in cfg["datasets"]} == {3}
+    said = capsys.readouterr().err
+    assert "0,100" in said
+    assert "$LLADA_DEPTHS" in said
+    assert "tiny_llada" in said
+    assert "3 models, 4 cells" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LLADA_MODEL", "tiny_llada", "Did you mean 'LLADA_MODELS'"),
+        ("LLADA_MODELS", "tiny_lada", "Did you mean 'tiny_llada'"),
+        ("LLADA_SCALING", "nkt", "Did you mean 'ntk'"),
+        ("LLADA_SCALING", "ntk:target_lenght=5", "target_length"),
+        ("LLADA_SCALING", "ntk:2048", "option=number"),
+        ("LLADA_LENGTHS", "4k", "whole numbers"),
+        ("LLADA_DEPTHS", "0,-5", "whole numbers"),
+        ("LLADA_DEPTHS", "0,500", "0 to 100"),
+        ("LLADA_REPEATS", "1,2", "one value"),
+        ("LLADA_REPEATS", "0", "whole numbers from 1"),
+        ("LLADA_LANGUAGE", "english", "Valid: en, zh"),
+        ("LLADA_LANGUAGE", "zh", "embedded"),
+        ("LLADA_PROMPT", "chatt", "Did you mean 'chat'"),
+        ("LLADA_DATA", "/nowhere", "COMPASS_DATA_CACHE"),
+        ("LLADA_TOKENIZER", "/nowhere", "AutoTokenizer"),
+        ("LLADA_LENGTHS", "100", "smallest length"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message) as caught:
+        parse()
+    assert "\n" not in str(caught.value)
+
+
+def test_language_of_given_data_and_the_chat_form(monkeypatch, asset_folder):
+    cfg = parse(
+        monkeypatch,
+        data=str(asset_folder / "needlebench"),
+        language="zh",
+        prompt="chat",
+        tokenizer="model",
+    )
+    cell = cfg["datasets"][0]
+    assert cell["path"] == str((asset_folder / "needlebench").resolve())
+    assert (cell["language"], cell["guide"]) == ("Chinese", True)
+    assert cell["abbr"].endswith("_chat")
+
+
+def test_models_with_their_own_tokenizers_get_their_own_cells(monkeypatch):
+    from opencompass_llada.datasets import needlebench
+
+    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    cfg = parse(monkeypatch, models="tiny_llada,llada_8b_base", scaling="none,ntk")
+    groups = cfg["model_dataset_combinations"]
+    assert [[model["abbr"] for model in group["models"]] for group in groups] == [
+        ["tiny-llada", "tiny-llada_ntk-target_length2048"],
+        ["llada-8b-base", "llada-8b-base_ntk-target_length16384"],
+    ]
+    for group, path in zip(groups, ("asset:tiny-llada", "GSAI-ML/LLaDA-8B-Base"), strict=True):
+        assert {dataset["tokenizer"] for dataset in group["datasets"]} == {path}
+    assert len(cfg["datasets"]) == 44
+
+
+def test_8b_models_on_real_needlebench_get_the_published_set(monkeypatch, real_data_root):
+    monkeypatch.delenv("LLADA_LENGTHS")
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(real_data_root))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data_root / "data" / "tiktoken"))
+    cfg = parse(monkeypatch, models="llada_8b_base", scaling="none", data="needlebench")
+    published = parse(path=ROOT / "configs/datasets/niah_en.py")["niah_datasets"]
+    for cell, theirs in zip(cfg["datasets"], published, strict=True):
+        assert Path(cell["path"]).is_absolute()
+        assert plain({**cell, "path": ""}) == plain({**theirs, "path": ""})
+
+
+@pytest.mark.parametrize(("models", "cells", "workers", "tasks"), [(3, 44, 2, 2), (8, 66, 2, 6)])
+def test_tiny_models_are_packed_into_few_tasks(tmp_path, models, cells, workers, tasks):
+    from opencompass_llada.configs.helpers.niah_run import choose_partitioner
+
+    options = choose_partitioner(models, cells, workers, num_gpus=0)
+    cfg = {
+        "models": [{"abbr": f"m{i}"} for i in range(models)],
+        "datasets": [{"abbr": f"d{i}"} for i in range(cells)],
+        "work_dir": str(tmp_path),
+        "eval": {"runner": {"task": {"dump_details": True}}},
+    }
+    done = tmp_path / "out" / "m1" / "d0.json"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    made = PackingPartitioner(out_dir=str(tmp_path / "out"), num_tasks=options["num_tasks"])(
+        Config(cfg)
+    )
+    pairs = [
+        (model["abbr"], dataset["abbr"])
+        for task in made
+        for model, datasets in zip(task["models"], task["datasets"], strict=True)
+        for dataset in datasets
+    ]
+    expected = {(f"m{i}", f"d{j}") for i in range(models) for j in range(cells)} - {("m1", "d0")}
+    assert len(made) == tasks
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == expected
+    sizes = [sum(map(len, task["datasets"])) for task in made]
+    assert max(sizes) - min(sizes) <= len(made)
+    assert all(task["eval"]["runner"]["task"]["dump_details"] for task in made)
+
+
+def test_large_models_get_tasks_of_their_own():
+    from opencompass_llada.configs.helpers.niah_run import choose_partitioner
+
+    options = choose_partitioner(3, 66, 1, num_gpus=1)
+    assert options["type"].__name__ == "NaivePartitioner"
+    assert options["n"] == 33
+
+
+def run_inference(cfg, work_dir):
+    from opencompass.tasks import OpenICLInferTask
+
+    cfg = Config(
+        {
+            "models": cfg["models"],
+            "datasets": [deepcopy(cfg["datasets"]) for _ in cfg["models"]],
+            "work_dir": str(work_dir),
+            "eval": {"runner": {"task": {"dump_details": True}}},
+        }
+    )
+    OpenICLInferTask(cfg).run()
+    return cfg
+
+
+def read_predictions(work_dir):
+    return {
+        str(path.relative_to(work_dir)): [
+            row["prediction"] for row in json.loads(path.read_text()).values()
+        ]
+        for path in sorted((work_dir / "predictions").rglob("*.json"))
+    }
+
+
+def test_dumped_config_repeats_the_run_without_the_variables(monkeypatch, tmp_path):
+    cfg = parse(monkeypatch, depths="0,100", scaling="none,ntk", repeats="2")
+    # Random numbers are drawn, so that a lost seed would show.
+    for model in cfg["models"]:
+        model["sampler"]["temperature"] = 1.0
+    first = dump_and_reload(cfg, tmp_path / "first.py")
+    run_cfg = run_inference(first, tmp_path / "one")
+    for name in ("LENGTHS", "DEPTHS", "SCALING", "REPEATS"):
+        monkeypatch.delenv(f"LLADA_{name}")
+    monkeypatch.setenv("LLADA_MODELS", "nonsense")
+    monkeypatch.setenv("COMPASS_DATA_CACHE", "/nowhere")
+    run_inference(parse(path=tmp_path / "first.py"), tmp_path / "two")
+    predictions = read_predictions(tmp_path / "one")
+    assert len(predictions) == 8
+    assert read_predictions(tmp_path / "two") == predictions
+    assert len({text for texts in predictions.values() for text in texts}) > 1
+
+    # The same files go through evaluation and summary; a lost cell makes the run fail.
+    CellByCellEvalTask(run_cfg).run()
+    summary_cfg = Config({**first._cfg_dict.to_dict(), "work_dir": str(tmp_path / "one")})
+    summarizer = NeedleSummarizer(summary_cfg, models=summary_cfg["summarizer"]["models"])
+    summarizer.summarize(time_str="now")
+    assert (tmp_path / "one/summary/heatmap_all_now.png").is_file()
+    next((tmp_path / "one/results").rglob("*.json")).unlink()
+    with pytest.raises(SystemExit):
+        summarizer.summarize(time_str="later")

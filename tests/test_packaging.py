@@ -1,0 +1,154 @@
+"""The package used through OpenCompass from a checkout, the built wheel and an editable install."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from packaging_runs import (
+    TREES,
+    copy_checkout,
+    hide_editable_install,
+    only_run,
+    read_predictions,
+    run_python,
+    write_job,
+)
+from safetensors.torch import load_file, save_file
+from tiny import write_tiny_checkpoint
+
+from opencompass_llada import __version__
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkout(repository_root, tmp_path_factory):
+    return copy_checkout(repository_root, tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def blocker(tmp_path_factory):
+    return hide_editable_install(tmp_path_factory.mktemp("hidden") / "path")
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    build = subprocess.run([*command, "-w", out, checkout], capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr[-3000:]
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("installed") / "site"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q"]
+    subprocess.run([*command, "--target", target, wheel], check=True, capture_output=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_the_wheel_holds_every_source_file_once_and_nothing_generic(wheel, repository_root):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert len(names) == len(set(names))
+    assert {name.split("/")[0] for name in names} == {
+        "opencompass_llada",
+        f"opencompass_llada-{__version__}.dist-info",
+    }
+    expected = set()
+    for tree in TREES:
+        prefix = "" if tree == "opencompass_llada" else "opencompass_llada/"
+        for path in (repository_root / tree).rglob("*"):
+            kept = path.suffix in {".py", ".json", ".jsonl", ".safetensors", ".yaml"}
+            if kept and path.is_file() and "__pycache__" not in path.parts:
+                expected.add(f"{prefix}{path.relative_to(repository_root).as_posix()}")
+    assert expected - set(names) == set()
+
+
+@pytest.mark.timeout(300)
+def test_checkout_run_reports_what_failed_and_exits_with_1(checkout, blocker, checkpoint, tmp_path):
+    broken = write_tiny_checkpoint(tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["model.transformer.ln_f.weight"]
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    models = {"good": checkpoint, "broken": broken}
+    job = write_job(checkout / "configs" / "job.py", models=models, configs="")
+    run = run_python(
+        [str(checkout / "run.py"), str(job), "-w", "out"], cwd=tmp_path / "cwd", path=[blocker]
+    )
+    text = run.stdout + run.stderr
+    assert run.returncode == 1, text[-3000:]
+    results = only_run(tmp_path / "cwd" / "out")
+    assert set(read_predictions(results)) == {"good/toy_one", "good/toy_two"}
+    assert (results / "results" / "good" / "toy_two.json").is_file()
+    summary = text[text.index("2 (model, data set) pairs have no result") :]
+    assert "broken on toy_one: no predictions were written" in summary
+    assert str(results.name) in summary, "the log file is named"
+    assert "model.transformer.ln_f.weight" in summary, "the task's last error is quoted"
+    assert "good on" not in summary
+    log = (results / "logs" / "infer" / "good" / "toy_one.out").read_text()
+    assert "RoPE scaling diffusion_ntk" in log
+    assert "6 prompts" in log, "totals are logged at the end"
+
+
+@pytest.mark.timeout(300)
+def test_wheel_run_and_its_repetition_from_the_dumped_config(
+    installed, blocker, checkpoint, tmp_path
+):
+    job = write_job(tmp_path / "job.py", models={"tiny": checkpoint})
+    cwd = tmp_path / "cwd"
+    main = ["-m", "opencompass.cli.main"]
+    first = run_python([*main, str(job), "-w", "first"], cwd=cwd, path=[installed, blocker])
+    assert first.returncode == 0, (first.stdout + first.stderr)[-3000:]
+    results = only_run(cwd / "first")
+    answers = read_predictions(results)
+    assert set(answers) == {"tiny/toy_one", "tiny/toy_two"}
+    assert len({answer for group in answers.values() for answer in group}) == 6
+    (dumped,) = (results / "configs").glob("*.py")
+    assert "opencompass_llada.wrapper.LLaDACausalLM" in dumped.read_text()
+    # Again from what was dumped, in one process, from the editable install or the checkout.
+    again = run_python(
+        ["-m", "opencompass_llada.launch", str(dumped), "-w", "again", "--debug"], cwd=cwd, path=[]
+    )
+    assert again.returncode == 0, (again.stdout + again.stderr)[-3000:]
+    assert read_predictions(only_run(cwd / "again")) == answers
+
+
+@pytest.mark.timeout(120)
+def test_a_fault_of_the_config_is_said_before_anything_runs(checkout, blocker, tmp_path):
+    job = write_job(checkout / "configs" / "faulty.py", models={"x": tmp_path / "no"}, configs="")
+    run = run_python(
+        [str(checkout / "run.py"), str(job), "-w", "out"], cwd=tmp_path / "cwd", path=[blocker]
+    )
+    assert run.returncode == 1
+    assert "Nothing was run. model 'x': " in run.stderr
+    assert "neither an existing folder nor a hub id" in run.stderr
+    assert not (tmp_path / "cwd" / "out").exists()
+
+
+def test_absolute_and_relative_read_base_work_in_a_checkout_and_the_wheel(
+    checkout, installed, blocker, tmp_path
+):
+    config = tmp_path / "absolute.py"
+    config.write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        "    from opencompass_llada.configs.helpers.hardware import count_gpus as __count\n"
+        "n = __count()\n"
+    )
+    script = (
+        "import sys, opencompass_llada; from mmengine.config import Config;"
+        "print(opencompass_llada.__file__); Config.fromfile(sys.argv[1]).n + 0"
+    )
+    for source in (checkout, installed):
+        run = run_python(["-c", script, str(config)], cwd=tmp_path, path=[source, blocker])
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert run.stdout.startswith(str(source)), "the package must come from there"

@@ -1,0 +1,124 @@
+"""Faults of a config that are said before any task starts, and the environment check."""
+
+import sys
+
+import pytest
+from mmengine.config import Config
+from tiny import write_tiny_checkpoint
+
+from opencompass_llada import environment, preflight
+
+CONFIG = """
+from mmengine.config import read_base
+from opencompass_llada.wrapper import LLaDACausalLM
+from opencompass.datasets import JsonlDataset
+from opencompass.openicl.icl_inferencer import GenInferencer
+
+models = [dict(type=LLaDACausalLM, abbr='tiny', path={path!r}, max_out_len=16,
+               sampler=dict(block_length=8, num_steps=8), run_cfg=dict(num_gpus=0))]
+datasets = [dict(type=JsonlDataset, abbr='toy', path='x',
+                 infer_cfg=dict(inferencer=dict(type=GenInferencer)))]
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG.format(path=str(checkpoint)))
+    return Config.fromfile(str(file))
+
+
+def reloaded(config, tmp_path):
+    dumped = tmp_path / "dumped.py"
+    config.dump(str(dumped))
+    return Config.fromfile(str(dumped))
+
+
+def check(config):
+    preflight.check_config(config, runs_locally=True)
+
+
+def test_a_sound_config_passes_before_and_after_its_dump(config, tmp_path):
+    check(config)
+    check(reloaded(config, tmp_path))
+
+
+@pytest.mark.parametrize("dumped", [False, True])
+def test_faults_name_the_model_and_the_remedy(config, tmp_path, dumped):
+    config.models[0]["sampler"]["blok_length"] = 4
+    if dumped:
+        config = reloaded(config, tmp_path)
+    with pytest.raises(ValueError, match=r"model 'tiny': .*Did you mean 'block_length'"):
+        check(config)
+
+
+def test_steps_are_checked_against_each_data_sets_length(config):
+    config.datasets[0]["infer_cfg"]["inferencer"]["max_out_len"] = 24
+    with pytest.raises(ValueError, match=r"num_steps=8 must be a multiple of the 3 blocks"):
+        check(config)
+
+
+def test_a_wrong_path_is_found(config):
+    config.models[0]["path"] = "./nowhere"
+    with pytest.raises(ValueError, match="neither an existing folder nor a hub id"):
+        check(config)
+    config.models[0]["path"] = "organisation/not-downloaded-by-the-check"
+    check(config)
+
+
+def test_a_limit_without_room_is_found(config):
+    config.models[0]["max_seq_len"] = 16
+    with pytest.raises(ValueError, match="no room for a prompt"):
+        check(config)
+
+
+def test_more_gpus_than_there_are_is_an_error_that_says_so(config, monkeypatch):
+    monkeypatch.setattr(preflight, "count_gpus", lambda: 0)
+    config.models[0]["run_cfg"]["num_gpus"] = 1
+    with pytest.raises(ValueError, match="num_gpus=1, and 0 are visible"):
+        check(config)
+    preflight.check_config(config, runs_locally=False)
+
+
+def test_several_processes_a_model_are_refused(config):
+    config.models[0]["run_cfg"]["num_procs"] = 2
+    with pytest.raises(ValueError, match="use num_procs=1"):
+        check(config)
+
+
+def test_two_models_of_one_name_are_refused(config):
+    config.models = [config.models[0], {**config.models[0], "seed": 1}]
+    with pytest.raises(ValueError, match="'tiny' is the abbr of 2 entries"):
+        check(config)
+
+
+def test_models_of_others_are_left_alone(config, tmp_path):
+    config = reloaded(config, tmp_path)
+    config.models = [{"type": "opencompass.models.HuggingFaceBaseModel", "abbr": "x", "odd": 1}]
+    check(config)
+
+
+def test_the_requirements_are_met_here_and_read_alike(repository_root):
+    requirements = environment.read_requirements(repository_root)
+    environment.check_environment(requirements)
+    assert any(line.startswith("pyarrow<") for line in requirements)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "fault"),
+    [
+        ("torch>=99", "torch 2.* does not fit >=99"),
+        ("no-such-package-anywhere>=1", "no-such-package-anywhere is not installed"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_the_pip_command(requirement, fault):
+    with pytest.raises(environment.EnvironmentFault, match=fault) as caught:
+        environment.check_environment(["tqdm", requirement])
+    assert f"-m pip install '{requirement}'" in str(caught.value)
+
+
+def test_an_unsupported_python_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
+    with pytest.raises(environment.EnvironmentFault, match=r"3\.10 to 3\.12"):
+        environment.check_environment([])
