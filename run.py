@@ -30,7 +30,7 @@ def main() -> int:
         The exit status.
     """
     put_checkout_first()
-    from opencompass_llada.environment import (
+    from opencompass_llada.running.environment import (
         EnvironmentFault,
         check_environment,
         read_requirements,
@@ -41,7 +41,7 @@ def main() -> int:
     except EnvironmentFault as fault:
         print(f"run.py: {fault}", file=sys.stderr)
         return 1
-    from opencompass_llada.launch import launch
+    from opencompass_llada.running.launch import launch
 
     return launch()
 

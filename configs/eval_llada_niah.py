@@ -13,10 +13,9 @@ that OpenCompass dumps into the run's folder repeats the run without any variabl
 """
 
 from mmengine.config import read_base
-from opencompass.tasks import OpenICLInferTask
 
-from opencompass_llada.local_runner import CoreSharingLocalRunner
-from opencompass_llada.results.evaluation_task import CellByCellEvalTask
+from opencompass_llada.running.local_runner import CoreSharingLocalRunner
+from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.results.summarizer import NeedleSummarizer
 
 with read_base():
@@ -25,38 +24,38 @@ with read_base():
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
-    models=['tiny_llada'],
-    scaling=['none', 'ntk', 'diffusion_ntk'],
-    data='embedded',
-    language='en',
-    prompt='base',
+    models=["tiny_llada"],
+    scaling=["none", "ntk", "diffusion_ntk"],
+    data="embedded",
+    language="en",
+    prompt="base",
 )
 
 __run = __plan_run(settings, __count_gpus())
 
-settings = __run['settings']
-models = __run['models']
-datasets = __run['datasets']
-if __run['combinations']:
-    model_dataset_combinations = __run['combinations']
+settings = __run["settings"]
+models = __run["models"]
+datasets = __run["datasets"]
+if __run["combinations"]:
+    model_dataset_combinations = __run["combinations"]
 
-work_dir = 'outputs/llada_niah'
+work_dir = "outputs/llada_niah"
 
 infer = dict(
-    partitioner=__run['partitioner'],
+    partitioner=__run["partitioner"],
     runner=dict(
         type=CoreSharingLocalRunner,
-        max_num_workers=__run['workers'],
-        task=dict(type=OpenICLInferTask),
+        max_num_workers=__run["workers"],
+        task=dict(type=ShortNamedInferTask),
     ),
 )
 eval = dict(  # OpenCompass reads this name.
-    partitioner=__run['eval_partitioner'],
+    partitioner=__run["eval_partitioner"],
     runner=dict(
         type=CoreSharingLocalRunner,
-        max_num_workers=__run['workers'],
+        max_num_workers=__run["workers"],
         # dump_details: keep each answer with its score in the results.
         task=dict(type=CellByCellEvalTask, dump_details=True),
     ),
 )
-summarizer = dict(type=NeedleSummarizer, models=__run['described_models'])
+summarizer = dict(type=NeedleSummarizer, models=__run["described_models"])

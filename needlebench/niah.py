@@ -24,23 +24,23 @@ depths_by_ten = tuple(range(0, 101, 10))
 
 # For each data, each language that it has: haystack files and NeedleBench's length_buffer.
 haystacks = {
-    'needlebench': {
-        'en': dict(language='English', file_list=['en_un_asr.jsonl'], length_buffer=600),
-        'zh': dict(language='Chinese', file_list=['zh_all.jsonl'], length_buffer=200),
+    "needlebench": {
+        "en": dict(language="English", file_list=["en_un_asr.jsonl"], length_buffer=600),
+        "zh": dict(language="Chinese", file_list=["zh_all.jsonl"], length_buffer=200),
     },
-    'embedded': {
-        'en': dict(language='English', file_list=['synthetic_en.jsonl'], length_buffer='fit'),
+    "embedded": {
+        "en": dict(language="English", file_list=["synthetic_en.jsonl"], length_buffer="fit"),
     },
 }
-data_paths = {'needlebench': 'opencompass/needlebench', 'embedded': 'asset:needlebench'}
+data_paths = {"needlebench": "opencompass/needlebench", "embedded": "asset:needlebench"}
 
 
 def niah_cells(
-    data='needlebench',
-    language='en',
+    data="needlebench",
+    language="en",
     lengths=longllada_lengths,
     depths=depths_by_ten,
-    tokenizer='gpt-4',
+    tokenizer="gpt-4",
     num_repeats=10,
     generation_length=32,
     length_buffer=None,
@@ -68,23 +68,23 @@ def niah_cells(
     import opencompass_llada.options
 
     reject_unknown = opencompass_llada.options.reject_unknown
-    reject_unknown('data', [data], haystacks)
-    reject_unknown(f'language of {data} data', [language], haystacks[data])
+    reject_unknown("data", [data], haystacks)
+    reject_unknown(f"language of {data} data", [language], haystacks[data])
     haystack = dict(haystacks[data][language])
-    if length_buffer is None and tokenizer != 'gpt-4':
-        length_buffer = 'fit'
+    if length_buffer is None and tokenizer != "gpt-4":
+        length_buffer = "fit"
     if length_buffer is not None:
-        haystack['length_buffer'] = length_buffer
-    if haystack['length_buffer'] == 'fit':
-        haystack['generation_reserve'] = generation_length
-    label = tokenizer.replace('asset:', '').rstrip('/').split('/')[-1]
+        haystack["length_buffer"] = length_buffer
+    if haystack["length_buffer"] == "fit":
+        haystack["generation_reserve"] = generation_length
+    label = tokenizer.replace("asset:", "").rstrip("/").split("/")[-1]
     cells = []
     for depth in depths:
         for length in lengths:
-            name = f'niah_{data}_{language}_length{length}_depth{depth:03d}_by-{label}'
+            name = f"niah_{data}_{language}_length{length}_depth{depth:03d}_by-{label}"
             cells.append(
                 dict(
-                    abbr=name + ('_chat' if chat else ''),
+                    abbr=name + ("_chat" if chat else ""),
                     type=NeedleBenchSingleDataset,
                     path=path or data_paths[data],
                     length=length,
@@ -92,33 +92,33 @@ def niah_cells(
                     tokenizer=tokenizer,
                     num_repeats_per_file=num_repeats,
                     guide=chat,
-                    needle_file_name='needles.jsonl',
-                    reader_cfg=dict(input_columns=['prompt'], output_column='answer'),
+                    needle_file_name="needles.jsonl",
+                    reader_cfg=dict(input_columns=["prompt"], output_column="answer"),
                     infer_cfg=dict(
                         # No BOT turn: it would put a line break after the answer prefix.
                         prompt_template=dict(
                             type=PromptTemplate,
-                            template=dict(round=[dict(role='HUMAN', prompt='{prompt}')]),
+                            template=dict(round=[dict(role="HUMAN", prompt="{prompt}")]),
                         ),
                         retriever=dict(type=ZeroRetriever),
                         inferencer=dict(type=GenInferencer, max_out_len=generation_length),
                     ),
-                    eval_cfg=dict(evaluator=dict(type=NeedleBenchEvaluator), pred_role='BOT'),
+                    eval_cfg=dict(evaluator=dict(type=NeedleBenchEvaluator), pred_role="BOT"),
                     **haystack,
                 )
             )
     return cells
 
 
-niah_en_datasets = niah_cells(language='en')
-niah_zh_datasets = niah_cells(language='zh')
-niah_en_chat_datasets = niah_cells(language='en', chat=True)
-niah_zh_chat_datasets = niah_cells(language='zh', chat=True)
+niah_en_datasets = niah_cells(language="en")
+niah_zh_datasets = niah_cells(language="zh")
+niah_en_chat_datasets = niah_cells(language="en", chat=True)
+niah_zh_chat_datasets = niah_cells(language="zh", chat=True)
 # For tiny-llada, from half to four times its trained length of 512 tokens.
 niah_embedded_datasets = niah_cells(
-    data='embedded',
+    data="embedded",
     lengths=(256, 512, 1024, 2048),
-    tokenizer='asset:tiny-llada',
+    tokenizer="asset:tiny-llada",
     num_repeats=2,
     generation_length=16,
 )

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.modeling import load_llada
 from opencompass_llada.options import unknown_name_message
+from opencompass_llada.prompting.tokenization import EOT_TOKEN, find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SpecialTokens
-from opencompass_llada.tokenization import EOT_TOKEN, find_token_id
 
 
 @dataclass(frozen=True, kw_only=True)

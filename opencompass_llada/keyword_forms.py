@@ -13,9 +13,9 @@ from typing import Any
 from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.prompting.truncation import check_truncation_policy
 from opencompass_llada.rope_scaling import RopeScaling, parse_rope_scaling
 from opencompass_llada.sampling import SamplerConfig
-from opencompass_llada.truncation import check_truncation_policy
 
 logger = get_logger(__name__)
 

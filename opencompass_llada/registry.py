@@ -13,8 +13,12 @@ import logging
 
 MODULES = (
     "opencompass_llada.wrapper",
-    "opencompass_llada.datasets",
+    "opencompass_llada.datasets.needlebench",
+    "opencompass_llada.datasets.needle_evaluator",
     "opencompass_llada.results.summarizer",
+    "opencompass_llada.running.local_runner",
+    "opencompass_llada.running.partitioner",
+    "opencompass_llada.running.tasks",
 )
 
 

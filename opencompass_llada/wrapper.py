@@ -23,10 +23,14 @@ from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import read_model_config
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.prompting.stopping import (
+    cut_at_stop_strings,
+    cut_at_token_ids,
+    merge_stop_strings,
+)
+from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
+from opencompass_llada.prompting.truncation import truncate
 from opencompass_llada.sampling import SpecialTokens
-from opencompass_llada.stopping import cut_at_stop_strings, cut_at_token_ids, merge_stop_strings
-from opencompass_llada.tokenization import PromptEncoder, load_tokenizer
-from opencompass_llada.truncation import truncate
 from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
 
 logger = get_logger(__name__)

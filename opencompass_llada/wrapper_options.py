@@ -22,9 +22,9 @@ from opencompass_llada.keyword_forms import (
     parse_scaling,
 )
 from opencompass_llada.logs import get_logger
+from opencompass_llada.prompting.stopping import merge_stop_strings
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SamplerConfig
-from opencompass_llada.stopping import merge_stop_strings
 
 logger = get_logger(__name__)
 

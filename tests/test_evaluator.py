@@ -11,7 +11,7 @@ from opencompass.datasets.needlebench.origin import NeedleBenchOriginEvaluator
 from tiny import tiny_tokenizer
 
 from opencompass_llada.datasets.needle_evaluator import NeedleBenchEvaluator, score_answer
-from opencompass_llada.results.evaluation_task import CellByCellEvalTask
+from opencompass_llada.running.tasks import CellByCellEvalTask
 
 REFERENCE = "\nThe item hidden on the Isle is the Ruby Lamp.\n*Ruby Lamp"
 ANSWERS = [
@@ -164,4 +164,4 @@ def test_task_runs_as_a_module_so_that_its_folder_is_not_on_the_path(eval_run):
     _, cfg = eval_run
     command = CellByCellEvalTask(cfg).get_command("task.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
     assert command.startswith("CUDA_VISIBLE_DEVICES= ")
-    assert command.endswith("-m opencompass_llada.results.evaluation_task task.py")
+    assert command.endswith("-m opencompass_llada.running.tasks task.py")

@@ -11,9 +11,9 @@ from tiny import write_tiny_checkpoint
 
 import opencompass_llada.assets
 from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, parse_needle_cell
-from opencompass_llada.partitioner import PackingPartitioner
-from opencompass_llada.results.evaluation_task import CellByCellEvalTask
 from opencompass_llada.results.summarizer import NeedleSummarizer
+from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.running.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]

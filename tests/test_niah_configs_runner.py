@@ -5,7 +5,7 @@ import os
 import pytest
 from opencompass.runners import LocalRunner
 
-from opencompass_llada.local_runner import THREADS_VARIABLE, CoreSharingLocalRunner
+from opencompass_llada.running.local_runner import THREADS_VARIABLE, CoreSharingLocalRunner
 
 
 @pytest.fixture

@@ -116,7 +116,9 @@ def test_wheel_run_and_its_repetition_from_the_dumped_config(
     assert "opencompass_llada.wrapper.LLaDACausalLM" in dumped.read_text()
     # Again from what was dumped, in one process, from the editable install or the checkout.
     again = run_python(
-        ["-m", "opencompass_llada.launch", str(dumped), "-w", "again", "--debug"], cwd=cwd, path=[]
+        ["-m", "opencompass_llada.running.launch", str(dumped), "-w", "again", "--debug"],
+        cwd=cwd,
+        path=[],
     )
     assert again.returncode == 0, (again.stdout + again.stderr)[-3000:]
     assert read_predictions(only_run(cwd / "again")) == answers

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada import environment, preflight
+from opencompass_llada.running import environment, preflight
 
 CONFIG = """
 from mmengine.config import read_base

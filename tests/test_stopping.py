@@ -2,7 +2,11 @@
 
 import pytest
 
-from opencompass_llada.stopping import cut_at_stop_strings, cut_at_token_ids, merge_stop_strings
+from opencompass_llada.prompting.stopping import (
+    cut_at_stop_strings,
+    cut_at_token_ids,
+    merge_stop_strings,
+)
 
 
 def test_ids_are_cut_before_the_first_end_token_of_any_kind():

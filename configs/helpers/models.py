@@ -13,35 +13,35 @@ from opencompass_llada.wrapper import LLaDACausalLM
 # max_out_len, block_length and num_steps: how its needle-in-a-haystack figures were made.
 model_facts = dict(
     tiny_llada=dict(
-        title='tiny-llada',
-        path='asset:tiny-llada',
+        title="tiny-llada",
+        path="asset:tiny-llada",
         trained_length=512,
         max_out_len=16,
         block_length=16,
         num_steps=4,
         batch_size=2,
-        dtype='float32',
+        dtype="float32",
     ),
     # LongLLaDA (arXiv 2506.14429, section 4.1): 32 new tokens in 32 steps.
     llada_8b_base=dict(
-        title='LLaDA-8B-Base',
-        path='GSAI-ML/LLaDA-8B-Base',
+        title="LLaDA-8B-Base",
+        path="GSAI-ML/LLaDA-8B-Base",
         trained_length=4096,
         max_out_len=32,
         block_length=32,
         num_steps=32,
     ),
     llada_8b_instruct=dict(
-        title='LLaDA-8B-Instruct',
-        path='GSAI-ML/LLaDA-8B-Instruct',
+        title="LLaDA-8B-Instruct",
+        path="GSAI-ML/LLaDA-8B-Instruct",
         trained_length=4096,
         max_out_len=32,
         block_length=32,
         num_steps=32,
     ),
     llada_1_5=dict(
-        title='LLaDA-1.5',
-        path='GSAI-ML/LLaDA-1.5',
+        title="LLaDA-1.5",
+        path="GSAI-ML/LLaDA-1.5",
         trained_length=4096,
         max_out_len=32,
         block_length=32,
@@ -49,8 +49,8 @@ model_facts = dict(
     ),
     # UltraLLaDA's repository: 32 new tokens in 16 steps, no further scaling.
     ultrallada=dict(
-        title='UltraLLaDA',
-        path='relaxe-system-lab/UltraLLaDA',
+        title="UltraLLaDA",
+        path="relaxe-system-lab/UltraLLaDA",
         trained_length=131072,
         max_out_len=32,
         block_length=32,
@@ -59,7 +59,7 @@ model_facts = dict(
 )
 
 # LongLLaDA's lambdas for 8K, 16K, 24K and 32K tokens (its Eq. 6, rounded up).
-longllada_scalings = [f'ntk:theta_multiplier={factor}' for factor in (4, 14, 31, 55)]
+longllada_scalings = [f"ntk:theta_multiplier={factor}" for factor in (4, 14, 31, 55)]
 
 
 def parse_scaling(text, trained_length):
@@ -73,33 +73,33 @@ def parse_scaling(text, trained_length):
     """
     import opencompass_llada.rope_scaling
 
-    method, *settings = text.strip().split(':')
+    method, *settings = text.strip().split(":")
     scaling = dict(type=method)
     for setting in settings:
-        name, equals, value = setting.partition('=')
+        name, equals, value = setting.partition("=")
         try:
             number = float(value)
         except ValueError:
-            equals = ''
+            equals = ""
         if not equals:
             raise ValueError(
-                f'scaling {text!r}: {setting!r} must be option=number, as in '
-                'ntk:target_length=16384 or ntk:theta_multiplier=14.'
+                f"scaling {text!r}: {setting!r} must be option=number, as in "
+                "ntk:target_length=16384 or ntk:theta_multiplier=14."
             )
         scaling[name] = int(number) if number == int(number) else number
-    if method not in ('none', '') and len(scaling) == 1:
-        scaling['target_length'] = 4 * trained_length
+    if method not in ("none", "") and len(scaling) == 1:
+        scaling["target_length"] = 4 * trained_length
     opencompass_llada.rope_scaling.parse_rope_scaling(scaling)
     return scaling
 
 
 def name_scaling(scaling):
     """Return a scaling as it stands in file names, e.g. ``ntk-target_length2048``; '' for none."""
-    options = [f'-{name}{value}' for name, value in scaling.items() if name != 'type']
-    return '' if scaling['type'] == 'none' else scaling['type'] + ''.join(options)
+    options = [f"-{name}{value}" for name, value in scaling.items() if name != "type"]
+    return "" if scaling["type"] == "none" else scaling["type"] + "".join(options)
 
 
-def list_model_configs(models, scalings=('none',), num_gpus=0, batch_size=None, num_steps=None):
+def list_model_configs(models, scalings=("none",), num_gpus=0, batch_size=None, num_steps=None):
     """Make the config of every model with every scaling.
 
     Args:
@@ -111,40 +111,40 @@ def list_model_configs(models, scalings=('none',), num_gpus=0, batch_size=None, 
     """
     import opencompass_llada.options
 
-    opencompass_llada.options.reject_unknown('model', models, model_facts)
+    opencompass_llada.options.reject_unknown("model", models, model_facts)
     configs = []
     for name in models:
         facts = model_facts[name]
         for text in scalings:
-            scaling = parse_scaling(text, facts['trained_length'])
+            scaling = parse_scaling(text, facts["trained_length"])
             suffix = name_scaling(scaling)
             config = dict(
                 type=LLaDACausalLM,
-                abbr=name.replace('_', '-') + (f'_{suffix}' if suffix else ''),
-                path=facts['path'],
+                abbr=name.replace("_", "-") + (f"_{suffix}" if suffix else ""),
+                path=facts["path"],
                 rope_scaling=scaling,
                 sampler=dict(
-                    block_length=facts['block_length'],
-                    num_steps=num_steps or facts['num_steps'],
+                    block_length=facts["block_length"],
+                    num_steps=num_steps or facts["num_steps"],
                 ),
-                max_out_len=facts['max_out_len'],
-                batch_size=batch_size or facts.get('batch_size', 1),
+                max_out_len=facts["max_out_len"],
+                batch_size=batch_size or facts.get("batch_size", 1),
                 run_cfg=dict(num_gpus=min(1, num_gpus)),
             )
-            if 'dtype' in facts:
-                config['dtype'] = facts['dtype']
+            if "dtype" in facts:
+                config["dtype"] = facts["dtype"]
             configs.append(config)
     return configs
 
 
 def describe_models(model_configs):
     """List what the summarizer says about models: title and trained length of each abbr."""
-    by_path = {facts['path']: facts for facts in model_facts.values()}
+    by_path = {facts["path"]: facts for facts in model_facts.values()}
     return [
         dict(
-            abbr=config['abbr'],
-            title=by_path[config['path']]['title'],
-            trained_length=by_path[config['path']]['trained_length'],
+            abbr=config["abbr"],
+            title=by_path[config["path"]]["title"],
+            trained_length=by_path[config["path"]]["trained_length"],
         )
         for config in model_configs
     ]

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.partitioner import PackingPartitioner
+from opencompass_llada.running.partitioner import PackingPartitioner
 
 with read_base():
     from ...needlebench.niah import data_paths, depths_by_ten, longllada_lengths, niah_cells
@@ -35,23 +35,21 @@ def plan_run(settings, num_gpus, announce=True):
     models, datasets, combinations = [], [], []
     for cells, names in groups:
         configs = list_model_configs(
-            names, values['scaling'], num_gpus, values['batch_size'], values['steps']
+            names, values["scaling"], num_gpus, values["batch_size"], values["steps"]
         )
         models += configs
         datasets += cells
         combinations.append(dict(models=configs, datasets=cells))
     if announce:
-        announce_run(values, sources, len(models), sum(len(c['datasets']) for c in combinations))
+        announce_run(values, sources, len(models), sum(len(c["datasets"]) for c in combinations))
     return dict(
         models=models,
         datasets=datasets,
         combinations=combinations if len(groups) > 1 else None,
         described_models=describe_models(models),
         settings=values,
-        workers=values['workers'],
-        partitioner=choose_partitioner(
-            len(models), len(groups[0][0]), values['workers'], num_gpus
-        ),
+        workers=values["workers"],
+        partitioner=choose_partitioner(len(models), len(groups[0][0]), values["workers"], num_gpus),
         eval_partitioner=dict(
             type=PackingPartitioner,
             num_tasks=-(-len(models) * len(groups[0][0]) // (4 * most_cells_a_task)),
@@ -65,37 +63,37 @@ def fill_defaults(values, sources, num_gpus):
 
     import opencompass_llada.options
 
-    opencompass_llada.options.reject_unknown('model', values['models'], model_facts)
-    trained = min(model_facts[name]['trained_length'] for name in values['models'])
-    embedded = values['data'] == 'embedded'
+    opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
+    trained = min(model_facts[name]["trained_length"] for name in values["models"])
+    embedded = values["data"] == "embedded"
     gpt4 = not embedded and trained >= longllada_lengths[0]
     defaults = dict(
-        depths=(list(depths_by_ten), 'default: every 10 %'),
-        repeats=(2 if embedded else 10, "default: 2 on embedded data, else LongLLaDA's 10"),
+        depths=(list(depths_by_ten), "default: every 10 %"),
+        repeats=(4 if embedded else 10, "default: 4 on embedded data, else LongLLaDA's 10"),
         tokenizer=(
-            'gpt-4' if gpt4 else 'model',
-            'default: as NeedleBench counts'
+            "gpt-4" if gpt4 else "model",
+            "default: as NeedleBench counts"
             if gpt4
             else "default: embedded data or a trained length below NeedleBench's shortest",
         ),
         workers=(
             num_gpus or min(2, cpu_count() or 1),
-            f'default: {num_gpus} GPUs' if num_gpus else 'default: no GPU, up to two cores',
+            f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores",
         ),
     )
     for name, (value, reason) in defaults.items():
         if values[name] is None:
             values[name], sources[name] = value, reason
-    if values['lengths'] is None:
-        counted_by_gpt4 = values['tokenizer'] == 'gpt-4'
-        sources['lengths'] = "default: LongLLaDA's" if counted_by_gpt4 else known_lengths_reason
+    if values["lengths"] is None:
+        counted_by_gpt4 = values["tokenizer"] == "gpt-4"
+        sources["lengths"] = "default: LongLLaDA's" if counted_by_gpt4 else known_lengths_reason
         if counted_by_gpt4:
-            values['lengths'] = list(longllada_lengths)
-    if not values['scaling']:
-        values['scaling'], sources['scaling'] = ['none'], 'default'
+            values["lengths"] = list(longllada_lengths)
+    if not values["scaling"]:
+        values["scaling"], sources["scaling"] = ["none"], "default"
 
 
-known_lengths_reason = 'default: 1/2, 1, 2 and 4 times the trained length of each model'
+known_lengths_reason = "default: 1/2, 1, 2 and 4 times the trained length of each model"
 
 
 def group_models(values):
@@ -106,32 +104,32 @@ def group_models(values):
     """
     import opencompass_llada.datasets.haystack
 
-    named = values['data'] in data_paths
-    path = data_paths[values['data']] if named else values['data']
-    if not path.startswith('asset:'):
+    named = values["data"] in data_paths
+    path = data_paths[values["data"]] if named else values["data"]
+    if not path.startswith("asset:"):
         # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
         folder = opencompass_llada.datasets.haystack.resolve_data_directory(path)
         path = str(folder.resolve())
     names_by_cells = {}
-    for name in values['models']:
+    for name in values["models"]:
         facts = model_facts[name]
-        trained = facts['trained_length']
-        lengths = values['lengths'] or (trained // 2, trained, 2 * trained, 4 * trained)
-        tokenizer = facts['path'] if values['tokenizer'] == 'model' else values['tokenizer']
-        generation_length = values['generation_length'] or facts['max_out_len']
+        trained = facts["trained_length"]
+        lengths = values["lengths"] or (trained // 2, trained, 2 * trained, 4 * trained)
+        tokenizer = facts["path"] if values["tokenizer"] == "model" else values["tokenizer"]
+        generation_length = values["generation_length"] or facts["max_out_len"]
         key = (tuple(lengths), tokenizer, generation_length)
         names_by_cells.setdefault(key, []).append(name)
     groups = []
     for (lengths, tokenizer, generation_length), names in names_by_cells.items():
         cells = niah_cells(
-            data=values['data'] if named else 'needlebench',
-            language=values['language'],
+            data=values["data"] if named else "needlebench",
+            language=values["language"],
             lengths=lengths,
-            depths=values['depths'],
+            depths=values["depths"],
             tokenizer=tokenizer,
-            num_repeats=values['repeats'],
+            num_repeats=values["repeats"],
             generation_length=generation_length,
-            chat=values['prompt'] == 'chat',
+            chat=values["prompt"] == "chat",
             path=path,
         )
         groups.append((cells, names))
@@ -163,9 +161,9 @@ def announce_run(values, sources, num_models, num_cells):
     """Write what is run, and why, to standard error: once, where the config is parsed."""
     from sys import stderr
 
-    lines = [f'Needle in a haystack: {num_models} models, {num_cells} cells (length x depth)']
+    lines = [f"Needle in a haystack: {num_models} models, {num_cells} cells (length x depth)"]
     for name, value in values.items():
-        if value is not None or name == 'lengths':
-            shown = ','.join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f'  {name:<18}{"by model" if shown is None else shown}  [{sources[name]}]')
-    stderr.write('\n'.join(lines) + '\n')
+        if value is not None or name == "lengths":
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"  {name:<18}{'by model' if shown is None else shown}  [{sources[name]}]")
+    stderr.write("\n".join(lines) + "\n")

@@ -6,28 +6,28 @@ decided while the config is parsed: the dumped config holds the result and reads
 
 from os import environ
 
-prefix = 'LLADA_'
+prefix = "LLADA_"
 
 # Setting -> what its environment variable holds.
 known_settings = dict(
-    models='names of configs/helpers/models.py, separated by commas',
-    scaling='METHOD or METHOD:option=number, separated by commas',
-    lengths='tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length',
-    depths='percent, separated by commas',
-    repeats='samples a cell',
-    data='embedded, needlebench, or the folder of NeedleBench files',
-    language='en or zh',
+    models="names of configs/helpers/models.py, separated by commas",
+    scaling="METHOD or METHOD:option=number, separated by commas",
+    lengths="tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length",
+    depths="percent, separated by commas",
+    repeats="samples a cell",
+    data="embedded, needlebench, or the folder of NeedleBench files",
+    language="en or zh",
     tokenizer="what counts lengths: model (its own), gpt-4, or a checkpoint's path",
-    prompt='base (ends in the answer prefix) or chat',
-    generation_length='tokens generated for a sample; default the model\'s',
-    steps='denoising steps; default the model\'s',
-    batch_size='prompts at a time; default the model\'s',
-    workers='tasks at a time; default one a GPU, or one a core up to two on a CPU',
+    prompt="base (ends in the answer prefix) or chat",
+    generation_length="tokens generated for a sample; default the model's",
+    steps="denoising steps; default the model's",
+    batch_size="prompts at a time; default the model's",
+    workers="tasks at a time; default one a GPU, or one a core up to two on a CPU",
 )
-list_settings = ('models', 'scaling', 'lengths', 'depths')
-number_settings = ('lengths', 'depths', 'repeats', 'generation_length', 'steps', 'batch_size')
-number_settings += ('workers',)
-choices = dict(language=('en', 'zh'), prompt=('base', 'chat'))
+list_settings = ("models", "scaling", "lengths", "depths")
+number_settings = ("lengths", "depths", "repeats", "generation_length", "steps", "batch_size")
+number_settings += ("workers",)
+choices = dict(language=("en", "zh"), prompt=("base", "chat"))
 
 
 def read_settings(settings):
@@ -47,18 +47,18 @@ def read_settings(settings):
 
     reject = opencompass_llada.options.reject_unknown
     variables = [prefix + name.upper() for name in known_settings]
-    reject('setting', settings, known_settings)
-    reject('variable', [name for name in environ if name.startswith(prefix)], variables)
+    reject("setting", settings, known_settings)
+    reject("variable", [name for name in environ if name.startswith(prefix)], variables)
     values, sources = {}, {}
     for name in known_settings:
         variable = prefix + name.upper()
-        text = environ.get(variable, '').strip()
+        text = environ.get(variable, "").strip()
         value, source = settings.get(name), "the config's settings"
         if text:
-            value, source = parse_variable(variable, name, text), f'${variable}'
+            value, source = parse_variable(variable, name, text), f"${variable}"
         if value is not None and name in choices:
-            reject(source + ' value', [value], choices[name])
-        values[name], sources[name] = value, 'default' if value is None else source
+            reject(source + " value", [value], choices[name])
+        values[name], sources[name] = value, "default" if value is None else source
     return values, sources
 
 
@@ -68,17 +68,17 @@ def parse_variable(variable, name, text):
     Raises:
         ValueError: If a number is wanted and something else stands there.
     """
-    parts = [part.strip() for part in text.split(',') if part.strip()]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     if name in number_settings:
-        lowest = 0 if name == 'depths' else 1
+        lowest = 0 if name == "depths" else 1
         if not parts or not all(part.isdigit() and int(part) >= lowest for part in parts):
             raise ValueError(
-                f'{variable}={text!r} must be whole numbers from {lowest}, separated by commas '
-                f'({known_settings[name]}).'
+                f"{variable}={text!r} must be whole numbers from {lowest}, separated by commas "
+                f"({known_settings[name]})."
             )
         parts = [int(part) for part in parts]
     if name in list_settings:
         return list(dict.fromkeys(parts))
     if len(parts) != 1:
-        raise ValueError(f'{variable}={text!r} must be one value ({known_settings[name]}).')
+        raise ValueError(f"{variable}={text!r} must be one value ({known_settings[name]}).")
     return parts[0]

@@ -6,4 +6,4 @@ with read_base():
     from ..helpers.hardware import count_gpus as __count_gpus
     from ..helpers.models import list_model_configs as __list_model_configs
 
-models = __list_model_configs(['llada_1_5'], num_gpus=__count_gpus())
+models = __list_model_configs(["llada_1_5"], num_gpus=__count_gpus())

@@ -7,6 +7,4 @@ with read_base():
     from ..helpers.models import list_model_configs as __list_model_configs
     from ..helpers.models import longllada_scalings as __longllada_scalings
 
-models = __list_model_configs(
-    ['llada_1_5'], __longllada_scalings, num_gpus=__count_gpus()
-)
+models = __list_model_configs(["llada_1_5"], __longllada_scalings, num_gpus=__count_gpus())

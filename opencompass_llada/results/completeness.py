@@ -136,8 +136,9 @@ def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
     shards = sorted(folder.glob(f"{_escape(dataset)}_[0-9]*.out"))
     if shards:
         return shards[-1]
+    # A task of several models has its log in the folder of its first model.
     name = re.compile(re.escape(f"{model}/{dataset}") + r"[,\]_]")
-    for log_path in sorted(folder.glob("*.out")):
+    for log_path in sorted(folder.glob("*.out")) + sorted(folder.parent.glob("*/*.out")):
         if name.search(log_path.read_text(encoding="utf-8", errors="replace")):
             return log_path
     return None

@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.environment import EnvironmentFault, check_environment, read_requirements
-from opencompass_llada.hardware import list_gpus, visible_devices_as_indices
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.completeness import describe_missing, find_missing
+from opencompass_llada.running.environment import (
+    EnvironmentFault,
+    check_environment,
+    read_requirements,
+)
+from opencompass_llada.running.hardware import list_gpus, visible_devices_as_indices
 
 logger = get_logger(__name__)
 
@@ -52,7 +56,7 @@ def launch() -> int:
         try:
             cfg = original(arguments)
             if arguments.mode in ("all", "infer"):
-                from opencompass_llada.preflight import check_config
+                from opencompass_llada.running.preflight import check_config
 
                 check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
         except ValueError as error:

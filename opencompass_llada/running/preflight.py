@@ -15,9 +15,9 @@ from typing import Any
 
 from opencompass_llada.assets import resolve_asset
 from opencompass_llada.families import find_family
-from opencompass_llada.hardware import count_gpus
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import read_model_config
+from opencompass_llada.running.hardware import count_gpus
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper_options import WrapperOptions
 

@@ -1,25 +1,59 @@
-"""OpenCompass's evaluation task, with the cells of a task kept apart from each other's faults.
+"""OpenCompass's two tasks, with names that fit a line and faults that stay in their own cell.
 
-The stock task stops at the first data set whose predictions are missing or incomplete, and leaves
-the rest of the task without results. This one goes on, and fails at the end. It scores nothing
-itself.
+The stock tasks are named after every model and data set in them, and the stock evaluation stops at
+the first data set whose predictions are missing or incomplete. Nothing is inferred or scored here.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
+from opencompass.tasks.openicl_infer import OpenICLInferTask
 
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
 
 
+def short_name(prefix: str, model_cfgs: Sequence[Any], dataset_cfgs: Sequence[Any]) -> str:
+    """Name a task by its models and the number of its cells.
+
+    Args:
+        prefix: What kind of task it is.
+        model_cfgs: The task's models.
+        dataset_cfgs: One list of data sets a model.
+
+    Returns:
+        For example ``OpenICLInfer[tiny-llada: 44 data sets]``.
+    """
+    parts = [
+        f"{model['abbr']}: {len(datasets)} data sets"
+        for model, datasets in zip(model_cfgs, dataset_cfgs, strict=True)
+    ]
+    return f"{prefix}[{', '.join(parts)}]"
+
+
+class ShortNamedInferTask(OpenICLInferTask):
+    """The stock inference task under a short name."""
+
+    @property
+    def name(self) -> str:
+        """What the console shows of the task."""
+        return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
+
+
 class CellByCellEvalTask(OpenICLEvalTask):
     """Evaluates every data set of a task that can be, then fails if any could not."""
+
+    @property
+    def name(self) -> str:
+        """What the console shows of the task."""
+        return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
 
     def get_command(self, cfg_path: str, template: str) -> str:
         """Return the shell command that runs this task in a process of its own.
@@ -28,7 +62,7 @@ class CellByCellEvalTask(OpenICLEvalTask):
             cfg_path: File of the task's config.
             template: The runner's command with ``{task_cmd}`` in it.
         """
-        command = f"{sys.executable} -m opencompass_llada.results.evaluation_task {cfg_path}"
+        command = f"{sys.executable} -m opencompass_llada.running.tasks {cfg_path}"
         return template.format(task_cmd=command)
 
     def run(self) -> None:
