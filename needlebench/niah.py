@@ -32,6 +32,8 @@ haystacks = {
         "en": dict(language="English", file_list=["synthetic_en.jsonl"], length_buffer="fit"),
     },
 }
+# Samples a cell: LongLLaDA's 10.
+default_repeats = {"needlebench": 10, "embedded": 4}
 data_paths = {"needlebench": "opencompass/needlebench", "embedded": "asset:needlebench"}
 
 
@@ -41,7 +43,7 @@ def niah_cells(
     lengths=longllada_lengths,
     depths=depths_by_ten,
     tokenizer="gpt-4",
-    num_repeats=10,
+    num_repeats=None,
     generation_length=32,
     length_buffer=None,
     chat=False,
@@ -55,7 +57,7 @@ def niah_cells(
         lengths: Tokens of the whole task.
         depths: Places of the needle, percent of the context.
         tokenizer: What counts: 'gpt-4' or a checkpoint's path (folder, hub name, asset:NAME).
-        num_repeats: Samples a cell.
+        num_repeats: Samples a cell; by default those of `default_repeats`.
         generation_length: Tokens that the model generates.
         length_buffer: Tokens kept for all but context and needle, or 'fit'; by default
             NeedleBench's for GPT-4's tokenizer and 'fit' for others.
@@ -81,7 +83,8 @@ def niah_cells(
     cells = []
     for depth in depths:
         for length in lengths:
-            name = f"niah_{data}_{language}_length{length}_depth{depth:03d}_by-{label}"
+            percent = f"{depth:g}".zfill(3)
+            name = f"niah_{data}_{language}_length{length}_depth{percent}_by-{label}"
             cells.append(
                 dict(
                     abbr=name + ("_chat" if chat else ""),
@@ -90,7 +93,7 @@ def niah_cells(
                     length=length,
                     depth=depth,
                     tokenizer=tokenizer,
-                    num_repeats_per_file=num_repeats,
+                    num_repeats_per_file=num_repeats or default_repeats[data],
                     guide=chat,
                     needle_file_name="needles.jsonl",
                     reader_cfg=dict(input_columns=["prompt"], output_column="answer"),
@@ -119,6 +122,5 @@ niah_embedded_datasets = niah_cells(
     data="embedded",
     lengths=(256, 512, 1024, 2048),
     tokenizer="asset:tiny-llada",
-    num_repeats=2,
     generation_length=16,
 )

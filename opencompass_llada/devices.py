@@ -24,48 +24,89 @@ _DTYPES = {
 }
 
 
+def parse_device(name: str | torch.device | None) -> torch.device | None:
+    """Read a device's name, without asking whether this machine has it.
+
+    Args:
+        name: ``cpu``, ``cuda``, ``cuda:1`` and the like; None or ``auto`` for an automatic choice.
+
+    Returns:
+        The device, or None for an automatic choice.
+
+    Raises:
+        ValueError: If the name is no device.
+    """
+    if name is None or name == "auto":
+        return None
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={name!r} is no device; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
+        ) from error
+
+
 def choose_device(name: str | torch.device | None) -> torch.device:
     """Return the device to run on.
 
     Args:
-        name: ``cpu``, ``cuda``, ``cuda:1`` and the like; None or ``auto`` takes the first CUDA
-            device, and the CPU where there is none.
+        name: See `parse_device`; None or ``auto`` takes the first CUDA device, and the CPU where
+            there is none.
 
     Returns:
         The device.
 
     Raises:
-        ValueError: If the name is no device, or CUDA is asked for and absent.
+        ValueError: If the name is no device, or a CUDA device is asked for and absent.
     """
-    if name is None or name == "auto":
-        found = torch.cuda.is_available()
+    device = parse_device(name)
+    found = torch.cuda.is_available()
+    if device is None:
         device = torch.device("cuda" if found else "cpu")
         reason = "CUDA is available" if found else "no CUDA device is visible"
         logger.info("device=%s, because %s", device, reason)
         return device
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
+    if device.type == "cuda" and not found:
         raise ValueError(
-            f"device={name!r} is no device; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={name!r}, but no CUDA device is visible to PyTorch {torch.__version__}; use "
-            "device='cpu', install a CUDA build of torch, or give the task a GPU "
-            "(run_cfg=dict(num_gpus=1))"
+            f"device={str(device)!r}, but no CUDA device is visible to PyTorch "
+            f"{torch.__version__}; use device='cpu', install a CUDA build of torch, or give the "
+            "task a GPU (run_cfg=dict(num_gpus=1))"
         )
     return device
+
+
+def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """Read a dtype's name.
+
+    Args:
+        name: A dtype, or its name with or without ``torch.`` (a dumped OpenCompass config turns
+            ``torch.float16`` into the string); None or ``auto`` for an automatic choice.
+
+    Returns:
+        The dtype, or None for an automatic choice.
+
+    Raises:
+        ValueError: If the name is unknown; the nearest one is named.
+    """
+    if name is None or name == "auto":
+        return None
+    if isinstance(name, torch.dtype):
+        if name not in _DTYPES.values():
+            raise ValueError(f"dtype={name} is not supported; use bfloat16, float16 or float32")
+        return name
+    text = str(name).removeprefix("torch.")
+    if text not in _DTYPES:
+        raise ValueError(unknown_name_message("dtype", text, [*_DTYPES, "auto"]))
+    return _DTYPES[text]
 
 
 def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """Return the dtype to hold the weights in.
 
     Args:
-        name: A dtype, or its name with or without ``torch.`` (a dumped OpenCompass config turns
-            ``torch.float16`` into the string). None or ``auto`` is bfloat16 on CUDA, the dtype
-            that LLaDA was trained in, and float32 elsewhere, where bfloat16 is emulated on many
-            processors and gives answers that differ between them.
+        name: See `parse_dtype`; None or ``auto`` is bfloat16 on CUDA, the dtype that LLaDA was
+            trained in, and float32 elsewhere, where bfloat16 is emulated on many processors and
+            gives answers that differ between them.
         device: Where the model goes.
 
     Returns:
@@ -74,15 +115,8 @@ def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.
     Raises:
         ValueError: If the name is unknown; the nearest one is named.
     """
-    if isinstance(name, torch.dtype):
-        if name not in _DTYPES.values():
-            raise ValueError(f"dtype={name} is not supported; use bfloat16, float16 or float32")
-        return name
-    if name is None or name == "auto":
+    dtype = parse_dtype(name)
+    if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         logger.info("dtype=%s, the default on %s", dtype, device.type)
-        return dtype
-    text = str(name).removeprefix("torch.")
-    if text not in _DTYPES:
-        raise ValueError(unknown_name_message("dtype", text, [*_DTYPES, "auto"]))
-    return _DTYPES[text]
+    return dtype

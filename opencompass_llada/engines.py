@@ -155,7 +155,8 @@ class MaskedDiffusionEngine:
 
         A prompt's random numbers come from the run's seed, its own ids and how often this engine
         met it before, so that batches, shards and resuming do not change its answer while repeats
-        of one prompt are different samples.
+        of one prompt are different samples. Repeats are counted in this engine alone: a shard or
+        a resumed run that begins between two repeats of a prompt numbers them anew.
 
         Args:
             prompts: Token ids; lengths may differ.

@@ -13,11 +13,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
-from opencompass_llada.modeling import load_llada
+from opencompass_llada.modeling import check_llada, load_llada
 from opencompass_llada.options import unknown_name_message
 from opencompass_llada.prompting.tokenization import EOT_TOKEN, find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
-from opencompass_llada.sampling import SpecialTokens
+from opencompass_llada.sampling import SpecialTokens, make_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class Family:
 
     name: str
     """The family's name, as `model_type` of the wrapper takes it."""
+
+    check: Callable[[str, RopeScaling], None]
+    """Checks a checkpoint's files and the scaling as loading does, and reads no weights."""
 
     load: Callable[[LoadRequest], MaskedDiffusionEngine]
     """Loads the weights and returns the engine."""
@@ -64,7 +67,12 @@ def _llada_special_tokens(
     )
 
 
+def _check_llada(path: str, rope_scaling: RopeScaling) -> None:
+    check_llada(path, rope_scaling=rope_scaling)
+
+
 def _load_llada_engine(request: LoadRequest) -> MaskedDiffusionEngine:
+    progress = make_progress()  # reads a variable, whose fault shows before the weights load
     special_tokens = _llada_special_tokens(request.config, request.tokenizer)
     model = load_llada(
         request.path,
@@ -73,11 +81,16 @@ def _load_llada_engine(request: LoadRequest) -> MaskedDiffusionEngine:
         device=request.device,
         attention_backend=request.attention_backend,
     )
-    return MaskedDiffusionEngine(model, request.settings, special_tokens)
+    return MaskedDiffusionEngine(model, request.settings, special_tokens, progress=progress)
 
 
 FAMILIES = {
-    "llada": Family(name="llada", load=_load_llada_engine, special_tokens=_llada_special_tokens),
+    "llada": Family(
+        name="llada",
+        check=_check_llada,
+        load=_load_llada_engine,
+        special_tokens=_llada_special_tokens,
+    ),
 }
 
 # What the seeds' configs pass as model_type: the first part of an abbreviation ("ultra_llada").

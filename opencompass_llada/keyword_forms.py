@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from opencompass_llada.devices import parse_device, parse_dtype
 from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import check_backend_name
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.truncation import check_truncation_policy
 from opencompass_llada.rope_scaling import RopeScaling, parse_rope_scaling
@@ -165,8 +169,8 @@ def parse_length_limit(
 class Placement:
     """Where and how the weights are held, as asked for; None is an automatic choice."""
 
-    dtype: Any
-    device: Any
+    dtype: torch.dtype | None
+    device: torch.device | None
     attention_backend: str
 
 
@@ -212,9 +216,9 @@ def parse_placement(
             given["flash_attention"],
         )
     return Placement(
-        dtype=dtype if asked_dtype is None else asked_dtype,
-        device=device if given.get("device_map") is None else given["device_map"],
-        attention_backend=attention_backend or "auto",
+        dtype=parse_dtype(dtype if asked_dtype is None else asked_dtype),
+        device=parse_device(device if given.get("device_map") is None else given["device_map"]),
+        attention_backend=check_backend_name(attention_backend or "auto"),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from opencompass.models.base import BaseModel
 from opencompass.utils.prompt import PromptList
 
+from opencompass_llada.assets import resolve_path
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import MaskedDiffusionEngine
 from opencompass_llada.families import LoadRequest, find_family
@@ -34,8 +35,6 @@ from opencompass_llada.sampling import SpecialTokens
 from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
 
 logger = get_logger(__name__)
-
-_DEFAULT_OUT_LEN = 128
 
 
 class LLaDACausalLM(BaseModel):
@@ -105,11 +104,11 @@ class LLaDACausalLM(BaseModel):
         self.options = options
         self.engine: MaskedDiffusionEngine | None = None
         self._warned_too_long = False
-        local_path = _resolve_path(options.path)
+        local_path = resolve_path(options.path)
         config = read_model_config(local_path)
         family = find_family(config, options.path, options.family)
         self.tokenizer = load_tokenizer(
-            _resolve_path(options.tokenizer_path), options.tokenizer_kwargs
+            resolve_path(options.tokenizer_path), options.tokenizer_kwargs
         )
         self.special_tokens: SpecialTokens = family.special_tokens(config, self.tokenizer)
         _check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
@@ -160,7 +159,7 @@ class LLaDACausalLM(BaseModel):
         Raises:
             ValueError: For the first argument that does not fit.
         """
-        own = ("path", "meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
+        own = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
         reject_unknown("LLaDACausalLM keyword", keywords, [*KEYWORDS, *own])
         extra = {k: v for k, v in (generation_kwargs or {}).items() if v is not None}
         if extra not in ({}, {"num_return_sequences": 1}):
@@ -195,7 +194,7 @@ class LLaDACausalLM(BaseModel):
         if self.engine is None:
             raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
-        length = self._generation_length(max_out_len)
+        length = self.options.generation_length(max_out_len)
         prompts = [self._prompt_ids(str(text), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
         answers = []
@@ -215,10 +214,6 @@ class LLaDACausalLM(BaseModel):
     def decode(self, tokens: torch.Tensor) -> str:
         """Return the text of int64 [tokens], special tokens left out."""
         return self._encoder.decode(tokens.tolist())
-
-    def _generation_length(self, max_out_len: int | None) -> int:
-        own = self.options.max_out_len or self.options.settings.default_length
-        return max_out_len or own or _DEFAULT_OUT_LEN
 
     def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
         token_ids = self._encoder.encode(text)
@@ -257,14 +252,6 @@ def _refuse_ranks() -> None:
             "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
             "data sets over tasks instead"
         )
-
-
-def _resolve_path(path: str) -> str:
-    if not path.startswith("asset:"):
-        return path
-    from opencompass_llada.assets import resolve_asset
-
-    return str(resolve_asset(path))
 
 
 def _check_mask_id(given: int | None, found: int) -> None:

@@ -28,6 +28,8 @@ from opencompass_llada.sampling import SamplerConfig
 
 logger = get_logger(__name__)
 
+_DEFAULT_OUT_LEN = 128
+
 
 @dataclass(frozen=True, kw_only=True)
 class WrapperOptions:
@@ -45,6 +47,11 @@ class WrapperOptions:
     batch_size: int | None
     tokenizer_path: str
     tokenizer_kwargs: Mapping[str, Any]
+
+    def generation_length(self, max_out_len: int | None) -> int:
+        """Return the tokens to generate: the data set's number, else the model's own."""
+        own = self.max_out_len or self.settings.default_length
+        return max_out_len or own or _DEFAULT_OUT_LEN
 
 
 def parse_wrapper_options(
@@ -88,7 +95,8 @@ def parse_wrapper_options(
     if pad_token_id is not None:
         logger.info("pad_token_id has no effect: padding is never attended to.")
     for name, value in (("max_out_len", max_out_len), ("batch_size", batch_size)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not is_integer or value < 1):
             raise ValueError(f"{name}={value!r} must be a positive integer")
     settings, mask_token_id = parse_sampler(diffusion_config, sampler, seed)
     length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from opencompass_llada.finetune.loop import Trainer, learning_rate
+from opencompass_llada.finetune import saving
+from opencompass_llada.finetune.__main__ import main
+from opencompass_llada.finetune.loop import Trainer, _batches, learning_rate
 from opencompass_llada.finetune.objective import diffusion_loss, draw_mask_ratios, mask_rows
-from opencompass_llada.finetune.recipe import TextSource, load_recipe, parse_recipe
+from opencompass_llada.finetune.recipe import SHORTEST_ROW, TextSource, load_recipe, parse_recipe
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.rows import TrainingRows, row_loader
 from opencompass_llada.finetune.text import TokenWindows, read_texts
@@ -67,6 +69,19 @@ def test_shipped_recipe_is_valid():
         ),
         ({"phases": [{"sequence_length": 128}]}, ["num_steps", "must be given"]),
         ({"text": [{"paths": ["a"], "generated_seed": 1}]}, ["exactly one"]),
+        ({"learning_rate": "3e-3"}, ["learning_rate='3e-3'", "3.0e-3"]),
+        ({"learning_rate": 0}, ["learning_rate=0", "above 0"]),
+        ({"log_every": 0}, ["log_every=0", "from 1"]),
+        ({"betas": 0.9}, ["betas=0.9", "two numbers"]),
+        ({"text": 5}, ["text=5", "list of mappings"]),
+        ({"text": [{"generated_seed": 0, "num_documents": 1}]}, ["embedded haystack"]),
+        ({"probe_every": 2.5}, ["probe_every=2.5", "whole number"]),
+        ({"model": {"dmodel": 32}}, ["dmodel", "Did you mean 'd_model'"]),
+        ({"model": {"vocab_size": 32}}, ["vocab_size"]),
+        (
+            {"phases": [{"sequence_length": 64, "num_steps": 1, "rows_per_step": 1}]},
+            ["sequence_length=64", "at least"],
+        ),
     ],
 )
 def test_wrong_recipes_are_refused(change, words):
@@ -121,6 +136,59 @@ def test_rows_depend_on_their_number_alone(sources):
     for name in ("input_ids", "weights", "mask_all"):
         assert torch.equal(whole[5][name], resumed[0][name])
     assert not torch.equal(whole[5]["input_ids"], whole[6]["input_ids"])
+
+
+def test_two_phases_of_one_length_have_different_rows(sources):
+    windows, retrieval, _ = sources
+    phase = {"sequence_length": 128, "num_steps": 3, "rows_per_step": 2}
+    recipe = parse_recipe({**RECIPE, "phases": [phase, phase]})
+    rows = [
+        tuple(row.tolist())
+        for _, batch in _batches(recipe, windows, retrieval)
+        for row in batch["input_ids"]
+    ]
+    assert len(rows) == len(set(rows)) == 12
+
+
+@pytest.mark.parametrize("style", ["needlebench", "question", "prefix", "pairs", "copy"])
+def test_the_shortest_row_allowed_can_be_made(sources, style):
+    for seed in range(200):
+        row = sources[1].make(SHORTEST_ROW, random.Random(seed), style=style)
+        assert len(row.input_ids) == SHORTEST_ROW
+
+
+def test_line_separators_inside_a_json_string_stay_in_it(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\x85c"}\n\n{"text": "d"}', "utf-8")
+    source = TextSource(paths=(str(tmp_path / "a.jsonl"),))
+    assert list(read_texts(source)) == ["a\u2028b\x85c", "d"]
+    (tmp_path / "a.jsonl").write_text('{"text": "d"}\n{"text": ')
+    with pytest.raises(ValueError, match="line 2 of .*a.jsonl"):
+        list(read_texts(source))
+
+
+def test_output_folder_with_other_files_is_refused_before_training(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**RECIPE, "output_dir": str(tmp_path)}))
+    with pytest.raises(SystemExit) as stop:
+        main([str(recipe)])
+    assert stop.value.code == 2
+    assert "would delete them" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    recipe = parse_recipe({**RECIPE, "output_dir": str(tmp_path / "out")})
+    trainer = Trainer(recipe)
+    folder = trainer.save(0.0)
+    before = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(saving, "_name_tokenizer_class", lambda file: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.save(1.0)
+    assert (folder / "model.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    assert json.loads((trainer.save(2.0) / "training.json").read_text())["seconds"] == 2.0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_mask_ratios_are_spread_evenly():

@@ -19,9 +19,14 @@ def host(tmp_path, monkeypatch):
         "work_dir": str(tmp_path),
     }
 
-    def start(*, mode="all", stages=(), dry_run=False, error=None):
+    def start(*, mode="all", stages=(), dry_run=False, error=None, file=None):
         arguments = argparse.Namespace(
-            mode=mode, dry_run=dry_run, dump_only_message_path=None, slurm=False, dlc=False
+            config=file,
+            mode=mode,
+            dry_run=dry_run,
+            dump_only_message_path=None,
+            slurm=False,
+            dlc=False,
         )
 
         def main():
@@ -61,6 +66,14 @@ def test_each_mode_must_leave_what_it_makes(host, mode, stages, status):
     assert host(mode=mode, stages=stages) == status
 
 
+def test_a_config_file_that_is_not_there_is_named_with_the_nearest(host, tmp_path):
+    (tmp_path / "eval_this.py").write_text("")
+    with pytest.raises(
+        SystemExit, match=r"Nothing was run.*eval_thsi\.py'. Did you mean .*eval_this"
+    ):
+        host(file=str(tmp_path / "eval_thsi.py"))
+
+
 def test_a_dry_run_leaves_nothing(host):
     assert host(dry_run=True) == 0
 
@@ -80,7 +93,9 @@ def test_a_summarizers_exit_status_is_kept_and_not_repeated(host, caplog):
 
 def test_gpu_ids_become_indices_before_opencompass_reads_them(host, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     lines = ["GPU 0: X (UUID: GPU-a1)", "GPU 1: X (UUID: GPU-b1)"]
     monkeypatch.setattr(launch_module, "list_gpus", lambda: lines)
     host(dry_run=True)
     assert launch_module.os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert launch_module.os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

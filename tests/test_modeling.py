@@ -149,6 +149,26 @@ def test_attention_backends_agree(name):
     torch.testing.assert_close(choose_attention(name, "cpu")(q, k, v, None), exact)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["auto", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient"])
+def test_attention_backends_agree_on_cuda(name):
+    """Within twice the error that PyTorch's own bfloat16 softmax attention has."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 300, 64, device="cuda")
+    exact = torch.softmax(q @ k.transpose(-1, -2) / 8, -1) @ v
+    low = [x.bfloat16() for x in (q, k, v)]
+    plain = torch.softmax(low[0] @ low[1].transpose(-1, -2) / 8, -1) @ low[2]
+    error = (choose_attention(name, "cuda")(*low, None).float() - exact).norm()
+    assert error < 2 * (plain.float() - exact).norm()
+    padding = torch.ones(2, 1, 1, 300, dtype=torch.bool, device="cuda")
+    padding[1, ..., 200:] = False
+    if name in ("auto", "sdpa_efficient"):
+        masked = choose_attention(name, "cuda")(*low, padding).float()
+        short = torch.softmax(q[1] @ k[1, :, :200].transpose(-1, -2) / 8, -1) @ v[1, :, :200]
+        assert (masked[1] - short).norm() < 2 * (plain.float() - exact).norm()
+
+
 def test_attention_backend_errors():
     with pytest.raises(ValueError, match="sdpa_flash"):
         choose_attention("sdpa_flush", "cpu")
@@ -218,6 +238,30 @@ def test_wrong_paths_say_what_to_do(tmp_path, monkeypatch):
         read_model_config(tmp_path)
     with pytest.raises(CheckpointError, match="hf download"):
         read_model_config("GSAI-ML/no-such-model")
+
+
+def test_the_hub_is_asked_for_config_json_alone(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(CheckpointError, match="no config.json on the hub"):
+        read_model_config("organisation/name-for-a-test")
+    (tmp_path / "config.json").write_text('{"model_type": "llada"}')
+    assert read_model_config("organisation/name-for-a-test") == {"model_type": "llada"}
+    assert asked == [("organisation/name-for-a-test", ["config.json"])] * 2
+
+
+def test_an_error_without_text_does_not_hide_the_remedy(monkeypatch):
+    def fail(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="TimeoutError.*hf download"):
+        read_model_config("organisation/name-for-a-test")
 
 
 def test_other_model_types_and_broken_files_are_refused(tmp_path):

@@ -8,7 +8,7 @@ from tiny import tiny_tokenizer
 
 from opencompass_llada.datasets import haystack as haystack_module
 from opencompass_llada.datasets.counting import TIKTOKEN_FILES, MissingDataError
-from opencompass_llada.datasets.haystack import HaystackStore
+from opencompass_llada.datasets.haystack import HaystackStore, choose_needle, read_needles
 from opencompass_llada.datasets.needle_prompts import FIT_TOLERANCE, fit_prompt, write_question
 from opencompass_llada.datasets.needlebench import (
     NeedleBenchSingleDataset,
@@ -231,6 +231,8 @@ def test_store_keeps_a_bounded_number(data_path, tmp_path, tokenizer_path):
         ({"file_list": []}, "at least one"),
         ({"length_buffer": "fitt"}, "number of tokens or 'fit'"),
         ({"length_buffer": 100}, "generation_reserve=16 has no effect"),
+        ({"length_buffer": -1, "generation_reserve": 0}, "length_buffer=-1 must not be below 0"),
+        ({"generation_reserve": -1}, "generation_reserve=-1 must not be below 0"),
         ({"tokenizer": "model"}, "does not know the model"),
         ({"length": 300}, "smallest length that fits this sample is"),
         ({"length": 10**6}, "longer haystack"),
@@ -278,12 +280,17 @@ def test_missing_tiktoken_file_names_folder_and_file(options, tmp_path, monkeypa
     assert "\n" not in str(caught.value)
 
 
-def test_missing_opencompass_data_is_said_after_its_download_failed(options, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"), [(OSError("no network\nat all"), "no network"), (AssertionError(), "Ass")]
+)
+def test_missing_opencompass_data_is_said_after_its_download_failed(
+    options, monkeypatch, error, message
+):
     def fail(path):
-        raise OSError("no network")
+        raise error
 
     monkeypatch.setattr(haystack_module, "_opencompass_directory", fail)
-    with pytest.raises(MissingDataError, match="no network.*asset:needlebench"):
+    with pytest.raises(MissingDataError, match=f"{message}.*asset:needlebench"):
         NeedleBenchSingleDataset.load(**{**options, "path": "opencompass/needlebench"})
 
 
@@ -300,6 +307,20 @@ def test_check_cells_finds_a_fault_in_the_longest_cell(options):
     check_cells(configs[:1])
     with pytest.raises(ValueError, match="longer haystack"):
         check_cells(configs)
+
+
+def test_check_cells_finds_a_needle_that_does_not_fit_the_shortest_cell(options, tmp_path):
+    folder = write_needlebench(tmp_path / "uneven")
+    rows = [json.loads(line) for line in (folder / "needles.jsonl").read_text("utf-8").splitlines()]
+    first = choose_needle(read_needles(folder / "needles.jsonl", "English"), 0)
+    for row in rows:
+        if row["needle"] != first.text:
+            row["needle"] += " And so on." * 40
+    write_lines(folder / "needles.jsonl", rows)
+    config = {**options, "path": str(folder), "length": 700, "num_repeats_per_file": 8}
+    check_cells([{**config, "num_repeats_per_file": 1}])
+    with pytest.raises(ValueError, match="smallest length"):
+        check_cells([config])
 
 
 def test_opencompass_builds_it_with_reader(options):

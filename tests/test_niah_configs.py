@@ -206,7 +206,14 @@ def test_variables_choose_and_the_choice_is_said(monkeypatch, capsys):
         ("LLADA_DEPTHS", "0,-5", "whole numbers"),
         ("LLADA_DEPTHS", "0,500", "0 to 100"),
         ("LLADA_REPEATS", "1,2", "one value"),
-        ("LLADA_REPEATS", "0", "whole numbers from 1"),
+        ("LLADA_REPEATS", "0", "whole number from 1"),
+        ("LLADA_LENGTHS", "\u00b2", "whole numbers"),
+        ("LLADA_LENGTHS", "0", "at least one whole number from 1"),
+        ("LLADA_MODELS", ",", "at least one text"),
+        ("LLADA_SCALING", ",", "at least one text"),
+        ("LLADA_SCALING", "ntk:theta_multiplier=inf", "option=number"),
+        ("LLADA_SCALING", "ntk:theta_multiplier=nan", "option=number"),
+        ("LLADA_DATA", "/no,where", "/no,where"),
         ("LLADA_LANGUAGE", "english", "Valid: en, zh"),
         ("LLADA_LANGUAGE", "zh", "embedded"),
         ("LLADA_PROMPT", "chatt", "Did you mean 'chat'"),
@@ -220,6 +227,50 @@ def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value,
     with pytest.raises(ValueError, match=message) as caught:
         parse()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"models": "tiny_llada"},
+        {"models": ["tiny_llada"], "lengths": "256"},
+        {"models": ["tiny_llada"], "lengths": [0]},
+        {"models": ["tiny_llada"], "batch_size": 0},
+        {"models": ["tiny_llada"], "steps": "4"},
+        {"models": [], "steps": 4},
+    ],
+)
+def test_wrong_settings_in_a_config_are_refused_like_wrong_variables(settings, monkeypatch):
+    from opencompass_llada.configs.helpers.selection import read_settings
+
+    monkeypatch.delenv("LLADA_LENGTHS")
+    name = list(settings)[-1] if settings["models"] else "models"
+    with pytest.raises(ValueError, match=rf"{name}=.*the config's settings.* must be"):
+        read_settings(settings)
+
+
+def test_embedded_set_by_name_is_the_main_configs_default(monkeypatch):
+    from opencompass_llada.datasets import needlebench
+
+    monkeypatch.delenv("LLADA_LENGTHS")
+    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    by_name = parse(path=ROOT / "configs/datasets/niah_embedded.py")["niah_datasets"]
+    assert plain(list(parse()["datasets"])) == plain(list(by_name))
+
+
+def test_trained_length_of_the_shipped_model_is_its_checkpoints():
+    from opencompass_llada.configs.helpers.models import model_facts
+
+    shipped = ROOT / "opencompass_llada/assets/tiny-llada/config.json"
+    config = json.loads(shipped.read_text(encoding="utf-8"))
+    assert model_facts["tiny_llada"]["trained_length"] == config["max_sequence_length"]
+
+
+def test_depths_may_be_fractions():
+    from opencompass_llada.needlebench.niah import niah_cells
+
+    cells = niah_cells(depths=(0, 12.5, 100), lengths=(2000,))
+    assert [cell["abbr"].split("_")[4] for cell in cells] == ["depth000", "depth12.5", "depth100"]
 
 
 def test_language_of_given_data_and_the_chat_form(monkeypatch, asset_folder):

@@ -1,9 +1,12 @@
 """Faults of a config that are said before any task starts, and the environment check."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from safetensors.torch import load_file, save_file
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada.running import environment, preflight
@@ -67,6 +70,66 @@ def test_a_wrong_path_is_found(config):
     check(config)
 
 
+def drop_a_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.transformer.ln_f.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def break_the_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def forget_the_mask(folder):
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+def ask_for_alibi(folder):
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "alibi": True}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop_a_tensor, "1 missing: model.transformer.ln_f.weight"),
+        (break_the_tokenizer, "No tokenizer could be loaded from"),
+        (forget_the_mask, "config.json has no mask_token_id"),
+        (ask_for_alibi, "alibi=True is not implemented"),
+    ],
+)
+def test_a_broken_checkpoint_is_found_before_any_task(config, damage, message):
+    damage(Path(config.models[0]["path"]))
+    with pytest.raises(ValueError, match=f"model 'tiny': .*{message}"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"rope_scaling": {"type": "ntk", "target_length": 8}}, "below the trained length 64"),
+        ({"tokenizer_path": "./nowhere"}, "there is no folder './nowhere'"),
+        ({"diffusion_config": {"mask_id": 5}, "sampler": None}, "mask_token_id is 258"),
+        ({"dtype": "bfloat61"}, "Did you mean 'bfloat16'"),
+        ({"attention_backend": "sdpa_flsh"}, "Did you mean 'sdpa_flash'"),
+        ({"path": None}, "path is missing"),
+    ],
+)
+def test_keywords_that_do_not_fit_the_checkpoint_are_found(config, keywords, message):
+    config.models[0].update(keywords)
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+def test_steps_are_checked_against_the_default_length(config):
+    del config.models[0]["max_out_len"]
+    config.models[0]["sampler"] = {"block_length": 32, "num_steps": 6}
+    with pytest.raises(ValueError, match=r"num_steps=6 must be a multiple of the 4 blocks"):
+        check(config)
+
+
 def test_a_limit_without_room_is_found(config):
     config.models[0]["max_seq_len"] = 16
     with pytest.raises(ValueError, match="no room for a prompt"):
@@ -87,9 +150,39 @@ def test_several_processes_a_model_are_refused(config):
         check(config)
 
 
+def test_missing_data_of_a_needle_cell_is_found(config, tmp_path):
+    cell = {
+        "type": "opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset",
+        "abbr": "cell",
+        "path": str(tmp_path / "no-data"),
+        "length": 64,
+        "depth": 50,
+        "tokenizer": config.models[0]["path"],
+        "file_list": ["haystack.jsonl"],
+        "num_repeats_per_file": 1,
+        "length_buffer": "fit",
+        "guide": False,
+        "language": "English",
+    }
+    config.datasets = [*config.datasets, cell]
+    with pytest.raises(ValueError, match="no-data"):
+        check(config)
+    preflight.check_config(config, runs_locally=False)
+
+
 def test_two_models_of_one_name_are_refused(config):
     config.models = [config.models[0], {**config.models[0], "seed": 1}]
     with pytest.raises(ValueError, match="'tiny' is the abbr of 2 entries"):
+        check(config)
+
+
+def test_two_models_of_one_name_are_found_in_every_group(config):
+    model, dataset = config.models[0], config.datasets[0]
+    config.model_dataset_combinations = [
+        {"models": [model], "datasets": [dataset]},
+        {"models": [{**model, "abbr": "b"}, {**model, "abbr": "b"}], "datasets": [dataset]},
+    ]
+    with pytest.raises(ValueError, match="'b' is the abbr of 2 entries"):
         check(config)
 
 

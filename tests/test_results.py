@@ -226,6 +226,16 @@ def test_summarizer_exits_non_zero_for_a_result_that_is_no_number(run):
         NeedleSummarizer(cfg).summarize(time_str="now")
 
 
+def test_missing_and_faulty_cells_are_both_named(run, caplog):
+    cfg, work_dir = run
+    (work_dir / "results" / "plain" / "cell_256_50.json").unlink()
+    write_result(work_dir, "scaled", "cell_512_0", {"accuracy": math.nan, "score": 1.0})
+    with pytest.raises(SystemExit):
+        NeedleSummarizer(cfg).summarize(time_str="now")
+    assert "plain on cell_256_50: no result was written" in caplog.text
+    assert "scaled on cell_512_0: the result has no finite number 'accuracy'" in caplog.text
+
+
 def test_summarizer_survives_a_run_without_any_result(tmp_path):
     with pytest.raises(SystemExit):
         NeedleSummarizer(make_config(tmp_path)).summarize(time_str="now")
@@ -235,3 +245,83 @@ def test_summarizer_survives_a_run_without_any_result(tmp_path):
 def test_summarizer_refuses_an_unknown_metric(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
         NeedleSummarizer(make_config(tmp_path), metric="acuracy")
+
+
+def test_the_two_prompt_forms_and_other_haystacks_get_grids_of_their_own(tmp_path):
+    cfg = make_config(tmp_path, models=("plain",))
+    cells = [{**d, "guide": False, "file_list": ["a.jsonl"]} for d in cfg["datasets"]]
+    chat = [{**d, "abbr": d["abbr"] + "_chat", "guide": True} for d in cells]
+    other = [{**d, "abbr": d["abbr"] + "_b", "file_list": ["b.jsonl"]} for d in cells]
+    cfg["datasets"] = [*cells, *chat, *other]
+    for accuracy, part in ((10.0, cells), (20.0, chat), (30.0, other)):
+        write_all({**cfg, "datasets": part}, tmp_path, accuracy)
+    grids = make_grids(read_results(cfg, tmp_path), "accuracy")
+    assert [(grid.title, grid.mean()) for grid in grids] == [
+        ("plain, no scaling, base prompt, a.jsonl", 10.0),
+        ("plain, no scaling, chat prompt, a.jsonl", 20.0),
+        ("plain, no scaling, base prompt, b.jsonl", 30.0),
+    ]
+
+
+def test_two_data_sets_of_one_cell_are_refused(run):
+    cfg, work_dir = run
+    cfg["datasets"].append({**cfg["datasets"][0], "abbr": "again"})
+    with pytest.raises(ValueError, match="'again' has length 256 and depth 0"):
+        make_grids(read_results(cfg, work_dir), "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({}, "ok"),
+        ({"num_repeats_per_file": 12}, "failed"),
+        ({"file_list": ["a.jsonl", "b.jsonl"]}, "failed"),
+        ({"num_repeats_per_file": 12, "reader_cfg": {"test_range": "[:10]"}}, "ok"),
+    ],
+)
+def test_result_of_another_number_of_samples_is_no_result(run, change, status):
+    """OpenCompass's own evaluator scores what a lost shard leaves; -r keeps stale results."""
+    cfg, work_dir = run
+    cell = {"num_repeats_per_file": 10, "file_list": ["a.jsonl"], **change}
+    cfg["datasets"] = [{**cfg["datasets"][0], **cell}]
+    rows = read_results(cfg, work_dir)
+    assert {row.status for row in rows} == {status}
+    if status == "failed":
+        assert {row.score for row in rows} == {None}
+        assert "of 10 samples" in rows[0].reason
+        with pytest.raises(SystemExit):
+            NeedleSummarizer(cfg).summarize(time_str="now")
+
+
+def test_cells_without_the_metric_are_left_out_with_a_warning(run, caplog):
+    cfg, work_dir = run
+    evaluator = "opencompass.datasets.needlebench.origin.NeedleBenchOriginEvaluator"
+    cfg["datasets"][-1]["eval_cfg"] = {"evaluator": {"type": evaluator}}
+    NeedleSummarizer(cfg).summarize(time_str="now")
+    assert "1 data sets report no 'accuracy'" in caplog.text
+    assert "cell_512_100" in caplog.text
+
+
+def test_stock_needlebench_config_and_evaluator_give_a_heat_map_of_scores(tmp_path, caplog):
+    """OpenCompass's own evaluator reports a score and no accuracy; its model may have no abbr."""
+    from mmengine.config import Config
+    from opencompass.utils import dataset_abbr_from_cfg, model_abbr_from_cfg
+
+    main = tmp_path / "main.py"
+    main.write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        "    from opencompass.configs.datasets.needlebench.needlebench_4k."
+        "needlebench_single_4k import needlebench_en_datasets\n"
+    )
+    Config.fromfile(str(main), format_python_code=False).dump(str(tmp_path / "dumped.py"))
+    cells = Config.fromfile(str(tmp_path / "dumped.py"))["needlebench_en_datasets"]
+    model = {"type": "opencompass.models.HuggingFaceBaseModel", "path": "maker/model"}
+    cfg = {"work_dir": str(tmp_path), "models": [model], "datasets": cells}
+    for cell in cells:
+        name, result = dataset_abbr_from_cfg(cell), {"score": 12.5, "details": [{}] * 10}
+        write_result(tmp_path, model_abbr_from_cfg(model), name, result)
+    NeedleSummarizer(cfg).summarize(time_str="now")
+    assert len(list((tmp_path / "summary").glob("heatmap_*_now.png"))) == 2
+    assert "| 12.5 |" in (tmp_path / "summary" / "summary_now.md").read_text()
+    assert "show 'score' instead" in caplog.text

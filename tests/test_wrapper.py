@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from safetensors.torch import load_file, save_file
 from tiny import EOS_ID, EOT_TOKEN, MASK_ID, MASK_TOKEN, write_tiny_checkpoint
 
+from opencompass_llada import families
 from opencompass_llada.modeling import CheckpointError
 from opencompass_llada.prompting.truncation import PromptTooLongError
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -134,7 +135,7 @@ def test_drop_middle_bounds_the_prompt_alone_as_in_the_seeds(checkpoint, monkeyp
 
 def test_too_long_a_prompt_is_an_error_by_default(checkpoint):
     model = LLaDACausalLM(checkpoint, sampler=SAMPLER, max_seq_len=12)
-    with pytest.raises(PromptTooLongError, match=r"5 tokens.*limit is 4.*max_seq_len"):
+    with pytest.raises(PromptTooLongError, match=r"5 tokens.*limit is 4.*max_seq_len by 1 or more"):
         model.generate(["abcde"], max_out_len=8)
     with pytest.raises(ValueError, match="no room for a prompt beside 12"):
         model.generate(["abcde"], max_out_len=12)
@@ -181,6 +182,11 @@ def test_going_beyond_the_rope_scaling_is_said_once(checkpoint, caplog):
         ({"model_kwargs": {"torch_dtyp": "float16"}}, "Did you mean 'torch_dtype'"),
         ({"stop_words": [""]}, "non-empty string"),
         ({"max_seq_len": 0}, "max_seq_len=0"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"dtype": "bfloat61"}, "Did you mean 'bfloat16'"),
+        ({"device": "gpu0"}, "no device"),
+        ({"model_kwargs": {"device_map": {"": 0}}}, "no device"),
+        ({"attention_backend": "sdpa_flsh"}, "Did you mean 'sdpa_flash'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_file_is_opened(keywords, message):
@@ -188,11 +194,14 @@ def test_wrong_arguments_are_refused_before_any_file_is_opened(keywords, message
         LLaDACausalLM("no/such/folder/anywhere", **keywords)
 
 
+def test_a_wrong_variable_is_refused_before_the_weights_load(checkpoint, monkeypatch):
+    monkeypatch.setenv("OPENCOMPASS_LLADA_PROGRESS", "onn")
+    monkeypatch.setattr(families, "load_llada", None)
+    with pytest.raises(ValueError, match="Did you mean 'on'"):
+        LLaDACausalLM(checkpoint)
+
+
 def test_arguments_that_only_the_machine_can_refuse(checkpoint):
-    with pytest.raises(ValueError, match="Did you mean 'bfloat16'"):
-        LLaDACausalLM(checkpoint, dtype="bfloat61")
-    with pytest.raises(ValueError, match="no device"):
-        LLaDACausalLM(checkpoint, device="gpu0")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device is visible"):
             LLaDACausalLM(checkpoint, device="cuda")
@@ -208,6 +217,19 @@ def test_wrong_checkpoints_are_refused(checkpoint, tmp_path):
         LLaDACausalLM(str(other))
     with pytest.raises(ValueError, match="mask_token_id is 258"):
         LLaDACausalLM(checkpoint, diffusion_config={"mask_id": 126336})
+
+
+def test_a_path_below_the_home_folder_is_found(tmp_path, monkeypatch):
+    write_tiny_checkpoint(tmp_path / "tiny")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert LLaDACausalLM("~/tiny", sampler=SAMPLER).get_token_len("abc") == 3
+
+
+def test_a_keyword_is_listed_once(checkpoint):
+    with pytest.raises(ValueError, match="Valid:") as caught:
+        LLaDACausalLM.check_arguments(checkpoint, stopwords=[])
+    names = str(caught.value).partition("Valid: ")[2].rstrip(".").split(", ")
+    assert len(names) == len(set(names))
 
 
 def test_missing_tensors_and_missing_tokenizers_are_named(tmp_path):

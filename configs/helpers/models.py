@@ -80,8 +80,9 @@ def parse_scaling(text, trained_length):
         try:
             number = float(value)
         except ValueError:
-            equals = ""
-        if not equals:
+            number = None
+        # Neither infinite nor NaN, whose difference with itself is NaN.
+        if not equals or number is None or number - number != 0:
             raise ValueError(
                 f"scaling {text!r}: {setting!r} must be option=number, as in "
                 "ntk:target_length=16384 or ntk:theta_multiplier=14."

@@ -6,7 +6,8 @@ from opencompass.partitioners import NaivePartitioner
 from opencompass_llada.running.partitioner import PackingPartitioner
 
 with read_base():
-    from ...needlebench.niah import data_paths, depths_by_ten, longllada_lengths, niah_cells
+    from ...needlebench.niah import data_paths, default_repeats, depths_by_ten
+    from ...needlebench.niah import longllada_lengths, niah_cells
     from .models import describe_models, list_model_configs, model_facts
     from .selection import read_settings
 
@@ -66,10 +67,11 @@ def fill_defaults(values, sources, num_gpus):
     opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
     trained = min(model_facts[name]["trained_length"] for name in values["models"])
     embedded = values["data"] == "embedded"
+    repeats = default_repeats["embedded" if embedded else "needlebench"]
     gpt4 = not embedded and trained >= longllada_lengths[0]
     defaults = dict(
         depths=(list(depths_by_ten), "default: every 10 %"),
-        repeats=(4 if embedded else 10, "default: 4 on embedded data, else LongLLaDA's 10"),
+        repeats=(repeats, "default: for embedded data" if embedded else "default: LongLLaDA's"),
         tokenizer=(
             "gpt-4" if gpt4 else "model",
             "default: as NeedleBench counts"

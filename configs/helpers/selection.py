@@ -56,8 +56,8 @@ def read_settings(settings):
         value, source = settings.get(name), "the config's settings"
         if text:
             value, source = parse_variable(variable, name, text), f"${variable}"
-        if value is not None and name in choices:
-            reject(source + " value", [value], choices[name])
+        if value is not None:
+            check_value(source, name, value)
         values[name], sources[name] = value, "default" if value is None else source
     return values, sources
 
@@ -68,12 +68,13 @@ def parse_variable(variable, name, text):
     Raises:
         ValueError: If a number is wanted and something else stands there.
     """
+    if name not in list_settings + number_settings:
+        return text
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if name in number_settings:
-        lowest = 0 if name == "depths" else 1
-        if not parts or not all(part.isdigit() and int(part) >= lowest for part in parts):
+        if not parts or not all(part.isdecimal() for part in parts):
             raise ValueError(
-                f"{variable}={text!r} must be whole numbers from {lowest}, separated by commas "
+                f"{variable}={text!r} must be whole numbers, separated by commas "
                 f"({known_settings[name]})."
             )
         parts = [int(part) for part in parts]
@@ -82,3 +83,26 @@ def parse_variable(variable, name, text):
     if len(parts) != 1:
         raise ValueError(f"{variable}={text!r} must be one value ({known_settings[name]}).")
     return parts[0]
+
+
+def check_value(source, name, value):
+    """Check a setting's value, wherever it comes from.
+
+    Raises:
+        ValueError: With source, value, rule and what the setting holds.
+    """
+    import opencompass_llada.options
+
+    wanted = int if name in number_settings else str
+    is_list = name in list_settings
+    items = value if is_list and isinstance(value, list | tuple) else [value]
+    lowest = 0 if name == "depths" else 1
+    right = all(isinstance(item, wanted) and not isinstance(item, bool) for item in items)
+    if right and wanted is int:
+        right = all(item >= lowest for item in items)
+    if not right or not items or (is_list and items is not value):
+        kind = f"whole number from {lowest}" if wanted is int else "text"
+        kind = f"a list of at least one {kind}" if is_list else f"one {kind}"
+        raise ValueError(f"{name}={value!r} ({source}) must be {kind} ({known_settings[name]}).")
+    if name in choices:
+        opencompass_llada.options.reject_unknown(source + " value", items, choices[name])

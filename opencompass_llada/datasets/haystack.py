@@ -62,7 +62,8 @@ def resolve_data_directory(path: str) -> Path:
             folder = _opencompass_directory(path)
         except Exception as error:
             folder = _expected_directory(path)
-            reason = f"OpenCompass: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            first_line = str(error).partition("\n")[0][:200]
+            reason = f"OpenCompass: {type(error).__name__}: {first_line}"
     if not folder.is_dir():
         cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
         raise MissingDataError(
@@ -116,7 +117,7 @@ def read_needles(path: Path, language: str) -> list[Needle]:
     """
     needles = []
     with path.open(encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
+        for row in map(json.loads, filter(str.strip, lines)):
             if row["language"] == language:
                 needles.append(
                     Needle(

@@ -91,6 +91,10 @@ class NeedleCell:
             raise ValueError(
                 f"length_buffer={self.length_buffer!r} must be a number of tokens or 'fit'."
             )
+        for name in ("length_buffer", "generation_reserve"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and value < 0:
+                raise ValueError(f"{name}={value} must not be below 0.")
         if self.length_buffer != "fit" and self.generation_reserve:
             raise ValueError(
                 f"generation_reserve={self.generation_reserve} has no effect with "
@@ -209,7 +213,7 @@ def _make_prompt(
 
 
 def check_cells(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Make one sample of the shortest and of the longest cell, and forget them.
+    """Make the samples of the shortest cell and one of the longest, and forget them.
 
     A fault in data, tokenizer or lengths shows this way before any model is loaded; OpenCompass
     itself builds the model first.
@@ -222,8 +226,8 @@ def check_cells(configs: Sequence[Mapping[str, Any]]) -> None:
     """
     names = {field.name for field in fields(NeedleCell)}
     by_length = sorted(configs, key=lambda config: config["length"])
-    for config in (by_length[0], by_length[-1]):
+    # Needles and questions differ in length: what fits the first sample need not fit the others.
+    for config, change in ((by_length[0], {}), (by_length[-1], {"num_repeats_per_file": 1})):
         options = {name: value for name, value in config.items() if name in names}
-        cell = parse_needle_cell({**options, "num_repeats_per_file": 1})
-        for _ in make_samples(cell, NeedleBenchSingleDataset.store):
+        for _ in make_samples(parse_needle_cell(options | change), NeedleBenchSingleDataset.store):
             pass

@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Without the program's name; None for sys.argv.
 
     Returns:
-        The exit status: 0, or 2 for a wrong recipe.
+        The exit status: 0, or 2 for a wrong recipe (text or output folder included).
     """
     parser = argparse.ArgumentParser(prog="python -m opencompass_llada.finetune")
     parser.add_argument("recipe", help="YAML file, see configs/finetune/")
@@ -23,10 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        recipe = load_recipe(options.recipe, options.overrides)
+        trainer = Trainer(load_recipe(options.recipe, options.overrides))
     except ValueError as error:
         parser.exit(2, f"{error}\n")
-    folder = Trainer(recipe).train()
+    folder = trainer.train()
     logging.getLogger(__name__).info("Checkpoint written to %s", folder)
     return 0
 

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from opencompass_llada.finetune.probe import probe_retrieval
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.rows import TrainingRows, row_loader
-from opencompass_llada.finetune.saving import save_checkpoint
+from opencompass_llada.finetune.saving import check_target, save_checkpoint
 from opencompass_llada.finetune.text import TokenWindows, read_texts
 from opencompass_llada.finetune.tokenizer import EOS_TOKEN, MASK_TOKEN, train_tokenizer
 from opencompass_llada.logs import get_logger
@@ -74,8 +75,11 @@ def build_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW
 
 
 def _batches(recipe: Recipe, windows: TokenWindows, retrieval: RetrievalRows) -> Iterator[Any]:
+    num_made: Counter[int] = Counter()  # by row length
     for phase in recipe.phases:
-        rows = TrainingRows(recipe, phase, windows, retrieval)
+        first_row = num_made[phase.sequence_length]
+        rows = TrainingRows(recipe, phase, windows, retrieval, first_row)
+        num_made[phase.sequence_length] += len(rows)
         for batch in row_loader(rows, phase, num_workers=recipe.num_workers):
             yield phase, batch
 
@@ -90,8 +94,10 @@ class Trainer:
             recipe: What to do.
 
         Raises:
-            ValueError: If a text source has no files.
+            ValueError: If a text source has no files, or output_dir holds something else than a
+                checkpoint.
         """
+        check_target(recipe.output_dir)
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         texts = [text for source in recipe.text for text in read_texts(source)]

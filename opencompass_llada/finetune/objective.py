@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 
 def draw_mask_ratios(num_rows: int, minimum: float, generator: torch.Generator) -> torch.Tensor:
-    """Draw one mask ratio a row, spread evenly over (minimum, 1].
+    """Draw one mask ratio a row, spread evenly over [minimum, 1).
 
     Args:
         num_rows: B.

@@ -6,6 +6,8 @@ Holds no code that trains; every field says what it does.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,22 @@ from typing import Any
 
 import yaml
 
+from opencompass_llada.modeling import LLaDAConfig
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.synthetic.embedded import SEED
+
+#: Tokens that a row of every style needs: the longest copied span with its cue fits in it.
+SHORTEST_ROW = 110
+_LOWEST = {"vocab_size": 1, "log_every": 1, "probe_every": 1, "warmup_steps": 0, "num_workers": 0}
+_NUMBERS = (
+    *("learning_rate", "clip_norm", "weight_decay"),
+    *("min_mask_ratio", "retrieval_share", "retrieval_masked_everywhere"),
+)
+#: Fields of the network's config that the trainer sets itself.
+_SET_BY_TRAINER = (
+    *("vocab_size", "embedding_size", "max_sequence_length"),
+    *("mask_token_id", "eos_token_id", "pad_token_id"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +61,11 @@ class TextSource:
                 f"text source: num_documents={self.num_documents} must be at least 1 with "
                 "generated_seed."
             )
+        if self.generated_seed == SEED:
+            raise ValueError(
+                f"text source: generated_seed={SEED} makes the embedded haystack, which models are "
+                "evaluated on; use another seed."
+            )
         if not self.weight > 0:
             raise ValueError(f"text source: weight={self.weight} must be above 0.")
 
@@ -69,6 +91,11 @@ class Phase:
                 raise ValueError(
                     f"phase: {item.name}={getattr(self, item.name)} must be at least 1."
                 )
+        if self.sequence_length < SHORTEST_ROW:
+            raise ValueError(
+                f"phase: sequence_length={self.sequence_length} must be at least {SHORTEST_ROW}, "
+                "which retrieval rows need."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +146,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check ranges that need no file and no device."""
+        self._check_numbers()
         for name in ("retrieval_share", "retrieval_masked_everywhere"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"recipe: {name}={getattr(self, name)} must be from 0 to 1.")
@@ -126,12 +154,35 @@ class Recipe:
             raise ValueError(
                 f"recipe: min_mask_ratio={self.min_mask_ratio} must be above 0 and below 1."
             )
+        known = inspect.signature(LLaDAConfig.__init__).parameters.keys()
+        reject_unknown("model key", self.model, known - {"self", "kwargs", *_SET_BY_TRAINER})
         if not self.text or not self.phases:
             raise ValueError("recipe: text and phases need at least one entry each.")
         if self.dtype not in ("bfloat16", "float16", "float32"):
             raise ValueError(
                 f"recipe: dtype={self.dtype!r} must be 'bfloat16', 'float16' or 'float32'."
             )
+
+    def _check_numbers(self) -> None:
+        for name, lowest in _LOWEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < lowest:
+                raise ValueError(f"recipe: {name}={value!r} must be a whole number from {lowest}.")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            positive = name in ("learning_rate", "clip_norm")
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(
+                    f"recipe: {name}={value!r} must be a number from 0 (YAML takes 3e-3 for text: "
+                    "write 3.0e-3)."
+                )
+            if positive and value == 0:
+                raise ValueError(f"recipe: {name}={value!r} must be above 0.")
+
+        betas = self.betas
+        pair = isinstance(betas, tuple) and len(betas) == 2
+        if not pair or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
+            raise ValueError(f"recipe: betas={betas!r} must be two numbers from 0 to below 1.")
 
     @property
     def trained_length(self) -> int:
@@ -173,7 +224,10 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     """
     values = dict(values)
     for name, cls in (("text", TextSource), ("phases", Phase)):
-        values[name] = tuple(_build(cls, f"recipe {name}", item) for item in values.get(name, ()))
+        items = values.get(name, ())
+        if not isinstance(items, list | tuple) or not all(isinstance(i, Mapping) for i in items):
+            raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
+        values[name] = tuple(_build(cls, f"recipe {name}", item) for item in items)
     return _build(Recipe, "recipe", values)
 
 

@@ -1,9 +1,10 @@
 """Rows that teach retrieval: text with needles in it, questions at the end, answers masked.
 
 Five styles: NeedleBench's own prompt, a plain question, the answer prefix alone (with one to four
-questions), key-value lists, and copying a span of the text. Held-out keys never occur. The
-answers are followed by a full stop, the end-of-sequence token and more of it, as LLaDA's
-supervised fine-tuning pads.
+questions), key-value lists, and copying a span of the text. Needles of the first three never have
+held-out keys; lists and spans are drawn afresh each time, from all keys and all text. The answers
+are followed by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised
+fine-tuning pads.
 
 Rows are numpy int64 arrays of exactly the length asked for.
 """

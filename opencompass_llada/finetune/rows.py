@@ -1,7 +1,7 @@
 """The stream of training rows: row number in, row out, whatever process makes it.
 
-Row i of a run depends on the recipe's seed and i alone, so workers, restarts and batch sizes do
-not change what is trained on.
+Row i of a length depends on the recipe's seed, the length and i alone, so workers, restarts and
+batch sizes do not change what is trained on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ class TrainingRows(Dataset):
     """Plain text and retrieval rows of one phase."""
 
     def __init__(
-        self, recipe: Recipe, phase: Phase, windows: TokenWindows, retrieval: RetrievalRows
+        self,
+        recipe: Recipe,
+        phase: Phase,
+        windows: TokenWindows,
+        retrieval: RetrievalRows,
+        first_row: int = 0,
     ) -> None:
         """Keep the sources.
 
@@ -31,7 +36,9 @@ class TrainingRows(Dataset):
             phase: Row length and number of rows.
             windows: Plain text.
             retrieval: Maker of retrieval rows.
+            first_row: Rows of the same length in earlier phases, which are not made again.
         """
+        self._first_row = first_row
         self._recipe, self._phase = recipe, phase
         self._windows, self._retrieval = windows, retrieval
 
@@ -42,7 +49,7 @@ class TrainingRows(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | bool]:
         """Make row ``index``: input_ids, weights, and whether all its answers are masked."""
         length = self._phase.sequence_length
-        rng = random.Random(f"{self._recipe.seed}-{length}-{index}")
+        rng = random.Random(f"{self._recipe.seed}-{length}-{self._first_row + index}")
         everywhere = True
         if rng.random() < self._recipe.retrieval_share:
             row = self._retrieval.make(length, rng)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from opencompass_llada.modeling import LLaDAForMaskedDiffusion
 
+RECORD_FILE = "training.json"
 _CONFIG_FIELDS = (
     *("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size"),
     *("vocab_size", "embedding_size", "max_sequence_length", "rope_theta", "rms_norm_eps"),
@@ -55,6 +56,27 @@ def _name_tokenizer_class(file: Path) -> None:
     file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def check_target(folder: str | Path) -> None:
+    """Refuse a folder whose content is not a checkpoint of this module's, which would be lost.
+
+    Args:
+        folder: Where a checkpoint is to be written.
+
+    Raises:
+        ValueError: If it is a file, or holds files and no training.json.
+    """
+    target = Path(folder)
+    if target.is_dir():
+        is_free = not any(target.iterdir()) or (target / RECORD_FILE).is_file()
+    else:
+        is_free = not target.exists()
+    if not is_free:
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds files and no {RECORD_FILE}, so it is not an earlier "
+            "checkpoint; writing there would delete them. Name a new or empty folder."
+        )
+
+
 def save_checkpoint(
     folder: str | Path,
     model: LLaDAForMaskedDiffusion,
@@ -65,10 +87,11 @@ def save_checkpoint(
 ) -> Path:
     """Write config.json, model.safetensors, the tokenizer and the training record.
 
-    Everything is written beside the target first and moved into place at the end.
+    Everything is written beside the target first (``.part``) and moved into place at the end; an
+    earlier checkpoint stays (as ``.old`` for an instant) until the new one is complete.
 
     Args:
-        folder: Target; replaced if it exists.
+        folder: Target; an earlier checkpoint in it is replaced.
         model: The network.
         tokenizer: Saved with ``save_pretrained``.
         dtype: dtype of the stored weights.
@@ -76,9 +99,13 @@ def save_checkpoint(
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: If the folder holds something else than a checkpoint.
     """
-    target = Path(folder)
-    part = target.with_name(target.name + ".part")
+    check_target(folder)
+    target = Path(folder).absolute()
+    part, old = (target.with_name(target.name + suffix) for suffix in (".part", ".old"))
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     kind = getattr(torch, dtype)
@@ -86,11 +113,14 @@ def save_checkpoint(
         name: value.to("cpu", kind).contiguous() for name, value in model.state_dict().items()
     }
     save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
-    for name, values in (("config.json", config_fields(model, dtype)), ("training.json", record)):
+    for name, values in (("config.json", config_fields(model, dtype)), (RECORD_FILE, record)):
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         (part / name).write_text(text, encoding="utf-8")
     tokenizer.save_pretrained(part)
     _name_tokenizer_class(part / "tokenizer_config.json")
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
     os.replace(part, target)
-    return target
+    shutil.rmtree(old, ignore_errors=True)
+    return Path(folder)

@@ -41,7 +41,7 @@ def read_texts(source: TextSource) -> Iterator[str]:
         One document's text at a time.
 
     Raises:
-        ValueError: If no file matches a path, or a line lacks the text field.
+        ValueError: If no file matches a path, or a line is no JSON or lacks the text field.
     """
     if source.generated_seed is not None:
         for document in generate_documents(source.generated_seed, source.num_documents):
@@ -52,8 +52,17 @@ def read_texts(source: TextSource) -> Iterator[str]:
         if not name.endswith((".jsonl", ".json")):
             yield text
             continue
-        for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
-            row = json.loads(line)
+        # Not splitlines, which also breaks at U+2028 and the like, which JSON strings may hold.
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"text source: line {number} of {name} is not a JSON object ({error}). Give "
+                    "one object a line, or name a text file .txt."
+                ) from error
             if source.text_field not in row:
                 raise ValueError(
                     f"text source: line {number} of {name} has no field "
@@ -85,6 +94,8 @@ class TokenWindows:
         self._arrays = []
         for source in sources:
             documents = [np.array(ids, np.int32) for ids in encode(list(read_texts(source)))]
+            if not documents:
+                raise ValueError(f"text source: {source} holds no document.")
             separator = np.array([eos_token_id], np.int32)
             self._arrays.append(
                 np.concatenate([part for ids in documents for part in (ids, separator)])

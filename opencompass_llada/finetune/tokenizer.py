@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from opencompass_llada.prompting.tokenization import EOT_TOKEN
+
 EOS_TOKEN = "<|endoftext|>"
-EOT_TOKEN = "<|eot_id|>"
 MASK_TOKEN = "<|mdm_mask|>"
 
 

@@ -1,8 +1,10 @@
 """Native networks, read from published checkpoints without remote code."""
 
-from opencompass_llada.modeling.attention import ATTENTION_BACKENDS
+from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, check_backend_name
 from opencompass_llada.modeling.checkpoint import (
     CheckpointError,
+    check_llada,
+    is_hub_id,
     load_llada,
     locate_checkpoint,
     read_model_config,
@@ -15,6 +17,9 @@ __all__ = [
     "CheckpointError",
     "LLaDAConfig",
     "LLaDAForMaskedDiffusion",
+    "check_backend_name",
+    "check_llada",
+    "is_hub_id",
     "load_llada",
     "locate_checkpoint",
     "read_model_config",

@@ -69,6 +69,17 @@ def _flash_attn(
     return out_BLHD.transpose(1, 2)
 
 
+def check_backend_name(name: str) -> str:
+    """Return the backend's name if it is a known one.
+
+    Raises:
+        ValueError: For an unknown name; the message names the nearest valid one.
+    """
+    if name not in ATTENTION_BACKENDS:
+        raise ValueError(unknown_name_message("attention backend", name, ATTENTION_BACKENDS))
+    return name
+
+
 def check_attention_backend(name: str, device: torch.device | str) -> None:
     """Refuse a backend that is unknown or cannot run here, before weights load.
 
@@ -80,8 +91,7 @@ def check_attention_backend(name: str, device: torch.device | str) -> None:
         ValueError: If the name is unknown, or the kernel needs CUDA and the device is not.
         ImportError: If flash-attn is asked for and is not installed.
     """
-    if name not in ATTENTION_BACKENDS:
-        raise ValueError(unknown_name_message("attention backend", name, ATTENTION_BACKENDS))
+    check_backend_name(name)
     needs_cuda = name in ("sdpa_cudnn", "sdpa_efficient", "flash_attn")
     if needs_cuda and torch.device(device).type != "cuda":
         raise ValueError(

@@ -7,6 +7,7 @@ weight is read. Hub ids are downloaded by huggingface_hub; nothing executes remo
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says what to do."""
 
 
-def locate_checkpoint(path: str | Path) -> Path:
+def locate_checkpoint(path: str | Path, files: Sequence[str] = _FILES) -> Path:
     """Return the local folder of a checkpoint, downloading a hub id if need be.
 
     Args:
         path: A folder, or a hub id such as ``GSAI-ML/LLaDA-8B-Base``.
+        files: Patterns of the files to download.
 
     Returns:
         A folder that holds config.json.
@@ -51,7 +53,7 @@ def locate_checkpoint(path: str | Path) -> Path:
             )
         return folder
     text = str(path)
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+    if not is_hub_id(text):
         raise CheckpointError(
             f"Checkpoint {text!r} is neither an existing folder nor a hub id 'organisation/name'. "
             "Correct the path, or give a hub id such as 'GSAI-ML/LLaDA-8B-Base'."
@@ -59,13 +61,19 @@ def locate_checkpoint(path: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(text, allow_patterns=list(files)))
     except Exception as error:  # any network, cache or hub error ends in the same remedy
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"Checkpoint {text!r} is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Download it where there is "
+            f"({type(error).__name__}: {reason}). Download it where there is "
             "a network (hf download " + text + ") and give the folder as path, or check the name."
         ) from error
+
+
+def is_hub_id(path: str) -> bool:
+    """Tell whether a path that is no folder reads as ``organisation/name``."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
@@ -80,9 +88,13 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the path is wrong or the file is no JSON object.
     """
-    file = locate_checkpoint(path) / "config.json"
+    file = locate_checkpoint(path, files=["config.json"]) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"Checkpoint {str(path)!r} has no config.json on the hub. Check the name."
+        ) from error
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
     if not isinstance(config, dict):
@@ -186,6 +198,34 @@ def load_llada(
         ValueError: If the scaling or the attention backend does not fit.
     """
     check_attention_backend(attention_backend, device)
+    model, shards = _build_and_check(path, rope_scaling, attention_backend)
+    for shard in shards:
+        tensors = load_file(shard, device=str(device))
+        model.load_state_dict(
+            {name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True
+        )
+    logger.info("Loaded %s as %s on %s. %s", path, dtype, device, model.resolved_rope.describe())
+    return model.eval().requires_grad_(False)
+
+
+def check_llada(path: str | Path, *, rope_scaling: RopeScaling | None = None) -> None:
+    """Check a checkpoint as `load_llada` does, and read no weights.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+
+    Raises:
+        CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
+        ValueError: If the scaling does not fit.
+    """
+    _build_and_check(path, rope_scaling, "auto")
+
+
+def _build_and_check(
+    path: str | Path, rope_scaling: RopeScaling | None, attention_backend: str
+) -> tuple[LLaDAForMaskedDiffusion, list[Path]]:
+    """Return the network without weights, and the files that hold them."""
     folder = locate_checkpoint(path)
     fields = read_model_config(folder)
     if fields.get("model_type") != "llada":
@@ -202,10 +242,4 @@ def load_llada(
         _stored_shapes(shards),
         str(path),
     )
-    for shard in shards:
-        tensors = load_file(shard, device=str(device))
-        model.load_state_dict(
-            {name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True
-        )
-    logger.info("Loaded %s as %s on %s. %s", path, dtype, device, model.resolved_rope.describe())
-    return model.eval().requires_grad_(False)
+    return model, shards

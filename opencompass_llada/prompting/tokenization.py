@@ -39,16 +39,20 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         "Give a folder that holds tokenizer.json and tokenizer_config.json, or a hub id, as "
         "tokenizer_path."
     )
-    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _FILES):
+    folder = Path(path).expanduser()
+    source = folder if folder.is_dir() else path
+    if folder.is_dir() and not any((folder / name).is_file() for name in _FILES):
         raise ValueError(f"The folder {str(path)!r} holds no tokenizer. {remedy}")
+    if not folder.is_dir() and str(path).startswith((".", "/", "~")):
+        raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {remedy}")
     try:
-        if _written_by_transformers_5(Path(path)):
-            return PreTrainedTokenizerFast.from_pretrained(path, **keywords)
-        return AutoTokenizer.from_pretrained(path, **keywords)
-    except (OSError, ValueError, ImportError) as error:
+        if _written_by_transformers_5(folder):
+            return PreTrainedTokenizerFast.from_pretrained(source, **keywords)
+        return AutoTokenizer.from_pretrained(source, **keywords)
+    except Exception as error:  # a broken tokenizer.json ends in a KeyError, or in Rust's own type
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(
-            f"No tokenizer could be loaded from {str(path)!r}: {str(error).splitlines()[0]} "
-            f"{remedy}"
+            f"No tokenizer could be loaded from {str(path)!r} ({reason}). {remedy}"
         ) from error
 
 

@@ -54,8 +54,9 @@ def truncate(token_ids: Sequence[int], *, limit: int, policy: str) -> list[int]:
         return list(token_ids)
     if policy == "error":
         raise PromptTooLongError(
-            f"A prompt has {len(token_ids)} tokens and the limit is {limit}. Raise max_seq_len to "
-            f"take it whole, or choose truncation='middle', 'left' or 'right' to shorten it."
+            f"A prompt has {len(token_ids)} tokens and the limit is {limit}. Raise max_seq_len by "
+            f"{len(token_ids) - limit} or more to take it whole, or choose truncation='middle', "
+            "'left' or 'right' to shorten it."
         )
     if policy == "left":
         return list(token_ids[len(token_ids) - limit :])

@@ -55,7 +55,7 @@ def find_missing(
     """
     root = Path(work_dir)
     missing = []
-    for model, dataset in _cells(cfg):
+    for model, dataset in ((model_name(m), dataset_name(d)) for m, d in list_pairs(cfg)):
         for stage in stages:
             check = _predictions_fault if stage == "predictions" else _result_fault
             reason = check(root, model, dataset)
@@ -144,24 +144,24 @@ def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
     return None
 
 
-def _cells(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    groups = cfg.get("model_dataset_combinations") or [cfg]
-    for group in groups:
+def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield every (model config, data set config) that a run evaluates, model by model."""
+    for group in cfg.get("model_dataset_combinations") or [cfg]:
         for model in group["models"]:
             for dataset in group["datasets"]:
-                yield _model_name(model), _dataset_name(dataset)
+                yield model, dataset
 
 
-def _model_name(model: Any) -> str:
-    """Follow OpenCompass's own rule for a model without an abbreviation."""
+def model_name(model: Mapping[str, Any]) -> str:
+    """Return what a model's files are named by: its abbr, else as OpenCompass names it."""
     if "abbr" in model:
         return str(model["abbr"])
     tail = "_".join(os.path.realpath(model["path"]).split("/")[-2:])
     return f"{model['type']}_{tail}".replace("/", "_")
 
 
-def _dataset_name(dataset: Any) -> str:
-    """Follow OpenCompass's own rule for a data set without an abbreviation."""
+def dataset_name(dataset: Mapping[str, Any]) -> str:
+    """Return what a data set's files are named by: its abbr, else as OpenCompass names it."""
     if "abbr" in dataset:
         return str(dataset["abbr"])
     parts = [dataset["path"], *([dataset["name"]] if "name" in dataset else [])]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from opencompass_llada.results.table import ModelFacts, ResultRow
 
@@ -51,10 +52,24 @@ class Grid:
         return sum(known) / len(known) if known and len(known) == len(means) else None
 
 
+class _Key(NamedTuple):
+    """What all cells of a grid have in common, in the order in which a title names it."""
+
+    model: str
+    benchmark: str
+    language: str | None
+    prompt: str | None
+    haystack: str | None
+    tokenizer: str | None
+
+
 def make_grids(
     rows: Sequence[ResultRow], metric: str, models: Sequence[ModelFacts] = ()
 ) -> list[Grid]:
-    """Arrange rows that have a length and a depth, one grid a model, language and tokenizer.
+    """Arrange rows that have a length and a depth.
+
+    Each model has one grid for every benchmark, language, prompt form, haystack and tokenizer; the
+    title names those that tell a run's grids apart.
 
     Args:
         rows: From `table.read_results`.
@@ -63,30 +78,54 @@ def make_grids(
 
     Returns:
         Grids in the rows' order.
+
+    Raises:
+        ValueError: If two data sets stand for the same cell of a grid.
     """
     trained = {facts.abbr: facts.trained_length for facts in models}
-    groups: dict[tuple[str, str | None, str | None], list[ResultRow]] = {}
+    groups: dict[_Key, list[ResultRow]] = {}
     for row in rows:
         if row.metric == metric and row.length is not None and row.depth is not None:
-            groups.setdefault((row.model, row.language, row.tokenizer), []).append(row)
-    languages = {language for _, language, _ in groups}
+            key = _Key(*(getattr(row, name) for name in _Key._fields))
+            groups.setdefault(key, []).append(row)
     return [
-        _make_grid(group, trained.get(model), several_languages=len(languages) > 1)
-        for (model, _, _), group in groups.items()
+        _make_grid(group, trained.get(key.model), _name_differences(key, list(groups)))
+        for key, group in groups.items()
     ]
 
 
+def _name_differences(key: _Key, keys: Sequence[_Key]) -> list[str]:
+    """Return what tells a grid from the run's others besides its model and scaling."""
+    same_language = [other for other in keys if other.language == key.language]
+    same_model = [other for other in keys if other.model == key.model]
+    parts: list[tuple[str | None, set[str | None]]] = [
+        (key.benchmark, {other.benchmark for other in keys}),
+        (key.language, {other.language for other in keys}),
+        (key.prompt and f"{key.prompt} prompt", {other.prompt for other in keys}),
+        (key.haystack, {other.haystack for other in same_language}),
+        (_describe_unit(key.tokenizer), {other.tokenizer for other in same_model}),
+    ]
+    return [name for name, values in parts if name and len(values) > 1]
+
+
 def _make_grid(
-    rows: Sequence[ResultRow], trained_length: int | None, *, several_languages: bool
+    rows: Sequence[ResultRow], trained_length: int | None, differences: Sequence[str]
 ) -> Grid:
     first = rows[0]
     numbers = {row.n for row in rows if row.status == "ok"}
     scaling = "no scaling" if first.scaling == "none" else first.scaling
-    language = f", {first.language}" if several_languages and first.language else ""
-    scores = {(row.length, row.depth): row.score for row in rows}
+    scores: dict[tuple[int | None, float | None], float | None] = {}
+    for row in rows:
+        if (row.length, row.depth) in scores:
+            raise ValueError(
+                f"model {row.model!r}: data set {row.dataset!r} has length {row.length} and depth "
+                f"{row.depth:g}, which another one of the same grid has too; a heat map cannot "
+                "show both. Evaluate one of them in a run of its own."
+            )
+        scores[row.length, row.depth] = row.score
     return Grid(
         model=first.model,
-        title=f"{first.title}, {scaling}{language}",
+        title=", ".join([first.title, scaling, *differences]),
         metric=first.metric,
         unit=_describe_unit(first.tokenizer),
         lengths=tuple(sorted({row.length for row in rows if row.length is not None})),

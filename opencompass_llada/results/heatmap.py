@@ -76,7 +76,7 @@ def draw_small_multiples(grids: Sequence[Grid], path: Path, max_columns: int = 3
     for axes in panels[len(grids) :]:
         axes.set_axis_off()
     units = {grid.unit for grid in grids}
-    unit = units.pop() if len(units) == 1 else "tokens (each model's own)"
+    unit = units.pop() if len(units) == 1 else "tokens (of more than one tokenizer)"
     figure.supxlabel(f"context length, {unit}", fontsize=10)
     figure.supylabel("depth of the needle, % of the context", fontsize=10)
     figure.suptitle(f"Needle in a haystack: {_describe_cells(grids)}", fontsize=11)

@@ -13,14 +13,13 @@ from typing import Any
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.results.completeness import describe_missing, find_missing
+from opencompass_llada.results.completeness import describe_missing, find_missing, list_pairs
 from opencompass_llada.results.grid import Grid, make_grids, write_markdown
 from opencompass_llada.results.table import (
     METRICS,
     ModelFacts,
     ResultRow,
     describe_model,
-    list_pairs,
     read_results,
     write_csv,
 )
@@ -69,10 +68,12 @@ class NeedleSummarizer:
         for path in paths:
             logger.info("wrote %s", path.resolve())
         absent = find_missing(self.config, work_dir)
+        said = {(cell.model, cell.dataset) for cell in absent}
         faulty = [row for row in rows if row.status != "ok"]
+        faulty = [row for row in faulty if (row.model, row.dataset) not in said]
         if absent:
             logger.error("%s", describe_missing(absent))
-        elif faulty:
+        if faulty:
             logger.error("%s", _describe_faulty(faulty))
         if absent or faulty:
             raise SystemExit(1)
@@ -114,6 +115,7 @@ def write_summary(
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / f"results_{stamp}.csv"
     table.write_text(write_csv(rows), encoding="utf-8")
+    metric = _choose_metric(rows, metric)
     grids = make_grids(rows, metric, models)
     if not grids:
         logger.warning("No data set has a length and a depth: there is no heat map to draw.")
@@ -123,6 +125,25 @@ def write_summary(
     means.write_text(text, encoding="utf-8")
     logger.info("\n%s", text)
     return [table, means, *_draw(grids, folder, stamp)]
+
+
+def _choose_metric(rows: Sequence[ResultRow], metric: str) -> str:
+    """Return the metric to show; OpenCompass's own NeedleBench evaluator has no accuracy."""
+    cells = {row.dataset for row in rows if row.length is not None and row.depth is not None}
+    showing = {row.dataset for row in rows if row.metric == metric}
+    if not cells - showing:
+        return metric
+    if cells & showing:
+        logger.warning(
+            "%d data sets report no %r and are not in means and heat maps, among them %s; "
+            "metric='score' shows them too.",
+            len(cells - showing),
+            metric,
+            min(cells - showing),
+        )
+        return metric
+    logger.warning("No data set reports %r: means and heat maps show 'score' instead.", metric)
+    return "score"
 
 
 def _draw(grids: Sequence[Grid], folder: Path, stamp: str) -> list[Path]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.results.completeness import dataset_name, list_pairs, model_name
 from opencompass_llada.results.uncertainty import hit_rate_standard_error, mean_standard_error
 
 #: Dotted class of a data set -> benchmark. Other classes are named by their last part.
@@ -24,6 +25,10 @@ BENCHMARKS = {
 }
 #: The metrics that a benchmark reports, which a missing cell gets a row for.
 METRICS = {"niah": ("accuracy", "score")}
+#: Evaluators that report less than their benchmark's metrics.
+EVALUATOR_METRICS = {
+    "opencompass.datasets.needlebench.origin.NeedleBenchOriginEvaluator": ("score",),
+}
 LANGUAGES = {"English": "en", "Chinese": "zh"}
 STATUSES = ("ok", "missing", "failed")
 
@@ -58,6 +63,10 @@ class ResultRow:
     """Abbreviation."""
     language: str | None
     """``en`` or ``zh``."""
+    prompt: str | None
+    """``base`` (ends in the answer prefix) or ``chat``."""
+    haystack: str | None
+    """Names of the text files, joined by ``+``."""
     tokenizer: str | None
     """What the length is counted with."""
     length: int | None
@@ -95,17 +104,9 @@ def read_results(
     known = {facts.abbr: facts for facts in models or ()}
     rows: list[ResultRow] = []
     for model, dataset in list_pairs(cfg):
-        facts = known.get(str(model["abbr"])) or describe_model(model)
+        facts = known.get(model_name(model)) or describe_model(model)
         rows += _cell_rows(facts, dataset, Path(work_dir))
     return rows
-
-
-def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield every (model config, data set config) that a run evaluates, model by model."""
-    for group in cfg.get("model_dataset_combinations") or [cfg]:
-        for model in group["models"]:
-            for dataset in group["datasets"]:
-                yield model, dataset
 
 
 def describe_model(model: Mapping[str, Any]) -> ModelFacts:
@@ -117,8 +118,8 @@ def describe_model(model: Mapping[str, Any]) -> ModelFacts:
     method = str(options.pop("type"))
     scaling = " ".join([method, *(f"{name}={value}" for name, value in options.items())])
     return ModelFacts(
-        abbr=str(model["abbr"]),
-        title=str(model.get("summarizer_abbr") or model["abbr"]),
+        abbr=model_name(model),
+        title=str(model.get("summarizer_abbr") or model_name(model)),
         scaling=scaling,
         trained_length=None,
     )
@@ -126,8 +127,8 @@ def describe_model(model: Mapping[str, Any]) -> ModelFacts:
 
 def dotted_name(kind: Any) -> str:
     """Return a class as configs name it, whether it is still a class or already a string."""
-    if isinstance(kind, str):
-        return kind
+    if kind is None or isinstance(kind, str):
+        return kind or ""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -137,12 +138,14 @@ def _cell_rows(
     """Yield a row for each metric of one model on one data set."""
     kind = dotted_name(dataset["type"])
     benchmark = BENCHMARKS.get(kind, kind.rsplit(".", 1)[-1])
-    result, status, reason = _read_result(
-        work_dir / "results" / facts.abbr / f"{dataset['abbr']}.json"
-    )
-    metrics = METRICS.get(benchmark) or tuple(_numeric_names(result)) or ("score",)
-    language = dataset.get("language")
-    for metric in metrics:
+    name = dataset_name(dataset)
+    result, status, reason = _read_result(work_dir / "results" / facts.abbr / f"{name}.json")
+    if status == "ok" and (fault := _count_fault(dataset, _count(result))):
+        result, status, reason = {}, "failed", fault
+    evaluator = dotted_name(((dataset.get("eval_cfg") or {}).get("evaluator") or {}).get("type"))
+    metrics = EVALUATOR_METRICS.get(evaluator) or METRICS.get(benchmark)
+    language, guide, files = (dataset.get(key) for key in ("language", "guide", "file_list"))
+    for metric in metrics or tuple(_numeric_names(result)) or ("score",):
         score = _finite(result.get(metric))
         fault = f"the result has no finite number {metric!r}" if score is None else ""
         yield ResultRow(
@@ -150,8 +153,10 @@ def _cell_rows(
             title=facts.title,
             scaling=facts.scaling,
             benchmark=benchmark,
-            dataset=str(dataset["abbr"]),
+            dataset=name,
             language=None if language is None else LANGUAGES.get(language, language),
+            prompt=None if guide is None else ("chat" if guide else "base"),
+            haystack="+".join(files) if files else None,
             tokenizer=dataset.get("tokenizer") or dataset.get("tokenizer_model"),
             length=dataset.get("length"),
             depth=dataset.get("depth"),
@@ -197,6 +202,26 @@ def _count(result: Mapping[str, Any]) -> int | None:
         return int(reported)
     details = result.get("details")
     return len(details) if details else None
+
+
+def _count_fault(dataset: Mapping[str, Any], num_samples: int | None) -> str:
+    """Say if a needle cell's result is of fewer or more samples than its config asks for.
+
+    So it is where an evaluator scored what a lost shard left, or a folder was resumed with other
+    settings. Says nothing where the config leaves the number open.
+    """
+    repeats, files = dataset.get("num_repeats_per_file"), dataset.get("file_list")
+    reader = dataset.get("reader_cfg") or {}
+    if not repeats or not files or dataset.get("n", 1) != 1 or "test_range" in reader:
+        return ""
+    expected = repeats * len(files)
+    if num_samples is None or num_samples == expected:
+        return ""
+    return (
+        f"the result is of {num_samples} samples and the config asks for {expected}: a "
+        "part of the predictions was lost, or they were made with other settings; delete this "
+        "cell's files under predictions/ and results/ and run again with -r"
+    )
 
 
 def _standard_error(metric: str, score: float | None, result: Mapping[str, Any]) -> float | None:

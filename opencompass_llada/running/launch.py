@@ -11,9 +11,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.options import nearest
 from opencompass_llada.results.completeness import describe_missing, find_missing
 from opencompass_llada.running.environment import (
     EnvironmentFault,
@@ -54,6 +56,7 @@ def launch() -> int:
     def get_checked_config(arguments: Any) -> Any:
         run.arguments = arguments
         try:
+            _check_config_file(getattr(arguments, "config", None))
             cfg = original(arguments)
             if arguments.mode in ("all", "infer"):
                 from opencompass_llada.running.preflight import check_config
@@ -74,6 +77,18 @@ def launch() -> int:
     finally:
         main_module.get_config_from_arg = original
     return _report_missing(run)
+
+
+def _check_config_file(config: str | None) -> None:
+    path = Path(config) if config else None
+    if path is None or path.exists():
+        return
+    guess = nearest(path.name, [file.name for file in path.parent.glob("*.py")])
+    hint = f" Did you mean {str(path.with_name(guess))!r}?" if guess else ""
+    raise ValueError(
+        f"There is no config file {config!r}.{hint} Give the path of one, from the folder that "
+        "you are in."
+    )
 
 
 def _report_missing(run: _Run) -> int:
@@ -100,6 +115,8 @@ def _use_gpu_indices() -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if "GPU-" in visible:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices_as_indices(visible, list_gpus())
+        # nvidia-smi counts in this order; CUDA's own default puts the fastest first.
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     elif "MIG-" in visible:
         logger.warning(
             "CUDA_VISIBLE_DEVICES names MIG instances, which OpenCompass's local runner cannot "

@@ -1,8 +1,8 @@
 """Check a resolved OpenCompass config before any task starts.
 
 A task that fails says so in a log file, minutes later; what can be known from the config and the
-checkpoint's config.json is said here, at once. Looks only at models of this package; those of
-others are OpenCompass's business.
+checkpoint's config.json is said here, at once. Looks only at models and needle cells of this
+package; those of others are OpenCompass's business.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.assets import resolve_asset
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, check_cells
 from opencompass_llada.families import find_family
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import read_model_config
+from opencompass_llada.modeling import is_hub_id, read_model_config
 from opencompass_llada.running.hardware import count_gpus
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper_options import WrapperOptions
@@ -38,14 +39,16 @@ def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
         ValueError: For the first fault; the message says what to do.
     """
     groups = list(_groups(cfg))
-    _check_names("models", (model for models, _ in groups[:1] for model in models))
-    _check_names("datasets", (dataset for _, datasets in groups[:1] for dataset in datasets))
     for models, datasets in groups:
+        _check_names("models", models)
+        _check_names("datasets", datasets)
         for model in models:
             _check_processes(model, runs_locally)
-            if _is_ours(model.get("type")):
+            if _is_ours(model):
                 with _naming(model):
                     _check_model(model, datasets)
+    if runs_locally:
+        _check_cells(dataset for _, datasets in groups for dataset in datasets)
 
 
 def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -63,17 +66,18 @@ def _check_names(what: str, items: Iterable[Mapping[str, Any]]) -> None:
         )
 
 
-def _is_ours(kind: Any) -> bool:
+def _is_ours(config: Mapping[str, Any], ours: type = LLaDACausalLM) -> bool:
+    kind = config.get("type")
     name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
     module = "" if isinstance(kind, str) else getattr(kind, "__module__", "")
-    return f"{module}.{name}".lstrip(".") == f"{LLaDACausalLM.__module__}.LLaDACausalLM"
+    return f"{module}.{name}".lstrip(".") == f"{ours.__module__}.{ours.__name__}"
 
 
 def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
     run_cfg = model.get("run_cfg") or {}
     num_gpus = run_cfg.get("num_gpus", 0)
     name = model.get("abbr", model.get("path"))
-    if run_cfg.get("num_procs", 1) > 1 and _is_ours(model.get("type")):
+    if run_cfg.get("num_procs", 1) > 1 and _is_ours(model):
         raise ValueError(
             f"model {name!r}: run_cfg asks for num_procs={run_cfg['num_procs']}, and OpenCompass "
             "would give every process every sample; use num_procs=1"
@@ -107,25 +111,40 @@ def _naming(model: Mapping[str, Any]) -> Iterator[None]:
 
 def _check_model(model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> None:
     keywords = {key: model[key] for key in model if key not in _HOST_KEYS}
+    if not keywords.get("path"):
+        raise ValueError("path is missing; give the checkpoint's folder, hub id or asset:NAME")
     options = LLaDACausalLM.check_arguments(**keywords)
-    _check_checkpoint(options)
     lengths = set()
     for dataset in datasets:
         inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
-        length = inferencer.get("max_out_len") or options.max_out_len
-        if length:
-            lengths.add(length)
+        lengths.add(options.generation_length(inferencer.get("max_out_len")))
     for length in sorted(lengths):
         options.settings.for_length(length)
         options.length_limit.prompt_limit(length)
+    _check_checkpoint(options, keywords)
 
 
-def _check_checkpoint(options: WrapperOptions) -> None:
-    path = options.path
-    if path.startswith("asset:"):
-        path = str(resolve_asset(path))
-    is_folder = Path(path).expanduser().is_dir()
-    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
-    if is_hub_id and not is_folder:
+def _check_checkpoint(options: WrapperOptions, keywords: Mapping[str, Any]) -> None:
+    path = resolve_path(options.path)
+    if _is_left_to_the_hub(path):
         return  # the task fetches it; asking here would download 16 GB before the first log line
-    find_family(read_model_config(path), options.path, options.family)
+    family = find_family(read_model_config(path), options.path, options.family)
+    if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
+        LLaDACausalLM(**{**keywords, "tokenizer_only": True})
+    family.check(path, options.rope_scaling)
+
+
+def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:
+    """Check data, tokenizer and lengths of the needle cells, once for each haystack."""
+    haystacks: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for dataset in datasets:
+        if _is_ours(dataset, NeedleBenchSingleDataset):
+            names = ("path", "file_list", "tokenizer", "language")
+            key = tuple(str(dataset.get(name)) for name in names)
+            haystacks.setdefault(key, []).append(dataset)
+    for cells in haystacks.values():
+        check_cells(cells)
+
+
+def _is_left_to_the_hub(path: str) -> bool:
+    return is_hub_id(path) and not Path(path).expanduser().is_dir()
