@@ -33,7 +33,7 @@ haystacks = {
     },
 }
 # Samples a cell: LongLLaDA's 10.
-default_repeats = {"needlebench": 10, "embedded": 4}
+default_repeats = {"needlebench": 10, "embedded": 2}
 data_paths = {"needlebench": "opencompass/needlebench", "embedded": "asset:needlebench"}
 
 
