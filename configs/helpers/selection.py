@@ -28,13 +28,19 @@ list_settings = ("models", "scaling", "lengths", "depths")
 number_settings = ("lengths", "depths", "repeats", "generation_length", "steps", "batch_size")
 number_settings += ("workers",)
 choices = dict(language=("en", "zh"), prompt=("base", "chat"))
+# What `read_settings` needs to know of a benchmark's settings; this is needle in a haystack's.
+niah_table = dict(
+    known=known_settings, lists=list_settings, numbers=number_settings, choices=choices
+)
 
 
-def read_settings(settings):
+def read_settings(settings, table=niah_table):
     """Merge a config's settings with the environment.
 
     Args:
         settings: Values by name; None for the default.
+        table: The benchmark's settings: ``known`` (meaning by name), the names of ``lists`` and
+            ``numbers``, and ``choices`` by name.
 
     Returns:
         Two dictionaries by name: every known setting's value (None where none was given), and
@@ -45,40 +51,60 @@ def read_settings(settings):
     """
     import opencompass_llada.options
 
+    known = table["known"]
     reject = opencompass_llada.options.reject_unknown
-    variables = [prefix + name.upper() for name in known_settings]
-    reject("setting", settings, known_settings)
+    variables = [prefix + name.upper() for name in known]
+    reject("setting", settings, known)
     reject("variable", [name for name in environ if name.startswith(prefix)], variables)
     values, sources = {}, {}
-    for name in known_settings:
+    for name in known:
         variable = prefix + name.upper()
         text = environ.get(variable, "").strip()
         value, source = settings.get(name), "the config's settings"
         if text:
-            value, source = parse_variable(variable, name, text), f"${variable}"
-        if value is not None and name in choices:
-            reject(source + " value", [value], choices[name])
+            value, source = parse_variable(variable, name, text, table), f"${variable}"
+        if value is not None and name in table["choices"]:
+            reject(source + " value", [value], table["choices"][name])
         values[name], sources[name] = value, "default" if value is None else source
     return values, sources
 
 
-def parse_variable(variable, name, text):
+def parse_variable(variable, name, text, table):
     """Turn a variable's text into a setting's value.
 
     Raises:
         ValueError: If a number is wanted and something else stands there.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if name in number_settings:
+    if name in table["numbers"]:
         lowest = 0 if name == "depths" else 1
         if not parts or not all(part.isdigit() and int(part) >= lowest for part in parts):
             raise ValueError(
                 f"{variable}={text!r} must be whole numbers from {lowest}, separated by commas "
-                f"({known_settings[name]})."
+                f"({table['known'][name]})."
             )
         parts = [int(part) for part in parts]
-    if name in list_settings:
+    if name in table["lists"]:
         return list(dict.fromkeys(parts))
     if len(parts) != 1:
-        raise ValueError(f"{variable}={text!r} must be one value ({known_settings[name]}).")
+        raise ValueError(f"{variable}={text!r} must be one value ({table['known'][name]}).")
     return parts[0]
+
+
+def announce(headline, values, sources, unset=()):
+    """Write what is run, and why, to standard error: once, where the config is parsed.
+
+    Args:
+        headline: What is run.
+        values: Settings; those that are None are left out.
+        sources: Where each comes from.
+        unset: Settings that are decided for each model and shown all the same.
+    """
+    from sys import stderr
+
+    lines = [headline]
+    for name, value in values.items():
+        if value is not None or name in unset:
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"  {name:<18}{'by model' if shown is None else shown}  [{sources[name]}]")
+    stderr.write("\n".join(lines) + "\n")

@@ -5,6 +5,7 @@ from opencompass_llada.modeling.checkpoint import (
     CheckpointError,
     load_llada,
     locate_checkpoint,
+    open_checkpoint,
     read_model_config,
 )
 from opencompass_llada.modeling.config import LLaDAConfig
@@ -17,5 +18,6 @@ __all__ = [
     "LLaDAForMaskedDiffusion",
     "load_llada",
     "locate_checkpoint",
+    "open_checkpoint",
     "read_model_config",
 ]
