@@ -60,6 +60,7 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={"": ["*.json", "*.jsonl", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"]},
+    entry_points={"console_scripts": ["opencompass-llada = opencompass_llada.cli:main"]},
     zip_safe=False,
     install_requires=read_requirements(),
     extras_require={

@@ -20,6 +20,8 @@ from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset
 
 # LongLLaDA (arXiv 2506.14429, section 4.1): lengths counted with GPT-4's tokenizer, 32 new tokens.
 longllada_lengths = (2000, 4000, 8000, 16000, 24000, 32000)
+# UltraLLaDA's repository: 8K to 128K in steps of 8K, besides LongLLaDA's grid.
+ultrallada_lengths = tuple(range(8000, 128001, 8000))
 depths_by_ten = tuple(range(0, 101, 10))
 
 # For each data, each language that it has: haystack files and NeedleBench's length_buffer.
@@ -117,6 +119,10 @@ niah_en_datasets = niah_cells(language="en")
 niah_zh_datasets = niah_cells(language="zh")
 niah_en_chat_datasets = niah_cells(language="en", chat=True)
 niah_zh_chat_datasets = niah_cells(language="zh", chat=True)
+niah_en_128k_datasets = niah_cells(language="en", lengths=ultrallada_lengths)
+niah_zh_128k_datasets = niah_cells(language="zh", lengths=ultrallada_lengths)
+niah_en_128k_chat_datasets = niah_cells(language="en", lengths=ultrallada_lengths, chat=True)
+niah_zh_128k_chat_datasets = niah_cells(language="zh", lengths=ultrallada_lengths, chat=True)
 # For tiny-llada, from half to four times its trained length of 512 tokens.
 niah_embedded_datasets = niah_cells(
     data="embedded",

@@ -1,4 +1,4 @@
-"""Prompt ids in, generated ids out: a model, its sampler settings and its special tokens.
+"""Prompt ids in, generated ids or likelihoods out: a model, its settings and its special tokens.
 
 Knows token ids only; text, truncation and OpenCompass live above it. So far one engine, for
 masked diffusion.
@@ -15,6 +15,13 @@ from typing import Any
 
 import torch
 
+from opencompass_llada.likelihood import (
+    Estimate,
+    LikelihoodOptions,
+    estimate_bound,
+    estimate_longllada,
+)
+from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import LLaDAForMaskedDiffusion
 from opencompass_llada.sampling import (
@@ -194,6 +201,33 @@ class MaskedDiffusionEngine:
             )
             for token_ids in output.token_ids
         ]
+
+    def score(
+        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+    ) -> Estimate:
+        """Estimate the negative log-likelihood of a target given a clean prefix.
+
+        Args:
+            prefix: Ids before the target; may be empty.
+            target: Ids to score, at least one.
+            options: Which estimator, how many draws.
+
+        Returns:
+            The estimate; see `likelihood`.
+
+        Raises:
+            ValueError: If the target is empty, or the text holds the mask's id.
+            FloatingPointError: If the model's logits are not finite.
+        """
+        estimate = estimate_bound if options.estimator == "bound" else estimate_longllada
+        return estimate(
+            sliced_entropies(self.model.hidden_states, self.model.get_output_embeddings()),
+            prefix,
+            target,
+            options,
+            mask_token_id=self.special_tokens.mask_token_id,
+            device=self.device,
+        )
 
     def describe_totals(self) -> str:
         """Return one line on everything generated so far; passes count once a batch."""

@@ -1,1 +1,1 @@
-"""RULER data set configs whose prompts end in the answer prefix."""
+"""RULER data set configs: base-model prompts that end in the answer prefix, and group tables."""

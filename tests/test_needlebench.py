@@ -6,7 +6,7 @@ import pytest
 from needle_data import FILES, write_lines, write_needlebench
 from tiny import tiny_tokenizer
 
-from opencompass_llada.datasets import haystack as haystack_module
+from opencompass_llada.datasets import locations
 from opencompass_llada.datasets.counting import TIKTOKEN_FILES, MissingDataError
 from opencompass_llada.datasets.haystack import HaystackStore, choose_needle, read_needles
 from opencompass_llada.datasets.needle_prompts import FIT_TOLERANCE, fit_prompt, write_question
@@ -289,7 +289,7 @@ def test_missing_opencompass_data_is_said_after_its_download_failed(
     def fail(path):
         raise error
 
-    monkeypatch.setattr(haystack_module, "_opencompass_directory", fail)
+    monkeypatch.setattr(locations, "opencompass_location", fail)
     with pytest.raises(MissingDataError, match=f"{message}.*asset:needlebench"):
         NeedleBenchSingleDataset.load(**{**options, "path": "opencompass/needlebench"})
 

@@ -9,7 +9,7 @@ with read_base():
     from ...needlebench.niah import data_paths, default_repeats, depths_by_ten
     from ...needlebench.niah import longllada_lengths, niah_cells
     from .models import describe_models, list_model_configs, model_facts
-    from .selection import read_settings
+    from .selection import announce as announce_settings, read_settings
 
 # OpenCompass formats each task's config at some 30 data sets a second, and starting a task takes
 # about 10 seconds of a core.
@@ -42,7 +42,9 @@ def plan_run(settings, num_gpus, announce=True):
         datasets += cells
         combinations.append(dict(models=configs, datasets=cells))
     if announce:
-        announce_run(values, sources, len(models), sum(len(c["datasets"]) for c in combinations))
+        cells = sum(len(combination["datasets"]) for combination in combinations)
+        headline = f"Needle in a haystack: {len(models)} models, {cells} cells (length x depth)"
+        announce_settings(headline, values, sources, unset=("lengths",))
     return dict(
         models=models,
         datasets=datasets,
@@ -157,15 +159,3 @@ def choose_partitioner(num_models, cells_a_model, workers, num_gpus):
         return dict(type=NaivePartitioner, n=-(-cells_a_model // tasks))
     rounds = -(-num_models * cells_a_model // (2 * most_cells_a_task * workers))
     return dict(type=PackingPartitioner, num_tasks=rounds * workers)
-
-
-def announce_run(values, sources, num_models, num_cells):
-    """Write what is run, and why, to standard error: once, where the config is parsed."""
-    from sys import stderr
-
-    lines = [f"Needle in a haystack: {num_models} models, {num_cells} cells (length x depth)"]
-    for name, value in values.items():
-        if value is not None or name == "lengths":
-            shown = ",".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"  {name:<18}{'by model' if shown is None else shown}  [{sources[name]}]")
-    stderr.write("\n".join(lines) + "\n")

@@ -28,13 +28,19 @@ list_settings = ("models", "scaling", "lengths", "depths")
 number_settings = ("lengths", "depths", "repeats", "generation_length", "steps", "batch_size")
 number_settings += ("workers",)
 choices = dict(language=("en", "zh"), prompt=("base", "chat"))
+# What `read_settings` needs to know of a benchmark's settings; this is needle in a haystack's.
+niah_table = dict(
+    known=known_settings, lists=list_settings, numbers=number_settings, choices=choices
+)
 
 
-def read_settings(settings):
+def read_settings(settings, table=niah_table):
     """Merge a config's settings with the environment.
 
     Args:
         settings: Values by name; None for the default.
+        table: The benchmark's settings: ``known`` (meaning by name), the names of ``lists`` and
+            ``numbers``, and ``choices`` by name.
 
     Returns:
         Two dictionaries by name: every known setting's value (None where none was given), and
@@ -45,47 +51,48 @@ def read_settings(settings):
     """
     import opencompass_llada.options
 
+    known = table["known"]
     reject = opencompass_llada.options.reject_unknown
-    variables = [prefix + name.upper() for name in known_settings]
-    reject("setting", settings, known_settings)
+    variables = [prefix + name.upper() for name in known]
+    reject("setting", settings, known)
     reject("variable", [name for name in environ if name.startswith(prefix)], variables)
     values, sources = {}, {}
-    for name in known_settings:
+    for name in known:
         variable = prefix + name.upper()
         text = environ.get(variable, "").strip()
         value, source = settings.get(name), "the config's settings"
         if text:
-            value, source = parse_variable(variable, name, text), f"${variable}"
+            value, source = parse_variable(variable, name, text, table), f"${variable}"
         if value is not None:
-            check_value(source, name, value)
+            check_value(source, name, value, table)
         values[name], sources[name] = value, "default" if value is None else source
     return values, sources
 
 
-def parse_variable(variable, name, text):
+def parse_variable(variable, name, text, table):
     """Turn a variable's text into a setting's value.
 
     Raises:
         ValueError: If a number is wanted and something else stands there.
     """
-    if name not in list_settings + number_settings:
+    if name not in (*table["lists"], *table["numbers"]):
         return text
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if name in number_settings:
+    if name in table["numbers"]:
         if not parts or not all(part.isdecimal() for part in parts):
             raise ValueError(
                 f"{variable}={text!r} must be whole numbers, separated by commas "
-                f"({known_settings[name]})."
+                f"({table['known'][name]})."
             )
         parts = [int(part) for part in parts]
-    if name in list_settings:
+    if name in table["lists"]:
         return list(dict.fromkeys(parts))
     if len(parts) != 1:
-        raise ValueError(f"{variable}={text!r} must be one value ({known_settings[name]}).")
+        raise ValueError(f"{variable}={text!r} must be one value ({table['known'][name]}).")
     return parts[0]
 
 
-def check_value(source, name, value):
+def check_value(source, name, value, table):
     """Check a setting's value, wherever it comes from.
 
     Raises:
@@ -93,8 +100,8 @@ def check_value(source, name, value):
     """
     import opencompass_llada.options
 
-    wanted = int if name in number_settings else str
-    is_list = name in list_settings
+    wanted = int if name in table["numbers"] else str
+    is_list = name in table["lists"]
     items = value if is_list and isinstance(value, list | tuple) else [value]
     lowest = 0 if name == "depths" else 1
     right = all(isinstance(item, wanted) and not isinstance(item, bool) for item in items)
@@ -103,6 +110,25 @@ def check_value(source, name, value):
     if not right or not items or (is_list and items is not value):
         kind = f"whole number from {lowest}" if wanted is int else "text"
         kind = f"a list of at least one {kind}" if is_list else f"one {kind}"
-        raise ValueError(f"{name}={value!r} ({source}) must be {kind} ({known_settings[name]}).")
-    if name in choices:
-        opencompass_llada.options.reject_unknown(source + " value", items, choices[name])
+        raise ValueError(f"{name}={value!r} ({source}) must be {kind} ({table['known'][name]}).")
+    if name in table["choices"]:
+        opencompass_llada.options.reject_unknown(source + " value", items, table["choices"][name])
+
+
+def announce(headline, values, sources, unset=()):
+    """Write what is run, and why, to standard error: once, where the config is parsed.
+
+    Args:
+        headline: What is run.
+        values: Settings; those that are None are left out.
+        sources: Where each comes from.
+        unset: Settings that are decided for each model and shown all the same.
+    """
+    from sys import stderr
+
+    lines = [headline]
+    for name, value in values.items():
+        if value is not None or name in unset:
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"  {name:<18}{'by model' if shown is None else shown}  [{sources[name]}]")
+    stderr.write("\n".join(lines) + "\n")

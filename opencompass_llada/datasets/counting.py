@@ -5,15 +5,22 @@ Turns text into tokens and back. Does not know prompts, needles or OpenCompass.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from opencompass_llada.datasets.tiktoken_file import (
+    KNOWN_FILES,
+    describe_damage,
+    tiktoken_state,
+)
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
 
 #: tiktoken model name -> (vocabulary, name of its file in TIKTOKEN_CACHE_DIR: sha1 of its URL).
-TIKTOKEN_FILES = {"gpt-4": ("cl100k_base", "9b5ad71b2ce5302211f9c61530b329a4922fc6a4")}
+TIKTOKEN_FILES = {"gpt-4": ("cl100k_base", KNOWN_FILES["cl100k_base"][0])}
 
 
 class MissingDataError(ValueError):
@@ -32,6 +39,9 @@ class CountingTokenizer(Protocol):
     def count(self, text: str) -> int:
         """Return how many tokens a model that uses this tokenizer sees for a whole prompt."""
 
+    def identity(self) -> str:
+        """Return a text that is the same for tokenizers that make the same tokens only."""
+
 
 class TiktokenTokenizer:
     """GPT-4's tokenizer, which NeedleBench counts lengths with."""
@@ -43,11 +53,14 @@ class TiktokenTokenizer:
             name: A key of `TIKTOKEN_FILES`.
 
         Raises:
-            MissingDataError: If tiktoken finds its file neither on disk nor on the network.
+            MissingDataError: If tiktoken finds its file neither on disk nor on the network, or
+                would delete what is there.
         """
         import tiktoken
 
         vocabulary, file_name = TIKTOKEN_FILES[name]
+        if tiktoken_state(vocabulary) == "damaged":
+            raise MissingDataError(f"tokenizer={name!r}: {describe_damage(vocabulary)}")
         try:
             self._encoding = tiktoken.get_encoding(vocabulary)
         except Exception as error:
@@ -71,6 +84,10 @@ class TiktokenTokenizer:
     def count(self, text: str) -> int:
         """Return the number of tokens of a prompt; GPT-4's tokenizer adds none of its own."""
         return len(self.encode(text))
+
+    def identity(self) -> str:
+        """Return the vocabulary's name, which stands for a file that tiktoken checks."""
+        return f"tiktoken {self._encoding.name}"
 
 
 class ModelTokenizer:
@@ -111,6 +128,16 @@ class ModelTokenizer:
     def count(self, text: str) -> int:
         """Return the number of tokens of a prompt, with those that the tokenizer adds itself."""
         return len(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def identity(self) -> str:
+        """Return a digest of the whole tokenizer: vocabulary, merges, what it adds itself."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            content = backend.to_str()
+        else:  # a slow tokenizer: its class does the rest
+            content = json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return f"{type(self._tokenizer).__name__} {digest}"
 
 
 def resolve_location(path: str) -> str:

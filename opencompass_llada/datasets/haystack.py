@@ -7,7 +7,6 @@ and language per line of ``needles.jsonl``). Does not place needles or write pro
 from __future__ import annotations
 
 import json
-import os
 import random
 from array import array
 from collections import OrderedDict
@@ -19,8 +18,8 @@ from opencompass_llada.datasets.counting import (
     CountingTokenizer,
     MissingDataError,
     load_counting_tokenizer,
-    resolve_location,
 )
+from opencompass_llada.datasets.locations import find_data
 
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/needlebench holds NeedleBench's files "
@@ -43,54 +42,8 @@ class Needle:
 
 
 def resolve_data_directory(path: str) -> Path:
-    """Find NeedleBench's folder: an asset, a plain folder, or where OpenCompass finds it.
-
-    Args:
-        path: ``asset:NAME``, a folder, or an OpenCompass data set id
-            (``opencompass/needlebench``), which goes through COMPASS_DATA_CACHE, OpenCompass's
-            own cache and download, or the hub if DATASET_SOURCE=HF.
-
-    Raises:
-        MissingDataError: If there is no such folder and it cannot be downloaded.
-    """
-    folder = Path(resolve_location(path))
-    if folder.is_dir():
-        return folder
-    reason = "no such folder"
-    if not folder.is_absolute():
-        try:
-            folder = _opencompass_directory(path)
-        except Exception as error:
-            folder = _expected_directory(path)
-            first_line = str(error).partition("\n")[0][:200]
-            reason = f"OpenCompass: {type(error).__name__}: {first_line}"
-    if not folder.is_dir():
-        cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
-        raise MissingDataError(
-            f"NeedleBench's data was not found at path={path!r} (looked at {folder}; "
-            f"COMPASS_DATA_CACHE is {cache}; {reason}). {HOW_TO_GET}"
-        )
-    return folder
-
-
-def _expected_directory(path: str) -> Path:
-    """Return where OpenCompass looks for a data set id before it downloads it."""
-    from opencompass.utils.datasets_info import DATASETS_MAPPING
-
-    local = DATASETS_MAPPING.get(path, {}).get("local", path)
-    return Path(os.environ.get("COMPASS_DATA_CACHE", ""), local)
-
-
-def _opencompass_directory(path: str) -> Path:
-    """Return the folder that OpenCompass resolves a data set id to, downloading it if need be."""
-    from opencompass.utils import get_data_path
-
-    location = get_data_path(path)
-    if os.environ.get("DATASET_SOURCE") == "HF":
-        from huggingface_hub import snapshot_download
-
-        location = snapshot_download(repo_id=location, repo_type="dataset")
-    return Path(location)
+    """Find NeedleBench's folder; see `locations.find_data`."""
+    return find_data(path, benchmark="NeedleBench", how_to_get=HOW_TO_GET)
 
 
 def require_file(directory: Path, name: str) -> Path:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from opencompass.openicl import BaseEvaluator
 from rapidfuzz.distance import Levenshtein
+
+from opencompass_llada.datasets.complete import CompleteEvaluator, check_complete
 
 #: What an answer without the keyword gets of its similarity to the needle.
 PARTIAL_CREDIT = 0.2
@@ -46,25 +47,12 @@ def score_answer(prediction: str, needle: str, keyword: str) -> dict[str, Any]:
     }
 
 
-class NeedleBenchEvaluator(BaseEvaluator):
+class NeedleBenchEvaluator(CompleteEvaluator):
     """Reports NeedleBench's ``score``, ``accuracy`` (keyword hits, percent) and ``num_samples``.
 
-    Differs from OpenCompass's own evaluator, which takes the references from the prediction file
-    and so averages what is left when a shard of predictions is lost: this one compares with the
-    data set and raises.
+    Differs from OpenCompass's own evaluator in that a lost shard of predictions is an error (see
+    `CompleteEvaluator`).
     """
-
-    def evaluate(self, k: Any, n: int, original_dataset: Any, **score_kwargs: Any) -> Any:
-        """Check that every sample was predicted, then score (see `score`).
-
-        Args:
-            k: OpenCompass's k of pass@k.
-            n: OpenCompass's number of runs of the data set.
-            original_dataset: The samples.
-            **score_kwargs: The arguments of `score`.
-        """
-        check_complete(score_kwargs["predictions"], original_dataset)
-        return super().evaluate(k, n, original_dataset, **score_kwargs)
 
     def score(
         self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
@@ -97,17 +85,3 @@ class NeedleBenchEvaluator(BaseEvaluator):
             "num_samples": num_samples,
             "details": details,
         }
-
-
-def check_complete(predictions: Sequence[str], samples: Any) -> None:
-    """Raise unless there is one prediction a sample.
-
-    Raises:
-        ValueError: With both numbers and what to do.
-    """
-    if len(predictions) != len(samples):
-        raise ValueError(
-            f"There are {len(predictions)} predictions for {len(samples)} samples: a shard of the "
-            "predictions is missing or left over, and a score of the rest would be wrong. Run "
-            "inference again with -r <the run's folder>; it makes only what is missing."
-        )

@@ -7,7 +7,7 @@ counted that way. Does not score answers (`needle_evaluator`) or list cells (``n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -103,16 +103,22 @@ class NeedleCell:
             )
 
 
-def parse_needle_cell(options: Mapping[str, Any]) -> NeedleCell:
+def parse_needle_cell(
+    options: Mapping[str, Any], kind: type[NeedleCell] = NeedleCell
+) -> NeedleCell:
     """Read a data set config's keywords.
+
+    Args:
+        options: The keywords.
+        kind: The class of the cell.
 
     Raises:
         ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
     """
-    names = [field.name for field in fields(NeedleCell)]
+    names = [field.name for field in fields(kind)]
     reject_unknown("NeedleBench data set option", options, names)
     try:
-        return NeedleCell(**options)
+        return kind(**options)
     except TypeError as error:
         raise ValueError(f"NeedleBench data set config: {error}") from error
 
@@ -181,13 +187,39 @@ def _make_prompt(
         placed = insert_needle(context_tokens[:num_context_tokens], needle_tokens, cell.depth)
         return write_prompt(tokenizer.decode(placed), question, cell.language, cell.position)
 
+    return size_prompt(
+        cell, write, len(needle_tokens), len(context_tokens), tokenizer, haystack.path.name
+    )
+
+
+def size_prompt(
+    cell: NeedleCell,
+    write: Callable[[int], str],
+    num_needle_tokens: int,
+    num_at_hand: int,
+    tokenizer: CountingTokenizer,
+    haystack_name: str,
+) -> str:
+    """Write a prompt with as much context as a cell's length and length_buffer leave.
+
+    Args:
+        cell: Says how long.
+        write: Makes the prompt with that many context tokens.
+        num_needle_tokens: Tokens of all needles.
+        num_at_hand: Context tokens that there are.
+        tokenizer: Counts the prompt's tokens.
+        haystack_name: For messages.
+
+    Raises:
+        ValueError: If the length is too small for the needles, or too large for the haystack.
+    """
     if isinstance(cell.length_buffer, str):
         try:
             return fit_prompt(
                 write,
                 tokenizer.count,
                 target=cell.length - cell.generation_reserve,
-                most=len(context_tokens),
+                most=num_at_hand,
             )
         except LengthTooSmall as error:
             raise ValueError(
@@ -196,17 +228,17 @@ def _make_prompt(
                 f"(tokenizer {cell.tokenizer}); the smallest length that fits this sample is "
                 f"{error.needed + cell.generation_reserve}."
             ) from error
-    num_context_tokens = cell.length - cell.length_buffer - len(needle_tokens)
+    num_context_tokens = cell.length - cell.length_buffer - num_needle_tokens
     if num_context_tokens < 0:
         raise ValueError(
-            f"length={cell.length} is too small for length_buffer={cell.length_buffer}: the needle "
-            f"takes {len(needle_tokens)} tokens, so that the smallest length that fits this sample "
-            f"is {cell.length - num_context_tokens}; or use length_buffer='fit'."
+            f"length={cell.length} is too small for length_buffer={cell.length_buffer}: the "
+            f"needles take {num_needle_tokens} tokens, so that the smallest length that fits this "
+            f"sample is {cell.length - num_context_tokens}; or use length_buffer='fit'."
         )
-    if num_context_tokens > len(context_tokens):
+    if num_context_tokens > num_at_hand:
         raise ValueError(
             f"length={cell.length} needs {num_context_tokens} tokens of text, and "
-            f"{haystack.path.name} holds {len(context_tokens)} (tokenizer {cell.tokenizer}); use a "
+            f"{haystack_name} holds {num_at_hand} (tokenizer {cell.tokenizer}); use a "
             "longer haystack or a smaller length."
         )
     return write(num_context_tokens)

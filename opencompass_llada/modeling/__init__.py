@@ -7,6 +7,7 @@ from opencompass_llada.modeling.checkpoint import (
     is_hub_id,
     load_llada,
     locate_checkpoint,
+    open_checkpoint,
     read_model_config,
 )
 from opencompass_llada.modeling.config import LLaDAConfig
@@ -22,5 +23,6 @@ __all__ = [
     "is_hub_id",
     "load_llada",
     "locate_checkpoint",
+    "open_checkpoint",
     "read_model_config",
 ]

@@ -173,6 +173,45 @@ def check_tensors(
         )
 
 
+def open_checkpoint(
+    path: str | Path,
+    *,
+    rope_scaling: RopeScaling | None = None,
+    attention_backend: str = "auto",
+) -> tuple[LLaDAForMaskedDiffusion, list[Path]]:
+    """Check a checkpoint by its config.json and safetensors headers; no weight is read.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+        attention_backend: See modeling.attention.
+
+    Returns:
+        The network without weights (on the meta device), and the files that hold them.
+
+    Raises:
+        CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
+        ValueError: If the scaling does not fit.
+    """
+    folder = locate_checkpoint(path)
+    fields = read_model_config(folder)
+    if fields.get("model_type") != "llada":
+        raise CheckpointError(
+            f"Checkpoint {str(path)!r} has model_type={fields.get('model_type')!r} in its "
+            "config.json, LLaDA's is 'llada'. Give a LLaDA checkpoint."
+        )
+    config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+    with torch.device("meta"):
+        model = LLaDAForMaskedDiffusion(config, rope_scaling, attention_backend)
+    shards = _shards(folder)
+    check_tensors(
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        _stored_shapes(shards),
+        str(path),
+    )
+    return model, shards
+
+
 def load_llada(
     path: str | Path,
     *,
@@ -198,7 +237,9 @@ def load_llada(
         ValueError: If the scaling or the attention backend does not fit.
     """
     check_attention_backend(attention_backend, device)
-    model, shards = _build_and_check(path, rope_scaling, attention_backend)
+    model, shards = open_checkpoint(
+        path, rope_scaling=rope_scaling, attention_backend=attention_backend
+    )
     for shard in shards:
         tensors = load_file(shard, device=str(device))
         model.load_state_dict(
@@ -219,27 +260,4 @@ def check_llada(path: str | Path, *, rope_scaling: RopeScaling | None = None) ->
         CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
         ValueError: If the scaling does not fit.
     """
-    _build_and_check(path, rope_scaling, "auto")
-
-
-def _build_and_check(
-    path: str | Path, rope_scaling: RopeScaling | None, attention_backend: str
-) -> tuple[LLaDAForMaskedDiffusion, list[Path]]:
-    """Return the network without weights, and the files that hold them."""
-    folder = locate_checkpoint(path)
-    fields = read_model_config(folder)
-    if fields.get("model_type") != "llada":
-        raise CheckpointError(
-            f"Checkpoint {str(path)!r} has model_type={fields.get('model_type')!r} in its "
-            "config.json, LLaDA's is 'llada'. Give a LLaDA checkpoint."
-        )
-    config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
-    with torch.device("meta"):
-        model = LLaDAForMaskedDiffusion(config, rope_scaling, attention_backend)
-    shards = _shards(folder)
-    check_tensors(
-        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        _stored_shapes(shards),
-        str(path),
-    )
-    return model, shards
+    open_checkpoint(path, rope_scaling=rope_scaling)

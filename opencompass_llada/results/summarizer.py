@@ -13,13 +13,12 @@ from typing import Any
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.results.completeness import describe_missing, find_missing, list_pairs
 from opencompass_llada.results.grid import Grid, make_grids, write_markdown
+from opencompass_llada.results.reporting import exit_if_missing, index_by_abbr, merge_model_facts
 from opencompass_llada.results.table import (
     METRICS,
     ModelFacts,
     ResultRow,
-    describe_model,
     read_results,
     write_csv,
 )
@@ -33,7 +32,7 @@ class NeedleSummarizer:
     def __init__(
         self,
         config: Mapping[str, Any],
-        metric: str = "accuracy",
+        metric: str | None = None,
         models: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Keep what to summarize.
@@ -41,15 +40,17 @@ class NeedleSummarizer:
         Args:
             config: The run's config; OpenCompass gives it.
             metric: What heat maps and means show: ``accuracy`` (keyword hits) or ``score``
-                (NeedleBench's, with its part credit for similar answers).
+                (NeedleBench's, with its part credit for similar answers). None is accuracy, or
+                score where OpenCompass's own evaluator was used, which reports nothing else.
             models: What configs know of models besides: ``dict(abbr=..., title=...,
                 trained_length=...)`` each. Without it the abbreviation is the title, and no trained
                 length is marked.
         """
-        reject_unknown("metric", [metric], METRICS["niah"])
+        if metric is not None:
+            reject_unknown("metric", [metric], METRICS["niah"])
         self.config = config
         self.metric = metric
-        self.described = {str(model["abbr"]): dict(model) for model in models}
+        self.described = index_by_abbr(models)
 
     def summarize(self, time_str: str | None = None) -> None:
         """Write all files and log their paths.
@@ -62,35 +63,13 @@ class NeedleSummarizer:
         """
         work_dir = Path(self.config["work_dir"])
         stamp = time_str or datetime.now().strftime("%Y%m%d_%H%M%S")
-        models = self._model_facts()
+        models = merge_model_facts(self.config, self.described)
         rows = read_results(self.config, work_dir, models)
-        paths = write_summary(rows, models, self.metric, work_dir / "summary", stamp)
+        metric = self.metric or METRICS["niah"][0]
+        paths = write_summary(rows, models, metric, work_dir / "summary", stamp)
         for path in paths:
             logger.info("wrote %s", path.resolve())
-        absent = find_missing(self.config, work_dir)
-        said = {(cell.model, cell.dataset) for cell in absent}
-        faulty = [row for row in rows if row.status != "ok"]
-        faulty = [row for row in faulty if (row.model, row.dataset) not in said]
-        if absent:
-            logger.error("%s", describe_missing(absent))
-        if faulty:
-            logger.error("%s", _describe_faulty(faulty))
-        if absent or faulty:
-            raise SystemExit(1)
-
-    def _model_facts(self) -> list[ModelFacts]:
-        """Merge what the config says of each model with what its author told the summarizer."""
-        facts: dict[str, ModelFacts] = {}
-        for model, _ in list_pairs(self.config):
-            own = describe_model(model)
-            told = self.described.get(own.abbr, {})
-            facts[own.abbr] = ModelFacts(
-                abbr=own.abbr,
-                title=told.get("title", own.title),
-                scaling=own.scaling,
-                trained_length=told.get("trained_length"),
-            )
-        return list(facts.values())
+        exit_if_missing(self.config, work_dir, rows)
 
 
 def write_summary(
@@ -158,8 +137,3 @@ def _draw(grids: Sequence[Grid], folder: Path, stamp: str) -> list[Path]:
         paths.append(draw_heat_map(grid, folder / f"heatmap_{grid.model}{suffix}_{stamp}.png"))
     paths.append(draw_small_multiples(grids, folder / f"heatmap_all_{stamp}.png"))
     return paths
-
-
-def _describe_faulty(rows: Sequence[ResultRow]) -> str:
-    lines = [f"{row.model} on {row.dataset}: {row.reason}" for row in rows]
-    return "\n  ".join([f"{len(rows)} results hold no usable number:", *lines[:20]])

@@ -18,17 +18,24 @@ from typing import Any
 from opencompass_llada.results.completeness import dataset_name, list_pairs, model_name
 from opencompass_llada.results.uncertainty import hit_rate_standard_error, mean_standard_error
 
-#: Dotted class of a data set -> benchmark. Other classes are named by their last part.
+#: Dotted class of a data set -> benchmark, where its config has no ``benchmark=...`` of its own.
+#: Other classes are named by their last part.
 BENCHMARKS = {
     "opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset": "niah",
     "opencompass.datasets.needlebench.origin.NeedleBenchOriginDataset": "niah",
+    "opencompass.datasets.needlebench_v2.origin.NeedleBenchOriginDataset": "niah",
 }
+#: Classes whose own evaluators report ``score`` alone, where ours report more.
+STOCK_PREFIX = "opencompass.datasets.needlebench"
 #: The metrics that a benchmark reports, which a missing cell gets a row for.
-METRICS = {"niah": ("accuracy", "score")}
-#: Evaluators that report less than their benchmark's metrics.
-EVALUATOR_METRICS = {
-    "opencompass.datasets.needlebench.origin.NeedleBenchOriginEvaluator": ("score",),
+METRICS = {
+    "niah": ("accuracy", "score"),
+    "ruler": ("score",),
+    "longbench": ("score",),
+    "perplexity": ("perplexity",),
 }
+#: What stands for a missing result of a benchmark that reports parts; ``score`` for others.
+HEADLINES = {"longbench_v2": "accuracy"}
 LANGUAGES = {"English": "en", "Chinese": "zh"}
 STATUSES = ("ok", "missing", "failed")
 
@@ -61,6 +68,8 @@ class ResultRow:
     """E.g. ``niah``."""
     dataset: str
     """Abbreviation."""
+    task: str | None
+    """Part of the benchmark, where the data set's config names it (``task=...``)."""
     language: str | None
     """``en`` or ``zh``."""
     prompt: str | None
@@ -137,15 +146,20 @@ def _cell_rows(
 ) -> Iterator[ResultRow]:
     """Yield a row for each metric of one model on one data set."""
     kind = dotted_name(dataset["type"])
-    benchmark = BENCHMARKS.get(kind, kind.rsplit(".", 1)[-1])
+    named = dataset.get("benchmark") or BENCHMARKS.get(kind)
+    benchmark = str(named or kind.rsplit(".", 1)[-1])
     name = dataset_name(dataset)
     result, status, reason = _read_result(work_dir / "results" / facts.abbr / f"{name}.json")
-    if status == "ok" and (fault := _count_fault(dataset, _count(result))):
+    if status == "ok" and (fault := _count_fault(dataset, _count("", result))):
         result, status, reason = {}, "failed", fault
-    evaluator = dotted_name(((dataset.get("eval_cfg") or {}).get("evaluator") or {}).get("type"))
-    metrics = EVALUATOR_METRICS.get(evaluator) or METRICS.get(benchmark)
+    metrics = METRICS.get(benchmark) or tuple(_numeric_names(result))
+    if _has_stock_evaluator(dataset):
+        metrics = ("score",)
+    elif kind.startswith(STOCK_PREFIX):
+        metrics = tuple(metric for metric in metrics if metric in result)
+    metrics = metrics or (HEADLINES.get(benchmark, "score"),)
     language, guide, files = (dataset.get(key) for key in ("language", "guide", "file_list"))
-    for metric in metrics or tuple(_numeric_names(result)) or ("score",):
+    for metric in metrics:
         score = _finite(result.get(metric))
         fault = f"the result has no finite number {metric!r}" if score is None else ""
         yield ResultRow(
@@ -154,6 +168,7 @@ def _cell_rows(
             scaling=facts.scaling,
             benchmark=benchmark,
             dataset=name,
+            task=dataset.get("task"),
             language=None if language is None else LANGUAGES.get(language, language),
             prompt=None if guide is None else ("chat" if guide else "base"),
             haystack="+".join(files) if files else None,
@@ -161,12 +176,17 @@ def _cell_rows(
             length=dataset.get("length"),
             depth=dataset.get("depth"),
             metric=metric,
-            n=_count(result) if status == "ok" else None,
+            n=_count(metric, result) if status == "ok" else None,
             score=score if status == "ok" else None,
             standard_error=_standard_error(metric, score, result) if status == "ok" else None,
             status="failed" if status == "ok" and fault else status,
             reason=reason or fault,
         )
+
+
+def _has_stock_evaluator(dataset: Mapping[str, Any]) -> bool:
+    evaluator = (dataset.get("eval_cfg") or {}).get("evaluator") or {}
+    return dotted_name(evaluator.get("type")).startswith(STOCK_PREFIX)
 
 
 def _read_result(path: Path) -> tuple[dict[str, Any], str, str]:
@@ -186,7 +206,7 @@ def _read_result(path: Path) -> tuple[dict[str, Any], str, str]:
 
 def _numeric_names(result: Mapping[str, Any]) -> Iterator[str]:
     for name, value in result.items():
-        if name != "num_samples" and _finite(value) is not None:
+        if not name.startswith("num_") and _finite(value) is not None:
             yield name
 
 
@@ -195,9 +215,13 @@ def _finite(value: Any) -> float | None:
     return float(value) if number and math.isfinite(value) else None
 
 
-def _count(result: Mapping[str, Any]) -> int | None:
-    """Return the number of samples: as reported, or by the details."""
-    reported = _finite(result.get("num_samples"))
+def _count(metric: str, result: Mapping[str, Any]) -> int | None:
+    """Return the number of samples: as reported, or by the details.
+
+    A metric of a part of the samples (``accuracy_easy``) has their number (``num_samples_easy``).
+    """
+    part = metric.partition("_")[2]
+    reported = _finite(result.get(f"num_samples_{part}", result.get("num_samples")))
     if reported is not None:
         return int(reported)
     details = result.get("details")
@@ -225,10 +249,10 @@ def _count_fault(dataset: Mapping[str, Any], num_samples: int | None) -> str:
 
 
 def _standard_error(metric: str, score: float | None, result: Mapping[str, Any]) -> float | None:
-    num_samples = _count(result)
+    num_samples = _count(metric, result)
     if score is None or not num_samples:
         return None
-    if metric == "accuracy":
+    if metric.partition("_")[0] == "accuracy":
         return hit_rate_standard_error(score / 100 * num_samples, num_samples)
     # OpenCompass writes each field of a detail as a list, one entry a run of the data set.
     details = result.get("details")

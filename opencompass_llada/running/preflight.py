@@ -15,6 +15,7 @@ from typing import Any
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, check_cells
+from opencompass_llada.doctor.needs import check_needs
 from opencompass_llada.families import find_family
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
@@ -28,7 +29,40 @@ logger = get_logger(__name__)
 _HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
 
 
+def read_config(path: str) -> Mapping[str, Any]:
+    """Read a config file as OpenCompass does.
+
+    Raises:
+        Exception: Whatever the file's own code runs into.
+    """
+    from mmengine.config import Config
+
+    return Config.fromfile(path, format_python_code=False)
+
+
 def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
+    """Check options (see `check_options`), then the files and kernels that the config needs.
+
+    What is absent and can be fetched when it is needed is logged.
+
+    Args:
+        cfg: The resolved config.
+        runs_locally: Whether the tasks run on this machine.
+
+    Raises:
+        ValueError: For the first fault; the message says what to do.
+    """
+    check_options(cfg, runs_locally=runs_locally)
+    if not runs_locally:
+        return  # files and kernels are those of other machines
+    for finding in check_needs(cfg):
+        if finding.level == "fault":
+            raise ValueError(f"{finding.topic}: {finding.text}. Mend it: {finding.remedy}")
+        if finding.level == "fetch":
+            logger.warning("%s: %s. If that fails: %s", finding.topic, finding.text, finding.remedy)
+
+
+def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     """Check models, data sets and how they fit together.
 
     Args:

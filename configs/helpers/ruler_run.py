@@ -1,0 +1,222 @@
+"""Turns the settings of a RULER run into models, data sets and task sizes."""
+
+from mmengine.config import read_base
+from opencompass.partitioners import NaivePartitioner
+
+from opencompass_llada.running.partitioner import PackingPartitioner
+
+with read_base():
+    from ...ruler_patches.ruler import embedded_cells, embedded_lengths, ruler_cells
+    from ...ruler_patches.ruler import sources as ruler_sources
+    from .models import describe_models, list_model_configs, model_facts
+    from .selection import announce as announce_settings, read_settings
+
+ruler_table = dict(
+    known=dict(
+        models="names of configs/helpers/models.py, separated by commas",
+        scaling="METHOD or METHOD:option=number, separated by commas",
+        tasks="names, separated by commas; default all that the data has",
+        lengths="tokens of prompt and answer, separated by commas",
+        samples="samples a task and length",
+        data="embedded (no qa tasks), ruler (where OpenCompass looks), or the folder of its files",
+        tokenizer="what counts lengths: model (its own), gpt-4, or a checkpoint's path",
+        prompt="base (ends in the answer prefix) or chat",
+        generation_length="tokens generated for a sample; default the papers' 64",
+        block_length="tokens in a block of the sampler; default one block",
+        steps="denoising steps; default one a token, as in the papers",
+        batch_size="prompts at a time; default the model's",
+        workers="tasks at a time; default one a GPU, or one a core up to two on a CPU",
+    ),
+    lists=("models", "scaling", "tasks", "lengths"),
+    numbers=(
+        *("lengths", "samples", "generation_length", "block_length", "steps"),
+        *("batch_size", "workers"),
+    ),
+    choices=dict(prompt=("base", "chat")),
+)
+# Both papers: 64 tokens in one block, 100 samples; LongLLaDA's lengths (its Table 2).
+paper_generation = 64
+paper_samples = 100
+longllada_lengths = (4096, 8192, 16384)
+# What keeps the embedded run at some three minutes on two cores: half of the papers' answer, in
+# blocks and steps of four tokens, as tiny-llada is run on needle in a haystack.
+embedded_generation = 32
+embedded_block = 16
+embedded_steps = 8
+embedded_samples = 3
+
+
+def plan_run(settings, num_gpus, announce=True):
+    """Work out a run from settings and environment variables, and check its data.
+
+    Args:
+        settings: Values of `ruler_table`'s names; None for the default.
+        num_gpus: GPUs of the machine.
+        announce: Write what was taken, and why, to standard error.
+
+    Returns:
+        A dictionary: models, datasets, combinations (None where every model runs every data
+        set), described_models for the summarizer, settings (resolved), workers (tasks at a time),
+        and the partitioners of inference and evaluation.
+    """
+    values, sources = read_settings(settings, ruler_table)
+    fill_defaults(values, sources, num_gpus)
+    groups = group_models(values)
+    check_groups(groups)
+    models, datasets, combinations = [], [], []
+    for cells, names in groups:
+        configs = make_models(names, values, num_gpus)
+        models += configs
+        datasets += cells
+        combinations.append(dict(models=configs, datasets=cells))
+    if announce:
+        count = sum(len(group["models"]) * len(group["datasets"]) for group in combinations)
+        headline = f"RULER: {len(models)} models, {count} results (model x task x length)"
+        announce_settings(headline, values, sources, unset=("lengths",))
+    return dict(
+        models=models,
+        datasets=datasets,
+        combinations=combinations if len(groups) > 1 else None,
+        described_models=describe_models(models),
+        settings=values,
+        workers=values["workers"],
+        partitioner=choose_partitioner(len(datasets), values["workers"], num_gpus),
+        eval_partitioner=dict(type=PackingPartitioner, num_tasks=1),
+    )
+
+
+def fill_defaults(values, sources, num_gpus):
+    """Put the default of each setting that has one where none was given, with its reason."""
+    from os import cpu_count
+
+    import opencompass_llada.options
+
+    opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
+    trained = min(model_facts[name]["trained_length"] for name in values["models"])
+    embedded = values["data"] == "embedded"
+    gpt4 = not embedded and trained >= longllada_lengths[0]
+    defaults = dict(
+        scaling=(["none"], "default"),
+        samples=(
+            (embedded_samples, "default on embedded data")
+            if embedded
+            else (paper_samples, "default: both papers'")
+        ),
+        tokenizer=(
+            ("gpt-4", "default: as RULER counts in OpenCompass")
+            if gpt4
+            else ("model", "default: embedded data or a trained length below RULER's shortest")
+        ),
+        generation_length=(
+            (embedded_generation, "default on embedded data, for speed")
+            if embedded
+            else (paper_generation, "default: both papers'")
+        ),
+        workers=(
+            num_gpus or min(2, cpu_count() or 1),
+            f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores",
+        ),
+    )
+    put_missing(values, sources, defaults)
+    length = values["generation_length"]
+    if embedded and length == embedded_generation:
+        sampler = dict(
+            block_length=(embedded_block, "default on embedded data"),
+            steps=(embedded_steps, "default on embedded data, for speed"),
+        )
+    else:
+        sampler = dict(
+            block_length=(length, "default: one block, as in both papers"),
+            steps=(length, "default: one a token, as in both papers"),
+        )
+    put_missing(values, sources, sampler)
+    if values["lengths"] is None and embedded:
+        lengths = ",".join(map(str, embedded_lengths))
+        sources["lengths"] = f"default: {lengths}; vt from 1024 and cwe from 2048, where they fit"
+    elif values["lengths"] is None:
+        values["lengths"], sources["lengths"] = list(longllada_lengths), "default: LongLLaDA's"
+
+
+def put_missing(values, sources, defaults):
+    """Fill settings that have no value; defaults are pairs of value and reason."""
+    for name, (value, reason) in defaults.items():
+        if values[name] is None:
+            values[name], sources[name] = value, reason
+
+
+def group_models(values):
+    """Pair each set of data sets with the models that run it: tokenizers may differ.
+
+    Returns:
+        Pairs of (data set configs, model names).
+    """
+    names_by_tokenizer = {}
+    for name in values["models"]:
+        counted = model_facts[name]["path"] if values["tokenizer"] == "model" else None
+        names_by_tokenizer.setdefault(counted or values["tokenizer"], []).append(name)
+    return [
+        (make_cells(values, tokenizer), names) for tokenizer, names in names_by_tokenizer.items()
+    ]
+
+
+def make_cells(values, tokenizer):
+    """List the data set configs whose lengths a tokenizer counts."""
+    common = dict(
+        tasks=values["tasks"],
+        tokenizer=tokenizer,
+        num_samples=values["samples"],
+        generation_length=values["generation_length"],
+        chat=values["prompt"] == "chat",
+    )
+    if values["data"] == "embedded":
+        if values["lengths"] is None:
+            return embedded_cells(**common)
+        room = values["generation_length"]
+        return ruler_cells(values["lengths"], data="embedded", tokens_to_generate=room, **common)
+    named = values["data"] in ruler_sources
+    path = ruler_sources[values["data"]]["path"] if named else values["data"]
+    cells = ruler_cells(values["lengths"], path=path, **common)
+    for cell in cells:
+        # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
+        cell["path"] = full_path(cell)
+    return cells
+
+
+def full_path(cell):
+    """Return the folder of a data set's file, or its path as it is if it needs none."""
+    import opencompass_llada.datasets.ruler.build
+    import opencompass_llada.datasets.ruler.tasks
+
+    spec = opencompass_llada.datasets.ruler.tasks.RulerSpec(
+        task=cell["task"], length=cell["length"], path=cell["path"], essay_file=cell["essay_file"]
+    )
+    file = opencompass_llada.datasets.ruler.build.find_data_file(spec)
+    return cell["path"] if file is None else str(file.resolve().parent)
+
+
+def check_groups(groups):
+    """Make a sample of each task at its smallest length, so that a fault shows at once."""
+    import opencompass_llada.datasets.ruler.dataset
+
+    for cells, _ in groups:
+        opencompass_llada.datasets.ruler.dataset.check_cells(cells)
+
+
+def make_models(names, values, num_gpus):
+    """Return the model configs, with the papers' generation settings for RULER."""
+    configs = list_model_configs(names, values["scaling"], num_gpus, values["batch_size"])
+    for config in configs:
+        config["max_out_len"] = values["generation_length"]
+        config["sampler"] = dict(block_length=values["block_length"], num_steps=values["steps"])
+    return configs
+
+
+def choose_partitioner(num_datasets, workers, num_gpus):
+    """Return the partitioner of inference.
+
+    On GPUs the data sets of one model are spread over all of them; on a CPU, where only tiny
+    models run, all is packed into one task a worker, since starting one takes 10 seconds.
+    """
+    if num_gpus:
+        return dict(type=NaivePartitioner, n=max(1, -(-num_datasets // (2 * num_gpus))))
+    return dict(type=PackingPartitioner, num_tasks=workers)

@@ -1,0 +1,10 @@
+"""`--summarizer longbench`: LongBench's six categories and its averages."""
+
+from mmengine.config import read_base
+
+from opencompass_llada.results.group_summarizer import GroupSummarizer
+
+with read_base():
+    from ..helpers.longbench_groups import longbench_groups
+
+summarizer = dict(type=GroupSummarizer, groups=longbench_groups)

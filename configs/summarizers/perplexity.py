@@ -1,0 +1,5 @@
+"""`--summarizer perplexity`: CSV, table and curves over context length."""
+
+from opencompass_llada.results.perplexity_summarizer import PerplexitySummarizer
+
+summarizer = dict(type=PerplexitySummarizer)

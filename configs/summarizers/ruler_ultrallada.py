@@ -1,0 +1,10 @@
+"""`--summarizer ruler_ultrallada`: RULER's table with UltraLLaDA's groups."""
+
+from mmengine.config import read_base
+
+from opencompass_llada.results.group_summarizer import GroupSummarizer
+
+with read_base():
+    from ...ruler_patches.groups import ultrallada_groups as __groups
+
+summarizer = dict(type=GroupSummarizer, groups=__groups)

@@ -1,0 +1,150 @@
+"""LongBench's published rows: where the files lie, and their lines, checked.
+
+The files are read as they are (``data/TASK.jsonl``, ``data/TASK_e.jsonl``, or ``data.zip`` with
+both, as on the hub); no loader script is run. Writes no prompts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from opencompass_llada.datasets.counting import MissingDataError
+from opencompass_llada.datasets.locations import find_data
+from opencompass_llada.datasets.longbench.tasks import LongBenchTask
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+DEFAULT_PATH = "opencompass/Longbench"
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/Longbench/data holds LongBench's jsonl files "
+    "(data.zip of THUDM/LongBench on the Hugging Face hub, unpacked or as it is in data/Longbench; "
+    "DATASET_SOURCE=HF downloads it), give the folder itself as path=..., or use the sample set: "
+    "path='asset:longbench' (LLADA_DATA=embedded for the shipped configs)."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongBenchRow:
+    """One line of a file."""
+
+    context: str
+    """The long text."""
+    question: str
+    """The row's ``input``; empty for tasks that only have a context."""
+    answers: tuple[str, ...]
+    """All gold answers."""
+    length: int
+    """Words (English, code) or characters (Chinese) of the first three."""
+    classes: tuple[str, ...]
+    """All classes of a classification task, else empty."""
+
+
+def read_rows(path: str, task: LongBenchTask, benchmark: str) -> list[LongBenchRow]:
+    """Read all rows of a task, and warn where there are fewer or more than published.
+
+    Args:
+        path: LongBench's folder: ``asset:NAME``, a folder, or ``opencompass/Longbench``.
+        task: Which task.
+        benchmark: ``longbench`` or ``longbench_e``.
+
+    Raises:
+        MissingDataError: If the folder or the file is not there.
+        ValueError: If a line is not a row; names file and line.
+    """
+    folder = find_data(path, benchmark="LongBench", how_to_get=HOW_TO_GET)
+    name = task.name + ("_e" if benchmark == "longbench_e" else "")
+    with _open_file(folder, f"{name}.jsonl") as (lines, shown_name):
+        rows = [
+            _parse_row(text, task, f"{shown_name}, line {number}")
+            for number, text in enumerate(lines, start=1)
+            if text.strip()
+        ]
+    if not rows:
+        raise ValueError(f"{shown_name} holds no rows. {HOW_TO_GET}")
+    published = task.num_samples if benchmark == "longbench" else sum(task.bucket_samples)
+    if len(rows) != published and not path.startswith("asset:"):
+        logger.warning(
+            "%s holds %d rows and %d are published: scores are of these rows only.",
+            shown_name,
+            len(rows),
+            published,
+        )
+    return rows
+
+
+@contextmanager
+def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
+    """Open a data file in the folder, its data/ or its data.zip; yields its full name besides."""
+    for path in (folder / "data" / name, folder / name):
+        if path.is_file():
+            # Lines end at \n only: other separators stand inside texts.
+            with path.open(encoding="utf-8", newline="\n") as lines:
+                yield lines, str(path)
+            return
+    archive = folder / "data.zip"
+    if archive.is_file():
+        with zipfile.ZipFile(archive) as files:
+            if f"data/{name}" in files.namelist():
+                with files.open(f"data/{name}") as raw:
+                    yield io.TextIOWrapper(raw, "utf-8", newline="\n"), f"{archive}/data/{name}"
+                return
+    present = sorted(
+        {path.stem for path in [*folder.glob("data/*.jsonl"), *folder.glob("*.jsonl")]}
+    )
+    raise MissingDataError(
+        f"LongBench's file {name!r} is not in {folder}, its data/ or its data.zip (tasks there: "
+        f"{', '.join(present) or 'none'}). {HOW_TO_GET}"
+    )
+
+
+def _parse_row(text: str, task: LongBenchTask, where: str) -> LongBenchRow:
+    row = parse_json_line(text, where)
+    missing = [name for name in ("context", "input", "answers", "length") if name not in row]
+    if missing:
+        raise ValueError(f"{where}: the row has no {missing[0]!r}; it is not LongBench's format.")
+    answers = row["answers"]
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
+        raise ValueError(f"{where}: answers={answers!r} must be a list of at least one text.")
+    if not isinstance(row["length"], int):
+        raise ValueError(f"{where}: length={row['length']!r} must be a whole number.")
+    classes = row.get("all_classes") or []
+    if task.metric == "classification" and not classes:
+        raise ValueError(f"{where}: a row of {task.name} must name its classes in all_classes.")
+    return LongBenchRow(
+        context=row["context"],
+        question=row["input"],
+        answers=tuple(answers),
+        length=row["length"],
+        classes=tuple(classes),
+    )
+
+
+def parse_json_line(text: str, where: str) -> Mapping[str, Any]:
+    """Read one line of a jsonl file.
+
+    Args:
+        text: The line.
+        where: File and line number, for the error.
+
+    Raises:
+        ValueError: If it is not a JSON object.
+    """
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        state = "half-written" if not text.endswith("\n") else "damaged"
+        raise ValueError(
+            f"{where}: not valid JSON ({error.msg} at character {error.pos} of {len(text)}); the "
+            f"file is {state}. Fetch it again."
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: the line must be a JSON object, not {type(row).__name__}.")
+    return row

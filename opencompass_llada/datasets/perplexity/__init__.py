@@ -1,0 +1,1 @@
+"""Perplexity through OpenCompass: texts, the windows of them that are scored, scores as results."""

@@ -1,0 +1,178 @@
+"""Texts to measure perplexity on: generated, text files, jsonl files, or a data set of the hub.
+
+Gives whole texts. Which tokens of them are scored is decided by `windows`, once a model's
+tokenizer is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from opencompass.datasets.base import BaseDataset
+
+from opencompass_llada.datasets.counting import MissingDataError, resolve_location
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.synthetic import generate_documents
+
+GENERATED = "generated"
+HUB_PREFIX = "hub:"
+#: Neither tiny-llada's training (seed 1) nor the embedded haystack (0) has seen this text.
+GENERATED_SEED = 3
+#: Keys of a data set config that say what its cell is; the summarizer reads them, the text not.
+CELL_KEYS = ("benchmark", "task", "length", "previous_length", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Where texts come from and which are taken."""
+
+    path: str
+    """``generated``; a .txt file (one text), a folder of them, a .jsonl file, or ``hub:NAME``,
+    which the `datasets` package loads from the hub or its cache without running its code."""
+    num_texts: int = 1
+    """Texts wanted, in the order that the source has."""
+    min_characters: int = 1
+    """Shorter texts are passed over; generated ones are made at least this long."""
+    text_field: str = "text"
+    """Field of a jsonl or hub row that holds the text."""
+    hub_config: str | None = None
+    """Configuration of a hub data set that has several."""
+    split: str = "test"
+    """Split of a hub data set."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: With the name, the value and the rule.
+        """
+        for name in ("num_texts", "min_characters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
+class PerplexityDataset(BaseDataset):
+    """OpenCompass data set of texts; keywords are the fields of `TextOptions`.
+
+    Takes besides, without effect on the texts, what a curve is drawn by: see `CELL_KEYS`.
+    """
+
+    @staticmethod
+    def load(**options: Any) -> Dataset:
+        """Read the texts.
+
+        Args:
+            **options: Fields of `TextOptions`, and `CELL_KEYS`.
+
+        Returns:
+            Columns text and name.
+
+        Raises:
+            ValueError: For a wrong option or missing data.
+        """
+        return Dataset.from_list(read_texts(parse_text_options(options)))
+
+
+def parse_text_options(options: Mapping[str, Any]) -> TextOptions:
+    """Read a data set config's keywords.
+
+    Raises:
+        ValueError: For an unknown keyword (names the nearest), or a wrong value.
+    """
+    names = [field.name for field in fields(TextOptions)]
+    reject_unknown("perplexity data set option", options, [*names, *CELL_KEYS])
+    given = {name: value for name, value in options.items() if name in names}
+    if "path" not in given:
+        raise ValueError(f"The perplexity data set needs path=...: {GENERATED!r}, a file or hub:ID")
+    return TextOptions(**given)
+
+
+def read_texts(options: TextOptions) -> list[dict[str, str]]:
+    """Read the texts that the options ask for.
+
+    Returns:
+        ``{"text": ..., "name": ...}`` each, exactly ``num_texts``.
+
+    Raises:
+        MissingDataError: If the source is not there, or holds too few texts that are long enough.
+    """
+    long_enough = (
+        {"text": text, "name": name}
+        for name, text in _all_texts(options)
+        if len(text) >= options.min_characters
+    )
+    rows = list(islice(long_enough, options.num_texts))
+    if len(rows) < options.num_texts:
+        raise MissingDataError(
+            f"num_texts={options.num_texts}, but {options.path} holds {len(rows)} texts of at "
+            f"least min_characters={options.min_characters}; lower either (LLADA_TEXTS, "
+            "LLADA_MIN_CHARACTERS) or give a longer source (LLADA_DATA)."
+        )
+    return rows
+
+
+def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
+    if options.path == GENERATED:
+        return _generated_texts(options.min_characters, options.num_texts)
+    if options.path.startswith(HUB_PREFIX):
+        return _hub_texts(options)
+    path = Path(resolve_location(options.path)).expanduser()
+    if not path.exists():
+        raise MissingDataError(
+            f"path={options.path!r} is no file or folder here; give a .txt or .jsonl file, a "
+            f"folder of .txt files, {HUB_PREFIX}NAME for a data set of the hub, or {GENERATED!r} "
+            "(LLADA_DATA for the shipped configs)."
+        )
+    if path.suffix in (".jsonl", ".json"):
+        return _jsonl_texts(path, options.text_field)
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    return ((file.name, file.read_text(encoding="utf-8")) for file in files)
+
+
+def _generated_texts(min_characters: int, num_texts: int) -> Iterator[tuple[str, str]]:
+    """Join generated documents until each text is long enough."""
+    documents = generate_documents(GENERATED_SEED, 1 + num_texts * (1 + min_characters // 500))
+    for number in range(num_texts):
+        text = ""
+        while len(text) < min_characters:
+            text += next(documents)["text"]
+        yield f"generated {number}", text
+
+
+def _jsonl_texts(path: Path, field: str) -> Iterator[tuple[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            if line.strip():
+                yield f"{path.name} {number}", _field(json.loads(line), field, str(path))
+
+
+def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
+    from datasets import load_dataset
+
+    name = options.path.removeprefix(HUB_PREFIX)
+    try:
+        rows = load_dataset(name, options.hub_config, split=options.split)
+    except Exception as error:  # any network, cache or hub error ends in the same remedy
+        raise MissingDataError(
+            f"path={options.path!r} could not be loaded by the datasets package "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}). Check name, "
+            f"hub_config={options.hub_config!r} and split={options.split!r}, or fetch it where "
+            f"there is a network (hf download {name} --repo-type dataset) and give the file."
+        ) from error
+    for number, row in enumerate(rows):
+        yield f"{name} {number}", _field(row, options.text_field, options.path)
+
+
+def _field(row: Mapping[str, Any], field: str, source: str) -> str:
+    if field not in row:
+        raise MissingDataError(
+            f"text_field={field!r} is no field of {source}, which has {', '.join(row)}; set "
+            "text_field (LLADA_TEXT_FIELD) to one of them."
+        )
+    return str(row[field])

@@ -1,0 +1,106 @@
+"""Samples on disk, so that a set is made once a machine and not once a model.
+
+A file is named after a digest of everything that its samples depend on, and repeats that text in
+its first line. Makes no samples.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.datasets.ruler.fitting import RulerSample
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+#: Folder of all files kept; ``none`` keeps nothing. Not LLADA_*: those choose what is run.
+VARIABLE = "OPENCOMPASS_LLADA_CACHE"
+DIGITS_IN_NAME = 20
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of RULER's samples, or None if nothing is to be kept."""
+    chosen = os.environ.get(VARIABLE, "").strip()
+    if chosen.lower() == "none":
+        return None
+    if chosen:
+        return Path(chosen).expanduser() / "ruler"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "opencompass_llada" / "ruler"
+
+
+@lru_cache(maxsize=1)
+def sources_digest() -> str:
+    """Return a digest of this package's own code: changed code makes other samples."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class SampleCache:
+    """The file of one set of samples."""
+
+    def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
+        """Work out the file's name; reads nothing.
+
+        Args:
+            folder: Where files lie; created when one is written.
+            name: How the file's name begins, for people.
+            key: Everything that the samples depend on, as JSON can hold it.
+        """
+        self.key = json.dumps(key, sort_keys=True)
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:DIGITS_IN_NAME]
+        self.path = folder / f"{name}_{digest}.jsonl.gz"
+
+    def read(self, num_samples: int) -> list[RulerSample] | None:
+        """Return the samples, or None where there is no whole file of them.
+
+        Args:
+            num_samples: How many there must be.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with gzip.open(self.path, "rt", encoding="utf-8", newline="") as lines:
+                if json.loads(next(lines))["key"] != self.key:
+                    raise ValueError("it belongs to another set")
+                rows = [json.loads(line) for line in lines]
+            samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+            if len(samples) != num_samples:
+                raise ValueError(f"it holds {len(samples)} samples")
+        except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
+            logger.warning("%s is not usable and is made again: %s", self.path, e or type(e))
+            return None
+        return samples
+
+    def write(self, samples: Sequence[RulerSample]) -> None:
+        """Write the samples; other processes see the whole file or none.
+
+        A folder that cannot be written is logged, and the samples are made again next time.
+        """
+        # A name of its own: several tasks of a run may make the same set at the same time.
+        temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}-{uuid.uuid4().hex}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines:
+                for row in [{"key": self.key}, *map(asdict, samples)]:
+                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            os.replace(temporary, self.path)
+        except OSError as error:
+            logger.warning(
+                "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
+                error,
+                VARIABLE,
+            )
+        finally:
+            if temporary.exists():
+                temporary.unlink()

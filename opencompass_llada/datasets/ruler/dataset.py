@@ -1,0 +1,66 @@
+"""OpenCompass data set of one RULER task at one length. Makes no samples itself (`build`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from opencompass.datasets.base import BaseDataset
+
+from opencompass_llada.datasets.haystack import HaystackStore
+from opencompass_llada.datasets.ruler.build import build_samples
+from opencompass_llada.datasets.ruler.tasks import RulerSpec, parse_spec
+
+
+class RulerDataset(BaseDataset):
+    """Keywords are the fields of `tasks.RulerSpec`."""
+
+    #: Keeps tokenizers for all data sets of a process.
+    store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
+
+    @staticmethod
+    def load(**options: Any) -> Dataset:
+        """Make or read the samples.
+
+        Args:
+            **options: Fields of `tasks.RulerSpec`.
+
+        Returns:
+            Columns prompt, answer (a list of references) and num_tokens (of the prompt).
+
+        Raises:
+            ValueError: For a wrong option, missing data or a length that is too small.
+        """
+        spec = parse_spec(options)
+        samples = build_samples(spec, RulerDataset.store.tokenizer(spec.tokenizer))
+        return Dataset.from_dict(
+            {
+                "prompt": [sample.prompt for sample in samples],
+                "answer": [list(sample.answers) for sample in samples],
+                "num_tokens": [sample.num_tokens for sample in samples],
+            }
+        )
+
+
+def check_cells(configs: Iterable[Mapping[str, Any]]) -> None:
+    """Make one sample of every task at its smallest length.
+
+    A fault in data, tokenizer or lengths shows this way before any model is loaded.
+
+    Args:
+        configs: Data set configs of this class.
+
+    Raises:
+        ValueError: As `RulerDataset.load`.
+    """
+    names = {entry.name for entry in fields(RulerSpec)}
+    smallest: dict[str, RulerSpec] = {}
+    for config in configs:
+        spec = parse_spec({name: value for name, value in config.items() if name in names})
+        if spec.task not in smallest or spec.length < smallest[spec.task].length:
+            smallest[spec.task] = spec
+    for spec in smallest.values():
+        tokenizer = RulerDataset.store.tokenizer(spec.tokenizer)
+        build_samples(replace(spec, num_samples=min(1, spec.num_samples)), tokenizer)

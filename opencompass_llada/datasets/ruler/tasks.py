@@ -1,0 +1,226 @@
+"""RULER's 13 tasks: their parameters, wording and what one data set config says.
+
+Facts of NVIDIA RULER (github.com/NVIDIA/RULER, scripts/synthetic.yaml and scripts/data) as
+OpenCompass 0.5.4 has them (opencompass/datasets/ruler, opencompass/configs/datasets/ruler). It
+differs from NVIDIA's in one thing that we follow: variable tracking has no worked example.
+Writes no prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from opencompass_llada.options import reject_unknown
+
+ESSAY_FILE = "PaulGrahamEssays.jsonl"
+
+#: From this length on, prompts equal OpenCompass's. Below, where RULER has no published figures,
+#: items are added one at a time, so that small windows are filled and not missed.
+PUBLISHED_FROM = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiahTask:
+    """Needles in a haystack."""
+
+    haystack: str
+    """``repeat`` (one sentence over and over), ``essay`` or ``needle`` (other needles)."""
+    key_kind: str = "words"
+    """What needles are named by: ``words`` (adjective-noun) or ``uuids``."""
+    value_kind: str = "numbers"
+    """What is to be found: ``numbers`` (7 digits) or ``uuids``."""
+    num_keys: int = 1
+    """Keys hidden."""
+    num_values: int = 1
+    """Values of each key."""
+    num_queries: int = 1
+    """Keys asked for."""
+    tokens_to_generate: int = 128
+    """Room kept for the answer."""
+    match: str = "all"
+    """How answers are scored, see `evaluator`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracingTask:
+    """Variable tracking: which variables get a value through a chain of assignments."""
+
+    num_hops: int = 4
+    """Assignments after the first."""
+    tokens_to_generate: int = 30
+    """Room kept for the answer."""
+    match: str = "all"
+    """How answers are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonWordsTask:
+    """Common words extraction: the ten words that stand in a list most often."""
+
+    num_common: int = 10
+    """Words to be found."""
+    common_repeats: int = 30
+    """How often each of them stands in the list."""
+    uncommon_repeats: int = 3
+    """How often each of the others does."""
+    tokens_to_generate: int = 120
+    """Room kept for the answer."""
+    match: str = "all"
+    """How answers are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequentWordsTask:
+    """Frequent words extraction: the three most frequent of coded words with a Zipf law."""
+
+    alpha: float = 2.0
+    """Exponent of the law."""
+    word_length: int = 6
+    """Letters of a coded word."""
+    tokens_to_generate: int = 50
+    """Room kept for the answer below `PUBLISHED_FROM`; both originals keep none."""
+    match: str = "all"
+    """How answers are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionTask:
+    """Questions on one or several of many documents."""
+
+    file: str
+    """Name of the data file."""
+    layout: str
+    """Its layout: ``squad`` or ``hotpotqa``."""
+    tokens_to_generate: int = 50
+    """Room kept for the answer."""
+    match: str = "part"
+    """How answers are scored."""
+
+
+Task = NiahTask | TracingTask | CommonWordsTask | FrequentWordsTask | QuestionTask
+
+TASKS: dict[str, Task] = {
+    "niah_single_1": NiahTask(haystack="repeat"),
+    "niah_single_2": NiahTask(haystack="essay"),
+    "niah_single_3": NiahTask(haystack="essay", value_kind="uuids"),
+    "niah_multikey_1": NiahTask(haystack="essay", num_keys=4),
+    "niah_multikey_2": NiahTask(haystack="needle"),
+    "niah_multikey_3": NiahTask(haystack="needle", key_kind="uuids", value_kind="uuids"),
+    "niah_multivalue": NiahTask(haystack="essay", num_values=4),
+    "niah_multiquery": NiahTask(haystack="essay", num_keys=4, num_queries=4),
+    "vt": TracingTask(),
+    "cwe": CommonWordsTask(),
+    "fwe": FrequentWordsTask(),
+    "qa_squad": QuestionTask(file="dev-v2.0.json", layout="squad"),
+    "qa_hotpotqa": QuestionTask(file="hotpotqa.json", layout="hotpotqa"),
+}
+
+SENTENCES = (
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+)
+
+TEMPLATES: dict[type, str] = {
+    NiahTask: (
+        "Some special magic {type_needle_v} are hidden within the following text. Make sure to "
+        "memorize it. I will quiz you about the {type_needle_v} afterwards.\n{context}\nWhat are "
+        "all the special magic {type_needle_v} for {query} mentioned in the provided text? The "
+        "special magic {type_needle_v} for {query} mentioned in the provided text are"
+    ),
+    TracingTask: (
+        "Memorize and track the chain(s) of variable assignment hidden in the following "
+        "text.\n\n{context}\nQuestion: Find all variables that are assigned the value {query} in "
+        "the text above. Answer: According to the chain(s) of variable assignment in the text "
+        "above, {num_v} variables are assigned the value {query}, they are: "
+    ),
+    CommonWordsTask: (
+        "Below is a numbered list of words. In these words, some appear more often than others. "
+        "Memorize the ones that appear most often.\n{context}\nQuestion: What are the 10 most "
+        "common words in the above list? Answer: The top 10 words that appear most often in the "
+        "list are:"
+    ),
+    FrequentWordsTask: (
+        "Read the following coded text and track the frequency of each coded word. Find the three "
+        "most frequently appeared coded words. {context}\nQuestion: Do not provide any "
+        "explanation. Please ignore the dots '....'. What are the three most frequently appeared "
+        "words in the above coded text? Answer: According to the coded text above, the three most "
+        "frequently appeared words are:"
+    ),
+    QuestionTask: (
+        "Answer the question based on the given documents. Only give me the answer and do not "
+        "output any other words.\n\nThe following are given documents.\n\n{context}\n\nAnswer the "
+        "question based on the given documents. Only give me the answer and do not output any "
+        "other words.\n\nQuestion: {query} Answer:"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulerSpec:
+    """What a data set config says, checked: one task at one length."""
+
+    task: str
+    """A key of `TASKS`."""
+    length: int
+    """Tokens of prompt and answer together."""
+    tokenizer: str = "gpt-4"
+    """What counts them: ``'gpt-4'`` or a checkpoint's path."""
+    num_samples: int = 100
+    """Samples; a smaller number gives the first of a larger one."""
+    path: str = "data/ruler"
+    """Folder of essays and questions: where OpenCompass finds it, a folder, or ``asset:NAME``."""
+    essay_file: str = ESSAY_FILE
+    """The essay haystack: a JSON object with ``text`` a line."""
+    tokens_to_generate: int | None = None
+    """Room kept for the answer; None for the task's own."""
+    seed: int = 42
+    """Of all draws; RULER's own is 42."""
+    benchmark: str = "ruler"
+    """What result tables call it."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: With the name, the value and the rule.
+        """
+        reject_unknown("RULER task", [self.task], TASKS)
+        for name in ("length", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.tokens_to_generate is not None and self.tokens_to_generate < 0:
+            raise ValueError(
+                f"tokens_to_generate={self.tokens_to_generate} must be 0 or more, or None for "
+                "the task's own."
+            )
+
+    @property
+    def facts(self) -> Task:
+        """The task's parameters."""
+        return TASKS[self.task]
+
+    @property
+    def reserve(self) -> int:
+        """Tokens kept for the answer."""
+        if self.tokens_to_generate is None:
+            return self.facts.tokens_to_generate
+        return self.tokens_to_generate
+
+    @property
+    def as_published(self) -> bool:
+        """Whether prompts equal OpenCompass's at this length."""
+        return self.length >= PUBLISHED_FROM
+
+
+def parse_spec(options: Mapping[str, Any]) -> RulerSpec:
+    """Read a data set config's keywords.
+
+    Raises:
+        ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
+    """
+    reject_unknown("RULER data set option", options, [entry.name for entry in fields(RulerSpec)])
+    try:
+        return RulerSpec(**options)
+    except TypeError as error:
+        raise ValueError(f"RULER data set config: {error}") from error

@@ -1,0 +1,151 @@
+"""Checks of benchmark files: which there are, and which of those that a config asks for are not.
+
+Looks where OpenCompass looks (COMPASS_DATA_CACHE, then its own cache), without its download.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.datasets.counting import resolve_location
+from opencompass_llada.datasets.tiktoken_file import (
+    describe_damage,
+    tiktoken_path,
+    tiktoken_state,
+)
+from opencompass_llada.doctor.findings import Finding
+
+#: Data set id -> folder below the cache, as OpenCompass has them.
+LOCAL_FOLDERS = {
+    "opencompass/needlebench": "data/needlebench",
+    "opencompass/Longbench": "data/Longbench",
+    "data/ruler": "data/ruler",
+    "./data/ruler": "data/ruler",
+}
+OPENCOMPASS_CACHE = "~/.cache/opencompass"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark's files, as far as this package's own configs read them."""
+
+    path: str
+    """What configs give as path."""
+    files: tuple[str, ...]
+    """Names below its folder; ``a|b`` is a file that may be in either place."""
+    fetch: str
+    """The command that fetches them into a folder that stands as ``FOLDER``."""
+
+
+_GET = 'python -c "from opencompass.utils import get_data_path as get; get({})"'
+BENCHMARKS = {
+    "needlebench": Benchmark(
+        path="opencompass/needlebench",
+        files=("needles.jsonl", "en_un_asr.jsonl", "PaulGrahamEssays.jsonl", "zh_all.jsonl",
+               "multi_needle_reasoning_en.json", "multi_needle_reasoning_zh.json"),
+        fetch="hf download opencompass/needlebench --repo-type dataset --local-dir FOLDER",
+    ),
+    "ruler": Benchmark(
+        path="data/ruler",
+        files=("PaulGrahamEssays.jsonl", "dev-v2.0.json", "hotpotqa.json"),
+        fetch=_GET.format("'data/ruler/hotpotqa.json', local_mode=True"),
+    ),
+    "longbench": Benchmark(
+        path="opencompass/Longbench",
+        files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
+        fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
+    ),
+}  # fmt: skip
+
+
+def find_folder(path: str) -> Path:
+    """Return where a data set's folder is or should be, without downloading it."""
+    location = Path(resolve_location(path)).expanduser()
+    if location.exists() or location.is_absolute():
+        return location
+    below = LOCAL_FOLDERS.get(path, path)
+    cache = os.environ.get("COMPASS_DATA_CACHE", "")
+    places = [Path(cache, below), Path(OPENCOMPASS_CACHE).expanduser() / below]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
+    """Return the names that are not in a folder."""
+    return [
+        name for name in files if not any((folder / choice).is_file() for choice in name.split("|"))
+    ]
+
+
+def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> Finding:
+    """Check that files are there.
+
+    Args:
+        topic: A key of `BENCHMARKS`, or another name.
+        path: As a config gives it.
+        files: Names below the path; ``a|b`` for either.
+        asked: Whether their absence is a fault.
+    """
+    folder = find_folder(path)
+    missing = missing_files(folder, files)
+    if not missing:
+        return Finding(topic=topic, level="ok", text=f"{len(files)} files at {folder}")
+    from_hub = os.environ.get("DATASET_SOURCE") in ("HF", "ModelScope")
+    can_fetch = not folder.exists() and path in LOCAL_FOLDERS
+    remedy = "give the folder that holds them (LLADA_DATA=FOLDER for the shipped configs)"
+    if path in LOCAL_FOLDERS and topic in BENCHMARKS:
+        below = LOCAL_FOLDERS[path]
+        fetch = BENCHMARKS[topic].fetch.replace("FOLDER", f'"$COMPASS_DATA_CACHE/{below}"')
+        variable = "" if os.environ.get("COMPASS_DATA_CACHE") else "export COMPASS_DATA_CACHE=DIR; "
+        remedy = f"{variable}{fetch}   # or set the variable to a folder that has {below}"
+    level = ("fetch" if can_fetch and from_hub else "fault") if asked else "note"
+    what = "no folder" if not folder.exists() else f"lacks {', '.join(missing)}:"
+    return Finding(topic=topic, level=level, text=f"{what} {folder}", remedy=remedy)
+
+
+def check_tiktoken(*, asked: bool) -> Finding:
+    """Check GPT-4's tokenizer file without tiktoken, which would delete a damaged one."""
+    state, path = tiktoken_state(), tiktoken_path()
+    if state == "present":
+        return Finding(topic="tiktoken", level="ok", text=str(path))
+    if state == "damaged":
+        text, _, remedy = describe_damage().partition(" Copy ")
+        return Finding(topic="tiktoken", level="fault", text=text, remedy=f"copy {remedy}")
+    return Finding(
+        topic="tiktoken",
+        level="fetch" if asked else "note",
+        text=f"no file {path}; lengths by GPT-4's tokenizer need it",
+        remedy='export TIKTOKEN_CACHE_DIR=DIR; python -c "import tiktoken; '
+        "tiktoken.get_encoding('cl100k_base')\"   # without a network: copy the file there, or "
+        "LLADA_TOKENIZER=model",
+    )
+
+
+def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield what a data set config reads: topic, path and file names.
+
+    Args:
+        dataset: The config.
+        kind: Its class as a dotted name.
+    """
+    package = kind.rsplit(".", 1)[0]
+    path = dataset.get("path")
+    if ".needlebench" in package or package.endswith(".multi_needle"):
+        names = [*dataset.get("file_list", []), dataset.get("needle_file_name")]
+        yield "needlebench", str(path), [str(name) for name in names if name]
+    elif package.startswith("opencompass_llada.datasets.ruler"):
+        from opencompass_llada.datasets.ruler.tasks import TASKS
+
+        facts = TASKS[dataset["task"]]
+        name = getattr(facts, "file", None)
+        if getattr(facts, "haystack", None) == "essay":
+            name = dataset.get("essay_file", "PaulGrahamEssays.jsonl")
+        if name:
+            yield "ruler", str(dataset.get("path", "data/ruler")), [str(name)]
+    elif package.startswith("opencompass_llada.datasets.longbench.dataset"):
+        suffix = "_e" if dataset.get("benchmark") == "longbench_e" else ""
+        file = f"data/{dataset['task']}{suffix}.jsonl"
+        yield "longbench", str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]

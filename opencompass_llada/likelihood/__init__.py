@@ -1,0 +1,27 @@
+"""Perplexity: a masked diffusion model's likelihood bound, LongLLaDA's estimator, and exact scores.
+
+`bound` draws masks and gives the likelihood bound with its standard error; `longllada` gives the
+figure that LongLLaDA prints, which is no bound; `causal` scores autoregressive models on the same
+tokens. Knows token ids and a model call; texts, windows and OpenCompass live elsewhere.
+"""
+
+from opencompass_llada.likelihood.bound import estimate_bound
+from opencompass_llada.likelihood.causal import CausalScorer, causal_logits
+from opencompass_llada.likelihood.estimate import Estimate, pool, student_t_quantile
+from opencompass_llada.likelihood.longllada import estimate_longllada
+from opencompass_llada.likelihood.options import ESTIMATORS, LikelihoodOptions
+from opencompass_llada.likelihood.scoring import EntropyFunction, entropies_from_logits
+
+__all__ = [
+    "ESTIMATORS",
+    "CausalScorer",
+    "EntropyFunction",
+    "Estimate",
+    "LikelihoodOptions",
+    "causal_logits",
+    "entropies_from_logits",
+    "estimate_bound",
+    "estimate_longllada",
+    "pool",
+    "student_t_quantile",
+]

@@ -1,0 +1,127 @@
+"""What an estimate of a negative log-likelihood is, and how several are put together.
+
+Knows numbers only: no tokens, no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The estimated negative log-likelihood of some tokens, in nats, with its Monte-Carlo error.
+
+    The error is that of the masks drawn for these very tokens, not of the choice of the text.
+    """
+
+    estimator: str
+    """``bound``, ``longllada`` or ``autoregressive``."""
+    nll: float
+    """Of all tokens together, nats."""
+    variance: float
+    """Of ``nll`` over the draws; 0 for an autoregressive model."""
+    degrees_of_freedom: float
+    """Of the variance; infinite where it is known to be 0."""
+    num_tokens: int
+    """Tokens scored."""
+    num_draws: int
+    """Masks drawn in all; 0 for an autoregressive model."""
+    num_forward_passes: int
+    """Forward passes of one row each."""
+
+    @property
+    def nll_per_token(self) -> float:
+        """Nats a token; its exponential is the perplexity."""
+        return self.nll / self.num_tokens
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``nll_per_token``."""
+        return math.sqrt(self.variance) / self.num_tokens
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the nats a token; infinite beyond what a float holds."""
+        return safe_exp(self.nll_per_token)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return a confidence interval of ``nll_per_token``, by Student's t.
+
+        Args:
+            level: Coverage, between 0 and 1.
+        """
+        half = student_t_quantile(level, self.degrees_of_freedom) * self.standard_error
+        return self.nll_per_token - half, self.nll_per_token + half
+
+
+def safe_exp(value: float) -> float:
+    """Return the exponential, infinite where it overflows."""
+    return math.exp(value) if value < 709 else math.inf
+
+
+def pool(estimates: Sequence[Estimate]) -> Estimate:
+    """Add up estimates of different tokens, made with independent draws.
+
+    Args:
+        estimates: At least one, all by the same estimator.
+
+    Returns:
+        The estimate of all tokens. Its degrees of freedom are Satterthwaite's.
+
+    Raises:
+        ValueError: If there are none, or of several estimators.
+    """
+    kinds = {estimate.estimator for estimate in estimates}
+    if len(kinds) != 1:
+        raise ValueError(
+            f"Estimates by {sorted(kinds) or 'nobody'} cannot be added up; they must be at least "
+            "one, all by the same estimator."
+        )
+    variances = [(estimate.variance, estimate.degrees_of_freedom) for estimate in estimates]
+    return Estimate(
+        estimator=kinds.pop(),
+        nll=math.fsum(estimate.nll for estimate in estimates),
+        variance=math.fsum(variance for variance, _ in variances),
+        degrees_of_freedom=satterthwaite(variances),
+        num_tokens=sum(estimate.num_tokens for estimate in estimates),
+        num_draws=sum(estimate.num_draws for estimate in estimates),
+        num_forward_passes=sum(estimate.num_forward_passes for estimate in estimates),
+    )
+
+
+def satterthwaite(variances: Sequence[tuple[float, float]]) -> float:
+    """Return the degrees of freedom of a sum of variance estimates (Satterthwaite 1946).
+
+    Args:
+        variances: Pairs of an estimate and its own degrees of freedom.
+
+    Returns:
+        Infinite if the sum is 0.
+    """
+    total = math.fsum(variance for variance, _ in variances)
+    squares = math.fsum(variance**2 / freedom for variance, freedom in variances)
+    return total**2 / squares if squares else math.inf
+
+
+def student_t_quantile(level: float, degrees_of_freedom: float) -> float:
+    """Return the two-sided quantile of Student's t: P(|t| <= quantile) = level.
+
+    By the expansion of Abramowitz and Stegun 26.7.5, so that no statistics package is needed. Too
+    small by 12 % at 1 degree of freedom, 1 % at 2 and less than 0.1 % from 4 on (at level 0.95).
+
+    Args:
+        level: Between 0 and 1.
+        degrees_of_freedom: From 1 to infinity.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees_of_freedom**power for power, term in enumerate(terms, start=1))

@@ -1,0 +1,218 @@
+"""The doctor: what it finds, what it calls a fault, and that it changes nothing."""
+
+import json
+import shutil
+
+import pytest
+from mmengine.config import Config
+from needle_data import write_needlebench
+from tiny import write_tiny_checkpoint
+
+from opencompass_llada import cli
+from opencompass_llada.datasets import tiktoken_file
+from opencompass_llada.datasets.counting import MissingDataError, TiktokenTokenizer
+from opencompass_llada.doctor import data, machine, needs
+from opencompass_llada.doctor.findings import Finding, write_report
+from opencompass_llada.running import preflight
+from opencompass_llada.running.environment import EnvironmentFault
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    for name in ("COMPASS_DATA_CACHE", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR",
+                 "DATASET_SOURCE"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(data, "OPENCOMPASS_CACHE", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+
+
+def one(findings):
+    (finding,) = findings
+    return finding
+
+
+def test_a_machine_without_data_is_no_fault_unless_data_is_asked_for(capsys):
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    for topic in ("packages", "GPU", "attention", "needlebench", "ruler", "longbench", "tiktoken"):
+        assert topic in report
+    assert cli.main(["doctor", "--data", "needlebench"]) == 1
+    report = capsys.readouterr().out
+    assert "FAULT  needlebench" in report
+    assert "hf download opencompass/needlebench" in report
+    assert cli.main(["doctor", "--data", "needlebnch"]) == 2
+    assert "Did you mean 'needlebench'" in capsys.readouterr().err
+
+
+def test_real_data_is_found(real_data_root, monkeypatch, capsys):
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(real_data_root))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data_root / "data/tiktoken"))
+    assert cli.main(["doctor", "--data", "needlebench,ruler,longbench"]) == 0
+    assert "note   tiktoken" not in capsys.readouterr().out
+
+
+def test_a_file_that_is_missing_from_a_folder_is_named(tmp_path):
+    folder = write_needlebench(tmp_path / "needles")
+    found = data.check_files("needlebench", str(folder), ["needles.jsonl"], asked=True)
+    assert found.level == "ok"
+    found = data.check_files(
+        "needlebench", str(folder), ["needles.jsonl", "zh_tech.jsonl"], asked=True
+    )
+    assert (found.level, "zh_tech.jsonl" in found.text) == ("fault", True)
+    assert "needles.jsonl" not in found.text
+
+
+def test_a_damaged_tiktoken_file_is_found_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    assert data.check_tiktoken(asked=True).level == "fetch"
+    assert data.check_tiktoken(asked=False).level == "note"
+    path = tiktoken_file.tiktoken_path()
+    path.write_text("half of it")
+    found = data.check_tiktoken(asked=False)
+    assert found.level == "fault"
+    assert str(path) in found.text
+    with pytest.raises(MissingDataError, match="would delete it"):
+        TiktokenTokenizer("gpt-4")
+    assert path.read_text() == "half of it", "nobody may delete it"
+
+
+def test_the_right_tiktoken_file_is_known(real_data_root, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data_root / "data/tiktoken"))
+    assert tiktoken_file.tiktoken_state() == "present"
+
+
+def test_checkpoints_are_checked_by_their_headers(tmp_path):
+    folder = write_tiny_checkpoint(tmp_path / "good")
+    assert needs.check_checkpoint(str(folder)).level == "ok"
+    assert needs.check_checkpoint("asset:tiny-llada").level == "ok"
+    assert needs.check_checkpoint("nobody/not-downloaded").level == "fetch"
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    found = needs.check_checkpoint(str(folder))
+    assert (found.level, found.remedy) == ("fault", "Download it again.")
+    assert needs.check_checkpoint(str(tmp_path / "absent")).level == "fault"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "other"}))
+    assert needs.check_checkpoint(str(folder)).level == "ok", "others' formats are not judged"
+
+
+def test_every_backend_is_really_run(monkeypatch):
+    found = one(machine.check_attention())
+    assert "auto" in found.text
+    assert "sdpa_math" in found.text
+    asked = list(machine.check_attention(frozenset({"flash_attn"})))
+    assert asked[-1].level == "fault" or "flash_attn" in asked[0].text.split(";")[0]
+    monkeypatch.setattr(
+        "opencompass_llada.modeling.attention._sdpa", lambda q, k, v, mask: v.roll(1, 2)
+    )
+    assert "off by" in machine.try_backend("auto", "cpu")
+
+
+def test_package_faults_carry_the_pip_command(monkeypatch):
+    def fail(requirements):
+        raise EnvironmentFault("numpy 2.0 does not fit <2. Install what fits: pip install 'numpy'")
+
+    monkeypatch.setattr(machine, "check_environment", fail)
+    found = one(machine.check_packages(None))
+    assert (found.level, found.remedy) == ("fault", "pip install 'numpy'")
+    topics = [finding.topic for finding in cli.examine(None, [], machine.Path())]
+    assert topics == ["packages", "disk"], "the rest needs the packages"
+
+
+def test_little_disk_space_is_said(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    for free, level in ((10, "fault"), (2**30, "note"), (2**40, "ok")):
+        monkeypatch.setattr(
+            machine.shutil, "disk_usage", lambda path, f=free: usage._replace(free=f)
+        )
+        assert one(machine.check_disk(tmp_path / "not" / "there")).level == level
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_fault(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(machine, "list_gpus", lambda: ["GPU 0: X"])
+    assert one(machine.check_gpu()).level == "fault"
+    monkeypatch.setattr(machine, "list_gpus", list)
+    assert one(machine.check_gpu()).level == "note"
+
+
+def small_config(checkpoint, folder, **dataset):
+    return Config(
+        dict(
+            models=[
+                dict(type=needs.WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))
+            ],
+            datasets=[
+                dict(
+                    type="opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset",
+                    abbr="d",
+                    path=str(folder),
+                    file_list=["synthetic_en.jsonl"],
+                    needle_file_name="needles.jsonl",
+                    tokenizer=str(checkpoint),
+                    infer_cfg=dict(inferencer=dict(max_out_len=8)),
+                    **dataset,
+                )
+            ],
+        )
+    )
+
+
+def test_a_run_is_refused_for_what_its_config_needs_and_lacks(tmp_path, monkeypatch):
+    checkpoint = write_tiny_checkpoint(tmp_path / "model")
+    folder = write_needlebench(tmp_path / "needles")
+    cfg = small_config(checkpoint, folder)
+    preflight.check_config(cfg, runs_locally=True)
+    (folder / "needles.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"needlebench: lacks needles\.jsonl.*Mend it"):
+        preflight.check_config(cfg, runs_locally=True)
+    cfg = small_config(checkpoint, write_needlebench(tmp_path / "other"))
+    cfg.datasets[0]["tokenizer"] = "gpt-4"
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    preflight.check_config(cfg, runs_locally=True)
+    tiktoken_file.tiktoken_path().write_text("x")
+    with pytest.raises(ValueError, match="tiktoken: .*would delete it"):
+        preflight.check_config(cfg, runs_locally=True)
+
+
+def test_the_doctor_reads_a_config(tmp_path, capsys, repository_root, monkeypatch):
+    assert cli.main(["doctor", "--config", "nowhere.py"]) == 1
+    assert "no file nowhere.py" in capsys.readouterr().out
+    niah = str(repository_root / "configs/eval_llada_niah.py")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("LENGTHS", "MODELS", "DATA", "SCALING"):
+        monkeypatch.delenv(f"LLADA_{name}", raising=False)
+    assert cli.main(["doctor", "--config", niah]) == 0
+    report = capsys.readouterr().out
+    assert "ok     config" in report
+    assert "headers fit" in report
+    monkeypatch.setenv("LLADA_SCALING", "nkt")
+    assert cli.main(["doctor", "--config", niah]) == 1
+    assert "Did you mean 'ntk'" in capsys.readouterr().out
+
+
+def test_stock_data_sets_are_known_too():
+    stock = dict(path="opencompass/needlebench", file_list=["PaulGrahamEssays.jsonl"],
+                 needle_file_name="needles.jsonl")  # fmt: skip
+    for kind in ("needlebench.origin", "needlebench_v2.origin"):
+        found = one(data.needed_files(stock, f"opencompass.datasets.{kind}.X"))
+        assert found[0] == "needlebench"
+        assert found[2] == ["PaulGrahamEssays.jsonl", "needles.jsonl"]
+    ruler = "opencompass_llada.datasets.ruler.dataset.RulerDataset"
+    assert list(data.needed_files({"task": "vt"}, ruler)) == []
+    assert one(data.needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]
+
+
+def test_the_report_lines_up_and_counts():
+    text = write_report(
+        [
+            Finding(topic="a", level="ok", text="fine"),
+            Finding(topic="long", level="fault", text="broken", remedy="mend it"),
+        ]
+    )
+    assert text.splitlines() == [
+        "ok     a     fine",
+        "FAULT  long  broken",
+        "             -> mend it",
+        "1 faults",
+    ]

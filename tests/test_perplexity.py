@@ -1,0 +1,359 @@
+"""Perplexity through OpenCompass: texts, windows, cells, curves, and what a lost cell does."""
+
+import csv
+import json
+import math
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from opencompass.registry import ICL_INFERENCERS
+from opencompass.tasks import OpenICLInferTask
+from tiny import MASK_ID, tiny_tokenizer, write_tiny_checkpoint
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from opencompass_llada.datasets.counting import MissingDataError
+from opencompass_llada.datasets.perplexity.evaluator import PerplexityEvaluator
+from opencompass_llada.datasets.perplexity.inferencer import (
+    find_scorer,
+    read_estimates,
+    write_estimates,
+)
+from opencompass_llada.datasets.perplexity.texts import parse_text_options, read_texts
+from opencompass_llada.datasets.perplexity.windows import cut_windows, parse_window_options
+from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
+from opencompass_llada.likelihood.scoring import entropies_from_logits
+from opencompass_llada.results.curves import read_curves
+from opencompass_llada.results.perplexity_summarizer import PerplexitySummarizer
+from opencompass_llada.results.reporting import merge_model_facts
+from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.wrapper import LLaDACausalLM
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = ROOT / "configs/eval_llada_ppl.py"
+LENGTHS = (16, 32, 64)
+
+
+@pytest.fixture(autouse=True)
+def clean_settings(monkeypatch):
+    import os
+
+    for name in [*os.environ]:
+        if name.startswith("LLADA_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def parse(path=MAIN):
+    return Config.fromfile(str(path), format_python_code=False)
+
+
+def texts(**options):
+    return read_texts(parse_text_options(options))
+
+
+def test_texts_of_every_kind(tmp_path):
+    (tmp_path / "a.txt").write_text("alpha " * 20)
+    (tmp_path / "b.txt").write_text("beta")
+    rows = [{"body": "short"}, {"body": "x" * 50}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert texts(path=str(tmp_path / "a.txt"))[0]["text"].startswith("alpha alpha")
+    assert [row["name"] for row in texts(path=str(tmp_path), num_texts=2)] == ["a.txt", "b.txt"]
+    found = texts(path=str(tmp_path / "t.jsonl"), text_field="body", min_characters=20)
+    assert found == [{"text": "x" * 50, "name": "t.jsonl 1"}]
+    made = texts(path="generated", num_texts=2, min_characters=9000)
+    assert all(len(row["text"]) >= 9000 for row in made)
+    assert made[0]["text"][:500] != made[1]["text"][:500]
+    assert made == texts(path="generated", num_texts=2, min_characters=9000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "nowhere.txt"}, "no file or folder"),
+        ({"path": "generated", "num_text": 1}, "Did you mean 'num_texts'"),
+        ({"path": "FOLDER/t.jsonl"}, "text_field='text' is no field"),
+        ({"path": "FOLDER/t.jsonl", "text_field": "body", "num_texts": 3}, "holds 2 texts"),
+        ({"path": "hub:nobody/nothing"}, "hf download nobody/nothing"),
+        ({"num_texts": 2}, "needs path"),
+    ],
+)
+def test_missing_texts_are_errors_that_say_what_to_do(tmp_path, monkeypatch, options, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.load_dataset", fail_offline)
+    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n{"body": "two"}\n')
+    if "path" in options:
+        options = {**options, "path": options["path"].replace("FOLDER", str(tmp_path))}
+    with pytest.raises(ValueError, match=message):
+        texts(**options)
+
+
+def fail_offline(*args, **keywords):
+    raise ConnectionError("no network")
+
+
+def test_a_hub_data_set_is_read_without_its_code(monkeypatch):
+    seen = {}
+
+    def load_dataset(name, config, **keywords):
+        seen.update(name=name, config=config, **keywords)
+        return [{"text": "row"}]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert texts(path="hub:a/b", split="validation") == [{"text": "row", "name": "a/b 0"}]
+    assert seen == {"name": "a/b", "config": None, "split": "validation"}
+
+
+def test_windows_as_in_the_docstring():
+    ids = list(range(8))
+
+    def cut(**options):
+        return list(cut_windows(ids, parse_window_options({"longest_length": 8, **options})))
+
+    assert cut(length=4, target_tokens=2) == [([4, 5], [6, 7])]
+    assert cut(length=8, target_tokens=2) == [([0, 1, 2, 3, 4, 5], [6, 7])]
+    assert cut(length=4, target="segment", previous_length=2) == [([0, 1], [2, 3])]
+    assert cut(length=4, target="whole") == [([], [0, 1, 2, 3])]
+    two = {"length": 2, "longest_length": 4, "target": "whole", "windows_per_text": 2}
+    assert list(cut_windows(ids, parse_window_options(two))) == [([], [0, 1]), ([], [4, 5])]
+    with pytest.raises(ValueError, match="8 tokens, and 3 windows of 4 need 12"):
+        list(cut_windows(ids, parse_window_options({**two, "windows_per_text": 3})))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 4, "target": "lst"}, "Did you mean 'last'"),
+        ({"lenght": 3}, "Did you mean 'length'"),
+        ({"length": 9, "target_tokens": 2}, "from 1 to longest_length=8"),
+        ({"length": 4, "target_tokens": 5}, "from 1 to length=4"),
+        ({"length": 4}, "target_tokens=None"),
+        ({"length": 4, "target": "whole", "target_tokens": 2}, "no effect"),
+        ({"length": 4, "target": "segment", "previous_length": 4}, "below length=4"),
+        ({"target": "whole"}, "length"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_window_options({"longest_length": 8, **options})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=128)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_cells(**options):
+    from opencompass_llada.configs.helpers.ppl_cells import ppl_cells
+
+    return ppl_cells(**{"lengths": LENGTHS, "num_draws": 4, **options})
+
+
+def make_run(tmp_path, models, cells):
+    cfg = plain(dict(models=models, datasets=cells, work_dir=str(tmp_path)))
+    task = dict(cfg, datasets=[cells for _ in models])
+    for kind in (OpenICLInferTask, CellByCellEvalTask):
+        kind(Config(deepcopy(plain(task)))).run()
+    return Config(cfg)
+
+
+def plain(value):
+    """Return a config value with classes as dotted names, as a dumped config has them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return f"{value.__module__}.{value.__name__}" if isinstance(value, type) else value
+
+
+def ours(checkpoint, **options):
+    return dict(type=LLaDACausalLM, abbr="tiny", path=str(checkpoint), batch_size=3,
+                run_cfg=dict(num_gpus=0), **options)  # fmt: skip
+
+
+def read_rows(work_dir):
+    with (work_dir / "summary/perplexity_now.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_run_gives_the_estimators_numbers_and_a_lost_cell_is_missing(
+    checkpoint, llama, tmp_path, caplog
+):
+    stock = dict(type="opencompass.models.HuggingFaceBaseModel", abbr="llama", path=str(llama),
+                 max_out_len=1, run_cfg=dict(num_gpus=0),
+                 model_kwargs=dict(device_map=None, torch_dtype="torch.float32"))  # fmt: skip
+    cfg = make_run(tmp_path, [ours(checkpoint), stock], make_cells(target=8))
+    PerplexitySummarizer(cfg).summarize("now")
+    rows = read_rows(tmp_path)
+    assert [(row["model"], int(row["length"])) for row in rows] == [
+        (model, length) for model in ("tiny", "llama") for length in LENGTHS
+    ]
+    assert {row["num_tokens"] for row in rows} == {"16"}, "the same 2 x 8 tokens everywhere"
+    assert [row["num_forward_passes"] for row in rows] == ["8"] * 3 + ["2"] * 3
+    assert [row["estimator"] for row in rows] == ["bound"] * 3 + ["autoregressive"] * 3
+    assert all(float(row["standard_error"]) > 0 for row in rows[:3])
+    assert all(float(row["standard_error"]) == 0 for row in rows[3:])
+    check_against_the_estimator(checkpoint, rows[1])
+    assert (tmp_path / "summary/perplexity_now.png").stat().st_size > 10_000
+
+    lost = tmp_path / "results/tiny" / f"{rows[1]['dataset']}.json"
+    lost.unlink()
+    with pytest.raises(SystemExit) as stop:
+        PerplexitySummarizer(cfg).summarize("now")
+    assert stop.value.code == 1
+    row = read_rows(tmp_path)[1]
+    assert (row["status"], row["perplexity"]) == ("missing", "")
+    assert rows[1]["dataset"] in caplog.text
+
+
+def check_against_the_estimator(checkpoint, row):
+    """Repeat one point without OpenCompass."""
+    model = LLaDACausalLM(str(checkpoint), batch_size=3)
+    entropies = entropies_from_logits(model.engine.model.logits_at)
+    total, options = 0.0, LikelihoodOptions(num_draws=4)
+    for text in texts(path="generated", num_texts=2, min_characters=6 * LENGTHS[-1]):
+        window = model.encode(text["text"]).tolist()[: LENGTHS[-1]]
+        estimate = estimate_bound(
+            entropies, window[-32:-8], window[-8:], options, mask_token_id=MASK_ID
+        )
+        total += estimate.nll
+    assert float(row["nll_per_token"]) == pytest.approx(total / 16, rel=1e-4)
+    # Byte-level tokens: a token is a byte.
+    bits = float(row["bits_per_byte"])
+    assert bits == pytest.approx(float(row["nll_per_token"]) / math.log(2), rel=1e-4)
+
+
+def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpoint, tmp_path):
+    cells = make_cells(estimator="longllada", num_draws=2, num_texts=1)
+    cfg = make_run(tmp_path, [ours(checkpoint)], cells)
+    models = merge_model_facts(cfg, {})
+    points = read_curves(cfg, tmp_path, models)
+    assert [point.num_tokens for point in points] == list(LENGTHS)
+    # One chunk of 16, one of 16 and one of 32 tokens, two draws each: nothing is scored twice.
+    assert [point.num_forward_passes for point in points] == [2, 4, 6]
+    results = [
+        json.loads((tmp_path / "results/tiny" / f"{cell['abbr']}.json").read_text())
+        for cell in cells
+    ]
+    running = sum(result["nll"] for result in results[:2]) / 32
+    assert points[1].nll_per_token == pytest.approx(running)
+    assert {point.estimator for point in points} == {"longllada"}
+    (tmp_path / "results/tiny" / f"{cells[1]['abbr']}.json").unlink()
+    points = read_curves(cfg, tmp_path, models)
+    assert [point.status for point in points] == ["ok", "missing", "missing"]
+    assert cells[1]["abbr"] in points[2].reason
+
+
+def test_a_resumed_cell_scores_only_what_is_left(checkpoint, tmp_path, monkeypatch):
+    cells = make_cells(target="whole", lengths=(16,), num_texts=3)
+    cfg = Config(dict(models=[ours(checkpoint)], datasets=[cells], work_dir=str(tmp_path)))
+    from opencompass_llada.engines import MaskedDiffusionEngine
+
+    calls, score = [], MaskedDiffusionEngine.score
+
+    def stop_at_third(self, prefix, target, options):
+        calls.append(target)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(self, prefix, target, options)
+
+    monkeypatch.setattr(MaskedDiffusionEngine, "score", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        OpenICLInferTask(deepcopy(cfg)).run()
+    OpenICLInferTask(deepcopy(cfg)).run()
+    assert len(calls) == 4
+    (file,) = (tmp_path / "predictions/tiny").iterdir()
+    assert set(json.loads(file.read_text())) == {"0", "1", "2"}
+
+
+def test_torn_or_missing_predictions_are_no_score():
+    estimate = Estimate(estimator="bound", nll=20.0, variance=1.0, degrees_of_freedom=3.0,
+                        num_tokens=10, num_draws=4, num_forward_passes=4)  # fmt: skip
+    good = write_estimates([estimate, estimate], [30, 30])
+    assert read_estimates(good) == [(estimate, 30)] * 2
+    score = PerplexityEvaluator().score([good])
+    assert score["perplexity"] == pytest.approx(math.exp(2))
+    assert score["bits_per_byte"] == pytest.approx(2 / math.log(2) / 3)
+    assert score["standard_error"] == pytest.approx(math.sqrt(2) / 20)
+    assert score["perplexity_low"] < score["perplexity"] < score["perplexity_high"]
+    for bad in (good[:-5], "[]", "text", "[3]"):
+        with pytest.raises(ValueError, match="inference again"):
+            PerplexityEvaluator().score([bad])
+    with pytest.raises(ValueError, match="1 predictions for 2 samples"):
+        PerplexityEvaluator().evaluate(1, 1, [0, 1], predictions=[good], references=None)
+
+
+def test_a_model_without_logits_is_refused(checkpoint):
+    model = LLaDACausalLM(str(checkpoint), tokenizer_only=True)
+    with pytest.raises(ValueError, match="LLaDACausalLM gives no access"):
+        find_scorer(model)
+    cell = make_cells()[0]
+    inferencer = {**cell["infer_cfg"]["inferencer"], "model": model}
+    inferencer["likelihood"] = {"num_drws": 4}
+    with pytest.raises(ValueError, match="Did you mean 'num_draws'"):
+        ICL_INFERENCERS.build(inferencer)
+
+
+def test_the_main_config_and_its_dump(tmp_path, monkeypatch, capsys):
+    cfg = parse()
+    assert [cell["length"] for cell in cfg["datasets"]] == [256, 512, 1024, 2048, 4096]
+    assert {cell["target"] for cell in cfg["datasets"]} == {"whole"}
+    assert len(cfg["models"]) == 3
+    assert "Perplexity: 3 models, 15 points" in capsys.readouterr().err
+    cfg.dump(str(tmp_path / "dump.py"))
+    monkeypatch.setenv("LLADA_MODELS", "nonsense")
+    again = parse(tmp_path / "dump.py")
+    assert [cell["abbr"] for cell in again["datasets"]] == [c["abbr"] for c in cfg["datasets"]]
+    assert again["summarizer"]["models"] == cfg["summarizer"]["models"]
+
+
+def test_models_of_two_trained_lengths_get_lengths_of_their_own(monkeypatch):
+    monkeypatch.setenv("LLADA_MODELS", "tiny_llada,llada_8b_base")
+    monkeypatch.setenv("LLADA_TARGET", "64")
+    cfg = parse()
+    groups = cfg["model_dataset_combinations"]
+    assert [max(c["length"] for c in group["datasets"]) for group in groups] == [4096, 32768]
+    names = [(cell["abbr"]) for group in groups for cell in group["datasets"]]
+    assert len(names) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LLADA_ESTIMATOR", "bond", "Did you mean 'bound'"),
+        ("LLADA_TARGET", "some", "number of tokens, or 'whole'"),
+        ("LLADA_TARGET", "1000", "from 1 to length=256"),
+        ("LLADA_DRAWS", "5", "use 6"),
+        ("LLADA_DATA", "/nowhere.txt", "no file or folder"),
+        ("LLADA_DRAW", "4", "Did you mean 'LLADA_DRAWS'"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        parse()
+
+
+def test_real_text_files_are_read(real_data_root, monkeypatch):
+    path = real_data_root / "data/gov_report_001.txt"
+    if not path.is_file():
+        pytest.skip("no GovReport text")
+    monkeypatch.setenv("LLADA_DATA", str(path))
+    cfg = parse()
+    assert {cell["path"] for cell in cfg["datasets"]} == {str(path)}
+    assert {cell["num_texts"] for cell in cfg["datasets"]} == {1}
+    with pytest.raises(MissingDataError):
+        texts(path=str(path) + "x")
