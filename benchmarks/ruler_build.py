@@ -3,9 +3,9 @@
     COMPASS_DATA_CACHE=DIR TIKTOKEN_CACHE_DIR=DIR python benchmarks/ruler_build.py
 
 Each subject runs in a process of its own, so that its peak memory is its own; imports are not
-timed. Also says for each task whether both made the same prompts (they differ where a data file has
-fewer documents than fit, as a cut-down dev-v2.0.json at 128K: see `questions.py`). Lengths are counted with GPT-4's
-tokenizer. Needs RULER's data files. Writes one record.
+timed. Also says for each task whether both made the same prompts; they differ where a data file
+has fewer documents than fit, as a cut-down dev-v2.0.json at 128K (see `questions.py`). Lengths are
+counted with GPT-4's tokenizer. Needs RULER's data files. Writes one record.
 """
 
 from __future__ import annotations

@@ -198,6 +198,9 @@ def test_stock_data_sets_are_known_too():
         found = one(data.needed_files(stock, f"opencompass.datasets.{kind}.X"))
         assert found[0] == "needlebench"
         assert found[2] == ["PaulGrahamEssays.jsonl", "needles.jsonl"]
+    texts = "opencompass_llada.datasets.perplexity.texts.PerplexityDataset"
+    assert one(data.needed_files({"path": "a/b.txt"}, texts)) == ("perplexity", "a", ["b.txt"])
+    assert list(data.needed_files({"path": "generated"}, texts)) == []
     ruler = "opencompass_llada.datasets.ruler.dataset.RulerDataset"
     assert list(data.needed_files({"task": "vt"}, ruler)) == []
     assert one(data.needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]

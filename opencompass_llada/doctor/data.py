@@ -76,7 +76,7 @@ def find_folder(path: str) -> Path:
 def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
     """Return the names that are not in a folder."""
     return [
-        name for name in files if not any((folder / choice).is_file() for choice in name.split("|"))
+        name for name in files if not any((folder / choice).exists() for choice in name.split("|"))
     ]
 
 
@@ -149,3 +149,6 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
         suffix = "_e" if dataset.get("benchmark") == "longbench_e" else ""
         file = f"data/{dataset['task']}{suffix}.jsonl"
         yield "longbench", str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]
+    elif package.startswith("opencompass_llada.datasets.perplexity"):
+        is_local = path != "generated" and not str(path).startswith("hub:")
+        yield from [("perplexity", str(Path(str(path)).parent), [Path(str(path)).name])] * is_local

@@ -42,7 +42,8 @@ def causal_logits(model: Any) -> LogitsFunction:
         if can_choose and same:
             return model(input_ids_BL, logits_to_keep=positions_BP[0], use_cache=False).logits
         logits_BLV = model(input_ids_BL, use_cache=False).logits
-        return logits_BLV[torch.arange(len(input_ids_BL))[:, None], positions_BP]
+        rows_B1 = torch.arange(len(input_ids_BL), device=positions_BP.device)[:, None]
+        return logits_BLV[rows_B1, positions_BP]
 
     return logits_at
 
