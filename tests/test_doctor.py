@@ -150,6 +150,12 @@ def small_config(checkpoint, folder, **dataset):
                     file_list=["synthetic_en.jsonl"],
                     needle_file_name="needles.jsonl",
                     tokenizer=str(checkpoint),
+                    length=600,
+                    depth=50,
+                    num_repeats_per_file=1,
+                    length_buffer="fit",
+                    guide=False,
+                    language="English",
                     infer_cfg=dict(inferencer=dict(max_out_len=8)),
                     **dataset,
                 )
@@ -169,7 +175,6 @@ def test_a_run_is_refused_for_what_its_config_needs_and_lacks(tmp_path, monkeypa
     cfg = small_config(checkpoint, write_needlebench(tmp_path / "other"))
     cfg.datasets[0]["tokenizer"] = "gpt-4"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    preflight.check_config(cfg, runs_locally=True)
     tiktoken_file.tiktoken_path().write_text("x")
     with pytest.raises(ValueError, match="tiktoken: .*would delete it"):
         preflight.check_config(cfg, runs_locally=True)

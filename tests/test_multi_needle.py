@@ -252,7 +252,8 @@ def test_opencompass_own_configs_work_with_our_summarizer(path, tmp_path):
     folder.mkdir(parents=True)
     predictions.mkdir(parents=True)
     for cell in sets:
-        result = {"score": 50.0, "details": [{"pred": ["x"], "score": [50.0]}]}
+        num_samples = cell["num_repeats_per_file"] * len(cell["file_list"])
+        result = {"score": 50.0, "details": [{"pred": ["x"], "score": [50.0]}] * num_samples}
         (folder / f"{cell['abbr']}.json").write_text(json.dumps(result))
         (predictions / f"{cell['abbr']}.json").write_text('{"0": {"prediction": "x"}}')
     run = dict(models=[dict(abbr="m", type="x.Y", path="p")], datasets=sets, work_dir=str(tmp_path))

@@ -110,8 +110,8 @@ def test_the_average_is_the_papers():
 def make_row(task, score):
     return ResultRow(
         model="m", title="m", scaling="none", benchmark="ruler", dataset=task, task=task,
-        language=None, tokenizer=None, length=4096, depth=None, metric="score", n=100,
-        score=score, standard_error=None, status="ok",
+        language=None, prompt=None, haystack=None, tokenizer=None, length=4096,
+        depth=None, metric="score", n=100, score=score, standard_error=None, status="ok",
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def check_needs(cfg: Mapping[str, Any]) -> Iterator[Finding]:
 def _check_data(datasets: list[Mapping[str, Any]]) -> Iterator[Finding]:
     files: dict[tuple[str, str], dict[str, None]] = {}
     for dataset in datasets:
-        for topic, path, names in needed_files(dataset, dotted_name(dataset["type"])):
+        for topic, path, names in needed_files(dataset, dotted_name(dataset.get("type"))):
             files.setdefault((topic, path), {}).update(dict.fromkeys(names))
     for (topic, path), wanted in files.items():
         yield check_files(topic, path, list(wanted), asked=True)

@@ -60,6 +60,7 @@ def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
             raise ValueError(f"{finding.topic}: {finding.text}. Mend it: {finding.remedy}")
         if finding.level == "fetch":
             logger.warning("%s: %s. If that fails: %s", finding.topic, finding.text, finding.remedy)
+    _check_cells(dataset for _, datasets in _groups(cfg) for dataset in datasets)
 
 
 def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
@@ -72,8 +73,7 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     Raises:
         ValueError: For the first fault; the message says what to do.
     """
-    groups = list(_groups(cfg))
-    for models, datasets in groups:
+    for models, datasets in _groups(cfg):
         _check_names("models", models)
         _check_names("datasets", datasets)
         for model in models:
@@ -81,8 +81,6 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
             if _is_ours(model):
                 with _naming(model):
                     _check_model(model, datasets)
-    if runs_locally:
-        _check_cells(dataset for _, datasets in groups for dataset in datasets)
 
 
 def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
