@@ -131,6 +131,7 @@ def test_missing_data_is_one_paragraph_that_says_where_and_how(tmp_path, monkeyp
     def fail(path):
         raise OSError("no network")
 
+    monkeypatch.delenv("COMPASS_DATA_CACHE", raising=False)
     monkeypatch.setattr(locations, "opencompass_location", fail)
     with pytest.raises(MissingDataError, match="no network.*asset:longbench") as caught:
         LongBenchDataset.load(task="lcc")

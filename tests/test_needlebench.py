@@ -289,6 +289,7 @@ def test_missing_opencompass_data_is_said_after_its_download_failed(
     def fail(path):
         raise error
 
+    monkeypatch.delenv("COMPASS_DATA_CACHE", raising=False)
     monkeypatch.setattr(locations, "opencompass_location", fail)
     with pytest.raises(MissingDataError, match=f"{message}.*asset:needlebench"):
         NeedleBenchSingleDataset.load(**{**options, "path": "opencompass/needlebench"})
