@@ -1,6 +1,11 @@
 """Native networks, read from published checkpoints without remote code."""
 
 from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, check_backend_name
+from opencompass_llada.modeling.causal import (
+    check_causal,
+    is_causal_architecture,
+    load_causal,
+)
 from opencompass_llada.modeling.checkpoint import (
     CheckpointError,
     check_llada,
@@ -19,8 +24,11 @@ __all__ = [
     "LLaDAConfig",
     "LLaDAForMaskedDiffusion",
     "check_backend_name",
+    "check_causal",
     "check_llada",
+    "is_causal_architecture",
     "is_hub_id",
+    "load_causal",
     "load_llada",
     "locate_checkpoint",
     "open_checkpoint",
