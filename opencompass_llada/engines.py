@@ -23,7 +23,7 @@ from opencompass_llada.likelihood import (
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion
+from opencompass_llada.modeling import BidirectionalNetwork
 from opencompass_llada.sampling import (
     Progress,
     SamplerConfig,
@@ -125,7 +125,7 @@ class MaskedDiffusionEngine:
 
     def __init__(
         self,
-        model: LLaDAForMaskedDiffusion,
+        model: BidirectionalNetwork,
         settings: SamplerSettings,
         special_tokens: SpecialTokens,
         *,

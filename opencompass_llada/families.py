@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
-from opencompass_llada.modeling import check_llada, load_llada
+from opencompass_llada.modeling import load_checkpoint, open_checkpoint
 from opencompass_llada.options import unknown_name_message
 from opencompass_llada.prompting.tokenization import EOT_TOKEN, find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
@@ -68,13 +68,13 @@ def _llada_special_tokens(
 
 
 def _check_llada(path: str, rope_scaling: RopeScaling) -> None:
-    check_llada(path, rope_scaling=rope_scaling)
+    open_checkpoint(path, rope_scaling=rope_scaling)
 
 
 def _load_llada_engine(request: LoadRequest) -> MaskedDiffusionEngine:
     progress = make_progress()  # reads a variable, whose fault shows before the weights load
     special_tokens = _llada_special_tokens(request.config, request.tokenizer)
-    model = load_llada(
+    model = load_checkpoint(
         request.path,
         rope_scaling=request.rope_scaling,
         dtype=request.dtype,
