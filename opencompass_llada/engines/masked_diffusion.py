@@ -21,7 +21,7 @@ from opencompass_llada.likelihood import (
     estimate_longllada,
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion
+from opencompass_llada.modeling import BidirectionalNetwork
 from opencompass_llada.sampling import (
     Progress,
     SpecialTokens,
@@ -36,7 +36,7 @@ class MaskedDiffusionEngine:
 
     def __init__(
         self,
-        model: LLaDAForMaskedDiffusion,
+        model: BidirectionalNetwork,
         settings: SamplerSettings,
         special_tokens: SpecialTokens,
         *,

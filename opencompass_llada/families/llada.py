@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import Engine, MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.families.base import Family, LoadRequest
-from opencompass_llada.modeling import check_llada, load_llada
+from opencompass_llada.modeling import load_checkpoint, open_checkpoint
 from opencompass_llada.prompting.tokenization import EOT_TOKEN, find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SpecialTokens, make_progress
@@ -37,13 +37,13 @@ def read_special_tokens(
 
 
 def _check(path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
-    check_llada(path, rope_scaling=rope_scaling)
+    open_checkpoint(path, rope_scaling=rope_scaling)
 
 
 def _load(request: LoadRequest) -> Engine:
     progress = make_progress()  # reads a variable, whose fault shows before the weights load
     special_tokens = read_special_tokens(request.path, request.config, request.tokenizer)
-    model = load_llada(
+    model = load_checkpoint(
         request.path,
         rope_scaling=request.rope_scaling,
         dtype=request.dtype,
