@@ -43,18 +43,20 @@ def tiny_model(*, seed: int = 0, **overrides: Any) -> LLaDAForMaskedDiffusion:
     return LLaDAForMaskedDiffusion(tiny_config(**overrides)).eval().requires_grad_(False)
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(
+    eot_token: str = EOT_TOKEN, mask_token: str = MASK_TOKEN, spare_token: str = "<|spare|>"
+) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer: ids 0-255 are bytes, then EOS, EoT, mask and one spare."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, "<|spare|>"])
+    tokenizer.add_special_tokens([EOS_TOKEN, eot_token, mask_token, spare_token])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
         pad_token=EOS_TOKEN,
-        mask_token=MASK_TOKEN,
+        mask_token=mask_token,
         clean_up_tokenization_spaces=False,
     )
 
@@ -114,18 +116,23 @@ def write_tiny_checkpoint(
     model = tiny_model(seed=seed, **overrides)
     fields = published_fields(model.config)
     (directory / "config.json").write_text(json.dumps(fields, indent=2))
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_shards(directory, model.state_dict(), num_shards)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def save_shards(directory: Path, weights: dict[str, torch.Tensor], num_shards: int) -> None:
+    """Write weights as one safetensors file, or as several with their index."""
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     names = sorted(tensors)
     if num_shards == 1:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    else:
-        weight_map = {}
-        for shard in range(num_shards):
-            file = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
-            part = {name: tensors[name] for name in names[shard::num_shards]}
-            save_file(part, directory / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(part, file)
-        index = {"metadata": {}, "weight_map": weight_map}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+        return
+    weight_map = {}
+    for shard in range(num_shards):
+        file = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
+        part = {name: tensors[name] for name in names[shard::num_shards]}
+        save_file(part, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
