@@ -2,6 +2,11 @@
 
 from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, check_backend_name
 from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
+from opencompass_llada.modeling.causal import (
+    check_causal,
+    is_causal_architecture,
+    load_causal,
+)
 from opencompass_llada.modeling.checkpoint import (
     NETWORKS,
     CheckpointError,
@@ -26,7 +31,10 @@ __all__ = [
     "LLaDAConfig",
     "LLaDAForMaskedDiffusion",
     "check_backend_name",
+    "check_causal",
+    "is_causal_architecture",
     "is_hub_id",
+    "load_causal",
     "load_checkpoint",
     "locate_checkpoint",
     "open_checkpoint",

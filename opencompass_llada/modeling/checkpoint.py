@@ -109,7 +109,15 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _shards(folder: Path) -> list[Path]:
+def find_shards(folder: Path) -> list[Path]:
+    """List a checkpoint's weight files.
+
+    Args:
+        folder: A local folder.
+
+    Raises:
+        CheckpointError: If there are none, or the index names files that are missing.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -134,7 +142,15 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
 
-def _stored_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
+def read_stored_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by name, from the files' headers.
+
+    Args:
+        shards: Safetensors files.
+
+    Raises:
+        CheckpointError: If a file cannot be read.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         try:
@@ -212,10 +228,10 @@ def open_checkpoint(
     config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend)
-    shards = _shards(folder)
+    shards = find_shards(folder)
     check_tensors(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        _stored_shapes(shards),
+        read_stored_shapes(shards),
         str(path),
     )
     return model, shards
