@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import MASK_ID
-from tiny_dream import dream_fields, tiny_dream, write_tiny_dream
+from tiny_dream import MASK_ID, dream_fields, tiny_dream, write_tiny_dream
 from transformers import AutoConfig, AutoModel, Qwen2Config, Qwen2ForCausalLM
 
 from opencompass_llada.modeling import (
@@ -146,7 +145,7 @@ def test_fields_that_are_not_implemented_are_refused_by_name(tmp_path, field, va
     [
         ({"hidden_size": 33}, "hidden_size=33 must be a multiple of num_attention_heads=4"),
         ({"num_key_value_heads": 3}, "num_attention_heads=4 must be a multiple"),
-        ({"mask_token_id": 260}, "mask_token_id=260 must be in 0 .. vocab_size-1=259"),
+        ({"mask_token_id": 264}, "mask_token_id=264 must be in 0 .. vocab_size-1=263"),
         ({"eos_token_id": -1}, "eos_token_id=-1 must be in"),
     ],
 )

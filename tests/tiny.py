@@ -43,20 +43,18 @@ def tiny_model(*, seed: int = 0, **overrides: Any) -> LLaDAForMaskedDiffusion:
     return LLaDAForMaskedDiffusion(tiny_config(**overrides)).eval().requires_grad_(False)
 
 
-def tiny_tokenizer(
-    eot_token: str = EOT_TOKEN, mask_token: str = MASK_TOKEN, spare_token: str = "<|spare|>"
-) -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer: ids 0-255 are bytes, then EOS, EoT, mask and one spare."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([EOS_TOKEN, eot_token, mask_token, spare_token])
+    tokenizer.add_special_tokens([EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, "<|spare|>"])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
         pad_token=EOS_TOKEN,
-        mask_token=mask_token,
+        mask_token=MASK_TOKEN,
         clean_up_tokenization_spaces=False,
     )
 

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import EOS_ID, MASK_ID, VOCAB_SIZE, save_shards, tiny_tokenizer
+from tiny import save_shards
+from tokenizers import pre_tokenizers
 
 from opencompass_llada.modeling import DreamConfig, DreamForMaskedDiffusion
+
+EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, START_TOKEN = (
+    *("<|endoftext|>", "<|im_end|>", "<|mask|>", "<|im_start|>"),
+)
+MERGED = ["he", "hel", "hell"]
+EOS_ID, EOT_ID, MASK_ID, START_ID, VOCAB_SIZE = 259, 260, 261, 262, 264
 
 
 def dream_fields(**overrides: Any) -> dict[str, Any]:
@@ -66,11 +73,46 @@ def tiny_dream(*, seed: int = 0, **overrides: Any) -> DreamForMaskedDiffusion:
 def write_tiny_dream(
     directory: Path, *, seed: int = 0, num_shards: int = 1, **overrides: Any
 ) -> Path:
-    """Write a random checkpoint with tokenizer, in the published format, and return its folder."""
+    """Write a random checkpoint with tokenizer, in the published format, and return its folder.
+
+    Ids 0-255 are bytes, and those that merge are a few entries more, before the special tokens.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     fields = dream_fields(**overrides)
     (directory / "config.json").write_text(json.dumps(fields, indent=2))
     save_shards(directory, tiny_dream(seed=seed, **overrides).state_dict(), num_shards)
-    tiny_tokenizer("<|im_end|>", "<|mask|>", "<|im_start|>").save_pretrained(directory)
+    write_dream_tokenizer(directory)
     return directory
+
+
+def write_dream_tokenizer(directory: Path) -> None:
+    """Write a tokenizer as Dream-org's checkpoints hold it: no tokenizer.json, a remote class."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {char: i for i, char in enumerate(alphabet)}
+    vocabulary |= {merged: len(alphabet) + i for i, merged in enumerate(MERGED)}
+    merges = [f"{merged[:-1]} {merged[-1]}" for merged in MERGED]
+    specials = {EOS_ID: EOS_TOKEN, EOT_ID: EOT_TOKEN, MASK_ID: MASK_TOKEN, START_ID: START_TOKEN}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    settings = {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": {
+            str(token_id): {"content": token, "special": True, **flags}
+            for token_id, token in specials.items()
+        },
+        "additional_special_tokens": [START_TOKEN, EOT_TOKEN],
+        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+        "clean_up_tokenization_spaces": False,
+        "eos_token": EOS_TOKEN,
+        "errors": "replace",
+        "mask_token": MASK_TOKEN,
+        "model_max_length": 131072,
+        "pad_token": EOS_TOKEN,
+        "split_special_tokens": False,
+        "tokenizer_class": "DreamTokenizer",
+        "unk_token": None,
+    }
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
