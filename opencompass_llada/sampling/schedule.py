@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+from opencompass_llada.sampling.timesteps import reveals_at_timesteps, timestep_shares
 
 if TYPE_CHECKING:
     from opencompass_llada.sampling.config import SamplerConfig
@@ -156,69 +156,22 @@ def plan_steps(plan: BlockPlan) -> tuple[StepPlan, ...]:
     """
     num_steps, left = plan.steps_per_block, plan.block_length
     if plan.timestep_eps is None:
-        reveals = reveals_per_step(left, num_steps)
-        shares = None
+        reveals, shares = reveals_per_step(left, num_steps), None
     else:
         shares = timestep_shares(num_steps, plan.timestep_eps)
         reveals = reveals_at_timesteps(left, shares)
     steps = []
     for index, num_scheduled in enumerate(reveals):
-        share = num_scheduled / left if shares is None and left else 1.0
         steps.append(
             StepPlan(
                 index=index,
                 num_steps=num_steps,
                 num_scheduled=num_scheduled,
-                reveal_probability=share if shares is None else shares[index],
+                reveal_probability=num_scheduled / left if shares is None else shares[index],
             )
         )
         left -= num_scheduled
     return tuple(steps)
-
-
-def timestep_shares(num_steps: int, eps: float) -> tuple[float, ...]:
-    """Return the share of masked tokens that each of Dream's timesteps reveals.
-
-    Times run from 1 to eps in equal steps; from time t to s each masked token is revealed with
-    probability 1 - s/t, at the last step with probability 1. Two steps and eps 0.1 have the times
-    1, 0.55 and 0.1 and the shares 0.45 and 1. In float32 as in the published code (``_sample`` in
-    generation_utils.py of Dream-org/Dream-v0-Instruct-7B), whose roundings decide
-    :func:`reveals_at_timesteps`.
-
-    Args:
-        num_steps: Denoising steps, at least 1.
-        eps: The last time, from 0 to below 1.
-
-    Returns:
-        ``num_steps`` shares.
-    """
-    times = torch.linspace(1, eps, num_steps + 1, dtype=torch.float32, device="cpu")
-    shares = 1 - times[1:] / times[:-1]
-    return (*shares[:-1].tolist(), 1.0)
-
-
-def reveals_at_timesteps(num_masked: int, shares: tuple[float, ...]) -> tuple[int, ...]:
-    """Round the timesteps' shares down to tokens; the last step reveals what is left.
-
-    Four masked tokens in four steps with eps 0.001 are revealed as 0, 1, 1, 2: with one step a
-    token the first step of the published rule falls a thousandth short of a token, reveals
-    nothing, and costs a pass all the same.
-
-    Args:
-        num_masked: Masked tokens at the start of the block.
-        shares: Of :func:`timestep_shares`.
-
-    Returns:
-        As many numbers as shares, which add up to ``num_masked``.
-    """
-    reveals = []
-    for share in shares:
-        product = torch.tensor(num_masked, dtype=torch.float32) * torch.tensor(
-            share, dtype=torch.float32
-        )
-        reveals.append(int(product))
-        num_masked -= reveals[-1]
-    return tuple(reveals)
 
 
 def reveals_per_step(num_masked: int, num_steps: int) -> tuple[int, ...]:
