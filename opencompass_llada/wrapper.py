@@ -17,6 +17,7 @@ from opencompass.models.base import BaseModel
 from opencompass.utils.prompt import PromptList
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.chat_prompts import ChatTemplateParser
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import Engine
 from opencompass_llada.families import EndTokens, LoadRequest, find_family
@@ -24,6 +25,7 @@ from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import read_model_config
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.prompting.chat import ChatRenderer
 from opencompass_llada.prompting.stopping import (
     cut_at_stop_strings,
     cut_at_token_ids,
@@ -54,6 +56,10 @@ class LLaDACausalLM(BaseModel):
                             ``left`` or ``right`` names what is cut.
     drop_middle             The seeds' form of ``middle``; as there, max_seq_len then bounds the
                             prompt alone.
+    chat                    True for a chat model: the checkpoint's chat template goes around every
+                            prompt, OpenCompass's roles as turns. ``dict(template=FILE,
+                            system=TEXT, variables={...})`` besides; see `prompting.chat`. Not
+                            together with meta_template. By default no template at all.
     stop_words              Answers are cut before the first of these strings.
     max_out_len             Tokens to generate where the caller gives no number.
     batch_size              Prompts at once; None takes the caller's batch whole.
@@ -90,7 +96,9 @@ class LLaDACausalLM(BaseModel):
         Raises:
             ValueError: For the first argument, file or tensor that does not fit.
         """
-        options = self.check_arguments(path, generation_kwargs=generation_kwargs, **keywords)
+        options = self.check_arguments(
+            path, generation_kwargs=generation_kwargs, meta_template=meta_template, **keywords
+        )
         _refuse_ranks()
         super().__init__(
             path=path,
@@ -113,6 +121,8 @@ class LLaDACausalLM(BaseModel):
         _check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         self._stop_ids = set(self.special_tokens.end_token_ids)
+        if options.chat is not None:
+            self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
         if tokenizer_only:
             return
         device = choose_device(options.placement.device)
@@ -146,7 +156,7 @@ class LLaDACausalLM(BaseModel):
         Args:
             path: See the class.
             generation_kwargs: See the constructor.
-            meta_template: Not checked here.
+            meta_template: See the constructor.
             tokenizer_only: Not checked here.
             sync_rank: Not checked here.
             keywords: See the class.
@@ -165,7 +175,13 @@ class LLaDACausalLM(BaseModel):
                 f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
                 "sampler=dict(temperature=..., num_steps=..., ...)"
             )
-        return parse_wrapper_options(path, **keywords)
+        options = parse_wrapper_options(path, **keywords)
+        if options.chat is not None and meta_template:
+            raise ValueError(
+                "chat and meta_template are both given and say the same thing; keep chat for the "
+                "checkpoint's own template, or meta_template for one that the config spells out"
+            )
+        return options
 
     def generate(
         self,
@@ -193,7 +209,7 @@ class LLaDACausalLM(BaseModel):
             raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
-        prompts = [self._prompt_ids(str(text), length) for text in inputs]
+        prompts = [self._prompt_ids(self._as_prompt(text), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
         answers = []
         for start in range(0, len(prompts), size):
@@ -212,6 +228,11 @@ class LLaDACausalLM(BaseModel):
     def decode(self, tokens: torch.Tensor) -> str:
         """Return the text of int64 [tokens], special tokens left out."""
         return self._encoder.decode(tokens.tolist())
+
+    def _as_prompt(self, text: str | PromptList) -> str:
+        """Return a prompt as it is to be read: with a chat template around it if it has none."""
+        parser = self.template_parser
+        return parser.render_text(str(text)) if self.options.chat is not None else str(text)
 
     def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
         token_ids = self._encoder.encode(text)

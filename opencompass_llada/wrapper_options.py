@@ -22,6 +22,7 @@ from opencompass_llada.keyword_forms import (
     parse_scaling,
 )
 from opencompass_llada.logs import get_logger
+from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.stopping import merge_stop_strings
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SamplerConfig
@@ -47,6 +48,7 @@ class WrapperOptions:
     batch_size: int | None
     tokenizer_path: str
     tokenizer_kwargs: Mapping[str, Any]
+    chat: ChatOptions | None
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
@@ -69,6 +71,7 @@ def parse_wrapper_options(
     max_out_len: int | None = None,
     batch_size: int | None = None,
     stop_words: Any = None,
+    chat: Any = None,
     tokenizer_path: str | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -100,6 +103,12 @@ def parse_wrapper_options(
             raise ValueError(f"{name}={value!r} must be a positive integer")
     settings, mask_token_id = parse_sampler(diffusion_config, sampler, seed)
     length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)
+    chat_options = parse_chat(chat)
+    if chat_options is not None and length_limit.policy in ("left", "right"):
+        raise ValueError(
+            f"truncation={length_limit.policy!r} would cut off an end of the chat template, where "
+            "turns are opened; use truncation='middle' with chat"
+        )
     if max_out_len is not None:
         settings.for_length(max_out_len)
         length_limit.prompt_limit(max_out_len)
@@ -116,6 +125,7 @@ def parse_wrapper_options(
         batch_size=batch_size,
         tokenizer_path=str(tokenizer_path or path),
         tokenizer_kwargs=dict(tokenizer_kwargs or {}),
+        chat=chat_options,
     )
 
 
