@@ -23,7 +23,14 @@ from opencompass_llada.engines import Engine
 from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import read_model_config
+from opencompass_llada.modeling import (
+    Adapter,
+    build_without_weights,
+    check_adapter,
+    merge_adapter,
+    open_adapter,
+    read_model_config,
+)
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.chat import ChatRenderer
 from opencompass_llada.prompting.stopping import (
@@ -68,6 +75,8 @@ class LLaDACausalLM(BaseModel):
     attention_backend       See `modeling.ATTENTION_BACKENDS`.
     model_kwargs            The seeds' form of the last three: torch_dtype, device_map,
                             flash_attention.
+    peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
+    peft_kwargs             ``revision`` and ``subfolder`` of it.
     tokenizer_path          Where the tokenizer is, if not at path.
     tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
     ======================  =====================================================================
@@ -125,6 +134,7 @@ class LLaDACausalLM(BaseModel):
             self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
         if tokenizer_only:
             return
+        adapter = open_fitting_adapter(options)
         device = choose_device(options.placement.device)
         self.engine = family.load(
             LoadRequest(
@@ -138,6 +148,8 @@ class LLaDACausalLM(BaseModel):
                 attention_backend=options.placement.attention_backend,
             )
         )
+        if adapter is not None:
+            merge_adapter(adapter, self.engine.model)
         _log_choices(options)
         weakref.finalize(self, _log_totals, self.engine, options.path)
 
@@ -261,6 +273,25 @@ class LLaDACausalLM(BaseModel):
     def _read_answer(self, token_ids: Sequence[int], stops: Sequence[str]) -> str:
         kept = cut_at_token_ids(token_ids, self._stop_ids)
         return cut_at_stop_strings(self._encoder.decode(kept), stops)
+
+
+def open_fitting_adapter(options: WrapperOptions) -> Adapter | None:
+    """Open the adapter that a model asks for and check that it fits, without reading weights.
+
+    Args:
+        options: The model's.
+
+    Returns:
+        The adapter; None where none is asked for.
+
+    Raises:
+        CheckpointError: If it is not there, is no LoRA or does not fit the checkpoint.
+    """
+    if options.adapter is None:
+        return None
+    adapter = open_adapter(options.adapter)
+    check_adapter(adapter, build_without_weights(resolve_path(options.path)))
+    return adapter
 
 
 def _refuse_ranks() -> None:

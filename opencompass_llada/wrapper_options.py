@@ -22,6 +22,7 @@ from opencompass_llada.keyword_forms import (
     parse_scaling,
 )
 from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import AdapterSource, parse_adapter
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.stopping import merge_stop_strings
 from opencompass_llada.rope_scaling import RopeScaling
@@ -49,6 +50,7 @@ class WrapperOptions:
     tokenizer_path: str
     tokenizer_kwargs: Mapping[str, Any]
     chat: ChatOptions | None
+    adapter: AdapterSource | None
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
@@ -90,11 +92,6 @@ def parse_wrapper_options(
     Raises:
         ValueError: For the first keyword that does not fit; the message says what to do.
     """
-    if peft_path is not None or peft_kwargs:
-        raise ValueError(
-            f"peft_path={peft_path!r}: adapters are not supported yet; merge the adapter into the "
-            "checkpoint (peft's merge_and_unload) and give the merged one as path"
-        )
     if pad_token_id is not None:
         logger.info("pad_token_id has no effect: padding is never attended to.")
     for name, value in (("max_out_len", max_out_len), ("batch_size", batch_size)):
@@ -126,6 +123,7 @@ def parse_wrapper_options(
         tokenizer_path=str(tokenizer_path or path),
         tokenizer_kwargs=dict(tokenizer_kwargs or {}),
         chat=chat_options,
+        adapter=parse_adapter(peft_path, peft_kwargs),
     )
 
 

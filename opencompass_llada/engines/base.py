@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions
 
@@ -62,6 +62,9 @@ class Totals:
 
 class Engine(Protocol):
     """A loaded model with its settings."""
+
+    model: Any
+    """The network."""
 
     totals: Totals
     """Counts of everything generated so far."""
