@@ -7,7 +7,6 @@ Tokens, sampling and weights are handled below it; see `wrapper_options` for the
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,14 +22,7 @@ from opencompass_llada.engines import Engine
 from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import (
-    Adapter,
-    build_without_weights,
-    check_adapter,
-    merge_adapter,
-    open_adapter,
-    read_model_config,
-)
+from opencompass_llada.modeling import merge_adapter, read_model_config
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.chat import ChatRenderer
 from opencompass_llada.prompting.stopping import (
@@ -40,13 +32,16 @@ from opencompass_llada.prompting.stopping import (
 )
 from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
 from opencompass_llada.prompting.truncation import truncate
+from opencompass_llada.text_scoring import TextScorer
+from opencompass_llada.wrapper_checks import check_mask_id, open_fitting_adapter, refuse_ranks
 from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
+from opencompass_llada.wrapper_scoring import LikelihoodMethods
 
 logger = get_logger(__name__)
 
 
-class LLaDACausalLM(BaseModel):
-    """A masked diffusion language model for OpenCompass's generation tasks.
+class LLaDACausalLM(LikelihoodMethods, BaseModel):
+    """A language model for OpenCompass's generation and likelihood tasks.
 
     Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`):
 
@@ -68,6 +63,9 @@ class LLaDACausalLM(BaseModel):
                             system=TEXT, variables={...})`` besides; see `prompting.chat`. Not
                             together with meta_template. By default no template at all.
     stop_words              Answers are cut before the first of these strings.
+    likelihood              How texts are scored: ``dict(num_draws=128, seed=0, batch_size=8)``;
+                            draws and seed are for masked diffusion models, batch_size counts
+                            masked copies of a text in one forward pass.
     max_out_len             Tokens to generate where the caller gives no number.
     batch_size              Prompts at once; None takes the caller's batch whole.
     dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
@@ -108,7 +106,7 @@ class LLaDACausalLM(BaseModel):
         options = self.check_arguments(
             path, generation_kwargs=generation_kwargs, meta_template=meta_template, **keywords
         )
-        _refuse_ranks()
+        refuse_ranks()
         super().__init__(
             path=path,
             max_seq_len=options.length_limit.max_seq_len,
@@ -127,7 +125,7 @@ class LLaDACausalLM(BaseModel):
             resolve_path(options.tokenizer_path), options.tokenizer_kwargs
         )
         self.special_tokens: EndTokens = family.special_tokens(local_path, config, self.tokenizer)
-        _check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
+        check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         self._stop_ids = set(self.special_tokens.end_token_ids)
         if options.chat is not None:
@@ -150,6 +148,14 @@ class LLaDACausalLM(BaseModel):
         )
         if adapter is not None:
             merge_adapter(adapter, self.engine.model)
+        self.scorer = TextScorer(
+            self.engine,
+            self._ids_to_score,
+            self._encoder.decode,
+            start_token_id=self.tokenizer.bos_token_id,
+            limit=options.length_limit,
+            options=options.likelihood,
+        )
         _log_choices(options)
         weakref.finalize(self, _log_totals, self.engine, options.path)
 
@@ -221,7 +227,7 @@ class LLaDACausalLM(BaseModel):
             raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
-        prompts = [self._prompt_ids(self._as_prompt(text), length) for text in inputs]
+        prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
         answers = []
         for start in range(0, len(prompts), size):
@@ -241,10 +247,15 @@ class LLaDACausalLM(BaseModel):
         """Return the text of int64 [tokens], special tokens left out."""
         return self._encoder.decode(tokens.tolist())
 
-    def _as_prompt(self, text: str | PromptList) -> str:
+    def _as_prompt(self, text: str | PromptList, mode: str) -> str:
         """Return a prompt as it is to be read: with a chat template around it if it has none."""
         parser = self.template_parser
-        return parser.render_text(str(text)) if self.options.chat is not None else str(text)
+        return str(text) if self.options.chat is None else parser.render_text(str(text), mode)
+
+    def _ids_to_score(self, text: str) -> list[int]:
+        token_ids = self._encoder.encode(text)
+        self._warn_if_too_long(min(len(token_ids), self.options.length_limit.max_seq_len or 2**63))
+        return token_ids
 
     def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
         token_ids = self._encoder.encode(text)
@@ -273,43 +284,6 @@ class LLaDACausalLM(BaseModel):
     def _read_answer(self, token_ids: Sequence[int], stops: Sequence[str]) -> str:
         kept = cut_at_token_ids(token_ids, self._stop_ids)
         return cut_at_stop_strings(self._encoder.decode(kept), stops)
-
-
-def open_fitting_adapter(options: WrapperOptions) -> Adapter | None:
-    """Open the adapter that a model asks for and check that it fits, without reading weights.
-
-    Args:
-        options: The model's.
-
-    Returns:
-        The adapter; None where none is asked for.
-
-    Raises:
-        CheckpointError: If it is not there, is no LoRA or does not fit the checkpoint.
-    """
-    if options.adapter is None:
-        return None
-    adapter = open_adapter(options.adapter)
-    check_adapter(adapter, build_without_weights(resolve_path(options.path)))
-    return adapter
-
-
-def _refuse_ranks() -> None:
-    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
-        raise ValueError(
-            "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
-            "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
-            "data sets over tasks instead"
-        )
-
-
-def _check_mask_id(given: int | None, found: int | None) -> None:
-    if given is not None and given != found:
-        raise ValueError(
-            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
-            "leave mask_id out"
-        )
 
 
 def _log_choices(options: WrapperOptions) -> None:

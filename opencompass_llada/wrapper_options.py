@@ -21,6 +21,7 @@ from opencompass_llada.keyword_forms import (
     parse_sampler,
     parse_scaling,
 )
+from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import AdapterSource, parse_adapter
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
@@ -50,6 +51,7 @@ class WrapperOptions:
     tokenizer_path: str
     tokenizer_kwargs: Mapping[str, Any]
     chat: ChatOptions | None
+    likelihood: LikelihoodOptions
     adapter: AdapterSource | None
 
     def generation_length(self, max_out_len: int | None) -> int:
@@ -74,6 +76,7 @@ def parse_wrapper_options(
     batch_size: int | None = None,
     stop_words: Any = None,
     chat: Any = None,
+    likelihood: Mapping[str, Any] | None = None,
     tokenizer_path: str | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -123,6 +126,7 @@ def parse_wrapper_options(
         tokenizer_path=str(tokenizer_path or path),
         tokenizer_kwargs=dict(tokenizer_kwargs or {}),
         chat=chat_options,
+        likelihood=parse_scoring(likelihood),
         adapter=parse_adapter(peft_path, peft_kwargs),
     )
 

@@ -21,7 +21,9 @@ LAYERS = [
     {"engines"},
     {"families"},
     {"keyword_forms"},
-    {"wrapper_options", "chat_prompts"},
+    {"text_scoring"},
+    {"wrapper_options", "wrapper_scoring", "chat_prompts"},
+    {"wrapper_checks"},
     {"wrapper"},
     {"registry", "running"},
 ]

@@ -79,7 +79,11 @@ class AutoregressiveEngine:
         return generations
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the exact negative log-likelihood of a target; see `CausalScorer.score`."""
         return self._scorer.score(prefix, target, options)

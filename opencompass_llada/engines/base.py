@@ -89,7 +89,11 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the negative log-likelihood of a target given a clean prefix, or its bound.
 
@@ -97,5 +101,6 @@ class Engine(Protocol):
             prefix: Ids before the target; may be empty.
             target: Ids to score, at least one.
             options: How; an autoregressive model needs none of them.
+            draw_key: What drawn masks depend on in the target's place; see `estimate_bound`.
         """
         ...

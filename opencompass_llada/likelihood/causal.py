@@ -62,7 +62,11 @@ class CausalScorer:
         self._device = device
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the exact negative log-likelihood of a target given a prefix.
 
@@ -71,6 +75,7 @@ class CausalScorer:
                 predicted from and is not counted.
             target: Ids to score.
             options: Ignored: there is nothing to draw.
+            draw_key: Ignored too.
 
         Raises:
             ValueError: If no token is left to score.

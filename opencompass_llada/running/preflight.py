@@ -20,7 +20,8 @@ from opencompass_llada.families import find_family
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
 from opencompass_llada.running.hardware import count_gpus
-from opencompass_llada.wrapper import LLaDACausalLM, open_fitting_adapter
+from opencompass_llada.wrapper import LLaDACausalLM
+from opencompass_llada.wrapper_checks import open_fitting_adapter
 from opencompass_llada.wrapper_options import WrapperOptions
 
 logger = get_logger(__name__)
