@@ -154,7 +154,7 @@ def test_examples_in_context_are_left_out_until_a_sample_fits(llada, tmp_path):
     both = predictions(tmp_path / "free")[0]["origin_prompt"]
     first, second = text_of(ROWS[0], "A"), text_of(ROWS[1], "B")
     assert [both.count(text) for text in (first, second)] == [2, 1]
-    limit = len(first) * 2 + 4
+    limit = len(both) - 1
     run(tmp_path / "tight", model_config(llada, max_seq_len=limit), sets)
     tight = predictions(tmp_path / "tight")[0]["origin_prompt"]
     assert [tight.count(text) for text in (first, second)] == [2, 0]
