@@ -140,7 +140,7 @@ def test_adapters_that_do_not_fit_are_refused_before_weights_load(
     llada, tmp_path, monkeypatch, config, tensors, message
 ):
     base, adapter = llada
-    monkeypatch.setattr("opencompass_llada.families.llada.load_checkpoint", None)
+    monkeypatch.setattr("opencompass_llada.modeling.checkpoint.load_file", None)
     wrong = changed(adapter, tmp_path / "wrong", config, tensors)
     with pytest.raises(CheckpointError, match=message):
         LLaDACausalLM(base, peft_path=wrong)
@@ -152,7 +152,7 @@ def test_an_adapter_for_another_shape_is_refused(family, tmp_path, monkeypatch):
     width = {"d_model": 64} if family == "llada" else {"hidden_size": 64}
     other = write_checkpoint(family, tmp_path / "other", **width)
     adapter = write_adapter(family, other, tmp_path / "lora")
-    monkeypatch.setattr("opencompass_llada.families.llada.load_checkpoint", None)
+    monkeypatch.setattr("opencompass_llada.modeling.checkpoint.load_file", None)
     monkeypatch.setattr("opencompass_llada.families.autoregressive.load_causal", None)
     with pytest.raises(CheckpointError, match=r"another shape.*give the checkpoint that it was"):
         LLaDACausalLM(base, peft_path=adapter)

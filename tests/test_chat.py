@@ -197,7 +197,7 @@ def test_wrong_chat_options_are_refused_before_any_file_is_opened(keywords, mess
 
 
 def test_a_missing_or_broken_template_is_refused_before_weights_load(tmp_path, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.families.llada.load_checkpoint", None)
+    monkeypatch.setattr("opencompass_llada.modeling.checkpoint.load_file", None)
     base = write_chat_checkpoint(tmp_path / "base", template=None)
     with pytest.raises(ValueError, match=r"no chat template\. Leave chat out for a base model"):
         LLaDACausalLM(base, chat=True)

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from mmengine.config import Config
 from opencompass.datasets.base import BaseDataset
 from opencompass.openicl.icl_evaluator import AccEvaluator
+from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.openicl.icl_retriever import FixKRetriever, ZeroRetriever
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
@@ -63,6 +64,23 @@ def choices(inferencer: Any, abbr: str = "choices", num_shots: int = 0, **option
     }
 
 
+def questions(abbr: str = "questions", **options: Any) -> dict:
+    """Return a data set config in generation mode."""
+    turns = [{"role": "HUMAN", "prompt": "Q: {question}"}, {"role": "BOT", "prompt": "{answer}"}]
+    return {
+        "abbr": abbr,
+        "type": TinyChoices,
+        "path": "none",
+        "reader_cfg": {"input_columns": ["question"], "output_column": "answer"},
+        "infer_cfg": {
+            "prompt_template": {"type": PromptTemplate, "template": {"round": turns}},
+            "retriever": {"type": ZeroRetriever},
+            "inferencer": {"type": GenInferencer, "max_out_len": 8, **options},
+        },
+        "eval_cfg": {"evaluator": {"type": AccEvaluator}},
+    }
+
+
 def model_config(path: str, **options: Any) -> dict:
     """Return a model config of the wrapper, on the CPU."""
     return {
@@ -71,9 +89,11 @@ def model_config(path: str, **options: Any) -> dict:
     }  # fmt: skip
 
 
-def run(work_dir: Path, model: dict, datasets: list[dict]) -> None:
+def run(work_dir: Path, models: dict | list[dict], datasets: list[dict]) -> None:
     """Infer and evaluate as OpenCompass's tasks do in a process of their own."""
-    cfg = plain({"models": [model], "datasets": [datasets], "work_dir": str(work_dir)})
+    models = models if isinstance(models, list) else [models]
+    cfg = plain({"models": models, "datasets": [datasets] * len(models)})
+    cfg["work_dir"] = str(work_dir)
     for task in (OpenICLInferTask, OpenICLEvalTask):
         task(Config(deepcopy(cfg))).run()
 
