@@ -130,9 +130,9 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         self._stop_ids = set(self.special_tokens.end_token_ids)
         if options.chat is not None:
             self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
+        adapter = open_fitting_adapter(options)
         if tokenizer_only:
             return
-        adapter = open_fitting_adapter(options)
         device = choose_device(options.placement.device)
         self.engine = family.load(
             LoadRequest(

@@ -201,3 +201,14 @@ def test_a_subfolder_is_found(llada, tmp_path):
     same = LLaDACausalLM(base, dtype="float32", peft_path=adapter)
     assert torch.equal(model.engine.model(IDS).logits, same.engine.model(IDS).logits)
     assert not torch.equal(model.engine.model(IDS).logits, tiny_model()(IDS).logits)
+
+
+def test_the_check_before_a_run_sees_the_adapter(llada, tmp_path):
+    from opencompass_llada.running.preflight import check_options
+
+    base, adapter = llada
+    model = dict(type=LLaDACausalLM, abbr="m", path=base, peft_path=adapter)
+    check_options({"models": [model], "datasets": []}, runs_locally=True)
+    model["peft_path"] = changed(adapter, tmp_path / "wrong", {"r": 8})
+    with pytest.raises(ValueError, match=r"model 'm': .*wrongly shaped"):
+        check_options({"models": [model], "datasets": []}, runs_locally=True)

@@ -21,7 +21,6 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
 from opencompass_llada.running.hardware import count_gpus
 from opencompass_llada.wrapper import LLaDACausalLM
-from opencompass_llada.wrapper_checks import open_fitting_adapter
 from opencompass_llada.wrapper_options import WrapperOptions
 
 logger = get_logger(__name__)
@@ -165,8 +164,6 @@ def _check_checkpoint(options: WrapperOptions, keywords: Mapping[str, Any]) -> N
     if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
         LLaDACausalLM(**{**keywords, "tokenizer_only": True})
     family.check(path, options.rope_scaling, options.settings)
-    if options.adapter is not None and not _is_left_to_the_hub(options.adapter.path):
-        open_fitting_adapter(options)
 
 
 def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:
