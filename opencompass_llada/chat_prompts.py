@@ -81,7 +81,7 @@ def read_turns(items: Sequence[Any], mode: str) -> list[Turn]:
             that follows it.
 
     Raises:
-        ValueError: For a role that is unknown and has no known fallback.
+        ValueError: For a role that is unknown and has no known fallback, or a turn of no text.
     """
     turns: list[Turn] = []
     asked: list[bool] = []  # whether the turn stands in the round that is asked, not before it
@@ -114,7 +114,13 @@ def _read_turn(item: Any) -> Turn:
             f"The data set's prompt has a turn of role {item['role']!r}; a chat template knows "
             f"{', '.join(_ROLES)}. Change the role, or give it a fallback_role of these."
         )
-    return Turn(role, str(item.get("prompt", item.get("content", ""))))
+    said = item.get("prompt", item.get("content"))
+    if said is not None and not isinstance(said, str):
+        raise ValueError(
+            f"The data set's prompt has a turn of {type(said).__name__} where text is wanted: "
+            f"{str(said)[:60]!r}. Only text is supported."
+        )
+    return Turn(role, said or "")
 
 
 def _without_answer(turns: list[Turn], asked: Sequence[bool]) -> list[Turn]:

@@ -123,6 +123,11 @@ def test_an_unknown_role_is_refused(model):
     prompt = PromptList([{"role": "JUDGE", "prompt": "hm"}])
     with pytest.raises(ValueError, match=r"role 'JUDGE'.*fallback_role"):
         model.parse_template(prompt, mode="gen")
+    image = [[{"role": "user", "content": [{"type": "image"}]}]]
+    with pytest.raises(ValueError, match=r"a turn of list where text is wanted"):
+        model.parse_template(image, mode="gen")
+    nothing = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]]
+    assert model.parse_template(nothing, mode="gen") == [rendered(("user", "q"))]
 
 
 def test_ids_are_the_templates_with_one_bos(model, checkpoint):
