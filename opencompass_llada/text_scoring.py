@@ -33,6 +33,10 @@ class Scorer(Protocol):
         """Return the negative log-likelihood of a target given a clean prefix, or its bound."""
         ...
 
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return the negative log-likelihood of each of several single tokens."""
+        ...
+
 
 class TextScorer:
     """Scores texts with one model."""
@@ -132,7 +136,7 @@ class TextScorer:
     def score_options(self, texts: Sequence[str]) -> list[Estimate]:
         """Score what differs between texts, given the tokens that they all begin with.
 
-        Rests of one length are masked alike.
+        Rests of one length are masked alike; rests of one token each take one pass together.
 
         Args:
             texts: At least one, each a condition with another ending.
@@ -143,6 +147,9 @@ class TextScorer:
             PromptTooLongError: If a rest alone is longer than the limit.
         """
         condition, rests = split_options([self._encode(text) for text in texts])
+        if condition and all(len(rest) == 1 for rest in rests):
+            shortened = self._shorten(condition, 1)
+            return self._engine.score_next(shortened, [rest[0] for rest in rests])
         estimates = [self._score(condition, rest, draw_key=condition) for rest in rests]
         for text, rest, estimate in zip(texts, rests, estimates, strict=True):
             if estimate.num_tokens != len(rest):

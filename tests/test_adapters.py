@@ -21,7 +21,6 @@ TARGETS = {
     "llada": ["q_proj", "v_proj", "attn_out", "ff_proj"],
     "llama": ["q_proj", "v_proj", "o_proj", "gate_proj"],
 }
-WHOLE = {"llada": ["attn_norm", "ff_norm", "ln_f"], "llama": ["input_layernorm", "norm"]}
 
 
 def write_checkpoint(family, folder, seed=0, **overrides):
@@ -60,11 +59,21 @@ def llada(folders):
     return base, write_adapter("llada", base, folders / "llada-lora")
 
 
-@pytest.mark.parametrize("family", ["llada", "llama"])
-@pytest.mark.parametrize("whole", [False, True])
-def test_merged_equals_unmerged(family, whole, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("llada", {}),
+        ("llada", {"modules_to_save": ["attn_norm", "ff_norm", "ln_f"]}),
+        ("llada", {"modules_to_save": ["wte", "ff_out"]}),
+        ("llada", {"use_dora": True, "rank_pattern": {"blocks.0.q_proj": 2}}),
+        ("llada", {"target_modules": ["wte", "q_proj"]}),
+        ("llama", {}),
+        ("llama", {"modules_to_save": ["input_layernorm", "norm"]}),
+        ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+    ],
+)
+def test_merged_equals_unmerged(family, extra, tmp_path):
     base = write_checkpoint(family, tmp_path / "base")
-    extra = {"modules_to_save": WHOLE[family]} if whole else {}
     adapter = write_adapter(family, base, tmp_path / "lora", **extra)
     oracle = load_base(family, base)
     plain = oracle(IDS).logits

@@ -108,6 +108,21 @@ def test_longer_diffusion_targets_lie_within_four_standard_errors(diffusion):
     assert abs(whole - exact) < 4 * diffusion.scorer.score_text("is blu").standard_error
 
 
+@pytest.mark.parametrize("kind", ["diffusion", "causal"])
+def test_one_token_options_take_one_pass_together(kind, request):
+    model = request.getfixturevalue(kind)
+    texts = [f"The answer is {letter}" for letter in "ABCD"]
+    together = model.scorer.score_options(texts)
+    assert [e.num_forward_passes for e in together] == [1, 0, 0, 0]
+    alone = [-model.get_loglikelihood([text], [text[-1]])[0] for text in texts]
+    np.testing.assert_allclose([e.nll for e in together], alone, rtol=1e-5)
+    ids = model.encode(texts[2]).tolist()
+    row = [*ids[:-1], MASK_ID] if kind == "diffusion" else ids[:-1]
+    logits = model.engine.model(torch.tensor([row])).logits[0, -1].double().log_softmax(-1)
+    assert together[2].nll == pytest.approx(-logits[ids[-1]].item(), rel=1e-5)
+    assert len({e.nll for e in together}) == 4
+
+
 @pytest.mark.parametrize("prefix", [[], [2, 0, 0, 1]])
 def test_enumeration_is_the_average_over_orders_and_the_mean_of_the_draws(prefix):
     small = {"vocab_size": 5, "embedding_size": 5, "mask_token_id": 4, "eos_token_id": 3}

@@ -6,9 +6,9 @@ Here, as in LLaDA's own evaluation (its loglikelihood(prefix, target)), what the
 begin with alike is a clean condition and only the rest is scored, with the same masks for rests of
 one length.
 
-Cost in forward passes of one row: one an option for an autoregressive model; for a masked diffusion
-model with an option of L tokens 2^L - 1 if those are no more than num_draws (one token: 1), without
-error, else num_draws.
+Cost in forward passes of one row: where every option is one token, one pass for all of them. Else
+one an option for an autoregressive model; for a masked diffusion model and an option of L tokens
+2^L - 1 if those are no more than num_draws, without error, else num_draws.
 """
 
 from __future__ import annotations

@@ -104,3 +104,15 @@ class Engine(Protocol):
             draw_key: What drawn masks depend on in the target's place; see `estimate_bound`.
         """
         ...
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return the exact negative log-likelihood of each of several single tokens.
+
+        Args:
+            prefix: Ids before them; an autoregressive model needs at least one.
+            candidates: Token ids, each an alternative to the others.
+
+        Returns:
+            One estimate a token; one forward pass in all.
+        """
+        ...

@@ -16,12 +16,14 @@ import torch
 from opencompass_llada.engines.base import Generation, Totals
 from opencompass_llada.engines.settings import SamplerSettings
 from opencompass_llada.likelihood import (
+    EntropyFunction,
     Estimate,
     LikelihoodOptions,
     enumerate_bound,
     estimate_bound,
     estimate_longllada,
     is_enumerable,
+    score_alternatives,
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.modeling import BidirectionalNetwork
@@ -135,8 +137,7 @@ class MaskedDiffusionEngine:
             ValueError: If the target is empty, or the text holds the mask's id.
             FloatingPointError: If the model's logits are not finite.
         """
-        network = self.model
-        entropies = sliced_entropies(network.hidden_states, network.get_output_embeddings())
+        entropies = self._entropies()
         place: dict[str, Any] = {
             "mask_token_id": self.special_tokens.mask_token_id,
             "device": self.device,
@@ -146,6 +147,26 @@ class MaskedDiffusionEngine:
         if is_enumerable(len(target), options):
             return enumerate_bound(entropies, prefix, target, options, **place)
         return estimate_bound(entropies, prefix, target, options, **place, draw_key=draw_key)
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Score several single tokens after a prefix in one pass; see `Engine.score_next`.
+
+        Raises:
+            ValueError: If the prefix or a candidate is the mask's id.
+            FloatingPointError: If the model's logits are not finite.
+        """
+        self._check_prompts([[*prefix, *candidates]])
+        return score_alternatives(
+            self._entropies(),
+            [*prefix, self.special_tokens.mask_token_id],
+            len(prefix),
+            candidates,
+            estimator="bound",
+            device=self.device,
+        )
+
+    def _entropies(self) -> EntropyFunction:
+        return sliced_entropies(self.model.hidden_states, self.model.get_output_embeddings())
 
     def _next_seed(self, prompt: Sequence[int]) -> int:
         first = derive_seed(self.settings.seed, prompt)

@@ -6,6 +6,7 @@ figure that LongLLaDA prints, which is no bound; `causal` scores autoregressive 
 tokens. Knows token ids and a model call; texts, windows and OpenCompass live elsewhere.
 """
 
+from opencompass_llada.likelihood.alternatives import score_alternatives
 from opencompass_llada.likelihood.bound import estimate_bound
 from opencompass_llada.likelihood.boundary import common_prefix_length, split_options
 from opencompass_llada.likelihood.causal import CausalScorer, causal_logits
@@ -30,6 +31,7 @@ __all__ = [
     "is_enumerable",
     "parse_scoring",
     "pool",
+    "score_alternatives",
     "split_options",
     "student_t_quantile",
 ]
