@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
+from tiny_dream import write_tiny_dream
 from transformers import AutoModelForCausalLM
 
 from opencompass_llada.modeling import CheckpointError
@@ -17,19 +18,24 @@ from opencompass_llada.wrapper import LLaDACausalLM
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
 SAMPLER = {"block_length": 8, "num_steps": 8}
+WRITERS = {
+    "llada": write_tiny_checkpoint,
+    "dream": write_tiny_dream,
+    "llama": write_llama_checkpoint,
+}
 TARGETS = {
+    "dream": ["q_proj", "v_proj", "o_proj", "gate_proj"],
     "llada": ["q_proj", "v_proj", "attn_out", "ff_proj"],
     "llama": ["q_proj", "v_proj", "o_proj", "gate_proj"],
 }
 
 
 def write_checkpoint(family, folder, seed=0, **overrides):
-    writer = write_tiny_checkpoint if family == "llada" else write_llama_checkpoint
-    return str(writer(folder, seed=seed, **overrides))
+    return str(WRITERS[family](folder, seed=seed, **overrides))
 
 
 def load_base(family, path):
-    if family == "llada":
+    if family != "llama":
         return load_checkpoint(path, dtype=torch.float32)
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
@@ -67,6 +73,7 @@ def llada(folders):
         ("llada", {"modules_to_save": ["wte", "ff_out"]}),
         ("llada", {"use_dora": True, "rank_pattern": {"blocks.0.q_proj": 2}}),
         ("llada", {"target_modules": ["wte", "q_proj"]}),
+        ("dream", {"modules_to_save": ["input_layernorm", "norm"]}),
         ("llama", {}),
         ("llama", {"modules_to_save": ["input_layernorm", "norm"]}),
         ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),

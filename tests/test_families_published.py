@@ -1,7 +1,7 @@
 """Every family's published format, loaded and run through OpenCompass; and what is refused.
 
 A family more is one more entry of `FAMILIES`. That logits equal an independent implementation is
-asserted beside each network (test_modeling, test_autoregressive).
+asserted beside each network (test_modeling, test_dream, test_autoregressive).
 """
 
 import json
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from tiny import write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_choices import ROWS, choices, model_config, questions, run
+from tiny_dream import write_tiny_dream
 
 from opencompass_llada.datasets.option_inferencer import OptionScoringInferencer
+from opencompass_llada.likelihood import LikelihoodOptions
 from opencompass_llada.modeling import CheckpointError
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -41,6 +44,7 @@ FAMILIES = {
     "llada": Published(
         write_tiny_checkpoint, "d_model", options={"sampler": {"block_length": 4, "num_steps": 4}}
     ),
+    "dream": Published(write_tiny_dream, "hidden_size"),
     "llama": Published(write_llama_checkpoint, "hidden_size", masks=False),
 }
 
@@ -102,6 +106,19 @@ def test_a_ragged_batch_gives_the_ids_of_one_at_a_time(paths, name):
     together = ids(PROMPTS)
     assert together == [ids([prompt])[0] for prompt in PROMPTS]
     assert len({tuple(row) for row in together}) == len(PROMPTS), "prompts must matter"
+
+
+@each_family
+def test_the_next_token_is_scored_as_the_network_says(paths, name):
+    engine, prefix, candidates = load(name, paths[name]).engine, [72, 101, 108], [65, 66, 67]
+    mask = [engine.special_tokens.mask_token_id] if FAMILIES[name].masks else []
+    logits = engine.model(torch.tensor([prefix + mask])).logits[0, -1].double().log_softmax(-1)
+    expected = [-logits[token].item() for token in candidates]
+    scored = [estimate.nll for estimate in engine.score_next(prefix, candidates)]
+    assert scored == pytest.approx(expected, rel=1e-5)
+    options = LikelihoodOptions(num_draws=4)
+    alone = [engine.score(prefix, [token], options).nll for token in candidates]
+    assert alone == pytest.approx(expected, rel=1e-5)
 
 
 def edited(path, folder, **fields):
