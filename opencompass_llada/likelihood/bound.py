@@ -27,6 +27,7 @@ def estimate_bound(
     *,
     mask_token_id: int,
     device: torch.device | str = "cpu",
+    draw_key: Sequence[int] | None = None,
 ) -> Estimate:
     """Estimate the bound on the negative log-likelihood of a target given a clean prefix.
 
@@ -42,6 +43,8 @@ def estimate_bound(
         options: Number of draws, batch size and seed.
         mask_token_id: The model's mask.
         device: The model's.
+        draw_key: Numbers that the masks depend on in the target's place. Targets of one length
+            and one key are masked alike, so that their estimates differ by no noise of the masks.
 
     Returns:
         The estimate; unbiased, an upper bound in expectation. ``draws`` forward passes.
@@ -53,7 +56,8 @@ def estimate_bound(
     if not target:
         raise ValueError("target=[] must hold at least one token to score.")
     num_tokens, num_strata = len(target), options.draws // 2
-    generator = torch.Generator().manual_seed(derive_seed(options.seed, target))
+    key = target if draw_key is None else draw_key
+    generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
     pairs = stratified_counts(num_tokens, num_strata, generator)
     counts = [count for pair in pairs for count in pair]
     masks = [draw_places(num_tokens, count, generator) for count in counts]
