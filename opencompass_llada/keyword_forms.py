@@ -34,7 +34,7 @@ _DIFFUSION_NAMES = {
     "logits_eos_inf": "suppress_eos_logits",
     "confidence_eos_eot_inf": "suppress_eos_eot_confidence",
 }
-_DIFFUSION_DEFAULTS = {"steps": 128, "block_length": 32}
+_DIFFUSION_DEFAULTS = {"num_steps": 128, "block_length": 32}
 _MODEL_KWARGS = ("torch_dtype", "dtype", "flash_attention", "device_map", "trust_remote_code")
 
 
@@ -121,10 +121,13 @@ def parse_sampler(
             raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
         return SamplerSettings(sampler), None
     mask_id = None
+    defaults: Mapping[str, Any] = {}
     if diffusion_config is not None:
         _require_mapping("diffusion_config", diffusion_config)
         reject_unknown("diffusion_config option", diffusion_config, [*_DIFFUSION_NAMES, "mask_id"])
-        given = {**_DIFFUSION_DEFAULTS, **diffusion_config}
+        given = dict(diffusion_config)
+        # Not among the options: for an autoregressive model the seeds write diffusion_config={}.
+        defaults = _DIFFUSION_DEFAULTS
         mask_id = given.pop("mask_id", None)
         options = {_DIFFUSION_NAMES[name]: value for name, value in given.items()}
     else:
@@ -134,7 +137,7 @@ def parse_sampler(
     if seed is not None:
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
-    return SamplerSettings(options), mask_id
+    return SamplerSettings(options, defaults=defaults), mask_id
 
 
 def parse_length_limit(

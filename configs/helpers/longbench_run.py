@@ -97,7 +97,9 @@ def fill_defaults(values, sources, num_gpus):
         block_length=(32, "default of the sample set")
         if embedded
         else (longllada_generation["longbench"]["block_length"], "default: the papers'"),
-        steps=(8, "default of the sample set") if embedded else (None, "default: the papers', one a token"),
+        steps=(8, "default of the sample set")
+        if embedded
+        else (None, "default: the papers', one a token"),
         scaling=(["none"], "default"),
         workers=(
             num_gpus or min(2, cpu_count() or 1),
@@ -193,9 +195,7 @@ def make_models(values, num_gpus, rows):
                 config["abbr"] = fact["abbr"] = f"{config['abbr']}_prompt{length}"
                 fact["title"] += f", prompts up to {length:,}"
                 config["max_seq_len"], config["drop_middle"] = length, True
-                set_sampler(
-                    config, values["block_length"], values["steps"], benchmark="longbench"
-                )
+                set_sampler(config, values["block_length"], values["steps"], benchmark="longbench")
             configs += made
             described += facts
     return configs, described

@@ -157,7 +157,8 @@ def list_model_configs(
     configs = []
     for row in rows:
         keys = dict(row)
-        name, text, steps = keys.pop("model"), keys.pop("scaling"), keys.pop("num_steps", None)
+        [name] = resolve_models([keys.pop("model")])
+        text, steps = keys.pop("scaling"), keys.pop("num_steps", None)
         if name not in names:
             continue
         config = make_model_config(name, text, steps, benchmark)
@@ -185,7 +186,9 @@ def models_of_name(name):
     model, scalings = list_variants()[name]
     if model not in model_facts:
         path = known_models[model]["path"]
-        raise ValueError(f"--models {name}: {path!r} is not shipped with this version; use another.")
+        raise ValueError(
+            f"--models {name}: {path!r} is not shipped with this version; use another."
+        )
     return list_model_configs([model], scalings, num_gpus=count_gpus())
 
 

@@ -37,7 +37,11 @@ niah_table = dict(
     numbers=number_settings,
     choices=choices,
     demo=dict(
-        models=["tiny_llada"], scaling=["none", "ntk", "diffusion_ntk"], data="embedded"
+        models=["tiny_llada"],
+        scaling=["none", "ntk", "diffusion_ntk"],
+        data="embedded",
+        language="en",
+        prompt="base",
     ),
 )
 # Settings of every benchmark.
@@ -46,6 +50,12 @@ common_settings = dict(
     dtype="precision of the weights: bfloat16, float16 or float32; default by model and device",
 )
 common_choices = dict(demo=("0", "1"), dtype=("bfloat16", "float16", "float32"))
+
+
+def list_variable(name):
+    """Return the parts of a variable that holds a list; none where it is not set."""
+    parts = environ.get(prefix + name, "").split(",")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def is_demo():

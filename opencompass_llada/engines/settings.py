@@ -20,17 +20,24 @@ class SamplerSettings:
     in a config of its own (the seeds' wrapper lowers them in place, for every later data set too).
     """
 
-    def __init__(self, options: Mapping[str, Any] | SamplerConfig | None = None) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any] | SamplerConfig | None = None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         """Check the options.
 
         Args:
             options: Field names and values of `SamplerConfig`; None for its defaults.
+            defaults: Other defaults than those of `SamplerConfig`; nobody asked for them.
 
         Raises:
             ValueError: If a name is unknown or a value does not fit.
         """
         given = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
         self.given: tuple[str, ...] = tuple(name for name in given if name != "seed")
+        given = {**(defaults or {}), **given}
         self.default_length: int | None = given.pop("generation_length", None)
         self._options = MappingProxyType(given)
         self._logged: set[int] = set()
