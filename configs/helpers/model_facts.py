@@ -16,6 +16,7 @@ scalings              The RoPE scalings that the papers give it, as `models.pars
 generation            Benchmark -> tokens to generate, and what the papers run the sampler with.
                       No ``block_length``: the sampler has no blocks. No ``num_steps``: no sampler.
 sampler               Options of the sampler at every benchmark.
+short                 How a chat model generates at short context, by task; see `short_facts`.
 paper_dtype           The precision that the papers ran it in. Ours is bfloat16 on a GPU.
 dtype, batch_size     Ours, where they are not the wrapper's defaults.
 ====================  ==========================================================================
@@ -23,6 +24,11 @@ dtype, batch_size     Ours, where they are not the wrapper's defaults.
 Sources: LongLLaDA, arXiv 2506.14429, sections 4 and 5, and its repository OpenMOSS/LongLLaDA;
 UltraLLaDA, arXiv 2510.10481, and its repository Relaxed-System-Lab/UltraLLaDA.
 """
+
+from mmengine.config import read_base
+
+with read_base():
+    from .short_facts import instruct_short, llada_1_5_short
 
 # LongLLaDA's lambdas: its Eq. 6, rounded up, for 8K, 16K, 24K and 32K tokens.
 longllada_scalings = [f"ntk:theta_multiplier={factor}" for factor in (4, 14, 31, 55)]
@@ -124,9 +130,15 @@ known_models = dict(
         title="LLaDA-8B-Base", path="GSAI-ML/LLaDA-8B-Base", chat=False, **llada_facts
     ),
     llada_8b_instruct=dict(
-        title="LLaDA-8B-Instruct", path="GSAI-ML/LLaDA-8B-Instruct", chat=True, **llada_facts
+        title="LLaDA-8B-Instruct",
+        path="GSAI-ML/LLaDA-8B-Instruct",
+        chat=True,
+        short=instruct_short,
+        **llada_facts,
     ),
-    llada_1_5=dict(title="LLaDA-1.5", path="GSAI-ML/LLaDA-1.5", chat=True, **llada_facts),
+    llada_1_5=dict(
+        title="LLaDA-1.5", path="GSAI-ML/LLaDA-1.5", chat=True, short=llada_1_5_short, **llada_facts
+    ),
     ultrallada=dict(
         title="UltraLLaDA",
         path="relaxe-system-lab/UltraLLaDA",

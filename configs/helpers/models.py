@@ -189,7 +189,12 @@ def models_of_name(name):
         raise ValueError(
             f"--models {name}: {path!r} is not shipped with this version; use another."
         )
-    return list_model_configs([model], scalings, num_gpus=count_gpus())
+    configs = list_model_configs([model], scalings, num_gpus=count_gpus())
+    for config in configs:
+        # One token a step, then also for data sets with longer answers.
+        if config.get("sampler", {}).get("num_steps") == config["max_out_len"]:
+            config["sampler"]["num_steps"] = None
+    return configs
 
 
 def make_model_config(name, scaling_text, num_steps, benchmark):

@@ -32,7 +32,11 @@ ppl_table = dict(
     numbers=("lengths", "draws", "texts", "windows", "min_characters", "batch_size", "workers"),
     choices=dict(estimator=("bound", "longllada")),
     demo=dict(
-        models=["tiny_llada"], scaling=["none", "ntk", "diffusion_ntk"], data="generated", draws=12
+        models=["tiny_llada"],
+        scaling=["none", "ntk", "diffusion_ntk"],
+        data="generated",
+        estimator="bound",
+        draws=12,
     ),
 )
 
