@@ -24,7 +24,7 @@ with read_base():
 
 longbench_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md or NAME=PATH, separated by commas",
         scaling="METHOD or METHOD:option=number, separated by commas",
         benchmark="longbench, longbench_e (by length) or longbench_v2 (multiple choice)",
         data="embedded, longbench (where OpenCompass looks), or the folder or file of the data",

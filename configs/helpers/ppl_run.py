@@ -12,7 +12,7 @@ with read_base():
 
 ppl_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md or NAME=PATH, separated by commas",
         scaling="METHOD or METHOD:option=number, separated by commas",
         lengths="context lengths in the model's tokens; default 1/2 to 8 times the trained length",
         data="generated, a .txt or .jsonl file, a folder of .txt files, or hub:NAME",

@@ -15,7 +15,7 @@ with read_base():
 
 ruler_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md or NAME=PATH, separated by commas",
         scaling="METHOD or METHOD:option=number, separated by commas",
         tasks="names, separated by commas; default all that the data has",
         lengths="tokens of prompt and answer, separated by commas",
