@@ -188,5 +188,17 @@ def test_two_checkpoints_in_folders_of_one_name_are_refused():
         models.resolve_models(["llada_8b_base=/a/x", "llada_8b_base=/b/x"])
 
 
+def test_an_autoregressive_model_is_one_line(monkeypatch):
+    page = (ROOT / "docs/models.md").read_text()
+    [line] = [line for line in page.splitlines() if line.startswith("qwen2_5_7b=")]
+    entry = eval(f"dict({line})", {"autoregressive": model_facts.autoregressive})
+    monkeypatch.setattr(models, "known_models", {**models.known_models, **entry})
+    monkeypatch.setattr(models, "model_facts", models.list_offered())
+    [config] = models.list_model_configs(["qwen2_5_7b"], ["ntk:target_length=65536"])
+    assert config["path"] == "Qwen/Qwen2.5-7B"
+    LLaDACausalLM.check_arguments(**wrapper_arguments(config))
+    assert [row["trained_length"] for row in models.describe_models([config])] == [32768]
+
+
 def test_variants_know_only_models_of_the_table():
     assert {model for model, _ in list_variants().values()} == set(model_facts.known_models)

@@ -6,7 +6,8 @@ the table of docs/models.md.
 ====================  ==========================================================================
 title                 The name in tables and plots.
 path                  Shipped asset or hub name.
-family                What config.json says, as the wrapper's ``model_type`` takes it.
+family                What config.json says, as the wrapper's ``model_type`` takes it; one for
+                      all autoregressive networks.
 kind                  ``masked diffusion`` or ``autoregressive``.
 chat                  Whether it is tuned to a chat template; a base model never gets one.
 trained_length        Tokens that the checkpoint saw in training.
@@ -83,13 +84,15 @@ dream_facts = dict(
     sampler=dict(remasking="entropy", temperature=0.2, top_p=0.95),
     paper_dtype="bfloat16",
 )
-llama_facts = dict(
-    family="llama",
+autoregressive = dict(
+    family="autoregressive",
     kind="autoregressive",
-    trained_length=8192,
-    scalings=llama_scalings,
+    chat=False,
+    scalings=[],
     generation=llama_generation,
-    paper_dtype="float16",
+)
+llama_facts = dict(
+    autoregressive, trained_length=8192, scalings=llama_scalings, paper_dtype="float16"
 )
 tiny_facts = dict(chat=False, dtype="float32", batch_size=2)
 
@@ -117,7 +120,7 @@ known_models = dict(
     tiny_ar=dict(
         title="tiny-ar",
         path="asset:tiny-ar",
-        family="llama",
+        family="autoregressive",
         kind="autoregressive",
         trained_length=512,
         scalings=["ntk"],
@@ -159,13 +162,11 @@ known_models = dict(
         chat=True,
         **dream_facts,
     ),
-    llama_3_8b_base=dict(
-        title="LLaMA-3-8B", path="meta-llama/Meta-Llama-3-8B", chat=False, **llama_facts
-    ),
+    llama_3_8b_base=dict(llama_facts, title="LLaMA-3-8B", path="meta-llama/Meta-Llama-3-8B"),
     llama_3_8b_instruct=dict(
+        llama_facts,
         title="LLaMA-3-8B-Instruct",
         path="meta-llama/Meta-Llama-3-8B-Instruct",
         chat=True,
-        **llama_facts,
     ),
 )

@@ -41,18 +41,18 @@ papers = dict(
     longllada=dict(
         niah=dict(
             models=longllada_models,
-            lambdas=dict(llama=2, llada=4, dream=1),
+            lambdas=dict(autoregressive=2, llada=4, dream=1),
             steps=dict(llada=(1, 2, 4, 8, 16), dream=(1, 8, 16)),
             settings=dict(niah_settings, lengths=list(longllada_lengths)),
         ),
         ruler=dict(
             models=longllada_models,
-            lambdas=dict(llama=2, llada=3, dream=1),
+            lambdas=dict(autoregressive=2, llada=3, dream=1),
             settings=dict(ruler_settings, lengths=[4096, 8192, 16384]),
         ),
         longbench=dict(
             models=longllada_models,
-            lambdas=dict(llama=0, llada=1, dream=1),
+            lambdas=dict(autoregressive=0, llada=1, dream=1),
             settings=dict(longbench_settings, lengths=[3500, 7500]),
         ),
     ),

@@ -74,7 +74,7 @@ def list_rows(spec, benchmark):
 
 def demo_rows(rows):
     """Return the shape of a paper's rows: shipped models, without scaling and with ntk."""
-    tiny = dict(llada="tiny_llada", dream="tiny_llada", llama="tiny_ar")
+    tiny = dict(llada="tiny_llada", dream="tiny_llada", autoregressive="tiny_ar")
     pairs = [
         (tiny[known_models[row["model"]]["family"]], row["scaling"].split(":")[0]) for row in rows
     ]
