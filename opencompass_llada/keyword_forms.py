@@ -6,7 +6,7 @@ nothing from disk, and knows neither OpenCompass nor a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from opencompass_llada.sampling import SamplerConfig
 
 logger = get_logger(__name__)
 
-# The seeds' names for sampler options, with their defaults where those differ from ours.
+# The seeds' names for sampler options: LLaDA's, then Dream's own.
 _DIFFUSION_NAMES = {
     "steps": "num_steps",
     "gen_length": "generation_length",
@@ -33,8 +33,12 @@ _DIFFUSION_NAMES = {
     "remasking": "remasking",
     "logits_eos_inf": "suppress_eos_logits",
     "confidence_eos_eot_inf": "suppress_eos_eot_confidence",
+    "alg": "remasking",
+    "alg_temp": "remasking_temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "eps": "timestep_eps",
 }
-_DIFFUSION_DEFAULTS = {"num_steps": 128, "block_length": 32}
 _MODEL_KWARGS = ("torch_dtype", "dtype", "flash_attention", "device_map", "trust_remote_code")
 
 
@@ -100,7 +104,12 @@ def parse_scaling(scaling_config: Any, rope_scaling: Any) -> RopeScaling:
 
 
 def parse_sampler(
-    diffusion_config: Any, sampler: Any, seed: int | None
+    diffusion_config: Any,
+    sampler: Any,
+    seed: int | None,
+    *,
+    defaults: Sequence[Mapping[str, Any]] = ({},),
+    max_out_len: int | None = None,
 ) -> tuple[SamplerSettings, int | None]:
     """Return the sampler's settings from the seeds' form or the typed one.
 
@@ -108,6 +117,9 @@ def parse_sampler(
         diffusion_config: The seeds': ``{'steps', 'block_length', ...}``.
         sampler: Ours: the fields of `SamplerConfig`, or one.
         seed: The run's seed; None for the default.
+        defaults: Sampler defaults of the families that the checkpoint may be of, in the form that
+            is given.
+        max_out_len: A generation length that the settings must fit; None for none.
 
     Returns:
         The settings, and the seeds' ``mask_id`` if given, to compare with the checkpoint's.
@@ -119,15 +131,12 @@ def parse_sampler(
     if isinstance(sampler, SamplerConfig):
         if seed is not None:
             raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
-        return SamplerSettings(sampler), None
+        return SamplerSettings.under_any(sampler, defaults, max_out_len), None
     mask_id = None
-    defaults: Mapping[str, Any] = {}
     if diffusion_config is not None:
         _require_mapping("diffusion_config", diffusion_config)
         reject_unknown("diffusion_config option", diffusion_config, [*_DIFFUSION_NAMES, "mask_id"])
         given = dict(diffusion_config)
-        # Not among the options: for an autoregressive model the seeds write diffusion_config={}.
-        defaults = _DIFFUSION_DEFAULTS
         mask_id = given.pop("mask_id", None)
         options = {_DIFFUSION_NAMES[name]: value for name, value in given.items()}
     else:
@@ -137,7 +146,8 @@ def parse_sampler(
     if seed is not None:
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
-    return SamplerSettings(options, defaults=defaults), mask_id
+    form = {"seeds_form": diffusion_config is not None}
+    return SamplerSettings.under_any(options, defaults, max_out_len, **form), mask_id
 
 
 def parse_length_limit(

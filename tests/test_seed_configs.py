@@ -15,6 +15,7 @@ from opencompass.partitioners import NaivePartitioner
 from opencompass.tasks import OpenICLInferTask
 from tiny import tiny_tokenizer, write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
+from tiny_dream import write_tiny_dream
 
 from opencompass_llada.devices import choose_dtype
 from opencompass_llada.engines import AutoregressiveEngine, MaskedDiffusionEngine
@@ -34,13 +35,14 @@ datasets = []
 datasets += lengths_datasets
 
 num_gpus = {{
-    'llama_3_8b_base': 0, 'llada_8b_base': 0, 'ultra_llada': 0,
+    'llama_3_8b_base': 0, 'llada_8b_base': 0, 'ultra_llada': 0, 'dream_v0_7b_base': 0,
 }}
 
 path_dict = {{
     'llama_3_8b_base': '{llama}',
     'llada_8b_base': '{llada}',
     'ultra_llada': '{llada}',
+    'dream_v0_7b_base': '{dream}',
 }}
 
 models = [
@@ -51,6 +53,7 @@ models = [
      {{'steps': 512, 'block_length': 64, }}, 100, 512),
     ('ultra_llada-o32_b32_s16', {{'scaling_factor': 1}},
      {{'steps': 16, 'block_length': 32, }}, 100, 32),
+    ('dream_v0_7b_base-o512_s512-ntk5', {{'scaling_factor': 5}}, {{'steps': 512, }}, 100, 512),
 ]
 
 models = [
@@ -107,6 +110,7 @@ def checkpoints(tmp_path_factory):
     return {
         "llada": str(write_tiny_checkpoint(folder / "llada", max_sequence_length=700)),
         "llama": str(write_llama_checkpoint(folder / "llama", max_position_embeddings=700)),
+        "dream": str(write_tiny_dream(folder / "dream")),
     }
 
 
@@ -132,7 +136,7 @@ def calls(cfg):
     for kind in (MaskedDiffusionEngine, AutoregressiveEngine):
         patch.setattr(kind, "generate", watched(kind.generate, seen))
     tasks = NaivePartitioner(n=3, out_dir=f"{cfg['work_dir']}/predictions")(cfg)
-    assert len(tasks) == len(cfg["models"]) == 5
+    assert len(tasks) == len(cfg["models"]) == 6
     for task in tasks:
         seen["now"] = task["models"][0]["abbr"]
         OpenICLInferTask(task).run()
@@ -183,6 +187,20 @@ def test_scaling_factor_multiplies_the_base(calls):
     assert base("ultra_llada-o32_b32_s16") == 10000.0
     assert base("llama_3_8b_base-o512") == pytest.approx(10000.0)
     assert base("llama_3_8b_base-o512-ntk4") == pytest.approx(40000.0)
+    assert base("dream_v0_7b_base-o512_s512-ntk5") == 5000000.0
+
+
+def test_dream_takes_the_defaults_of_the_seeds_wrapper(calls, checkpoints):
+    """32 steps, entropy rule, temperature 0.2, top-p 0.95, no blocks; steps capped a call."""
+    notes = calls["dream_v0_7b_base-o512_s512-ntk5"]
+    assert [note["passes"] for note in notes] == [512, 32, 512]
+    model = LLaDACausalLM(checkpoints["dream"], model_type="dream", diffusion_config={})
+    config = model.engine.settings.for_length(64)
+    assert (config.num_steps, config.remasking, config.block_length) == (32, "entropy", None)
+    assert (config.temperature, config.top_p) == (0.2, 0.95)
+    model = LLaDACausalLM(checkpoints["dream"], diffusion_config={"alg": "origin", "top_p": 0.9})
+    config = model.engine.settings.for_length(64)
+    assert (config.remasking, config.top_p) == ("origin", 0.9)
 
 
 def test_every_model_answered_every_data_set(cfg, calls):
@@ -211,6 +229,7 @@ def test_precision_is_bfloat16_on_a_gpu_and_what_is_asked_for(checkpoints):
         ("llada_1_5_8b-o32_b32_s32", "llada"),
         ("ultra_llada-o32_b32_s16", "llada"),
         ("llama_3_8b_base-o32", "llama"),
+        ("dream_v0_7b_chat-o32_s32", "dream"),
     ],
 )
 def test_every_model_type_that_the_seeds_make_of_an_abbreviation_works(
@@ -224,7 +243,14 @@ def test_every_model_type_that_the_seeds_make_of_an_abbreviation_works(
 
 @pytest.mark.parametrize(
     ("model_type", "checkpoint"),
-    [("llama", "llada"), ("dream", "llada"), ("llada", "llama"), ("ultra", "llama")],
+    [
+        ("llama", "llada"),
+        ("dream", "llada"),
+        ("llada", "llama"),
+        ("ultra", "llama"),
+        ("llada", "dream"),
+        ("llama", "dream"),
+    ],
 )
 def test_a_model_type_against_config_json_is_an_error(model_type, checkpoint, checkpoints):
     with pytest.raises(ValueError, match="but config.json of"):
