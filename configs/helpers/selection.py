@@ -69,7 +69,7 @@ def read_settings(settings, table=niah_table, may_be_demo=True):
     Args:
         settings: Values by name; None for the default.
         table: The benchmark's settings: ``known`` (meaning by name), the names of ``lists`` and
-            ``numbers``, ``choices`` by name, and the ``demo``.
+            ``numbers``, ``choices`` by name, and the ``demo`` where the default is none.
         may_be_demo: Whether LLADA_DEMO=1 replaces the settings; False if that is done already.
 
     Returns:
@@ -89,7 +89,7 @@ def read_settings(settings, table=niah_table, may_be_demo=True):
     known = table["known"]
     origin = "the config's settings"
     if may_be_demo and is_demo():
-        settings, origin = table["demo"], "the demo"
+        settings, origin = table.get("demo", settings), "the demo"
     reject = opencompass_llada.options.reject_unknown
     variables = [prefix + name.upper() for name in known]
     reject("setting", settings, known)
