@@ -12,7 +12,7 @@ kind                  ``masked diffusion`` or ``autoregressive``.
 chat                  Whether it is tuned to a chat template; a base model never gets one.
 trained_length        Tokens that the checkpoint saw in training.
 states_length         False where its config.json says another length than that.
-scalings              The RoPE scalings that the papers give it, as `models.parse_scaling` reads
+scalings              The RoPE scalings that the papers give it, as `scalings.parse_scaling` reads
                       them.
 generation            Benchmark -> tokens to generate, and what the papers run the sampler with.
                       No ``block_length``: the sampler has no blocks. No ``num_steps``: no sampler.

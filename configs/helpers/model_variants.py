@@ -16,7 +16,7 @@ def list_variants():
     ``NAME_ntk`` and ``NAME_diffusion_ntk`` all of a method that there are.
 
     Returns:
-        A dictionary of pairs: a key of `known_models`, and scalings as `models.parse_scaling`
+        A dictionary of pairs: a key of `known_models`, and scalings as `scalings.parse_scaling`
         reads them.
     """
     variants = {}

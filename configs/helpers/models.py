@@ -17,6 +17,7 @@ with read_base():
     from .hardware import count_gpus
     from .model_facts import known_models
     from .model_variants import list_variants
+    from .scalings import check_scaling, name_scaling, parse_scaling
 
 
 def list_offered():
@@ -72,58 +73,6 @@ def find_facts(name):
     return model_facts[name]
 
 
-def parse_scaling(text, trained_length):
-    """Read a scaling's name: ``METHOD`` or ``METHOD:option=value[:option=value]``.
-
-    Examples: ``none``, ``ntk`` (for four times the trained length), ``ntk:target_length=16384``,
-    ``ntk:theta_multiplier=14`` (LongLLaDA's lambda).
-
-    Returns:
-        The keywords of rope_scaling in a model config, checked.
-    """
-    import opencompass_llada.rope_scaling
-
-    method, *settings = text.strip().split(":")
-    scaling = dict(type=method)
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        # Neither infinite nor NaN, whose difference with itself is NaN.
-        if not equals or number is None or number - number != 0:
-            raise ValueError(
-                f"scaling {text!r}: {setting!r} must be option=number, as in "
-                "ntk:target_length=16384 or ntk:theta_multiplier=14."
-            )
-        scaling[name] = int(number) if number == int(number) else number
-    if method not in ("none", "") and len(scaling) == 1:
-        scaling["target_length"] = 4 * trained_length
-    opencompass_llada.rope_scaling.parse_rope_scaling(scaling)
-    return scaling
-
-
-def name_scaling(scaling):
-    """Return a scaling as it stands in file names, e.g. ``ntk-target_length2048``; '' for none."""
-    options = [f"-{name}{value}" for name, value in scaling.items() if name != "type"]
-    return "" if scaling["type"] == "none" else scaling["type"] + "".join(options)
-
-
-def check_scaling(name, scaling):
-    """Refuse a scaling that a model of the table has no use for.
-
-    Raises:
-        ValueError: For ``diffusion_ntk`` with an autoregressive model.
-    """
-    if model_facts[name]["kind"] == "autoregressive" and scaling["type"] == "diffusion_ntk":
-        raise ValueError(
-            f"scaling 'diffusion_ntk' is not for {name!r}: it puts 2T in the place of T because a "
-            "bidirectional model sees relative positions from -(T-1) to T-1, and an "
-            "autoregressive one sees those from 0 to T-1 only. Use ntk."
-        )
-
-
 def list_model_configs(
     models,
     scalings=("none",),
@@ -138,7 +87,7 @@ def list_model_configs(
 
     Args:
         models: Names of `model_facts`, or what `resolve_models` reads.
-        scalings: What `parse_scaling` reads.
+        scalings: What `scalings.parse_scaling` reads.
         num_gpus: GPUs of the machine; a model takes one if there is one.
         batch_size: Prompts at a time, instead of the model's own.
         num_steps: Denoising steps, instead of the model's own; no effect on a model without any.
@@ -202,13 +151,13 @@ def make_model_config(name, scaling_text, num_steps, benchmark):
 
     Args:
         name: A key of `model_facts`.
-        scaling_text: What `parse_scaling` reads.
+        scaling_text: What `scalings.parse_scaling` reads.
         num_steps: Denoising steps instead of the benchmark's; they are then part of the abbr.
         benchmark: A key of the facts' ``generation``.
     """
     facts = model_facts[name]
     scaling = parse_scaling(scaling_text, facts["trained_length"])
-    check_scaling(name, scaling)
+    check_scaling(name, facts, scaling)
     suffix = name_scaling(scaling)
     if not facts.get("states_length", True):
         scaling["trained_length"] = facts["trained_length"]
