@@ -23,6 +23,7 @@ from opencompass_llada.doctor.findings import Finding
 LOCAL_FOLDERS = {
     "opencompass/needlebench": "data/needlebench",
     "opencompass/Longbench": "data/Longbench",
+    "opencompass/longbenchv2": "data/longbenchv2",
     "data/ruler": "data/ruler",
     "./data/ruler": "data/ruler",
 }
@@ -58,6 +59,11 @@ BENCHMARKS = {
         path="opencompass/Longbench",
         files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
         fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
+    ),
+    "longbench_v2": Benchmark(
+        path="opencompass/longbenchv2",
+        files=("data.json",),
+        fetch="hf download THUDM/LongBench-v2 data.json --repo-type dataset --local-dir FOLDER",
     ),
 }  # fmt: skip
 
@@ -149,6 +155,13 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
         suffix = "_e" if dataset.get("benchmark") == "longbench_e" else ""
         file = f"data/{dataset['task']}{suffix}.jsonl"
         yield "longbench", str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]
+    elif package == "opencompass_llada.datasets.longbench.v2":
+        given = str(dataset.get("path", "opencompass/longbenchv2"))
+        file = Path(given)
+        if file.suffix in (".json", ".jsonl"):
+            yield "longbench_v2", str(file.parent), [file.name]
+        else:
+            yield "longbench_v2", given, ["data.json"]
     elif package.startswith("opencompass_llada.datasets.perplexity"):
         is_local = path != "generated" and not str(path).startswith("hub:")
         yield from [("perplexity", str(Path(str(path)).parent), [Path(str(path)).name])] * is_local

@@ -5,7 +5,7 @@ Reads headers and names only. Whether options fit together is `running.preflight
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,15 @@ def check_needs(cfg: Mapping[str, Any]) -> Iterator[Finding]:
     backends = {str(model["attention_backend"]) for model in ours if "attention_backend" in model}
     if backends:
         yield from check_attention(frozenset(backends))
-    yield from _check_data([d for group in groups for d in group.get("datasets", [])])
+    yield from check_data([d for group in groups for d in group.get("datasets", [])])
 
 
-def _check_data(datasets: list[Mapping[str, Any]]) -> Iterator[Finding]:
+def check_data(datasets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Check the files that data set configs read, each once, and GPT-4's tokenizer file.
+
+    Args:
+        datasets: Data set configs, of this package or OpenCompass's.
+    """
     files: dict[tuple[str, str], dict[str, None]] = {}
     for dataset in datasets:
         for topic, path, names in needed_files(dataset, dotted_name(dataset.get("type"))):
