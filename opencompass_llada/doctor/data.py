@@ -156,12 +156,10 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
         file = f"data/{dataset['task']}{suffix}.jsonl"
         yield "longbench", str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]
     elif package == "opencompass_llada.datasets.longbench.v2":
-        given = str(dataset.get("path", "opencompass/longbenchv2"))
-        file = Path(given)
-        if file.suffix in (".json", ".jsonl"):
-            yield "longbench_v2", str(file.parent), [file.name]
-        else:
-            yield "longbench_v2", given, ["data.json"]
+        given = Path(str(dataset.get("path", "opencompass/longbenchv2")))
+        is_file = given.suffix in (".json", ".jsonl")
+        folder, data_file = (given.parent, given.name) if is_file else (given, "data.json")
+        yield "longbench_v2", str(folder), [data_file]
     elif package.startswith("opencompass_llada.datasets.perplexity"):
         is_local = path != "generated" and not str(path).startswith("hub:")
         yield from [("perplexity", str(Path(str(path)).parent), [Path(str(path)).name])] * is_local

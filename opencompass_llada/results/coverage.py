@@ -18,7 +18,7 @@ logger = get_logger(__name__)
 
 
 class CoverageSummarizer:
-    """Use it where scores do not matter: ``summarizer=dict(type=CoverageSummarizer, sets=[...])``."""
+    """Use it where scores do not matter: ``dict(type=CoverageSummarizer, sets=[...])``."""
 
     def __init__(self, config: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> None:
         """Keep what to report on.
