@@ -112,6 +112,19 @@ def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> 
     return Finding(topic=topic, level=level, text=f"{what} {folder}", remedy=remedy)
 
 
+def how_to_get(topic: str) -> str:
+    """Return the command that fetches a benchmark's files or tiktoken's; '' for others.
+
+    Args:
+        topic: Of a `counting.MissingDataError`.
+    """
+    if topic == "tiktoken":
+        return check_tiktoken(asked=True).remedy
+    if topic not in BENCHMARKS:
+        return ""
+    return check_files(topic, BENCHMARKS[topic].path, BENCHMARKS[topic].files, asked=True).remedy
+
+
 def check_tiktoken(*, asked: bool) -> Finding:
     """Check GPT-4's tokenizer file without tiktoken, which would delete a damaged one."""
     state, path = tiktoken_state(), tiktoken_path()

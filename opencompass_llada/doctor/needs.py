@@ -82,12 +82,21 @@ def check_checkpoint(path: str) -> Finding:
             str(error).rpartition(". ") if ". " in str(error) else (str(error), "", "")
         )
         return Finding(
-            topic=topic, level="fault", text=text, remedy=remedy or "correct the model's path"
+            topic=topic, level="fault", text=text, remedy=_mend_checkpoint(path, is_hub_id, remedy)
         )
     size = sum(file.stat().st_size for file in files) / 2**20
     return Finding(
         topic=topic, level="ok", text=f"{path}: {len(files)} files, {size:,.0f} MiB, headers fit"
     )
+
+
+def _mend_checkpoint(path: str, is_hub_id: bool, remedy: str) -> str:
+    """Return the command that fetches a damaged checkpoint again, and what else its error says."""
+    if Path(resolve_location(path)).expanduser().is_dir():
+        return f"hf download ORGANISATION/NAME --local-dir {path}   # {remedy}"
+    if is_hub_id:
+        return f"hf download {path} --force-download   # {remedy}"
+    return remedy or "correct the model's path"
 
 
 def _cached_snapshot(name: str) -> str | None:
