@@ -90,9 +90,8 @@ def test_checkpoints_are_checked_by_their_headers(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     found = needs.check_checkpoint(str(folder))
     assert found.level == "fault"
-    assert (
-        found.remedy == f"hf download ORGANISATION/NAME --local-dir {folder}   # Download it again."
-    )
+    command = f"hf download ORGANISATION/NAME --local-dir {folder}"
+    assert found.remedy == f"{command}   # Download it again."
     assert needs.check_checkpoint(str(tmp_path / "absent")).level == "fault"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "other"}))

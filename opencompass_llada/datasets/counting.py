@@ -76,10 +76,11 @@ class TiktokenTokenizer:
         try:
             self._encoding = tiktoken.get_encoding(vocabulary)
         except Exception as error:
+            reason = shorten(str(error), 160, placeholder=" ...")
             raise MissingDataError(
                 f"tokenizer={name!r} needs tiktoken's {vocabulary} file, which is not in "
                 "TIKTOKEN_CACHE_DIR and could not be downloaded "
-                f"({type(error).__name__}: {shorten(str(error), 160, placeholder=' ...')}). Set TIKTOKEN_CACHE_DIR to a folder "
+                f"({type(error).__name__}: {reason}). Set TIKTOKEN_CACHE_DIR to a folder "
                 f"that holds the file under the name {file_name} (copy it from a machine where "
                 "tiktoken has run), or count lengths with the model's own tokenizer instead "
                 "(tokenizer=<the model's path>, or LLADA_TOKENIZER=model for the shipped configs).",
