@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from prompt_capture import plain
 
-from opencompass_llada.datasets.needlebench import parse_needle_cell
+from opencompass_llada.datasets.needle_cells import parse_needle_cell
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
