@@ -17,12 +17,11 @@ configs/helpers/datasets_run.py lists all settings.
 from mmengine.config import read_base
 
 from opencompass_llada.results.coverage import CoverageSummarizer
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 
 with read_base():
     from .helpers.datasets_run import plan_run as __plan_run
     from .helpers.hardware import count_gpus as __count_gpus
+    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -42,20 +41,6 @@ datasets = __run["datasets"]
 
 work_dir = "outputs/llada_datasets"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=CellByCellEvalTask),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run)
 summarizer = dict(type=CoverageSummarizer, sets=__run["sets"])
