@@ -18,8 +18,8 @@ from opencompass.utils.prompt import PromptList
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import MaskedDiffusionEngine
-from opencompass_llada.families import LoadRequest, find_family
+from opencompass_llada.engines import Engine
+from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import read_model_config
@@ -31,7 +31,6 @@ from opencompass_llada.prompting.stopping import (
 )
 from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
 from opencompass_llada.prompting.truncation import truncate
-from opencompass_llada.sampling import SpecialTokens
 from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
 
 logger = get_logger(__name__)
@@ -102,7 +101,7 @@ class LLaDACausalLM(BaseModel):
             sync_rank=sync_rank,
         )
         self.options = options
-        self.engine: MaskedDiffusionEngine | None = None
+        self.engine: Engine | None = None
         self._warned_too_long = False
         local_path = resolve_path(options.path)
         config = read_model_config(local_path)
@@ -110,11 +109,10 @@ class LLaDACausalLM(BaseModel):
         self.tokenizer = load_tokenizer(
             resolve_path(options.tokenizer_path), options.tokenizer_kwargs
         )
-        self.special_tokens: SpecialTokens = family.special_tokens(config, self.tokenizer)
+        self.special_tokens: EndTokens = family.special_tokens(local_path, config, self.tokenizer)
         _check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
-        ends = (self.special_tokens.eos_token_id, self.special_tokens.eot_token_id)
-        self._stop_ids = {token_id for token_id in ends if token_id is not None}
+        self._stop_ids = set(self.special_tokens.end_token_ids)
         if tokenizer_only:
             return
         device = choose_device(options.placement.device)
@@ -254,7 +252,7 @@ def _refuse_ranks() -> None:
         )
 
 
-def _check_mask_id(given: int | None, found: int) -> None:
+def _check_mask_id(given: int | None, found: int | None) -> None:
     if given is not None and given != found:
         raise ValueError(
             f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
@@ -273,6 +271,6 @@ def _log_choices(options: WrapperOptions) -> None:
         )
 
 
-def _log_totals(engine: MaskedDiffusionEngine, path: str) -> None:
-    if engine.num_prompts:
-        logger.info("%s: %s", path, engine.describe_totals())
+def _log_totals(engine: Engine, path: str) -> None:
+    if engine.totals.num_prompts:
+        logger.info("%s: %s", path, engine.totals.describe())

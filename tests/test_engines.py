@@ -93,10 +93,11 @@ def test_counts_add_up(model):
     generations = engine.generate(PROMPTS, max_new_tokens=12)
     engine.generate(PROMPTS[:1], max_new_tokens=4)
     assert [g.num_forward_passes for g in generations] == [6] * 4
-    assert (engine.num_prompts, engine.num_generated_tokens) == (5, 52)
-    assert engine.num_forward_passes == 6 + 4
-    assert engine.seconds >= sum(g.seconds for g in generations) > 0
-    assert "5 prompts, 52 generated tokens" in engine.describe_totals()
+    totals = engine.totals
+    assert (totals.num_prompts, totals.num_generated_tokens) == (5, 52)
+    assert totals.num_forward_passes == 6 + 4
+    assert totals.seconds >= sum(g.seconds for g in generations) > 0
+    assert "5 prompts, 52 generated tokens" in totals.describe()
 
 
 def test_a_mask_in_a_prompt_is_refused(model):

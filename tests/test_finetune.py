@@ -20,7 +20,7 @@ from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.rows import TrainingRows, row_loader
 from opencompass_llada.finetune.text import TokenWindows, read_texts
 from opencompass_llada.finetune.tokenizer import train_tokenizer
-from opencompass_llada.modeling import load_llada
+from opencompass_llada.modeling import load_checkpoint
 from opencompass_llada.synthetic import generate_documents
 from opencompass_llada.synthetic.needles import held_out, make_needle
 
@@ -242,7 +242,7 @@ def test_training_writes_a_checkpoint_that_loads_and_lowers_the_loss(tmp_path):
     folder = trainer.train()
     losses = [row["loss"] for row in trainer.history]
     assert losses[-1] < losses[0]
-    model = load_llada(folder, dtype=torch.float32)
+    model = load_checkpoint(folder, dtype=torch.float32)
     ids = torch.tensor([[5, 6, 7]])
     trainer.model.eval()
     expected = trainer.model(ids.to(trainer.device)).logits.detach().cpu()

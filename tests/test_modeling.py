@@ -15,7 +15,7 @@ from opencompass_llada.modeling import (
     CheckpointError,
     LLaDAConfig,
     LLaDAForMaskedDiffusion,
-    load_llada,
+    load_checkpoint,
     read_model_config,
 )
 from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, choose_attention
@@ -71,7 +71,7 @@ def test_published_checkpoint_gives_the_logits_of_an_independent_forward(
         weights |= load_file(shard)
     fields = json.loads((folder / "config.json").read_text())
     ids = [3, 250, 17, 258, 258, 90, 41, 258]
-    model = load_llada(folder, dtype=torch.float32)
+    model = load_checkpoint(folder, dtype=torch.float32)
     ours = model(torch.tensor([ids])).logits[0]
     expected = independent_logits(weights, fields, ids)
     assert expected.std() > 0.5, "a flat output would make the comparison vacuous"
@@ -105,14 +105,14 @@ def test_auto_classes_load_without_remote_code(tmp_path):
     assert isinstance(model, LLaDAForMaskedDiffusion)
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(
-        model(ids).logits, load_llada(folder, dtype=torch.float32)(ids).logits
+        model(ids).logits, load_checkpoint(folder, dtype=torch.float32)(ids).logits
     )
 
 
 def test_save_pretrained_round_trip(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path)
-    again = load_llada(tmp_path, dtype=torch.float32)
+    again = load_checkpoint(tmp_path, dtype=torch.float32)
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(model(ids).logits, again(ids).logits)
 
@@ -120,16 +120,16 @@ def test_save_pretrained_round_trip(tmp_path):
 def test_scaling_changes_the_network_and_two_models_do_not_share_it(tmp_path):
     folder = write_tiny_checkpoint(tmp_path)
     ids = torch.arange(40)[None]
-    plain = load_llada(folder, dtype=torch.float32)
+    plain = load_checkpoint(folder, dtype=torch.float32)
     before = plain(ids).logits
     scaling = parse_rope_scaling({"type": "ntk", "theta_multiplier": 8})
-    scaled = load_llada(folder, dtype=torch.float32, rope_scaling=scaling)
+    scaled = load_checkpoint(folder, dtype=torch.float32, rope_scaling=scaling)
     assert (scaled(ids).logits - before).abs().max() > 1e-3
     torch.testing.assert_close(plain(ids).logits, before)
 
 
 def test_changing_theta_after_building_is_an_error(tmp_path):
-    model = load_llada(write_tiny_checkpoint(tmp_path), dtype=torch.float32)
+    model = load_checkpoint(write_tiny_checkpoint(tmp_path), dtype=torch.float32)
     model.config.rope_theta *= 4
     with pytest.raises(RuntimeError, match="rope_scaling"):
         model(torch.tensor([[1, 2]]))
@@ -138,7 +138,7 @@ def test_changing_theta_after_building_is_an_error(tmp_path):
 def test_dtype_is_obeyed(tmp_path):
     folder = write_tiny_checkpoint(tmp_path)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert load_llada(folder, dtype=dtype)(torch.tensor([[1, 2]])).logits.dtype is dtype
+        assert load_checkpoint(folder, dtype=dtype)(torch.tensor([[1, 2]])).logits.dtype is dtype
 
 
 @pytest.mark.parametrize("name", ["auto", "sdpa", "sdpa_math", "sdpa_flash"])
@@ -194,7 +194,7 @@ def test_fields_that_are_not_implemented_are_refused_by_name(tmp_path, field, va
     fields = published_fields(tiny_config()) | {field: value}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"{field}={value!r}"):
-        load_llada(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def rewrite(folder, change):
@@ -214,7 +214,7 @@ def test_missing_extra_and_wrong_tensors_are_listed(tmp_path):
 
     rewrite(folder, change)
     with pytest.raises(CheckpointError) as error:
-        load_llada(folder)
+        load_checkpoint(folder)
     for part in (
         "1 missing: model.transformer.blocks.1.q_proj.weight",
         "1 extra: model.transformer.blocks.7.q_proj.weight",
@@ -227,7 +227,7 @@ def test_missing_shard_is_named(tmp_path):
     folder = write_tiny_checkpoint(tmp_path, num_shards=2)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model-00002-of-00002"):
-        load_llada(folder)
+        load_checkpoint(folder)
 
 
 def test_wrong_paths_say_what_to_do(tmp_path, monkeypatch):
@@ -267,14 +267,14 @@ def test_an_error_without_text_does_not_hide_the_remedy(monkeypatch):
 def test_other_model_types_and_broken_files_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(CheckpointError, match="'llama'"):
-        load_llada(tmp_path)
+        load_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
-        load_llada(tmp_path)
+        load_checkpoint(tmp_path)
     folder = write_tiny_checkpoint(tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="not a readable safetensors"):
-        load_llada(folder)
+        load_checkpoint(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no .safetensors"):
-        load_llada(folder)
+        load_checkpoint(folder)

@@ -9,7 +9,6 @@ from mmengine.config import ConfigDict
 from safetensors.torch import load_file, save_file
 from tiny import EOS_ID, EOT_TOKEN, MASK_ID, MASK_TOKEN, write_tiny_checkpoint
 
-from opencompass_llada import families
 from opencompass_llada.modeling import CheckpointError
 from opencompass_llada.prompting.truncation import PromptTooLongError
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -71,9 +70,9 @@ def test_a_long_data_set_after_a_short_one_gets_its_steps_back(checkpoint):
     model = LLaDACausalLM(checkpoint, diffusion_config={"steps": 32, "block_length": 8})
     passes = []
     for length in (32, 8, 32):
-        before = model.engine.num_forward_passes
+        before = model.engine.totals.num_forward_passes
         model.generate(["x"], max_out_len=length)
-        passes.append(model.engine.num_forward_passes - before)
+        passes.append(model.engine.totals.num_forward_passes - before)
     assert passes == [32, 8, 32]
 
 
@@ -175,7 +174,6 @@ def test_going_beyond_the_rope_scaling_is_said_once(checkpoint, caplog):
         ({"model_kwargs": {"torch_dtype": "torch.float16"}, "dtype": "float16"}, "keep one"),
         ({"seed": 1, "sampler": {"seed": 2}}, "keep one"),
         ({"sampler": {"num_steps": 7, "block_length": 8}, "max_out_len": 16}, "use 6 or 8"),
-        ({"model_type": "dream"}, "not supported yet. Supported: llada"),
         ({"model_type": "lada"}, "Did you mean 'llada'"),
         ({"peft_path": "adapter"}, "not supported yet"),
         ({"generation_kwargs": {"do_sample": True}}, "sampler=dict"),
@@ -196,7 +194,7 @@ def test_wrong_arguments_are_refused_before_any_file_is_opened(keywords, message
 
 def test_a_wrong_variable_is_refused_before_the_weights_load(checkpoint, monkeypatch):
     monkeypatch.setenv("OPENCOMPASS_LLADA_PROGRESS", "onn")
-    monkeypatch.setattr(families, "load_llada", None)
+    monkeypatch.setattr("opencompass_llada.families.llada.load_checkpoint", None)
     with pytest.raises(ValueError, match="Did you mean 'on'"):
         LLaDACausalLM(checkpoint)
 
@@ -212,9 +210,11 @@ def test_wrong_checkpoints_are_refused(checkpoint, tmp_path):
         LLaDACausalLM("no/such/folder/anywhere")
     other = write_tiny_checkpoint(tmp_path / "other")
     fields = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**fields, "model_type": "Dream"}))
-    with pytest.raises(ValueError, match=r"'Dream'.*not supported yet. Supported: llada"):
+    (other / "config.json").write_text(json.dumps({**fields, "model_type": "llada_moe"}))
+    with pytest.raises(ValueError, match=r"'llada_moe'.*no family that is supported: llada"):
         LLaDACausalLM(str(other))
+    with pytest.raises(ValueError, match=r"model_type='llama', but config.json of .* says 'llada'"):
+        LLaDACausalLM(checkpoint, model_type="llama")
     with pytest.raises(ValueError, match="mask_token_id is 258"):
         LLaDACausalLM(checkpoint, diffusion_config={"mask_id": 126336})
 

@@ -53,7 +53,7 @@ def check_checkpoint(path: str) -> Finding:
     Args:
         path: As a model config gives it. A hub id that is not in the hub's cache is not fetched.
     """
-    from opencompass_llada.modeling import open_checkpoint, read_model_config
+    from opencompass_llada.modeling import NETWORKS, open_checkpoint, read_model_config
 
     topic = "checkpoint"
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
@@ -69,7 +69,7 @@ def check_checkpoint(path: str) -> Finding:
                     remedy=f"hf download {path}   # or give a folder as path",
                 )
             folder = cached
-        if read_model_config(folder).get("model_type") != "llada":
+        if read_model_config(folder).get("model_type") not in NETWORKS:
             return Finding(topic=topic, level="ok", text=f"{path}: config.json can be read")
         _, files = open_checkpoint(folder)
     except ValueError as error:

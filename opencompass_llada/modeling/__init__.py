@@ -1,27 +1,37 @@
 """Native networks, read from published checkpoints without remote code."""
 
 from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, check_backend_name
+from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
+from opencompass_llada.modeling.causal import (
+    check_causal,
+    is_causal_architecture,
+    load_causal,
+)
 from opencompass_llada.modeling.checkpoint import (
+    NETWORKS,
     CheckpointError,
-    check_llada,
     is_hub_id,
-    load_llada,
+    load_checkpoint,
     locate_checkpoint,
     open_checkpoint,
     read_model_config,
 )
-from opencompass_llada.modeling.config import LLaDAConfig
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
+from opencompass_llada.modeling.llada_config import LLaDAConfig
 
 __all__ = [
     "ATTENTION_BACKENDS",
+    "NETWORKS",
+    "BidirectionalNetwork",
     "CheckpointError",
     "LLaDAConfig",
     "LLaDAForMaskedDiffusion",
     "check_backend_name",
-    "check_llada",
+    "check_causal",
+    "is_causal_architecture",
     "is_hub_id",
-    "load_llada",
+    "load_causal",
+    "load_checkpoint",
     "locate_checkpoint",
     "open_checkpoint",
     "read_model_config",

@@ -1,4 +1,4 @@
-"""Finding, checking and loading a LLaDA checkpoint in the published format.
+"""Finding, checking and loading a checkpoint of a native network in its published format.
 
 Everything that can be known from config.json and the safetensors headers is checked before a
 weight is read. Hub ids are downloaded by huggingface_hub; nothing executes remote code.
@@ -17,11 +17,16 @@ from safetensors.torch import load_file
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.attention import check_attention_backend
-from opencompass_llada.modeling.config import LLaDAConfig
+from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
 from opencompass_llada.rope_scaling import RopeScaling
 
 logger = get_logger(__name__)
+
+NETWORKS: dict[str, type[BidirectionalNetwork]] = {
+    network.config_class.model_type: network for network in (LLaDAForMaskedDiffusion,)
+}
+"""The native networks by the ``model_type`` of config.json."""
 
 _LISTED = 6  # names shown in an error before "and N more"
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -102,7 +107,15 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _shards(folder: Path) -> list[Path]:
+def find_shards(folder: Path) -> list[Path]:
+    """List a checkpoint's weight files.
+
+    Args:
+        folder: A local folder.
+
+    Raises:
+        CheckpointError: If there are none, or the index names files that are missing.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -127,7 +140,15 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
 
-def _stored_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
+def read_stored_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by name, from the files' headers.
+
+    Args:
+        shards: Safetensors files.
+
+    Raises:
+        CheckpointError: If a file cannot be read.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         try:
@@ -178,7 +199,7 @@ def open_checkpoint(
     *,
     rope_scaling: RopeScaling | None = None,
     attention_backend: str = "auto",
-) -> tuple[LLaDAForMaskedDiffusion, list[Path]]:
+) -> tuple[BidirectionalNetwork, list[Path]]:
     """Check a checkpoint by its config.json and safetensors headers; no weight is read.
 
     Args:
@@ -195,32 +216,34 @@ def open_checkpoint(
     """
     folder = locate_checkpoint(path)
     fields = read_model_config(folder)
-    if fields.get("model_type") != "llada":
+    network = NETWORKS.get(str(fields.get("model_type")))
+    if network is None:
         raise CheckpointError(
             f"Checkpoint {str(path)!r} has model_type={fields.get('model_type')!r} in its "
-            "config.json, LLaDA's is 'llada'. Give a LLaDA checkpoint."
+            f"config.json, those of the native networks are "
+            f"{' and '.join(map(repr, NETWORKS))}. Give a checkpoint of one of them."
         )
-    config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+    config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
     with torch.device("meta"):
-        model = LLaDAForMaskedDiffusion(config, rope_scaling, attention_backend)
-    shards = _shards(folder)
+        model = network(config, rope_scaling, attention_backend)
+    shards = find_shards(folder)
     check_tensors(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        _stored_shapes(shards),
+        read_stored_shapes(shards),
         str(path),
     )
     return model, shards
 
 
-def load_llada(
+def load_checkpoint(
     path: str | Path,
     *,
     rope_scaling: RopeScaling | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     attention_backend: str = "auto",
-) -> LLaDAForMaskedDiffusion:
-    """Load a checkpoint in LLaDA's published format.
+) -> BidirectionalNetwork:
+    """Load a checkpoint in the published format of one of the native networks.
 
     Args:
         path: A folder or a hub id.
@@ -247,17 +270,3 @@ def load_llada(
         )
     logger.info("Loaded %s as %s on %s. %s", path, dtype, device, model.resolved_rope.describe())
     return model.eval().requires_grad_(False)
-
-
-def check_llada(path: str | Path, *, rope_scaling: RopeScaling | None = None) -> None:
-    """Check a checkpoint as `load_llada` does, and read no weights.
-
-    Args:
-        path: A folder or a hub id.
-        rope_scaling: Scaling to apply; None for none.
-
-    Raises:
-        CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
-        ValueError: If the scaling does not fit.
-    """
-    open_checkpoint(path, rope_scaling=rope_scaling)

@@ -79,12 +79,12 @@ class PromptEncoder:
     templates need them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int | None) -> None:
         """Remember the tokenizer and how the mask token's text reads as plain text.
 
         Args:
             tokenizer: Any tokenizer of transformers.
-            mask_token_id: The id that a prompt must not contain.
+            mask_token_id: The id that a prompt must not contain; None where there is no mask.
 
         Raises:
             ValueError: If the tokenizer offers no way to read the text literally.
@@ -123,6 +123,8 @@ class PromptEncoder:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def _read_literally(self) -> list[int]:
+        if self.mask_token_id is None:
+            return []
         token = self.tokenizer.convert_ids_to_tokens(self.mask_token_id)
         if token is None or self.mask_token_id not in self.tokenizer(token)["input_ids"]:
             return []

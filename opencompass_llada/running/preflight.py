@@ -163,7 +163,7 @@ def _check_checkpoint(options: WrapperOptions, keywords: Mapping[str, Any]) -> N
     family = find_family(read_model_config(path), options.path, options.family)
     if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
         LLaDACausalLM(**{**keywords, "tokenizer_only": True})
-    family.check(path, options.rope_scaling)
+    family.check(path, options.rope_scaling, options.settings)
 
 
 def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:

@@ -94,6 +94,11 @@ class SpecialTokens:
     eot_token_id: int | None = None
     """End of a chat turn; None where the checkpoint has none."""
 
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """EOS and, where there is one, EoT: ids at the first of which an answer ends."""
+        return tuple(i for i in (self.eos_token_id, self.eot_token_id) if i is not None)
+
     def __post_init__(self) -> None:
         """Check that the ids are possible.
 

@@ -1,20 +1,19 @@
-"""Prompt ids in, generated ids or likelihoods out: a model, its settings and its special tokens.
+"""Generates and scores with a masked diffusion model.
 
-Knows token ids only; text, truncation and OpenCompass live above it. So far one engine, for
-masked diffusion.
+Sampling is `sampling`'s business, likelihoods are `likelihood`'s; here the model, its settings and
+its special tokens come together.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
+from opencompass_llada.engines.base import Generation, Totals
+from opencompass_llada.engines.settings import SamplerSettings
 from opencompass_llada.likelihood import (
     Estimate,
     LikelihoodOptions,
@@ -22,102 +21,14 @@ from opencompass_llada.likelihood import (
     estimate_longllada,
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
-from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion
+from opencompass_llada.modeling import BidirectionalNetwork
 from opencompass_llada.sampling import (
     Progress,
-    SamplerConfig,
     SpecialTokens,
-    cap_steps,
     derive_seed,
     make_progress,
-    parse_sampler_config,
-    plan_blocks,
     sample,
 )
-
-logger = get_logger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What one prompt gave."""
-
-    token_ids: list[int]
-    """Generated ids, as many as were asked for; nothing is cut at an end token."""
-
-    num_forward_passes: int
-    """Forward passes that this row took part in (NFE)."""
-
-    seconds: float
-    """Wall time of the batch divided by its rows."""
-
-
-class SamplerSettings:
-    """Sampler options without a generation length, which each data set gives anew.
-
-    Nothing here changes after construction: the steps that a short data set cannot use are capped
-    in a config of its own (the seeds' wrapper lowers them in place, for every later data set too).
-    """
-
-    def __init__(self, options: Mapping[str, Any] | SamplerConfig | None = None) -> None:
-        """Check the options as far as that is possible without a length.
-
-        Args:
-            options: Field names and values of `SamplerConfig`.
-
-        Raises:
-            ValueError: If a name is unknown or a value does not fit.
-        """
-        given = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
-        self.default_length: int | None = given.pop("generation_length", None)
-        self._options = MappingProxyType(given)
-        self._logged: set[int] = set()
-        # How the steps fit the blocks is known only with a length; all else is checked here.
-        self.seed: int = parse_sampler_config({**given, "num_steps": None}).seed
-        steps = given.get("num_steps")
-        if steps is not None and (
-            isinstance(steps, bool) or not isinstance(steps, int) or steps < 1
-        ):
-            raise ValueError(f"num_steps={steps!r} must be a positive integer, or None")
-        if self.default_length is not None:
-            self.for_length(self.default_length)
-
-    def for_length(self, generation_length: int) -> SamplerConfig:
-        """Return the settings for one generation length.
-
-        More steps than there are tokens are capped, as in the seeds; fewer that do not fit the
-        blocks are an error.
-
-        Args:
-            generation_length: Tokens to generate, at least 1.
-
-        Returns:
-            A config of its own.
-
-        Raises:
-            ValueError: If the steps do not fit; the nearest values that do are named.
-        """
-        steps = self._options.get("num_steps")
-        free = parse_sampler_config(
-            {**self._options, "generation_length": generation_length, "num_steps": None}
-        )
-        if steps is None:
-            return free
-        tokens = plan_blocks(free).padded_length
-        if steps > tokens:
-            if generation_length not in self._logged:
-                self._logged.add(generation_length)
-                logger.info(
-                    "num_steps=%d is capped at %d for generations of %d tokens, one token a step",
-                    steps,
-                    tokens,
-                    generation_length,
-                )
-            steps = cap_steps(steps, generation_length, free.block_length)
-        return parse_sampler_config(
-            {**self._options, "generation_length": generation_length, "num_steps": steps}
-        )
 
 
 class MaskedDiffusionEngine:
@@ -125,7 +36,7 @@ class MaskedDiffusionEngine:
 
     def __init__(
         self,
-        model: LLaDAForMaskedDiffusion,
+        model: BidirectionalNetwork,
         settings: SamplerSettings,
         special_tokens: SpecialTokens,
         *,
@@ -143,10 +54,7 @@ class MaskedDiffusionEngine:
         self.settings = settings
         self.special_tokens = special_tokens
         self.device: torch.device = next(model.parameters()).device
-        self.num_prompts = 0
-        self.num_generated_tokens = 0
-        self.num_forward_passes = 0
-        self.seconds = 0.0
+        self.totals = Totals()
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
 
@@ -189,11 +97,7 @@ class MaskedDiffusionEngine:
             progress=self._progress,
         )
         seconds = time.perf_counter() - start
-        self.num_prompts += len(prompts)
-        self.num_generated_tokens += sum(map(len, output.token_ids))
-        self.num_forward_passes += output.num_forward_passes
-        self.seconds += seconds
-        return [
+        generations = [
             Generation(
                 token_ids=token_ids,
                 num_forward_passes=output.num_forward_passes,
@@ -201,6 +105,8 @@ class MaskedDiffusionEngine:
             )
             for token_ids in output.token_ids
         ]
+        self.totals.add(generations, output.num_forward_passes)
+        return generations
 
     def score(
         self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
@@ -227,15 +133,6 @@ class MaskedDiffusionEngine:
             options,
             mask_token_id=self.special_tokens.mask_token_id,
             device=self.device,
-        )
-
-    def describe_totals(self) -> str:
-        """Return one line on everything generated so far; passes count once a batch."""
-        rate = self.num_generated_tokens / self.seconds if self.seconds else 0.0
-        return (
-            f"{self.num_prompts} prompts, {self.num_generated_tokens} generated tokens, "
-            f"{self.num_forward_passes} forward passes of a batch, {self.seconds:.1f} s "
-            f"({rate:.1f} generated tokens/s)"
         )
 
     def _next_seed(self, prompt: Sequence[int]) -> int:

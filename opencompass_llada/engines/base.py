@@ -1,0 +1,98 @@
+"""What every engine offers: prompt ids in, generated ids or likelihoods out, and counts of both.
+
+Knows token ids only. How a family generates is in the file of its own kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from opencompass_llada.likelihood import Estimate, LikelihoodOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What one prompt gave."""
+
+    token_ids: list[int]
+    """Generated ids. A diffusion model gives as many as were asked for and nothing is cut; an
+    autoregressive model stops after its first end token."""
+
+    num_forward_passes: int
+    """Forward passes that this row took part in (NFE). An autoregressive model's first pass reads
+    the prompt, each further one a token."""
+
+    seconds: float
+    """Wall time of the batch divided by its rows."""
+
+
+class Totals:
+    """Counts of everything that an engine generated."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.num_prompts = 0
+        self.num_generated_tokens = 0
+        self.num_forward_passes = 0
+        self.seconds = 0.0
+
+    def add(self, generations: Sequence[Generation], num_forward_passes: int) -> None:
+        """Count a batch.
+
+        Args:
+            generations: What its prompts gave.
+            num_forward_passes: Passes of the batch as a whole.
+        """
+        self.num_prompts += len(generations)
+        self.num_generated_tokens += sum(len(g.token_ids) for g in generations)
+        self.num_forward_passes += num_forward_passes
+        self.seconds += sum(g.seconds for g in generations)
+
+    def describe(self) -> str:
+        """Return one line; passes count once a batch."""
+        rate = self.num_generated_tokens / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.num_prompts} prompts, {self.num_generated_tokens} generated tokens, "
+            f"{self.num_forward_passes} forward passes of a batch, {self.seconds:.1f} s "
+            f"({rate:.1f} generated tokens/s)"
+        )
+
+
+class Engine(Protocol):
+    """A loaded model with its settings."""
+
+    totals: Totals
+    """Counts of everything generated so far."""
+
+    @property
+    def longest_context(self) -> int | None:
+        """Tokens up to which the model's RoPE was computed; None if nobody knows."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+    ) -> list[Generation]:
+        """Generate after each prompt of one batch.
+
+        Args:
+            prompts: Token ids; lengths may differ.
+            max_new_tokens: Tokens to generate, at least 1.
+
+        Returns:
+            One generation a prompt, in order; each equals that of the prompt alone.
+        """
+        ...
+
+    def score(
+        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+    ) -> Estimate:
+        """Return the negative log-likelihood of a target given a clean prefix, or its bound.
+
+        Args:
+            prefix: Ids before the target; may be empty.
+            target: Ids to score, at least one.
+            options: How; an autoregressive model needs none of them.
+        """
+        ...

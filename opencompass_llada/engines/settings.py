@@ -1,0 +1,81 @@
+"""Sampler options without a generation length, which each data set gives anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.sampling import SamplerConfig, cap_steps, parse_sampler_config, plan_blocks
+
+logger = get_logger(__name__)
+
+
+class SamplerSettings:
+    """Options of the sampler, checked as far as that is possible without a length.
+
+    Nothing here changes after construction: the steps that a short data set cannot use are capped
+    in a config of its own (the seeds' wrapper lowers them in place, for every later data set too).
+    """
+
+    def __init__(self, options: Mapping[str, Any] | SamplerConfig | None = None) -> None:
+        """Check the options.
+
+        Args:
+            options: Field names and values of `SamplerConfig`; None for its defaults.
+
+        Raises:
+            ValueError: If a name is unknown or a value does not fit.
+        """
+        given = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
+        self.given: tuple[str, ...] = tuple(name for name in given if name != "seed")
+        self.default_length: int | None = given.pop("generation_length", None)
+        self._options = MappingProxyType(given)
+        self._logged: set[int] = set()
+        # How the steps fit the blocks is known only with a length; all else is checked here.
+        self.seed: int = parse_sampler_config({**given, "num_steps": None}).seed
+        steps = given.get("num_steps")
+        if steps is not None and (
+            isinstance(steps, bool) or not isinstance(steps, int) or steps < 1
+        ):
+            raise ValueError(f"num_steps={steps!r} must be a positive integer, or None")
+        if self.default_length is not None:
+            self.for_length(self.default_length)
+
+    def for_length(self, generation_length: int) -> SamplerConfig:
+        """Return the settings for one generation length.
+
+        More steps than there are tokens are capped, as in the seeds; fewer that do not fit the
+        blocks are an error.
+
+        Args:
+            generation_length: Tokens to generate, at least 1.
+
+        Returns:
+            A config of its own.
+
+        Raises:
+            ValueError: If the steps do not fit; the nearest values that do are named.
+        """
+        steps = self._options.get("num_steps")
+        free = parse_sampler_config(
+            {**self._options, "generation_length": generation_length, "num_steps": None}
+        )
+        if steps is None:
+            return free
+        tokens = plan_blocks(free).padded_length
+        if steps > tokens:
+            if generation_length not in self._logged:
+                self._logged.add(generation_length)
+                logger.info(
+                    "num_steps=%d is capped at %d for generations of %d tokens, one token a step",
+                    steps,
+                    tokens,
+                    generation_length,
+                )
+            steps = cap_steps(steps, generation_length, free.block_length)
+        return parse_sampler_config(
+            {**self._options, "generation_length": generation_length, "num_steps": steps}
+        )

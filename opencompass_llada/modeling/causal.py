@@ -1,0 +1,217 @@
+"""Loading autoregressive checkpoints through transformers, with this package's RoPE scaling.
+
+Any architecture of AutoModelForCausalLM that needs no remote code. Its network is transformers'
+own; only the frequencies of its rotary embeddings are replaced, by the ones that `rope` works out,
+so that an autoregressive baseline and a diffusion model are scaled by one piece of code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling.checkpoint import (
+    CheckpointError,
+    find_shards,
+    locate_checkpoint,
+    read_stored_shapes,
+)
+from opencompass_llada.rope import ResolvedRope, resolve_rope
+from opencompass_llada.rope_scaling import RopeScaling
+
+logger = get_logger(__name__)
+
+#: Our names of kernels -> transformers' attn_implementation.
+_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash_attn": "flash_attention_2"}
+
+
+def is_causal_architecture(model_type: Any) -> bool:
+    """Tell whether transformers has an autoregressive network for a config.json's model_type."""
+    return str(model_type) in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -> None:
+    """Check a checkpoint's config.json, headers and scaling as loading does; read no weights.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+
+    Raises:
+        CheckpointError: If the path or a file is wrong.
+        ValueError: If the scaling does not fit.
+    """
+    folder = locate_checkpoint(path)
+    resolve_causal_rope(_read_config(folder), rope_scaling or RopeScaling())
+    read_stored_shapes(find_shards(folder))
+
+
+def check_causal_backend(name: str) -> str:
+    """Return transformers' name of an attention backend.
+
+    Raises:
+        ValueError: If transformers' networks cannot be given that kernel.
+    """
+    if name not in _ATTENTION:
+        raise ValueError(
+            f"attention_backend={name!r} is for this package's own networks; an autoregressive "
+            f"model takes {', '.join(_ATTENTION)}. Use attention_backend='auto'."
+        )
+    return _ATTENTION[name]
+
+
+def load_causal(
+    path: str | Path,
+    *,
+    rope_scaling: RopeScaling | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    attention_backend: str = "auto",
+) -> tuple[Any, ResolvedRope | None]:
+    """Load an autoregressive checkpoint.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+        dtype: dtype of the weights in memory.
+        device: Where the model goes.
+        attention_backend: ``auto``, ``sdpa`` or ``flash_attn``.
+
+    Returns:
+        The network in evaluation mode, gradients off, and its RoPE (None if it has none).
+
+    Raises:
+        CheckpointError: If the path or a file is wrong.
+        ValueError: If the scaling or the attention backend does not fit.
+    """
+    implementation = check_causal_backend(attention_backend)
+    folder = locate_checkpoint(path)
+    rope = resolve_causal_rope(_read_config(folder), rope_scaling or RopeScaling())
+    read_stored_shapes(find_shards(folder))
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=implementation,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are reported, and refused below by name
+        output_loading_info=True,
+    )
+    _check_report(report, str(path))
+    if rope is not None and rope.method != "none":
+        set_frequencies(model, rope)
+    logger.info(
+        "Loaded %s as %s on %s. %s",
+        path,
+        dtype,
+        device,
+        "No rotary embeddings" if rope is None else rope.describe(),
+    )
+    return model.to(device).eval().requires_grad_(False), rope
+
+
+def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
+    """Work out the scaled frequencies of an autoregressive network.
+
+    Args:
+        config: The checkpoint's config, of transformers.
+        scaling: The scaling asked for.
+
+    Returns:
+        The resolved scaling; None for a network without rotary embeddings.
+
+    Raises:
+        ValueError: If the method is for bidirectional models, the network has no plain rotary
+            embeddings to scale, or the numbers do not fit.
+    """
+    if scaling.type == "diffusion_ntk":
+        raise ValueError(
+            "rope_scaling 'diffusion_ntk' is for bidirectional models, which see relative "
+            "positions from -(T-1) to T-1 and so train on 2T of them; an autoregressive model "
+            "sees 0 to T-1. Use type='ntk' with the same target_length."
+        )
+    base, own_type, partial = _read_rope(config)
+    if base is None or own_type != "default" or partial != 1.0:
+        if scaling.type != "none":
+            what = "no rotary embeddings" if base is None else f"rope_type={own_type!r} already"
+            what = what if partial == 1.0 else f"rotary embeddings on {partial:.0%} of each head"
+            raise ValueError(
+                f"rope_scaling {scaling.type!r}: the checkpoint (model_type="
+                f"{config.model_type!r}) has {what}, and only plain ones are scaled here. Use "
+                "type='none', or the scaling in its own config.json."
+            )
+        return None
+    head_dim = getattr(config, "head_dim", None)
+    return resolve_rope(
+        scaling,
+        rope_theta=base,
+        head_dim=head_dim or config.hidden_size // config.num_attention_heads,
+        trained_length=config.max_position_embeddings,
+    )
+
+
+def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
+    """Replace the frequencies of every rotary embedding of a network that has not run yet.
+
+    Args:
+        model: A network of transformers.
+        rope: The frequencies, and the factor on cosine and sine.
+
+    Raises:
+        ValueError: If no module keeps its frequencies where transformers' rotary embeddings do.
+    """
+    wanted = rope.inverse_frequencies_D
+    found = [
+        module
+        for module in model.modules()
+        if getattr(module, "inv_freq", None) is not None and module.inv_freq.shape == wanted.shape
+    ]
+    if not found:
+        raise ValueError(
+            f"rope_scaling {rope.method!r}: no module of {type(model).__name__} holds inv_freq of "
+            f"{len(wanted)} frequencies; this architecture cannot be scaled. Use type='none'."
+        )
+    for module in found:
+        for name in ("inv_freq", "original_inv_freq"):
+            if getattr(module, name, None) is not None:
+                setattr(module, name, wanted.to(getattr(module, name).device))
+        module.attention_scaling = rope.attention_factor  # type: ignore[assignment]
+
+
+def _read_rope(config: Any) -> tuple[float | None, str, float]:
+    """Return base, own scaling type and rotated share; the two majors keep them differently."""
+    parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    if parameters and "rope_theta" not in parameters:  # one set a kind of layer (Gemma 3, say)
+        return None, "several", 1.0
+    own: Mapping[str, Any] = parameters or getattr(config, "rope_scaling", None) or {}
+    base = parameters.get("rope_theta", getattr(config, "rope_theta", None))
+    share = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
+    return base, own.get("rope_type", own.get("type", "default")), float(share or 1.0)
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a config it cannot build
+        raise CheckpointError(
+            f"Checkpoint {folder}: its config.json describes no network that transformers can "
+            f"build ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Correct the "
+            "file, or give another checkpoint."
+        ) from error
+
+
+def _check_report(report: Mapping[str, Any], source: str) -> None:
+    missing, wrong = sorted(report["missing_keys"]), sorted(map(str, report["mismatched_keys"]))
+    if missing or wrong:
+        raise CheckpointError(
+            f"Checkpoint {source}: its tensors do not fit its config.json; {len(missing)} missing: "
+            f"{', '.join(missing[:6]) or 'none'}; {len(wrong)} wrongly shaped: "
+            f"{', '.join(wrong[:6]) or 'none'}. Download it again, or give the folder whose "
+            "config.json belongs to these weights."
+        )
