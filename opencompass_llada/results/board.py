@@ -64,6 +64,8 @@ class Score:
     """Why, where it is not ``ok``."""
     protocol: str
     """Hash of what all members ask; only scores that share it are ranked together."""
+    is_embedded: bool
+    """Whether the data is this package's own generated text, which no paper reports on."""
     rank: int | None = None
     """1 plus the number of lines whose interval lies wholly on the better side."""
     tied: bool = False
@@ -87,13 +89,16 @@ def make_board(collection: Collection) -> list[Score]:
     scores: list[Score] = []
     for (name, title), rows in series.items():
         benchmark = find_benchmark(name)
-        metrics = [metric for metric in benchmark.metrics if any(r.metric == metric for r in rows)]
-        metric = metrics[0] if metrics else rows[0].metric
-        own = [row for row in rows if row.metric == metric]
-        for entry in dict.fromkeys(row.entry for row in own):
-            lines = [row for row in own if row.entry == entry]
-            make = _score_grid if benchmark.is_grid else _score_tasks
-            scores += make(collection, benchmark, title, lines)
+        present = dict.fromkeys(row.metric for row in rows)
+        metrics = [metric for metric in benchmark.metrics if metric in present] or list(present)
+        # A grid's other metrics are series of their own: papers report NeedleBench's score.
+        for metric in metrics if benchmark.is_grid else metrics[:1]:
+            own = [row for row in rows if row.metric == metric]
+            heading = title if metric == metrics[0] else f"{title}, {metric}"
+            for entry in dict.fromkeys(row.entry for row in own):
+                lines = [row for row in own if row.entry == entry]
+                make = _score_grid if benchmark.is_grid else _score_tasks
+                scores += make(collection, benchmark, heading, lines)
     return [*scores, *_score_curves(collection)]
 
 
@@ -194,6 +199,7 @@ def _mean_over_lengths(
         status=bad.status if bad else "ok",
         reason=f"at {bad.length}: {bad.reason}" if bad else "",
         protocol=hash_values([(score.length, score.protocol) for score in scores]),
+        is_embedded=first.is_embedded,
     )
 
 
@@ -229,6 +235,7 @@ def _make_score(
         status=average.status,
         reason=average.reason,
         protocol=hash_values(meanings),
+        is_embedded=any(row.data.startswith("asset:") for row in members),
     )
 
 
@@ -275,7 +282,7 @@ def sample_scores(collection: Collection, row: TidyRow) -> tuple[float, ...] | N
         row: The cell's row, with a score.
     """
     cell = collection.cells.get((row.run, row.model, row.dataset))
-    scores = check_samples(cell.scores, row) if cell is not None else None
+    scores = check_samples(cell.scores.get(row.metric), row) if cell is not None else None
     if scores is None and row.metric == "accuracy" and row.n and row.score is not None:
         hits = row.score / 100 * row.n
         if abs(hits - round(hits)) < 1e-6:
@@ -312,6 +319,7 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             protocol=hash_values(
                 [meanings.get((entry, point.dataset)), point.estimator == "longllada"]
             ),
+            is_embedded=point.text == "generated",
         )
 
 

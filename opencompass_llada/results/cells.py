@@ -17,6 +17,8 @@ from opencompass_llada.results.fingerprints import DIGITS, hash_text
 HEAD_CHARACTERS = 160
 TAIL_CHARACTERS = 260
 ANSWER_CHARACTERS = 400
+#: Metrics that are means over samples; the first that is recorded is shown with each sample.
+METRICS = ("accuracy", "score")
 #: Names under which evaluators report what an answer is compared with.
 _EXPECTED = ("keyword", "references", "answers", "answer", "gold", "reference")
 
@@ -41,7 +43,7 @@ class Sample:
     """0 to 100, where the evaluator reports one a sample."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CellFiles:
     """What is known of one model on one data set besides its score."""
 
@@ -49,33 +51,37 @@ class CellFiles:
     """Samples that were answered; None without prediction files."""
     prompt_hash: str | None
     """Of all prompts in order; None without prediction files."""
-    scores: tuple[float, ...] | None
-    """One a sample, in the order of the data; None where not recorded."""
+    scores: Mapping[str, tuple[float, ...]]
+    """By metric: one a sample, in the order of the data; without those that are not recorded."""
     samples: tuple[Sample, ...]
     """The first few."""
 
 
-def read_cell(run_path: Path, model: str, dataset: str, metric: str, keep: int) -> CellFiles:
+def read_cell(run_path: Path, model: str, dataset: str, keep: int) -> CellFiles:
     """Read a cell's files; those that are missing or torn leave their fields empty.
 
     Args:
         run_path: The run's folder.
         model: The model's abbreviation.
         dataset: The data set's abbreviation.
-        metric: The metric whose scores are wanted.
         keep: Samples to keep for showing.
     """
     answers = _read_predictions(run_path / "predictions" / model, dataset)
     details = _read_details(run_path / "results" / model / f"{dataset}.json")
-    scores = [_score_of(detail, metric) for detail in details]
-    known = tuple(score for score in scores if score is not None)
+    scores = {}
+    for metric in METRICS:
+        found = [_score_of(detail, metric) for detail in details]
+        known = tuple(score for score in found if score is not None)
+        if known and len(known) == len(found):
+            scores[metric] = known
+    shown = next(iter(scores), METRICS[0])
     prompts = [_as_text(answer.get("origin_prompt", "")) for answer in answers or ()]
     return CellFiles(
         num_predictions=None if answers is None else len(answers),
         prompt_hash=hash_text("\0".join(prompts))[:DIGITS] if prompts else None,
-        scores=known if known and len(known) == len(scores) else None,
+        scores=scores,
         samples=tuple(
-            _make_sample(prompt, answer, details[index] if index < len(details) else {}, metric)
+            _make_sample(prompt, answer, details[index] if index < len(details) else {}, shown)
             for index, (prompt, answer) in enumerate(
                 zip(prompts[:keep], (answers or ())[:keep], strict=True)
             )

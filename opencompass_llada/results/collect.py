@@ -109,8 +109,7 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
 def _read_cells(run: Run) -> Iterator[tuple[str, str, CellFiles]]:
     for model, dataset in run.pairs:
         name, data = model_name(model), dataset_name(dataset)
-        metric = "accuracy" if dataset.get("depth") is not None else "score"
-        yield name, data, read_cell(run.path, name, data, metric, SAMPLES_KEPT)
+        yield name, data, read_cell(run.path, name, data, SAMPLES_KEPT)
 
 
 def _read_rows(
@@ -137,10 +136,16 @@ def _read_rows(
             prompt_limit=prompt_limit(model),
             template_hash=template_hash(dataset),
             prompt_hash=cell.prompt_hash,
-            tokenizer_hash=tokenizer_hash(row.tokenizer),
+            tokenizer_hash=tokenizer_hash(row.tokenizer or _own_tokenizer(row, model)),
             data=str(dataset.get("path", "")),
             trained_length=facts[row.model].trained_length,
         )
+
+
+def _own_tokenizer(row: ResultRow, model: Mapping[str, Any]) -> str | None:
+    """Perplexity is a token's, so the model's own tokenizer is part of what it means."""
+    path = model.get("tokenizer_path") or model.get("path")
+    return str(path) if path and row.benchmark == "perplexity" else None
 
 
 def name_entry(row: ResultRow) -> str:

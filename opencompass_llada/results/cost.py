@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.results.benchmarks import find_benchmark
 from opencompass_llada.results.collect import Collection
 
 
@@ -22,7 +21,7 @@ class Cost:
     kind: str
     """``diffusion``, ``autoregressive`` or ``unknown``."""
     benchmark: str
-    """Title."""
+    """As in the data set configs."""
     num_cells: int
     """Data sets."""
     num_recorded: int
@@ -98,7 +97,7 @@ def _add_up(
     return Cost(
         entry=entry,
         kind=kind,
-        benchmark=find_benchmark(benchmark).title,
+        benchmark=benchmark,
         num_cells=len(members),
         num_recorded=recorded,
         num_prompts=int(prompts) if prompts is not None else None,

@@ -62,8 +62,14 @@ def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
     """
     lines: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
-        headline = find_benchmark(score.benchmark).headline
-        if score.length is not None and score.column == headline and score.status != "not run":
+        benchmark = find_benchmark(score.benchmark)
+        if score.metric not in main_metrics(scores, score.benchmark):
+            continue
+        if (
+            score.length is not None
+            and score.column == benchmark.headline
+            and score.status != "not run"
+        ):
             lines.setdefault((score.entry, score.series), []).append(score)
     found = []
     for members in lines.values():
@@ -73,6 +79,12 @@ def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
         found.append(_find(members, "absolute", RULER_THRESHOLD, None))
         found.append(_find(members, "relative", relative, base.length))
     return found
+
+
+def main_metrics(scores: Sequence[Score], benchmark: str) -> list[str]:
+    """Return the metric that a benchmark is shown by: its first that was reported."""
+    present = {score.metric for score in scores if score.benchmark == benchmark}
+    return [name for name in find_benchmark(benchmark).metrics if name in present][:1]
 
 
 def _find(

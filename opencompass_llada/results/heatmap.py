@@ -55,11 +55,21 @@ def draw_small_multiples(grids: Sequence[Grid], path: Path, max_columns: int = 3
 
     Args:
         grids: Grids of one metric.
-        path: PNG to write.
+        path: PNG or SVG to write.
         max_columns: Panels in a row.
 
     Returns:
         The path.
+    """
+    return _save(build_small_multiples(grids, max_columns), path)
+
+
+def build_small_multiples(grids: Sequence[Grid], max_columns: int = 3) -> Any:
+    """Return the figure of `draw_small_multiples`.
+
+    Args:
+        grids: Grids of one metric.
+        max_columns: Panels in a row.
     """
     columns = min(max_columns, len(grids))
     rows = math.ceil(len(grids) / columns)
@@ -81,7 +91,7 @@ def draw_small_multiples(grids: Sequence[Grid], path: Path, max_columns: int = 3
     figure.supylabel("depth of the needle, % of the context", fontsize=10)
     figure.suptitle(f"Needle in a haystack: {_describe_cells(grids)}", fontsize=11)
     _add_colour_bar(figure, image, list(panels), grids[0].metric)
-    return _save(figure, path)
+    return figure
 
 
 def _new_figure(width: float, height: float) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from opencompass_llada.results.fingerprints import hash_values
@@ -72,9 +73,10 @@ def cell_meaning(row: TidyRow) -> str:
     The sampler is left out: it belongs to the model's line. Prompts count by their own hash where
     predictions are left, else by their template.
     """
-    return hash_values(
-        [row.prompt_hash or row.template_hash, counted_by(row), row.n, row.prompt_limit]
-    )
+    asked = row.prompt_hash or row.template_hash
+    if row.benchmark == "perplexity":  # its predictions name the texts and do not hold them
+        asked = hash_values([row.prompt_hash, row.template_hash, Path(row.data).name, row.length])
+    return hash_values([asked, counted_by(row), row.n, row.prompt_limit])
 
 
 def list_differences(first: Part, second: Part) -> list[str]:

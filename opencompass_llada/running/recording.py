@@ -21,7 +21,7 @@ from opencompass_llada.results.provenance import add_record, describe_environmen
 
 logger = get_logger(__name__)
 
-#: Counters of an engine, and what they are called in a record.
+#: Fields of `engines.Totals`, and what they are called in a record.
 COUNTERS = ("num_prompts", "num_generated_tokens", "num_forward_passes", "seconds")
 
 
@@ -111,8 +111,8 @@ def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_counters(model: Any) -> dict[str, Any]:
     """Return what a model's engine has counted so far, None for what it does not count."""
-    engine = getattr(model, "engine", None)
-    return {name: getattr(engine, name, None) for name in COUNTERS}
+    totals = getattr(getattr(model, "engine", None), "totals", None)
+    return {name: getattr(totals, name, None) for name in COUNTERS}
 
 
 def _now() -> str:
