@@ -68,6 +68,8 @@ class Score:
     """Whether the data is this package's own generated text, which no paper reports on."""
     rank: int | None = None
     """1 plus the number of lines whose interval lies wholly on the better side."""
+    is_top: bool = False
+    """Whether no other score that it is ranked with is better; says nothing on significance."""
     tied: bool = False
     """Whether another line's interval overlaps this one's."""
 

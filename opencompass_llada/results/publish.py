@@ -17,7 +17,7 @@ from opencompass_llada.results.board import Score, make_board
 from opencompass_llada.results.collect import Collection, collect_runs
 from opencompass_llada.results.cost import find_costs
 from opencompass_llada.results.effective_length import find_effective_lengths
-from opencompass_llada.results.plots import make_plots
+from opencompass_llada.results.plots import HEAT_MAPS, make_plots
 from opencompass_llada.results.plots.style import save_both
 from opencompass_llada.results.published import compare
 from opencompass_llada.results.ranking import rank_scores
@@ -54,7 +54,8 @@ def write_report(runs: Sequence[Run], folder: Path, title: str = TITLE) -> list[
     for name, caption, figure in make_plots(collection, scores, costs):
         paths = save_both(figure, folder / "plots", name)
         figures += paths
-        plots.append(make_plot(caption, figure, paths[1].read_bytes()))
+        if name != HEAT_MAPS:  # the page has its own, with values to hover
+            plots.append(make_plot(caption, figure, paths[1].read_bytes()))
     page = render_page(
         title=title,
         subtitle=_describe(collection),

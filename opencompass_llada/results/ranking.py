@@ -48,7 +48,10 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
 
 
 def _rank(score: Score, group: Sequence[Score]) -> Score:
-    others = [other for other in group if other is not score and other.low is not None]
+    values = [other.score or 0.0 for other in group]
+    best = max(values) if score.higher_is_better else min(values)
+    score = replace(score, is_top=score.score == best and len(group) > 1)
+    others = [other for other in group if other.entry != score.entry and other.low is not None]
     if score.low is None or score.high is None:
         return score
     better = sum(_is_better(other, score) for other in others)

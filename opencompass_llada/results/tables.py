@@ -38,7 +38,7 @@ class Cell:
     hover: str = ""
     """What a pointer resting on it shows."""
     is_best: bool = False
-    """Whether it is first of its column, alone or tied."""
+    """Whether it is the best number of its column."""
     link: str = ""
     """Anchor of the samples behind it; '' for an average of several cells."""
 
@@ -118,7 +118,8 @@ def make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) -
         num_labels=2,
         notes=(
             "Brackets: 95 % interval. Rank: 1 plus the number of lines whose interval lies wholly "
-            "on the better side; = tied with another line inside the intervals.",
+            "on the better side; = tied with another line inside the intervals. Bold: the best "
+            "number, whether or not the difference means anything.",
             f"{MISSING}: a cell of the average has no result, so there is no average. "
             f"{NOT_RUN}: not part of the run.",
         ),
@@ -355,7 +356,7 @@ def score_cell(score: Score | None, links: Links | None = None) -> Cell:
         text=text,
         value=score.score,
         hover=", ".join(parts),
-        is_best=score.rank == 1,
+        is_best=score.is_top,
         link=link,
     )
 

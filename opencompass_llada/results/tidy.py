@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class TidyRow(ResultRow):
 
 def as_records(rows: Sequence[TidyRow]) -> list[dict[str, Any]]:
     """Return rows as dictionaries."""
-    return [asdict(row) for row in rows]
+    names = [field.name for field in fields(TidyRow)]
+    return [{name: getattr(row, name) for name in names} for row in rows]
 
 
 def write_tidy_csv(rows: Sequence[TidyRow]) -> str:

@@ -9,10 +9,13 @@ from typing import Any
 from opencompass_llada.results.board import Score
 from opencompass_llada.results.collect import Collection
 from opencompass_llada.results.cost import Cost
+from opencompass_llada.results.effective_length import main_metrics
 from opencompass_llada.results.grid import Grid, make_grids
 from opencompass_llada.results.table import ModelFacts
 from opencompass_llada.results.tables import file_name
 from opencompass_llada.results.tidy import TidyRow
+
+HEAT_MAPS = "niah_heat_maps"
 
 
 def make_plots(
@@ -32,10 +35,12 @@ def make_plots(
     from opencompass_llada.results.plots.length_curves import draw_lengths
 
     if grids := make_entry_grids(collection):
-        yield "niah_heat_maps", "Needle in a haystack by length and depth", build_small_multiples(grids)
+        caption = "Needle in a haystack by length and depth"
+        yield HEAT_MAPS, caption, build_small_multiples(grids)
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]
-        if own[0].benchmark == "perplexity":
+        main = main_metrics(scores, own[0].benchmark)
+        if own[0].benchmark == "perplexity" or (main and own[0].metric not in main):
             continue
         if (figure := draw_lengths(series, own)) is not None:
             yield f"{file_name(series)}_by_length", f"{series} over context length", figure

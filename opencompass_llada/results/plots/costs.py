@@ -7,7 +7,7 @@ from typing import Any
 
 from opencompass_llada.results.board import Score
 from opencompass_llada.results.cost import Cost
-from opencompass_llada.results.plots.style import look_of, new_figure
+from opencompass_llada.results.plots.style import label_seconds, look_of, new_figure
 
 
 def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
@@ -44,7 +44,7 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     for axes, (title, pairs) in zip(all_axes, panels, strict=True):
         for score, cost in pairs:
             drawn.setdefault(score.entry, _draw_point(axes, score, cost, entries.index(score.entry)))
-        axes.set_xscale("log")
+        label_seconds(axes)
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel("seconds a sample")

@@ -15,7 +15,7 @@ _SIGNS = {
 def write_latex(table: Table) -> str:
     r"""Return a tabular between booktabs rules; needs ``\usepackage{booktabs}``.
 
-    First places are bold. Notes are comments.
+    Best numbers are bold. Notes are comments.
 
     Args:
         table: The table.

@@ -6,7 +6,7 @@ from opencompass_llada.results.tables import Cell, Table
 
 
 def write_markdown(table: Table) -> str:
-    """Return a table with its heading and notes; first places are bold.
+    """Return a table with its heading and notes; best numbers are bold.
 
     Args:
         table: The table.

@@ -56,10 +56,18 @@
     heading.textContent = copy.querySelector("summary").textContent;
     copy.querySelector("summary").remove();
     for (const element of copy.querySelectorAll("[id]")) element.removeAttribute("id");
+    // What was clicked comes first: its state, then its answer before those of the others.
     for (const row of copy.querySelectorAll(".answers tr")) {
-      row.classList.toggle("chosen", row.querySelector("th").textContent === found.entry);
+      if (row.querySelector("th").textContent !== found.entry) continue;
+      row.classList.add("chosen");
+      row.parentElement.prepend(row);
     }
-    content.replaceChildren(heading, ...copy.childNodes);
+    const states = copy.querySelector(".states");
+    for (const item of states.children) {
+      if (item.querySelector("b").textContent === found.entry) heading.append(document.createElement("br"), item.textContent);
+    }
+    states.remove();
+    content.replaceChildren(heading, ...copy.childNodes, states);
     panel.showModal();
     panel.scrollTop = 0;
     return true;
