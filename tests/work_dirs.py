@@ -19,7 +19,20 @@ RULER_TASKS = (
     *("niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe"),
     *("qa_squad", "qa_hotpotqa"),
 )
-WORDS = "amber bridge candle dune ember field glass harbour iron jacket kettle lamp".split()
+WORDS = [
+    "amber",
+    "bridge",
+    "candle",
+    "dune",
+    "ember",
+    "field",
+    "glass",
+    "harbour",
+    "iron",
+    "jacket",
+    "kettle",
+    "lamp",
+]
 
 
 def make_model(abbr: str, **options: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ are written in `writers`. A column with a missing member has no number.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -84,18 +85,19 @@ def make_board(collection: Collection) -> list[Score]:
         Scores by benchmark, line, length and column in the order of the runs.
     """
     series: dict[tuple[str, str], list[TidyRow]] = {}
-    titles = _name_series(collection.rows)
-    for row in collection.rows:
-        if row.benchmark != "perplexity":
-            series.setdefault((row.benchmark, titles[_series_key(row)]), []).append(row)
+    rows = [row for row in collection.rows if row.benchmark != "perplexity"]
+    keys = _series_keys(rows)
+    titles = _name_series(list(dict.fromkeys(keys.values())))
+    for row in rows:
+        series.setdefault((row.benchmark, titles[keys[id(row)]]), []).append(row)
     scores: list[Score] = []
-    for (name, title), rows in series.items():
+    for (name, title), members in series.items():
         benchmark = find_benchmark(name)
-        present = dict.fromkeys(row.metric for row in rows)
+        present = dict.fromkeys(row.metric for row in members)
         metrics = [metric for metric in benchmark.metrics if metric in present] or list(present)
         # A grid's other metrics are series of their own: papers report NeedleBench's score.
         for metric in metrics if benchmark.is_grid else metrics[:1]:
-            own = [row for row in rows if row.metric == metric]
+            own = [row for row in members if row.metric == metric]
             heading = title if metric == metrics[0] else f"{title}, {metric}"
             for entry in dict.fromkeys(row.entry for row in own):
                 lines = [row for row in own if row.entry == entry]
@@ -104,24 +106,40 @@ def make_board(collection: Collection) -> list[Score]:
     return [*scores, *_score_curves(collection)]
 
 
-def _series_key(row: TidyRow) -> tuple[str, str | None, str]:
-    """What are columns of their own: benchmark, language, and where the text is from."""
-    data = row.haystack or ("embedded" if row.data.startswith("asset:") else "")
-    return row.benchmark, row.language, data
+def _series_keys(rows: Sequence[TidyRow]) -> dict[int, tuple[str | None, ...]]:
+    """Return for each row (by its id) what its columns are of.
+
+    Benchmark, language and where the text is from; besides, where a run asks the same place twice,
+    what counts lengths, the prompt's form and, if that does not tell them apart, the data set.
+    """
+    keys: dict[int, tuple[str | None, ...]] = {}
+    for row in rows:
+        data = row.haystack or ("embedded" if row.data.startswith("asset:") else "")
+        keys[id(row)] = (row.benchmark, row.language, data)
+    for more in (("tokenizer", "prompt"), ("dataset",)):
+        places = Counter(
+            (keys[id(r)], r.entry, r.metric, r.task or r.depth, r.length)
+            for r in rows
+            if r.task is not None or r.depth is not None
+        )
+        twice = {place[0] for place, count in places.items() if count > 1}
+        for row in rows:
+            if keys[id(row)] in twice:
+                keys[id(row)] += tuple(getattr(row, name) for name in more)
+    return keys
 
 
-def _name_series(rows: Sequence[TidyRow]) -> dict[tuple[str, str | None, str], str]:
+def _name_series(keys: Sequence[tuple[str | None, ...]]) -> dict[tuple[str | None, ...], str]:
     """Name each series by the benchmark's title and what tells it from its likes."""
-    keys = list(dict.fromkeys(map(_series_key, rows)))
     names = {}
     for key in keys:
         likes = [other for other in keys if other[0] == key[0]]
         parts = [
-            str(key[place])
-            for place in (1, 2)
-            if key[place] and len({other[place] for other in likes}) > 1
+            str(value)
+            for place, value in enumerate(key)
+            if place and value and len({other[place : place + 1] for other in likes}) > 1
         ]
-        names[key] = ", ".join([find_benchmark(key[0]).title, *parts])
+        names[key] = ", ".join([find_benchmark(str(key[0])).title, *parts])
     return names
 
 
@@ -131,7 +149,9 @@ def _score_grid(
     """Yield the mean over depths at each length, and over all cells."""
     for length in [*sorted({row.length for row in rows if row.length is not None}), None]:
         members = [row for row in rows if length is None or row.length == length]
-        by_place = {f"{row.length} at {row.depth:g} %": row for row in members if row.depth is not None}
+        by_place = {
+            f"{row.length} at {row.depth:g} %": row for row in members if row.depth is not None
+        }
         if not by_place:
             continue
         group = Group(name=GRID_GROUP, members=tuple(by_place))
@@ -265,9 +285,7 @@ def _strata_interval(
     return stratified_interval(strata)
 
 
-def _grid_interval(
-    collection: Collection, rows: Sequence[TidyRow]
-) -> tuple[float, float] | None:
+def _grid_interval(collection: Collection, rows: Sequence[TidyRow]) -> tuple[float, float] | None:
     """Return the interval of a mean over places, whose needles are the same at each."""
     found = [sample_scores(collection, row) for row in rows]
     known = [scores for scores in found if scores is not None]

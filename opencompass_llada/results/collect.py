@@ -200,9 +200,7 @@ def _describe_faulty(
             yield f"{run.name}: {row.model} on {row.dataset}: {row.reason}"
 
 
-def _read_curves(
-    runs: Sequence[Run], rows: Sequence[TidyRow]
-) -> Iterator[tuple[str, CurvePoint]]:
+def _read_curves(runs: Sequence[Run], rows: Sequence[TidyRow]) -> Iterator[tuple[str, CurvePoint]]:
     entries = {(row.run, row.model, row.dataset): row.entry for row in rows}
     statuses = {(row.run, row.model, row.dataset): row.status for row in rows}
     for run in runs:

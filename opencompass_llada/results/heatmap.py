@@ -130,10 +130,13 @@ def _label_cell(axes: Any, column: int, row: int, score: float | None) -> None:
             Rectangle(corner, 1, 1, facecolor=MISSING_COLOUR, edgecolor="0.5", hatch="////", lw=0)
         )
         box = {"facecolor": MISSING_COLOUR, "edgecolor": "none", "pad": 0.6}
-        axes.text(column, row, "missing", ha="center", va="center", fontsize=6.5, bbox=box)
+        text = axes.text(column, row, "missing", ha="center", va="center", fontsize=6.5, bbox=box)
+        text.set_in_layout(False)
         return
     colour = "white" if score > 60 else "black"
-    axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    text = axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8)
+    text.set_color(colour)
+    text.set_in_layout(False)  # it lies inside; measuring a thousand of them takes seconds
 
 
 def _mark_trained_length(axes: Any, grid: Grid) -> None:
@@ -168,7 +171,8 @@ def _has_line(grid: Grid) -> bool:
 
 
 def _add_colour_bar(figure: Any, image: Any, axes: Any, metric: str) -> None:
-    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.02)
+    height = figure.get_size_inches()[1]
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=max(30, 5 * height), pad=0.02)
     bar.set_label(METRIC_NAMES.get(metric, metric), fontsize=9)
     bar.ax.tick_params(labelsize=8)
 

@@ -48,7 +48,7 @@ class Part:
         """Return everything that must agree, by (name, task, place in the grid)."""
         found: dict[tuple[Any, ...], Any] = {}
         for row in self.rows:
-            task = (row.task, row.language, row.haystack, row.prompt)
+            task = (row.task, row.language, row.haystack, row.prompt, row.metric)
             place = (*task, row.length, row.depth)
             for name in SETTINGS:
                 found[name, None] = getattr(row, name)
@@ -56,7 +56,7 @@ class Part:
                 value = counted_by(row) if name == "counted_by" else getattr(row, name)
                 where = place if row.benchmark in N_BY_CELL else task
                 if value is not None:
-                    found.setdefault((name, where, row.metric), value)
+                    found.setdefault((name, where), value)
             if row.prompt_hash is not None:
                 found["prompt_hash", place] = row.prompt_hash
         return found
@@ -175,10 +175,11 @@ def _find_repeats(same: Sequence[Part], remarks: list[str]) -> set[tuple[str, st
     dropped, pairs = set(), set()
     for part in same:
         for row in part.rows:
-            key = (row.task, row.language, row.haystack, row.prompt, row.length, row.depth,
-                   row.metric, row.dataset if row.task is None and row.length is None else None)  # fmt: skip
+            whole = row.dataset if row.task is None and row.length is None else None
+            place = (row.task, row.language, row.haystack, row.prompt, row.length, row.depth)
+            key = (*place, row.tokenizer, row.metric, whole)
             older = best.get(key)
-            if older is None:
+            if older is None or older.run == row.run:
                 best[key] = row
                 continue
             loser = row if row.score is None and older.score is not None else older

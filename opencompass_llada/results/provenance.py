@@ -1,9 +1,9 @@
 """What a run leaves about how its numbers came to be: provenance/ in its folder.
 
-``run_TIME.json`` is written by the process that starts the tasks: command, resolved config,
-versions, commit, time. ``MODEL.jsonl`` is written by the processes that hold the models: a line of
-kind ``model`` when one is loaded, and one of kind ``dataset`` at each data set's end. This file
-knows their form; who measures what is in `running.recording`.
+``run_TIME.json`` is written by the process that starts the tasks, when they have ended: command,
+resolved config, versions, commit, time. ``MODEL.jsonl`` is written by the processes that hold the
+models: a line of kind ``model`` when one is loaded, and one of kind ``dataset`` at each data set's
+end. This file knows their form; who measures what is in `running.recording`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.results.fingerprints import hash_text
 
 logger = get_logger(__name__)
 
@@ -58,12 +60,36 @@ def add_record(run_path: Path, model: str, record: Mapping[str, Any]) -> None:
         file.write(line.encode("utf-8", errors="replace"))
 
 
-def write_run_record(run_path: Path, stamp: str, record: Mapping[str, Any]) -> Path:
-    """Write what the starting process knows, and return the file."""
-    path = run_path / FOLDER / f"run_{stamp}.json"
+def record_run(run_path: Path) -> Path | None:
+    """Write what the process that starts the tasks knows, once they have ended.
+
+    A second call for the same config replaces the first one's file.
+
+    Args:
+        run_path: The run's folder.
+
+    Returns:
+        The file; None where OpenCompass dumped no config.
+    """
+    configs = sorted((run_path / "configs").glob("*.py"))
+    if not configs:
+        return None
+    text = configs[-1].read_text(encoding="utf-8", errors="replace")
+    started = datetime.fromtimestamp(configs[-1].stat().st_mtime, timezone.utc)
+    finished = datetime.now(timezone.utc)
+    record = {
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "wall_seconds": round((finished - started).total_seconds(), 1),
+        **describe_environment(),
+        "config_file": configs[-1].name,
+        "config_hash": hash_text(text),
+        "config": text,
+    }
+    path = run_path / FOLDER / f"run_{configs[-1].stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
-    path.write_text(text + "\n", encoding="utf-8", errors="replace")
+    content = json.dumps(record, indent=1, ensure_ascii=False, default=str)
+    path.write_text(content + "\n", encoding="utf-8", errors="replace")
     return path
 
 

@@ -136,7 +136,7 @@ def _write_provenance(collection: Collection) -> str:
                 for file in run.config_files
             },
             "runs": [
-                {name: value for name, value in record.items() if name != "configs"}
+                {name: value for name, value in record.items() if name != "config"}
                 for record in known.runs
             ],
             "models": known.models,

@@ -78,7 +78,7 @@ def find_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
             )
         folders += found
     unique = list({folder.resolve(): folder for folder in folders}.values())
-    return [_read_run(folder, name) for folder, name in zip(unique, name_runs(unique), strict=True)]
+    return [read_run(folder, name) for folder, name in zip(unique, name_runs(unique), strict=True)]
 
 
 def name_runs(folders: Sequence[Path]) -> list[str]:
@@ -94,36 +94,40 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def make_run(
-    config: Mapping[str, Any], path: Path, *, name: str | None = None, described: Any = ()
+def read_run(
+    path: Path,
+    name: str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    described: Iterable[Mapping[str, Any]] = (),
 ) -> Run:
-    """Make a run of a config at hand.
+    """Read what a run was asked for.
 
     Args:
-        config: With ``models`` and ``datasets`` or ``model_dataset_combinations``.
         path: The run's folder.
         name: By default the folder's.
+        config: The config, where it is at hand; it stands for the newest dumped one.
         described: What the config's author says of models (``abbr``, ``title``,
-            ``trained_length``).
+            ``trained_length``), besides what the dumped configs say.
     """
-    return _assemble(path, name or path.resolve().name, [(path, config)], described)
-
-
-def _read_run(path: Path, name: str) -> Run:
     files = sorted((path / "configs").glob("*.py"))
-    configs = [(file, read_dumped_config(file)) for file in files]
-    described = [
-        entry
-        for _, config in configs
-        for entry in (config.get("summarizer") or {}).get("models") or ()
+    configs: list[tuple[str, Mapping[str, Any]]] = [
+        (file.name, read_dumped_config(file)) for file in files
     ]
-    return _assemble(path, name, configs, described, tuple(files))
+    if config is not None:
+        configs[-1:] = [(files[-1].name if files else "the config", config)]
+    told = [
+        entry
+        for _, known in configs
+        for entry in (known.get("summarizer") or {}).get("models") or ()
+    ]
+    return _assemble(path, name or path.resolve().name, configs, [*told, *described], tuple(files))
 
 
 def _assemble(
     path: Path,
     name: str,
-    configs: Sequence[tuple[Path, Mapping[str, Any]]],
+    configs: Sequence[tuple[str, Mapping[str, Any]]],
     described: Iterable[Mapping[str, Any]],
     files: tuple[Path, ...] = (),
 ) -> Run:
@@ -143,7 +147,7 @@ def _assemble(
                 ambiguous.add(abbr)
                 differ = ", ".join(differing)
                 notes.append(
-                    f"{abbr!r} is the abbr of more than one model of {file.name} (they differ in "
+                    f"{abbr!r} is the abbr of more than one model of {file} (they differ in "
                     f"{differ}): their results overwrote each other and are not shown"
                 )
             pairs[abbr, dataset_name(dataset)] = (model, dataset)
@@ -152,7 +156,7 @@ def _assemble(
                 notes.append(
                     f"{abbr!r} was run again in this folder with another "
                     f"{', '.join(differing)}; results of both lie under one name: shown as "
-                    f"{file.name} describes them"
+                    f"{file} describes them"
                 )
             models[abbr] = model
     told = {str(entry["abbr"]): entry for entry in described}

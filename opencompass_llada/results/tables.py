@@ -189,7 +189,9 @@ def make_series(series: str, scores: Sequence[Score], links: Links | None = None
                 if any(cell is not None for cell in cells):
                     where = (ALL if lengths else "") if place is None else f"{place:,}"
                     label = Cell(text=where, value=float(place or 10**9))
-                    rows.append((Cell(text=entry), label, *(score_cell(cell, anchors) for cell in cells)))
+                    rows.append(
+                        (Cell(text=entry), label, *(score_cell(cell, anchors) for cell in cells))
+                    )
         groups = [name for name, is_group in columns if is_group]
         notes = (f"averages: {', '.join(groups)}; the others are tasks",) if groups else ()
         labels = 2

@@ -36,7 +36,7 @@ def make_plots(
 
     if grids := make_entry_grids(collection):
         caption = "Needle in a haystack by length and depth"
-        yield HEAT_MAPS, caption, build_small_multiples(grids)
+        yield HEAT_MAPS, caption, build_small_multiples(grids, 3 if len(grids) <= 9 else 5)
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]
         main = main_metrics(scores, own[0].benchmark)
@@ -49,7 +49,11 @@ def make_plots(
     if collection.curves:
         points = [replace(point, model=entry) for entry, point in collection.curves]
         trained = {row.entry: row.trained_length for row in collection.rows}
-        yield "perplexity_by_length", "Perplexity over context length", build_curves(points, trained)
+        yield (
+            "perplexity_by_length",
+            "Perplexity over context length",
+            build_curves(points, trained),
+        )
     if (figure := draw_costs(scores, costs)) is not None:
         yield "score_against_cost", "Score against cost of generation", figure
 

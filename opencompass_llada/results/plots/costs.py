@@ -43,7 +43,9 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     drawn: dict[str, Any] = {}
     for axes, (title, pairs) in zip(all_axes, panels, strict=True):
         for score, cost in pairs:
-            drawn.setdefault(score.entry, _draw_point(axes, score, cost, entries.index(score.entry)))
+            drawn.setdefault(
+                score.entry, _draw_point(axes, score, cost, entries.index(score.entry))
+            )
         label_seconds(axes)
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)

@@ -56,7 +56,7 @@ def _draw_panel(axes: Any, scores: Sequence[Score | None]) -> None:
         if score is None or score.score is None:
             missing = score is not None and score.status == "missing"
             axes.text(1, place, "missing" if missing else "not run", fontsize=6.5, va="center",
-                      color="0.35")  # fmt: skip
+                      color="0.35", in_layout=False)  # fmt: skip
             continue
         look = look_of(place, score.kind)
         axes.barh(place, score.score, height=0.74, color=look["color"], edgecolor="white",
@@ -65,7 +65,8 @@ def _draw_panel(axes: Any, scores: Sequence[Score | None]) -> None:
         if score.low is not None and score.high is not None:
             axes.plot([score.low, score.high], [place, place], color="black", linewidth=1)
             end = max(end, score.high)
-        axes.text(min(end, 100) + 1.5, place, f"{score.score:.0f}", fontsize=6.5, va="center")
+        axes.text(min(end, 100) + 1.5, place, f"{score.score:.0f}", fontsize=6.5, va="center",
+                  in_layout=False)  # fmt: skip
     axes.set_xticks([0, 50, 100])
     axes.tick_params(labelsize=7.5)
     axes.grid(True, axis="x", color="0.9")

@@ -79,9 +79,7 @@ def _key(row: TidyRow) -> tuple[str, str, str]:
     return row.run, row.model, row.dataset
 
 
-def _make_cell(
-    grid: Grid, length: int, depth: float, row: ResultRow | None, link: str
-) -> HeatCell:
+def _make_cell(grid: Grid, length: int, depth: float, row: ResultRow | None, link: str) -> HeatCell:
     score = grid.scores.get((length, depth))
     inside = [value for value in grid.lengths if value <= (grid.trained_length or 0)]
     ends = bool(inside) and length == inside[-1] and length != grid.lengths[-1]
