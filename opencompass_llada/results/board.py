@@ -167,7 +167,7 @@ def _score_tasks(
     collection: Collection, benchmark: Benchmark, series: str, rows: Sequence[TidyRow]
 ) -> Iterator[Score]:
     """Yield groups and tasks at each length, and groups over all lengths."""
-    lengths = sorted({row.length for row in rows if row.length is not None})
+    lengths: list[int | None] = [*sorted({row.length for row in rows if row.length is not None})]
     headline: list[Score] = []
     for length in lengths or [None]:
         at_length = [row for row in rows if row.length == length]

@@ -104,7 +104,8 @@ def _draw_curve(axes: Any, curve: Sequence[CurvePoint], number: int) -> None:
     scaling = "no scaling" if first.scaling == "none" else first.scaling
     axes.errorbar(
         [point.length for point in curve], values, yerr=errors, color=colour, capsize=2.5,
-        marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)], markersize=4.5, linewidth=1.5,
+        marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+        markersize=4.5, linewidth=1.5,
         label=f"{first.title}, {scaling} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
     for point in curve:

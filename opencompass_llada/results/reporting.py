@@ -51,6 +51,8 @@ def finish(
     work_dir: Path,
     rows: Sequence[ResultRow],
     described: Mapping[str, Mapping[str, Any]],
+    *,
+    log_board: bool = False,
 ) -> None:
     """Write the report that all summarizers write, then end with 1 if a result is missing.
 
@@ -59,6 +61,7 @@ def finish(
         work_dir: The run's own directory; the report goes into its report/ folder.
         rows: From `table.read_results`.
         described: What the config's author says of models, by abbreviation.
+        log_board: Log the leaderboard, where the summarizer has no table of its own.
 
     Raises:
         SystemExit: See `exit_if_missing`.
@@ -71,6 +74,9 @@ def finish(
     record_run(work_dir)
     run = read_run(work_dir, config=config, described=list(described.values()))
     paths = write_report([run], work_dir / "report")
+    if log_board:
+        board = (work_dir / "report" / "leaderboard.md").read_text(encoding="utf-8")
+        logger.info("\n%s", board.partition("## Effective")[0])
     logger.info("wrote %s and %d files beside it", paths[0].resolve(), len(paths) - 1)
     exit_if_missing(config, work_dir, rows)
 

@@ -88,7 +88,7 @@ def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
         model_cfg: Its config.
     """
     engine = getattr(model, "engine", None)
-    network = getattr(engine, "model", None) or getattr(model, "model", None)
+    network: Any = getattr(engine, "model", None) or getattr(model, "model", None)
     parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
     path = str(model_cfg.get("path", ""))
     tokenizer_path = str(model_cfg.get("tokenizer_path") or path)

@@ -28,7 +28,8 @@ def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
         for name in dict.fromkeys(score.column for score in scores if score.is_group)
         if any(score.column == name and score.status != "not run" for score in scores)
     ]
-    lengths = sorted({s.length for s in scores if s.length is not None}) or [None]
+    lengths: list[int | None] = [*sorted({s.length for s in scores if s.length is not None})]
+    lengths = lengths or [None]
     if len(groups) < 2:
         return None
     index = {(s.entry, s.column, s.length): s for s in scores}

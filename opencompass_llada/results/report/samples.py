@@ -100,7 +100,8 @@ def _build(
     for row in collection.rows:
         members = rows.setdefault((row.dataset, row.prompt_hash), {})
         members.setdefault((row.run, row.model, row.dataset), row)
-    blocks, anchors = [], {}
+    blocks: list[Block] = []
+    anchors: dict[tuple[str, str, str], str] = {}
     for number, ((dataset, _), members) in enumerate(rows.items()):
         names = {key: f"c{number}-{place}" for place, key in enumerate(members)}
         shown = {key for key in members if collection.cells[key].samples}
