@@ -2,9 +2,9 @@
 
     python run.py configs/eval_leaderboard.py
 
-Runs each shipped tiny model, unscaled and with the scalings that fit it, on needle in a haystack, a
-small RULER and perplexity, and ends with report/report.html in the run's folder. Choose otherwise in
-`settings` and `options` below, or by LLADA_MODELS, LLADA_SCALING, LLADA_BENCHMARKS, LLADA_LENGTHS
+Runs each shipped tiny model, unscaled and with the scalings that fit it, on needle in a haystack,
+a small RULER and perplexity, and ends with report/report.html in the run's folder. Choose otherwise
+in `settings` and `options` below, or by LLADA_MODELS, LLADA_SCALING, LLADA_BENCHMARKS, LLADA_LENGTHS
 and LLADA_WORKERS, which win. Runs made elsewhere join in with
 ``opencompass-llada report WORKDIR WORKDIR ... -o DIR``.
 """

@@ -44,7 +44,7 @@ def test_two_runs_of_different_lengths_complete_each_other(tmp_path):
         ({"sampler": {"block_length": 32, "num_steps": 8}}, GRID, {}, "sampler"),
         ({"max_seq_len": 3500, "drop_middle": True}, GRID, {}, "limit on prompts"),
         ({}, [{**cell, "tokenizer": "other"} for cell in GRID], {}, "tokenizer that counts"),
-        ({}, [{**cell, "num_repeats_per_file": 5} for cell in GRID], {}, "number of samples (2, 5)"),
+        ({}, [{**cell, "num_repeats_per_file": 5} for cell in GRID], {}, "samples (2, 5)"),
         ({}, GRID, {"word": "letter"}, "prompt hash"),
         ({}, [{**cell, "length_buffer": 9} for cell in GRID], {}, "prompt template"),
     ],
@@ -184,7 +184,7 @@ def test_a_config_is_read_and_never_run(tmp_path):
 def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
     config = pytest.importorskip("mmengine.config")
     values = {
-        "models": [{"abbr": "a", "weights": (1, -2.5), "text": 'q"uo\'te\n{x}', "none": None}],
+        "models": [{"abbr": "a", "weights": (1, -2.5), "text": "q\"uo'te\n{x}", "none": None}],
         "parts": {"0-4k": "score_0-4k", "all": True},
         "names": {"x", "y"},
     }

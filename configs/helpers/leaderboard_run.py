@@ -62,9 +62,7 @@ def plan_run(settings, options, num_gpus, announce=True):
         described_models=unique(entry for plan in plans for entry in plan["described_models"]),
         settings=values,
         workers=values["workers"],
-        partitioner=choose_partitioner(
-            -(-cells // largest), largest, values["workers"], num_gpus
-        ),
+        partitioner=choose_partitioner(-(-cells // largest), largest, values["workers"], num_gpus),
         eval_partitioner=plans[0]["eval_partitioner"],
     )
 

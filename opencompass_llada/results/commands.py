@@ -79,7 +79,8 @@ def run_watch(given: argparse.Namespace) -> int:
             return 2
         now = datetime.now()
         lines = read_progress(run, now)
-        text = "".join(f"{line.describe(now)}\n" for line in lines)
+        width = max((len(line.model) for line in lines), default=0)
+        text = "".join(f"{line.describe(now, width)}\n" for line in lines)
         clear = "\033[2J\033[H" if sys.stdout.isatty() and not given.once else ""
         sys.stdout.write(f"{clear}{run.name}, {now:%H:%M:%S}\n{text}")
         sys.stdout.flush()

@@ -115,13 +115,20 @@ def clustered_interval(clusters: Sequence[float], level: float = LEVEL) -> tuple
     """Return an interval of a mean whose samples come in dependent clusters.
 
     Needle in a haystack asks for the same needles at every depth and length, so the needle is what
-    was drawn: its mean over all cells is one observation.
+    was drawn: its mean over all cells is one observation, and the interval is Wilson's on as many
+    samples as there are needles. Estimating the variance between them would give shorter intervals
+    that hold the truth in 81 % instead of 95 % of the cases where few needles in many are hard.
 
     Args:
         clusters: The mean score of each cluster, 0 to 100; clusters are of equal size.
-        level: Coverage aimed at.
+        level: Coverage aimed at, and exceeded where clusters are not all or nothing.
+
+    Raises:
+        ValueError: For no clusters, or a mean out of range.
     """
-    return stratified_interval([Stratum(weight=1.0, scores=tuple(clusters))], level)
+    if not clusters:
+        raise ValueError("clusters=[] must be at least one mean score.")
+    return wilson(_clip(_mean(clusters)), len(clusters), level)
 
 
 def t_quantile(level: float, degrees_of_freedom: float) -> float:

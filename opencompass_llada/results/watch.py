@@ -44,14 +44,15 @@ class Progress:
         """Whether every cell has a result."""
         return self.num_scored == self.num_cells
 
-    def describe(self, now: datetime) -> str:
+    def describe(self, now: datetime, width: int = 0) -> str:
         """Return the line.
 
         Args:
             now: The time.
+            width: Characters that the model's name takes.
         """
         parts = [
-            f"{self.model:<36} {self.benchmark:<14} {100 * self.share:4.0f} %",
+            f"{self.model:<{width}} {self.benchmark:<14} {100 * self.share:4.0f} %",
             f"{self.num_answered}/{self.num_cells} answered, {self.num_scored} scored",
         ]
         if self.is_done:
