@@ -4,8 +4,8 @@
 
 Runs each shipped tiny model, unscaled and with the scalings that fit it, on needle in a haystack,
 a small RULER and perplexity, and ends with report/report.html in the run's folder. Choose otherwise
-in `settings` and `options` below, or by LLADA_MODELS, LLADA_SCALING, LLADA_BENCHMARKS, LLADA_LENGTHS
-and LLADA_WORKERS, which win. Runs made elsewhere join in with
+in `settings` and `options` below, or by LLADA_MODELS, LLADA_SCALING, LLADA_BENCHMARKS,
+LLADA_LENGTHS and LLADA_WORKERS, which win. Runs made elsewhere join in with
 ``opencompass-llada report WORKDIR WORKDIR ... -o DIR``.
 """
 
@@ -34,9 +34,12 @@ options = dict(
     ruler=dict(
         data="embedded",
         prompt="base",
-        tasks=["niah_single_1", "niah_multikey_1", "niah_multivalue", "fwe"],
+        tasks=[
+            *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1"),
+            *("niah_multikey_2", "niah_multikey_3", "niah_multivalue", "niah_multiquery"),
+        ],
         lengths=[512, 1024],
-        samples=4,
+        samples=2,
     ),
     ppl=dict(data="generated", estimator="bound", lengths=[256, 512, 1024, 2048], draws=8),
 )

@@ -138,7 +138,7 @@ def choose_headlines(scores: Sequence[Score]) -> list[tuple[str, str, int | None
         groups = [s for s in own if s.is_group and s.status != "not run"]
         whole = [s for s in groups if s.length is None and _is_headline(s)]
         headline = [s for s in groups if _is_headline(s)]
-        best = whole or headline or groups or own
+        best = whole or headline or groups or [s for s in own if s.status != "not run"] or own
         longest = max(best, key=lambda score: score.length or 0)
         chosen.append((series, longest.column, longest.length))
     return chosen
