@@ -38,13 +38,15 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
         for group in by_protocol.values():
             for score in group:
                 ranked[id(score)] = _rank(score, group)
-    remarks = [
-        f"{series}: not all lines were asked the same (prompts, tokenizer, number of samples or "
-        f"lengths differ), so ranks count within {' | '.join(names)}"
-        for series, groupings in mixed.items()
-        for names in [max(sorted(groupings), key=len)]
+    remarks: dict[tuple[str, ...], list[str]] = {}
+    for series, groupings in mixed.items():
+        remarks.setdefault(max(sorted(groupings), key=len), []).append(series)
+    said = [
+        f"{' and '.join(names)}: not all lines were asked the same (prompts, tokenizer, number of "
+        f"samples or lengths differ), so ranks count within {' | '.join(grouping)}"
+        for grouping, names in remarks.items()
     ]
-    return [ranked.get(id(score), score) for score in scores], remarks
+    return [ranked.get(id(score), score) for score in scores], said
 
 
 def _rank(score: Score, group: Sequence[Score]) -> Score:

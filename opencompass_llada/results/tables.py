@@ -163,6 +163,9 @@ def make_series(series: str, scores: Sequence[Score], links: Links | None = None
         links: Anchors of samples.
     """
     anchors = links or {}
+    present = {s.column for s in scores if s.status != "not run"} or {s.column for s in scores}
+    absent = list(dict.fromkeys(s.column for s in scores if s.column not in present))
+    scores = [score for score in scores if score.column in present]
     columns = list(dict.fromkeys((s.column, s.is_group) for s in scores))
     entries = list(dict.fromkeys(score.entry for score in scores))
     lengths = sorted({s.length for s in scores if s.length is not None})
@@ -195,6 +198,8 @@ def make_series(series: str, scores: Sequence[Score], links: Links | None = None
         groups = [name for name, is_group in columns if is_group]
         notes = (f"averages: {', '.join(groups)}; the others are tasks",) if groups else ()
         labels = 2
+    if absent:
+        notes += (f"not shown, since a task of them was not run: {', '.join(absent)}",)
     return Table(
         name=file_name(series),
         title=series,
