@@ -11,6 +11,8 @@ from opencompass_llada.results.curve_figure import COLOURS, MARKERS
 #: Masked diffusion is drawn with full lines and marks, autoregressive broken and hollow.
 LINE_STYLES = {"diffusion": "-", "autoregressive": "--", "unknown": ":"}
 DOTS_PER_INCH = 160
+#: Larger figures get fewer dots an inch; drawing them takes time with the square of it.
+MOST_DOTS = 2400
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -60,7 +62,8 @@ def save_both(figure: Any, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none",
                                 "font.family": "DejaVu Sans"}):  # fmt: skip
-        figure.savefig(paths[0], dpi=DOTS_PER_INCH, metadata={"Software": None})
+        dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
+        figure.savefig(paths[0], dpi=dots, metadata={"Software": None})
         # The layout found for the first file holds; finding it takes as long as drawing.
         figure.set_layout_engine("none")
         figure.savefig(paths[1], metadata={"Date": None})
