@@ -67,7 +67,10 @@ def test_the_wheel_holds_every_source_file_once_and_nothing_generic(wheel, repos
     for tree in TREES:
         prefix = "" if tree == "opencompass_llada" else "opencompass_llada/"
         for path in (repository_root / tree).rglob("*"):
-            kept = path.suffix in {".py", ".json", ".jsonl", ".safetensors", ".yaml"}
+            kept = path.suffix in {
+                *(".py", ".json", ".jsonl", ".safetensors", ".yaml"),
+                *(".html", ".css", ".js", ".csv"),
+            }
             if kept and path.is_file() and "__pycache__" not in path.parts:
                 expected.add(f"{prefix}{path.relative_to(repository_root).as_posix()}")
     assert expected - set(names) == set()

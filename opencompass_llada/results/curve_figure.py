@@ -37,6 +37,19 @@ def draw_curves(
     Returns:
         The path.
     """
+    figure = build_curves(points, trained_lengths)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def build_curves(points: Sequence[CurvePoint], trained_lengths: Mapping[str, int | None]) -> Any:
+    """Return the figure of `draw_curves`.
+
+    Args:
+        points: From `curves.read_curves`.
+        trained_lengths: Tokens that each model was trained on, by abbreviation, where known.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,9 +61,7 @@ def draw_curves(
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, ((text, target), curves) in zip(all_axes, panels.items(), strict=True):
         _draw_panel(axes, text, target, curves, trained_lengths)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    return path
+    return figure
 
 
 def _draw_panel(
@@ -95,7 +106,8 @@ def _draw_curve(axes: Any, curve: Sequence[CurvePoint], number: int) -> None:
     scaling = "no scaling" if first.scaling == "none" else first.scaling
     axes.errorbar(
         [point.length for point in curve], values, yerr=errors, color=colour, capsize=2.5,
-        marker=MARKERS[number % len(MARKERS)], markersize=4.5, linewidth=1.5,
+        marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+        markersize=4.5, linewidth=1.5,
         label=f"{first.title}, {scaling} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
     for point in curve:
