@@ -11,7 +11,7 @@ CONFIG ?= configs/eval_llada_niah.py
 OPTIONS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help install niah datasets test check format constraints wheel clean
+.PHONY: help install niah datasets test check format constraints model-configs wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
@@ -22,6 +22,7 @@ help:
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
 	@echo "make format       rewrite the sources in the house format"
+	@echo "make model-configs  write configs/models/ from configs/helpers/model_facts.py"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make clean        remove what runs and builds left; keeps $(VENV) and outputs/"
@@ -66,6 +67,9 @@ constraints: $(BIN)/python
 	    | sed -E 's/ @ .*//; s/\+[A-Za-z0-9.]+$$//' | grep '==' ; } > constraints.new
 	mv constraints.new constraints.txt
 	touch $(STAMP)
+
+model-configs: install
+	$(BIN)/python -m configs.helpers.write_models
 
 wheel: install
 	rm -rf build

@@ -59,7 +59,9 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.json", "*.jsonl", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"]},
+    package_data={
+        "": ["*.json", "*.jsonl", "*.csv", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"]
+    },
     entry_points={"console_scripts": ["opencompass-llada = opencompass_llada.cli:main"]},
     zip_safe=False,
     install_requires=read_requirements(),
@@ -69,6 +71,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
+            "peft",
             "ruff",
             "mypy",
             # The packaging test builds a wheel without build isolation, so without network.

@@ -12,7 +12,7 @@ LongLLaDA's Table 1 and UltraLLaDA's, as their published code runs them::
 
 ``LLADA_BENCHMARK=longbench_e`` scores by length, ``longbench_v2`` asks multiple choice.
 
-configs/helpers/longbench_run.py lists all settings, configs/helpers/models.py the models. The
+configs/helpers/longbench_run.py lists all settings, docs/models.md the models. The
 config that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 

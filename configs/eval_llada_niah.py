@@ -8,7 +8,7 @@ variables of the same names, which win::
 
     LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=14 LLADA_DATA=needlebench
 
-configs/helpers/selection.py lists all settings, configs/helpers/models.py the models. The config
+configs/helpers/selection.py lists all settings, docs/models.md the models. The config
 that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 

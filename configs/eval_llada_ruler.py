@@ -8,7 +8,7 @@ variables of the same names, which win. LongLLaDA's Table 2 for LLaDA-8B-Base::
 
     LLADA_DATA=ruler LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=4
 
-configs/helpers/ruler_run.py lists all settings, configs/helpers/models.py the models. Samples are
+configs/helpers/ruler_run.py lists all settings, docs/models.md the models. Samples are
 kept in ~/.cache/opencompass_llada; OPENCOMPASS_LLADA_CACHE names another folder, or `none`.
 """
 

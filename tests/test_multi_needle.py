@@ -228,7 +228,7 @@ def test_the_embedded_set_can_be_made():
 @pytest.mark.parametrize("form", ["", "_chat"])
 def test_ultralladas_grid(language, form):
     cells = by_name(f"niah_{language}_128k{form}")["niah_datasets"]
-    assert sorted({cell["length"] for cell in cells}) == [8000 * step for step in range(1, 17)]
+    assert sorted({cell["length"] for cell in cells}) == [8192 * step for step in range(1, 17)]
     assert len(cells) == 16 * 11
     assert {cell["guide"] for cell in cells} == {bool(form)}
     for cell in cells:

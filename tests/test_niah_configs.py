@@ -10,6 +10,7 @@ from needle_data import write_needlebench
 from tiny import write_tiny_checkpoint
 
 import opencompass_llada.assets
+from opencompass_llada.datasets.haystack import HaystackStore
 from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, parse_needle_cell
 from opencompass_llada.results.summarizer import NeedleSummarizer
 from opencompass_llada.running.tasks import CellByCellEvalTask
@@ -38,6 +39,8 @@ def clean_settings(monkeypatch, asset_folder):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(opencompass_llada.assets, "FOLDER", asset_folder)
+    # Tokenizers are kept by name, and other tests read the shipped one under the same name.
+    monkeypatch.setattr(NeedleBenchSingleDataset, "store", HaystackStore())
     # The embedded template has some 500 bytes, and this tokenizer's tokens are bytes.
     monkeypatch.setenv("LLADA_LENGTHS", "900,1000")
 
