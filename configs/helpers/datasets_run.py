@@ -77,5 +77,6 @@ def make_models(values, num_gpus):
     for config in configs:
         config["max_out_len"] = length
         config["max_seq_len"], config["drop_middle"] = values["prompt_limit"], True
-        config["sampler"] = dict(block_length=length, num_steps=values["steps"])
+        if "sampler" in config:  # an autoregressive model has none
+            config["sampler"] = dict(block_length=length, num_steps=values["steps"])
     return configs
