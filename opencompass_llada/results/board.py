@@ -62,7 +62,7 @@ class Score:
     rank: int | None = None
     """1 plus the number of lines whose interval lies wholly on the better side."""
     is_top: bool = False
-    """Whether none that it is ranked with is better, and some are worse; no word on significance."""
+    """Whether none that it is ranked with is better and some are worse; not a test."""
     tied: bool = False
     """Whether another line's interval overlaps this one's."""
 
