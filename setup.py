@@ -75,6 +75,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
+            "peft",
             "ruff",
             "mypy",
             # The report is tested in a real browser where there is Chromium.

@@ -123,6 +123,7 @@ def examine_config(config: str) -> Iterator[Finding]:
     Args:
         config: A config file.
     """
+    from opencompass_llada.doctor.data import how_to_get
     from opencompass_llada.doctor.needs import check_needs
     from opencompass_llada.running.preflight import check_options, read_config
 
@@ -136,7 +137,8 @@ def examine_config(config: str) -> Iterator[Finding]:
         cfg = read_config(config)
     except Exception as error:  # whatever a config runs into while it is read is its fault
         text = f"{type(error).__name__}: {error}"
-        yield Finding(topic="config", level="fault", text=text, remedy=remedy)
+        command = how_to_get(getattr(error, "topic", ""))
+        yield Finding(topic="config", level="fault", text=text, remedy=command or remedy)
         return
     try:
         check_options(cfg, runs_locally=True)

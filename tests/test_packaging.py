@@ -127,6 +127,21 @@ def test_wheel_run_and_its_repetition_from_the_dumped_config(
     assert read_predictions(only_run(cwd / "again")) == answers
 
 
+@pytest.mark.timeout(200)
+def test_the_doctor_is_a_command_that_works_from_any_folder(installed, blocker, tmp_path):
+    script = str(installed / "bin" / "opencompass-llada")
+    config = str(installed / "opencompass_llada" / "configs" / "eval_llada_niah.py")
+    run = run_python(
+        [script, "doctor", "--config", config], cwd=tmp_path / "cwd", path=[installed, blocker]
+    )
+    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
+    for line in ("ok     packages", "ok     config", "ok     checkpoint"):
+        assert line in run.stdout
+    run = run_python([script, "doctr"], cwd=tmp_path / "cwd", path=[installed, blocker])
+    assert run.returncode == 2
+    assert "doctor" in run.stderr
+
+
 @pytest.mark.timeout(120)
 def test_a_fault_of_the_config_is_said_before_anything_runs(checkout, blocker, tmp_path):
     job = write_job(checkout / "configs" / "faulty.py", models={"x": tmp_path / "no"}, configs="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,9 @@ def _draw_panel(
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45, fontsize=8)
     axes.minorticks_off()
     known = [p.perplexity for curve in curves for p in curve if p.perplexity is not None]
-    if known:  # A very wide bar runs out of the panel, so that the curves stay legible.
-        axes.set_ylim(min(known) / 2, max(known) * 2)
+    known = [value for value in known if math.isfinite(value)] or [1.0]  # all may be missing
+    # A very wide bar runs out of the panel, so that the curves stay legible.
+    axes.set_ylim(min(known) / 2, max(known) * 2)
     _label_perplexities(axes)
     _mark_trained_lengths(axes, {trained_lengths.get(c[0].model) for c in curves}, lengths)
     counts = {point.num_tokens for curve in curves for point in curve if point.num_tokens}
