@@ -10,8 +10,8 @@ from opencompass.models.base import LMTemplateParser
 from opencompass.registry import ICL_PROMPT_TEMPLATES, LOAD_DATASET
 
 import opencompass_llada.assets
-from opencompass_llada.datasets.choices import ChoicePPLInferencer
 from opencompass_llada.datasets.stock import check_data_set
+from opencompass_llada.results.table import dotted_name
 from opencompass_llada.running.preflight import check_options
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -74,7 +74,7 @@ def test_the_default_runs_offline_and_is_accepted(monkeypatch, tmp_path):
     again = Config.fromfile(str(tmp_path / "x.py"))
     assert len(again["model_dataset_combinations"]) == 1
     names = {d["infer_cfg"]["inferencer"]["type"].rsplit(".", 1)[-1] for d in again["datasets"]}
-    assert names == {"GenInferencer", "ChoicePPLInferencer"}
+    assert names == {"GenInferencer", "OptionScoringInferencer", "LLInferencer"}
 
 
 def test_a_base_model_gets_the_published_settings(monkeypatch, no_data):
@@ -90,13 +90,11 @@ def test_a_base_model_gets_the_published_settings(monkeypatch, no_data):
         assert model["sampler"] == {"block_length": 256, "num_steps": 256}
         LLaDACausalLM.check_arguments(**options_of(model))
         assert len(group["datasets"]) == 7 + 57
-        draws = {
-            dataset["abbr"].split("_")[0]: dataset["infer_cfg"]["inferencer"]["likelihood"]
-            for dataset in group["datasets"]
-            if "likelihood" in dataset["infer_cfg"]["inferencer"]
-        }
-        assert draws.pop("mmlu") == {"num_draws": 4}  # of which one is drawn: one token
-        assert draws == dict.fromkeys(["arc", "hellaswag", "winogrande"], {"num_draws": 128})
+        assert model["likelihood"] == {"num_draws": 128}
+        assert "chat" not in model
+        per = {d["abbr"]: d["infer_cfg"]["inferencer"].get("per") for d in group["datasets"]}
+        assert (per["arc_c"], per["hellaswag"]) == ("byte", "byte")
+        assert per["mmlu_anatomy"] == "option"
         for dataset in group["datasets"]:
             assert "max_out_len" not in dataset["infer_cfg"]["inferencer"]
 
@@ -110,6 +108,7 @@ def test_a_chat_model_gets_its_own_at_each_task(name, published, monkeypatch, no
     for group in cfg["model_dataset_combinations"]:
         [model] = group["models"]
         LLaDACausalLM.check_arguments(**options_of(model))
+        assert model["chat"] is True
         sampler = model["sampler"]
         assert sampler["num_steps"] == model["max_out_len"]
         ends = "confidence" if sampler.get("suppress_eos_eot_confidence") else None
@@ -151,8 +150,7 @@ def test_lengths_and_draws_can_be_chosen(monkeypatch, no_data):
     assert (chat["sampler"]["block_length"], chat["max_out_len"]) == (16, 1024)
     for dataset in cfg["datasets"]:
         assert dataset["reader_cfg"]["test_range"] == "[0:5]"
-    arc = next(d for d in cfg["datasets"] if d["abbr"] == "arc_c")
-    assert arc["infer_cfg"]["inferencer"]["likelihood"] == {"num_draws": 16}
+    assert base["likelihood"] == {"num_draws": 16}
 
 
 def last_prompt(dataset, label=None):
@@ -247,7 +245,5 @@ def test_data_sets_by_name(name, keys, tmp_path):
     assert len({cell["abbr"] for cell in cells}) == len(cells)
     for cell in cells:
         inferencer = cell["infer_cfg"]["inferencer"]
-        assert ("likelihood" in inferencer) != ("max_out_len" in inferencer)
-        if "likelihood" in inferencer:
-            given = {key: value for key, value in inferencer.items() if key != "type"}
-            ChoicePPLInferencer(model=None, **given)
+        generates = dotted_name(inferencer["type"]).endswith(".GenInferencer")
+        assert ("max_out_len" in inferencer) == generates
