@@ -11,11 +11,13 @@ CONFIG ?= configs/eval_llada_niah.py
 OPTIONS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help install niah test check format constraints model-configs wheel clean
+.PHONY: help install niah datasets report test check format constraints model-configs wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
 	@echo "                  (CONFIG=..., OPTIONS='--debug -w DIR' for others)"
+	@echo "make datasets     run a sample of every data set config whose data is on this machine"
+	@echo "make report       install, run every shipped model on three benchmarks, end with an HTML report"
 	@echo "make test         install, then run the test suite"
 	@echo "make check        formatting, lint and types"
 	@echo "make install      create $(VENV) and install the package with its test tools"
@@ -39,6 +41,12 @@ $(STAMP): setup.py requirements.txt constraints.txt
 
 niah: install
 	$(BIN)/python run.py $(CONFIG) $(OPTIONS)
+
+datasets: install
+	$(BIN)/python run.py configs/eval_llada_datasets.py $(OPTIONS)
+
+report: install
+	$(BIN)/python run.py configs/eval_leaderboard.py $(OPTIONS)
 
 check: install
 	$(BIN)/python -m ruff format --check .

@@ -60,7 +60,11 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={
-        "": ["*.json", "*.jsonl", "*.csv", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"]
+        "": [
+            *("*.json", "*.jsonl", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"),
+            # The report's templates, and the published figures.
+            *("*.html", "*.css", "*.js", "*.csv"),
+        ]
     },
     entry_points={"console_scripts": ["opencompass-llada = opencompass_llada.cli:main"]},
     zip_safe=False,
@@ -74,6 +78,8 @@ setup(
             "peft",
             "ruff",
             "mypy",
+            # The report is tested in a real browser where there is Chromium.
+            "selenium",
             # The packaging test builds a wheel without build isolation, so without network.
             "setuptools>=70.1",
         ],
