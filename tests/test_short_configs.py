@@ -11,7 +11,8 @@ from opencompass.registry import ICL_PROMPT_TEMPLATES, LOAD_DATASET
 
 import opencompass_llada.assets
 from opencompass_llada.datasets.stock import check_data_set
-from opencompass_llada.results.table import dotted_name
+from opencompass_llada.doctor.needs import check_data
+from opencompass_llada.running.every_data_set import find_data_sets
 from opencompass_llada.running.preflight import check_options
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -230,20 +231,28 @@ def test_wrong_tasks_are_refused(monkeypatch):
         parse(monkeypatch, tasks="humaneval")  # the sample set has no code to run
 
 
-@pytest.mark.parametrize(
-    ("name", "keys"),
-    [
-        ("base", [*GENERATION, "mmlu", "arc_c", "hellaswag", "winogrande"]),
-        ("chat", [*GENERATION, "mmlu", "arc_c", "hellaswag"]),
-        ("embedded", ["short"]),
-    ],
-)
-def test_data_sets_by_name(name, keys, tmp_path):
-    cfg = Config.fromfile(str(ROOT / f"configs/datasets/short_{name}.py"))
-    assert [key for key in cfg if key.endswith("_datasets")] == [f"{key}_datasets" for key in keys]
-    cells = [cell for key in keys for cell in cfg[f"{key}_datasets"]]
-    assert len({cell["abbr"] for cell in cells}) == len(cells)
-    for cell in cells:
-        inferencer = cell["infer_cfg"]["inferencer"]
-        generates = dotted_name(inferencer["type"]).endswith(".GenInferencer")
-        assert ("max_out_len" in inferencer) == generates
+def test_data_sets_by_name(tmp_path, monkeypatch):
+    """Each is one list, known to be absent where it is, and fetched by OpenCompass itself."""
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choices = ["mmlu", "arc_c", "hellaswag"]
+    names = [f"short_{task}" for task in [*GENERATION, *choices, "winogrande"]]
+    names += [f"short_{task}_chat" for task in [*GENERATION, *choices]]
+    files = {file.name: file for file in find_data_sets([*names, "short_embedded"])}
+    for name, file in files.items():
+        assert bool(file.absent) == (name != "short_embedded")
+        for cell in file.cells:
+            inferencer = cell["infer_cfg"]["inferencer"]
+            generates = inferencer["type"].endswith(".GenInferencer")
+            assert ("max_out_len" in inferencer) == generates
+            found = list(check_data([cell]))
+            assert [finding.level for finding in found] in ([], ["fetch"])
+    assert [c["infer_cfg"]["inferencer"]["max_out_len"] for c in files["short_gsm8k"].cells] == [
+        256
+    ]
+
+
+def test_present_data_is_found(written_data, monkeypatch):
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(written_data.parent))
+    names = ["short_gsm8k", "short_humaneval", "short_mmlu", "short_arc_c", "short_winogrande"]
+    assert [file.absent for file in find_data_sets(names)] == [""] * 5

@@ -72,12 +72,12 @@ def _read(path: Path) -> DataSetFile:
 
 
 def _plain(value: Any) -> Any:
-    """Return a config value with classes as dotted names, as a dumped config has them."""
+    """Return a config value with classes and functions as dotted names, as in a dumped config."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return dotted_name(value) if isinstance(value, type) else value
+    return dotted_name(value) if callable(value) else value
 
 
 def cut_cells(file: DataSetFile, num_samples: int, generation_length: int) -> list[dict[str, Any]]:
