@@ -125,6 +125,20 @@ def test_an_evaluators_error_and_a_torn_result_are_failed(run):
     assert find(scores, "one", "CWE+FWE", 4096).score is None
 
 
+def test_numbered_details_belong_to_their_own_samples(tmp_path):
+    """OpenCompass's own evaluators number them, and "10" is not what follows "1"."""
+    run = write_run(tmp_path / "a", MODELS[:1], [ruler_cell("vt", 4096, num_samples=12)])
+    path = run / "results/one/ruler_vt_length4096.json"
+    result = json.loads(path.read_text())
+    for index, detail in enumerate(result["details"]):
+        detail["score"] = [float(index)]
+    numbered = {str(i): detail for i, detail in enumerate(result["details"])}
+    write_json(path, {**result, "details": {"type": "GEN", **numbered}})
+    [cell] = read(run)[0].cells.values()
+    assert [sample.score for sample in cell.samples] == [0, 1, 2]
+    assert cell.scores["score"] == tuple(map(float, range(12)))
+
+
 def test_tasks_that_were_not_run_are_not_missing(tmp_path):
     run = write_run(tmp_path / "a", MODELS[:1], [ruler_cell(t, 4096) for t in RULER_TASKS[:8]])
     _, scores, notes = read(run)
