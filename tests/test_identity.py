@@ -95,6 +95,15 @@ def test_one_abbr_for_two_checkpoints_of_two_runs(tmp_path):
     assert "the abbr 'one' stands for 2 models" in notes
 
 
+def test_adapters_on_one_checkpoint_are_models_of_their_own(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID, quality=1.0)
+    write_run(tmp_path / "b", [make_model("one", peft_path="my/lora")], GRID, quality=0.0)
+    _, scores, notes = read(tmp_path)
+    entries = {"one [somewhere/one]", "one [somewhere/one + my/lora]"}
+    assert {score.entry for score in scores} == entries
+    assert "the abbr 'one' stands for 2 models" in notes
+
+
 def test_a_checkpoint_that_changed_under_its_path(tmp_path):
     for name, content in (("a", "1" * 16), ("b", "2" * 16)):
         folder = write_run(tmp_path / name, ONE, GRID)
