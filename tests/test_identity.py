@@ -145,6 +145,22 @@ def test_a_resumed_run_with_another_model_under_the_name_is_said(tmp_path):
     assert "was run again in this folder with another path" in notes
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("'num_steps': 32", "'num_steps': 8", "sampler"),
+        ("'abbr': 'one'", "'run_cfg': {}, 'abbr': 'one'", None),
+        ("'abbr': 'one'", "'abbr': 'one', 'chat': True", "chat"),
+    ],
+)
+def test_a_resumed_run_with_other_settings_is_said(tmp_path, old, new, said):
+    folder = write_run(tmp_path / "a", ONE, GRID)
+    text = next((folder / "configs").glob("*.py")).read_text()
+    (folder / "configs" / "b_2.py").write_text(text.replace(old, new))
+    _, _, notes = read(tmp_path)
+    assert (f"run again in this folder with another {said}" in notes) == (said is not None)
+
+
 def test_hosts_that_shared_the_work_join(tmp_path):
     folder = write_run(tmp_path / "a", ONE, GRID)
     whole_config = next((folder / "configs").glob("*.py"))
