@@ -256,3 +256,8 @@ def test_present_data_is_found(written_data, monkeypatch):
     monkeypatch.setenv("COMPASS_DATA_CACHE", str(written_data.parent))
     names = ["short_gsm8k", "short_humaneval", "short_mmlu", "short_arc_c", "short_winogrande"]
     assert [file.absent for file in find_data_sets(names)] == [""] * 5
+
+
+def test_a_chat_model_without_a_task_is_refused(monkeypatch, no_data):
+    with pytest.raises(ValueError, match="'LLaDA-8B-Instruct' is a chat model"):
+        parse(monkeypatch, models="llada_8b_instruct", tasks="winogrande", data="opencompass")
