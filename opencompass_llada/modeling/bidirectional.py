@@ -69,6 +69,11 @@ class BidirectionalNetwork(PreTrainedModel):
         self._rotation: Rotation | None = None
 
     @property
+    def rotation_tables(self) -> Rotation | None:
+        """cos and sin as far as ``prepare`` built them, float32 [L, D]; None before it did."""
+        return self._rotation
+
+    @property
     def blocks(self) -> Sequence[Block]:
         """The blocks, first to last."""
         raise NotImplementedError

@@ -1,0 +1,194 @@
+"""Passes over one batch: full ones, which may keep keys and values, and partial ones, which use
+them.
+
+A partial pass recomputes a span of each row against everything that is kept of the row. It first
+writes the span's own new keys and values over the kept ones, so that its tokens see each other as
+they are now. Which span, and when a full pass refreshes everything, is the sampler's policy.
+
+Shape suffixes: B rows, L padded length, T tokens of all rows, P positions asked for, V vocabulary,
+H query heads, G key/value heads, D head size, M hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache, LayerCache
+from opencompass_llada.modeling.inference.graphs import GraphedPasses, SpanInputs
+from opencompass_llada.modeling.inference.network import FastNetwork, LayerAttend
+from opencompass_llada.modeling.inference.rows import PackedRows, attend_rows
+
+_SLOT_STEP = 1024
+"""Slots are taken in multiples of this, so that batches of like lengths share one cache."""
+
+
+class PassServer:
+    """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs."""
+
+    def __init__(self, network: FastNetwork) -> None:
+        """Keep the network.
+
+        Args:
+            network: The prepared network.
+        """
+        self.network = network
+        self.graphs = GraphedPasses(network)
+        self._cache: KeyValueCache | None = None
+
+    @property
+    def logit_shift(self) -> int:
+        """How many positions before its token a prediction is made."""
+        return self.network.logit_shift
+
+    def open(self, row_lengths: Sequence[int], *, cache_dtype: str | None, passes: int) -> Session:
+        """Begin with a batch.
+
+        Args:
+            row_lengths: Tokens of each row, masks included.
+            cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None keeps
+                nothing.
+            passes: Full passes to come, for the choice of the attention kernel.
+
+        Returns:
+            The session; the sessions of one server share their cache, so that one is used up
+            before the next is opened.
+        """
+        rows = PackedRows(row_lengths, self.network.device)
+        cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
+        return Session(self, rows, cache, passes)
+
+    def release(self) -> None:
+        """Give the cache's memory and the graphs back."""
+        self.graphs.clear()
+        self._cache = None
+
+    def _reserve(self, num_slots: int, cache_dtype: str) -> KeyValueCache:
+        dtype = FLOAT8 if cache_dtype == "float8" else self.network.dtype
+        held = self._cache
+        if held is not None and held.dtype == dtype and held.num_slots >= num_slots:
+            return held
+        self.release()
+        del held  # two caches do not fit a card that one nearly fills
+        self._cache = KeyValueCache(
+            num_layers=len(self.network.layers),
+            num_slots=-(-num_slots // _SLOT_STEP) * _SLOT_STEP,
+            num_heads=self.network.num_groups,
+            head_dim=self.network.head_dim,
+            dtype=dtype,
+            device=self.network.device,
+        )
+        return self._cache
+
+
+class Session:
+    """Passes over one batch of rows."""
+
+    def __init__(
+        self, server: PassServer, rows: PackedRows, cache: KeyValueCache | None, passes: int
+    ) -> None:
+        """See `PassServer.open`.
+
+        Args:
+            server: Where the network and the graphs are.
+            rows: The batch's rows.
+            cache: Where keys and values are kept; None for nowhere.
+            passes: Full passes to come.
+        """
+        self._server = server
+        self._network = server.network
+        self._rows = rows
+        self._cache = cache
+        self._passes = passes
+        self._rotation = self._network.rotation(max(rows.lengths))
+
+    @torch.inference_mode()
+    def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
+        """Run every token of every row.
+
+        Args:
+            ids_BL: int64, right-padded to one length; padding is not read.
+            positions_BP: int64, positions in each row whose tokens are predicted.
+            keep: Keep all keys and values.
+
+        Returns:
+            Logits [B, P, V].
+        """
+        network, rows = self._network, self._rows
+        num_rows, num_wanted = positions_BP.shape
+        wanted_W = rows.slots_of(network.network.predicting_positions(positions_BP))
+        attend = self._full_attend(num_wanted, self._cache if keep else None)
+        states = network.run_layers(
+            network.embed(rows.pack(ids_BL)), rows.positions_T, self._rotation, attend, wanted_W
+        )
+        return network.head(states.view(num_rows, num_wanted, -1))
+
+    @torch.inference_mode()
+    def partial_pass(
+        self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int, positions_BP: Tensor
+    ) -> Tensor:
+        """Run a span of each row against what is kept of the row.
+
+        Args:
+            ids_BL: int64, right-padded to one length.
+            starts: The span's first position in each row.
+            num_tokens: The span's length, the same in each row.
+            positions_BP: int64, positions whose tokens are predicted, by states within the span.
+
+        Returns:
+            Logits [B, P, V].
+        """
+        assert self._cache is not None, "a session without a cache has full passes only"
+        network, rows = self._network, self._rows
+        positions_BS = torch.tensor(starts, device=network.device)[:, None] + torch.arange(
+            num_tokens, device=network.device
+        )
+        inputs = SpanInputs(
+            ids_T=ids_BL.gather(1, positions_BS).flatten(),
+            positions_T=positions_BS.flatten(),
+            slots_T=rows.slots_of(positions_BS),
+            offsets_B=rows.offsets_B,
+            lengths_B=rows.lengths_B,
+        )
+        if self._server.graphs.enabled:
+            states_TM = self._server.graphs.run(inputs, self._cache, self._rotation)
+        else:
+            attend = self._span_attend(inputs.slots_T, num_tokens, self._cache)
+            states_TM = network.run_layers(
+                network.embed(inputs.ids_T), inputs.positions_T, self._rotation, attend
+            )
+        states_BSM = states_TM.view(len(starts), num_tokens, -1)
+        local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
+        wanted = local_BP[..., None].expand(-1, -1, states_BSM.shape[-1])
+        return network.head(states_BSM.gather(1, wanted))
+
+    def _full_attend(self, num_wanted: int, cache: KeyValueCache | None) -> LayerAttend:
+        rows, network = self._rows, self._network
+        calls = self._passes * len(network.layers)
+        last = len(network.layers) - 1
+
+        def choose(num_queries: int, num_keys: int) -> str | None:
+            return network.choose_attention(num_queries, num_keys, calls)
+
+        def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            if cache is not None:
+                network.ops.store(cache.layers[index], rows.slots_T, k_TGD, v_TGD)
+            lengths = rows.lengths if index < last else (num_wanted,) * len(rows.lengths)
+            return attend_rows(q_THD, k_TGD, v_TGD, lengths, rows.lengths, choose)
+
+        return attend
+
+    def _span_attend(self, slots_T: Tensor, num_tokens: int, cache: KeyValueCache) -> LayerAttend:
+        """Return attention over the kept keys with PyTorch's own kernels, row by row."""
+        rows, network = self._rows, self._network
+
+        def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            layer: LayerCache = cache.layers[index]
+            network.ops.store(layer, slots_T, k_TGD, v_TGD)
+            kept_k, kept_v = layer.read(0, rows.num_tokens, network.dtype)
+            lengths = (num_tokens,) * len(rows.lengths)
+            return attend_rows(q_THD, kept_k, kept_v, lengths, rows.lengths, lambda p, s: None)
+
+        return attend
