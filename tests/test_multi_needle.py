@@ -28,7 +28,7 @@ from opencompass_llada.datasets.multi_needle_evaluator import (
     MultiNeedleRetrievalEvaluator,
 )
 from opencompass_llada.datasets.multi_needle_prompts import place_chain, place_parallel
-from opencompass_llada.datasets.needlebench import parse_needle_cell
+from opencompass_llada.datasets.needle_cells import parse_needle_cell
 from opencompass_llada.results.summarizer import NeedleSummarizer
 
 ROOT = Path(__file__).resolve().parents[1]

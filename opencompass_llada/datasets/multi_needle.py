@@ -32,8 +32,8 @@ from opencompass_llada.datasets.multi_needle_prompts import (
     write_retrieval_prompt,
     write_retrieval_question,
 )
+from opencompass_llada.datasets.needle_cells import NeedleCell, parse_needle_cell, size_prompt
 from opencompass_llada.datasets.needle_prompts import write_prompt
-from opencompass_llada.datasets.needlebench import NeedleCell, parse_needle_cell, size_prompt
 
 #: What result tables read of a data set config; it does not change the samples.
 TABLE_KEYS = ("benchmark", "task")

@@ -11,14 +11,22 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 import opencompass_llada
-from opencompass_llada.finetune.objective import diffusion_loss, mask_rows
+from opencompass_llada.finetune.networks import hidden_states, llama_config
+from opencompass_llada.finetune.objective import (
+    autoregressive_loss,
+    diffusion_loss,
+    mask_rows,
+    next_tokens,
+)
 from opencompass_llada.finetune.probe import probe_retrieval
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.retrieval import RetrievalRows
@@ -31,15 +39,16 @@ from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
 
 logger = get_logger(__name__)
 
-_NO_DECAY = ("norm", "ln_f", "wte")
+_NO_DECAY = ("norm", "ln_f", "wte", "embed_tokens")
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
     """Return the rate of a step: linear warm-up, then cosine decay to a tenth of the peak.
 
     Args:
-        recipe: Peak, warm-up and total steps.
+        recipe: Peak, warm-up, total steps and time limit.
         step: From 0.
+        seconds: Since training began; they count where the recipe has a time limit.
 
     Returns:
         The learning rate.
@@ -47,6 +56,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
+    if recipe.time_limit is not None:
+        done = max(done, seconds / recipe.time_limit)
     return recipe.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
@@ -106,11 +117,36 @@ class Trainer:
         self.windows = TokenWindows(
             recipe.text, lambda texts: self.tokenizer(list(texts)).input_ids, eos
         )
+        backend = self.tokenizer.backend_tokenizer
         self.retrieval = RetrievalRows(
-            self.windows, lambda text: self.tokenizer(text).input_ids, eos
+            self.windows,
+            lambda text: backend.encode(text, add_special_tokens=False).ids,
+            eos,
+            recipe.retrieval_styles,
         )
         logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
         torch.manual_seed(recipe.seed)
+        self.model = self._build_network(eos).to(self.device)
+        self.hidden_states: Callable[[torch.Tensor], torch.Tensor] = partial(
+            hidden_states, self.model
+        )
+        if recipe.compile:
+            self.hidden_states = torch.compile(self.hidden_states, dynamic=False)
+        self.optimizer = build_optimizer(self.model, recipe)
+        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
+        self.history: list[dict[str, float]] = []
+
+    def _build_network(self, eos: int) -> PreTrainedModel:
+        recipe = self.recipe
+        if recipe.objective == "autoregressive":
+            return LlamaForCausalLM(
+                llama_config(
+                    recipe.model,
+                    vocab_size=len(self.tokenizer),
+                    trained_length=recipe.trained_length,
+                    eos_token_id=eos,
+                )
+            )
         config = LLaDAConfig(
             **recipe.model,
             vocab_size=len(self.tokenizer),
@@ -119,14 +155,9 @@ class Trainer:
             eos_token_id=eos,
             pad_token_id=eos,
         )
-        self.model = LLaDAForMaskedDiffusion(config).to(self.device)
-        self.model.prepare(recipe.trained_length, self.device)
-        self.hidden_states = self.model.hidden_states
-        if recipe.compile:
-            self.hidden_states = torch.compile(self.model.hidden_states, dynamic=False)
-        self.optimizer = build_optimizer(self.model, recipe)
-        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
-        self.history: list[dict[str, float]] = []
+        model = LLaDAForMaskedDiffusion(config)
+        model.prepare(recipe.trained_length, self.device)
+        return model
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of one batch."""
@@ -134,6 +165,15 @@ class Trainer:
             batch[name].to(self.device, non_blocking=True)
             for name in ("input_ids", "weights", "mask_all")
         )
+        cuda = self.device.type == "cuda"
+        if self.recipe.objective == "autoregressive":
+            predicted_BL = next_tokens(weights_BL)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
+                hidden_BLM = self.hidden_states(ids_BL)
+                # The hidden state at i predicts token i + 1.
+                before_NM = hidden_BLM[:, :-1][predicted_BL[:, 1:]]
+                logits_NV = self.model.get_output_embeddings()(before_NM)
+            return autoregressive_loss(logits_NV, ids_BL, weights_BL, predicted_BL)
         noisy_BL, masked_BL, ratios_B = mask_rows(
             ids_BL,
             weights_BL,
@@ -142,20 +182,26 @@ class Trainer:
             self.recipe.min_mask_ratio,
             self.generator,
         )
-        cuda = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
             hidden_BLM = self.hidden_states(noisy_BL)
             logits_NV = self.model.get_output_embeddings()(hidden_BLM[masked_BL])
         return diffusion_loss(logits_NV, ids_BL, weights_BL, masked_BL, ratios_B)
 
-    def step(self, number: int, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def step(
+        self, number: int, batch: dict[str, torch.Tensor], seconds: float = 0.0
+    ) -> torch.Tensor:
         """Do one optimiser step and return the detached loss.
+
+        Args:
+            number: Of the step, from 0.
+            batch: From the row loader.
+            seconds: Since training began.
 
         Raises:
             FloatingPointError: If the gradient is not finite; nothing was updated.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, number)
+            group["lr"] = learning_rate(self.recipe, number, seconds)
         loss = self.loss(batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -180,7 +226,7 @@ class Trainer:
                 num_rows=128,
                 device=self.device,
             )
-            for style in ("needlebench", "prefix", "pairs", "copy")
+            for style in self.recipe.retrieval_styles
         }
         self.model.train()
         return results
@@ -200,9 +246,11 @@ class Trainer:
         for number, (phase, batch) in enumerate(
             _batches(recipe, self.windows, self.retrieval), start=1
         ):
-            losses.append(self.step(number - 1, batch))
+            elapsed = time.perf_counter() - start
+            losses.append(self.step(number - 1, batch, elapsed))
             tokens += batch["input_ids"].numel()
-            probe = number % recipe.probe_every == 0 or number == recipe.num_steps
+            late = recipe.time_limit is not None and elapsed > recipe.time_limit
+            probe = number % recipe.probe_every == 0 or number == recipe.num_steps or late
             if probe or number % recipe.log_every == 0:
                 seconds = round(time.perf_counter() - start, 1)
                 mean = torch.stack(losses).mean().item()
@@ -212,6 +260,9 @@ class Trainer:
                 losses.clear()
             if probe:
                 folder = self.save(seconds)
+            if late:
+                logger.warning("Time limit reached at step %d of %d", number, recipe.num_steps)
+                break
         return folder
 
     def save(self, seconds: float) -> Path:

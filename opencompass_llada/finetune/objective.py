@@ -1,10 +1,10 @@
-"""The masked diffusion objective: noise and loss.
+"""The objectives: masked diffusion (noise and loss), and next-token prediction for the twin.
 
 Source: LLaDA, arXiv 2502.09992, Eq. 3: t ~ U[0, 1], each token masked with probability t, cross
 entropy on the masked tokens weighted by 1/t. Differs in two ways: t is drawn from a
 low-discrepancy grid over the batch and never below a minimum (less variance), and every row
 counts alike whatever its number of maskable tokens, so that a short answer is not drowned by
-text.
+text. The autoregressive loss weighs rows and tokens in the same way.
 
 Shape suffixes: B rows, L positions, N masked positions of all rows, V vocabulary entries.
 """
@@ -83,3 +83,38 @@ def diffusion_loss(
     entropies_N = F.cross_entropy(logits_NV.float(), input_ids_BL[masked_BL], reduction="none")
     scale_BL = weights_BL / (ratios_B * weights_BL.sum(-1))[:, None]
     return (entropies_N * scale_BL[masked_BL]).sum() / len(input_ids_BL)
+
+
+def next_tokens(weights_BL: torch.Tensor) -> torch.Tensor:
+    """Mark the positions whose token is predicted from those before it.
+
+    Args:
+        weights_BL: float32 weight of each position's loss.
+
+    Returns:
+        bool [B, L]; the first position has nothing before it and is never among them.
+    """
+    predicted_BL = weights_BL > 0
+    predicted_BL[:, 0] = False
+    return predicted_BL
+
+
+def autoregressive_loss(
+    logits_NV: torch.Tensor,
+    input_ids_BL: torch.Tensor,
+    weights_BL: torch.Tensor,
+    predicted_BL: torch.Tensor,
+) -> torch.Tensor:
+    """Return the next-token loss of a batch: a mean over rows of weighted cross entropies.
+
+    Args:
+        logits_NV: Logits one position before each predicted one, in row-major order.
+        input_ids_BL: int64.
+        weights_BL: float32 weight of each position.
+        predicted_BL: bool, from `next_tokens`; at least one a row.
+
+    Returns:
+        float32 scalar: mean over rows of sum_i w_i CE_i / sum_i w_i over predicted positions.
+    """
+    ones_B = torch.ones(len(input_ids_BL), device=input_ids_BL.device)
+    return diffusion_loss(logits_NV, input_ids_BL, weights_BL * predicted_BL, predicted_BL, ones_B)

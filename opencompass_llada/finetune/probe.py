@@ -1,6 +1,7 @@
 """A quick look at retrieval during training: held-out answers predicted in one pass.
 
-A lead for the log, not a result: no sampler, no benchmark, argmax at all answer positions.
+A lead for the log, not a result: no sampler, no benchmark, argmax at all answer positions (for an
+autoregressive network with the true answer before each).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import random
 
 import torch
+from transformers import PreTrainedModel
 
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.modeling import LLaDAForMaskedDiffusion
@@ -15,7 +17,7 @@ from opencompass_llada.modeling import LLaDAForMaskedDiffusion
 
 @torch.inference_mode()
 def probe_retrieval(
-    model: LLaDAForMaskedDiffusion,
+    model: PreTrainedModel,
     retrieval: RetrievalRows,
     *,
     length: int,
@@ -40,8 +42,13 @@ def probe_retrieval(
     rows = [retrieval.make(length, rng, evaluation=True, style=style) for _ in range(num_rows)]
     ids_BL = torch.stack([torch.from_numpy(row.input_ids) for row in rows]).to(device)
     weights_BL = torch.stack([torch.from_numpy(row.weights) for row in rows]).to(device)
-    noisy_BL = torch.where(weights_BL > 0, model.config.mask_token_id, ids_BL)
+    is_diffusion = isinstance(model, LLaDAForMaskedDiffusion)
+    given_BL = ids_BL
+    if is_diffusion:
+        given_BL = torch.where(weights_BL > 0, model.config.mask_token_id, ids_BL)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        predicted_BL = model(noisy_BL).logits.argmax(-1)
+        predicted_BL = model(given_BL).logits.argmax(-1)
+    if not is_diffusion:  # position i's logits are of token i + 1
+        predicted_BL = predicted_BL.roll(1, -1)
     wrong_BL = (predicted_BL != ids_BL) & (weights_BL == 1.0)
     return 100.0 * (~wrong_BL.any(-1)).float().mean().item()

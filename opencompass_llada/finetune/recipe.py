@@ -15,8 +15,10 @@ from typing import Any
 
 import yaml
 
+from opencompass_llada.finetune.networks import LLAMA_NAMES
+from opencompass_llada.finetune.styles import STYLES
 from opencompass_llada.modeling import LLaDAConfig
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.synthetic.embedded import SEED
 
 #: Tokens that a row of every style needs: the longest copied span with its cue fits in it.
@@ -26,6 +28,7 @@ _NUMBERS = (
     *("learning_rate", "clip_norm", "weight_decay"),
     *("min_mask_ratio", "retrieval_share", "retrieval_masked_everywhere"),
 )
+OBJECTIVES = ("masked_diffusion", "autoregressive")
 #: Fields of the network's config that the trainer sets itself.
 _SET_BY_TRAINER = (
     *("vocab_size", "embedding_size", "max_sequence_length"),
@@ -104,12 +107,15 @@ class Recipe:
 
     Attributes:
         output_dir: Folder that the checkpoint is written to.
-        model: Fields of LLaDA's config.json; special token ids come from the tokenizer.
+        model: Sizes in the names of LLaDA's config.json; special token ids come from the tokenizer.
         vocab_size: Entries of the byte-level BPE tokenizer that is trained on the text.
         text: Where the text comes from.
         phases: Row lengths and steps, in order; the last one's length is the trained length.
+        objective: ``masked_diffusion`` trains a LLaDA, ``autoregressive`` a Llama of the same shape
+            on the same rows.
         retrieval_share: Share of rows that hold needles and questions (0 to 1).
         retrieval_masked_everywhere: Share of those rows that are masked like plain text.
+        retrieval_styles: Share of each style among the retrieval rows, relative to the others.
         min_mask_ratio: Smallest mask ratio t that is drawn.
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Steps of linear warm-up; cosine decay to a tenth follows.
@@ -122,6 +128,9 @@ class Recipe:
         probe_every: Steps between retrieval probes; the checkpoint is written at each.
         compile: Compile the network with torch.compile (CUDA).
         dtype: Of the weights in the checkpoint file: bfloat16, float16 or float32.
+        time_limit: Seconds after which training ends whatever step it is at, the learning rate
+            having decayed as if that were the last; None for no limit. A run that the limit cut
+            short cannot be repeated exactly.
     """
 
     output_dir: str
@@ -129,8 +138,10 @@ class Recipe:
     vocab_size: int
     text: tuple[TextSource, ...]
     phases: tuple[Phase, ...]
+    objective: str = "masked_diffusion"
     retrieval_share: float = 0.5
     retrieval_masked_everywhere: float = 0.25
+    retrieval_styles: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(STYLES))
     min_mask_ratio: float = 0.1
     learning_rate: float = 3e-3
     warmup_steps: int = 200
@@ -143,6 +154,7 @@ class Recipe:
     probe_every: int = 1000
     compile: bool = False
     dtype: str = "bfloat16"
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges that need no file and no device."""
@@ -154,13 +166,32 @@ class Recipe:
             raise ValueError(
                 f"recipe: min_mask_ratio={self.min_mask_ratio} must be above 0 and below 1."
             )
+        if self.objective not in OBJECTIVES:
+            raise ValueError(unknown_name_message("objective", str(self.objective), OBJECTIVES))
+        self._check_styles()
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"recipe: time_limit={self.time_limit} must be above 0, or null.")
         known = inspect.signature(LLaDAConfig.__init__).parameters.keys()
         reject_unknown("model key", self.model, known - {"self", "kwargs", *_SET_BY_TRAINER})
+        if self.objective == "autoregressive":
+            reject_unknown("model key of the autoregressive objective", self.model, LLAMA_NAMES)
         if not self.text or not self.phases:
             raise ValueError("recipe: text and phases need at least one entry each.")
         if self.dtype not in ("bfloat16", "float16", "float32"):
             raise ValueError(
                 f"recipe: dtype={self.dtype!r} must be 'bfloat16', 'float16' or 'float32'."
+            )
+
+    def _check_styles(self) -> None:
+        styles = self.retrieval_styles
+        if not isinstance(styles, Mapping):
+            raise ValueError(f"recipe: retrieval_styles={styles!r} must map styles to shares.")
+        reject_unknown("retrieval style", styles, STYLES)
+        shares = list(styles.values())
+        if not all(isinstance(n, int | float) and n >= 0 for n in shares) or not sum(shares) > 0:
+            raise ValueError(
+                f"recipe: retrieval_styles={dict(styles)!r} must map styles to shares from 0, one "
+                "of them above 0."
             )
 
     def _check_numbers(self) -> None:
@@ -231,8 +262,27 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     return _build(Recipe, "recipe", values)
 
 
+def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe file over the one that it names as its base."""
+    if not file.is_file():
+        raise ValueError(f"Recipe {str(file)!r} does not exist. Recipes lie in configs/finetune/.")
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"Recipe {str(file)!r} must be a YAML mapping of keys to values.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    seen = (*seen, file.resolve())
+    target = file.parent / str(base)
+    if target.resolve() in seen:
+        raise ValueError(f"Recipe {str(file)!r}: base={base!r} leads back to itself.")
+    return {**_read(target, seen), **values}
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
+
+    A recipe with ``base: OTHER.yaml`` (beside it) takes every key that it does not give from there.
 
     Args:
         path: YAML file.
@@ -244,12 +294,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: If the file is missing or no mapping, or a key or value is wrong.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"Recipe {str(path)!r} does not exist. Recipes lie in configs/finetune/.")
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"Recipe {str(path)!r} must be a YAML mapping of keys to values.")
+    values = _read(Path(path))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from opencompass_llada.finetune.pieces import Row
 from opencompass_llada.finetune.recipe import Phase, Recipe
-from opencompass_llada.finetune.retrieval import RetrievalRows, Row
+from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.text import TokenWindows
 
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint in LLaDA's published format, all files or none."""
+"""Writing a checkpoint in its family's published format (LLaDA, Llama), all files or none."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
-
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 RECORD_FILE = "training.json"
 _CONFIG_FIELDS = (
@@ -22,16 +25,18 @@ _CONFIG_FIELDS = (
 )
 
 
-def config_fields(model: LLaDAForMaskedDiffusion, dtype: str) -> dict[str, Any]:
-    """Return config.json's fields in the published names.
+def config_fields(model: PreTrainedModel, dtype: str) -> dict[str, Any]:
+    """Return config.json's fields in the published names of the network's family.
 
     Args:
         model: The network.
         dtype: dtype of the stored weights.
 
     Returns:
-        What LLaDA loaders need, our own and others'.
+        What loaders of that family need, our own and others'.
     """
+    if isinstance(model, LlamaForCausalLM):
+        return _llama_fields(model.config, dtype)
     return {
         "architectures": ["LLaDAModelLM"],
         "model_type": "llada",
@@ -49,9 +54,29 @@ def config_fields(model: LLaDAForMaskedDiffusion, dtype: str) -> dict[str, Any]:
     }
 
 
+def _llama_fields(config: LlamaConfig, dtype: str) -> dict[str, Any]:
+    """Return a Llama's fields with RoPE's base in the forms of both majors of transformers."""
+    fields = config.to_dict()
+    rope = fields.get("rope_parameters") or {}
+    theta = rope.get("rope_theta", fields.get("rope_theta"))
+    for name in ("transformers_version", "dtype", "torch_dtype", "_name_or_path"):
+        fields.pop(name, None)
+    return {
+        **fields,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rope_theta": theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "torch_dtype": dtype,
+    }
+
+
 def _name_tokenizer_class(file: Path) -> None:
-    """Write the class name that both majors of transformers load (5 writes one that 4 lacks)."""
+    """Write names that both majors of transformers load (5 writes some that 4 lacks)."""
     fields = json.loads(file.read_text(encoding="utf-8"))
+    extra = fields.get("extra_special_tokens")
+    if isinstance(extra, list):
+        fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
     fields["tokenizer_class"] = "PreTrainedTokenizerFast"
     file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -79,7 +104,7 @@ def check_target(folder: str | Path) -> None:
 
 def save_checkpoint(
     folder: str | Path,
-    model: LLaDAForMaskedDiffusion,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     *,
     dtype: str,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from opencompass_llada.synthetic.grammar import fill
 
@@ -106,17 +106,18 @@ class Needle:
         }
 
 
-def make_needle(rng: random.Random, family: str) -> Needle:
+def make_needle(rng: random.Random, family: str, values: Sequence[str] = tuple(VALUES)) -> Needle:
     """Make one random needle of a family.
 
     Args:
         rng: Source of randomness.
         family: Key of FAMILIES.
+        values: Templates of the value.
 
     Returns:
         The needle.
     """
-    key, value = fill(rng.choice(KEYS), rng), fill(rng.choice(VALUES), rng)
+    key, value = fill(rng.choice(KEYS), rng), fill(rng.choice(values), rng)
     fact, question, prefix = (
         text.replace("{key}", key).replace("{value}", value) for text in FAMILIES[family]
     )

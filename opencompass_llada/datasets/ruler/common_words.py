@@ -62,15 +62,21 @@ class CommonWordsWriter:
 
     def write(self, drawn: Draw) -> RulerSample:
         """Write the sample of a draw."""
-        example = self._question(drawn.example, self.example_repeats)
+        example = self.write_question(drawn.example, self.example_repeats)
         answer = number_words(drawn.example[: self.num_common])
-        question = self._question(drawn.words, self.repeats)
+        question = self.write_question(drawn.words, self.repeats)
         return RulerSample(
             prompt=f"{example}{answer}\n{question}",
             answers=tuple(drawn.words[: self.num_common]),
         )
 
-    def _question(self, words: Sequence[str], repeats: tuple[int, int]) -> str:
+    def write_question(self, words: Sequence[str], repeats: tuple[int, int]) -> str:
+        """Return the prompt of a list.
+
+        Args:
+            words: The common ones first.
+            repeats: How often each common and each other word is listed.
+        """
         common, uncommon = words[: self.num_common], words[self.num_common :]
         listed = [*common] * repeats[0] + [*uncommon] * repeats[1]
         random.Random(self.seed).shuffle(listed)

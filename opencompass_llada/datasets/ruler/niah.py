@@ -110,11 +110,8 @@ class NiahWriter:
         return self.pairs[drawn] if kind == "words" else str(uuid.UUID(int=drawn, version=4))
 
     def _needle(self, key: int, value: int) -> str:
-        return NEEDLE.format(
-            type_needle_v=self.task.value_kind,
-            key=self._name(self.task.key_kind, key),
-            value=self._name(self.task.value_kind, value),
-        )
+        names = self._name(self.task.key_kind, key), self._name(self.task.value_kind, value)
+        return write_needle(self.task, *names)
 
     def write(self, drawn: Draw) -> RulerSample:
         """Write the sample of a draw."""
@@ -135,10 +132,7 @@ class NiahWriter:
             for number in drawn.asked
             for value in drawn.values[number]
         ]
-        template, kind = TEMPLATES[NiahTask], task.value_kind
-        if task.num_queries * task.num_values == 1:
-            template, kind = _in_singular(template), kind[:-1]
-        prompt = template.format(type_needle_v=kind, context=context, query=join_with_and(queries))
+        prompt = question_template(task).format(context=context, query=join_with_and(queries))
         return RulerSample(prompt=prompt, answers=tuple(answers))
 
     def _essay_context(self, drawn: Draw, needles: Sequence[str]) -> str:
@@ -164,6 +158,19 @@ class NiahWriter:
     def with_answer(self, sample: RulerSample) -> str:
         """Return the prompt and the answers, without a space between, as OpenCompass counts."""
         return sample.prompt + " ".join(sample.answers)
+
+
+def write_needle(task: NiahTask, key: str, value: str) -> str:
+    """Return the sentence that hides a value."""
+    return NEEDLE.format(type_needle_v=task.value_kind, key=key, value=value)
+
+
+def question_template(task: NiahTask) -> str:
+    """Return a task's prompt with ``{context}`` and ``{query}`` left to fill in."""
+    template, kind = TEMPLATES[NiahTask], task.value_kind
+    if task.num_queries * task.num_values == 1:
+        template, kind = _in_singular(template), kind[:-1]
+    return template.replace("{type_needle_v}", kind)
 
 
 def _in_singular(template: str) -> str:

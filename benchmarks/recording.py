@@ -1,0 +1,51 @@
+"""What every benchmark's record says of command, date, machine and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def describe_run(packages: Sequence[str]) -> dict[str, Any]:
+    """Return command, date, machine and versions of this process.
+
+    Args:
+        packages: Distributions whose versions matter; an absent one is left out.
+    """
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": describe_device(),
+        "versions": versions,
+    }
+
+
+def describe_device() -> str:
+    """Name the CUDA device, or say that there is none."""
+    try:
+        import torch
+    except ImportError:
+        return "no torch"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, the folder made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

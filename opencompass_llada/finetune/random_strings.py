@@ -1,0 +1,42 @@
+"""Random strings to be copied exactly: digits, letters and mixtures, long ones included.
+
+A language model's tokens of natural text never teach that a digit must not be dropped.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+
+_ALPHABETS = (
+    *(string.digits,) * 3,
+    string.ascii_uppercase,
+    string.ascii_lowercase,
+    string.digits + "abcdef",
+    string.ascii_uppercase + string.digits,
+)
+
+#: Templates of values longer than `synthetic.needles.VALUES`, for ordinary needles.
+LONG_VALUES = (
+    "{digit}" * 7,
+    "{digit}" * 8,
+    "{digit}" * 12,
+    "{Name} {Name} {Name}",
+    "the {quality} {thing} of {Name} {Name}",
+    "{Quality} {Thing} and {Quality} {Thing}",
+    "a {quality} {thing}, a {quality} {thing} and a {thing}",
+    "{clause}",
+    "{quality}-{thing}-{digit}{digit}{digit}",
+    "{Name}-{Name} {digit}{digit}{digit}{digit}",
+)
+
+
+def draw_string(rng: random.Random) -> str:
+    """Draw a string of 4 to 32 characters, whole or in groups parted by hyphens."""
+    alphabet = rng.choice(_ALPHABETS)
+    length = rng.choice((rng.randint(4, 10), rng.randint(4, 10), rng.randint(8, 32)))
+    text = "".join(rng.choices(alphabet, k=length))
+    if rng.random() < 0.25:
+        size = rng.randint(3, 5)
+        text = "-".join(text[start : start + size] for start in range(0, length, size))
+    return text

@@ -1,0 +1,217 @@
+"""Training rows in the form of RULER's tasks, short enough for a tiny model's window.
+
+Prompts come from the package's own RULER templates and writers; keys, values, sizes and seeds are
+drawn here. Adjective-noun keys are those of the training split alone: seven of eight pairs are
+never trained on. Answers are joined by commas, those of one key in the order of the text.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+from opencompass_llada.datasets.ruler import tracing
+from opencompass_llada.datasets.ruler.common_words import CommonWordsWriter, number_words
+from opencompass_llada.datasets.ruler.frequent_words import NUM_ASKED, FrequentWordsWriter
+from opencompass_llada.datasets.ruler.niah import join_with_and, question_template, write_needle
+from opencompass_llada.datasets.ruler.tasks import (
+    SENTENCES,
+    TASKS,
+    CommonWordsTask,
+    FrequentWordsTask,
+    NiahTask,
+    RulerSpec,
+    TracingTask,
+)
+from opencompass_llada.datasets.ruler.words import adjective_nouns, plain_words
+from opencompass_llada.finetune.pieces import MIN_CONTEXT, Pieces
+
+TRAINED_SHARE = 8  # one adjective-noun pair in so many is trained on
+_NIAH_TASKS = tuple(task for task in TASKS.values() if isinstance(task, NiahTask))
+_KINDS = ("numbers", "words", "uuids")
+
+
+def is_trained_pair(pair: str) -> bool:
+    """Tell whether an adjective-noun pair may be a key of training rows.
+
+    Args:
+        pair: Such as ``quiet-lantern``.
+
+    Returns:
+        True for one pair in `TRAINED_SHARE`, by a checksum of its text.
+    """
+    return zlib.crc32(pair.encode()) % TRAINED_SHARE == 0
+
+
+def draw_pair(rng: random.Random, *, trained: bool) -> str:
+    """Draw an adjective-noun pair of the training split, or of what is held out."""
+    pairs = adjective_nouns()
+    while True:
+        pair = pairs[rng.randrange(len(pairs))]
+        if is_trained_pair(pair) == trained:
+            return pair
+
+
+def _draw_name(kind: str, rng: random.Random, evaluation: bool) -> str:
+    if kind == "numbers":
+        return str(rng.randint(10**6, 10**7 - 1))
+    if kind == "words":
+        return draw_pair(rng, trained=not evaluation)
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def _draw_niah_task(rng: random.Random) -> NiahTask:
+    """Draw one of RULER's own eight tasks, or a mixture of their features."""
+    if rng.random() < 0.6:
+        return rng.choice(_NIAH_TASKS)
+    num_keys = rng.randint(1, 4)
+    return NiahTask(
+        haystack=rng.choice(("repeat", "essay", "needle")),
+        key_kind=rng.choice(("words", "words", "uuids")),
+        value_kind=rng.choice(_KINDS),
+        num_keys=num_keys,
+        num_values=rng.choice((1, 1, 1, 2, 3)),
+        num_queries=rng.randint(1, num_keys),
+    )
+
+
+@lru_cache(maxsize=64)
+def _frequent_words_writer(length: int) -> FrequentWordsWriter:
+    task = FrequentWordsTask()
+    return FrequentWordsWriter(RulerSpec(task="fwe", length=length), task)
+
+
+@lru_cache(maxsize=1)
+def _common_words_writer() -> CommonWordsWriter:
+    task = CommonWordsTask()
+    return CommonWordsWriter(RulerSpec(task="cwe", length=512), task, plain_words())
+
+
+def _largest(
+    write: Callable[[int], Pieces], fewest: int, most: int, length: int, rng: random.Random
+) -> Pieces:
+    """Return pieces of as many items as fit, or in a quarter of the cases of fewer."""
+    items = most if rng.random() < 0.75 else rng.randint(fewest, most)
+    while True:
+        pieces = write(items)
+        if pieces.fits(length) or items == fewest:
+            return pieces
+        # Their length is about linear in the items: go there, and on by single items.
+        items = max(fewest, min(items - 1, items * length // pieces.fixed_length))
+
+
+class RulerRows:
+    """Makes the pieces of RULER-like rows from a tokenizer."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        """Keep the tokenizer.
+
+        Args:
+            encode: Turns a text into token ids.
+        """
+        self._encode = encode
+
+    def niah(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        """Needles between essays, repeated sentences or other needles."""
+        task = _draw_niah_task(rng)
+        num_keys = max(task.num_keys, task.num_queries)
+
+        def draw(kind: str) -> str:
+            return _draw_name(kind, rng, evaluation)
+
+        keys = list({draw(task.key_kind): None for _ in range(num_keys)})
+        needles = [(key, draw(task.value_kind)) for key in keys for _ in range(task.num_values)]
+        rng.shuffle(needles)
+        asked = rng.sample(keys, k=min(task.num_queries, len(keys)))
+        answers = [value for name in asked for key, value in needles if key == name]
+        before, after = question_template(task).split("{context}")
+        head = self._encode(before)
+        query = self._encode(after.format(query=join_with_and(asked)))
+        answer = self._encode(f" {', '.join(answers)}.")
+        sentences = [write_needle(task, *needle) for needle in needles]
+        if task.haystack == "essay":
+            facts = [self._encode(f" {sentence}") for sentence in sentences]
+            return Pieces(head=head, facts=facts, queries=[(query, answer)])
+
+        def fill() -> Iterator[str]:
+            while True:
+                if task.haystack == "repeat":
+                    yield SENTENCES
+                else:
+                    yield write_needle(task, draw(task.key_kind), draw(task.value_kind))
+
+        room = length - len(head) - len(query) - len(answer) - MIN_CONTEXT
+        context = self._lines(sentences, fill(), room, rng)
+        return Pieces(head=head + context, queries=[(query, answer)], is_whole=True)
+
+    def _lines(
+        self, sentences: Sequence[str], fill: Iterator[str], room: int, rng: random.Random
+    ) -> list[int]:
+        """Return the sentences, in their order, on lines between as many others as have room."""
+        used = len(self._encode("\n".join(sentences)))
+        room = room if rng.random() < 0.75 else rng.randint(0, max(room, 0))
+        others = []
+        while True:
+            line = next(fill)
+            used += len(self._encode(f"\n{line}"))
+            if used > room:
+                break
+            others.append(line)
+        lines = list(others)
+        places = sorted((rng.randint(0, len(others)) for _ in sentences), reverse=True)
+        for place, sentence in zip(places, reversed(sentences), strict=True):
+            lines.insert(place, sentence)
+        return self._encode("\n".join(lines))
+
+    def tracing(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        """A chain of assignments between repeated sentences."""
+        num_hops = rng.choice((1, 2, 3, 4, 4, 4))
+        names = ["".join(rng.choices(string.ascii_uppercase, k=5)) for _ in range(num_hops + 1)]
+        task = TracingTask(num_hops=num_hops)
+        writer = tracing.TracingWriter(RulerSpec(task="vt", length=length), task)
+        most = max(1, length // len(self._encode(SENTENCES)))
+        value = rng.randint(10000, 99998)
+
+        def write(num_items: int) -> Pieces:
+            places = sorted(rng.randint(0, num_items) for _ in names)
+            drawn = tracing.Draw(num_items=num_items, names=names, value=value, places=places)
+            return self._whole(writer.write(drawn).prompt, f"{', '.join(names)}.")
+
+        return _largest(write, 1, most, length, rng)
+
+    def frequent(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        """Coded words, the three most frequent of which are asked for."""
+        writer = _frequent_words_writer(max(length, 256))
+        writer.seed, writer.rng = rng.getrandbits(32), rng
+        vocabulary = writer.draw_vocabulary()
+        answer = f" {', '.join(vocabulary[1 : 1 + NUM_ASKED])}."
+
+        def write(num_words: int) -> Pieces:
+            return self._whole(writer.write(vocabulary, num_words).prompt, answer)
+
+        return _largest(write, writer.fewest, max(writer.fewest, length // 3), length, rng)
+
+    def common(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        """A numbered list of words, ten of which stand in it more often than the others."""
+        writer = _common_words_writer()
+        writer.seed = rng.getrandbits(32)
+        num_common = writer.num_common
+        repeats = rng.choice((2, 3, 3, 4) if length < 1024 else (3, 4, 6, 6))
+        words = rng.sample(writer.words, num_common + max(1, length // 8))
+
+        def write(num_others: int) -> Pieces:
+            prompt = writer.write_question(words[: num_common + num_others], (repeats, 1))
+            # In the order of their first place, which the model can know.
+            common = sorted(words[:num_common], key=lambda word: prompt.index(f" {word}"))
+            return self._whole(prompt, f" {number_words(common)}.")
+
+        return _largest(write, 1, len(words) - num_common, length, rng)
+
+    def _whole(self, prompt: str, answer: str) -> Pieces:
+        return Pieces(
+            head=self._encode(prompt), queries=[([], self._encode(answer))], is_whole=True
+        )
