@@ -70,7 +70,7 @@ class BidirectionalNetwork(PreTrainedModel):
 
     @property
     def rotation_tables(self) -> Rotation | None:
-        """cos and sin as far as ``prepare`` built them, float32 [L, D]; None before it did."""
+        """Cosine and sine as far as ``prepare`` built them, float32 [L, D]; None before it did."""
         return self._rotation
 
     @property

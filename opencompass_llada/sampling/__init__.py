@@ -4,6 +4,7 @@ Knows token ids and a model call. Text, tokenizers and OpenCompass live above it
 """
 
 from opencompass_llada.sampling.acceptance import AcceptanceRule, ScheduledAcceptance
+from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
 from opencompass_llada.sampling.config import (
     REMASKING_STRATEGIES,
     SamplerConfig,
@@ -16,6 +17,7 @@ from opencompass_llada.sampling.forward import (
     GuidedForward,
     LogitsFunction,
 )
+from opencompass_llada.sampling.kept_forward import KeptForward, PassProvider, PassSession
 from opencompass_llada.sampling.noise import derive_seed
 from opencompass_llada.sampling.progress import (
     PROGRESS_VARIABLE,
@@ -32,11 +34,15 @@ __all__ = [
     "REMASKING_STRATEGIES",
     "AcceptanceRule",
     "BlockPlan",
+    "CacheOptions",
     "ForwardPolicy",
     "FullForward",
     "GuidedForward",
+    "KeptForward",
     "LogitsFunction",
     "NoProgress",
+    "PassProvider",
+    "PassSession",
     "Progress",
     "ProgressBar",
     "SamplerConfig",
@@ -46,6 +52,7 @@ __all__ = [
     "cap_steps",
     "derive_seed",
     "make_progress",
+    "parse_cache_options",
     "parse_sampler_config",
     "plan_blocks",
     "reveals_per_step",

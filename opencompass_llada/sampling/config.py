@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
 from opencompass_llada.sampling.schedule import plan_blocks
 
 REMASKING_STRATEGIES = ("low_confidence", "random")
@@ -53,6 +54,9 @@ class SamplerConfig:
     """Reveal tokens predicted as EOS or EoT last (LLaDA's ``confidence_eos_eot_inf``; LLaDA,
     appendix B.4)."""
 
+    cache: CacheOptions = CacheOptions()
+    """What is kept between steps; may be given as a mapping or a type's name. See `cache`."""
+
     def __post_init__(self) -> None:
         """Check every value.
 
@@ -77,6 +81,13 @@ class SamplerConfig:
             raise ValueError(
                 "suppress_eos_eot_confidence=True has no effect with remasking='random', which "
                 "uses no confidence; use remasking='low_confidence' or suppress_eos_logits=True"
+            )
+        object.__setattr__(self, "cache", parse_cache_options(self.cache))
+        if self.cache.keeps and self.cfg_scale:
+            raise ValueError(
+                f"cfg_scale={self.cfg_scale} runs every step with and without the prompt, and "
+                f"cache={self.cache.type!r} keeps keys and values of one of the two; use "
+                "cache='none' or cfg_scale=0"
             )
         plan_blocks(self)
 

@@ -41,6 +41,7 @@ from opencompass_llada.sampling.forward import (
     GuidedForward,
     LogitsFunction,
 )
+from opencompass_llada.sampling.kept_forward import KeptForward, PassProvider
 from opencompass_llada.sampling.noise import derive_seed, make_generators
 from opencompass_llada.sampling.prediction import Predictor
 from opencompass_llada.sampling.progress import NoProgress, Progress
@@ -60,10 +61,13 @@ class SamplerOutput:
     """Forward passes for each prompt: a pass of the batch counts once for every row, guidance
     takes two."""
 
+    num_full_passes: int = 0
+    """Those of them that ran every token; the rest used kept keys and values."""
+
 
 @torch.no_grad()
 def sample(
-    logits_function: LogitsFunction,
+    model: LogitsFunction | PassProvider,
     prompts: Sequence[Sequence[int]],
     config: SamplerConfig,
     special_tokens: SpecialTokens,
@@ -78,7 +82,8 @@ def sample(
     the model call's own arithmetic does not.
 
     Args:
-        logits_function: The model call; see :data:`LogitsFunction`.
+        model: The model call, see :data:`LogitsFunction`; or where passes come from that can
+            keep keys and values, see `PassProvider`.
         prompts: Token ids, one sequence a prompt; they may differ in length.
         config: The settings; not changed.
         special_tokens: Ids of the checkpoint.
@@ -106,7 +111,7 @@ def sample(
         device=device,
     )
     parts = DenoisingParts(
-        forward=make_forward_policy(logits_function, canvas, config, special_tokens),
+        forward=make_forward_policy(model, canvas, config, plan, special_tokens),
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         rule=ScheduledAcceptance(),
         progress=progress or NoProgress(),
@@ -115,32 +120,55 @@ def sample(
     return SamplerOutput(
         token_ids=cut_generated(ids_BL, canvas.prompt_lengths, plan.generation_length),
         num_forward_passes=parts.forward.num_forward_passes,
+        num_full_passes=parts.forward.num_full_passes,
     )
 
 
 def make_forward_policy(
-    logits_function: LogitsFunction,
+    model: LogitsFunction | PassProvider,
     canvas: Canvas,
     config: SamplerConfig,
+    plan: BlockPlan,
     special_tokens: SpecialTokens,
 ) -> ForwardPolicy:
-    """Choose how logits are obtained: full passes, with guidance if the config asks for it.
+    """Choose how logits are obtained: kept keys and values, guidance, or neither.
 
     Args:
-        logits_function: The model call.
+        model: The model call, or where passes come from.
         canvas: The batch.
         config: The settings.
+        plan: Blocks and steps.
         special_tokens: Ids of the checkpoint.
 
     Returns:
         A policy that has counted no pass yet.
+
+    Raises:
+        ValueError: If keys and values are to be kept and the model is a mere call.
     """
-    conditional = FullForward(logits_function, canvas.lengths_B)
+
+    def make() -> ForwardPolicy:
+        if isinstance(model, PassProvider):
+            return KeptForward(
+                model,
+                config.cache,
+                prompt_lengths=canvas.prompt_lengths,
+                num_masks=plan.padded_length,
+                full_passes=plan.num_steps if not config.cache.keeps else plan.num_blocks,
+            )
+        if config.cache.keeps:
+            raise ValueError(
+                f"cache={config.cache.type!r} needs a model that keeps keys and values, and got "
+                "a mere call; give modeling.inference.PassServer, or use cache='none'"
+            )
+        return FullForward(model, canvas.lengths_B)
+
+    conditional = make()
     if config.cfg_scale == 0:
         return conditional
     return GuidedForward(
         conditional,
-        FullForward(logits_function, canvas.lengths_B),
+        make(),
         cfg_scale=config.cfg_scale,
         prompt_mask_BL=canvas.prompt_mask_BL,
         mask_token_id=special_tokens.mask_token_id,
@@ -161,8 +189,8 @@ def cut_generated(
         Token ids of each row.
     """
     return [
-        row[start : start + generation_length]
-        for row, start in zip(ids_BL.tolist(), prompt_lengths, strict=True)
+        ids_L[start : start + generation_length].tolist()
+        for ids_L, start in zip(ids_BL, prompt_lengths, strict=True)
     ]
 
 

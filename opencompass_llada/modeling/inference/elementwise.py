@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.block import RMSNorm, Rotation
@@ -29,7 +29,7 @@ class Elementwise(Protocol):
     """The operations; every method may write to its first argument and returns what to use."""
 
     def add_norm(
-        self, x_TM: Tensor, delta_TM: Tensor | None, norm: RMSNorm
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """Return ``x + delta`` (``x`` without one) and its norm."""
         ...
@@ -51,7 +51,7 @@ class PlainElementwise:
     """Plain PyTorch, with the network's own functions."""
 
     def add_norm(
-        self, x_TM: Tensor, delta_TM: Tensor | None, norm: RMSNorm
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """Add and normalise; see `Elementwise`."""
         if delta_TM is not None:
@@ -76,11 +76,12 @@ class FusedElementwise:
     """Triton kernels; needs head sizes that are powers of two."""
 
     def add_norm(
-        self, x_TM: Tensor, delta_TM: Tensor | None, norm: RMSNorm
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """Add in place and normalise; see `Elementwise`."""
         from opencompass_llada.modeling.inference import kernels
 
+        assert isinstance(norm, RMSNorm), f"the kernel is RMSNorm's, got {type(norm).__name__}"
         return kernels.add_norm(x_TM, delta_TM, norm.weight, norm.eps)
 
     def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:

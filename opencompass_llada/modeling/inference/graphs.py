@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +29,11 @@ _MOST_GRAPHS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanInputs:
-    """What a partial pass reads besides weights and kept keys and values."""
-
-    ids_T: Tensor
-    """int64, tokens of the spans, row after row."""
+class Span:
+    """Where the tokens of a partial pass stand; the same for all steps of a block."""
 
     positions_T: Tensor
-    """int64, their positions in their rows."""
+    """int64, positions in their rows, row after row."""
 
     slots_T: Tensor
     """int64, where they are kept."""
@@ -46,22 +44,41 @@ class SpanInputs:
     lengths_B: Tensor
     """int32, kept tokens of each row."""
 
-    def clone(self) -> SpanInputs:
-        """Return a copy in memory of its own."""
-        return SpanInputs(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
-
-    def copy_(self, other: SpanInputs) -> None:
-        """Take over another's values."""
-        for field in fields(self):
-            getattr(self, field.name).copy_(getattr(other, field.name))
-
 
 @dataclass(frozen=True, kw_only=True)
+class SpanInputs:
+    """What a partial pass reads besides weights and kept keys and values."""
+
+    ids_T: Tensor
+    """int64, tokens of the spans, row after row."""
+
+    span: Span
+    """Where they stand."""
+
+    def clone(self) -> SpanInputs:
+        """Return a copy in memory of its own."""
+        held = {f.name: getattr(self.span, f.name).clone() for f in fields(Span)}
+        return SpanInputs(ids_T=self.ids_T.clone(), span=Span(**held))
+
+
+@dataclass(kw_only=True)
 class _Captured:
+    """A graph and the memory that it reads and writes."""
+
     graph: torch.cuda.CUDAGraph
     inputs: SpanInputs
     states_TM: Tensor
     rotation: Rotation
+    span: Span | None = None
+
+    def replay(self, inputs: SpanInputs) -> Tensor:
+        self.inputs.ids_T.copy_(inputs.ids_T)
+        if inputs.span is not self.span:
+            for field in fields(Span):
+                getattr(self.inputs.span, field.name).copy_(getattr(inputs.span, field.name))
+            self.span = inputs.span
+        self.graph.replay()
+        return self.states_TM
 
 
 class GraphedPasses:
@@ -75,7 +92,7 @@ class GraphedPasses:
         """
         self._network = network
         self._captured: dict[tuple[int, ...], _Captured] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         asked = network.options.graphs
         obstacle = kernels_fit(network.device, network.head_dim)
         if network.dtype not in (torch.bfloat16, torch.float16):
@@ -109,22 +126,20 @@ class GraphedPasses:
             rotation: cos and sin.
         """
         table = rotation[0]
-        shape = (inputs.lengths_B.shape[0], inputs.ids_T.shape[0], id(cache), table.data_ptr())
+        shape = (inputs.span.lengths_B.shape[0], inputs.ids_T.shape[0], id(cache), table.data_ptr())
         found = self._captured.get(shape)
         if found is None:
             if len(self._captured) >= _MOST_GRAPHS:
                 del self._captured[next(iter(self._captured))]
             found = self._captured[shape] = self._capture(inputs, cache, rotation)
-        found.inputs.copy_(inputs)
-        found.graph.replay()
-        return found.states_TM
+        return found.replay(inputs)
 
     def span_states(self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation) -> Tensor:
         """Run a partial pass with the split kernel, without a graph; see `run`."""
         network = self._network
         return network.run_layers(
             network.embed(inputs.ids_T),
-            inputs.positions_T,
+            inputs.span.positions_T,
             rotation,
             _split_attend(network, inputs, cache),
         )
@@ -142,7 +157,9 @@ class GraphedPasses:
             states_TM = run()
         self._pool = self._pool or graph.pool()
         logger.info(
-            "Captured a graph for %d rows and %d tokens", held.lengths_B.shape[0], len(held.ids_T)
+            "Captured a graph for %d rows and %d tokens",
+            held.span.lengths_B.shape[0],
+            len(held.ids_T),
         )
         return _Captured(graph=graph, inputs=held, states_TM=states_TM, rotation=rotation)
 
@@ -152,13 +169,13 @@ def _split_attend(network: FastNetwork, inputs: SpanInputs, cache: KeyValueCache
 
     def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
         layer = cache.layers[index]
-        network.ops.store(layer, inputs.slots_T, k_TGD, v_TGD)
+        network.ops.store(layer, inputs.span.slots_T, k_TGD, v_TGD)
         return attend_kept(
             q_THD,
             layer.keys_SGD,
             layer.values_SGD,
-            inputs.offsets_B,
-            inputs.lengths_B,
+            inputs.span.offsets_B,
+            inputs.span.lengths_B,
             k_scales_SG=layer.key_scales_SG,
             v_scales_SG=layer.value_scales_SG,
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
 from opencompass_llada.modeling.block import Rotation
 from opencompass_llada.modeling.inference.attention_rule import make_rule
 from opencompass_llada.modeling.inference.elementwise import Elementwise, choose_elementwise
-from opencompass_llada.modeling.inference.projections import Projections
+from opencompass_llada.modeling.inference.projections import Projections, output_width
 
 logger = get_logger(__name__)
 
@@ -59,7 +60,7 @@ class FastNetwork:
         """
         self.network = network
         self.options = options or PassOptions()
-        head = network.get_output_embeddings().weight
+        head = cast(Tensor, network.get_output_embeddings().weight)
         self.device: torch.device = head.device
         self.dtype: torch.dtype = head.dtype
         self.head_dim: int = network.config.head_dim
@@ -67,8 +68,8 @@ class FastNetwork:
         pack = self.device.type == "cuda" if pack is None else pack
         self.layers = [Projections(block, pack=pack) for block in network.blocks]
         parts = self.layers[0].parts
-        self.num_heads: int = parts.query.weight.shape[0] // self.head_dim
-        self.num_groups: int = parts.key.weight.shape[0] // self.head_dim
+        self.num_heads: int = output_width(parts.query) // self.head_dim
+        self.num_groups: int = output_width(parts.key) // self.head_dim
         self.ops = self._choose_ops()
         self.choose_attention = make_rule(
             self.device, self.dtype, self.num_heads, self.num_groups, self.head_dim

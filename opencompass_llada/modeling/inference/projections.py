@@ -10,6 +10,9 @@ Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D hea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,8 +38,8 @@ class Projections:
         if self.packed:
             self._qkv = _pack(parts.query, parts.key, parts.value)
             self._gate_up = _pack(parts.gate, parts.up)
-            self._query_width = parts.query.weight.shape[0]
-            self._key_width = parts.key.weight.shape[0]
+            self._query_width = output_width(parts.query)
+            self._key_width = output_width(parts.key)
 
     def queries_keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [T, H, D], keys and values [T, G, D], not rotated."""
@@ -69,7 +72,7 @@ class Projections:
     def down_into(self, gated_TF: Tensor, out_TM: Tensor) -> None:
         """Write the MLP's output over ``out``."""
         down = self.parts.down
-        if type(down) is nn.Linear and down.bias is None and not torch.is_grad_enabled():
+        if type(down) is nn.Linear and getattr(down, "bias", None) is None:
             torch.mm(gated_TF, down.weight.t(), out=out_TM)
         else:
             out_TM.copy_(down(gated_TF))
@@ -78,22 +81,36 @@ class Projections:
         return x_TM.unflatten(-1, (-1, self.head_dim))
 
 
+def output_width(module: nn.Module) -> int:
+    """Return the output channels of a linear module or of an adapter around one."""
+    return cast(Tensor, module.weight).shape[0]
+
+
 def _pack(*modules: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return one weight and bias for several linear modules, whose own become views of them."""
     linears = [module for module in modules if isinstance(module, nn.Linear)]
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    first = 0
-    for linear in linears:
-        end = first + linear.weight.shape[0]
-        linear.weight.data = weight[first:end]
-        first = end
-    if any(linear.bias is None for linear in linears):
-        assert all(linear.bias is None for linear in linears), "biases on some of the modules only"
+    weight = _join([linear.weight for linear in linears])
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    if not biases:
         return weight, None
-    bias = torch.cat([linear.bias.detach() for linear in linears])
-    first = 0
-    for linear in linears:
-        end = first + linear.bias.shape[0]
-        linear.bias.data = bias[first:end]
-        first = end
-    return weight, bias
+    assert len(biases) == len(linears), "biases on some of the modules only"
+    return weight, _join(biases)
+
+
+def _join(parameters: Sequence[Tensor]) -> Tensor:
+    """Lay parameters end to end and make them views of the result; once is enough."""
+    first = parameters[0].detach()
+    sizes = [parameter.shape[0] for parameter in parameters]
+    end = first.data_ptr()
+    ends = []
+    for parameter in parameters:
+        ends.append((parameter.data_ptr(), end))
+        end = parameter.data_ptr() + parameter.numel() * parameter.element_size()
+    storage = first.untyped_storage()
+    whole = end - storage.data_ptr() <= storage.nbytes()
+    if whole and all(start == expected for start, expected in ends):
+        return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
+    joined = torch.cat([parameter.detach() for parameter in parameters])
+    for parameter, part in zip(parameters, joined.split(sizes), strict=True):
+        parameter.data = part
+    return joined

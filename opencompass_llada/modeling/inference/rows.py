@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    options = {}
+    options: dict[str, Any] = {}
     if q_THD.shape[1] != k_TGD.shape[1]:
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # from torch 2.12 on
             options["enable_gqa"] = True
@@ -121,7 +122,7 @@ def _varlen(
         ends = list(itertools.accumulate(lengths, initial=0))
         return torch.tensor(ends, dtype=torch.int32, device=q_THD.device)
 
-    return varlen_attn(
+    out_THD = varlen_attn(
         q_THD,
         k_TGD,
         v_TGD,
@@ -131,3 +132,5 @@ def _varlen(
         max(key_lengths),
         **options,
     )
+    assert isinstance(out_THD, Tensor), "auxiliary outputs were not asked for"
+    return out_THD

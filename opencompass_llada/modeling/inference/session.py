@@ -1,5 +1,4 @@
-"""Passes over one batch: full ones, which may keep keys and values, and partial ones, which use
-them.
+"""Passes over one batch: full ones that may keep keys and values, partial ones that use them.
 
 A partial pass recomputes a span of each row against everything that is kept of the row. It first
 writes the span's own new keys and values over the kept ones, so that its tokens see each other as
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache, LayerCache
-from opencompass_llada.modeling.inference.graphs import GraphedPasses, SpanInputs
+from opencompass_llada.modeling.inference.graphs import GraphedPasses, Span, SpanInputs
 from opencompass_llada.modeling.inference.network import FastNetwork, LayerAttend
 from opencompass_llada.modeling.inference.rows import PackedRows, attend_rows
 
@@ -103,6 +102,7 @@ class Session:
         self._cache = cache
         self._passes = passes
         self._rotation = self._network.rotation(max(rows.lengths))
+        self._spans: dict[tuple[int, ...], Span] = {}
 
     @torch.inference_mode()
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
@@ -141,28 +141,39 @@ class Session:
             Logits [B, P, V].
         """
         assert self._cache is not None, "a session without a cache has full passes only"
-        network, rows = self._network, self._rows
-        positions_BS = torch.tensor(starts, device=network.device)[:, None] + torch.arange(
-            num_tokens, device=network.device
-        )
+        network = self._network
+        span = self._span(tuple(starts), num_tokens)
+        positions_BS = span.positions_T.view(len(starts), num_tokens)
         inputs = SpanInputs(
             ids_T=ids_BL.gather(1, positions_BS).flatten(),
-            positions_T=positions_BS.flatten(),
-            slots_T=rows.slots_of(positions_BS),
-            offsets_B=rows.offsets_B,
-            lengths_B=rows.lengths_B,
+            span=span,
         )
         if self._server.graphs.enabled:
             states_TM = self._server.graphs.run(inputs, self._cache, self._rotation)
         else:
-            attend = self._span_attend(inputs.slots_T, num_tokens, self._cache)
+            attend = self._span_attend(span.slots_T, num_tokens, self._cache)
             states_TM = network.run_layers(
-                network.embed(inputs.ids_T), inputs.positions_T, self._rotation, attend
+                network.embed(inputs.ids_T), span.positions_T, self._rotation, attend
             )
         states_BSM = states_TM.view(len(starts), num_tokens, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
         wanted = local_BP[..., None].expand(-1, -1, states_BSM.shape[-1])
         return network.head(states_BSM.gather(1, wanted))
+
+    def _span(self, starts: tuple[int, ...], num_tokens: int) -> Span:
+        """Return where a span stands; made once, since putting host numbers on a device waits."""
+        key = (*starts, num_tokens)
+        if key not in self._spans:
+            device, rows = self._network.device, self._rows
+            first_B1 = torch.tensor(starts, device=device)[:, None]
+            positions_BS = first_B1 + torch.arange(num_tokens, device=device)
+            self._spans[key] = Span(
+                positions_T=positions_BS.flatten(),
+                slots_T=rows.slots_of(positions_BS),
+                offsets_B=rows.offsets_B,
+                lengths_B=rows.lengths_B,
+            )
+        return self._spans[key]
 
     def _full_attend(self, num_wanted: int, cache: KeyValueCache | None) -> LayerAttend:
         rows, network = self._rows, self._network
