@@ -140,7 +140,7 @@ class Bench:
         total = shape.prompt + shape.new
         ids = torch.tensor([self.prompt(shape.prompt) + [0] * shape.new], device=self.device)
         positions = torch.arange(total - shape.block, total, device=self.device)[None]
-        session = self.server.open([total], cache_dtype=None, passes=1)
+        session = self.server.open([total], block_length=32, cache_dtype=None, passes=1)
 
         def one() -> None:
             session.full_pass(ids, positions, keep=False)
@@ -203,7 +203,9 @@ class Bench:
             cache=cache,
         )
         if cache.keeps:  # reserves the cache and captures the graphs at a short prompt's price
-            self.server.open([shape.prompt + shape.new], cache_dtype=cache.dtype, passes=1)
+            self.server.open(
+                [shape.prompt + shape.new], block_length=32, cache_dtype=cache.dtype, passes=1
+            )
             short = prompt[: max(shape.prompt // 16, 16)]
             sample(self.server, [short], config, self.tokens, device=self.device)
             if shape.prompt > 100_000:
@@ -237,7 +239,9 @@ class Bench:
             for dtype in ("bfloat16", "float8"):
                 ids = torch.tensor([self.prompt(length) + [0] * 32], device=self.device)
                 positions = torch.arange(length, length + 32, device=self.device)[None]
-                session = self.server.open([length + 32], cache_dtype=dtype, passes=1)
+                session = self.server.open(
+                    [length + 32], block_length=32, cache_dtype=dtype, passes=1
+                )
                 session.full_pass(ids, positions, keep=True)
 
                 def step(
@@ -261,7 +265,7 @@ class Bench:
         length = 256 if self.quick else 4096
         ids = torch.tensor([self.prompt(length) + [0] * 32], device=self.device)
         positions = torch.arange(length, length + 32, device=self.device)[None]
-        session = server.open([length + 32], cache_dtype="bfloat16", passes=1)
+        session = server.open([length + 32], block_length=32, cache_dtype="bfloat16", passes=1)
         session.full_pass(ids, positions, keep=True)
 
         def step() -> None:

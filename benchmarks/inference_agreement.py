@@ -39,7 +39,7 @@ def logit_agreement(
     plain = model.logits_at(ids, positions)
     found = {}
     for dtype in ("bfloat16", "float8"):
-        session = server.open([ids.shape[1]], cache_dtype=dtype, passes=1)
+        session = server.open([ids.shape[1]], block_length=32, cache_dtype=dtype, passes=1)
         full = session.full_pass(ids, positions, keep=True)
         kept = session.partial_pass(ids, [len(prompt)], num_masks, positions)
         found["full_error"] = relative_error(full, plain)

@@ -176,7 +176,7 @@ def profile_passes(
     ):
         ids = torch.randint(0, 200, (1, length + 32), device=device)
         positions = torch.arange(length, length + 32, device=device)[None]
-        session = server.open([length + 32], cache_dtype="bfloat16", passes=1)
+        session = server.open([length + 32], block_length=32, cache_dtype="bfloat16", passes=1)
         session.full_pass(ids, positions, keep=True)
 
         def one(

@@ -40,7 +40,12 @@ class PassProvider(Protocol):
         ...
 
     def open(
-        self, row_lengths: Sequence[int], *, cache_dtype: str | None, passes: int
+        self,
+        row_lengths: Sequence[int],
+        *,
+        block_length: int,
+        cache_dtype: str | None,
+        passes: int,
     ) -> PassSession:
         """Begin with a batch of rows of these lengths, masks included."""
         ...
@@ -62,6 +67,7 @@ class KeptForward:
         *,
         prompt_lengths: Sequence[int],
         num_masks: int,
+        block_length: int,
         full_passes: int,
     ) -> None:
         """Open a session.
@@ -71,6 +77,7 @@ class KeptForward:
             options: What is kept.
             prompt_lengths: Tokens of each prompt.
             num_masks: Tokens that are generated after each.
+            block_length: Tokens in a block.
             full_passes: Full passes to expect.
 
         Raises:
@@ -87,6 +94,7 @@ class KeptForward:
             )
         self._session = provider.open(
             [length + num_masks for length in prompt_lengths],
+            block_length=block_length,
             cache_dtype=options.dtype,
             passes=full_passes,
         )

@@ -154,6 +154,7 @@ def make_forward_policy(
                 config.cache,
                 prompt_lengths=canvas.prompt_lengths,
                 num_masks=plan.padded_length,
+                block_length=plan.block_length,
                 full_passes=plan.num_steps if not config.cache.keeps else plan.num_blocks,
             )
         if config.cache.keeps:

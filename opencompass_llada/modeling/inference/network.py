@@ -39,13 +39,17 @@ class PassOptions:
     """Pack weights that share an input; None packs on CUDA."""
 
     mlp_chunk: int = 16384
-    """Tokens that the MLP takes at once; 16,384 of LLaDA-8B take 1.2 GB."""
+    """Tokens that the MLP takes at once; 16,384 of LLaDA-8B take 1.2 GB. A memory plan may take
+    fewer."""
 
     fused: bool | None = None
     """Use the Triton kernels; None uses them where they can run."""
 
     graphs: bool | None = None
     """Replay small passes from CUDA graphs; None does on CUDA with the Triton kernels."""
+
+    memory_budget: int | None = None
+    """Bytes that a run may fill; None is most of the card, and no limit where there is none."""
 
 
 class FastNetwork:
@@ -60,6 +64,7 @@ class FastNetwork:
         """
         self.network = network
         self.options = options or PassOptions()
+        self.mlp_chunk = self.options.mlp_chunk
         head = cast(Tensor, network.get_output_embeddings().weight)
         self.device: torch.device = head.device
         self.dtype: torch.dtype = head.dtype
@@ -126,10 +131,11 @@ class FastNetwork:
                 q_THD, query_positions = layer.queries(h_TM), positions_T[wanted_W]
             else:
                 q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
+            del h_TM
             q_THD = self.ops.rotate(q_THD, query_positions, rotation)
             k_TGD = self.ops.rotate(k_TGD, positions_T, rotation)
             out_THD = attend(index, q_THD, k_TGD, v_TGD)
-            del q_THD, k_TGD, v_TGD, h_TM
+            del q_THD, k_TGD, v_TGD
             out_TM = parts.attention_out(out_THD.flatten(-2))
             del out_THD
             x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, parts.mlp_norm)
@@ -140,7 +146,7 @@ class FastNetwork:
     def _mlp(self, index: int, h_TM: Tensor) -> None:
         """Write the MLP's output over its normalised input, a chunk at a time."""
         layer = self.layers[index]
-        for part_TM in h_TM.split(self.options.mlp_chunk):
+        for part_TM in h_TM.split(self.mlp_chunk):
             layer.down_into(self.ops.gate(*layer.gate_up(part_TM)), part_TM)
 
     def _choose_ops(self) -> Elementwise:

@@ -15,13 +15,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache, LayerCache
 from opencompass_llada.modeling.inference.graphs import GraphedPasses, Span, SpanInputs
+from opencompass_llada.modeling.inference.memory import (
+    SLOT_STEP,
+    MemoryPlan,
+    NetworkSize,
+    card_budget,
+    check_plan,
+)
 from opencompass_llada.modeling.inference.network import FastNetwork, LayerAttend
 from opencompass_llada.modeling.inference.rows import PackedRows, attend_rows
 
-_SLOT_STEP = 1024
-"""Slots are taken in multiples of this, so that batches of like lengths share one cache."""
+logger = get_logger(__name__)
 
 
 class PassServer:
@@ -36,17 +43,29 @@ class PassServer:
         self.network = network
         self.graphs = GraphedPasses(network)
         self._cache: KeyValueCache | None = None
+        self._size = NetworkSize.of(network.network, network.dtype)
+        budget = network.options.memory_budget
+        self._budget = card_budget(network.device) if budget is None else budget
+        self._logged: set[str] = set()
 
     @property
     def logit_shift(self) -> int:
         """How many positions before its token a prediction is made."""
         return self.network.logit_shift
 
-    def open(self, row_lengths: Sequence[int], *, cache_dtype: str | None, passes: int) -> Session:
-        """Begin with a batch.
+    def open(
+        self,
+        row_lengths: Sequence[int],
+        *,
+        block_length: int,
+        cache_dtype: str | None,
+        passes: int,
+    ) -> Session:
+        """Plan the memory of a batch and begin with it.
 
         Args:
             row_lengths: Tokens of each row, masks included.
+            block_length: Most positions of a row that logits are asked for at once.
             cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None keeps
                 nothing.
             passes: Full passes to come, for the choice of the attention kernel.
@@ -54,7 +73,11 @@ class PassServer:
         Returns:
             The session; the sessions of one server share their cache, so that one is used up
             before the next is opened.
+
+        Raises:
+            MemoryPlanError: If it does not fit the card; names the nearest plan that does.
         """
+        self._plan(row_lengths, block_length, cache_dtype)
         rows = PackedRows(row_lengths, self.network.device)
         cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
         return Session(self, rows, cache, passes)
@@ -63,6 +86,24 @@ class PassServer:
         """Give the cache's memory and the graphs back."""
         self.graphs.clear()
         self._cache = None
+
+    def _plan(self, row_lengths: Sequence[int], block_length: int, cache_dtype: str | None) -> None:
+        plan = MemoryPlan(
+            size=self._size,
+            row_lengths=tuple(row_lengths),
+            block_length=block_length,
+            cache_dtype=cache_dtype,
+            mlp_chunk=self.network.options.mlp_chunk,
+        )
+        if self._budget is None:
+            return
+        plan = check_plan(plan, self._budget)
+        self.network.mlp_chunk = plan.mlp_chunk
+        about = f"{cache_dtype} {plan.num_tokens // SLOT_STEP} {plan.mlp_chunk}"
+        if about not in self._logged:  # once for each size of cache, not for each sample
+            self._logged.add(about)
+            budget = self._budget / 1e9
+            logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget)
 
     def _reserve(self, num_slots: int, cache_dtype: str) -> KeyValueCache:
         dtype = FLOAT8 if cache_dtype == "float8" else self.network.dtype
@@ -73,7 +114,7 @@ class PassServer:
         del held  # two caches do not fit a card that one nearly fills
         self._cache = KeyValueCache(
             num_layers=len(self.network.layers),
-            num_slots=-(-num_slots // _SLOT_STEP) * _SLOT_STEP,
+            num_slots=-(-num_slots // SLOT_STEP) * SLOT_STEP,
             num_heads=self.network.num_groups,
             head_dim=self.network.head_dim,
             dtype=dtype,
