@@ -22,6 +22,7 @@ from opencompass_llada.likelihood import (
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.modeling import BidirectionalNetwork
+from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.sampling import (
     Progress,
     SpecialTokens,
@@ -41,6 +42,7 @@ class MaskedDiffusionEngine:
         special_tokens: SpecialTokens,
         *,
         progress: Progress | None = None,
+        pass_options: PassOptions | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -49,12 +51,14 @@ class MaskedDiffusionEngine:
             settings: How to sample.
             special_tokens: Ids of the checkpoint.
             progress: Told of every step; None is a bar where stderr is a terminal.
+            pass_options: How passes are arranged; nothing of it changes an answer.
         """
         self.model = model
         self.settings = settings
         self.special_tokens = special_tokens
         self.device: torch.device = next(model.parameters()).device
         self.totals = Totals()
+        self._server = PassServer(FastNetwork(model, pass_options))
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
 
@@ -88,7 +92,7 @@ class MaskedDiffusionEngine:
         self._check_prompts(prompts)
         start = time.perf_counter()
         output = sample(
-            self.model.logits_at,
+            self._server,
             prompts,
             config,
             self.special_tokens,

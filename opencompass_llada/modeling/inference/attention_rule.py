@@ -20,11 +20,18 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling.attention import check_attention_backend, choose_attention
 
 logger = get_logger(__name__)
 
 _MEASURED_LENGTH = 8192
-_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+_MEASURED = ("flash", "cudnn")
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,8 @@ def attend_with(backend: str | None, q_HLD: Tensor, k_GLD: Tensor, v_GLD: Tensor
     """Return the attention of one row, [H, L, D].
 
     Args:
-        backend: ``flash`` or ``cudnn``; None for PyTorch's own choice.
+        backend: ``flash``, ``cudnn``, ``efficient`` or ``math``; ``flash_attn`` for that package;
+            None for PyTorch's own choice.
         q_HLD: Queries.
         k_GLD: Keys.
         v_GLD: Values.
@@ -82,6 +90,8 @@ def attend_with(backend: str | None, q_HLD: Tensor, k_GLD: Tensor, v_GLD: Tensor
     grouped = q.shape[1] != k.shape[1]
     if backend is None:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)[0]
+    if backend == "flash_attn":
+        return choose_attention("flash_attn", q.device)(q, k, v, None)[0]
     with sdpa_kernel(_BACKENDS[backend]):
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)[0]
 
@@ -110,7 +120,7 @@ def measure_rates(
 
     seconds: dict[str, float] = {}
     plan_seconds = 0.0
-    for backend in _BACKENDS:
+    for backend in _MEASURED:
         try:
             first, _, *rest = _times(backend, inputs(_MEASURED_LENGTH), 5)
         except RuntimeError as error:
@@ -131,11 +141,18 @@ def measure_rates(
 
 
 def make_rule(
-    device: torch.device, dtype: torch.dtype, num_heads: int, num_groups: int, head_dim: int
+    asked: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int,
+    num_groups: int,
+    head_dim: int,
 ) -> Callable[[int, int, int], str | None]:
     """Return the rule for one network.
 
     Args:
+        asked: The network's attention backend, see modeling.attention; ``auto`` leaves the choice
+            to the rule.
         device: Where it runs.
         dtype: What it computes in.
         num_heads: Query heads.
@@ -146,6 +163,10 @@ def make_rule(
         A function of queries, keys and calls of that shape that names a kernel, or None for
         PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
     """
+    if asked != "auto":
+        check_attention_backend(asked, device)
+        forced = None if asked == "sdpa" else asked.removeprefix("sdpa_")
+        return lambda num_queries, num_keys, num_calls: forced
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return lambda num_queries, num_keys, num_calls: None
 

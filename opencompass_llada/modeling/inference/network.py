@@ -77,7 +77,12 @@ class FastNetwork:
         self.num_groups: int = output_width(parts.key) // self.head_dim
         self.ops = self._choose_ops()
         self.choose_attention = make_rule(
-            self.device, self.dtype, self.num_heads, self.num_groups, self.head_dim
+            network.attention_backend,
+            self.device,
+            self.dtype,
+            self.num_heads,
+            self.num_groups,
+            self.head_dim,
         )
 
     @property
