@@ -3,10 +3,14 @@
 Knows token ids and a model call. Text, tokenizers and OpenCompass live above it, in the wrapper.
 """
 
-from opencompass_llada.sampling.acceptance import AcceptanceRule, ScheduledAcceptance
+from opencompass_llada.sampling.acceptance import (
+    AcceptanceRule,
+    IndependentAcceptance,
+    ScheduledAcceptance,
+    StepContext,
+)
 from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
 from opencompass_llada.sampling.config import (
-    REMASKING_STRATEGIES,
     SamplerConfig,
     SpecialTokens,
     parse_sampler_config,
@@ -26,18 +30,29 @@ from opencompass_llada.sampling.progress import (
     ProgressBar,
     make_progress,
 )
+from opencompass_llada.sampling.remasking import REMASKING_STRATEGIES
 from opencompass_llada.sampling.sampler import SamplerOutput, sample
-from opencompass_llada.sampling.schedule import BlockPlan, cap_steps, plan_blocks, reveals_per_step
+from opencompass_llada.sampling.schedule import (
+    SCHEDULES,
+    BlockPlan,
+    StepPlan,
+    cap_steps,
+    plan_blocks,
+    plan_steps,
+    reveals_per_step,
+)
 
 __all__ = [
     "PROGRESS_VARIABLE",
     "REMASKING_STRATEGIES",
+    "SCHEDULES",
     "AcceptanceRule",
     "BlockPlan",
     "CacheOptions",
     "ForwardPolicy",
     "FullForward",
     "GuidedForward",
+    "IndependentAcceptance",
     "KeptForward",
     "LogitsFunction",
     "NoProgress",
@@ -49,12 +64,15 @@ __all__ = [
     "SamplerOutput",
     "ScheduledAcceptance",
     "SpecialTokens",
+    "StepContext",
+    "StepPlan",
     "cap_steps",
     "derive_seed",
     "make_progress",
     "parse_cache_options",
     "parse_sampler_config",
     "plan_blocks",
+    "plan_steps",
     "reveals_per_step",
     "sample",
 ]
