@@ -9,7 +9,12 @@ from opencompass_llada.sampling.acceptance import (
     ScheduledAcceptance,
     StepContext,
 )
+from opencompass_llada.sampling.acceptance_options import (
+    AcceptanceOptions,
+    parse_acceptance_options,
+)
 from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
+from opencompass_llada.sampling.confident_acceptance import ACCEPTANCE_RULES, RuleKind
 from opencompass_llada.sampling.config import (
     SamplerConfig,
     SpecialTokens,
@@ -43,6 +48,10 @@ from opencompass_llada.sampling.schedule import (
 )
 
 __all__ = [
+    "ACCEPTANCE_RULES",
+    "AcceptanceOptions",
+    "RuleKind",
+    "parse_acceptance_options",
     "PROGRESS_VARIABLE",
     "REMASKING_STRATEGIES",
     "SCHEDULES",

@@ -144,7 +144,7 @@ def sample(
 
 
 def make_rule(config: SamplerConfig) -> AcceptanceRule:
-    """Choose the acceptance rule that the remasking strategy goes with.
+    """Choose the acceptance rule: the one asked for, or that of the remasking strategy.
 
     Args:
         config: The settings.
@@ -152,6 +152,9 @@ def make_rule(config: SamplerConfig) -> AcceptanceRule:
     Returns:
         The rule.
     """
+    asked = config.acceptance.make()
+    if asked is not None:
+        return asked
     return IndependentAcceptance() if config.remasking == "origin" else ScheduledAcceptance()
 
 
