@@ -90,9 +90,8 @@ def make_model(quick: bool, device: torch.device) -> LLaDAForMaskedDiffusion:
             "pad_token_id": 298,
         }
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    backend = "sdpa_flash" if device.type == "cuda" else "auto"
     with torch.device("meta"):
-        model = LLaDAForMaskedDiffusion(LLaDAConfig(**sizes), attention_backend=backend)
+        model = LLaDAForMaskedDiffusion(LLaDAConfig(**sizes))
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     torch.manual_seed(0)
     for parameter in model.parameters():

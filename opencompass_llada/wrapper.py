@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from opencompass.utils.prompt import PromptList
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import Engine
+from opencompass_llada.engines import Engine, length_buckets
 from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
@@ -27,6 +27,7 @@ from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.stopping import (
     cut_at_stop_strings,
     cut_at_token_ids,
+    cut_is_settled,
     merge_stop_strings,
 )
 from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
@@ -195,10 +196,15 @@ class LLaDACausalLM(BaseModel):
         length = self.options.generation_length(max_out_len)
         prompts = [self._prompt_ids(str(text), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
-        answers = []
-        for start in range(0, len(prompts), size):
-            batch = self.engine.generate(prompts[start : start + size], max_new_tokens=length)
-            answers += [self._read_answer(generation.token_ids, stops) for generation in batch]
+        answers = [""] * len(prompts)
+        for places in length_buckets([len(prompt) for prompt in prompts], size):
+            batch = self.engine.generate(
+                [prompts[place] for place in places],
+                max_new_tokens=length,
+                is_complete=self._complete_test(stops),
+            )
+            for place, generation in zip(places, batch, strict=True):
+                answers[place] = self._read_answer(generation.token_ids, stops)
         return answers
 
     def get_token_len(self, prompt: str) -> int:
@@ -236,6 +242,12 @@ class LLaDACausalLM(BaseModel):
             longest,
             length,
         )
+
+    def _complete_test(self, stops: Sequence[str]) -> Callable[[list[int]], bool] | None:
+        """Return the test whether a stop string ends an answer, whatever follows."""
+        if not stops:
+            return None
+        return lambda token_ids: cut_is_settled(self._encoder.decode(token_ids), stops)
 
     def _read_answer(self, token_ids: Sequence[int], stops: Sequence[str]) -> str:
         kept = cut_at_token_ids(token_ids, self._stop_ids)

@@ -24,6 +24,7 @@ from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.modeling import BidirectionalNetwork
 from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.sampling import (
+    IsComplete,
     Progress,
     SpecialTokens,
     derive_seed,
@@ -68,7 +69,11 @@ class MaskedDiffusionEngine:
         return self.model.resolved_rope.longest_context
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        is_complete: IsComplete | None = None,
     ) -> list[Generation]:
         """Generate after each prompt of one batch.
 
@@ -80,11 +85,13 @@ class MaskedDiffusionEngine:
         Args:
             prompts: Token ids; lengths may differ.
             max_new_tokens: Tokens to generate, at least 1.
+            is_complete: With the sampler's ``early_stop``, a test of when an answer is complete.
 
         Returns:
             One generation a prompt, in order.
 
         Raises:
+            MemoryPlanError: If the batch does not fit the card.
             ValueError: If the steps do not fit the length, or a prompt holds the mask's id.
             FloatingPointError: If the model's logits are not finite.
         """
@@ -99,6 +106,7 @@ class MaskedDiffusionEngine:
             seeds=[self._next_seed(prompt) for prompt in prompts],
             device=self.device,
             progress=self._progress,
+            is_complete=is_complete,
         )
         seconds = time.perf_counter() - start
         generations = [

@@ -20,6 +20,7 @@ from opencompass_llada.sampling.config import (
     SpecialTokens,
     parse_sampler_config,
 )
+from opencompass_llada.sampling.early_stop import IsComplete
 from opencompass_llada.sampling.forward import (
     ForwardPolicy,
     FullForward,
@@ -62,6 +63,7 @@ __all__ = [
     "FullForward",
     "GuidedForward",
     "IndependentAcceptance",
+    "IsComplete",
     "KeptForward",
     "LogitsFunction",
     "NoProgress",

@@ -87,6 +87,10 @@ class SamplerConfig:
     """What a step reveals beyond its schedule; may be given as a mapping or a rule's name. See
     `acceptance_options`."""
 
+    early_stop: bool = False
+    """Stop once everything up to an end token is revealed, or the caller says that the answer is
+    complete; the rest is filled with end tokens, which the answer does not show."""
+
     cache: CacheOptions = CacheOptions()
     """What is kept between steps; may be given as a mapping or a type's name. See `cache`."""
 
@@ -107,6 +111,7 @@ class SamplerConfig:
         _check_fraction("top_p", self.top_p, includes_zero=False)
         _check_fraction("timestep_eps", self.timestep_eps, includes_zero=True)
         _check_bool("suppress_eos_logits", self.suppress_eos_logits)
+        _check_bool("early_stop", self.early_stop)
         _check_bool("suppress_eos_eot_confidence", self.suppress_eos_eot_confidence)
         if self.remasking not in REMASKING_STRATEGIES:
             raise ValueError(

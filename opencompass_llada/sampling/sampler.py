@@ -54,6 +54,7 @@ from opencompass_llada.sampling.acceptance import (
 from opencompass_llada.sampling.canvas import Canvas, make_canvas
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.denoising import DenoisingParts, denoise
+from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
 from opencompass_llada.sampling.forward import (
     ForwardPolicy,
     FullForward,
@@ -94,6 +95,7 @@ def sample(
     seeds: Sequence[int] | None = None,
     device: torch.device | str,
     progress: Progress | None = None,
+    is_complete: IsComplete | None = None,
 ) -> SamplerOutput:
     """Generate ``config.generation_length`` tokens after each prompt.
 
@@ -109,6 +111,7 @@ def sample(
         seeds: One seed a prompt; None derives each from ``config.seed`` and the prompt.
         device: Where the tokens live and random numbers are drawn; the model call's device.
         progress: Told of every step; None for nobody.
+        is_complete: With ``config.early_stop``, a further test of when an answer is complete.
 
     Returns:
         Generated ids and the number of forward passes.
@@ -134,6 +137,9 @@ def sample(
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         rule=make_rule(config),
         progress=progress or NoProgress(),
+        early_stop=EarlyStop(canvas, plan.padded_length, special_tokens, is_complete)
+        if config.early_stop
+        else None,
     )
     ids_BL = denoise(canvas, plan, parts)
     return SamplerOutput(
