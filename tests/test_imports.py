@@ -27,11 +27,12 @@ LAYERS = [
     {"registry", "running"},
 ]
 # Parts beside that ladder; those that may import the host are named with it.
-BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "doctor", "cli"}
+BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "doctor", "cli", "fidelity"}
 # Kernels for CUDA, imported only where Triton is.
 NEEDS_TRITON = {"modeling.inference.kernels", "modeling.inference.decode_kernel"}
 HOST_ALLOWED = {
     *("wrapper", "registry", "running", "datasets", "results.summarizer"),
+    *("fidelity.samples", "fidelity.command"),
 }
 
 
