@@ -332,7 +332,11 @@ class Bench:
                 self.part(f"floor {shape.prompt}", lambda shape=shape: self.floor(shape))
         for shape in shapes:
             self.part(f"run {shape.name}", lambda shape=shape: self.run_shape(shape))
+        self.part("attention rule", self.rates)
         self.part("small steps", self.small_steps)
+        self.part("without graphs", self.without_graphs)
+        self.part("synchronisations", self.synchronisations)
+        self.part("batching", self.batching)
         self.part(
             "logits",
             lambda: logit_agreement(

@@ -108,8 +108,36 @@ def tiny_agreement(
     found["batches of 10 against one at a time"] = sum(
         x == y for x, y in zip(ids, alone, strict=True)
     ) / len(ids)
+    found["first step"] = _first_step(model, server, prompts)
     server.release()
     return found
+
+
+@torch.inference_mode()
+def _first_step(
+    model: LLaDAForMaskedDiffusion, server: PassServer, prompts: list[list[int]]
+) -> dict[str, float]:
+    """Say how close the two likeliest tokens are where the passes predict different ones."""
+    gaps, differing = [], []
+    for prompt in prompts:
+        ids = torch.tensor([prompt + [model.config.mask_token_id] * 32])
+        ids = ids.to(server.network.device)
+        positions = torch.arange(len(prompt), ids.shape[1], device=ids.device)[None]
+        plain = model.logits_at(ids, positions).float()
+        session = server.open([ids.shape[1]], block_length=32, cache_dtype=None, passes=1)
+        fast = session.full_pass(ids, positions, keep=False)
+        top = plain.topk(2, dim=-1).values
+        gaps.append((top[..., 0] - top[..., 1])[0])
+        differing.append((plain.argmax(-1) != fast.argmax(-1))[0])
+    gap, differs = torch.cat(gaps), torch.cat(differing)
+    return {
+        "positions": gap.numel(),
+        "differing": int(differs.sum()),
+        "largest gap of logits where they differ": gap[differs].max().item()
+        if differs.any()
+        else 0,
+        "median gap of logits": gap.median().item(),
+    }
 
 
 def _prompts(lengths: tuple[int, ...], repeats: int, tokenizer: Any) -> list[list[int]]:

@@ -1,8 +1,9 @@
 """Which maskless attention kernel serves a shape: a rule with rates measured on the machine.
 
-On CUDA, PyTorch's flash and cuDNN kernels are timed once a process (about a second). cuDNN is the
+On CUDA, PyTorch's flash and cuDNN kernels are timed once a process (a few seconds). cuDNN is the
 faster one on Hopper but builds a plan for every new shape, so that it pays only where a shape's
-calls save more than the plan costs. Elsewhere PyTorch's own choice is used.
+calls save more than the plan costs. Lengths that are no multiple of 8 are timed apart, since
+cuDNN may serve them by other kernels. Elsewhere PyTorch's own choice is used.
 
 Shape letters: H query heads, G key/value heads, L positions, D head size.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,8 @@ from opencompass_llada.modeling.attention import check_attention_backend, choose
 logger = get_logger(__name__)
 
 _MEASURED_LENGTH = 8192
-_MEASURED = ("flash", "cudnn")
+_ALIGNED = (8192, 8216, 8232, 8248)  # multiples of 8; the first one also pays for what comes once
+_ODD = (8191, 8199, 8213, 8237)
 _BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -44,30 +46,40 @@ class AttentionRates:
     cudnn: float | None
     """Operations a second of the cuDNN kernel; None where it does not run."""
 
+    cudnn_odd: float | None
+    """The same for lengths that are no multiple of 8."""
+
     plan_seconds: float
     """What cuDNN's first call with a new shape takes beyond a later one."""
 
-    def choose(self, num_operations: float, num_calls: int) -> str:
+    plan_seconds_odd: float
+    """The same for lengths that are no multiple of 8."""
+
+    def choose(self, num_operations: float, num_calls: int, *, odd: bool) -> str:
         """Return the faster kernel for a shape, the plan counted in.
 
         Args:
             num_operations: Of one call: 4 x queries x keys x heads x head size.
             num_calls: Calls that will share the shape.
+            odd: Whether a length is no multiple of 8.
 
         Returns:
             ``"cudnn"`` or ``"flash"``.
         """
-        if self.cudnn is None:
+        cudnn = self.cudnn_odd if odd else self.cudnn
+        if cudnn is None:
             return "flash"
-        saved = num_calls * (num_operations / self.flash - num_operations / self.cudnn)
-        return "cudnn" if saved > self.plan_seconds else "flash"
+        saved = num_calls * (num_operations / self.flash - num_operations / cudnn)
+        return "cudnn" if saved > (self.plan_seconds_odd if odd else self.plan_seconds) else "flash"
 
     def describe(self) -> str:
         """Return one line for the log."""
-        cudnn = "does not run" if self.cudnn is None else f"{self.cudnn / 1e12:.0f} TFLOP/s"
+        if self.cudnn is None or self.cudnn_odd is None:
+            return f"flash {self.flash / 1e12:.0f} TFLOP/s, cuDNN does not run"
         return (
-            f"flash {self.flash / 1e12:.0f} TFLOP/s, cuDNN {cudnn}, "
-            f"a cuDNN plan {self.plan_seconds * 1e3:.0f} ms"
+            f"flash {self.flash / 1e12:.0f} TFLOP/s, cuDNN {self.cudnn / 1e12:.0f} "
+            f"({self.cudnn_odd / 1e12:.0f} at odd lengths), a cuDNN plan "
+            f"{self.plan_seconds * 1e3:.0f} ms ({self.plan_seconds_odd * 1e3:.0f})"
         )
 
 
@@ -110,7 +122,7 @@ def measure_rates(
         head_dim: Head size.
 
     Returns:
-        The rates, medians of three calls.
+        The rates of a warm call, and what plans cost.
     """
 
     def inputs(length: int) -> list[Tensor]:
@@ -118,26 +130,34 @@ def measure_rates(
         shapes = [(length, number, head_dim) for number in heads]
         return [torch.randn(s, device=device, dtype=dtype).transpose(0, 1) for s in shapes]
 
-    seconds: dict[str, float] = {}
-    plan_seconds = 0.0
-    for backend in _MEASURED:
-        try:
-            first, _, *rest = _times(backend, inputs(_MEASURED_LENGTH), 5)
-        except RuntimeError as error:
-            logger.info("Attention kernel %s does not run here: %s", backend, error)
-            continue
-        seconds[backend] = sorted(rest)[len(rest) // 2]
-        if backend == "cudnn":
-            first, again = _times(backend, inputs(_MEASURED_LENGTH + 7), 2)
-            plan_seconds = max(first - again, 0.0)
+    *_, flash = _times("flash", inputs(_MEASURED_LENGTH), 4)
+    try:
+        cudnn, plan = _rate_and_plan(_ALIGNED, inputs)
+        cudnn_odd, plan_odd = _rate_and_plan(_ODD, inputs)
+    except RuntimeError as error:
+        logger.info("Attention kernel cudnn does not run here: %s", error)
+        cudnn, plan, cudnn_odd, plan_odd = None, 0.0, None, 0.0
     operations = attention_operations(_MEASURED_LENGTH, _MEASURED_LENGTH, num_heads, head_dim)
     rates = AttentionRates(
-        flash=operations / seconds["flash"],
-        cudnn=operations / seconds["cudnn"] if "cudnn" in seconds else None,
-        plan_seconds=plan_seconds,
+        flash=operations / flash,
+        cudnn=None if cudnn is None else operations / cudnn,
+        cudnn_odd=None if cudnn_odd is None else operations / cudnn_odd,
+        plan_seconds=plan,
+        plan_seconds_odd=plan_odd,
     )
     logger.info("Attention measured on %s: %s", device, rates.describe())
     return rates
+
+
+def _rate_and_plan(
+    lengths: Sequence[int], inputs: Callable[[int], list[Tensor]]
+) -> tuple[float, float]:
+    """Return cuDNN's seconds a call and its median plan, the first length's left out."""
+    plans, later = [], 0.0
+    for length in lengths:
+        first, _, later = _times("cudnn", inputs(length), 3)
+        plans.append(max(first - later, 0.0))
+    return later, sorted(plans[1:])[len(plans[1:]) // 2]
 
 
 def make_rule(
@@ -173,7 +193,8 @@ def make_rule(
     def rule(num_queries: int, num_keys: int, num_calls: int) -> str:
         rates = measure_rates(device, dtype, num_heads, num_groups, head_dim)
         operations = attention_operations(num_queries, num_keys, num_heads, head_dim)
-        chosen = rates.choose(operations, num_calls)
+        odd = bool(num_queries % 8 or num_keys % 8)
+        chosen = rates.choose(operations, num_calls, odd=odd)
         _log_choice(chosen, num_queries, num_keys, num_calls)
         return chosen
 
