@@ -59,20 +59,22 @@ def _elementwise_errors(device: torch.device) -> dict[str, Any]:
     positions = torch.randint(0, 9000, (777,), device=device)
     angles = torch.rand(9000, 64, device=device).repeat(1, 2) * 6.3
     rotation = (angles.cos(), angles.sin())
-    heads = torch.randn(777, 3 * 4096, **kind)[:, :4096].unflatten(-1, (32, 128))
-    expected = plain.rotate(heads, positions, rotation)
-    errors["rotate"] = relative_error(fused.rotate(heads, positions, rotation), expected)
+    packed = torch.randn(777, 3 * 4096, **kind)
     slots = torch.randperm(900, device=device)[:777]
     for dtype in (torch.bfloat16, FLOAT8):
-        layers = []
+        results = []
         for ops in (plain, fused):
             cache = KeyValueCache(
                 num_layers=1, num_slots=900, num_heads=32, head_dim=128, dtype=dtype, device=device
             )
-            ops.store(cache.layers[0], slots, heads, expected)
-            k, v = cache.layers[0].read(0, 900, torch.bfloat16)
-            layers.append(torch.cat((k[slots], v[slots])))
-        errors[f"store {str(dtype)[6:]}"] = relative_error(layers[1], layers[0])
+            heads = [part.unflatten(-1, (32, 128)) for part in packed.clone().chunk(3, dim=-1)]
+            q, k = ops.place(*heads, positions, rotation, cache.layers[0], slots)
+            kept = cache.layers[0].read(0, 900, torch.bfloat16)
+            results.append((q, k, kept[0][slots], kept[1][slots]))
+        for name, found, expected in zip(
+            ("queries", "keys", "kept keys", "kept values"), results[1], results[0], strict=True
+        ):
+            errors[f"{name} {str(dtype)[6:]}"] = relative_error(found, expected)
     return errors
 
 

@@ -103,7 +103,7 @@ class MaskedDiffusionEngine:
             prompts,
             config,
             self.special_tokens,
-            seeds=[self._next_seed(prompt) for prompt in prompts],
+            seeds=[self._next_seed(prompt) for prompt in prompts] if config.draws else None,
             device=self.device,
             progress=self._progress,
             is_complete=is_complete,

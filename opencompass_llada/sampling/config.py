@@ -147,6 +147,12 @@ class SamplerConfig:
             )
 
     @property
+    def draws(self) -> bool:
+        """Whether any random number is drawn."""
+        confident = STRATEGIES[self.remasking].confident
+        return self.temperature > 0 or self.remasking_temperature > 0 or not confident
+
+    @property
     def resolved_schedule(self) -> str:
         """The schedule's name, never None."""
         return self.schedule or STRATEGIES[self.remasking].schedule

@@ -238,6 +238,8 @@ def cut_generated(
 def _seeds_of_rows(
     seeds: Sequence[int] | None, prompts: Sequence[Sequence[int]], config: SamplerConfig
 ) -> list[int]:
+    if seeds is None and not config.draws:
+        return [config.seed] * len(prompts)  # deriving one takes 12 ms for 32K tokens
     if seeds is None:
         return [derive_seed(config.seed, prompt) for prompt in prompts]
     if len(seeds) != len(prompts):

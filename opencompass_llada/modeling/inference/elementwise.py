@@ -42,8 +42,20 @@ class Elementwise(Protocol):
         """Rotate queries or keys to their positions in tables [L, D]."""
         ...
 
-    def store(self, layer: LayerCache, slots_T: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Keep keys and values in their slots."""
+    def place(
+        self,
+        q_THD: Tensor | None,
+        k_TGD: Tensor,
+        v_TGD: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        layer: LayerCache | None,
+        slots_T: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Rotate queries and keys of the same tokens, and keep keys and values in a layer's slots.
+
+        Without a layer nothing is kept; without queries the rest is done alone.
+        """
         ...
 
 
@@ -67,9 +79,24 @@ class PlainElementwise:
         cos_LD, sin_LD = rotation
         return apply_rotary(x_THD, cos_LD[positions_T][:, None], sin_LD[positions_T][:, None])
 
-    def store(self, layer: LayerCache, slots_T: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Keep; see `Elementwise`."""
-        layer.write(slots_T, k_TGD, v_TGD)
+    def place(
+        self,
+        q_THD: Tensor | None,
+        k_TGD: Tensor,
+        v_TGD: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        layer: LayerCache | None,
+        slots_T: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Rotate and keep; see `Elementwise`."""
+        if q_THD is not None:
+            q_THD = self.rotate(q_THD, positions_T, rotation)
+        k_TGD = self.rotate(k_TGD, positions_T, rotation)
+        if layer is not None:
+            assert slots_T is not None, "what is kept has slots"
+            layer.write(slots_T, k_TGD, v_TGD)
+        return q_THD, k_TGD
 
 
 class FusedElementwise:
@@ -96,12 +123,21 @@ class FusedElementwise:
 
         return kernels.rotate(x_THD, positions_T, *rotation)
 
-    def store(self, layer: LayerCache, slots_T: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Keep; see `Elementwise`."""
+    def place(
+        self,
+        q_THD: Tensor | None,
+        k_TGD: Tensor,
+        v_TGD: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        layer: LayerCache | None,
+        slots_T: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Rotate in place and keep, in one launch; see `Elementwise`."""
         from opencompass_llada.modeling.inference import kernels
 
-        kernels.store(k_TGD, slots_T, layer.keys_SGD, layer.key_scales_SG)
-        kernels.store(v_TGD, slots_T, layer.values_SGD, layer.value_scales_SG)
+        kernels.place(q_THD, k_TGD, v_TGD, positions_T, *rotation, layer, slots_T)
+        return q_THD, k_TGD
 
 
 def kernels_fit(device: torch.device, head_dim: int) -> str | None:

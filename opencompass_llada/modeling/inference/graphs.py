@@ -20,7 +20,7 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.block import Rotation
 from opencompass_llada.modeling.cache import KeyValueCache
 from opencompass_llada.modeling.inference.elementwise import kernels_fit
-from opencompass_llada.modeling.inference.network import FastNetwork, LayerAttend
+from opencompass_llada.modeling.inference.network import FastNetwork, Keep, LayerAttend
 
 logger = get_logger(__name__)
 
@@ -141,7 +141,8 @@ class GraphedPasses:
             network.embed(inputs.ids_T),
             inputs.span.positions_T,
             rotation,
-            _split_attend(network, inputs, cache),
+            _split_attend(inputs, cache),
+            keep=Keep(cache, inputs.span.slots_T),
         )
 
     def _capture(self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation) -> _Captured:
@@ -164,12 +165,11 @@ class GraphedPasses:
         return _Captured(graph=graph, inputs=held, states_TM=states_TM, rotation=rotation)
 
 
-def _split_attend(network: FastNetwork, inputs: SpanInputs, cache: KeyValueCache) -> LayerAttend:
+def _split_attend(inputs: SpanInputs, cache: KeyValueCache) -> LayerAttend:
     from opencompass_llada.modeling.inference.decode_kernel import attend_kept
 
     def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
         layer = cache.layers[index]
-        network.ops.store(layer, inputs.span.slots_T, k_TGD, v_TGD)
         return attend_kept(
             q_THD,
             layer.keys_SGD,

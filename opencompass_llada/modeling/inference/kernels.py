@@ -9,15 +9,12 @@ Shape suffixes: T tokens, M hidden size, H heads, D head size, F MLP size.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-FLOAT8_MAX = 448.0
-"""Largest finite value of float8_e4m3fn."""
+from opencompass_llada.modeling.cache import FLOAT8_MAX, LayerCache
 
 
 @triton.jit
@@ -61,6 +58,106 @@ def _gate_kernel(gate_ptr, up_ptr, out_ptr, size, gate_stride, up_stride, BLOCK:
 
 
 @triton.jit
+def _rotated(x_ptr, row, num_heads, cos, sin, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Return both halves of a token's heads, rotated and rounded to the tensor's type."""
+    heads = tl.arange(0, BLOCK)
+    keep = (heads < num_heads)[:, None]
+    place = x_ptr + row + heads[:, None] * (2 * HALF) + tl.arange(0, HALF)[None, :]
+    kind = x_ptr.dtype.element_ty
+    first = tl.load(place, mask=keep, other=0.0).to(tl.float32)
+    second = tl.load(place + HALF, mask=keep, other=0.0).to(tl.float32)
+    rotated_first = (first * cos - second * sin).to(kind)
+    rotated_second = (second * cos + first * sin).to(kind)
+    tl.store(place, rotated_first, mask=keep)
+    tl.store(place + HALF, rotated_second, mask=keep)
+    return rotated_first, rotated_second
+
+
+@triton.jit
+def _keep_halves(
+    first,
+    second,
+    slot,
+    cache_ptr,
+    scales_ptr,
+    num_heads,
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write both halves of a token's heads to its slot, as they are or as float8 with scales."""
+    heads = tl.arange(0, BLOCK)
+    keep = (heads < num_heads)[:, None]
+    base = cache_ptr + slot * num_heads * (2 * HALF)
+    target = base + heads[:, None] * (2 * HALF) + tl.arange(0, HALF)[None, :]
+    if QUANTISED:
+        wide_first, wide_second = first.to(tl.float32), second.to(tl.float32)
+        largest = tl.maximum(
+            tl.max(tl.abs(wide_first), axis=1), tl.max(tl.abs(wide_second), axis=1)
+        )
+        scale = tl.maximum(largest / LARGEST, 1e-30)
+        tl.store(scales_ptr + slot * num_heads + heads, scale, mask=heads < num_heads)
+        first = (wide_first / scale[:, None]).to(cache_ptr.dtype.element_ty)
+        second = (wide_second / scale[:, None]).to(cache_ptr.dtype.element_ty)
+    tl.store(target, first, mask=keep)
+    tl.store(target + HALF, second, mask=keep)
+
+
+@triton.jit
+def _place_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    positions_ptr,
+    slots_ptr,
+    cos_ptr,
+    sin_ptr,
+    keys_ptr,
+    values_ptr,
+    key_scales_ptr,
+    value_scales_ptr,
+    q_stride,
+    k_stride,
+    v_stride,
+    num_heads,
+    num_groups,
+    FIRST_PART: tl.constexpr,
+    KEEP: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1) + FIRST_PART
+    dims = tl.arange(0, HALF)
+    table = tl.load(positions_ptr + token).to(tl.int64) * (2 * HALF)
+    cos = tl.load(cos_ptr + table + dims)[None, :]
+    sin = tl.load(sin_ptr + table + dims)[None, :]
+    slot = token
+    if KEEP:
+        slot = tl.load(slots_ptr + token).to(tl.int64)
+    if part == 0:
+        _rotated(q_ptr, token * q_stride, num_heads, cos, sin, HALF, BLOCK_H)
+    elif part == 1:
+        first, second = _rotated(k_ptr, token * k_stride, num_groups, cos, sin, HALF, BLOCK_G)
+        if KEEP:
+            _keep_halves(first, second, slot, keys_ptr, key_scales_ptr, num_groups,
+                         QUANTISED, LARGEST, HALF, BLOCK_G)  # fmt: skip
+    else:
+        heads = tl.arange(0, BLOCK_G)
+        keep = (heads < num_groups)[:, None]
+        place = v_ptr + token * v_stride + heads[:, None] * (2 * HALF) + dims[None, :]
+        first = tl.load(place, mask=keep, other=0.0)
+        second = tl.load(place + HALF, mask=keep, other=0.0)
+        if KEEP:
+            _keep_halves(first, second, slot, values_ptr, value_scales_ptr, num_groups,
+                         QUANTISED, LARGEST, HALF, BLOCK_G)  # fmt: skip
+
+
+@triton.jit
 def _rotate_kernel(
     x_ptr,
     positions_ptr,
@@ -76,43 +173,7 @@ def _rotate_kernel(
     dims = tl.arange(0, HALF)
     cos = tl.load(cos_ptr + table + dims)[None, :]
     sin = tl.load(sin_ptr + table + dims)[None, :]
-    heads = tl.arange(0, BLOCK_H)
-    keep = (heads < num_heads)[:, None]
-    first_ptr = x_ptr + token * row_stride + heads[:, None] * (2 * HALF) + dims[None, :]
-    kind = x_ptr.dtype.element_ty
-    first = tl.load(first_ptr, mask=keep, other=0.0).to(tl.float32)
-    second = tl.load(first_ptr + HALF, mask=keep, other=0.0).to(tl.float32)
-    tl.store(first_ptr, (first * cos - second * sin).to(kind), mask=keep)
-    tl.store(first_ptr + HALF, (second * cos + first * sin).to(kind), mask=keep)
-
-
-@triton.jit
-def _store_kernel(
-    x_ptr,
-    slots_ptr,
-    cache_ptr,
-    scales_ptr,
-    row_stride,
-    num_heads,
-    QUANTISED: tl.constexpr,
-    LARGEST: tl.constexpr,
-    SIZE: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots_ptr + token).to(tl.int64)
-    dims = tl.arange(0, SIZE)
-    heads = tl.arange(0, BLOCK_H)
-    keep = (heads < num_heads)[:, None]
-    inner = heads[:, None] * SIZE + dims[None, :]
-    x = tl.load(x_ptr + token * row_stride + inner, mask=keep, other=0.0)
-    target = cache_ptr + slot * num_heads * SIZE + inner
-    if QUANTISED:
-        x32 = x.to(tl.float32)
-        scale = tl.maximum(tl.max(tl.abs(x32), axis=1) / LARGEST, 1e-30)
-        tl.store(scales_ptr + slot * num_heads + heads, scale, mask=heads < num_heads)
-        x = (x32 / scale[:, None]).to(cache_ptr.dtype.element_ty)
-    tl.store(target, x, mask=keep)
+    _rotated(x_ptr, token * row_stride, num_heads, cos, sin, HALF, BLOCK_H)
 
 
 def add_norm(
@@ -165,19 +226,51 @@ def rotate(x_THD: Tensor, positions_T: Tensor, cos_LD: Tensor, sin_LD: Tensor) -
     return x_THD
 
 
-def store(x_TGD: Tensor, slots_T: Tensor, cache_SGD: Tensor, scales_SG: Any = None) -> None:
-    """Write rows to their slots, as they are or as float8 with a scale for each head."""
-    num_tokens, num_heads, size = x_TGD.shape
-    _store_kernel[(num_tokens,)](
-        x_TGD,
-        slots_T,
-        cache_SGD,
-        cache_SGD if scales_SG is None else scales_SG,
-        x_TGD.stride(0),
+def place(
+    q_THD: Tensor | None,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    positions_T: Tensor,
+    cos_LD: Tensor,
+    sin_LD: Tensor,
+    layer: LayerCache | None,
+    slots_T: Tensor | None,
+) -> None:
+    """Rotate queries and keys in place and keep keys and values in their slots, if there are any.
+
+    Heads must be dense, tokens may be strided. Without queries the rest is done alone.
+    """
+    num_tokens, num_groups, size = k_TGD.shape
+    first_part = 1 if q_THD is None else 0
+    q_THD = k_TGD if q_THD is None else q_THD
+    num_heads = q_THD.shape[1]
+    keep = layer is not None
+    keys = k_TGD if layer is None else layer.keys_SGD
+    values = v_TGD if layer is None else layer.values_SGD
+    quantised = layer is not None and layer.key_scales_SG is not None
+    _place_kernel[(num_tokens, (3 if keep else 2) - first_part)](
+        q_THD,
+        k_TGD,
+        v_TGD,
+        positions_T,
+        slots_T if keep else positions_T,
+        cos_LD,
+        sin_LD,
+        keys,
+        values,
+        layer.key_scales_SG if layer is not None and quantised else cos_LD,
+        layer.value_scales_SG if layer is not None and quantised else cos_LD,
+        q_THD.stride(0),
+        k_TGD.stride(0),
+        v_TGD.stride(0),
         num_heads,
-        QUANTISED=scales_SG is not None,
+        num_groups,
+        FIRST_PART=first_part,
+        KEEP=keep,
+        QUANTISED=quantised,
         LARGEST=FLOAT8_MAX,
-        SIZE=size,
+        HALF=size // 2,
         BLOCK_H=triton.next_power_of_2(num_heads),
+        BLOCK_G=triton.next_power_of_2(num_groups),
         num_warps=4,
     )

@@ -11,9 +11,10 @@ G key/value heads, D head size, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,11 +22,21 @@ from torch import Tensor
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
 from opencompass_llada.modeling.block import Rotation
+from opencompass_llada.modeling.cache import KeyValueCache
 from opencompass_llada.modeling.inference.attention_rule import make_rule
 from opencompass_llada.modeling.inference.elementwise import Elementwise, choose_elementwise
 from opencompass_llada.modeling.inference.projections import Projections, output_width
 
 logger = get_logger(__name__)
+
+
+class Keep(NamedTuple):
+    """Where a pass keeps its keys and values."""
+
+    cache: KeyValueCache
+    slots_T: Tensor
+    """int64, each token's slot."""
+
 
 LayerAttend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer, q_WHD, k_TGD, v_TGD) -> out_WHD``, rotated queries and keys."""
@@ -112,6 +123,7 @@ class FastNetwork:
         rotation: Rotation,
         attend: LayerAttend,
         wanted_W: Tensor | None = None,
+        keep: Keep | None = None,
     ) -> Tensor:
         """Run all layers and the final norm.
 
@@ -119,8 +131,9 @@ class FastNetwork:
             x_TM: Embedded tokens; overwritten.
             positions_T: Each token's position in its row.
             rotation: cos and sin of positions.
-            attend: Attention, and the keeping of keys and values.
+            attend: Attention, after keys and values were kept.
             wanted_W: int64, places in x whose states are wanted; None for all.
+            keep: Where keys and values are kept; None for nowhere.
 
         Returns:
             Normalised states, [T, M] or [W, M].
@@ -129,18 +142,28 @@ class FastNetwork:
         for index, layer in enumerate(self.layers):
             parts = layer.parts
             x_TM, h_TM = self.ops.add_norm(x_TM, delta_TM, parts.attention_norm)
-            query_positions = positions_T
-            if wanted_W is not None and index == len(self.layers) - 1:
-                k_TGD, v_TGD = layer.keys_values(h_TM)
-                x_TM, h_TM = x_TM[wanted_W], h_TM[wanted_W]
-                q_THD, query_positions = layer.queries(h_TM), positions_T[wanted_W]
-            else:
+            kept = None if keep is None else keep.cache.layers[index]
+            slots_T = None if keep is None else keep.slots_T
+            place = functools.partial(
+                self.ops.place,
+                positions_T=positions_T,
+                rotation=rotation,
+                layer=kept,
+                slots_T=slots_T,
+            )
+            if wanted_W is None or index < len(self.layers) - 1:
                 q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
+                rotated_THD, k_TGD = place(q_THD, k_TGD, v_TGD)
+                assert rotated_THD is not None, "queries were given"
+                q_THD = rotated_THD
+            else:
+                k_TGD, v_TGD = layer.keys_values(h_TM)
+                _, k_TGD = place(None, k_TGD, v_TGD)
+                x_TM, h_TM = x_TM[wanted_W], h_TM[wanted_W]
+                q_THD = self.ops.rotate(layer.queries(h_TM), positions_T[wanted_W], rotation)
             del h_TM
-            q_THD = self.ops.rotate(q_THD, query_positions, rotation)
-            k_TGD = self.ops.rotate(k_TGD, positions_T, rotation)
             out_THD = attend(index, q_THD, k_TGD, v_TGD)
-            del q_THD, k_TGD, v_TGD
+            del q_THD, k_TGD, v_TGD, place
             out_TM = parts.attention_out(out_THD.flatten(-2))
             del out_THD
             x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, parts.mlp_norm)

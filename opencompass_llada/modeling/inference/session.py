@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache, LayerCache
+from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
 from opencompass_llada.modeling.inference.graphs import GraphedPasses, Span, SpanInputs
 from opencompass_llada.modeling.inference.memory import (
     SLOT_STEP,
@@ -25,7 +25,7 @@ from opencompass_llada.modeling.inference.memory import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.modeling.inference.network import FastNetwork, LayerAttend
+from opencompass_llada.modeling.inference.network import FastNetwork, Keep, LayerAttend
 from opencompass_llada.modeling.inference.rows import PackedRows, attend_rows
 
 logger = get_logger(__name__)
@@ -160,9 +160,14 @@ class Session:
         network, rows = self._network, self._rows
         num_rows, num_wanted = positions_BP.shape
         wanted_W = rows.slots_of(network.network.predicting_positions(positions_BP))
-        attend = self._full_attend(num_wanted, self._cache if keep else None)
+        assert self._cache is not None or not keep, "a session without a cache keeps nothing"
         states = network.run_layers(
-            network.embed(rows.pack(ids_BL)), rows.positions_T, self._rotation, attend, wanted_W
+            network.embed(rows.pack(ids_BL)),
+            rows.positions_T,
+            self._rotation,
+            self._full_attend(num_wanted),
+            wanted_W,
+            Keep(self._cache, rows.slots_T) if keep and self._cache is not None else None,
         )
         return network.head(states.view(num_rows, num_wanted, -1))
 
@@ -192,9 +197,12 @@ class Session:
         if self._server.graphs.enabled:
             states_TM = self._server.graphs.run(inputs, self._cache, self._rotation)
         else:
-            attend = self._span_attend(span.slots_T, num_tokens, self._cache)
             states_TM = network.run_layers(
-                network.embed(inputs.ids_T), span.positions_T, self._rotation, attend
+                network.embed(inputs.ids_T),
+                span.positions_T,
+                self._rotation,
+                self._span_attend(num_tokens, self._cache),
+                keep=Keep(self._cache, span.slots_T),
             )
         states_BSM = states_TM.view(len(starts), num_tokens, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
@@ -216,7 +224,7 @@ class Session:
             )
         return self._spans[key]
 
-    def _full_attend(self, num_wanted: int, cache: KeyValueCache | None) -> LayerAttend:
+    def _full_attend(self, num_wanted: int) -> LayerAttend:
         rows, network = self._rows, self._network
         calls = self._passes * len(network.layers)
         last = len(network.layers) - 1
@@ -225,21 +233,17 @@ class Session:
             return network.choose_attention(num_queries, num_keys, calls)
 
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-            if cache is not None:
-                network.ops.store(cache.layers[index], rows.slots_T, k_TGD, v_TGD)
             lengths = rows.lengths if index < last else (num_wanted,) * len(rows.lengths)
             return attend_rows(q_THD, k_TGD, v_TGD, lengths, rows.lengths, choose)
 
         return attend
 
-    def _span_attend(self, slots_T: Tensor, num_tokens: int, cache: KeyValueCache) -> LayerAttend:
+    def _span_attend(self, num_tokens: int, cache: KeyValueCache) -> LayerAttend:
         """Return attention over the kept keys with PyTorch's own kernels, row by row."""
         rows, network = self._rows, self._network
 
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-            layer: LayerCache = cache.layers[index]
-            network.ops.store(layer, slots_T, k_TGD, v_TGD)
-            kept_k, kept_v = layer.read(0, rows.num_tokens, network.dtype)
+            kept_k, kept_v = cache.layers[index].read(0, rows.num_tokens, network.dtype)
             lengths = (num_tokens,) * len(rows.lengths)
             return attend_rows(q_THD, kept_k, kept_v, lengths, rows.lengths, lambda p, s: None)
 
