@@ -229,6 +229,8 @@ class Bench:
         }
         if self.device.type == "cuda":
             found["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            assert self.server.plan is not None
+            found["planned_gb"] = self.server.plan.peak_bytes / 1e9
             found["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
         return found
 

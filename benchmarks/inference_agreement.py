@@ -108,6 +108,18 @@ def tiny_agreement(
     found["batches of 10 against one at a time"] = sum(
         x == y for x, y in zip(ids, alone, strict=True)
     ) / len(ids)
+    early = SamplerConfig(
+        generation_length=32, block_length=32, num_steps=32, cache="prompt", early_stop=True
+    )
+    stopped = [sample(server, [prompt], early, tokens, device=device) for prompt in prompts]
+    found["early stop"] = {
+        "answers": sum(
+            _cut(x.token_ids[0], tokens) == _cut(y, tokens)
+            for x, y in zip(stopped, alone, strict=True)
+        )
+        / len(alone),
+        "passes": sum(x.num_forward_passes for x in stopped) / len(stopped),
+    }
     found["first step"] = _first_step(model, server, prompts)
     server.release()
     return found
@@ -138,6 +150,11 @@ def _first_step(
         else 0,
         "median gap of logits": gap.median().item(),
     }
+
+
+def _cut(token_ids: list[int], tokens: SpecialTokens) -> list[int]:
+    ends = [place for place, token in enumerate(token_ids) if token in tokens.end_token_ids]
+    return token_ids[: ends[0]] if ends else token_ids
 
 
 def _prompts(lengths: tuple[int, ...], repeats: int, tokenizer: Any) -> list[list[int]]:

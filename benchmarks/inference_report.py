@@ -33,7 +33,7 @@ def report(record: dict[str, Any]) -> None:
         if name.startswith("floor"):
             print(f"{name}: {_rounded(value)}")
     print(
-        f"{'shape':<11}{'mode':<12}{'s':>8}{'NFE':>5}{'tok/s':>8}{'GB':>6}"
+        f"{'shape':<11}{'mode':<12}{'s':>8}{'NFE':>5}{'tok/s':>8}{'GB':>6}{'plan':>6}"
         f"{'x seeds':>9}{'x floor':>9}  asked"
     )
     for name, value in record.items():
@@ -42,7 +42,7 @@ def report(record: dict[str, Any]) -> None:
         for mode, found in value["modes"].items():
             print(
                 f"{name[4:]:<11}{mode:<12}{found['seconds']:>8.3f}{found['nfe']:>5}"
-                f"{found['tokens_per_second']:>8.1f}{found.get('peak_allocated_gb', 0):>6.1f}"
+                f"{found['tokens_per_second']:>8.1f}{found.get('peak_allocated_gb', 0):>6.1f}{found.get('planned_gb', 0):>6.1f}"
                 f"{found.get('against_baseline', 0):>9.1f}{found.get('against_floor', 0):>9.3f}"
                 f"  {value['shape']['asked']}"
             )

@@ -32,7 +32,11 @@ logger = get_logger(__name__)
 
 
 class PassServer:
-    """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs."""
+    """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs.
+
+    Attributes:
+        plan: The memory plan of the last session.
+    """
 
     def __init__(self, network: FastNetwork) -> None:
         """Keep the network.
@@ -47,6 +51,7 @@ class PassServer:
         budget = network.options.memory_budget
         self._budget = card_budget(network.device) if budget is None else budget
         self._logged: set[str] = set()
+        self.plan: MemoryPlan | None = None
 
     @property
     def logit_shift(self) -> int:
@@ -95,9 +100,10 @@ class PassServer:
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.options.mlp_chunk,
         )
+        self.plan = plan
         if self._budget is None:
             return
-        plan = check_plan(plan, self._budget)
+        self.plan = plan = check_plan(plan, self._budget)
         self.network.mlp_chunk = plan.mlp_chunk
         about = f"{cache_dtype} {plan.num_tokens // SLOT_STEP} {plan.mlp_chunk}"
         if about not in self._logged:  # once for each size of cache, not for each sample
