@@ -147,7 +147,7 @@ class Bench:
         def one() -> None:
             session.full_pass(ids, positions, keep=False)
 
-        repeats = 1 if total > 100_000 else 3
+        repeats = 1 if total > 50_000 else 3
         if repeats == 1:
             self._warm_attention(total)
         else:

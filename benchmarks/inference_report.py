@@ -42,7 +42,8 @@ def report(record: dict[str, Any]) -> None:
         for mode, found in value["modes"].items():
             print(
                 f"{name[4:]:<11}{mode:<12}{found['seconds']:>8.3f}{found['nfe']:>5}"
-                f"{found['tokens_per_second']:>8.1f}{found.get('peak_allocated_gb', 0):>6.1f}{found.get('planned_gb', 0):>6.1f}"
+                f"{found['tokens_per_second']:>8.1f}{found.get('peak_allocated_gb', 0):>6.1f}"
+                f"{found.get('planned_gb', 0):>6.1f}"
                 f"{found.get('against_baseline', 0):>9.1f}{found.get('against_floor', 0):>9.3f}"
                 f"  {value['shape']['asked']}"
             )
