@@ -1,4 +1,4 @@
-"""The command line: ``opencompass-llada doctor`` and ``opencompass-llada fidelity``.
+"""The command line: ``opencompass-llada COMMAND``, or ``python -m opencompass_llada.cli COMMAND``.
 
 Reads arguments, prints reports and sets the exit status; what it prints is worked out elsewhere.
 """
@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opencompass_llada.doctor.findings import Finding, write_report
+from opencompass_llada.fidelity.words import add_fidelity
+from opencompass_llada.results.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,66 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="benchmarks whose files must be there, separated by commas",
     )
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
+    doctor.set_defaults(run=lambda asked: run_doctor(asked.config, asked.data, asked.work_dir))
+    add_commands(commands)
     add_fidelity(commands)
     given = parser.parse_args(arguments)
-    if given.command == "fidelity":
-        return run_comparison(given)
-    return run_doctor(given.config, given.data, given.work_dir)
-
-
-def add_fidelity(commands: argparse._SubParsersAction) -> None:
-    """Describe the words of ``fidelity``.
-
-    Args:
-        commands: Where commands are added.
-    """
-    fidelity = commands.add_parser(
-        "fidelity",
-        help="run two settings on the same samples: agreement, score difference, passes, time",
-        description="A setting is name=value words: sampler options and model keywords, such as "
-        "cache=prompt num_steps=16. Without any it is the config's own.",
-    )
-    fidelity.add_argument("--config", required=True, help="models and data sets to take from")
-    fidelity.add_argument("--first", nargs="*", default=[], help="one setting")
-    fidelity.add_argument("--second", nargs="+", required=True, help="the other setting")
-    fidelity.add_argument("--model", help="the model's abbr; the config's first by default")
-    fidelity.add_argument("--datasets", nargs="+", default=["*"], help="patterns of their abbr")
-    fidelity.add_argument("--limit", type=int, help="samples of each data set")
-    fidelity.add_argument("--record", type=Path, help="write the figures to this JSON file")
-
-
-def run_comparison(given: argparse.Namespace) -> int:
-    """Compare two settings, print the table and return 2 for words that do not fit.
-
-    Args:
-        given: The words of ``fidelity``.
-    """
-    from opencompass_llada.fidelity.command import (
-        FidelityRequest,
-        run_fidelity,
-        write_fidelity_record,
-        write_table,
-    )
-    from opencompass_llada.fidelity.settings import parse_setting
-    from opencompass_llada.running.preflight import read_config
-
-    try:
-        request = FidelityRequest(
-            config=read_config(given.config),
-            first=parse_setting(given.first),
-            second=parse_setting(given.second),
-            model=given.model,
-            datasets=given.datasets,
-            limit=given.limit,
-        )
-        found = run_fidelity(request)
-    except ValueError as error:
-        sys.stderr.write(f"opencompass-llada fidelity: {error}\n")
-        return 2
-    sys.stdout.write(write_table(found))
-    if given.record:
-        write_fidelity_record(given.record, request, found)
-    return 0
+    return int(given.run(given))
 
 
 def run_doctor(config: str | None, data: str, work_dir: str) -> int:
@@ -178,6 +125,7 @@ def examine_config(config: str) -> Iterator[Finding]:
     Args:
         config: A config file.
     """
+    from opencompass_llada.doctor.data import how_to_get
     from opencompass_llada.doctor.needs import check_needs
     from opencompass_llada.running.preflight import check_options, read_config
 
@@ -191,7 +139,8 @@ def examine_config(config: str) -> Iterator[Finding]:
         cfg = read_config(config)
     except Exception as error:  # whatever a config runs into while it is read is its fault
         text = f"{type(error).__name__}: {error}"
-        yield Finding(topic="config", level="fault", text=text, remedy=remedy)
+        command = how_to_get(getattr(error, "topic", ""))
+        yield Finding(topic="config", level="fault", text=text, remedy=command or remedy)
         return
     try:
         check_options(cfg, runs_locally=True)

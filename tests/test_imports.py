@@ -22,7 +22,9 @@ LAYERS = [
     {"engines"},
     {"families"},
     {"keyword_forms"},
-    {"wrapper_options"},
+    {"text_scoring"},
+    {"wrapper_options", "wrapper_scoring", "chat_prompts"},
+    {"wrapper_checks"},
     {"wrapper"},
     {"registry", "running"},
 ]
@@ -31,7 +33,7 @@ BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "doctor", "c
 # Kernels for CUDA, imported only where Triton is.
 NEEDS_TRITON = {"modeling.inference.kernels", "modeling.inference.decode_kernel"}
 HOST_ALLOWED = {
-    *("wrapper", "registry", "running", "datasets", "results.summarizer"),
+    *("wrapper", "chat_prompts", "registry", "running", "datasets", "results.summarizer"),
     *("fidelity.samples", "fidelity.command"),
 }
 

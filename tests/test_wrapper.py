@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from safetensors.torch import load_file, save_file
 from tiny import EOS_ID, EOT_TOKEN, MASK_ID, MASK_TOKEN, write_tiny_checkpoint
 
+from opencompass_llada.engines import Generation
 from opencompass_llada.modeling import CheckpointError
 from opencompass_llada.prompting.truncation import PromptTooLongError
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -112,7 +113,7 @@ def prompts_seen(model, monkeypatch, text, **call):
 
     def remember(prompts, **_):
         seen.extend(prompts)
-        return []
+        return [Generation(token_ids=[], num_forward_passes=0, seconds=0.0) for _ in prompts]
 
     monkeypatch.setattr(model.engine, "generate", remember)
     model.generate([text], **call)
@@ -175,7 +176,6 @@ def test_going_beyond_the_rope_scaling_is_said_once(checkpoint, caplog):
         ({"seed": 1, "sampler": {"seed": 2}}, "keep one"),
         ({"sampler": {"num_steps": 7, "block_length": 8}, "max_out_len": 16}, "use 6 or 8"),
         ({"model_type": "lada"}, "Did you mean 'llada'"),
-        ({"peft_path": "adapter"}, "not supported yet"),
         ({"generation_kwargs": {"do_sample": True}}, "sampler=dict"),
         ({"model_kwargs": {"torch_dtyp": "float16"}}, "Did you mean 'torch_dtype'"),
         ({"stop_words": [""]}, "non-empty string"),
