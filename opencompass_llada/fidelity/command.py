@@ -49,7 +49,7 @@ def run_fidelity(request: FidelityRequest) -> dict[str, Comparison]:
     Raises:
         ValueError: If no model or data set of the config is meant, or a setting does not fit.
     """
-    base = _find_model(request)
+    base = find_model(request.config, request.model)
     chosen = [c for c in request.config["datasets"] if _meant(c["abbr"], request.datasets)]
     if not chosen:
         names = ", ".join(c["abbr"] for c in list(request.config["datasets"])[:6])
@@ -58,7 +58,7 @@ def run_fidelity(request: FidelityRequest) -> dict[str, Comparison]:
     for config in configs:
         LLaDACausalLM.check_arguments(**_keywords(config))
     sets = [SampleSet(config, request.limit) for config in chosen]
-    answers = [_answer_all(config, sets) for config in configs]
+    answers = [answer_all(config, sets) for config in configs]
     found = {
         samples.name: compare(first, second)
         for samples, first, second in zip(sets, *answers, strict=True)
@@ -69,7 +69,13 @@ def run_fidelity(request: FidelityRequest) -> dict[str, Comparison]:
     return found
 
 
-def _answer_all(config: Mapping[str, Any], sets: Sequence[SampleSet]) -> list[list[Answered]]:
+def answer_all(config: Mapping[str, Any], sets: Sequence[SampleSet]) -> list[list[Answered]]:
+    """Return a model's answers to all sets, in their order.
+
+    Args:
+        config: The model's config.
+        sets: Data sets' samples.
+    """
     model = LLaDACausalLM(**_keywords(config))
     _warm_up(model, sets[0])
     return [list(_answer(model, samples)) for samples in sets]
@@ -95,25 +101,30 @@ def _answer(model: LLaDACausalLM, samples: SampleSet) -> Iterator[Answered]:
         )
 
 
-def _find_model(request: FidelityRequest) -> dict[str, Any]:
-    models = list(request.config["models"])
+def find_model(config: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Return a config's model of this package.
+
+    Args:
+        config: A resolved OpenCompass config.
+        name: The model's ``abbr``; None for the first.
+
+    Raises:
+        ValueError: If there is none; names those that there are.
+    """
     ours = [
-        m
-        for m in models
-        if str(m["type"]).rsplit(".", 1)[-1].startswith("LLaDACausalLM")
-        or m["type"] is LLaDACausalLM
+        dict(model)
+        for model in config["models"]
+        if model["type"] is LLaDACausalLM or str(model["type"]).endswith("LLaDACausalLM")
     ]
     if not ours:
         raise ValueError("the config has no model of type LLaDACausalLM; only its settings differ")
-    if request.model is None:
-        return dict(ours[0])
     for model in ours:
-        if model["abbr"] == request.model:
-            return dict(model)
+        if name in (None, model["abbr"]):
+            return model
     names = [model["abbr"] for model in ours]
-    guess = nearest(request.model, names)
+    guess = nearest(str(name), names)
     hint = f" Did you mean {guess!r}?" if guess else ""
-    raise ValueError(f"no model is called {request.model!r}.{hint} There are {', '.join(names)}.")
+    raise ValueError(f"no model is called {name!r}.{hint} There are {', '.join(names)}.")
 
 
 def _meant(name: str, patterns: Sequence[str]) -> bool:
@@ -165,7 +176,7 @@ def write_fidelity_record(
     record = {
         "first": dict(request.first),
         "second": dict(request.second),
-        "model": _find_model(request)["abbr"],
+        "model": find_model(request.config, request.model)["abbr"],
         "limit": request.limit,
         "results": {name: {**asdict(c), "speed_up": c.speed_up} for name, c in found.items()},
     }
