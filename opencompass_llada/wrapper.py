@@ -160,6 +160,7 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
                 dtype=choose_dtype(options.placement.dtype, device),
                 device=device,
                 attention_backend=options.placement.attention_backend,
+                context_length=options.length_limit.max_seq_len,
             )
         )
         if adapter is not None:

@@ -64,9 +64,17 @@ class MaskedDiffusionEngine:
         self.special_tokens = special_tokens
         self.device: torch.device = next(model.parameters()).device
         self.totals = Totals()
-        self._server = PassServer(FastNetwork(model, pass_options))
+        self._pass_options = pass_options
+        self._server: PassServer | None = None
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
+
+    @property
+    def server(self) -> PassServer:
+        """The fast passes; made when first asked for, since adapters replace parameters before."""
+        if self._server is None:
+            self._server = PassServer(FastNetwork(self.model, self._pass_options))
+        return self._server
 
     @property
     def longest_context(self) -> int | None:
@@ -104,7 +112,7 @@ class MaskedDiffusionEngine:
         self._check_prompts(prompts)
         start = time.perf_counter()
         output = sample(
-            self._server,
+            self.server,
             prompts,
             config,
             self.special_tokens,
