@@ -15,13 +15,12 @@ import argparse
 import gc
 import logging
 import time
-import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import inference_parts as parts
 import torch
 from inference_agreement import logit_agreement, tiny_agreement
 from inference_baseline import baseline_fails, baseline_step_seconds
@@ -29,7 +28,6 @@ from inference_ceilings import (
     attention_rate,
     copy_rate,
     matrix_rate,
-    median_seconds,
     seconds_of,
     synchronize,
 )
@@ -42,12 +40,11 @@ from inference_shapes import (
     Shape,
     make_model,
     pass_operations,
-    weight_bytes,
 )
 from recording import ROOT, describe_run, write_record
 
 from opencompass_llada.modeling.inference import FastNetwork, PassServer
-from opencompass_llada.modeling.inference.attention_rule import attend_with, measure_rates
+from opencompass_llada.modeling.inference.attention_rule import attend_with
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 PACKAGES = ("torch", "transformers", "triton")
@@ -234,96 +231,6 @@ class Bench:
             found["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
         return found
 
-    def small_steps(self) -> dict[str, Any]:
-        """Time one partial pass with its logits, at several contexts and dtypes."""
-        found: dict[str, Any] = {}
-        read = weight_bytes(self.model) / self.record["ceilings"]["copy"]
-        found["read_weights_seconds"] = read
-        for length in (256,) if self.quick else (4096, 32768):
-            for dtype in ("bfloat16", "float8"):
-                ids = torch.tensor([self.prompt(length) + [0] * 32], device=self.device)
-                positions = torch.arange(length, length + 32, device=self.device)[None]
-                session = self.server.open(
-                    [length + 32], block_length=32, cache_dtype=dtype, passes=1
-                )
-                session.full_pass(ids, positions, keep=True)
-
-                def step(
-                    session: Any = session,
-                    ids: Any = ids,
-                    positions: Any = positions,
-                    length: int = length,
-                ) -> None:
-                    for _ in range(10):
-                        session.partial_pass(ids, [length], 32, positions)
-
-                at_least = 0.01 if self.quick else 0.3
-                seconds = median_seconds(step, self.device, at_least=at_least) / 10
-                found[f"{length} {dtype}"] = {"seconds": seconds, "of_weights": seconds / read}
-        return found
-
-    def without_graphs(self) -> dict[str, Any]:
-        """Time a small pass that is launched kernel by kernel, with PyTorch's attention."""
-        server = PassServer(self.server.network)
-        server.graphs.enabled = False
-        length = 256 if self.quick else 4096
-        ids = torch.tensor([self.prompt(length) + [0] * 32], device=self.device)
-        positions = torch.arange(length, length + 32, device=self.device)[None]
-        session = server.open([length + 32], block_length=32, cache_dtype="bfloat16", passes=1)
-        session.full_pass(ids, positions, keep=True)
-
-        def step() -> None:
-            session.partial_pass(ids, [length], 32, positions)
-
-        return {"seconds": median_seconds(step, self.device, at_least=0.05)}
-
-    def synchronisations(self) -> dict[str, Any]:
-        """Count how often a generation of four blocks waits for the device."""
-        config = SamplerConfig(generation_length=32, block_length=8, num_steps=32, cache="prompt")
-        prompt = self.prompt(64 if self.quick else 4096)
-        sample(self.server, [prompt], config, self.tokens, device=self.device)
-        if self.device.type != "cuda":
-            return {"skipped": "not CUDA"}
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                sample(self.server, [prompt], config, self.tokens, device=self.device)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught)
-        return {"steps": 32, "blocks": 4, "waits": sum(places.values()), "places": dict(places)}
-
-    def batching(self) -> dict[str, Any]:
-        """Time eight prompts of different lengths together and one at a time."""
-        lengths = [16 + 4 * i for i in range(3)] if self.quick else range(600, 1800, 150)
-        prompts = [self.prompt(length) for length in lengths]
-        steps = 8 if self.quick else 32
-        config = SamplerConfig(
-            generation_length=steps, block_length=steps, num_steps=steps, cache="prompt"
-        )
-
-        def together() -> None:
-            sample(self.server, prompts, config, self.tokens, device=self.device)
-
-        def alone() -> None:
-            for prompt in prompts:
-                sample(self.server, [prompt], config, self.tokens, device=self.device)
-
-        found: dict[str, Any] = {"lengths": list(lengths)}
-        for name, call in (("together", together), ("alone", alone)):
-            call()
-            found[name] = seconds_of(call, self.device)
-        return found
-
-    def rates(self) -> dict[str, Any]:
-        """Return what the attention rule measured for itself."""
-        network = self.server.network
-        if network.choose_attention(64, 64, 1) is None:
-            return {"skipped": "no choice here"}
-        heads = (network.num_heads, network.num_groups, network.head_dim)
-        return asdict(measure_rates(network.device, network.dtype, *heads))
-
     def run(self, shapes: tuple[Shape, ...]) -> None:
         """Run all parts, those that matter most first."""
         self.part("ceilings", self.ceilings)
@@ -334,11 +241,11 @@ class Bench:
                 self.part(f"floor {shape.prompt}", lambda shape=shape: self.floor(shape))
         for shape in shapes:
             self.part(f"run {shape.name}", lambda shape=shape: self.run_shape(shape))
-        self.part("attention rule", self.rates)
-        self.part("small steps", self.small_steps)
-        self.part("without graphs", self.without_graphs)
-        self.part("synchronisations", self.synchronisations)
-        self.part("batching", self.batching)
+        self.part("attention rule", lambda: parts.rates(self))
+        self.part("small steps", lambda: parts.small_steps(self))
+        self.part("without graphs", lambda: parts.without_graphs(self))
+        self.part("synchronisations", lambda: parts.synchronisations(self))
+        self.part("batching", lambda: parts.batching(self))
         self.part(
             "logits",
             lambda: logit_agreement(
@@ -353,8 +260,8 @@ class Bench:
         self.part("seeds at the longest", lambda: baseline_fails(self.model, longest))
         self.part("profile", lambda: profile_passes(self.model, self.server, self.quick))
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        lengths, repeats = ((256,), 1) if self.quick else ((512, 1024), 5)
-        self.part("tiny", lambda: tiny_agreement(self.device, dtype, lengths, repeats))
+        lengths, repeats, new = ((256,), 1, 4) if self.quick else ((512, 1024), 5, 32)
+        self.part("tiny", lambda: tiny_agreement(self.device, dtype, lengths, repeats, new))
 
 
 def main() -> int:

@@ -54,7 +54,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def tiny_agreement(
-    device: torch.device, dtype: torch.dtype, lengths: tuple[int, ...], repeats: int
+    device: torch.device, dtype: torch.dtype, lengths: tuple[int, ...], repeats: int, new: int
 ) -> dict[str, Any]:
     """Compare whole generations of the shipped trained model with its plain forward pass.
 
@@ -63,6 +63,7 @@ def tiny_agreement(
         dtype: Of the weights.
         lengths: Prompt and generation together, in tokens.
         repeats: Samples of each length and depth.
+        new: Tokens to generate, one a step.
 
     Returns:
         Agreement of tokens and of whole answers with the reference, for each mode.
@@ -82,7 +83,7 @@ def tiny_agreement(
     }
 
     def generate(model_call: Any, cache: CacheOptions) -> list[list[int]]:
-        config = SamplerConfig(generation_length=32, block_length=32, num_steps=32, cache=cache)
+        config = SamplerConfig(generation_length=new, block_length=new, num_steps=new, cache=cache)
         return [
             sample(model_call, [prompt], config, tokens, device=device).token_ids[0]
             for prompt in prompts
@@ -99,7 +100,7 @@ def tiny_agreement(
             "tokens": sum(a == b for a, b in pairs) / len(pairs),
             "answers": sum(x == y for x, y in zip(ids, reference, strict=True)) / len(ids),
         }
-    config = SamplerConfig(generation_length=32, block_length=32, num_steps=32, cache="prompt")
+    config = SamplerConfig(generation_length=new, block_length=new, num_steps=new, cache="prompt")
     ids = []
     for first in range(0, len(prompts), 10):
         batch = prompts[first : first + 10]
@@ -109,7 +110,7 @@ def tiny_agreement(
         x == y for x, y in zip(ids, alone, strict=True)
     ) / len(ids)
     early = SamplerConfig(
-        generation_length=32, block_length=32, num_steps=32, cache="prompt", early_stop=True
+        generation_length=new, block_length=new, num_steps=new, cache="prompt", early_stop=True
     )
     stopped = [sample(server, [prompt], early, tokens, device=device) for prompt in prompts]
     found["early stop"] = {
