@@ -99,6 +99,10 @@ def tiny_agreement(
         found[name] = {
             "tokens": sum(a == b for a, b in pairs) / len(pairs),
             "answers": sum(x == y for x, y in zip(ids, reference, strict=True)) / len(ids),
+            "answers up to the end token": sum(
+                _cut(x, tokens) == _cut(y, tokens) for x, y in zip(ids, reference, strict=True)
+            )
+            / len(ids),
         }
     config = SamplerConfig(generation_length=new, block_length=new, num_steps=new, cache="prompt")
     ids = []

@@ -27,7 +27,7 @@ def test_the_quick_benchmark_measures_everything_and_writes_a_record(tmp_path, r
     assert set(modes) == {"exact", "prompt", "prompt-fp8"}
     assert {m["nfe"] for m in modes.values()} == {8}
     assert (modes["exact"]["full_passes"], modes["prompt"]["full_passes"]) == (8, 1)
-    assert record["tiny"]["exact"] == {"tokens": 1.0, "answers": 1.0}
+    assert set(record["tiny"]["exact"].values()) == {1.0}
     assert record["logits"]["full_argmax_agreement"] == 1.0
     assert record["ceilings"]["matrix"] > 0
 
