@@ -11,7 +11,6 @@ G key/value heads, D head size, V vocabulary.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -139,37 +138,46 @@ class FastNetwork:
             Normalised states, [T, M] or [W, M].
         """
         delta_TM: Tensor | None = None
+        last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            parts = layer.parts
-            x_TM, h_TM = self.ops.add_norm(x_TM, delta_TM, parts.attention_norm)
-            kept = None if keep is None else keep.cache.layers[index]
-            slots_T = None if keep is None else keep.slots_T
-            place = functools.partial(
-                self.ops.place,
-                positions_T=positions_T,
-                rotation=rotation,
-                layer=kept,
-                slots_T=slots_T,
-            )
-            if wanted_W is None or index < len(self.layers) - 1:
-                q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
-                rotated_THD, k_TGD = place(q_THD, k_TGD, v_TGD)
-                assert rotated_THD is not None, "queries were given"
-                q_THD = rotated_THD
-            else:
-                k_TGD, v_TGD = layer.keys_values(h_TM)
-                _, k_TGD = place(None, k_TGD, v_TGD)
-                x_TM, h_TM = x_TM[wanted_W], h_TM[wanted_W]
-                q_THD = self.ops.rotate(layer.queries(h_TM), positions_T[wanted_W], rotation)
+            x_TM, h_TM = self.ops.add_norm(x_TM, delta_TM, layer.parts.attention_norm)
+            wanted = wanted_W if index == last else None
+            q_THD, k_TGD, v_TGD = self._project(index, h_TM, positions_T, rotation, wanted, keep)
             del h_TM
+            x_TM = x_TM if wanted is None else x_TM[wanted]
             out_THD = attend(index, q_THD, k_TGD, v_TGD)
-            del q_THD, k_TGD, v_TGD, place
-            out_TM = parts.attention_out(out_THD.flatten(-2))
+            del q_THD, k_TGD, v_TGD
+            out_TM = layer.parts.attention_out(out_THD.flatten(-2))
             del out_THD
-            x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, parts.mlp_norm)
+            x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, layer.parts.mlp_norm)
             del out_TM
             self._mlp(index, delta_TM)
         return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
+
+    def _project(
+        self,
+        index: int,
+        h_TM: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        wanted_W: Tensor | None,
+        keep: Keep | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a layer's rotated queries (of what is wanted), keys and values, kept if asked."""
+        layer = self.layers[index]
+        kept = None if keep is None else keep.cache.layers[index]
+        slots_T = None if keep is None else keep.slots_T
+        if wanted_W is not None:
+            k_TGD, v_TGD = layer.keys_values(h_TM)
+            _, k_TGD = self.ops.place(None, k_TGD, v_TGD, positions_T, rotation, kept, slots_T)
+            q_WHD = layer.queries(h_TM[wanted_W])
+            return self.ops.rotate(q_WHD, positions_T[wanted_W], rotation), k_TGD, v_TGD
+        q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
+        rotated_THD, k_TGD = self.ops.place(
+            q_THD, k_TGD, v_TGD, positions_T, rotation, kept, slots_T
+        )
+        assert rotated_THD is not None, "queries were given"
+        return rotated_THD, k_TGD, v_TGD
 
     def _mlp(self, index: int, h_TM: Tensor) -> None:
         """Write the MLP's output over its normalised input, a chunk at a time."""
