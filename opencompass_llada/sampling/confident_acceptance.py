@@ -28,7 +28,7 @@ _SCHEDULED = ScheduledAcceptance()
 class ThresholdAcceptance:
     """Reveals every prediction whose confidence is at least a threshold.
 
-    Fast-dLLM, arXiv 2505.22618, section 3.3 (confidence-aware parallel decoding).
+    Fast-dLLM, arXiv 2505.22618 (confidence-aware parallel decoding).
     """
 
     threshold: float
@@ -45,7 +45,7 @@ class ThresholdAcceptance:
 class FactorAcceptance:
     """Reveals the n surest, n the largest with ``(n + 1) (1 - confidence of the nth) < factor``.
 
-    Fast-dLLM, arXiv 2505.22618, section 3.3 (factor-based decoding), which follows from a bound on
+    Fast-dLLM, arXiv 2505.22618 (factor-based decoding), which follows from a bound on
     how far parallel decoding can be from one token at a time. Differs from its published code at
     the last masked position, which that reveals whatever its confidence.
     """
@@ -67,7 +67,7 @@ class FactorAcceptance:
 class EntropyBoundAcceptance:
     """Reveals the n surest, n the largest whose entropies exceed their largest by at most a bound.
 
-    EB-sampler, arXiv 2505.24857, equation 5: the sum of the entropies of what is revealed together
+    EB-sampler, arXiv 2505.24857: the sum of the entropies of what is revealed together
     less the largest of them bounds the dependence that is ignored. Positions are ranked by the
     remasking strategy's score, entropies are those of the model's logits, in nats.
     """
