@@ -1,10 +1,11 @@
-"""The main job: needle in a haystack, from inside the trained length to four times it.
+"""The main job: needle in a haystack, from inside the tiny models' trained length to 4 times it.
 
     python run.py configs/eval_llada_niah.py
 
-Runs the shipped tiny model on the embedded haystack, without scaling, with ntk and with
-diffusion_ntk, and ends with a heat map. Choose otherwise in `settings` below, or by environment
-variables of the same names, which win::
+Runs the shipped tiny models on the embedded haystack: a masked diffusion model without scaling,
+with ntk and with diffusion_ntk, the same one post-trained to 16,384 tokens, and their
+autoregressive twin; ends with heat maps side by side. Choose otherwise in `settings` below, or by
+environment variables of the same names, which win::
 
     LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=14 LLADA_DATA=needlebench
 
@@ -21,10 +22,9 @@ with read_base():
     from .helpers.niah_run import plan_run as __plan_run
     from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
-# What to run; a setting that is left out takes its default.
+# What to run; a setting that is left out takes its default: all shipped models, every 25 %.
 settings = dict(
-    models=["tiny_llada"],
-    scaling=["none", "ntk", "diffusion_ntk"],
+    scaling=["all"],
     data="embedded",
     language="en",
     prompt="base",

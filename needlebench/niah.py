@@ -36,6 +36,8 @@ haystacks = {
 }
 # Samples a cell: LongLLaDA's 10.
 default_repeats = {"needlebench": 10, "embedded": 2}
+# Embedded cells of one length share their needles, so that more depths say little more.
+default_depths = {"needlebench": depths_by_ten, "embedded": (0, 25, 50, 75, 100)}
 data_paths = {"needlebench": "opencompass/needlebench", "embedded": "asset:needlebench"}
 
 
@@ -43,7 +45,7 @@ def niah_cells(
     data="needlebench",
     language="en",
     lengths=longllada_lengths,
-    depths=depths_by_ten,
+    depths=None,
     tokenizer="gpt-4",
     num_repeats=None,
     generation_length=32,
@@ -57,7 +59,7 @@ def niah_cells(
         data: 'needlebench' or 'embedded'.
         language: 'en', or 'zh' for NeedleBench.
         lengths: Tokens of the whole task.
-        depths: Places of the needle, percent of the context.
+        depths: Places of the needle, percent of the context; by default those of `default_depths`.
         tokenizer: What counts: 'gpt-4' or a checkpoint's path (folder, hub name, asset:NAME).
         num_repeats: Samples a cell; by default those of `default_repeats`.
         generation_length: Tokens that the model generates.
@@ -83,7 +85,7 @@ def niah_cells(
         haystack["generation_reserve"] = generation_length
     label = tokenizer.replace("asset:", "").rstrip("/").split("/")[-1]
     cells = []
-    for depth in depths:
+    for depth in depths or default_depths[data]:
         for length in lengths:
             percent = f"{depth:g}".zfill(3)
             name = f"niah_{data}_{language}_length{length}_depth{percent}_by-{label}"

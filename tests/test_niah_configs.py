@@ -70,6 +70,21 @@ def cell_options(dataset):
     return {key: value for key, value in dataset.items() if key not in HOST_KEYS}
 
 
+def test_all_scalings_are_each_models_own(monkeypatch):
+    from opencompass_llada.datasets import needlebench
+
+    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    cfg = parse(monkeypatch, models="tiny_llada,llama_3_8b_base", scaling="all")
+    methods = [
+        (model["abbr"].split("_")[0], model["rope_scaling"]["type"]) for model in cfg["models"]
+    ]
+    tiny, llama = "tiny-llada", "llama-3-8b-base"
+    assert methods == [
+        *((tiny, "none"), (tiny, "ntk"), (tiny, "diffusion_ntk")),
+        *((llama, "none"), (llama, "ntk"), (llama, "ntk")),
+    ]
+
+
 def test_main_config_runs_three_scalings_from_inside_to_four_times(monkeypatch):
     monkeypatch.setattr(NeedleBenchSingleDataset, "load", None)  # parsing must not need it
     monkeypatch.delenv("LLADA_LENGTHS")
@@ -81,8 +96,8 @@ def test_main_config_runs_three_scalings_from_inside_to_four_times(monkeypatch):
         {"type": "ntk", "target_length": 2048},
         {"type": "diffusion_ntk", "target_length": 2048},
     ]
-    assert {dataset["depth"] for dataset in cfg["datasets"]} == set(range(0, 101, 10))
-    assert len(cfg["datasets"]) == 22
+    assert {dataset["depth"] for dataset in cfg["datasets"]} == {0, 25, 50, 75, 100}
+    assert len(cfg["datasets"]) == 10
 
 
 def test_default_lengths_are_half_to_four_times_the_trained_length(monkeypatch):
@@ -240,7 +255,7 @@ def test_models_with_their_own_tokenizers_get_their_own_cells(monkeypatch):
     ]
     for group, path in zip(groups, ("asset:tiny-llada", "GSAI-ML/LLaDA-8B-Base"), strict=True):
         assert {dataset["tokenizer"] for dataset in group["datasets"]} == {path}
-    assert len(cfg["datasets"]) == 44
+    assert len(cfg["datasets"]) == 2 * 2 * 5
 
 
 def test_8b_models_on_real_needlebench_get_the_published_set(monkeypatch, real_data_root):

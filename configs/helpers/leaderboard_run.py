@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .models import model_facts
+    from .models import list_shipped
     from .niah_run import choose_partitioner, plan_run as plan_niah
     from .ppl_run import plan_run as plan_ppl
     from .ruler_run import plan_run as plan_ruler
@@ -13,7 +13,7 @@ planners = dict(niah=plan_niah, ruler=plan_ruler, ppl=plan_ppl)
 leaderboard_table = dict(
     known=dict(
         models="names of configs/helpers/models.py, separated by commas; default all shipped ones",
-        scaling="METHOD or METHOD:option=number, separated by commas; default all that fit a model",
+        scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
         benchmarks="niah, ruler, ppl, separated by commas",
         lengths="context lengths in tokens, separated by commas",
         workers="tasks at a time; default one a GPU, or one a core up to two on a CPU",
@@ -41,14 +41,15 @@ def plan_run(settings, options, num_gpus, announce=True):
     names = values["models"] or list_shipped()
     if values["models"] is None:
         values["models"], sources["models"] = names, "default: all that are shipped"
+    if values["scaling"] is None:
+        values["scaling"], sources["scaling"] = ["all"], "default: all that docs/models.md lists"
     values["benchmarks"] = values["benchmarks"] or list(planners)
     plans = []
     for benchmark in values["benchmarks"]:
-        for scalings, members in group_by_scaling(names, values["scaling"]).items():
-            asked = dict(models=members, scaling=list(scalings), workers=values["workers"])
-            if values["lengths"]:
-                asked["lengths"] = values["lengths"]
-            plans.append(plan_alone(benchmark, dict(options[benchmark], **asked), num_gpus))
+        asked = dict(models=names, scaling=values["scaling"], workers=values["workers"])
+        if values["lengths"]:
+            asked["lengths"] = values["lengths"]
+        plans.append(plan_alone(benchmark, dict(options[benchmark], **asked), num_gpus))
     combinations = [group for plan in plans for group in list_groups(plan)]
     cells = sum(len(group["models"]) * len(group["datasets"]) for group in combinations)
     values["workers"] = plans[0]["workers"]
@@ -65,32 +66,6 @@ def plan_run(settings, options, num_gpus, announce=True):
         partitioner=choose_partitioner(-(-cells // largest), largest, values["workers"], num_gpus),
         eval_partitioner=plans[0]["eval_partitioner"],
     )
-
-
-def list_shipped():
-    """List the models whose checkpoints are in the package, in the order of the table."""
-    import opencompass_llada.assets
-
-    folder, prefix = opencompass_llada.assets.FOLDER, opencompass_llada.assets.PREFIX
-    return [
-        name
-        for name, facts in model_facts.items()
-        if facts["path"].startswith(prefix)
-        and (folder / facts["path"].removeprefix(prefix) / "config.json").is_file()
-    ]
-
-
-def group_by_scaling(names, scalings):
-    """Return the models that run with the same scalings, by these.
-
-    Without any given, a model runs unscaled and with what its facts list (``scalings``), or with
-    ntk and diffusion_ntk where they list nothing.
-    """
-    groups = {}
-    for name in names:
-        own = model_facts.get(name, {}).get("scalings", ["ntk", "diffusion_ntk"])
-        groups.setdefault(tuple(scalings or ["none", *own]), []).append(name)
-    return groups
 
 
 def plan_alone(benchmark, settings, num_gpus):

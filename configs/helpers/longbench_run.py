@@ -25,7 +25,7 @@ with read_base():
 longbench_table = dict(
     known=dict(
         models="names of docs/models.md or NAME=PATH, separated by commas",
-        scaling="METHOD or METHOD:option=number, separated by commas",
+        scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
         benchmark="longbench, longbench_e (by length) or longbench_v2 (multiple choice)",
         data="embedded, longbench (where OpenCompass looks), or the folder or file of the data",
         tasks="names, separated by commas; default all that the data has",

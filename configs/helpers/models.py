@@ -17,7 +17,7 @@ with read_base():
     from .hardware import count_gpus
     from .model_facts import known_models
     from .model_variants import list_variants
-    from .scalings import check_scaling, name_scaling, parse_scaling
+    from .scalings import check_scaling, name_scaling, own_scalings, parse_scaling
 
 
 def list_offered():
@@ -34,6 +34,14 @@ def list_offered():
 
 
 model_facts = list_offered()
+
+
+def list_shipped():
+    """List the offered models whose checkpoints are in the package, in the table's order."""
+    import opencompass_llada.assets
+
+    prefix = opencompass_llada.assets.PREFIX
+    return [name for name, facts in model_facts.items() if facts["path"].startswith(prefix)]
 
 
 def resolve_models(specs):
@@ -88,7 +96,7 @@ def list_model_configs(
 
     Args:
         models: Names of `model_facts`, or what `resolve_models` reads.
-        scalings: What `scalings.parse_scaling` reads.
+        scalings: What `scalings.parse_scaling` reads; ``all`` is each model's own.
         num_gpus: GPUs of the machine; a model takes one if there is one.
         batch_size: Prompts at a time, instead of the model's own.
         num_steps: Denoising steps, instead of the model's own; no effect on a model without any.
@@ -104,7 +112,11 @@ def list_model_configs(
     """
     names = resolve_models(models)
     if rows is None:
-        rows = [dict(model=name, scaling=text) for name in names for text in scalings]
+        rows = [
+            dict(model=name, scaling=text)
+            for name in names
+            for text in own_scalings(scalings, model_facts[name])
+        ]
     configs = []
     for row in rows:
         keys = dict(row)

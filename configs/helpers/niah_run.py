@@ -6,9 +6,10 @@ from opencompass.partitioners import NaivePartitioner
 from opencompass_llada.running.partitioner import PackingPartitioner
 
 with read_base():
-    from ...needlebench.niah import data_paths, default_repeats, depths_by_ten
+    from ...needlebench.niah import data_paths, default_depths, default_repeats
     from ...needlebench.niah import longllada_lengths, niah_cells
-    from .models import describe_models, find_facts, list_model_configs, resolve_models
+    from .models import describe_models, find_facts, list_model_configs, list_shipped
+    from .models import resolve_models
     from .selection import announce as announce_settings, read_settings
 
 # OpenCompass formats each task's config at some 30 data sets a second, and starting a task takes
@@ -73,13 +74,19 @@ def fill_defaults(values, sources, num_gpus):
     """Put the default of each setting that has one where none was given, with its reason."""
     from os import cpu_count
 
+    if values["models"] is None:
+        values["models"], sources["models"] = list_shipped(), "default: all that are shipped"
     values["models"] = resolve_models(values["models"])
     trained = min(find_facts(name)["trained_length"] for name in values["models"])
     embedded = values["data"] == "embedded"
-    repeats = default_repeats["embedded" if embedded else "needlebench"]
+    kind = "embedded" if embedded else "needlebench"
+    repeats = default_repeats[kind]
     gpt4 = not embedded and trained >= longllada_lengths[0]
     defaults = dict(
-        depths=(list(depths_by_ten), "default: every 10 %"),
+        depths=(
+            list(default_depths[kind]),
+            "default: every 25 %" if embedded else "default: every 10 %",
+        ),
         repeats=(repeats, "default: for embedded data" if embedded else "default: LongLLaDA's"),
         tokenizer=(
             "gpt-4" if gpt4 else "model",
@@ -96,10 +103,14 @@ def fill_defaults(values, sources, num_gpus):
         if values[name] is None:
             values[name], sources[name] = value, reason
     if values["lengths"] is None:
-        counted_by_gpt4 = values["tokenizer"] == "gpt-4"
-        sources["lengths"] = "default: LongLLaDA's" if counted_by_gpt4 else known_lengths_reason
-        if counted_by_gpt4:
+        if values["tokenizer"] == "gpt-4":
             values["lengths"] = list(longllada_lengths)
+            sources["lengths"] = "default: LongLLaDA's"
+        elif embedded:  # one set for all, so that they stand side by side
+            values["lengths"] = [trained // 2, trained, 2 * trained, 4 * trained]
+            sources["lengths"] = "default: 1/2, 1, 2 and 4 times the shortest trained length"
+        else:
+            sources["lengths"] = known_lengths_reason
     if not values["scaling"]:
         values["scaling"], sources["scaling"] = ["none"], "default"
 

@@ -13,7 +13,7 @@ with read_base():
 ppl_table = dict(
     known=dict(
         models="names of docs/models.md or NAME=PATH, separated by commas",
-        scaling="METHOD or METHOD:option=number, separated by commas",
+        scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
         lengths="context lengths in the model's tokens; default 1/2 to 8 times the trained length",
         data="generated, a .txt or .jsonl file, a folder of .txt files, or hub:NAME",
         text_field="field of a jsonl or hub row; default text",

@@ -16,7 +16,7 @@ with read_base():
 ruler_table = dict(
     known=dict(
         models="names of docs/models.md or NAME=PATH, separated by commas",
-        scaling="METHOD or METHOD:option=number, separated by commas",
+        scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
         tasks="names, separated by commas; default all that the data has",
         lengths="tokens of prompt and answer, separated by commas",
         samples="samples a task and length",

@@ -33,6 +33,19 @@ def parse_scaling(text, trained_length):
     return scaling
 
 
+def own_scalings(texts, facts):
+    """Return scalings with ``all`` replaced by none and what the table lists for a model.
+
+    Args:
+        texts: What `parse_scaling` reads, or ``all``.
+        facts: What the table knows of the model.
+    """
+    found = []
+    for text in texts:
+        found += ["none", *facts["scalings"]] if text.strip() == "all" else [text]
+    return list(dict.fromkeys(found))
+
+
 def name_scaling(scaling):
     """Return a scaling as it stands in file names, e.g. ``ntk-target_length2048``; '' for none."""
     options = [f"-{name}{value}" for name, value in scaling.items() if name != "type"]

@@ -13,7 +13,7 @@ prefix = "LLADA_"
 # Setting -> what its environment variable holds.
 known_settings = dict(
     models="names of docs/models.md or NAME=PATH, separated by commas",
-    scaling="METHOD or METHOD:option=number, separated by commas",
+    scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
     lengths="tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length",
     depths="percent, separated by commas",
     repeats="samples a cell",

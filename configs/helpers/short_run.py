@@ -24,7 +24,7 @@ with read_base():
 short_table = dict(
     known=dict(
         models="names of docs/models.md or NAME=PATH, separated by commas",
-        scaling="METHOD or METHOD:option=number, separated by commas",
+        scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
         tasks="names, separated by commas; default all that the data has",
         data="embedded, opencompass (where it looks), or a folder laid out as its data/",
         samples="samples a data set; default all",
