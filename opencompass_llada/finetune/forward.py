@@ -72,8 +72,13 @@ class TrainingNetwork(nn.Module):
         Attention over documents stays as it is: its bounds change with every batch.
         """
         recipe = self._recipe
-        by_block = recipe.strategy != "windows" or recipe.activation_checkpointing
-        if not by_block and self._group is None:
+        by_block = (
+            recipe.strategy == "adaptive"
+            or recipe.restart_positions
+            or recipe.activation_checkpointing
+            or self._group is not None
+        )
+        if not by_block:
             self._whole = torch.compile(self._run_whole, dynamic=False)
             return
         for block in cast(BidirectionalNetwork, self.model).blocks:
