@@ -69,6 +69,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
+            "peft",  # adapters of fine-tuning
             "ruff",
             "mypy",
             # The packaging test builds a wheel without build isolation, so without network.

@@ -137,10 +137,19 @@ def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     policy = MixedPrecisionPolicy()
     if ranks.device.type == "cuda":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        # Inputs are not cast: cosines, sines and loss weights must stay float32.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def reshard(network: nn.Module) -> None:
+    """Give back what a forward pass without a backward pass has gathered."""
+    if hasattr(network, "reshard"):
+        network.reshard()
 
 
 def sum_over_ranks(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:

@@ -27,6 +27,7 @@ from opencompass_llada.finetune.devices import (
     any_rank,
     check_sharing,
     read_ranks,
+    reshard,
     start_processes,
     sum_over_ranks,
     wait_for_all,
@@ -273,6 +274,7 @@ class Trainer:
                 device=self.ranks.device,
             )
         )
+        reshard(self.network)
         self.network.train()
         self.average.swap()
         return figures

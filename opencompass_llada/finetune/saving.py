@@ -105,6 +105,8 @@ def _mend_tokenizer_config(file: Path) -> None:
     extra = fields.get("extra_special_tokens")
     if isinstance(extra, list):
         fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
+    for name in ("is_local", "local_files_only"):  # of where it was loaded from
+        fields.pop(name, None)
     fields["tokenizer_class"] = "PreTrainedTokenizerFast"
     file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
