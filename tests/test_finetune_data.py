@@ -1,4 +1,4 @@
-"""Tokens on disk: made once, keyed by everything; all kinds of sources; perplexity on held-out text."""
+"""Tokens on disk, made once and keyed by everything; kinds of sources; held-out perplexity."""
 
 from __future__ import annotations
 
