@@ -6,7 +6,7 @@ nothing from disk, and knows neither OpenCompass nor a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,12 @@ def parse_scaling(scaling_config: Any, rope_scaling: Any) -> RopeScaling:
 
 
 def parse_sampler(
-    diffusion_config: Any, sampler: Any, seed: int | None
+    diffusion_config: Any,
+    sampler: Any,
+    seed: int | None,
+    *,
+    defaults: Sequence[Mapping[str, Any]] = ({},),
+    max_out_len: int | None = None,
 ) -> tuple[SamplerSettings, int | None]:
     """Return the sampler's settings from the seeds' form or the typed one.
 
@@ -108,6 +113,8 @@ def parse_sampler(
         diffusion_config: The seeds': ``{'steps', 'block_length', ...}``.
         sampler: Ours: the fields of `SamplerConfig`, or one.
         seed: The run's seed; None for the default.
+        defaults: Sampler defaults of the families that the checkpoint may be of.
+        max_out_len: A generation length that the settings must fit; None for none.
 
     Returns:
         The settings, and the seeds' ``mask_id`` if given, to compare with the checkpoint's.
@@ -119,7 +126,7 @@ def parse_sampler(
     if isinstance(sampler, SamplerConfig):
         if seed is not None:
             raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
-        return SamplerSettings(sampler), None
+        return SamplerSettings.under_any(sampler, defaults, max_out_len), None
     mask_id = None
     if diffusion_config is not None:
         _require_mapping("diffusion_config", diffusion_config)
@@ -134,7 +141,7 @@ def parse_sampler(
     if seed is not None:
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
-    return SamplerSettings(options), mask_id
+    return SamplerSettings.under_any(options, defaults, max_out_len), mask_id
 
 
 def parse_length_limit(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.engines import SamplerSettings
-from opencompass_llada.families import check_model_type
+from opencompass_llada.families import check_model_type, possible_sampler_defaults
 from opencompass_llada.keyword_forms import (
     LengthLimit,
     Placement,
@@ -98,14 +98,20 @@ def parse_wrapper_options(
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not is_integer or value < 1):
             raise ValueError(f"{name}={value!r} must be a positive integer")
-    settings, mask_token_id = parse_sampler(diffusion_config, sampler, seed)
+    family = check_model_type(model_type)
+    settings, mask_token_id = parse_sampler(
+        diffusion_config,
+        sampler,
+        seed,
+        defaults=possible_sampler_defaults(family),
+        max_out_len=max_out_len,
+    )
     length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)
     if max_out_len is not None:
-        settings.for_length(max_out_len)
         length_limit.prompt_limit(max_out_len)
     return WrapperOptions(
         path=str(path),
-        family=check_model_type(model_type),
+        family=family,
         rope_scaling=parse_scaling(scaling_config, rope_scaling),
         settings=settings,
         mask_token_id=mask_token_id,

@@ -218,7 +218,7 @@ def test_variables_choose_and_the_choice_is_said(monkeypatch, capsys):
         ("LLADA_LANGUAGE", "zh", "embedded"),
         ("LLADA_PROMPT", "chatt", "Did you mean 'chat'"),
         ("LLADA_DATA", "/nowhere", "COMPASS_DATA_CACHE"),
-        ("LLADA_TOKENIZER", "/nowhere", "AutoTokenizer"),
+        ("LLADA_TOKENIZER", "/nowhere", "could not be loaded"),
         ("LLADA_LENGTHS", "100", "smallest length"),
     ],
 )

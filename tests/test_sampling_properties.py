@@ -17,6 +17,8 @@ from opencompass_llada.sampling import (
     SamplerConfig,
     ScheduledAcceptance,
     SpecialTokens,
+    StepContext,
+    StepPlan,
     derive_seed,
     plan_blocks,
     sample,
@@ -219,7 +221,9 @@ def test_gumbel_noise_draws_from_the_softmax_and_survives_large_logits() -> None
 
 def test_equal_scores_are_revealed_from_the_left() -> None:
     scores = torch.tensor([[0.5, 0.7, 0.5, 0.7, -math.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    accepted = ScheduledAcceptance()(scores, 3)
+    plan = StepPlan(index=0, num_steps=2, num_scheduled=3, reveal_probability=0.6)
+    step = StepContext(plan=plan, scores_BP=scores, tokens_BP=scores, logits_BPV=scores)
+    accepted = ScheduledAcceptance()(step)
     assert accepted.int().tolist() == [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]
 
 
@@ -228,8 +232,8 @@ class ThresholdRule:
 
     reveals_as_scheduled = False
 
-    def __call__(self, scores_BP: Tensor, num_scheduled: int) -> Tensor:
-        return ScheduledAcceptance()(scores_BP, num_scheduled) | (scores_BP > 0.35)
+    def __call__(self, step: StepContext) -> Tensor:
+        return ScheduledAcceptance()(step) | (step.scores_BP > 0.35)
 
 
 class LazyRule:
@@ -237,8 +241,8 @@ class LazyRule:
 
     reveals_as_scheduled = False
 
-    def __call__(self, scores_BP: Tensor, num_scheduled: int) -> Tensor:
-        return torch.zeros_like(scores_BP, dtype=torch.bool)
+    def __call__(self, step: StepContext) -> Tensor:
+        return torch.zeros_like(step.scores_BP, dtype=torch.bool)
 
 
 class RecordingForward(FullForward):

@@ -114,18 +114,23 @@ def write_tiny_checkpoint(
     model = tiny_model(seed=seed, **overrides)
     fields = published_fields(model.config)
     (directory / "config.json").write_text(json.dumps(fields, indent=2))
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_shards(directory, model.state_dict(), num_shards)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def save_shards(directory: Path, weights: dict[str, torch.Tensor], num_shards: int) -> None:
+    """Write weights as one safetensors file, or as several with their index."""
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     names = sorted(tensors)
     if num_shards == 1:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    else:
-        weight_map = {}
-        for shard in range(num_shards):
-            file = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
-            part = {name: tensors[name] for name in names[shard::num_shards]}
-            save_file(part, directory / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(part, file)
-        index = {"metadata": {}, "weight_map": weight_map}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+        return
+    weight_map = {}
+    for shard in range(num_shards):
+        file = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
+        part = {name: tensors[name] for name in names[shard::num_shards]}
+        save_file(part, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))

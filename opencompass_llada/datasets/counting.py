@@ -102,13 +102,13 @@ class ModelTokenizer:
         Raises:
             MissingDataError: If there is no tokenizer at the path.
         """
-        from transformers import AutoTokenizer
+        from opencompass_llada.prompting.tokenization import load_tokenizer
 
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(resolve_location(path)))
+            self._tokenizer: Any = load_tokenizer(resolve_location(path), {})
         except (OSError, ValueError) as error:
             raise MissingDataError(
-                f"tokenizer={path!r} could not be loaded with AutoTokenizer "
+                f"tokenizer={path!r} could not be loaded "
                 f"({type(error).__name__}: {str(error)[:200]}). Give the folder or hub name of a "
                 "checkpoint that holds a tokenizer, asset:NAME for a shipped one, or "
                 f"{' or '.join(map(repr, TIKTOKEN_FILES))} to count as NeedleBench does."

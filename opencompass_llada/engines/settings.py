@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -20,17 +20,24 @@ class SamplerSettings:
     in a config of its own (the seeds' wrapper lowers them in place, for every later data set too).
     """
 
-    def __init__(self, options: Mapping[str, Any] | SamplerConfig | None = None) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any] | SamplerConfig | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         """Check the options.
 
         Args:
             options: Field names and values of `SamplerConfig`; None for its defaults.
+            defaults: A family's own defaults, for what the options leave out.
 
         Raises:
             ValueError: If a name is unknown or a value does not fit.
         """
-        given = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
-        self.given: tuple[str, ...] = tuple(name for name in given if name != "seed")
+        own = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
+        self.given: tuple[str, ...] = tuple(name for name in own if name != "seed")
+        self._own = MappingProxyType(own)
+        given = {**(defaults or {}), **own}
         self.default_length: int | None = given.pop("generation_length", None)
         self._options = MappingProxyType(given)
         self._logged: set[int] = set()
@@ -43,6 +50,41 @@ class SamplerSettings:
             raise ValueError(f"num_steps={steps!r} must be a positive integer, or None")
         if self.default_length is not None:
             self.for_length(self.default_length)
+
+    @classmethod
+    def under_any(
+        cls,
+        options: Mapping[str, Any] | SamplerConfig | None,
+        defaults: Sequence[Mapping[str, Any]],
+        generation_length: int | None = None,
+    ) -> SamplerSettings:
+        """Return the options over the first defaults that they fit, the family being unknown yet.
+
+        Args:
+            options: As of the constructor.
+            defaults: Of the families that it may be, at least one.
+            generation_length: A length that they must fit as well; None for none.
+
+        Returns:
+            The settings; `with_defaults` puts the right defaults under them.
+
+        Raises:
+            ValueError: What is wrong under the first defaults, if they fit none.
+        """
+        faults: list[ValueError] = []
+        for candidate in defaults:
+            try:
+                settings = cls(options, candidate)
+                if generation_length is not None:
+                    settings.for_length(generation_length)
+                return settings
+            except ValueError as fault:
+                faults.append(fault)
+        raise faults[0]
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> SamplerSettings:
+        """Return the same options over a family's own defaults, checked anew."""
+        return SamplerSettings(self._own, defaults)
 
     def for_length(self, generation_length: int) -> SamplerConfig:
         """Return the settings for one generation length.

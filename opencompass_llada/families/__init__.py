@@ -11,18 +11,27 @@ from typing import Any
 
 from opencompass_llada.families.autoregressive import AUTOREGRESSIVE
 from opencompass_llada.families.base import EndTokens, Family, LoadRequest
+from opencompass_llada.families.dream import DREAM
 from opencompass_llada.families.llada import LLADA
 from opencompass_llada.modeling import is_causal_architecture
 from opencompass_llada.options import unknown_name_message
 
 #: config.json's model_type -> family; what is not here may still be an autoregressive network.
-FAMILIES = {"llada": LLADA}
+FAMILIES = {"llada": LLADA, "Dream": DREAM}
 
 #: What the seeds' configs pass as model_type (the first part of an abbreviation), and what people
 #: call the models -> the family's name.
 _OTHER_NAMES = {"ultra": "llada", "ultrallada": "llada", "llama3": "llama"}
 
-__all__ = ["FAMILIES", "EndTokens", "Family", "LoadRequest", "check_model_type", "find_family"]
+__all__ = [
+    "FAMILIES",
+    "EndTokens",
+    "Family",
+    "LoadRequest",
+    "check_model_type",
+    "find_family",
+    "possible_sampler_defaults",
+]
 
 
 def check_model_type(model_type: str | None) -> str | None:
@@ -49,6 +58,20 @@ def check_model_type(model_type: str | None) -> str | None:
         return name
     names = [*own, *_OTHER_NAMES, AUTOREGRESSIVE.name, "llama", "qwen2"]
     raise ValueError(unknown_name_message("model_type", str(model_type), names))
+
+
+def possible_sampler_defaults(name: str | None) -> list[Mapping[str, Any]]:
+    """Return the sampler defaults that may apply while config.json has not been read.
+
+    Args:
+        name: What check_model_type returned.
+
+    Returns:
+        The named family's, or those of every family, LLaDA's first.
+    """
+    if name is None:
+        return [family.sampler_defaults for family in FAMILIES.values()]
+    return [FAMILIES.get(name, AUTOREGRESSIVE).sampler_defaults]
 
 
 def find_family(config: Mapping[str, Any], path: str, model_type: str | None) -> Family:

@@ -6,7 +6,7 @@ One file in this package a family; the table of them all is in ``families/__init
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -71,3 +71,6 @@ class Family:
 
     special_tokens: Callable[[str, Mapping[str, Any], PreTrainedTokenizerBase], EndTokens]
     """Reads the ids from the checkpoint's path, its config.json and the tokenizer."""
+
+    sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Sampler options that take the place of `SamplerConfig`'s defaults."""

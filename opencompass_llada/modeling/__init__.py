@@ -16,6 +16,8 @@ from opencompass_llada.modeling.checkpoint import (
     open_checkpoint,
     read_model_config,
 )
+from opencompass_llada.modeling.dream import DreamForMaskedDiffusion
+from opencompass_llada.modeling.dream_config import DreamConfig
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
 from opencompass_llada.modeling.llada_config import LLaDAConfig
 
@@ -24,6 +26,8 @@ __all__ = [
     "NETWORKS",
     "BidirectionalNetwork",
     "CheckpointError",
+    "DreamConfig",
+    "DreamForMaskedDiffusion",
     "LLaDAConfig",
     "LLaDAForMaskedDiffusion",
     "check_backend_name",

@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.attention import check_attention_backend
 from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
+from opencompass_llada.modeling.dream import DreamForMaskedDiffusion
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
 from opencompass_llada.rope_scaling import RopeScaling
 
 logger = get_logger(__name__)
 
 NETWORKS: dict[str, type[BidirectionalNetwork]] = {
-    network.config_class.model_type: network for network in (LLaDAForMaskedDiffusion,)
+    network.config_class.model_type: network
+    for network in (LLaDAForMaskedDiffusion, DreamForMaskedDiffusion)
 }
 """The native networks by the ``model_type`` of config.json."""
 

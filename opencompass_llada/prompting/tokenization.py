@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from opencompass_llada.logs import get_logger
 
@@ -19,6 +21,10 @@ logger = get_logger(__name__)
 
 EOT_TOKEN = "<|eot_id|>"
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+#: Classes of checkpoints' remote code -> transformers' class that reads the same files alike.
+#: Dream's is Qwen2's with another name: same files, splitting pattern, merges and normalisation.
+_SAME_AS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 
 
 def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -48,6 +54,11 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
     try:
         if _written_by_transformers_5(folder):
             return PreTrainedTokenizerFast.from_pretrained(source, **keywords)
+        name = get_tokenizer_config(str(source)).get("tokenizer_class")
+        if name in _SAME_AS:
+            known = getattr(transformers, _SAME_AS[name])
+            logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
+            return known.from_pretrained(source, **keywords)
         return AutoTokenizer.from_pretrained(source, **keywords)
     except Exception as error:  # a broken tokenizer.json ends in a KeyError, or in Rust's own type
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]

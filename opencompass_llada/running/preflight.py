@@ -16,7 +16,7 @@ from typing import Any
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, check_cells
 from opencompass_llada.doctor.needs import check_needs
-from opencompass_llada.families import find_family
+from opencompass_llada.families import Family, find_family
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
 from opencompass_llada.running.hardware import count_gpus
@@ -150,20 +150,29 @@ def _check_model(model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]
     for dataset in datasets:
         inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
         lengths.add(options.generation_length(inferencer.get("max_out_len")))
+    family = _find_family(options)
+    settings = options.settings
+    if family is not None:
+        settings = settings.with_defaults(family.sampler_defaults)
     for length in sorted(lengths):
-        options.settings.for_length(length)
+        settings.for_length(length)
         options.length_limit.prompt_limit(length)
-    _check_checkpoint(options, keywords)
-
-
-def _check_checkpoint(options: WrapperOptions, keywords: Mapping[str, Any]) -> None:
-    path = resolve_path(options.path)
-    if _is_left_to_the_hub(path):
-        return  # the task fetches it; asking here would download 16 GB before the first log line
-    family = find_family(read_model_config(path), options.path, options.family)
+    if family is None:
+        return
     if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
         LLaDACausalLM(**{**keywords, "tokenizer_only": True})
-    family.check(path, options.rope_scaling, options.settings)
+    family.check(resolve_path(options.path), options.rope_scaling, options.settings)
+
+
+def _find_family(options: WrapperOptions) -> Family | None:
+    """Read config.json; None where the task will fetch the checkpoint from the hub.
+
+    Asking here would download 16 GB before the first log line.
+    """
+    path = resolve_path(options.path)
+    if _is_left_to_the_hub(path):
+        return None
+    return find_family(read_model_config(path), options.path, options.family)
 
 
 def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:

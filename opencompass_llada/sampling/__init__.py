@@ -3,9 +3,13 @@
 Knows token ids and a model call. Text, tokenizers and OpenCompass live above it, in the wrapper.
 """
 
-from opencompass_llada.sampling.acceptance import AcceptanceRule, ScheduledAcceptance
+from opencompass_llada.sampling.acceptance import (
+    AcceptanceRule,
+    IndependentAcceptance,
+    ScheduledAcceptance,
+    StepContext,
+)
 from opencompass_llada.sampling.config import (
-    REMASKING_STRATEGIES,
     SamplerConfig,
     SpecialTokens,
     parse_sampler_config,
@@ -24,17 +28,28 @@ from opencompass_llada.sampling.progress import (
     ProgressBar,
     make_progress,
 )
+from opencompass_llada.sampling.remasking import REMASKING_STRATEGIES
 from opencompass_llada.sampling.sampler import SamplerOutput, sample
-from opencompass_llada.sampling.schedule import BlockPlan, cap_steps, plan_blocks, reveals_per_step
+from opencompass_llada.sampling.schedule import (
+    SCHEDULES,
+    BlockPlan,
+    StepPlan,
+    cap_steps,
+    plan_blocks,
+    plan_steps,
+    reveals_per_step,
+)
 
 __all__ = [
     "PROGRESS_VARIABLE",
     "REMASKING_STRATEGIES",
+    "SCHEDULES",
     "AcceptanceRule",
     "BlockPlan",
     "ForwardPolicy",
     "FullForward",
     "GuidedForward",
+    "IndependentAcceptance",
     "LogitsFunction",
     "NoProgress",
     "Progress",
@@ -43,11 +58,14 @@ __all__ = [
     "SamplerOutput",
     "ScheduledAcceptance",
     "SpecialTokens",
+    "StepContext",
+    "StepPlan",
     "cap_steps",
     "derive_seed",
     "make_progress",
     "parse_sampler_config",
     "plan_blocks",
+    "plan_steps",
     "reveals_per_step",
     "sample",
 ]

@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.options import reject_unknown, unknown_name_message
-from opencompass_llada.sampling.schedule import plan_blocks
+from opencompass_llada.sampling.remasking import (
+    REMASKING_STRATEGIES,
+    STRATEGIES,
+    check_combinations,
+)
+from opencompass_llada.sampling.schedule import SCHEDULES, plan_blocks
 
-REMASKING_STRATEGIES = ("low_confidence", "random")
+PUBLISHED_TIMESTEP_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -26,8 +31,9 @@ class SamplerConfig:
     generation_length: int = 128
     """Tokens to generate. Not a multiple of ``block_length``: rounded up, the surplus is cut."""
 
-    block_length: int = 32
-    """Tokens in a block; blocks are finished left to right (semi-autoregressive)."""
+    block_length: int | None = 32
+    """Tokens in a block; blocks are finished left to right (semi-autoregressive). None is one
+    block of all tokens."""
 
     num_steps: int | None = None
     """Denoising steps of the whole generation, the same number in each block; None is one token
@@ -36,15 +42,34 @@ class SamplerConfig:
     temperature: float = 0.0
     """Sampling temperature; 0 takes the likeliest token."""
 
+    top_p: float | None = None
+    """Tokens are drawn from the fewest likeliest ones whose probabilities exceed this together;
+    None from all."""
+
+    top_k: int | None = None
+    """Tokens are drawn from this many likeliest ones; None from all."""
+
     cfg_scale: float = 0.0
     """Scale of classifier-free guidance; 0 is none, anything above doubles the forward passes."""
 
     remasking: str = "low_confidence"
-    """Which predictions a step keeps: the most confident (``low_confidence``) or any
-    (``random``)."""
+    """Which predictions a step keeps. LLaDA's: the most confident (``low_confidence``) or any
+    (``random``). Dream's: each by its own chance (``origin``), or those with the highest
+    probability (``maskgit_plus``), lead over the second likeliest token (``topk_margin``) or
+    negative entropy (``entropy``) in the distribution that tokens are drawn from."""
+
+    remasking_temperature: float = 0.0
+    """Dream's ``alg_temp``: above 0 positions are drawn by softmax(score / this), not ranked."""
+
+    schedule: str | None = None
+    """How many predictions each step of a block keeps: an equal share (``even``, LLaDA's) or by
+    Dream's ``timesteps``; None is the one that the remasking strategy was published with."""
+
+    timestep_eps: float | None = None
+    """Dream's ``eps``, where the timesteps end; None is the published 0.001."""
 
     seed: int = 0
-    """Seed of every random number; only temperature > 0 and random remasking draw any."""
+    """Seed of every random number; only temperatures above 0 and remasking at random draw any."""
 
     suppress_eos_logits: bool = False
     """Never predict EOS (LLaDA's ``logits_eos_inf``; LLaDA, appendix B.4)."""
@@ -60,25 +85,37 @@ class SamplerConfig:
             ValueError: For the first value that does not fit, with the rule and a value that fits.
         """
         _check_integer("generation_length", self.generation_length, lowest=1)
-        _check_integer("block_length", self.block_length, lowest=1)
-        if self.num_steps is not None:
-            _check_integer("num_steps", self.num_steps, lowest=1)
+        for name in ("block_length", "num_steps", "top_k"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), lowest=1)
         _check_integer("seed", self.seed, lowest=0, highest=_LARGEST_SEED)
         _check_not_negative("temperature", self.temperature)
         _check_not_negative("cfg_scale", self.cfg_scale)
+        _check_not_negative("remasking_temperature", self.remasking_temperature)
+        _check_fraction("top_p", self.top_p, includes_zero=False)
+        _check_fraction("timestep_eps", self.timestep_eps, includes_zero=True)
         _check_bool("suppress_eos_logits", self.suppress_eos_logits)
         _check_bool("suppress_eos_eot_confidence", self.suppress_eos_eot_confidence)
         if self.remasking not in REMASKING_STRATEGIES:
             raise ValueError(
                 unknown_name_message("remasking", str(self.remasking), REMASKING_STRATEGIES)
             )
-        # The published code accepts this pair and ignores the option.
-        if self.suppress_eos_eot_confidence and self.remasking == "random":
-            raise ValueError(
-                "suppress_eos_eot_confidence=True has no effect with remasking='random', which "
-                "uses no confidence; use remasking='low_confidence' or suppress_eos_logits=True"
-            )
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise ValueError(unknown_name_message("schedule", str(self.schedule), SCHEDULES))
+        check_combinations(self)
         plan_blocks(self)
+
+    @property
+    def resolved_schedule(self) -> str:
+        """The schedule's name, never None."""
+        return self.schedule or STRATEGIES[self.remasking].schedule
+
+    @property
+    def resolved_timestep_eps(self) -> float | None:
+        """Where the timesteps end; None for the schedule without timesteps."""
+        if self.resolved_schedule != "timesteps":
+            return None
+        return PUBLISHED_TIMESTEP_EPS if self.timestep_eps is None else self.timestep_eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +188,15 @@ def _check_not_negative(name: str, value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
         raise ValueError(f"{name}={value!r} must be a finite number of at least 0; use 0 for none")
+
+
+def _check_fraction(name: str, value: object, *, includes_zero: bool) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1 or (value == 0 and not includes_zero):  # type: ignore[operator]
+        lowest = "at least 0" if includes_zero else "above 0"
+        raise ValueError(f"{name}={value!r} must be {lowest} and below 1; use None to leave it out")
 
 
 def _check_bool(name: str, value: object) -> None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opencompass_llada.sampling.acceptance import AcceptanceRule
+from opencompass_llada.sampling.acceptance import AcceptanceRule, StepContext
 from opencompass_llada.sampling.canvas import BlockState, Canvas, open_block, write_tokens
 from opencompass_llada.sampling.forward import ForwardPolicy
 from opencompass_llada.sampling.prediction import Predictor
 from opencompass_llada.sampling.progress import Progress
-from opencompass_llada.sampling.schedule import BlockPlan, reveals_per_step
+from opencompass_llada.sampling.schedule import BlockPlan, StepPlan, plan_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +87,25 @@ def denoise_block(
     parts.forward.start_block(ids_BL, starts_B, plan.block_length)
     block = open_block(starts_B, plan.block_length)
     finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
-    for step, num_scheduled in enumerate(reveals_per_step(plan.block_length, plan.steps_per_block)):
+    for step in plan_steps(plan):
         if block.num_positions == 0:
             break
-        ids_BL, block, step_finite = denoise_step(ids_BL, block, num_scheduled, parts)
+        ids_BL, block, step_finite = denoise_step(ids_BL, block, step, parts)
         finite = finite & step_finite
-        parts.progress.finish_step(block_index, step)
+        parts.progress.finish_step(block_index, step.index)
     _check_block_result(block, finite, block_index)
     return ids_BL
 
 
 def denoise_step(
-    ids_BL: Tensor, block: BlockState, num_scheduled: int, parts: DenoisingParts
+    ids_BL: Tensor, block: BlockState, step: StepPlan, parts: DenoisingParts
 ) -> tuple[Tensor, BlockState, Tensor]:
     """Predict all masked positions of the block and reveal those that the rule chooses.
 
     Args:
         ids_BL: Current tokens, int64; not changed.
         block: What is masked, at least one position in some row; not changed.
-        num_scheduled: Reveals that the schedule plans.
+        step: What the schedule plans.
         parts: What the loop is put together from.
 
     Returns:
@@ -115,12 +115,16 @@ def denoise_step(
     positions_BP = block.starts_B[:, None] + offsets_BP
     logits_BPV = parts.forward.logits(ids_BL, positions_BP)
     prediction = parts.predictor(logits_BPV, block.counts)
-    num_scheduled = min(num_scheduled, block.num_positions)
-    scores_BP = prediction.scores_BP.masked_fill(~valid_BP, -torch.inf)
-    accepted_BP = parts.rule(scores_BP, num_scheduled) & valid_BP
+    context = StepContext(
+        plan=step,
+        scores_BP=prediction.scores_BP.masked_fill(~valid_BP, -torch.inf),
+        tokens_BP=prediction.tokens_BP,
+        logits_BPV=logits_BPV,
+    )
+    accepted_BP = parts.rule(context) & valid_BP
     masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
     if parts.rule.reveals_as_scheduled:
-        counts = tuple(count - num_scheduled for count in block.counts)
+        counts = tuple(count - step.num_scheduled for count in block.counts)
     else:
         counts = tuple(masked_BK.sum(dim=1).tolist())
     return (
@@ -139,5 +143,5 @@ def _check_block_result(block: BlockState, finite: Tensor, block_index: int) -> 
     if block.num_positions:
         raise RuntimeError(
             f"the acceptance rule left {block.counts} positions of block {block_index} masked; "
-            "a rule must reveal at least the scheduled number at every step"
+            "a rule must reveal at least the scheduled number at every step, or all at the last"
         )

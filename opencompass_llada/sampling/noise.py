@@ -2,9 +2,10 @@
 
 Order of a row's stream, at each denoising step: with temperature > 0 one float64 uniform for
 each masked position of the active block and each vocabulary entry, position by position from left
-to right; then with random remasking one float64 uniform for each of those positions. Nothing else
-draws. The published code draws from the global generator for every position of the sequence, so
-that its stream, not its distribution, differs from this one.
+to right; then with remasking at random (``random``, ``origin``) or with a remasking temperature
+one float64 uniform for each of those positions. Nothing else draws. The published codes draw from
+the global generator, LLaDA's for every position of the sequence, so that their streams, not their
+distributions, differ from this one.
 
 Shape letters: P masked positions of one row, V vocabulary.
 """
@@ -61,6 +62,11 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         A float64 tensor on the generator's device.
     """
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw standard Gumbel noise, ``-log(-log(u))`` of as many uniforms, in float64."""
+    return uniform(shape, generator).log_().neg_().log_().neg_()
 
 
 def gumbel_argmax(logits_PV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """From logits to predicted tokens and the scores by which a step chooses among them.
 
-The same arithmetic as LLaDA's published code, on the active block's masked positions only, with
-float64 held for one row at a time. The mask id can be predicted, as in the published code.
+The arithmetic of LLaDA's and Dream's published code, on the active block's masked positions only,
+with float64 held for one row at a time. The mask id can be predicted, as there.
 
 Shape letters: B rows, P masked positions of the active block, V vocabulary, N a few token ids.
 """
@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
-from opencompass_llada.sampling.noise import gumbel_argmax, uniform
+from opencompass_llada.sampling.filtering import keep_likely
+from opencompass_llada.sampling.noise import gumbel_argmax
+from opencompass_llada.sampling.remasking import STRATEGIES
+from opencompass_llada.sampling.scores import (
+    margins,
+    negative_entropies,
+    perturb,
+    random_scores,
+    token_probabilities,
+)
 
 
 class Prediction(NamedTuple):
@@ -25,7 +34,7 @@ class Prediction(NamedTuple):
     """Predicted tokens, int64."""
 
     scores_BP: Tensor
-    """Confidence or random number in [0, 1], float64; higher is revealed sooner."""
+    """Float64; higher is revealed sooner."""
 
     finite_BP: Tensor
     """Bool, False where the predicted token's logit is not finite (the logits are broken)."""
@@ -54,6 +63,7 @@ class Predictor:
         never = eos if config.suppress_eos_logits else []
         last = eos + eot if config.suppress_eos_eot_confidence else []
         self._config = config
+        self._strategy = STRATEGIES[config.remasking]
         self._generators = list(generators)
         self._never_predicted_N = torch.tensor(never, dtype=torch.int64, device=device)
         self._revealed_last_N = torch.tensor(last, dtype=torch.int64, device=device)
@@ -70,92 +80,74 @@ class Predictor:
             The prediction; tokens and scores at filler mean nothing.
         """
         logits_BPV = suppress(logits_BPV, self._never_predicted_N)
-        tokens_BP = predict_tokens(logits_BPV, self._config.temperature, self._generators, counts)
+        rows = [
+            self._predict_row(logits_PV, count, generator)
+            for logits_PV, count, generator in zip(
+                logits_BPV, counts, self._generators, strict=True
+            )
+        ]
+        tokens_BP = torch.stack([tokens_P for tokens_P, _ in rows])
         finite_BP = logits_BPV.gather(-1, tokens_BP[..., None])[..., 0].isfinite()
-        if self._config.remasking == "random":
-            scores_BP = random_scores(tokens_BP.shape[1], self._generators, counts)
+        return Prediction(tokens_BP, torch.stack([scores_P for _, scores_P in rows]), finite_BP)
+
+    def _predict_row(
+        self, logits_PV: Tensor, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        config = self._config
+        likely_PV = keep_likely(
+            logits_PV, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
+        )
+        tokens_P = predict_tokens(likely_PV, config.temperature, count, generator)
+        if not self._strategy.confident:
+            return tokens_P, random_scores(count, generator, len(tokens_P))
+        if self._strategy.of_drawn_distribution:
+            judged_PV = likely_PV.double() / (config.temperature or 1.0)
         else:
-            scores_BP = token_probabilities(suppress(logits_BPV, self._revealed_last_N), tokens_BP)
-        return Prediction(tokens_BP, scores_BP, finite_BP)
+            judged_PV = logits_PV
+        scores_P = self._judge(judged_PV, tokens_P)
+        if config.remasking_temperature:
+            scores_P = perturb(scores_P, config.remasking_temperature, count, generator)
+        return tokens_P, scores_P
+
+    def _judge(self, logits_PV: Tensor, tokens_P: Tensor) -> Tensor:
+        probabilities_PV = suppress(logits_PV, self._revealed_last_N).double().softmax(dim=-1)
+        if self._strategy.of_token:
+            return token_probabilities(probabilities_PV, tokens_P)
+        if self._config.remasking == "topk_margin":
+            return margins(probabilities_PV)
+        return negative_entropies(probabilities_PV)
 
 
-def suppress(logits_BPV: Tensor, token_ids_N: Tensor) -> Tensor:
+def suppress(logits_PV: Tensor, token_ids_N: Tensor) -> Tensor:
     """Return the logits with minus infinity at some tokens.
 
     Args:
-        logits_BPV: Logits of any float type; not changed.
+        logits_PV: Logits of any float type, vocabulary last; not changed.
         token_ids_N: Ids to suppress, int64; with none the logits are returned as they are.
 
     Returns:
         Logits of the same shape and type.
     """
     if token_ids_N.numel() == 0:
-        return logits_BPV
-    return logits_BPV.index_fill(-1, token_ids_N, -torch.inf)
+        return logits_PV
+    return logits_PV.index_fill(-1, token_ids_N, -torch.inf)
 
 
 def predict_tokens(
-    logits_BPV: Tensor,
-    temperature: float,
-    generators: Sequence[torch.Generator],
-    counts: Sequence[int],
+    logits_PV: Tensor, temperature: float, count: int, generator: torch.Generator
 ) -> Tensor:
     """Take the likeliest token of each position, or draw one if the temperature is above 0.
 
     Args:
-        logits_BPV: Logits of any float type.
+        logits_PV: Logits of any float type, of one row.
         temperature: At least 0.
-        generators: One a row.
-        counts: Masked positions of each row; only these draw.
+        count: Masked positions; only these draw, filler takes the likeliest.
+        generator: The row's generator.
 
     Returns:
-        Token ids, int64 [B, P]; of equal logits the lowest id.
+        Token ids, int64 [P]; of equal logits the lowest id.
     """
-    tokens_BP = logits_BPV.argmax(dim=-1)
     if temperature == 0:
-        return tokens_BP
-    for row, (generator, count) in enumerate(zip(generators, counts, strict=True)):
-        if count:
-            drawn_P = gumbel_argmax(logits_BPV[row, :count], temperature, generator)
-            tokens_BP[row, :count] = drawn_P
-    return tokens_BP
-
-
-def token_probabilities(logits_BPV: Tensor, tokens_BP: Tensor) -> Tensor:
-    """Return the probability of one token at each position.
-
-    A token whose logit is minus infinity gets 0, the lowest score, and can still be revealed when
-    nothing else is left. Temperature plays no part, as in the published code.
-
-    Args:
-        logits_BPV: Logits of any float type.
-        tokens_BP: Token ids, int64.
-
-    Returns:
-        Probabilities, float64 [B, P].
-    """
-    rows = [
-        logits_PV.double().softmax(dim=-1).gather(-1, tokens_P[:, None])[:, 0]
-        for logits_PV, tokens_P in zip(logits_BPV, tokens_BP, strict=True)
-    ]
-    return torch.stack(rows)
-
-
-def random_scores(
-    num_positions: int, generators: Sequence[torch.Generator], counts: Sequence[int]
-) -> Tensor:
-    """Draw a score for each masked position.
-
-    Args:
-        num_positions: P.
-        generators: One a row.
-        counts: Masked positions of each row; only these draw, filler gets 0.
-
-    Returns:
-        Uniforms, float64 [B, P].
-    """
-    rows = [
-        torch.nn.functional.pad(uniform((count,), generator), (0, num_positions - count))
-        for generator, count in zip(generators, counts, strict=True)
-    ]
-    return torch.stack(rows)
+        return logits_PV.argmax(dim=-1)
+    drawn_P = gumbel_argmax(logits_PV[:count], temperature, generator)
+    return torch.cat([drawn_P, logits_PV[count:].argmax(dim=-1)])

@@ -1,24 +1,39 @@
 """The reference sampler: prompts and a model call in, generated ids out.
 
 Semi-autoregressive denoising as in LLaDA's published ``generate`` (arXiv:2502.09992;
-github.com/ML-GSAI/LLaDA, generate.py). With temperature 0 and low-confidence remasking it gives
-the same ids token for token (but for ties, see below); where random numbers are drawn it gives the
-same distribution from other streams. It knows token ids and a model call, no text, no tokenizer
-and no cache; the loop is in ``denoising.py``.
+github.com/ML-GSAI/LLaDA, generate.py), and Dream's published rules (arXiv:2508.15487;
+``diffusion_generate`` in generation_utils.py of Dream-org/Dream-v0-Instruct-7B) as further
+settings. With temperature 0 it gives the published ids token for token (but for ties and rounding,
+see below); where random numbers are drawn it gives the same distribution from other streams. It
+knows token ids and a model call, no text, no tokenizer and no cache; the loop is in
+``denoising.py``.
 
-Differs from the published code:
+Differs from both published codes:
 
 - Revealed positions are remembered as booleans. There a position is masked as long as it holds
   the mask id, so that a mask id in the prompt is overwritten and a predicted mask id is predicted
   again, at the cost of reveals of a later block. Here the prompt stays, and a predicted mask id
   counts as revealed and is part of the result.
 - Only the active block's masked positions get logits, noise and confidence.
-- ``suppress_eos_eot_confidence`` works at any temperature, not only at 0.
 - Of equal scores the leftmost position is revealed; ``torch.topk`` promises no order. It matters
   where only tokens with suppressed confidence are left, which all score 0.
+- Random streams are one a row (see ``noise.py``), and noise is added in the log domain.
+- Logits that are not finite stop the generation; Dream's code takes the likeliest token then.
+
+From LLaDA's alone:
+
+- ``suppress_eos_eot_confidence`` works at any temperature, not only at 0.
 - The two halves of guidance are two passes and not one batch of twice the rows.
-- Random streams are one a row (see ``noise.py``), and Gumbel noise is added in the log domain.
-- Logits that are not finite stop the generation.
+
+From Dream's alone:
+
+- Rows are right-padded and count their positions from 0, where that code pads on the left.
+- How many tokens a step reveals is each row's own; there it is the mean over the batch's rows.
+- Probabilities, confidences and top-p's sums are in float64, not in the logits' dtype.
+- Positions drawn by ``remasking_temperature`` are drawn without an error where the probabilities of
+  all but a few vanish (``torch.multinomial`` refuses that).
+- Blocks, guidance and the suppression of EOS, which are LLaDA's, can be combined with its rules;
+  every block runs through the timesteps anew.
 """
 
 from __future__ import annotations
@@ -31,7 +46,11 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.sampling.acceptance import ScheduledAcceptance
+from opencompass_llada.sampling.acceptance import (
+    AcceptanceRule,
+    IndependentAcceptance,
+    ScheduledAcceptance,
+)
 from opencompass_llada.sampling.canvas import Canvas, make_canvas
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.denoising import DenoisingParts, denoise
@@ -108,7 +127,7 @@ def sample(
     parts = DenoisingParts(
         forward=make_forward_policy(logits_function, canvas, config, special_tokens),
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
-        rule=ScheduledAcceptance(),
+        rule=make_rule(config),
         progress=progress or NoProgress(),
     )
     ids_BL = denoise(canvas, plan, parts)
@@ -116,6 +135,18 @@ def sample(
         token_ids=cut_generated(ids_BL, canvas.prompt_lengths, plan.generation_length),
         num_forward_passes=parts.forward.num_forward_passes,
     )
+
+
+def make_rule(config: SamplerConfig) -> AcceptanceRule:
+    """Choose the acceptance rule that the remasking strategy goes with.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        The rule.
+    """
+    return IndependentAcceptance() if config.remasking == "origin" else ScheduledAcceptance()
 
 
 def make_forward_policy(

@@ -1,7 +1,6 @@
 """Arithmetic of a generation: blocks, steps in a block, tokens revealed at each step.
 
-Knows numbers only, no tensors and no model. Which tokens a step reveals is decided in
-``acceptance.py``.
+Knows numbers only, no model. Which tokens a step reveals is decided in ``acceptance.py``.
 """
 
 from __future__ import annotations
@@ -9,8 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opencompass_llada.sampling.timesteps import reveals_at_timesteps, timestep_shares
+
 if TYPE_CHECKING:
     from opencompass_llada.sampling.config import SamplerConfig
+
+SCHEDULES = ("even", "timesteps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,9 @@ class BlockPlan:
     steps_per_block: int
     """Denoising steps in each block."""
 
+    timestep_eps: float | None = None
+    """Where the timesteps of a block end; None spreads its reveals evenly instead."""
+
     @property
     def num_steps(self) -> int:
         """Denoising steps of the whole generation."""
@@ -41,6 +47,23 @@ class BlockPlan:
     def surplus(self) -> int:
         """Tokens generated beyond ``generation_length``, which are cut from the result."""
         return self.padded_length - self.generation_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """What is planned for one denoising step of a block."""
+
+    index: int
+    """The step's number in its block, from 0."""
+
+    num_steps: int
+    """Denoising steps of the block."""
+
+    num_scheduled: int
+    """Positions to reveal; more than are left where a rule was ahead of the schedule."""
+
+    reveal_probability: float
+    """Share of the masked positions to reveal; 1 at the last step."""
 
 
 def plan_blocks(config: SamplerConfig) -> BlockPlan:
@@ -58,16 +81,18 @@ def plan_blocks(config: SamplerConfig) -> BlockPlan:
     Raises:
         ValueError: If ``num_steps`` does not fit the blocks; the nearest values that do are named.
     """
-    num_blocks = count_blocks(config.generation_length, config.block_length)
-    padded_length = num_blocks * config.block_length
+    block_length = config.block_length or config.generation_length
+    num_blocks = count_blocks(config.generation_length, block_length)
+    padded_length = num_blocks * block_length
     num_steps = padded_length if config.num_steps is None else config.num_steps
-    _check_num_steps(num_steps, num_blocks, config)
+    _check_num_steps(num_steps, num_blocks, block_length, config)
     return BlockPlan(
         generation_length=config.generation_length,
         padded_length=padded_length,
-        block_length=config.block_length,
+        block_length=block_length,
         num_blocks=num_blocks,
         steps_per_block=num_steps // num_blocks,
+        timestep_eps=config.resolved_timestep_eps,
     )
 
 
@@ -84,7 +109,7 @@ def count_blocks(generation_length: int, block_length: int) -> int:
     return -(-generation_length // block_length)
 
 
-def cap_steps(num_steps: int, generation_length: int, block_length: int) -> int:
+def cap_steps(num_steps: int, generation_length: int, block_length: int | None) -> int:
     """Return the largest number of steps that fits a generation and is at most ``num_steps``.
 
     For callers that have one step budget and many generation lengths, such as OpenCompass data
@@ -97,7 +122,7 @@ def cap_steps(num_steps: int, generation_length: int, block_length: int) -> int:
     Args:
         num_steps: The step budget, at least 1.
         generation_length: Tokens to generate, at least 1.
-        block_length: Tokens in a block, at least 1.
+        block_length: Tokens in a block, at least 1; None for one block.
 
     Returns:
         A ``num_steps`` that :func:`plan_blocks` accepts. It is more than the budget only if the
@@ -106,6 +131,7 @@ def cap_steps(num_steps: int, generation_length: int, block_length: int) -> int:
     Raises:
         ValueError: If an argument is below 1.
     """
+    block_length = generation_length if block_length is None else block_length
     given = {
         "num_steps": num_steps,
         "generation_length": generation_length,
@@ -117,6 +143,35 @@ def cap_steps(num_steps: int, generation_length: int, block_length: int) -> int:
     num_blocks = count_blocks(generation_length, block_length)
     capped = min(num_steps, num_blocks * block_length)
     return max(capped - capped % num_blocks, num_blocks)
+
+
+def plan_steps(plan: BlockPlan) -> tuple[StepPlan, ...]:
+    """Plan the steps of one block; every block has the same.
+
+    Args:
+        plan: Blocks and steps.
+
+    Returns:
+        ``plan.steps_per_block`` steps whose scheduled reveals add up to the block.
+    """
+    num_steps, left = plan.steps_per_block, plan.block_length
+    if plan.timestep_eps is None:
+        reveals, shares = reveals_per_step(left, num_steps), None
+    else:
+        shares = timestep_shares(num_steps, plan.timestep_eps)
+        reveals = reveals_at_timesteps(left, shares)
+    steps = []
+    for index, num_scheduled in enumerate(reveals):
+        steps.append(
+            StepPlan(
+                index=index,
+                num_steps=num_steps,
+                num_scheduled=num_scheduled,
+                reveal_probability=num_scheduled / left if shares is None else shares[index],
+            )
+        )
+        left -= num_scheduled
+    return tuple(steps)
 
 
 def reveals_per_step(num_masked: int, num_steps: int) -> tuple[int, ...]:
@@ -137,17 +192,19 @@ def reveals_per_step(num_masked: int, num_steps: int) -> tuple[int, ...]:
     return tuple(base + (step < remainder) for step in range(num_steps))
 
 
-def _check_num_steps(num_steps: int, num_blocks: int, config: SamplerConfig) -> None:
+def _check_num_steps(
+    num_steps: int, num_blocks: int, block_length: int, config: SamplerConfig
+) -> None:
     blocks = (
         f"the {num_blocks} blocks (generation_length={config.generation_length} in blocks of "
-        f"block_length={config.block_length})"
+        f"block_length={block_length})"
     )
-    largest = num_blocks * config.block_length
+    largest = num_blocks * block_length
     if num_steps < num_blocks:
         raise ValueError(
             f"num_steps={num_steps} must be at least one for each of {blocks}; use {num_blocks}"
         )
-    if num_steps > largest:
+    if num_steps > largest and config.resolved_schedule == "even":
         raise ValueError(
             f"num_steps={num_steps} must be at most one for each token of {blocks}, a further "
             f"step would reveal nothing; the largest useful value is {largest}"

@@ -1,0 +1,88 @@
+"""What the families of native masked diffusion networks share: a network, a mask, a sampler.
+
+A family of this kind says how its end of a turn is written and how it samples by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from opencompass_llada.engines import Engine, MaskedDiffusionEngine, SamplerSettings
+from opencompass_llada.families.base import Family, LoadRequest
+from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import load_checkpoint, open_checkpoint
+from opencompass_llada.prompting.tokenization import find_token_id
+from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.sampling import SpecialTokens, make_progress
+
+logger = get_logger(__name__)
+
+
+def masked_diffusion_family(
+    *,
+    name: str,
+    label: str,
+    turn_end: str,
+    sampler_defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Family:
+    """Describe a family of masked diffusion models.
+
+    Args:
+        name: The family's name, as `model_type` of the wrapper takes it.
+        label: Its name in messages.
+        turn_end: Text of the token that ends a chat turn; a tokenizer without it has none.
+        sampler_defaults: Sampler options that differ from `SamplerConfig`'s.
+
+    Returns:
+        The family.
+    """
+
+    def special_tokens(
+        path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> SpecialTokens:
+        missing = [
+            field for field in ("mask_token_id", "eos_token_id") if config.get(field) is None
+        ]
+        if missing:
+            raise ValueError(
+                f"config.json has no {' and no '.join(missing)}; {label}'s published checkpoints "
+                "have both. Add them to the checkpoint's config.json."
+            )
+        return SpecialTokens(
+            mask_token_id=config["mask_token_id"],
+            eos_token_id=config["eos_token_id"],
+            eot_token_id=find_token_id(tokenizer, turn_end),
+        )
+
+    def check(path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
+        settings.with_defaults(sampler_defaults)
+        open_checkpoint(path, rope_scaling=rope_scaling)
+
+    def load(request: LoadRequest) -> Engine:
+        progress = make_progress()  # reads a variable, whose fault shows before the weights load
+        settings = request.settings.with_defaults(sampler_defaults)
+        unset = {k: v for k, v in sampler_defaults.items() if k not in request.settings.given}
+        if unset:
+            logger.info("Sampler options that are not given are %s's own: %s", label, unset)
+        tokens = special_tokens(request.path, request.config, request.tokenizer)
+        model = load_checkpoint(
+            request.path,
+            rope_scaling=request.rope_scaling,
+            dtype=request.dtype,
+            device=request.device,
+            attention_backend=request.attention_backend,
+        )
+        return MaskedDiffusionEngine(model, settings, tokens, progress=progress)
+
+    return Family(
+        name=name,
+        generates_by="masked_diffusion",
+        check=check,
+        load=load,
+        special_tokens=special_tokens,
+        sampler_defaults=sampler_defaults,
+    )

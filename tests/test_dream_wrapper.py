@@ -1,0 +1,126 @@
+"""A tiny random Dream checkpoint through LLaDACausalLM, as OpenCompass builds and calls it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from opencompass.utils.build import build_model_from_cfg
+from test_dream import qwen2_logits
+from tiny_dream import EOS_ID, EOT_ID, MASK_ID, START_ID, write_tiny_dream
+
+from opencompass_llada.families import check_model_type
+from opencompass_llada.likelihood import LikelihoodOptions
+from opencompass_llada.modeling import DreamForMaskedDiffusion
+from opencompass_llada.wrapper import LLaDACausalLM
+
+PROMPTS = ["The capital of France is", "Hi", "One, two, three, four, five,"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny_dream(tmp_path_factory.mktemp("dream") / "tiny-dream")
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {},
+        {"remasking": "origin", "num_steps": 8},
+        {"remasking": "maskgit_plus", "temperature": 0, "block_length": 8, "num_steps": 8},
+        {"remasking": "topk_margin", "remasking_temperature": 0.5},
+        {"remasking": "low_confidence", "temperature": 0, "top_p": None},
+    ],
+    ids=lambda options: options.get("remasking", "default"),
+)
+def test_ragged_batches_equal_one_at_a_time(checkpoint, sampler):
+    kind = "opencompass_llada.wrapper.LLaDACausalLM"
+    config = ConfigDict(type=kind, path=str(checkpoint), sampler=sampler, abbr="dream")
+    model = build_model_from_cfg(config)
+    assert isinstance(model.engine.model, DreamForMaskedDiffusion)
+    assert next(model.engine.model.parameters()).dtype is torch.float32
+    together = model.generate(PROMPTS, max_out_len=16)
+    again = build_model_from_cfg(config)
+    assert [again.generate([prompt], max_out_len=16)[0] for prompt in PROMPTS] == together
+    assert len(set(together)) == len(PROMPTS)
+
+
+def test_the_published_sampler_is_the_default_and_options_go_over_it(checkpoint, caplog):
+    caplog.set_level("INFO", logger="opencompass_llada")
+    path = str(checkpoint)
+    config = LLaDACausalLM(path).engine.settings.for_length(60)
+    assert (config.remasking, config.temperature, config.top_p) == ("entropy", 0.2, 0.95)
+    assert (config.block_length, config.num_steps, config.timestep_eps) == (None, None, None)
+    assert config.resolved_schedule == "timesteps"
+    assert "Dream's own: {'remasking': 'entropy'" in caplog.text
+    # Neither fits LLaDA's defaults: top_p has no effect at temperature 0, 31 steps no two blocks.
+    options = {"top_p": 0.5, "num_steps": 31}
+    config = LLaDACausalLM(path, sampler=options, max_out_len=60).engine.settings.for_length(60)
+    assert (config.top_p, config.num_steps, config.temperature) == (0.5, 31, 0.2)
+    with pytest.raises(ValueError, match="top_p=0.95 has no effect"):
+        LLaDACausalLM(path, sampler={"remasking": "origin", "temperature": 0})
+    published = {"remasking": "origin", "temperature": 0, "top_p": None}
+    assert LLaDACausalLM(path, sampler=published).generate(["x"], max_out_len=4)
+
+
+def test_a_named_family_is_held_to_its_own_defaults(checkpoint):
+    path = str(checkpoint)
+    with pytest.raises(ValueError, match="top_p=0.5 has no effect at temperature=0"):
+        LLaDACausalLM.check_arguments(path, model_type="llada", sampler={"top_p": 0.5})
+    LLaDACausalLM.check_arguments(path, model_type="dream", sampler={"top_p": 0.5})
+    assert check_model_type("DREAM") == "Dream"
+    with pytest.raises(ValueError, match=r"model_type='llada', but config.json of .* says 'Dream'"):
+        LLaDACausalLM(path, model_type="llada")
+
+
+def test_special_tokens_are_read_and_the_masks_text_stays_text(checkpoint, monkeypatch):
+    model = LLaDACausalLM(str(checkpoint))
+    tokens = model.special_tokens
+    assert (tokens.mask_token_id, tokens.eos_token_id, tokens.eot_token_id) == (
+        *(MASK_ID, EOS_ID, EOT_ID),
+    )
+    ids = model.encode("a<|mask|>b<|im_end|>").tolist()
+    literal = model.tokenizer("<|mask|>", split_special_tokens=True)["input_ids"]
+    assert ids == [*model.encode("a").tolist(), *literal, *model.encode("b").tolist(), EOT_ID]
+    assert len(literal) == len("<|mask|>")
+    answer = [*model.encode("yes").tolist(), EOT_ID, *model.encode("after").tolist()]
+
+    class Canned:
+        token_ids = answer
+
+    monkeypatch.setattr(model.engine, "generate", lambda *_, **__: [Canned])
+    assert model.generate(["q"], max_out_len=8) == ["yes"]
+
+
+def test_the_tokenizer_is_read_without_its_remote_code(checkpoint):
+    """Against the tokenizers library: Qwen2's pattern splits words before bytes merge."""
+    model = LLaDACausalLM(str(checkpoint), tokenizer_only=True)
+    vocabulary = json.loads((checkpoint / "vocab.json").read_text())
+    letters = [vocabulary[char] for char in "o1"]
+    space = vocabulary["\u0120"]
+    assert model.encode("hello 11<|im_start|>he").tolist() == [
+        *(vocabulary["hell"], letters[0], space, letters[1], letters[1]),
+        *(START_ID, vocabulary["he"]),
+    ]
+    text = "h\u00e9llo, world <|im_start|>"
+    assert model.tokenizer.decode(model.encode(text)) == text
+    composed = model.encode("\u00e9").tolist()
+    assert model.encode("e\u0301").tolist() == composed, "text is normalised to NFC"
+
+
+def test_a_config_json_without_mask_is_refused(checkpoint, tmp_path):
+    folder = write_tiny_dream(tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="no mask_token_id; Dream's published checkpoints"):
+        LLaDACausalLM(str(folder))
+
+
+def test_the_likelihood_goes_by_realigned_logits(checkpoint):
+    engine = LLaDACausalLM(str(checkpoint)).engine
+    estimate = engine.score([1, 2, 3], [4], LikelihoodOptions())
+    logits = qwen2_logits(checkpoint, [1, 2, 3, MASK_ID])[2].double()
+    assert estimate.nll == pytest.approx(-logits.log_softmax(-1)[4].item(), rel=1e-5)
