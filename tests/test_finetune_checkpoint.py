@@ -76,6 +76,8 @@ def post_trained(tmp_path, **changes):
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}], ids=["full", "lora"])
 def test_a_post_trained_checkpoint_loads_everywhere_with_its_scaling(tmp_path, lora):
+    if lora:
+        pytest.importorskip("peft")
     trainer, folder = post_trained(tmp_path, lora=lora, learning_rate=0.05, warmup_steps=0)
     ids = torch.randint(0, 200, (200,))
     expected = trainer.model.eval()(ids[None]).logits[0].detach()
@@ -123,6 +125,7 @@ def test_training_goes_on_from_a_post_trained_checkpoint(tmp_path):
 
 
 def test_adapters_start_from_the_checkpoint_itself(tmp_path):
+    pytest.importorskip("peft")
     path = write_tiny_checkpoint(tmp_path / "model", max_sequence_length=512)
     trainer = small_trainer(tmp_path / "out", LONGER, init_from=str(path), lora={"rank": 4})
     folder = trainer.save({})

@@ -153,3 +153,20 @@ def test_collating_finds_plain_rows():
     batch = collate([plain, row((3, 1), torch.tensor([0, 1, 2, 0]))])
     assert batch["spans"] == (4, 3, 1)
     assert batch["positions"].shape == (2, 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_variable_length_kernel_equals_a_call_for_each_document():
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    spans = (100, 412, 512)
+    q, k, v = (
+        torch.randn(2, 4, 512, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    )
+    ours = document_attend(spans, device)(q, k, v)
+    expected = document_attend(spans, CPU)(*(x.float().cpu() for x in (q, k, v)))
+    torch.testing.assert_close(ours.float().cpu(), expected, rtol=2e-2, atol=2e-2)
+    ours.float().square().sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in (q, k, v))

@@ -150,7 +150,8 @@ def build_network(
             f"checkpoint's trained length {model.config.max_sequence_length}; scaling only "
             "lengthens. Use longer rows, or rope_scaling={type: none}."
         )
-    if recipe.trained_length > longest:
+    # Without scaling rows may be of any length: a choice that studies compare with.
+    if recipe.trained_length > longest and scaling.type != "none":
         raise ValueError(
             f"phases: sequence_length={recipe.trained_length} is longer than the {longest} tokens "
             f"that rope_scaling {scaling.type!r} was computed for; set its target_length to "
