@@ -83,6 +83,12 @@ def test_unknown_scaling_of_a_checkpoint_is_refused():
         parse_recipe({**LONGER, "init_from": "somewhere", "rope_scaling": scaling})
 
 
+def test_scalings_that_other_loaders_cannot_know_are_refused():
+    scaling = {"type": "yarn", "target_length": 512}
+    with pytest.raises(ValueError, match="'yarn' changes more than RoPE's base"):
+        parse_recipe({**LONGER, "init_from": "somewhere", "rope_scaling": scaling})
+
+
 def test_prompts_need_whole_documents():
     text = [{"paths": ["a.jsonl"], "prompt_field": "question"}]
     with pytest.raises(ValueError, match="whole documents"):

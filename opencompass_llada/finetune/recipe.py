@@ -34,6 +34,8 @@ CHOICES = {
     "dtype": ("bfloat16", "float16", "float32"),
     "parameter_dtype": ("float32", "bfloat16"),
 }
+#: Scalings that a checkpoint can carry: they change the base alone, or nothing.
+TRAINED_SCALINGS = ("none", "ntk", "diffusion_ntk")
 #: Field -> smallest whole number; None is allowed where the default is None.
 _LOWEST = {
     "vocab_size": 1,
@@ -253,7 +255,12 @@ class Recipe:
         reject_unknown("model key", self.model, known - {"self", "kwargs", *_SET_BY_TRAINER})
         if self.objective == "autoregressive":
             reject_unknown("model key of the autoregressive objective", self.model, LLAMA_NAMES)
-        parse_rope_scaling(self.rope_scaling)
+        scaling = parse_rope_scaling(self.rope_scaling).type
+        if scaling not in TRAINED_SCALINGS:
+            raise ValueError(
+                f"recipe: rope_scaling {scaling!r} changes more than RoPE's base, which config.json "
+                f"cannot say to other loaders; train with {', '.join(TRAINED_SCALINGS)}."
+            )
         if self.init_from is None:
             if not self.model or self.vocab_size is None:
                 raise ValueError(
