@@ -11,16 +11,19 @@ CONFIG ?= configs/eval_llada_niah.py
 OPTIONS ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help install niah test check format constraints wheel clean
+.PHONY: help install niah datasets report test check format constraints model-configs wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
 	@echo "                  (CONFIG=..., OPTIONS='--debug -w DIR' for others)"
+	@echo "make datasets     run a sample of every data set config whose data is on this machine"
+	@echo "make report       install, run every shipped model on three benchmarks, end with an HTML report"
 	@echo "make test         install, then run the test suite"
 	@echo "make check        formatting, lint and types"
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
 	@echo "make format       rewrite the sources in the house format"
+	@echo "make model-configs  write configs/models/ from configs/helpers/model_facts.py"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make clean        remove what runs and builds left; keeps $(VENV) and outputs/"
@@ -38,6 +41,12 @@ $(STAMP): setup.py requirements.txt constraints.txt
 
 niah: install
 	$(BIN)/python run.py $(CONFIG) $(OPTIONS)
+
+datasets: install
+	$(BIN)/python run.py configs/eval_llada_datasets.py $(OPTIONS)
+
+report: install
+	$(BIN)/python run.py configs/eval_leaderboard.py $(OPTIONS)
 
 check: install
 	$(BIN)/python -m ruff format --check .
@@ -62,6 +71,9 @@ constraints: $(BIN)/python
 	    | sed -E 's/ @ .*//; s/\+[A-Za-z0-9.]+$$//' | grep '==' ; } > constraints.new
 	mv constraints.new constraints.txt
 	touch $(STAMP)
+
+model-configs: install
+	$(BIN)/python -m configs.helpers.write_models
 
 wheel: install
 	rm -rf build

@@ -59,7 +59,13 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["*.json", "*.jsonl", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"]},
+    package_data={
+        "": [
+            *("*.json", "*.jsonl", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"),
+            # The report's templates, and the published figures.
+            *("*.html", "*.css", "*.js", "*.csv"),
+        ]
+    },
     entry_points={"console_scripts": ["opencompass-llada = opencompass_llada.cli:main"]},
     zip_safe=False,
     install_requires=read_requirements(),
@@ -69,9 +75,11 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
-            "peft",  # adapters of fine-tuning
+            "peft",
             "ruff",
             "mypy",
+            # The report is tested in a real browser where there is Chromium.
+            "selenium",
             # The packaging test builds a wheel without build isolation, so without network.
             "setuptools>=70.1",
         ],

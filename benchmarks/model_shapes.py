@@ -252,8 +252,9 @@ def main() -> None:
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    record = {**describe_run(PACKAGES), "tiny": arguments.tiny, "models": results}
-    write_record(arguments.record, record)
+        # After each model, so that a run that is cut short leaves what it measured.
+        record = {**describe_run(PACKAGES), "tiny": arguments.tiny, "models": results}
+        write_record(arguments.record, record)
     print(f"wrote {arguments.record}")
 
 

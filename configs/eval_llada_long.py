@@ -12,18 +12,16 @@ LongLLaDA's Table 1 and UltraLLaDA's, as their published code runs them::
 
 ``LLADA_BENCHMARK=longbench_e`` scores by length, ``longbench_v2`` asks multiple choice.
 
-configs/helpers/longbench_run.py lists all settings, configs/helpers/models.py the models. The
+configs/helpers/longbench_run.py lists all settings, docs/models.md the models. The
 config that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
-
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus
     from .helpers.longbench_run import plan_run as __plan_run
+    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -41,21 +39,6 @@ datasets = __run["datasets"]
 
 work_dir = "outputs/llada_long"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        # dump_details: keep each answer with its score in the results.
-        task=dict(type=CellByCellEvalTask, dump_details=True),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run, dump_details=True)  # each answer with its score
 summarizer = __run["summarizer"]

@@ -8,19 +8,18 @@ variables of the same names, which win::
 
     LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=14 LLADA_DATA=needlebench
 
-configs/helpers/selection.py lists all settings, configs/helpers/models.py the models. The config
+configs/helpers/selection.py lists all settings, docs/models.md the models. The config
 that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.results.summarizer import NeedleSummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus
     from .helpers.niah_run import plan_run as __plan_run
+    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -41,21 +40,6 @@ if __run["combinations"]:
 
 work_dir = "outputs/llada_niah"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        # dump_details: keep each answer with its score in the results.
-        task=dict(type=CellByCellEvalTask, dump_details=True),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run, dump_details=True)  # each answer with its score
 summarizer = dict(type=NeedleSummarizer, models=__run["described_models"])

@@ -16,13 +16,12 @@ same text: add OpenCompass's own ``HuggingFaceBaseModel`` to `models`.
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.results.perplexity_summarizer import PerplexitySummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus
     from .helpers.ppl_run import plan_run as __plan_run
+    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -44,20 +43,6 @@ if __run["combinations"]:
 
 work_dir = "outputs/llada_ppl"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=CellByCellEvalTask),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run)
 summarizer = dict(type=PerplexitySummarizer, models=__run["described_models"])

@@ -8,20 +8,19 @@ variables of the same names, which win. LongLLaDA's Table 2 for LLaDA-8B-Base::
 
     LLADA_DATA=ruler LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=4
 
-configs/helpers/ruler_run.py lists all settings, configs/helpers/models.py the models. Samples are
+configs/helpers/ruler_run.py lists all settings, docs/models.md the models. Samples are
 kept in ~/.cache/opencompass_llada; OPENCOMPASS_LLADA_CACHE names another folder, or `none`.
 """
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.results.group_summarizer import GroupSummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus
     from .helpers.ruler_run import plan_run as __plan_run
     from ..ruler_patches.groups import ruler_groups as __ruler_groups
+    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -41,21 +40,6 @@ if __run["combinations"]:
 
 work_dir = "outputs/llada_ruler"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        # dump_details: keep each answer with its score in the results.
-        task=dict(type=CellByCellEvalTask, dump_details=True),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run, dump_details=True)  # each answer with its score
 summarizer = dict(type=GroupSummarizer, groups=__ruler_groups, models=__run["described_models"])

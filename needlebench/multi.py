@@ -175,6 +175,8 @@ multi_needle_en_chat_datasets = multi_retrieval_cells(language="en", chat=True)
 multi_needle_zh_chat_datasets = multi_retrieval_cells(language="zh", chat=True)
 multi_reasoning_en_datasets = multi_reasoning_cells(language="en")
 multi_reasoning_zh_datasets = multi_reasoning_cells(language="zh")
+multi_reasoning_en_chat_datasets = multi_reasoning_cells(language="en", chat=True)
+multi_reasoning_zh_chat_datasets = multi_reasoning_cells(language="zh", chat=True)
 # For tiny-llada, from once to four times its trained length of 512 tokens.
 multi_needle_embedded_datasets = multi_retrieval_cells(
     data="embedded",

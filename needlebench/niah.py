@@ -20,8 +20,8 @@ from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset
 
 # LongLLaDA (arXiv 2506.14429, section 4.1): lengths counted with GPT-4's tokenizer, 32 new tokens.
 longllada_lengths = (2000, 4000, 8000, 16000, 24000, 32000)
-# UltraLLaDA's repository: 8K to 128K in steps of 8K, besides LongLLaDA's grid.
-ultrallada_lengths = tuple(range(8000, 128001, 8000))
+# UltraLLaDA's repository (needlebench_single.py): 8K to 128K in steps of 8,192.
+ultrallada_lengths = tuple(range(8192, 131073, 8192))
 depths_by_ten = tuple(range(0, 101, 10))
 
 # For each data, each language that it has: haystack files and NeedleBench's length_buffer.

@@ -1,4 +1,4 @@
-"""The command line: ``opencompass-llada doctor``, or ``python -m opencompass_llada.cli doctor``.
+"""The command line: ``opencompass-llada COMMAND``, or ``python -m opencompass_llada.cli COMMAND``.
 
 Reads arguments, prints reports and sets the exit status; what it prints is worked out elsewhere.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opencompass_llada.doctor.findings import Finding, write_report
+from opencompass_llada.results.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="benchmarks whose files must be there, separated by commas",
     )
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
+    doctor.set_defaults(run=lambda asked: run_doctor(asked.config, asked.data, asked.work_dir))
+    add_commands(commands)
     given = parser.parse_args(arguments)
-    return run_doctor(given.config, given.data, given.work_dir)
+    return int(given.run(given))
 
 
 def run_doctor(config: str | None, data: str, work_dir: str) -> int:
@@ -120,6 +123,7 @@ def examine_config(config: str) -> Iterator[Finding]:
     Args:
         config: A config file.
     """
+    from opencompass_llada.doctor.data import how_to_get
     from opencompass_llada.doctor.needs import check_needs
     from opencompass_llada.running.preflight import check_options, read_config
 
@@ -133,7 +137,8 @@ def examine_config(config: str) -> Iterator[Finding]:
         cfg = read_config(config)
     except Exception as error:  # whatever a config runs into while it is read is its fault
         text = f"{type(error).__name__}: {error}"
-        yield Finding(topic="config", level="fault", text=text, remedy=remedy)
+        command = how_to_get(getattr(error, "topic", ""))
+        yield Finding(topic="config", level="fault", text=text, remedy=command or remedy)
         return
     try:
         check_options(cfg, runs_locally=True)

@@ -23,7 +23,7 @@ from opencompass_llada.sampling import SamplerConfig
 
 logger = get_logger(__name__)
 
-# The seeds' names for sampler options, with their defaults where those differ from ours.
+# The seeds' names for sampler options: LLaDA's, then Dream's own.
 _DIFFUSION_NAMES = {
     "steps": "num_steps",
     "gen_length": "generation_length",
@@ -33,8 +33,12 @@ _DIFFUSION_NAMES = {
     "remasking": "remasking",
     "logits_eos_inf": "suppress_eos_logits",
     "confidence_eos_eot_inf": "suppress_eos_eot_confidence",
+    "alg": "remasking",
+    "alg_temp": "remasking_temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "eps": "timestep_eps",
 }
-_DIFFUSION_DEFAULTS = {"steps": 128, "block_length": 32}
 _MODEL_KWARGS = ("torch_dtype", "dtype", "flash_attention", "device_map", "trust_remote_code")
 
 
@@ -113,7 +117,8 @@ def parse_sampler(
         diffusion_config: The seeds': ``{'steps', 'block_length', ...}``.
         sampler: Ours: the fields of `SamplerConfig`, or one.
         seed: The run's seed; None for the default.
-        defaults: Sampler defaults of the families that the checkpoint may be of.
+        defaults: Sampler defaults of the families that the checkpoint may be of, in the form that
+            is given.
         max_out_len: A generation length that the settings must fit; None for none.
 
     Returns:
@@ -131,7 +136,7 @@ def parse_sampler(
     if diffusion_config is not None:
         _require_mapping("diffusion_config", diffusion_config)
         reject_unknown("diffusion_config option", diffusion_config, [*_DIFFUSION_NAMES, "mask_id"])
-        given = {**_DIFFUSION_DEFAULTS, **diffusion_config}
+        given = dict(diffusion_config)
         mask_id = given.pop("mask_id", None)
         options = {_DIFFUSION_NAMES[name]: value for name, value in given.items()}
     else:
@@ -141,7 +146,8 @@ def parse_sampler(
     if seed is not None:
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
-    return SamplerSettings.under_any(options, defaults, max_out_len), mask_id
+    form = {"seeds_form": diffusion_config is not None}
+    return SamplerSettings.under_any(options, defaults, max_out_len, **form), mask_id
 
 
 def parse_length_limit(

@@ -7,7 +7,6 @@ Tokens, sampling and weights are handled below it; see `wrapper_options` for the
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +16,15 @@ from opencompass.models.base import BaseModel
 from opencompass.utils.prompt import PromptList
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.chat_prompts import ChatTemplateParser
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import Engine
 from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import read_model_config
+from opencompass_llada.modeling import merge_adapter, read_model_config
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.prompting.chat import ChatRenderer
 from opencompass_llada.prompting.stopping import (
     cut_at_stop_strings,
     cut_at_token_ids,
@@ -31,13 +32,16 @@ from opencompass_llada.prompting.stopping import (
 )
 from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
 from opencompass_llada.prompting.truncation import truncate
+from opencompass_llada.text_scoring import TextScorer
+from opencompass_llada.wrapper_checks import check_mask_id, open_fitting_adapter, refuse_ranks
 from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
+from opencompass_llada.wrapper_scoring import LikelihoodMethods
 
 logger = get_logger(__name__)
 
 
-class LLaDACausalLM(BaseModel):
-    """A masked diffusion language model for OpenCompass's generation tasks.
+class LLaDACausalLM(LikelihoodMethods, BaseModel):
+    """A language model for OpenCompass's generation and likelihood tasks.
 
     Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`):
 
@@ -54,7 +58,14 @@ class LLaDACausalLM(BaseModel):
                             ``left`` or ``right`` names what is cut.
     drop_middle             The seeds' form of ``middle``; as there, max_seq_len then bounds the
                             prompt alone.
+    chat                    True for a chat model: the checkpoint's chat template goes around every
+                            prompt, OpenCompass's roles as turns. ``dict(template=FILE,
+                            system=TEXT, variables={...})`` besides; see `prompting.chat`. Not
+                            together with meta_template. By default no template at all.
     stop_words              Answers are cut before the first of these strings.
+    likelihood              How texts are scored: ``dict(num_draws=128, seed=0, batch_size=8)``;
+                            draws and seed are for masked diffusion models, batch_size counts
+                            masked copies of a text in one forward pass.
     max_out_len             Tokens to generate where the caller gives no number.
     batch_size              Prompts at once; None takes the caller's batch whole.
     dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
@@ -62,6 +73,8 @@ class LLaDACausalLM(BaseModel):
     attention_backend       See `modeling.ATTENTION_BACKENDS`.
     model_kwargs            The seeds' form of the last three: torch_dtype, device_map,
                             flash_attention.
+    peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
+    peft_kwargs             ``revision`` and ``subfolder`` of it.
     tokenizer_path          Where the tokenizer is, if not at path.
     tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
     ======================  =====================================================================
@@ -90,8 +103,10 @@ class LLaDACausalLM(BaseModel):
         Raises:
             ValueError: For the first argument, file or tensor that does not fit.
         """
-        options = self.check_arguments(path, generation_kwargs=generation_kwargs, **keywords)
-        _refuse_ranks()
+        options = self.check_arguments(
+            path, generation_kwargs=generation_kwargs, meta_template=meta_template, **keywords
+        )
+        refuse_ranks()
         super().__init__(
             path=path,
             max_seq_len=options.length_limit.max_seq_len,
@@ -110,9 +125,12 @@ class LLaDACausalLM(BaseModel):
             resolve_path(options.tokenizer_path), options.tokenizer_kwargs
         )
         self.special_tokens: EndTokens = family.special_tokens(local_path, config, self.tokenizer)
-        _check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
+        check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         self._stop_ids = set(self.special_tokens.end_token_ids)
+        if options.chat is not None:
+            self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
+        adapter = open_fitting_adapter(options)
         if tokenizer_only:
             return
         device = choose_device(options.placement.device)
@@ -127,6 +145,16 @@ class LLaDACausalLM(BaseModel):
                 device=device,
                 attention_backend=options.placement.attention_backend,
             )
+        )
+        if adapter is not None:
+            merge_adapter(adapter, self.engine.model)
+        self.scorer = TextScorer(
+            self.engine,
+            self._ids_to_score,
+            self._encoder.decode,
+            start_token_id=self.tokenizer.bos_token_id,
+            limit=options.length_limit,
+            options=options.likelihood,
         )
         _log_choices(options)
         weakref.finalize(self, _log_totals, self.engine, options.path)
@@ -146,7 +174,7 @@ class LLaDACausalLM(BaseModel):
         Args:
             path: See the class.
             generation_kwargs: See the constructor.
-            meta_template: Not checked here.
+            meta_template: See the constructor.
             tokenizer_only: Not checked here.
             sync_rank: Not checked here.
             keywords: See the class.
@@ -165,7 +193,13 @@ class LLaDACausalLM(BaseModel):
                 f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
                 "sampler=dict(temperature=..., num_steps=..., ...)"
             )
-        return parse_wrapper_options(path, **keywords)
+        options = parse_wrapper_options(path, **keywords)
+        if options.chat is not None and meta_template:
+            raise ValueError(
+                "chat and meta_template are both given and say the same thing; keep chat for the "
+                "checkpoint's own template, or meta_template for one that the config spells out"
+            )
+        return options
 
     def generate(
         self,
@@ -193,7 +227,7 @@ class LLaDACausalLM(BaseModel):
             raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
-        prompts = [self._prompt_ids(str(text), length) for text in inputs]
+        prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
         answers = []
         for start in range(0, len(prompts), size):
@@ -212,6 +246,16 @@ class LLaDACausalLM(BaseModel):
     def decode(self, tokens: torch.Tensor) -> str:
         """Return the text of int64 [tokens], special tokens left out."""
         return self._encoder.decode(tokens.tolist())
+
+    def _as_prompt(self, text: str | PromptList, mode: str) -> str:
+        """Return a prompt as it is to be read: with a chat template around it if it has none."""
+        parser = self.template_parser
+        return str(text) if self.options.chat is None else parser.render_text(str(text), mode)
+
+    def _ids_to_score(self, text: str) -> list[int]:
+        token_ids = self._encoder.encode(text)
+        self._warn_if_too_long(min(len(token_ids), self.options.length_limit.max_seq_len or 2**63))
+        return token_ids
 
     def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
         token_ids = self._encoder.encode(text)
@@ -240,24 +284,6 @@ class LLaDACausalLM(BaseModel):
     def _read_answer(self, token_ids: Sequence[int], stops: Sequence[str]) -> str:
         kept = cut_at_token_ids(token_ids, self._stop_ids)
         return cut_at_stop_strings(self._encoder.decode(kept), stops)
-
-
-def _refuse_ranks() -> None:
-    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
-        raise ValueError(
-            "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
-            "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
-            "data sets over tasks instead"
-        )
-
-
-def _check_mask_id(given: int | None, found: int | None) -> None:
-    if given is not None and given != found:
-        raise ValueError(
-            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
-            "leave mask_id out"
-        )
 
 
 def _log_choices(options: WrapperOptions) -> None:

@@ -21,7 +21,10 @@ from opencompass_llada.keyword_forms import (
     parse_sampler,
     parse_scaling,
 )
+from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import AdapterSource, parse_adapter
+from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.stopping import merge_stop_strings
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SamplerConfig
@@ -47,6 +50,9 @@ class WrapperOptions:
     batch_size: int | None
     tokenizer_path: str
     tokenizer_kwargs: Mapping[str, Any]
+    chat: ChatOptions | None
+    likelihood: LikelihoodOptions
+    adapter: AdapterSource | None
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
@@ -69,6 +75,8 @@ def parse_wrapper_options(
     max_out_len: int | None = None,
     batch_size: int | None = None,
     stop_words: Any = None,
+    chat: Any = None,
+    likelihood: Mapping[str, Any] | None = None,
     tokenizer_path: str | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -87,11 +95,6 @@ def parse_wrapper_options(
     Raises:
         ValueError: For the first keyword that does not fit; the message says what to do.
     """
-    if peft_path is not None or peft_kwargs:
-        raise ValueError(
-            f"peft_path={peft_path!r}: adapters are not supported yet; merge the adapter into the "
-            "checkpoint (peft's merge_and_unload) and give the merged one as path"
-        )
     if pad_token_id is not None:
         logger.info("pad_token_id has no effect: padding is never attended to.")
     for name, value in (("max_out_len", max_out_len), ("batch_size", batch_size)):
@@ -103,10 +106,16 @@ def parse_wrapper_options(
         diffusion_config,
         sampler,
         seed,
-        defaults=possible_sampler_defaults(family),
+        defaults=possible_sampler_defaults(family, seeds_form=diffusion_config is not None),
         max_out_len=max_out_len,
     )
     length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)
+    chat_options = parse_chat(chat)
+    if chat_options is not None and length_limit.policy in ("left", "right"):
+        raise ValueError(
+            f"truncation={length_limit.policy!r} would cut off an end of the chat template, where "
+            "turns are opened; use truncation='middle' with chat"
+        )
     if max_out_len is not None:
         length_limit.prompt_limit(max_out_len)
     return WrapperOptions(
@@ -122,6 +131,9 @@ def parse_wrapper_options(
         batch_size=batch_size,
         tokenizer_path=str(tokenizer_path or path),
         tokenizer_kwargs=dict(tokenizer_kwargs or {}),
+        chat=chat_options,
+        likelihood=parse_scoring(likelihood),
+        adapter=parse_adapter(peft_path, peft_kwargs),
     )
 
 

@@ -89,7 +89,9 @@ def test_checkpoints_are_checked_by_their_headers(tmp_path):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     found = needs.check_checkpoint(str(folder))
-    assert (found.level, found.remedy) == ("fault", "Download it again.")
+    assert found.level == "fault"
+    command = f"hf download ORGANISATION/NAME --local-dir {folder}"
+    assert found.remedy == f"{command}   # Download it again."
     assert needs.check_checkpoint(str(tmp_path / "absent")).level == "fault"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "other"}))
@@ -194,6 +196,41 @@ def test_the_doctor_reads_a_config(tmp_path, capsys, repository_root, monkeypatc
     monkeypatch.setenv("LLADA_SCALING", "nkt")
     assert cli.main(["doctor", "--config", niah]) == 1
     assert "Did you mean 'ntk'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "data_name", "command"),
+    [
+        ("niah", "needlebench", "hf download opencompass/needlebench --repo-type dataset"),
+        ("ruler", "ruler", "get('data/ruler/hotpotqa.json', local_mode=True)"),
+        ("long", "longbench", "hf download THUDM/LongBench data.zip"),
+    ],
+)
+def test_a_config_without_its_data_gets_the_command_that_fetches_it(
+    config, data_name, command, capsys, repository_root, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    monkeypatch.setenv("LLADA_DATA", data_name)
+    monkeypatch.setattr(
+        "opencompass.utils.get_data_path", lambda *given, **options: str(tmp_path / "absent")
+    )
+    path = str(repository_root / f"configs/eval_llada_{config}.py")
+    assert cli.main(["doctor", "--config", path]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (fault,) = [number for number, line in enumerate(lines) if line.startswith("FAULT  config")]
+    assert command in lines[fault + 1]
+
+
+def test_a_config_without_tiktokens_file_gets_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    tiktoken_file.tiktoken_path().write_text("half of it")
+    path = tmp_path / "c.py"
+    path.write_text("")
+    error = MissingDataError("no file", "tiktoken")
+    monkeypatch.setattr(preflight, "read_config", lambda path: (_ for _ in ()).throw(error))
+    assert cli.main(["doctor", "--config", str(path)]) == 1
+    report = capsys.readouterr().out
+    assert "-> copy" in report.split("FAULT  config")[1]
 
 
 def test_stock_data_sets_are_known_too():

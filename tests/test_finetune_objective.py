@@ -102,7 +102,7 @@ def test_nothing_predicted_is_zero_with_a_gradient():
     empty = torch.zeros(0, 8)
     loss = weighted_cross_entropy(head, empty, torch.zeros(0, dtype=torch.long), empty[:, 0], 4)
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert head.weight.grad.abs().sum() == 0
 
 

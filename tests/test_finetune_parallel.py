@@ -1,4 +1,4 @@
-"""Two processes (FSDP2, Ulysses, both) compute what one does."""
+"""Two processes (FSDP2 alone, and with Ulysses) compute what one does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gloo_training
 import pytest
 import torch
 from finetune_runs import small_trainer
@@ -15,7 +16,7 @@ from finetune_runs import small_trainer
 from opencompass_llada.finetune.ulysses import check_heads
 
 TESTS = Path(__file__).resolve().parent
-CHANGES = {
+ALONE = {
     "strategy": "adaptive",
     "phases": [{"sequence_length": 128, "num_steps": 4, "rows_per_step": 4}],
     "evaluation": {
@@ -28,47 +29,50 @@ CHANGES = {
     },
     "ema_decay": 0.9,
 }
+#: Rows split over two ranks, or (Ulysses) each row, with everything that saves memory.
+PARALLEL = {
+    "data": ALONE,
+    "sequence": {
+        **ALONE,
+        "sequence_parallel": 2,
+        "activation_checkpointing": True,
+        "mlp_tile": 16,
+        "loss_chunk": 40,
+    },
+}
 
 
-def train(folder, processes, changes, num_steps=3, save="-"):
-    """Run gloo_training.py and return what it saved."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(TESTS / "gloo_training.py"), str(folder), json.dumps(changes)]
-    command += [str(num_steps), save]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of what one process and two processes did."""
+    folder = tmp_path_factory.mktemp("runs")
+    gloo_training.train(str(folder / "alone"), ALONE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", str(TESTS / "gloo_training.py")]
+    command += [json.dumps({str(folder / name): changes for name, changes in PARALLEL.items()})]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = f"{TESTS.parent}{os.pathsep}{TESTS}"
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-3000:]
-    return torch.load(f"{folder}.pt")
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("alone") / "out", 1, CHANGES)
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sequence_parallel", [1, 2], ids=["data", "sequence"])
-def test_two_processes_compute_what_one_does(tmp_path, alone, sequence_parallel):
-    """FSDP2 over two ranks that split the rows, or (Ulysses) each row."""
-    changes = {**CHANGES, "sequence_parallel": sequence_parallel}
-    if sequence_parallel == 2:
-        changes |= {"activation_checkpointing": True, "mlp_tile": 16, "loss_chunk": 40}
-    ours = train(tmp_path / "out", 2, changes, save="save")
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_compute_what_one_does(runs, name):
+    alone, ours = (torch.load(runs / f"{kind}.pt") for kind in ("alone", name))
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert ours["gradients"].keys() == alone["gradients"].keys()
-    for name, gradient in alone["gradients"].items():
-        torch.testing.assert_close(ours["gradients"][name], gradient, rtol=1e-5, atol=1e-5)
-    for name, weight in alone["weights"].items():
-        torch.testing.assert_close(ours["weights"][name], weight, rtol=1e-3, atol=1e-4)
+    for key, gradient in alone["gradients"].items():
+        torch.testing.assert_close(ours["gradients"][key], gradient, rtol=1e-5, atol=1e-5)
+    for key, weight in alone["weights"].items():
+        torch.testing.assert_close(ours["weights"][key], weight, rtol=1e-3, atol=1e-4)
     assert ours["figures"] == pytest.approx(alone["figures"], rel=1e-3)
     # What two processes wrote, one goes on from.
-    trainer = small_trainer(tmp_path / "out", **{**changes, "sequence_parallel": 1})
-    assert trainer.step == 3
-    for name, parameter in trainer.network.named_parameters():
-        assert torch.equal(parameter, ours["weights"][name]), name
+    trainer = small_trainer(runs / name, **{**PARALLEL[name], "sequence_parallel": 1})
+    assert trainer.step == gloo_training.NUM_STEPS
+    for key, parameter in trainer.network.named_parameters():
+        assert torch.equal(parameter, ours["weights"][key]), key
 
 
 def test_more_ranks_than_heads_are_refused():

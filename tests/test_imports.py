@@ -21,14 +21,16 @@ LAYERS = [
     {"engines"},
     {"families"},
     {"keyword_forms"},
-    {"wrapper_options"},
+    {"text_scoring"},
+    {"wrapper_options", "wrapper_scoring", "chat_prompts"},
+    {"wrapper_checks"},
     {"wrapper"},
     {"registry", "running"},
 ]
 # Parts beside that ladder; those that may import the host are named with it.
 BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "doctor", "cli"}
 HOST_ALLOWED = {
-    *("wrapper", "registry", "running", "datasets", "results.summarizer"),
+    *("wrapper", "chat_prompts", "registry", "running", "datasets", "results.summarizer"),
 }
 
 

@@ -1,11 +1,13 @@
-"""The local runner gives each task its share of the cores, and leaves no trace."""
+"""How tasks are cut and run: few for tiny models, each with its share of the cores."""
 
 import os
 
 import pytest
+from mmengine.config import Config
 from opencompass.runners import LocalRunner
 
 from opencompass_llada.running.local_runner import THREADS_VARIABLE, CoreSharingLocalRunner
+from opencompass_llada.running.partitioner import PackingPartitioner
 
 
 @pytest.fixture
@@ -38,3 +40,43 @@ def test_a_variable_that_is_set_stays(launched, monkeypatch):
 def test_debug_mode_changes_nothing(launched):
     CoreSharingLocalRunner(task={"type": "x"}, max_num_workers=2, debug=True).launch([None])
     assert launched == [None]
+
+
+@pytest.mark.parametrize(("models", "cells", "workers", "tasks"), [(3, 44, 2, 2), (8, 66, 2, 6)])
+def test_tiny_models_are_packed_into_few_tasks(tmp_path, models, cells, workers, tasks):
+    from opencompass_llada.configs.helpers.niah_run import choose_partitioner
+
+    options = choose_partitioner(models, cells, workers, num_gpus=0)
+    cfg = {
+        "models": [{"abbr": f"m{i}"} for i in range(models)],
+        "datasets": [{"abbr": f"d{i}"} for i in range(cells)],
+        "work_dir": str(tmp_path),
+        "eval": {"runner": {"task": {"dump_details": True}}},
+    }
+    done = tmp_path / "out" / "m1" / "d0.json"
+    done.parent.mkdir(parents=True)
+    done.touch()
+    made = PackingPartitioner(out_dir=str(tmp_path / "out"), num_tasks=options["num_tasks"])(
+        Config(cfg)
+    )
+    pairs = [
+        (model["abbr"], dataset["abbr"])
+        for task in made
+        for model, datasets in zip(task["models"], task["datasets"], strict=True)
+        for dataset in datasets
+    ]
+    expected = {(f"m{i}", f"d{j}") for i in range(models) for j in range(cells)} - {("m1", "d0")}
+    assert len(made) == tasks
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == expected
+    sizes = [sum(map(len, task["datasets"])) for task in made]
+    assert max(sizes) - min(sizes) <= len(made)
+    assert all(task["eval"]["runner"]["task"]["dump_details"] for task in made)
+
+
+def test_large_models_get_tasks_of_their_own():
+    from opencompass_llada.configs.helpers.niah_run import choose_partitioner
+
+    options = choose_partitioner(3, 66, 1, num_gpus=1)
+    assert options["type"].__name__ == "NaivePartitioner"
+    assert options["n"] == 33

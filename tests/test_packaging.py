@@ -67,7 +67,10 @@ def test_the_wheel_holds_every_source_file_once_and_nothing_generic(wheel, repos
     for tree in TREES:
         prefix = "" if tree == "opencompass_llada" else "opencompass_llada/"
         for path in (repository_root / tree).rglob("*"):
-            kept = path.suffix in {".py", ".json", ".jsonl", ".safetensors", ".yaml"}
+            kept = path.suffix in {
+                *(".py", ".json", ".jsonl", ".safetensors", ".yaml"),
+                *(".html", ".css", ".js", ".csv"),
+            }
             if kept and path.is_file() and "__pycache__" not in path.parts:
                 expected.add(f"{prefix}{path.relative_to(repository_root).as_posix()}")
     assert expected - set(names) == set()
@@ -122,6 +125,21 @@ def test_wheel_run_and_its_repetition_from_the_dumped_config(
     )
     assert again.returncode == 0, (again.stdout + again.stderr)[-3000:]
     assert read_predictions(only_run(cwd / "again")) == answers
+
+
+@pytest.mark.timeout(200)
+def test_the_doctor_is_a_command_that_works_from_any_folder(installed, blocker, tmp_path):
+    script = str(installed / "bin" / "opencompass-llada")
+    config = str(installed / "opencompass_llada" / "configs" / "eval_llada_niah.py")
+    run = run_python(
+        [script, "doctor", "--config", config], cwd=tmp_path / "cwd", path=[installed, blocker]
+    )
+    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
+    for line in ("ok     packages", "ok     config", "ok     checkpoint"):
+        assert line in run.stdout
+    run = run_python([script, "doctr"], cwd=tmp_path / "cwd", path=[installed, blocker])
+    assert run.returncode == 2
+    assert "doctor" in run.stderr
 
 
 @pytest.mark.timeout(120)

@@ -1,4 +1,4 @@
-"""Perplexity through OpenCompass: texts, windows, cells, curves, and what a lost cell does."""
+"""Perplexity through OpenCompass: cells, curves, and what a lost cell does."""
 
 import csv
 import json
@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from opencompass.registry import ICL_INFERENCERS
 from opencompass.tasks import OpenICLInferTask
+from prompt_capture import plain
 from tiny import MASK_ID, tiny_tokenizer, write_tiny_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from opencompass_llada.datasets.counting import MissingDataError
 from opencompass_llada.datasets.perplexity.evaluator import PerplexityEvaluator
 from opencompass_llada.datasets.perplexity.inferencer import (
     find_scorer,
@@ -22,7 +22,6 @@ from opencompass_llada.datasets.perplexity.inferencer import (
     write_estimates,
 )
 from opencompass_llada.datasets.perplexity.texts import parse_text_options, read_texts
-from opencompass_llada.datasets.perplexity.windows import cut_windows, parse_window_options
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
 from opencompass_llada.likelihood.scoring import entropies_from_logits
 from opencompass_llada.results.curves import read_curves
@@ -46,98 +45,8 @@ def clean_settings(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def parse(path=MAIN):
-    return Config.fromfile(str(path), format_python_code=False)
-
-
 def texts(**options):
     return read_texts(parse_text_options(options))
-
-
-def test_texts_of_every_kind(tmp_path):
-    (tmp_path / "a.txt").write_text("alpha " * 20)
-    (tmp_path / "b.txt").write_text("beta")
-    rows = [{"body": "short"}, {"body": "x" * 50}]
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert texts(path=str(tmp_path / "a.txt"))[0]["text"].startswith("alpha alpha")
-    assert [row["name"] for row in texts(path=str(tmp_path), num_texts=2)] == ["a.txt", "b.txt"]
-    found = texts(path=str(tmp_path / "t.jsonl"), text_field="body", min_characters=20)
-    assert found == [{"text": "x" * 50, "name": "t.jsonl 1"}]
-    made = texts(path="generated", num_texts=2, min_characters=9000)
-    assert all(len(row["text"]) >= 9000 for row in made)
-    assert made[0]["text"][:500] != made[1]["text"][:500]
-    assert made == texts(path="generated", num_texts=2, min_characters=9000)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"path": "nowhere.txt"}, "no file or folder"),
-        ({"path": "generated", "num_text": 1}, "Did you mean 'num_texts'"),
-        ({"path": "FOLDER/t.jsonl"}, "text_field='text' is no field"),
-        ({"path": "FOLDER/t.jsonl", "text_field": "body", "num_texts": 3}, "holds 2 texts"),
-        ({"path": "hub:nobody/nothing"}, "hf download nobody/nothing"),
-        ({"num_texts": 2}, "needs path"),
-    ],
-)
-def test_missing_texts_are_errors_that_say_what_to_do(tmp_path, monkeypatch, options, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("datasets.load_dataset", fail_offline)
-    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n{"body": "two"}\n')
-    if "path" in options:
-        options = {**options, "path": options["path"].replace("FOLDER", str(tmp_path))}
-    with pytest.raises(ValueError, match=message):
-        texts(**options)
-
-
-def fail_offline(*args, **keywords):
-    raise ConnectionError("no network")
-
-
-def test_a_hub_data_set_is_read_without_its_code(monkeypatch):
-    seen = {}
-
-    def load_dataset(name, config, **keywords):
-        seen.update(name=name, config=config, **keywords)
-        return [{"text": "row"}]
-
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    assert texts(path="hub:a/b", split="validation") == [{"text": "row", "name": "a/b 0"}]
-    assert seen == {"name": "a/b", "config": None, "split": "validation"}
-
-
-def test_windows_as_in_the_docstring():
-    ids = list(range(8))
-
-    def cut(**options):
-        return list(cut_windows(ids, parse_window_options({"longest_length": 8, **options})))
-
-    assert cut(length=4, target_tokens=2) == [([4, 5], [6, 7])]
-    assert cut(length=8, target_tokens=2) == [([0, 1, 2, 3, 4, 5], [6, 7])]
-    assert cut(length=4, target="segment", previous_length=2) == [([0, 1], [2, 3])]
-    assert cut(length=4, target="whole") == [([], [0, 1, 2, 3])]
-    two = {"length": 2, "longest_length": 4, "target": "whole", "windows_per_text": 2}
-    assert list(cut_windows(ids, parse_window_options(two))) == [([], [0, 1]), ([], [4, 5])]
-    with pytest.raises(ValueError, match="8 tokens, and 3 windows of 4 need 12"):
-        list(cut_windows(ids, parse_window_options({**two, "windows_per_text": 3})))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"length": 4, "target": "lst"}, "Did you mean 'last'"),
-        ({"lenght": 3}, "Did you mean 'length'"),
-        ({"length": 9, "target_tokens": 2}, "from 1 to longest_length=8"),
-        ({"length": 4, "target_tokens": 5}, "from 1 to length=4"),
-        ({"length": 4}, "target_tokens=None"),
-        ({"length": 4, "target": "whole", "target_tokens": 2}, "no effect"),
-        ({"length": 4, "target": "segment", "previous_length": 4}, "below length=4"),
-        ({"target": "whole"}, "length"),
-    ],
-)
-def test_windows_that_do_not_fit_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        parse_window_options({"longest_length": 8, **options})
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +77,6 @@ def make_run(tmp_path, models, cells):
     for kind in (OpenICLInferTask, CellByCellEvalTask):
         kind(Config(deepcopy(plain(task)))).run()
     return Config(cfg)
-
-
-def plain(value):
-    """Return a config value with classes as dotted names, as a dumped config has them."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return f"{value.__module__}.{value.__name__}" if isinstance(value, type) else value
 
 
 def ours(checkpoint, **options):
@@ -305,55 +205,3 @@ def test_a_model_without_logits_is_refused(checkpoint):
     inferencer["likelihood"] = {"num_drws": 4}
     with pytest.raises(ValueError, match="Did you mean 'num_draws'"):
         ICL_INFERENCERS.build(inferencer)
-
-
-def test_the_main_config_and_its_dump(tmp_path, monkeypatch, capsys):
-    cfg = parse()
-    assert [cell["length"] for cell in cfg["datasets"]] == [256, 512, 1024, 2048, 4096]
-    assert {cell["target"] for cell in cfg["datasets"]} == {"whole"}
-    assert len(cfg["models"]) == 3
-    assert "Perplexity: 3 models, 15 points" in capsys.readouterr().err
-    cfg.dump(str(tmp_path / "dump.py"))
-    monkeypatch.setenv("LLADA_MODELS", "nonsense")
-    again = parse(tmp_path / "dump.py")
-    assert [cell["abbr"] for cell in again["datasets"]] == [c["abbr"] for c in cfg["datasets"]]
-    assert again["summarizer"]["models"] == cfg["summarizer"]["models"]
-
-
-def test_models_of_two_trained_lengths_get_lengths_of_their_own(monkeypatch):
-    monkeypatch.setenv("LLADA_MODELS", "tiny_llada,llada_8b_base")
-    monkeypatch.setenv("LLADA_TARGET", "64")
-    cfg = parse()
-    groups = cfg["model_dataset_combinations"]
-    assert [max(c["length"] for c in group["datasets"]) for group in groups] == [4096, 32768]
-    names = [(cell["abbr"]) for group in groups for cell in group["datasets"]]
-    assert len(names) == 10
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("LLADA_ESTIMATOR", "bond", "Did you mean 'bound'"),
-        ("LLADA_TARGET", "some", "number of tokens, or 'whole'"),
-        ("LLADA_TARGET", "1000", "from 1 to length=256"),
-        ("LLADA_DRAWS", "5", "use 6"),
-        ("LLADA_DATA", "/nowhere.txt", "no file or folder"),
-        ("LLADA_DRAW", "4", "Did you mean 'LLADA_DRAWS'"),
-    ],
-)
-def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value, message):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=message):
-        parse()
-
-
-def test_real_text_files_are_read(real_data_root, monkeypatch):
-    path = real_data_root / "data/gov_report_001.txt"
-    if not path.is_file():
-        pytest.skip("no GovReport text")
-    monkeypatch.setenv("LLADA_DATA", str(path))
-    cfg = parse()
-    assert {cell["path"] for cell in cfg["datasets"]} == {str(path)}
-    assert {cell["num_texts"] for cell in cfg["datasets"]} == {1}
-    with pytest.raises(MissingDataError):
-        texts(path=str(path) + "x")

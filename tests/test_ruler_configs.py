@@ -1,4 +1,4 @@
-"""RULER's configs: by name, by settings, from the dump; final prompts; and a run to its table."""
+"""RULER's configs: by name, by settings, from the dump; and a run to its table."""
 
 import csv
 import json
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from ruler_data import STOCK, write_ruler
-from ruler_goldens import FOLDER, final_prompt, hide_documents
 
-from opencompass_llada.datasets.ruler.tasks import TASKS, TEMPLATES, parse_spec
+from opencompass_llada.datasets.ruler.tasks import TASKS, parse_spec
 from opencompass_llada.results.group_summarizer import GroupSummarizer
 from opencompass_llada.results.groups import Line, average_group, parse_groups
 from opencompass_llada.results.table import ResultRow
@@ -113,33 +112,6 @@ def make_row(task, score):
         language=None, prompt=None, haystack=None, tokenizer=None, length=4096,
         depth=None, metric="score", n=100, score=score, standard_error=None, status="ok",
     )  # fmt: skip
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS if not task.startswith("qa_")])
-def test_final_prompts(task):
-    """What the model receives; re-recorded by the command in tests/ruler_goldens.py."""
-    prompt = final_prompt(task)
-    assert prompt == (FOLDER / f"{task}.txt").read_bytes().decode()
-    assert prompt.endswith(("provided text is", "provided text are", "they are: ", "are:"))
-
-
-@pytest.mark.parametrize("task", ["qa_squad", "qa_hotpotqa"])
-def test_final_question_prompts(task, real_data_root):
-    prompt = final_prompt(task, data="ruler", path=str(real_data_root / "data" / "ruler"))
-    assert hide_documents(prompt) == (FOLDER / f"{task}.txt").read_bytes().decode()
-
-
-@pytest.mark.parametrize("task", ["qa_squad", "qa_hotpotqa"])
-def test_question_prompts_without_the_real_data(task, tmp_path):
-    prompt = final_prompt(task, data="ruler", path=str(write_ruler(tmp_path / "ruler")))
-    golden = (FOLDER / f"{task}.txt").read_text()
-    head = golden[: golden.index("Document 1:\n") + len("Document 1:\n")]
-    assert prompt.startswith(head)
-    assert prompt.endswith(" Answer:")
-    assert golden.endswith(" Answer:")
-    tail = TEMPLATES[type(TASKS[task])].split("{context}")[1].split("{query}")[0]
-    assert tail in prompt
-    assert tail in golden
 
 
 def test_main_config_runs_what_needs_no_data(capsys, tmp_path):

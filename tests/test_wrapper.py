@@ -175,7 +175,6 @@ def test_going_beyond_the_rope_scaling_is_said_once(checkpoint, caplog):
         ({"seed": 1, "sampler": {"seed": 2}}, "keep one"),
         ({"sampler": {"num_steps": 7, "block_length": 8}, "max_out_len": 16}, "use 6 or 8"),
         ({"model_type": "lada"}, "Did you mean 'llada'"),
-        ({"peft_path": "adapter"}, "not supported yet"),
         ({"generation_kwargs": {"do_sample": True}}, "sampler=dict"),
         ({"model_kwargs": {"torch_dtyp": "float16"}}, "Did you mean 'torch_dtype'"),
         ({"stop_words": [""]}, "non-empty string"),

@@ -17,12 +17,14 @@ with read_base():
         published_path,
         published_v2_path,
     )
-    from .models import describe_models, list_model_configs, model_facts
+    from .model_facts import longllada_generation
+    from .models import describe_models, find_facts, list_model_configs, resolve_models
+    from .models import set_sampler
     from .selection import announce as announce_settings, read_settings
 
 longbench_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md or NAME=PATH, separated by commas",
         scaling="METHOD or METHOD:option=number, separated by commas",
         benchmark="longbench, longbench_e (by length) or longbench_v2 (multiple choice)",
         data="embedded, longbench (where OpenCompass looks), or the folder or file of the data",
@@ -43,26 +45,29 @@ longbench_table = dict(
         benchmark=("longbench", "longbench_e", "longbench_v2"),
         output_lengths=("original", "longllada", "ultrallada", "repositories", "short"),
     ),
+    demo=dict(models=["tiny_llada"], scaling=["none", "ntk"], data="embedded"),
 )
 
 
-def plan_run(settings, num_gpus, announce=True):
+def plan_run(settings, num_gpus, announce=True, rows=None):
     """Work out a run from settings and environment variables, and check its data.
 
     Args:
         settings: Values of `longbench_table`'s names; None for the default.
         num_gpus: GPUs of the machine.
         announce: Write what was taken, and why, to standard error.
+        rows: What runs, as `models.list_model_configs` reads it, instead of every model with
+            every scaling; the models of the settings have to be theirs.
 
     Returns:
         A dictionary: models, datasets, settings (resolved), workers (tasks at a time),
         summarizer, and the partitioners of inference and evaluation.
     """
-    values, sources = read_settings(settings, longbench_table)
+    values, sources = read_settings(settings, longbench_table, may_be_demo=rows is None)
     fill_defaults(values, sources, num_gpus)
     datasets = make_datasets(values)
     check_data(datasets)
-    models, described = make_models(values, num_gpus)
+    models, described = make_models(values, num_gpus, rows)
     if announce:
         headline = f"{values['benchmark']}: {len(models)} models, {len(datasets)} tasks"
         announce_settings(headline, values, sources, unset=("lengths",))
@@ -81,9 +86,7 @@ def fill_defaults(values, sources, num_gpus):
     """Put the default of each setting that has one where none was given, with its reason."""
     from os import cpu_count
 
-    import opencompass_llada.options
-
-    opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
+    values["models"] = resolve_models(values["models"])
     embedded = values["data"] == "embedded"
     defaults = dict(
         benchmark=("longbench", "default"),
@@ -93,8 +96,10 @@ def fill_defaults(values, sources, num_gpus):
         wording=("original", "default"),
         block_length=(32, "default of the sample set")
         if embedded
-        else (64, "default: the papers'"),
-        steps=(8, "default of the sample set") if embedded else (None, "default: one a token"),
+        else (longllada_generation["longbench"]["block_length"], "default: the papers'"),
+        steps=(8, "default of the sample set")
+        if embedded
+        else (None, "default: the papers', one a token"),
         scaling=(["none"], "default"),
         workers=(
             num_gpus or min(2, cpu_count() or 1),
@@ -170,23 +175,27 @@ def check_data(datasets):
     opencompass_llada.datasets.longbench.check.check_data_sets(datasets)
 
 
-def make_models(values, num_gpus):
+def make_models(values, num_gpus, rows):
     """Return the model configs, one a prompt limit, and what summaries say of them."""
     configs, described = [], []
     for name in values["models"]:
-        lengths = values["lengths"] or default_lengths(model_facts[name]["trained_length"])
+        lengths = values["lengths"] or default_lengths(find_facts(name)["trained_length"])
         for length in lengths:
             made = list_model_configs(
-                [name], values["scaling"], num_gpus, values["batch_size"], values["steps"]
+                [name],
+                values["scaling"],
+                num_gpus,
+                values["batch_size"],
+                benchmark="longbench",
+                dtype=values["dtype"],
+                rows=rows,
             )
             facts = describe_models(made)
             for config, fact in zip(made, facts, strict=True):
                 config["abbr"] = fact["abbr"] = f"{config['abbr']}_prompt{length}"
                 fact["title"] += f", prompts up to {length:,}"
                 config["max_seq_len"], config["drop_middle"] = length, True
-                config["sampler"] = dict(
-                    block_length=values["block_length"], num_steps=values["steps"]
-                )
+                set_sampler(config, values["block_length"], values["steps"], benchmark="longbench")
             configs += made
             described += facts
     return configs, described

@@ -1,151 +1,215 @@
-"""The models that configs know by name, each fact once, and model configs made of them.
+"""Model configs made of the table of models, for every benchmark and every RoPE scaling.
 
 A config pulls functions in with ``read_base`` under names that start with two underscores, so that
 they run for real and are dropped from the dumped config::
 
     with read_base():
         from .helpers.models import list_model_configs as __list_model_configs
+
+The facts are in `model_facts`.
 """
+
+from mmengine.config import read_base
 
 from opencompass_llada.wrapper import LLaDACausalLM
 
-# path: shipped asset or hub name; trained_length: tokens that the checkpoint saw in training;
-# max_out_len, block_length and num_steps: how its needle-in-a-haystack figures were made.
-model_facts = dict(
-    tiny_llada=dict(
-        title="tiny-llada",
-        path="asset:tiny-llada",
-        trained_length=512,
-        max_out_len=16,
-        block_length=16,
-        num_steps=4,
-        batch_size=2,
-        dtype="float32",
-    ),
-    # LongLLaDA (arXiv 2506.14429, section 4.1): 32 new tokens in 32 steps.
-    llada_8b_base=dict(
-        title="LLaDA-8B-Base",
-        path="GSAI-ML/LLaDA-8B-Base",
-        trained_length=4096,
-        max_out_len=32,
-        block_length=32,
-        num_steps=32,
-    ),
-    llada_8b_instruct=dict(
-        title="LLaDA-8B-Instruct",
-        path="GSAI-ML/LLaDA-8B-Instruct",
-        trained_length=4096,
-        max_out_len=32,
-        block_length=32,
-        num_steps=32,
-    ),
-    llada_1_5=dict(
-        title="LLaDA-1.5",
-        path="GSAI-ML/LLaDA-1.5",
-        trained_length=4096,
-        max_out_len=32,
-        block_length=32,
-        num_steps=32,
-    ),
-    # UltraLLaDA's repository: 32 new tokens in 16 steps, no further scaling.
-    ultrallada=dict(
-        title="UltraLLaDA",
-        path="relaxe-system-lab/UltraLLaDA",
-        trained_length=131072,
-        max_out_len=32,
-        block_length=32,
-        num_steps=16,
-    ),
-)
-
-# LongLLaDA's lambdas for 8K, 16K, 24K and 32K tokens (its Eq. 6, rounded up).
-longllada_scalings = [f"ntk:theta_multiplier={factor}" for factor in (4, 14, 31, 55)]
+with read_base():
+    from .hardware import count_gpus
+    from .model_facts import known_models
+    from .model_variants import list_variants
+    from .scalings import check_scaling, name_scaling, parse_scaling
 
 
-def parse_scaling(text, trained_length):
-    """Read a scaling's name: ``METHOD`` or ``METHOD:option=value[:option=value]``.
+def list_offered():
+    """Return the facts of the models that can be had: an asset has to be shipped for that."""
+    import opencompass_llada.assets
 
-    Examples: ``none``, ``ntk`` (for four times the trained length), ``ntk:target_length=16384``,
-    ``ntk:theta_multiplier=14`` (LongLLaDA's lambda).
+    folder, prefix = opencompass_llada.assets.FOLDER, opencompass_llada.assets.PREFIX
+    return {
+        name: facts
+        for name, facts in known_models.items()
+        if not facts["path"].startswith(prefix)
+        or (folder / facts["path"].removeprefix(prefix)).exists()
+    }
 
-    Returns:
-        The keywords of rope_scaling in a model config, checked.
+
+model_facts = list_offered()
+
+
+def resolve_models(specs):
+    """Return the names of models; `NAME=PATH` stands for another checkpoint of NAME's kind.
+
+    What is known of NAME is taken to hold for the checkpoint at PATH, a post-trained one say. It
+    is added to the table of this process under its own name, NAME-FOLDER.
+
+    Raises:
+        ValueError: For a name that is not in the table; the nearest is named.
     """
-    import opencompass_llada.rope_scaling
+    import os
+    import re
 
-    method, *settings = text.strip().split(":")
-    scaling = dict(type=method)
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        # Neither infinite nor NaN, whose difference with itself is NaN.
-        if not equals or number is None or number - number != 0:
-            raise ValueError(
-                f"scaling {text!r}: {setting!r} must be option=number, as in "
-                "ntk:target_length=16384 or ntk:theta_multiplier=14."
-            )
-        scaling[name] = int(number) if number == int(number) else number
-    if method not in ("none", "") and len(scaling) == 1:
-        scaling["target_length"] = 4 * trained_length
-    opencompass_llada.rope_scaling.parse_rope_scaling(scaling)
-    return scaling
+    import opencompass_llada.options
 
-
-def name_scaling(scaling):
-    """Return a scaling as it stands in file names, e.g. ``ntk-target_length2048``; '' for none."""
-    options = [f"-{name}{value}" for name, value in scaling.items() if name != "type"]
-    return "" if scaling["type"] == "none" else scaling["type"] + "".join(options)
+    names = []
+    for spec in specs:
+        name, equals, path = (part.strip() for part in spec.partition("="))
+        opencompass_llada.options.reject_unknown("model", [name], model_facts)
+        if equals and not path:
+            raise ValueError(f"model {spec!r} names no path; write {name}=FOLDER or {name}.")
+        if equals:
+            folder = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(path.rstrip("/")))
+            title = f"{model_facts[name]['title']} ({folder})"
+            path = os.path.abspath(os.path.expanduser(path)) if os.path.isdir(path) else path
+            facts = dict(model_facts[name], path=path, title=title)
+            name = f"{name}-{folder}"
+            if model_facts.setdefault(name, facts) != facts:
+                raise ValueError(f"model {spec!r}: another checkpoint's folder is {folder!r}, too.")
+        names.append(name)
+    return names
 
 
-def list_model_configs(models, scalings=("none",), num_gpus=0, batch_size=None, num_steps=None):
+def find_facts(name):
+    """Return the facts of a model that `resolve_models` returned."""
+    return model_facts[name]
+
+
+def list_model_configs(
+    models,
+    scalings=("none",),
+    num_gpus=0,
+    batch_size=None,
+    num_steps=None,
+    benchmark="niah",
+    dtype=None,
+    rows=None,
+):
     """Make the config of every model with every scaling.
 
     Args:
-        models: Names of `model_facts`.
-        scalings: What `parse_scaling` reads.
+        models: Names of `model_facts`, or what `resolve_models` reads.
+        scalings: What `scalings.parse_scaling` reads.
         num_gpus: GPUs of the machine; a model takes one if there is one.
         batch_size: Prompts at a time, instead of the model's own.
-        num_steps: Denoising steps, instead of the model's own.
-    """
-    import opencompass_llada.options
+        num_steps: Denoising steps, instead of the model's own; no effect on a model without any.
+        benchmark: Whose generation settings; a key of the facts' ``generation``.
+        dtype: Precision of the weights, instead of the model's own.
+        rows: What to make instead of every pair, as far as it is about the models: dictionaries
+            of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other
+            key is put into the model's config.
 
-    opencompass_llada.options.reject_unknown("model", models, model_facts)
+    Raises:
+        ValueError: For an unknown model or scaling, or one that does not go with the other.
+    """
+    names = resolve_models(models)
+    if rows is None:
+        rows = [dict(model=name, scaling=text) for name in names for text in scalings]
     configs = []
-    for name in models:
-        facts = model_facts[name]
-        for text in scalings:
-            scaling = parse_scaling(text, facts["trained_length"])
-            suffix = name_scaling(scaling)
-            config = dict(
-                type=LLaDACausalLM,
-                abbr=name.replace("_", "-") + (f"_{suffix}" if suffix else ""),
-                path=facts["path"],
-                rope_scaling=scaling,
-                sampler=dict(
-                    block_length=facts["block_length"],
-                    num_steps=num_steps or facts["num_steps"],
-                ),
-                max_out_len=facts["max_out_len"],
-                batch_size=batch_size or facts.get("batch_size", 1),
-                run_cfg=dict(num_gpus=min(1, num_gpus)),
-            )
-            if "dtype" in facts:
-                config["dtype"] = facts["dtype"]
-            configs.append(config)
+    for row in rows:
+        keys = dict(row)
+        [name] = resolve_models([keys.pop("model")])
+        text, steps = keys.pop("scaling"), keys.pop("num_steps", None)
+        if name not in names:
+            continue
+        config = make_model_config(name, text, steps, benchmark)
+        config["run_cfg"] = dict(num_gpus=min(1, num_gpus))
+        config.update(keys)
+        if batch_size:
+            config["batch_size"] = batch_size
+        if dtype:
+            config["dtype"] = dtype
+        if num_steps:
+            set_sampler(config, num_steps=num_steps, benchmark=benchmark)
+        configs.append(config)
     return configs
+
+
+def models_of_name(name):
+    """Return the model configs that a file of configs/models offers, on a GPU if there is one.
+
+    Args:
+        name: The file's name without its ending, a key of `model_variants.list_variants`.
+
+    Raises:
+        ValueError: If the model is an asset that is not shipped.
+    """
+    model, scalings = list_variants()[name]
+    if model not in model_facts:
+        path = known_models[model]["path"]
+        raise ValueError(
+            f"--models {name}: {path!r} is not shipped with this version; use another."
+        )
+    configs = list_model_configs([model], scalings, num_gpus=count_gpus())
+    for config in configs:
+        # One token a step, then also for data sets with longer answers.
+        if config.get("sampler", {}).get("num_steps") == config["max_out_len"]:
+            config["sampler"]["num_steps"] = None
+    return configs
+
+
+def make_model_config(name, scaling_text, num_steps, benchmark):
+    """Make one model's config, as it is on every machine.
+
+    Args:
+        name: A key of `model_facts`.
+        scaling_text: What `scalings.parse_scaling` reads.
+        num_steps: Denoising steps instead of the benchmark's; they are then part of the abbr.
+        benchmark: A key of the facts' ``generation``.
+    """
+    facts = model_facts[name]
+    scaling = parse_scaling(scaling_text, facts["trained_length"])
+    check_scaling(name, facts, scaling)
+    suffix = name_scaling(scaling)
+    if not facts.get("states_length", True):
+        scaling["trained_length"] = facts["trained_length"]
+    config = dict(
+        type=LLaDACausalLM,
+        abbr=name.replace("_", "-")
+        + (f"_{suffix}" if suffix else "")
+        + (f"_steps{num_steps}" if num_steps else ""),
+        path=facts["path"],
+        rope_scaling=scaling,
+        max_out_len=facts["generation"][benchmark]["max_out_len"],
+        batch_size=facts.get("batch_size", 1),
+    )
+    if "dtype" in facts:
+        config["dtype"] = facts["dtype"]
+    set_sampler(config, num_steps=num_steps, benchmark=benchmark)
+    return config
+
+
+def set_sampler(config, block_length=None, num_steps=None, benchmark="niah"):
+    """Give a model's config its sampler: what its facts say, or what is given instead.
+
+    A model without a sampler gets none, and one without blocks no block length.
+
+    Args:
+        config: Of `make_model_config`; changed in place.
+        block_length: Tokens in a block, instead of the benchmark's.
+        num_steps: Denoising steps, instead of the benchmark's.
+        benchmark: A key of the facts' ``generation``.
+    """
+    facts = facts_of(config)
+    generation = facts["generation"][benchmark]
+    if "num_steps" not in generation:
+        return
+    sampler = dict(num_steps=num_steps or generation["num_steps"], **facts.get("sampler", {}))
+    if "block_length" in generation:
+        sampler["block_length"] = block_length or generation["block_length"]
+    config["sampler"] = sampler
+
+
+def facts_of(config):
+    """Return the facts of the model that a config of `make_model_config` is about."""
+    return next(facts for facts in model_facts.values() if facts["path"] == config["path"])
 
 
 def describe_models(model_configs):
     """List what the summarizer says about models: title and trained length of each abbr."""
-    by_path = {facts["path"]: facts for facts in model_facts.values()}
     return [
         dict(
             abbr=config["abbr"],
-            title=by_path[config["path"]]["title"],
-            trained_length=by_path[config["path"]]["trained_length"],
+            title=facts_of(config)["title"],
+            trained_length=facts_of(config)["trained_length"],
         )
         for config in model_configs
     ]

@@ -8,7 +8,7 @@ from opencompass_llada.running.partitioner import PackingPartitioner
 with read_base():
     from ...needlebench.niah import data_paths, default_repeats, depths_by_ten
     from ...needlebench.niah import longllada_lengths, niah_cells
-    from .models import describe_models, list_model_configs, model_facts
+    from .models import describe_models, find_facts, list_model_configs, resolve_models
     from .selection import announce as announce_settings, read_settings
 
 # OpenCompass formats each task's config at some 30 data sets a second, and starting a task takes
@@ -16,27 +16,35 @@ with read_base():
 most_cells_a_task = 50
 
 
-def plan_run(settings, num_gpus, announce=True):
+def plan_run(settings, num_gpus, announce=True, rows=None):
     """Work out a run from settings and environment variables, and check its data.
 
     Args:
         settings: What `selection.read_settings` takes.
         num_gpus: GPUs of the machine.
         announce: Write what was taken, and why, to standard error.
+        rows: What runs, as `models.list_model_configs` reads it, instead of every model with every
+            scaling; the models of the settings have to be theirs.
 
     Returns:
         A dictionary: models, datasets, combinations (None where every model runs every data
         set), described_models for the summarizer, settings (resolved), workers (tasks at a time),
         and the partitioners of inference and evaluation.
     """
-    values, sources = read_settings(settings)
+    values, sources = read_settings(settings, may_be_demo=rows is None)
     fill_defaults(values, sources, num_gpus)
     groups = group_models(values)
     check_groups(groups)
     models, datasets, combinations = [], [], []
     for cells, names in groups:
         configs = list_model_configs(
-            names, values["scaling"], num_gpus, values["batch_size"], values["steps"]
+            names,
+            values["scaling"],
+            num_gpus,
+            values["batch_size"],
+            values["steps"],
+            dtype=values["dtype"],
+            rows=rows,
         )
         models += configs
         datasets += cells
@@ -64,10 +72,8 @@ def fill_defaults(values, sources, num_gpus):
     """Put the default of each setting that has one where none was given, with its reason."""
     from os import cpu_count
 
-    import opencompass_llada.options
-
-    opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
-    trained = min(model_facts[name]["trained_length"] for name in values["models"])
+    values["models"] = resolve_models(values["models"])
+    trained = min(find_facts(name)["trained_length"] for name in values["models"])
     embedded = values["data"] == "embedded"
     repeats = default_repeats["embedded" if embedded else "needlebench"]
     gpt4 = not embedded and trained >= longllada_lengths[0]
@@ -116,11 +122,11 @@ def group_models(values):
         path = str(folder.resolve())
     names_by_cells = {}
     for name in values["models"]:
-        facts = model_facts[name]
+        facts = find_facts(name)
         trained = facts["trained_length"]
         lengths = values["lengths"] or (trained // 2, trained, 2 * trained, 4 * trained)
         tokenizer = facts["path"] if values["tokenizer"] == "model" else values["tokenizer"]
-        generation_length = values["generation_length"] or facts["max_out_len"]
+        generation_length = values["generation_length"] or niah_length(facts)
         key = (tuple(lengths), tokenizer, generation_length)
         names_by_cells.setdefault(key, []).append(name)
     groups = []
@@ -138,6 +144,11 @@ def group_models(values):
         )
         groups.append((cells, names))
     return groups
+
+
+def niah_length(facts):
+    """Return how many tokens a model generates for a sample."""
+    return facts["generation"]["niah"]["max_out_len"]
 
 
 def check_groups(groups):

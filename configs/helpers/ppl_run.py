@@ -5,14 +5,14 @@ from mmengine.config import read_base
 from opencompass_llada.running.partitioner import PackingPartitioner
 
 with read_base():
-    from .models import describe_models, list_model_configs, model_facts
+    from .models import describe_models, find_facts, list_model_configs, resolve_models
     from .niah_run import choose_partitioner, most_cells_a_task
     from .ppl_cells import ppl_cells
     from .selection import announce as announce_settings, read_settings
 
 ppl_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md or NAME=PATH, separated by commas",
         scaling="METHOD or METHOD:option=number, separated by commas",
         lengths="context lengths in the model's tokens; default 1/2 to 8 times the trained length",
         data="generated, a .txt or .jsonl file, a folder of .txt files, or hub:NAME",
@@ -31,6 +31,13 @@ ppl_table = dict(
     lists=("models", "scaling", "lengths"),
     numbers=("lengths", "draws", "texts", "windows", "min_characters", "batch_size", "workers"),
     choices=dict(estimator=("bound", "longllada")),
+    demo=dict(
+        models=["tiny_llada"],
+        scaling=["none", "ntk", "diffusion_ntk"],
+        data="generated",
+        estimator="bound",
+        draws=12,
+    ),
 )
 
 
@@ -54,7 +61,9 @@ def plan_run(settings, num_gpus, announce=True):
     fill_defaults(values, sources, num_gpus)
     models, datasets, combinations = [], [], []
     for lengths, names in group_models(values).items():
-        configs = list_model_configs(names, values["scaling"], num_gpus, values["batch_size"])
+        configs = list_model_configs(
+            names, values["scaling"], num_gpus, values["batch_size"], dtype=values["dtype"]
+        )
         cells = ppl_cells(
             lengths=lengths,
             data=values["data"],
@@ -97,9 +106,7 @@ def fill_defaults(values, sources, num_gpus):
     """Put the default of each setting that has one where none was given, with its reason."""
     from os import cpu_count
 
-    import opencompass_llada.options
-
-    opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
+    values["models"] = resolve_models(values["models"])
     generated = values["data"] == "generated"
     defaults = dict(
         target=("whole", "default"),
@@ -141,7 +148,7 @@ def group_models(values):
     """Return the names of the models that share lengths, by these lengths."""
     names_by_lengths = {}
     for name in values["models"]:
-        trained = model_facts[name]["trained_length"]
+        trained = find_facts(name)["trained_length"]
         steps = (trained // 2, *(factor * trained for factor in (1, 2, 4, 8)))
         names_by_lengths.setdefault(tuple(values["lengths"] or steps), []).append(name)
     return names_by_lengths

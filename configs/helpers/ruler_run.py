@@ -8,12 +8,14 @@ from opencompass_llada.running.partitioner import PackingPartitioner
 with read_base():
     from ...ruler_patches.ruler import embedded_cells, embedded_lengths, ruler_cells
     from ...ruler_patches.ruler import sources as ruler_sources
-    from .models import describe_models, list_model_configs, model_facts
+    from .model_facts import longllada_generation
+    from .models import describe_models, find_facts, list_model_configs, resolve_models
+    from .models import set_sampler
     from .selection import announce as announce_settings, read_settings
 
 ruler_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md or NAME=PATH, separated by commas",
         scaling="METHOD or METHOD:option=number, separated by commas",
         tasks="names, separated by commas; default all that the data has",
         lengths="tokens of prompt and answer, separated by commas",
@@ -33,9 +35,10 @@ ruler_table = dict(
         *("batch_size", "workers"),
     ),
     choices=dict(prompt=("base", "chat")),
+    demo=dict(models=["tiny_llada"], scaling=["none", "ntk"], data="embedded"),
 )
 # Both papers: 64 tokens in one block, 100 samples; LongLLaDA's lengths (its Table 2).
-paper_generation = 64
+paper_generation = longllada_generation["ruler"]["max_out_len"]
 paper_samples = 100
 longllada_lengths = (4096, 8192, 16384)
 # What keeps the embedded run at some three minutes on two cores: half of the papers' answer, in
@@ -46,26 +49,28 @@ embedded_steps = 8
 embedded_samples = 3
 
 
-def plan_run(settings, num_gpus, announce=True):
+def plan_run(settings, num_gpus, announce=True, rows=None):
     """Work out a run from settings and environment variables, and check its data.
 
     Args:
         settings: Values of `ruler_table`'s names; None for the default.
         num_gpus: GPUs of the machine.
         announce: Write what was taken, and why, to standard error.
+        rows: What runs, as `models.list_model_configs` reads it, instead of every model with
+            every scaling; the models of the settings have to be theirs.
 
     Returns:
         A dictionary: models, datasets, combinations (None where every model runs every data
         set), described_models for the summarizer, settings (resolved), workers (tasks at a time),
         and the partitioners of inference and evaluation.
     """
-    values, sources = read_settings(settings, ruler_table)
+    values, sources = read_settings(settings, ruler_table, may_be_demo=rows is None)
     fill_defaults(values, sources, num_gpus)
     groups = group_models(values)
     check_groups(groups)
     models, datasets, combinations = [], [], []
     for cells, names in groups:
-        configs = make_models(names, values, num_gpus)
+        configs = make_models(names, values, num_gpus, rows)
         models += configs
         datasets += cells
         combinations.append(dict(models=configs, datasets=cells))
@@ -89,10 +94,8 @@ def fill_defaults(values, sources, num_gpus):
     """Put the default of each setting that has one where none was given, with its reason."""
     from os import cpu_count
 
-    import opencompass_llada.options
-
-    opencompass_llada.options.reject_unknown("model", values["models"], model_facts)
-    trained = min(model_facts[name]["trained_length"] for name in values["models"])
+    values["models"] = resolve_models(values["models"])
+    trained = min(find_facts(name)["trained_length"] for name in values["models"])
     embedded = values["data"] == "embedded"
     gpt4 = not embedded and trained >= longllada_lengths[0]
     defaults = dict(
@@ -152,7 +155,7 @@ def group_models(values):
     """
     names_by_tokenizer = {}
     for name in values["models"]:
-        counted = model_facts[name]["path"] if values["tokenizer"] == "model" else None
+        counted = find_facts(name)["path"] if values["tokenizer"] == "model" else None
         names_by_tokenizer.setdefault(counted or values["tokenizer"], []).append(name)
     return [
         (make_cells(values, tokenizer), names) for tokenizer, names in names_by_tokenizer.items()
@@ -202,12 +205,20 @@ def check_groups(groups):
         opencompass_llada.datasets.ruler.dataset.check_cells(cells)
 
 
-def make_models(names, values, num_gpus):
+def make_models(names, values, num_gpus, rows):
     """Return the model configs, with the papers' generation settings for RULER."""
-    configs = list_model_configs(names, values["scaling"], num_gpus, values["batch_size"])
+    configs = list_model_configs(
+        names,
+        values["scaling"],
+        num_gpus,
+        values["batch_size"],
+        benchmark="ruler",
+        dtype=values["dtype"],
+        rows=rows,
+    )
     for config in configs:
         config["max_out_len"] = values["generation_length"]
-        config["sampler"] = dict(block_length=values["block_length"], num_steps=values["steps"])
+        set_sampler(config, values["block_length"], values["steps"], benchmark="ruler")
     return configs
 
 

@@ -2,6 +2,8 @@
 
 A variable wins over the setting of the same name (LLADA_MODELS over ``models``). Everything is
 decided while the config is parsed: the dumped config holds the result and reads no variable.
+``LLADA_DEMO=1`` puts the benchmark's demo in place of a config's settings: tiny models and
+embedded data, which run anywhere in minutes; other variables still win over it.
 """
 
 from os import environ
@@ -10,7 +12,7 @@ prefix = "LLADA_"
 
 # Setting -> what its environment variable holds.
 known_settings = dict(
-    models="names of configs/helpers/models.py, separated by commas",
+    models="names of docs/models.md or NAME=PATH, separated by commas",
     scaling="METHOD or METHOD:option=number, separated by commas",
     lengths="tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length",
     depths="percent, separated by commas",
@@ -30,17 +32,45 @@ number_settings += ("workers",)
 choices = dict(language=("en", "zh"), prompt=("base", "chat"))
 # What `read_settings` needs to know of a benchmark's settings; this is needle in a haystack's.
 niah_table = dict(
-    known=known_settings, lists=list_settings, numbers=number_settings, choices=choices
+    known=known_settings,
+    lists=list_settings,
+    numbers=number_settings,
+    choices=choices,
+    demo=dict(
+        models=["tiny_llada"],
+        scaling=["none", "ntk", "diffusion_ntk"],
+        data="embedded",
+        language="en",
+        prompt="base",
+    ),
 )
+# Settings of every benchmark.
+common_settings = dict(
+    demo="1 for tiny models on embedded data instead of the config's own settings",
+    dtype="precision of the weights: bfloat16, float16 or float32; default by model and device",
+)
+common_choices = dict(demo=("0", "1"), dtype=("bfloat16", "float16", "float32"))
 
 
-def read_settings(settings, table=niah_table):
+def list_variable(name):
+    """Return the parts of a variable that holds a list; none where it is not set."""
+    parts = environ.get(prefix + name, "").split(",")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def is_demo():
+    """Return whether the demo is asked for."""
+    return environ.get(prefix + "DEMO", "").strip() == "1"
+
+
+def read_settings(settings, table=niah_table, may_be_demo=True):
     """Merge a config's settings with the environment.
 
     Args:
         settings: Values by name; None for the default.
         table: The benchmark's settings: ``known`` (meaning by name), the names of ``lists`` and
-            ``numbers``, and ``choices`` by name.
+            ``numbers``, ``choices`` by name, and the ``demo`` where the default is none.
+        may_be_demo: Whether LLADA_DEMO=1 replaces the settings; False if that is done already.
 
     Returns:
         Two dictionaries by name: every known setting's value (None where none was given), and
@@ -51,7 +81,15 @@ def read_settings(settings, table=niah_table):
     """
     import opencompass_llada.options
 
+    table = dict(
+        table,
+        known={**table["known"], **common_settings},
+        choices={**table["choices"], **common_choices},
+    )
     known = table["known"]
+    origin = "the config's settings"
+    if may_be_demo and is_demo():
+        settings, origin = table.get("demo", settings), "the demo"
     reject = opencompass_llada.options.reject_unknown
     variables = [prefix + name.upper() for name in known]
     reject("setting", settings, known)
@@ -60,7 +98,7 @@ def read_settings(settings, table=niah_table):
     for name in known:
         variable = prefix + name.upper()
         text = environ.get(variable, "").strip()
-        value, source = settings.get(name), "the config's settings"
+        value, source = settings.get(name), origin
         if text:
             value, source = parse_variable(variable, name, text, table), f"${variable}"
         if value is not None:

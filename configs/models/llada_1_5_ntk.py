@@ -1,10 +1,8 @@
-"""`--models llada_1_5_ntk`: with LongLLaDA's lambdas, for 8K, 16K, 24K and 32K tokens."""
+"""`--models llada_1_5_ntk`; written by `make model-configs`."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.hardware import count_gpus as __count_gpus
-    from ..helpers.models import list_model_configs as __list_model_configs
-    from ..helpers.models import longllada_scalings as __longllada_scalings
+    from ..helpers.models import models_of_name as __models_of_name
 
-models = __list_model_configs(["llada_1_5"], __longllada_scalings, num_gpus=__count_gpus())
+models = __models_of_name("llada_1_5_ntk")

@@ -1,9 +1,8 @@
-"""`--models tiny_llada_ntk`: with ntk and diffusion_ntk for four times its trained length."""
+"""`--models tiny_llada_ntk`; written by `make model-configs`."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.hardware import count_gpus as __count_gpus
-    from ..helpers.models import list_model_configs as __list_model_configs
+    from ..helpers.models import models_of_name as __models_of_name
 
-models = __list_model_configs(["tiny_llada"], ["ntk", "diffusion_ntk"], num_gpus=__count_gpus())
+models = __models_of_name("tiny_llada_ntk")

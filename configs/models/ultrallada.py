@@ -1,9 +1,8 @@
-"""`--models ultrallada`: without RoPE scaling; on a GPU if there is one."""
+"""`--models ultrallada`; written by `make model-configs`."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.hardware import count_gpus as __count_gpus
-    from ..helpers.models import list_model_configs as __list_model_configs
+    from ..helpers.models import models_of_name as __models_of_name
 
-models = __list_model_configs(["ultrallada"], num_gpus=__count_gpus())
+models = __models_of_name("ultrallada")

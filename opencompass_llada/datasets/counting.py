@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any, Protocol
 
 from opencompass_llada.datasets.tiktoken_file import (
@@ -25,6 +26,16 @@ TIKTOKEN_FILES = {"gpt-4": ("cl100k_base", KNOWN_FILES["cl100k_base"][0])}
 
 class MissingDataError(ValueError):
     """A file that a data set needs is not where it was looked for; the text says what to do."""
+
+    def __init__(self, message: str, topic: str = "") -> None:
+        """Keep what the doctor knows the missing files by.
+
+        Args:
+            message: What is missing, where it was looked for, and what to do.
+            topic: A key of `doctor.data.BENCHMARKS`, ``tiktoken``, or '' for files of the user's.
+        """
+        super().__init__(message)
+        self.topic = topic
 
 
 class CountingTokenizer(Protocol):
@@ -60,17 +71,20 @@ class TiktokenTokenizer:
 
         vocabulary, file_name = TIKTOKEN_FILES[name]
         if tiktoken_state(vocabulary) == "damaged":
-            raise MissingDataError(f"tokenizer={name!r}: {describe_damage(vocabulary)}")
+            text = f"tokenizer={name!r}: {describe_damage(vocabulary)}"
+            raise MissingDataError(text, "tiktoken")
         try:
             self._encoding = tiktoken.get_encoding(vocabulary)
         except Exception as error:
+            reason = shorten(str(error), 160, placeholder=" ...")
             raise MissingDataError(
                 f"tokenizer={name!r} needs tiktoken's {vocabulary} file, which is not in "
                 "TIKTOKEN_CACHE_DIR and could not be downloaded "
-                f"({type(error).__name__}: {str(error)[:160]}). Set TIKTOKEN_CACHE_DIR to a folder "
+                f"({type(error).__name__}: {reason}). Set TIKTOKEN_CACHE_DIR to a folder "
                 f"that holds the file under the name {file_name} (copy it from a machine where "
                 "tiktoken has run), or count lengths with the model's own tokenizer instead "
-                "(tokenizer=<the model's path>, or LLADA_TOKENIZER=model for the shipped configs)."
+                "(tokenizer=<the model's path>, or LLADA_TOKENIZER=model for the shipped configs).",
+                "tiktoken",
             ) from error
 
     def encode(self, text: str) -> list[int]:

@@ -57,7 +57,8 @@ def require_file(directory: Path, name: str) -> Path:
         present = ", ".join(sorted(p.name for p in directory.glob("*.json*"))) or "none"
         raise MissingDataError(
             f"NeedleBench's file {name!r} is not in {directory} (its data files: {present}). "
-            f"{HOW_TO_GET}"
+            f"{HOW_TO_GET}",
+            "needlebench",
         )
     return path
 

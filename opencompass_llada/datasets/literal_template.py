@@ -13,6 +13,8 @@ from typing import Any
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.utils.prompt import PromptList
 
+from opencompass_llada.prompting.prompt_text import VerbatimText
+
 
 class LiteralPromptTemplate(PromptTemplate):
     """Use it in ``infer_cfg``: ``prompt_template=dict(type=LiteralPromptTemplate)``."""
@@ -22,8 +24,8 @@ class LiteralPromptTemplate(PromptTemplate):
 
         Args:
             column: The data set's column with the whole prompt.
-            chat: True: a user's turn, around which a model's chat template (its meta_template)
-                goes. False: plain text, which every model gets as it is.
+            chat: True: a user's turn, around which a model's chat template (its chat or
+                meta_template) goes. False: plain text, which every model gets as it is.
         """
         super().__init__(template="{" + column + "}")
         self.column = column
@@ -46,7 +48,7 @@ class LiteralPromptTemplate(PromptTemplate):
         """
         text = str(entry[self.column])
         if not self.chat:
-            return text
+            return VerbatimText(text)
         return PromptList(
             [
                 dict(section="round", pos="begin"),

@@ -18,7 +18,7 @@ def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
         path: ``asset:NAME``, a folder or file, or a data set id (``opencompass/needlebench``),
             which goes through COMPASS_DATA_CACHE, OpenCompass's own cache and download, or the
             hub if DATASET_SOURCE=HF.
-        benchmark: Its name, for the error.
+        benchmark: Its name, for the error; in lower case the doctor's name of it.
         how_to_get: What to do where there is no data, for the error.
 
     Raises:
@@ -39,7 +39,8 @@ def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
         cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
         raise MissingDataError(
             f"{benchmark}'s data was not found at path={path!r} (looked at {location}; "
-            f"COMPASS_DATA_CACHE is {cache}; {reason}). {how_to_get}"
+            f"COMPASS_DATA_CACHE is {cache}; {reason}). {how_to_get}",
+            benchmark.lower().replace(" ", "_"),
         )
     return location
 

@@ -23,6 +23,7 @@ from opencompass_llada.doctor.findings import Finding
 LOCAL_FOLDERS = {
     "opencompass/needlebench": "data/needlebench",
     "opencompass/Longbench": "data/Longbench",
+    "opencompass/longbenchv2": "data/longbenchv2",
     "data/ruler": "data/ruler",
     "./data/ruler": "data/ruler",
 }
@@ -58,6 +59,11 @@ BENCHMARKS = {
         path="opencompass/Longbench",
         files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
         fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
+    ),
+    "longbench_v2": Benchmark(
+        path="opencompass/longbenchv2",
+        files=("data.json",),
+        fetch="hf download THUDM/LongBench-v2 data.json --repo-type dataset --local-dir FOLDER",
     ),
 }  # fmt: skip
 
@@ -106,6 +112,19 @@ def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> 
     return Finding(topic=topic, level=level, text=f"{what} {folder}", remedy=remedy)
 
 
+def how_to_get(topic: str) -> str:
+    """Return the command that fetches a benchmark's files or tiktoken's; '' for others.
+
+    Args:
+        topic: Of a `counting.MissingDataError`.
+    """
+    if topic == "tiktoken":
+        return check_tiktoken(asked=True).remedy
+    if topic not in BENCHMARKS:
+        return ""
+    return check_files(topic, BENCHMARKS[topic].path, BENCHMARKS[topic].files, asked=True).remedy
+
+
 def check_tiktoken(*, asked: bool) -> Finding:
     """Check GPT-4's tokenizer file without tiktoken, which would delete a damaged one."""
     state, path = tiktoken_state(), tiktoken_path()
@@ -149,6 +168,11 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
         suffix = "_e" if dataset.get("benchmark") == "longbench_e" else ""
         file = f"data/{dataset['task']}{suffix}.jsonl"
         yield "longbench", str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]
+    elif package == "opencompass_llada.datasets.longbench.v2":
+        given = Path(str(dataset.get("path", "opencompass/longbenchv2")))
+        is_file = given.suffix in (".json", ".jsonl")
+        folder, data_file = (given.parent, given.name) if is_file else (given, "data.json")
+        yield "longbench_v2", str(folder), [data_file]
     elif package.startswith("opencompass_llada.datasets.perplexity"):
         is_local = path != "generated" and not str(path).startswith("hub:")
         yield from [("perplexity", str(Path(str(path)).parent), [Path(str(path)).name])] * is_local

@@ -5,7 +5,7 @@ Reads headers and names only. Whether options fit together is `running.preflight
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,15 @@ def check_needs(cfg: Mapping[str, Any]) -> Iterator[Finding]:
     backends = {str(model["attention_backend"]) for model in ours if "attention_backend" in model}
     if backends:
         yield from check_attention(frozenset(backends))
-    yield from _check_data([d for group in groups for d in group.get("datasets", [])])
+    yield from check_data([d for group in groups for d in group.get("datasets", [])])
 
 
-def _check_data(datasets: list[Mapping[str, Any]]) -> Iterator[Finding]:
+def check_data(datasets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Check the files that data set configs read, each once, and GPT-4's tokenizer file.
+
+    Args:
+        datasets: Data set configs, of this package or OpenCompass's.
+    """
     files: dict[tuple[str, str], dict[str, None]] = {}
     for dataset in datasets:
         for topic, path, names in needed_files(dataset, dotted_name(dataset.get("type"))):
@@ -77,12 +82,21 @@ def check_checkpoint(path: str) -> Finding:
             str(error).rpartition(". ") if ". " in str(error) else (str(error), "", "")
         )
         return Finding(
-            topic=topic, level="fault", text=text, remedy=remedy or "correct the model's path"
+            topic=topic, level="fault", text=text, remedy=_mend_checkpoint(path, is_hub_id, remedy)
         )
     size = sum(file.stat().st_size for file in files) / 2**20
     return Finding(
         topic=topic, level="ok", text=f"{path}: {len(files)} files, {size:,.0f} MiB, headers fit"
     )
+
+
+def _mend_checkpoint(path: str, is_hub_id: bool, remedy: str) -> str:
+    """Return the command that fetches a damaged checkpoint again, and what else its error says."""
+    if Path(resolve_location(path)).expanduser().is_dir():
+        return f"hf download ORGANISATION/NAME --local-dir {path}   # {remedy}"
+    if is_hub_id:
+        return f"hf download {path} --force-download   # {remedy}"
+    return remedy or "correct the model's path"
 
 
 def _cached_snapshot(name: str) -> str | None:

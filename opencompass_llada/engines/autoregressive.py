@@ -79,10 +79,18 @@ class AutoregressiveEngine:
         return generations
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the exact negative log-likelihood of a target; see `CausalScorer.score`."""
         return self._scorer.score(prefix, target, options)
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Score several single tokens after a prefix; see `CausalScorer.score_next`."""
+        return self._scorer.score_next(prefix, candidates)
 
     @torch.inference_mode()
     def _decode(self, ids_BL: Tensor, attention_BL: Tensor, max_new_tokens: int) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions
 
@@ -63,6 +63,9 @@ class Totals:
 class Engine(Protocol):
     """A loaded model with its settings."""
 
+    model: Any
+    """The network."""
+
     totals: Totals
     """Counts of everything generated so far."""
 
@@ -86,7 +89,11 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the negative log-likelihood of a target given a clean prefix, or its bound.
 
@@ -94,5 +101,18 @@ class Engine(Protocol):
             prefix: Ids before the target; may be empty.
             target: Ids to score, at least one.
             options: How; an autoregressive model needs none of them.
+            draw_key: What drawn masks depend on in the target's place; see `estimate_bound`.
+        """
+        ...
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return the exact negative log-likelihood of each of several single tokens.
+
+        Args:
+            prefix: Ids before them; an autoregressive model needs at least one.
+            candidates: Token ids, each an alternative to the others.
+
+        Returns:
+            One estimate a token; one forward pass in all.
         """
         ...

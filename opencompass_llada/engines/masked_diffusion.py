@@ -9,16 +9,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from opencompass_llada.engines.base import Generation, Totals
 from opencompass_llada.engines.settings import SamplerSettings
 from opencompass_llada.likelihood import (
+    EntropyFunction,
     Estimate,
     LikelihoodOptions,
+    enumerate_bound,
     estimate_bound,
     estimate_longllada,
+    is_enumerable,
+    score_alternatives,
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.modeling import BidirectionalNetwork
@@ -109,14 +114,21 @@ class MaskedDiffusionEngine:
         return generations
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Estimate the negative log-likelihood of a target given a clean prefix.
+
+        A target with no more masks than there are draws is not estimated but computed.
 
         Args:
             prefix: Ids before the target; may be empty.
             target: Ids to score, at least one.
             options: Which estimator, how many draws.
+            draw_key: What the masks depend on in the target's place; see `estimate_bound`.
 
         Returns:
             The estimate; see `likelihood`.
@@ -125,15 +137,36 @@ class MaskedDiffusionEngine:
             ValueError: If the target is empty, or the text holds the mask's id.
             FloatingPointError: If the model's logits are not finite.
         """
-        estimate = estimate_bound if options.estimator == "bound" else estimate_longllada
-        return estimate(
-            sliced_entropies(self.model.hidden_states, self.model.get_output_embeddings()),
-            prefix,
-            target,
-            options,
-            mask_token_id=self.special_tokens.mask_token_id,
+        entropies = self._entropies()
+        place: dict[str, Any] = {
+            "mask_token_id": self.special_tokens.mask_token_id,
+            "device": self.device,
+        }
+        if options.estimator == "longllada":
+            return estimate_longllada(entropies, prefix, target, options, **place)
+        if is_enumerable(len(target), options):
+            return enumerate_bound(entropies, prefix, target, options, **place)
+        return estimate_bound(entropies, prefix, target, options, **place, draw_key=draw_key)
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Score several single tokens after a prefix in one pass; see `Engine.score_next`.
+
+        Raises:
+            ValueError: If the prefix or a candidate is the mask's id.
+            FloatingPointError: If the model's logits are not finite.
+        """
+        self._check_prompts([[*prefix, *candidates]])
+        return score_alternatives(
+            self._entropies(),
+            [*prefix, self.special_tokens.mask_token_id],
+            len(prefix),
+            candidates,
+            estimator="bound",
             device=self.device,
         )
+
+    def _entropies(self) -> EntropyFunction:
+        return sliced_entropies(self.model.hidden_states, self.model.get_output_embeddings())
 
     def _next_seed(self, prompt: Sequence[int]) -> int:
         first = derive_seed(self.settings.seed, prompt)

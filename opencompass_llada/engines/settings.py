@@ -24,18 +24,23 @@ class SamplerSettings:
         self,
         options: Mapping[str, Any] | SamplerConfig | None = None,
         defaults: Mapping[str, Any] | None = None,
+        *,
+        seeds_form: bool = False,
     ) -> None:
         """Check the options.
 
         Args:
             options: Field names and values of `SamplerConfig`; None for its defaults.
             defaults: A family's own defaults, for what the options leave out.
+            seeds_form: Whether the options were given as the seeds' diffusion_config, whose
+                defaults are then those of the seeds' wrapper.
 
         Raises:
             ValueError: If a name is unknown or a value does not fit.
         """
         own = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
         self.given: tuple[str, ...] = tuple(name for name in own if name != "seed")
+        self.seeds_form = seeds_form
         self._own = MappingProxyType(own)
         given = {**(defaults or {}), **own}
         self.default_length: int | None = given.pop("generation_length", None)
@@ -57,6 +62,8 @@ class SamplerSettings:
         options: Mapping[str, Any] | SamplerConfig | None,
         defaults: Sequence[Mapping[str, Any]],
         generation_length: int | None = None,
+        *,
+        seeds_form: bool = False,
     ) -> SamplerSettings:
         """Return the options over the first defaults that they fit, the family being unknown yet.
 
@@ -64,6 +71,7 @@ class SamplerSettings:
             options: As of the constructor.
             defaults: Of the families that it may be, at least one.
             generation_length: A length that they must fit as well; None for none.
+            seeds_form: As of the constructor.
 
         Returns:
             The settings; `with_defaults` puts the right defaults under them.
@@ -74,7 +82,7 @@ class SamplerSettings:
         faults: list[ValueError] = []
         for candidate in defaults:
             try:
-                settings = cls(options, candidate)
+                settings = cls(options, candidate, seeds_form=seeds_form)
                 if generation_length is not None:
                     settings.for_length(generation_length)
                 return settings
@@ -82,9 +90,17 @@ class SamplerSettings:
                 faults.append(fault)
         raise faults[0]
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> SamplerSettings:
-        """Return the same options over a family's own defaults, checked anew."""
-        return SamplerSettings(self._own, defaults)
+    def with_defaults(
+        self, defaults: Mapping[str, Any], seed_defaults: Mapping[str, Any] | None = None
+    ) -> SamplerSettings:
+        """Return the same options over a family's own defaults, checked anew.
+
+        Args:
+            defaults: The family's.
+            seed_defaults: Those of the seeds' wrapper, which go before them in the seeds' form.
+        """
+        under = {**defaults, **((seed_defaults or {}) if self.seeds_form else {})}
+        return SamplerSettings(self._own, under, seeds_form=self.seeds_form)
 
     def for_length(self, generation_length: int) -> SamplerConfig:
         """Return the settings for one generation length.

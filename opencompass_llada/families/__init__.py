@@ -60,18 +60,23 @@ def check_model_type(model_type: str | None) -> str | None:
     raise ValueError(unknown_name_message("model_type", str(model_type), names))
 
 
-def possible_sampler_defaults(name: str | None) -> list[Mapping[str, Any]]:
+def possible_sampler_defaults(
+    name: str | None, *, seeds_form: bool = False
+) -> list[Mapping[str, Any]]:
     """Return the sampler defaults that may apply while config.json has not been read.
 
     Args:
         name: What check_model_type returned.
+        seeds_form: Whether the options come as the seeds' diffusion_config.
 
     Returns:
         The named family's, or those of every family, LLaDA's first.
     """
-    if name is None:
-        return [family.sampler_defaults for family in FAMILIES.values()]
-    return [FAMILIES.get(name, AUTOREGRESSIVE).sampler_defaults]
+    named = FAMILIES.values() if name is None else [FAMILIES.get(name, AUTOREGRESSIVE)]
+    return [
+        {**family.sampler_defaults, **(family.seed_defaults if seeds_form else {})}
+        for family in named
+    ]
 
 
 def find_family(config: Mapping[str, Any], path: str, model_type: str | None) -> Family:

@@ -74,3 +74,6 @@ class Family:
 
     sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampler options that take the place of `SamplerConfig`'s defaults."""
+
+    seed_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the seeds' wrapper takes for this family where their diffusion_config is silent."""

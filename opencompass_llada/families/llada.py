@@ -3,4 +3,9 @@
 from opencompass_llada.families.masked_diffusion import masked_diffusion_family
 from opencompass_llada.prompting.tokenization import EOT_TOKEN
 
-LLADA = masked_diffusion_family(name="llada", label="LLaDA", turn_end=EOT_TOKEN)
+LLADA = masked_diffusion_family(
+    name="llada",
+    label="LLaDA",
+    turn_end=EOT_TOKEN,
+    seed_defaults={"num_steps": 128, "block_length": 32},
+)

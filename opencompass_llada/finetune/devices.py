@@ -6,6 +6,7 @@ torchrun's environment variables say how many there are; without them there is o
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -148,8 +149,9 @@ def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
 
 def reshard(network: nn.Module) -> None:
     """Give back what a forward pass without a backward pass has gathered."""
-    if hasattr(network, "reshard"):
-        network.reshard()
+    give_back: Callable[[], None] | None = getattr(network, "reshard", None)
+    if give_back is not None:
+        give_back()
 
 
 def sum_over_ranks(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:

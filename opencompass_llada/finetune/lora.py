@@ -69,7 +69,7 @@ def add_adapters(model: nn.Module, lora: Lora, dtype: torch.dtype) -> None:
     for module in model.modules():
         if hasattr(module, "lora_A"):
             # Autocast does it; peft would hold a float32 copy of every input.
-            module.cast_input_dtype_enabled = False
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
     for name, parameter in model.named_parameters():
         if _is_adapter(name) or "norm" in name or "ln_f" in name:
             parameter.data = parameter.data.to(dtype)

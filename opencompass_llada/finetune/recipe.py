@@ -258,8 +258,9 @@ class Recipe:
         scaling = parse_rope_scaling(self.rope_scaling).type
         if scaling not in TRAINED_SCALINGS:
             raise ValueError(
-                f"recipe: rope_scaling {scaling!r} changes more than RoPE's base, which config.json "
-                f"cannot say to other loaders; train with {', '.join(TRAINED_SCALINGS)}."
+                f"recipe: rope_scaling {scaling!r} changes more than RoPE's base, which "
+                "config.json cannot say to other loaders; train with "
+                f"{', '.join(TRAINED_SCALINGS)}."
             )
         if self.init_from is None:
             if not self.model or self.vocab_size is None:

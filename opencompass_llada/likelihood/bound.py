@@ -27,6 +27,7 @@ def estimate_bound(
     *,
     mask_token_id: int,
     device: torch.device | str = "cpu",
+    draw_key: Sequence[int] | None = None,
 ) -> Estimate:
     """Estimate the bound on the negative log-likelihood of a target given a clean prefix.
 
@@ -42,9 +43,12 @@ def estimate_bound(
         options: Number of draws, batch size and seed.
         mask_token_id: The model's mask.
         device: The model's.
+        draw_key: Numbers that the masks depend on in the target's place. Targets of one length
+            and one key are masked alike, so that their estimates differ by no noise of the masks.
 
     Returns:
-        The estimate; unbiased, an upper bound in expectation. ``draws`` forward passes.
+        The estimate; unbiased, an upper bound in expectation. ``draws`` forward passes, but one
+        for a target of one token, whose value is exact.
 
     Raises:
         ValueError: If the target is empty, or the text holds the mask.
@@ -53,9 +57,11 @@ def estimate_bound(
     if not target:
         raise ValueError("target=[] must hold at least one token to score.")
     num_tokens, num_strata = len(target), options.draws // 2
-    generator = torch.Generator().manual_seed(derive_seed(options.seed, target))
+    key = target if draw_key is None else draw_key
+    generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
     pairs = stratified_counts(num_tokens, num_strata, generator)
-    counts = [count for pair in pairs for count in pair]
+    # One token is masked in every draw, so that one pass gives the exact value.
+    counts = [count for pair in pairs for count in pair] if num_tokens > 1 else [1]
     masks = [draw_places(num_tokens, count, generator) for count in counts]
     sums = masked_entropies(
         entropies,
@@ -71,11 +77,12 @@ def estimate_bound(
 
 
 def _combine(weighted: Sequence[float], num_tokens: int, num_strata: int) -> Estimate:
-    """Average draws, two a stratum; the variance of a pair's mean is difference squared over 4."""
-    variances = [
-        ((first - second) / 2 / num_strata) ** 2
-        for first, second in zip(weighted[::2], weighted[1::2], strict=True)
-    ]
+    """Average draws, two a stratum; the variance of a pair's mean is difference squared over 4.
+
+    A single draw is one that leaves nothing to chance.
+    """
+    pairs = [] if len(weighted) == 1 else zip(weighted[::2], weighted[1::2], strict=True)
+    variances = [((first - second) / 2 / num_strata) ** 2 for first, second in pairs]
     return Estimate(
         estimator="bound",
         nll=sum(weighted) / len(weighted),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opencompass_llada.likelihood.alternatives import score_alternatives
 from opencompass_llada.likelihood.estimate import Estimate
 from opencompass_llada.likelihood.options import LikelihoodOptions
 from opencompass_llada.likelihood.scoring import entropies_from_logits
@@ -62,7 +63,11 @@ class CausalScorer:
         self._device = device
 
     def score(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the exact negative log-likelihood of a target given a prefix.
 
@@ -71,6 +76,7 @@ class CausalScorer:
                 predicted from and is not counted.
             target: Ids to score.
             options: Ignored: there is nothing to draw.
+            draw_key: Ignored too.
 
         Raises:
             ValueError: If no token is left to score.
@@ -96,4 +102,25 @@ class CausalScorer:
             num_tokens=len(row_L) - first,
             num_draws=0,
             num_forward_passes=1,
+        )
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return the exact negative log-likelihood of each of several tokens after a prefix.
+
+        Args:
+            prefix: Ids before them, at least one.
+            candidates: Token ids.
+
+        Returns:
+            One estimate a token; one forward pass in all.
+        """
+        if not prefix:
+            raise ValueError("prefix=[] must hold at least one token that the next is predicted of")
+        return score_alternatives(
+            self._entropies,
+            prefix,
+            len(prefix) - 1,
+            candidates,
+            estimator="autoregressive",
+            device=self._device,
         )

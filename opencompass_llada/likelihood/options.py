@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from opencompass_llada.options import unknown_name_message
+from opencompass_llada.options import reject_unknown, unknown_name_message
 
 ESTIMATORS = ("bound", "longllada")
 #: Estimator -> draws where none are given: LongLLaDA's own number, and one that this package's
@@ -55,3 +57,38 @@ class LikelihoodOptions:
     def draws(self) -> int:
         """The number of draws, the default put in its place."""
         return DEFAULT_DRAWS[self.estimator] if self.num_draws is None else self.num_draws
+
+
+#: What LLaDA's own evaluation draws for a log-likelihood (its mc_num).
+SCORING_DRAWS = 128
+#: Masked copies of a text in one call of the model: options are short as a rule.
+SCORING_BATCH_SIZE = 8
+_SCORING_NAMES = ("num_draws", "seed", "batch_size")
+
+
+def parse_scoring(
+    given: Mapping[str, Any] | None, base: LikelihoodOptions | None = None
+) -> LikelihoodOptions:
+    """Read a ``likelihood`` option: how answers and texts are scored for OpenCompass.
+
+    Args:
+        given: ``num_draws``, ``seed`` and ``batch_size``; None for none.
+        base: What holds where nothing is given; None for `SCORING_DRAWS`, seed 0 and
+            `SCORING_BATCH_SIZE`.
+
+    Returns:
+        Options of the likelihood bound.
+
+    Raises:
+        ValueError: If a name is unknown (the nearest is named) or a value does not fit.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"likelihood={given!r} must be a dict of {', '.join(_SCORING_NAMES)}")
+    options = dict(given or {})
+    reject_unknown("likelihood option", options, _SCORING_NAMES)
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"likelihood[{name!r}]={value!r} must be an integer")
+    if base is None:
+        base = LikelihoodOptions(num_draws=SCORING_DRAWS, batch_size=SCORING_BATCH_SIZE)
+    return replace(base, **options)

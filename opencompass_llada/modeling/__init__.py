@@ -1,5 +1,14 @@
 """Native networks, read from published checkpoints without remote code."""
 
+from opencompass_llada.modeling.adapters import (
+    Adapter,
+    AdapterSource,
+    build_without_weights,
+    check_adapter,
+    merge_adapter,
+    open_adapter,
+    parse_adapter,
+)
 from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, check_backend_name
 from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
 from opencompass_llada.modeling.causal import (
@@ -24,12 +33,16 @@ from opencompass_llada.modeling.llada_config import LLaDAConfig
 __all__ = [
     "ATTENTION_BACKENDS",
     "NETWORKS",
+    "Adapter",
+    "AdapterSource",
     "BidirectionalNetwork",
     "CheckpointError",
     "DreamConfig",
     "DreamForMaskedDiffusion",
     "LLaDAConfig",
     "LLaDAForMaskedDiffusion",
+    "build_without_weights",
+    "check_adapter",
     "check_backend_name",
     "check_causal",
     "is_causal_architecture",
@@ -37,6 +50,9 @@ __all__ = [
     "load_causal",
     "load_checkpoint",
     "locate_checkpoint",
+    "merge_adapter",
+    "open_adapter",
     "open_checkpoint",
+    "parse_adapter",
     "read_model_config",
 ]

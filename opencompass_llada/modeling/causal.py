@@ -53,6 +53,20 @@ def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -
     read_stored_shapes(find_shards(folder))
 
 
+def build_causal(path: str | Path) -> nn.Module:
+    """Build an autoregressive checkpoint's network on the meta device, without weights.
+
+    Args:
+        path: A folder or a hub id.
+
+    Raises:
+        CheckpointError: If config.json describes no network.
+    """
+    config = _read_config(locate_checkpoint(path))
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def check_causal_backend(name: str) -> str:
     """Return transformers' name of an attention backend.
 

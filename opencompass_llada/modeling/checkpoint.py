@@ -125,7 +125,7 @@ def find_shards(folder: Path) -> list[Path]:
         if missing:
             raise CheckpointError(
                 f"Checkpoint {folder}: shards named by {index.name} are missing: "
-                f"{_some(missing)}. Download the checkpoint again; it is incomplete."
+                f"{list_some(missing)}. Download the checkpoint again; it is incomplete."
             )
         return [folder / name for name in names]
     shards = sorted(folder.glob("*.safetensors"))
@@ -137,7 +137,8 @@ def find_shards(folder: Path) -> list[Path]:
     return shards
 
 
-def _some(names: list[str]) -> str:
+def list_some(names: list[str]) -> str:
+    """Join names for a message, the first few of many."""
     shown = ", ".join(names[:_LISTED])
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
@@ -185,7 +186,7 @@ def check_tensors(
         if name in stored and stored[name] != shape
     ]
     problems = [
-        f"{len(found)} {kind}: {_some(found)}"
+        f"{len(found)} {kind}: {list_some(found)}"
         for kind, found in (("missing", missing), ("extra", extra), ("wrongly shaped", wrong))
         if found
     ]

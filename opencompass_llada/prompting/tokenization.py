@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.prompting.prompt_text import PromptText
 
 logger = get_logger(__name__)
 
@@ -87,7 +88,7 @@ class PromptEncoder:
     The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, and
     the sampler would take it for a position to fill. Here that text stays text: its id is replaced
     by the ids of its characters. All other special tokens keep their meaning, since chat
-    templates need them.
+    templates need them; of a `PromptText` only those that its template wrote.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int | None) -> None:
@@ -108,13 +109,21 @@ class PromptEncoder:
     def encode(self, text: str) -> list[int]:
         """Return the ids of a prompt, with what the tokenizer itself adds (BOS, if it does).
 
+        To a `PromptText` it adds nothing: its template wrote what there is to be.
+
         Args:
             text: The prompt.
 
         Returns:
             Token ids without the mask's.
+
+        Raises:
+            ValueError: If the text of a special token cannot be read as text.
         """
-        token_ids = list(self.tokenizer(text)["input_ids"])
+        if isinstance(text, PromptText):
+            token_ids = self._encode_pieces(text)
+        else:
+            token_ids = list(self.tokenizer(text)["input_ids"])
         if self.mask_token_id not in token_ids:
             return token_ids
         if not self._warned:
@@ -133,17 +142,31 @@ class PromptEncoder:
         """Return the text of generated ids, special tokens left out."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def _encode_pieces(self, text: PromptText) -> list[int]:
+        token_ids: list[int] = []
+        for piece in text.pieces:
+            if piece.is_literal:
+                token_ids += self._read_as_text(piece.text)
+            else:
+                token_ids += self.tokenizer(piece.text, add_special_tokens=False)["input_ids"]
+        return token_ids
+
     def _read_literally(self) -> list[int]:
         if self.mask_token_id is None:
             return []
         token = self.tokenizer.convert_ids_to_tokens(self.mask_token_id)
         if token is None or self.mask_token_id not in self.tokenizer(token)["input_ids"]:
             return []
+        return self._read_as_text(token)
+
+    def _read_as_text(self, token: str) -> list[int]:
+        """Return the ids of a special token's text, its own id not among them."""
         encoded = self.tokenizer(token, add_special_tokens=False, split_special_tokens=True)
-        if self.mask_token_id in encoded["input_ids"]:
+        token_ids = list(encoded["input_ids"])
+        own = find_token_id(self.tokenizer, token)
+        if own in token_ids or self.mask_token_id in token_ids:
             raise ValueError(
-                f"The tokenizer reads {token!r} in a prompt as the mask token "
-                f"{self.mask_token_id} and offers no way to read it as text; use a fast tokenizer "
-                "(tokenizer.json)"
+                f"The tokenizer reads {token!r} in a prompt as its special token {own} and offers "
+                "no way to read it as text; use a fast tokenizer (tokenizer.json)"
             )
-        return list(encoded["input_ids"])
+        return token_ids

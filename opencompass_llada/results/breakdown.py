@@ -20,7 +20,7 @@ from opencompass_llada.results.groups import (
     parse_groups,
     write_group_csv,
 )
-from opencompass_llada.results.reporting import exit_if_missing, index_by_abbr, merge_model_facts
+from opencompass_llada.results.reporting import finish, index_by_abbr, merge_model_facts
 from opencompass_llada.results.table import read_results, write_csv
 
 logger = get_logger(__name__)
@@ -87,7 +87,7 @@ class BreakdownSummarizer:
         }.items():
             (folder / name).write_text(content, encoding="utf-8")
             logger.info("wrote %s", (folder / name).resolve())
-        exit_if_missing(self.config, work_dir, rows)
+        finish(self.config, work_dir, rows, self.described)
 
 
 def write_markdown(lines: Mapping[str, Sequence[Line]], groups: Sequence[Group]) -> str:

@@ -184,7 +184,14 @@ def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
     )
     if not numbers:
         return "no predictions were written"
-    gaps = sorted(set(range(numbers[-1] + 1)) - set(numbers))
+    # The last shard leaves no gap when it is lost; its task's log says that there was one.
+    logs = root / "logs" / _LOG_FOLDERS["predictions"] / model
+    started = [
+        int(match.group(1))
+        for path in logs.glob(f"{_escape(dataset)}_*.out")
+        if (match := re.fullmatch(rf"{re.escape(dataset)}_(\d+)\.out", path.name))
+    ]
+    gaps = sorted(set(range(max([*numbers, *started]) + 1)) - set(numbers))
     return f"prediction shards {gaps} are missing" if gaps else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ def draw_curves(
     Returns:
         The path.
     """
+    figure = build_curves(points, trained_lengths)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def build_curves(points: Sequence[CurvePoint], trained_lengths: Mapping[str, int | None]) -> Any:
+    """Return the figure of `draw_curves`.
+
+    Args:
+        points: From `curves.read_curves`.
+        trained_lengths: Tokens that each model was trained on, by abbreviation, where known.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,9 +61,7 @@ def draw_curves(
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, ((text, target), curves) in zip(all_axes, panels.items(), strict=True):
         _draw_panel(axes, text, target, curves, trained_lengths)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    return path
+    return figure
 
 
 def _draw_panel(
@@ -67,8 +79,9 @@ def _draw_panel(
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45, fontsize=8)
     axes.minorticks_off()
     known = [p.perplexity for curve in curves for p in curve if p.perplexity is not None]
-    if known:  # A very wide bar runs out of the panel, so that the curves stay legible.
-        axes.set_ylim(min(known) / 2, max(known) * 2)
+    known = [value for value in known if math.isfinite(value)] or [1.0]  # all may be missing
+    # A very wide bar runs out of the panel, so that the curves stay legible.
+    axes.set_ylim(min(known) / 2, max(known) * 2)
     _label_perplexities(axes)
     _mark_trained_lengths(axes, {trained_lengths.get(c[0].model) for c in curves}, lengths)
     counts = {point.num_tokens for curve in curves for point in curve if point.num_tokens}
@@ -93,7 +106,8 @@ def _draw_curve(axes: Any, curve: Sequence[CurvePoint], number: int) -> None:
     scaling = "no scaling" if first.scaling == "none" else first.scaling
     axes.errorbar(
         [point.length for point in curve], values, yerr=errors, color=colour, capsize=2.5,
-        marker=MARKERS[number % len(MARKERS)], markersize=4.5, linewidth=1.5,
+        marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
+        markersize=4.5, linewidth=1.5,
         label=f"{first.title}, {scaling} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
     for point in curve:

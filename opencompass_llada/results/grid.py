@@ -34,6 +34,8 @@ class Grid:
     """Samples a cell, where all cells have the same number."""
     trained_length: int | None
     """Tokens that the model was trained on, where known."""
+    rows: dict[tuple[int, float], ResultRow] = field(default_factory=dict, hash=False, repr=False)
+    """By (length, depth): where the scores are from."""
 
     def mean_over_depths(self, length: int) -> float | None:
         """Return a length's mean score, or None if any of its cells is missing."""
@@ -133,6 +135,11 @@ def _make_grid(
         scores={key: score for key, score in scores.items() if None not in key},  # type: ignore[misc]
         num_samples=numbers.pop() if len(numbers) == 1 else None,
         trained_length=trained_length,
+        rows={
+            (row.length, row.depth): row
+            for row in rows
+            if row.length is not None and row.depth is not None
+        },
     )
 
 

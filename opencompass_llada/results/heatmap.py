@@ -55,11 +55,21 @@ def draw_small_multiples(grids: Sequence[Grid], path: Path, max_columns: int = 3
 
     Args:
         grids: Grids of one metric.
-        path: PNG to write.
+        path: PNG or SVG to write.
         max_columns: Panels in a row.
 
     Returns:
         The path.
+    """
+    return _save(build_small_multiples(grids, max_columns), path)
+
+
+def build_small_multiples(grids: Sequence[Grid], max_columns: int = 3) -> Any:
+    """Return the figure of `draw_small_multiples`.
+
+    Args:
+        grids: Grids of one metric.
+        max_columns: Panels in a row.
     """
     columns = min(max_columns, len(grids))
     rows = math.ceil(len(grids) / columns)
@@ -81,7 +91,7 @@ def draw_small_multiples(grids: Sequence[Grid], path: Path, max_columns: int = 3
     figure.supylabel("depth of the needle, % of the context", fontsize=10)
     figure.suptitle(f"Needle in a haystack: {_describe_cells(grids)}", fontsize=11)
     _add_colour_bar(figure, image, list(panels), grids[0].metric)
-    return _save(figure, path)
+    return figure
 
 
 def _new_figure(width: float, height: float) -> Any:
@@ -120,10 +130,13 @@ def _label_cell(axes: Any, column: int, row: int, score: float | None) -> None:
             Rectangle(corner, 1, 1, facecolor=MISSING_COLOUR, edgecolor="0.5", hatch="////", lw=0)
         )
         box = {"facecolor": MISSING_COLOUR, "edgecolor": "none", "pad": 0.6}
-        axes.text(column, row, "missing", ha="center", va="center", fontsize=6.5, bbox=box)
+        text = axes.text(column, row, "missing", ha="center", va="center", fontsize=6.5, bbox=box)
+        text.set_in_layout(False)
         return
     colour = "white" if score > 60 else "black"
-    axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    text = axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8)
+    text.set_color(colour)
+    text.set_in_layout(False)  # it lies inside; measuring a thousand of them takes seconds
 
 
 def _mark_trained_length(axes: Any, grid: Grid) -> None:
@@ -158,7 +171,8 @@ def _has_line(grid: Grid) -> bool:
 
 
 def _add_colour_bar(figure: Any, image: Any, axes: Any, metric: str) -> None:
-    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.02)
+    height = figure.get_size_inches()[1]
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=max(30, 5 * height), pad=0.02)
     bar.set_label(METRIC_NAMES.get(metric, metric), fontsize=9)
     bar.ax.tick_params(labelsize=8)
 

@@ -17,7 +17,7 @@ from opencompass_llada.results.curves import (
     write_curves_csv,
     write_curves_markdown,
 )
-from opencompass_llada.results.reporting import exit_if_missing, index_by_abbr, merge_model_facts
+from opencompass_llada.results.reporting import finish, index_by_abbr, merge_model_facts
 from opencompass_llada.results.table import read_results
 
 logger = get_logger(__name__)
@@ -68,4 +68,5 @@ class PerplexitySummarizer:
                 logger.info("wrote %s", path.resolve())
         else:
             logger.warning("No data set says benchmark=%r: there is no curve to draw.", BENCHMARK)
-        exit_if_missing(self.config, work_dir, read_results(self.config, work_dir, models))
+        rows = read_results(self.config, work_dir, models)
+        finish(self.config, work_dir, rows, self.described)

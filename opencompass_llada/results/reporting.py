@@ -46,6 +46,41 @@ def merge_model_facts(
     return list(facts.values())
 
 
+def finish(
+    config: Mapping[str, Any],
+    work_dir: Path,
+    rows: Sequence[ResultRow],
+    described: Mapping[str, Mapping[str, Any]],
+    *,
+    log_board: bool = False,
+) -> None:
+    """Write the report that all summarizers write, then end with 1 if a result is missing.
+
+    Args:
+        config: The run's config.
+        work_dir: The run's own directory; the report goes into its report/ folder.
+        rows: From `table.read_results`.
+        described: What the config's author says of models, by abbreviation.
+        log_board: Log the leaderboard, where the summarizer has no table of its own.
+
+    Raises:
+        SystemExit: See `exit_if_missing`.
+    """
+    # Imported here: every task process imports the summarizers' modules to find their classes.
+    from opencompass_llada.results.provenance import record_run
+    from opencompass_llada.results.publish import write_report
+    from opencompass_llada.results.runs import read_run
+
+    record_run(work_dir)
+    run = read_run(work_dir, config=config, described=list(described.values()))
+    paths = write_report([run], work_dir / "report")
+    if log_board:
+        board = (work_dir / "report" / "leaderboard.md").read_text(encoding="utf-8")
+        logger.info("\n%s", board.partition("## Effective")[0])
+    logger.info("wrote %s and %d files beside it", paths[0].resolve(), len(paths) - 1)
+    exit_if_missing(config, work_dir, rows)
+
+
 def exit_if_missing(config: Mapping[str, Any], work_dir: Path, rows: Sequence[ResultRow]) -> None:
     """End the run with status 1 if any result that its config asks for is missing or unusable.
 

@@ -14,7 +14,7 @@ from typing import Any
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.results.grid import Grid, make_grids, write_markdown
-from opencompass_llada.results.reporting import exit_if_missing, index_by_abbr, merge_model_facts
+from opencompass_llada.results.reporting import finish, index_by_abbr, merge_model_facts
 from opencompass_llada.results.table import (
     METRICS,
     ModelFacts,
@@ -69,7 +69,7 @@ class NeedleSummarizer:
         paths = write_summary(rows, models, metric, work_dir / "summary", stamp)
         for path in paths:
             logger.info("wrote %s", path.resolve())
-        exit_if_missing(self.config, work_dir, rows)
+        finish(self.config, work_dir, rows, self.described)
 
 
 def write_summary(

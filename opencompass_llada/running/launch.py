@@ -17,6 +17,7 @@ from typing import Any
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
 from opencompass_llada.results.completeness import describe_missing, find_missing
+from opencompass_llada.results.provenance import record_run
 from opencompass_llada.running.environment import (
     EnvironmentFault,
     check_environment,
@@ -96,6 +97,7 @@ def _report_missing(run: _Run) -> int:
     arguments = run.arguments
     if run.cfg is None or arguments.dry_run or arguments.dump_only_message_path:
         return 0
+    record_run(Path(run.cfg["work_dir"]))
     missing = find_missing(run.cfg, run.cfg["work_dir"], _STAGES.get(arguments.mode, ("results",)))
     if not missing:
         return 0

@@ -153,7 +153,7 @@ def _check_model(model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]
     family = _find_family(options)
     settings = options.settings
     if family is not None:
-        settings = settings.with_defaults(family.sampler_defaults)
+        settings = settings.with_defaults(family.sampler_defaults, family.seed_defaults)
     for length in sorted(lengths):
         settings.for_length(length)
         options.length_limit.prompt_limit(length)

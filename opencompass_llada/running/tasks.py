@@ -1,14 +1,18 @@
-"""OpenCompass's two tasks, with names that fit a line and faults that stay in their own cell.
+"""OpenCompass's two tasks: short names, records of what ran, faults that stay in their own cell.
 
-The stock tasks are named after every model and data set in them, and the stock evaluation stops at
-the first data set whose predictions are missing or incomplete. Nothing is inferred or scored here.
+The stock tasks are named after every model and data set in them, the stock inference leaves no
+record of device, passes or seconds, and the stock evaluation stops at the first data set whose
+predictions are missing or incomplete. Nothing is inferred or scored here.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -16,6 +20,7 @@ from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.running.recording import record_model, recording
 
 logger = get_logger(__name__)
 
@@ -39,12 +44,34 @@ def short_name(prefix: str, model_cfgs: Sequence[Any], dataset_cfgs: Sequence[An
 
 
 class ShortNamedInferTask(OpenICLInferTask):
-    """The stock inference task under a short name."""
+    """The stock inference task under a short name; writes provenance/ into the run's folder."""
 
     @property
     def name(self) -> str:
         """What the console shows of the task."""
         return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
+
+    def get_command(self, cfg_path: str, template: str) -> str:
+        """Return the shell command that runs this task in a process of its own.
+
+        Args:
+            cfg_path: File of the task's config.
+            template: The runner's command with ``{task_cmd}`` in it.
+        """
+        command = super().get_command(cfg_path, template)
+        script = f"{inspect.getfile(OpenICLInferTask)} {cfg_path}"
+        return command.replace(script, f"-m {__name__} --infer {cfg_path}")
+
+    def _inference(self) -> None:
+        if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
+            super()._inference()
+            return
+        folder = Path(self.work_dir)
+        if getattr(self, "_recorded", None) is not self.model:
+            self._recorded = self.model
+            record_model(folder, self.model, self.model_cfg)
+        with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
+            super()._inference()
 
 
 class CellByCellEvalTask(OpenICLEvalTask):
@@ -89,9 +116,12 @@ class CellByCellEvalTask(OpenICLEvalTask):
 
 def main() -> None:
     """Run the task whose config file is named on the command line."""
-    parser = argparse.ArgumentParser(description="Evaluate the data sets of a task.")
+    parser = argparse.ArgumentParser(description="Run a task of OpenCompass.")
+    parser.add_argument("--infer", action="store_true", help="inference; evaluation by default")
     parser.add_argument("config", help="file of the task's config")
-    CellByCellEvalTask(Config.fromfile(parser.parse_args().config)).run()
+    given = parser.parse_args()
+    task = ShortNamedInferTask if given.infer else CellByCellEvalTask
+    task(Config.fromfile(given.config)).run()
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
     )
     raise MissingDataError(
         f"LongBench's file {name!r} is not in {folder}, its data/ or its data.zip (tasks there: "
-        f"{', '.join(present) or 'none'}). {HOW_TO_GET}"
+        f"{', '.join(present) or 'none'}). {HOW_TO_GET}",
+        "longbench",
     )
 
 

@@ -6,7 +6,6 @@ tokenizer is known.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -17,6 +16,7 @@ from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
 from opencompass_llada.datasets.counting import MissingDataError, resolve_location
+from opencompass_llada.datasets.longbench.reading import parse_json_line
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.synthetic import generate_documents
 
@@ -146,10 +146,12 @@ def _generated_texts(min_characters: int, num_texts: int) -> Iterator[tuple[str,
 
 
 def _jsonl_texts(path: Path, field: str) -> Iterator[tuple[str, str]]:
-    with path.open(encoding="utf-8") as lines:
+    # Lines end at \n only: other separators stand inside texts.
+    with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines):
             if line.strip():
-                yield f"{path.name} {number}", _field(json.loads(line), field, str(path))
+                row = parse_json_line(line, f"{path}, line {number + 1}")
+                yield f"{path.name} {number}", _field(row, field, str(path))
 
 
 def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
@@ -161,7 +163,7 @@ def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
     except Exception as error:  # any network, cache or hub error ends in the same remedy
         raise MissingDataError(
             f"path={options.path!r} could not be loaded by the datasets package "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}). Check name, "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0][:200]}). Check name, "
             f"hub_config={options.hub_config!r} and split={options.split!r}, or fetch it where "
             f"there is a network (hf download {name} --repo-type dataset) and give the file."
         ) from error

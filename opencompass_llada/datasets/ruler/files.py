@@ -40,7 +40,8 @@ def find_file(path: str, name: str) -> Path:
         cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
         raise MissingDataError(
             f"RULER's file {name!r} was not found at path={path!r} (looked at {file}; "
-            f"COMPASS_DATA_CACHE is {cache}; {reason}). {HOW_TO_GET}"
+            f"COMPASS_DATA_CACHE is {cache}; {reason}). {HOW_TO_GET}",
+            "ruler",
         )
     return file
 

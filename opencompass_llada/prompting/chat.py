@@ -1,0 +1,213 @@
+"""Conversations as prompts, by the checkpoint's own chat template.
+
+Renders turns to text; which turns there are is read elsewhere, and token ids are `tokenization`'s.
+A template is used where a config asks for it and nowhere else: nothing is decided by a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.prompting.prompt_text import Piece, PromptText
+
+logger = get_logger(__name__)
+
+_PROBE = "Is this turn in the prompt?"
+#: Characters that Unicode leaves to private use; those that no turn holds mark places in a text.
+_PRIVATE = range(0xF0000, 0xFFFFE)
+
+
+class Turn(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    """``system``, ``user`` or ``assistant``, as chat templates know them."""
+    content: str
+    """What is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """How conversations become prompts; the wrapper's ``chat``, where True takes the defaults."""
+
+    template: str | None = None
+    """File with a template in jinja; None takes the tokenizer's own."""
+
+    system: str | None = None
+    """System turn put before conversations that have none of their own."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Variables that the template reads, e.g. ``dict(enable_thinking=False)``."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: With the name, the value and the rule.
+        """
+        for name in ("template", "system"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"chat[{name!r}]={value!r} must be a text; leave it out for none")
+        if not isinstance(self.variables, Mapping):
+            raise ValueError(f"chat['variables']={self.variables!r} must be a dict of names")
+
+
+def parse_chat(chat: Any) -> ChatOptions | None:
+    """Return the options of the wrapper's ``chat``.
+
+    Args:
+        chat: True, the fields of `ChatOptions`, or None or False for no template.
+
+    Returns:
+        The options; None where no template is asked for.
+
+    Raises:
+        ValueError: If it is none of these, or a field is unknown or does not fit.
+    """
+    if chat is None or chat is False:
+        return None
+    if chat is True:
+        return ChatOptions()
+    if isinstance(chat, ChatOptions):
+        return chat
+    if not isinstance(chat, Mapping):
+        raise ValueError(f"chat={chat!r} must be True, False or a dict of options, e.g. chat=True")
+    reject_unknown("chat option", chat, [option.name for option in fields(ChatOptions)])
+    return ChatOptions(**chat)
+
+
+class ChatRenderer:
+    """Renders conversations by one template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> None:
+        """Find the template and try it.
+
+        Args:
+            tokenizer: The checkpoint's.
+            options: Which template, and what goes into it.
+
+        Raises:
+            ValueError: If there is no template, or it fails on a plain question.
+        """
+        self._tokenizer = tokenizer
+        self._options = options
+        self._template = _find_template(tokenizer, options.template)
+        self._special_texts = _special_texts(tokenizer)
+        self._special_pattern = re.compile("|".join(map(re.escape, self._special_texts)) or "(?!)")
+        self._warned = False
+        if _PROBE not in self.render([Turn("user", _PROBE)], for_answer=True):
+            raise ValueError(
+                "chat: the chat template leaves out what the user says; give another one with "
+                "chat=dict(template=FILE)"
+            )
+
+    def render(self, turns: Sequence[Turn], *, for_answer: bool) -> PromptText:
+        """Return a conversation as the model is to read it.
+
+        The names of special tokens inside turns (``<|eot_id|>`` in a document, say) are marked as
+        text, so that nothing that is said can end its turn or begin another one.
+
+        Args:
+            turns: At least one.
+            for_answer: True: end in the opening of the assistant's next turn. False: end with the
+                last turn's own words, for scoring them; what the template writes after them is
+                left off.
+
+        Raises:
+            ValueError: If the template does not take this conversation.
+        """
+        if self._options.system is not None and all(turn.role != "system" for turn in turns):
+            turns = [Turn("system", self._options.system), *turns]
+        free = _free_characters(turns)
+        marks = {text: next(free) for text in self._special_texts} if self._holds(turns) else {}
+        end = "" if for_answer else next(free)
+        messages = [{"role": turn.role, "content": self._hide(turn, marks)} for turn in turns]
+        messages[-1]["content"] += end
+        text = self._apply(messages, for_answer)
+        if end:
+            text, found, _ = text.rpartition(end)
+            if not found:
+                raise ValueError("chat: the chat template leaves out the last turn of a prompt")
+        return PromptText(_cut(text, {mark: name for name, mark in marks.items()}))
+
+    def _holds(self, turns: Sequence[Turn]) -> bool:
+        found = {name for turn in turns for name in self._special_pattern.findall(turn.content)}
+        if found and not self._warned:
+            self._warned = True
+            logger.warning(
+                "A conversation holds the text of special tokens (%s); it is read as plain text, "
+                "so that it ends no turn. Said once.",
+                ", ".join(sorted(found)),
+            )
+        return bool(found)
+
+    def _hide(self, turn: Turn, marks: Mapping[str, str]) -> str:
+        if not marks:
+            return turn.content
+        return self._special_pattern.sub(lambda match: marks[match.group()], turn.content)
+
+    def _apply(self, messages: Sequence[Mapping[str, str]], for_answer: bool) -> str:
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(messages),
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=for_answer,
+                    **self._options.variables,
+                )
+            )
+        except Exception as error:  # jinja's own errors, and whatever a template's filters raise
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"chat: the chat template does not take a conversation of {roles} "
+                f"({type(error).__name__}: {error}). Change the data set's prompt_template, or "
+                "give another template with chat=dict(template=FILE)."
+            ) from error
+
+
+def _find_template(tokenizer: PreTrainedTokenizerBase, file: str | None) -> str:
+    if file is not None:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise ValueError(f"chat['template']={file!r} is no file; give a jinja template's path")
+        return path.read_text(encoding="utf-8")
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise ValueError(
+            "chat is asked for, but the checkpoint's tokenizer has no chat template. Leave chat "
+            "out for a base model; for a chat model give its template, chat=dict(template=FILE), "
+            "or a tokenizer that has one, tokenizer_path."
+        ) from error
+
+
+def _special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """List the texts of all control tokens, longest first, so that none hides a longer one."""
+    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+    texts = {str(token.content) for token in added} | set(tokenizer.all_special_tokens)
+    return sorted(texts, key=lambda text: (-len(text), text))
+
+
+def _free_characters(turns: Sequence[Turn]) -> Iterator[str]:
+    taken = set().union(*(turn.content for turn in turns))
+    return (chr(code) for code in _PRIVATE if chr(code) not in taken)
+
+
+def _cut(text: str, names: Mapping[str, str]) -> Iterator[Piece]:
+    """Cut a text at its marks; a mark becomes the name it stands for, to be read as text."""
+    if not names:
+        yield Piece(text, is_literal=False)
+        return
+    for part in re.split(f"([{''.join(names)}])", text):
+        if part:
+            yield Piece(names.get(part, part), is_literal=part in names)

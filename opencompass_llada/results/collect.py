@@ -1,0 +1,235 @@
+"""Several runs -> one tidy table with everything that tables, plots and the report need.
+
+Reads files; averages nothing and draws nothing. A cell that is missing, failed or partial is a row
+without a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.results.cells import CellFiles, read_cell
+from opencompass_llada.results.completeness import (
+    MissingCell,
+    dataset_name,
+    describe_missing,
+    find_missing,
+    model_name,
+)
+from opencompass_llada.results.curves import CurvePoint, read_curves
+from opencompass_llada.results.identity import separate
+from opencompass_llada.results.meaning import (
+    describe_sampler,
+    find_kind,
+    generation_length,
+    prompt_limit,
+    template_hash,
+    tokenizer_hash,
+)
+from opencompass_llada.results.provenance import Provenance, read_provenance
+from opencompass_llada.results.runs import Run, find_runs
+from opencompass_llada.results.table import ResultRow, read_results
+from opencompass_llada.results.tidy import TidyRow
+
+SAMPLES_KEPT = 3
+_NO_PREDICTIONS = "no predictions were written"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Everything read from several runs."""
+
+    runs: tuple[Run, ...]
+    """The runs, in the order given."""
+    rows: tuple[TidyRow, ...]
+    """The tidy table."""
+    cells: Mapping[tuple[str, str, str], CellFiles] = field(hash=False)
+    """By run, model and data set."""
+    curves: tuple[tuple[str, CurvePoint], ...]
+    """Perplexity points with the entry that each belongs to."""
+    provenance: Mapping[str, Provenance] = field(hash=False)
+    """By run."""
+    notes: tuple[str, ...]
+    """What a reader has to know: what is missing, what was kept apart and why."""
+
+
+def collect(work_dirs: Sequence[str | Path]) -> Collection:
+    """Read the runs of several work directories.
+
+    Args:
+        work_dirs: See `runs.find_runs`.
+
+    Raises:
+        ValueError: If there is no run in one of them.
+    """
+    return collect_runs(find_runs(work_dirs))
+
+
+def collect_runs(runs: Sequence[Run]) -> Collection:
+    """Read runs that were found or made already.
+
+    Args:
+        runs: The runs; their names differ.
+    """
+    rows: list[TidyRow] = []
+    cells: dict[tuple[str, str, str], CellFiles] = {}
+    provenance, notes = {}, []
+    for run in runs:
+        records = read_provenance(run.path)
+        provenance[run.name] = records
+        found = {(name, data): cell for name, data, cell in _read_cells(run)}
+        cells |= {(run.name, *key): cell for key, cell in found.items()}
+        absent = find_missing(run.as_config(), run.path)
+        rows += _read_rows(run, found, records, {(c.model, c.dataset): c for c in absent})
+        notes += [f"{run.name}: {note}" for note in (*run.notes, *records.notes)]
+        if absent:
+            notes.append(f"{run.name}: {describe_missing(absent)}")
+        notes += _describe_faulty(run, [row for row in rows if row.run == run.name], absent)
+    order = {run.name: place for place, run in enumerate(runs)}
+    checkpoints = {
+        (name, model): str(record.get("checkpoint_hash") or "")
+        for name, records in provenance.items()
+        for model, record in records.models.items()
+    }
+    separated, remarks = separate(rows, order, checkpoints)
+    return Collection(
+        runs=tuple(runs),
+        rows=tuple(separated),
+        cells=cells,
+        curves=tuple(_read_curves(runs, separated)),
+        provenance=provenance,
+        notes=(*notes, *remarks),
+    )
+
+
+def _read_cells(run: Run) -> Iterator[tuple[str, str, CellFiles]]:
+    for model, dataset in run.pairs:
+        name, data = model_name(model), dataset_name(dataset)
+        yield name, data, read_cell(run.path, name, data, SAMPLES_KEPT)
+
+
+def _read_rows(
+    run: Run,
+    cells: Mapping[tuple[str, str], CellFiles],
+    records: Provenance,
+    absent: Mapping[tuple[str, str], MissingCell],
+) -> Iterator[TidyRow]:
+    """Yield a run's rows; the entry is the model's own name until `separate` says otherwise."""
+    pairs = {(model_name(m), dataset_name(d)): (m, d) for m, d in run.pairs}
+    facts = {entry.abbr: entry for entry in run.facts}
+    for row in read_results(run.as_config(), run.path, run.facts):
+        key = (row.model, row.dataset)
+        (model, dataset), cell = pairs[key], cells[key]
+        limits = records.models.get(row.model)
+        yield TidyRow(
+            **asdict(_judge(row, run, cell, absent.get(key), records)),
+            run=run.name,
+            entry=name_entry(row),
+            checkpoint=str(model.get("path", "")),
+            kind=find_kind(model, limits),
+            sampler=describe_sampler(model),
+            generation_length=generation_length(model, dataset),
+            prompt_limit=prompt_limit(model),
+            template_hash=template_hash(dataset),
+            prompt_hash=cell.prompt_hash,
+            tokenizer_hash=tokenizer_hash(row.tokenizer or _own_tokenizer(row, model)),
+            data=str(dataset.get("path", "")),
+            trained_length=facts[row.model].trained_length,
+        )
+
+
+def _own_tokenizer(row: ResultRow, model: Mapping[str, Any]) -> str | None:
+    """Perplexity is a token's, so the model's own tokenizer is part of what it means."""
+    path = model.get("tokenizer_path") or model.get("path")
+    return str(path) if path and row.benchmark == "perplexity" else None
+
+
+def name_entry(row: ResultRow) -> str:
+    """Return the line of the leaderboard that a row belongs to: title and scaling."""
+    return row.title if row.scaling == "none" else f"{row.title}, {row.scaling}"
+
+
+def _judge(
+    row: ResultRow, run: Run, cell: CellFiles, absent: MissingCell | None, records: Provenance
+) -> ResultRow:
+    """Take the number from a row whose cell is not whole, and say why."""
+
+    def without(status: str, reason: str) -> ResultRow:
+        return replace(row, status=status, reason=reason, score=None, n=None, standard_error=None)
+
+    if row.model in run.ambiguous:
+        return without("failed", f"{row.model!r} is the abbr of more than one model of this run")
+    lost = absent.reason if absent is not None and absent.stage == "predictions" else ""
+    if lost and lost != _NO_PREDICTIONS:
+        return without("partial", lost)
+    if row.status != "ok":
+        return replace(row, reason=lost or row.reason) if row.status == "missing" else row
+    if cell.num_predictions is not None and row.benchmark != "perplexity":
+        parts = {
+            name: record
+            for (model, name), record in records.datasets.items()
+            if model == row.model and _is_part(name, row.dataset)
+        }
+        asked = [record.get("num_samples") for record in parts.values()]
+        expected = max([row.n or 0, sum(int(number or 0) for number in asked)])
+        # A result of part of the samples (LongBench-E's buckets) has fewer than were asked.
+        if cell.num_predictions < expected:
+            reason = f"{cell.num_predictions} of {expected} predictions are left"
+            return without("partial", reason)
+    return row
+
+
+def _is_part(name: str, dataset: str) -> bool:
+    """Whether a record's data set is this one or a shard of it."""
+    head, _, number = name.rpartition("_")
+    return name == dataset or (head == dataset and number.isdigit())
+
+
+def _describe_faulty(
+    run: Run, rows: Sequence[TidyRow], absent: Sequence[MissingCell]
+) -> Iterator[str]:
+    said = {(cell.model, cell.dataset) for cell in absent}
+    for row in rows:
+        key = (row.model, row.dataset)
+        if row.status != "ok" and key not in said and row.model not in run.ambiguous:
+            said.add(key)
+            yield f"{run.name}: {row.model} on {row.dataset}: {row.reason}"
+
+
+def _read_curves(runs: Sequence[Run], rows: Sequence[TidyRow]) -> Iterator[tuple[str, CurvePoint]]:
+    entries = {(row.run, row.model, row.dataset): row.entry for row in rows}
+    statuses = {(row.run, row.model, row.dataset): row.status for row in rows}
+    for run in runs:
+        for point in read_curves(run.as_config(), run.path, run.facts):
+            key = (run.name, point.model, point.dataset)
+            if statuses.get(key) not in ("ok", None) and point.status == "ok":
+                point = _without_numbers(point, statuses[key])
+            yield entries.get(key, point.title), point
+
+
+def _without_numbers(point: CurvePoint, status: str) -> CurvePoint:
+    kept: Any = replace(
+        point, status="missing", reason=f"the cell is {status}", perplexity=None,
+        perplexity_low=None, perplexity_high=None, nll_per_token=None, standard_error=None,
+        bits_per_byte=None,
+    )  # fmt: skip
+    return kept
+
+
+def check_samples(scores: Sequence[float] | None, row: TidyRow) -> tuple[float, ...] | None:
+    """Return a cell's scores by sample if they add up to its score, else None.
+
+    Args:
+        scores: From `CellFiles.scores`.
+        row: The cell's row.
+    """
+    if not scores or row.score is None or len(scores) != row.n:
+        return None
+    # RULER rounds a score to two decimals.
+    matches = math.isclose(math.fsum(scores) / len(scores), row.score, abs_tol=0.006)
+    in_range = all(0 <= score <= 100 for score in scores)
+    return tuple(scores) if matches and in_range else None

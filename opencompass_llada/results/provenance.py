@@ -1,0 +1,166 @@
+"""What a run leaves about how its numbers came to be: provenance/ in its folder.
+
+``run_TIME.json`` is written by the process that starts the tasks, when they have ended: command,
+resolved config, versions, commit, time. ``MODEL.jsonl`` is written by the processes that hold the
+models: a line of kind ``model`` when one is loaded, and one of kind ``dataset`` at each data set's
+end. This file knows their form; who measures what is in `running.recording`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.results.fingerprints import hash_text
+
+logger = get_logger(__name__)
+
+FOLDER = "provenance"
+PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers",
+            "safetensors", "datasets", "numpy", "flash-attn", "peft")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """All that a run's folder records."""
+
+    runs: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """Contents of run_TIME.json, oldest first."""
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """By abbreviation: what its newest process said of the model."""
+    datasets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """By abbreviations of model and data set: the newest record. A shard has its own."""
+    notes: tuple[str, ...] = ()
+    """What is wrong with the files, if anything."""
+
+
+def add_record(run_path: Path, model: str, record: Mapping[str, Any]) -> None:
+    """Append a line to a model's file.
+
+    Args:
+        run_path: The run's folder.
+        model: The model's abbreviation.
+        record: Plain values, with ``kind``.
+    """
+    path = run_path / FOLDER / f"{model}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
+    # One write, so that lines of several processes do not mix.
+    with path.open("ab") as file:
+        file.write(line.encode("utf-8", errors="replace"))
+
+
+def record_run(run_path: Path) -> Path | None:
+    """Write what the process that starts the tasks knows, once they have ended.
+
+    A second call for the same config replaces the first one's file.
+
+    Args:
+        run_path: The run's folder.
+
+    Returns:
+        The file; None where OpenCompass dumped no config.
+    """
+    configs = sorted((run_path / "configs").glob("*.py"))
+    if not configs:
+        return None
+    text = configs[-1].read_text(encoding="utf-8", errors="replace")
+    started = datetime.fromtimestamp(configs[-1].stat().st_mtime, timezone.utc)
+    finished = datetime.now(timezone.utc)
+    record = {
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "wall_seconds": round((finished - started).total_seconds(), 1),
+        **describe_environment(),
+        "config_file": configs[-1].name,
+        "config_hash": hash_text(text),
+        "config": text,
+    }
+    path = run_path / FOLDER / f"run_{configs[-1].stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(record, indent=1, ensure_ascii=False, default=str)
+    path.write_text(content + "\n", encoding="utf-8", errors="replace")
+    return path
+
+
+def read_provenance(run_path: Path) -> Provenance:
+    """Read all records of a run; a run without any has empty ones.
+
+    Args:
+        run_path: The run's folder.
+    """
+    folder, notes = run_path / FOLDER, []
+    runs: list[Mapping[str, Any]] = []
+    for path in sorted(folder.glob("run_*.json")):
+        try:
+            runs.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            notes.append(f"{path.name} is not valid JSON ({error})")
+    models: dict[str, Mapping[str, Any]] = {}
+    datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                name = str(record["model"])
+                if record["kind"] == "dataset":
+                    datasets[name, str(record["dataset"])] = record
+                else:
+                    models[name] = record
+            except (ValueError, KeyError, TypeError):
+                notes.append(f"{path.name}, line {number} is torn or no record; it is left out")
+    return Provenance(runs=tuple(runs), models=models, datasets=datasets, notes=tuple(notes))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, machine and commit of this process; imports nothing heavy."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_cores": os.cpu_count(),
+        "packages": versions,
+        "git_commit": find_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def find_commit() -> str | None:
+    """Return the commit of the checkout that this package is run from, ``+changes`` if edited.
+
+    Returns:
+        None outside a git checkout, or where git is missing.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        commit = _git(checkout, "rev-parse", "HEAD")
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("The commit is not recorded: git said %s", error)
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(checkout), *arguments],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()

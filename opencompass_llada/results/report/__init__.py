@@ -1,0 +1,1 @@
+"""One self-contained HTML file with the leaderboard, the plots, samples and provenance."""

@@ -1,0 +1,195 @@
+"""Measures what only the process that holds a model knows: device, passes, seconds, memory.
+
+Reads a model's public attributes and changes nothing of it; models of other wrappers leave the
+fields empty that they do not offer. The records' form is `results.provenance`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.logs import get_logger
+from opencompass_llada.results.completeness import dataset_name, model_name
+from opencompass_llada.results.fingerprints import hash_checkpoint, hash_rows, hash_tokenizer
+from opencompass_llada.results.provenance import add_record, describe_environment
+
+logger = get_logger(__name__)
+
+#: Fields of `engines.Totals`, and what they are called in a record.
+COUNTERS = ("num_prompts", "num_generated_tokens", "num_forward_passes", "seconds")
+
+
+@contextmanager
+def recording(
+    run_path: Path,
+    model: Any,
+    model_cfg: Mapping[str, Any],
+    dataset_cfg: Mapping[str, Any],
+    dataset: Any,
+) -> Iterator[None]:
+    """Record one data set on one model: around its inference.
+
+    Args:
+        run_path: The run's folder.
+        model: The model, loaded.
+        model_cfg: Its config; ``abbr`` names the file.
+        dataset_cfg: The data set's config.
+        dataset: The data set as OpenCompass built it.
+    """
+    _reset_peak_memory()
+    before, started, clock = read_counters(model), _now(), time.perf_counter()
+    yield
+    counters = {
+        name: None if value is None else value - (before[name] or 0)
+        for name, value in read_counters(model).items()
+    }
+    record = {
+        "kind": "dataset",
+        "model": model_name(model_cfg),
+        "dataset": dataset_name(dataset_cfg),
+        "started": started,
+        "wall_seconds": time.perf_counter() - clock,
+        **counters,
+        "peak_memory_bytes": _peak_memory(),
+        **_describe_data(dataset),
+    }
+    add_record(run_path, record["model"], record)
+
+
+def record_model(run_path: Path, model: Any, model_cfg: Mapping[str, Any]) -> None:
+    """Record a loaded model: its files' hashes, device, dtype and options, and this process.
+
+    Args:
+        run_path: The run's folder.
+        model: The model, loaded.
+        model_cfg: Its config.
+    """
+    record = {
+        "kind": "model",
+        "model": model_name(model_cfg),
+        "started": _now(),
+        **describe_model(model, model_cfg),
+        **describe_environment(),
+    }
+    add_record(run_path, record["model"], record)
+
+
+def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a loaded model says of itself, None where it does not say.
+
+    Args:
+        model: A model of this package's wrapper or of OpenCompass.
+        model_cfg: Its config.
+    """
+    engine = getattr(model, "engine", None)
+    network: Any = getattr(engine, "model", None) or getattr(model, "model", None)
+    parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
+    path = str(model_cfg.get("path", ""))
+    tokenizer_path = str(model_cfg.get("tokenizer_path") or path)
+    settings = getattr(engine, "settings", None)
+    return {
+        "path": path,
+        "checkpoint_hash": _hash_folder(path, hash_checkpoint),
+        "tokenizer_hash": _hash_folder(tokenizer_path, hash_tokenizer),
+        "model_class": type(network).__name__ if network is not None else None,
+        "model_type": getattr(getattr(network, "config", None), "model_type", None),
+        "engine": type(engine).__name__ if engine is not None else None,
+        "device": _describe_device(parameter),
+        "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else None,
+        "attention_backend": _find_backend(network),
+        "cache_policy": _find_option(settings, model_cfg, "cache"),
+        "seed": getattr(settings, "seed", model_cfg.get("seed")),
+        **_cuda_versions(),
+    }
+
+
+def read_counters(model: Any) -> dict[str, Any]:
+    """Return what a model's engine has counted so far, None for what it does not count."""
+    totals = getattr(getattr(model, "engine", None), "totals", None)
+    return {name: getattr(totals, name, None) for name in COUNTERS}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _hash_folder(path: str, hash_content: Any) -> str | None:
+    """Hash a checkpoint's folder: its own, or the hub's copy of it in the cache."""
+    try:
+        folder = Path(resolve_path(path)).expanduser()
+        if not folder.is_dir():
+            from opencompass_llada.modeling.checkpoint import locate_checkpoint
+
+            folder = Path(locate_checkpoint(path))
+        return hash_content(folder) or None
+    except (OSError, ValueError) as error:
+        logger.warning("No hash of %s is recorded: %s", path, error)
+        return None
+
+
+def _describe_device(parameter: Any) -> str | None:
+    if parameter is None:
+        return None
+    if parameter.device.type != "cuda":
+        return str(parameter.device)
+    import torch
+
+    return f"{parameter.device} ({torch.cuda.get_device_name(parameter.device)})"
+
+
+def _find_backend(network: Any) -> str | None:
+    asked = getattr(network, "attention_backend", None)
+    config = getattr(network, "config", None)
+    return asked or getattr(config, "_attn_implementation", None)
+
+
+def _find_option(settings: Any, model_cfg: Mapping[str, Any], word: str) -> str:
+    """Return the sampler's options whose name holds a word, e.g. those of its cache."""
+    options = dict(model_cfg.get("sampler") or model_cfg.get("diffusion_config") or {})
+    own = getattr(settings, "options", None)
+    options |= dict(own) if isinstance(own, Mapping) else {}
+    named = {name: value for name, value in options.items() if word in name}
+    return ", ".join(f"{name}={value}" for name, value in sorted(named.items())) or "none set"
+
+
+def _cuda_versions() -> dict[str, Any]:
+    import torch
+
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+    }
+
+
+def _reset_peak_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory() -> int | None:
+    """Return the most bytes that tensors took on all GPUs; on a CPU, the process's peak so far."""
+    import torch
+
+    if torch.cuda.is_available():
+        return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _describe_data(dataset: Any) -> dict[str, Any]:
+    """Return number and hash of the samples that the model is asked."""
+    rows = getattr(dataset, "test", None)
+    if rows is None:
+        return {"num_samples": None, "dataset_hash": None}
+    return {"num_samples": len(rows), "dataset_hash": hash_rows(rows)}

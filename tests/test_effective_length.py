@@ -1,0 +1,94 @@
+"""Effective context lengths, ranks and costs, on scores made by hand."""
+
+import pytest
+from work_dirs import RULER_TASKS, make_model, ruler_cell, write_run
+
+from opencompass_llada.results.board import Score, make_board
+from opencompass_llada.results.collect import collect
+from opencompass_llada.results.cost import find_costs
+from opencompass_llada.results.effective_length import find_effective_lengths
+from opencompass_llada.results.ranking import rank_scores
+
+
+def make(entry="m", length=4096, score=90.0, low=None, high=None, **options):
+    values = dict(
+        entry=entry, kind="diffusion", benchmark="ruler", series="RULER", column="13 tasks",
+        is_group=True, length=length, metric="score", higher_is_better=True, num_cells=13, n=13,
+        score=score, low=low, high=high, status="missing" if score is None else "ok", reason="",
+        protocol="p", is_embedded=False,
+    )  # fmt: skip
+    return Score(**{**values, **options})
+
+
+def lengths_of(scores):
+    made = [make(length=4096 * 2**i, score=score) for i, score in enumerate(scores)]
+    return {item.rule: item.describe() for item in find_effective_lengths(made[::-1])}
+
+
+@pytest.mark.parametrize(
+    ("scores", "absolute", "relative"),
+    [
+        ([95, 90, 85, 70], "8,192", "16,384"),  # 85 % of 95 is 80.75
+        ([95, 90, 86], "≥ 16,384", "≥ 16,384"),
+        ([80, 79, 60], "< 4,096", "8,192"),
+        ([85.6, 85.5], "4,096", "≥ 8,192"),
+        ([95, 80, 90], "4,096", "4,096"),  # a later length that holds again does not count
+        ([95, None, 90], "≥ 4,096", "≥ 4,096"),
+        ([None, 95], "missing", "missing"),
+        ([0, 0], "< 4,096", "< 4,096"),
+    ],
+)
+def test_the_longest_length_that_holds(scores, absolute, relative):
+    assert lengths_of(scores) == {"absolute": absolute, "relative": relative}
+
+
+def test_the_base_is_4k_where_it_was_measured():
+    scores = [make(length=n, score=s) for n, s in ((2048, 100.0), (4096, 60.0), (8192, 52.0))]
+    [_, relative] = find_effective_lengths(scores)
+    assert (relative.base_length, relative.threshold) == (4096, pytest.approx(51))
+    assert relative.tokens == 8192
+
+
+def test_ranks_tie_inside_the_intervals():
+    scores = [
+        make("best", score=95, low=90, high=98),
+        make("near", score=93, low=88, high=96),
+        make("far", score=70, low=60, high=79),
+        make("last", score=50, low=40, high=60),
+        make("bare", score=99),
+    ]
+    ranked, _ = rank_scores(scores)
+    assert [(s.entry, s.rank, s.tied) for s in ranked] == [
+        ("best", 1, True),
+        ("near", 1, True),
+        ("far", 3, True),
+        ("last", 3, True),
+        ("bare", None, False),
+    ]
+
+
+def test_lower_perplexity_is_better():
+    options = {"higher_is_better": False, "column": "perplexity"}
+    scores = [make("a", score=10, low=9, high=11, **options), make("b", score=20, low=18, high=22,
+              **options)]  # fmt: skip
+    ranked, _ = rank_scores(scores)
+    assert [(s.rank, s.tied, s.is_top) for s in ranked] == [(1, False, True), (2, False, False)]
+
+
+def test_costs_are_sums_of_the_records(tmp_path):
+    cells = [ruler_cell(task, 4096, num_samples=5) for task in RULER_TASKS]
+    run = write_run(tmp_path / "a", [make_model("one"), make_model("two-ar")], cells)
+    one, two = find_costs(collect([run]))
+    assert one.seconds_per_sample == pytest.approx(0.02)
+    assert one.nfe_per_sample == pytest.approx(8)
+    assert one.tokens_per_second == pytest.approx(32 / 0.02)
+    assert (one.num_prompts, one.kind, two.kind) == (65, "diffusion", "autoregressive")
+    assert one.peak_memory_bytes == 2**30
+    lines = (run / "provenance/one.jsonl").read_text().splitlines()
+    (run / "provenance/one.jsonl").write_text("\n".join(lines[:-1]) + '\n{"kind": "data')
+    collection = collect([run])
+    one = find_costs(collection)[0]
+    assert (one.seconds, one.tokens_per_second) == (None, None)
+    assert one.reason == "12 of 13 cells are recorded"
+    assert any("torn" in note for note in collection.notes)
+    assert len(make_board(collection)) > 0

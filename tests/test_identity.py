@@ -1,0 +1,198 @@
+"""What is kept apart, what is joined, and what the leaderboard says of each."""
+
+import json
+import shutil
+
+import pytest
+from work_dirs import make_model, niah_cell, ruler_cell, write_run
+
+from opencompass_llada.results.board import make_board
+from opencompass_llada.results.collect import collect
+from opencompass_llada.results.ranking import rank_scores
+
+GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
+ONE = [make_model("one")]
+
+
+def read(*folders):
+    collection = collect(folders)
+    scores, remarks = rank_scores(make_board(collection))
+    return collection, scores, "\n".join([*collection.notes, *remarks])
+
+
+def whole(scores, entry):
+    """Return an entry's mean over all needle cells."""
+    [score] = [
+        s for s in scores if s.entry == entry and s.length is None and s.metric == "accuracy"
+    ]
+    return score
+
+
+def test_two_runs_of_different_lengths_complete_each_other(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID[:2])
+    write_run(tmp_path / "b", ONE, GRID[2:])
+    collection, scores, notes = read(tmp_path)
+    assert notes == ""
+    assert {score.entry for score in scores} == {"one"}
+    assert whole(scores, "one").num_cells == 4
+    assert {row.run for row in collection.rows} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("model", "cells", "options", "said"),
+    [
+        ({"sampler": {"block_length": 32, "num_steps": 8}}, GRID, {}, "sampler"),
+        ({"max_seq_len": 3500, "drop_middle": True}, GRID, {}, "limit on prompts"),
+        ({}, [{**cell, "tokenizer": "other"} for cell in GRID], {}, "tokenizer that counts"),
+        ({}, [{**cell, "num_repeats_per_file": 5} for cell in GRID], {}, "samples (2, 5)"),
+        ({}, GRID, {"word": "letter"}, "prompt hash"),
+        ({}, [{**cell, "length_buffer": 9} for cell in GRID], {}, "prompt template"),
+    ],
+)  # fmt: skip
+def test_runs_that_disagree_are_kept_apart_and_said(tmp_path, model, cells, options, said):
+    write_run(tmp_path / "a", ONE, GRID)
+    write_run(tmp_path / "b", [make_model("one", **model)], cells, quality=0.1, **options)
+    collection, scores, notes = read(tmp_path)
+    assert {row.entry for row in collection.rows} == {"one", "one [run b]"}
+    assert "runs a and b disagree" in notes
+    assert said in notes
+    first, second = whole(scores, "one"), whole(scores, "one [run b]")
+    assert first.score > 50 > second.score, "nothing is averaged over both"
+
+
+def test_disagreement_is_seen_where_no_cell_is_shared(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID[:2])
+    longer = [{**cell, "num_repeats_per_file": 6} for cell in GRID[2:]]
+    write_run(tmp_path / "b", ONE, longer)
+    _, scores, notes = read(tmp_path)
+    assert {score.entry for score in scores} == {"one", "one [run b]"}
+    assert "number of samples (2, 6)" in notes
+
+
+def test_the_same_measurement_twice_is_one_and_never_averaged(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID, quality=1.0)
+    write_run(tmp_path / "b", ONE, GRID, quality=0.0)
+    collection, scores, notes = read(tmp_path)
+    assert len(collection.rows) == 2 * len(GRID)
+    assert whole(scores, "one").score == 0
+    assert "the later number is shown" in notes
+
+
+def test_a_missing_repetition_does_not_hide_a_number(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID, quality=1.0)
+    write_run(tmp_path / "b", ONE, GRID, quality=1.0)
+    shutil.rmtree(tmp_path / "b/results")
+    _, scores, _ = read(tmp_path)
+    assert whole(scores, "one").score == 100
+
+
+def test_one_abbr_for_two_checkpoints_of_two_runs(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID, quality=1.0)
+    write_run(tmp_path / "b", [make_model("one", path="elsewhere/other")], GRID, quality=0.0)
+    _, scores, notes = read(tmp_path)
+    entries = {"one [somewhere/one]", "one [elsewhere/other]"}
+    assert {score.entry for score in scores} == entries
+    assert "the abbr 'one' stands for 2 models" in notes
+
+
+def test_a_checkpoint_that_changed_under_its_path(tmp_path):
+    for name, content in (("a", "1" * 16), ("b", "2" * 16)):
+        folder = write_run(tmp_path / name, ONE, GRID)
+        path = folder / "provenance/one.jsonl"
+        path.write_text(path.read_text().replace("0" * 16, content))
+    _, scores, notes = read(tmp_path)
+    entries = {f"one [weights {content * 16}]" for content in "12"}
+    assert {score.entry for score in scores} == entries
+    assert "2 models are called 'one'" in notes
+
+
+def test_two_models_of_one_config_with_one_abbr_have_no_numbers(tmp_path):
+    models = [make_model("one"), make_model("one", path="elsewhere/other"), make_model("two")]
+    write_run(tmp_path / "a", models, GRID)
+    collection, scores, notes = read(tmp_path)
+    assert "'one' is the abbr of more than one model" in notes
+    assert {row.status for row in collection.rows if row.model == "one"} == {"failed"}
+    assert all(row.score is None for row in collection.rows if row.model == "one")
+    assert whole(scores, "two").score is not None
+
+
+def test_models_that_were_asked_otherwise_are_not_ranked_together(tmp_path):
+    write_run(tmp_path / "a", [make_model("one"), make_model("two")], GRID, quality=1.0)
+    write_run(tmp_path / "b", [make_model("three")], GRID, word="letter", quality=1.0)
+    _, scores, notes = read(tmp_path)
+    assert "ranks count within one + two | three" in notes
+    assert {s.protocol for s in scores if s.entry == "one"}.isdisjoint(
+        s.protocol for s in scores if s.entry == "three"
+    )
+    assert all(s.rank == 1 and not s.tied for s in scores if s.entry == "three")
+    assert all(s.tied for s in scores if s.entry == "one")
+
+
+def test_a_resumed_run_with_another_model_under_the_name_is_said(tmp_path):
+    folder = write_run(tmp_path / "a", ONE, GRID)
+    text = next((folder / "configs").glob("*.py")).read_text()
+    (folder / "configs" / "b_2.py").write_text(text.replace("somewhere/one", "somewhere/else"))
+    _, _, notes = read(tmp_path)
+    assert "was run again in this folder with another path" in notes
+
+
+def test_hosts_that_shared_the_work_join(tmp_path):
+    folder = write_run(tmp_path / "a", ONE, GRID)
+    whole_config = next((folder / "configs").glob("*.py"))
+    text = whole_config.read_text()
+    first, second = text, text
+    for cell in GRID[:2]:
+        first = first.replace(f", {cell!r}", "").replace(f"{cell!r}, ", "")
+    for cell in GRID[2:]:
+        second = second.replace(f", {cell!r}", "").replace(f"{cell!r}, ", "")
+    whole_config.write_text(first)
+    (folder / "configs" / "host2.py").write_text(second)
+    assert first != second
+    collection, _, notes = read(tmp_path)
+    assert len({row.dataset for row in collection.rows}) == 4
+    assert notes == ""
+
+
+def test_a_tokenizer_counts_by_its_content_and_not_by_its_name(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text('{"same": 1}')
+    for name in ("first", "second"):
+        cells = [{**cell, "tokenizer": str(tmp_path / name)} for cell in GRID]
+        write_run(tmp_path / "runs" / name, [make_model(name)], cells)
+    _, scores, notes = read(tmp_path / "runs")
+    assert notes == ""
+    assert len({whole(scores, name).protocol for name in ("first", "second")}) == 1
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        collect([tmp_path])
+    with pytest.raises(ValueError, match="no folder"):
+        collect([tmp_path / "nowhere"])
+
+
+def test_a_config_is_read_and_never_run(tmp_path):
+    folder = write_run(tmp_path / "a", ONE, [ruler_cell("vt", 4096)])
+    file = next((folder / "configs").glob("*.py"))
+    file.write_text(file.read_text() + f"x = open({str(tmp_path / 'made')!r}, 'w')\n")
+    with pytest.raises(ValueError, match="is not what a dumped config"):
+        collect([tmp_path])
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
+    config = pytest.importorskip("mmengine.config")
+    values = {
+        "models": [{"abbr": "a", "weights": (1, -2.5), "text": "q\"uo'te\n{x}", "none": None}],
+        "parts": {"0-4k": "score_0-4k", "all": True},
+        "names": {"x", "y"},
+    }
+    cfg = config.Config(json.loads(json.dumps({**values, "names": []})))
+    cfg.names = values["names"]
+    cfg.dump(str(tmp_path / "dump.py"))
+    from opencompass_llada.results.run_config import read_dumped_config
+
+    own = read_dumped_config(tmp_path / "dump.py")
+    theirs = config.Config.fromfile(str(tmp_path / "dump.py"))._cfg_dict.to_dict()
+    assert {**own, "names": sorted(own["names"])} == {**theirs, "names": sorted(theirs["names"])}

@@ -1,0 +1,204 @@
+"""A leaderboard says what is missing, averages nothing over it, and its files are well formed."""
+
+import csv
+import json
+import re
+
+import pyarrow.parquet
+import pytest
+from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json, write_run
+
+from opencompass_llada.results.board import make_board
+from opencompass_llada.results.collect import collect
+from opencompass_llada.results.publish import write_report
+from opencompass_llada.results.ranking import rank_scores
+from opencompass_llada.results.runs import find_runs
+
+MODELS = [make_model("one"), make_model("two"), make_model("three-ar")]
+CELLS = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 50, 100)]
+CELLS += [ruler_cell(task, 4096) for task in RULER_TASKS]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "runs" / "a", MODELS, CELLS)
+
+
+def read(folder):
+    collection = collect([folder])
+    scores, remarks = rank_scores(make_board(collection))
+    return collection, scores, "\n".join([*collection.notes, *remarks])
+
+
+def find(scores, entry, column, length, metric=None):
+    [found] = [
+        s
+        for s in scores
+        if (s.entry, s.column, s.length) == (entry, column, length)
+        and (metric is None or s.metric == metric)
+    ]
+    return found
+
+
+def test_averages_are_those_of_the_result_files(run):
+    _, scores, notes = read(run)
+    assert notes == ""
+    for model in ("one", "two"):
+        folder = run / "results" / model
+        cells = [json.loads((folder / f"ruler_{t}_length4096.json").read_text())["score"]
+                 for t in RULER_TASKS]  # fmt: skip
+        assert find(scores, model, "13 tasks", 4096).score == pytest.approx(sum(cells) / 13)
+        assert find(scores, model, "NIAH", 4096).score == pytest.approx(sum(cells[:8]) / 8)
+        hits = [json.loads((folder / f"niah_length2000_depth{d:03d}.json").read_text())["accuracy"]
+                for d in (0, 50, 100)]  # fmt: skip
+        mean = find(scores, model, "mean over depths", 2000, "accuracy")
+        assert mean.score == pytest.approx(sum(hits) / 3)
+        assert mean.low <= mean.score <= mean.high
+        assert mean.n == 6
+    assert find(scores, "three-ar", "QA", 4096).kind == "autoregressive"
+    assert find(scores, "one", "QA", 4096).kind == "diffusion"
+
+
+def split_predictions(run, model, dataset, parts=2):
+    """Turn a prediction file into shards as NumWorkerPartitioner leaves them, with their logs."""
+    whole = run / "predictions" / model / f"{dataset}.json"
+    answers = json.loads(whole.read_text())
+    size = -(-len(answers) // parts)
+    for number in range(parts):
+        keys = list(answers)[number * size : (number + 1) * size]
+        shard = {str(i): answers[key] for i, key in enumerate(keys)}
+        write_json(whole.with_name(f"{dataset}_{number}.json"), shard)
+        log = run / "logs/infer" / model / f"{dataset}_{number}.out"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("done\n")
+    whole.unlink()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("evidence", ["logs", "provenance"])
+def test_a_deleted_shard_takes_the_number_away(run, lost, evidence):
+    split_predictions(run, "one", "ruler_vt_length4096")
+    collection, scores, _ = read(run)
+    assert find(scores, "one", "vt", 4096).status == "ok", "whole shards are no fault"
+    (run / f"predictions/one/ruler_vt_length4096_{lost}.json").unlink()
+    if evidence == "logs":
+        (run / "provenance/one.jsonl").unlink()
+    elif lost == 1:
+        (run / "logs/infer/one/ruler_vt_length4096_1.out").unlink()
+    collection, scores, notes = read(run)
+    [row] = [r for r in collection.rows if (r.model, r.task) == ("one", "vt")]
+    assert (row.status, row.score, row.n) == ("partial", None, None)
+    assert re.search(r"one on ruler_vt_length4096.*(shards \[\d\] are missing|2 of 4)", notes)
+    for column in ("vt", "VT+CWE+FWE", "13 tasks"):
+        score = find(scores, "one", column, 4096)
+        assert (score.status, score.score, score.rank) == ("missing", None, None)
+        assert "vt" in score.reason
+    assert find(scores, "one", "NIAH", 4096).score is not None
+    assert find(scores, "two", "13 tasks", 4096).score is not None
+
+
+def test_a_failed_task_is_said_with_its_error(run):
+    for folder in ("predictions", "results"):
+        for path in (run / folder / "two").glob("niah_length4000*"):
+            path.unlink()
+    log = run / "logs/infer/two/niah_length4000_depth000.out"
+    log.parent.mkdir(parents=True)
+    log.write_text("Traceback\nRuntimeError: CUDA out of memory\n")
+    collection, scores, notes = read(run)
+    assert "RuntimeError: CUDA out of memory" in notes
+    bad = [row for row in collection.rows if row.status != "ok"]
+    assert {(row.model, row.length) for row in bad} == {("two", 4000)}
+    assert all(row.score is None and row.reason for row in bad)
+    for length in (4000, None):
+        assert find(scores, "two", "mean over depths", length, "accuracy").score is None
+    assert find(scores, "two", "mean over depths", 2000, "accuracy").score is not None
+
+
+def test_an_evaluators_error_and_a_torn_result_are_failed(run):
+    write_json(run / "results/one/ruler_cwe_length4096.json", {"error": "length mismatch"})
+    (run / "results/one/ruler_fwe_length4096.json").write_text('{"score": 10')
+    collection, scores, notes = read(run)
+    reasons = {r.task: r.reason for r in collection.rows if r.status == "failed"}
+    assert "length mismatch" in reasons["cwe"]
+    assert "not valid JSON" in reasons["fwe"]
+    assert "length mismatch" in notes
+    assert find(scores, "one", "CWE+FWE", 4096).score is None
+
+
+def test_tasks_that_were_not_run_are_not_missing(tmp_path):
+    run = write_run(tmp_path / "a", MODELS[:1], [ruler_cell(t, 4096) for t in RULER_TASKS[:8]])
+    _, scores, notes = read(run)
+    assert notes == ""
+    assert find(scores, "one", "13 tasks", 4096).status == "not run"
+    assert find(scores, "one", "NIAH", 4096).status == "ok"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the folder of a report of a run in which one result is missing."""
+    root = tmp_path_factory.mktemp("report")
+    run = write_run(root / "a", MODELS, CELLS)
+    (run / "results/one/ruler_vt_length4096.json").unlink()
+    paths = write_report(find_runs([run]), root / "out")
+    assert paths[0] == root / "out/report.html"
+    return root / "out"
+
+
+def test_every_format_holds_the_same_and_is_well_formed(written):
+    rows = list(csv.DictReader((written / "results.csv").open()))
+    table = pyarrow.parquet.read_table(written / "results.parquet").to_pylist()
+    assert len(rows) == len(table) == 3 * (6 * 2 + 13)
+    missing = [row for row in rows if row["status"] == "missing"]
+    assert [(row["model"], row["task"], row["score"], row["n"]) for row in missing] == [
+        ("one", "vt", "", "")
+    ]
+    assert [row["score"] for row in table if row["status"] == "missing"] == [None]
+    for one, other in zip(rows, table, strict=True):
+        assert one["score"] == ("" if other["score"] is None else str(other["score"]))
+    plots = list((written / "plots").glob("*.png"))
+    assert len(plots) >= 4
+    assert all(plot.with_suffix(".svg").is_file() for plot in plots)
+    record = json.loads((written / "provenance.json").read_text())["a"]
+    assert record["models"]["one"]["dtype"] == "float32"
+    assert "models=" in next(iter(record["configs"].values()))
+
+
+def test_markdown_tables_have_equal_rows(written):
+    text = (written / "leaderboard.md").read_text()
+    assert "no result was written" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) >= 4
+    for table in tables:
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(counts) == 1, table
+
+
+def test_latex_has_booktabs_and_as_many_fields_as_columns(written):
+    text = (written / "leaderboard.tex").read_text()
+    blocks = re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert len(blocks) >= 4
+    for columns, body in blocks:
+        assert r"\toprule" in body
+        assert r"\bottomrule" in body
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(columns)}
+        plain = body.replace(r"$\geq$", "").replace("$<$", "")
+        assert not re.search(r"(?<!\\)[%_#$]", plain)
+
+
+def test_a_report_of_hostile_texts_shows_them_as_text(tmp_path):
+    hostile = "</td><script>window.hacked=1</script><img src=x onerror=alert(1)>"
+    run = write_run(
+        tmp_path / "a",
+        [make_model("one")],
+        CELLS[:2],
+        quality=0.0,
+        prediction=hostile,
+        titles=["<b>one</b>"],
+    )
+    page = write_report(find_runs([run]), tmp_path / "out")[0].read_text()
+    assert "<script>window" not in page
+    assert "&lt;script&gt;window.hacked=1&lt;/script&gt;" in page
+    assert "<b>one" not in page
+    assert page.count("<script>") == 1
+    assert not re.search(r"(?<!\\)<b>", (tmp_path / "out/leaderboard.md").read_text())

@@ -1,0 +1,57 @@
+"""Where data sets of the hub are looked for; the hub itself cannot be reached from tests."""
+
+import json
+
+import pytest
+from needle_data import write_needlebench
+
+from opencompass_llada.datasets.haystack import resolve_data_directory
+from opencompass_llada.datasets.longbench.reading import read_rows
+from opencompass_llada.datasets.longbench.tasks import TASKS
+from opencompass_llada.datasets.longbench.v2 import read_rows as read_v2_rows
+
+ROW = {"input": "Who?", "context": "A text.", "answers": ["one"], "length": 4}
+V2_ROW = dict.fromkeys(("question", "choice_A", "choice_B", "choice_C", "choice_D"), "x") | dict(
+    answer="A", context="A text.", difficulty="easy", length="short"
+)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Stand in for the hub's download: a folder for each repository, made by the test."""
+    asked = []
+
+    def download(repo_id, repo_type):
+        asked.append((repo_id, repo_type))
+        return str(tmp_path / repo_id)
+
+    monkeypatch.setenv("DATASET_SOURCE", "HF")
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return tmp_path, asked
+
+
+def test_needlebench_comes_from_its_repository(hub):
+    root, asked = hub
+    folder = write_needlebench(root / "opencompass/needlebench")
+    assert resolve_data_directory("opencompass/needlebench") == folder
+    assert asked == [("opencompass/needlebench", "dataset")]
+
+
+def test_longbench_comes_from_its_repository(hub):
+    root, asked = hub
+    folder = root / "THUDM/LongBench/data"
+    folder.mkdir(parents=True)
+    (folder / "hotpotqa.jsonl").write_text(json.dumps(ROW) + "\n")
+    (row,) = read_rows("opencompass/Longbench", TASKS["hotpotqa"], "longbench")
+    assert row.answers == ("one",)
+    assert asked == [("THUDM/LongBench", "dataset")]
+
+
+def test_longbench_v2_comes_from_its_repository(hub):
+    root, asked = hub
+    folder = root / "THUDM/LongBench-v2"
+    folder.mkdir(parents=True)
+    (folder / "data.json").write_text(json.dumps([V2_ROW]))
+    assert read_v2_rows("opencompass/longbenchv2")[0]["answer"] == "A"
+    assert asked == [("THUDM/LongBench-v2", "dataset")]

@@ -1,0 +1,89 @@
+"""Needle data sets and models that are chosen by the names of their config files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from prompt_capture import plain
+
+from opencompass_llada.datasets.needle_cells import parse_needle_cell
+from opencompass_llada.wrapper import LLaDACausalLM
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET_FILES = sorted(p.stem for p in (ROOT / "configs/datasets").glob("niah_*.py"))
+MODEL_FILES = sorted(p.stem for p in (ROOT / "configs/models").glob("[!_]*.py"))
+HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
+
+
+def parse(path):
+    return Config.fromfile(str(path), format_python_code=False)
+
+
+def dump_and_reload(cfg, path):
+    cfg.dump(str(path))
+    return parse(path)
+
+
+def cell_options(dataset):
+    """Return what a data set config gives to its class."""
+    return {key: value for key, value in dataset.items() if key not in HOST_KEYS}
+
+
+@pytest.mark.parametrize("name", DATASET_FILES)
+def test_data_sets_by_name_survive_the_dump(name, tmp_path):
+    cfg = parse(path=ROOT / f"configs/datasets/{name}.py")
+    assert [key for key in cfg if key.endswith("_datasets")] == ["niah_datasets"]
+    first = cfg["niah_datasets"][0]
+    small = Config({"datasets": [first]})
+    again = dump_and_reload(small, tmp_path / "x.py")["datasets"][0]
+    assert cell_options(again) == cell_options(first)
+    assert plain(again["type"]) == plain(first["type"])
+    for dataset in cfg["niah_datasets"]:
+        parse_needle_cell(cell_options(dataset))
+
+
+def test_longllada_grid():
+    cells = parse(path=ROOT / "configs/datasets/niah_en.py")["niah_datasets"]
+    assert {c["length"] for c in cells} == {2000, 4000, 8000, 16000, 24000, 32000}
+    assert {c["depth"] for c in cells} == set(range(0, 101, 10))
+    assert len(cells) == 66
+    assert {(c["num_repeats_per_file"], c["length_buffer"], c["guide"]) for c in cells} == {
+        (10, 600, False)
+    }
+    assert {c["infer_cfg"]["inferencer"]["max_out_len"] for c in cells} == {32}
+    assert {len(c["infer_cfg"]["prompt_template"]["template"]["round"]) for c in cells} == {1}
+    chinese = parse(path=ROOT / "configs/datasets/niah_zh.py")["niah_datasets"]
+    assert {(c["length_buffer"], *c["file_list"]) for c in chinese} == {(200, "zh_all.jsonl")}
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_models_by_name_survive_the_dump_and_the_wrapper(name, tmp_path):
+    cfg = parse(path=ROOT / f"configs/models/{name}.py")
+    again = dump_and_reload(cfg, tmp_path / "x.py")
+    assert plain(again["models"]) == plain(cfg["models"])
+    for model in cfg["models"]:
+        LLaDACausalLM.check_arguments(
+            **{k: v for k, v in model.items() if k not in ("type", "abbr", "run_cfg")}
+        )
+
+
+def test_longllada_lambdas_by_name():
+    models = parse(path=ROOT / "configs/models/llada_8b_base_ntk.py")["models"]
+    assert [m["rope_scaling"]["theta_multiplier"] for m in models] == [4, 14, 31, 55]
+    assert len({m["abbr"] for m in models}) == 4
+
+
+def test_trained_length_of_the_shipped_model_is_its_checkpoints():
+    from opencompass_llada.configs.helpers.models import model_facts
+
+    shipped = ROOT / "opencompass_llada/assets/tiny-llada/config.json"
+    config = json.loads(shipped.read_text(encoding="utf-8"))
+    assert model_facts["tiny_llada"]["trained_length"] == config["max_sequence_length"]
+
+
+def test_depths_may_be_fractions():
+    from opencompass_llada.needlebench.niah import niah_cells
+
+    cells = niah_cells(depths=(0, 12.5, 100), lengths=(2000,))
+    assert [cell["abbr"].split("_")[4] for cell in cells] == ["depth000", "depth12.5", "depth100"]

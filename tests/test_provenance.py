@@ -1,0 +1,127 @@
+"""What a run records of itself, and how contents are named."""
+
+import json
+import subprocess
+
+import pytest
+import torch
+from tiny import write_tiny_checkpoint
+
+from opencompass_llada.results import fingerprints
+from opencompass_llada.results.fingerprints import (
+    hash_checkpoint,
+    hash_rows,
+    hash_text,
+    hash_tokenizer,
+)
+from opencompass_llada.results.provenance import find_commit, read_provenance, record_run
+from opencompass_llada.results.reporting import finish
+from opencompass_llada.running.recording import record_model, recording
+from opencompass_llada.wrapper import LLaDACausalLM
+
+
+class Rows:
+    """Stands for a data set that OpenCompass built."""
+
+    def __init__(self, rows):
+        self.test = rows
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
+    cfg = {"abbr": "tiny", "path": str(checkpoint), "sampler": {"block_length": 8, "num_steps": 4}}
+    model = LLaDACausalLM(str(checkpoint), sampler=cfg["sampler"], seed=7, dtype="float32",
+                          device="cpu")  # fmt: skip
+    record_model(tmp_path, model, cfg)
+    rows = [{"prompt": "a"}, {"prompt": "b c"}]
+    for name in ("first", "second"):
+        with recording(tmp_path, model, cfg, {"abbr": name}, Rows(rows)):
+            model.generate(["one two", "three"], max_out_len=8)
+    known = read_provenance(tmp_path)
+    own = known.models["tiny"]
+    assert (own["device"], own["dtype"], own["seed"]) == ("cpu", "float32", 7)
+    assert own["checkpoint_hash"] == hash_checkpoint(checkpoint)
+    assert own["tokenizer_hash"] == hash_tokenizer(checkpoint)
+    assert own["model_type"] == "llada"
+    assert own["attention_backend"]
+    assert own["cache_policy"]
+    assert own["packages"]["torch"] == torch.__version__
+    for name in ("first", "second"):
+        record = known.datasets["tiny", name]
+        # 4 steps of a batch of 2: counted for this data set alone, not since the model's start.
+        assert (record["num_prompts"], record["num_generated_tokens"]) == (2, 16)
+        assert record["num_forward_passes"] == 4
+        assert 0 < record["seconds"] <= record["wall_seconds"]
+        assert record["peak_memory_bytes"] > 1e6
+        assert (record["num_samples"], record["dataset_hash"]) == (2, hash_rows(rows))
+    assert known.notes == ()
+
+
+def test_a_failing_data_set_leaves_no_record(checkpoint, tmp_path):
+    class Model:
+        engine = None
+
+    def fail():
+        with recording(tmp_path, Model(), {"abbr": "m"}, {"abbr": "d"}, Rows([])):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+    assert read_provenance(tmp_path).datasets == {}
+
+
+def test_the_starting_process_records_the_run(tmp_path):
+    assert record_run(tmp_path) is None, "without a config there is no run"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/20260101_1.py").write_text("models=[]\n")
+    path = record_run(tmp_path)
+    record = json.loads(path.read_text())
+    assert record["config"] == "models=[]\n"
+    assert record["config_hash"] == hash_text("models=[]\n")
+    assert record["wall_seconds"] >= 0
+    assert record["packages"]["torch"]
+    assert record_run(tmp_path) == path, "a second call replaces the first"
+    assert len(read_provenance(tmp_path).runs) == 1
+
+
+def test_the_commit_is_gits(repository_root):
+    if not (repository_root / ".git").exists():
+        assert find_commit() is None
+        return
+    head = subprocess.run(["git", "-C", repository_root, "rev-parse", "HEAD"], check=True,
+                          capture_output=True, text=True).stdout.strip()  # fmt: skip
+    assert find_commit().removesuffix("+changes") == head
+
+
+def test_hashes_follow_contents(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(1000))
+        (tmp_path / name / "config.json").write_text("{}")
+    first = hash_checkpoint(tmp_path / "a")
+    assert first == hash_checkpoint(tmp_path / "b"), "the place does not count"
+    (tmp_path / "b/model.safetensors").write_bytes(bytes(999) + b"1")
+    assert hash_checkpoint(tmp_path / "b") != first
+    monkeypatch.setattr(fingerprints, "WHOLE_BYTES", 10)
+    assert hash_checkpoint(tmp_path / "a").startswith("sampled-")
+    assert hash_checkpoint(tmp_path) == ""
+    assert hash_tokenizer(tmp_path) == ""
+    assert hash_rows([{"a": 1, "b": 2}]) == hash_rows([{"b": 2, "a": 1}])
+    assert hash_rows([{"a": 1}, {"a": 2}]) != hash_rows([{"a": 2}, {"a": 1}])
+
+
+def test_a_summarizers_end_writes_the_report_before_it_fails(tmp_path):
+    config = {
+        "models": [{"type": "m", "abbr": "one", "path": "x"}],
+        "datasets": [{"type": "d", "abbr": "set", "benchmark": "bench", "task": "t"}],
+    }
+    with pytest.raises(SystemExit) as stop:
+        finish(config, tmp_path, [], {})
+    assert stop.value.code == 1
+    text = (tmp_path / "report/leaderboard.md").read_text()
+    assert "no predictions were written" in text
+    assert (tmp_path / "report/report.html").is_file()
