@@ -102,6 +102,22 @@ def test_a_post_trained_checkpoint_loads_everywhere_with_its_scaling(tmp_path, l
     assert moved == ours.state_dict().keys() - (frozen if lora else set())
 
 
+def test_the_wrapper_loads_a_post_trained_checkpoint(tmp_path):
+    """Through OpenCompass, with the scaling that was trained and nothing on top."""
+    pytest.importorskip("opencompass")
+    from opencompass_llada.wrapper import LLaDACausalLM
+
+    trainer, folder = post_trained(tmp_path)
+    sampler = {"block_length": 4, "num_steps": 4}
+    model = LLaDACausalLM(path=str(folder), sampler=sampler, max_out_len=4, dtype="float32")
+    rope = model.engine.model.resolved_rope
+    assert (rope.method, rope.longest_context) == ("none", 512)
+    torch.testing.assert_close(
+        rope.inverse_frequencies_D, trainer.model.resolved_rope.inverse_frequencies_D
+    )
+    assert len(model.generate(["abc", "d"], max_out_len=4)) == 2
+
+
 def test_a_trained_scaling_is_not_multiplied_again_but_may_be_extended(tmp_path):
     _, folder = post_trained(tmp_path)
     first = load_checkpoint(folder).resolved_rope

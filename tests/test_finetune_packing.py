@@ -57,8 +57,7 @@ def test_every_token_is_in_one_row_once(lengths, row_length, strategy):
         for piece in row
         for place in range(piece.start, piece.stop)
     )
-    end = int(strategy == "eod")
-    assert set(seen) == {(d, i) for d, n in enumerate(lengths) for i in range(n + end)}
+    assert set(seen) == {(d, i) for d, n in enumerate(lengths) for i in range(n)}
     assert set(seen.values()) == {1}
     sizes = [sum(piece.length for piece in row) for row in rows]
     assert max(sizes) <= row_length
@@ -71,21 +70,23 @@ def test_every_token_is_in_one_row_once(lengths, row_length, strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_rows_hold_their_documents_tokens(strategy):
-    text = text_of([5, 9, 3], prompts=[0, 4, 0])
+@pytest.mark.parametrize("has_prompt", [False, True])
+def test_rows_hold_their_documents_tokens(strategy, has_prompt):
+    text = text_of([5, 9, 3], prompts=[0, 4 * has_prompt, 0])
     packed = PackedText([text], 8, strategy, seed=0, pad_token_id=7, restart_positions=True)
     rows = [packed.row(number) for number in range(len(packed))]
     tokens = np.concatenate([row.input_ids for row in rows])
     real = tokens[tokens != 7]
     assert sorted(real) == sorted(t for t in text.tokens if t != 7)
     ends = int((tokens == 7).sum()) - packed.report.num_padding
-    assert ends == (3 if strategy == "eod" else 0)
+    # Between documents under eod alone, and after the answer to a prompt in any case.
+    assert ends == (3 if has_prompt or strategy == "eod" else 0)
     for row in rows:
         assert sum(row.spans) == len(row.input_ids) == 8
         for token, weight in zip(row.input_ids, row.weights, strict=True):
             document, place = divmod(int(token), 1000)
             if token != 7:
-                assert weight == (0.0 if document == 2 and place < 4 else 1.0)
+                assert weight == (0.0 if document == 2 and place < 4 * has_prompt else 1.0)
         new = np.diff(row.input_ids // 1000, prepend=-1) != 0
         assert (row.positions[new & (row.input_ids != 7)] == 0).all()
 

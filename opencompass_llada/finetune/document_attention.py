@@ -9,17 +9,25 @@ all rows one after another.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opencompass_llada.modeling.block import Attend
 
 #: Mean tokens of a document from which a call each is faster on CUDA (docs/finetune.md).
 LONG_DOCUMENT = 4096
+_KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 def document_attend(spans: Sequence[int], device: torch.device) -> Attend:
@@ -68,14 +76,24 @@ def _variable_length(
 
 def _one_call_each(q_BHLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, spans: Sequence[int]) -> Tensor:
     parts = [
-        F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            enable_gqa=q.shape[1] != k.shape[1],
-        )[0].transpose(0, 1)
+        _attend_document(q, k, v)
         for q, k, v in zip(
             *(_in_line(x).split(list(spans)) for x in (q_BHLD, k_BGLD, v_BGLD)), strict=True
         )
     ]
     return torch.cat(parts).unflatten(0, (q_BHLD.shape[0], -1)).transpose(1, 2)
+
+
+def _attend_document(q_LHD: Tensor, k_LGD: Tensor, v_LGD: Tensor) -> Tensor:
+    """Return one document's attention, [L, H, D]."""
+    # cuDNN's kernel is the fastest for long documents (docs/finetune.md) but plans anew for every
+    # length, which short ones would not pay back.
+    fast = q_LHD.is_cuda and len(q_LHD) >= LONG_DOCUMENT
+    with sdpa_kernel(_KERNELS, set_priority=True) if fast else contextlib.nullcontext():
+        out_1HLD = F.scaled_dot_product_attention(
+            q_LHD.transpose(0, 1)[None],
+            k_LGD.transpose(0, 1)[None],
+            v_LGD.transpose(0, 1)[None],
+            enable_gqa=q_LHD.shape[1] != k_LGD.shape[1],
+        )
+    return out_1HLD[0].transpose(0, 1)

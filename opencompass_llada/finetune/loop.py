@@ -174,7 +174,7 @@ class Trainer:
         losses: list[torch.Tensor] = []
         work = Throughput()
         for phase, batches in self._steps():
-            self.seconds = time.perf_counter() - begun
+            self.seconds = self._agree(time.perf_counter() - begun)
             loss, norm = self.take_step(phase, batches, self.seconds)
             losses.append(loss)
             work.add(self, phase, batches)
@@ -256,6 +256,13 @@ class Trainer:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"step": self.step + 1, "batches": batches}, file)
         return file
+
+    def _agree(self, seconds: float) -> float:
+        """Return one time for all ranks, whose learning rates it decides under a time limit."""
+        if self.recipe.time_limit is None:
+            return seconds
+        own = torch.tensor(seconds, device=self.ranks.device)
+        return sum_over_ranks(own, self.ranks).item() / self.ranks.world_size
 
     def _mean(self, losses: list[torch.Tensor]) -> float:
         return sum_over_ranks(torch.stack(losses).mean(), self.ranks).item()

@@ -31,6 +31,11 @@ class PackedRow:
     spans: tuple[int, ...]
 
 
+def _keeps_end(text: TokenizedText, strategy: str) -> bool:
+    """Tell whether documents keep their end token: under ``eod``, and as answers to prompts."""
+    return text.has_end and (strategy == "eod" or bool(text.prompt_lengths.any()))
+
+
 class PackedText:
     """All rows of one length; an epoch is every row once, in an order of its own."""
 
@@ -67,7 +72,7 @@ class PackedText:
         self._seed, self._pad, self._restart = seed, pad_token_id, restart_positions
         counts = [text.num_documents for text in texts]
         self._first = np.concatenate(([0], np.cumsum(counts)))
-        lengths = np.concatenate([text.lengths for text in texts])
+        lengths = np.concatenate([text.lengths + int(_keeps_end(text, strategy)) for text in texts])
         self._rows, self.report = pack(lengths.tolist(), row_length, strategy, seed)
         if not self._rows:
             raise ValueError("The text holds no tokens.")

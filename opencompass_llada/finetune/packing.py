@@ -77,7 +77,7 @@ def pack(
     (0: 4-7 and 4: 0-1), (1: 0-3), (2: 0-2).
 
     Args:
-        lengths: Tokens of each document, without its end token.
+        lengths: Tokens of each document, its end token included where one is wanted.
         row_length: Tokens a row.
         strategy: ``adaptive``, ``eod`` or ``direct``.
         seed: Decides the order of documents (eod, direct) or of rows (adaptive).
@@ -91,10 +91,8 @@ def pack(
     else:
         order = list(range(len(lengths)))
         random.Random(f"packing-{seed}").shuffle(order)
-        ends = int(strategy == "eod")
-        rows = list(
-            _stream([(number, int(lengths[number]) + ends) for number in order], row_length)
-        )
+        documents = [(number, int(lengths[number])) for number in order]
+        rows = list(_stream(documents, row_length))
     pieces = [piece for row in rows for piece in row]
     num_tokens = sum(piece.length for piece in pieces)
     times: dict[int, int] = {}
