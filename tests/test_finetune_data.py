@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_tokens_are_made_once_for_the_same_text_and_tokenizer(tmp_path):
     tokens_of(source, cache, encode=counting)
     assert calls == [2, 2, 2, 1]
     assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+
+
+def test_a_changed_data_set_folder_is_tokenised_again(tmp_path):
+    import datasets
+
+    for rows in (ROWS, ROWS[:1]):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        text = tokens_of(TextSource(dataset=str(tmp_path / "saved")), tmp_path / "cache")
+        assert text.num_documents == len(rows)
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

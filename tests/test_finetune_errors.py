@@ -125,6 +125,8 @@ def test_another_recipe_or_foreign_files_in_the_output_folder(tmp_path, capsys):
     small_trainer(tmp_path / "out", phases=SHORT).train()
     with pytest.raises(ValueError, match="run of another recipe .seed: 0 -> 1"):
         small_trainer(tmp_path / "out", phases=SHORT, seed=1)
+    with pytest.raises(ValueError, match="resume=false"):
+        small_trainer(tmp_path / "out", phases=SHORT, resume=False)
     (tmp_path / "thesis.txt").write_text("years of work")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({**RECIPE, "output_dir": str(tmp_path)}))
@@ -202,6 +204,12 @@ def test_missing_peft_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match="pip install peft"):
         small_trainer(tmp_path / "a", LONGER, init_from=checkpoint(tmp_path), lora={"rank": 2})
+
+
+def test_missing_tensorboard_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        small_trainer(tmp_path / "a", phases=SHORT, tensorboard=True).train()
 
 
 def test_prompts_are_never_predicted(tmp_path):

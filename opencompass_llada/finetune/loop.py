@@ -83,7 +83,13 @@ class Trainer:
         self.output = Path(recipe.output_dir).absolute()
         self.index = CheckpointIndex.read(self.output)
         now = dataclasses.asdict(recipe)
-        if self.index.recipe and recipe.resume:
+        if self.index.steps and not recipe.resume:
+            raise ValueError(
+                f"resume=false, and output_dir={str(self.output)!r} holds a run "
+                f"({self.index.last}). Delete it or name another folder, or leave resume out to go "
+                "on."
+            )
+        if self.index.recipe:
             check_same_recipe(self.index.recipe, now, self.output)
         self.index.recipe = now
         self.tokens = make_tokenizer(recipe)
@@ -110,10 +116,8 @@ class Trainer:
         self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.stopped_by: int | None = None
-        if recipe.resume and self.index.last is not None:
+        if self.index.last is not None:
             self._go_back(self.index.last)
-        elif not recipe.resume:
-            self.index.steps, self.index.best_step, self.index.best_score = [], None, None
 
     def _check_network(self, model: PreTrainedModel) -> None:
         recipe, ranks, shape = self.recipe, self.ranks, self.shape

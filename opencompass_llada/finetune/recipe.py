@@ -129,7 +129,7 @@ class Recipe:
         probe_every: Steps between evaluations; the checkpoint is written at each.
         evaluation: What is measured then.
         keep_last: Checkpoints kept, beside the best.
-        resume: Go on from the last checkpoint in output_dir.
+        resume: Go on from the last checkpoint in output_dir; false refuses a folder that has one.
         tensorboard: Write TensorBoard logs, too.
         dtype: Of the weights in the checkpoint files.
         time_limit: Seconds after which training ends whatever step it is at, the learning rate

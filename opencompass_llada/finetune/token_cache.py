@@ -71,10 +71,18 @@ def default_folder() -> Path | None:
 
 
 def describe_source(source: TextSource) -> dict[str, Any]:
-    """Return what a source's text depends on: its options, and its files' names and digests."""
+    """Return what a source's text depends on: its options, and its files' names and digests.
+
+    Of a data set's folder it is the files' sizes and times, of a hub id the id alone: a new version
+    on the hub needs another cache folder.
+    """
     facts = dataclasses.asdict(source)
     del facts["weight"], facts["paths"]
     files = [(file.name, _file_digest(file)) for file in matching_files(source)]
+    folder = Path(os.path.expandvars(source.dataset or ""))
+    if source.dataset is not None and folder.is_dir():
+        found = [(file.relative_to(folder), file.stat()) for file in sorted(folder.rglob("*"))]
+        files += [(str(name), f"{stat.st_size}-{stat.st_mtime_ns}") for name, stat in found]
     return {**facts, "files": files}
 
 
