@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import nn
 
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.ulysses import check_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +111,6 @@ def stop_processes() -> None:
     """Disconnect, if connected."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def check_sharing(recipe: Recipe, num_heads: int, num_kv_heads: int) -> None:
-    """Refuse more ranks a row than there are heads; see ulysses.check_heads."""
-    check_heads(num_heads, num_kv_heads, recipe.sequence_parallel)
 
 
 def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
-from transformers import PreTrainedModel
 
 from opencompass_llada.finetune.checkpoints import (
     FINAL,
@@ -25,7 +24,6 @@ from opencompass_llada.finetune.checkpoints import (
 from opencompass_llada.finetune.data import TrainingData
 from opencompass_llada.finetune.devices import (
     any_rank,
-    check_sharing,
     read_ranks,
     reshard,
     start_processes,
@@ -34,9 +32,9 @@ from opencompass_llada.finetune.devices import (
     whole_tensor,
 )
 from opencompass_llada.finetune.evaluation import evaluate
+from opencompass_llada.finetune.fitting import check_network
 from opencompass_llada.finetune.forward import TrainingNetwork
-from opencompass_llada.finetune.lora import adapter_names, check_targets, merge, merged_names
-from opencompass_llada.finetune.memory_plan import check_memory
+from opencompass_llada.finetune.lora import published_tensors
 from opencompass_llada.finetune.networks import network_shape
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
 from opencompass_llada.finetune.recipe import Recipe
@@ -95,7 +93,7 @@ class Trainer:
         self.tokens = make_tokenizer(recipe)
         model, stored = build_network(recipe, self.tokens)
         self.shape = network_shape(model, recipe.lora.rank if recipe.lora else 0)
-        self._check_network(model)
+        check_network(model, recipe, self.shape, self.ranks)
         group = start_processes(self.ranks)
         if not self.ranks.is_main:
             wait_for_all(self.ranks)  # the main rank writes the tokens that the others read
@@ -118,21 +116,6 @@ class Trainer:
         self.stopped_by: int | None = None
         if self.index.last is not None:
             self._go_back(self.index.last)
-
-    def _check_network(self, model: PreTrainedModel) -> None:
-        recipe, ranks, shape = self.recipe, self.ranks, self.shape
-        if recipe.lora is not None:
-            check_targets(model, recipe.lora)
-        if recipe.sequence_parallel > 1:
-            check_sharing(recipe, model.config.n_heads, model.config.n_kv_heads)
-        on_cuda = ranks.device.type == "cuda"
-        available = float("inf")
-        if recipe.memory_limit is not None:
-            available = recipe.memory_limit * 1e9
-        elif on_cuda:
-            available = torch.cuda.get_device_properties(ranks.device).total_memory
-        plan = check_memory(recipe, shape, ranks.world_size, available, on_cuda=on_cuda)
-        logger.info("Memory plan: %s", plan.describe())
 
     def _go_back(self, folder: Path) -> None:
         """Load the state of a checkpoint."""
@@ -319,7 +302,9 @@ class Trainer:
 
         def fill(part: Path) -> None:
             self.average.swap()
-            write_weights(part, self._published_tensors(), write=ranks.is_main)
+            dtype = getattr(torch, self.recipe.dtype)
+            tensors = published_tensors(self.model, self.recipe.lora, dtype)
+            write_weights(part, tensors, write=ranks.is_main)
             self.average.swap()
             if ranks.is_main:
                 config = config_fields(self.model, self.recipe)
@@ -341,14 +326,3 @@ class Trainer:
                 )
 
         write_atomically(folder, fill, is_main=ranks.is_main, wait=lambda: wait_for_all(ranks))
-
-    def _published_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every tensor by its published name, whole, on the CPU; all ranks must take them."""
-        lora, dtype = self.recipe.lora, getattr(torch, self.recipe.dtype)
-        values = dict(self.model.named_parameters())
-        adapters = {name: whole_tensor(values[name].detach()) for name in adapter_names(values)}
-        for published, name in merged_names(values):
-            weight = whole_tensor(values[name].detach())
-            if lora is not None:
-                weight = merge(name, weight, adapters, lora.alpha / lora.rank)
-            yield published, weight.to("cpu", dtype).contiguous()

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from opencompass_llada.finetune.devices import whole_tensor
 from opencompass_llada.finetune.recipe_parts import Lora
 from opencompass_llada.options import unknown_name_message
 
@@ -80,13 +81,6 @@ def _is_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def merged_names(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each plain tensor's published name and its name in the network with adapters."""
-    for name in names:
-        if not _is_adapter(name):
-            yield name.replace(".base_layer.", "."), name
-
-
 def merge(name: str, weight: Tensor, adapters: Mapping[str, Tensor], scale: float) -> Tensor:
     """Return a weight with its adapter's product added, in float32; other weights as they are.
 
@@ -102,11 +96,6 @@ def merge(name: str, weight: Tensor, adapters: Mapping[str, Tensor], scale: floa
     down = adapters[f"{stem}.lora_A.{_ADAPTER}.weight"].to(weight.device)
     up = adapters[f"{stem}.lora_B.{_ADAPTER}.weight"].to(weight.device)
     return weight.float() + scale * (up.float() @ down.float())
-
-
-def adapter_names(names: Iterable[str]) -> list[str]:
-    """Return the names of adapter tensors."""
-    return [name for name in names if _is_adapter(name)]
 
 
 def initial_adapters(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -127,3 +116,24 @@ def initial_adapters(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]
             generator = torch.Generator().manual_seed(own)
             nn.init.kaiming_uniform_(value, a=math.sqrt(5), generator=generator)
             yield name, value
+
+
+def published_tensors(
+    model: nn.Module, lora: Lora | None, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor by its published name, whole and merged, on the CPU.
+
+    Args:
+        model: With adapters or without, sharded or not; all ranks must take all tensors.
+        lora: The adapters; None for none.
+        dtype: Of the tensors.
+    """
+    values = dict(model.named_parameters())
+    adapters = {name: whole_tensor(values[name].detach()) for name in values if _is_adapter(name)}
+    for name, value in values.items():
+        if _is_adapter(name):
+            continue
+        weight = whole_tensor(value.detach())
+        if lora is not None:
+            weight = merge(name, weight, adapters, lora.alpha / lora.rank)
+        yield name.replace(".base_layer.", "."), weight.to("cpu", dtype).contiguous()
