@@ -99,6 +99,22 @@ class CheckpointIndex:
         os.replace(part, self.folder / INDEX_FILE)
 
 
+def score_figures(figures: dict[str, float]) -> float | None:
+    """Return a checkpoint's score, better when lower.
+
+    Args:
+        figures: From `evaluation.evaluate`.
+
+    Returns:
+        Perplexity at the longest length, or else the mean of the retrieval figures with its sign
+        changed; None if nothing was measured.
+    """
+    perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
+    if perplexity:
+        return perplexity[-1]
+    return -sum(figures.values()) / len(figures) if figures else None
+
+
 #: Keys that may differ when a run goes on: they change where and how fast, not what is trained.
 MAY_DIFFER = {
     *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),

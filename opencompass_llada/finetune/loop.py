@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from opencompass_llada.finetune.checkpoint_writer import write_checkpoint
 from opencompass_llada.finetune.checkpoints import (
     FINAL,
     STATE,
     CheckpointIndex,
     check_same_recipe,
+    score_figures,
 )
 from opencompass_llada.finetune.data import TrainingData
 from opencompass_llada.finetune.devices import (
@@ -34,24 +36,16 @@ from opencompass_llada.finetune.devices import (
 from opencompass_llada.finetune.evaluation import evaluate
 from opencompass_llada.finetune.fitting import check_network
 from opencompass_llada.finetune.forward import TrainingNetwork
-from opencompass_llada.finetune.lora import published_tensors
 from opencompass_llada.finetune.networks import network_shape
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase
-from opencompass_llada.finetune.record import describe_run
 from opencompass_llada.finetune.rows import Batch, to_device
 from opencompass_llada.finetune.run_log import RunLog
-from opencompass_llada.finetune.saving import (
-    config_fields,
-    write_atomically,
-    write_facts,
-    write_weights,
-)
 from opencompass_llada.finetune.start import build_network, make_tokenizer, place_network
 from opencompass_llada.finetune.stopping import StopRequest
 from opencompass_llada.finetune.throughput import Throughput
-from opencompass_llada.finetune.training_state import read_state, write_state
+from opencompass_llada.finetune.training_state import read_state
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
@@ -153,7 +147,7 @@ class Trainer:
             assert self.index.last is not None
             return self.index.last
         final = self.output / FINAL
-        self._write(final, with_state=False)
+        write_checkpoint(self, final, with_state=False)
         return final
 
     def _run(self, log: RunLog, stop: StopRequest) -> None:
@@ -277,52 +271,15 @@ class Trainer:
         """Write a checkpoint of this step, and drop those that are no longer kept.
 
         Args:
-            figures: What was measured; the best checkpoint has the lowest perplexity at the
-                longest length, or else the highest mean of the retrieval figures.
+            figures: What was measured; see checkpoints.score_figures for which one is best.
 
         Returns:
             Its folder.
         """
         folder = self.index.path(self.step)
-        self._write(folder, with_state=True)
-        perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
-        score = None
-        if perplexity:
-            score = perplexity[-1]
-        elif figures:
-            score = -sum(figures.values()) / len(figures)
+        write_checkpoint(self, folder, with_state=True)
         if self.ranks.is_main:
-            self.index.add(self.step, score, self.recipe.keep_last)
+            self.index.add(self.step, score_figures(figures), self.recipe.keep_last)
         elif self.step not in self.index.steps:
             self.index.steps.append(self.step)
         return folder
-
-    def _write(self, folder: Path, *, with_state: bool) -> None:
-        ranks = self.ranks
-
-        def fill(part: Path) -> None:
-            self.average.swap()
-            dtype = getattr(torch, self.recipe.dtype)
-            tensors = published_tensors(self.model, self.recipe.lora, dtype)
-            write_weights(part, tensors, write=ranks.is_main)
-            self.average.swap()
-            if ranks.is_main:
-                config = config_fields(self.model, self.recipe)
-                write_facts(part, config, self.tokens.tokenizer, describe_run(self))
-            if with_state:
-                facts = {
-                    "step": self.step,
-                    "tokens": self.tokens_seen,
-                    "seconds": self.seconds,
-                    "history": self.history,
-                }
-                write_state(
-                    part / STATE,
-                    self.network,
-                    self.optimizer,
-                    self.average.weights,
-                    facts,
-                    is_main=ranks.is_main,
-                )
-
-        write_atomically(folder, fill, is_main=ranks.is_main, wait=lambda: wait_for_all(ranks))
