@@ -12,6 +12,8 @@ from opencompass_llada.running.every_data_set import cut_cells, find_data_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs/datasets").glob("[!_]*.py"))
+# OpenCompass's own data sets, of which the shared samples have none.
+STOCK = {"short_base", "short_chat"}
 V2_ROW = {
     "_id": "1",
     "domain": "Single-Document QA",
@@ -82,7 +84,8 @@ def test_every_data_set_config_runs_in_one_command(data_root, tmp_path):
     assert list(states) == NAMES
     ran = {name for name, state in states.items() if state == "ran"}
     if (data_root / "data/needlebench").is_dir():
-        assert ran == set(NAMES)
+        assert set(NAMES) - ran <= STOCK
+        assert all("no file or folder" in states[name] for name in set(NAMES) - ran)
     else:
         assert ran == {name for name in NAMES if "embedded" in name or "generated" in name}
         assert all("no f" in states[name] for name in set(NAMES) - ran), "reasons are given"

@@ -139,6 +139,12 @@ def test_samplers_fit_the_kind_of_model():
     assert (dream["sampler"]["remasking"], dream["sampler"]["num_steps"]) == ("entropy", 8)
 
 
+def test_a_chat_template_goes_to_chat_models_where_chat_prompts_are_asked_for():
+    names = ["llada_8b_base", "llada_8b_instruct"]
+    assert [c.get("chat") for c in models.list_model_configs(names, chat=True)] == [None, True]
+    assert [c.get("chat") for c in models.list_model_configs(names)] == [None, None]
+
+
 def test_diffusion_ntk_is_refused_for_an_autoregressive_model_with_the_reason():
     with pytest.raises(ValueError, match=r"0 to T-1 only. Use ntk"):
         models.list_model_configs(["llama_3_8b_base"], ["diffusion_ntk:target_length=16384"])

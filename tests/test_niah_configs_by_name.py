@@ -1,4 +1,4 @@
-"""Needle data sets and models that are chosen by the names of their config files."""
+"""Needle data sets that are chosen by the names of their config files."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,9 @@ from mmengine.config import Config
 from prompt_capture import plain
 
 from opencompass_llada.datasets.needle_cells import parse_needle_cell
-from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_FILES = sorted(p.stem for p in (ROOT / "configs/datasets").glob("niah_*.py"))
-MODEL_FILES = sorted(p.stem for p in (ROOT / "configs/models").glob("[!_]*.py"))
 HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 
 
@@ -55,23 +53,6 @@ def test_longllada_grid():
     assert {len(c["infer_cfg"]["prompt_template"]["template"]["round"]) for c in cells} == {1}
     chinese = parse(path=ROOT / "configs/datasets/niah_zh.py")["niah_datasets"]
     assert {(c["length_buffer"], *c["file_list"]) for c in chinese} == {(200, "zh_all.jsonl")}
-
-
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_models_by_name_survive_the_dump_and_the_wrapper(name, tmp_path):
-    cfg = parse(path=ROOT / f"configs/models/{name}.py")
-    again = dump_and_reload(cfg, tmp_path / "x.py")
-    assert plain(again["models"]) == plain(cfg["models"])
-    for model in cfg["models"]:
-        LLaDACausalLM.check_arguments(
-            **{k: v for k, v in model.items() if k not in ("type", "abbr", "run_cfg")}
-        )
-
-
-def test_longllada_lambdas_by_name():
-    models = parse(path=ROOT / "configs/models/llada_8b_base_ntk.py")["models"]
-    assert [m["rope_scaling"]["theta_multiplier"] for m in models] == [4, 14, 31, 55]
-    assert len({m["abbr"] for m in models}) == 4
 
 
 def test_trained_length_of_the_shipped_model_is_its_checkpoints():

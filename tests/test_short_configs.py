@@ -10,8 +10,9 @@ from opencompass.models.base import LMTemplateParser
 from opencompass.registry import ICL_PROMPT_TEMPLATES, LOAD_DATASET
 
 import opencompass_llada.assets
-from opencompass_llada.datasets.choices import ChoicePPLInferencer
 from opencompass_llada.datasets.stock import check_data_set
+from opencompass_llada.doctor.needs import check_data
+from opencompass_llada.running.every_data_set import find_data_sets
 from opencompass_llada.running.preflight import check_options
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -74,7 +75,7 @@ def test_the_default_runs_offline_and_is_accepted(monkeypatch, tmp_path):
     again = Config.fromfile(str(tmp_path / "x.py"))
     assert len(again["model_dataset_combinations"]) == 1
     names = {d["infer_cfg"]["inferencer"]["type"].rsplit(".", 1)[-1] for d in again["datasets"]}
-    assert names == {"GenInferencer", "ChoicePPLInferencer"}
+    assert names == {"GenInferencer", "OptionScoringInferencer", "LLInferencer"}
 
 
 def test_a_base_model_gets_the_published_settings(monkeypatch, no_data):
@@ -90,13 +91,11 @@ def test_a_base_model_gets_the_published_settings(monkeypatch, no_data):
         assert model["sampler"] == {"block_length": 256, "num_steps": 256}
         LLaDACausalLM.check_arguments(**options_of(model))
         assert len(group["datasets"]) == 7 + 57
-        draws = {
-            dataset["abbr"].split("_")[0]: dataset["infer_cfg"]["inferencer"]["likelihood"]
-            for dataset in group["datasets"]
-            if "likelihood" in dataset["infer_cfg"]["inferencer"]
-        }
-        assert draws.pop("mmlu") == {"num_draws": 4}  # of which one is drawn: one token
-        assert draws == dict.fromkeys(["arc", "hellaswag", "winogrande"], {"num_draws": 128})
+        assert model["likelihood"] == {"num_draws": 128}
+        assert "chat" not in model
+        per = {d["abbr"]: d["infer_cfg"]["inferencer"].get("per") for d in group["datasets"]}
+        assert (per["arc_c"], per["hellaswag"]) == ("byte", "byte")
+        assert per["mmlu_anatomy"] == "option"
         for dataset in group["datasets"]:
             assert "max_out_len" not in dataset["infer_cfg"]["inferencer"]
 
@@ -110,6 +109,7 @@ def test_a_chat_model_gets_its_own_at_each_task(name, published, monkeypatch, no
     for group in cfg["model_dataset_combinations"]:
         [model] = group["models"]
         LLaDACausalLM.check_arguments(**options_of(model))
+        assert model["chat"] is True
         sampler = model["sampler"]
         assert sampler["num_steps"] == model["max_out_len"]
         ends = "confidence" if sampler.get("suppress_eos_eot_confidence") else None
@@ -151,8 +151,7 @@ def test_lengths_and_draws_can_be_chosen(monkeypatch, no_data):
     assert (chat["sampler"]["block_length"], chat["max_out_len"]) == (16, 1024)
     for dataset in cfg["datasets"]:
         assert dataset["reader_cfg"]["test_range"] == "[0:5]"
-    arc = next(d for d in cfg["datasets"] if d["abbr"] == "arc_c")
-    assert arc["infer_cfg"]["inferencer"]["likelihood"] == {"num_draws": 16}
+    assert base["likelihood"] == {"num_draws": 16}
 
 
 def last_prompt(dataset, label=None):
@@ -232,22 +231,28 @@ def test_wrong_tasks_are_refused(monkeypatch):
         parse(monkeypatch, tasks="humaneval")  # the sample set has no code to run
 
 
-@pytest.mark.parametrize(
-    ("name", "keys"),
-    [
-        ("base", [*GENERATION, "mmlu", "arc_c", "hellaswag", "winogrande"]),
-        ("chat", [*GENERATION, "mmlu", "arc_c", "hellaswag"]),
-        ("embedded", ["short"]),
-    ],
-)
-def test_data_sets_by_name(name, keys, tmp_path):
-    cfg = Config.fromfile(str(ROOT / f"configs/datasets/short_{name}.py"))
-    assert [key for key in cfg if key.endswith("_datasets")] == [f"{key}_datasets" for key in keys]
-    cells = [cell for key in keys for cell in cfg[f"{key}_datasets"]]
-    assert len({cell["abbr"] for cell in cells}) == len(cells)
-    for cell in cells:
-        inferencer = cell["infer_cfg"]["inferencer"]
-        assert ("likelihood" in inferencer) != ("max_out_len" in inferencer)
-        if "likelihood" in inferencer:
-            given = {key: value for key, value in inferencer.items() if key != "type"}
-            ChoicePPLInferencer(model=None, **given)
+def test_data_sets_by_name(tmp_path, monkeypatch):
+    """Each is one list, known to be absent where it is, and fetched by OpenCompass itself."""
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choices = ["mmlu", "arc_c", "hellaswag"]
+    names = [f"short_{task}" for task in [*GENERATION, *choices, "winogrande"]]
+    names += [f"short_{task}_chat" for task in [*GENERATION, *choices]]
+    files = {file.name: file for file in find_data_sets([*names, "short_embedded"])}
+    for name, file in files.items():
+        assert bool(file.absent) == (name != "short_embedded")
+        for cell in file.cells:
+            inferencer = cell["infer_cfg"]["inferencer"]
+            generates = inferencer["type"].endswith(".GenInferencer")
+            assert ("max_out_len" in inferencer) == generates
+            found = list(check_data([cell]))
+            assert [finding.level for finding in found] in ([], ["fetch"])
+    assert [c["infer_cfg"]["inferencer"]["max_out_len"] for c in files["short_gsm8k"].cells] == [
+        256
+    ]
+
+
+def test_present_data_is_found(written_data, monkeypatch):
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(written_data.parent))
+    names = ["short_gsm8k", "short_humaneval", "short_mmlu", "short_arc_c", "short_winogrande"]
+    assert [file.absent for file in find_data_sets(names)] == [""] * 5

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.short_facts import embedded_draws as __draws, embedded_tasks as __tasks
+    from ..helpers.short_facts import embedded_tasks as __tasks
     from ..helpers.short_sets import embedded_cells as __embedded_cells
 
-short_datasets = __embedded_cells(__tasks, draws=__draws, generation_length=16)
+short_datasets = __embedded_cells(__tasks, generation_length=16)

@@ -82,6 +82,7 @@ def list_model_configs(
     benchmark="niah",
     dtype=None,
     rows=None,
+    chat=False,
 ):
     """Make the config of every model with every scaling.
 
@@ -96,6 +97,7 @@ def list_model_configs(
         rows: What to make instead of every pair, as far as it is about the models: dictionaries
             of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other
             key is put into the model's config.
+        chat: Put the chat template around prompts of the models that are tuned to one.
 
     Raises:
         ValueError: For an unknown model or scaling, or one that does not go with the other.
@@ -113,6 +115,8 @@ def list_model_configs(
         config = make_model_config(name, text, steps, benchmark)
         config["run_cfg"] = dict(num_gpus=min(1, num_gpus))
         config.update(keys)
+        if chat and model_facts[name]["chat"]:
+            config["chat"] = True
         if batch_size:
             config["batch_size"] = batch_size
         if dtype:

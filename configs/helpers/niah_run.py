@@ -45,6 +45,7 @@ def plan_run(settings, num_gpus, announce=True, rows=None):
             values["steps"],
             dtype=values["dtype"],
             rows=rows,
+            chat=values["prompt"] == "chat",
         )
         models += configs
         datasets += cells

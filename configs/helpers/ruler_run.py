@@ -215,6 +215,7 @@ def make_models(names, values, num_gpus, rows):
         benchmark="ruler",
         dtype=values["dtype"],
         rows=rows,
+        chat=values["prompt"] == "chat",
     )
     for config in configs:
         config["max_out_len"] = values["generation_length"]

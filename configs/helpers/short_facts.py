@@ -22,10 +22,10 @@ base_stops = dict(
     # lm-evaluation-harness's for HumanEval: what cannot be part of the function.
     humaneval=["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
 )
-# Masks drawn for a choice. One draw of MMLU's single letter is exact, as in eval_llada_lm_eval.sh.
-likelihood_draws = dict(mmlu=4, arc_c=128, hellaswag=128, winogrande=128)
-# acc_norm of lm-evaluation-harness, the number that is usual for these two.
-likelihood_normalize = dict(arc_c="characters", hellaswag="characters")
+# Masks drawn for an option (mc_num); MMLU's single letter takes one pass, there and here.
+likelihood_draws = 128
+# The usual number for these two, lm-evaluation-harness's acc_norm; it counts characters.
+likelihood_per = dict(arc_c="byte", hellaswag="byte")
 
 last_ends = dict(suppress_eos_eot_confidence=True)  # confidence_eos_eot_inf
 no_end = dict(suppress_eos_logits=True)  # logits_eos_inf

@@ -16,6 +16,7 @@ with read_base():
         embedded_short,
         embedded_tasks,
         generation_tasks,
+        likelihood_draws,
         likelihood_tasks,
     )
     from .short_sets import embedded_cells, short_cells
@@ -61,7 +62,7 @@ def plan_run(settings, num_gpus, announce=True):
         dict(models=[config], datasets=make_cells(values, tasks, chat))
         for name in values["models"]
         for chat, generation, tasks in group_tasks(values, find_facts(name))
-        for config in make_models(values, name, generation, num_gpus)
+        for config in make_models(values, name, generation, chat, num_gpus)
     ]
     datasets = {cell["abbr"]: cell for group in combinations for cell in group["datasets"]}
     if values["data"] != "embedded":
@@ -100,8 +101,11 @@ def fill_defaults(values, sources, num_gpus):
             f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores",
         ),
     )
-    if embedded:
-        defaults["draws"] = (embedded_draws, "default on embedded data, for speed")
+    defaults["draws"] = (
+        (embedded_draws, "default on embedded data, for speed")
+        if embedded
+        else (likelihood_draws, "default: LLaDA's")
+    )
     for name, (value, reason) in defaults.items():
         if values[name] is None:
             values[name], sources[name] = value, reason
@@ -132,10 +136,10 @@ def group_tasks(values, facts):
     return groups
 
 
-def make_models(values, name, generation, num_gpus):
+def make_models(values, name, generation, chat, num_gpus):
     """Return a model's configs, one a scaling, with the generation settings of some tasks."""
     configs = list_model_configs(
-        [name], values["scaling"], num_gpus, values["batch_size"], dtype=values["dtype"]
+        [name], values["scaling"], num_gpus, values["batch_size"], dtype=values["dtype"], chat=chat
     )
     facts = find_facts(name)
     length = values["generation_length"]
@@ -146,6 +150,8 @@ def make_models(values, name, generation, num_gpus):
         given["block_length"] = min(given["block_length"], length) if blocks else length
     for config in configs:
         config["max_out_len"] = given["max_out_len"]
+        if not chat:
+            config["likelihood"] = dict(num_draws=values["draws"])
         own = facts["generation"]["niah"]
         if "num_steps" not in own:
             continue
@@ -157,7 +163,7 @@ def make_models(values, name, generation, num_gpus):
 
 def make_cells(values, tasks, chat):
     """List the data set configs of tasks."""
-    options = dict(samples=values["samples"], draws=values["draws"])
+    options = dict(samples=values["samples"])
     if values["data"] == "embedded":
         return embedded_cells(tasks, chat, **options)
     folder = None if values["data"] == "opencompass" else absolute(values["data"])

@@ -1,14 +1,14 @@
 """Data sets of the short-context benchmarks: OpenCompass's own, set up for base or chat models.
 
 Loaders, few-shot examples, post-processing and scores are OpenCompass's. For a base model the
-prompt ends where its answer begins, with no turn after it, and multiple choice is by likelihood
-(`opencompass_llada.datasets.choices`). The tokens generated are the model's ``max_out_len``.
+prompt ends where its answer begins, with no turn after it, and multiple choice is by likelihood of
+the options given the rest. Tokens generated and masks drawn are those of the model's config.
 """
 
 from mmengine.config import read_base
-from opencompass.openicl.icl_inferencer import GenInferencer
+from opencompass.openicl.icl_inferencer import GenInferencer, LLInferencer
 
-from opencompass_llada.datasets.choices import ChoicePPLInferencer
+from opencompass_llada.datasets.option_inferencer import OptionScoringInferencer
 
 with read_base():
     from opencompass.configs.datasets.ARC_c.ARC_c_gen_1e0de5 import ARC_c_datasets as arc_c_chat
@@ -36,7 +36,7 @@ with read_base():
     from opencompass.configs.datasets.winogrande.winogrande_5shot_ll_252f01 import (
         winogrande_datasets as winogrande_base,
     )
-    from .short_facts import base_stops, likelihood_draws, likelihood_normalize, likelihood_tasks
+    from .short_facts import base_stops, likelihood_per, likelihood_tasks
 
 base_sets = dict(
     gsm8k=gsm8k_both,
@@ -77,7 +77,6 @@ def short_cells(
     chat=False,
     folder=None,
     samples=None,
-    draws=None,
     subjects=None,
     generation_length=None,
 ):
@@ -88,7 +87,6 @@ def short_cells(
         chat: Whether they are for models with a chat template.
         folder: Where the data is, laid out as OpenCompass's data/; None for where it looks.
         samples: Take the first so many of each data set.
-        draws: Masks drawn for a choice, instead of the published numbers.
         subjects: Of MMLU; all by default.
         generation_length: Tokens generated, instead of the model's own number.
     """
@@ -103,10 +101,7 @@ def short_cells(
                 cell["path"] = f"{folder}/{places[task]}"
             if samples:
                 cell["reader_cfg"]["test_range"] = f"[0:{samples}]"
-            inferencer = make_inferencer(task, chat, draws)
-            if generation_length and "likelihood" not in inferencer:
-                inferencer["max_out_len"] = generation_length
-            cell["infer_cfg"]["inferencer"] = inferencer
+            cell["infer_cfg"]["inferencer"] = make_inferencer(task, chat, generation_length)
             if task == "humaneval" and not chat:
                 # The function's head alone, as lm-evaluation-harness gives it.
                 cell["infer_cfg"]["prompt_template"]["template"] = "{prompt}"
@@ -122,18 +117,15 @@ def embedded_cells(tasks, chat=False, **options):
     return short_cells(tasks, chat, folder, subjects=[embedded_subject], **options)
 
 
-def make_inferencer(task, chat, draws):
+def make_inferencer(task, chat, generation_length):
     """Return how a task is answered."""
+    if not chat and task == "winogrande":
+        return dict(type=LLInferencer)  # scores the rest of the sentence, which all options share
     if not chat and task in likelihood_tasks:
-        inferencer = dict(
-            type=ChoicePPLInferencer,
-            normalize=likelihood_normalize.get(task, "none"),
-            likelihood=dict(num_draws=draws or likelihood_draws[task]),
-        )
-        if task == "winogrande":
-            inferencer["continuation_column"] = "cont"
-        return inferencer
+        return dict(type=OptionScoringInferencer, per=likelihood_per.get(task, "option"))
     inferencer = dict(type=GenInferencer)
+    if generation_length:
+        inferencer["max_out_len"] = generation_length
     if not chat:
         inferencer["stopping_criteria"] = list(base_stops[task])
     return inferencer

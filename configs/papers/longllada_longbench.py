@@ -10,12 +10,10 @@ sources and differences.
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
-
 with read_base():
     from ..helpers.hardware import count_gpus as __count_gpus
     from ..helpers.paper_run import plan_run as __plan_run
+    from ..helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 __run = __plan_run("longllada", "longbench", __count_gpus())
 
@@ -25,20 +23,6 @@ datasets = __run["datasets"]
 
 work_dir = "outputs/longllada_longbench"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=CellByCellEvalTask, dump_details=True),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run, dump_details=True)  # each answer with its score
 summarizer = __run["summarizer"]

@@ -10,13 +10,12 @@ sources and differences.
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.results.group_summarizer import GroupSummarizer
 
 with read_base():
     from ..helpers.hardware import count_gpus as __count_gpus
     from ..helpers.paper_run import plan_run as __plan_run
+    from ..helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
     from ...ruler_patches.groups import ultrallada_groups as __groups
 
 __run = __plan_run("ultrallada", "ruler", __count_gpus())
@@ -29,20 +28,6 @@ if __run["combinations"]:
 
 work_dir = "outputs/ultrallada_ruler"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=CellByCellEvalTask, dump_details=True),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run, dump_details=True)  # each answer with its score
 summarizer = dict(type=GroupSummarizer, groups=__groups, models=__run["described_models"])

@@ -19,8 +19,21 @@ from opencompass_llada.datasets.tiktoken_file import (
 )
 from opencompass_llada.doctor.findings import Finding
 
+#: Short-context data sets, which OpenCompass downloads by itself: id -> folder below the cache and
+#: a name in it.
+STOCK_FILES = {
+    "opencompass/gsm8k": ("data/gsm8k", "test.jsonl"),
+    "opencompass/math": ("data/math", "math.json"),
+    "opencompass/humaneval": ("data/humaneval", "human-eval-v2-20210705.jsonl"),
+    "opencompass/mbpp": ("data/mbpp", "mbpp.jsonl"),
+    "opencompass/mmlu": ("data/mmlu", "test"),
+    "opencompass/ai2_arc-dev": ("data/ARC/ARC-c", "ARC-Challenge-Dev.jsonl"),
+    "opencompass/hellaswag": ("data/hellaswag", "hellaswag.jsonl"),
+    "opencompass/winogrande": ("data/winogrande", "dev.jsonl"),
+}
 #: Data set id -> folder below the cache, as OpenCompass has them.
 LOCAL_FOLDERS = {
+    **{name: folder for name, (folder, _) in STOCK_FILES.items()},
     "opencompass/needlebench": "data/needlebench",
     "opencompass/Longbench": "data/Longbench",
     "opencompass/longbenchv2": "data/longbenchv2",
@@ -107,7 +120,8 @@ def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> 
         fetch = BENCHMARKS[topic].fetch.replace("FOLDER", f'"$COMPASS_DATA_CACHE/{below}"')
         variable = "" if os.environ.get("COMPASS_DATA_CACHE") else "export COMPASS_DATA_CACHE=DIR; "
         remedy = f"{variable}{fetch}   # or set the variable to a folder that has {below}"
-    level = ("fetch" if can_fetch and from_hub else "fault") if asked else "note"
+    can_fetch = can_fetch and (from_hub or path in STOCK_FILES)
+    level = ("fetch" if can_fetch else "fault") if asked else "note"
     what = "no folder" if not folder.exists() else f"lacks {', '.join(missing)}:"
     return Finding(topic=topic, level=level, text=f"{what} {folder}", remedy=remedy)
 
@@ -173,6 +187,8 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
         is_file = given.suffix in (".json", ".jsonl")
         folder, data_file = (given.parent, given.name) if is_file else (given, "data.json")
         yield "longbench_v2", str(folder), [data_file]
+    elif path in STOCK_FILES:
+        yield "short context", str(path), [STOCK_FILES[path][1]]
     elif package.startswith("opencompass_llada.datasets.perplexity"):
         is_local = path != "generated" and not str(path).startswith("hub:")
         yield from [("perplexity", str(Path(str(path)).parent), [Path(str(path)).name])] * is_local

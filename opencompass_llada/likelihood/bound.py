@@ -47,8 +47,7 @@ def estimate_bound(
             and one key are masked alike, so that their estimates differ by no noise of the masks.
 
     Returns:
-        The estimate; unbiased, an upper bound in expectation. ``draws`` forward passes, but one
-        for a target of one token, whose value is exact.
+        The estimate; unbiased, an upper bound in expectation. ``draws`` forward passes.
 
     Raises:
         ValueError: If the target is empty, or the text holds the mask.
@@ -60,8 +59,7 @@ def estimate_bound(
     key = target if draw_key is None else draw_key
     generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
     pairs = stratified_counts(num_tokens, num_strata, generator)
-    # One token is masked in every draw, so that one pass gives the exact value.
-    counts = [count for pair in pairs for count in pair] if num_tokens > 1 else [1]
+    counts = [count for pair in pairs for count in pair]
     masks = [draw_places(num_tokens, count, generator) for count in counts]
     sums = masked_entropies(
         entropies,
@@ -77,12 +75,11 @@ def estimate_bound(
 
 
 def _combine(weighted: Sequence[float], num_tokens: int, num_strata: int) -> Estimate:
-    """Average draws, two a stratum; the variance of a pair's mean is difference squared over 4.
-
-    A single draw is one that leaves nothing to chance.
-    """
-    pairs = [] if len(weighted) == 1 else zip(weighted[::2], weighted[1::2], strict=True)
-    variances = [((first - second) / 2 / num_strata) ** 2 for first, second in pairs]
+    """Average draws, two a stratum; the variance of a pair's mean is difference squared over 4."""
+    variances = [
+        ((first - second) / 2 / num_strata) ** 2
+        for first, second in zip(weighted[::2], weighted[1::2], strict=True)
+    ]
     return Estimate(
         estimator="bound",
         nll=sum(weighted) / len(weighted),

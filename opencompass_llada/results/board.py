@@ -6,25 +6,17 @@ are written in `writers`. A column with a missing member has no number.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from opencompass_llada.results.benchmarks import GRID_GROUP, Benchmark, find_benchmark
-from opencompass_llada.results.collect import Collection, check_samples
+from opencompass_llada.results.collect import Collection
 from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.groups import Group, GroupRow, Line, average_group
 from opencompass_llada.results.identity import cell_meaning
-from opencompass_llada.results.intervals import (
-    Stratum,
-    clustered_interval,
-    stratified_interval,
-    wilson,
-)
+from opencompass_llada.results.score_intervals import grid_interval, strata_interval, task_interval
+from opencompass_llada.results.series import name_series, series_keys
 from opencompass_llada.results.tidy import TidyRow
-
-ALL_LENGTHS = "all lengths"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +62,7 @@ class Score:
     rank: int | None = None
     """1 plus the number of lines whose interval lies wholly on the better side."""
     is_top: bool = False
-    """Whether no other score that it is ranked with is better; says nothing on significance."""
+    """Whether none that it is ranked with is better and some are worse; not a test."""
     tied: bool = False
     """Whether another line's interval overlaps this one's."""
 
@@ -86,8 +78,8 @@ def make_board(collection: Collection) -> list[Score]:
     """
     series: dict[tuple[str, str], list[TidyRow]] = {}
     rows = [row for row in collection.rows if row.benchmark != "perplexity"]
-    keys = _series_keys(rows)
-    titles = _name_series(list(dict.fromkeys(keys.values())))
+    keys = series_keys(rows)
+    titles = name_series(list(dict.fromkeys(keys.values())))
     for row in rows:
         series.setdefault((row.benchmark, titles[keys[id(row)]]), []).append(row)
     scores: list[Score] = []
@@ -106,43 +98,6 @@ def make_board(collection: Collection) -> list[Score]:
     return [*scores, *_score_curves(collection)]
 
 
-def _series_keys(rows: Sequence[TidyRow]) -> dict[int, tuple[str | None, ...]]:
-    """Return for each row (by its id) what its columns are of.
-
-    Benchmark, language and where the text is from; besides, where a run asks the same place twice,
-    what counts lengths, the prompt's form and, if that does not tell them apart, the data set.
-    """
-    keys: dict[int, tuple[str | None, ...]] = {}
-    for row in rows:
-        data = row.haystack or ("embedded" if row.data.startswith("asset:") else "")
-        keys[id(row)] = (row.benchmark, row.language, data)
-    for more in (("tokenizer", "prompt"), ("dataset",)):
-        places = Counter(
-            (keys[id(r)], r.entry, r.metric, r.task or r.depth, r.length)
-            for r in rows
-            if r.task is not None or r.depth is not None
-        )
-        twice = {place[0] for place, count in places.items() if count > 1}
-        for row in rows:
-            if keys[id(row)] in twice:
-                keys[id(row)] += tuple(getattr(row, name) for name in more)
-    return keys
-
-
-def _name_series(keys: Sequence[tuple[str | None, ...]]) -> dict[tuple[str | None, ...], str]:
-    """Name each series by the benchmark's title and what tells it from its likes."""
-    names = {}
-    for key in keys:
-        likes = [other for other in keys if other[0] == key[0]]
-        parts = [
-            str(value)
-            for place, value in enumerate(key)
-            if place and value and len({other[place : place + 1] for other in likes}) > 1
-        ]
-        names[key] = ", ".join([find_benchmark(str(key[0])).title, *parts])
-    return names
-
-
 def _score_grid(
     collection: Collection, benchmark: Benchmark, series: str, rows: Sequence[TidyRow]
 ) -> Iterator[Score]:
@@ -158,7 +113,7 @@ def _score_grid(
         average = average_group(Line(first=members[0], by_task=dict(by_place)), group)
         interval = None
         if average.score is not None:
-            interval = _grid_interval(collection, list(by_place.values()))
+            interval = grid_interval(collection, list(by_place.values()))
         yield _make_score(benchmark, series, group.name, list(by_place.values()), average, length,
                           interval, is_group=True)  # fmt: skip
 
@@ -181,7 +136,7 @@ def _score_tasks(
             members = [by_task[name] for name in group.members if name in by_task]
             interval = None
             if average.score is not None:
-                interval = _task_interval(collection, members, group)
+                interval = task_interval(collection, members, group)
             score = _make_score(
                 benchmark, series, group.name, members or at_length[:1], average, length, interval,
                 is_group=group in benchmark.groups,
@@ -203,7 +158,7 @@ def _mean_over_lengths(
     members = [row for row in rows if row.task in group.members]
     interval = None
     if bad is None:
-        interval = _strata_interval(
+        interval = strata_interval(
             collection, members, [1 / len(scores) / len(group.members)] * len(members)
         )
     first = scores[0]
@@ -261,55 +216,6 @@ def _make_score(
     )
 
 
-def _task_interval(
-    collection: Collection, rows: Sequence[TidyRow], group: Group
-) -> tuple[float, float] | None:
-    counts = [float(row.n or 0) for row in rows]
-    weights = counts if group.weighting == "samples" else [1.0] * len(rows)
-    total = sum(weights)
-    return _strata_interval(collection, rows, [weight / total for weight in weights])
-
-
-def _strata_interval(
-    collection: Collection, rows: Sequence[TidyRow], weights: Sequence[float]
-) -> tuple[float, float] | None:
-    """Return the interval of a weighted mean of independent cells, None without sample scores."""
-    strata = []
-    for row, weight in zip(rows, weights, strict=True):
-        scores = sample_scores(collection, row)
-        if scores is None:
-            return None
-        strata.append(Stratum(weight=weight, scores=scores))
-    if len(strata) == 1 and set(strata[0].scores) <= {0.0, 100.0}:
-        return wilson(rows[0].score or 0.0, len(strata[0].scores))
-    return stratified_interval(strata)
-
-
-def _grid_interval(collection: Collection, rows: Sequence[TidyRow]) -> tuple[float, float] | None:
-    """Return the interval of a mean over places, whose needles are the same at each."""
-    found = [sample_scores(collection, row) for row in rows]
-    known = [scores for scores in found if scores is not None]
-    if len(known) < len(found) or len({len(scores) for scores in known}) != 1:
-        return None
-    return clustered_interval([sum(column) / len(column) for column in zip(*known, strict=True)])
-
-
-def sample_scores(collection: Collection, row: TidyRow) -> tuple[float, ...] | None:
-    """Return a cell's score of each sample; of a hit rate, its hits where details are missing.
-
-    Args:
-        collection: What was read.
-        row: The cell's row, with a score.
-    """
-    cell = collection.cells.get((row.run, row.model, row.dataset))
-    scores = check_samples(cell.scores.get(row.metric), row) if cell is not None else None
-    if scores is None and row.metric == "accuracy" and row.n and row.score is not None:
-        hits = row.score / 100 * row.n
-        if abs(hits - round(hits)) < 1e-6:
-            return (100.0,) * round(hits) + (0.0,) * (row.n - round(hits))
-    return scores
-
-
 def _score_curves(collection: Collection) -> Iterator[Score]:
     """Yield perplexities with their own intervals, over the masks drawn."""
     kinds = {row.entry: row.kind for row in collection.rows}
@@ -341,8 +247,3 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             ),
             is_embedded=point.text == "generated",
         )
-
-
-def as_records(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Return scores as dictionaries."""
-    return [asdict(score) for score in scores]

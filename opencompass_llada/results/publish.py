@@ -24,7 +24,8 @@ from opencompass_llada.results.ranking import rank_scores
 from opencompass_llada.results.report.page import make_plot, render_page
 from opencompass_llada.results.report.samples import make_blocks
 from opencompass_llada.results.runs import Run
-from opencompass_llada.results.tables import Links, Table, make_tables
+from opencompass_llada.results.table_cells import Links, Table
+from opencompass_llada.results.tables import make_tables
 from opencompass_llada.results.tidy import write_tidy_csv, write_tidy_parquet
 from opencompass_llada.results.writers import WRITERS
 

@@ -52,7 +52,7 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
 def _rank(score: Score, group: Sequence[Score]) -> Score:
     values = [other.score or 0.0 for other in group]
     best = max(values) if score.higher_is_better else min(values)
-    score = replace(score, is_top=score.score == best and len(group) > 1)
+    score = replace(score, is_top=score.score == best and len(set(values)) > 1)
     others = [other for other in group if other.entry != score.entry and other.low is not None]
     if score.low is None or score.high is None:
         return score

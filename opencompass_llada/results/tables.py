@@ -1,64 +1,35 @@
-"""The leaderboard's tables as rows of cells, which every writer renders.
+"""The leaderboard's tables of scores, and the list of all tables, which every writer renders.
 
-A cell has the text to read, the value to sort by and what a hover says. No table averages or ranks
-anything; missing numbers are words.
+No table averages or ranks anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from opencompass_llada.results.benchmarks import find_benchmark
 from opencompass_llada.results.board import Score
 from opencompass_llada.results.cost import Cost
-from opencompass_llada.results.effective_length import (
-    OWN_SHARE,
-    RULER_THRESHOLD,
-    EffectiveLength,
-    main_metrics,
+from opencompass_llada.results.effective_length import EffectiveLength, main_metrics
+from opencompass_llada.results.fact_tables import (
+    RULE_NAMES,
+    make_comparisons,
+    make_costs,
+    make_lengths,
 )
-from opencompass_llada.results.published import TRUST, Comparison, Figure
-
-#: Line, benchmark, task and length -> anchor of the samples.
-Links = Mapping[tuple[str, str, str, int | None], str]
-NOT_RUN = "-"
-MISSING = "missing"
-ALL = "all"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One field of a table."""
-
-    text: str
-    """What stands there."""
-    value: float | None = None
-    """What it sorts by, where that is a number."""
-    hover: str = ""
-    """What a pointer resting on it shows."""
-    is_best: bool = False
-    """Whether it is the best number of its column."""
-    link: str = ""
-    """Anchor of the samples behind it; '' for an average of several cells."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table with its notes."""
-
-    name: str
-    """Short name, for files and anchors."""
-    title: str
-    """Heading."""
-    heads: tuple[str, ...]
-    """Heads of the columns."""
-    rows: tuple[tuple[Cell, ...], ...]
-    """As many cells a row as heads."""
-    notes: tuple[str, ...] = ()
-    """What to know to read it."""
-    num_labels: int = field(default=1)
-    """Columns on the left that name a row, not measured."""
+from opencompass_llada.results.published import Comparison
+from opencompass_llada.results.table_cells import (
+    ALL,
+    MISSING,
+    NOT_RUN,
+    Cell,
+    Links,
+    Table,
+    file_name,
+    length_cell,
+    rank_cell,
+    score_cell,
+)
 
 
 def make_tables(
@@ -148,12 +119,6 @@ def _is_headline(score: Score) -> bool:
     return score.column == find_benchmark(score.benchmark).headline
 
 
-RULE_NAMES = {
-    "absolute": f"≥ {RULER_THRESHOLD:g} %",
-    "relative": f"≥ {100 * OWN_SHARE:g} % of own",
-}
-
-
 def make_series(series: str, scores: Sequence[Score], links: Links | None = None) -> Table:
     """Return one benchmark's table: columns by length, or a row a length where there are tasks.
 
@@ -209,188 +174,3 @@ def make_series(series: str, scores: Sequence[Score], links: Links | None = None
                else "lower is better"), *notes),
         num_labels=labels,
     )  # fmt: skip
-
-
-def make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
-    """Return effective lengths with their thresholds."""
-    rows = []
-    for item in lengths:
-        threshold = "missing" if item.threshold is None else f"{item.threshold:.1f}"
-        base = "" if item.base_length is None else f"{item.base_length:,}"
-        rows.append(
-            (
-                Cell(text=item.entry),
-                Cell(text=item.series),
-                Cell(text=RULE_NAMES[item.rule]),
-                Cell(text=threshold, value=item.threshold),
-                Cell(text=base, value=item.base_length),
-                length_cell(item),
-            )
-        )
-    return Table(
-        name="effective_length",
-        title="Effective context length",
-        heads=("model", "benchmark", "rule", "threshold", "own score at", "effective length"),
-        rows=tuple(rows),
-        num_labels=3,
-        notes=(
-            "The longest measured length such that it and every shorter one hold the threshold. "
-            f"{RULER_THRESHOLD:g} %: Llama2-7B at 4K on RULER's 13 tasks (arXiv 2404.06654); for "
-            "other benchmarks it is an orientation. Relative: to the model's own score at 4K, or "
-            "at the shortest length where 4K was not measured.",
-            "≥: the longest measured length still holds, or the next has no result. <: already "
-            "the shortest falls short.",
-        ),
-    )
-
-
-def make_costs(costs: Sequence[Cost]) -> Table:
-    """Return what generation took."""
-    rows = []
-    for cost in costs:
-        memory = cost.peak_memory_bytes
-        numbers = (
-            (cost.seconds, "{:.1f}"),
-            (cost.seconds_per_sample, "{:.3g}"),
-            (cost.nfe_per_sample, "{:.4g}"),
-            (cost.tokens_per_second, "{:.1f}"),
-            (None if memory is None else memory / 2**30, "{:.2f}"),
-        )
-        rows.append(
-            (
-                Cell(text=cost.entry),
-                Cell(text=cost.kind),
-                Cell(text=find_benchmark(cost.benchmark).title),
-                *(number_cell(value, form, cost.reason) for value, form in numbers),
-                Cell(text=cost.device or "not recorded"),
-            )
-        )
-    return Table(
-        name="cost",
-        title="Cost of generation",
-        heads=("model", "kind", "benchmark", "seconds", "seconds a sample", "NFE a sample",
-               "generated tokens/s", "peak memory, GiB", "device"),
-        rows=tuple(rows),
-        num_labels=3,
-        notes=(
-            "Seconds in the model, loading left out. NFE: forward passes of a batch, divided by "
-            "the samples. Prompt tokens are not counted as generated. Memory: tensors on the GPU; "
-            "on a CPU the peak of the whole process, which the next data set inherits.",
-        ),
-    )  # fmt: skip
-
-
-def make_comparisons(comparisons: Sequence[Comparison]) -> Table:
-    """Return measured beside published figures."""
-    rows = []
-    for pair in comparisons:
-        figure, score = pair.figure, pair.measured
-        inside = {True: "yes", False: "no", None: ""}[pair.is_inside]
-        rows.append(
-            (
-                Cell(text=score.entry),
-                Cell(text=score.series),
-                Cell(text=figure.column),
-                Cell(text="" if figure.length is None else f"{figure.length:,}",
-                     value=figure.length),
-                score_cell(score),
-                Cell(text=f"{figure.value:g}", value=figure.value, hover=figure.note),
-                number_cell(pair.difference, "{:+.1f}", score.reason),
-                Cell(text=inside),
-                Cell(text=figure.trust.replace("_", "-"), hover=TRUST[figure.trust]),
-                Cell(text=f"{figure.paper}, {figure.table}", hover=figure.source),
-            )
-        )  # fmt: skip
-    return Table(
-        name="published_beside_measured",
-        title="Published beside measured",
-        heads=("model", "benchmark", "column", "length", "measured", "published", "difference",
-               "inside the interval", "trust", "paper"),
-        rows=tuple(rows),
-        num_labels=4,
-        notes=tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items()),
-    )  # fmt: skip
-
-
-def make_published(figures: Sequence[Figure], left_out: Sequence[str]) -> Table:
-    """Return all published figures."""
-    rows = [
-        (
-            Cell(text=f"{figure.paper}, {figure.table}"),
-            Cell(text=figure.model),
-            Cell(text=figure.scaling),
-            Cell(text=figure.benchmark),
-            Cell(text=figure.column),
-            Cell(text="" if figure.length is None else f"{figure.length:,}", value=figure.length),
-            Cell(text=f"{figure.value:g}", value=figure.value),
-            Cell(text=figure.trust.replace("_", "-"), hover=TRUST[figure.trust]),
-            Cell(text="; ".join(part for part in (figure.source, figure.note) if part)),
-        )
-        for figure in figures
-    ]
-    return Table(
-        name="published",
-        title="Published figures",
-        heads=("paper", "model", "scaling", "benchmark", "column", "length", "value", "trust",
-               "source"),
-        rows=tuple(rows),
-        num_labels=6,
-        notes=(*(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items()),
-               *(f"left out: {reason}" for reason in left_out)),
-    )  # fmt: skip
-
-
-def score_cell(score: Score | None, links: Links | None = None) -> Cell:
-    """Return a score with its interval; words where there is none.
-
-    Args:
-        score: The score.
-        links: Anchors of samples.
-    """
-    if score is None or score.status == "not run":
-        return Cell(text=NOT_RUN, hover="" if score is None else score.reason)
-    link = (links or {}).get((score.entry, score.benchmark, score.column, score.length), "")
-    if score.score is None:
-        return Cell(text=MISSING, hover=score.reason, link=link)
-    form = "{:.1f}" if score.higher_is_better else "{:.4g}"
-    text = form.format(score.score)
-    if score.low is not None and score.high is not None:
-        text += f" [{form.format(score.low)}, {form.format(score.high)}]"
-    parts = [f"{score.num_cells} cells"] if score.num_cells > 1 else []
-    parts += [f"{score.n:,} {'samples' if score.higher_is_better else 'tokens'}"] if score.n else []
-    parts += [f"rank {score.rank}{'=' if score.tied else ''}"] if score.rank else []
-    return Cell(
-        text=text,
-        value=score.score,
-        hover=", ".join(parts),
-        is_best=score.is_top,
-        link=link,
-    )
-
-
-def rank_cell(score: Score | None) -> Cell:
-    """Return a score's rank, ``=`` after it where tied."""
-    if score is None or score.rank is None:
-        return Cell(text="")
-    return Cell(text=f"{score.rank}{'=' if score.tied else ''}", value=float(score.rank))
-
-
-def length_cell(item: EffectiveLength | None) -> Cell:
-    """Return an effective length."""
-    if item is None:
-        return Cell(text=NOT_RUN)
-    value = item.tokens if item.tokens is not None else (0 if item.bound == "below" else None)
-    return Cell(text=item.describe(), value=value)
-
-
-def number_cell(value: float | None, form: str, reason: str) -> Cell:
-    """Return a number, or that it is missing and why."""
-    if value is None:
-        return Cell(text=MISSING, hover=reason)
-    return Cell(text=form.format(value), value=value)
-
-
-def file_name(title: str) -> str:
-    """Return a title as part of a file's name."""
-    kept = "".join(letter if letter.isalnum() else "_" for letter in title.lower())
-    return "_".join(part for part in kept.split("_") if part)

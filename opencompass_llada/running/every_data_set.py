@@ -6,12 +6,16 @@ never the length that a prompt is built at. Runs nothing.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.datasets.stock import SCORING_PACKAGES
+from opencompass_llada.doctor import data
 from opencompass_llada.doctor.needs import check_data
 from opencompass_llada.results.table import dotted_name
 
@@ -43,7 +47,7 @@ def find_data_sets(names: Sequence[str] | None = None) -> list[DataSetFile]:
         One entry a file, by name.
 
     Raises:
-        ValueError: For a name that no file has, or a file with no or several ``*_datasets``.
+        ValueError: For a name that no file has, or a file without ``*_datasets``.
     """
     from opencompass_llada.options import reject_unknown
 
@@ -63,21 +67,41 @@ def _read(path: Path) -> DataSetFile:
 
     cfg = Config.fromfile(str(path), format_python_code=False)
     keys = [key for key in cfg if key.endswith("_datasets")]
-    if len(keys) != 1:
-        raise ValueError(f"{path.name} must define one *_datasets list; it has {keys or 'none'}.")
-    cells = tuple(_plain(cell) for cell in cfg[keys[0]])
+    if not keys:
+        raise ValueError(f"{path.name} must define a *_datasets list, as OpenCompass asks.")
+    cells = tuple(_plain(cell) for key in keys for cell in cfg[key])
     findings = [finding for finding in check_data(cells) if finding.level != "ok"]
-    absent = "; ".join(f"{finding.topic}: {finding.text}" for finding in findings)
-    return DataSetFile(name=path.stem, cells=cells, absent=absent)
+    reasons = [f"{finding.topic}: {finding.text}" for finding in findings]
+    reasons += [reason for cell in cells if (reason := _stock_fault(cell))]
+    return DataSetFile(name=path.stem, cells=cells, absent="; ".join(dict.fromkeys(reasons)))
+
+
+def _stock_fault(cell: Mapping[str, Any]) -> str:
+    """Say what one of OpenCompass's own data sets lacks, without its download."""
+    from opencompass.utils.datasets_info import DATASETS_MAPPING
+
+    package, _, name = cell["type"].rpartition(".")
+    if not package.startswith("opencompass."):
+        return ""
+    path = str(cell["path"])
+    local = DATASETS_MAPPING.get(path, {}).get("local", path)
+    folders = ("", os.environ.get("COMPASS_DATA_CACHE", ""), data.OPENCOMPASS_CACHE)
+    places = [Path(folder).expanduser() / local for folder in folders]
+    if not any(place.exists() for place in places):
+        return f"{path}: no file or folder {places[1]}"
+    needed, distribution = SCORING_PACKAGES.get(name, ("", ""))
+    if needed and importlib.util.find_spec(needed) is None:
+        return f"{path}: its score needs the package {distribution}"
+    return ""
 
 
 def _plain(value: Any) -> Any:
-    """Return a config value with classes as dotted names, as a dumped config has them."""
+    """Return a config value with classes and functions as dotted names, as in a dumped config."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return dotted_name(value) if isinstance(value, type) else value
+    return dotted_name(value) if callable(value) else value
 
 
 def cut_cells(file: DataSetFile, num_samples: int, generation_length: int) -> list[dict[str, Any]]:
@@ -121,7 +145,7 @@ def _cut(cell: Mapping[str, Any], num_samples: int, generation_length: int) -> d
     inferencer = made["infer_cfg"]["inferencer"]
     if "likelihood" in inferencer:
         likelihood = inferencer["likelihood"]
-        likelihood["num_draws"] = FEWEST_DRAWS[likelihood["estimator"]]
+        likelihood["num_draws"] = FEWEST_DRAWS[likelihood.get("estimator", "bound")]
     else:
         inferencer["max_out_len"] = min(
             inferencer.get("max_out_len", generation_length), generation_length

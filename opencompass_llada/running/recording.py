@@ -146,6 +146,8 @@ def _describe_device(parameter: Any) -> str | None:
 def _find_backend(network: Any) -> str | None:
     asked = getattr(network, "attention_backend", None)
     config = getattr(network, "config", None)
+    if asked == "auto":  # what `modeling.attention` makes of it
+        return "auto: PyTorch's SDPA, its own choice of kernel"
     return asked or getattr(config, "_attn_implementation", None)
 
 
@@ -162,8 +164,8 @@ def _cuda_versions() -> dict[str, Any]:
     import torch
 
     return {
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda or "none: a build of PyTorch for CPUs",
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else "no GPU",
     }
 
 

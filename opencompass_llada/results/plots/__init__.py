@@ -12,7 +12,7 @@ from opencompass_llada.results.cost import Cost
 from opencompass_llada.results.effective_length import main_metrics
 from opencompass_llada.results.grid import Grid, make_grids
 from opencompass_llada.results.table import ModelFacts
-from opencompass_llada.results.tables import file_name
+from opencompass_llada.results.table_cells import file_name
 from opencompass_llada.results.tidy import TidyRow
 
 HEAT_MAPS = "niah_heat_maps"

@@ -54,7 +54,10 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     for axes in all_axes:
         _finish(axes, lengths, scores[0].benchmark == "ruler")
     figure.suptitle(f"{series}: {column}, % (bands: 95 %)", fontsize=11)
-    figure.supxlabel("context length, tokens", fontsize=9)
+    if len(all_axes) > 1:
+        figure.supxlabel("context length, tokens", fontsize=9)
+    else:  # a label of the whole figure would lie under the legend
+        all_axes[0].set_xlabel("context length, tokens", fontsize=9)
     return figure
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.results.collect import Collection
+from opencompass_llada.results.fact_tables import make_published
 from opencompass_llada.results.published import LEFT_OUT, read_figures
 from opencompass_llada.results.report.heat import make_heat_maps, write_colours
 from opencompass_llada.results.report.provenance_view import describe_runs
 from opencompass_llada.results.report.samples import Block
-from opencompass_llada.results.tables import Table, make_published
+from opencompass_llada.results.table_cells import Table
 
 TEMPLATES = Path(__file__).with_name("templates")
 

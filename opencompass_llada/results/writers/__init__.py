@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from opencompass_llada.results.tables import Table
+from opencompass_llada.results.table_cells import Table
 from opencompass_llada.results.writers.csv_text import write_csv
 from opencompass_llada.results.writers.latex import write_latex
 from opencompass_llada.results.writers.markdown import write_markdown

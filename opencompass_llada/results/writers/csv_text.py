@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from opencompass_llada.results.tables import Table
+from opencompass_llada.results.table_cells import Table
 
 
 def write_csv(table: Table) -> str:

@@ -2,7 +2,7 @@ r"""A table in LaTeX with booktabs, to be \input into a paper."""
 
 from __future__ import annotations
 
-from opencompass_llada.results.tables import Cell, Table
+from opencompass_llada.results.table_cells import Cell, Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",

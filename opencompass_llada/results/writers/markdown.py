@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opencompass_llada.results.tables import Cell, Table
+from opencompass_llada.results.table_cells import Cell, Table
 
 
 def write_markdown(table: Table) -> str:
