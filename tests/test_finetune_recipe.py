@@ -95,6 +95,14 @@ def test_prompts_need_whole_documents():
         parse_recipe({**RECIPE, "text": text})
 
 
+def test_cycles_go_through_all_phases_again():
+    recipe = load_recipe(RECIPES / "tiny_long.yaml")
+    lengths = [phase.sequence_length for phase in recipe.phases]
+    assert lengths == [512, 2048, 8192, 16384] * 12
+    with pytest.raises(ValueError, match="cycles=0 must be a whole number from 1"):
+        load_recipe(RECIPES / "tiny_long.yaml", ["cycles=0"])
+
+
 def test_base_is_taken_over_and_overridden(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b.yaml\nseed: 5\n")
     (tmp_path / "b.yaml").write_text(f"{RECIPE}\n")

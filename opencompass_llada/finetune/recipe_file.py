@@ -43,6 +43,10 @@ def _build_evaluation(values: Any) -> Evaluation:
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     """Turn parsed YAML into a checked recipe.
 
+    Besides the recipe's fields the mapping may hold ``cycles``: how many times all phases are gone
+    through, one after the other. Rows of several lengths then alternate, so that post-training to a
+    long context does not unlearn the short one.
+
     Args:
         values: The YAML mapping.
 
@@ -58,6 +62,10 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         if not isinstance(items, list | tuple) or not all(isinstance(i, Mapping) for i in items):
             raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
         values[name] = tuple(_build(cls, f"recipe {name}", item) for item in items)
+    cycles = values.pop("cycles", 1)
+    if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
+        raise ValueError(f"recipe: cycles={cycles!r} must be a whole number from 1.")
+    values["phases"] *= cycles
     if values.get("lora") is not None:
         values["lora"] = _build(Lora, "recipe lora", values["lora"])
     if "evaluation" in values:
