@@ -1,7 +1,7 @@
 """Run an evaluation and keep its table, its figure and how it was made in docs/.
 
     python benchmarks/record_run.py configs/eval_llada_ppl.py ppl_tiny_llada
-    LLADA_REPEATS=10 python benchmarks/record_run.py configs/eval_llada_niah.py niah_tiny_llada
+    LLADA_REPEATS=10 python benchmarks/record_run.py configs/eval_llada_niah.py niah_tiny_models
 
 Writes docs/records/NAME.csv (every result), docs/records/NAME.json (command, variables, machine,
 versions, the resolved settings and models) and docs/images/NAME.png. Runs the config as a user

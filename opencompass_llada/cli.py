@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opencompass_llada.doctor.findings import Finding, write_report
+from opencompass_llada.fidelity.words import add_fidelity
 from opencompass_llada.results.commands import add_commands
 
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
     doctor.set_defaults(run=lambda asked: run_doctor(asked.config, asked.data, asked.work_dir))
     add_commands(commands)
+    add_fidelity(commands)
     given = parser.parse_args(arguments)
     return int(given.run(given))
 

@@ -8,7 +8,8 @@ Tokens, sampling and weights are handled below it; see `wrapper_options` for the
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from opencompass.utils.prompt import PromptList
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.chat_prompts import ChatTemplateParser
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import Engine
+from opencompass_llada.engines import Engine, Generation, length_buckets
 from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
@@ -28,6 +29,7 @@ from opencompass_llada.prompting.chat import ChatRenderer
 from opencompass_llada.prompting.stopping import (
     cut_at_stop_strings,
     cut_at_token_ids,
+    cut_is_settled,
     merge_stop_strings,
 )
 from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
@@ -38,6 +40,20 @@ from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wr
 from opencompass_llada.wrapper_scoring import LikelihoodMethods
 
 logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a prompt gave."""
+
+    text: str
+    """Cut at the first end token and stop string, without special tokens."""
+
+    token_ids: tuple[int, ...]
+    """Generated ids before the first end token."""
+
+    generation: Generation
+    """All generated ids, passes and time."""
 
 
 class LLaDACausalLM(LikelihoodMethods, BaseModel):
@@ -144,6 +160,7 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
                 dtype=choose_dtype(options.placement.dtype, device),
                 device=device,
                 attention_backend=options.placement.attention_backend,
+                context_length=options.length_limit.max_seq_len,
             )
         )
         if adapter is not None:
@@ -223,17 +240,44 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
                 do not fit the length.
             RuntimeError: If only the tokenizer was loaded.
         """
+        return [answer.text for answer in self.answer(inputs, max_out_len, stopping_criteria)]
+
+    def answer(
+        self,
+        inputs: Sequence[str],
+        max_out_len: int | None = None,
+        stopping_criteria: Sequence[str] | str | None = None,
+    ) -> list[Answer]:
+        """Generate as `generate` does, and return ids, passes and time beside each text.
+
+        Args:
+            inputs: See `generate`.
+            max_out_len: See `generate`.
+            stopping_criteria: See `generate`.
+
+        Returns:
+            One answer a prompt.
+
+        Raises:
+            ValueError: See `generate`.
+            RuntimeError: See `generate`.
+        """
         if self.engine is None:
             raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
         prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
-        answers = []
-        for start in range(0, len(prompts), size):
-            batch = self.engine.generate(prompts[start : start + size], max_new_tokens=length)
-            answers += [self._read_answer(generation.token_ids, stops) for generation in batch]
-        return answers
+        answers: dict[int, Answer] = {}
+        for places in length_buckets([len(prompt) for prompt in prompts], size):
+            batch = self.engine.generate(
+                [prompts[place] for place in places],
+                max_new_tokens=length,
+                is_complete=self._complete_test(stops),
+            )
+            for place, generation in zip(places, batch, strict=True):
+                answers[place] = self._read_answer(generation, stops)
+        return [answers[place] for place in range(len(prompts))]
 
     def get_token_len(self, prompt: str) -> int:
         """Return how many tokens a prompt has before any truncation."""
@@ -281,9 +325,16 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
             length,
         )
 
-    def _read_answer(self, token_ids: Sequence[int], stops: Sequence[str]) -> str:
-        kept = cut_at_token_ids(token_ids, self._stop_ids)
-        return cut_at_stop_strings(self._encoder.decode(kept), stops)
+    def _complete_test(self, stops: Sequence[str]) -> Callable[[list[int]], bool] | None:
+        """Return the test whether a stop string ends an answer, whatever follows."""
+        if not stops:
+            return None
+        return lambda token_ids: cut_is_settled(self._encoder.decode(token_ids), stops)
+
+    def _read_answer(self, generation: Generation, stops: Sequence[str]) -> Answer:
+        kept = cut_at_token_ids(generation.token_ids, self._stop_ids)
+        text = cut_at_stop_strings(self._encoder.decode(kept), stops)
+        return Answer(text=text, token_ids=tuple(kept), generation=generation)
 
 
 def _log_choices(options: WrapperOptions) -> None:

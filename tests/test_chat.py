@@ -16,6 +16,7 @@ from tiny_chat import (
 )
 
 from opencompass_llada.datasets.literal_template import LiteralPromptTemplate
+from opencompass_llada.engines import Generation
 from opencompass_llada.prompting.chat import parse_chat
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -156,7 +157,13 @@ def test_what_is_said_ends_no_turn_and_injects_no_mask(model, caplog):
 
 def test_generating_wraps_a_plain_text_once(model, monkeypatch):
     seen = []
-    monkeypatch.setattr(model.engine, "generate", lambda prompts, **_: seen.extend(prompts) or [])
+    nothing = Generation(token_ids=[], num_forward_passes=0, seconds=0.0)
+
+    def remember(prompts, **_):
+        seen.extend(prompts)
+        return [nothing] * len(prompts)
+
+    monkeypatch.setattr(model.engine, "generate", remember)
     model.generate(["hi"], max_out_len=8)
     model.generate_from_template(["hi"], max_out_len=8)
     assert seen == [ids_by_hand(("user", "hi"))] * 2

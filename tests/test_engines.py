@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import EOS_ID, EOT_ID, MASK_ID, tiny_model
 
-from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
+from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings, length_buckets
 from opencompass_llada.sampling import SamplerConfig, SpecialTokens
 
 TOKENS = SpecialTokens(mask_token_id=MASK_ID, eos_token_id=EOS_ID, eot_token_id=EOT_ID)
@@ -109,3 +109,16 @@ def test_nothing_is_left_requiring_gradients(model):
     generate(make_engine(model), PROMPTS[:1], 4)
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_batches_hold_like_lengths_and_every_prompt_once():
+    assert length_buckets([5, 90, 6, 80], 3) == [[0, 2], [3, 1]]
+    lengths = [7, 0, 7, 100, 3, 7, 1, 0, 15, 16]
+    batches = length_buckets(lengths, 3)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        found = [max(lengths[place], 1) for place in batch]
+        assert len(batch) <= 3
+        assert max(found) <= 2 * min(found)
+    equal = [place for batch in batches for place in batch if lengths[place] == 7]
+    assert equal == [0, 2, 5], "equal prompts keep their order, by which their seeds are counted"

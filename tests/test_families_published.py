@@ -89,8 +89,8 @@ def test_it_runs_through_opencompass(work_dir, paths, name, kind):
     assert answers["0"]["origin_prompt"] == prompt
     model = load(name, paths[name])
     ids = model.tokenizer(prompt)["input_ids"]
-    alone = model.engine.generate([ids], max_new_tokens=8)[0].token_ids
-    assert answers["0"]["prediction"] == model._read_answer(alone, ())
+    alone = model.engine.generate([ids], max_new_tokens=8)[0]
+    assert answers["0"]["prediction"] == model._read_answer(alone, ()).text
     start = "Q: sky\nA: is blue" if kind == "base" else "[user] Q: sky\n[assistant] A: is blue"
     assert options["0"]["label: A"]["prompt"] == start
     hits = sum(options[str(i)]["prediction"] == row["answer"] for i, row in enumerate(ROWS))

@@ -155,8 +155,11 @@ def test_the_papers_precision_can_be_overridden(monkeypatch):
 def test_the_demo_replaces_what_a_config_asks_for(name, monkeypatch, tmp_path):
     """Whatever a user wrote into the settings, LLADA_DEMO=1 runs."""
     text = (ROOT / f"configs/eval_llada_{name}.py").read_text()
-    assert text.count('models=["tiny_llada"]') == 1
-    text = text.replace('models=["tiny_llada"]', 'models=["llada_8b_base"]')
+    text = text.replace('    models=["tiny_llada"],\n', "")
+    assert text.count("\nsettings = dict(\n") == 1
+    text = text.replace(
+        "\nsettings = dict(\n", '\nsettings = dict(\n    models=["llada_8b_base"],\n'
+    )
     text = text.replace("from .helpers", "from opencompass_llada.configs.helpers")
     text = text.replace("from ..ruler", "from opencompass_llada.ruler")
     (tmp_path / "edited.py").write_text(text)

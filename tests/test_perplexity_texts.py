@@ -1,6 +1,7 @@
 """Texts that perplexity is measured on, and the windows of them that are scored."""
 
 import json
+import signal
 
 import pytest
 from datasets import Dataset
@@ -62,6 +63,7 @@ def test_a_hub_data_set_is_read_without_its_code(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     assert texts(path="hub:a/b", split="validation") == [{"text": "row", "name": "a/b 0"}]
+    assert seen.pop("trust_remote_code") is False
     assert seen == {"name": "a/b", "config": None, "split": "validation"}
 
 
@@ -88,6 +90,7 @@ def test_a_data_sets_loading_script_is_not_run(tmp_path):
     with pytest.raises(ValueError, match="could not be loaded"):
         texts(path=f"hub:{folder}")
     assert not (tmp_path / "ran").exists()
+    assert signal.alarm(0) == 0, "no alarm may be left behind"
 
 
 def test_a_torn_line_is_named(tmp_path):

@@ -148,8 +148,8 @@ def calls(cfg):
 def watched(generate, seen):
     """Return an engine's generate that notes its calls under the model that runs now."""
 
-    def generate_and_note(engine, prompts, *, max_new_tokens):
-        generations = generate(engine, prompts, max_new_tokens=max_new_tokens)
+    def generate_and_note(engine, prompts, *, max_new_tokens, **options):
+        generations = generate(engine, prompts, max_new_tokens=max_new_tokens, **options)
         note = {
             "engine": engine,
             "prompt": tiny_tokenizer().decode(prompts[0]),

@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from safetensors.torch import load_file, save_file
 from tiny import EOS_ID, EOT_TOKEN, MASK_ID, MASK_TOKEN, write_tiny_checkpoint
 
+from opencompass_llada.engines import Generation
 from opencompass_llada.modeling import CheckpointError
 from opencompass_llada.prompting.truncation import PromptTooLongError
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -112,7 +113,7 @@ def prompts_seen(model, monkeypatch, text, **call):
 
     def remember(prompts, **_):
         seen.extend(prompts)
-        return []
+        return [Generation(token_ids=[], num_forward_passes=0, seconds=0.0) for _ in prompts]
 
     monkeypatch.setattr(model.engine, "generate", remember)
     model.generate([text], **call)

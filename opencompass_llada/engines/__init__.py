@@ -2,6 +2,7 @@
 
 from opencompass_llada.engines.autoregressive import AutoregressiveEngine
 from opencompass_llada.engines.base import Engine, Generation, Totals
+from opencompass_llada.engines.batches import length_buckets
 from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine
 from opencompass_llada.engines.settings import SamplerSettings
 
@@ -12,4 +13,5 @@ __all__ = [
     "MaskedDiffusionEngine",
     "SamplerSettings",
     "Totals",
+    "length_buckets",
 ]

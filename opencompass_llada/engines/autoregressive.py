@@ -19,6 +19,7 @@ from torch import Tensor
 from opencompass_llada.engines.base import Generation, Totals
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
 from opencompass_llada.rope import ResolvedRope
+from opencompass_llada.sampling import IsComplete
 
 
 class AutoregressiveEngine:
@@ -54,9 +55,15 @@ class AutoregressiveEngine:
         return None if self._rope is None else self._rope.longest_context
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        is_complete: IsComplete | None = None,
     ) -> list[Generation]:
         """Generate after each prompt of one batch; see `Engine.generate`.
+
+        Stops at end tokens alone: ``is_complete`` is not asked.
 
         Raises:
             ValueError: If a prompt is empty, which leaves nothing to go on from.

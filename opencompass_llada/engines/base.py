@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions
+from opencompass_llada.sampling import IsComplete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,19 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        is_complete: IsComplete | None = None,
     ) -> list[Generation]:
         """Generate after each prompt of one batch.
 
         Args:
             prompts: Token ids; lengths may differ.
             max_new_tokens: Tokens to generate, at least 1.
+            is_complete: Whether an answer is complete, given its first ids; an engine may stop
+                early then, and must not let it change an answer before its end.
 
         Returns:
             One generation a prompt, in order; each equals that of the prompt alone.

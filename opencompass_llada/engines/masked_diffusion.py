@@ -27,7 +27,9 @@ from opencompass_llada.likelihood import (
 )
 from opencompass_llada.likelihood.scoring import sliced_entropies
 from opencompass_llada.modeling import BidirectionalNetwork
+from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.sampling import (
+    IsComplete,
     Progress,
     SpecialTokens,
     derive_seed,
@@ -46,6 +48,7 @@ class MaskedDiffusionEngine:
         special_tokens: SpecialTokens,
         *,
         progress: Progress | None = None,
+        pass_options: PassOptions | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -54,14 +57,24 @@ class MaskedDiffusionEngine:
             settings: How to sample.
             special_tokens: Ids of the checkpoint.
             progress: Told of every step; None is a bar where stderr is a terminal.
+            pass_options: How passes are arranged; nothing of it changes an answer.
         """
         self.model = model
         self.settings = settings
         self.special_tokens = special_tokens
         self.device: torch.device = next(model.parameters()).device
         self.totals = Totals()
+        self._pass_options = pass_options
+        self._server: PassServer | None = None
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
+
+    @property
+    def server(self) -> PassServer:
+        """The fast passes; made when first asked for, since adapters replace parameters before."""
+        if self._server is None:
+            self._server = PassServer(FastNetwork(self.model, self._pass_options))
+        return self._server
 
     @property
     def longest_context(self) -> int | None:
@@ -69,7 +82,11 @@ class MaskedDiffusionEngine:
         return self.model.resolved_rope.longest_context
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        is_complete: IsComplete | None = None,
     ) -> list[Generation]:
         """Generate after each prompt of one batch.
 
@@ -81,11 +98,13 @@ class MaskedDiffusionEngine:
         Args:
             prompts: Token ids; lengths may differ.
             max_new_tokens: Tokens to generate, at least 1.
+            is_complete: With the sampler's ``early_stop``, a test of when an answer is complete.
 
         Returns:
             One generation a prompt, in order.
 
         Raises:
+            MemoryPlanError: If the batch does not fit the card.
             ValueError: If the steps do not fit the length, or a prompt holds the mask's id.
             FloatingPointError: If the model's logits are not finite.
         """
@@ -93,13 +112,14 @@ class MaskedDiffusionEngine:
         self._check_prompts(prompts)
         start = time.perf_counter()
         output = sample(
-            self.model.logits_at,
+            self.server,
             prompts,
             config,
             self.special_tokens,
-            seeds=[self._next_seed(prompt) for prompt in prompts],
+            seeds=[self._next_seed(prompt) for prompt in prompts] if config.draws else None,
             device=self.device,
             progress=self._progress,
+            is_complete=is_complete,
         )
         seconds = time.perf_counter() - start
         generations = [

@@ -50,6 +50,8 @@ class LoadRequest:
     """Where the model goes."""
     attention_backend: str
     """See modeling.attention."""
+    context_length: int | None = None
+    """Tokens of the longest prompt and generation to come, if it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

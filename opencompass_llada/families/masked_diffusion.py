@@ -15,6 +15,13 @@ from opencompass_llada.engines import Engine, MaskedDiffusionEngine, SamplerSett
 from opencompass_llada.families.base import Family, LoadRequest
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import load_checkpoint, open_checkpoint
+from opencompass_llada.modeling.inference import (
+    MemoryPlan,
+    NetworkSize,
+    PassOptions,
+    card_budget,
+    check_plan,
+)
 from opencompass_llada.prompting.tokenization import find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SpecialTokens, make_progress
@@ -72,6 +79,7 @@ def masked_diffusion_family(
         if unset:
             logger.info("Sampler options that are not given are %s's own: %s", label, unset)
         tokens = special_tokens(request.path, request.config, request.tokenizer)
+        _plan_memory(request, settings)
         model = load_checkpoint(
             request.path,
             rope_scaling=request.rope_scaling,
@@ -90,3 +98,25 @@ def masked_diffusion_family(
         sampler_defaults=sampler_defaults,
         seed_defaults=seed_defaults,
     )
+
+
+def _plan_memory(request: LoadRequest, settings: SamplerSettings) -> None:
+    """Log what one row of the longest context will take, or refuse it, before weights load.
+
+    Raises:
+        MemoryPlanError: If it does not fit the card; names the nearest plan that does.
+    """
+    budget = card_budget(request.device)
+    if request.context_length is None or budget is None:
+        return
+    network, _ = open_checkpoint(request.path, rope_scaling=request.rope_scaling)
+    sampler = settings.for_length(settings.default_length or 1)
+    plan = MemoryPlan(
+        size=NetworkSize.of(network, request.dtype),
+        row_lengths=(request.context_length,),
+        block_length=sampler.block_length or sampler.generation_length,
+        cache_dtype=sampler.cache.dtype,
+        mlp_chunk=PassOptions().mlp_chunk,
+    )
+    plan = check_plan(plan, budget)
+    logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

@@ -1,11 +1,17 @@
-"""``python -m opencompass_llada.finetune RECIPE.yaml [key=value ...]``: train by a recipe."""
+"""``python -m opencompass_llada.finetune RECIPE.yaml [key=value ...]``: train by a recipe.
+
+With several devices: ``torchrun --nproc_per_node N -m opencompass_llada.finetune RECIPE.yaml``.
+"""
 
 import argparse
 import logging
+import os
 import sys
 
+from opencompass_llada.finetune.devices import stop_processes
 from opencompass_llada.finetune.loop import Trainer
-from opencompass_llada.finetune.recipe import load_recipe
+from opencompass_llada.finetune.recipe_file import load_recipe
+from opencompass_llada.finetune.saving import SaveError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,20 +21,32 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Without the program's name; None for sys.argv.
 
     Returns:
-        The exit status: 0, or 2 for a wrong recipe (text or output folder included).
+        The exit status: 0; 2 for a wrong recipe (text, output folder and memory included); 1 where
+        training failed; 128 and the signal's number where one stopped it.
     """
     parser = argparse.ArgumentParser(prog="python -m opencompass_llada.finetune")
     parser.add_argument("recipe", help="YAML file, see configs/finetune/")
-    parser.add_argument("overrides", nargs="*", help="key=value for top-level keys of the recipe")
+    parser.add_argument(
+        "overrides", nargs="*", help="key=value for keys of the recipe, group.key=value for groups"
+    )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    level = logging.INFO if is_main else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+    logger = logging.getLogger(__name__)
     try:
         trainer = Trainer(load_recipe(options.recipe, options.overrides))
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         parser.exit(2, f"{error}\n")
-    folder = trainer.train()
-    logging.getLogger(__name__).info("Checkpoint written to %s", folder)
-    return 0
+    try:
+        folder = trainer.train()
+    except (FloatingPointError, SaveError) as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        stop_processes()
+    logger.info("Checkpoint written to %s", folder)
+    return 0 if trainer.stopped_by is None else 128 + trainer.stopped_by
 
 
 if __name__ == "__main__":

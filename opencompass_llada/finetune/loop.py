@@ -1,295 +1,285 @@
-"""The training loop: recipe in, checkpoint out.
+"""The training loop: recipe in, checkpoints out.
 
-One process, one device; AdamW, warm-up and cosine decay, bfloat16 autocast over float32 weights on
-CUDA. A non-finite loss stops before the update.
+AdamW, warm-up and cosine decay, accumulation, bfloat16 over float32 weights on CUDA. Goes on from
+the last checkpoint; a non-finite gradient stops it before the update.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import platform
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedModel
+from torch.nn.utils import clip_grad_norm_
 
-import opencompass_llada
-from opencompass_llada.finetune.networks import hidden_states, llama_config
-from opencompass_llada.finetune.objective import (
-    autoregressive_loss,
-    diffusion_loss,
-    mask_rows,
-    next_tokens,
+from opencompass_llada.finetune.checkpoint_writer import write_checkpoint
+from opencompass_llada.finetune.checkpoints import (
+    FINAL,
+    STATE,
+    CheckpointIndex,
+    check_same_recipe,
+    score_figures,
 )
-from opencompass_llada.finetune.probe import probe_retrieval
-from opencompass_llada.finetune.recipe import Phase, Recipe
-from opencompass_llada.finetune.retrieval import RetrievalRows
-from opencompass_llada.finetune.rows import TrainingRows, row_loader
-from opencompass_llada.finetune.saving import check_target, save_checkpoint
-from opencompass_llada.finetune.text import TokenWindows, read_texts
-from opencompass_llada.finetune.tokenizer import EOS_TOKEN, MASK_TOKEN, train_tokenizer
+from opencompass_llada.finetune.data import TrainingData
+from opencompass_llada.finetune.devices import (
+    any_rank,
+    read_ranks,
+    reshard,
+    start_processes,
+    sum_over_ranks,
+    wait_for_all,
+    whole_tensor,
+)
+from opencompass_llada.finetune.evaluation import evaluate
+from opencompass_llada.finetune.fitting import check_network
+from opencompass_llada.finetune.forward import TrainingNetwork
+from opencompass_llada.finetune.networks import network_shape
+from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe_parts import Phase
+from opencompass_llada.finetune.rows import Batch, to_device
+from opencompass_llada.finetune.run_log import RunLog
+from opencompass_llada.finetune.start import build_network, make_tokenizer, place_network
+from opencompass_llada.finetune.stopping import StopRequest
+from opencompass_llada.finetune.throughput import Throughput
+from opencompass_llada.finetune.training_state import read_state
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
 
 logger = get_logger(__name__)
 
-_NO_DECAY = ("norm", "ln_f", "wte", "embed_tokens")
-
-
-def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
-    """Return the rate of a step: linear warm-up, then cosine decay to a tenth of the peak.
-
-    Args:
-        recipe: Peak, warm-up, total steps and time limit.
-        step: From 0.
-        seconds: Since training began; they count where the recipe has a time limit.
-
-    Returns:
-        The learning rate.
-    """
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
-    if recipe.time_limit is not None:
-        done = max(done, seconds / recipe.time_limit)
-    return recipe.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def build_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices alone.
-
-    Args:
-        model: Its parameters are grouped by name.
-        recipe: Rate, betas and decay.
-
-    Returns:
-        The optimizer.
-    """
-    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        groups[not any(part in name for part in _NO_DECAY)].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": groups[True], "weight_decay": recipe.weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=recipe.betas,
-        fused=torch.cuda.is_available(),
-    )
-
-
-def _batches(recipe: Recipe, windows: TokenWindows, retrieval: RetrievalRows) -> Iterator[Any]:
-    num_made: Counter[int] = Counter()  # by row length
-    for phase in recipe.phases:
-        first_row = num_made[phase.sequence_length]
-        rows = TrainingRows(recipe, phase, windows, retrieval, first_row)
-        num_made[phase.sequence_length] += len(rows)
-        for batch in row_loader(rows, phase, num_workers=recipe.num_workers):
-            yield phase, batch
-
 
 class Trainer:
-    """Holds the state of one run."""
+    """Holds the state of one run.
+
+    Attributes:
+        step: Optimiser steps done.
+        history: Rows of figures, as logged.
+        stopped_by: The signal that ended training early; None if none did.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
-        """Read the text, train the tokenizer and build the network.
+        """Check the recipe against this machine, prepare data and network, find where to go on.
 
         Args:
             recipe: What to do.
 
         Raises:
-            ValueError: If a text source has no files, or output_dir holds something else than a
-                checkpoint.
+            ValueError: If a text source, the checkpoint, the processes or the memory do not fit
+                the recipe, or output_dir holds another run.
         """
-        check_target(recipe.output_dir)
         self.recipe = recipe
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        texts = [text for source in recipe.text for text in read_texts(source)]
-        self.tokenizer = train_tokenizer(texts, recipe.vocab_size)
-        eos = self.tokenizer.convert_tokens_to_ids(EOS_TOKEN)
-        self.windows = TokenWindows(
-            recipe.text, lambda texts: self.tokenizer(list(texts)).input_ids, eos
-        )
-        backend = self.tokenizer.backend_tokenizer
-        self.retrieval = RetrievalRows(
-            self.windows,
-            lambda text: backend.encode(text, add_special_tokens=False).ids,
-            eos,
-            recipe.retrieval_styles,
-        )
-        logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
-        torch.manual_seed(recipe.seed)
-        self.model = self._build_network(eos).to(self.device)
-        self.hidden_states: Callable[[torch.Tensor], torch.Tensor] = partial(
-            hidden_states, self.model
-        )
-        if recipe.compile:
-            self.hidden_states = torch.compile(self.hidden_states, dynamic=False)
-        self.optimizer = build_optimizer(self.model, recipe)
-        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
-        self.history: list[dict[str, float]] = []
-
-    def _build_network(self, eos: int) -> PreTrainedModel:
-        recipe = self.recipe
-        if recipe.objective == "autoregressive":
-            return LlamaForCausalLM(
-                llama_config(
-                    recipe.model,
-                    vocab_size=len(self.tokenizer),
-                    trained_length=recipe.trained_length,
-                    eos_token_id=eos,
-                )
+        self.ranks = read_ranks(recipe)
+        self.output = Path(recipe.output_dir).absolute()
+        self.index = CheckpointIndex.read(self.output)
+        now = dataclasses.asdict(recipe)
+        if self.index.steps and not recipe.resume:
+            raise ValueError(
+                f"resume=false, and output_dir={str(self.output)!r} holds a run "
+                f"({self.index.last}). Delete it or name another folder, or leave resume out to go "
+                "on."
             )
-        config = LLaDAConfig(
-            **recipe.model,
-            vocab_size=len(self.tokenizer),
-            max_sequence_length=recipe.trained_length,
-            mask_token_id=self.tokenizer.convert_tokens_to_ids(MASK_TOKEN),
-            eos_token_id=eos,
-            pad_token_id=eos,
+        if self.index.recipe:
+            check_same_recipe(self.index.recipe, now, self.output)
+        self.index.recipe = now
+        self.tokens = make_tokenizer(recipe)
+        model, stored = build_network(recipe, self.tokens)
+        self.shape = network_shape(model, recipe.lora.rank if recipe.lora else 0)
+        check_network(model, recipe, self.shape, self.ranks)
+        group = start_processes(self.ranks)
+        if not self.ranks.is_main:
+            wait_for_all(self.ranks)  # the main rank writes the tokens that the others read
+        self.data = TrainingData(recipe, self.tokens)
+        if self.ranks.is_main:
+            wait_for_all(self.ranks)
+        device = self.ranks.device
+        self.network = place_network(
+            model,
+            recipe,
+            self.ranks,
+            stored,
+            lambda network: TrainingNetwork(network, recipe, device, group),
         )
-        model = LLaDAForMaskedDiffusion(config)
-        model.prepare(recipe.trained_length, self.device)
-        return model
+        self.model = model
+        self.optimizer = build_optimizer(self.network, recipe)
+        self.average = MovingAverage(self.network, recipe.ema_decay)
+        self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.stopped_by: int | None = None
+        if self.index.last is not None:
+            self._go_back(self.index.last)
 
-    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the loss of one batch."""
-        ids_BL, weights_BL, mask_all_B = (
-            batch[name].to(self.device, non_blocking=True)
-            for name in ("input_ids", "weights", "mask_all")
-        )
-        cuda = self.device.type == "cuda"
-        if self.recipe.objective == "autoregressive":
-            predicted_BL = next_tokens(weights_BL)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
-                hidden_BLM = self.hidden_states(ids_BL)
-                # The hidden state at i predicts token i + 1.
-                before_NM = hidden_BLM[:, :-1][predicted_BL[:, 1:]]
-                logits_NV = self.model.get_output_embeddings()(before_NM)
-            return autoregressive_loss(logits_NV, ids_BL, weights_BL, predicted_BL)
-        noisy_BL, masked_BL, ratios_B = mask_rows(
-            ids_BL,
-            weights_BL,
-            mask_all_B,
-            self.model.config.mask_token_id,
-            self.recipe.min_mask_ratio,
-            self.generator,
-        )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda):
-            hidden_BLM = self.hidden_states(noisy_BL)
-            logits_NV = self.model.get_output_embeddings()(hidden_BLM[masked_BL])
-        return diffusion_loss(logits_NV, ids_BL, weights_BL, masked_BL, ratios_B)
+    def _go_back(self, folder: Path) -> None:
+        """Load the state of a checkpoint."""
+        facts = read_state(folder / STATE, self.network, self.optimizer, self.average.weights)
+        self.step, self.tokens_seen = facts["step"], facts["tokens"]
+        self.seconds, self.history = facts["seconds"], facts["history"]
+        logger.info("Going on from step %d (%s)", self.step, folder)
 
-    def step(
-        self, number: int, batch: dict[str, torch.Tensor], seconds: float = 0.0
-    ) -> torch.Tensor:
-        """Do one optimiser step and return the detached loss.
+    def train(self) -> Path:
+        """Run the steps that are left and write the final checkpoint.
+
+        Returns:
+            Its folder; the last checkpoint's where a signal stopped the run.
+
+        Raises:
+            FloatingPointError: If a gradient is not finite; the batch is saved.
+            SaveError: If a checkpoint cannot be written.
+        """
+        recipe, ranks = self.recipe, self.ranks
+        log = RunLog(
+            self.output / "logs",
+            recipe.num_steps,
+            tensorboard=recipe.tensorboard,
+            is_main=ranks.is_main,
+            first_step=self.step,
+        )
+        if ranks.is_main:
+            self.index.write()
+        try:
+            with StopRequest() as stop:
+                self._run(log, stop)
+        finally:
+            log.close()
+        if self.stopped_by is not None:
+            assert self.index.last is not None
+            return self.index.last
+        final = self.output / FINAL
+        write_checkpoint(self, final, with_state=False)
+        return final
+
+    def _run(self, log: RunLog, stop: StopRequest) -> None:
+        recipe, begun = self.recipe, time.perf_counter() - self.seconds
+        losses: list[torch.Tensor] = []
+        work = Throughput()
+        for phase, batches in self._steps():
+            self.seconds = self._agree(time.perf_counter() - begun)
+            loss, norm = self.take_step(phase, batches, self.seconds)
+            losses.append(loss)
+            work.add(self, phase, batches)
+            log.step()
+            self.seconds = time.perf_counter() - begun
+            late = recipe.time_limit is not None and self.seconds > recipe.time_limit
+            asked = any_rank(stop.signal is not None, self.ranks)
+            last = self.step == recipe.num_steps or any_rank(late, self.ranks)
+            measured = self.step % recipe.probe_every == 0 or last
+            if measured or asked or self.step % recipe.log_every == 0:
+                row = {"step": self.step, "loss": self._mean(losses), "gradient_norm": norm}
+                row |= work.figures(self)
+                losses.clear()
+                figures = self.measure(phase) if measured else {}
+                self.history.append(row | figures)
+                log.write(self.history[-1])
+                if measured or asked:
+                    self.save(figures)
+                work.restart()  # what measuring and saving take is not training
+            if asked:
+                self.stopped_by = stop.signal or 15
+                logger.warning("Stopped at step %d; the same command goes on", self.step)
+                return
+            if last and self.step < recipe.num_steps:
+                logger.warning("Time limit reached at step %d", self.step)
+                return
+
+    def _steps(self) -> Iterator[tuple[Phase, list[Batch]]]:
+        """Yield this rank's batches of every step that is left."""
+        for phase, loader in self.data.phases(self.ranks, self.step):
+            rows = phase.rows_per_step // self.ranks.num_data_ranks
+            parts = rows // (self.recipe.micro_rows or rows)
+            batches = iter(loader)
+            for first in batches:
+                yield phase, [first, *(next(batches) for _ in range(parts - 1))]
+
+    def take_step(
+        self, phase: Phase, batches: list[Batch], seconds: float = 0.0
+    ) -> tuple[torch.Tensor, float]:
+        """Do one optimiser step.
 
         Args:
-            number: Of the step, from 0.
-            batch: From the row loader.
+            phase: Its rows per step.
+            batches: This rank's; their gradients are accumulated.
             seconds: Since training began.
+
+        Returns:
+            This rank's part of the loss, detached, and the gradient norm before clipping.
 
         Raises:
             FloatingPointError: If the gradient is not finite; nothing was updated.
         """
+        rate = learning_rate(self.recipe, self.step, seconds)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, number, seconds)
-        loss = self.loss(batch)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        if not torch.isfinite(norm):
+            group["lr"] = rate
+        total = torch.zeros((), device=self.ranks.device)
+        for batch in batches:
+            loss = self.network(to_device(batch, self.ranks.device)) / phase.rows_per_step
+            # FSDP takes the mean over ranks; each has a part of the sum.
+            (loss * self.ranks.world_size).backward()
+            total += loss.detach()
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        norm = whole_tensor(clip_grad_norm_(parameters, self.recipe.clip_norm)).item()
+        if not torch.isfinite(torch.tensor(norm)):
+            file = self._keep_batches(batches)
             raise FloatingPointError(
-                f"step {number}: loss {loss.item()} with gradient norm {norm.item()} is not "
-                "finite; nothing was updated. Lower learning_rate or raise min_mask_ratio."
+                f"step {self.step + 1}: loss {total.item()} with gradient norm {norm} is not "
+                f"finite; nothing was updated. The batch is in {file}, the last checkpoint is "
+                f"{self.index.last or 'none'}. Lower learning_rate or raise min_mask_ratio."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        self.average.update()
+        self.step += 1
+        return total, norm
 
-    def probe(self, phase: Phase) -> dict[str, float]:
-        """Measure held-out retrieval at the phase's length, in percent by row style."""
-        self.model.eval()
-        results = {
-            style: probe_retrieval(
-                self.model,
-                self.retrieval,
+    def _keep_batches(self, batches: list[Batch]) -> Path:
+        file = self.output / "logs" / f"not-finite-{self.step + 1}-rank{self.ranks.rank}.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"step": self.step + 1, "batches": batches}, file)
+        return file
+
+    def _agree(self, seconds: float) -> float:
+        """Return one time for all ranks, whose learning rates it decides under a time limit."""
+        if self.recipe.time_limit is None:
+            return seconds
+        own = torch.tensor(seconds, device=self.ranks.device)
+        return sum_over_ranks(own, self.ranks).item() / self.ranks.world_size
+
+    def _mean(self, losses: list[torch.Tensor]) -> float:
+        return sum_over_ranks(torch.stack(losses).mean(), self.ranks).item()
+
+    def measure(self, phase: Phase) -> dict[str, float]:
+        """Measure held-out retrieval and perplexity with the weights that are written."""
+        self.average.swap()
+        self.network.eval()
+        figures = self.network(
+            lambda model: evaluate(
+                model,
+                self.recipe,
+                self.data.retrieval,
+                self.data.held_out,
                 length=phase.sequence_length,
-                style=style,
-                num_rows=128,
-                device=self.device,
+                device=self.ranks.device,
             )
-            for style in self.recipe.retrieval_styles
-        }
-        self.model.train()
-        return results
+        )
+        reshard(self.network)
+        self.network.train()
+        self.average.swap()
+        return figures
 
-    def train(self) -> Path:
-        """Run all phases and write the checkpoint.
+    def save(self, figures: dict[str, float]) -> Path:
+        """Write a checkpoint of this step, and drop those that are no longer kept.
+
+        Args:
+            figures: What was measured; see checkpoints.score_figures for which one is best.
 
         Returns:
-            The checkpoint's folder.
-
-        Raises:
-            FloatingPointError: If a gradient is not finite.
+            Its folder.
         """
-        recipe, start, tokens = self.recipe, time.perf_counter(), 0
-        losses: list[torch.Tensor] = []
-        self.model.train()
-        for number, (phase, batch) in enumerate(
-            _batches(recipe, self.windows, self.retrieval), start=1
-        ):
-            elapsed = time.perf_counter() - start
-            losses.append(self.step(number - 1, batch, elapsed))
-            tokens += batch["input_ids"].numel()
-            late = recipe.time_limit is not None and elapsed > recipe.time_limit
-            probe = number % recipe.probe_every == 0 or number == recipe.num_steps or late
-            if probe or number % recipe.log_every == 0:
-                seconds = round(time.perf_counter() - start, 1)
-                mean = torch.stack(losses).mean().item()
-                row = {"step": number, "loss": mean, "tokens": tokens, "seconds": seconds}
-                self.history.append(row | (self.probe(phase) if probe else {}))
-                logger.info("%s", self.history[-1])
-                losses.clear()
-            if probe:
-                folder = self.save(seconds)
-            if late:
-                logger.warning("Time limit reached at step %d of %d", number, recipe.num_steps)
-                break
+        folder = self.index.path(self.step)
+        write_checkpoint(self, folder, with_state=True)
+        if self.ranks.is_main:
+            self.index.add(self.step, score_figures(figures), self.recipe.keep_last)
+        elif self.step not in self.index.steps:
+            self.index.steps.append(self.step)
         return folder
-
-    def save(self, seconds: float) -> Path:
-        """Write the checkpoint and return its folder."""
-        return save_checkpoint(
-            self.recipe.output_dir,
-            self.model,
-            self.tokenizer,
-            dtype=self.recipe.dtype,
-            record=self.record(seconds),
-        )
-
-    def record(self, seconds: float) -> dict[str, Any]:
-        """Return what a reader needs to repeat and judge the run."""
-        cuda = self.device.type == "cuda"
-        recipe = dataclasses.asdict(self.recipe)
-        del recipe["output_dir"]  # a path of the machine that trained, of no use elsewhere
-        return {
-            "recipe": recipe,
-            "text_tokens": self.windows.num_tokens,
-            "seconds": round(seconds, 1),
-            "history": self.history,
-            "date": time.strftime("%Y-%m-%d"),
-            "device": torch.cuda.get_device_name() if cuda else platform.processor(),
-            "versions": {
-                "opencompass_llada": opencompass_llada.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        }

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from opencompass_llada.finetune.arithmetic import Shape
 from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.options import reject_unknown
 
@@ -75,3 +76,23 @@ def hidden_states(model: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.T
         return model.hidden_states(input_ids_BL)
     assert isinstance(model, LlamaForCausalLM), type(model)
     return model.model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
+
+
+def network_shape(model: PreTrainedModel, adapter_rank: int = 0) -> Shape:
+    """Return the sizes that memory and arithmetic depend on."""
+    config = model.config
+    if isinstance(model, LLaDAForMaskedDiffusion):
+        heads, kv_heads, width = config.n_heads, config.n_kv_heads, config.d_model
+        layers, inner, entries = config.n_layers, config.mlp_hidden_size, config.embedding_size
+    else:
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        width, layers = config.hidden_size, config.num_hidden_layers
+        inner, entries = config.intermediate_size, config.vocab_size
+    return Shape(
+        width=width,
+        kv_width=width // heads * kv_heads,
+        num_layers=layers,
+        mlp_width=inner,
+        vocab_size=entries,
+        adapter_rank=adapter_rank,
+    )

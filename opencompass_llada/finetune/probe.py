@@ -7,15 +7,19 @@ autoregressive network with the true answer before each).
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
 
+from opencompass_llada.finetune.pieces import Row
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.modeling import LLaDAForMaskedDiffusion
 
+_TOKENS_AT_ONCE = 65536
 
-@torch.inference_mode()
+
+@torch.no_grad()
 def probe_retrieval(
     model: PreTrainedModel,
     retrieval: RetrievalRows,
@@ -40,6 +44,18 @@ def probe_retrieval(
     """
     rng = random.Random(f"probe-{length}-{style}")
     rows = [retrieval.make(length, rng, evaluation=True, style=style) for _ in range(num_rows)]
+    size = max(1, _TOKENS_AT_ONCE // length)
+    right = [
+        _answers_right(model, rows[start : start + size], device)
+        for start in range(0, num_rows, size)
+    ]
+    return 100.0 * torch.cat(right).float().mean().item()
+
+
+def _answers_right(
+    model: PreTrainedModel, rows: Sequence[Row], device: torch.device
+) -> torch.Tensor:
+    """Tell for each row whether every answer token is predicted, bool [B]."""
     ids_BL = torch.stack([torch.from_numpy(row.input_ids) for row in rows]).to(device)
     weights_BL = torch.stack([torch.from_numpy(row.weights) for row in rows]).to(device)
     is_diffusion = isinstance(model, LLaDAForMaskedDiffusion)
@@ -51,4 +67,4 @@ def probe_retrieval(
     if not is_diffusion:  # position i's logits are of token i + 1
         predicted_BL = predicted_BL.roll(1, -1)
     wrong_BL = (predicted_BL != ids_BL) & (weights_BL == 1.0)
-    return 100.0 * (~wrong_BL.any(-1)).float().mean().item()
+    return ~wrong_BL.any(-1)

@@ -17,7 +17,7 @@ from opencompass_llada.finetune.pieces import Pieces, Row, assemble
 from opencompass_llada.finetune.random_strings import LONG_VALUES, draw_string
 from opencompass_llada.finetune.ruler_rows import RulerRows
 from opencompass_llada.finetune.styles import STYLES
-from opencompass_llada.finetune.text import TokenWindows
+from opencompass_llada.finetune.windows import TokenWindows
 from opencompass_llada.synthetic.grammar import fill
 from opencompass_llada.synthetic.needles import (
     FAMILIES,

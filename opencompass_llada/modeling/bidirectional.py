@@ -57,6 +57,7 @@ class BidirectionalNetwork(PreTrainedModel):
             attention_backend: See modeling.attention; resolved at the first forward pass.
         """
         super().__init__(config)
+        _refuse_second_multiplier(config, rope_scaling)
         self.resolved_rope: ResolvedRope = resolve_rope(
             rope_scaling or RopeScaling(),
             rope_theta=config.rope_theta,
@@ -67,6 +68,11 @@ class BidirectionalNetwork(PreTrainedModel):
         self._built_with_theta = config.rope_theta
         self._attend: Attention | None = None
         self._rotation: Rotation | None = None
+
+    @property
+    def rotation_tables(self) -> Rotation | None:
+        """Cosine and sine as far as ``prepare`` built them, float32 [L, D]; None before it did."""
+        return self._rotation
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -227,3 +233,24 @@ class BidirectionalNetwork(PreTrainedModel):
     ) -> Tensor:
         """Return logits [B, P, V] at the given positions, without gradients; see forward."""
         return self(input_ids_BL, lengths_B, positions_BP).logits
+
+
+def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling | None) -> None:
+    """Refuse a given lambda on a checkpoint that was post-trained with one.
+
+    Its ``rope_theta`` holds that lambda already. A target length beyond the trained one is another
+    matter: it is worked out from the checkpoint's own base and length.
+
+    Raises:
+        ValueError: If the base would be multiplied twice.
+    """
+    earlier = getattr(config, "rope_training", None)
+    multiplier = getattr(scaling, "theta_multiplier", None) or 1.0
+    if earlier and multiplier != 1.0:
+        raise ValueError(
+            f"rope_scaling: theta_multiplier={multiplier} would multiply the base twice: this "
+            f"checkpoint was post-trained with {earlier.get('type')} (theta multiplier "
+            f"{earlier.get('theta_multiplier'):.6g}) and its rope_theta={config.rope_theta:.6g} "
+            f"holds it. Load it without scaling up to {config.trained_length} tokens, or give a "
+            "target_length beyond that."
+        )

@@ -43,7 +43,8 @@ class RMSNorm(nn.Module):
         """Normalise the last dimension."""
         x32_BLM = x_BLM.float()
         scale_BL1 = torch.rsqrt(x32_BLM.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (x32_BLM * scale_BL1).to(x_BLM.dtype)
+        # Training may keep float32 scales beside 16-bit states; evaluation has one dtype for both.
+        return self.weight.to(x_BLM.dtype) * (x32_BLM * scale_BL1).to(x_BLM.dtype)
 
 
 class BlockParts(NamedTuple):

@@ -1,7 +1,8 @@
 """Cut a finished generation where it should have ended.
 
 A masked diffusion model fills all of its positions, so stopping is a cut after the fact: of ids at
-the first end token, of text before the first stop string. Does not end the sampling early.
+the first end token, of text before the first stop string. Ending the sampling early is the
+sampler's business; here is only the test whether more text could move the cut.
 """
 
 from __future__ import annotations
@@ -37,6 +38,26 @@ def cut_at_stop_strings(text: str, stop_strings: Iterable[str]) -> str:
     """
     starts = [text.find(stop) for stop in stop_strings]
     return text[: min((start for start in starts if start >= 0), default=len(text))]
+
+
+def cut_is_settled(text: str, stop_strings: Sequence[str]) -> bool:
+    """Return whether a text is cut in one place whatever may follow it.
+
+    ``"ab"`` is settled with the stop string ``"b"``, and not with ``"b"`` and ``"abc"``, since a
+    following ``"c"`` would move the cut to the front.
+
+    Args:
+        text: The beginning of a generated text.
+        stop_strings: Non-empty strings.
+    """
+    cut = len(cut_at_stop_strings(text, stop_strings))
+    if cut == len(text):
+        return False
+    return not any(
+        stop.startswith(text[start:])
+        for stop in stop_strings
+        for start in range(max(len(text) - len(stop) + 1, 0), cut)
+    )
 
 
 def merge_stop_strings(*groups: Iterable[str] | str | None) -> tuple[str, ...]:

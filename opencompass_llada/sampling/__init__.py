@@ -9,17 +9,25 @@ from opencompass_llada.sampling.acceptance import (
     ScheduledAcceptance,
     StepContext,
 )
+from opencompass_llada.sampling.acceptance_options import (
+    AcceptanceOptions,
+    parse_acceptance_options,
+)
+from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
+from opencompass_llada.sampling.confident_acceptance import ACCEPTANCE_RULES, RuleKind
 from opencompass_llada.sampling.config import (
     SamplerConfig,
     SpecialTokens,
     parse_sampler_config,
 )
+from opencompass_llada.sampling.early_stop import IsComplete
 from opencompass_llada.sampling.forward import (
     ForwardPolicy,
     FullForward,
     GuidedForward,
     LogitsFunction,
 )
+from opencompass_llada.sampling.kept_forward import KeptForward, PassProvider, PassSession
 from opencompass_llada.sampling.noise import derive_seed
 from opencompass_llada.sampling.progress import (
     PROGRESS_VARIABLE,
@@ -41,17 +49,26 @@ from opencompass_llada.sampling.schedule import (
 )
 
 __all__ = [
+    "ACCEPTANCE_RULES",
+    "AcceptanceOptions",
+    "RuleKind",
+    "parse_acceptance_options",
     "PROGRESS_VARIABLE",
     "REMASKING_STRATEGIES",
     "SCHEDULES",
     "AcceptanceRule",
     "BlockPlan",
+    "CacheOptions",
     "ForwardPolicy",
     "FullForward",
     "GuidedForward",
     "IndependentAcceptance",
+    "IsComplete",
+    "KeptForward",
     "LogitsFunction",
     "NoProgress",
+    "PassProvider",
+    "PassSession",
     "Progress",
     "ProgressBar",
     "SamplerConfig",
@@ -63,6 +80,7 @@ __all__ = [
     "cap_steps",
     "derive_seed",
     "make_progress",
+    "parse_cache_options",
     "parse_sampler_config",
     "plan_blocks",
     "plan_steps",

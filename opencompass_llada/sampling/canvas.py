@@ -10,6 +10,7 @@ Shape letters: B rows, L row length, K block length, P masked positions of the a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,11 +66,14 @@ def make_canvas(
     """
     prompt_lengths = tuple(len(prompt) for prompt in prompts)
     row_length = max(prompt_lengths) + num_masks
-    rows = [[*prompt, *[mask_token_id] * (row_length - len(prompt))] for prompt in prompts]
+    ids_BL = torch.full((len(prompts), row_length), mask_token_id, dtype=torch.int64)
+    for ids_L, prompt in zip(ids_BL, prompts, strict=True):
+        if len(prompt):  # by way of an array, which is ten times as fast as from a list
+            ids_L[: len(prompt)] = torch.frombuffer(array("q", prompt), dtype=torch.int64)
     padded = len(set(prompt_lengths)) > 1
     lengths = [length + num_masks for length in prompt_lengths]
     return Canvas(
-        ids_BL=torch.tensor(rows, dtype=torch.int64, device=device),
+        ids_BL=ids_BL.to(device),
         prompt_lengths=prompt_lengths,
         lengths_B=torch.tensor(lengths, dtype=torch.int64, device=device) if padded else None,
     )

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.sampling.acceptance_options import (
+    AcceptanceOptions,
+    parse_acceptance_options,
+)
+from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
 from opencompass_llada.sampling.remasking import (
     REMASKING_STRATEGIES,
     STRATEGIES,
@@ -78,6 +83,17 @@ class SamplerConfig:
     """Reveal tokens predicted as EOS or EoT last (LLaDA's ``confidence_eos_eot_inf``; LLaDA,
     appendix B.4)."""
 
+    acceptance: AcceptanceOptions = AcceptanceOptions()
+    """What a step reveals beyond its schedule; may be given as a mapping or a rule's name. See
+    `acceptance_options`."""
+
+    early_stop: bool = False
+    """Stop once everything up to an end token is revealed, or the caller says that the answer is
+    complete; the rest is filled with end tokens, which the answer does not show."""
+
+    cache: CacheOptions = CacheOptions()
+    """What is kept between steps; may be given as a mapping or a type's name. See `cache`."""
+
     def __post_init__(self) -> None:
         """Check every value.
 
@@ -95,6 +111,7 @@ class SamplerConfig:
         _check_fraction("top_p", self.top_p, includes_zero=False)
         _check_fraction("timestep_eps", self.timestep_eps, includes_zero=True)
         _check_bool("suppress_eos_logits", self.suppress_eos_logits)
+        _check_bool("early_stop", self.early_stop)
         _check_bool("suppress_eos_eot_confidence", self.suppress_eos_eot_confidence)
         if self.remasking not in REMASKING_STRATEGIES:
             raise ValueError(
@@ -103,7 +120,37 @@ class SamplerConfig:
         if self.schedule is not None and self.schedule not in SCHEDULES:
             raise ValueError(unknown_name_message("schedule", str(self.schedule), SCHEDULES))
         check_combinations(self)
+        self._check_fast_modes()
         plan_blocks(self)
+
+    def _check_fast_modes(self) -> None:
+        object.__setattr__(self, "acceptance", parse_acceptance_options(self.acceptance))
+        object.__setattr__(self, "cache", parse_cache_options(self.cache))
+        strategy = STRATEGIES[self.remasking]
+        if self.acceptance.needs_probabilities and not strategy.of_token:
+            raise ValueError(
+                f"acceptance={self.acceptance.type!r} goes by the probability of the predicted "
+                f"token, which remasking={self.remasking!r} does not give; use "
+                "remasking='low_confidence' or acceptance='entropy_bound'"
+            )
+        if self.acceptance.type != "scheduled" and not strategy.confident:
+            raise ValueError(
+                f"acceptance={self.acceptance.type!r} ranks positions by what the model says, and "
+                f"remasking={self.remasking!r} chooses them at random; use "
+                "remasking='low_confidence'"
+            )
+        if self.cache.keeps and self.cfg_scale:
+            raise ValueError(
+                f"cfg_scale={self.cfg_scale} runs every step with and without the prompt, and "
+                f"cache={self.cache.type!r} keeps keys and values of one of the two; use "
+                "cache='none' or cfg_scale=0"
+            )
+
+    @property
+    def draws(self) -> bool:
+        """Whether any random number is drawn."""
+        confident = STRATEGIES[self.remasking].confident
+        return self.temperature > 0 or self.remasking_temperature > 0 or not confident
 
     @property
     def resolved_schedule(self) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from opencompass_llada.sampling.acceptance import AcceptanceRule, StepContext
 from opencompass_llada.sampling.canvas import BlockState, Canvas, open_block, write_tokens
+from opencompass_llada.sampling.early_stop import EarlyStop
 from opencompass_llada.sampling.forward import ForwardPolicy
 from opencompass_llada.sampling.prediction import Predictor
 from opencompass_llada.sampling.progress import Progress
@@ -38,6 +39,9 @@ class DenoisingParts:
     progress: Progress
     """Is told of every step."""
 
+    early_stop: EarlyStop | None = None
+    """Tells when the rest cannot change the answers; None goes on to the end."""
+
 
 def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> Tensor:
     """Finish all blocks from left to right.
@@ -48,7 +52,8 @@ def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> Tensor:
         parts: What the loop is put together from.
 
     Returns:
-        Tokens, int64 [B, L], with every mask between prompt and padding revealed.
+        Tokens, int64 [B, L], with every mask between prompt and padding revealed, or filled after
+        the answers' ends.
 
     Raises:
         FloatingPointError: If the model's logits are not finite.
@@ -59,16 +64,18 @@ def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> Tensor:
     try:
         for block_index in range(plan.num_blocks):
             starts_B = canvas.prompt_lengths_B + block_index * plan.block_length
-            ids_BL = denoise_block(ids_BL, starts_B, block_index, plan, parts)
+            ids_BL, stopped = denoise_block(ids_BL, starts_B, block_index, plan, parts)
+            if stopped:
+                break
     finally:
         parts.progress.finish_batch()
-    return ids_BL
+    return ids_BL if parts.early_stop is None else parts.early_stop.fill(ids_BL)
 
 
 def denoise_block(
     ids_BL: Tensor, starts_B: Tensor, block_index: int, plan: BlockPlan, parts: DenoisingParts
-) -> Tensor:
-    """Reveal every position of one block.
+) -> tuple[Tensor, bool]:
+    """Reveal every position of one block, or those that can still change the answers.
 
     Args:
         ids_BL: Current tokens, int64; not changed.
@@ -78,7 +85,8 @@ def denoise_block(
         parts: What the loop is put together from.
 
     Returns:
-        Tokens, int64 [B, L]; positions outside the block are as they were.
+        Tokens, int64 [B, L], positions outside the block as they were; and whether all answers are
+        complete.
 
     Raises:
         FloatingPointError: If the model's logits are not finite.
@@ -93,8 +101,15 @@ def denoise_block(
         ids_BL, block, step_finite = denoise_step(ids_BL, block, step, parts)
         finite = finite & step_finite
         parts.progress.finish_step(block_index, step.index)
-    _check_block_result(block, finite, block_index)
-    return ids_BL
+        if parts.early_stop is not None and parts.early_stop.after_step(ids_BL, block):
+            _check_finite(finite, block_index)
+            return ids_BL, True
+    _check_finite(finite, block_index)
+    _check_finished(block, block_index)
+    if parts.early_stop is None:
+        return ids_BL, False
+    num_finished = (block_index + 1) * plan.block_length
+    return ids_BL, parts.early_stop.after_block(ids_BL, num_finished)
 
 
 def denoise_step(
@@ -134,12 +149,15 @@ def denoise_step(
     )
 
 
-def _check_block_result(block: BlockState, finite: Tensor, block_index: int) -> None:
+def _check_finite(finite: Tensor, block_index: int) -> None:
     if not finite.item():
         raise FloatingPointError(
             f"the model's logits are not finite in block {block_index}; float16 overflows in "
             "LLaDA, load it in bfloat16 or float32, and check the checkpoint's weights"
         )
+
+
+def _check_finished(block: BlockState, block_index: int) -> None:
     if block.num_positions:
         raise RuntimeError(
             f"the acceptance rule left {block.counts} positions of block {block_index} masked; "

@@ -1,8 +1,8 @@
 """Forward policies: how logits of the active block are obtained, and how many passes that takes.
 
 The sampler asks a policy for logits and never calls the model itself, so that caches can be added
-as further policies without a change to the loop. Ships the two of the reference mode: a full pass
-for every step, with or without classifier-free guidance.
+as further policies (``kept_forward.py``) without a change to the loop. Here are the two of the
+reference mode: a full pass for every step, with or without classifier-free guidance.
 
 Shape letters: B rows, L row length, P masked positions of the active block, V vocabulary.
 """
@@ -29,6 +29,11 @@ class ForwardPolicy(Protocol):
     @property
     def num_forward_passes(self) -> int:
         """Forward passes so far; each row of the batch takes part in every one."""
+        ...
+
+    @property
+    def num_full_passes(self) -> int:
+        """Those of them that ran every token."""
         ...
 
     def start_block(self, ids_BL: Tensor, block_start_B: Tensor, block_length: int) -> None:
@@ -71,6 +76,11 @@ class FullForward:
     @property
     def num_forward_passes(self) -> int:
         """Passes so far, one for each call of the model."""
+        return self._num_forward_passes
+
+    @property
+    def num_full_passes(self) -> int:
+        """All of them."""
         return self._num_forward_passes
 
     def start_block(self, ids_BL: Tensor, block_start_B: Tensor, block_length: int) -> None:
@@ -131,6 +141,11 @@ class GuidedForward:
     def num_forward_passes(self) -> int:
         """Passes of both halves."""
         return self._conditional.num_forward_passes + self._unconditional.num_forward_passes
+
+    @property
+    def num_full_passes(self) -> int:
+        """Full passes of both halves."""
+        return self._conditional.num_full_passes + self._unconditional.num_full_passes
 
     def start_block(self, ids_BL: Tensor, block_start_B: Tensor, block_length: int) -> None:
         """Tell both halves that a block begins; see :class:`ForwardPolicy`."""

@@ -33,7 +33,7 @@ def derive_seed(seed: int, prompt: Sequence[int]) -> int:
     Returns:
         An integer in [0, 2**63), the same on every machine.
     """
-    text = f"{seed}:{','.join(str(int(token_id)) for token_id in prompt)}"
+    text = f"{seed}:{','.join(map(str, map(int, prompt)))}"
     digest = hashlib.blake2b(text.encode("ascii"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

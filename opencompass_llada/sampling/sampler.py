@@ -54,12 +54,14 @@ from opencompass_llada.sampling.acceptance import (
 from opencompass_llada.sampling.canvas import Canvas, make_canvas
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.denoising import DenoisingParts, denoise
+from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
 from opencompass_llada.sampling.forward import (
     ForwardPolicy,
     FullForward,
     GuidedForward,
     LogitsFunction,
 )
+from opencompass_llada.sampling.kept_forward import KeptForward, PassProvider
 from opencompass_llada.sampling.noise import derive_seed, make_generators
 from opencompass_llada.sampling.prediction import Predictor
 from opencompass_llada.sampling.progress import NoProgress, Progress
@@ -79,10 +81,13 @@ class SamplerOutput:
     """Forward passes for each prompt: a pass of the batch counts once for every row, guidance
     takes two."""
 
+    num_full_passes: int = 0
+    """Those of them that ran every token; the rest used kept keys and values."""
+
 
 @torch.no_grad()
 def sample(
-    logits_function: LogitsFunction,
+    model: LogitsFunction | PassProvider,
     prompts: Sequence[Sequence[int]],
     config: SamplerConfig,
     special_tokens: SpecialTokens,
@@ -90,6 +95,7 @@ def sample(
     seeds: Sequence[int] | None = None,
     device: torch.device | str,
     progress: Progress | None = None,
+    is_complete: IsComplete | None = None,
 ) -> SamplerOutput:
     """Generate ``config.generation_length`` tokens after each prompt.
 
@@ -97,13 +103,15 @@ def sample(
     the model call's own arithmetic does not.
 
     Args:
-        logits_function: The model call; see :data:`LogitsFunction`.
+        model: The model call, see :data:`LogitsFunction`; or where passes come from that can
+            keep keys and values, see `PassProvider`.
         prompts: Token ids, one sequence a prompt; they may differ in length.
         config: The settings; not changed.
         special_tokens: Ids of the checkpoint.
         seeds: One seed a prompt; None derives each from ``config.seed`` and the prompt.
         device: Where the tokens live and random numbers are drawn; the model call's device.
         progress: Told of every step; None for nobody.
+        is_complete: With ``config.early_stop``, a further test of when an answer is complete.
 
     Returns:
         Generated ids and the number of forward passes.
@@ -125,20 +133,24 @@ def sample(
         device=device,
     )
     parts = DenoisingParts(
-        forward=make_forward_policy(logits_function, canvas, config, special_tokens),
+        forward=make_forward_policy(model, canvas, config, plan, special_tokens),
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         rule=make_rule(config),
         progress=progress or NoProgress(),
+        early_stop=EarlyStop(canvas, plan.padded_length, special_tokens, is_complete)
+        if config.early_stop
+        else None,
     )
     ids_BL = denoise(canvas, plan, parts)
     return SamplerOutput(
         token_ids=cut_generated(ids_BL, canvas.prompt_lengths, plan.generation_length),
         num_forward_passes=parts.forward.num_forward_passes,
+        num_full_passes=parts.forward.num_full_passes,
     )
 
 
 def make_rule(config: SamplerConfig) -> AcceptanceRule:
-    """Choose the acceptance rule that the remasking strategy goes with.
+    """Choose the acceptance rule: the one asked for, or that of the remasking strategy.
 
     Args:
         config: The settings.
@@ -146,32 +158,58 @@ def make_rule(config: SamplerConfig) -> AcceptanceRule:
     Returns:
         The rule.
     """
+    asked = config.acceptance.make()
+    if asked is not None:
+        return asked
     return IndependentAcceptance() if config.remasking == "origin" else ScheduledAcceptance()
 
 
 def make_forward_policy(
-    logits_function: LogitsFunction,
+    model: LogitsFunction | PassProvider,
     canvas: Canvas,
     config: SamplerConfig,
+    plan: BlockPlan,
     special_tokens: SpecialTokens,
 ) -> ForwardPolicy:
-    """Choose how logits are obtained: full passes, with guidance if the config asks for it.
+    """Choose how logits are obtained: kept keys and values, guidance, or neither.
 
     Args:
-        logits_function: The model call.
+        model: The model call, or where passes come from.
         canvas: The batch.
         config: The settings.
+        plan: Blocks and steps.
         special_tokens: Ids of the checkpoint.
 
     Returns:
         A policy that has counted no pass yet.
+
+    Raises:
+        ValueError: If keys and values are to be kept and the model is a mere call.
     """
-    conditional = FullForward(logits_function, canvas.lengths_B)
+
+    def make() -> ForwardPolicy:
+        if isinstance(model, PassProvider):
+            return KeptForward(
+                model,
+                config.cache,
+                prompt_lengths=canvas.prompt_lengths,
+                num_masks=plan.padded_length,
+                block_length=plan.block_length,
+                full_passes=plan.num_steps if not config.cache.keeps else plan.num_blocks,
+            )
+        if config.cache.keeps:
+            raise ValueError(
+                f"cache={config.cache.type!r} needs a model that keeps keys and values, and got "
+                "a mere call; give modeling.inference.PassServer, or use cache='none'"
+            )
+        return FullForward(model, canvas.lengths_B)
+
+    conditional = make()
     if config.cfg_scale == 0:
         return conditional
     return GuidedForward(
         conditional,
-        FullForward(logits_function, canvas.lengths_B),
+        make(),
         cfg_scale=config.cfg_scale,
         prompt_mask_BL=canvas.prompt_mask_BL,
         mask_token_id=special_tokens.mask_token_id,
@@ -192,14 +230,16 @@ def cut_generated(
         Token ids of each row.
     """
     return [
-        row[start : start + generation_length]
-        for row, start in zip(ids_BL.tolist(), prompt_lengths, strict=True)
+        ids_L[start : start + generation_length].tolist()
+        for ids_L, start in zip(ids_BL, prompt_lengths, strict=True)
     ]
 
 
 def _seeds_of_rows(
     seeds: Sequence[int] | None, prompts: Sequence[Sequence[int]], config: SamplerConfig
 ) -> list[int]:
+    if seeds is None and not config.draws:
+        return [config.seed] * len(prompts)  # deriving one takes 12 ms for 32K tokens
     if seeds is None:
         return [derive_seed(config.seed, prompt) for prompt in prompts]
     if len(seeds) != len(prompts):

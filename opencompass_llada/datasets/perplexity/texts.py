@@ -159,7 +159,8 @@ def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
 
     name = options.path.removeprefix(HUB_PREFIX)
     try:
-        rows = load_dataset(name, options.hub_config, split=options.split)
+        # Else `datasets` asks at the terminal, under an alarm that outlives the call.
+        rows = load_dataset(name, options.hub_config, split=options.split, trust_remote_code=False)
     except Exception as error:  # any network, cache or hub error ends in the same remedy
         raise MissingDataError(
             f"path={options.path!r} could not be loaded by the datasets package "

@@ -1,32 +1,13 @@
-"""RULER's two scores, refused when a prediction is missing.
-
-``string_match_all`` and ``string_match_part`` of NVIDIA RULER
-(scripts/eval/synthetic/constants.py): a reference counts if it stands anywhere in the prediction,
-upper and lower case alike.
-"""
+"""RULER's evaluator: the mean of `matching`'s scores, refused when a prediction is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from opencompass_llada.datasets.complete import CompleteEvaluator, check_complete
+from opencompass_llada.datasets.ruler.matching import MATCHES
 from opencompass_llada.options import reject_unknown
-
-
-def match_all(prediction: str, references: Sequence[str]) -> float:
-    """Return the share of references that stand in the prediction, 0 to 1."""
-    answer = prediction.lower()
-    return sum(reference.lower() in answer for reference in references) / len(references)
-
-
-def match_part(prediction: str, references: Sequence[str]) -> float:
-    """Return 1 if any reference stands in the prediction, else 0."""
-    answer = prediction.lower()
-    return float(any(reference.lower() in answer for reference in references))
-
-
-MATCHES: dict[str, Callable[[str, Sequence[str]], float]] = {"all": match_all, "part": match_part}
 
 
 class RulerEvaluator(CompleteEvaluator):

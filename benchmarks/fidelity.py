@@ -1,0 +1,105 @@
+"""What each fast mode costs on the tiny models: agreement and score, on NIAH and RULER's groups.
+
+    python benchmarks/fidelity.py              # some minutes on a CPU
+    python benchmarks/fidelity.py --limit 1    # a look
+
+The reference is the exact sampler, one token a step. Shipped defaults follow from this record: a
+mode that loses more than 0.5 points on any group is off unless asked for. Writes one record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recording import ROOT, describe_run, write_record
+
+MODES: dict[str, dict[str, Any]] = {
+    "prompt": {"cache": {"type": "prompt"}},
+    "prompt, float8": {"cache": {"type": "prompt", "dtype": "float8"}},
+    "prompt, never refreshed": {"cache": {"type": "prompt", "refresh": "never"}},
+    "dual": {"cache": {"type": "dual"}},
+    "threshold 0.9": {"acceptance": {"type": "threshold", "value": 0.9}},
+    "factor 1": {"acceptance": {"type": "factor", "value": 1.0}},
+    "entropy bound 0.1": {"acceptance": {"type": "entropy_bound", "value": 0.1}},
+    "prompt + threshold 0.9": {"cache": "prompt", "acceptance": "threshold"},
+    "early stop": {"early_stop": True},
+}
+REFERENCE = {"block_length": 16, "num_steps": None}
+NIAH = {"LLADA_LENGTHS": "512,1024", "LLADA_DEPTHS": "0,25,50,75,100", "LLADA_REPEATS": "5"}
+_SHORT = (
+    "niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3,"
+    "niah_multivalue,niah_multiquery,vt"
+)
+RULER = {"LLADA_LENGTHS": "512", "LLADA_SAMPLES": "6", "LLADA_TASKS": _SHORT}
+# The smallest prompt of common words has 1,058 tokens.
+AGGREGATION = {"LLADA_LENGTHS": "1100", "LLADA_SAMPLES": "12", "LLADA_TASKS": "cwe,fwe"}
+GROUPS = {
+    "NIAH 512": "niah_embedded_*length512_*",
+    "NIAH 1024": "niah_embedded_*length1024_*",
+    "RULER NIAH": "ruler_niah_*",
+    "RULER VT": "ruler_vt*",
+    "RULER CWE+FWE": "ruler_[cf]we*",
+}
+
+
+def read(name: str, settings: dict[str, str]) -> Any:
+    """Read a shipped config under settings of its own."""
+    from opencompass_llada.running.preflight import read_config
+
+    for variable in [v for v in os.environ if v.startswith("LLADA_")]:
+        del os.environ[variable]
+    os.environ.update(settings, LLADA_SCALING="none")
+    return read_config(str(ROOT / "configs" / name))
+
+
+def main() -> None:
+    """Run every mode beside the reference and write the record."""
+    import fnmatch
+
+    from opencompass_llada.fidelity.command import answer_all, find_model
+    from opencompass_llada.fidelity.comparison import compare
+    from opencompass_llada.fidelity.samples import SampleSet
+    from opencompass_llada.fidelity.settings import apply_setting
+
+    parser = argparse.ArgumentParser(description="What each fast mode costs on the tiny models.")
+    parser.add_argument("--limit", type=int, help="samples of each data set")
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--record", type=Path, default=ROOT / "benchmarks/records/fidelity.json")
+    given = parser.parse_args()
+    configs = [
+        read("eval_llada_niah.py", NIAH),
+        read("eval_llada_ruler.py", RULER),
+        read("eval_llada_ruler.py", AGGREGATION),
+    ]
+    sets = [SampleSet(c, given.limit) for config in configs for c in config["datasets"]]
+    base = find_model(configs[0], None)
+    reference = answer_all(apply_setting(base, REFERENCE), sets)
+    record: dict[str, Any] = {**describe_run(("torch", "transformers")), "reference": REFERENCE}
+    record["results"] = {}
+    print(f"{'mode':<26}{'group':<16}{'n':>5}{'tokens':>9}{'answers':>9}{'score':>8}"
+          f"{'difference (95 %)':>26}{'NFE':>13}{'faster':>8}")  # fmt: skip
+    for mode in given.modes:
+        answers = answer_all(apply_setting(base, {**REFERENCE, **MODES[mode]}), sets)
+        record["results"][mode] = {}
+        for group, pattern in GROUPS.items():
+            places = [i for i, s in enumerate(sets) if fnmatch.fnmatchcase(s.name, pattern)]
+            pooled = [[a for i in places for a in run[i]] for run in (reference, answers)]
+            c = compare(*pooled)
+            record["results"][mode][group] = {**asdict(c), "speed_up": c.speed_up}
+            interval = (
+                f"{c.score_difference:+.2f} ({c.difference_low:+.2f} to {c.difference_high:+.2f})"
+            )
+            print(f"{mode:<26}{group:<16}{c.num_samples:>5}{c.token_agreement:>9.2%}"
+                  f"{c.answer_agreement:>9.2%}{c.first_score:>8.2f}{interval:>26}"
+                  f"{c.first_passes:>6.1f}/{c.second_passes:<6.1f}{c.speed_up:>8.2f}",
+                  flush=True)  # fmt: skip
+        write_record(given.record, record)
+    print(f"\nwrote {given.record}")
+
+
+if __name__ == "__main__":
+    main()

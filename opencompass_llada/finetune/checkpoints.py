@@ -1,0 +1,148 @@
+"""Which checkpoints a run keeps, and where it goes on: the last few, the best, the final one.
+
+``output_dir`` holds ``step-000100/`` and so on (published format, with ``state/`` for going on),
+``checkpoints.json`` (which is the last and the best), ``final/`` (published format alone) and logs.
+Writes no weights itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+INDEX_FILE = "checkpoints.json"
+FINAL = "final"
+STATE = "state"
+_OWN = (INDEX_FILE, FINAL, "logs")
+
+
+@dataclass
+class CheckpointIndex:
+    """The checkpoints of one output folder.
+
+    Attributes:
+        folder: The output folder.
+        steps: Steps that have a checkpoint, ascending.
+        best_step: The step with the lowest score; None before the first score.
+        best_score: Its score.
+        recipe: The recipe that the run began with.
+    """
+
+    folder: Path
+    steps: list[int] = field(default_factory=list)
+    best_step: int | None = None
+    best_score: float | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> CheckpointIndex:
+        """Read the index of an output folder, empty where there is none.
+
+        Raises:
+            ValueError: If the folder is a file, or holds something else than a run.
+        """
+        file = folder / INDEX_FILE
+        if file.is_file():
+            return cls(folder=folder, **json.loads(file.read_text(encoding="utf-8")))
+        foreign = folder.is_dir() and any(
+            entry.name not in _OWN and not entry.name.startswith(".") for entry in folder.iterdir()
+        )
+        if foreign or (folder.exists() and not folder.is_dir()):
+            raise ValueError(
+                f"output_dir={str(folder)!r} holds files and no {INDEX_FILE}, so it is not an "
+                "earlier run; training there would mix with them. Name a new or empty folder."
+            )
+        return cls(folder=folder)
+
+    def path(self, step: int) -> Path:
+        """Return where a step's checkpoint lies."""
+        return self.folder / f"step-{step:06d}"
+
+    @property
+    def last(self) -> Path | None:
+        """The newest checkpoint; None if there is none."""
+        return self.path(self.steps[-1]) if self.steps else None
+
+    def add(self, step: int, score: float | None, keep_last: int) -> None:
+        """Take note of a checkpoint that has been written, and drop those no longer kept.
+
+        Args:
+            step: Its step.
+            score: What is better when lower; None if nothing was measured.
+            keep_last: Newest ones to keep, beside the best.
+        """
+        self.steps = sorted({*self.steps, step})
+        if score is not None and (self.best_score is None or score < self.best_score):
+            self.best_step, self.best_score = step, score
+        kept = {*self.steps[-keep_last:], *([self.best_step] if self.best_step else [])}
+        dropped = [number for number in self.steps if number not in kept]
+        self.steps = sorted(kept)
+        self.write()
+        for number in dropped:
+            shutil.rmtree(self.path(number), ignore_errors=True)
+
+    def write(self) -> None:
+        """Write the index, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        values = {
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+            "recipe": self.recipe,
+        }
+        part = self.folder / f".{INDEX_FILE}.part"
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, self.folder / INDEX_FILE)
+
+
+def score_figures(figures: dict[str, float]) -> float | None:
+    """Return a checkpoint's score, better when lower.
+
+    Args:
+        figures: From `evaluation.evaluate`.
+
+    Returns:
+        Perplexity at the longest length, or else the mean of the retrieval figures with its sign
+        changed; None if nothing was measured.
+    """
+    perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
+    if perplexity:
+        return perplexity[-1]
+    return -sum(figures.values()) / len(figures) if figures else None
+
+
+#: Keys that may differ when a run goes on: they change where and how fast, not what is trained.
+MAY_DIFFER = {
+    *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
+    *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
+    *("activation_checkpointing", "offload_checkpoints", "mlp_tile", "sequence_parallel"),
+}
+
+
+def check_same_recipe(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with another recipe.
+
+    Args:
+        earlier: The recipe of the run that the folder holds.
+        now: This run's.
+        folder: The output folder.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    differing = [
+        name
+        for name in sorted({*earlier, *now} - MAY_DIFFER)
+        if json.dumps(earlier.get(name), sort_keys=True)
+        != json.dumps(now.get(name), sort_keys=True)
+    ]
+    if differing:
+        shown = "; ".join(f"{n}: {earlier.get(n)!r} -> {now.get(n)!r}" for n in differing[:3])
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a run of another recipe ({shown}). Name another "
+            "folder, go on with the same recipe, or delete the folder to start anew."
+        )

@@ -1,0 +1,176 @@
+"""The processes of a run: ranks, groups and sharding; one code path from 1 CPU to many nodes.
+
+torchrun's environment variables say how many there are; without them there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from opencompass_llada.finetune.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Who this process is.
+
+    Attributes:
+        rank: Of this process among all.
+        world_size: All processes.
+        sequence_parallel: Processes that share each row; neighbours by rank.
+        device: This process's.
+    """
+
+    rank: int
+    world_size: int
+    sequence_parallel: int
+    device: torch.device
+
+    @property
+    def data_rank(self) -> int:
+        """This process's place among those that rows are split over."""
+        return self.rank // self.sequence_parallel
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Parts that rows are split in."""
+        return self.world_size // self.sequence_parallel
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs and writes files."""
+        return self.rank == 0
+
+
+def read_ranks(recipe: Recipe) -> Ranks:
+    """Read who this process is, and check that the recipe fits.
+
+    Args:
+        recipe: Its steps' rows and sequence parallelism.
+
+    Returns:
+        The ranks.
+
+    Raises:
+        ValueError: If processes, rows of a step and micro rows do not divide evenly.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    shared = recipe.sequence_parallel
+    if world_size % shared:
+        raise ValueError(
+            f"sequence_parallel={shared} must divide the {world_size} processes (torchrun "
+            f"--nproc_per_node); start {shared} or a multiple of it."
+        )
+    parts = world_size // shared
+    for phase in recipe.phases:
+        micro = recipe.micro_rows or 1
+        if phase.rows_per_step % parts or (phase.rows_per_step // parts) % micro:
+            raise ValueError(
+                f"rows_per_step={phase.rows_per_step} must be a multiple of {parts} data-parallel "
+                f"parts x micro_rows={micro}."
+            )
+    on_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if on_cuda else torch.device("cpu")
+    return Ranks(rank=rank, world_size=world_size, sequence_parallel=shared, device=device)
+
+
+def start_processes(ranks: Ranks) -> dist.ProcessGroup | None:
+    """Connect the processes.
+
+    Args:
+        ranks: From `read_ranks`.
+
+    Returns:
+        The group of ranks that share rows with this one; None where rows are not shared.
+    """
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    if ranks.world_size == 1:
+        return None
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+    if ranks.sequence_parallel == 1:
+        return None
+    own = None
+    for first in range(0, ranks.world_size, ranks.sequence_parallel):
+        members = list(range(first, first + ranks.sequence_parallel))
+        group = dist.new_group(members)
+        if ranks.rank in members:
+            own = group
+    return own
+
+
+def stop_processes() -> None:
+    """Disconnect, if connected."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
+    """Shard parameters, gradients and optimiser state over all processes (FSDP2), in place.
+
+    Computes in bfloat16 on CUDA and reduces gradients in float32. With one process nothing is
+    done.
+
+    Args:
+        network: Whose forward pass is called; parameters outside blocks are its own group.
+        blocks: Each is gathered when its turn comes.
+        ranks: The processes.
+    """
+    if ranks.world_size == 1:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
+    policy = MixedPrecisionPolicy()
+    if ranks.device.type == "cuda":
+        # Inputs are not cast: cosines, sines and loss weights must stay float32.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def reshard(network: nn.Module) -> None:
+    """Give back what a forward pass without a backward pass has gathered."""
+    give_back: Callable[[], None] | None = getattr(network, "reshard", None)
+    if give_back is not None:
+        give_back()
+
+
+def sum_over_ranks(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Return the sum of every rank's value."""
+    if ranks.world_size == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def any_rank(flag: bool, ranks: Ranks) -> bool:
+    """Tell whether the flag is set on any rank; all must ask."""
+    if ranks.world_size == 1:
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=ranks.device), ranks).item())
+
+
+def wait_for_all(ranks: Ranks) -> None:
+    """Wait until every rank has come here."""
+    if ranks.world_size > 1:
+        dist.barrier()
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a sharded tensor's whole on every rank; others as they are. All ranks must ask."""
+    full = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()

@@ -1,0 +1,142 @@
+"""What is measured while training: held-out retrieval, and perplexity over context length.
+
+Leads for the log, not results: few samples, no sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from opencompass_llada.finetune.probe import probe_retrieval
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.retrieval import RetrievalRows
+from opencompass_llada.finetune.token_cache import TokenizedText
+from opencompass_llada.likelihood import (
+    LikelihoodOptions,
+    entropies_from_logits,
+    estimate_bound,
+    pool,
+)
+from opencompass_llada.modeling import BidirectionalNetwork
+
+
+def evaluate(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    retrieval: RetrievalRows,
+    held_out: TokenizedText | None,
+    *,
+    length: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Measure the network.
+
+    Args:
+        model: The network, in evaluation mode, whole on this device.
+        recipe: What to measure.
+        retrieval: Maker of held-out rows.
+        held_out: Text for perplexity; None for none.
+        length: Row length of the phase.
+        device: The network's.
+
+    Returns:
+        ``NAME@LENGTH`` in percent for retrieval styles of the recipe, ``perplexity@LENGTH``.
+    """
+    figures: dict[str, float] = {}
+    chosen = recipe.evaluation
+    if recipe.retrieval_share and chosen.retrieval_rows:
+        for row_length in chosen.retrieval_lengths or (length,):
+            for style, share in recipe.retrieval_styles.items():
+                if share > 0:
+                    figures[f"{style}@{row_length}"] = probe_retrieval(
+                        model,
+                        retrieval,
+                        length=row_length,
+                        style=style,
+                        num_rows=chosen.retrieval_rows,
+                        device=device,
+                    )
+    if held_out is not None:
+        figures |= measure_perplexity(model, recipe, held_out, device)
+    return figures
+
+
+def measure_perplexity(
+    model: PreTrainedModel, recipe: Recipe, held_out: TokenizedText, device: torch.device
+) -> dict[str, float]:
+    """Measure perplexity of the same target tokens with contexts of several lengths.
+
+    Args:
+        model: The network.
+        recipe: Lengths, target and draws.
+        held_out: The text.
+        device: The network's.
+
+    Returns:
+        ``perplexity@LENGTH``: of the likelihood bound for masked diffusion, exact otherwise.
+
+    Raises:
+        ValueError: If the text is shorter than the longest length.
+    """
+    chosen = recipe.evaluation
+    longest, tokens = max(chosen.lengths), held_out.tokens
+    if len(tokens) < longest:
+        raise ValueError(
+            f"evaluation: lengths ask for {longest} tokens and the held-out text has "
+            f"{len(tokens)}; give a longer text or shorter lengths."
+        )
+    ends = [
+        longest + (len(tokens) - longest) * number // max(1, chosen.num_texts - 1)
+        for number in range(chosen.num_texts)
+    ]
+    figures = {}
+    for length in chosen.lengths:
+        windows = [tokens[end - length : end].tolist() for end in ends]
+        nll = _mean_nll(model, windows, chosen.target_tokens, chosen.draws, device)
+        figures[f"perplexity@{length}"] = math.exp(min(nll, 50.0))
+    return figures
+
+
+@torch.no_grad()
+def _mean_nll(
+    model: PreTrainedModel,
+    windows: Sequence[list[int]],
+    num_targets: int,
+    draws: int,
+    device: torch.device,
+) -> float:
+    """Return nats a token of the last tokens of each window."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        if not isinstance(model, BidirectionalNetwork):
+            sums = []
+            for window in windows:
+                ids_L = torch.tensor(window, device=device)
+                logits_LV = model(ids_L[None]).logits[0, -num_targets - 1 : -1].float()
+                sums.append(
+                    torch.nn.functional.cross_entropy(logits_LV, ids_L[-num_targets:]).item()
+                )
+            return sum(sums) / len(sums)
+
+        def logits_at(
+            ids_BL: torch.Tensor, positions_BP: torch.Tensor, lengths_B: torch.Tensor | None
+        ) -> torch.Tensor:
+            # Not the network's own, which is in inference mode: sharded weights cannot be.
+            return model(ids_BL, lengths_B, positions_BP).logits
+
+        estimates = [
+            estimate_bound(
+                entropies_from_logits(logits_at),
+                window[:-num_targets],
+                window[-num_targets:],
+                LikelihoodOptions(num_draws=draws),
+                mask_token_id=model.config.mask_token_id,
+                device=device,
+            )
+            for window in windows
+        ]
+    pooled = pool(estimates)
+    return pooled.nll / pooled.num_tokens

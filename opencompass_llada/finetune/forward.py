@@ -1,0 +1,161 @@
+"""One module from a batch to its loss: what is compiled, sharded and checkpointed.
+
+Builds no batches and takes no optimiser steps.
+
+Shape suffixes: B rows, L positions, M hidden size, N predicted positions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from opencompass_llada.finetune.chunked_loss import weighted_cross_entropy
+from opencompass_llada.finetune.document_attention import document_attend
+from opencompass_llada.finetune.networks import hidden_states
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.rows import Batch
+from opencompass_llada.finetune.tiled_mlp import tile_mlp
+from opencompass_llada.finetune.ulysses import ulysses_attend
+from opencompass_llada.modeling import BidirectionalNetwork
+from opencompass_llada.modeling.block import Attend, Block, Rotation, rotation_at
+from opencompass_llada.rope import rotation_table
+
+
+class TrainingNetwork(nn.Module):
+    """A network with its objective; ``forward`` returns a batch's summed loss.
+
+    Attributes:
+        model: The network, LLaDA or Llama.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        device: torch.device,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        """Set the network up for training.
+
+        Args:
+            model: The network.
+            recipe: Says what is checkpointed, tiled and compiled.
+            device: Where it runs.
+            group: Ranks that share each row; None for none.
+        """
+        super().__init__()
+        self.model = model
+        self._recipe, self._device, self._group = recipe, device, group
+        self._rotation: Rotation | None = None
+        self._autocast = device.type == "cuda"
+        self._whole: Callable[[Tensor], Tensor] = self._run_whole
+        if isinstance(model, BidirectionalNetwork):
+            model.prepare(recipe.trained_length, device)
+            self._rotation = rotation_table(model.resolved_rope, recipe.trained_length, device)
+            if recipe.mlp_tile is not None:
+                for block in model.blocks:
+                    block.add_mlp = tile_mlp(block.add_mlp, recipe.mlp_tile)  # type: ignore
+        if recipe.compile:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile the whole network, or where blocks are run one by one the parts around attention.
+
+        Attention over documents stays as it is: its bounds change with every batch.
+        """
+        recipe = self._recipe
+        by_block = (
+            recipe.strategy == "adaptive"
+            or recipe.restart_positions
+            or recipe.activation_checkpointing
+            or self._group is not None
+        )
+        if not by_block:
+            self._whole = torch.compile(self._run_whole, dynamic=False)
+            return
+        for block in cast(BidirectionalNetwork, self.model).blocks:
+            for name in ("queries", "keys_values", "add_attention", "add_mlp"):
+                setattr(block, name, torch.compile(getattr(block, name)))
+
+    def _run_whole(self, input_ids_BL: Tensor) -> Tensor:
+        return hidden_states(self.model, input_ids_BL)
+
+    def forward(self, batch: Batch | Callable[[PreTrainedModel], Any]) -> Any:
+        """Return the sum of a batch's scaled cross entropies, or what a function returns.
+
+        Args:
+            batch: From the row loader, whole rows, on the network's device; or a function to call
+                with the network: sharded weights are whole inside this module's forward alone.
+
+        Returns:
+            float32 scalar; with a group, this rank's part of the sum. Or the function's result.
+        """
+        if callable(batch):
+            return batch(self.model)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        ids_BL, targets_BL, scale_BL = batch["input_ids"], batch["targets"], batch["scale"]
+        if isinstance(self.model, LlamaForCausalLM):
+            # The hidden state at i predicts token i + 1; nothing predicts the first.
+            hidden_NM = self._whole(ids_BL)[:, :-1][targets_BL[:, 1:]]
+        else:
+            mask = self.model.config.mask_token_id
+            hidden_BLM = self._diffusion_states(torch.where(targets_BL, mask, ids_BL), batch)
+            ids_BL, targets_BL, scale_BL = map(self._own, (ids_BL, targets_BL, scale_BL))
+            hidden_NM = hidden_BLM[targets_BL]
+        head = cast(Callable[[Tensor], Tensor], self.model.get_output_embeddings())
+        return weighted_cross_entropy(
+            head, hidden_NM, ids_BL[targets_BL], scale_BL[targets_BL], self._recipe.loss_chunk
+        )
+
+    def _own(self, x_BL: Tensor) -> Tensor:
+        """Return this rank's stretch of every row."""
+        if self._group is None:
+            return x_BL
+        return x_BL.chunk(dist.get_world_size(self._group), dim=1)[dist.get_rank(self._group)]
+
+    def _diffusion_states(self, noisy_BL: Tensor, batch: Batch) -> Tensor:
+        """Return the hidden states of this rank's stretch of every row."""
+        recipe, spans, positions_BL = self._recipe, batch["spans"], batch["positions"]
+        model = cast(BidirectionalNetwork, self.model)
+        simple = spans is None and positions_BL is None and self._group is None
+        if simple and not recipe.activation_checkpointing:
+            return self._whole(noisy_BL)
+        length = noisy_BL.shape[1]
+        attend = self._attend(spans or (length,) * len(noisy_BL))
+        rotation = self._rotate(positions_BL, length)
+        x_BLM = model.get_input_embeddings()(self._own(noisy_BL))
+        for block in model.blocks:
+            x_BLM = self._run_block(block, x_BLM, rotation, attend)
+        return model.final_norm(x_BLM)
+
+    def _attend(self, spans: Sequence[int]) -> Attend:
+        attend = document_attend(spans, self._device)
+        return attend if self._group is None else ulysses_attend(attend, self._group)
+
+    def _rotate(self, positions_BL: Tensor | None, length: int) -> Rotation:
+        assert self._rotation is not None
+        if positions_BL is not None:
+            return rotation_at(self._rotation, self._own(positions_BL))
+        positions_L = torch.arange(length, device=self._device)
+        own_L = self._own(positions_L[None])[0]
+        return self._rotation[0][own_L], self._rotation[1][own_L]
+
+    def _run_block(self, block: Block, x_BLM: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        if not self._recipe.activation_checkpointing:
+            return block(x_BLM, rotation, attend)
+        kept: Any = contextlib.nullcontext()
+        if self._recipe.offload_checkpoints:
+            kept = torch.autograd.graph.save_on_cpu(pin_memory=self._device.type == "cuda")
+        with kept:
+            return checkpoint(block, x_BLM, rotation, attend, use_reentrant=False)

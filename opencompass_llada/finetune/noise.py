@@ -1,0 +1,70 @@
+"""The forward process of masked diffusion, row by row: how many tokens are masked, and which.
+
+Source: LLaDA, arXiv 2502.09992, section 2.1: t ~ U[0, 1], each token masked with probability t.
+Differs in two ways: t may come from a low-discrepancy grid over the rows of a step (less variance),
+and never below a minimum. Everything is a function of the recipe's seed and the row's number, so
+that devices, accumulation and restarts change nothing. Numpy alone: workers do it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def draw_mask_ratio(
+    seed: int, step: int, place: int, num_rows: int, minimum: float, *, spread: bool = True
+) -> float:
+    """Draw the mask ratio of one row of a step.
+
+    Args:
+        seed: The recipe's.
+        step: Of the optimiser.
+        place: The row's among those of the step, from 0.
+        num_rows: Rows of the step.
+        minimum: Smallest ratio.
+        spread: Take a place of a grid over [minimum, 1) with a random offset, another for each row
+            of the step; else draw each row's ratio by itself.
+
+    Returns:
+        t in [minimum, 1).
+    """
+    rng = np.random.default_rng([seed, step, 0x7A7])
+    if spread:
+        offset = rng.random()
+        uniform = (rng.permutation(num_rows)[place] / num_rows + offset) % 1.0
+    else:
+        uniform = rng.random(num_rows)[place]
+    return float(minimum + (1 - minimum) * uniform)
+
+
+def draw_masked(weights_L: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw which tokens of a row are masked.
+
+    Args:
+        weights_L: float32; positions of weight 0 are never masked.
+        ratio: t.
+        rng: Source of randomness.
+
+    Returns:
+        bool [L].
+    """
+    return (rng.random(len(weights_L)) < ratio) & (weights_L > 0)
+
+
+def scale_losses(weights_L: np.ndarray, ratio: float, loss_weight: str) -> np.ndarray:
+    """Return what a row's cross entropies are multiplied with where a token is masked.
+
+    The row's loss is then sum_i w_i CE_i / t / sum_i w_i (``inverse_t``, Eq. 3 of LLaDA, whose mean
+    over masks is the bound a token) or the same without 1/t (``none``, UltraLLaDA's Eq. 1 as
+    transcribed). Every row counts alike, so that a short answer is not drowned by text.
+
+    Args:
+        weights_L: float32.
+        ratio: t.
+        loss_weight: ``inverse_t`` or ``none``.
+
+    Returns:
+        float32 [L]; zeros for a row without weights.
+    """
+    total = weights_L.sum() * (ratio if loss_weight == "inverse_t" else 1.0)
+    return weights_L / total if total > 0 else np.zeros_like(weights_L)

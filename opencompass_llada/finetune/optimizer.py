@@ -1,0 +1,99 @@
+"""AdamW, its learning rate, and the moving average of weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from opencompass_llada.finetune.recipe import Recipe
+
+_NO_DECAY = ("norm", "ln_f", "wte", "embed_tokens")
+
+
+def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
+    """Return the rate of a step: linear warm-up, then cosine decay to a tenth of the peak.
+
+    Args:
+        recipe: Peak, warm-up, total steps and time limit.
+        step: From 0.
+        seconds: Since training began; they count where the recipe has a time limit.
+
+    Returns:
+        The learning rate.
+    """
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
+    if recipe.time_limit is not None:
+        done = max(done, seconds / recipe.time_limit)
+    return recipe.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters, with weight decay on matrices alone.
+
+    Args:
+        network: Its parameters are grouped by name.
+        recipe: Rate, betas and decay.
+
+    Returns:
+        The optimizer.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[not any(part in name for part in _NO_DECAY)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": group, "weight_decay": recipe.weight_decay if decays else 0.0}
+            for decays, group in groups.items()
+            if group
+        ],
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        fused=torch.cuda.is_available(),
+    )
+
+
+class MovingAverage:
+    """Exponential moving average of the trainable weights, in their own dtype and sharding.
+
+    Attributes:
+        weights: By parameter name; empty without a decay.
+    """
+
+    def __init__(self, network: nn.Module, decay: float | None) -> None:
+        """Start from the weights as they are.
+
+        Args:
+            network: What is averaged.
+            decay: Share that an old average keeps at each step; None for no average.
+        """
+        self._network, self._decay = network, decay
+        self.weights: dict[str, torch.Tensor] = {}
+        if decay is not None:
+            self.weights = {
+                name: parameter.detach().clone()
+                for name, parameter in network.named_parameters()
+                if parameter.requires_grad
+            }
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        if self._decay is None:
+            return
+        for name, parameter in self._network.named_parameters():
+            if name in self.weights:
+                self.weights[name].lerp_(parameter.detach(), 1 - self._decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the network's weights and the averages; twice changes nothing."""
+        for name, parameter in self._network.named_parameters():
+            if name in self.weights:
+                average = self.weights[name].clone()
+                self.weights[name].copy_(parameter)
+                parameter.copy_(average)

@@ -1,0 +1,130 @@
+"""Recipe files: YAML over a base, with overrides, to a checked recipe.
+
+Knows how the groups of keys nest; the values are checked by their classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe_parts import Evaluation, Lora, Phase, TextSource
+from opencompass_llada.options import reject_unknown
+
+
+def _build(cls: type, what: str, values: Mapping[str, Any]) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what}={values!r} must be a mapping of keys to values.")
+    fields = {item.name for item in dataclasses.fields(cls) if item.init}
+    reject_unknown(f"{what} key", values, fields)
+    required = {
+        item.name
+        for item in dataclasses.fields(cls)
+        if item.init
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - values.keys()):
+        raise ValueError(f"{what}: {', '.join(missing)} must be given.")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _build_evaluation(values: Any) -> Evaluation:
+    if isinstance(values, Mapping) and values.get("text") is not None:
+        values = {**values, "text": _build(TextSource, "recipe evaluation text", values["text"])}
+    return _build(Evaluation, "recipe evaluation", values)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Turn parsed YAML into a checked recipe.
+
+    Besides the recipe's fields the mapping may hold ``cycles``: how many times all phases are gone
+    through, one after the other. Rows of several lengths then alternate, so that post-training to a
+    long context does not unlearn the short one.
+
+    Args:
+        values: The YAML mapping.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: For unknown or missing keys and values out of range.
+    """
+    values = dict(values)
+    for name, cls in (("text", TextSource), ("phases", Phase)):
+        items = values.get(name, ())
+        if not isinstance(items, list | tuple) or not all(isinstance(i, Mapping) for i in items):
+            raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
+        values[name] = tuple(_build(cls, f"recipe {name}", item) for item in items)
+    cycles = values.pop("cycles", 1)
+    if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
+        raise ValueError(f"recipe: cycles={cycles!r} must be a whole number from 1.")
+    values["phases"] *= cycles
+    if values.get("lora") is not None:
+        values["lora"] = _build(Lora, "recipe lora", values["lora"])
+    if "evaluation" in values:
+        values["evaluation"] = _build_evaluation(values["evaluation"] or {})
+    return _build(Recipe, "recipe", values)
+
+
+def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe file over the one that it names as its base."""
+    if not file.is_file():
+        raise ValueError(f"Recipe {str(file)!r} does not exist. Recipes lie in configs/finetune/.")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"Recipe {str(file)!r} is no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"Recipe {str(file)!r} must be a YAML mapping of keys to values.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    seen = (*seen, file.resolve())
+    target = file.parent / str(base)
+    if target.resolve() in seen:
+        raise ValueError(f"Recipe {str(file)!r}: base={base!r} leads back to itself.")
+    return {**_read(target, seen), **values}
+
+
+def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
+    """Put a value under a dotted key."""
+    *groups, last = key.split(".")
+    for group in groups:
+        inner = values.get(group)
+        inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            raise ValueError(f"Override {override!r}: {group} is no group of keys.")
+        values[group] = values = dict(inner)
+    values[last] = value
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    A recipe with ``base: OTHER.yaml`` (beside it) takes every key that it does not give from there.
+
+    Args:
+        path: YAML file.
+        overrides: ``key=value`` pairs, ``group.key=value`` for keys of a group (``lora.rank=8``);
+            the value is parsed as YAML.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If the file is missing or no mapping, or a key or value is wrong.
+    """
+    values = _read(Path(path))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"Override {override!r} must have the form key=value.")
+        _put(values, key, yaml.safe_load(text), override)
+    return parse_recipe(values)

@@ -1,0 +1,256 @@
+"""What training starts from: tokenizer and network, from scratch or from a checkpoint.
+
+Reads checkpoints; trains nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.devices import Ranks, shard
+from opencompass_llada.finetune.documents import read_documents
+from opencompass_llada.finetune.lora import add_adapters, initial_adapters
+from opencompass_llada.finetune.networks import llama_config
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.tokenizer import EOS_TOKEN, MASK_TOKEN, train_tokenizer
+from opencompass_llada.logs import get_logger
+from opencompass_llada.modeling import (
+    BidirectionalNetwork,
+    LLaDAConfig,
+    LLaDAForMaskedDiffusion,
+    locate_checkpoint,
+    open_checkpoint,
+    read_model_config,
+)
+from opencompass_llada.rope_scaling import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTokenizer:
+    """A tokenizer and the ids that training needs.
+
+    Attributes:
+        tokenizer: As transformers loads it.
+        end_token_id: Ends a document and an answer; None if the tokenizer has none.
+        mask_token_id: The mask; None for an autoregressive network.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    end_token_id: int | None
+    mask_token_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text's tokens, without special tokens."""
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of several texts, without special tokens."""
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+
+    @property
+    def digest(self) -> str:
+        """A digest of everything that decides its output."""
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def make_tokenizer(recipe: Recipe) -> TrainingTokenizer:
+    """Train the tokenizer on the recipe's text, or load the checkpoint's.
+
+    Raises:
+        ValueError: If the checkpoint has no fast tokenizer, or its text cannot be read.
+    """
+    if recipe.init_from is None:
+        assert recipe.vocab_size is not None
+        texts = (document.text for source in recipe.text for document in read_documents(source))
+        tokenizer = train_tokenizer(texts, recipe.vocab_size)
+        return TrainingTokenizer(
+            tokenizer=tokenizer,
+            end_token_id=tokenizer.convert_tokens_to_ids(EOS_TOKEN),
+            mask_token_id=tokenizer.convert_tokens_to_ids(MASK_TOKEN),
+        )
+    folder = locate_checkpoint(resolve_path(recipe.init_from))
+    fields = read_model_config(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"init_from={recipe.init_from!r} holds no tokenizer that AutoTokenizer loads "
+            f"({type(error).__name__}: {str(error)[:200]}). Put tokenizer.json beside config.json."
+        ) from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ValueError(f"init_from={recipe.init_from!r} has no fast tokenizer (tokenizer.json).")
+    return TrainingTokenizer(
+        tokenizer=tokenizer,
+        end_token_id=tokenizer.eos_token_id,
+        mask_token_id=fields.get("mask_token_id"),
+    )
+
+
+def choose_scaling(recipe: Recipe, trained_length: int) -> RopeScaling:
+    """Return the RoPE scaling of post-training.
+
+    Args:
+        recipe: Its scaling and longest row.
+        trained_length: The checkpoint's, in tokens.
+
+    Returns:
+        The recipe's own; by default diffusion_ntk for the longest row, or none where the
+        checkpoint was trained on rows as long.
+    """
+    if recipe.rope_scaling is not None:
+        return parse_rope_scaling(recipe.rope_scaling)
+    if recipe.trained_length > trained_length:
+        return DiffusionNTKScaling(target_length=recipe.trained_length)
+    return RopeScaling()
+
+
+def build_network(
+    recipe: Recipe, tokens: TrainingTokenizer
+) -> tuple[PreTrainedModel, Callable[[], Iterator[tuple[str, torch.Tensor]]]]:
+    """Build the network without reading weights.
+
+    Args:
+        recipe: Sizes or the checkpoint, and the scaling.
+        tokens: The tokenizer.
+
+    Returns:
+        The network (on the meta device for a checkpoint), and a function that yields a
+        checkpoint's tensors by name (nothing for fresh weights, which the network then holds).
+
+    Raises:
+        ValueError: If the checkpoint is none that can be trained, or its scaling does not fit.
+    """
+    if recipe.init_from is None:
+        return _fresh_network(recipe, tokens), lambda: iter(())
+    path = locate_checkpoint(resolve_path(recipe.init_from))
+    fields = read_model_config(path)
+    if fields.get("model_type") != "llada":
+        raise ValueError(
+            f"init_from={recipe.init_from!r} has model_type={fields.get('model_type')!r}; "
+            "post-training knows LLaDA's ('llada')."
+        )
+    scaling = choose_scaling(recipe, int(fields["max_sequence_length"]))
+    model, shards = open_checkpoint(path, rope_scaling=scaling)
+    longest = model.resolved_rope.longest_context
+    if recipe.trained_length < model.config.max_sequence_length and scaling.type != "none":
+        raise ValueError(
+            f"phases: the longest sequence_length={recipe.trained_length} is below the "
+            f"checkpoint's trained length {model.config.max_sequence_length}; scaling only "
+            "lengthens. Use longer rows, or rope_scaling={type: none}."
+        )
+    # Without scaling rows may be of any length: a choice that studies compare with.
+    if recipe.trained_length > longest and scaling.type != "none":
+        raise ValueError(
+            f"phases: sequence_length={recipe.trained_length} is longer than the {longest} tokens "
+            f"that rope_scaling {scaling.type!r} was computed for; set its target_length to "
+            f"{recipe.trained_length}."
+        )
+    return model, lambda: _stored_tensors(shards)
+
+
+def _fresh_network(recipe: Recipe, tokens: TrainingTokenizer) -> PreTrainedModel:
+    vocab_size, eos = len(tokens.tokenizer), tokens.end_token_id
+    assert eos is not None
+    torch.manual_seed(recipe.seed)
+    if recipe.objective == "autoregressive":
+        return LlamaForCausalLM(
+            llama_config(
+                recipe.model,
+                vocab_size=vocab_size,
+                trained_length=recipe.trained_length,
+                eos_token_id=eos,
+            )
+        )
+    assert tokens.mask_token_id is not None
+    config = LLaDAConfig(
+        **recipe.model,
+        vocab_size=vocab_size,
+        max_sequence_length=recipe.trained_length,
+        mask_token_id=tokens.mask_token_id,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    )
+    return LLaDAForMaskedDiffusion(config)
+
+
+def _stored_tensors(shards: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in shards:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+                yield name, tensors.get_tensor(name)
+
+
+def fill_weights(model: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Copy a checkpoint's tensors into the parameters, whole or sharded, in their own dtype.
+
+    Args:
+        model: The network with storage for its weights, adapters or not, sharded or not.
+        tensors: By published name.
+    """
+    parameters: dict[str, Any] = {
+        name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
+    }
+    with torch.no_grad():
+        for name, tensor in tensors:
+            parameter = parameters[name]
+            mesh = getattr(parameter, "device_mesh", None)
+            value = tensor.to(parameter.dtype)
+            if mesh is not None:
+                from torch.distributed.tensor import distribute_tensor
+
+                value = distribute_tensor(
+                    value.to(parameter.device), mesh, parameter.placements, src_data_rank=None
+                )
+            parameter.copy_(value)
+
+
+def place_network(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    ranks: Ranks,
+    stored: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+    wrap: Callable[[PreTrainedModel], nn.Module],
+) -> nn.Module:
+    """Add adapters, set precisions, shard, and put the weights in place.
+
+    Args:
+        model: From `build_network`.
+        recipe: Adapters and precision.
+        ranks: Device and sharding.
+        stored: Yields a checkpoint's tensors.
+        wrap: Makes the module whose forward pass is called.
+
+    Returns:
+        The wrapped network, its weights on the device.
+    """
+    trained = getattr(torch, recipe.parameter_dtype)
+    # Frozen weights need no float32; FSDP wants one dtype for all.
+    one_device = ranks.world_size == 1 and ranks.device.type == "cuda"
+    is_meta = any(parameter.is_meta for parameter in model.parameters())
+    if recipe.lora is None:
+        model.to(trained).requires_grad_(True)
+    else:
+        model.to(torch.bfloat16 if one_device else trained)
+        add_adapters(model, recipe.lora, trained)
+    if not is_meta:
+        model.to(ranks.device)
+    network = wrap(model)
+    blocks = model.blocks if isinstance(model, BidirectionalNetwork) else model.model.layers
+    shard(network, list(blocks), ranks)
+    if is_meta:
+        network.to_empty(device=ranks.device)
+        fill_weights(model, stored())
+    fill_weights(model, initial_adapters(model, recipe.seed))
+    return network.train()

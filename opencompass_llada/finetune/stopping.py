@@ -1,0 +1,44 @@
+"""Stopping at the next step when asked to (SIGTERM, as Slurm sends before it kills; Ctrl-C)."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """A context in which a signal sets a flag instead of ending the process.
+
+    Attributes:
+        signal: The signal's number; None while there was none. A second one ends the process.
+    """
+
+    def __init__(self) -> None:
+        """Ask for nothing."""
+        self.signal: int | None = None
+        self._earlier: dict[int, object] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def __enter__(self) -> StopRequest:
+        """Take over the signals."""
+        self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._earlier = {}

@@ -1,0 +1,211 @@
+"""Tokenised text as memory-mapped arrays, made once for a text and a tokenizer.
+
+A cache folder is named after a digest of everything that its tokens depend on. Packs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opencompass_llada.finetune.documents import Document, matching_files, read_documents
+from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
+_FORMAT = 1  # of the files; another number makes other folders
+_BATCH = 64  # documents that are tokenised together
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizedText:
+    """The documents of one source, each followed by the end-of-document token.
+
+    Attributes:
+        tokens: int32, all documents one after another.
+        ends: int64 [documents], where each ends in ``tokens``, its end token included.
+        prompt_lengths: int32 [documents], tokens at its beginning that are never masked.
+        has_end: Whether each document is followed by an end token (a tokenizer may have none).
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    prompt_lengths: np.ndarray
+    has_end: bool = True
+
+    @property
+    def num_documents(self) -> int:
+        """Documents."""
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document without its end token, int64 [documents]."""
+        return np.diff(self.ends, prepend=0) - int(self.has_end)
+
+    def piece(self, document: int, start: int, stop: int) -> np.ndarray:
+        """Return tokens start .. stop - 1 of a document; one more than it has is its end token."""
+        first = int(self.ends[document - 1]) if document else 0
+        return self.tokens[first + start : first + stop]
+
+
+def default_folder() -> Path | None:
+    """Return where tokens are kept by default; None if OPENCOMPASS_LLADA_CACHE says ``none``."""
+    chosen = os.environ.get("OPENCOMPASS_LLADA_CACHE", "").strip()
+    if chosen.lower() == "none":
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "opencompass_llada"
+    return (Path(chosen) if chosen else base).expanduser() / "tokens"
+
+
+def describe_source(source: TextSource) -> dict[str, Any]:
+    """Return what a source's text depends on: its options, and its files' names and digests.
+
+    Of a data set's folder it is the files' sizes and times, of a hub id the id alone: a new version
+    on the hub needs another cache folder.
+    """
+    facts = dataclasses.asdict(source)
+    del facts["weight"], facts["paths"]
+    files = [(file.name, _file_digest(file)) for file in matching_files(source)]
+    folder = Path(os.path.expandvars(source.dataset or ""))
+    if source.dataset is not None and folder.is_dir():
+        found = [(file.relative_to(folder), file.stat()) for file in sorted(folder.rglob("*"))]
+        files += [(str(name), f"{stat.st_size}-{stat.st_mtime_ns}") for name, stat in found]
+    return {**facts, "files": files}
+
+
+def _file_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def tokenize_source(
+    source: TextSource,
+    encode: Encode,
+    *,
+    end_token_id: int | None,
+    tokenizer_digest: str,
+    folder: Path | None,
+    max_document_tokens: int | None = None,
+) -> TokenizedText:
+    """Return a source's tokens, from disk where they are.
+
+    Args:
+        source: Where the text comes from.
+        encode: Turns a list of texts into lists of token ids.
+        end_token_id: Put after each document; None for nothing.
+        tokenizer_digest: Of everything that decides the tokenizer's output.
+        folder: Where tokens are kept; None for a temporary folder that nothing else uses.
+        max_document_tokens: Longest document allowed; None for any.
+
+    Returns:
+        The tokens, memory-mapped.
+
+    Raises:
+        ValueError: If the source is wrong, holds no document, or a document is too long.
+    """
+    key = {
+        "format": _FORMAT,
+        "source": describe_source(source),
+        "tokenizer": tokenizer_digest,
+        "end_token_id": end_token_id,
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+    root = folder or Path(tempfile.mkdtemp(prefix="opencompass-llada-tokens-"))
+    target = root / name
+    if not (target / "key.json").is_file():
+        _write(target, key, _encoded(source, encode, end_token_id))
+    else:
+        logger.info("Tokens of %s read from %s", source, target)
+    text = TokenizedText(
+        tokens=np.memmap(target / "tokens.bin", np.int32, "r"),
+        ends=np.load(target / "ends.npy"),
+        prompt_lengths=np.load(target / "prompt_lengths.npy"),
+        has_end=end_token_id is not None,
+    )
+    if folder is None:
+        shutil.rmtree(root, ignore_errors=True)  # the mapping keeps the data until it is closed
+    _check(text, source, max_document_tokens)
+    return text
+
+
+def _check(text: TokenizedText, source: TextSource, cap: int | None) -> None:
+    longest = int(text.lengths.argmax())
+    if cap is not None and text.lengths[longest] > cap:
+        raise ValueError(
+            f"text source: document {longest} has {text.lengths[longest]} tokens, more than "
+            f"max_document_tokens={cap}. Raise it, or leave it out to cut long documents into "
+            f"consecutive windows. Source: {source}"
+        )
+
+
+def _encoded(
+    source: TextSource, encode: Encode, end_token_id: int | None
+) -> Iterator[tuple[list[int], int]]:
+    """Yield each document's tokens with its end token, and the length of its prompt."""
+    end = [] if end_token_id is None else [end_token_id]
+    for batch in _batches(read_documents(source)):
+        texts = encode([document.text for document in batch])
+        with_prompt = [document.prompt for document in batch if document.prompt]
+        prompts = iter(encode(with_prompt) if with_prompt else [])
+        for document, ids in zip(batch, texts, strict=True):
+            prompt = list(next(prompts)) if document.prompt else []
+            yield [*prompt, *ids, *end], len(prompt)
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in documents:
+        if not document.text:
+            continue
+        batch.append(document)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write(target: Path, key: dict[str, Any], documents: Iterator[tuple[list[int], int]]) -> None:
+    """Write all files beside the target and move them into place: whole or not at all."""
+    # A name of its own: several processes may make the same tokens at the same time.
+    part = target.with_name(f".{target.name}-{os.getpid()}-{uuid.uuid4().hex}")
+    try:
+        part.mkdir(parents=True)
+        ends, prompts, total = [], [], 0
+        with (part / "tokens.bin").open("wb") as file:
+            for ids, prompt_length in documents:
+                np.array(ids, np.int32).tofile(file)
+                total += len(ids)
+                ends.append(total)
+                prompts.append(prompt_length)
+        if not ends:
+            raise ValueError(
+                f"text source holds no document with text: {key['source']}. Correct it or leave it "
+                "out."
+            )
+        np.save(part / "ends.npy", np.array(ends, np.int64))
+        np.save(part / "prompt_lengths.npy", np.array(prompts, np.int32))
+        (part / "key.json").write_text(json.dumps(key, sort_keys=True), encoding="utf-8")
+        try:
+            os.replace(part, target)
+        except OSError:
+            if not (target / "key.json").is_file():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""Kept keys and values of the tokens of a batch, in the network's dtype or in float8.
+
+Storage only: which slot belongs to which token, and when something is kept, is decided by the
+pass (``inference/session.py``) and by the sampler's policy.
+
+float8 is e4m3 with one float32 scale for each token and head (the largest magnitude over 448), so
+that a value's error is at most 1/16 of itself, or 2^-10 x 448 scales near zero.
+
+Shape suffixes: S slots, T tokens, G key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = 448.0
+_SMALLEST_SCALE = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCache:
+    """What one layer keeps."""
+
+    keys_SGD: Tensor
+    """Rotated keys."""
+
+    values_SGD: Tensor
+    """Values."""
+
+    key_scales_SG: Tensor | None
+    """float32 scales of float8 keys, else None."""
+
+    value_scales_SG: Tensor | None
+    """float32 scales of float8 values, else None."""
+
+    def write(self, slots_T: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> None:
+        """Put tokens into their slots.
+
+        Args:
+            slots_T: int64, distinct.
+            k_TGD: Rotated keys.
+            v_TGD: Values.
+        """
+        if self.key_scales_SG is None or self.value_scales_SG is None:
+            self.keys_SGD[slots_T] = k_TGD
+            self.values_SGD[slots_T] = v_TGD
+            return
+        self.keys_SGD[slots_T], self.key_scales_SG[slots_T] = quantise(k_TGD)
+        self.values_SGD[slots_T], self.value_scales_SG[slots_T] = quantise(v_TGD)
+
+    def read(self, first: int, end: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return keys and values of slots ``first`` to ``end`` in a dtype, [end - first, G, D].
+
+        Args:
+            first: First slot.
+            end: Slot after the last one.
+            dtype: What the pass computes in.
+        """
+        k_TGD, v_TGD = self.keys_SGD[first:end], self.values_SGD[first:end]
+        if self.key_scales_SG is None or self.value_scales_SG is None:
+            return k_TGD, v_TGD
+        return (
+            dequantise(k_TGD, self.key_scales_SG[first:end], dtype),
+            dequantise(v_TGD, self.value_scales_SG[first:end], dtype),
+        )
+
+
+class KeyValueCache:
+    """One `LayerCache` a layer, over a fixed number of slots."""
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_slots: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Take the memory.
+
+        Args:
+            num_layers: Layers.
+            num_slots: Tokens that fit.
+            num_heads: Key/value heads.
+            head_dim: Head size.
+            dtype: What keys and values are kept in; float8_e4m3fn brings scales.
+            device: Where.
+        """
+        self.num_slots = num_slots
+        self.dtype = dtype
+        shape = (num_slots, num_heads, head_dim)
+
+        def scales() -> Tensor | None:
+            if dtype != FLOAT8:
+                return None
+            return torch.ones(shape[:2], dtype=torch.float32, device=device)
+
+        self.layers = [
+            LayerCache(
+                keys_SGD=torch.empty(shape, dtype=dtype, device=device),
+                values_SGD=torch.empty(shape, dtype=dtype, device=device),
+                key_scales_SG=scales(),
+                value_scales_SG=scales(),
+            )
+            for _ in range(num_layers)
+        ]
+
+
+def quantise(x_TGD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float8 values and their scales, float32 [T, G].
+
+    Args:
+        x_TGD: Any float dtype.
+    """
+    x32_TGD = x_TGD.float()
+    scales_TG = (x32_TGD.abs().amax(dim=-1) / FLOAT8_MAX).clamp(min=_SMALLEST_SCALE)
+    return (x32_TGD / scales_TG[..., None]).to(FLOAT8), scales_TG
+
+
+def dequantise(x_TGD: Tensor, scales_TG: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return float8 values times their scales in another dtype.
+
+    Args:
+        x_TGD: float8.
+        scales_TG: float32.
+        dtype: Of the result.
+    """
+    return (x_TGD.float() * scales_TG[..., None]).to(dtype)

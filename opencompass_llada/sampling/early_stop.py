@@ -1,0 +1,118 @@
+"""Stopping before all masks are revealed, once the rest cannot change the answer.
+
+Revealed tokens never change, so that an answer is complete when everything up to its first end
+token is revealed; or, where the caller can tell from finished blocks (a stop string, say), when it
+says so. What follows is then end tokens, whenever the loop noticed: the result depends neither on
+timing nor on the batch.
+
+Shape letters: B rows, L row length, N generated positions, K block length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.sampling.canvas import BlockState, Canvas
+from opencompass_llada.sampling.config import SpecialTokens
+
+IsComplete = Callable[[list[int]], bool]
+"""Whether the answer is complete, given a row's ids of finished blocks; once True, True for all
+longer ones, whatever follows."""
+
+
+class EarlyStop:
+    """Watches one batch."""
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        num_masks: int,
+        special_tokens: SpecialTokens,
+        is_complete: IsComplete | None,
+    ) -> None:
+        """Note where the generated tokens stand.
+
+        Args:
+            canvas: The batch.
+            num_masks: Tokens after each prompt.
+            special_tokens: What ends an answer, and what fills the rest.
+            is_complete: A further test at the end of each block.
+        """
+        device = canvas.ids_BL.device
+        self._offsets_N = torch.arange(num_masks, device=device)
+        self._positions_BN = canvas.prompt_lengths_B[:, None] + self._offsets_N
+        self._ends_E = torch.tensor(special_tokens.end_token_ids, device=device)
+        self._eos = special_tokens.eos_token_id
+        self._is_complete = is_complete
+        self._complete_from: list[int | None] = [None] * len(canvas.prompt_lengths)
+        self._flag = LaggedFlag(device)
+
+    def after_step(self, ids_BL: Tensor, block: BlockState) -> bool:
+        """Return whether every row was seen to be complete, at this step or an earlier one.
+
+        Never waits for the device: on CUDA it may say so some steps late.
+        """
+        revealed_BN = self._positions_BN < block.starts_B[:, None]
+        places_BK = block.starts_B[:, None] - self._positions_BN[:, :1]
+        places_BK = places_BK + torch.arange(block.masked_BK.shape[1], device=ids_BL.device)
+        revealed_BN = revealed_BN.scatter(1, places_BK, ~block.masked_BK)
+        known_BN = revealed_BN.cumprod(dim=1).bool()
+        ended_B = (self._is_end(ids_BL) & known_BN).any(dim=1)
+        return self._flag.submit(ended_B.all())
+
+    def after_block(self, ids_BL: Tensor, num_finished: int) -> bool:
+        """Return whether every row is complete, given that many finished tokens in each."""
+        rows_BN = ids_BL.gather(1, self._positions_BN)[:, :num_finished]
+        ended = torch.isin(rows_BN, self._ends_E).any(dim=1).tolist()
+        for row, found in enumerate(self._complete_from):
+            if found is None and self._is_complete is not None and not ended[row]:
+                complete = self._is_complete(rows_BN[row].tolist())
+                self._complete_from[row] = num_finished if complete else None
+        pairs = zip(ended, self._complete_from, strict=True)
+        return all(end or complete is not None for end, complete in pairs)
+
+    def fill(self, ids_BL: Tensor) -> Tensor:
+        """Return the tokens with end tokens after each answer's end."""
+        ended_BN = self._is_end(ids_BL).cumsum(dim=1)
+        beyond_BN = (ended_BN - self._is_end(ids_BL).long()) > 0
+        num_masks = len(self._offsets_N)
+        froms = [num_masks if found is None else found for found in self._complete_from]
+        from_B1 = torch.tensor(froms, device=ids_BL.device)[:, None]
+        beyond_BN = beyond_BN | (self._offsets_N >= from_B1)
+        kept_BN = ids_BL.gather(1, self._positions_BN)
+        return ids_BL.scatter(1, self._positions_BN, kept_BN.masked_fill(beyond_BN, self._eos))
+
+    def _is_end(self, ids_BL: Tensor) -> Tensor:
+        return torch.isin(ids_BL.gather(1, self._positions_BN), self._ends_E)
+
+
+class LaggedFlag:
+    """A device's boolean, read on the host without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Take page-locked memory on CUDA.
+
+        Args:
+            device: Where the booleans are made.
+        """
+        self._cuda = device.type == "cuda"
+        self._seen = False
+        self._host = torch.zeros((), dtype=torch.bool, pin_memory=self._cuda)
+        self._pending: torch.cuda.Event | None = None
+
+    def submit(self, flag: Tensor) -> bool:
+        """Hand in the newest value and return whether one that has arrived was True."""
+        if not self._cuda:
+            self._seen = self._seen or bool(flag)
+            return self._seen
+        if self._pending is not None and self._pending.query():
+            self._seen = self._seen or bool(self._host)
+            self._pending = None
+        if self._pending is None:
+            self._host.copy_(flag, non_blocking=True)
+            self._pending = torch.cuda.Event()
+            self._pending.record()
+        return self._seen

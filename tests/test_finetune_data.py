@@ -1,0 +1,180 @@
+"""Tokens on disk, made once and keyed by everything; kinds of sources; held-out perplexity."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from finetune_runs import SHORT, first_batches, small_recipe, small_trainer
+
+from opencompass_llada.finetune.documents import Document, read_documents
+from opencompass_llada.finetune.evaluation import measure_perplexity
+from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.finetune.token_cache import TokenizedText, tokenize_source
+from opencompass_llada.finetune.tokenizer import train_tokenizer
+
+ROWS = [{"text": "one two", "q": "how"}, {"text": "three", "q": "why not"}]
+
+
+def encode(texts):
+    """One token a character."""
+    return [[ord(character) for character in text] for text in texts]
+
+
+def tokens_of(source, folder, **changes):
+    options = {"end_token_id": 0, "tokenizer_digest": "a", "folder": folder, **changes}
+    return tokenize_source(source, options.pop("encode", encode), **options)
+
+
+def write(folder, rows=ROWS, name="a.jsonl"):
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TextSource(paths=(str(folder / name),))
+
+
+def test_documents_follow_each_other_with_end_tokens(tmp_path):
+    for folder in (tmp_path / "cache", None):
+        text = tokens_of(write(tmp_path), folder)
+        assert bytes(text.tokens.astype(np.uint8)) == b"one two\0three\0"
+        assert text.lengths.tolist() == [7, 5]
+        assert bytes(text.piece(1, 1, 6).astype(np.uint8)) == b"hree\0"
+
+
+def test_prompts_come_first_and_are_counted(tmp_path):
+    write(tmp_path)
+    source = TextSource(paths=(str(tmp_path / "a.jsonl"),), prompt_field="q")
+    text = tokens_of(source, tmp_path / "cache")
+    assert bytes(text.tokens.astype(np.uint8)) == b"howone two\0why notthree\0"
+    assert text.prompt_lengths.tolist() == [3, 7]
+
+
+def test_tokens_are_made_once_for_the_same_text_and_tokenizer(tmp_path):
+    calls = []
+
+    def counting(texts):
+        calls.append(len(texts))
+        return encode(texts)
+
+    source, cache = write(tmp_path), tmp_path / "cache"
+    tokens_of(source, cache, encode=counting)
+    again = tokens_of(source, cache, encode=counting)
+    assert calls == [2]
+    assert isinstance(again.tokens, np.memmap)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    tokens_of(write(elsewhere), cache, encode=counting)  # the same file under another folder
+    assert calls == [2]
+    tokens_of(source, cache, encode=counting, tokenizer_digest="b")
+    tokens_of(source, cache, encode=counting, end_token_id=1)
+    write(tmp_path, ROWS[:1])
+    tokens_of(source, cache, encode=counting)
+    assert calls == [2, 2, 2, 1]
+    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+
+
+def test_a_changed_data_set_folder_is_tokenised_again(tmp_path):
+    import datasets
+
+    for rows in (ROWS, ROWS[:1]):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        text = tokens_of(TextSource(dataset=str(tmp_path / "saved")), tmp_path / "cache")
+        assert text.num_documents == len(rows)
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path):
+    def failing(texts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokens_of(write(tmp_path), tmp_path / "cache", encode=failing)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_parquet_datasets_and_plain_files(tmp_path):
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    (tmp_path / "plain.txt").write_text("one\n\ntwo")
+    expected = [Document(row["text"], row["q"]) for row in ROWS]
+    parquet = TextSource(paths=(str(tmp_path / "a.parquet"),), prompt_field="q")
+    assert list(read_documents(parquet)) == expected
+    saved = TextSource(dataset=str(tmp_path / "saved"), prompt_field="q")
+    assert list(read_documents(saved)) == expected
+    assert list(read_documents(TextSource(dataset=str(tmp_path / "saved"), num_documents=1))) == [
+        Document("one two")
+    ]
+    plain = TextSource(paths=(str(tmp_path / "plain.txt"),))
+    assert list(read_documents(plain)) == [Document("one\n\ntwo")]
+    with pytest.raises(ValueError, match="prompt_field"):
+        list(read_documents(TextSource(paths=parquet.paths, prompt_field="question")))
+
+
+def test_the_same_seed_gives_the_same_first_batch_in_workers_or_not(tmp_path):
+    first, second = (
+        first_batches(small_trainer(tmp_path / str(n), phases=SHORT, num_workers=n))[0]
+        for n in (0, 1)
+    )
+    assert torch.equal(first["input_ids"], second["input_ids"])
+    assert torch.equal(first["targets"], second["targets"])
+
+
+class Uniform(torch.nn.Module):
+    """An autoregressive network that knows nothing."""
+
+    def forward(self, ids):
+        return type("Output", (), {"logits": torch.zeros(*ids.shape, 400)})()
+
+
+def test_perplexity_of_a_network_that_knows_nothing_is_the_vocabulary():
+    chosen = {
+        "text": {"generated_seed": 9, "num_documents": 1},
+        "lengths": [16, 64],
+        "target_tokens": 8,
+        "num_texts": 3,
+    }
+    recipe = small_recipe(evaluation=chosen)
+    tokens = np.arange(100, dtype=np.int32)
+    text = TokenizedText(
+        tokens=tokens, ends=np.array([100]), prompt_lengths=np.array([0], np.int32)
+    )
+    figures = measure_perplexity(Uniform(), recipe, text, torch.device("cpu"))
+    assert figures.keys() == {"perplexity@16", "perplexity@64"}
+    assert all(math.isclose(value, 400, rel_tol=1e-4) for value in figures.values())
+    short = TokenizedText(
+        tokens=tokens[:50], ends=np.array([50]), prompt_lengths=np.array([0], np.int32)
+    )
+    with pytest.raises(ValueError, match="ask for 64 tokens"):
+        measure_perplexity(Uniform(), recipe, short, torch.device("cpu"))
+
+
+def test_evaluation_is_logged_and_picks_the_best(tmp_path):
+    chosen = {
+        "text": {"generated_seed": 9, "num_documents": 2},
+        "lengths": [32, 64],
+        "target_tokens": 16,
+        "num_texts": 2,
+        "draws": 4,
+        "retrieval_rows": 2,
+    }
+    trainer = small_trainer(tmp_path / "out", phases=SHORT, evaluation=chosen, probe_every=2)
+    trainer.train()
+    scores = {row["step"]: row["perplexity@64"] for row in trainer.history}
+    assert trainer.index.best_step == min(scores, key=scores.get)
+    assert {"needlebench@128", "ruler_niah@128"} <= trainer.history[-1].keys()
+
+
+def test_tokenizer_splits_digits_and_encodes_anything():
+    texts = [
+        document.text for document in read_documents(TextSource(generated_seed=7, num_documents=2))
+    ]
+    tokenizer = train_tokenizer(texts, 400)
+    for text in ("code 90210.", "naïve 字 \u0007", " two  spaces\n"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert len(tokenizer("90210").input_ids) == 5

@@ -1,0 +1,228 @@
+"""What a user can get wrong: a clear error before training, and earlier checkpoints intact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import pytest
+import torch
+from finetune_runs import LONGER, RECIPE, SHORT, small_recipe, small_trainer
+from tiny import tiny_tokenizer, write_tiny_checkpoint
+
+from opencompass_llada.finetune import saving
+from opencompass_llada.finetune.__main__ import main
+from opencompass_llada.finetune.arithmetic import Shape
+from opencompass_llada.finetune.devices import read_ranks
+from opencompass_llada.finetune.documents import read_documents
+from opencompass_llada.finetune.memory_plan import DoesNotFit, check_memory, plan_memory
+from opencompass_llada.finetune.recipe_file import load_recipe
+from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.modeling import load_checkpoint
+
+LLADA_8B = Shape(width=4096, kv_width=4096, num_layers=32, mlp_width=12288, vocab_size=126464)
+
+
+def jsonl(folder, *rows, name="a.jsonl"):
+    file = folder / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def test_sources_that_cannot_be_read_say_what_to_do(tmp_path):
+    for source, words in (
+        (TextSource(paths=(str(tmp_path / "*.txt"),)), "no file matches"),
+        (TextSource(paths=(jsonl(tmp_path, {"body": "x"}),)), "text_field"),
+        (TextSource(paths=(jsonl(tmp_path, {"text": 3}, name="b.jsonl"),)), "is no text"),
+        (TextSource(dataset=str(tmp_path / "nothing")), "could not be loaded"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list(read_documents(source))
+    (tmp_path / "c.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match="Parquet"):
+        list(read_documents(TextSource(paths=(str(tmp_path / "c.parquet"),))))
+
+
+def test_line_separators_inside_a_json_string_stay_in_it(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\x85c"}\n\n{"text": "d"}', "utf-8")
+    source = TextSource(paths=(str(tmp_path / "a.jsonl"),))
+    assert [document.text for document in read_documents(source)] == ["a\u2028b\x85c", "d"]
+    (tmp_path / "a.jsonl").write_text('{"text": "d"}\n{"text": ')
+    with pytest.raises(ValueError, match="line 2 of .*a.jsonl"):
+        list(read_documents(source))
+
+
+@pytest.mark.parametrize("content", [[], [{"text": ""}]])
+def test_empty_text_is_refused(tmp_path, content):
+    recipe = {"text": [{"paths": [jsonl(tmp_path, *content)]}]}
+    with pytest.raises(ValueError, match="no document"):
+        small_trainer(tmp_path / "out", **recipe)
+
+
+def test_a_document_longer_than_the_cap_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"document \d+ has \d+ tokens.*max_document_tokens=50"):
+        small_trainer(tmp_path / "out", max_document_tokens=50)
+
+
+def checkpoint(folder, **changes):
+    return str(write_tiny_checkpoint(folder / "model", max_sequence_length=128, **changes))
+
+
+def without_end(folder):
+    path = checkpoint(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (folder / "model" / name).unlink(missing_ok=True)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_a_tokenizer_without_end_of_document(tmp_path):
+    path = without_end(tmp_path)
+    with pytest.raises(ValueError, match="no eos_token"):
+        small_trainer(tmp_path / "a", LONGER, init_from=path, strategy="eod")
+    with pytest.raises(ValueError, match="retrieval_share=0"):
+        small_trainer(tmp_path / "b", LONGER, init_from=path, retrieval_share=0.5)
+    trainer = small_trainer(tmp_path / "c", LONGER, init_from=path, strategy="adaptive")
+    assert not trainer.data._packed[512]._texts[0].has_end
+
+
+def test_a_target_below_the_trained_length(tmp_path):
+    path = checkpoint(tmp_path)
+    phases = [{"sequence_length": 64, "num_steps": 1, "rows_per_step": 1}]
+    scaling = {"type": "diffusion_ntk", "target_length": 256}
+    with pytest.raises(ValueError, match="64 is below the checkpoint's trained length 128"):
+        small_trainer(tmp_path / "a", LONGER, init_from=path, phases=phases, rope_scaling=scaling)
+    with pytest.raises(ValueError, match="target_length=64 is below"):
+        small_trainer(
+            tmp_path / "b",
+            LONGER,
+            init_from=path,
+            phases=phases,
+            rope_scaling={**scaling, "target_length": 64},
+        )
+    with pytest.raises(ValueError, match="longer than the 256 tokens"):
+        small_trainer(tmp_path / "c", LONGER, init_from=path, rope_scaling=scaling)
+
+
+def test_adapters_on_a_missing_module(tmp_path):
+    lora = {"rank": 2, "target_modules": ["q_prj"]}
+    with pytest.raises(ValueError, match="Did you mean 'q_proj'"):
+        small_trainer(tmp_path / "a", LONGER, init_from=checkpoint(tmp_path), lora=lora)
+
+
+def test_a_checkpoint_of_another_family(tmp_path):
+    path = checkpoint(tmp_path)
+    file = tmp_path / "model" / "config.json"
+    file.write_text(file.read_text().replace('"llada"', '"bert"'))
+    with pytest.raises(ValueError, match="model_type='bert'"):
+        small_trainer(tmp_path / "a", LONGER, init_from=path)
+
+
+def test_another_recipe_or_foreign_files_in_the_output_folder(tmp_path, capsys):
+    small_trainer(tmp_path / "out", phases=SHORT).train()
+    with pytest.raises(ValueError, match="run of another recipe .seed: 0 -> 1"):
+        small_trainer(tmp_path / "out", phases=SHORT, seed=1)
+    with pytest.raises(ValueError, match="resume=false"):
+        small_trainer(tmp_path / "out", phases=SHORT, resume=False)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**RECIPE, "output_dir": str(tmp_path)}))
+    with pytest.raises(SystemExit) as stop:
+        main([str(recipe)])
+    assert stop.value.code == 2
+    assert "holds files" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    trainer = small_trainer(tmp_path / "out", phases=SHORT)
+    folder = trainer.save({})
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", full)
+    trainer.step = 2
+    for target in (folder, None):  # the same step again, and another
+        if target is not None:
+            trainer.step = 0
+        with pytest.raises(saving.SaveError, match="No space left.*Earlier checkpoints"):
+            trainer.save({})
+        assert (folder / "model.safetensors").read_bytes() == before
+        load_checkpoint(folder)
+        trainer.step = 2
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["checkpoints.json", folder.name]
+    monkeypatch.undo()
+    assert small_trainer(tmp_path / "out", phases=SHORT).step == 0
+
+
+def test_processes_and_rows_must_divide(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="rows_per_step=4 must be a multiple of 3"):
+        read_ranks(small_recipe(phases=SHORT))
+    with pytest.raises(ValueError, match="sequence_parallel=2 must divide the 3 processes"):
+        read_ranks(small_recipe(phases=SHORT, sequence_parallel=2))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="micro_rows=3"):
+        read_ranks(small_recipe(phases=SHORT, micro_rows=3))
+
+
+def test_memory_plan_refuses_and_names_settings_that_fit(repository_root):
+    folder = repository_root / "configs" / "finetune"
+    recipe = load_recipe(folder / "lora_8b_64k.yaml", ["mlp_tile=null", "loss_chunk=32768"])
+    shape = dataclasses.replace(LLADA_8B, adapter_rank=64)
+    with pytest.raises(DoesNotFit, match="Nearest settings that fit: loss_chunk=4096") as error:
+        check_memory(recipe, shape, 1, 75e9, on_cuda=True)
+    words = str(error.value).partition("that fit: ")[2].partition(" (")[0]
+    fixed = load_recipe(
+        folder / "lora_8b_64k.yaml", ["mlp_tile=null", "loss_chunk=32768", *words.split()]
+    )
+    assert check_memory(fixed, shape, 1, 75e9, on_cuda=True).total <= 75e9
+    full = load_recipe(folder / "ultrallada_8b_64k.yaml", ["sequence_parallel=1"])
+    with pytest.raises(DoesNotFit, match="use lora"):
+        check_memory(full, LLADA_8B, 1, 80e9, on_cuda=True)
+
+
+def test_memory_plan_counts_parameters_exactly(tmp_path):
+    trainer = small_trainer(tmp_path, phases=SHORT)
+    counted = sum(parameter.numel() for parameter in trainer.model.parameters())
+    assert trainer.shape.num_parameters == counted
+    plan = plan_memory(trainer.recipe, trainer.shape, 1, on_cuda=False)
+    assert plan.weights == plan.gradients == 4 * counted
+    assert plan.optimizer == 8 * counted
+    with pytest.raises(ValueError, match="more than the 0.0 GB"):
+        small_trainer(tmp_path / "b", phases=SHORT, memory_limit=1e-5)
+
+
+def test_missing_peft_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match="pip install peft"):
+        small_trainer(tmp_path / "a", LONGER, init_from=checkpoint(tmp_path), lora={"rank": 2})
+
+
+def test_missing_tensorboard_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        small_trainer(tmp_path / "a", phases=SHORT, tensorboard=True).train()
+
+
+def test_prompts_are_never_predicted(tmp_path):
+    rows = [{"q": "What is it? " * 3, "text": "It is a lantern. " * 4} for _ in range(8)]
+    text = [{"paths": [jsonl(tmp_path, *rows)], "prompt_field": "q"}]
+    trainer = small_trainer(
+        tmp_path / "out", text=text, strategy="adaptive", retrieval_share=0.0, phases=SHORT
+    )
+    answer = trainer.tokens.encode("lantern")[-1]
+    asked = trainer.tokens.encode("What")[-1]
+    for _, batches in trainer._steps():
+        ids, scale = batches[0]["input_ids"], batches[0]["scale"]
+        assert (scale[ids == answer] > 0).all()
+        assert not (scale[ids == asked] > 0).any()
+        assert (ids == asked).any()
+        assert torch.isfinite(trainer.network(batches[0]))

@@ -1,0 +1,81 @@
+"""Two processes (FSDP2 alone, and with Ulysses) compute what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gloo_training
+import pytest
+import torch
+from finetune_runs import small_trainer
+
+from opencompass_llada.finetune.ulysses import check_heads
+
+TESTS = Path(__file__).resolve().parent
+ALONE = {
+    "strategy": "adaptive",
+    "phases": [{"sequence_length": 128, "num_steps": 4, "rows_per_step": 4}],
+    "evaluation": {
+        "retrieval_rows": 2,
+        "lengths": [64],
+        "target_tokens": 32,
+        "num_texts": 2,
+        "draws": 4,
+        "text": {"generated_seed": 9, "num_documents": 2},
+    },
+    "ema_decay": 0.9,
+}
+#: Rows split over two ranks, or (Ulysses) each row, with everything that saves memory.
+PARALLEL = {
+    "data": ALONE,
+    "sequence": {
+        **ALONE,
+        "sequence_parallel": 2,
+        "activation_checkpointing": True,
+        "mlp_tile": 16,
+        "loss_chunk": 40,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of what one process and two processes did."""
+    folder = tmp_path_factory.mktemp("runs")
+    gloo_training.train(str(folder / "alone"), ALONE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", str(TESTS / "gloo_training.py")]
+    command += [json.dumps({str(folder / name): changes for name, changes in PARALLEL.items()})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = f"{TESTS.parent}{os.pathsep}{TESTS}"
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_compute_what_one_does(runs, name):
+    alone, ours = (torch.load(runs / f"{kind}.pt") for kind in ("alone", name))
+    assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert ours["gradients"].keys() == alone["gradients"].keys()
+    for key, gradient in alone["gradients"].items():
+        torch.testing.assert_close(ours["gradients"][key], gradient, rtol=1e-5, atol=1e-5)
+    for key, weight in alone["weights"].items():
+        torch.testing.assert_close(ours["weights"][key], weight, rtol=1e-3, atol=1e-4)
+    assert ours["figures"] == pytest.approx(alone["figures"], rel=1e-3)
+    # What two processes wrote, one goes on from.
+    trainer = small_trainer(runs / name, **{**PARALLEL[name], "sequence_parallel": 1})
+    assert trainer.step == gloo_training.NUM_STEPS
+    for key, parameter in trainer.network.named_parameters():
+        assert torch.equal(parameter, ours["weights"][key]), key
+
+
+def test_more_ranks_than_heads_are_refused():
+    check_heads(32, 8, 8)
+    with pytest.raises(ValueError, match="n_kv_heads=8.*1, 2, 4, 8"):
+        check_heads(32, 8, 16)

@@ -1,0 +1,130 @@
+"""Recipes: what is refused before anything loads, bases and overrides, shipped recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from finetune_runs import LONGER, RECIPE, SHORT
+
+from opencompass_llada.finetune.recipe_file import load_recipe, parse_recipe
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPES = REPOSITORY / "configs" / "finetune"
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_recipes_are_valid(file):
+    assert load_recipe(file, ["seed=3"]).seed == 3
+
+
+def test_the_issues_recipes_are_all_there():
+    assert {file.stem for file in RECIPES.glob("*.yaml")} >= {
+        *("tiny_pretrain", "tiny_ar_pretrain", "tiny_long"),
+        *("ultrallada_8b_64k", "ultrallada_8b_128k", "lora_8b_64k"),
+    }
+
+
+def test_twin_differs_from_tiny_llada_in_its_objective_alone():
+    first, twin = (load_recipe(RECIPES / f"tiny_{n}.yaml") for n in ("pretrain", "ar_pretrain"))
+    differing = {name for name in vars(first) if getattr(first, name) != getattr(twin, name)}
+    assert differing == {"output_dir", "objective"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learing_rate": 1.0}, ["learing_rate", "learning_rate"]),
+        ({"text": []}, ["text", "at least one"]),
+        ({"retrieval_share": 2}, ["2", "0 to 1"]),
+        ({"min_mask_ratio": 0}, ["0", "above 0"]),
+        ({"dtype": "int8"}, ["int8", "bfloat16"]),
+        ({"objective": "mask_diffusion"}, ["Did you mean 'masked_diffusion'"]),
+        ({"strategy": "adaptiv"}, ["Did you mean 'adaptive'"]),
+        ({"phases": [{**SHORT[0], "num_steps": 0}]}, ["num_steps=0"]),
+        ({"phases": [{"sequence_length": 128}]}, ["num_steps", "must be given"]),
+        ({"text": [{"paths": ["a"], "generated_seed": 1}]}, ["exactly one"]),
+        ({"learning_rate": "3e-3"}, ["learning_rate='3e-3'", "3.0e-3"]),
+        ({"learning_rate": 0}, ["learning_rate=0", "above 0"]),
+        ({"log_every": 0}, ["log_every=0", "from 1"]),
+        ({"betas": 0.9}, ["betas=0.9", "two numbers"]),
+        ({"text": 5}, ["text=5", "list of mappings"]),
+        ({"text": [{"generated_seed": 0, "num_documents": 1}]}, ["embedded haystack"]),
+        ({"probe_every": 2.5}, ["probe_every=2.5", "whole number"]),
+        ({"model": {"dmodel": 32}}, ["dmodel", "Did you mean 'd_model'"]),
+        ({"model": {"vocab_size": 32}}, ["vocab_size"]),
+        ({"model": {}}, ["init_from", "model and vocab_size"]),
+        ({"init_from": "asset:tiny-llada"}, ["leave model and vocab_size out"]),
+        ({"phases": [{**SHORT[0], "sequence_length": 64}]}, ["sequence_length=64", "at least"]),
+        ({"retrieval_styles": {"nedlebench": 1}}, ["Did you mean 'needlebench'"]),
+        ({"retrieval_styles": {"pairs": 0}}, ["above 0"]),
+        ({"compile": "yes"}, ["compile='yes'", "true or false"]),
+        ({"ema_decay": 1.0}, ["ema_decay=1.0", "below 1"]),
+        ({"lora": {"rank": 0}}, ["rank=0", "from 1"]),
+        ({"lora": {"ranks": 8}}, ["Did you mean 'rank'"]),
+        ({"rope_scaling": {"type": "ntk", "target_length": 512}}, ["needs init_from"]),
+        ({"offload_checkpoints": True}, ["needs activation_checkpointing"]),
+        ({"sequence_parallel": 3}, ["sequence_length=128", "multiple of sequence_parallel=3"]),
+        ({"objective": "autoregressive", "strategy": "eod"}, ["autoregressive", "'windows'"]),
+        ({"evaluation": {"lengths": [64]}}, ["text and lengths together"]),
+        ({"evaluation": {"draws": 3}}, ["draws=3", "even"]),
+        ({"evaluation": 5}, ["mapping"]),
+    ],
+)
+def test_wrong_recipes_are_refused(change, words):
+    with pytest.raises(ValueError, match=".") as error:
+        parse_recipe({**RECIPE, **change})
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_unknown_scaling_of_a_checkpoint_is_refused():
+    scaling = {"type": "difusion_ntk", "target_length": 512}
+    with pytest.raises(ValueError, match="Did you mean 'diffusion_ntk'"):
+        parse_recipe({**LONGER, "init_from": "somewhere", "rope_scaling": scaling})
+
+
+def test_scalings_that_other_loaders_cannot_know_are_refused():
+    scaling = {"type": "yarn", "target_length": 512}
+    with pytest.raises(ValueError, match="'yarn' changes more than RoPE's base"):
+        parse_recipe({**LONGER, "init_from": "somewhere", "rope_scaling": scaling})
+
+
+def test_prompts_need_whole_documents():
+    text = [{"paths": ["a.jsonl"], "prompt_field": "question"}]
+    with pytest.raises(ValueError, match="whole documents"):
+        parse_recipe({**RECIPE, "text": text})
+
+
+def test_cycles_go_through_all_phases_again():
+    recipe = load_recipe(RECIPES / "tiny_long.yaml")
+    lengths = [phase.sequence_length for phase in recipe.phases]
+    assert lengths == [512, 2048, 8192, 16384] * 12
+    with pytest.raises(ValueError, match="cycles=0 must be a whole number from 1"):
+        load_recipe(RECIPES / "tiny_long.yaml", ["cycles=0"])
+
+
+def test_base_is_taken_over_and_overridden(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\nseed: 5\n")
+    (tmp_path / "b.yaml").write_text(f"{RECIPE}\n")
+    recipe = load_recipe(tmp_path / "a.yaml", ["lora={}", "lora.rank=3", "warmup_steps=7"])
+    assert (recipe.seed, recipe.warmup_steps, recipe.lora.rank) == (5, 7, 3)
+    assert recipe.model == RECIPE["model"]
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "words"),
+    [
+        ({}, [], "does not exist"),
+        ({"a": "base: c.yaml"}, [], "c.yaml' does not exist"),
+        ({"a": "base: b.yaml", "b": "base: a.yaml"}, [], "leads back to itself"),
+        ({"a": "[1, 2]"}, [], "mapping of keys"),
+        ({"a": "seed: [1"}, [], "no valid YAML"),
+        ({"a": f"{RECIPE}"}, ["seed"], "form key=value"),
+        ({"a": f"{RECIPE}"}, ["vocab_size.x=3"], "no group of keys"),
+    ],
+)
+def test_wrong_files_say_what_to_do(tmp_path, files, overrides, words):
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        load_recipe(tmp_path / "a.yaml", overrides)

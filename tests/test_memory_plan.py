@@ -1,0 +1,103 @@
+"""The memory plan: its figures against counted bytes, and what it says when a run does not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_fast_exact import MODELS, TOKENS, prompts_of
+
+from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
+from opencompass_llada.modeling.inference import (
+    FastNetwork,
+    MemoryPlan,
+    MemoryPlanError,
+    NetworkSize,
+    PassOptions,
+    PassServer,
+    check_plan,
+)
+from opencompass_llada.sampling import SamplerConfig, sample
+
+H100 = int(0.94 * 81559 * 2**20)
+
+
+@pytest.fixture(scope="module")
+def llada_8b():
+    with torch.device("meta"):
+        network = LLaDAForMaskedDiffusion(LLaDAConfig())
+    return NetworkSize.of(network, torch.bfloat16)
+
+
+def plan(size, *lengths, cache=None):
+    return MemoryPlan(
+        size=size, row_lengths=lengths, block_length=32, cache_dtype=cache, mlp_chunk=16384
+    )
+
+
+def test_published_figures_of_the_8b_model(llada_8b):
+    # training.md's table: 16.03 GB of weights, 64 GiB of bf16 keys and values at 128K.
+    assert plan(llada_8b, 131072).weight_bytes / 1e9 == pytest.approx(16.03, abs=0.01)
+    assert plan(llada_8b, 131072, cache="bfloat16").cache_bytes == 64 * 2**30
+    float8 = plan(llada_8b, 131072, cache="float8").cache_bytes
+    assert float8 == 64 * 2**30 * (128 + 4) // 256
+
+
+def test_128k_fits_an_80_gb_card_in_float8_and_not_in_bfloat16(llada_8b):
+    check_plan(plan(llada_8b, 131104, cache="float8"), H100)
+    with pytest.raises(MemoryPlanError, match=r"Nearest plan.*cache=dict\(dtype='float8'\)"):
+        check_plan(plan(llada_8b, 131104, cache="bfloat16"), H100)
+
+
+def test_the_nearest_plan_is_one_that_fits(llada_8b):
+    with pytest.raises(MemoryPlanError, match="batch_size=3"):
+        check_plan(plan(llada_8b, *[32800] * 5, cache="float8"), 49 * 10**9)
+    with pytest.raises(MemoryPlanError, match=r"type='none'.*at most 214016 tokens"):
+        check_plan(plan(llada_8b, 600_000, cache="bfloat16"), 26_800_000_000)
+    with pytest.raises(MemoryPlanError, match="Not even one row"):
+        check_plan(plan(llada_8b, 600), 10**9)
+
+
+def test_a_smaller_chunk_is_taken_before_anything_is_refused(llada_8b):
+    asked = plan(llada_8b, 32800)
+    fitted = check_plan(asked, asked.peak_bytes - 10**8)
+    assert fitted.mlp_chunk == 4096
+    assert fitted.row_lengths == asked.row_lengths
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
+def test_planned_bytes_of_a_cache_are_those_it_takes(dtype):
+    size = NetworkSize.of(MODELS["grouped"], torch.float32)
+    cache = KeyValueCache(
+        num_layers=size.num_layers,
+        num_slots=2048,
+        num_heads=size.key_width // size.head_dim,
+        head_dim=size.head_dim,
+        dtype=FLOAT8 if dtype == "float8" else torch.float32,
+        device=torch.device("cpu"),
+    )
+    tensors = [t for layer in cache.layers for t in vars(layer).values() if t is not None]
+    taken = sum(t.numel() * t.element_size() for t in tensors)
+    assert plan(size, 1000, 900, cache=dtype).cache_bytes == taken
+
+
+def test_a_run_that_does_not_fit_is_refused_before_any_pass():
+    model = MODELS["llada"]
+    size = NetworkSize.of(model, torch.float32)
+    budget = plan(size, 1032, cache="float8").peak_bytes
+    server = PassServer(FastNetwork(model, PassOptions(memory_budget=budget)))
+    config = SamplerConfig(generation_length=32, cache="prompt")
+    (prompt,) = prompts_of((1000,), seed=0)
+    with pytest.raises(MemoryPlanError, match="dtype='float8'"):
+        sample(server, [prompt], config, TOKENS, device="cpu")
+
+
+def test_the_plan_is_logged_once_for_each_size(caplog):
+    caplog.set_level("INFO", logger="opencompass_llada")
+    server = PassServer(FastNetwork(MODELS["llada"], PassOptions(memory_budget=10**9)))
+    config = SamplerConfig(generation_length=4, block_length=4, num_steps=1, cache="prompt")
+    for length in (10, 11, 1100):
+        sample(server, prompts_of((length,), seed=0), config, TOKENS, device="cpu")
+    plans = [r.getMessage() for r in caplog.records if "Memory plan" in r.getMessage()]
+    assert len(plans) == 2
+    assert "bfloat16 kept" in plans[0]
