@@ -143,6 +143,8 @@ def test_seeds_scaling_factor_is_named_as_ntk():
     facts = describe_model({"abbr": "a", "scaling_config": {"scaling_factor": 14}})
     assert facts.scaling == "ntk theta_multiplier=14"
     assert describe_model({"abbr": "a", "scaling_config": {"scaling_factor": 1}}).scaling == "none"
+    unscaled = {"type": "none", "trained_length": 2048}  # as Dream's configs have it
+    assert describe_model({"abbr": "a", "rope_scaling": unscaled}).scaling == "none"
 
 
 def test_means_are_not_taken_over_what_is_left(run):

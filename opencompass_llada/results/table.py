@@ -125,6 +125,8 @@ def describe_model(model: Mapping[str, Any]) -> ModelFacts:
     if factor != 1:
         options = {"type": "ntk", "theta_multiplier": factor}
     method = str(options.pop("type"))
+    if method == "none":  # a trained length may stand beside it, and scales nothing
+        options = {}
     scaling = " ".join([method, *(f"{name}={value}" for name, value in options.items())])
     return ModelFacts(
         abbr=model_name(model),
