@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 import opencompass_llada.assets
 from opencompass_llada.configs.helpers import paper_run
-from opencompass_llada.configs.helpers.models import list_model_configs
+from opencompass_llada.configs.helpers.models import describe_models, list_model_configs
 from opencompass_llada.configs.helpers.paper_facts import papers
 from opencompass_llada.running.preflight import check_options
 
@@ -76,6 +76,17 @@ def test_rows_are_those_of_the_seeds_configs(paper, benchmark):
     for config in configs:
         wanted = "bfloat16" if config["path"] in DREAM else "float16"
         assert config["dtype"] == wanted
+
+
+def test_runs_of_other_steps_have_titles_of_their_own():
+    """Or a run of 1 step would stand beside the paper's figure for 32."""
+    rows = paper_run.list_rows(papers["longllada"]["niah"], "niah")
+    rows = [row for row in rows if (row["model"], row["scaling"]) == ("llada_8b_base", "none")]
+    configs = list_model_configs(["llada_8b_base"], benchmark="niah", rows=rows)
+    assert [told["title"] for told in describe_models(configs)] == [
+        "LLaDA-8B-Base",
+        *(f"LLaDA-8B-Base, steps {number}" for number in (1, 2, 4, 8, 16)),
+    ]
 
 
 def test_lengths_samples_and_truncation_are_the_papers():

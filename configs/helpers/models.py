@@ -224,8 +224,17 @@ def describe_models(model_configs):
     return [
         dict(
             abbr=config["abbr"],
-            title=facts_of(config)["title"],
+            title=title_of(config),
             trained_length=facts_of(config)["trained_length"],
         )
         for config in model_configs
     ]
+
+
+def title_of(config):
+    """Return a model's title, with the steps that its abbr says it takes instead of its own.
+
+    Such a row is another line of the leaderboard, beside which no figure of the usual steps stands.
+    """
+    _, found, steps = config["abbr"].partition("_steps")
+    return facts_of(config)["title"] + (f", steps {steps.partition('_')[0]}" if found else "")
