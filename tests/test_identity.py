@@ -8,6 +8,7 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.results.board import make_board
 from opencompass_llada.results.collect import collect
+from opencompass_llada.results.identity import cell_meaning
 from opencompass_llada.results.ranking import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
@@ -188,6 +189,17 @@ def test_a_tokenizer_counts_by_its_content_and_not_by_its_name(tmp_path):
     _, scores, notes = read(tmp_path / "runs")
     assert notes == ""
     assert len({whole(scores, name).protocol for name in ("first", "second")}) == 1
+
+
+def test_perplexities_in_tokens_of_unknown_kinds_are_not_ranked_together(tmp_path):
+    cell = {**niah_cell(2000, 0), "benchmark": "perplexity", "target": "whole"}
+    del cell["tokenizer"]
+    run = write_run(tmp_path / "a", [make_model("one"), make_model("two")], [cell])
+    one, two = collect([run]).rows
+    assert cell_meaning(one) != cell_meaning(two)
+    path = run / "provenance/one.jsonl"
+    path.write_text(path.read_text().replace('"device"', '"tokenizer_hash": "abc", "device"'))
+    assert [row.tokenizer_hash for row in collect([run]).rows] == ["abc", None]
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

@@ -136,16 +136,23 @@ def _read_rows(
             prompt_limit=prompt_limit(model),
             template_hash=template_hash(dataset),
             prompt_hash=cell.prompt_hash,
-            tokenizer_hash=tokenizer_hash(row.tokenizer or _own_tokenizer(row, model)),
+            tokenizer_hash=_hash_counter(row, model, limits),
             data=str(dataset.get("path", "")),
             trained_length=facts[row.model].trained_length,
         )
 
 
-def _own_tokenizer(row: ResultRow, model: Mapping[str, Any]) -> str | None:
-    """Perplexity is a token's, so the model's own tokenizer is part of what it means."""
-    path = model.get("tokenizer_path") or model.get("path")
-    return str(path) if path and row.benchmark == "perplexity" else None
+def _hash_counter(
+    row: ResultRow, model: Mapping[str, Any], recorded: Mapping[str, Any] | None
+) -> str | None:
+    """Hash what counts tokens; a perplexity is a token's of the model itself, whose process knows.
+
+    Hub ids have no files here; what the process recorded of them then stands for them.
+    """
+    if row.tokenizer or row.benchmark != "perplexity":
+        return tokenizer_hash(row.tokenizer)
+    own = tokenizer_hash(str(model.get("tokenizer_path") or model.get("path")))
+    return own or (recorded or {}).get("tokenizer_hash")
 
 
 def name_weights(model: Mapping[str, Any]) -> str:

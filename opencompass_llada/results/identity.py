@@ -76,6 +76,8 @@ def cell_meaning(row: TidyRow) -> str:
     asked = row.prompt_hash or row.template_hash
     if row.benchmark == "perplexity":  # its predictions name the texts and do not hold them
         asked = hash_values([row.prompt_hash, row.template_hash, Path(row.data).name, row.length])
+        if counted_by(row) is None:  # tokens of nobody knows what: comparable with its own alone
+            asked = hash_values([asked, row.checkpoint])
     return hash_values([asked, counted_by(row), row.n, row.prompt_limit])
 
 
