@@ -34,6 +34,7 @@ BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "doctor", "c
 NEEDS_TRITON = {"modeling.inference.kernels", "modeling.inference.decode_kernel"}
 HOST_ALLOWED = {
     *("wrapper", "chat_prompts", "registry", "running", "datasets", "results.summarizer"),
+    "results.side_by_side_summarizer",
     *("fidelity.samples", "fidelity.command"),
 }
 

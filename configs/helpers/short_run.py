@@ -2,12 +2,12 @@
 
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
-from opencompass.summarizers import DefaultSummarizer
 
+from opencompass_llada.results.side_by_side_summarizer import SideBySideSummarizer
 from opencompass_llada.running.partitioner import PackingPartitioner
 
 with read_base():
-    from .models import find_facts, list_model_configs, resolve_models
+    from .models import describe_models, find_facts, list_model_configs, resolve_models
     from .selection import announce as announce_settings, read_settings
     from .short_facts import (
         base_short,
@@ -78,7 +78,7 @@ def plan_run(settings, num_gpus, announce=True):
         combinations=combinations,
         settings=values,
         workers=values["workers"],
-        summarizer=make_summarizer(datasets),
+        summarizer=make_summarizer(datasets, combinations),
         partitioner=choose_partitioner(len(datasets), values["workers"], num_gpus),
         eval_partitioner=dict(type=PackingPartitioner, num_tasks=1),
     )
@@ -197,7 +197,7 @@ def check_data(cells):
         opencompass_llada.datasets.stock.check_data_set(cell)
 
 
-def make_summarizer(datasets):
+def make_summarizer(datasets, combinations):
     """Return OpenCompass's table of models side by side, with MMLU's mean over subjects."""
     groups, lines = [], []
     for abbr in datasets:
@@ -210,7 +210,13 @@ def make_summarizer(datasets):
             lines.append(name)
             groups.append(dict(name=name, subsets=[]))
         next(group for group in groups if group["name"] == name)["subsets"].append(abbr)
-    return dict(type=DefaultSummarizer, dataset_abbrs=lines, summary_groups=groups)
+    configs = {group["models"][0]["abbr"]: group["models"][0] for group in combinations}
+    return dict(
+        type=SideBySideSummarizer,
+        dataset_abbrs=lines,
+        summary_groups=groups,
+        models=describe_models(configs.values()),
+    )
 
 
 def choose_partitioner(num_datasets, workers, num_gpus):
