@@ -1,5 +1,7 @@
 """Effective context lengths, ranks and costs, on scores made by hand."""
 
+import json
+
 import pytest
 from work_dirs import RULER_TASKS, make_model, ruler_cell, write_run
 
@@ -102,3 +104,15 @@ def test_a_resumed_cells_record_is_no_total(tmp_path):
     [one] = find_costs(collect([run]))
     assert (one.seconds, one.seconds_per_sample, one.num_prompts) == (None, None, None)
     assert one.reason.startswith("1 records are of resumed cells")
+
+
+def test_scoring_that_nothing_counts_is_no_cost_of_zero(tmp_path):
+    run = write_run(tmp_path / "a", [make_model("one")], [ruler_cell("vt", 4096)])
+    path = run / "provenance/one.jsonl"
+    counted = ("num_prompts", "num_generated_tokens", "num_forward_passes", "seconds")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = [record | {name: 0 for name in counted if name in record} for record in records]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    [one] = find_costs(collect([run]))
+    assert (one.seconds, one.num_prompts, one.num_generated_tokens) == (None, None, None)
+    assert "texts are scored" in one.reason

@@ -92,11 +92,13 @@ def _add_up(
     passes = _total(records, "num_forward_passes") if whole else None
     peaks = [record.get("peak_memory_bytes") for record in records]
     measured = bool(prompts and seconds)
+    if not measured:  # nothing was counted, which is no cost of 0
+        prompts = seconds = tokens = passes = None
     reason = "" if whole else f"{recorded} of {len(members)} cells are recorded"
     if resumed:
         reason = f"{resumed} records are of resumed cells and count the last part alone"
     if whole and not measured:
-        reason = "the model's wrapper counts nothing"
+        reason = "nothing is counted: texts are scored, or the model is of another wrapper"
     return Cost(
         entry=entry,
         kind=kind,
