@@ -68,7 +68,22 @@ def test_a_checkpoints_sampling_options_do_not_change_greedy_decoding(checkpoint
         do_sample=True, temperature=0.1, top_p=0.5, top_k=2, repetition_penalty=3.0
     )
     assert engine.generate(PROMPTS[:1], max_new_tokens=8)[0].token_ids == plain
+    engine.model.generation_config.update(
+        no_repeat_ngram_size=1, suppress_tokens=plain[:1], forced_eos_token_id=7, min_length=99
+    )
+    assert engine.generate(PROMPTS[:1], max_new_tokens=8)[0].token_ids == plain
     assert not [w for w in recwarn if "do_sample" in str(w.message)]
+
+
+def test_the_cache_is_used_whatever_config_says(tmp_path):
+    path = write_llama_checkpoint(tmp_path / "fine-tuned", use_cache=False)
+    engine = make_engine(str(path))
+    read = []
+    engine.model.register_forward_pre_hook(
+        lambda module, given, named: read.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    engine.generate([PROMPTS[1]], max_new_tokens=4)
+    assert read == [len(PROMPTS[1]), 1, 1, 1]
 
 
 def test_an_empty_prompt_is_refused(checkpoint):

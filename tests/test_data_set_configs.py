@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from opencompass_llada.running.every_data_set import cut_cells, find_data_sets
 
@@ -122,6 +123,13 @@ def test_without_data_each_config_says_what_it_lacks(tmp_path, monkeypatch):
     assert "tiktoken: no file" in absent["ruler_4k_base_gen"]
     with pytest.raises(ValueError, match="Did you mean 'niah_zh'"):
         find_data_sets(["niah_hz"])
+
+
+def test_the_precision_asked_for_is_taken(monkeypatch):
+    monkeypatch.setenv("LLADA_DTYPE", "bfloat16")
+    monkeypatch.setenv("LLADA_DATASETS", "longbench_embedded")
+    cfg = Config.fromfile(str(ROOT / "configs/eval_llada_datasets.py"), format_python_code=False)
+    assert {model["dtype"] for model in cfg["models"]} == {"bfloat16"}
 
 
 def test_cells_are_cut_and_lengths_are_not():

@@ -92,3 +92,13 @@ def test_costs_are_sums_of_the_records(tmp_path):
     assert one.reason == "12 of 13 cells are recorded"
     assert any("torn" in note for note in collection.notes)
     assert len(make_board(collection)) > 0
+
+
+def test_a_resumed_cells_record_is_no_total(tmp_path):
+    cells = [ruler_cell(task, 4096, num_samples=5) for task in RULER_TASKS]
+    run = write_run(tmp_path / "a", [make_model("one")], cells)
+    path = run / "provenance/one.jsonl"
+    path.write_text(path.read_text().replace('"num_prompts": 5', '"num_prompts": 2', 1))
+    [one] = find_costs(collect([run]))
+    assert (one.seconds, one.seconds_per_sample, one.num_prompts) == (None, None, None)
+    assert one.reason.startswith("1 records are of resumed cells")

@@ -95,6 +95,15 @@ def test_one_abbr_for_two_checkpoints_of_two_runs(tmp_path):
     assert "the abbr 'one' stands for 2 models" in notes
 
 
+def test_adapters_on_one_checkpoint_are_models_of_their_own(tmp_path):
+    write_run(tmp_path / "a", ONE, GRID, quality=1.0)
+    write_run(tmp_path / "b", [make_model("one", peft_path="my/lora")], GRID, quality=0.0)
+    _, scores, notes = read(tmp_path)
+    entries = {"one [somewhere/one]", "one [somewhere/one + my/lora]"}
+    assert {score.entry for score in scores} == entries
+    assert "the abbr 'one' stands for 2 models" in notes
+
+
 def test_a_checkpoint_that_changed_under_its_path(tmp_path):
     for name, content in (("a", "1" * 16), ("b", "2" * 16)):
         folder = write_run(tmp_path / name, ONE, GRID)
@@ -134,6 +143,22 @@ def test_a_resumed_run_with_another_model_under_the_name_is_said(tmp_path):
     (folder / "configs" / "b_2.py").write_text(text.replace("somewhere/one", "somewhere/else"))
     _, _, notes = read(tmp_path)
     assert "was run again in this folder with another path" in notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("'num_steps': 32", "'num_steps': 8", "sampler"),
+        ("'abbr': 'one'", "'run_cfg': {}, 'abbr': 'one'", None),
+        ("'abbr': 'one'", "'abbr': 'one', 'chat': True", "chat"),
+    ],
+)
+def test_a_resumed_run_with_other_settings_is_said(tmp_path, old, new, said):
+    folder = write_run(tmp_path / "a", ONE, GRID)
+    text = next((folder / "configs").glob("*.py")).read_text()
+    (folder / "configs" / "b_2.py").write_text(text.replace(old, new))
+    _, _, notes = read(tmp_path)
+    assert (f"run again in this folder with another {said}" in notes) == (said is not None)
 
 
 def test_hosts_that_shared_the_work_join(tmp_path):

@@ -125,6 +125,37 @@ def test_an_evaluators_error_and_a_torn_result_are_failed(run):
     assert find(scores, "one", "CWE+FWE", 4096).score is None
 
 
+def test_a_missing_cell_of_an_unknown_benchmark_hides_no_other(tmp_path):
+    kind = "opencompass.datasets.MMLUDataset"
+    cells = [{**niah_cell(2000, 0), "abbr": f"mmlu_{name}", "type": kind} for name in "abc"]
+    for cell in cells:
+        del cell["length"], cell["depth"]
+    run = write_run(tmp_path / "a", MODELS[:1], [{**cell, "length": 9} for cell in cells])
+    config = next((run / "configs").glob("*.py"))
+    config.write_text(config.read_text().replace("'length': 9", "'seen': 9"))
+    for cell in cells:
+        write_json(run / f"results/one/{cell['abbr']}.json", {"accuracy": 50.0})
+    (run / "results/one/mmlu_b.json").unlink()
+    _, scores, _ = read(run)
+    found = {s.column: (s.score, s.status) for s in scores}
+    assert found == {"mmlu_a": (50, "ok"), "mmlu_b": (None, "missing"), "mmlu_c": (50, "ok")}
+    assert {s.metric for s in scores} == {"accuracy"}
+
+
+def test_numbered_details_belong_to_their_own_samples(tmp_path):
+    """OpenCompass's own evaluators number them, and "10" is not what follows "1"."""
+    run = write_run(tmp_path / "a", MODELS[:1], [ruler_cell("vt", 4096, num_samples=12)])
+    path = run / "results/one/ruler_vt_length4096.json"
+    result = json.loads(path.read_text())
+    for index, detail in enumerate(result["details"]):
+        detail["score"] = [float(index)]
+    numbered = {str(i): detail for i, detail in enumerate(result["details"])}
+    write_json(path, {**result, "details": {"type": "GEN", **numbered}})
+    [cell] = read(run)[0].cells.values()
+    assert [sample.score for sample in cell.samples] == [0, 1, 2]
+    assert cell.scores["score"] == tuple(map(float, range(12)))
+
+
 def test_tasks_that_were_not_run_are_not_missing(tmp_path):
     run = write_run(tmp_path / "a", MODELS[:1], [ruler_cell(t, 4096) for t in RULER_TASKS[:8]])
     _, scores, notes = read(run)

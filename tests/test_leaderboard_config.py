@@ -58,8 +58,10 @@ def test_variables_choose_and_wrong_ones_are_refused(monkeypatch):
     monkeypatch.setenv("LLADA_MODELS", "tiny_llada")
     monkeypatch.setenv("LLADA_SCALING", "none")
     monkeypatch.setenv("LLADA_LENGTHS", "256")
+    monkeypatch.setenv("LLADA_DTYPE", "float16")
     cfg = parse()
     [group] = cfg["model_dataset_combinations"]
+    assert [model["dtype"] for model in group["models"]] == ["float16"]
     assert [d["length"] for d in group["datasets"]] == [256]
     assert os.environ["LLADA_MODELS"] == "tiny_llada", "hidden variables are put back"
     monkeypatch.setenv("LLADA_REPEATS", "3")

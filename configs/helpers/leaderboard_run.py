@@ -47,8 +47,7 @@ def plan_run(settings, options, num_gpus, announce=True):
     plans = []
     for benchmark in values["benchmarks"]:
         asked = dict(models=names, scaling=values["scaling"], workers=values["workers"])
-        if values["lengths"]:
-            asked["lengths"] = values["lengths"]
+        asked |= {name: values[name] for name in ("lengths", "dtype") if values[name]}
         plans.append(plan_alone(benchmark, dict(options[benchmark], **asked), num_gpus))
     combinations = [group for plan in plans for group in list_groups(plan)]
     cells = sum(len(group["models"]) * len(group["datasets"]) for group in combinations)

@@ -118,6 +118,9 @@ def group_tasks(values, facts):
     Returns:
         Triples: whether the data sets are for chat, the generation settings (`base_short` and the
         like) and the tasks. A base model has one group; choices by likelihood need no settings.
+
+    Raises:
+        ValueError: For a chat model that none of the tasks is for.
     """
     if not facts["chat"]:
         small = values["data"] == "embedded" and "dtype" in facts
@@ -133,6 +136,11 @@ def group_tasks(values, facts):
                 break
         else:
             groups.append((True, generation, [task]))
+    if not groups:
+        raise ValueError(
+            f"tasks={values['tasks']}: {facts['title']!r} is a chat model, which is asked "
+            f"{', '.join(chat_tasks)} only; name one of these, or a base model."
+        )
     return groups
 
 

@@ -51,7 +51,7 @@ class AutoregressiveEngine:
 
     @property
     def longest_context(self) -> int | None:
-        """Tokens up to which the model's RoPE was computed; None without rotary embeddings."""
+        """Tokens up to which the model's RoPE was computed; None where it is not resolved here."""
         return None if self._rope is None else self._rope.longest_context
 
     def generate(
@@ -117,9 +117,19 @@ class AutoregressiveEngine:
         return Generation(token_ids=kept, num_forward_passes=len(kept), seconds=seconds)
 
 
+#: What else changes greedy decoding: options of generation_config.json and what leaves them out.
+_WITHOUT_EFFECT: dict[str, Any] = {
+    **{"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0},
+    **dict.fromkeys(("min_new_tokens", "suppress_tokens", "begin_suppress_tokens")),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "stop_strings", "max_time")),
+}
+
+
 def greedy_options(generation_config: Any) -> dict[str, Any]:
     """Return the options of greedy decoding, whatever a checkpoint's generation_config says.
 
+    The key/value cache is on too: many fine-tuned checkpoints leave ``use_cache`` false behind.
     Options that only sampling reads are put back to their defaults: LLaMA-3's own file sets
     temperature 0.6 and top_p 0.9, which transformers would warn of at every call.
 
@@ -129,7 +139,7 @@ def greedy_options(generation_config: Any) -> dict[str, Any]:
     defaults = type(generation_config)()
     names = ("temperature", "top_p", "top_k", "min_p", "typical_p")
     neutral = {name: getattr(defaults, name) for name in names if hasattr(defaults, name)}
-    return {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, **neutral}
+    return {"do_sample": False, "use_cache": True, **_WITHOUT_EFFECT, **neutral}
 
 
 def pad_left(

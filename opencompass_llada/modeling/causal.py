@@ -99,7 +99,8 @@ def load_causal(
         attention_backend: ``auto``, ``sdpa`` or ``flash_attn``.
 
     Returns:
-        The network in evaluation mode, gradients off, and its RoPE (None if it has none).
+        The network in evaluation mode, gradients off, and its RoPE; None if it has none, or one
+        with a scaling of its own.
 
     Raises:
         CheckpointError: If the path or a file is wrong.
@@ -125,7 +126,7 @@ def load_causal(
         path,
         dtype,
         device,
-        "No rotary embeddings" if rope is None else rope.describe(),
+        "RoPE, if it has any, as its config.json says" if rope is None else rope.describe(),
     )
     return model.to(device).eval().requires_grad_(False), rope
 
@@ -138,7 +139,8 @@ def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | Non
         scaling: The scaling asked for.
 
     Returns:
-        The resolved scaling; None for a network without rotary embeddings.
+        The resolved scaling; None for a network without rotary embeddings, or whose config.json
+        scales them itself.
 
     Raises:
         ValueError: If the method is for bidirectional models, the network has no plain rotary

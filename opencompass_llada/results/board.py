@@ -15,7 +15,7 @@ from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.groups import Group, GroupRow, Line, average_group
 from opencompass_llada.results.identity import cell_meaning
 from opencompass_llada.results.score_intervals import grid_interval, strata_interval, task_interval
-from opencompass_llada.results.series import name_series, series_keys
+from opencompass_llada.results.series import name_series, rows_of_metric, series_keys
 from opencompass_llada.results.tidy import TidyRow
 
 
@@ -85,11 +85,12 @@ def make_board(collection: Collection) -> list[Score]:
     scores: list[Score] = []
     for (name, title), members in series.items():
         benchmark = find_benchmark(name)
-        present = dict.fromkeys(row.metric for row in members)
+        present = dict.fromkeys(row.metric for row in members if row.score is not None)
+        present = present or dict.fromkeys(row.metric for row in members)
         metrics = [metric for metric in benchmark.metrics if metric in present] or list(present)
         # A grid's other metrics are series of their own: papers report NeedleBench's score.
         for metric in metrics if benchmark.is_grid else metrics[:1]:
-            own = [row for row in members if row.metric == metric]
+            own = list(rows_of_metric(members, metric, present))
             heading = title if metric == metrics[0] else f"{title}, {metric}"
             for entry in dict.fromkeys(row.entry for row in own):
                 lines = [row for row in own if row.entry == entry]

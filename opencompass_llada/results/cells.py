@@ -121,7 +121,7 @@ def _read_details(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, AttributeError):
         return []
     if isinstance(details, Mapping):  # OpenCompass's own evaluators number them
-        details = [details[key] for key in sorted(details, key=str) if str(key).isdigit()]
+        details = [details[key] for key in sorted(filter(str.isdigit, details), key=int)]
     return [dict(detail) for detail in details if isinstance(detail, Mapping)]
 
 

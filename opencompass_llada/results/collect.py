@@ -129,7 +129,7 @@ def _read_rows(
             **asdict(_judge(row, run, cell, absent.get(key), records)),
             run=run.name,
             entry=name_entry(row),
-            checkpoint=str(model.get("path", "")),
+            checkpoint=name_weights(model),
             kind=find_kind(model, limits),
             sampler=describe_sampler(model),
             generation_length=generation_length(model, dataset),
@@ -146,6 +146,12 @@ def _own_tokenizer(row: ResultRow, model: Mapping[str, Any]) -> str | None:
     """Perplexity is a token's, so the model's own tokenizer is part of what it means."""
     path = model.get("tokenizer_path") or model.get("path")
     return str(path) if path and row.benchmark == "perplexity" else None
+
+
+def name_weights(model: Mapping[str, Any]) -> str:
+    """Return where a model's weights are from: its path and the adapter merged into it, if any."""
+    adapter = model.get("peft_path")
+    return str(model.get("path", "")) + (f" + {adapter}" if adapter else "")
 
 
 def name_entry(row: ResultRow) -> str:

@@ -5,7 +5,7 @@ Adds up the records of `provenance`. A benchmark of which a cell was not recorde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,8 @@ def _add_up(
         device = (known.models.get(model) or {}).get("device")
         if device and device not in devices:
             devices.append(str(device))
-    whole = recorded == len(members) and bool(records)
+    resumed = sum(map(_is_of_part, records))
+    whole = recorded == len(members) and bool(records) and not resumed
     prompts = _total(records, "num_prompts") if whole else None
     seconds = _total(records, "seconds") if whole else None
     tokens = _total(records, "num_generated_tokens") if whole else None
@@ -92,6 +93,8 @@ def _add_up(
     peaks = [record.get("peak_memory_bytes") for record in records]
     measured = bool(prompts and seconds)
     reason = "" if whole else f"{recorded} of {len(members)} cells are recorded"
+    if resumed:
+        reason = f"{resumed} records are of resumed cells and count the last part alone"
     if whole and not measured:
         reason = "the model's wrapper counts nothing"
     return Cost(
@@ -115,6 +118,14 @@ def _add_up(
 def _is_shard(name: str, dataset: str) -> bool:
     head, _, number = name.rpartition("_")
     return head == dataset and number.isdigit()
+
+
+def _is_of_part(record: Mapping[str, Any]) -> bool:
+    """Tell whether a process answered some samples of a cell only: the rest is of an earlier one.
+
+    A record without prompts is of a data set that is scored and not generated for.
+    """
+    return 0 < (record.get("num_prompts") or 0) < (record.get("num_samples") or 0)
 
 
 def _total(records: Sequence[dict[str, Any]], name: str) -> float | None:

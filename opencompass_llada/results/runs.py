@@ -21,7 +21,8 @@ Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 MODEL_KEYS = ("path", "peft_path", "rope_scaling", "scaling_config", "type")
 #: What changes answers of the same model.
 WAYS_TO_RUN = ("sampler", "diffusion_config", "generation_kwargs", "max_out_len", "max_seq_len",
-               "truncation", "drop_middle", "meta_template", "seed", "stop_words")  # fmt: skip
+               "truncation", "drop_middle", "meta_template", "chat", "seed", "stop_words",
+               "likelihood", "dtype", "tokenizer_path")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ def _assemble(
     for file, config in configs:
         own: dict[str, Mapping[str, Any]] = {}
         asked: dict[tuple[str, str], Mapping[str, Any]] = {}
+        earlier = dict(pairs)
         for model, dataset in list_pairs(config):
             abbr = model_name(model)
             # One name may be run in two ways on different data sets, not on the same one.
@@ -151,14 +153,15 @@ def _assemble(
                     f"{differ}): their results overwrote each other and are not shown"
                 )
             pairs[abbr, dataset_name(dataset)] = (model, dataset)
-        for abbr, model in own.items():
-            if abbr in models and (differing := _differences(models[abbr], model)):
+            before, _ = earlier.get((abbr, dataset_name(dataset)), (model, dataset))
+            differing = _differences(models.get(abbr, model), model)
+            if differing := differing or _differences(before, model, WAYS_TO_RUN):
                 notes.append(
                     f"{abbr!r} was run again in this folder with another "
                     f"{', '.join(differing)}; results of both lie under one name: shown as "
                     f"{file} describes them"
                 )
-            models[abbr] = model
+        models |= own
     told = {str(entry["abbr"]): entry for entry in described}
     return Run(
         path=path,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 
 from opencompass_llada.results.benchmarks import find_benchmark
 from opencompass_llada.results.tidy import TidyRow
@@ -44,3 +45,24 @@ def name_series(keys: Sequence[tuple[str | None, ...]]) -> dict[tuple[str | None
         ]
         names[key] = ", ".join([find_benchmark(str(key[0])).title, *parts])
     return names
+
+
+def rows_of_metric(
+    rows: Sequence[TidyRow], metric: str, present: Container[str]
+) -> Iterator[TidyRow]:
+    """Yield a metric's rows, and the cells without a result that are to be shown among them.
+
+    What a cell without a result would have reported is not known of every benchmark; its row then
+    has a metric that no other row has.
+
+    Args:
+        rows: Of one series.
+        metric: Name in the result files.
+        present: The metrics that a number was reported for.
+    """
+    having = {(row.run, row.model, row.dataset) for row in rows if row.metric == metric}
+    for row in rows:
+        if row.metric == metric:
+            yield row
+        elif row.metric not in present and (row.run, row.model, row.dataset) not in having:
+            yield replace(row, metric=metric)

@@ -28,7 +28,7 @@ class TidyRow(ResultRow):
     entry: str
     """Line of the leaderboard: model and scaling, and what tells it from its likes."""
     checkpoint: str
-    """The model's path in the config."""
+    """The model's path in the config, and the adapter's besides where there is one."""
     kind: str
     """``diffusion``, ``autoregressive`` or ``unknown``."""
     sampler: str
