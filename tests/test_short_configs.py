@@ -1,7 +1,5 @@
 """Short-context benchmarks: OpenCompass's data sets with LLaDA's published settings."""
 
-import json
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,8 +7,8 @@ import pytest
 from mmengine.config import Config
 from opencompass.models.base import LMTemplateParser
 from opencompass.registry import ICL_PROMPT_TEMPLATES, LOAD_DATASET
+from short_data import write_short_data
 
-import opencompass_llada.assets
 from opencompass_llada.datasets.stock import check_data_set
 from opencompass_llada.doctor.needs import check_data
 from opencompass_llada.running.every_data_set import find_data_sets
@@ -171,27 +169,7 @@ def last_prompt(dataset, label=None):
 
 @pytest.fixture
 def written_data(tmp_path):
-    """OpenCompass's data folder, with the sample set and one row of each code benchmark."""
-    folder = tmp_path / "data"
-    shutil.copytree(opencompass_llada.assets.resolve_asset("asset:short"), folder)
-    row = {
-        "task_id": "HumanEval/0",
-        "prompt": 'def one() -> int:\n    """Return one."""\n',
-        "entry_point": "one",
-        "test": "def check(candidate):\n    assert candidate() == 1\n",
-        "canonical_solution": "    return 1\n",
-    }
-    (folder / "humaneval").mkdir()
-    (folder / "humaneval/human-eval-v2-20210705.jsonl").write_text(json.dumps(row) + "\n")
-    code = {
-        "text": "Write a function that returns one.",
-        "code": "def one():\n    return 1",
-        "task_id": 1,
-        "test_list": ["assert one() == 1"],
-    }
-    (folder / "mbpp").mkdir()
-    (folder / "mbpp/mbpp.jsonl").write_text((json.dumps(code) + "\n") * 12)
-    return folder
+    return write_short_data(tmp_path / "data")
 
 
 def test_base_prompts_end_where_the_answer_begins(monkeypatch, no_data, written_data, tmp_path):
