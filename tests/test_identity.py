@@ -9,6 +9,7 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_run
 from opencompass_llada.results.board import make_board
 from opencompass_llada.results.collect import collect
 from opencompass_llada.results.identity import cell_meaning
+from opencompass_llada.results.meaning import describe_sampler
 from opencompass_llada.results.ranking import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
@@ -233,3 +234,12 @@ def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
     own = read_dumped_config(tmp_path / "dump.py")
     theirs = config.Config.fromfile(str(tmp_path / "dump.py"))._cfg_dict.to_dict()
     assert {**own, "names": sorted(own["names"])} == {**theirs, "names": sorted(theirs["names"])}
+
+
+def test_precision_draws_and_the_seed_of_random_sampling_are_part_of_a_protocol():
+    plain = {"sampler": {"num_steps": 4}, "seed": 1}
+    assert describe_sampler(plain) == describe_sampler({**plain, "seed": 2}) == "num_steps=4"
+    warm = {"sampler": {"num_steps": 4, "temperature": 0.2}, "seed": 1}
+    assert "seed=1" in describe_sampler(warm)
+    assert "dtype=float16" in describe_sampler({**plain, "dtype": "float16"})
+    assert "draws=16" in describe_sampler({**plain, "likelihood": {"num_draws": 16}})

@@ -24,17 +24,23 @@ NOT_PROMPTS = ("abbr", "type", "eval_cfg", "length", "depth", "task", "benchmark
                "generation_reserve", "tokens_to_generate")  # fmt: skip
 DIFFUSION_TYPES = ("llada", "dream")
 _NO_SAMPLER = "defaults"
+_RANDOM_REMASKING = ("random", "origin")
 
 
 def describe_sampler(model: Mapping[str, Any]) -> str:
-    """Return how a model config generates, as ``name=value`` in alphabetical order.
+    """Return how a model config generates and scores, as ``name=value`` in alphabetical order.
 
-    The generation length is not part of it, since data sets set it; nor is the seed.
+    Precision and draws of a likelihood are part of it where the config gives them, and the seed
+    where sampling draws random numbers. The generation length is not, since data sets set it.
     """
     options: dict[str, Any] = {}
     for key in ("generation_kwargs", "diffusion_config", "sampler"):
         options |= dict(model.get(key) or {})
-    left_out = ("generation_length", "max_out_len", "seed")
+    options["seed"] = options.get("seed", model.get("seed"))
+    options["dtype"] = model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype")
+    options["draws"] = (model.get("likelihood") or {}).get("num_draws")
+    random = options.get("temperature") or options.get("remasking") in _RANDOM_REMASKING
+    left_out = ("generation_length", "max_out_len", *(() if random else ("seed",)))
     named = [
         f"{name}={value}"
         for name, value in sorted(options.items())

@@ -92,10 +92,12 @@ def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
     path = str(model_cfg.get("path", ""))
     tokenizer_path = str(model_cfg.get("tokenizer_path") or path)
-    settings = getattr(engine, "settings", None)
+    settings, adapter = getattr(engine, "settings", None), model_cfg.get("peft_path")
     return {
         "path": path,
         "checkpoint_hash": _hash_folder(path, hash_checkpoint),
+        "adapter": model_cfg.get("peft_path"),
+        "adapter_hash": _hash_folder(str(adapter), hash_checkpoint) if adapter else None,
         "tokenizer_hash": _hash_folder(tokenizer_path, hash_tokenizer),
         "model_class": type(network).__name__ if network is not None else None,
         "model_type": getattr(getattr(network, "config", None), "model_type", None),
@@ -146,8 +148,10 @@ def _describe_device(parameter: Any) -> str | None:
 def _find_backend(network: Any) -> str | None:
     asked = getattr(network, "attention_backend", None)
     config = getattr(network, "config", None)
-    if asked == "auto":  # what `modeling.attention` makes of it
-        return "auto: PyTorch's SDPA, its own choice of kernel"
+    if asked == "auto":  # what `modeling.inference.attention_rule` makes of it
+        on_cuda = next(network.parameters()).device.type == "cuda"
+        choice = "cuDNN or flash by the measured rule" if on_cuda else "PyTorch's SDPA"
+        return f"auto: {choice}"
     return asked or getattr(config, "_attn_implementation", None)
 
 

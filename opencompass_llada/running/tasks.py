@@ -57,9 +57,17 @@ class ShortNamedInferTask(OpenICLInferTask):
         Args:
             cfg_path: File of the task's config.
             template: The runner's command with ``{task_cmd}`` in it.
+
+        Raises:
+            RuntimeError: If OpenCompass's own command has changed its form.
         """
         command = super().get_command(cfg_path, template)
         script = f"{inspect.getfile(OpenICLInferTask)} {cfg_path}"
+        if script not in command:
+            raise RuntimeError(
+                f"OpenCompass's task command {command!r} does not hold {script!r} any more, so no "
+                "provenance would be recorded; use opencompass>=0.5.4,<0.6."
+            )
         return command.replace(script, f"-m {__name__} --infer {cfg_path}")
 
     def _inference(self) -> None:
