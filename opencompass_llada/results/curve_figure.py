@@ -56,7 +56,8 @@ def build_curves(points: Sequence[CurvePoint], trained_lengths: Mapping[str, int
     panels: dict[tuple[str, str], list[list[CurvePoint]]] = {}
     for curve in split_curves(points):
         panels.setdefault((curve[0].text, curve[0].target), []).append(curve)
-    figure = Figure(figsize=(7.0 * len(panels), 4.6), layout="constrained")
+    most = max((len(curves) for curves in panels.values()), default=0)
+    figure = Figure(figsize=(7.0 * len(panels), 4.6 + 0.2 * most), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, ((text, target), curves) in zip(all_axes, panels.items(), strict=True):
@@ -90,7 +91,8 @@ def _draw_panel(
     axes.set_xlabel(f"context length, tokens (text: {Path(text).name})")
     axes.set_ylabel("perplexity a token\n(bars: 95 % over the masks drawn)")
     axes.grid(True, which="major", color="0.9")
-    axes.legend(fontsize=8, frameon=False)
+    # Below the panel: inside, six models' names lie over curves and marks.
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def _draw_curve(axes: Any, curve: Sequence[CurvePoint], number: int) -> None:
