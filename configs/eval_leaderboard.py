@@ -11,13 +11,12 @@ LLADA_LENGTHS and LLADA_WORKERS, which win. Runs made elsewhere join in with
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.results.leaderboard_summarizer import LeaderboardSummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus
     from .helpers.leaderboard_run import plan_run as __plan_run
+    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
 
 # What to run; a setting that is left out takes its default.
 settings = dict(benchmarks=["niah", "ruler", "ppl"])
@@ -53,21 +52,6 @@ model_dataset_combinations = __run["combinations"]
 
 work_dir = "outputs/llada_leaderboard"
 
-infer = dict(
-    partitioner=__run["partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        task=dict(type=ShortNamedInferTask),
-    ),
-)
-eval = dict(  # OpenCompass reads this name.
-    partitioner=__run["eval_partitioner"],
-    runner=dict(
-        type=CoreSharingLocalRunner,
-        max_num_workers=__run["workers"],
-        # dump_details: keep each answer with its score in the results.
-        task=dict(type=CellByCellEvalTask, dump_details=True),
-    ),
-)
+infer = __make_infer(__run)
+eval = __make_eval(__run, dump_details=True)  # each answer with its score
 summarizer = dict(type=LeaderboardSummarizer, models=__run["described_models"])
