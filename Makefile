@@ -1,5 +1,5 @@
-# Two commands on a machine with Python 3.11 and pip: `make niah` and `make test`. `make help` lists
-# the others.
+# Three commands on a machine with Python 3.11 and pip: `make niah`, `make report` and `make test`.
+# `make help` lists the others.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin

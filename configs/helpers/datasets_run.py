@@ -10,7 +10,7 @@ with read_base():
 
 datasets_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas",
+        models="names of docs/models.md, separated by commas",
         datasets="names of configs/datasets, separated by commas; default all",
         samples="samples of each cell",
         prompt_limit="tokens of a prompt that the model gets; the middle of longer ones is dropped",

@@ -12,7 +12,7 @@ with read_base():
 planners = dict(niah=plan_niah, ruler=plan_ruler, ppl=plan_ppl)
 leaderboard_table = dict(
     known=dict(
-        models="names of configs/helpers/models.py, separated by commas; default all shipped ones",
+        models="names of docs/models.md, separated by commas; default all shipped ones",
         scaling="METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md",
         benchmarks="niah, ruler, ppl, separated by commas",
         lengths="context lengths in tokens, separated by commas",

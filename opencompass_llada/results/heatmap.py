@@ -86,7 +86,7 @@ def build_small_multiples(grids: Sequence[Grid], max_columns: int = 3) -> Any:
     for axes in panels[len(grids) :]:
         axes.set_axis_off()
     units = {grid.unit for grid in grids}
-    unit = units.pop() if len(units) == 1 else "tokens (of more than one tokenizer)"
+    unit = units.pop() if len(units) == 1 else "tokens (as each model's tokenizer counts)"
     figure.supxlabel(f"context length, {unit}", fontsize=10)
     figure.supylabel("depth of the needle, % of the context", fontsize=10)
     figure.suptitle(f"Needle in a haystack: {_describe_cells(grids)}", fontsize=11)
