@@ -7,6 +7,7 @@ import torch
 from finetune_runs import small_recipe
 from test_finetune_packing import text_of
 from tiny import EOS_ID, MASK_ID, VOCAB_SIZE, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from opencompass_llada.finetune.document_attention import document_attend
 from opencompass_llada.finetune.forward import TrainingNetwork
@@ -18,10 +19,10 @@ LENGTH = 32
 CPU = torch.device("cpu")
 
 
-def network(**changes):
+def network(device=CPU, **changes):
     phases = [{"sequence_length": LENGTH, "num_steps": 1, "rows_per_step": 2}]
     recipe = small_recipe(phases=phases, retrieval_share=0.0, **changes)
-    return TrainingNetwork(tiny_model().requires_grad_(True), recipe, CPU)
+    return TrainingNetwork(tiny_model().requires_grad_(True).to(device), recipe, device)
 
 
 def batch_of(spans, *, seed=0, positions=None):
@@ -104,6 +105,7 @@ def loss_and_gradients(net, batch):
     [
         {"activation_checkpointing": True},
         {"activation_checkpointing": True, "offload_checkpoints": True},
+        {"activation_checkpointing": True, "keep_attention": True},
         {"mlp_tile": 5},
         {"loss_chunk": 3},
         {"activation_checkpointing": True, "mlp_tile": 8, "loss_chunk": 7},
@@ -118,6 +120,23 @@ def test_saving_memory_changes_neither_loss_nor_gradients(changes, spans):
     torch.testing.assert_close(ours[0], expected[0], rtol=1e-6, atol=1e-6)
     for grad, reference in zip(ours[1], expected[1], strict=True):
         torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_kept_attention_is_not_computed_again():
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls += str(func).startswith("aten._scaled_dot_product_flash_attention_for_cpu.")
+            return func(*args, **(kwargs or {}))
+
+    calls = {}
+    for kept in (False, True):
+        with Count() as count:
+            net = network(activation_checkpointing=True, keep_attention=kept)
+            net(batch_of(None)).backward()
+        calls[kept] = count.calls
+    assert calls[False] == 2 * calls[True] > 0
 
 
 def test_masks_stand_where_tokens_are_predicted(monkeypatch):
@@ -170,3 +189,28 @@ def test_variable_length_kernel_equals_a_call_for_each_document():
     torch.testing.assert_close(ours.float().cpu(), expected, rtol=2e-2, atol=2e-2)
     ours.float().square().sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spans", [None, (10, 22, 32)], ids=["whole", "documents"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "keep_attention": True},
+        {"activation_checkpointing": True, "offload_checkpoints": True},
+        {"activation_checkpointing": True, "keep_attention": True, "compile": True},
+        {"mlp_tile": 5},
+    ],
+    ids=str,
+)
+def test_savings_on_a_device_change_nothing_beyond_bfloat16(changes, spans):
+    batch, cuda = batch_of(spans), torch.device("cuda")
+    expected = loss_and_gradients(network(), batch)
+    net = network(device=cuda, **changes)
+    batch = {k: v.to(cuda) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    loss, gradients = loss_and_gradients(net, batch)
+    assert loss.item() == pytest.approx(expected[0].item(), rel=1e-2)
+    for found, reference in zip(gradients, expected[1], strict=True):
+        distance = (found.cpu() - reference).norm() / reference.norm().clamp(min=1e-3)
+        assert distance < 0.05

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
 
 import numpy as np
 import pytest
@@ -11,7 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from opencompass_llada.finetune.chunked_loss import weighted_cross_entropy
-from opencompass_llada.finetune.noise import draw_mask_ratio, draw_masked, scale_losses
+from opencompass_llada.finetune.noise import (
+    SHORTEST_END,
+    draw_end,
+    draw_mask_ratio,
+    draw_masked,
+    keep_end,
+    scale_losses,
+)
 
 
 def test_mask_ratios_are_spread_evenly():
@@ -32,6 +41,23 @@ def test_masking_touches_weighted_positions_alone_and_all_when_asked():
     assert not masked[:1000].any()
     assert abs(masked[1000:].mean() - 0.3) < 0.06
     assert draw_masked(weights, 1.0, np.random.default_rng(0))[1000:].all()
+
+
+def test_ends_are_short_as_often_as_long():
+    rng = random.Random(0)
+    ends = np.array([draw_end(4096, rng) for _ in range(4000)])
+    assert ends.min() >= SHORTEST_END
+    assert ends.max() <= 2048
+    middle = math.sqrt(SHORTEST_END * 2048)
+    assert abs((ends < middle).mean() - 0.5) < 0.03
+    assert draw_end(20, rng) == SHORTEST_END
+
+
+def test_ends_do_not_count_padding():
+    weights = np.array([1, 1, 0, 1, 1, 0.5, 0, 0], np.float32)
+    assert keep_end(weights, 3).tolist() == [0, 0, 0, 1, 1, 0.5, 0, 0]
+    assert keep_end(weights, 9).tolist() == weights.tolist()
+    assert not keep_end(np.zeros(4, np.float32), 2).any()
 
 
 def row_loss(logits_LV, ids_L, masked_L, scale_L):

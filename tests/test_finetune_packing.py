@@ -179,3 +179,26 @@ def test_padding_and_prompts_are_never_predicted(data):
         assert not (batch["targets"] & (batch["scale"] == 0)).any()
         padded += int((batch["scale"] == 0).sum())
     assert padded > 0
+
+
+@pytest.mark.parametrize("strategy", ["eod", "windows"])
+def test_continuation_rows_are_text_rows_with_their_end_alone_masked(strategy):
+    from opencompass_llada.finetune.data import TrainingData
+    from opencompass_llada.finetune.start import make_tokenizer
+
+    made = {}
+    for share in (0.0, 1.0):
+        recipe = small_recipe(strategy=strategy, phases=SHORT, continuation_share=share)
+        made[share] = batches_of(TrainingData(recipe, make_tokenizer(recipe)))
+    for whole, ended in zip(made[0.0], made[1.0], strict=True):
+        assert torch.equal(whole["input_ids"], ended["input_ids"])
+        for before, after in zip(whole["scale"], ended["scale"], strict=True):
+            if bool((before > 0).all()):  # a text row, or a retrieval row that is masked like one
+                kept = torch.nonzero(after > 0).flatten()
+                assert kept[-1] == 127
+                assert len(kept) in {*range(16, 65), 128}
+                assert torch.equal(kept, torch.arange(128 - len(kept), 128))
+            else:
+                assert torch.equal(before > 0, after > 0)
+    lengths = [int((row > 0).sum()) for batch in made[1.0] for row in batch["scale"]]
+    assert sum(16 <= length <= 64 for length in lengths) >= 8

@@ -36,6 +36,7 @@ PARALLEL = {
         **ALONE,
         "sequence_parallel": 2,
         "activation_checkpointing": True,
+        "keep_attention": True,
         "mlp_tile": 16,
         "loss_chunk": 40,
     },

@@ -64,6 +64,14 @@ def test_twin_differs_from_tiny_llada_in_its_objective_alone():
         ({"lora": {"ranks": 8}}, ["Did you mean 'rank'"]),
         ({"rope_scaling": {"type": "ntk", "target_length": 512}}, ["needs init_from"]),
         ({"offload_checkpoints": True}, ["needs activation_checkpointing"]),
+        ({"keep_attention": True}, ["needs activation_checkpointing"]),
+        (
+            {
+                **{"keep_attention": True, "offload_checkpoints": True},
+                "activation_checkpointing": True,
+            },
+            ["choose one"],
+        ),
         ({"sequence_parallel": 3}, ["sequence_length=128", "multiple of sequence_parallel=3"]),
         ({"objective": "autoregressive", "strategy": "eod"}, ["autoregressive", "'windows'"]),
         ({"evaluation": {"lengths": [64]}}, ["text and lengths together"]),

@@ -7,16 +7,15 @@ Shape suffixes: B rows, L positions, M hidden size, N predicted positions.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from opencompass_llada.finetune.activation_checkpoints import run_checkpointed
 from opencompass_llada.finetune.chunked_loss import weighted_cross_entropy
 from opencompass_llada.finetune.document_attention import document_attend
 from opencompass_llada.finetune.networks import hidden_states
@@ -154,8 +153,4 @@ class TrainingNetwork(nn.Module):
     def _run_block(self, block: Block, x_BLM: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         if not self._recipe.activation_checkpointing:
             return block(x_BLM, rotation, attend)
-        kept: Any = contextlib.nullcontext()
-        if self._recipe.offload_checkpoints:
-            kept = torch.autograd.graph.save_on_cpu(pin_memory=self._device.type == "cuda")
-        with kept:
-            return checkpoint(block, x_BLM, rotation, attend, use_reentrant=False)
+        return run_checkpointed(self._recipe, block, x_BLM, rotation, attend)

@@ -28,7 +28,7 @@ class MemoryPlan:
         weights: Parameters, this device's share.
         gradients: Of the trained ones.
         optimizer: AdamW's two moments, and the moving average.
-        kept: Activations kept from forward to backward: one a block, or all of them.
+        kept: Activations kept from forward to backward: one or two a block, or all of them.
         block: The largest block's own tensors in its backward pass.
         logits: One chunk of logits with its gradient.
         workspace: Libraries, fragmentation, communication.
@@ -99,7 +99,8 @@ def _plan(
     block = attention + mlp
     cast = 0 if not on_cuda or world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
-        kept = 0 if recipe.offload_checkpoints else shape.num_layers * tokens * unit * width
+        number = 0 if recipe.offload_checkpoints else 1 + recipe.keep_attention
+        kept = number * shape.num_layers * tokens * unit * width
     else:
         per_token = unit * (6 * width + 2 * shape.kv_width + 4 * inner) + 4 * 2 * width
         kept = shape.num_layers * tokens * per_token
@@ -152,9 +153,10 @@ def check_memory(
             break
     else:
         remedy = (
-            "No setting of micro_rows, activation_checkpointing, mlp_tile, loss_chunk and "
-            "offload_checkpoints makes it fit: use lora, parameter_dtype=bfloat16, more devices "
-            f"(now {world_size}; sequence_parallel shares rows) or shorter rows."
+            "No setting of micro_rows, activation_checkpointing, keep_attention, mlp_tile, "
+            "loss_chunk and offload_checkpoints makes it fit: use lora, "
+            f"parameter_dtype=bfloat16, more devices (now {world_size}; sequence_parallel shares "
+            "rows) or shorter rows."
         )
     raise DoesNotFit(
         f"The step needs {plan.describe()}, more than the {available / GB:.1f} GB of a device. "
@@ -172,8 +174,9 @@ def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
     rows = {} if recipe.micro_rows == 1 else {"micro_rows": 1}
     kept = {} if recipe.activation_checkpointing else {"activation_checkpointing": True}
     tile = {} if recipe.mlp_tile is not None else {"mlp_tile": 4096}
+    again = {"keep_attention": False} if recipe.keep_attention else {}
     away = {} if recipe.offload_checkpoints else {"offload_checkpoints": True}
-    ladder = [chunk, rows, kept, tile, away]
+    ladder = [chunk, rows, kept, tile, again, away]
     for count in range(1, len(ladder) + 1):
         changes: dict[str, Any] = {}
         for part in itertools.islice(ladder, count):

@@ -8,7 +8,13 @@ that devices, accumulation and restarts change nothing. Numpy alone: workers do 
 
 from __future__ import annotations
 
+import math
+import random
+
 import numpy as np
+
+#: Fewest tokens that are left to predict of a row whose beginning is given.
+SHORTEST_END = 16
 
 
 def draw_mask_ratio(
@@ -49,6 +55,36 @@ def draw_masked(weights_L: np.ndarray, ratio: float, rng: np.random.Generator) -
         bool [L].
     """
     return (rng.random(len(weights_L)) < ratio) & (weights_L > 0)
+
+
+def draw_end(row_length: int, rng: random.Random) -> int:
+    """Draw how many tokens at a row's end may be masked where its beginning is given.
+
+    Args:
+        row_length: Tokens of the row.
+        rng: Source of randomness.
+
+    Returns:
+        `SHORTEST_END` to half the row, short ends as often as long ones (log-uniform).
+    """
+    longest = max(SHORTEST_END, row_length // 2)
+    return round(math.exp(rng.uniform(math.log(SHORTEST_END), math.log(longest))))
+
+
+def keep_end(weights_L: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Return a row's weights with all but the last positions that have one set to 0.
+
+    Args:
+        weights_L: float32; padding and prompts have weight 0 and do not count.
+        num_tokens: Positions that keep theirs.
+
+    Returns:
+        float32 [L].
+    """
+    kept = np.zeros_like(weights_L)
+    last = np.flatnonzero(weights_L)[-num_tokens:]
+    kept[last] = weights_L[last]
+    return kept
 
 
 def scale_losses(weights_L: np.ndarray, ratio: float, loss_weight: str) -> np.ndarray:

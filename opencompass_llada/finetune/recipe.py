@@ -43,6 +43,8 @@ class Recipe:
             longer than a row are cut into consecutive windows.
         cache_dir: Folder of tokenised text; None for the user's cache folder, ``none`` to keep
             nothing on disk.
+        continuation_share: Share of the text rows of which the end alone is masked (16 tokens to
+            half the row), as when a model continues a text; the others are masked everywhere.
         retrieval_share: Share of rows that hold needles and questions (0 to 1).
         retrieval_masked_everywhere: Share of those rows that are masked like plain text.
         retrieval_styles: Share of each style among the retrieval rows, relative to the others.
@@ -65,7 +67,9 @@ class Recipe:
             None for all at once.
         sequence_parallel: Devices that share each row (Ulysses); data are split over the others.
         activation_checkpointing: Keep one activation a block and compute the rest again.
-        offload_checkpoints: Keep those on the host.
+        keep_attention: Keep the attention's output, too: one more activation a block, and the part
+            that grows with the square of the length is not computed again.
+        offload_checkpoints: Keep the one activation a block on the host.
         mlp_tile: Positions of a row that the MLP works on at a time; None for all.
         loss_chunk: Masked positions whose logits exist at a time.
         compile: torch.compile (CUDA).
@@ -96,6 +100,7 @@ class Recipe:
     restart_positions: bool = False
     max_document_tokens: int | None = None
     cache_dir: str | None = None
+    continuation_share: float = 0.0
     retrieval_share: float = 0.0
     retrieval_masked_everywhere: float = 0.25
     retrieval_styles: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(STYLES))
@@ -113,6 +118,7 @@ class Recipe:
     micro_rows: int | None = None
     sequence_parallel: int = 1
     activation_checkpointing: bool = False
+    keep_attention: bool = False
     offload_checkpoints: bool = False
     mlp_tile: int | None = None
     loss_chunk: int = 32768

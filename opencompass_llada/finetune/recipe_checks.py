@@ -48,6 +48,7 @@ _NUMBERS = {
     "clip_norm": True,
     "weight_decay": False,
     "min_mask_ratio": False,
+    "continuation_share": False,
     "retrieval_share": False,
     "retrieval_masked_everywhere": False,
     "time_limit": True,
@@ -76,7 +77,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise ValueError(
                 "recipe: " + unknown_name_message(name, str(getattr(recipe, name)), allowed)
             )
-    for name in ("retrieval_share", "retrieval_masked_everywhere"):
+    for name in ("continuation_share", "retrieval_share", "retrieval_masked_everywhere"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise ValueError(f"recipe: {name}={getattr(recipe, name)} must be from 0 to 1.")
     for name in ("min_mask_ratio", "ema_decay"):
@@ -174,6 +175,7 @@ def _check_combinations(recipe: Recipe) -> None:
             ("strategy", "windows"),
             ("init_from", None),
             ("lora", None),
+            ("continuation_share", 0.0),
             ("sequence_parallel", 1),
         ):
             if getattr(recipe, name) != needed:
@@ -186,10 +188,16 @@ def _check_combinations(recipe: Recipe) -> None:
             "recipe: prompt_field needs whole documents, which strategy='windows' cuts; use "
             "adaptive, eod or direct."
         )
-    if recipe.offload_checkpoints and not recipe.activation_checkpointing:
+    for name in ("offload_checkpoints", "keep_attention"):
+        if getattr(recipe, name) and not recipe.activation_checkpointing:
+            raise ValueError(
+                f"recipe: {name}=true says what activation checkpoints keep and where; it needs "
+                "activation_checkpointing=true."
+            )
+    if recipe.offload_checkpoints and recipe.keep_attention:
         raise ValueError(
-            "recipe: offload_checkpoints=true moves activation checkpoints; it needs "
-            "activation_checkpointing=true."
+            "recipe: offload_checkpoints=true keeps one activation a block on the host, "
+            "keep_attention=true keeps another on the device; choose one."
         )
     for phase in recipe.phases:
         if phase.sequence_length % recipe.sequence_parallel:

@@ -6,6 +6,7 @@ devices and accumulation do not change what is trained on, masks included.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from opencompass_llada.finetune.noise import draw_mask_ratio, draw_masked, scale_losses
+from opencompass_llada.finetune.noise import (
+    draw_end,
+    draw_mask_ratio,
+    draw_masked,
+    keep_end,
+    scale_losses,
+)
 from opencompass_llada.finetune.packed_text import PackedRow, PackedText
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase
@@ -77,11 +84,8 @@ class TrainingRows(Dataset):
             mask_all = not everywhere and rng.random() < 0.5
             weights = np.ones(length, np.float32) if everywhere else made.weights
             row = _whole(made.input_ids, weights)
-        elif self._packed is not None:
-            row = self._packed.row(number - before)
         else:
-            window = self._windows.draw(length, rng).astype(np.int64)
-            row = _whole(window, np.ones(length, np.float32))
+            row = self._text(number - before, rng)
         targets, scale = self._choose_targets(index, row.weights, mask_all, rng)
         return {
             "input_ids": torch.from_numpy(row.input_ids),
@@ -90,6 +94,19 @@ class TrainingRows(Dataset):
             "positions": torch.from_numpy(row.positions),
             "spans": row.spans,
         }
+
+    def _text(self, number: int, rng: random.Random) -> PackedRow:
+        """Return text row ``number`` of this length."""
+        length, share = self._phase.sequence_length, self._recipe.continuation_share
+        if self._packed is not None:
+            row = self._packed.row(number)
+        else:
+            window = self._windows.draw(length, rng).astype(np.int64)
+            row = _whole(window, np.ones(length, np.float32))
+        if share and rng.random() < share:
+            weights = keep_end(row.weights, draw_end(length, rng))
+            row = dataclasses.replace(row, weights=weights)
+        return row
 
     def _choose_targets(
         self, index: int, weights: np.ndarray, mask_all: bool, rng: random.Random
