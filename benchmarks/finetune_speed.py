@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +42,39 @@ from opencompass_llada.finetune.memory_plan import plan_memory  # noqa: E402
 from opencompass_llada.finetune.networks import network_shape  # noqa: E402
 from opencompass_llada.finetune.optimizer import build_optimizer  # noqa: E402
 from opencompass_llada.finetune.recipe import Recipe  # noqa: E402
-from opencompass_llada.finetune.recipe_file import parse_recipe  # noqa: E402
+from opencompass_llada.finetune.recipe_file import parse_override, parse_recipe  # noqa: E402
 from opencompass_llada.finetune.start import place_network  # noqa: E402
 from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion  # noqa: E402
 
 K = 1024
+LORA = {"lora": {"rank": 64}, "keep_attention": True}
+BFLOAT16 = {"parameter_dtype": "bfloat16"}
 #: Case -> (row length, document length, changes of the recipe). Ranks share each row.
 CASES: dict[str, tuple[int, int | None, dict[str, Any]]] = {
-    "lora_32k": (32 * K, None, {"lora": {"rank": 64}}),
-    "lora_64k": (64 * K, None, {"lora": {"rank": 64}}),
-    "lora_128k_offloaded": (128 * K, None, {"lora": {"rank": 64}, "offload_checkpoints": True}),
-    "adaptive_64k": (64 * K, 16 * K, {"lora": {"rank": 64}, "strategy": "adaptive"}),
-    "direct_64k": (64 * K, 16 * K, {"lora": {"rank": 64}, "strategy": "direct"}),
-    "adaptive_64k_short": (64 * K, 2 * K, {"lora": {"rank": 64}, "strategy": "adaptive"}),
-    "full_fp32_8k": (8 * K, None, {}),
+    "lora_32k": (32 * K, None, LORA),
+    "lora_64k": (64 * K, None, LORA),
+    "lora_128k_offloaded": (
+        128 * K,
+        None,
+        {**LORA, "keep_attention": False, "offload_checkpoints": True},
+    ),
+    "adaptive_64k": (64 * K, 16 * K, {**LORA, "strategy": "adaptive"}),
+    "direct_64k": (64 * K, 16 * K, {**LORA, "strategy": "direct"}),
+    "adaptive_64k_short": (64 * K, 2 * K, {**LORA, "strategy": "adaptive"}),
+    "full_fp32_8k": (8 * K, None, {"keep_attention": True}),
     "full_fp32_16k": (16 * K, None, {}),
-    "full_bf16_32k": (32 * K, None, {"parameter_dtype": "bfloat16"}),
-    "full_bf16_64k": (64 * K, None, {"parameter_dtype": "bfloat16"}),
-    "full_bf16_128k": (128 * K, None, {"parameter_dtype": "bfloat16"}),
+    "full_bf16_32k": (32 * K, None, {**BFLOAT16, "keep_attention": True}),
+    "full_bf16_64k": (64 * K, None, {**BFLOAT16, "keep_attention": True}),
+    "full_bf16_128k": (128 * K, None, BFLOAT16),
 }
 LLADA_8B = {"d_model": 4096, "n_heads": 32, "n_layers": 32, "mlp_hidden_size": 12288}
 TINY = {"d_model": 32, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 48}
 
 
-def make_recipe(case: str, *, tiny: bool, compiled: bool) -> tuple[Recipe, int]:
-    """Return a case's recipe and the length of its documents."""
+def make_recipe(
+    case: str, *, tiny: bool, compiled: bool, overrides: Sequence[str] = ()
+) -> tuple[Recipe, int]:
+    """Return a case's recipe, with some keys changed, and the length of its documents."""
     length, document, changes = CASES[case]
     divisor = 256 if tiny else 1
     length = length // divisor
@@ -84,6 +92,7 @@ def make_recipe(case: str, *, tiny: bool, compiled: bool) -> tuple[Recipe, int]:
             "loss_chunk": 4096 // divisor,
             "compile": compiled,
             **changes,
+            **dict(parse_override(override) for override in overrides),
         }
     )
     return recipe, length if document is None else document // divisor
@@ -123,7 +132,9 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     Returns:
         What was planned and measured, or why it did not run.
     """
-    recipe, document = make_recipe(case, tiny=arguments.tiny, compiled=arguments.compile)
+    recipe, document = make_recipe(
+        case, tiny=arguments.tiny, compiled=arguments.compile, overrides=arguments.set
+    )
     ranks = read_ranks(recipe)
     group = start_processes(ranks)
     device, on_cuda = ranks.device, ranks.device.type == "cuda"
@@ -143,6 +154,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     row |= {"processes": ranks.world_size, "planned_gb": plan.total / 1e9}
     row["plan"] = plan.describe()
     if on_cuda:
+        torch._dynamo.reset()  # compiled code of the case before holds its network
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -215,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--set", nargs="*", default=[], help="recipe keys, key=value")
     parser.add_argument("--tiny", action="store_true", help="tiny network, short rows")
     parser.add_argument("--record", type=Path, default=Path("finetune_speed.json"))
     options = parser.parse_args(arguments)

@@ -105,6 +105,18 @@ def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
     values[last] = value
 
 
+def parse_override(override: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``, the value parsed as YAML.
+
+    Raises:
+        ValueError: If there is no equals sign.
+    """
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"Override {override!r} must have the form key=value.")
+    return key, yaml.safe_load(text)
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
@@ -123,8 +135,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     values = _read(Path(path))
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"Override {override!r} must have the form key=value.")
-        _put(values, key, yaml.safe_load(text), override)
+        key, value = parse_override(override)
+        _put(values, key, value, override)
     return parse_recipe(values)
