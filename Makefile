@@ -9,9 +9,11 @@ TORCH_INSTALL_ARGS ?=
 CONSTRAINTS ?= constraints.txt
 CONFIG ?= configs/eval_llada_niah.py
 OPTIONS ?=
+# Processes that make training rows (make tiny-models).
+WORKERS ?= 14
 STAMP := $(VENV)/.installed
 
-.PHONY: help install niah datasets report test check format constraints model-configs wheel clean
+.PHONY: help install niah datasets report test check format constraints model-configs tiny-models wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
@@ -23,6 +25,7 @@ help:
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
 	@echo "make format       rewrite the sources in the house format"
+	@echo "make tiny-models   train the three shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
 	@echo "make model-configs  write configs/models/ from configs/helpers/model_facts.py"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
@@ -74,6 +77,13 @@ constraints: $(BIN)/python
 
 model-configs: install
 	$(BIN)/python -m configs.helpers.write_models
+
+# Into checkpoints/; the same command goes on where it stopped.
+tiny-models: install
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_pretrain.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long.yaml num_workers=$(WORKERS) \
+	  init_from=checkpoints/tiny-llada/final
 
 wheel: install
 	rm -rf build
