@@ -25,7 +25,7 @@ help:
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
 	@echo "make format       rewrite the sources in the house format"
-	@echo "make tiny-models   train the three shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
+	@echo "make tiny-models  train the three shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
 	@echo "make model-configs  write configs/models/ from configs/helpers/model_facts.py"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
