@@ -1,0 +1,76 @@
+"""The fast passes on a CUDA device: kernels, graphs and precision; skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_fast_exact import TOKENS, prompts_of
+from tiny import tiny_model
+
+from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
+
+pytestmark = pytest.mark.gpu
+#: Head size 64, which the kernels serve, and grouped heads.
+SIZES = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 320, "n_layers": 3}
+LENGTHS = (300, 37, 150)
+
+
+def model_in(dtype):
+    return tiny_model(**SIZES).to("cuda", dtype)
+
+
+def ids_of(server, config, lengths=LENGTHS):
+    return sample(server, prompts_of(lengths, seed=5), config, TOKENS, device="cuda").token_ids
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_exact_ids_are_the_plain_networks_in_float32(pack):
+    config = SamplerConfig(generation_length=16, block_length=8)
+    model = model_in(torch.float32)
+    plain = [
+        sample(model.logits_at, [prompt], config, TOKENS, device="cuda").token_ids[0]
+        for prompt in prompts_of(LENGTHS, seed=5)
+    ]
+    server = PassServer(FastNetwork(model, PassOptions(pack_weights=pack)))
+    assert ids_of(server, config) == plain
+
+
+@pytest.mark.parametrize("kept", ["bfloat16", "float8"])
+@pytest.mark.parametrize("span", [8, 40, 200])
+def test_a_graph_gives_what_plain_attention_over_the_kept_keys_gives(span, kept):
+    """The split kernel in a graph against PyTorch's own attention, launched one by one."""
+    lengths, generator = [700, 260, 431], torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 250, (3, 700), generator=generator).cuda()
+    positions = torch.tensor([[n - span, n - 1] for n in lengths], device="cuda")
+    starts = [n - span for n in lengths]
+    found = {}
+    for graphs in (True, False):
+        network = FastNetwork(model_in(torch.bfloat16), PassOptions(graphs=graphs))
+        session = PassServer(network).open(lengths, block_length=2, cache_dtype=kept, passes=1)
+        full = session.full_pass(ids, positions, keep=True)
+        found[graphs] = [
+            session.partial_pass(changed, starts, span, positions).float()
+            for changed in (ids, ids.flip(1))
+        ]
+    assert not torch.allclose(found[True][0], found[True][1])
+    for graphed, launched in zip(found[True], found[False], strict=True):
+        assert (graphed - launched).norm() / launched.norm() < 0.03
+    if kept == "bfloat16":  # nothing has changed since the full pass
+        assert (found[True][0] - full.float()).norm() / full.float().norm() < 0.03
+
+
+def test_a_ragged_batch_with_kept_keys_equals_one_at_a_time():
+    config = SamplerConfig(
+        generation_length=16, block_length=8, cache=CacheOptions(type="prompt", dtype="bfloat16")
+    )
+    server = PassServer(FastNetwork(model_in(torch.bfloat16)))
+    together = ids_of(server, config)
+    apart = [
+        sample(server, [prompt], config, TOKENS, device="cuda").token_ids[0]
+        for prompt in prompts_of(LENGTHS, seed=5)
+    ]
+    agreement = [
+        a == b for x, y in zip(together, apart, strict=True) for a, b in zip(x, y, strict=True)
+    ]
+    assert sum(agreement) >= 0.9 * len(agreement)  # bfloat16 decides ties by batch size
