@@ -1,13 +1,22 @@
-"""The kernels against plain PyTorch on the device, a sweep of the split kernel, and profiles."""
+"""The kernels against plain PyTorch on the device, and profiles.
+
+    python benchmarks/inference_kernels.py --record FILE    # errors and the sweep, a minute
+    TRITON_INTERPRET=1 python benchmarks/inference_kernels.py --quick --device cpu    # no card
+
+The sweep of the split kernel is in ``inference_sweep.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from inference_agreement import relative_error
-from inference_ceilings import median_seconds
+from inference_sweep import kept_keys, print_sweep, split_call, sweep_tilings
+from recording import describe_run
 
 from opencompass_llada.modeling import LLaDAForMaskedDiffusion
 from opencompass_llada.modeling.block import RMSNorm
@@ -19,6 +28,9 @@ from opencompass_llada.modeling.inference.elementwise import (
     PlainElementwise,
     kernels_fit,
 )
+
+SHAPES = ((32, 5000), (64, 300), (100, 70), (200, 4100), (288, 16931), (512, 16900))
+"""Queries and keys that the split kernel is checked with: few, many, no whole tiles."""
 
 
 def check_kernels(device: torch.device, *, quick: bool) -> dict[str, Any]:
@@ -34,12 +46,32 @@ def check_kernels(device: torch.device, *, quick: bool) -> dict[str, Any]:
     if kernels_fit(device, 128) is not None:
         return {"skipped": kernels_fit(device, 128)}
     found = _elementwise_errors(device)
-    for num_queries, num_keys in ((32, 5000), (64, 300), (200, 4100)):
-        for dtype in (torch.bfloat16, FLOAT8):
-            key = f"attention {num_queries}x{num_keys} {str(dtype)[6:]}"
-            found[key] = _attention_error(device, num_queries, num_keys, dtype)
+    found.update(attention_errors(device, SHAPES))
     if not quick:
-        found["sweep"] = _sweep(device)
+        found["sweep"] = sweep_tilings(device)
+    return found
+
+
+def attention_errors(
+    device: torch.device, shapes: tuple[tuple[int, int], ...], *, num_heads: int = 32
+) -> dict[str, Any]:
+    """Return the relative error of the split kernel, or what it failed with, by shape and dtype.
+
+    Args:
+        device: Where.
+        shapes: Queries and keys.
+        num_heads: Heads.
+    """
+    found: dict[str, Any] = {}
+    # Triton's interpreter multiplies no bfloat16
+    plain = torch.bfloat16 if device.type == "cuda" else torch.float32
+    for num_queries, num_keys in shapes:
+        for dtype in (plain, FLOAT8):
+            key = f"attention {num_queries}x{num_keys} {str(dtype)[6:]}"
+            try:
+                found[key] = _attention_error(device, num_queries, num_keys, dtype, num_heads)
+            except Exception as error:  # the other shapes are still of use
+                found[key] = f"{type(error).__name__}: {error}"[:200]
     return found
 
 
@@ -78,92 +110,17 @@ def _elementwise_errors(device: torch.device) -> dict[str, Any]:
     return errors
 
 
-def _kept(device: torch.device, num_keys: int, dtype: torch.dtype) -> KeyValueCache:
-    cache = KeyValueCache(
-        num_layers=1,
-        num_slots=num_keys + 50,
-        num_heads=32,
-        head_dim=128,
-        dtype=dtype,
-        device=device,
-    )
-    slots = torch.arange(num_keys + 50, device=device)
-    k, v = (torch.randn(num_keys + 50, 32, 128, device=device).bfloat16() for _ in range(2))
-    cache.layers[0].write(slots, k, v)
-    return cache
-
-
-def _split_call(
-    cache: KeyValueCache, q: torch.Tensor, first: int, num_keys: int, tiling: Any
-) -> Callable[[], torch.Tensor]:
-    from opencompass_llada.modeling.inference.decode_kernel import attend_kept
-
-    layer, device = cache.layers[0], q.device
-    offsets = torch.tensor([first], dtype=torch.int32, device=device)
-    lengths = torch.tensor([num_keys], dtype=torch.int32, device=device)
-    return lambda: attend_kept(
-        q,
-        layer.keys_SGD,
-        layer.values_SGD,
-        offsets,
-        lengths,
-        k_scales_SG=layer.key_scales_SG,
-        v_scales_SG=layer.value_scales_SG,
-        tiling=tiling,
-    )
-
-
 def _attention_error(
-    device: torch.device, num_queries: int, num_keys: int, dtype: torch.dtype
+    device: torch.device, num_queries: int, num_keys: int, dtype: torch.dtype, num_heads: int
 ) -> float:
-    cache = _kept(device, num_keys, dtype)
-    q = torch.randn(num_queries, 32, 128, device=device).bfloat16()
+    cache = kept_keys(device, num_keys, dtype, num_heads)
+    q = torch.randn(num_queries, num_heads, 128, device=device)
+    q = q.to(torch.bfloat16 if dtype == FLOAT8 else dtype)
     k, v = cache.layers[0].read(37, 37 + num_keys, torch.float32)
     expected = attend_with(
         None, q.float().transpose(0, 1), k.float().transpose(0, 1), v.float().transpose(0, 1)
     )
-    return relative_error(_split_call(cache, q, 37, num_keys, None)(), expected.transpose(0, 1))
-
-
-def _sweep(device: torch.device) -> dict[str, Any]:
-    """Time the split kernel for several tilings, and PyTorch's own kernels beside it."""
-    from opencompass_llada.modeling.inference.decode_kernel import Tiling
-
-    found: dict[str, Any] = {}
-    num_keys = 32768
-    q = torch.randn(32, 32, 128, device=device).bfloat16()
-    tilings = {
-        torch.bfloat16: ((64, 3, 4, 512), (64, 4, 4, 512), (64, 4, 4, 1024), (128, 2, 4, 512)),
-        FLOAT8: ((64, 3, 4, 512), (64, 2, 4, 1024), (128, 2, 4, 512), (128, 3, 4, 512),
-                 (128, 2, 4, 1024), (128, 3, 8, 512)),
-    }  # fmt: skip
-    for dtype, chosen in tilings.items():
-        cache = _kept(device, num_keys, dtype)
-        for keys, stages, warps, programs in chosen:
-            tiling = Tiling(keys=keys, stages=stages, warps=warps, programs=programs)
-            name = f"{str(dtype)[6:]} keys {keys} stages {stages} warps {warps} x{programs}"
-            try:
-                found[name] = _kernel_seconds(_split_call(cache, q, 0, num_keys, tiling), device)
-            except Exception as error:  # a tiling may not fit the card's shared memory
-                found[name] = str(error)[:80]
-    cache = _kept(device, num_keys, torch.bfloat16)
-    k, v = cache.layers[0].read(0, num_keys, torch.bfloat16)
-    heads = [t.transpose(0, 1) for t in (q, k, v)]
-    for backend in ("flash", "cudnn"):
-        found[f"{backend} bfloat16"] = _kernel_seconds(
-            lambda backend=backend: attend_with(backend, *heads), device
-        )
-    return found
-
-
-def _kernel_seconds(call: Any, device: torch.device) -> float:
-    """Return the seconds of a call among many in a row, so that launches are hidden."""
-
-    def many() -> None:
-        for _ in range(50):
-            call()
-
-    return median_seconds(many, device, at_least=0.02) / 50
+    return relative_error(split_call(cache, q, 37, num_keys, None)(), expected.transpose(0, 1))
 
 
 def profile_passes(
@@ -220,3 +177,27 @@ def _kernel_times(call: Any, device: torch.device) -> dict[str, float]:
             times[key] = times.get(key, 0.0) + spent / 1e3
     ranked = sorted(times.items(), key=lambda item: -item[1])
     return {"all": sum(times.values()), **dict(ranked[:14])}
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", type=Path, help="where the figures are written, as JSON")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=90.0, help="most time for the sweep")
+    parser.add_argument("--quick", action="store_true", help="small shapes and no clock")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    record: dict[str, Any] = describe_run(("torch", "triton"))
+    shapes = ((3, 70), (70, 140)) if arguments.quick else SHAPES
+    record["errors"] = attention_errors(device, shapes, num_heads=2 if arguments.quick else 32)
+    for name, error in record["errors"].items():
+        print(f"{name}: {error}")
+    if not arguments.quick:
+        record["sweep"] = sweep_tilings(device, limit=arguments.seconds)
+        print_sweep(record["sweep"])
+    if arguments.record:
+        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

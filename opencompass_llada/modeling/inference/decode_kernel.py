@@ -1,10 +1,10 @@
-"""Triton attention of a few queries over long kept keys and values, split along the keys.
+"""Triton attention of a span's queries over long kept keys and values, split along the keys.
 
 The keys are read once, in their own dtype: float8 is widened in registers, to float16, for which
 there is one instruction, and its scales enter the scores and the weights, so that nothing is
-dequantised in memory. Row lengths and offsets are
-read from the device, so that one captured graph serves every prompt length. Flash-decoding
-(Dao et al., 2023) is the idea; nothing is shared with its code.
+dequantised in memory. Row lengths and offsets are read from the device, so that one captured graph
+serves every prompt length. How the work is cut is decided in ``tilings.py``. Flash-decoding (Dao et
+al., 2023) is the idea; nothing is shared with its code.
 
 Shape suffixes: B rows, P queries a row, H query heads, G key heads, S slots, D head size.
 """
@@ -12,42 +12,78 @@ Shape suffixes: B rows, P queries a row, H query heads, G key heads, S slots, D 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from opencompass_llada.modeling.inference.tilings import Tiling, choose_splits, choose_tiling
+
 _LOG2_E = math.log2(math.e)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tiling:
-    """How the work is cut; found by measurement (``benchmarks/inference.py``)."""
-
-    keys: int
-    """Keys in a tile."""
-
-    stages: int
-    """Tiles in flight."""
-
-    warps: int = 4
-    """Warps of a program."""
-
-    programs: int = 512
-    """Programs to aim for over all splits."""
-
-
-TILINGS = {
-    "16 bit": Tiling(keys=64, stages=4),
-    "float8": Tiling(keys=128, stages=2),
-}
-"""The fastest of the sweep on an H100 at 32K keys and 32 queries."""
+@triton.jit
+def _load(pointers, inside, MASKED: tl.constexpr):
+    if MASKED:
+        return tl.load(pointers, mask=inside, other=0.0)
+    else:
+        return tl.load(pointers)
 
 
 @triton.jit
+def _attend_tile(
+    q,
+    k_ptr,
+    v_ptr,
+    k_scales_ptr,
+    v_scales_ptr,
+    slot,
+    num_inside,
+    num_groups,
+    scale,
+    best,
+    total,
+    out,
+    unit,
+    QUANTISED: tl.constexpr,
+    MASKED: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    """Add one tile of keys, from a slot on, to the softmax so far: best, total, out in units."""
+    keys = tl.arange(0, BLOCK_L)
+    inside = keys < num_inside
+    first = slot * num_groups
+    places = keys[:, None] * (num_groups * SIZE) + tl.arange(0, SIZE)[None, :]
+    k = _load(k_ptr + first * SIZE + places, inside[:, None], MASKED).to(q.dtype)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if QUANTISED:
+        k_scales = _load(k_scales_ptr + first + keys * num_groups, inside, MASKED)
+        scores = scores * (k_scales * scale)[None, :]
+    if MASKED:
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+    if QUANTISED:
+        better = tl.maximum(best, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - better[:, None])
+    else:  # one multiply-add a score
+        better = tl.maximum(best, tl.max(scores, axis=1) * scale)
+        weights = tl.exp2(scores * scale - better[:, None])
+    shrink = tl.exp2(best - better)
+    total = total * shrink + tl.sum(weights, axis=1)
+    if QUANTISED:
+        v_scales = _load(v_scales_ptr + first + keys * num_groups, inside, MASKED)
+        # The largest scale so far waits until the end, or float16 would underflow.
+        larger = tl.maximum(unit, tl.max(v_scales, axis=0))
+        weights = weights * (v_scales / larger)[None, :]
+        shrink = shrink * (unit / larger)
+        unit = larger
+    v = _load(v_ptr + first * SIZE + places, inside[:, None], MASKED).to(q.dtype)
+    out = tl.dot(weights.to(q.dtype), v, out * shrink[:, None], input_precision="ieee")
+    return better, total, out, unit
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_query_tiles", "splits"])
 def _split_kernel(
     q_ptr,
     k_ptr,
@@ -56,6 +92,7 @@ def _split_kernel(
     v_scales_ptr,
     offsets_ptr,
     lengths_ptr,
+    out_ptr,
     partial_ptr,
     stats_ptr,
     scale,
@@ -64,12 +101,17 @@ def _split_kernel(
     num_heads,
     num_groups,
     q_stride,
-    SPLITS: tl.constexpr,
+    splits,
+    WHOLE: tl.constexpr,
     QUANTISED: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
+    """Attend from one tile of queries to one split of a row's keys; the only split is the result.
+
+    Full tiles of keys are read without a mask, the rest of a row with one.
+    """
     split = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.program_id(2) // num_query_tiles
@@ -77,9 +119,10 @@ def _split_kernel(
     group = head // (num_heads // num_groups)
     length = tl.load(lengths_ptr + row)
     offset = tl.load(offsets_ptr + row).to(tl.int64)
-    share = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_L) * BLOCK_L
-    start = split * share
+    share = tl.cdiv(tl.cdiv(length, splits), BLOCK_L) * BLOCK_L
+    start = tl.minimum(split * share, length)
     end = tl.minimum(start + share, length)
+    full_end = start + (end - start) // BLOCK_L * BLOCK_L
     dims = tl.arange(0, SIZE)
     queries = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     valid = queries < num_queries
@@ -91,44 +134,38 @@ def _split_kernel(
     )
     if QUANTISED:
         q = q.to(tl.float16)
+    k_ptr += group * SIZE
+    v_ptr += group * SIZE
+    k_scales_ptr += group
+    v_scales_ptr += group
     best = tl.full([BLOCK_P], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_P], tl.float32)
     out = tl.zeros([BLOCK_P, SIZE], tl.float32)
-    for first in range(start, end, BLOCK_L):
-        keys = first + tl.arange(0, BLOCK_L)
-        inside = keys < end
-        slots = offset + keys
-        places = (slots * num_groups + group)[:, None] * SIZE + dims[None, :]
-        k = tl.load(k_ptr + places, mask=inside[:, None], other=0.0).to(q.dtype)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if QUANTISED:
-            k_scales = tl.load(k_scales_ptr + slots * num_groups + group, mask=inside, other=0.0)
-            scores = scores * k_scales[None, :]
-        scores = tl.where(inside[None, :], scores, float("-inf"))
-        better = tl.maximum(best, tl.max(scores, axis=1))
-        shrink = tl.exp2(best - better)
-        weights = tl.exp2(scores - better[:, None])
-        total = total * shrink + tl.sum(weights, axis=1)
-        if QUANTISED:
-            v_scales = tl.load(v_scales_ptr + slots * num_groups + group, mask=inside, other=0.0)
-            # The tile's largest scale waits until after the product, or float16 would underflow.
-            largest = tl.max(v_scales, axis=0)
-            weights = weights * (v_scales / largest)[None, :]
-        v = tl.load(v_ptr + places, mask=inside[:, None], other=0.0).to(q.dtype)
-        out = out * shrink[:, None]
-        if QUANTISED:
-            out += tl.dot(weights.to(q.dtype), v) * largest
-        else:
-            out += tl.dot(weights.to(q.dtype), v, input_precision="ieee")
-        best = better
-    place = (token * num_heads + head) * SPLITS + split
-    tl.store(
-        partial_ptr + place[:, None] * SIZE + dims[None, :],
-        out,
-        mask=valid[:, None],
-    )
-    tl.store(stats_ptr + place * 2, best, mask=valid)
-    tl.store(stats_ptr + place * 2 + 1, total, mask=valid)
+    unit = tl.full([], 1e-30, tl.float32)  # the smallest scale there is
+    for first in range(start, full_end, BLOCK_L):
+        best, total, out, unit = _attend_tile(
+            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + first, BLOCK_L, num_groups,
+            scale, best, total, out, unit, QUANTISED, False, SIZE, BLOCK_L,
+        )  # fmt: skip
+    if full_end < end:
+        best, total, out, unit = _attend_tile(
+            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + full_end, end - full_end,
+            num_groups, scale, best, total, out, unit, QUANTISED, True, SIZE, BLOCK_L,
+        )  # fmt: skip
+    if QUANTISED:
+        out = out * unit
+    place = token * num_heads + head
+    if WHOLE:
+        tl.store(
+            out_ptr + place[:, None] * SIZE + dims[None, :],
+            (out / total[:, None]).to(out_ptr.dtype.element_ty),
+            mask=valid[:, None],
+        )
+    else:
+        place = place * splits + split
+        tl.store(partial_ptr + place[:, None] * SIZE + dims[None, :], out, mask=valid[:, None])
+        tl.store(stats_ptr + place * 2, best, mask=valid)
+        tl.store(stats_ptr + place * 2 + 1, total, mask=valid)
 
 
 @triton.jit
@@ -171,23 +208,25 @@ def attend_kept(
         lengths_B: int32, kept keys of each row, at least 1.
         k_scales_SG: float32, with float8 keys.
         v_scales_SG: float32, with float8 values.
-        tiling: How the work is cut.
+        tiling: How the work is cut; None chooses.
 
     Returns:
         [T, H, D] in the queries' dtype.
     """
     quantised = k_scales_SG is not None
-    tiling = tiling or TILINGS["float8" if quantised else "16 bit"]
     num_tokens, num_heads, size = q_THD.shape
     num_rows, num_groups = offsets_B.shape[0], k_SGD.shape[1]
     num_queries = num_tokens // num_rows
-    block = min(max(triton.next_power_of_2(num_queries), 16), 64)
+    tiling = tiling or choose_tiling(num_queries, quantised=quantised)
+    block = min(max(triton.next_power_of_2(num_queries), 16), tiling.queries)
     query_tiles = triton.cdiv(num_queries, block)
     busy = num_heads * num_rows * query_tiles
-    splits = min(max(triton.next_power_of_2(tiling.programs // busy), 1), 64)
-    partial: Any = q_THD.new_empty((num_tokens, num_heads, splits, size), dtype=torch.float32)
-    stats = q_THD.new_empty((num_tokens, num_heads, splits, 2), dtype=torch.float32)
+    splits = choose_splits(tiling, busy, _processors(q_THD.device))
     out_THD = q_THD.new_empty((num_tokens, num_heads, size))
+    partial, stats = out_THD, out_THD  # not touched where nothing is split
+    if splits > 1:
+        partial = q_THD.new_empty((num_tokens, num_heads, splits, size), dtype=torch.float32)
+        stats = q_THD.new_empty((num_tokens, num_heads, splits, 2), dtype=torch.float32)
     _split_kernel[(splits, num_heads, num_rows * query_tiles)](
         q_THD,
         k_SGD,
@@ -196,6 +235,7 @@ def attend_kept(
         v_scales_SG if quantised else v_SGD,
         offsets_B,
         lengths_B,
+        out_THD,
         partial,
         stats,
         size**-0.5 * _LOG2_E,
@@ -204,7 +244,8 @@ def attend_kept(
         num_heads,
         num_groups,
         q_THD.stride(0),
-        SPLITS=splits,
+        splits,
+        WHOLE=splits == 1,
         QUANTISED=quantised,
         SIZE=size,
         BLOCK_P=block,
@@ -212,7 +253,15 @@ def attend_kept(
         num_warps=tiling.warps,
         num_stages=tiling.stages,
     )
-    _combine_kernel[(num_tokens * num_heads,)](
-        partial, stats, out_THD, SPLITS=splits, SIZE=size, num_warps=2
-    )
+    if splits > 1:
+        _combine_kernel[(num_tokens * num_heads,)](
+            partial, stats, out_THD, SPLITS=splits, SIZE=size, num_warps=2
+        )
     return out_THD
+
+
+def _processors(device: torch.device) -> int:
+    """Return a card's processors; one elsewhere, where Triton's interpreter runs."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,84 @@
+"""How the split attention kernel cuts its work: tiles, warps, splits; numbers only, no kernel.
+
+With few queries the time goes into reading the keys, so that many programs read small parts of
+them; with many it goes into arithmetic, so that tiles are large and the processors filled in whole
+waves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How the work is cut; found by measurement (``benchmarks/inference_kernels.py``)."""
+
+    keys: int
+    """Keys in a tile."""
+
+    stages: int
+    """Tiles in flight."""
+
+    queries: int = 64
+    """Most queries in a tile; fewer where a row has fewer."""
+
+    warps: int = 4
+    """Warps of a program."""
+
+    programs: int | None = 512
+    """Programs to aim for over all splits; None fills the processors in whole waves."""
+
+    resident: int = 1
+    """Programs that a processor runs at once; read where ``programs`` is None."""
+
+
+FEW_QUERIES = 64
+"""Up to as many queries a row reading the keys decides, beyond it arithmetic."""
+
+TILINGS = {
+    "16 bit": Tiling(keys=64, stages=4),
+    "float8": Tiling(keys=128, stages=2),
+    "16 bit, many": Tiling(queries=128, keys=128, stages=2, warps=8, programs=None),
+    "float8, many": Tiling(queries=128, keys=64, stages=3, warps=8, programs=None),
+}
+"""The fastest of the sweep on an H100 at 32K keys and 32 queries; with many queries not yet
+measured."""
+
+_SPLITS = (1, 2, 4, 8, 16, 32, 64)
+_SPLIT_COST = 0.01
+"""Of a whole wave, what one more split costs in partial results written and combined: 8 MB twice,
+at 2.96 TB/s, beside a wave of 0.3 ms (512 queries, 16.9K keys)."""
+
+
+def choose_tiling(num_queries: int, *, quantised: bool) -> Tiling:
+    """Return the tiling for a number of queries a row.
+
+    Args:
+        num_queries: Queries of each row.
+        quantised: Whether the keys are float8.
+    """
+    dtype = "float8" if quantised else "16 bit"
+    return TILINGS[dtype if num_queries <= FEW_QUERIES else f"{dtype}, many"]
+
+
+def choose_splits(tiling: Tiling, busy: int, processors: int) -> int:
+    """Return into how many parts, a power of two, the keys are split.
+
+    128 tiles on 132 processors are one wave and stay whole; 96 in four parts are 384 programs,
+    three waves of a quarter each.
+
+    Args:
+        tiling: How the work is cut.
+        busy: Programs of one split.
+        processors: Of the card.
+    """
+    if tiling.programs is not None:
+        return next((s for s in _SPLITS if s >= tiling.programs // busy), _SPLITS[-1])
+    wave = tiling.resident * processors
+
+    def cost(splits: int) -> float:
+        return math.ceil(busy * splits / wave) / splits + _SPLIT_COST * (splits - 1)
+
+    return min(_SPLITS, key=cost)
