@@ -2,11 +2,15 @@
 
     python benchmarks/finetune_study.py --scalings none ntk diffusion_ntk
         --strategies adaptive eod direct --factors 4 16 32 --methods full lora --seeds 0 1 2
+        --prompts prompts --only-prompts
+    (the same without --only-prompts) --part 0/4 --record study_0.json    # ... to 3/4, at once
+    python benchmarks/finetune_study.py --merge study_*.json --record study.json
 
 Each cell post-trains tiny-llada (512 tokens) to 512 x factor tokens on the same number of tokens
-and measures: needle in the embedded haystack by depth, RULER's tasks, perplexity of the same target
-tokens by context length (512 is the short-context loss), and minutes. Cells that the record holds
-are not run again, so that several calls fill one record. ``--tiny`` proves the script on a CPU.
+and measures: needle in the embedded haystack by depth and RULER's tasks at 512, half the target and
+the target, needle at twice the target, perplexity of the same target tokens by context length (512
+is the short-context loss), and minutes. Cells that the record holds are not run again, failed ones
+are. ``finetune_study_report.py`` makes tables of the record; ``--tiny`` proves this on a CPU.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
+import os
 import sys
-import tempfile
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,183 +32,160 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from recording import describe_run, write_record  # noqa: E402
+from study_cell import (  # noqa: E402
+    HELD_OUT,
+    free_memory,
+    make_recipe,
+    prompt_plans,
+    run_cell,
+)
+from study_prompts import prepare_sets  # noqa: E402
 
-from opencompass_llada.datasets.haystack import HaystackStore  # noqa: E402
-from opencompass_llada.datasets.needle_cells import NeedleCell, make_samples  # noqa: E402
-from opencompass_llada.datasets.ruler.build import build_samples  # noqa: E402
-from opencompass_llada.datasets.ruler.matching import MATCHES  # noqa: E402
-from opencompass_llada.datasets.ruler.tasks import TASKS, QuestionTask, RulerSpec  # noqa: E402
-from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings  # noqa: E402
-from opencompass_llada.finetune.evaluation import measure_perplexity  # noqa: E402
-from opencompass_llada.finetune.loop import Trainer  # noqa: E402
-from opencompass_llada.finetune.recipe import Recipe  # noqa: E402
-from opencompass_llada.finetune.recipe_file import parse_recipe  # noqa: E402
-from opencompass_llada.modeling import load_checkpoint  # noqa: E402
-from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer  # noqa: E402
-from opencompass_llada.sampling import SpecialTokens  # noqa: E402
+from opencompass_llada.finetune.start import make_tokenizer  # noqa: E402
+from opencompass_llada.finetune.token_cache import tokenize_source  # noqa: E402
 
-TRAINED, TOKENS_A_STEP = 512, 131072
-DEPTHS = tuple(range(0, 101, 10))
-TASK_NAMES = tuple(name for name, task in TASKS.items() if not isinstance(task, QuestionTask))
-#: What generates: as tiny-llada's needle figures were made, and twice as long for RULER.
-SAMPLER = {"block_length": 16, "num_steps": 4}
-NEW_TOKENS = {"needle": 16, "ruler": 32}
+#: What tells two cells apart.
+IDENTITY = (
+    *("scaling", "strategy", "method", "factor", "seed"),
+    *("planned_tokens", "learning_rate"),
+)
+#: Arguments that decide what a figure means; one record holds one value of each.
+SETTINGS = (
+    *("init_from", "retrieval_share", "text", "text_field"),
+    *("samples", "far_samples", "ruler_samples", "tiny"),
+)
 
 
-def make_recipe(cell: dict[str, Any], folder: Path, arguments: argparse.Namespace) -> Recipe:
-    """Return the recipe of a cell."""
-    length = TRAINED * cell["factor"]
-    scaling = {"type": cell["scaling"]}
-    if cell["scaling"] != "none":
-        scaling["target_length"] = length
-    rows = max(1, TOKENS_A_STEP // length) if not arguments.tiny else 1
-    steps = 1 if arguments.tiny else max(1, arguments.tokens // (rows * length))
-    lengths = [TRAINED] if arguments.tiny else sorted({TRAINED, length // 4, length, 2 * length})
-    text: list[dict[str, Any]] = [
-        {"generated_seed": 1, "num_documents": 20 if arguments.tiny else 3000}
-    ]
-    if arguments.text:
-        text.append({"paths": arguments.text, "text_field": arguments.text_field})
-    return parse_recipe(
+def list_cells(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the grid in the order of running: whole seeds first, the longest rows first."""
+    factors = sorted(given.factors, reverse=True)
+    grid = itertools.product(given.seeds, factors, given.methods, given.strategies, given.scalings)
+    rates = {"full": given.learning_rate, "lora": given.lora_learning_rate}
+    return [
         {
-            "output_dir": str(folder),
-            "init_from": arguments.init_from,
-            "rope_scaling": scaling,
-            "strategy": cell["strategy"],
-            "lora": {"rank": 16, "alpha": 32} if cell["method"] == "lora" else None,
-            "text": text,
-            "phases": [{"sequence_length": length, "num_steps": steps, "rows_per_step": rows}],
-            "retrieval_share": arguments.retrieval_share,
-            "learning_rate": 1e-3 if cell["method"] == "full" else 3e-3,
-            "warmup_steps": min(100, steps // 10),
-            "num_workers": 0 if arguments.tiny else 14,
-            "compile": not arguments.tiny and cell["strategy"] != "adaptive",
-            "probe_every": 10**6,
-            "keep_last": 1,
-            "seed": cell["seed"],
-            "evaluation": {
-                "retrieval_rows": 0,
-                "lengths": lengths,
-                "text": {"generated_seed": 2, "num_documents": 60},
-                "target_tokens": 64,
-                "num_texts": 2 if arguments.tiny else 32,
-                "draws": 4 if arguments.tiny else 16,
-            },
+            **{"scaling": scaling, "strategy": strategy, "method": method},
+            **{"factor": factor, "seed": seed},
+            **{"planned_tokens": given.tokens, "learning_rate": rates[method]},
         }
-    )
+        for seed, factor, method, strategy, scaling in grid
+    ]
 
 
-class Model:
-    """A checkpoint that answers prompts."""
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a cell from the others."""
+    return tuple(row[name] for name in IDENTITY)
 
-    def __init__(self, folder: Path) -> None:
-        """Load it."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.network = load_checkpoint(folder, dtype=dtype, device=device)
-        self.tokenizer = load_tokenizer(folder, {})
-        config = self.network.config
-        self.encoder = PromptEncoder(self.tokenizer, config.mask_token_id)
-        tokens = SpecialTokens(
-            mask_token_id=config.mask_token_id, eos_token_id=config.eos_token_id, eot_token_id=None
+
+def read_record(path: Path, settings: dict[str, Any] | None, part: str | None) -> list[dict]:
+    """Return a record's rows; none where there is no record.
+
+    Raises:
+        ValueError: If it was made with other settings, or by another part of a study.
+    """
+    if not path.is_file():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if settings is not None and record["settings"] != settings:
+        raise ValueError(
+            f"{path} was made with {record['settings']}, and this call has {settings}; name "
+            "another --record, or give the same settings."
         )
-        settings = SamplerSettings(SAMPLER)
-        self.engine = MaskedDiffusionEngine(self.network, settings, tokens)
-
-    def answer(self, prompt: str, kind: str) -> str:
-        """Return the text generated after a prompt."""
-        length = NEW_TOKENS[kind]
-        (made,) = self.engine.generate([self.encoder.encode(prompt)], max_new_tokens=length)
-        return self.encoder.decode(made.token_ids)
-
-
-def needle_figures(
-    model: Model, folder: Path, length: int, repeats: int, store: HaystackStore
-) -> dict[str, float]:
-    """Return percent of keywords found, by depth."""
-    figures = {}
-    for depth in DEPTHS:
-        cell = NeedleCell(
-            path="asset:needlebench",
-            length=length,
-            depth=depth,
-            tokenizer=str(folder),
-            file_list=["synthetic_en.jsonl"],
-            num_repeats_per_file=repeats,
-            length_buffer="fit",
-            generation_reserve=NEW_TOKENS["needle"],
-            guide=False,
-            language="English",
+    if record["part"] != part:
+        raise ValueError(
+            f"{path} belongs to part {record['part']}, and this call is part {part}; each process "
+            "needs a --record of its own."
         )
-        found = [
-            sample["keyword"] in model.answer(sample["prompt"], "needle")
-            for sample in make_samples(cell, store)
-        ]
-        figures[str(depth)] = 100 * sum(found) / len(found)
-    return figures
+    return list(record["rows"])
 
 
-def ruler_figures(model: Model, folder: Path, length: int, samples: int) -> dict[str, float | None]:
-    """Return scores by task; None for a task that does not fit the length."""
-    figures: dict[str, float | None] = {}
-    tokenizer = HaystackStore().tokenizer(str(folder))
-    for name in TASK_NAMES:
-        spec = RulerSpec(
-            task=name,
-            length=length,
-            tokenizer=str(folder),
-            num_samples=samples,
-            path="asset:needlebench",
-            essay_file="synthetic_en.jsonl",
+def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
+    """Join the records of several parts; a finished cell goes before a failed one.
+
+    Raises:
+        ValueError: If their settings differ, or two hold different figures of one cell.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path, record in zip(paths, records, strict=True):
+        if record["settings"] != records[0]["settings"]:
+            raise ValueError(
+                f"{path} was made with {record['settings']}, and {paths[0]} with "
+                f"{records[0]['settings']}; records of different settings make no one record."
+            )
+        for row in record["rows"]:
+            known = rows.get(identity(row))
+            if known is None or "error" in known:
+                rows[identity(row)] = row
+            elif "error" not in row and row != known:
+                raise ValueError(f"{path} holds other figures of {identity(row)} than one before.")
+    names = ("command", "date", "machine", "device", "versions")
+    return {
+        "runs": [{name: record[name] for name in names} for record in records],
+        **{"settings": records[0]["settings"], "part": None},
+        "rows": [rows[key] for key in sorted(rows, key=str)],
+    }
+
+
+def prepare(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
+    """Make the prompts and the tokens of all text that the folder lacks."""
+    start = time.perf_counter()
+    plans = dict.fromkeys(plan for cell in cells for plan in prompt_plans(cell, given))
+    prepare_sets(list(plans), given.prompts, given.workers)
+    recipe = make_recipe(cells[0], given.prompts, given)
+    tokens, cache = make_tokenizer(recipe), given.prompts / "tokens"
+    for source in (*recipe.text, HELD_OUT):
+        tokenize_source(
+            source,
+            tokens.encode_all,
+            end_token_id=tokens.end_token_id,
+            tokenizer_digest=tokens.digest,
+            folder=cache,
         )
-        try:
-            made = build_samples(spec, tokenizer)
-        except ValueError:
-            figures[name] = None
-            continue
-        match = MATCHES[TASKS[name].match]
-        scores = [match(model.answer(sample.prompt, "ruler"), sample.answers) for sample in made]
-        figures[name] = 100 * sum(scores) / len(scores)
-    return figures
+    print(f"prompts and tokens ready after {time.perf_counter() - start:.1f} s", flush=True)
 
 
-def run_cell(cell: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train and measure one cell."""
-    folder = Path(tempfile.mkdtemp(prefix="finetune-study-"))
+def try_cell(cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Return a cell's figures, or the cell with the error that ended it."""
     try:
-        trainer = Trainer(make_recipe(cell, folder / "run", arguments))
-        start = time.perf_counter()
-        final = trainer.train()
-        minutes = (time.perf_counter() - start) / 60
-        model, store = Model(final), HaystackStore()
-        target = TRAINED * cell["factor"]
-        lengths = [TRAINED] if arguments.tiny else sorted({TRAINED, target // 2, target})
-        held_out = trainer.data.held_out
-        assert held_out is not None
-        return cell | {
-            "steps": trainer.step,
-            "tokens": trainer.tokens_seen,
-            "minutes": minutes,
-            "loss": trainer.history[-1]["loss"],
-            "needle": {
-                str(length): needle_figures(model, final, length, arguments.repeats, store)
-                for length in lengths
-            },
-            "ruler": {
-                str(length): ruler_figures(model, final, length, arguments.ruler_samples)
-                for length in (lengths if arguments.ruler_samples else [])
-            },
-            "perplexity": measure_perplexity(
-                model.network, trainer.recipe, held_out, model.engine.device
-            ),
-        }
+        return run_cell(cell, given)
+    except Exception as error:  # the cells after it are worth their time
+        traceback.print_exc()
+        return cell | {"error": f"{type(error).__name__}: {error}"[:2000]}
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        free_memory()
 
 
-def main(given: list[str] | None = None) -> None:
-    """Run the cells that the record lacks."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def run_cells(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
+    """Run the cells that the record lacks, and write it after each."""
+    settings = {name: getattr(given, name) for name in SETTINGS}
+    rows = read_record(given.record, settings, given.part)
+    start, longest = time.perf_counter(), 0.0
+    for cell in cells:
+        if any(identity(row) == identity(cell) and "error" not in row for row in rows):
+            continue
+        begun = time.perf_counter()
+        if given.seconds is not None and begun - start + longest > given.seconds:
+            print(f"no cell more in {given.seconds} s; the same command goes on", flush=True)
+            return
+        rows = [row for row in rows if identity(row) != identity(cell)]
+        rows.append(try_cell(cell, given))
+        longest = max(longest, time.perf_counter() - begun)
+        print(json.dumps({k: v for k, v in rows[-1].items() if k != "ruler"}), flush=True)
+        facts = describe_run(("torch", "transformers", "peft"))
+        write_record(given.record, facts | {"settings": settings, "part": given.part, "rows": rows})
+
+
+def read_part(text: str) -> str:
+    """Check ``K/N``."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be K/N with K from 0 to N - 1: 0/4")
+    return text
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scalings", nargs="+", default=["diffusion_ntk"])
     parser.add_argument("--strategies", nargs="+", default=["eod"])
     parser.add_argument("--methods", nargs="+", default=["full"], choices=["full", "lora"])
@@ -211,33 +193,47 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--init-from", default="asset:tiny-llada")
     parser.add_argument("--tokens", type=int, default=60_000_000, help="trained on, each cell")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--lora-learning-rate", type=float, default=3e-3)
     parser.add_argument("--retrieval-share", type=float, default=0.5)
     parser.add_argument("--text", nargs="*", default=[], help="globs of more training text")
     parser.add_argument("--text-field", default="text")
-    parser.add_argument("--repeats", type=int, default=20, help="needle samples a depth")
-    parser.add_argument("--ruler-samples", type=int, default=20, help="samples a task; 0 for none")
+    parser.add_argument("--samples", type=int, default=40, help="needle samples a depth")
+    parser.add_argument("--far-samples", type=int, help="of them at twice the target")
+    parser.add_argument("--ruler-samples", type=int, default=25, help="samples a task; 0 for none")
+    parser.add_argument("--prompts", type=Path, default=Path("study_prompts"), help="folder kept")
+    parser.add_argument("--only-prompts", action="store_true", help="fill the folder and end")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")
+    parser.add_argument("--num-workers", type=int, default=14, help="that make training rows")
+    batch = 262144 if torch.cuda.is_available() else 16384
+    parser.add_argument("--batch-tokens", type=int, default=batch, help="answered at once")
+    parser.add_argument(
+        "--part", type=read_part, metavar="K/N", help="every Nth cell, from the Kth"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that share the card: for GPU time"
+    )
+    parser.add_argument("--seconds", type=float, help="begin no cell that would end after them")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="RECORD", help="join and end")
     parser.add_argument("--record", type=Path, default=Path("finetune_study.json"))
     parser.add_argument("--tiny", action="store_true")
-    arguments = parser.parse_args(given)
-    rows = []
-    if arguments.record.is_file():
-        rows = json.loads(arguments.record.read_text(encoding="utf-8"))["rows"]
-    names = ("scaling", "strategy", "method", "factor", "seed")
-    grid = itertools.product(
-        arguments.scalings,
-        arguments.strategies,
-        arguments.methods,
-        arguments.factors,
-        arguments.seeds,
-    )
-    for values in grid:
-        cell = dict(zip(names, values, strict=True))
-        if any(all(row[name] == cell[name] for name in names) for row in rows):
-            continue
-        rows.append(run_cell(cell, arguments))
-        print(json.dumps({k: v for k, v in rows[-1].items() if k != "ruler"}), flush=True)
-        facts = describe_run(("torch", "transformers", "peft"))
-        write_record(arguments.record, facts | {"rows": rows})
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the prompts, run cells or merge records."""
+    given = make_parser().parse_args(arguments)
+    if given.merge:
+        merged = merge_records(given.merge)
+        write_record(given.record, merged)
+        print(f"wrote {given.record}: {len(merged['rows'])} cells")
+        return
+    cells = list_cells(given)
+    prepare(cells, given)
+    if given.only_prompts:
+        return
+    part, _, parts = (given.part or "0/1").partition("/")
+    run_cells(cells[int(part) :: int(parts)], given)
 
 
 if __name__ == "__main__":

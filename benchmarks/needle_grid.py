@@ -60,12 +60,15 @@ def make_cell(task: tuple[str, str, int, int, int]) -> list[dict[str, str]]:
 STORE = HaystackStore()  # one a process: tokenized documents are shared by its cells
 
 
-def load_engine(path: str, data: str, scaling: dict[str, Any] | None) -> tuple[Engine, Any]:
+def load_engine(
+    path: str, block_length: int, num_steps: int, scaling: dict[str, Any] | None
+) -> tuple[Engine, Any]:
     """Load a checkpoint as the wrapper does.
 
     Args:
         path: Folder or asset.
-        data: A key of `DATA`, which says how to sample.
+        block_length: Tokens of a block, of a masked diffusion model.
+        num_steps: Denoising steps of one generation, of a masked diffusion model.
         scaling: RoPE scaling, or None.
 
     Returns:
@@ -74,9 +77,8 @@ def load_engine(path: str, data: str, scaling: dict[str, Any] | None) -> tuple[E
     folder, device = resolve_path(path), choose_device(None)
     config, tokenizer = read_model_config(folder), load_tokenizer(folder, {})
     family = find_family(config, path, None)
-    _, _, generation, steps = DATA[data]
     diffusion = family.generates_by == "masked_diffusion"
-    sampler = {"block_length": generation, "num_steps": steps} if diffusion else None
+    sampler = {"block_length": block_length, "num_steps": num_steps} if diffusion else None
     request = LoadRequest(
         path=folder,
         config=config,
@@ -119,7 +121,7 @@ def main() -> None:
     scaling = given.scaling and {"type": given.scaling[0], "target_length": int(given.scaling[1])}
     grid = [(length, depth) for length in given.lengths for depth in given.depths]
     tasks = [(given.data, given.checkpoint, *cell, given.samples) for cell in grid]
-    engine, tokenizer = load_engine(given.checkpoint, given.data, scaling)
+    engine, tokenizer = load_engine(given.checkpoint, *DATA[given.data][2:], scaling)
     hits: dict[str, dict[str, int]] = {str(length): {} for length in given.lengths}
     start = time.perf_counter()
     with ProcessPoolExecutor(given.workers) as pool:

@@ -46,6 +46,8 @@ def describe_device() -> str:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, the folder made if need be."""
+    """Write a record as JSON, the folder made if need be: whole, or not at all if interrupted."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part = path.with_name(f".{path.name}-{os.getpid()}")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)

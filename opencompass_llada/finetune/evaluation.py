@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -83,22 +84,41 @@ def measure_perplexity(
         ValueError: If the text is shorter than the longest length.
     """
     chosen = recipe.evaluation
-    longest, tokens = max(chosen.lengths), held_out.tokens
+    figures = {}
+    places = context_windows(held_out.tokens, chosen.lengths, chosen.num_texts)
+    for length, windows in places.items():
+        nll = _mean_nll(model, windows, chosen.target_tokens, chosen.draws, device)
+        figures[f"perplexity@{length}"] = math.exp(min(nll, 50.0))
+    return figures
+
+
+def context_windows(
+    tokens: np.ndarray, lengths: Sequence[int], num_texts: int
+) -> dict[int, list[list[int]]]:
+    """Cut windows of several lengths that end at the same places of a text.
+
+    Args:
+        tokens: Of the text, [tokens].
+        lengths: Tokens of a window.
+        num_texts: Places, spread evenly over the text.
+
+    Returns:
+        For each length the windows, in the order of the places.
+
+    Raises:
+        ValueError: If the text is shorter than the longest length.
+    """
+    longest = max(lengths)
     if len(tokens) < longest:
         raise ValueError(
             f"evaluation: lengths ask for {longest} tokens and the held-out text has "
             f"{len(tokens)}; give a longer text or shorter lengths."
         )
     ends = [
-        longest + (len(tokens) - longest) * number // max(1, chosen.num_texts - 1)
-        for number in range(chosen.num_texts)
+        longest + (len(tokens) - longest) * number // max(1, num_texts - 1)
+        for number in range(num_texts)
     ]
-    figures = {}
-    for length in chosen.lengths:
-        windows = [tokens[end - length : end].tolist() for end in ends]
-        nll = _mean_nll(model, windows, chosen.target_tokens, chosen.draws, device)
-        figures[f"perplexity@{length}"] = math.exp(min(nll, 50.0))
-    return figures
+    return {length: [tokens[end - length : end].tolist() for end in ends] for length in lengths}
 
 
 @torch.no_grad()

@@ -1,0 +1,154 @@
+"""Perplexity of the same target tokens over context length, of one checkpoint, no OpenCompass.
+
+    python benchmarks/context_perplexity.py asset:tiny-llada --lengths 512 2048 8192 --record p.json
+    python benchmarks/context_perplexity.py FOLDER --text '$DATA/*.jsonl' --text-field text
+
+Each place in the text is scored with contexts of every length: the last ``--targets`` tokens of a
+window, the rest before them clean. Of a masked diffusion model it is the likelihood bound, masked
+alike at every length, of an autoregressive one exact. Trains nothing; `configs/eval_llada_ppl.py`
+does the same inside OpenCompass, of whole texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from needle_grid import load_engine
+from recording import ROOT, describe_run, write_record
+
+from opencompass_llada.engines import Engine
+from opencompass_llada.finetune.evaluation import context_windows
+from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.finetune.start import TrainingTokenizer
+from opencompass_llada.finetune.token_cache import TokenizedText, default_folder, tokenize_source
+from opencompass_llada.likelihood import LikelihoodOptions, pool
+
+GENERATED = "generated"
+PACKAGES = ("torch", "transformers", "tokenizers")
+HELD_OUT_SEED = 2  # of generated text that no recipe of this repository trains on
+
+
+def read_text(
+    tokens: TrainingTokenizer, source: TextSource, folder: Path | None = None
+) -> TokenizedText:
+    """Return a text's tokens, from disk where they are.
+
+    Args:
+        tokens: The tokenizer.
+        source: The text.
+        folder: Where tokens are kept; None for the user's cache folder.
+    """
+    return tokenize_source(
+        source,
+        tokens.encode_all,
+        end_token_id=tokens.end_token_id,
+        tokenizer_digest=tokens.digest,
+        folder=folder or default_folder(),
+    )
+
+
+def measure_contexts(
+    engine: Engine,
+    tokens: np.ndarray,
+    lengths: Sequence[int],
+    *,
+    targets: int,
+    texts: int,
+    draws: int,
+    batch_tokens: int,
+) -> dict[str, dict[str, float]]:
+    """Return perplexity and its errors by context length.
+
+    Args:
+        engine: The model.
+        tokens: Of the text, [tokens].
+        lengths: Tokens of context and target together.
+        targets: Tokens scored at each place.
+        texts: Places.
+        draws: Masks drawn at each place, of a masked diffusion model.
+        batch_tokens: Most tokens of one call of the model.
+
+    Returns:
+        By length: ``perplexity``; ``standard_error`` over the places, which holds that of the
+        masks; ``masks_standard_error``, of the masks alone. Both errors are of the perplexity, to
+        first order.
+
+    Raises:
+        ValueError: If a length leaves no target, or the text is shorter than the longest.
+    """
+    if min(lengths) < targets:
+        raise ValueError(f"lengths must be at least targets={targets}, got {min(lengths)}.")
+    figures = {}
+    for length, windows in context_windows(tokens, lengths, texts).items():
+        rows = min(draws, max(1, batch_tokens // length))
+        options = LikelihoodOptions(num_draws=draws, batch_size=rows)
+        estimates = [engine.score(w[:-targets], w[-targets:], options) for w in windows]
+        pooled, each = pool(estimates), [estimate.nll_per_token for estimate in estimates]
+        spread = statistics.stdev(each) / math.sqrt(texts) if texts > 1 else math.nan
+        figures[str(length)] = {
+            "perplexity": pooled.perplexity,
+            "standard_error": pooled.perplexity * spread,
+            "masks_standard_error": pooled.perplexity * pooled.standard_error,
+        }
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checkpoint", help="a folder or asset:NAME")
+    parser.add_argument("--text", default=GENERATED, help=f"a glob of files, or {GENERATED!r}")
+    parser.add_argument("--text-field", default="text")
+    parser.add_argument("--documents", type=int, default=60, help="of generated text")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192, 16384, 32768])
+    parser.add_argument("--targets", type=int, default=64, help="tokens scored at each place")
+    parser.add_argument("--texts", type=int, default=32, help="places in the text")
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--batch-tokens", type=int, default=131072)
+    parser.add_argument("--scaling", nargs=2, metavar=("METHOD", "TARGET"), default=None)
+    parser.add_argument("--record", type=Path, default=ROOT / "context_perplexity.json")
+    given = parser.parse_args(arguments)
+    scaling = given.scaling and {"type": given.scaling[0], "target_length": int(given.scaling[1])}
+    engine, tokenizer = load_engine(given.checkpoint, 16, 4, scaling)  # the sampler is not used
+    made = given.text == GENERATED
+    source = TextSource(
+        paths=() if made else (given.text,),
+        generated_seed=HELD_OUT_SEED if made else None,
+        num_documents=given.documents if made else 0,
+        text_field=given.text_field,
+    )
+    training = TrainingTokenizer(
+        tokenizer=tokenizer, end_token_id=tokenizer.eos_token_id, mask_token_id=None
+    )
+    start = time.perf_counter()
+    record: dict[str, Any] = describe_run(PACKAGES) | {
+        name: getattr(given, name)
+        for name in ("checkpoint", "text", "targets", "texts", "draws", "documents")
+    }
+    record["scaling"] = scaling
+    record["perplexity"] = measure_contexts(
+        engine,
+        read_text(training, source).tokens,
+        given.lengths,
+        targets=given.targets,
+        texts=given.texts,
+        draws=given.draws,
+        batch_tokens=given.batch_tokens,
+    )
+    for length, figures in record["perplexity"].items():
+        facts = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        print(f"{length:>7} tokens: {facts}")
+    record["seconds"] = round(time.perf_counter() - start, 1)
+    write_record(given.record, record)
+    print(f"wrote {given.record}")
+
+
+if __name__ == "__main__":
+    main()
