@@ -24,9 +24,17 @@ class PassSession(Protocol):
         ...
 
     def partial_pass(
-        self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int, positions_BP: Tensor
+        self,
+        ids_BL: Tensor,
+        starts: Sequence[int],
+        num_tokens: int,
+        positions_BP: Tensor,
+        num_wanted: int | None = None,
     ) -> Tensor:
-        """Run a span of each row against what is kept, return logits [B, P, V]."""
+        """Run a span of each row against what is kept, return logits [B, P, V].
+
+        Only states of the ``num_wanted`` leading tokens of the span are asked for.
+        """
         ...
 
 
@@ -135,7 +143,8 @@ class KeptForward:
         end = self._block_end if self._options.type == "dual" else self._num_masks
         starts = [length + self._kept_before - self._shift for length in self._prompt_lengths]
         num_tokens = end - self._kept_before + self._shift
-        return self._session.partial_pass(ids_BL, starts, num_tokens, positions_BP)
+        num_wanted = self._block_end - self._kept_before
+        return self._session.partial_pass(ids_BL, starts, num_tokens, positions_BP, num_wanted)
 
     def _refresh_is_due(self) -> bool:
         if not self._options.keeps or self._steps_since_refresh is None:

@@ -18,7 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from opencompass_llada.modeling.inference.tilings import Tiling, choose_splits, choose_tiling
+from opencompass_llada.modeling.inference.tilings import (
+    FEW_QUERIES,
+    Tiling,
+    choose_splits,
+    choose_tiling,
+)
 
 _LOG2_E = math.log2(math.e)
 
@@ -213,16 +218,18 @@ def attend_kept(
     Returns:
         [T, H, D] in the queries' dtype.
     """
-    quantised = k_scales_SG is not None
+    quantised, dtype = k_scales_SG is not None, q_THD.dtype
     num_tokens, num_heads, size = q_THD.shape
     num_rows, num_groups = offsets_B.shape[0], k_SGD.shape[1]
     num_queries = num_tokens // num_rows
     tiling = tiling or choose_tiling(num_queries, quantised=quantised)
+    if quantised and num_queries > FEW_QUERIES:
+        q_THD = q_THD.half()  # what the kernel converts itself takes its registers
     block = min(max(triton.next_power_of_2(num_queries), 16), tiling.queries)
     query_tiles = triton.cdiv(num_queries, block)
     busy = num_heads * num_rows * query_tiles
     splits = choose_splits(tiling, busy, _processors(q_THD.device))
-    out_THD = q_THD.new_empty((num_tokens, num_heads, size))
+    out_THD = q_THD.new_empty((num_tokens, num_heads, size), dtype=dtype)
     partial, stats = out_THD, out_THD  # not touched where nothing is split
     if splits > 1:
         partial = q_THD.new_empty((num_tokens, num_heads, splits, size), dtype=torch.float32)
