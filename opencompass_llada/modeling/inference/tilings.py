@@ -48,8 +48,8 @@ measured."""
 
 _SPLITS = (1, 2, 4, 8, 16, 32, 64)
 _SPLIT_COST = 0.01
-"""Of a whole wave, what one more split costs in partial results written and combined: 8 MB twice,
-at 2.96 TB/s, beside a wave of 0.3 ms (512 queries, 16.9K keys)."""
+"""Of a whole wave, what a wave's partial results cost: 8 MB written and read at 2.96 TB/s, beside
+a wave of 0.3 ms (512 queries, 16.9K keys) with some allowance."""
 
 
 def choose_tiling(num_queries: int, *, quantised: bool) -> Tiling:
@@ -79,6 +79,7 @@ def choose_splits(tiling: Tiling, busy: int, processors: int) -> int:
     wave = tiling.resident * processors
 
     def cost(splits: int) -> float:
-        return math.ceil(busy * splits / wave) / splits + _SPLIT_COST * (splits - 1)
+        written = 0 if splits == 1 else busy * splits / wave
+        return math.ceil(busy * splits / wave) / splits + _SPLIT_COST * written
 
     return min(_SPLITS, key=cost)
