@@ -54,6 +54,7 @@ class PassProvider(Protocol):
         block_length: int,
         cache_dtype: str | None,
         passes: int,
+        guided: bool,
     ) -> PassSession:
         """Begin with a batch of rows of these lengths, masks included."""
         ...
@@ -77,6 +78,7 @@ class KeptForward:
         num_masks: int,
         block_length: int,
         full_passes: int,
+        guided: bool = False,
     ) -> None:
         """Open a session.
 
@@ -87,6 +89,7 @@ class KeptForward:
             num_masks: Tokens that are generated after each.
             block_length: Tokens in a block.
             full_passes: Full passes to expect.
+            guided: Whether this is one half of classifier-free guidance.
 
         Raises:
             ValueError: If a prompt is too short for a kept part before the first block.
@@ -105,6 +108,7 @@ class KeptForward:
             block_length=block_length,
             cache_dtype=options.dtype,
             passes=full_passes,
+            guided=guided,
         )
         self._num_full = 0
         self._num_partial = 0

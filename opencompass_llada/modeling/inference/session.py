@@ -70,6 +70,7 @@ class PassServer:
         block_length: int,
         cache_dtype: str | None,
         passes: int,
+        guided: bool = False,
     ) -> Session:
         """Plan the memory of a batch and begin with it.
 
@@ -79,6 +80,7 @@ class PassServer:
             cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None keeps
                 nothing.
             passes: Full passes to come, for the choice of the attention kernel.
+            guided: Whether the logits are combined with another session's, see `MemoryPlan`.
 
         Returns:
             The session; the sessions of one server share their cache, so that one is used up
@@ -87,7 +89,7 @@ class PassServer:
         Raises:
             MemoryPlanError: If it does not fit the card; names the nearest plan that does.
         """
-        self._plan(row_lengths, block_length, cache_dtype)
+        self._plan(row_lengths, block_length, cache_dtype, guided)
         rows = PackedRows(row_lengths, self.network.device)
         cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
         return Session(self, rows, cache, passes)
@@ -97,13 +99,20 @@ class PassServer:
         self.graphs.clear()
         self._cache = None
 
-    def _plan(self, row_lengths: Sequence[int], block_length: int, cache_dtype: str | None) -> None:
+    def _plan(
+        self,
+        row_lengths: Sequence[int],
+        block_length: int,
+        cache_dtype: str | None,
+        guided: bool,
+    ) -> None:
         plan = MemoryPlan(
             size=self._size,
             row_lengths=tuple(row_lengths),
             block_length=block_length,
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.options.mlp_chunk,
+            guided=guided,
         )
         self.plan = plan
         if self._budget is None:
