@@ -90,7 +90,8 @@ def check(num_queries, dtype, tiling):
 
 for dtype in (torch.float32, FLOAT8):
     check(3, dtype, Tiling(keys=64, stages=2))  # more splits than tiles
-    check(3, dtype, Tiling(keys=64, stages=2, programs=1))
+    check(3, dtype, Tiling(keys=64, stages=2, programs=64, peeled=True))
+    check(3, dtype, Tiling(keys=64, stages=2, programs=1, peeled=True))
     check(70, dtype, None)
     check(150, dtype, Tiling(queries=128, keys=64, stages=2, programs=64))
 """

@@ -108,15 +108,13 @@ def _split_kernel(
     q_stride,
     splits,
     WHOLE: tl.constexpr,
+    PEELED: tl.constexpr,
     QUANTISED: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    """Attend from one tile of queries to one split of a row's keys; the only split is the result.
-
-    Full tiles of keys are read without a mask, the rest of a row with one.
-    """
+    """Attend from a tile of queries to one split of a row's keys; an only split is the result."""
     split = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.program_id(2) // num_query_tiles
@@ -127,7 +125,9 @@ def _split_kernel(
     share = tl.cdiv(tl.cdiv(length, splits), BLOCK_L) * BLOCK_L
     start = tl.minimum(split * share, length)
     end = tl.minimum(start + share, length)
-    full_end = start + (end - start) // BLOCK_L * BLOCK_L
+    loop_end = end
+    if PEELED:
+        loop_end = start + (end - start) // BLOCK_L * BLOCK_L
     dims = tl.arange(0, SIZE)
     queries = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     valid = queries < num_queries
@@ -147,14 +147,14 @@ def _split_kernel(
     total = tl.zeros([BLOCK_P], tl.float32)
     out = tl.zeros([BLOCK_P, SIZE], tl.float32)
     unit = tl.full([], 1e-30, tl.float32)  # the smallest scale there is
-    for first in range(start, full_end, BLOCK_L):
+    for first in range(start, loop_end, BLOCK_L):
         best, total, out, unit = _attend_tile(
-            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + first, BLOCK_L, num_groups,
-            scale, best, total, out, unit, QUANTISED, False, SIZE, BLOCK_L,
+            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + first, end - first, num_groups,
+            scale, best, total, out, unit, QUANTISED, not PEELED, SIZE, BLOCK_L,
         )  # fmt: skip
-    if full_end < end:
+    if PEELED and loop_end < end:
         best, total, out, unit = _attend_tile(
-            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + full_end, end - full_end,
+            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + loop_end, end - loop_end,
             num_groups, scale, best, total, out, unit, QUANTISED, True, SIZE, BLOCK_L,
         )  # fmt: skip
     if QUANTISED:
@@ -253,6 +253,7 @@ def attend_kept(
         q_THD.stride(0),
         splits,
         WHOLE=splits == 1,
+        PEELED=tiling.peeled,
         QUANTISED=quantised,
         SIZE=size,
         BLOCK_P=block,
