@@ -22,10 +22,15 @@ MANY = ((512, 16900), (288, 16900), (128, 16900))
 """Queries and keys."""
 
 _FEW_TILINGS = {
-    torch.bfloat16: ((64, 4, 512), (64, 3, 512), (64, 4, 1024), (128, 2, 512)),
-    FLOAT8: ((128, 2, 512), (64, 3, 512), (64, 2, 1024), (128, 3, 512), (128, 2, 1024)),
+    torch.bfloat16: (
+        (64, 4, 512, False),
+        (64, 4, 512, True),
+        (64, 3, 512, True),
+        (128, 2, 512, False),
+    ),
+    FLOAT8: ((128, 2, 512, False), (128, 2, 512, True), (64, 3, 512, True), (128, 3, 512, False)),
 }
-"""Keys, stages, programs; first what is used with few queries."""
+"""Keys, stages, programs, peeled; first what is used with few queries."""
 
 _MANY_TILINGS = {
     torch.bfloat16: (
@@ -130,8 +135,8 @@ def _kernels(
 
 
 def _tilings(dtype: torch.dtype, *, few: bool) -> Iterator[Tiling]:
-    for keys, stages, programs in _FEW_TILINGS[dtype]:
-        yield Tiling(keys=keys, stages=stages, programs=programs)
+    for keys, stages, programs, peeled in _FEW_TILINGS[dtype]:
+        yield Tiling(keys=keys, stages=stages, programs=programs, peeled=peeled)
         if not few:
             break  # the first alone, for comparison
     for queries, keys, stages, warps, resident in () if few else _MANY_TILINGS[dtype]:
@@ -141,6 +146,7 @@ def _tilings(dtype: torch.dtype, *, few: bool) -> Iterator[Tiling]:
             stages=stages,
             warps=warps,
             programs=None,
+            peeled=True,
             resident=resident,
         )
 
@@ -149,7 +155,7 @@ def _describe(tiling: Tiling) -> str:
     aim = f"{tiling.resident} a processor" if tiling.programs is None else f"x{tiling.programs}"
     return (
         f"{tiling.queries} queries {tiling.keys} keys {tiling.stages} stages "
-        f"{tiling.warps} warps {aim}"
+        f"{tiling.warps} warps {aim}{' peeled' if tiling.peeled else ''}"
     )
 
 

@@ -90,8 +90,9 @@ def test_a_partial_pass_after_a_full_one_gives_the_full_ones_logits(name):
     full = session.full_pass(ids, positions, keep=True)
     torch.testing.assert_close(full, expected, rtol=1e-4, atol=1e-4)
     starts = [12, 8, 8]
-    part = session.partial_pass(ids, starts, 6, positions)
-    torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
+    for num_tokens, num_wanted in ((6, None), (9, 6)):
+        part = session.partial_pass(ids, starts, num_tokens, positions, num_wanted)
+        torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_packing_leaves_the_plain_network_and_takes_no_second_copy():

@@ -50,18 +50,61 @@ full = session.full_pass(ids, positions, keep=True)
 torch.testing.assert_close(full, expected, rtol=1e-3, atol=1e-3)
 server.graphs.enabled = True
 server.graphs.run = server.graphs.span_states
-part = session.partial_pass(ids, (13, 9, 8), 5, positions)
-torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-3)
+for num_tokens, num_wanted in ((5, None), (8, 5)):
+    part = session.partial_pass(ids, (13, 9, 8), num_tokens, positions, num_wanted)
+    torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-3)
+"""
+
+SPLIT = """
+import torch
+from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
+from opencompass_llada.modeling.inference.decode_kernel import attend_kept
+from opencompass_llada.modeling.inference.tilings import Tiling
+
+LENGTHS = (1, 130, 64, 256)  # less than a tile, a rest, one tile, whole tiles
+OFFSETS = (3, 4, 134, 198)
+
+
+def check(num_queries, dtype, tiling):
+    torch.manual_seed(0)
+    cache = KeyValueCache(num_layers=1, num_slots=460, num_heads=1, head_dim=16, dtype=dtype,
+                          device=torch.device("cpu"))
+    (layer,) = cache.layers
+    keys = torch.randn(2, 460, 1, 16) * 5 * torch.rand(2, 460, 1, 1)
+    layer.write(torch.arange(460), *keys)
+    for kept in (layer.keys_SGD, layer.values_SGD):
+        kept[:3] = kept[454:] = float("nan")  # nothing beside the rows is read
+    q = torch.randn(len(LENGTHS), num_queries, 2, 16)
+    offsets, lengths = (torch.tensor(t, dtype=torch.int32) for t in (OFFSETS, LENGTHS))
+    found = attend_kept(q.flatten(0, 1), layer.keys_SGD, layer.values_SGD, offsets, lengths,
+                        k_scales_SG=layer.key_scales_SG, v_scales_SG=layer.value_scales_SG,
+                        tiling=tiling).view_as(q)
+    k, v = layer.read(0, 460, torch.float32)
+    for row, (first, length) in enumerate(zip(OFFSETS, LENGTHS)):
+        span = slice(first, first + length)
+        weights = torch.softmax(torch.einsum("phd,sd->hps", q[row], k[span, 0]) / 4, -1)
+        expected = torch.einsum("hps,sd->phd", weights, v[span, 0])
+        error = ((found[row] - expected).norm() / expected.norm()).item()
+        assert error < (2e-3 if dtype == FLOAT8 else 1e-5), (num_queries, length, tiling, error)
+
+
+for dtype in (torch.float32, FLOAT8):
+    check(3, dtype, Tiling(keys=64, stages=2))  # more splits than tiles
+    check(3, dtype, Tiling(keys=64, stages=2, programs=64, peeled=True))
+    check(3, dtype, Tiling(keys=64, stages=2, programs=1, peeled=True))
+    check(70, dtype, None)
+    check(150, dtype, Tiling(queries=128, keys=64, stages=2, programs=64))
 """
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernels_give_the_plain_networks_logits_in_tritons_interpreter(repository_root):
+@pytest.mark.parametrize("script", [KERNELS, SPLIT], ids=["network", "attention"])
+def test_the_kernels_give_plain_pytorchs_results_in_tritons_interpreter(repository_root, script):
     paths = os.pathsep.join(
         [str(repository_root), str(repository_root / "tests"), os.environ.get("PYTHONPATH", "")]
     )
     run = subprocess.run(
-        [sys.executable, "-c", KERNELS],
+        [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},

@@ -15,6 +15,7 @@ from opencompass_llada.modeling.inference import (
     NetworkSize,
     PassOptions,
     PassServer,
+    card_budget,
     check_plan,
 )
 from opencompass_llada.sampling import SamplerConfig, sample
@@ -29,9 +30,14 @@ def llada_8b():
     return NetworkSize.of(network, torch.bfloat16)
 
 
-def plan(size, *lengths, cache=None):
+def plan(size, *lengths, cache=None, block_length=32, guided=False):
     return MemoryPlan(
-        size=size, row_lengths=lengths, block_length=32, cache_dtype=cache, mlp_chunk=16384
+        size=size,
+        row_lengths=lengths,
+        block_length=block_length,
+        cache_dtype=cache,
+        mlp_chunk=16384,
+        guided=guided,
     )
 
 
@@ -101,3 +107,34 @@ def test_the_plan_is_logged_once_for_each_size(caplog):
     plans = [r.getMessage() for r in caplog.records if "Memory plan" in r.getMessage()]
     assert len(plans) == 2
     assert "bfloat16 kept" in plans[0]
+
+
+def test_what_other_processes_hold_is_not_at_hand(monkeypatch):
+    card = torch.device("cuda", 0)
+    total, others = 80 * 10**9, 30 * 10**9
+    for own in (0, 16 * 10**9):  # before weights are loaded and after
+        monkeypatch.setattr(
+            torch.cuda, "mem_get_info", lambda device, own=own: (total - others - own, total)
+        )
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, own=own: own)
+        assert card_budget(card) == int(0.94 * (total - others))
+    assert card_budget(torch.device("cpu")) is None
+
+
+def test_guidance_counts_three_tensors_of_logits(llada_8b):
+    rows = (64,) * 16
+    tensor = 16 * 512 * 126464 * 2
+    softmax = 2 * 512 * 126464 * 8
+    alone, guided = (plan(llada_8b, *rows, block_length=512, guided=g) for g in (False, True))
+    assert alone.logit_bytes == tensor + softmax
+    assert guided.logit_bytes == 3 * tensor
+    long = [plan(llada_8b, 32800, guided=g) for g in (False, True)]
+    assert long[0].peak_bytes + 32 * 126464 * 2 == long[1].peak_bytes
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_the_sampler_says_whether_it_guides(scale):
+    server = PassServer(FastNetwork(MODELS["llada"]))
+    config = SamplerConfig(generation_length=4, block_length=4, num_steps=1, cfg_scale=scale)
+    sample(server, prompts_of((10,), seed=0), config, TOKENS, device="cpu")
+    assert server.plan.guided == (scale > 0)

@@ -117,6 +117,7 @@ def _plan_memory(request: LoadRequest, settings: SamplerSettings) -> None:
         block_length=sampler.block_length or sampler.generation_length,
         cache_dtype=sampler.cache.dtype,
         mlp_chunk=PassOptions().mlp_chunk,
+        guided=sampler.cfg_scale > 0,
     )
     plan = check_plan(plan, budget)
     logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

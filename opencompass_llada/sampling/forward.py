@@ -156,8 +156,10 @@ class GuidedForward:
         """Return the guided logits at the positions; see :class:`ForwardPolicy`."""
         conditional_BPV = self._conditional.logits(ids_BL, positions_BP)
         unconditional_BPV = self._unconditional.logits(self._hide_prompt(ids_BL), positions_BP)
-        difference_BPV = conditional_BPV - unconditional_BPV
-        return unconditional_BPV + (self._cfg_scale + 1.0) * difference_BPV
+        guided_BPV = conditional_BPV - unconditional_BPV
+        guided_BPV *= self._cfg_scale + 1.0  # in place: three tensors of logits at once, not five
+        guided_BPV += unconditional_BPV
+        return guided_BPV
 
     def _hide_prompt(self, ids_BL: Tensor) -> Tensor:
         return torch.where(self._prompt_mask_BL, self._mask_token_id, ids_BL)

@@ -24,9 +24,17 @@ class PassSession(Protocol):
         ...
 
     def partial_pass(
-        self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int, positions_BP: Tensor
+        self,
+        ids_BL: Tensor,
+        starts: Sequence[int],
+        num_tokens: int,
+        positions_BP: Tensor,
+        num_wanted: int | None = None,
     ) -> Tensor:
-        """Run a span of each row against what is kept, return logits [B, P, V]."""
+        """Run a span of each row against what is kept, return logits [B, P, V].
+
+        Only states of the ``num_wanted`` leading tokens of the span are asked for.
+        """
         ...
 
 
@@ -46,6 +54,7 @@ class PassProvider(Protocol):
         block_length: int,
         cache_dtype: str | None,
         passes: int,
+        guided: bool,
     ) -> PassSession:
         """Begin with a batch of rows of these lengths, masks included."""
         ...
@@ -69,6 +78,7 @@ class KeptForward:
         num_masks: int,
         block_length: int,
         full_passes: int,
+        guided: bool = False,
     ) -> None:
         """Open a session.
 
@@ -79,6 +89,7 @@ class KeptForward:
             num_masks: Tokens that are generated after each.
             block_length: Tokens in a block.
             full_passes: Full passes to expect.
+            guided: Whether this is one half of classifier-free guidance.
 
         Raises:
             ValueError: If a prompt is too short for a kept part before the first block.
@@ -97,6 +108,7 @@ class KeptForward:
             block_length=block_length,
             cache_dtype=options.dtype,
             passes=full_passes,
+            guided=guided,
         )
         self._num_full = 0
         self._num_partial = 0
@@ -135,7 +147,8 @@ class KeptForward:
         end = self._block_end if self._options.type == "dual" else self._num_masks
         starts = [length + self._kept_before - self._shift for length in self._prompt_lengths]
         num_tokens = end - self._kept_before + self._shift
-        return self._session.partial_pass(ids_BL, starts, num_tokens, positions_BP)
+        num_wanted = self._block_end - self._kept_before
+        return self._session.partial_pass(ids_BL, starts, num_tokens, positions_BP, num_wanted)
 
     def _refresh_is_due(self) -> bool:
         if not self._options.keeps or self._steps_since_refresh is None:

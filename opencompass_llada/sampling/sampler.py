@@ -196,6 +196,7 @@ def make_forward_policy(
                 num_masks=plan.padded_length,
                 block_length=plan.block_length,
                 full_passes=plan.num_steps if not config.cache.keeps else plan.num_blocks,
+                guided=config.cfg_scale > 0,
             )
         if config.cache.keeps:
             raise ValueError(

@@ -18,7 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from opencompass_llada.modeling.inference.tilings import Tiling, choose_splits, choose_tiling
+from opencompass_llada.modeling.inference.tilings import (
+    FEW_QUERIES,
+    Tiling,
+    choose_splits,
+    choose_tiling,
+)
 
 _LOG2_E = math.log2(math.e)
 
@@ -103,15 +108,13 @@ def _split_kernel(
     q_stride,
     splits,
     WHOLE: tl.constexpr,
+    PEELED: tl.constexpr,
     QUANTISED: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    """Attend from one tile of queries to one split of a row's keys; the only split is the result.
-
-    Full tiles of keys are read without a mask, the rest of a row with one.
-    """
+    """Attend from a tile of queries to one split of a row's keys; an only split is the result."""
     split = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.program_id(2) // num_query_tiles
@@ -122,7 +125,9 @@ def _split_kernel(
     share = tl.cdiv(tl.cdiv(length, splits), BLOCK_L) * BLOCK_L
     start = tl.minimum(split * share, length)
     end = tl.minimum(start + share, length)
-    full_end = start + (end - start) // BLOCK_L * BLOCK_L
+    loop_end = end
+    if PEELED:
+        loop_end = start + (end - start) // BLOCK_L * BLOCK_L
     dims = tl.arange(0, SIZE)
     queries = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     valid = queries < num_queries
@@ -142,14 +147,14 @@ def _split_kernel(
     total = tl.zeros([BLOCK_P], tl.float32)
     out = tl.zeros([BLOCK_P, SIZE], tl.float32)
     unit = tl.full([], 1e-30, tl.float32)  # the smallest scale there is
-    for first in range(start, full_end, BLOCK_L):
+    for first in range(start, loop_end, BLOCK_L):
         best, total, out, unit = _attend_tile(
-            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + first, BLOCK_L, num_groups,
-            scale, best, total, out, unit, QUANTISED, False, SIZE, BLOCK_L,
+            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + first, end - first, num_groups,
+            scale, best, total, out, unit, QUANTISED, not PEELED, SIZE, BLOCK_L,
         )  # fmt: skip
-    if full_end < end:
+    if PEELED and loop_end < end:
         best, total, out, unit = _attend_tile(
-            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + full_end, end - full_end,
+            q, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, offset + loop_end, end - loop_end,
             num_groups, scale, best, total, out, unit, QUANTISED, True, SIZE, BLOCK_L,
         )  # fmt: skip
     if QUANTISED:
@@ -213,16 +218,18 @@ def attend_kept(
     Returns:
         [T, H, D] in the queries' dtype.
     """
-    quantised = k_scales_SG is not None
+    quantised, dtype = k_scales_SG is not None, q_THD.dtype
     num_tokens, num_heads, size = q_THD.shape
     num_rows, num_groups = offsets_B.shape[0], k_SGD.shape[1]
     num_queries = num_tokens // num_rows
     tiling = tiling or choose_tiling(num_queries, quantised=quantised)
+    if quantised and num_queries > FEW_QUERIES:
+        q_THD = q_THD.half()  # what the kernel converts itself takes its registers
     block = min(max(triton.next_power_of_2(num_queries), 16), tiling.queries)
     query_tiles = triton.cdiv(num_queries, block)
     busy = num_heads * num_rows * query_tiles
     splits = choose_splits(tiling, busy, _processors(q_THD.device))
-    out_THD = q_THD.new_empty((num_tokens, num_heads, size))
+    out_THD = q_THD.new_empty((num_tokens, num_heads, size), dtype=dtype)
     partial, stats = out_THD, out_THD  # not touched where nothing is split
     if splits > 1:
         partial = q_THD.new_empty((num_tokens, num_heads, splits, size), dtype=torch.float32)
@@ -246,6 +253,7 @@ def attend_kept(
         q_THD.stride(0),
         splits,
         WHOLE=splits == 1,
+        PEELED=tiling.peeled,
         QUANTISED=quantised,
         SIZE=size,
         BLOCK_P=block,

@@ -1,15 +1,15 @@
 """Partial passes replayed from CUDA graphs: one launch a pass instead of hundreds.
 
-A graph is captured once for each number of rows and span length and serves every prompt length,
-since positions, slots and row lengths are read from the device. It holds the addresses of the
-cache and the rotation tables that it was captured with; a new cache needs new graphs.
+A graph is captured once for each number of rows, span length and number of states wanted, and
+serves every prompt length, since positions, slots and row lengths are read from the device. It
+holds the addresses of the cache and the rotation tables that it was captured with; a new cache
+needs new graphs.
 
-Shape suffixes: B rows, T tokens of all spans, M hidden size.
+Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -67,7 +67,7 @@ class _Captured:
 
     graph: torch.cuda.CUDAGraph
     inputs: SpanInputs
-    states_TM: Tensor
+    states_WM: Tensor
     rotation: Rotation
     span: Span | None = None
 
@@ -78,7 +78,7 @@ class _Captured:
                 getattr(self.inputs.span, field.name).copy_(getattr(inputs.span, field.name))
             self.span = inputs.span
         self.graph.replay()
-        return self.states_TM
+        return self.states_WM
 
 
 class GraphedPasses:
@@ -117,24 +117,29 @@ class GraphedPasses:
         self._captured.clear()
         self._pool = None
 
-    def run(self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation) -> Tensor:
-        """Return the states [T, M] of a partial pass; they are overwritten by the next one.
+    def run(
+        self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+    ) -> Tensor:
+        """Return states [W, M] of a partial pass; they are overwritten by the next one.
 
         Args:
             inputs: The spans.
             cache: Kept keys and values; written to.
             rotation: cos and sin.
+            num_wanted: Leading tokens of each span whose states are returned.
         """
-        table = rotation[0]
-        shape = (inputs.span.lengths_B.shape[0], inputs.ids_T.shape[0], id(cache), table.data_ptr())
+        sizes = (inputs.span.lengths_B.shape[0], inputs.ids_T.shape[0], num_wanted)
+        shape = (*sizes, id(cache), rotation[0].data_ptr())
         found = self._captured.get(shape)
         if found is None:
             if len(self._captured) >= _MOST_GRAPHS:
                 del self._captured[next(iter(self._captured))]
-            found = self._captured[shape] = self._capture(inputs, cache, rotation)
+            found = self._captured[shape] = self._capture(inputs, cache, rotation, num_wanted)
         return found.replay(inputs)
 
-    def span_states(self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation) -> Tensor:
+    def span_states(
+        self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+    ) -> Tensor:
         """Run a partial pass with the split kernel, without a graph; see `run`."""
         network = self._network
         return network.run_layers(
@@ -142,12 +147,18 @@ class GraphedPasses:
             inputs.span.positions_T,
             rotation,
             _split_attend(inputs, cache),
+            leading_places(inputs.span.lengths_B.shape[0], inputs.ids_T, num_wanted),
             keep=Keep(cache, inputs.span.slots_T),
         )
 
-    def _capture(self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation) -> _Captured:
+    def _capture(
+        self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+    ) -> _Captured:
         held = inputs.clone()
-        run: Callable[[], Tensor] = lambda: self.span_states(held, cache, rotation)  # noqa: E731
+
+        def run() -> Tensor:
+            return self.span_states(held, cache, rotation, num_wanted)
+
         stream = torch.cuda.Stream(self._network.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -155,14 +166,31 @@ class GraphedPasses:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            states_TM = run()
+            states_WM = run()
         self._pool = self._pool or graph.pool()
         logger.info(
             "Captured a graph for %d rows and %d tokens",
             held.span.lengths_B.shape[0],
             len(held.ids_T),
         )
-        return _Captured(graph=graph, inputs=held, states_TM=states_TM, rotation=rotation)
+        return _Captured(graph=graph, inputs=held, states_WM=states_WM, rotation=rotation)
+
+
+def leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | None:
+    """Return the places [W] of the leading tokens of each span; None if they are all tokens.
+
+    Two spans of 4 tokens, 2 wanted: 0, 1, 4, 5.
+
+    Args:
+        num_rows: Spans, all of one length.
+        ids_T: Tokens of all spans.
+        num_wanted: Leading tokens of each.
+    """
+    num_tokens = ids_T.shape[0] // num_rows
+    if num_wanted == num_tokens:
+        return None
+    starts_B1 = torch.arange(num_rows, device=ids_T.device)[:, None] * num_tokens
+    return (starts_B1 + torch.arange(num_wanted, device=ids_T.device)).flatten()
 
 
 def _split_attend(inputs: SpanInputs, cache: KeyValueCache) -> LayerAttend:

@@ -2,8 +2,8 @@
 
 An estimate from sizes alone: weights, kept keys and values, the activations that live at once in a
 full pass, logits and their float64 softmax. It leaves out fragmentation and libraries' own memory,
-for which `USABLE` keeps a share of the card free. ``benchmarks/inference.py`` measures the real
-peak beside it.
+for which `USABLE` keeps a share of what is free on the card. ``benchmarks/inference.py`` measures
+the real peak beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
 
 USABLE = 0.94
-"""Share of a card's memory that a plan may fill."""
+"""Share of a card's memory at hand that a plan may fill."""
 
 SLOT_STEP = 1024
 """Slots of a cache are taken in multiples of this, so that like lengths share one cache."""
@@ -82,6 +82,8 @@ class MemoryPlan:
     cache_dtype: str | None
     """``bfloat16`` (the network's own dtype), ``float8`` or None."""
     mlp_chunk: int
+    guided: bool = False
+    """Whether classifier-free guidance combines the logits of two passes."""
 
     @property
     def num_tokens(self) -> int:
@@ -118,14 +120,24 @@ class MemoryPlan:
 
     @property
     def logit_bytes(self) -> int:
-        """Bytes of the block's logits and of one row's float64 softmax."""
-        row = self.block_length * self.size.vocabulary
-        return len(self.row_lengths) * row * self.size.element_size + 2 * row * 8
+        """Bytes of the block's logits and of one row's float64 softmax.
+
+        Guidance holds three tensors of logits, of both passes and combined, before the softmax.
+        """
+        alone = self._logit_tensor_bytes + 2 * self.block_length * self.size.vocabulary * 8
+        return max(alone, 3 * self._logit_tensor_bytes) if self.guided else alone
+
+    @property
+    def _logit_tensor_bytes(self) -> int:
+        """Bytes of one pass's logits."""
+        tokens = len(self.row_lengths) * self.block_length
+        return tokens * self.size.vocabulary * self.size.element_size
 
     @property
     def peak_bytes(self) -> int:
-        """The estimate."""
-        passing = max(self.activation_bytes, self.logit_bytes)
+        """The estimate; with guidance the first pass's logits wait while the second one runs."""
+        waiting = self._logit_tensor_bytes if self.guided else 0
+        passing = max(self.activation_bytes + waiting, self.logit_bytes)
         return self.weight_bytes + self.cache_bytes + passing
 
     def describe(self) -> str:
@@ -200,9 +212,13 @@ def _changes(asked: MemoryPlan, fitting: MemoryPlan) -> str:
 def card_budget(device: torch.device) -> int | None:
     """Return the bytes of a card that a plan may fill; None where there is no card.
 
+    What other processes hold is not at hand; what this process holds is, since a plan counts the
+    weights whether they are loaded yet or not.
+
     Args:
         device: Where the network runs.
     """
     if device.type != "cuda":
         return None
-    return int(USABLE * torch.cuda.get_device_properties(device).total_memory)
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(USABLE * (free + torch.cuda.memory_reserved(device)))

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
-from opencompass_llada.modeling.inference.graphs import GraphedPasses, Span, SpanInputs
+from opencompass_llada.modeling.inference.graphs import (
+    GraphedPasses,
+    Span,
+    SpanInputs,
+    leading_places,
+)
 from opencompass_llada.modeling.inference.memory import (
     SLOT_STEP,
     MemoryPlan,
@@ -65,6 +70,7 @@ class PassServer:
         block_length: int,
         cache_dtype: str | None,
         passes: int,
+        guided: bool = False,
     ) -> Session:
         """Plan the memory of a batch and begin with it.
 
@@ -74,6 +80,7 @@ class PassServer:
             cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None keeps
                 nothing.
             passes: Full passes to come, for the choice of the attention kernel.
+            guided: Whether the logits are combined with another session's, see `MemoryPlan`.
 
         Returns:
             The session; the sessions of one server share their cache, so that one is used up
@@ -82,7 +89,7 @@ class PassServer:
         Raises:
             MemoryPlanError: If it does not fit the card; names the nearest plan that does.
         """
-        self._plan(row_lengths, block_length, cache_dtype)
+        self._plan(row_lengths, block_length, cache_dtype, guided)
         rows = PackedRows(row_lengths, self.network.device)
         cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
         return Session(self, rows, cache, passes)
@@ -92,13 +99,20 @@ class PassServer:
         self.graphs.clear()
         self._cache = None
 
-    def _plan(self, row_lengths: Sequence[int], block_length: int, cache_dtype: str | None) -> None:
+    def _plan(
+        self,
+        row_lengths: Sequence[int],
+        block_length: int,
+        cache_dtype: str | None,
+        guided: bool,
+    ) -> None:
         plan = MemoryPlan(
             size=self._size,
             row_lengths=tuple(row_lengths),
             block_length=block_length,
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.options.mlp_chunk,
+            guided=guided,
         )
         self.plan = plan
         if self._budget is None:
@@ -179,7 +193,12 @@ class Session:
 
     @torch.inference_mode()
     def partial_pass(
-        self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int, positions_BP: Tensor
+        self,
+        ids_BL: Tensor,
+        starts: Sequence[int],
+        num_tokens: int,
+        positions_BP: Tensor,
+        num_wanted: int | None = None,
     ) -> Tensor:
         """Run a span of each row against what is kept of the row.
 
@@ -188,12 +207,15 @@ class Session:
             starts: The span's first position in each row.
             num_tokens: The span's length, the same in each row.
             positions_BP: int64, positions whose tokens are predicted, by states within the span.
+            num_wanted: The leading tokens of the span within which those states lie; None for all
+                of it. The last layer computes no more queries than those.
 
         Returns:
             Logits [B, P, V].
         """
         assert self._cache is not None, "a session without a cache has full passes only"
         network = self._network
+        num_wanted = num_wanted or num_tokens
         span = self._span(tuple(starts), num_tokens)
         positions_BS = span.positions_T.view(len(starts), num_tokens)
         inputs = SpanInputs(
@@ -201,19 +223,20 @@ class Session:
             span=span,
         )
         if self._server.graphs.enabled:
-            states_TM = self._server.graphs.run(inputs, self._cache, self._rotation)
+            states_WM = self._server.graphs.run(inputs, self._cache, self._rotation, num_wanted)
         else:
-            states_TM = network.run_layers(
+            states_WM = network.run_layers(
                 network.embed(inputs.ids_T),
                 span.positions_T,
                 self._rotation,
-                self._span_attend(num_tokens, self._cache),
+                self._span_attend(num_tokens, num_wanted, self._cache),
+                leading_places(len(starts), inputs.ids_T, num_wanted),
                 keep=Keep(self._cache, span.slots_T),
             )
-        states_BSM = states_TM.view(len(starts), num_tokens, -1)
+        states_BWM = states_WM.view(len(starts), num_wanted, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
-        wanted = local_BP[..., None].expand(-1, -1, states_BSM.shape[-1])
-        return network.head(states_BSM.gather(1, wanted))
+        asked = local_BP[..., None].expand(-1, -1, states_BWM.shape[-1])
+        return network.head(states_BWM.gather(1, asked))
 
     def _span(self, starts: tuple[int, ...], num_tokens: int) -> Span:
         """Return where a span stands; made once, since putting host numbers on a device waits."""
@@ -244,13 +267,14 @@ class Session:
 
         return attend
 
-    def _span_attend(self, num_tokens: int, cache: KeyValueCache) -> LayerAttend:
+    def _span_attend(self, num_tokens: int, num_wanted: int, cache: KeyValueCache) -> LayerAttend:
         """Return attention over the kept keys with PyTorch's own kernels, row by row."""
         rows, network = self._rows, self._network
+        last = len(network.layers) - 1
 
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
             kept_k, kept_v = cache.layers[index].read(0, rows.num_tokens, network.dtype)
-            lengths = (num_tokens,) * len(rows.lengths)
+            lengths = (num_tokens if index < last else num_wanted,) * len(rows.lengths)
             return attend_rows(q_THD, kept_k, kept_v, lengths, rows.lengths, lambda p, s: None)
 
         return attend

@@ -30,6 +30,9 @@ class Tiling:
     programs: int | None = 512
     """Programs to aim for over all splits; None fills the processors in whole waves."""
 
+    peeled: bool = False
+    """Read full tiles without a mask and the rest apart: less work, and more registers."""
+
     resident: int = 1
     """Programs that a processor runs at once; read where ``programs`` is None."""
 
@@ -40,16 +43,16 @@ FEW_QUERIES = 64
 TILINGS = {
     "16 bit": Tiling(keys=64, stages=4),
     "float8": Tiling(keys=128, stages=2),
-    "16 bit, many": Tiling(queries=128, keys=128, stages=2, warps=8, programs=None),
-    "float8, many": Tiling(queries=128, keys=64, stages=3, warps=8, programs=None),
+    "16 bit, many": Tiling(queries=128, keys=128, stages=2, warps=8, programs=None, peeled=True),
+    "float8, many": Tiling(queries=128, keys=64, stages=3, warps=8, programs=None, peeled=True),
 }
 """The fastest of the sweep on an H100 at 32K keys and 32 queries; with many queries not yet
 measured."""
 
 _SPLITS = (1, 2, 4, 8, 16, 32, 64)
 _SPLIT_COST = 0.01
-"""Of a whole wave, what one more split costs in partial results written and combined: 8 MB twice,
-at 2.96 TB/s, beside a wave of 0.3 ms (512 queries, 16.9K keys)."""
+"""Of a whole wave, what a wave's partial results cost: 8 MB written and read at 2.96 TB/s, beside
+a wave of 0.3 ms (512 queries, 16.9K keys) with some allowance."""
 
 
 def choose_tiling(num_queries: int, *, quantised: bool) -> Tiling:
@@ -79,6 +82,7 @@ def choose_splits(tiling: Tiling, busy: int, processors: int) -> int:
     wave = tiling.resident * processors
 
     def cost(splits: int) -> float:
-        return math.ceil(busy * splits / wave) / splits + _SPLIT_COST * (splits - 1)
+        written = 0 if splits == 1 else busy * splits / wave
+        return math.ceil(busy * splits / wave) / splits + _SPLIT_COST * written
 
     return min(_SPLITS, key=cost)
