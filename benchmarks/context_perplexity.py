@@ -81,8 +81,11 @@ def measure_contexts(
         first order.
 
     Raises:
-        ValueError: If a length leaves no target, or the text is shorter than the longest.
+        ValueError: If there is one place alone, a length is shorter than the target, or the text
+            is shorter than the longest.
     """
+    if texts < 2:
+        raise ValueError(f"texts={texts} must be at least 2: one place gives no error.")
     if min(lengths) < targets:
         raise ValueError(f"lengths must be at least targets={targets}, got {min(lengths)}.")
     figures = {}
@@ -91,7 +94,7 @@ def measure_contexts(
         options = LikelihoodOptions(num_draws=draws, batch_size=rows)
         estimates = [engine.score(w[:-targets], w[-targets:], options) for w in windows]
         pooled, each = pool(estimates), [estimate.nll_per_token for estimate in estimates]
-        spread = statistics.stdev(each) / math.sqrt(texts) if texts > 1 else math.nan
+        spread = statistics.stdev(each) / math.sqrt(texts)
         figures[str(length)] = {
             "perplexity": pooled.perplexity,
             "standard_error": pooled.perplexity * spread,

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from recording import describe_run, write_record  # noqa: E402
+from study_axes import GRID, VARIANT  # noqa: E402
 from study_cell import (  # noqa: E402
     HELD_OUT,
     free_memory,
@@ -44,11 +45,6 @@ from study_prompts import prepare_sets  # noqa: E402
 from opencompass_llada.finetune.start import make_tokenizer  # noqa: E402
 from opencompass_llada.finetune.token_cache import tokenize_source  # noqa: E402
 
-#: What tells two cells apart.
-IDENTITY = (
-    *("scaling", "strategy", "method", "factor", "seed"),
-    *("planned_tokens", "learning_rate"),
-)
 #: Arguments that decide what a figure means; one record holds one value of each.
 SETTINGS = (
     *("init_from", "retrieval_share", "text", "text_field"),
@@ -73,7 +69,7 @@ def list_cells(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what tells a cell from the others."""
-    return tuple(row[name] for name in IDENTITY)
+    return tuple(row[name] for name in (*GRID, *VARIANT))
 
 
 def read_record(path: Path, settings: dict[str, Any] | None, part: str | None) -> list[dict]:

@@ -19,6 +19,7 @@ import torch
 from context_perplexity import HELD_OUT_SEED, measure_contexts, read_text
 from needle_grid import load_engine
 from recording import describe_device
+from study_axes import TRAINED
 from study_prompts import Prompt, PromptPlan, PromptSet, read_set
 
 from opencompass_llada.datasets.ruler.matching import MATCHES
@@ -30,7 +31,7 @@ from opencompass_llada.finetune.recipe_file import parse_recipe
 from opencompass_llada.finetune.recipe_parts import TextSource
 from opencompass_llada.prompting.tokenization import PromptEncoder
 
-TRAINED, TOKENS_A_STEP = 512, 131072
+TOKENS_A_STEP = 131072
 #: As tiny-llada's figures are made: blocks of 16, four tokens a step.
 BLOCK, TOKENS_A_PASS = 16, 4
 HELD_OUT = TextSource(generated_seed=HELD_OUT_SEED, num_documents=60)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
 import finetune_study  # noqa: E402
 import study_cell  # noqa: E402
 import study_prompts  # noqa: E402
+from study_axes import GRID, VARIANT  # noqa: E402
 
 MODEL = "asset:tiny-llada"
 
@@ -155,7 +156,7 @@ def record(tmp_path, name, rows, settings=None):
 
 
 def test_merging_joins_parts_and_drops_failures_mended_since(tmp_path):
-    cells = [dict.fromkeys(finetune_study.IDENTITY, 0) | {"seed": seed} for seed in range(3)]
+    cells = [dict.fromkeys((*GRID, *VARIANT), 0) | {"seed": seed} for seed in range(3)]
     failed = [cells[0] | {"error": "x"}, cells[1] | {"error": "y"}]
     good = [cells[0] | {"minutes": 1}, cells[2] | {"minutes": 3}]
     paths = [record(tmp_path, "0", failed), record(tmp_path, "1", good)]

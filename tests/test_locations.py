@@ -1,10 +1,12 @@
 """Where data sets of the hub are looked for; the hub itself cannot be reached from tests."""
 
 import json
+import sys
 
 import pytest
 from needle_data import write_needlebench
 
+from opencompass_llada.datasets.counting import MissingDataError
 from opencompass_llada.datasets.haystack import resolve_data_directory
 from opencompass_llada.datasets.longbench.reading import read_rows
 from opencompass_llada.datasets.longbench.tasks import TASKS
@@ -55,3 +57,30 @@ def test_longbench_v2_comes_from_its_repository(hub):
     (folder / "data.json").write_text(json.dumps([V2_ROW]))
     assert read_v2_rows("opencompass/longbenchv2")[0]["answer"] == "A"
     assert asked == [("THUDM/LongBench-v2", "dataset")]
+
+
+@pytest.fixture
+def no_opencompass(monkeypatch, tmp_path):
+    """Make OpenCompass unimportable; return the data cache."""
+    loaded = [name for name in sys.modules if name.partition(".")[0] in ("opencompass", "mmengine")]
+    for name in {*loaded, "opencompass", "mmengine"}:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delenv("DATASET_SOURCE", raising=False)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("path", ["data/needlebench", "./data/needlebench"])
+def test_the_cache_holds_without_opencompass(no_opencompass, path):
+    folder = write_needlebench(no_opencompass / "data/needlebench")
+    assert resolve_data_directory(path) == folder
+
+
+@pytest.mark.parametrize("path", ["data/needlebench", "opencompass/needlebench"])
+def test_missing_data_without_opencompass_says_where_it_was_looked_for(no_opencompass, path):
+    with pytest.raises(MissingDataError) as raised:
+        resolve_data_directory(path)
+    assert f"looked at {no_opencompass / path}" in str(raised.value)
+    assert "only it knows data set ids" in str(raised.value)
+    assert "path='asset:needlebench'" in str(raised.value)

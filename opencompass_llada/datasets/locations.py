@@ -17,7 +17,8 @@ def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
     Args:
         path: ``asset:NAME``, a folder or file, or a data set id (``opencompass/needlebench``),
             which goes through COMPASS_DATA_CACHE, OpenCompass's own cache and download, or the
-            hub if DATASET_SOURCE=HF.
+            hub if DATASET_SOURCE=HF. Without OpenCompass a path is looked for here and below
+            COMPASS_DATA_CACHE, and nothing is downloaded.
         benchmark: Its name, for the error; in lower case the doctor's name of it.
         how_to_get: What to do where there is no data, for the error.
 
@@ -35,6 +36,8 @@ def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
             location = _expected_location(path)
             first_line = str(error).partition("\n")[0][:200]
             reason = f"OpenCompass: {type(error).__name__}: {first_line}"
+            if isinstance(error, ImportError):
+                reason += "; only it knows data set ids and downloads them, without it give a path"
     if not location.exists():
         cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
         raise MissingDataError(
@@ -58,8 +61,14 @@ def opencompass_location(path: str) -> Path:
 
 
 def _expected_location(path: str) -> Path:
-    """Return where OpenCompass looks for a data set id before it downloads it."""
-    from opencompass.utils.datasets_info import DATASETS_MAPPING
+    """Return where OpenCompass looks for a data set id before it downloads it.
 
-    local = DATASETS_MAPPING.get(path, {}).get("local", path)
+    Without OpenCompass the same for a path, which it joins to its cache alike.
+    """
+    try:
+        from opencompass.utils.datasets_info import DATASETS_MAPPING
+    except ImportError:
+        local = path
+    else:
+        local = DATASETS_MAPPING.get(path, {}).get("local", path)
     return Path(os.environ.get("COMPASS_DATA_CACHE", ""), local)

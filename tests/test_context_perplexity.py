@@ -1,0 +1,84 @@
+"""Perplexity of the same target tokens over context length, of a checkpoint."""
+
+import json
+import math
+import sys
+
+import pytest
+from conftest import REPOSITORY_ROOT
+
+sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
+
+import context_perplexity  # noqa: E402
+from needle_grid import load_engine  # noqa: E402
+
+from opencompass_llada.finetune.evaluation import context_windows  # noqa: E402
+from opencompass_llada.likelihood import LikelihoodOptions  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", "none")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return load_engine("asset:tiny-llada", 16, 4, None)
+
+
+def measure(engine, lengths, **changes):
+    tokens = context_perplexity.np.array(engine[1]("A short text to score. " * 40)["input_ids"])
+    options = {"targets": 16, "texts": 3, "draws": 4, "batch_tokens": 512} | changes
+    return tokens, context_perplexity.measure_contexts(engine[0], tokens, lengths, **options)
+
+
+def test_figures_are_those_of_the_engine(engine):
+    tokens, figures = measure(engine, [32, 128])
+    assert list(figures) == ["32", "128"]
+    for length, windows in context_windows(tokens, [32, 128], 3).items():
+        scores = [
+            engine[0].score(window[:-16], window[-16:], LikelihoodOptions(num_draws=4))
+            for window in windows
+        ]
+        mean = sum(score.nll_per_token for score in scores) / 3
+        found = figures[str(length)]
+        assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
+        variance = sum((score.nll_per_token - mean) ** 2 for score in scores) / 2 / 3
+        expected = math.exp(mean) * math.sqrt(variance)
+        assert found["standard_error"] == pytest.approx(expected, rel=1e-3)
+        assert found["masks_standard_error"] > 0
+
+
+def test_batches_change_nothing(engine):
+    _, together = measure(engine, [64], batch_tokens=4096)
+    _, alone = measure(engine, [64], batch_tokens=1)
+    for name, value in alone["64"].items():
+        assert together["64"][name] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "changes", "message"),
+    [
+        ([8], {}, "lengths must be at least targets=16, got 8"),
+        ([10**6], {}, "lengths ask for 1000000 tokens"),
+        ([64], {"texts": 1}, "texts=1 must be at least 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(engine, lengths, changes, message):
+    with pytest.raises(ValueError, match=message):
+        measure(engine, lengths, **changes)
+
+
+@pytest.mark.parametrize("model", ["tiny-llada", "tiny-ar"])
+def test_the_command_writes_a_record(tmp_path, monkeypatch, model):
+    for name in ("opencompass", "mmengine"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "text.txt").write_text("The rain fell on the old town all day. " * 30)
+    sizes = ["--lengths", "32", "64", "--targets", "8", "--texts", "2", "--draws", "4"]
+    text = ["--text", str(tmp_path / "*.txt"), "--record", str(tmp_path / "record.json")]
+    context_perplexity.main([f"asset:{model}", *sizes, *text])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert set(record["perplexity"]) == {"32", "64"}
+    assert all(figures["perplexity"] > 1 for figures in record["perplexity"].values())
+    assert (record["perplexity"]["32"]["masks_standard_error"] == 0) == (model == "tiny-ar")
+    assert record["versions"]["torch"]

@@ -1,0 +1,111 @@
+"""Table and figure of the study of post-training, on a small made-up record."""
+
+import json
+import sys
+
+import pytest
+from conftest import REPOSITORY_ROOT
+
+sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
+
+import finetune_study_report as report  # noqa: E402
+
+
+def row(scaling="none", seed=0, needle=50.0, **changes):
+    ruler = {"niah_single_1": 40.0, "niah_single_2": 60.0, "vt": 0.0, "cwe": None}
+    return {
+        **{"scaling": scaling, "strategy": "eod", "method": "full", "factor": 4, "seed": seed},
+        **{"planned_tokens": 60_000_000, "learning_rate": 1e-3, "minutes": 8.0, "processes": 4},
+        "needle": {
+            "512": {"0": 100.0, "100": 90.0},
+            "2048": {"0": needle, "100": needle - 10},
+            "4096": {"0": 0.0, "100": 1.0},
+        },
+        "ruler": {"512": ruler, "2048": ruler},
+        "perplexity": {str(length): {"perplexity": length / 100} for length in (512, 2048, 4096)},
+        **changes,
+    }
+
+
+def cells_of(table):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def write(tmp_path, rows):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"rows": rows}))
+    return path
+
+
+def test_means_and_ranges_over_seeds():
+    rows = [row("ntk", 1, needle=70.0), row("ntk"), row("none")]
+    alone, several = cells_of(report.make_table(rows))
+    assert (alone["scaling"], several["scaling"]) == ("none", "ntk")
+    assert (alone["seeds"], several["seeds"]) == ("1", "2")
+    assert alone["needle 512"] == "95.0"
+    assert several["needle target"] == "55.0 (45.0 to 65.0)"
+    assert several["lowest depth, target"] == "50 (40 to 60)"
+    assert alone["needle 2 x target"] == "0.5"
+    assert alone["RULER target"] == "50.0"
+    assert [alone[f"perplexity {name}"] for name in ("512", "target", "2 x target")] == [
+        *("5.1", "20.5", "41.0")
+    ]
+    assert alone["GPU minutes"] == "2.00"
+
+
+def test_failed_cells_are_said_and_never_averaged(tmp_path, capsys):
+    failed = {"error": "RuntimeError: no memory", "needle": None}
+    rows = [row(), row(seed=1) | failed, row("ntk") | failed, row("ntk", 1) | failed]
+    some, none = cells_of(report.make_table(rows))
+    assert (some["seeds"], some["needle target"]) == ("2, 1 failed", "45.0")
+    assert (none["seeds"], none["needle target"]) == ("2, 2 failed", "failed")
+    report.main([str(write(tmp_path, rows))])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("failed: scaling") for line in lines) == 3
+
+
+def test_a_missing_cell_is_named(tmp_path, capsys):
+    path = write(tmp_path, [row(), row(seed=1), row("ntk")])
+    with pytest.raises(
+        SystemExit, match="scaling ntk, strategy eod, method full, factor 4, seed 1"
+    ):
+        report.main([str(path)])
+    assert capsys.readouterr().out == ""
+    report.main([str(path), "--partial"])
+    assert "not run: scaling ntk" in capsys.readouterr().out
+
+
+def test_an_empty_record_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match="holds 0 cells"):
+        report.main([str(write(tmp_path, []))])
+
+
+def test_a_missing_figure_is_named():
+    whole = row()
+    del whole["needle"]["4096"]
+    with pytest.raises(ValueError, match="seed 0 has no 'needle 2 x target': '4096'"):
+        report.make_table([whole])
+    whole = row()
+    whole["ruler"]["512"] = {"niah_single_1": None}
+    with pytest.raises(ValueError, match="has no 'RULER 512'.* lacks niah_single_1"):
+        report.make_table([whole])
+
+
+def test_variants_of_a_cell_are_rows_of_their_own():
+    rows = [row(), row(planned_tokens=30_000_000)]
+    table = cells_of(report.make_table(rows))
+    assert {line["method"] for line in table} == {
+        *("full, 60M tokens, rate 0.001", "full, 30M tokens, rate 0.001")
+    }
+
+
+@pytest.mark.parametrize("factor", [1, 30])
+def test_the_figure_is_drawn(tmp_path, factor):
+    pytest.importorskip("matplotlib")
+    other = row("diffusion_ntk")
+    for figures in other["perplexity"].values():
+        figures["perplexity"] *= factor
+    path = write(tmp_path, [row(), other, row("ntk") | {"error": "x"}])
+    report.main([str(path), "--plot", str(tmp_path / "images/study.png")])
+    assert (tmp_path / "images/study.png").read_bytes().startswith(b"\x89PNG")
