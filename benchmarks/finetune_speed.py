@@ -51,7 +51,7 @@ LORA = {"lora": {"rank": 64}, "keep_attention": True}
 BFLOAT16 = {"parameter_dtype": "bfloat16"}
 #: Case -> (row length, document length, changes of the recipe). Ranks share each row.
 CASES: dict[str, tuple[int, int | None, dict[str, Any]]] = {
-    "lora_32k": (32 * K, None, LORA),
+    "lora_32k": (32 * K, None, {**LORA, "mlp_tile": None}),
     "lora_64k": (64 * K, None, LORA),
     "lora_128k_offloaded": (
         128 * K,
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[int, int | None, dict[str, Any]]] = {
     "adaptive_64k_short": (64 * K, 2 * K, {**LORA, "strategy": "adaptive"}),
     "full_fp32_8k": (8 * K, None, {"keep_attention": True}),
     "full_fp32_16k": (16 * K, None, {}),
-    "full_bf16_32k": (32 * K, None, {**BFLOAT16, "keep_attention": True}),
+    "full_bf16_32k": (32 * K, None, {**BFLOAT16, "keep_attention": True, "mlp_tile": None}),
     "full_bf16_64k": (64 * K, None, {**BFLOAT16, "keep_attention": True}),
     "full_bf16_128k": (128 * K, None, BFLOAT16),
 }

@@ -81,7 +81,8 @@ def _one_call_each(q_BHLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, spans: Sequen
             *(_in_line(x).split(list(spans)) for x in (q_BHLD, k_BGLD, v_BGLD)), strict=True
         )
     ]
-    return torch.cat(parts).unflatten(0, (q_BHLD.shape[0], -1)).transpose(1, 2)
+    out_THD = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out_THD.unflatten(0, (q_BHLD.shape[0], -1)).transpose(1, 2)
 
 
 def _attend_document(q_LHD: Tensor, k_LGD: Tensor, v_LGD: Tensor) -> Tensor:

@@ -68,7 +68,9 @@ class TrainingNetwork(nn.Module):
     def _compile(self) -> None:
         """Compile the whole network, or where blocks are run one by one the parts around attention.
 
-        Attention over documents stays as it is: its bounds change with every batch.
+        Attention over documents stays as it is: its bounds change with every batch. So does the
+        MLP's last product, which a block that is computed again then leaves out (nothing saved
+        for the backward pass comes after it); compiled code runs as a whole.
         """
         recipe = self._recipe
         by_block = (
@@ -81,7 +83,8 @@ class TrainingNetwork(nn.Module):
             self._whole = torch.compile(self._run_whole, dynamic=False)
             return
         for block in cast(BidirectionalNetwork, self.model).blocks:
-            for name in ("queries", "keys_values", "add_attention", "add_mlp"):
+            mlp = "inner_states" if recipe.mlp_tile is None else "add_mlp"
+            for name in ("attention_inputs", "add_attention", mlp):
                 setattr(block, name, torch.compile(getattr(block, name)))
 
     def _run_whole(self, input_ids_BL: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from opencompass_llada.finetune.packed_text import PackedRow, PackedText
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase
 from opencompass_llada.finetune.retrieval import RetrievalRows
+from opencompass_llada.finetune.stopping import ignore_signals
 from opencompass_llada.finetune.windows import TokenWindows
 
 Batch = dict[str, Any]
@@ -209,6 +210,7 @@ def row_loader(
         sampler=_Places(phase, first_step, rank, num_ranks),
         num_workers=num_workers,
         collate_fn=collate,
+        worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=8 if num_workers else None,
     )

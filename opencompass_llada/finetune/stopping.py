@@ -8,6 +8,18 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def ignore_signals(worker: int = 0) -> None:
+    """Let a process that makes rows live until its trainer, which gets the same signal, has saved.
+
+    Slurm and terminals signal all processes of a job. A worker ends when its trainer does.
+
+    Args:
+        worker: Its number, as DataLoader passes it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """A context in which a signal sets a flag instead of ending the process.
 

@@ -90,13 +90,21 @@ class Block(nn.Module):
         Returns:
             The new residual stream, [B, L, M] or [B, P, M].
         """
+        q_BHPD, k_BGLD, v_BGLD = self.attention_inputs(x_BLM, rotation, positions_BP)
+        if positions_BP is not None:
+            x_BLM = take(x_BLM, positions_BP)
+        return self.add_mlp(self.add_attention(x_BLM, attend(q_BHPD, k_BGLD, v_BGLD)))
+
+    def attention_inputs(
+        self, x_BLM: Tensor, rotation: Rotation, positions_BP: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [B, H, P, D] of the positions asked for, keys and values of all."""
         h_BLM = self.parts.attention_norm(x_BLM)
         k_BGLD, v_BGLD = self.keys_values(h_BLM, rotation)
         if positions_BP is not None:
-            x_BLM, h_BLM = take(x_BLM, positions_BP), take(h_BLM, positions_BP)
+            h_BLM = take(h_BLM, positions_BP)
             rotation = rotation_at(rotation, positions_BP)
-        out_BHPD = attend(self.queries(h_BLM, rotation), k_BGLD, v_BGLD)
-        return self.add_mlp(self.add_attention(x_BLM, out_BHPD))
+        return self.queries(h_BLM, rotation), k_BGLD, v_BGLD
 
     def queries(self, h_BPM: Tensor, rotation: Rotation) -> Tensor:
         """Return the rotated queries [B, H, P, D] of normalised states."""
@@ -113,9 +121,13 @@ class Block(nn.Module):
 
     def add_mlp(self, x_BPM: Tensor) -> Tensor:
         """Add the gated MLP of the normalised states to the residual stream."""
+        return x_BPM + self.parts.down(self.inner_states(x_BPM))
+
+    def inner_states(self, x_BPM: Tensor) -> Tensor:
+        """Return the gated MLP's inner states of the residual stream."""
         parts = self.parts
         h_BPM = parts.mlp_norm(x_BPM)
-        return x_BPM + parts.down(F.silu(parts.gate(h_BPM)) * parts.up(h_BPM))
+        return F.silu(parts.gate(h_BPM)) * parts.up(h_BPM)
 
     def _heads(self, x_BLM: Tensor) -> Tensor:
         return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
