@@ -47,7 +47,7 @@ from opencompass_llada.finetune.token_cache import tokenize_source  # noqa: E402
 
 #: Arguments that decide what a figure means; one record holds one value of each.
 SETTINGS = (
-    *("init_from", "retrieval_share", "text", "text_field"),
+    *("init_from", "retrieval_share", "continuation_share", "text", "text_field"),
     *("samples", "far_samples", "ruler_samples", "tiny"),
 )
 
@@ -192,6 +192,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--lora-learning-rate", type=float, default=3e-3)
     parser.add_argument("--retrieval-share", type=float, default=0.5)
+    parser.add_argument("--continuation-share", type=float, default=0.25)
     parser.add_argument("--text", nargs="*", default=[], help="globs of more training text")
     parser.add_argument("--text-field", default="text")
     parser.add_argument("--samples", type=int, default=40, help="needle samples a depth")

@@ -88,6 +88,7 @@ def make_recipe(cell: dict[str, Any], folder: Path, given: argparse.Namespace) -
             "cache_dir": str(given.prompts / "tokens"),
             "phases": [{"sequence_length": length, "num_steps": steps, "rows_per_step": rows}],
             "retrieval_share": given.retrieval_share,
+            "continuation_share": given.continuation_share,
             "learning_rate": cell["learning_rate"],
             "warmup_steps": min(100, steps // 10),
             "num_workers": 0 if given.tiny else given.num_workers,
