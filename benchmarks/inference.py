@@ -234,7 +234,7 @@ class Bench:
     def run(self, shapes: tuple[Shape, ...]) -> None:
         """Run all parts, those that matter most first."""
         self.part("ceilings", self.ceilings)
-        self.part("kernels", lambda: check_kernels(self.device, quick=self.quick))
+        self.part("kernels", lambda: check_kernels(self.device))
         self.part("baselines", lambda: self.baselines(shapes))
         for shape in shapes:
             if f"floor {shape.prompt}" not in self.record:

@@ -33,22 +33,19 @@ SHAPES = ((32, 5000), (64, 300), (100, 70), (200, 4100), (288, 16931), (512, 169
 """Queries and keys that the split kernel is checked with: few, many, no whole tiles."""
 
 
-def check_kernels(device: torch.device, *, quick: bool) -> dict[str, Any]:
+def check_kernels(device: torch.device) -> dict[str, Any]:
     """Compare the fused operations with the plain ones, and attention with float32's.
 
     Args:
         device: Where.
-        quick: Leave the sweep out.
 
     Returns:
-        Relative errors, and seconds of the split kernel for each tiling.
+        Relative errors.
     """
     if kernels_fit(device, 128) is not None:
         return {"skipped": kernels_fit(device, 128)}
     found = _elementwise_errors(device)
     found.update(attention_errors(device, SHAPES))
-    if not quick:
-        found["sweep"] = sweep_tilings(device)
     return found
 
 
