@@ -62,8 +62,9 @@ llama_generation = dict(
 )
 # RULER's answers in tiny-llada's tokens, six samples a task counted: a uuid takes 32 to 37, four
 # values 35, ten common words 35 to 48 with commas, so that 32 tokens cut nearly all of them short.
-# 48 holds these and is three blocks of 16; ten numbered words, up to 70, it does not hold. Tasks
-# for which RULER itself keeps less than 48 get that: `ruler_patches.ruler.embedded_cells`.
+# 48 holds these and is three blocks of 16. It does not hold ten numbered words, up to 70, and
+# tiny-llada does number them. Tasks for which RULER itself keeps less than 48 get that:
+# `ruler_patches.ruler.embedded_cells`.
 tiny_ruler_tokens = 48
 # For speed on two cores: four tokens a step.
 tiny_generation = dict(

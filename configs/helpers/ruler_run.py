@@ -42,9 +42,9 @@ ruler_table = dict(
 paper_generation = longllada_generation["ruler"]["max_out_len"]
 paper_samples = 100
 longllada_lengths = (4096, 8192, 16384)
-# What keeps the embedded run at some three minutes on two cores: the tiny models' answers, just as
-# long as the tasks need and four tokens a step, and few samples. Variable tracking, with 30 tokens
-# in two blocks, takes as many steps.
+# What keeps the embedded run at minutes on two cores: the tiny models' answers, shorter than the
+# papers' and four tokens a step, and few samples. Variable tracking, with 30 tokens in two blocks,
+# takes as many steps.
 embedded_answer = tiny_generation["ruler"]
 embedded_samples = 3
 
