@@ -107,17 +107,40 @@ def ruler_cells(
 
 
 def embedded_cells(
-    tokenizer="asset:tiny-llada", tasks=None, num_samples=3, generation_length=32, chat=False
+    generation_length,
+    within_reserve=True,
+    lengths=None,
+    tokenizer="asset:tiny-llada",
+    tasks=None,
+    num_samples=3,
+    chat=False,
 ):
-    """List small data sets that need no data, each task from the length on that it fits."""
+    """List small data sets that need no data, with just the room that the answer takes.
+
+    Args:
+        generation_length: Tokens that the model generates.
+        within_reserve: Generate fewer where RULER keeps less room for a task: vt's 30.
+        lengths: As of `ruler_cells`; by default `embedded_lengths`, each task from the length on
+            that it fits.
+        tokenizer: As of `ruler_cells`.
+        tasks: As of `ruler_cells`.
+        num_samples: Samples a task and length.
+        chat: As of `ruler_cells`.
+    """
+    import opencompass_llada.datasets.ruler.tasks
+
+    known = opencompass_llada.datasets.ruler.tasks.TASKS
     cells = ruler_cells(
-        embedded_lengths,
+        lengths or embedded_lengths,
         tasks=tasks,
         tokenizer=tokenizer,
         num_samples=num_samples,
-        generation_length=generation_length,
         chat=chat,
         data="embedded",
-        tokens_to_generate=generation_length,
     )
-    return [cell for cell in cells if cell["length"] >= embedded_shortest.get(cell["task"], 0)]
+    for cell in cells:
+        reserve = known[cell["task"]].tokens_to_generate
+        room = min(generation_length, reserve) if within_reserve else generation_length
+        cell["tokens_to_generate"] = cell["infer_cfg"]["inferencer"]["max_out_len"] = room
+    shortest = {} if lengths else embedded_shortest
+    return [cell for cell in cells if cell["length"] >= shortest.get(cell["task"], 0)]

@@ -10,6 +10,8 @@ from opencompass.utils.run import match_cfg_file
 import opencompass_llada.assets
 from opencompass_llada.configs.helpers import model_facts, models, write_models
 from opencompass_llada.configs.helpers.model_variants import list_variants
+from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.sampling import plan_blocks
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +128,23 @@ def test_a_name_says_its_scaling(name, scaling, all_assets):
 def test_ntk_alone_holds_all_lambdas():
     configs = models.models_of_name("llada_8b_base_ntk")
     assert [c["rope_scaling"]["theta_multiplier"] for c in configs] == [4, 14, 31, 55]
+
+
+@pytest.mark.parametrize("name", ["tiny_llada", "tiny_llada_long"])
+def test_a_tiny_model_by_name_fits_answers_of_any_length(name):
+    [config] = models.models_of_name(name)
+    settings = SamplerSettings(config["sampler"])
+    for length in (16, 30, 32, 48, 64, 512):
+        assert plan_blocks(settings.for_length(length)).num_steps >= length
+
+
+def test_the_tiny_models_take_four_tokens_a_step():
+    for benchmark, new_tokens in dict(niah=16, ruler=48, longbench=32).items():
+        [llada] = models.list_model_configs(["tiny_llada"], benchmark=benchmark)
+        [twin] = models.list_model_configs(["tiny_ar"], benchmark=benchmark)
+        assert llada["max_out_len"] == twin["max_out_len"] == new_tokens
+        plan = plan_blocks(SamplerSettings(llada["sampler"]).for_length(new_tokens))
+        assert plan.padded_length == new_tokens == 4 * plan.num_steps
 
 
 def test_samplers_fit_the_kind_of_model():

@@ -10,7 +10,11 @@ import pytest
 from mmengine.config import Config
 from ruler_data import STOCK, write_ruler
 
-from opencompass_llada.datasets.ruler.tasks import TASKS, parse_spec
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.datasets.haystack import HaystackStore
+from opencompass_llada.datasets.ruler.build import build_samples
+from opencompass_llada.datasets.ruler.tasks import TASKS, RulerSpec, parse_spec
+from opencompass_llada.prompting.tokenization import load_tokenizer
 from opencompass_llada.results.group_summarizer import GroupSummarizer
 from opencompass_llada.results.groups import Line, average_group, parse_groups
 from opencompass_llada.results.table import ResultRow
@@ -119,7 +123,10 @@ def test_main_config_runs_what_needs_no_data(capsys, tmp_path):
     tasks = {dataset["task"] for dataset in cfg["datasets"]}
     assert tasks == {task for task in TASKS if not task.startswith("qa_")}
     assert {dataset["length"] for dataset in cfg["datasets"]} == {512, 1024, 2048}
-    assert {model["max_out_len"] for model in cfg["models"]} == {32}
+    assert {model["max_out_len"] for model in cfg["models"]} == {48}
+    for model in cfg["models"]:
+        assert model["sampler"] == {"block_length": 16, "num_steps": 12}
+    assert_rooms(cfg["datasets"])
     assert len(cfg["models"]) == 2
     said = capsys.readouterr().err
     assert "2 models, 60 results" in said
@@ -128,6 +135,47 @@ def test_main_config_runs_what_needs_no_data(capsys, tmp_path):
     again = parse(tmp_path / "dumped.py")
     assert [options_of(d) for d in again["datasets"]] == [options_of(d) for d in cfg["datasets"]]
     assert again["summarizer"]["groups"] == cfg["summarizer"]["groups"]
+
+
+def assert_rooms(cells):
+    """Assert that answers get 48 tokens, or what RULER keeps where that is less."""
+    rooms = {cell["task"]: cell["infer_cfg"]["inferencer"]["max_out_len"] for cell in cells}
+    assert rooms == {name: min(48, TASKS[name].tokens_to_generate) for name in rooms}
+    assert (rooms["vt"], rooms["cwe"], rooms["niah_single_3"]) == (30, 48, 48)
+    for cell in cells:
+        assert cell["tokens_to_generate"] == rooms[cell["task"]]
+
+
+def test_the_data_sets_by_name_keep_the_same_room():
+    assert_rooms(parse(ROOT / "configs/datasets/ruler_embedded.py")["ruler_datasets"])
+
+
+@pytest.mark.parametrize("given", [32, 64])
+def test_a_length_that_is_asked_for_is_taken_for_every_task(monkeypatch, given):
+    monkeypatch.setenv("LLADA_GENERATION_LENGTH", str(given))
+    cfg = parse()
+    for cell in cfg["datasets"]:
+        assert cell["infer_cfg"]["inferencer"]["max_out_len"] == given
+        assert cell["tokens_to_generate"] == given
+    for model in cfg["models"]:
+        assert model["sampler"] == {"block_length": given, "num_steps": given}
+
+
+@pytest.mark.parametrize("task", ["niah_single_3", "niah_multikey_3", "niah_multivalue"])
+def test_the_room_holds_the_answers_and_32_tokens_did_not(task):
+    checkpoint = "asset:tiny-llada"
+    spec = RulerSpec(
+        task=task, length=2048, tokenizer=checkpoint, num_samples=6, path="asset:needlebench",
+        essay_file="synthetic_en.jsonl",
+    )  # fmt: skip
+    tokenizer = load_tokenizer(resolve_path(checkpoint), {})
+    texts = [
+        " " + ", ".join(sample.answers)
+        for sample in build_samples(spec, HaystackStore().tokenizer(checkpoint))
+    ]
+    counts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    assert max(counts) <= 48
+    assert sum(count > 32 for count in counts) >= len(counts) - 1
 
 
 def test_the_papers_settings_on_real_data(monkeypatch, tmp_path):
@@ -174,7 +222,7 @@ def test_a_run_ends_in_the_table_and_a_lost_shard_in_an_error(monkeypatch, tmp_p
     monkeypatch.setenv("LLADA_TASKS", "niah_single_1,fwe")
     monkeypatch.setenv("LLADA_LENGTHS", "480")
     monkeypatch.setenv("LLADA_SCALING", "none")
-    monkeypatch.setenv("LLADA_STEPS", "2")
+    monkeypatch.setenv("LLADA_STEPS", "3")
     parse().dump(str(tmp_path / "dumped.py"))
     cfg = parse(tmp_path / "dumped.py")
     run = Config(

@@ -156,8 +156,10 @@ def models_of_name(name):
         )
     configs = list_model_configs([model], scalings, num_gpus=count_gpus())
     for config in configs:
-        # One token a step, then also for data sets with longer answers.
-        if config.get("sampler", {}).get("num_steps") == config["max_out_len"]:
+        # One token a step, then also for data sets with longer answers; and where the table's
+        # steps fit the blocks of that benchmark's answers alone.
+        steps = config.get("sampler", {}).get("num_steps")
+        if steps == config["max_out_len"] or (steps and known_models[model].get("tuned_steps")):
             config["sampler"]["num_steps"] = None
     return configs
 

@@ -8,7 +8,7 @@ from opencompass_llada.running.partitioner import PackingPartitioner
 with read_base():
     from ...ruler_patches.ruler import embedded_cells, embedded_lengths, ruler_cells
     from ...ruler_patches.ruler import sources as ruler_sources
-    from .model_facts import longllada_generation
+    from .model_facts import longllada_generation, tiny_generation
     from .models import describe_models, find_facts, list_model_configs, resolve_models
     from .models import set_sampler
     from .selection import announce as announce_settings, read_settings
@@ -23,7 +23,8 @@ ruler_table = dict(
         data="embedded (no qa tasks), ruler (where OpenCompass looks), or the folder of its files",
         tokenizer="what counts lengths: model (its own), gpt-4, or a checkpoint's path",
         prompt="base (ends in the answer prefix) or chat",
-        generation_length="tokens generated for a sample; default the papers' 64",
+        generation_length="tokens generated for a sample; default the papers' 64, or the tiny "
+        "models' on embedded data",
         block_length="tokens in a block of the sampler; default one block",
         steps="denoising steps; default one a token, as in the papers",
         batch_size="prompts at a time; default the model's",
@@ -41,11 +42,10 @@ ruler_table = dict(
 paper_generation = longllada_generation["ruler"]["max_out_len"]
 paper_samples = 100
 longllada_lengths = (4096, 8192, 16384)
-# What keeps the embedded run at some three minutes on two cores: half of the papers' answer, in
-# blocks and steps of four tokens, as tiny-llada is run on needle in a haystack.
-embedded_generation = 32
-embedded_block = 16
-embedded_steps = 8
+# What keeps the embedded run at minutes on two cores: the tiny models' answers, shorter than the
+# papers' and four tokens a step, and few samples. Variable tracking, with 30 tokens in two blocks,
+# takes as many steps.
+embedded_answer = tiny_generation["ruler"]
 embedded_samples = 3
 
 
@@ -111,7 +111,10 @@ def fill_defaults(values, sources, num_gpus):
             else ("model", "default: embedded data or a trained length below RULER's shortest")
         ),
         generation_length=(
-            (embedded_generation, "default on embedded data, for speed")
+            (
+                embedded_answer["max_out_len"],
+                "default on embedded data; less where RULER keeps less",
+            )
             if embedded
             else (paper_generation, "default: both papers'")
         ),
@@ -122,10 +125,10 @@ def fill_defaults(values, sources, num_gpus):
     )
     put_missing(values, sources, defaults)
     length = values["generation_length"]
-    if embedded and length == embedded_generation:
+    if takes_embedded_answer(values):
         sampler = dict(
-            block_length=(embedded_block, "default on embedded data"),
-            steps=(embedded_steps, "default on embedded data, for speed"),
+            block_length=(embedded_answer["block_length"], "default on embedded data"),
+            steps=(embedded_answer["num_steps"], "default on embedded data, for speed"),
         )
     else:
         sampler = dict(
@@ -138,6 +141,12 @@ def fill_defaults(values, sources, num_gpus):
         sources["lengths"] = f"default: {lengths}; vt from 1024 and cwe from 2048, where they fit"
     elif values["lengths"] is None:
         values["lengths"], sources["lengths"] = list(longllada_lengths), "default: LongLLaDA's"
+
+
+def takes_embedded_answer(values):
+    """Return whether embedded data is run with answers as long as by default."""
+    default = embedded_answer["max_out_len"]
+    return values["data"] == "embedded" and values["generation_length"] == default
 
 
 def put_missing(values, sources, defaults):
@@ -169,16 +178,14 @@ def make_cells(values, tokenizer):
         tokenizer=tokenizer,
         num_samples=values["samples"],
         generation_length=values["generation_length"],
+        lengths=values["lengths"],
         chat=values["prompt"] == "chat",
     )
     if values["data"] == "embedded":
-        if values["lengths"] is None:
-            return embedded_cells(**common)
-        room = values["generation_length"]
-        return ruler_cells(values["lengths"], data="embedded", tokens_to_generate=room, **common)
+        return embedded_cells(within_reserve=takes_embedded_answer(values), **common)
     named = values["data"] in ruler_sources
     path = ruler_sources[values["data"]]["path"] if named else values["data"]
-    cells = ruler_cells(values["lengths"], path=path, **common)
+    cells = ruler_cells(path=path, **common)
     for cell in cells:
         # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
         cell["path"] = full_path(cell)
