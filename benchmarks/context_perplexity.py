@@ -82,12 +82,18 @@ def measure_contexts(
 
     Raises:
         ValueError: If there is one place alone, a length is shorter than the target, or the text
-            is shorter than the longest.
+            is shorter than the longest or than targets apart from each other need.
     """
     if texts < 2:
         raise ValueError(f"texts={texts} must be at least 2: one place gives no error.")
     if min(lengths) < targets:
         raise ValueError(f"lengths must be at least targets={targets}, got {min(lengths)}.")
+    needed = max(lengths) + (texts - 1) * targets
+    if max(lengths) <= len(tokens) < needed:
+        raise ValueError(
+            f"the text has {len(tokens)} tokens, and {texts} targets that share none, which the "
+            f"error supposes, need {needed}; give a longer text or fewer texts."
+        )
     figures = {}
     for length, windows in context_windows(tokens, lengths, texts).items():
         rows = min(draws, max(1, batch_tokens // length))

@@ -15,7 +15,7 @@ from inference_ceilings import median_seconds
 
 from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
 from opencompass_llada.modeling.inference.attention_rule import attend_with, attention_operations
-from opencompass_llada.modeling.inference.tilings import Tiling
+from opencompass_llada.modeling.inference.tilings import TILINGS, Tiling
 
 FEW = ((32, 32768),)
 MANY = ((512, 16900), (288, 16900), (128, 16900))
@@ -23,14 +23,13 @@ MANY = ((512, 16900), (288, 16900), (128, 16900))
 
 _FEW_TILINGS = {
     torch.bfloat16: (
-        (64, 4, 512, False),
         (64, 4, 512, True),
         (64, 3, 512, True),
         (128, 2, 512, False),
     ),
-    FLOAT8: ((128, 2, 512, False), (128, 2, 512, True), (64, 3, 512, True), (128, 3, 512, False)),
+    FLOAT8: ((64, 3, 512, True), (128, 2, 512, False), (128, 2, 512, True), (128, 3, 512, False)),
 }
-"""Keys, stages, programs, peeled; first what is used with few queries."""
+"""Keys, stages, programs, peeled; beside what is used with few queries."""
 
 _MANY_TILINGS = {
     torch.bfloat16: (
@@ -135,10 +134,9 @@ def _kernels(
 
 
 def _tilings(dtype: torch.dtype, *, few: bool) -> Iterator[Tiling]:
-    for keys, stages, programs, peeled in _FEW_TILINGS[dtype]:
+    yield TILINGS["float8" if dtype == FLOAT8 else "16 bit"]  # with many queries to compare with
+    for keys, stages, programs, peeled in _FEW_TILINGS[dtype] if few else ():
         yield Tiling(keys=keys, stages=stages, programs=programs, peeled=peeled)
-        if not few:
-            break  # the first alone, for comparison
     for queries, keys, stages, warps, resident in () if few else _MANY_TILINGS[dtype]:
         yield Tiling(
             queries=queries,

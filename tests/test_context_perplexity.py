@@ -49,6 +49,15 @@ def test_figures_are_those_of_the_engine(engine):
         assert found["masks_standard_error"] > 0
 
 
+def test_windows_of_all_lengths_end_at_the_same_places():
+    tokens = context_perplexity.np.arange(1000)
+    places = context_windows(tokens, [32, 400], 4)
+    for short, long in zip(places[32], places[400], strict=True):
+        assert (len(short), len(long)) == (32, 400)
+        assert long[-32:] == short
+    assert [window[-1] for window in places[400]] == [399, 599, 799, 999]
+
+
 def test_batches_change_nothing(engine):
     _, together = measure(engine, [64], batch_tokens=4096)
     _, alone = measure(engine, [64], batch_tokens=1)
@@ -62,6 +71,7 @@ def test_batches_change_nothing(engine):
         ([8], {}, "lengths must be at least targets=16, got 8"),
         ([10**6], {}, "lengths ask for 1000000 tokens"),
         ([64], {"texts": 1}, "texts=1 must be at least 2"),
+        ([128], {"texts": 500}, "500 targets that share none, which the error supposes, need 8112"),
     ],
 )
 def test_what_cannot_be_measured_is_said(engine, lengths, changes, message):

@@ -6,6 +6,7 @@ devices and accumulation do not change what is trained on, masks included.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from opencompass_llada.finetune.packed_text import PackedRow, PackedText
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase
 from opencompass_llada.finetune.retrieval import RetrievalRows
-from opencompass_llada.finetune.stopping import ignore_signals
+from opencompass_llada.finetune.stopping import end_workers, outlive_signals
 from opencompass_llada.finetune.windows import TokenWindows
 
 Batch = dict[str, Any]
@@ -204,13 +205,16 @@ def row_loader(
     Returns:
         An iterable of batches; a step's are ``rows_per_step / num_ranks / micro_rows`` of them.
     """
+    if num_workers:
+        atexit.unregister(end_workers)  # once, and before multiprocessing's own, which waits
+        atexit.register(end_workers)
     return DataLoader(
         rows,
         batch_size=micro_rows or phase.rows_per_step // num_ranks,
         sampler=_Places(phase, first_step, rank, num_ranks),
         num_workers=num_workers,
         collate_fn=collate,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=outlive_signals,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=8 if num_workers else None,
     )

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def ignore_signals(worker: int = 0) -> None:
+def outlive_signals(worker: int = 0) -> None:
     """Let a process that makes rows live until its trainer, which gets the same signal, has saved.
 
-    Slurm and terminals signal all processes of a job. A worker ends when its trainer does.
+    Slurm and terminals signal all processes of a job. The worker ends when its trainer does, even
+    by SIGKILL and with rows that nobody takes from it (DataLoader's own worker then waits on).
 
     Args:
         worker: Its number, as DataLoader passes it.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None, "a worker has a trainer"
+    trainer.join()
+    os._exit(1)
+
+
+def end_workers() -> None:
+    """Kill the daemon processes that are left when the interpreter exits, as after an error.
+
+    Multiprocessing asks them with SIGTERM, which a worker ignores, and would wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler raises for a dead worker
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class StopRequest:

@@ -11,7 +11,9 @@ Shape suffixes: B rows, P queries a row, H query heads, G key heads, S slots, D 
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import torch
 import triton
@@ -23,6 +25,7 @@ from opencompass_llada.modeling.inference.tilings import (
     Tiling,
     choose_splits,
     choose_tiling,
+    fit_tiling,
 )
 
 _LOG2_E = math.log2(math.e)
@@ -222,10 +225,11 @@ def attend_kept(
     num_tokens, num_heads, size = q_THD.shape
     num_rows, num_groups = offsets_B.shape[0], k_SGD.shape[1]
     num_queries = num_tokens // num_rows
-    tiling = tiling or choose_tiling(num_queries, quantised=quantised)
+    if tiling is None:
+        tiling = _fitting_tiling(num_queries, k_SGD)
     if quantised and num_queries > FEW_QUERIES:
         q_THD = q_THD.half()  # what the kernel converts itself takes its registers
-    block = min(max(triton.next_power_of_2(num_queries), 16), tiling.queries)
+    block = _tile_queries(tiling, num_queries)
     query_tiles = triton.cdiv(num_queries, block)
     busy = num_heads * num_rows * query_tiles
     splits = choose_splits(tiling, busy, _processors(q_THD.device))
@@ -266,6 +270,33 @@ def attend_kept(
             partial, stats, out_THD, SPLITS=splits, SIZE=size, num_warps=2
         )
     return out_THD
+
+
+def _tile_queries(tiling: Tiling, num_queries: int) -> int:
+    return min(max(triton.next_power_of_2(num_queries), 16), tiling.queries)
+
+
+def _fitting_tiling(num_queries: int, k_SGD: Tensor) -> Tiling:
+    """Return the tiling for queries and keys on their card."""
+    key_bytes = k_SGD.element_size()
+    tiling = choose_tiling(num_queries, quantised=key_bytes == 1)
+    if k_SGD.device.type != "cuda":
+        return tiling
+    return fit_tiling(
+        tiling,
+        num_queries=_tile_queries(tiling, num_queries),
+        head_dim=k_SGD.shape[2],
+        key_bytes=key_bytes,
+        shared_memory=_shared_memory(k_SGD.device),
+    )
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that one program may have."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    utilities: Any = triton.runtime.driver.active.utils
+    return int(utilities.get_device_properties(index)["max_shared_mem"])
 
 
 def _processors(device: torch.device) -> int:

@@ -8,7 +8,7 @@ waves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,11 @@ TILINGS = {
     "16 bit, many": Tiling(queries=128, keys=128, stages=3, warps=8, programs=None, peeled=True),
     "float8, many": Tiling(queries=128, keys=64, stages=3, warps=8, programs=None, peeled=True),
 }
-"""The fastest of the sweep on an H100 (docs/experiments.md): with few queries 32 of them over 32K
-keys, with many 512, 288 and 128 over 16.9K. The first is the second fastest, by 2 %, as before."""
+"""Within 3 % of the fastest of the sweep on an H100 (docs/fast_inference.md): with few queries 32
+of them over 32K keys, with many 512, 288 and 128 over 16.9K."""
+
+_SCRATCH = 2048
+"""Bytes for barriers and reductions, about."""
 
 _SPLITS = (1, 2, 4, 8, 16, 32, 64)
 _SPLIT_COST = 0.01
@@ -64,6 +67,29 @@ def choose_tiling(num_queries: int, *, quantised: bool) -> Tiling:
     """
     dtype = "float8" if quantised else "16 bit"
     return TILINGS[dtype if num_queries <= FEW_QUERIES else f"{dtype}, many"]
+
+
+def fit_tiling(
+    tiling: Tiling, *, num_queries: int, head_dim: int, key_bytes: int, shared_memory: int
+) -> Tiling:
+    """Return the tiling with fewer stages, or fewer keys, if that is what a card's memory holds.
+
+    A stage holds a tile of keys and one of values; queries lie beside them in 16 bit. That is what
+    Triton takes on an H100 with many queries, and at most what it takes elsewhere.
+
+    Args:
+        tiling: The fastest where there is room.
+        num_queries: Queries in a tile.
+        head_dim: Head size.
+        key_bytes: Bytes of a kept number.
+        shared_memory: Bytes that one program may have.
+    """
+    room = shared_memory - 2 * num_queries * head_dim
+    for keys in (tiling.keys, tiling.keys // 2, 32):
+        for stages in range(tiling.stages, 1, -1):
+            if stages * 2 * keys * head_dim * key_bytes + _SCRATCH <= room:
+                return replace(tiling, keys=keys, stages=stages)
+    return replace(tiling, keys=min(tiling.keys, 32), stages=1)
 
 
 def choose_splits(tiling: Tiling, busy: int, processors: int) -> int:
