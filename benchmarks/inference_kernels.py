@@ -9,14 +9,13 @@ The sweep of the split kernel is in ``inference_sweep.py``.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from inference_agreement import relative_error
 from inference_sweep import kept_keys, print_sweep, split_call, sweep_tilings
-from recording import describe_run
+from recording import describe_run, write_record
 
 from opencompass_llada.modeling import LLaDAForMaskedDiffusion
 from opencompass_llada.modeling.block import RMSNorm
@@ -193,7 +192,7 @@ def _main() -> None:
         record["sweep"] = sweep_tilings(device, limit=arguments.seconds)
         print_sweep(record["sweep"])
     if arguments.record:
-        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(arguments.record, record)
 
 
 if __name__ == "__main__":

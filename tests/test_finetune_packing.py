@@ -188,7 +188,9 @@ def test_continuation_rows_are_text_rows_with_their_end_alone_masked(strategy):
 
     made = {}
     for share in (0.0, 1.0):
-        recipe = small_recipe(strategy=strategy, phases=SHORT, continuation_share=share)
+        # The phase's own share goes before the recipe's.
+        phases = [{**SHORT[0], "continuation_share": share}]
+        recipe = small_recipe(strategy=strategy, phases=phases, continuation_share=0.5)
         made[share] = batches_of(TrainingData(recipe, make_tokenizer(recipe)))
     for whole, ended in zip(made[0.0], made[1.0], strict=True):
         assert torch.equal(whole["input_ids"], ended["input_ids"])

@@ -66,6 +66,11 @@ def test_twin_differs_from_tiny_llada_in_its_objective_alone():
         ({"offload_checkpoints": True}, ["needs activation_checkpointing"]),
         ({"keep_attention": True}, ["needs activation_checkpointing"]),
         (
+            {"last_phases": [{**SHORT[0], "continuation_share": 2}]},
+            ["continuation_share=2", "0 to 1"],
+        ),
+        ({"last_phases": 3}, ["last_phases=3", "list"]),
+        (
             {
                 **{"keep_attention": True, "offload_checkpoints": True},
                 "activation_checkpointing": True,
@@ -106,7 +111,8 @@ def test_prompts_need_whole_documents():
 def test_cycles_go_through_all_phases_again():
     recipe = load_recipe(RECIPES / "tiny_long.yaml", ["cycles=3"])
     lengths = [phase.sequence_length for phase in recipe.phases]
-    assert lengths == [512, 2048, 8192, 16384] * 3
+    assert lengths == [512, 2048, 8192, 16384] * 4  # last_phases follow once
+    assert [phase.continuation_share for phase in recipe.phases] == [None] * 12 + [0.25] * 4
     with pytest.raises(ValueError, match="cycles=0 must be a whole number from 1"):
         load_recipe(RECIPES / "tiny_long.yaml", ["cycles=0"])
 

@@ -112,17 +112,3 @@ def test_one_pair_in_eight_is_trained_on():
     pairs = adjective_nouns()
     share = np.mean([is_trained_pair(pairs[rng.randrange(len(pairs))]) for _ in range(4000)])
     assert 0.10 < share < 0.15
-
-
-@pytest.mark.parametrize("style", ["prefix", "pairs", "strings"])
-def test_long_rows_ask_more(sources, style):
-    rows, _ = sources
-
-    def asked(length, **how):
-        rng = random.Random(3)
-        return max(len(answers_of(rows.make(length, rng, style=style, **how))) for _ in range(12))
-
-    # The end-of-sequence token joins the last answer.
-    assert asked(1024) <= 4
-    assert asked(8192, evaluation=True) <= 4
-    assert 8 <= asked(8192) <= 16

@@ -183,6 +183,11 @@ def _check_combinations(recipe: Recipe) -> None:
                     f"recipe: {name}={getattr(recipe, name)!r} does not work with "
                     f"objective='autoregressive', which is the small twin; it takes {needed!r}."
                 )
+        if any(phase.continuation_share for phase in recipe.phases):
+            raise ValueError(
+                "recipe phases: continuation_share does not work with objective='autoregressive', "
+                "which is the small twin; leave it out."
+            )
     if recipe.strategy == "windows" and any(source.prompt_field for source in recipe.text):
         raise ValueError(
             "recipe: prompt_field needs whole documents, which strategy='windows' cuts; use "

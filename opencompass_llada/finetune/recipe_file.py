@@ -45,7 +45,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
     Besides the recipe's fields the mapping may hold ``cycles``: how many times all phases are gone
     through, one after the other. Rows of several lengths then alternate, so that post-training to a
-    long context does not unlearn the short one.
+    long context does not unlearn the short one. ``last_phases`` follow them, once.
 
     Args:
         values: The YAML mapping.
@@ -57,7 +57,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         ValueError: For unknown or missing keys and values out of range.
     """
     values = dict(values)
-    for name, cls in (("text", TextSource), ("phases", Phase)):
+    for name, cls in (("text", TextSource), ("phases", Phase), ("last_phases", Phase)):
         items = values.get(name, ())
         if not isinstance(items, list | tuple) or not all(isinstance(i, Mapping) for i in items):
             raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
@@ -65,7 +65,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     cycles = values.pop("cycles", 1)
     if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
         raise ValueError(f"recipe: cycles={cycles!r} must be a whole number from 1.")
-    values["phases"] *= cycles
+    values["phases"] = values["phases"] * cycles + values.pop("last_phases")
     if values.get("lora") is not None:
         values["lora"] = _build(Lora, "recipe lora", values["lora"])
     if "evaluation" in values:

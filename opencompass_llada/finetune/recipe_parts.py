@@ -5,7 +5,6 @@ Each checks its own values; what concerns several of them is checked by finetune
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from opencompass_llada.synthetic.embedded import SEED
@@ -78,18 +77,23 @@ class Phase:
         sequence_length: Tokens a row.
         num_steps: Optimiser steps.
         rows_per_step: Rows of one optimiser step, over all devices.
+        continuation_share: In place of the recipe's, in this phase; None for the recipe's.
     """
 
     sequence_length: int
     num_steps: int
     rows_per_step: int
+    continuation_share: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse empty phases."""
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
+        share = self.continuation_share
+        if share is not None and (not isinstance(share, int | float) or not 0 <= share <= 1):
+            raise ValueError(f"phase: continuation_share={share!r} must be from 0 to 1.")
+        for name in ("sequence_length", "num_steps", "rows_per_step"):
+            value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"phase: {item.name}={value!r} must be a whole number from 1.")
+                raise ValueError(f"phase: {name}={value!r} must be a whole number from 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,10 @@
 """Rows that teach retrieval: text with needles in it, questions at the end, answers masked.
 
 Styles (finetune.styles): NeedleBench's own prompt, a plain question, the answer prefix alone (with
-one to four questions, more in long rows), key-value lists, copying a span of the text, copying
-random strings, and RULER's tasks (finetune.ruler_rows). Needles of the first three never have
-held-out keys; lists, strings and spans are drawn afresh each time, from all keys and all text. The
-answers are followed by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised
-fine-tuning pads.
+one to four questions), key-value lists, copying a span of the text, copying random strings, and
+RULER's tasks (finetune.ruler_rows). Needles of the first three never have held-out keys; lists,
+strings and spans are drawn afresh each time, from all keys and all text. The answers are followed
+by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised fine-tuning pads.
 """
 
 from __future__ import annotations
@@ -31,17 +30,6 @@ from opencompass_llada.synthetic.needles import (
 
 _NUM_NEEDLES = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 _LONG_VALUE_SHARE = 0.3
-
-
-_FEW_ASKED = 4
-
-
-def _most_asked(length: int, evaluation: bool) -> int:
-    """Return how many questions a row may end in: four, in training more above 2,048 tokens.
-
-    A step holds few long rows; with one answer each they teach little.
-    """
-    return _FEW_ASKED if evaluation else max(_FEW_ASKED, length // 512)
 
 
 class RetrievalRows:
@@ -102,10 +90,8 @@ class RetrievalRows:
             pieces, length, rng, lambda count: self._windows.draw(count, rng), self._eos
         )
 
-    def _needles(
-        self, rng: random.Random, evaluation: bool, most: int = 8, count: int | None = None
-    ) -> list[Needle]:
-        count = count or min(rng.choice(_NUM_NEEDLES), most)
+    def _needles(self, rng: random.Random, evaluation: bool, most: int = 8) -> list[Needle]:
+        count = min(rng.choice(_NUM_NEEDLES), most)
         families = rng.choices(list(FAMILIES), k=count)
         if rng.random() < 0.5:
             families = families[:1] * count
@@ -154,11 +140,8 @@ class RetrievalRows:
         )
 
     def _prefix(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
-        most = _most_asked(length, evaluation)
-        needles = self._needles(
-            rng, evaluation, count=None if most == _FEW_ASKED else rng.randint(1, most)
-        )
-        asked = needles[: rng.randint(1, most)]
+        needles = self._needles(rng, evaluation)
+        asked = needles[: rng.randint(1, 4)]
         queries = [
             (self._encode(f"\n{needle.answer_prefix}"), self._answer(needle)) for needle in asked
         ]
@@ -168,17 +151,16 @@ class RetrievalRows:
         pairs: dict[str, str] = {}
         for _ in range(rng.randint(2, max(3, length // 24))):
             pairs.setdefault(fill(rng.choice(KEYS), rng), fill(rng.choice(VALUES), rng))
-        return self._list(pairs, _most_asked(length, evaluation), rng)
+        return self._list(pairs, rng)
 
     def _strings(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
         pairs: dict[str, str] = {}
-        most = _most_asked(length, evaluation)
-        for _ in range(rng.choice((1, 2, 4, 8)) if most == _FEW_ASKED else rng.randint(1, most)):
+        for _ in range(rng.choice((1, 2, 4, 8))):
             pairs.setdefault(fill(rng.choice(KEYS), rng), draw_string(rng))
-        return self._list(pairs, most, rng)
+        return self._list(pairs, rng)
 
-    def _list(self, pairs: Mapping[str, str], most: int, rng: random.Random) -> Pieces:
-        asked = rng.sample(list(pairs), k=min(len(pairs), rng.randint(1, most)))
+    def _list(self, pairs: Mapping[str, str], rng: random.Random) -> Pieces:
+        asked = rng.sample(list(pairs), k=min(len(pairs), rng.randint(1, 4)))
         order = rng.sample(list(pairs), k=len(pairs))
         return Pieces(
             facts=[self._encode(f"\n{key}: {pairs[key]}.") for key in order],

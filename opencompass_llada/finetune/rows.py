@@ -99,7 +99,8 @@ class TrainingRows(Dataset):
 
     def _text(self, number: int, rng: random.Random) -> PackedRow:
         """Return text row ``number`` of this length."""
-        length, share = self._phase.sequence_length, self._recipe.continuation_share
+        length, share = self._phase.sequence_length, self._phase.continuation_share
+        share = self._recipe.continuation_share if share is None else share
         if self._packed is not None:
             row = self._packed.row(number)
         else:

@@ -147,7 +147,9 @@ class KeptForward:
         end = self._block_end if self._options.type == "dual" else self._num_masks
         starts = [length + self._kept_before - self._shift for length in self._prompt_lengths]
         num_tokens = end - self._kept_before + self._shift
-        num_wanted = self._block_end - self._kept_before
+        # One span serves all blocks of a prompt that is never refreshed: one graph, too.
+        whole = self._options.type == "prompt" and self._options.refresh == "never"
+        num_wanted = None if whole else self._block_end - self._kept_before
         return self._session.partial_pass(ids_BL, starts, num_tokens, positions_BP, num_wanted)
 
     def _refresh_is_due(self) -> bool:
