@@ -75,7 +75,7 @@ def split_call(
         num_keys: Its keys.
         tiling: How the work is cut; None for the kernel's own choice.
     """
-    from opencompass_llada.modeling.inference.decode_kernel import attend_kept
+    from opencompass_llada.modeling.inference.kept_attention import attend_kept
 
     layer, device = cache.layers[0], q.device
     offsets = torch.tensor([first], dtype=torch.int32, device=device)

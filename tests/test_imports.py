@@ -31,7 +31,11 @@ LAYERS = [
 # Parts beside that ladder; those that may import the host are named with it.
 BESIDE = {"assets", "synthetic", "datasets", "finetune", "results", "doctor", "cli", "fidelity"}
 # Kernels for CUDA, imported only where Triton is.
-NEEDS_TRITON = {"modeling.inference.kernels", "modeling.inference.decode_kernel"}
+NEEDS_TRITON = {
+    "modeling.inference.kernels",
+    "modeling.inference.decode_kernel",
+    "modeling.inference.kept_attention",
+}
 HOST_ALLOWED = {
     *("wrapper", "chat_prompts", "registry", "running", "datasets", "results.summarizer"),
     "results.side_by_side_summarizer",

@@ -58,7 +58,7 @@ for num_tokens, num_wanted in ((5, None), (8, 5)):
 SPLIT = """
 import torch
 from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
-from opencompass_llada.modeling.inference.decode_kernel import attend_kept
+from opencompass_llada.modeling.inference.kept_attention import attend_kept
 from opencompass_llada.modeling.inference.tilings import Tiling
 
 LENGTHS = (1, 130, 64, 256)  # less than a tile, a rest, one tile, whole tiles

@@ -194,7 +194,7 @@ def leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | No
 
 
 def _split_attend(inputs: SpanInputs, cache: KeyValueCache) -> LayerAttend:
-    from opencompass_llada.modeling.inference.decode_kernel import attend_kept
+    from opencompass_llada.modeling.inference.kept_attention import attend_kept
 
     def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
         layer = cache.layers[index]
