@@ -92,7 +92,7 @@ def make_recipe(cell: dict[str, Any], folder: Path, given: argparse.Namespace) -
             "learning_rate": cell["learning_rate"],
             "warmup_steps": min(100, steps // 10),
             "num_workers": 0 if given.tiny else given.num_workers,
-            "compile": not given.tiny and cell["strategy"] != "adaptive",
+            "compile": not given.tiny,
             "probe_every": 10**6,
             "keep_last": 1,
             "seed": cell["seed"],
