@@ -7,9 +7,9 @@
     python benchmarks/finetune_study.py --merge study_*.json --record study.json
 
 Each cell post-trains tiny-llada (512 tokens) to 512 x factor tokens on the same number of tokens
-and measures: needle in the embedded haystack by depth and RULER's tasks at 512, half the target and
-the target, needle at twice the target, perplexity of the same target tokens by context length (512
-is the short-context loss), and minutes. Cells that the record holds are not run again, failed ones
+and measures: needle in the embedded haystack by depth at 512, half the target, the target and twice
+that, RULER's tasks at 512 and the target, perplexity of the same target tokens by context length
+(512 is the short-context loss), and minutes. Cells that the record holds are not run again, failed ones
 are. ``finetune_study_report.py`` makes tables of the record; ``--tiny`` proves this on a CPU.
 """
 
@@ -48,7 +48,7 @@ from opencompass_llada.finetune.token_cache import tokenize_source  # noqa: E402
 #: Arguments that decide what a figure means; one record holds one value of each.
 SETTINGS = (
     *("init_from", "retrieval_share", "continuation_share", "text", "text_field"),
-    *("samples", "far_samples", "ruler_samples", "tiny"),
+    *("samples", "far_samples", "ruler_samples", "draws", "tiny"),
 )
 
 
@@ -198,6 +198,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=40, help="needle samples a depth")
     parser.add_argument("--far-samples", type=int, help="of them at twice the target")
     parser.add_argument("--ruler-samples", type=int, default=25, help="samples a task; 0 for none")
+    parser.add_argument("--draws", type=int, default=8, help="masks drawn at each text's target")
     parser.add_argument("--prompts", type=Path, default=Path("study_prompts"), help="folder kept")
     parser.add_argument("--only-prompts", action="store_true", help="fill the folder and end")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")

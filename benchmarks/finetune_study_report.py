@@ -75,14 +75,20 @@ SCALINGS = ("none", "ntk", "diffusion_ntk")
 
 
 def missing_cells(rows: Sequence[Row]) -> list[str]:
-    """Return the cells of the rows' own grid that have no row, in words."""
-    values = [sorted({row[name] for row in rows}, key=str) for name in GRID]
-    present = {tuple(row[name] for name in GRID) for row in rows}
-    return [
-        ", ".join(f"{name} {value}" for name, value in zip(GRID, cell, strict=True))
-        for cell in itertools.product(*values)
-        if cell not in present
-    ]
+    """Return the cells that have no row, in words, of each method's own grid.
+
+    A grid is all combinations of what its rows hold: adapters may have fewer scalings.
+    """
+    missing = []
+    for method in sorted({row["method"] for row in rows}):
+        present = {tuple(row[n] for n in GRID) for row in rows if row["method"] == method}
+        values = [sorted(set(held), key=str) for held in zip(*present, strict=True)]
+        missing += [
+            ", ".join(f"{name} {value}" for name, value in zip(GRID, cell, strict=True))
+            for cell in itertools.product(*values)
+            if cell not in present
+        ]
+    return missing
 
 
 def group_seeds(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
