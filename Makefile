@@ -82,8 +82,10 @@ model-configs: install
 tiny-models: install
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_pretrain.yaml num_workers=$(WORKERS)
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long.yaml num_workers=$(WORKERS) \
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_first.yaml num_workers=$(WORKERS) \
 	  init_from=checkpoints/tiny-llada/final
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_second.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long.yaml num_workers=$(WORKERS)
 
 wheel: install
 	rm -rf build

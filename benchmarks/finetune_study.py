@@ -9,8 +9,8 @@
 Each cell post-trains tiny-llada (512 tokens) to 512 x factor tokens on the same number of tokens
 and measures: needle in the embedded haystack by depth at 512, half the target, the target and twice
 that, RULER's tasks at 512 and the target, perplexity of the same target tokens by context length
-(512 is the short-context loss), and minutes. Cells that the record holds are not run again, failed ones
-are. ``finetune_study_report.py`` makes tables of the record; ``--tiny`` proves this on a CPU.
+(512 is the short-context loss), and minutes. Cells that the record holds are not run again, failed
+ones are. ``finetune_study_report.py`` makes tables of the record; ``--tiny`` proves this on a CPU.
 """
 
 from __future__ import annotations

@@ -114,6 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="denoising steps; else as the docs' figures")
     parser.add_argument("--scaling", nargs=2, metavar=("METHOD", "TARGET"), default=None)
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1))
     parser.add_argument("--record", type=Path, default=ROOT / "needle_grid.json")
@@ -121,7 +122,9 @@ def main() -> None:
     scaling = given.scaling and {"type": given.scaling[0], "target_length": int(given.scaling[1])}
     grid = [(length, depth) for length in given.lengths for depth in given.depths]
     tasks = [(given.data, given.checkpoint, *cell, given.samples) for cell in grid]
-    engine, tokenizer = load_engine(given.checkpoint, *DATA[given.data][2:], scaling)
+    *_, new_tokens, usual = DATA[given.data]
+    steps = given.steps or usual
+    engine, tokenizer = load_engine(given.checkpoint, new_tokens, steps, scaling)
     hits: dict[str, dict[str, int]] = {str(length): {} for length in given.lengths}
     start = time.perf_counter()
     with ProcessPoolExecutor(given.workers) as pool:
@@ -138,7 +141,7 @@ def main() -> None:
                 record = {
                     **describe_run(PACKAGES),
                     **{"checkpoint": given.checkpoint, "data": given.data, "scaling": scaling},
-                    **{"samples_a_cell": given.samples, "hits": hits},
+                    **{"steps": steps, "samples_a_cell": given.samples, "hits": hits},
                     "seconds": round(time.perf_counter() - start, 1),
                 }
                 write_record(given.record, record)

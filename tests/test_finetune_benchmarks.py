@@ -30,3 +30,20 @@ def test_speed_states_plan_and_measurement(repository_root, tmp_path):
     assert all(row["tokens_per_second"] > 0 and row["planned_gb"] > 0 for row in rows)
     assert [row["document"] for row in rows] == [64, 64, 128]
     assert all(case in done.stdout for case in cases)
+
+
+def test_ruler_of_a_checkpoint(repository_root, tmp_path):
+    record = tmp_path / "ruler.json"
+    options = ("--lengths", "512", "--samples", "1", "--workers", "1", "--record", str(record))
+    done = subprocess.run(
+        [sys.executable, "benchmarks/ruler_grid.py", "asset:tiny-llada", *options]
+        + ["--prompts", str(tmp_path)],
+        cwd=repository_root,
+        env={**ENVIRONMENT, "PYTHONPATH": str(repository_root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores = json.loads(record.read_text())["ruler"]["512"]
+    assert scores["niah_single_1"] == 100.0
+    assert len(scores) == 11  # without question answering

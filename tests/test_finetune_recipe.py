@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -109,12 +110,19 @@ def test_prompts_need_whole_documents():
 
 
 def test_cycles_go_through_all_phases_again():
-    recipe = load_recipe(RECIPES / "tiny_long.yaml", ["cycles=3"])
+    recipe = load_recipe(RECIPES / "tiny_long_first.yaml", ["cycles=3"])
     lengths = [phase.sequence_length for phase in recipe.phases]
     assert lengths == [512, 2048, 8192, 16384] * 4  # last_phases follow once
     assert [phase.continuation_share for phase in recipe.phases] == [None] * 12 + [0.25] * 4
     with pytest.raises(ValueError, match="cycles=0 must be a whole number from 1"):
-        load_recipe(RECIPES / "tiny_long.yaml", ["cycles=0"])
+        load_recipe(RECIPES / "tiny_long_first.yaml", ["cycles=0"])
+
+
+def test_each_part_of_tiny_llada_long_begins_where_the_one_before_ended():
+    parts = [load_recipe(RECIPES / f"tiny_long{part}.yaml") for part in ("_first", "_second", "")]
+    for before, after in itertools.pairwise(parts):
+        assert after.init_from == f"{before.output_dir}/final"
+        assert after.rope_scaling == {"type": "none"}  # the base after scaling is in the checkpoint
 
 
 def test_base_is_taken_over_and_overridden(tmp_path):

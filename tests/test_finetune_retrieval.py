@@ -10,6 +10,7 @@ import pytest
 
 from opencompass_llada.datasets.ruler.tasks import TEMPLATES, NiahTask, TracingTask
 from opencompass_llada.finetune.documents import read_documents
+from opencompass_llada.finetune.random_strings import draw_words
 from opencompass_llada.finetune.recipe_parts import SHORTEST_ROW, TextSource
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.ruler_rows import draw_pair, is_trained_pair
@@ -17,6 +18,7 @@ from opencompass_llada.finetune.styles import STYLES
 from opencompass_llada.finetune.token_cache import tokenize_source
 from opencompass_llada.finetune.tokenizer import train_tokenizer
 from opencompass_llada.finetune.windows import TokenWindows
+from opencompass_llada.synthetic.grammar import RULES
 from opencompass_llada.synthetic.needles import held_out, make_needle
 
 PAIR = re.compile(r"for ([a-z']+(?:-[a-z']+)+) is: ")
@@ -67,6 +69,28 @@ def test_answers_can_be_found_in_the_text_before_them(sources, style):
                 assert part in before, (style, seed, part)
 
 
+def test_words_are_unlike_the_grammars(sources):
+    rng = random.Random(0)
+    drawn = [draw_words(rng) for _ in range(500)]
+    assert len(set(drawn)) == 500
+    known = {word.capitalize() for words in RULES.values() for word in words}
+    new = [w for text in drawn for w in re.split(r"[ -]", text) if w not in {"the", "of"} | known]
+    assert len(new) > 900
+    retrieval, tokenizer = sources
+    long = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in new]
+    assert np.mean([len(ids) >= 3 for ids in long]) > 0.5  # to be copied piece by piece
+
+
+def test_long_rows_of_many_ask_many_questions(sources):
+    counts = {
+        length: [len(sources[0]._many(length, random.Random(i), False).queries) for i in range(40)]
+        for length in (512, 8192)
+    }
+    assert max(counts[512]) == 4
+    assert min(counts[8192]) >= 2
+    assert max(counts[8192]) > 12
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_the_shortest_row_allowed_can_be_made(sources, style):
     for seed in range(40):
@@ -90,7 +114,7 @@ def test_evaluation_keys_are_never_trained_on(sources):
     retrieval, tokenizer = sources
     for evaluation in (False, True):
         rng = random.Random(0)
-        needles = [n for _ in range(50) for n in retrieval._needles(rng, evaluation)]
+        needles = [n for _ in range(50) for n in retrieval._needles(rng, evaluation, words=0.5)]
         assert {held_out(needle) for needle in needles} == {evaluation}
         pairs = set()
         for seed in range(60):

@@ -1,4 +1,4 @@
-"""Random strings to be copied exactly: digits, letters and mixtures, long ones included.
+"""Random strings and made-up words to be copied exactly, long ones included.
 
 A language model's tokens of natural text never teach that a digit must not be dropped.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 import string
+
+from opencompass_llada.synthetic.grammar import RULES
 
 _ALPHABETS = (
     *(string.digits,) * 3,
@@ -40,3 +42,19 @@ def draw_string(rng: random.Random) -> str:
         size = rng.randint(3, 5)
         text = "-".join(text[start : start + size] for start in range(0, length, size))
     return text
+
+
+def draw_words(rng: random.Random) -> str:
+    """Draw one to three capitalised words of one to five syllables that nobody has seen.
+
+    The grammar's own words are few, and a model that knows them all needs not copy them.
+    """
+    words = []
+    for _ in range(rng.choice((1, 2, 2, 2, 3))):
+        begin, vowel, middle, end = (RULES[name] for name in ("start", "vowel", "middle", "end"))
+        word = rng.choice(begin).lower() if rng.random() < 0.75 else ""
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 4))):
+            word += rng.choice(vowel) + rng.choice(middle)
+        word += rng.choice(vowel) + (rng.choice(end) if rng.random() < 0.75 else "")
+        words.append(word.capitalize())
+    return rng.choice((" ", " ", " ", " ", "-", " the ", " of ")).join(words)

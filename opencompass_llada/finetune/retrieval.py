@@ -2,9 +2,10 @@
 
 Styles (finetune.styles): NeedleBench's own prompt, a plain question, the answer prefix alone (with
 one to four questions), key-value lists, copying a span of the text, copying random strings, and
-RULER's tasks (finetune.ruler_rows). Needles of the first three never have held-out keys; lists,
-strings and spans are drawn afresh each time, from all keys and all text. The answers are followed
-by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised fine-tuning pads.
+RULER's tasks (finetune.ruler_rows); for long rows NeedleBench's prompt about made-up words, and
+many questions at once. Needles of these never have held-out keys; lists, strings and spans are
+drawn afresh each time, from all keys and all text. The answers are followed by a full stop, the
+end-of-sequence token and more of it, as LLaDA's supervised fine-tuning pads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 from opencompass_llada.datasets.needle_prompts import WORDINGS, write_question
 from opencompass_llada.finetune.pieces import Pieces, Row, assemble
-from opencompass_llada.finetune.random_strings import LONG_VALUES, draw_string
+from opencompass_llada.finetune.random_strings import LONG_VALUES, draw_string, draw_words
 from opencompass_llada.finetune.ruler_rows import RulerRows
 from opencompass_llada.finetune.styles import STYLES
 from opencompass_llada.finetune.windows import TokenWindows
@@ -30,6 +31,8 @@ from opencompass_llada.synthetic.needles import (
 
 _NUM_NEEDLES = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 _LONG_VALUE_SHARE = 0.3
+#: Style ``many``: tokens of a row for each needle, and the share of made-up words.
+_TOKENS_A_NEEDLE, _WORDS_SHARE = 512, 0.5
 
 
 class RetrievalRows:
@@ -66,6 +69,8 @@ class RetrievalRows:
             "ruler_vt": ruler.tracing,
             "ruler_fwe": ruler.frequent,
             "ruler_cwe": ruler.common,
+            "words": self._words,
+            "many": self._many,
         }
 
     def make(
@@ -90,15 +95,25 @@ class RetrievalRows:
             pieces, length, rng, lambda count: self._windows.draw(count, rng), self._eos
         )
 
-    def _needles(self, rng: random.Random, evaluation: bool, most: int = 8) -> list[Needle]:
-        count = min(rng.choice(_NUM_NEEDLES), most)
+    def _needles(
+        self,
+        rng: random.Random,
+        evaluation: bool,
+        most: int = 8,
+        *,
+        count: int | None = None,
+        words: float = 0.0,
+    ) -> list[Needle]:
+        count = count or min(rng.choice(_NUM_NEEDLES), most)
         families = rng.choices(list(FAMILIES), k=count)
         if rng.random() < 0.5:
             families = families[:1] * count
         needles: dict[str, Needle] = {}
         while len(needles) < count:
-            long = rng.random() < _LONG_VALUE_SHARE
-            needle = make_needle(rng, families[len(needles)], LONG_VALUES if long else VALUES)
+            values = tuple(LONG_VALUES if rng.random() < _LONG_VALUE_SHARE else VALUES)
+            if words and rng.random() < words:
+                values = (draw_words(rng),)
+            needle = make_needle(rng, families[len(needles)], values)
             if held_out(needle) == evaluation:
                 needles.setdefault(needle.key, needle)
         return list(needles.values())
@@ -111,7 +126,13 @@ class RetrievalRows:
         return self._encode(f" {needle.value}.")
 
     def _needlebench(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
-        needles = self._needles(rng, evaluation, most=1 + length // 256)
+        return self._prompt(self._needles(rng, evaluation, most=1 + length // 256), rng)
+
+    def _words(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        needles = self._needles(rng, evaluation, most=1 + length // 256, words=1.0)
+        return self._prompt(needles, rng)
+
+    def _prompt(self, needles: list[Needle], rng: random.Random) -> Pieces:
         wording, asked = WORDINGS["English"], needles[0]
         question = write_question(
             str(asked.as_needlebench()["retrieval_question"]), "English", guide=False
@@ -141,7 +162,17 @@ class RetrievalRows:
 
     def _prefix(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
         needles = self._needles(rng, evaluation)
-        asked = needles[: rng.randint(1, 4)]
+        return self._ask(needles, rng.randint(1, 4), rng)
+
+    def _many(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        most = max(4, length // _TOKENS_A_NEEDLE)
+        needles = self._needles(
+            rng, evaluation, count=rng.randint(1 + most // 2, most), words=_WORDS_SHARE
+        )
+        return self._ask(needles, rng.randint(1 + most // 4, most), rng)
+
+    def _ask(self, needles: list[Needle], most: int, rng: random.Random) -> Pieces:
+        asked = needles[:most]
         queries = [
             (self._encode(f"\n{needle.answer_prefix}"), self._answer(needle)) for needle in asked
         ]

@@ -1,0 +1,56 @@
+"""RULER of one checkpoint by task and length, on a machine without OpenCompass.
+
+    python benchmarks/ruler_grid.py asset:tiny-llada-long --lengths 512 2048 --record ruler.json
+
+The prompts, sampler and rule of `finetune_study`'s cells, so that a checkpoint from before or after
+post-training stands beside them; without question answering. Writes percent by length and task,
+None for a task that does not fit a length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from finetune_study_report import mean_ruler
+from recording import ROOT, describe_run, write_record
+from study_cell import Answerer, score_set
+from study_prompts import PromptPlan, prepare_sets, read_set
+
+from opencompass_llada.assets import resolve_path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Answer, print the means and write the record after each length."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checkpoint", help="a folder or asset:NAME of a masked diffusion model")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512])
+    parser.add_argument("--samples", type=int, default=15, help="of each task")
+    parser.add_argument("--prompts", type=Path, default=Path("study_prompts"), help="folder kept")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")
+    parser.add_argument("--batch-tokens", type=int, default=16384, help="answered at once")
+    parser.add_argument("--record", type=Path, default=ROOT / "ruler_grid.json")
+    given = parser.parse_args(arguments)
+    plans = [
+        PromptPlan(kind="ruler", length=length, samples=given.samples, checkpoint=given.checkpoint)
+        for length in given.lengths
+    ]
+    start = time.perf_counter()
+    paths = prepare_sets(plans, given.prompts, given.workers)
+    model = Answerer(resolve_path(given.checkpoint), given.batch_tokens)
+    record = describe_run(("torch", "transformers", "tokenizers"))
+    record |= {"checkpoint": given.checkpoint, "samples_a_task": given.samples, "ruler": {}}
+    for plan, path in zip(plans, paths, strict=True):
+        record["ruler"][str(plan.length)] = score_set(model, read_set(path), "ruler")
+        record["seconds"] = round(time.perf_counter() - start, 1)
+        write_record(given.record, record)
+        print(
+            f"{plan.length:>7} tokens: eight needle tasks {mean_ruler(record, plan.length):.1f} %"
+        )
+    print(f"wrote {given.record}")
+
+
+if __name__ == "__main__":
+    main()
