@@ -13,7 +13,7 @@ OPTIONS ?=
 WORKERS ?= 14
 STAMP := $(VENV)/.installed
 
-.PHONY: help install niah datasets report test check format constraints model-configs tiny-models wheel clean
+.PHONY: help install niah datasets report test check format constraints model-configs tiny-llada-long tiny-models wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
@@ -25,6 +25,7 @@ help:
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
 	@echo "make format       rewrite the sources in the house format"
+	@echo "make tiny-llada-long  train tiny-llada and tiny-llada-long anew, from text (the same)"
 	@echo "make tiny-models  train the three shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
 	@echo "make model-configs  write configs/models/ from configs/helpers/model_facts.py"
 	@echo "make constraints  write the installed versions to constraints.txt"
@@ -79,13 +80,15 @@ model-configs: install
 	$(BIN)/python -m configs.helpers.write_models
 
 # Into checkpoints/; the same command goes on where it stopped.
-tiny-models: install
+tiny-llada-long: install
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_pretrain.yaml num_workers=$(WORKERS)
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_first.yaml num_workers=$(WORKERS) \
 	  init_from=checkpoints/tiny-llada/final
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_second.yaml num_workers=$(WORKERS)
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long.yaml num_workers=$(WORKERS)
+
+tiny-models: tiny-llada-long
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
 
 wheel: install
 	rm -rf build
