@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("record", type=Path)
     parser.add_argument("--plot", type=Path, help="a .png to write")
+    parser.add_argument("--over", choices=GRID, help="average over it, too; counted as seeds")
     parser.add_argument("--partial", action="store_true", help="cells may be missing")
     given = parser.parse_args(arguments)
     rows = json.loads(given.record.read_text(encoding="utf-8"))["rows"]
@@ -182,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
             + "".join(f"\n  {cell}" for cell in missing)
             + "\nRun them, or give --partial."
         )
-    print(make_table(rows))
+    print(make_table([row | {given.over: "all"} for row in rows] if given.over else rows))
     for line in [*list_failures(rows), *(f"not run: {cell}" for cell in missing)]:
         print(f"\n{line}")
     if given.plot:

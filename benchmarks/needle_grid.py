@@ -123,7 +123,7 @@ def main() -> None:
     grid = [(length, depth) for length in given.lengths for depth in given.depths]
     tasks = [(given.data, given.checkpoint, *cell, given.samples) for cell in grid]
     *_, new_tokens, usual = DATA[given.data]
-    steps = given.steps or usual
+    steps = usual if given.steps is None else given.steps
     engine, tokenizer = load_engine(given.checkpoint, new_tokens, steps, scaling)
     hits: dict[str, dict[str, int]] = {str(length): {} for length in given.lengths}
     start = time.perf_counter()

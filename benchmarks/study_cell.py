@@ -115,7 +115,11 @@ class Answerer:
             batch_tokens: Most tokens of a batch, prompts and answers; one prompt always fits.
         """
         self.engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, None)
-        assert isinstance(self.engine, MaskedDiffusionEngine)
+        if not isinstance(self.engine, MaskedDiffusionEngine):
+            raise TypeError(
+                f"{folder} is no masked diffusion model, whose sampler the study measures with; "
+                "give a checkpoint of LLaDA's format."
+            )
         self.encoder = PromptEncoder(tokenizer, self.engine.special_tokens.mask_token_id)
         self.batch_tokens = batch_tokens
         self._engines: dict[int, MaskedDiffusionEngine] = {}

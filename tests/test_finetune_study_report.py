@@ -76,6 +76,24 @@ def test_a_missing_cell_is_named(tmp_path, capsys):
     assert "not run: scaling ntk" in capsys.readouterr().out
 
 
+def test_each_method_has_a_grid_of_its_own(tmp_path, capsys):
+    lora = [row("ntk", method="lora"), row("ntk", 1, method="lora")]
+    full = [row(scaling, seed) for scaling in ("none", "ntk") for seed in (0, 1)]
+    report.main([str(write(tmp_path, full + lora))])  # adapters have no cell without a scaling
+    assert "not run" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="lacks 1 of its grid\n  scaling none.*full.*seed 1\n"):
+        report.main([str(write(tmp_path, [full[0], *full[2:], *lora]))])
+
+
+def test_means_over_another_axis(tmp_path, capsys):
+    rows = [row(needle=70.0), row(needle=50.0, strategy="adaptive"), row("ntk")]
+    path = write(tmp_path, rows)
+    report.main([str(path), "--partial", "--over", "strategy"])
+    none, ntk = cells_of("\n".join(capsys.readouterr().out.splitlines()[:4]))
+    assert (none["strategy"], none["needle target"]) == ("all", "55.0 (45.0 to 65.0)")
+    assert ntk["needle target"] == "45.0"
+
+
 def test_an_empty_record_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match="holds 0 cells"):
         report.main([str(write(tmp_path, []))])

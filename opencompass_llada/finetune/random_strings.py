@@ -45,7 +45,7 @@ def draw_string(rng: random.Random) -> str:
 
 
 def draw_words(rng: random.Random) -> str:
-    """Draw one to three capitalised words of one to five syllables that nobody has seen.
+    """Draw one to three made-up capitalised words of one to five syllables.
 
     The grammar's own words are few, and a model that knows them all needs not copy them.
     """

@@ -104,7 +104,8 @@ class RetrievalRows:
         count: int | None = None,
         words: float = 0.0,
     ) -> list[Needle]:
-        count = count or min(rng.choice(_NUM_NEEDLES), most)
+        if count is None:
+            count = min(rng.choice(_NUM_NEEDLES), most)
         families = rng.choices(list(FAMILIES), k=count)
         if rng.random() < 0.5:
             families = families[:1] * count
