@@ -95,7 +95,7 @@ def read_record(path: Path, settings: dict[str, Any] | None, part: str | None) -
 
 
 def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
-    """Join the records of several parts; a finished cell goes before a failed one.
+    """Join the records of several parts, joined ones too; a finished cell goes before a failed one.
 
     Raises:
         ValueError: If their settings differ, or two hold different figures of one cell.
@@ -115,8 +115,11 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
             elif "error" not in row and row != known:
                 raise ValueError(f"{path} holds other figures of {identity(row)} than one before.")
     names = ("command", "date", "machine", "device", "versions")
+    runs: list[dict[str, Any]] = []
+    for record in records:
+        runs += record.get("runs") or [{name: record[name] for name in names}]
     return {
-        "runs": [{name: record[name] for name in names} for record in records],
+        "runs": runs,
         **{"settings": records[0]["settings"], "part": None},
         "rows": [rows[key] for key in sorted(rows, key=str)],
     }

@@ -10,6 +10,7 @@ import pytest
 
 from opencompass_llada.datasets.ruler.tasks import TEMPLATES, NiahTask, TracingTask
 from opencompass_llada.finetune.documents import read_documents
+from opencompass_llada.finetune.pieces import Pieces, assemble
 from opencompass_llada.finetune.random_strings import draw_words
 from opencompass_llada.finetune.recipe_parts import SHORTEST_ROW, TextSource
 from opencompass_llada.finetune.retrieval import RetrievalRows
@@ -89,6 +90,24 @@ def test_long_rows_of_many_ask_many_questions(sources):
     assert max(counts[512]) == 4
     assert min(counts[8192]) >= 2
     assert max(counts[8192]) > 12
+
+
+@pytest.mark.parametrize(
+    ("at_start", "lowest", "highest"), [(0.0, 0, 2), (0.5, 10, 30), (1.0, 40, 40)]
+)
+def test_the_first_fact_opens_the_context_as_often_as_asked(at_start, lowest, highest):
+    facts, context = [[1, 1], [2]], np.zeros(60, np.int64)
+    pieces = Pieces(head=[5], facts=facts, queries=[([6], [7])], context=context)
+    opened = 0
+    for seed in range(40):
+        row = assemble(
+            pieces, 80, random.Random(seed), lambda n: np.full(n, 9), 0, at_start=at_start
+        )
+        ids = row.input_ids.tolist()
+        opened += ids[ids.index(5) + 1] == 1
+        assert ids.index(1) < ids.index(2) < ids.index(6)  # the order of the text is kept
+        assert ids.count(1) == 2
+    assert lowest <= opened <= highest
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -164,6 +164,10 @@ def test_merging_joins_parts_and_drops_failures_mended_since(tmp_path):
     assert merged["rows"] == [good[0], failed[1], good[1]]
     assert len(merged["runs"]) == 2
     assert finetune_study.merge_records(paths[::-1])["rows"] == merged["rows"]
+    more = record(tmp_path, "3", [cells[1] | {"minutes": 2}])
+    again = finetune_study.merge_records([tmp_path / "all.json", more])
+    assert again["rows"] == [good[0], cells[1] | {"minutes": 2}, good[1]]
+    assert again["runs"] == [*merged["runs"], merged["runs"][0]]
     other = record(tmp_path, "2", [cells[0] | {"minutes": 2}])
     with pytest.raises(ValueError, match="holds other figures"):
         finetune_study.merge_records([*paths, other])

@@ -55,7 +55,13 @@ class TrainingData:
         self.windows = TokenWindows(texts, [source.weight for source in recipe.text])
         logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
         end = -1 if tokens.end_token_id is None else tokens.end_token_id
-        self.retrieval = RetrievalRows(self.windows, tokens.encode, end, recipe.retrieval_styles)
+        self.retrieval = RetrievalRows(
+            self.windows,
+            tokens.encode,
+            end,
+            recipe.retrieval_styles,
+            at_start=recipe.retrieval_at_start,
+        )
         self._packed = self._pack(texts)
         held_out = recipe.evaluation.text
         self.held_out = None if held_out is None else self._tokenize(held_out)

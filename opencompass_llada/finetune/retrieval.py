@@ -44,6 +44,8 @@ class RetrievalRows:
         encode: Callable[[str], list[int]],
         eos_token_id: int,
         styles: Mapping[str, float] = STYLES,
+        *,
+        at_start: float = 0.0,
     ) -> None:
         """Keep what rows are made from.
 
@@ -52,11 +54,13 @@ class RetrievalRows:
             encode: Turns a text into token ids.
             eos_token_id: Ends an answer and fills the rest.
             styles: Share of each style, relative to the others.
+            at_start: Share of rows whose first fact opens the context (0 to 1).
         """
         self._windows = windows
         self._encode = encode
         self._eos = eos_token_id
         self._styles = dict(styles)
+        self._at_start = at_start
         ruler = RulerRows(encode)
         self._makers: dict[str, Callable[[int, random.Random, bool], Pieces]] = {
             "needlebench": self._needlebench,
@@ -92,7 +96,12 @@ class RetrievalRows:
         if not pieces.fits(length):
             pieces = self._copy(length, rng, evaluation)
         return assemble(
-            pieces, length, rng, lambda count: self._windows.draw(count, rng), self._eos
+            pieces,
+            length,
+            rng,
+            lambda count: self._windows.draw(count, rng),
+            self._eos,
+            at_start=self._at_start,
         )
 
     def _needles(
