@@ -11,7 +11,7 @@ import pytest
 from opencompass_llada.datasets.ruler.tasks import TEMPLATES, NiahTask, TracingTask
 from opencompass_llada.finetune.documents import read_documents
 from opencompass_llada.finetune.pieces import Pieces, assemble
-from opencompass_llada.finetune.random_strings import draw_words
+from opencompass_llada.finetune.random_strings import draw_text_words, draw_words
 from opencompass_llada.finetune.recipe_parts import SHORTEST_ROW, TextSource
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.ruler_rows import draw_pair, is_trained_pair
@@ -38,7 +38,9 @@ def sources():
         folder=None,
     )
     windows = TokenWindows([text], [1.0])
-    return RetrievalRows(windows, lambda text: tokenizer(text).input_ids, 0), tokenizer
+    return RetrievalRows(
+        windows, lambda text: tokenizer(text).input_ids, tokenizer.decode, 0
+    ), tokenizer
 
 
 def answers_of(row):
@@ -80,6 +82,24 @@ def test_words_are_unlike_the_grammars(sources):
     retrieval, tokenizer = sources
     long = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in new]
     assert np.mean([len(ids) >= 3 for ids in long]) > 0.5  # to be copied piece by piece
+
+
+def test_text_words_are_the_texts_own_and_whole(sources):
+    text = "of 12 patients' dull suffering, the well-known [doctors] saw x9 and many"
+    whole = {"of", "patients", "dull", "suffering", "the", "well-known", "doctors", "saw", "and"}
+    drawn = [draw_text_words(text, random.Random(seed)) for seed in range(200)]
+    assert {word[0].lower() + word[1:] for value in drawn for word in value.split()} <= {
+        *whole,
+        *("many",),
+    }
+    assert {len(value.split()) for value in drawn} == {1, 2, 3, 4, 5}
+    assert any(value[0].isupper() for value in drawn)
+    assert any(value.islower() for value in drawn)
+    assert draw_text_words("12 34", random.Random(0))  # made up
+    retrieval, tokenizer = sources
+    counts = {len(retrieval._text_words(8192, random.Random(i), False).queries) for i in range(40)}
+    assert 1 in counts
+    assert max(counts) > 8
 
 
 def test_long_rows_of_many_ask_many_questions(sources):

@@ -58,6 +58,7 @@ class TrainingData:
         self.retrieval = RetrievalRows(
             self.windows,
             tokens.encode,
+            tokens.decode,
             end,
             recipe.retrieval_styles,
             at_start=recipe.retrieval_at_start,

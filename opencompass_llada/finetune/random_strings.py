@@ -1,4 +1,4 @@
-"""Random strings and made-up words to be copied exactly, long ones included.
+"""Random strings and words, made-up or of a text, to be copied exactly, long ones included.
 
 A language model's tokens of natural text never teach that a digit must not be dropped.
 """
@@ -6,6 +6,7 @@ A language model's tokens of natural text never teach that a digit must not be d
 from __future__ import annotations
 
 import random
+import re
 import string
 
 from opencompass_llada.synthetic.grammar import RULES
@@ -58,3 +59,29 @@ def draw_words(rng: random.Random) -> str:
         word += rng.choice(vowel) + (rng.choice(end) if rng.random() < 0.75 else "")
         words.append(word.capitalize())
     return rng.choice((" ", " ", " ", " ", "-", " the ", " of ")).join(words)
+
+
+_WORD = re.compile(r"(?<![\w'-])[A-Za-z][A-Za-z'-]*[A-Za-z](?![\w'-])")
+
+
+def draw_text_words(text: str, rng: random.Random) -> str:
+    """Draw one to five words of a text that follow each other.
+
+    The last of them have capitals, as many as is drawn: names and titles end in them. Words cut off
+    by the text's ends, or by digits, count as words.
+
+    Args:
+        text: Some words at least.
+        rng: Source of randomness.
+
+    Returns:
+        The words, parted by spaces; made-up words (`draw_words`) if the text has too few.
+    """
+    words = _WORD.findall(text)
+    count = rng.choice((1, 2, 2, 3, 3, 4, 5))
+    if len(words) < count:
+        return draw_words(rng)
+    start = rng.randint(0, len(words) - count)
+    plain = rng.randint(0, count)
+    chosen = words[start : start + count]
+    return " ".join([*chosen[:plain], *(word[0].upper() + word[1:] for word in chosen[plain:])])

@@ -2,20 +2,26 @@
 
 Styles (finetune.styles): NeedleBench's own prompt, a plain question, the answer prefix alone (with
 one to four questions), key-value lists, copying a span of the text, copying random strings, and
-RULER's tasks (finetune.ruler_rows); for long rows NeedleBench's prompt about made-up words, and
-many questions at once. Needles of these never have held-out keys; lists, strings and spans are
-drawn afresh each time, from all keys and all text. The answers are followed by a full stop, the
-end-of-sequence token and more of it, as LLaDA's supervised fine-tuning pads.
+RULER's tasks (finetune.ruler_rows); for long rows NeedleBench's prompt about made-up words, many
+questions at once, and either of these about words of the training text. Needles of these never
+have held-out keys; lists, strings and spans are drawn afresh each time, from all keys and all text.
+The answers are followed by a full stop, the end-of-sequence token and more of it, as LLaDA's
+supervised fine-tuning pads.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from opencompass_llada.datasets.needle_prompts import WORDINGS, write_question
 from opencompass_llada.finetune.pieces import Pieces, Row, assemble
-from opencompass_llada.finetune.random_strings import LONG_VALUES, draw_string, draw_words
+from opencompass_llada.finetune.random_strings import (
+    LONG_VALUES,
+    draw_string,
+    draw_text_words,
+    draw_words,
+)
 from opencompass_llada.finetune.ruler_rows import RulerRows
 from opencompass_llada.finetune.styles import STYLES
 from opencompass_llada.finetune.windows import TokenWindows
@@ -33,6 +39,8 @@ _NUM_NEEDLES = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 _LONG_VALUE_SHARE = 0.3
 #: Style ``many``: tokens of a row for each needle, and the share of made-up words.
 _TOKENS_A_NEEDLE, _WORDS_SHARE = 512, 0.5
+#: Style ``text_words``: tokens of text that a value's words are drawn from.
+_TOKENS_OF_WORDS = 32
 
 
 class RetrievalRows:
@@ -42,6 +50,7 @@ class RetrievalRows:
         self,
         windows: TokenWindows,
         encode: Callable[[str], list[int]],
+        decode: Callable[[Sequence[int]], str],
         eos_token_id: int,
         styles: Mapping[str, float] = STYLES,
         *,
@@ -52,12 +61,14 @@ class RetrievalRows:
         Args:
             windows: Text to hide needles in.
             encode: Turns a text into token ids.
+            decode: Turns token ids into their text.
             eos_token_id: Ends an answer and fills the rest.
             styles: Share of each style, relative to the others.
             at_start: Share of rows whose first fact opens the context (0 to 1).
         """
         self._windows = windows
         self._encode = encode
+        self._decode = decode
         self._eos = eos_token_id
         self._styles = dict(styles)
         self._at_start = at_start
@@ -75,6 +86,7 @@ class RetrievalRows:
             "ruler_cwe": ruler.common,
             "words": self._words,
             "many": self._many,
+            "text_words": self._text_words,
         }
 
     def make(
@@ -112,6 +124,7 @@ class RetrievalRows:
         *,
         count: int | None = None,
         words: float = 0.0,
+        draw: Callable[[random.Random], str] = draw_words,
     ) -> list[Needle]:
         if count is None:
             count = min(rng.choice(_NUM_NEEDLES), most)
@@ -122,7 +135,7 @@ class RetrievalRows:
         while len(needles) < count:
             values = tuple(LONG_VALUES if rng.random() < _LONG_VALUE_SHARE else VALUES)
             if words and rng.random() < words:
-                values = (draw_words(rng),)
+                values = (draw(rng),)
             needle = make_needle(rng, families[len(needles)], values)
             if held_out(needle) == evaluation:
                 needles.setdefault(needle.key, needle)
@@ -174,11 +187,29 @@ class RetrievalRows:
         needles = self._needles(rng, evaluation)
         return self._ask(needles, rng.randint(1, 4), rng)
 
-    def _many(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+        def draw(rng: random.Random) -> str:
+            return draw_text_words(
+                self._decode(self._windows.draw(_TOKENS_OF_WORDS, rng).tolist()), rng
+            )
+
+        if rng.random() < 0.5:
+            return self._many(length, rng, evaluation, words=1.0, draw=draw)
+        most = 1 + length // 256
+        return self._prompt(self._needles(rng, evaluation, most, words=1.0, draw=draw), rng)
+
+    def _many(
+        self,
+        length: int,
+        rng: random.Random,
+        evaluation: bool,
+        *,
+        words: float = _WORDS_SHARE,
+        draw: Callable[[random.Random], str] = draw_words,
+    ) -> Pieces:
         most = max(4, length // _TOKENS_A_NEEDLE)
-        needles = self._needles(
-            rng, evaluation, count=rng.randint(1 + most // 2, most), words=_WORDS_SHARE
-        )
+        count = rng.randint(1 + most // 2, most)
+        needles = self._needles(rng, evaluation, count=count, words=words, draw=draw)
         return self._ask(needles, rng.randint(1 + most // 4, most), rng)
 
     def _ask(self, needles: list[Needle], most: int, rng: random.Random) -> Pieces:

@@ -55,6 +55,10 @@ class TrainingTokenizer:
         """Return a text's tokens, without special tokens."""
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens as they are written."""
+        return self.tokenizer.backend_tokenizer.decode(list(token_ids), skip_special_tokens=False)
+
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of several texts, without special tokens."""
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids

@@ -17,4 +17,5 @@ STYLES: dict[str, float] = {
     "ruler_cwe": 1,
     "words": 0,
     "many": 0,
+    "text_words": 0,
 }
