@@ -117,7 +117,8 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
     names = ("command", "date", "machine", "device", "versions")
     runs: list[dict[str, Any]] = []
     for record in records:
-        runs += record.get("runs") or [{name: record[name] for name in names}]
+        made = record.get("runs") or [{name: record[name] for name in names}]
+        runs += [run for run in made if run not in runs]
     return {
         "runs": runs,
         **{"settings": records[0]["settings"], "part": None},
@@ -202,7 +203,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--far-samples", type=int, help="of them at twice the target")
     parser.add_argument("--ruler-samples", type=int, default=25, help="samples a task; 0 for none")
     parser.add_argument("--draws", type=int, default=8, help="masks drawn at each text's target")
-    parser.add_argument("--prompts", type=Path, default=Path("study_prompts"), help="folder kept")
+    parser.add_argument(
+        "--prompts", type=Path, default=Path("outputs/study_prompts"), help="folder kept"
+    )
     parser.add_argument("--only-prompts", action="store_true", help="fill the folder and end")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")
     parser.add_argument("--num-workers", type=int, default=14, help="that make training rows")

@@ -33,7 +33,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """
     groups = group_seeds(rows)
     factors = sorted({row["factor"] for row in rows})
-    kinds = list(dict.fromkeys((key[2], key[1], *key[4:]) for key in groups))
+    # Not in the order of the rows: a factor may lack a kind that others have.
+    kinds = sorted({(key[2], key[1], *key[4:]) for key in groups})
     scalings = sorted({row["scaling"] for row in rows}, key=scaling_order)
     figure, axes = pyplot.subplots(
         len(factors),

@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="a folder or asset:NAME of a masked diffusion model")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512])
     parser.add_argument("--samples", type=int, default=15, help="of each task")
-    parser.add_argument("--prompts", type=Path, default=Path("study_prompts"), help="folder kept")
+    parser.add_argument(
+        "--prompts", type=Path, default=Path("outputs/study_prompts"), help="folder kept"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="answered at once")
     parser.add_argument("--record", type=Path, default=ROOT / "ruler_grid.json")

@@ -59,7 +59,6 @@ def test_twin_differs_from_tiny_llada_in_its_objective_alone():
         ({"phases": [{**SHORT[0], "sequence_length": 64}]}, ["sequence_length=64", "at least"]),
         ({"retrieval_styles": {"nedlebench": 1}}, ["Did you mean 'needlebench'"]),
         ({"retrieval_styles": {"pairs": 0}}, ["above 0"]),
-        ({"retrieval_at_start": 1.5}, ["retrieval_at_start=1.5", "0 to 1"]),
         ({"compile": "yes"}, ["compile='yes'", "true or false"]),
         ({"ema_decay": 1.0}, ["ema_decay=1.0", "below 1"]),
         ({"lora": {"rank": 0}}, ["rank=0", "from 1"]),

@@ -148,7 +148,7 @@ def test_a_record_of_other_settings_or_parts_is_refused(tmp_path, monkeypatch):
 
 
 def record(tmp_path, name, rows, settings=None):
-    facts = dict.fromkeys(("command", "date", "machine", "device", "versions"), "x")
+    facts = dict.fromkeys(("command", "date", "machine", "device", "versions"), name)
     path = tmp_path / name
     path.write_text(json.dumps(facts | {"settings": settings or {}, "part": name, "rows": rows}))
     return path
@@ -167,7 +167,9 @@ def test_merging_joins_parts_and_drops_failures_mended_since(tmp_path):
     more = record(tmp_path, "3", [cells[1] | {"minutes": 2}])
     again = finetune_study.merge_records([tmp_path / "all.json", more])
     assert again["rows"] == [good[0], cells[1] | {"minutes": 2}, good[1]]
-    assert again["runs"] == [*merged["runs"], merged["runs"][0]]
+    assert [run["command"] for run in again["runs"]] == ["0", "1", "3"]
+    twice = finetune_study.merge_records([tmp_path / "all.json", paths[0]])
+    assert twice["runs"] == merged["runs"]
     other = record(tmp_path, "2", [cells[0] | {"minutes": 2}])
     with pytest.raises(ValueError, match="holds other figures"):
         finetune_study.merge_records([*paths, other])

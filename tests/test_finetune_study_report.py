@@ -8,6 +8,7 @@ from conftest import REPOSITORY_ROOT
 
 sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
 
+import finetune_study_pairs as pairs  # noqa: E402
 import finetune_study_report as report  # noqa: E402
 
 
@@ -127,3 +128,65 @@ def test_the_figure_is_drawn(tmp_path, factor):
     path = write(tmp_path, [row(), other, row("ntk") | {"error": "x"}])
     report.main([str(path), "--plot", str(tmp_path / "images/study.png")])
     assert (tmp_path / "images/study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pairs_differ_in_one_axis_alone():
+    rows = [
+        *(row("ntk", seed, needle=60.0 + 10 * seed) for seed in range(3)),
+        *(row("none", seed) for seed in range(2)),
+        row("none", 2) | {"error": "RuntimeError: no memory", "needle": None},
+        row("none", 0, strategy="direct", needle=0.0),  # no partner
+    ]
+    found = pairs.find_pairs(rows, "scaling", "ntk", "none")
+    (cells,) = found.values()
+    assert [(ours["scaling"], theirs["scaling"]) for ours, theirs in cells] == [("ntk", "none")] * 2
+    (line,) = cells_of(pairs.make_table(found))
+    assert (line["factor"], line["pairs"]) == ("4", "2")
+    assert line["needle target"] == "+15.0 ± 5.0"  # 10 and 20
+    assert line["needle 512"] == "+0.0 ± 0.0"
+    alone = pairs.find_pairs(rows, "strategy", "eod", "direct")
+    assert cells_of(pairs.make_table(alone))[0]["needle target"] == "+50.0"
+    with pytest.raises(ValueError, match="Unknown scaling 'yarn'. Valid: none, ntk"):
+        pairs.find_pairs(rows, "scaling", "yarn", "none")
+
+
+def test_each_factor_has_its_line_and_three_pairs_may_be_marked():
+    apart = {4: (30.0, 31.0, 32.0), 16: (-30.0, 0.0, 31.0)}  # t = 53.7 and 0.02
+    rows = [row("none", seed, factor=factor) for factor in apart for seed in range(3)]
+    for factor, values in apart.items():
+        rows += [
+            row("ntk", seed, factor=factor, needle=50.0 + value)
+            for seed, value in enumerate(values)
+        ]
+    for cell in rows:
+        cell["needle"] = {str(512 * n): cell["needle"]["2048"] for n in (1, 4, 8, 16, 32)}
+        cell["ruler"] = {str(512 * n): cell["ruler"]["512"] for n in (1, 4, 16)}
+        cell["perplexity"] = dict.fromkeys(cell["needle"], {"perplexity": 12.0})
+    lines = cells_of(pairs.make_table(pairs.find_pairs(rows, "scaling", "ntk", "none")))
+    assert [line["factor"] for line in lines] == ["4", "16"]
+    assert [line["needle target"] for line in lines] == ["+31.0 ± 0.6 *", "+0.3 ± 17.6"]
+    assert lines[0]["perplexity target"] == "+0.0 ± 0.0"  # no spread, no test
+    assert lines[0]["GPU minutes"] == "+0.00 ± 0.00"
+
+
+def test_two_partners_of_one_cell_are_an_error():
+    rows = [row(method="lora"), row(), row(learning_rate=5e-4)]
+    with pytest.raises(ValueError, match=r"two cells of method full have .*; leave one out"):
+        pairs.find_pairs(rows, "method", "lora", "full")
+
+
+def test_methods_are_paired_though_their_rates_differ():
+    rows = [row(needle=50.0), row(needle=60.0, method="lora", learning_rate=3e-3)]
+    found = pairs.find_pairs(rows, "method", "lora", "full")
+    assert cells_of(pairs.make_table(found))[0]["needle target"] == "+10.0"
+
+
+def test_settings_can_be_left_out_of_the_pairs(tmp_path, capsys):
+    rows = [row("none", needle=10.0), row("none", strategy="direct"), row("ntk", needle=60.0)]
+    path = write(tmp_path, [*rows, row("ntk", strategy="direct")])
+    pairs.main([str(path), "strategy", "eod", "direct", "--leave-out", "none"])
+    assert cells_of(capsys.readouterr().out.strip())[0]["needle target"] == "+10.0"
+    with pytest.raises(SystemExit, match="Unknown strategy 'eod'"):
+        pairs.main([str(path), "strategy", "eod", "direct", "--leave-out", "eod"])
+    with pytest.raises(SystemExit, match="Unknown --leave-out 'nnoe'. Did you mean 'none'"):
+        pairs.main([str(path), "strategy", "eod", "direct", "--leave-out", "nnoe"])

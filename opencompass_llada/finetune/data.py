@@ -56,12 +56,7 @@ class TrainingData:
         logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
         end = -1 if tokens.end_token_id is None else tokens.end_token_id
         self.retrieval = RetrievalRows(
-            self.windows,
-            tokens.encode,
-            tokens.decode,
-            end,
-            recipe.retrieval_styles,
-            at_start=recipe.retrieval_at_start,
+            self.windows, tokens.encode, tokens.decode, end, recipe.retrieval_styles
         )
         self._packed = self._pack(texts)
         held_out = recipe.evaluation.text

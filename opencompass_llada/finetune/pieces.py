@@ -67,8 +67,6 @@ def assemble(
     rng: random.Random,
     draw_text: Callable[[int], np.ndarray],
     eos_token_id: int,
-    *,
-    at_start: float = 0.0,
 ) -> Row:
     """Make a row of exactly ``length`` tokens.
 
@@ -78,7 +76,6 @@ def assemble(
         rng: Source of randomness.
         draw_text: Returns that many tokens of training text.
         eos_token_id: Ends an answer, fills the rest, and parts other text from the pieces.
-        at_start: Chance that the first fact opens the context; nothing is drawn for 0.
 
     Returns:
         The row: only answers and what follows them have a weight.
@@ -95,7 +92,7 @@ def assemble(
     if before:
         before[-1] = eos_token_id
     context = draw_text(num_context) if pieces.context is None else pieces.context[:num_context]
-    ids = before + list(pieces.head) + _insert(context.tolist(), pieces.facts, rng, at_start)
+    ids = before + list(pieces.head) + _insert(context.tolist(), pieces.facts, rng)
     weights = [0.0] * len(ids)
     for question, answer in pieces.queries:
         ids += [*question, *answer]
@@ -106,13 +103,9 @@ def assemble(
     return Row(np.array(ids, np.int64), np.array(weights, np.float32))
 
 
-def _insert(
-    context: list[int], facts: Sequence[Sequence[int]], rng: random.Random, at_start: float
-) -> list[int]:
-    """Insert facts in their order at random places, or the first of them before the context."""
+def _insert(context: list[int], facts: Sequence[Sequence[int]], rng: random.Random) -> list[int]:
+    """Insert facts in their order at random places."""
     places = sorted(rng.randint(0, len(context)) for _ in facts)
-    if places and at_start and rng.random() < at_start:
-        places[0] = 0
     out: list[int] = []
     previous = 0
     for place, fact in zip(places, facts, strict=True):

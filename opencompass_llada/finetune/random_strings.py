@@ -19,6 +19,10 @@ _ALPHABETS = (
     string.ascii_uppercase + string.digits,
 )
 
+#: Words that follow each other with nothing but a space between them.
+_WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
+_RUN = re.compile(rf"(?<![\w'’-]){_WORD}(?: {_WORD})*(?![\w'’-])")
+
 #: Templates of values longer than `synthetic.needles.VALUES`, for ordinary needles.
 LONG_VALUES = (
     "{digit}" * 7,
@@ -61,27 +65,28 @@ def draw_words(rng: random.Random) -> str:
     return rng.choice((" ", " ", " ", " ", "-", " the ", " of ")).join(words)
 
 
-_WORD = re.compile(r"(?<![\w'-])[A-Za-z][A-Za-z'-]*[A-Za-z](?![\w'-])")
-
-
 def draw_text_words(text: str, rng: random.Random) -> str:
-    """Draw one to five words of a text that follow each other.
+    """Draw one to five neighbouring words of a text.
 
-    The last of them have capitals, as many as is drawn: names and titles end in them. Words cut off
-    by the text's ends, or by digits, count as words.
+    The last of them get capitals, as many as is drawn: names and titles end in them. A word is
+    letters, with hyphens and apostrophes inside; numbers and punctuation part neighbours.
 
     Args:
-        text: Some words at least.
+        text: Words parted by single spaces.
         rng: Source of randomness.
 
     Returns:
-        The words, parted by spaces; made-up words (`draw_words`) if the text has too few.
+        The words, parted by spaces; made-up words (`draw_words`) where as many as were drawn do
+        not stand together.
     """
-    words = _WORD.findall(text)
     count = rng.choice((1, 2, 2, 3, 3, 4, 5))
-    if len(words) < count:
+    runs = [run.split(" ") for run in _RUN.findall(text)]
+    places = [
+        (run, start) for run in runs for start in range(len(run) - count + 1) if len(run) >= count
+    ]
+    if not places:
         return draw_words(rng)
-    start = rng.randint(0, len(words) - count)
+    run, start = rng.choice(places)
     plain = rng.randint(0, count)
-    chosen = words[start : start + count]
+    chosen = run[start : start + count]
     return " ".join([*chosen[:plain], *(word[0].upper() + word[1:] for word in chosen[plain:])])

@@ -47,8 +47,6 @@ class Recipe:
             half the row), as when a model continues a text; the others are masked everywhere.
         retrieval_share: Share of rows that hold needles and questions (0 to 1).
         retrieval_masked_everywhere: Share of those rows that are masked like plain text.
-        retrieval_at_start: Share of those rows whose first fact opens the context, as far from the
-            questions as the row goes; facts of the others lie anywhere.
         retrieval_styles: Share of each style among the retrieval rows, relative to the others.
         loss_weight: ``inverse_t`` is the likelihood bound's weight, ``none`` leaves it out
             (UltraLLaDA's Eq. 1 as transcribed).
@@ -105,7 +103,6 @@ class Recipe:
     continuation_share: float = 0.0
     retrieval_share: float = 0.0
     retrieval_masked_everywhere: float = 0.25
-    retrieval_at_start: float = 0.0
     retrieval_styles: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(STYLES))
     loss_weight: str = "inverse_t"
     mask_ratios: str = "low_discrepancy"

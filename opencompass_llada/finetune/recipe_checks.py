@@ -51,7 +51,6 @@ _NUMBERS = {
     "continuation_share": False,
     "retrieval_share": False,
     "retrieval_masked_everywhere": False,
-    "retrieval_at_start": False,
     "time_limit": True,
     "memory_limit": True,
     "ema_decay": True,
@@ -60,11 +59,6 @@ _NUMBERS = {
 _SET_BY_TRAINER = (
     *("vocab_size", "embedding_size", "max_sequence_length"),
     *("mask_token_id", "eos_token_id", "pad_token_id"),
-)
-#: From 0 to 1.
-_SHARES = (
-    *("continuation_share", "retrieval_share"),
-    *("retrieval_masked_everywhere", "retrieval_at_start"),
 )
 
 
@@ -83,7 +77,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise ValueError(
                 "recipe: " + unknown_name_message(name, str(getattr(recipe, name)), allowed)
             )
-    for name in _SHARES:
+    for name in ("continuation_share", "retrieval_share", "retrieval_masked_everywhere"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise ValueError(f"recipe: {name}={getattr(recipe, name)} must be from 0 to 1.")
     for name in ("min_mask_ratio", "ema_decay"):

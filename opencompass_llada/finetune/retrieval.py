@@ -14,6 +14,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from opencompass_llada.datasets.needle_prompts import WORDINGS, write_question
 from opencompass_llada.finetune.pieces import Pieces, Row, assemble
 from opencompass_llada.finetune.random_strings import (
@@ -53,8 +55,6 @@ class RetrievalRows:
         decode: Callable[[Sequence[int]], str],
         eos_token_id: int,
         styles: Mapping[str, float] = STYLES,
-        *,
-        at_start: float = 0.0,
     ) -> None:
         """Keep what rows are made from.
 
@@ -64,14 +64,12 @@ class RetrievalRows:
             decode: Turns token ids into their text.
             eos_token_id: Ends an answer and fills the rest.
             styles: Share of each style, relative to the others.
-            at_start: Share of rows whose first fact opens the context (0 to 1).
         """
         self._windows = windows
         self._encode = encode
         self._decode = decode
         self._eos = eos_token_id
         self._styles = dict(styles)
-        self._at_start = at_start
         ruler = RulerRows(encode)
         self._makers: dict[str, Callable[[int, random.Random, bool], Pieces]] = {
             "needlebench": self._needlebench,
@@ -108,12 +106,7 @@ class RetrievalRows:
         if not pieces.fits(length):
             pieces = self._copy(length, rng, evaluation)
         return assemble(
-            pieces,
-            length,
-            rng,
-            lambda count: self._windows.draw(count, rng),
-            self._eos,
-            at_start=self._at_start,
+            pieces, length, rng, lambda count: self._windows.draw(count, rng), self._eos
         )
 
     def _needles(
@@ -151,9 +144,15 @@ class RetrievalRows:
     def _needlebench(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
         return self._prompt(self._needles(rng, evaluation, most=1 + length // 256), rng)
 
-    def _words(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
-        needles = self._needles(rng, evaluation, most=1 + length // 256, words=1.0)
-        return self._prompt(needles, rng)
+    def _words(
+        self,
+        length: int,
+        rng: random.Random,
+        evaluation: bool,
+        draw: Callable[[random.Random], str] = draw_words,
+    ) -> Pieces:
+        most = 1 + length // 256
+        return self._prompt(self._needles(rng, evaluation, most, words=1.0, draw=draw), rng)
 
     def _prompt(self, needles: list[Needle], rng: random.Random) -> Pieces:
         wording, asked = WORDINGS["English"], needles[0]
@@ -188,15 +187,18 @@ class RetrievalRows:
         return self._ask(needles, rng.randint(1, 4), rng)
 
     def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
-        def draw(rng: random.Random) -> str:
-            return draw_text_words(
-                self._decode(self._windows.draw(_TOKENS_OF_WORDS, rng).tolist()), rng
-            )
-
         if rng.random() < 0.5:
-            return self._many(length, rng, evaluation, words=1.0, draw=draw)
-        most = 1 + length // 256
-        return self._prompt(self._needles(rng, evaluation, most, words=1.0, draw=draw), rng)
+            return self._many(length, rng, evaluation, words=1.0, draw=self._draw_text_words)
+        return self._words(length, rng, evaluation, draw=self._draw_text_words)
+
+    def _draw_text_words(self, rng: random.Random) -> str:
+        """Draw words of one document of the training text."""
+        tokens = self._windows.draw(_TOKENS_OF_WORDS, rng)
+        ends = np.flatnonzero(tokens == self._eos)
+        document = max(np.split(tokens, ends), key=len)
+        text = self._decode(document[document != self._eos].tolist())
+        whole = text.split()[1:-1]  # the first and the last may be cut
+        return draw_text_words(" ".join(whole), rng)
 
     def _many(
         self,

@@ -1,0 +1,114 @@
+"""Two settings of the study of post-training against each other, cell by cell.
+
+    python benchmarks/finetune_study_pairs.py study.json scaling diffusion_ntk ntk
+    python benchmarks/finetune_study_pairs.py study.json strategy adaptive eod --leave-out none lora
+
+Prints Markdown: for each factor the mean difference (first minus second) over the pairs of cells
+that are alike in everything else, and its standard error over the pairs as if they were independent
+(those of one seed are not quite). All cells share their prompts: the error is of training, not of
+what was asked. ``*`` marks p < 0.05 of Student's t, each figure by itself, three pairs or more.
+What a column is, `finetune_study_report` says. A failed cell, and one without a partner, makes no
+pair; how many pairs there are is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_study_report import COLUMNS, Row, values_of
+from scipy.stats import ttest_1samp
+from study_axes import GRID, VARIANT
+
+from opencompass_llada.options import reject_unknown, unknown_name_message
+
+#: What may be compared; cells differ in their figures by factor, and seeds have no order.
+AXES = tuple(name for name in GRID if name not in ("factor", "seed"))
+FEWEST = 3  # pairs that a test is made of
+Pair = tuple[Row, Row]
+
+
+def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> dict[int, list[Pair]]:
+    """Return for each factor the pairs of cells: of the first setting, and of the second.
+
+    Raises:
+        ValueError: If no cell of the record holds one of the settings, or two cells of the second
+            would be one cell's partner.
+    """
+    held = sorted({str(row[axis]) for row in rows})
+    for value in (first, second):
+        if value not in held:
+            raise ValueError(unknown_name_message(axis, value, held))
+    # Methods have learning rates of their own.
+    free = {axis, "learning_rate"} if axis == "method" else {axis}
+    rest = tuple(name for name in (*GRID, *VARIANT) if name not in free)
+    good = [row for row in rows if "error" not in row]
+    partners: dict[tuple[Any, ...], Row] = {}
+    for row in good:
+        key = tuple(row[name] for name in rest)
+        if row[axis] == second and partners.setdefault(key, row) is not row:
+            cell = ", ".join(f"{name} {row[name]}" for name in rest)
+            raise ValueError(f"two cells of {axis} {second} have {cell}; leave one out.")
+    pairs: dict[int, list[Pair]] = defaultdict(list)
+    for row in good:
+        partner = partners.get(tuple(row[name] for name in rest))
+        if row[axis] == first and partner is not None:
+            pairs[row["factor"]].append((row, partner))
+    return dict(sorted(pairs.items()))
+
+
+def print_difference(apart: Sequence[float], digits: int) -> str:
+    """Return mean, standard error and mark; the mean alone of one pair."""
+    text = f"{statistics.fmean(apart):+.{digits}f}"
+    if len(apart) == 1:
+        return text
+    text += f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.{digits}f}"
+    if len(apart) < FEWEST or len(set(apart)) == 1:
+        return text
+    return text + (" *" if ttest_1samp(apart, 0.0).pvalue < 0.05 else "")
+
+
+def make_table(pairs: dict[int, list[Pair]]) -> str:
+    """Return the Markdown table."""
+    lines = ["| factor | pairs | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|" + "---|" * (len(COLUMNS) + 2))
+    for factor, cells in pairs.items():
+        figures = []
+        for heading, (_, digits) in COLUMNS.items():
+            ours, theirs = (values_of(side, heading) for side in zip(*cells, strict=True))
+            apart = [a - b for a, b in zip(ours, theirs, strict=True)]
+            figures.append(print_difference(apart, max(1, digits)))
+        lines.append(f"| {factor} | {len(cells)} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("record", type=Path)
+    parser.add_argument("axis", choices=AXES)
+    parser.add_argument("first")
+    parser.add_argument("second")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="VALUE", help="of any axis")
+    given = parser.parse_args(arguments)
+    rows = json.loads(given.record.read_text(encoding="utf-8"))["rows"]
+    try:
+        held = {row[name]: None for row in rows for name in AXES}
+        reject_unknown("--leave-out", given.leave_out, held)
+        rows = [row for row in rows if not {row[name] for name in AXES} & set(given.leave_out)]
+        pairs = find_pairs(rows, given.axis, given.first, given.second)
+    except ValueError as error:
+        sys.exit(f"{given.record}: {error}")
+    if not pairs:
+        sys.exit(f"{given.record}: no two cells differ in {given.axis} alone.")
+    print(make_table(pairs))
+
+
+if __name__ == "__main__":
+    main()
