@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from needle_grid import load_engine
-from recording import ROOT, describe_run, write_record
+from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.engines import Engine
 from opencompass_llada.finetune.evaluation import context_windows
@@ -160,4 +160,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_error(main)

@@ -31,8 +31,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from recording import describe_run, write_record  # noqa: E402
-from study_axes import GRID, VARIANT  # noqa: E402
+from recording import describe_run, exit_on_error, read_rows, write_record  # noqa: E402
+from study_axes import GRID, SCALINGS, VARIANT  # noqa: E402
 from study_cell import (  # noqa: E402
     HELD_OUT,
     free_memory,
@@ -42,6 +42,7 @@ from study_cell import (  # noqa: E402
 )
 from study_prompts import prepare_sets  # noqa: E402
 
+from opencompass_llada.finetune.recipe_checks import CHOICES  # noqa: E402
 from opencompass_llada.finetune.start import make_tokenizer  # noqa: E402
 from opencompass_llada.finetune.token_cache import tokenize_source  # noqa: E402
 
@@ -100,6 +101,8 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ValueError: If their settings differ, or two hold different figures of one cell.
     """
+    for path in paths:
+        read_rows(path)  # says what is wrong with a file
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path, record in zip(paths, records, strict=True):
@@ -113,7 +116,11 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
             if known is None or "error" in known:
                 rows[identity(row)] = row
             elif "error" not in row and row != known:
-                raise ValueError(f"{path} holds other figures of {identity(row)} than one before.")
+                differing = [name for name in row if row[name] != known.get(name)]
+                raise ValueError(
+                    f"{path} holds other figures of {identity(row)} than a record before it "
+                    f"({', '.join(differing)}): the cell was run twice. Leave one record out."
+                )
     names = ("command", "date", "machine", "device", "versions")
     runs: list[dict[str, Any]] = []
     for record in records:
@@ -183,13 +190,20 @@ def read_part(text: str) -> str:
     return text
 
 
+def read_factor(text: str) -> int:
+    """Check a factor."""
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 2")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--scalings", nargs="+", default=["diffusion_ntk"])
-    parser.add_argument("--strategies", nargs="+", default=["eod"])
+    parser.add_argument("--scalings", nargs="+", default=["diffusion_ntk"], choices=SCALINGS)
+    parser.add_argument("--strategies", nargs="+", default=["eod"], choices=CHOICES["strategy"])
     parser.add_argument("--methods", nargs="+", default=["full"], choices=["full", "lora"])
-    parser.add_argument("--factors", nargs="+", type=int, default=[4])
+    parser.add_argument("--factors", nargs="+", type=read_factor, default=[4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--init-from", default="asset:tiny-llada")
     parser.add_argument("--tokens", type=int, default=60_000_000, help="trained on, each cell")
@@ -220,13 +234,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="begin no cell that would end after them")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="RECORD", help="join and end")
     parser.add_argument("--record", type=Path, default=Path("finetune_study.json"))
-    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="one training step of one row and one sample of everything: minutes a cell on a CPU",
+    )
     return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Make the prompts, run cells or merge records."""
     given = make_parser().parse_args(arguments)
+    if given.tiny:
+        given.samples = given.far_samples = given.ruler_samples = 1
     if given.merge:
         merged = merge_records(given.merge)
         write_record(given.record, merged)
@@ -241,4 +261,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_error(main)

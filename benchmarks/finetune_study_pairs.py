@@ -14,15 +14,14 @@ pair; how many pairs there are is printed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_study_report import COLUMNS, Row, values_of
+from recording import exit_on_error, read_rows
 from scipy.stats import ttest_1samp
 from study_axes import GRID, VARIANT
 
@@ -41,6 +40,8 @@ def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> dict[
         ValueError: If no cell of the record holds one of the settings, or two cells of the second
             would be one cell's partner.
     """
+    if first == second:
+        raise ValueError(f"{axis} {first!r} against itself; name two settings.")
     held = sorted({str(row[axis]) for row in rows})
     for value in (first, second):
         if value not in held:
@@ -97,18 +98,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("second")
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="VALUE", help="of any axis")
     given = parser.parse_args(arguments)
-    rows = json.loads(given.record.read_text(encoding="utf-8"))["rows"]
-    try:
-        held = {row[name]: None for row in rows for name in AXES}
-        reject_unknown("--leave-out", given.leave_out, held)
-        rows = [row for row in rows if not {row[name] for name in AXES} & set(given.leave_out)]
-        pairs = find_pairs(rows, given.axis, given.first, given.second)
-    except ValueError as error:
-        sys.exit(f"{given.record}: {error}")
+    rows = read_rows(given.record)
+    reject_unknown(
+        "--leave-out", given.leave_out, {row[name]: None for row in rows for name in AXES}
+    )
+    rows = [row for row in rows if not {row[name] for name in AXES} & set(given.leave_out)]
+    pairs = find_pairs(rows, given.axis, given.first, given.second)
     if not pairs:
-        sys.exit(f"{given.record}: no two cells differ in {given.axis} alone.")
+        raise ValueError(f"{given.record}: no two cells differ in {given.axis} alone.")
     print(make_table(pairs))
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_error(main)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_axes import GRID, TRAINED, VARIANT
+from recording import exit_on_error, read_rows
+from study_axes import GRID, SCALINGS, TRAINED, VARIANT
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
@@ -70,8 +70,6 @@ COLUMNS: dict[str, tuple[Figure, int]] = {
     "perplexity 2 x target": (lambda row: perplexity(row, 2 * target(row)), 1),
     "GPU minutes": (lambda row: row["minutes"] / row["processes"], 2),
 }
-#: The order of rows and colours; other scalings come after.
-SCALINGS = ("none", "ntk", "diffusion_ntk")
 
 
 def missing_cells(rows: Sequence[Row]) -> list[str]:
@@ -175,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--over", choices=GRID, help="average over it, too; counted as seeds")
     parser.add_argument("--partial", action="store_true", help="cells may be missing")
     given = parser.parse_args(arguments)
-    rows = json.loads(given.record.read_text(encoding="utf-8"))["rows"]
+    rows = read_rows(given.record)
     missing = missing_cells(rows)
     if not rows or (missing and not given.partial):
         sys.exit(
@@ -193,4 +191,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_error(main)

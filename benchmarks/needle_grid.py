@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from recording import ROOT, describe_run, write_record
+from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.datasets.haystack import HaystackStore
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_error(main)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +34,30 @@ def describe_run(packages: Sequence[str]) -> dict[str, Any]:
         "device": describe_device(),
         "versions": versions,
     }
+
+
+def exit_on_error(command: Callable[[], None]) -> None:
+    """Run a script's main; an error that its arguments or files cause is a line, no traceback."""
+    try:
+        command()
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a record.
+
+    Raises:
+        ValueError: If the file is missing, no JSON, or no record of rows.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no record with rows ({type(error).__name__}); give what "
+            "finetune_study.py --record or --merge wrote."
+        ) from error
+    return list(rows)
 
 
 def describe_device() -> str:

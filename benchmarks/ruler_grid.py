@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from finetune_study_report import mean_ruler
-from recording import ROOT, describe_run, write_record
+from recording import ROOT, describe_run, exit_on_error, write_record
 from study_cell import Answerer, score_set
 from study_prompts import PromptPlan, prepare_sets, read_set
 
@@ -55,4 +55,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_error(main)

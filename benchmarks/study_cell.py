@@ -46,13 +46,10 @@ def target_length(cell: dict[str, Any]) -> int:
 def prompt_plans(cell: dict[str, Any], given: argparse.Namespace) -> list[PromptPlan]:
     """Return the prompts that a cell is measured with."""
     target = target_length(cell)
-    near = {TRAINED} if given.tiny else {TRAINED, target // 2, target}
-    far = set() if given.tiny else {2 * target}
     # RULER's long answers cost most of the time at 16,384 tokens: its ends alone.
-    ends = {TRAINED} if given.tiny else {TRAINED, target}
-    lengths = [("ruler", length, given.ruler_samples) for length in sorted(ends)]
-    lengths += [("needle", length, given.samples) for length in sorted(near)]
-    lengths += [("needle", length, given.far_samples or given.samples) for length in far]
+    lengths = [("ruler", length, given.ruler_samples) for length in (TRAINED, target)]
+    lengths += [("needle", length, given.samples) for length in (TRAINED, target // 2, target)]
+    lengths.append(("needle", 2 * target, given.far_samples or given.samples))
     return [
         PromptPlan(kind=kind, length=length, samples=samples, checkpoint=given.init_from)
         for kind, length, samples in lengths
@@ -60,10 +57,10 @@ def prompt_plans(cell: dict[str, Any], given: argparse.Namespace) -> list[Prompt
     ]
 
 
-def perplexity_lengths(cell: dict[str, Any], given: argparse.Namespace) -> list[int]:
+def perplexity_lengths(cell: dict[str, Any]) -> list[int]:
     """Return the context lengths that a cell's perplexity is measured at."""
     target = target_length(cell)
-    return [TRAINED] if given.tiny else sorted({TRAINED, target // 4, target, 2 * target})
+    return sorted({TRAINED, target // 4, target, 2 * target})
 
 
 def make_recipe(cell: dict[str, Any], folder: Path, given: argparse.Namespace) -> Recipe:
@@ -116,7 +113,7 @@ class Answerer:
         """
         self.engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, None)
         if not isinstance(self.engine, MaskedDiffusionEngine):
-            raise TypeError(
+            raise ValueError(
                 f"{folder} is no masked diffusion model, whose sampler the study measures with; "
                 "give a checkpoint of LLaDA's format."
             )
@@ -207,7 +204,7 @@ def run_cell(cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
         row["perplexity"] = measure_contexts(
             model.engine,
             read_text(tokens, HELD_OUT, cache).tokens,
-            perplexity_lengths(cell, given),
+            perplexity_lengths(cell),
             targets=TARGETS,
             texts=2 if given.tiny else 32,
             draws=4 if given.tiny else given.draws,

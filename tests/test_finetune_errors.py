@@ -36,6 +36,8 @@ def test_sources_that_cannot_be_read_say_what_to_do(tmp_path):
         (TextSource(paths=(jsonl(tmp_path, {"body": "x"}),)), "text_field"),
         (TextSource(paths=(jsonl(tmp_path, {"text": 3}, name="b.jsonl"),)), "is no text"),
         (TextSource(dataset=str(tmp_path / "nothing")), "could not be loaded"),
+        (TextSource(paths=(str(tmp_path),)), "is a folder; name its files"),
+        (TextSource(paths=(__file__,)), "ends in '.py'"),
     ):
         with pytest.raises(ValueError, match=words):
             list(read_documents(source))

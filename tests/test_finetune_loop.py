@@ -220,3 +220,7 @@ def test_time_limit_ends_training_with_a_final_checkpoint(tmp_path):
     folder = trainer.train()
     assert folder.name == "final"
     assert trainer.step < trainer.recipe.num_steps
+    again = small_trainer(tmp_path / "out", time_limit=0.01)
+    again.train()  # the same command trains no further
+    assert again.step == trainer.step
+    assert_equal(weights_of(again), weights_of(trainer))

@@ -102,7 +102,7 @@ def test_lengths_measured(tmp_path):
     assert lengths == {("needle", n) for n in (512, 4096, 8192, 16384)} | {
         ("ruler", n) for n in (512, 8192)
     }
-    assert study_cell.perplexity_lengths(cell, given) == [512, 2048, 8192, 16384]
+    assert study_cell.perplexity_lengths(cell) == [512, 2048, 8192, 16384]
 
 
 def test_a_failed_cell_is_said_and_run_again(tmp_path, monkeypatch, capsys):

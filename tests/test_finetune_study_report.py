@@ -186,7 +186,7 @@ def test_settings_can_be_left_out_of_the_pairs(tmp_path, capsys):
     path = write(tmp_path, [*rows, row("ntk", strategy="direct")])
     pairs.main([str(path), "strategy", "eod", "direct", "--leave-out", "none"])
     assert cells_of(capsys.readouterr().out.strip())[0]["needle target"] == "+10.0"
-    with pytest.raises(SystemExit, match="Unknown strategy 'eod'"):
+    with pytest.raises(ValueError, match="Unknown strategy 'eod'"):
         pairs.main([str(path), "strategy", "eod", "direct", "--leave-out", "eod"])
-    with pytest.raises(SystemExit, match="Unknown --leave-out 'nnoe'. Did you mean 'none'"):
+    with pytest.raises(ValueError, match="Unknown --leave-out 'nnoe'. Did you mean 'none'"):
         pairs.main([str(path), "strategy", "eod", "direct", "--leave-out", "nnoe"])

@@ -23,11 +23,15 @@ class Document(NamedTuple):
     prompt: str = ""
 
 
+#: Endings of files that are one document each, and of files with a document a row.
+TEXT, ROWS = (".txt", ".md"), (".json", ".jsonl", ".parquet")
+
+
 def matching_files(source: TextSource) -> list[Path]:
     """Return a source's files, in the order of its globs and sorted in each.
 
     Raises:
-        ValueError: If no file matches a glob.
+        ValueError: If no file matches a glob, or a match is a folder or of another kind of file.
     """
     files: list[Path] = []
     for path in source.paths:
@@ -38,6 +42,17 @@ def matching_files(source: TextSource) -> list[Path]:
                 "environment variables in it, or use generated_seed."
             )
         files += map(Path, found)
+    for file in files:
+        if file.is_dir():
+            raise ValueError(
+                f"text source: path {str(file)!r} is a folder; name its files: '{file}/*.txt'."
+            )
+        if file.suffix not in (*TEXT, *ROWS):
+            raise ValueError(
+                f"text source: {str(file)!r} ends in {file.suffix!r}; read are "
+                f"{', '.join(TEXT)} (a document a file) and {', '.join(ROWS)} (a document a row). "
+                "Rename the file, or narrow the glob."
+            )
     return files
 
 

@@ -44,6 +44,7 @@ from opencompass_llada.finetune.rows import Batch, to_device
 from opencompass_llada.finetune.run_log import RunLog
 from opencompass_llada.finetune.start import build_network, make_tokenizer, place_network
 from opencompass_llada.finetune.stopping import StopRequest
+from opencompass_llada.finetune.surroundings import check_surroundings
 from opencompass_llada.finetune.throughput import Throughput
 from opencompass_llada.finetune.training_state import read_state
 from opencompass_llada.logs import get_logger
@@ -67,9 +68,12 @@ class Trainer:
             recipe: What to do.
 
         Raises:
+            ImportError: If a package that the recipe needs is missing.
             ValueError: If a text source, the checkpoint, the processes or the memory do not fit
-                the recipe, or output_dir holds another run.
+                the recipe, output_dir holds another run or cannot be written to, or the state
+                that it would go on from cannot be read.
         """
+        check_surroundings(recipe)
         self.recipe = recipe
         self.ranks = read_ranks(recipe)
         self.output = Path(recipe.output_dir).absolute()
@@ -154,6 +158,9 @@ class Trainer:
         recipe, begun = self.recipe, time.perf_counter() - self.seconds
         losses: list[torch.Tensor] = []
         work = Throughput()
+        if recipe.time_limit is not None and self.seconds > recipe.time_limit:
+            logger.warning("Time limit reached at step %d; a longer time_limit goes on", self.step)
+            return
         for phase, batches in self._steps():
             self.seconds = self._agree(time.perf_counter() - begun)
             loss, norm = self.take_step(phase, batches, self.seconds)

@@ -71,6 +71,10 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ValueError: For the first value or combination that is wrong; says what would be right.
     """
+    if not isinstance(recipe.output_dir, str) or not recipe.output_dir:
+        raise ValueError(
+            f"recipe: output_dir={recipe.output_dir!r} must name a folder: checkpoints/mine."
+        )
     _check_numbers(recipe)
     for name, allowed in CHOICES.items():
         if getattr(recipe, name) not in allowed:
@@ -124,8 +128,10 @@ def _check_numbers(recipe: Recipe) -> None:
 def _check_styles(recipe: Recipe) -> None:
     styles = recipe.retrieval_styles
     if not isinstance(styles, Mapping):
-        raise ValueError(f"recipe: retrieval_styles={styles!r} must map styles to shares.")
-    reject_unknown("retrieval style", styles, STYLES)
+        raise ValueError(
+            f"recipe: retrieval_styles={styles!r} must map styles to shares: {{words: 1, copy: 2}}."
+        )
+    reject_unknown("style in retrieval_styles", styles, STYLES)
     shares = list(styles.values())
     if not all(isinstance(n, int | float) and n >= 0 for n in shares) or not sum(shares) > 0:
         raise ValueError(

@@ -31,6 +31,11 @@ def _build(cls: type, what: str, values: Mapping[str, Any]) -> Any:
     }
     if missing := sorted(required - values.keys()):
         raise ValueError(f"{what}: {', '.join(missing)} must be given.")
+    # The recipe's own lists are checked above and in recipe_checks.
+    for item in () if cls is Recipe else dataclasses.fields(cls):
+        value = values.get(item.name, ())
+        if str(item.type).startswith("tuple") and not isinstance(value, list | tuple):
+            raise ValueError(f"{what}: {item.name}={value!r} must be a list: [{value}].")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -18,7 +18,8 @@ class TextSource:
     """Text to train on: files, a data set, or generated documents.
 
     Attributes:
-        paths: Globs of .txt, .json, .jsonl or .parquet files; environment variables are expanded.
+        paths: Globs of .txt or .md (a document a file), .json, .jsonl or .parquet files (a
+            document a row); environment variables are expanded.
         dataset: A folder or hub id that the package ``datasets`` loads.
         dataset_config: The data set's configuration, where it has several.
         split: The data set's split.

@@ -147,7 +147,9 @@ def build_network(
         )
     scaling = choose_scaling(recipe, int(fields["max_sequence_length"]))
     model, shards = open_checkpoint(path, rope_scaling=scaling)
-    longest = model.resolved_rope.longest_context
+    rope = model.resolved_rope
+    logger.info(rope.describe())
+    longest = rope.longest_context
     if recipe.trained_length < model.config.max_sequence_length and scaling.type != "none":
         raise ValueError(
             f"phases: the longest sequence_length={recipe.trained_length} is below the "

@@ -51,6 +51,8 @@ class Throughput:
             memory = torch.cuda.max_memory_allocated(device) / 1e9
         flops = self._flops / trainer.ranks.sequence_parallel
         left = (trainer.recipe.num_steps - trainer.step) * seconds / max(1, self._steps)
+        if trainer.recipe.time_limit is not None:
+            left = min(left, max(0.0, trainer.recipe.time_limit - trainer.seconds))
         return {
             "learning_rate": trainer.optimizer.param_groups[0]["lr"],
             "tokens": trainer.tokens_seen,

@@ -70,6 +70,9 @@ def read_state(
 
     Returns:
         The facts.
+
+    Raises:
+        ValueError: If a file of the state is missing or broken.
     """
     weights, moments = get_state_dict(network, optimizer, options=_OPTIONS)
     state: dict[str, Any] = {"weights": weights, "optimizer": moments}
@@ -77,7 +80,14 @@ def read_state(
         state["average"] = dict(average)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+        try:
+            dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+        except (dcp.api.CheckpointException, OSError) as error:
+            raise ValueError(
+                f"The state to go on from, {str(folder)!r}, cannot be read ("
+                f"{type(error).__name__}). Restore it, or start anew in another output_dir, with "
+                f"init_from={str(folder.parent)!r} to keep what was learnt."
+            ) from error
     set_state_dict(
         network,
         optimizer,

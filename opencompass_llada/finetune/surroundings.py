@@ -1,0 +1,40 @@
+"""What a run needs of its machine, checked before anything loads: packages, text, a place to write.
+
+Memory and processes are `fitting`'s and `devices`' business.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from opencompass_llada.finetune.documents import matching_files
+from opencompass_llada.finetune.recipe import Recipe
+
+
+def check_surroundings(recipe: Recipe) -> None:
+    """Check packages, text files and the output folder.
+
+    Args:
+        recipe: Checked by itself.
+
+    Raises:
+        ImportError: If a package that the recipe needs is missing.
+        ValueError: If a path matches no file that can be read as text, or output_dir cannot be
+            written to.
+    """
+    needed = {"peft": recipe.lora is not None, "tensorboard": recipe.tensorboard}
+    for package, wanted in needed.items():
+        if wanted and find_spec(package) is None:
+            key = "lora" if package == "peft" else "tensorboard: true"
+            raise ImportError(f"{key} needs the package {package}: pip install {package}")
+    for source in (*recipe.text, *([recipe.evaluation.text] if recipe.evaluation.text else [])):
+        matching_files(source)
+    folder = Path(recipe.output_dir).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there.is_dir() and not os.access(there, os.W_OK):
+        raise ValueError(
+            f"output_dir={recipe.output_dir!r} cannot be written: no right to write to "
+            f"{str(there)!r}. Name another folder."
+        )
