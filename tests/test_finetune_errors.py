@@ -208,6 +208,27 @@ def test_missing_peft_names_the_command(tmp_path, monkeypatch):
         small_trainer(tmp_path / "a", LONGER, init_from=checkpoint(tmp_path), lora={"rank": 2})
 
 
+def test_surroundings_are_checked_before_anything_loads(tmp_path, monkeypatch):
+    nothing = {**LONGER, "init_from": str(tmp_path / "no-checkpoint")}
+    with pytest.raises(ValueError, match="no file matches path"):
+        small_trainer(tmp_path / "a", nothing, text=[{"paths": [str(tmp_path / "*.txt")]}])
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        small_trainer(tmp_path / "a", nothing, tensorboard=True)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ValueError, match=r"output_dir='.*a' cannot be written.*Name another"):
+        small_trainer(tmp_path / "a", nothing)
+
+
+def test_a_state_with_a_file_missing_says_how_to_go_on(tmp_path):
+    trainer = small_trainer(tmp_path / "a", phases=SHORT)
+    trainer.train()
+    (file,) = (trainer.index.last / "state").glob("*.distcp")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"state' *, cannot be read .*start anew.*init_from="):
+        small_trainer(tmp_path / "a", phases=SHORT)
+
+
 def test_missing_tensorboard_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="pip install tensorboard"):

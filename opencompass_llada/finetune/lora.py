@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from opencompass_llada.finetune.devices import whole_tensor
 from opencompass_llada.finetune.recipe_parts import Lora
+from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.options import unknown_name_message
 
 _ADAPTER = "default"
@@ -56,7 +57,7 @@ def add_adapters(model: nn.Module, lora: Lora, dtype: torch.dtype) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ImportError("lora needs the package peft: pip install peft") from error
+        raise missing_package("lora", "peft") from error
     check_targets(model, lora)
     model.requires_grad_(False)
     config = LoraConfig(

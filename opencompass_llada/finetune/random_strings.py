@@ -81,9 +81,7 @@ def draw_text_words(text: str, rng: random.Random) -> str:
     """
     count = rng.choice((1, 2, 2, 3, 3, 4, 5))
     runs = [run.split(" ") for run in _RUN.findall(text)]
-    places = [
-        (run, start) for run in runs for start in range(len(run) - count + 1) if len(run) >= count
-    ]
+    places = [(run, start) for run in runs for start in range(len(run) - count + 1)]
     if not places:
         return draw_words(rng)
     run, start = rng.choice(places)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
@@ -94,7 +95,5 @@ def _open_tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError(
-            "tensorboard=true needs the package tensorboard: pip install tensorboard"
-        ) from error
+        raise missing_package("tensorboard=true", "tensorboard") from error
     return SummaryWriter(str(folder))

@@ -13,6 +13,11 @@ from opencompass_llada.finetune.documents import matching_files
 from opencompass_llada.finetune.recipe import Recipe
 
 
+def missing_package(key: str, package: str) -> ImportError:
+    """Return the error for a recipe's key whose package is not installed."""
+    return ImportError(f"{key} needs the package {package}: pip install {package}")
+
+
 def check_surroundings(recipe: Recipe) -> None:
     """Check packages, text files and the output folder.
 
@@ -24,11 +29,12 @@ def check_surroundings(recipe: Recipe) -> None:
         ValueError: If a path matches no file that can be read as text, or output_dir cannot be
             written to.
     """
-    needed = {"peft": recipe.lora is not None, "tensorboard": recipe.tensorboard}
-    for package, wanted in needed.items():
-        if wanted and find_spec(package) is None:
-            key = "lora" if package == "peft" else "tensorboard: true"
-            raise ImportError(f"{key} needs the package {package}: pip install {package}")
+    needed = {"lora": "peft"} if recipe.lora else {}
+    if recipe.tensorboard:
+        needed["tensorboard=true"] = "tensorboard"
+    for key, package in needed.items():
+        if find_spec(package) is None:
+            raise missing_package(key, package)
     for source in (*recipe.text, *([recipe.evaluation.text] if recipe.evaluation.text else [])):
         matching_files(source)
     folder = Path(recipe.output_dir).absolute()
