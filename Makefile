@@ -85,6 +85,7 @@ tiny-llada-long: install
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_first.yaml num_workers=$(WORKERS) \
 	  init_from=checkpoints/tiny-llada/final
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_second.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_third.yaml num_workers=$(WORKERS)
 	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long.yaml num_workers=$(WORKERS)
 
 tiny-models: tiny-llada-long
