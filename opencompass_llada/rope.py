@@ -23,6 +23,10 @@ from opencompass_llada.rope_scaling import (
     YarnScaling,
 )
 
+#: Pairs. The base of a checkpoint post-trained with an NTK scaling makes the logarithm below a whole
+#: number, which rounding must not lift to the next: lambda of a further scaling would fall to 1.
+ROUNDING = 1e-9
+
 
 def critical_dimension(rope_theta: float, head_dim: int, trained_length: int) -> int:
     """Count the dimensions whose rotation completes a period within the trained length.
@@ -37,7 +41,7 @@ def critical_dimension(rope_theta: float, head_dim: int, trained_length: int) ->
     Returns:
         d_crit, an even number from 2 to d.
     """
-    pairs = math.ceil(head_dim / 2 * math.log(trained_length / (2 * math.pi), rope_theta))
+    pairs = math.ceil(head_dim / 2 * math.log(trained_length / (2 * math.pi), rope_theta) - ROUNDING)
     return min(max(2 * pairs, 2), head_dim)
 
 

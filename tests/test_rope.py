@@ -87,6 +87,20 @@ def test_explicit_multiplier_and_target_are_inverse(method):
     )
 
 
+@pytest.mark.parametrize("method", ["ntk", "diffusion_ntk"])
+@pytest.mark.parametrize("factor", [2, 3, 8, 24, 32])
+@pytest.mark.parametrize("network", [LLADA, DREAM, {**LLADA, "rope_theta": 10000.0, "head_dim": 32}])
+def test_scaling_in_two_steps_is_scaling_in_one(method, factor, network):
+    # After the first step d/2 log_b(T / 2 pi) is a whole number, but for rounding.
+    length = factor * network["trained_length"]
+    first = resolve({"type": method, "target_length": length}, **network)
+    between = {**network, "rope_theta": first.rope_theta, "trained_length": length}
+    second = resolve({"type": method, "target_length": length * 5 // 4}, **between)
+    once = resolve({"type": method, "target_length": length * 5 // 4}, **network)
+    assert second.critical_dimension == once.critical_dimension
+    assert second.rope_theta == pytest.approx(once.rope_theta, rel=1e-9)
+
+
 def closed_form(theta: float, head_dim: int) -> np.ndarray:
     """Return b^(-2i/d), in float64 and independent of the package."""
     return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
