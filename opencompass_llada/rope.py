@@ -23,8 +23,8 @@ from opencompass_llada.rope_scaling import (
     YarnScaling,
 )
 
-#: Pairs. The base of a checkpoint post-trained with an NTK scaling makes the logarithm below a whole
-#: number, which rounding must not lift to the next: lambda of a further scaling would fall to 1.
+#: Pairs. The base of a checkpoint post-trained with an NTK scaling makes the logarithm below a
+#: whole number; rounding must not lift it to the next, where lambda of a further scaling is 1.
 ROUNDING = 1e-9
 
 
@@ -41,8 +41,8 @@ def critical_dimension(rope_theta: float, head_dim: int, trained_length: int) ->
     Returns:
         d_crit, an even number from 2 to d.
     """
-    pairs = math.ceil(head_dim / 2 * math.log(trained_length / (2 * math.pi), rope_theta) - ROUNDING)
-    return min(max(2 * pairs, 2), head_dim)
+    pairs = head_dim / 2 * math.log(trained_length / (2 * math.pi), rope_theta)
+    return min(max(2 * math.ceil(pairs - ROUNDING), 2), head_dim)
 
 
 def theta_multiplier(

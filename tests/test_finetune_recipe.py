@@ -122,7 +122,8 @@ def test_cycles_go_through_all_phases_again():
 
 
 def test_each_part_of_tiny_llada_long_begins_where_the_one_before_ended():
-    parts = [load_recipe(RECIPES / f"tiny_long{part}.yaml") for part in ("_first", "_second", "_third", "")]
+    names = ("tiny_long_first", "tiny_long_second", "tiny_long_third", "tiny_long")
+    parts = [load_recipe(RECIPES / f"{name}.yaml") for name in names]
     for before, after in itertools.pairwise(parts):
         assert after.init_from == f"{before.output_dir}/final"
         assert after.rope_scaling == {"type": "none"}  # the base after scaling is in the checkpoint
