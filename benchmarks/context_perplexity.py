@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from needle_grid import load_engine
+from needle_grid import add_scaling_option, load_engine, read_scaling
 from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.engines import Engine
@@ -121,10 +121,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, default=32, help="places in the text")
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--batch-tokens", type=int, default=131072)
-    parser.add_argument("--scaling", nargs=2, metavar=("METHOD", "TARGET"), default=None)
+    add_scaling_option(parser)
     parser.add_argument("--record", type=Path, default=ROOT / "context_perplexity.json")
     given = parser.parse_args(arguments)
-    scaling = given.scaling and {"type": given.scaling[0], "target_length": int(given.scaling[1])}
+    scaling = read_scaling(given)
     engine, tokenizer = load_engine(given.checkpoint, 16, 4, scaling)  # the sampler is not used
     made = given.text == GENERATED
     source = TextSource(

@@ -60,6 +60,26 @@ def make_cell(task: tuple[str, str, int, int, int]) -> list[dict[str, str]]:
 STORE = HaystackStore()  # one a process: tokenized documents are shared by its cells
 
 
+def add_scaling_option(parser: argparse.ArgumentParser) -> None:
+    """Let a script load its checkpoint with a scaling; `read_scaling` reads it."""
+    parser.add_argument(
+        "--scaling",
+        nargs=2,
+        metavar=("METHOD", "TARGET"),
+        help="a RoPE scaling on top of what the checkpoint holds, and its length in tokens",
+    )
+
+
+def read_scaling(given: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the options of `rope_scaling` that a script was given, or None."""
+    if given.scaling is None:
+        return None
+    method, target = given.scaling
+    if not target.isdigit():
+        raise ValueError(f"--scaling {method} {target}: the second is a number of tokens.")
+    return {"type": method, "target_length": int(target)}
+
+
 def load_engine(
     path: str, block_length: int, num_steps: int, scaling: dict[str, Any] | None
 ) -> tuple[Engine, Any]:
@@ -115,11 +135,11 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--steps", type=int, help="denoising steps; else as the docs' figures")
-    parser.add_argument("--scaling", nargs=2, metavar=("METHOD", "TARGET"), default=None)
+    add_scaling_option(parser)
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1))
     parser.add_argument("--record", type=Path, default=ROOT / "needle_grid.json")
     given = parser.parse_args()
-    scaling = given.scaling and {"type": given.scaling[0], "target_length": int(given.scaling[1])}
+    scaling = read_scaling(given)
     grid = [(length, depth) for length in given.lengths for depth in given.depths]
     tasks = [(given.data, given.checkpoint, *cell, given.samples) for cell in grid]
     *_, new_tokens, usual = DATA[given.data]

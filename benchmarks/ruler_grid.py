@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from finetune_study_report import mean_ruler
+from needle_grid import add_scaling_option, read_scaling
 from recording import ROOT, describe_run, exit_on_error, write_record
 from study_cell import Answerer, score_set
 from study_prompts import PromptPlan, prepare_sets, read_set
@@ -33,17 +34,19 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="answered at once")
+    add_scaling_option(parser)
     parser.add_argument("--record", type=Path, default=ROOT / "ruler_grid.json")
     given = parser.parse_args(arguments)
     plans = [
         PromptPlan(kind="ruler", length=length, samples=given.samples, checkpoint=given.checkpoint)
         for length in given.lengths
     ]
-    start = time.perf_counter()
+    start, scaling = time.perf_counter(), read_scaling(given)
     paths = prepare_sets(plans, given.prompts, given.workers)
-    model = Answerer(resolve_path(given.checkpoint), given.batch_tokens)
+    model = Answerer(resolve_path(given.checkpoint), given.batch_tokens, scaling)
     record = describe_run(("torch", "transformers", "tokenizers"))
-    record |= {"checkpoint": given.checkpoint, "samples_a_task": given.samples, "ruler": {}}
+    record |= {"checkpoint": given.checkpoint, "scaling": scaling}
+    record |= {"samples_a_task": given.samples, "ruler": {}}
     for plan, path in zip(plans, paths, strict=True):
         record["ruler"][str(plan.length)] = score_set(model, read_set(path), "ruler")
         record["seconds"] = round(time.perf_counter() - start, 1)

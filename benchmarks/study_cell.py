@@ -104,14 +104,17 @@ def make_recipe(cell: dict[str, Any], folder: Path, given: argparse.Namespace) -
 class Answerer:
     """A checkpoint that answers prompts in batches."""
 
-    def __init__(self, folder: str, batch_tokens: int) -> None:
+    def __init__(
+        self, folder: str, batch_tokens: int, scaling: dict[str, Any] | None = None
+    ) -> None:
         """Load it.
 
         Args:
             folder: The checkpoint.
             batch_tokens: Most tokens of a batch, prompts and answers; one prompt always fits.
+            scaling: RoPE scaling on top of the checkpoint's own.
         """
-        self.engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, None)
+        self.engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, scaling)
         if not isinstance(self.engine, MaskedDiffusionEngine):
             raise ValueError(
                 f"{folder} is no masked diffusion model, whose sampler the study measures with; "

@@ -92,3 +92,18 @@ def test_the_command_writes_a_record(tmp_path, monkeypatch, model):
     assert all(figures["perplexity"] > 1 for figures in record["perplexity"].values())
     assert (record["perplexity"]["32"]["masks_standard_error"] == 0) == (model == "tiny-ar")
     assert record["versions"]["torch"]
+
+
+def test_a_scaling_is_measured_and_recorded(tmp_path):
+    sizes = ["--lengths", "600", "--targets", "8", "--texts", "2", "--draws", "4"]
+    perplexities = []
+    for place, scaling in enumerate([[], ["--scaling", "diffusion_ntk", "2048"]]):
+        record = tmp_path / f"{place}.json"
+        options = [*sizes, *scaling, "--record", str(record)]
+        context_perplexity.main(["asset:tiny-llada", *options])
+        written = json.loads(record.read_text())
+        perplexities.append(written["perplexity"]["600"]["perplexity"])
+    assert written["scaling"] == {"type": "diffusion_ntk", "target_length": 2048}
+    assert perplexities[0] != perplexities[1]
+    with pytest.raises(ValueError, match=r"--scaling ntk long: the second is a number of tokens"):
+        context_perplexity.main(["asset:tiny-llada", "--scaling", "ntk", "long"])
