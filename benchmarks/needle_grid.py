@@ -71,13 +71,19 @@ def add_scaling_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_scaling(given: argparse.Namespace) -> dict[str, Any] | None:
-    """Return the options of `rope_scaling` that a script was given, or None."""
+    """Return the options of `rope_scaling` that a script was given, or None.
+
+    Raises:
+        ValueError: If the method is unknown or the target no number of tokens.
+    """
     if given.scaling is None:
         return None
     method, target = given.scaling
-    if not target.isdigit():
+    if not target.isdecimal():
         raise ValueError(f"--scaling {method} {target}: the second is a number of tokens.")
-    return {"type": method, "target_length": int(target)}
+    scaling = {"type": method, "target_length": int(target)}
+    parse_rope_scaling(scaling)  # an unknown method is an error before prompts are made
+    return scaling
 
 
 def load_engine(

@@ -24,8 +24,9 @@ from opencompass_llada.rope_scaling import (
 )
 
 #: Pairs. The base of a checkpoint post-trained with an NTK scaling makes the logarithm below a
-#: whole number; rounding must not lift it to the next, where lambda of a further scaling is 1.
-ROUNDING = 1e-9
+#: whole number; rounding, also of a base written with six digits, must not lift it to the next,
+#: where lambda of a further scaling is 1.
+ROUNDING = 1e-4
 
 
 def critical_dimension(rope_theta: float, head_dim: int, trained_length: int) -> int:
@@ -88,10 +89,13 @@ class ResolvedRope:
 
     def describe(self) -> str:
         """Return one line for the log: method, lambda, theta, d_crit and longest context."""
+        idle = self.critical_dimension and self.theta_multiplier == 1.0
+        idle = idle and self.longest_context > self.trained_length
         return (
             f"RoPE scaling {self.method}: theta multiplier {self.theta_multiplier:.4g}, theta "
             f"{self.rope_theta:.6g}, critical dimension {self.critical_dimension or 'not used'}, "
             f"trained length {self.trained_length}, computed for {self.longest_context} tokens"
+            + ("; CHANGES NOTHING: the critical dimension reaches that far already" if idle else "")
         )
 
 

@@ -105,5 +105,9 @@ def test_a_scaling_is_measured_and_recorded(tmp_path):
         perplexities.append(written["perplexity"]["600"]["perplexity"])
     assert written["scaling"] == {"type": "diffusion_ntk", "target_length": 2048}
     assert perplexities[0] != perplexities[1]
-    with pytest.raises(ValueError, match=r"--scaling ntk long: the second is a number of tokens"):
-        context_perplexity.main(["asset:tiny-llada", "--scaling", "ntk", "long"])
+    for method, target, message in [
+        ("ntk", "long", "--scaling ntk long: the second is a number of tokens"),
+        ("ntq", "2048", "ntq.*ntk"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            context_perplexity.main(["asset:tiny-llada", "--scaling", method, target])

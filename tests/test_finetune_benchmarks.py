@@ -32,9 +32,12 @@ def test_speed_states_plan_and_measurement(repository_root, tmp_path):
     assert all(case in done.stdout for case in cases)
 
 
-def test_ruler_of_a_checkpoint(repository_root, tmp_path):
+@pytest.mark.parametrize("scaling", [None, "diffusion_ntk"])
+def test_ruler_of_a_checkpoint(repository_root, tmp_path, scaling):
     record = tmp_path / "ruler.json"
-    options = ("--lengths", "512", "--samples", "1", "--workers", "1", "--record", str(record))
+    options = ["--lengths", "512", "--samples", "1", "--workers", "1", "--record", str(record)]
+    if scaling:
+        options += ["--scaling", scaling, "2048"]
     done = subprocess.run(
         [sys.executable, "benchmarks/ruler_grid.py", "asset:tiny-llada", *options]
         + ["--prompts", str(tmp_path)],
@@ -44,6 +47,8 @@ def test_ruler_of_a_checkpoint(repository_root, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    scores = json.loads(record.read_text())["ruler"]["512"]
+    written = json.loads(record.read_text())
+    assert written["scaling"] == (scaling and {"type": scaling, "target_length": 2048})
+    scores = written["ruler"]["512"]
     assert scores["niah_single_1"] == 100.0
     assert len(scores) == 11  # without question answering

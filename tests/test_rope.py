@@ -94,11 +94,12 @@ def test_scaling_in_two_steps_is_scaling_in_one(method, factor, network):
     # After the first step d/2 log_b(T / 2 pi) is a whole number, but for rounding.
     length = factor * network["trained_length"]
     first = resolve({"type": method, "target_length": length}, **network)
-    between = {**network, "rope_theta": first.rope_theta, "trained_length": length}
-    second = resolve({"type": method, "target_length": length * 5 // 4}, **between)
     once = resolve({"type": method, "target_length": length * 5 // 4}, **network)
-    assert second.critical_dimension == once.critical_dimension
-    assert second.rope_theta == pytest.approx(once.rope_theta, rel=1e-9)
+    for base in (first.rope_theta, int(first.rope_theta), float(f"{first.rope_theta:.6g}")):
+        between = {**network, "rope_theta": base, "trained_length": length}
+        second = resolve({"type": method, "target_length": length * 5 // 4}, **between)
+        assert second.critical_dimension == once.critical_dimension
+        assert second.rope_theta == pytest.approx(once.rope_theta, rel=1e-9)
 
 
 def closed_form(theta: float, head_dim: int) -> np.ndarray:
@@ -275,3 +276,11 @@ def test_description_names_everything_that_a_log_needs():
     text = resolve({"type": "ntk", "target_length": 16 * K}, **LLADA).describe()
     for part in ("ntk", "13.6", "6.79955e+06", "64", "4096", "16384"):
         assert part in text
+
+
+def test_description_says_that_a_scaling_changes_nothing():
+    # LLaDA-8B's d_crit is a ceiling: a little beyond 4,096 tokens lambda would be below 1.
+    assert "CHANGES NOTHING" in resolve({"type": "ntk", "target_length": 4200}, **LLADA).describe()
+    for target in (4 * K, 8 * K):
+        text = resolve({"type": "ntk", "target_length": target}, **LLADA).describe()
+        assert "NOTHING" not in text
