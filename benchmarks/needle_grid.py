@@ -80,7 +80,10 @@ def read_scaling(given: argparse.Namespace) -> dict[str, Any] | None:
         return None
     method, target = given.scaling
     if not target.isdecimal():
-        raise ValueError(f"--scaling {method} {target}: the second is a number of tokens.")
+        raise ValueError(
+            f"--scaling {method} {target}: the second is a number of tokens, as in "
+            "--scaling diffusion_ntk 20480."
+        )
     scaling = {"type": method, "target_length": int(target)}
     parse_rope_scaling(scaling)  # an unknown method is an error before prompts are made
     return scaling
