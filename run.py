@@ -30,17 +30,16 @@ def main() -> int:
         The exit status.
     """
     put_checkout_first()
-    from opencompass_llada.running.environment import (
-        EnvironmentFault,
-        check_environment,
-        read_requirements,
-    )
+    from opencompass_llada.faults import guard
 
-    try:
-        check_environment(read_requirements(CHECKOUT))
-    except EnvironmentFault as fault:
-        print(f"run.py: {fault}", file=sys.stderr)
-        return 1
+    return guard(check_and_launch, program="run.py")
+
+
+def check_and_launch() -> int:
+    """Check that the installed packages fit, and only then import what needs them."""
+    from opencompass_llada.running.environment import check_environment, read_requirements
+
+    check_environment(read_requirements(CHECKOUT))
     from opencompass_llada.running.launch import launch
 
     return launch()

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opencompass_llada.doctor.findings import Finding, write_report
+from opencompass_llada.faults import guard
 from opencompass_llada.fidelity.words import add_fidelity
 from opencompass_llada.results.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command; whatever fails ends in one paragraph (`faults.guard`).
 
     Args:
         arguments: Words after the program's name; those of the process by default.
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    return guard(lambda: _run_command(arguments), program="opencompass-llada")
+
+
+def _run_command(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="opencompass-llada",
         description="Long-context evaluation of masked diffusion language models in OpenCompass.",

@@ -78,10 +78,15 @@ def test_a_dry_run_leaves_nothing(host):
     assert host(dry_run=True) == 0
 
 
-def test_a_tasks_error_comes_through_after_the_report(host, caplog):
-    with pytest.raises(RuntimeError, match="from a task"):
-        host(error=RuntimeError("from a task"))
+def test_a_tasks_error_ends_in_a_paragraph_after_the_report(host, caplog, capsys, tmp_path):
+    assert host(error=KeyError("from a task")) == 1
     assert "m on d: no predictions were written" in caplog.text
+    text = capsys.readouterr().err
+    assert "this is a bug in opencompass_llada, please report: KeyError: 'from a task'" in text
+    assert "Traceback" not in text
+    (log,) = (tmp_path / "20260101_000000" / "logs").glob("fault_*.log")
+    assert str(log) in text
+    assert "Traceback" in log.read_text()
 
 
 def test_a_summarizers_exit_status_is_kept_and_not_repeated(host, caplog):

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 
+from opencompass_llada.faults import guard
 from opencompass_llada.finetune.devices import stop_processes
 from opencompass_llada.finetune.loop import Trainer
 from opencompass_llada.finetune.recipe_file import load_recipe
@@ -15,7 +16,7 @@ from opencompass_llada.finetune.saving import SaveError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line; whatever nobody foresaw ends in one paragraph (`faults.guard`).
 
     Args:
         arguments: Without the program's name; None for sys.argv.
@@ -24,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0; 2 for a wrong recipe (text, output folder and memory included); 1 where
         training failed; 128 and the signal's number where one stopped it.
     """
+    return guard(lambda: _train(arguments), program="opencompass_llada.finetune")
+
+
+def _train(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m opencompass_llada.finetune")
     parser.add_argument("recipe", help="YAML file, see configs/finetune/")
     parser.add_argument(

@@ -17,6 +17,8 @@ from typing import Any
 STAGES = ("predictions", "results")
 _LOG_FOLDERS = {"predictions": "infer", "results": "eval"}
 _LAST_LINES = 3
+#: What a task's process puts before the reason that it ended for.
+TASK_NAME = "task"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,9 @@ def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
 
 
 def read_last_error(log_path: Path) -> list[str]:
-    """Return the lines of a log that say why it ended: the last exception, else its end.
+    """Return the lines of a log that say why it ended.
+
+    They are the paragraph of `faults.guard`, else the last exception, else the log's end.
 
     Args:
         log_path: A log file of OpenCompass.
@@ -105,12 +109,10 @@ def read_last_error(log_path: Path) -> list[str]:
     """
     text = log_path.read_text(encoding="utf-8", errors="replace")
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    exceptions = [
-        index
-        for index, line in enumerate(lines)
-        if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)
-    ]
-    start = exceptions[-1] if exceptions else len(lines) - _LAST_LINES
+    ends = [i for i, line in enumerate(lines) if line.startswith(f"{TASK_NAME}: ")]
+    exception = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt)\b")
+    ends = ends or [i for i, line in enumerate(lines) if exception.match(line)]
+    start = ends[-1] if ends else len(lines) - _LAST_LINES
     return lines[max(start, 0) :][:_LAST_LINES]
 
 

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
 from opencompass_llada.results.completeness import describe_missing, find_missing
 from opencompass_llada.results.provenance import record_run
-from opencompass_llada.running.environment import (
-    EnvironmentFault,
-    check_environment,
-    read_requirements,
-)
+from opencompass_llada.running.environment import check_environment, read_requirements
 from opencompass_llada.running.hardware import list_gpus, visible_devices_as_indices
 
 logger = get_logger(__name__)
@@ -37,6 +33,14 @@ class _Run:
     cfg: Mapping[str, Any] | None = None
     arguments: Any = None
 
+    def log_folder(self) -> Path | None:
+        """Return the folder of the run's logs; None before the run has one."""
+        return None if self.cfg is None else Path(self.cfg["work_dir"]) / "logs"
+
+    def is_debugged(self) -> bool:
+        """Return whether --debug is given."""
+        return bool(getattr(self.arguments, "debug", False))
+
 
 def launch() -> int:
     """Run OpenCompass's command line on sys.argv, with checks before and after.
@@ -48,10 +52,14 @@ def launch() -> int:
         SystemExit: By the command line parser, by the check of the config, and by a summarizer of
             this package that found results missing and has said which.
     """
+    run = _Run()
+    return guard(lambda: _launch(run), log_folder=run.log_folder, show_traceback=run.is_debugged)
+
+
+def _launch(run: _Run) -> int:
     _use_gpu_indices()
     main_module: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
-    run = _Run()
     original = main_module.get_config_from_arg
 
     def get_checked_config(arguments: Any) -> Any:
@@ -132,11 +140,11 @@ def main() -> int:
     Returns:
         The exit status.
     """
-    try:
-        check_environment(read_requirements())
-    except EnvironmentFault as fault:
-        sys.stderr.write(f"opencompass_llada: {fault}\n")
-        return 1
+    return guard(_check_and_launch, program="opencompass_llada")
+
+
+def _check_and_launch() -> int:
+    check_environment(read_requirements())
     return launch()
 
 

@@ -19,7 +19,9 @@ from mmengine.config import Config
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
 
+from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
+from opencompass_llada.results.completeness import TASK_NAME
 from opencompass_llada.running.recording import record_model, recording
 
 logger = get_logger(__name__)
@@ -133,4 +135,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # The task's output is its log: the traceback stands there, above the paragraph.
+    raise SystemExit(guard(main, program=TASK_NAME, show_traceback=True))

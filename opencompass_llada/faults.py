@@ -1,0 +1,141 @@
+"""Ends every command in one paragraph: what was refused, what the machine lacks, or a bug.
+
+The one place where an exception becomes what a user reads. Nothing is repaired and nothing is
+checked here: whoever refuses an input raises, with a text that names it, the rule and the remedy.
+Imports nothing outside the standard library.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+_PACKAGE = Path(__file__).resolve().parent
+#: Causes that the machine gives, not the code: name of the class, and what helps.
+_MACHINE = {
+    "OutOfMemoryError": "Use a smaller batch_size or max_seq_len, or a device with more memory.",
+    "MemoryError": "Use a smaller batch_size or max_seq_len, or a machine with more memory.",
+}
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
+
+
+def guard(
+    main: Callable[[], int | None],
+    *,
+    program: str | None = None,
+    log_folder: Callable[[], Path | None] = lambda: None,
+    show_traceback: bool | Callable[[], bool] = False,
+) -> int:
+    """Call a command and return its exit status, whatever it raises.
+
+    Args:
+        main: The command; None as its result is status 0.
+        program: What the paragraph begins with; the name of the running script by default.
+        log_folder: Asked where the traceback of a bug goes, once there is one; None is the
+            system's folder for temporary files.
+        show_traceback: Print the traceback above the paragraph as well.
+
+    Returns:
+        The command's status; 1 where it raised, 130 where it was interrupted.
+
+    Raises:
+        SystemExit: As the command raised it.
+    """
+    try:
+        return int(main() or 0)
+    except (SystemExit, GeneratorExit):
+        raise
+    except BrokenPipeError:  # whoever read the output has left: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except BaseException as error:  # some of torch's own are no Exception
+        shown = show_traceback() if callable(show_traceback) else show_traceback
+        if shown:
+            sys.stderr.write("".join(traceback.format_exception(error)))
+        name = program or Path(sys.argv[0]).name
+        sys.stderr.write(f"{name}: {describe_fault(error, log_folder)}\n")
+        return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
+def describe_fault(
+    error: BaseException, log_folder: Callable[[], Path | None] = lambda: None
+) -> str:
+    """Write the paragraph on an exception; the traceback of a bug goes into a file.
+
+    Args:
+        error: What was raised.
+        log_folder: See `guard`.
+
+    Returns:
+        One paragraph without the program's name.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by an interrupt; what is finished is kept."
+    if is_foreseen(error):
+        return str(error)
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    helps = next(
+        (_MACHINE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _MACHINE), None
+    )
+    if helps is not None:
+        return f"the memory does not suffice ({text}). {helps}"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        file = f" {error.filename}" if error.filename is not None else ""
+        return (
+            f"the system refused to read or write{file}: {error.strerror}. Check that the path is "
+            f"right, that it may be read and written, and that the disk has room. "
+            f"{_keep_traceback(error, log_folder)}"
+        )
+    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    where = f" (raised in {frame.filename}, line {frame.lineno})" if frame else ""
+    return (
+        f"this is a bug in opencompass_llada, please report: {text}{where}. "
+        f"{_keep_traceback(error, log_folder)} Send it along with the command and the config."
+    )
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Return whether a statement ``raise`` of this package made the exception, to be read as it is.
+
+    A ``KeyError`` of a missing key or a ``ValueError`` of ``int()`` is raised by Python inside a
+    line of this package, and is a bug; so is a failed ``assert``.
+
+    Args:
+        error: What was raised.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and _is_own_raise(last) and not isinstance(error, AssertionError)
+
+
+def _is_own_raise(last: TracebackType) -> bool:
+    code = last.tb_frame.f_code
+    if not Path(code.co_filename).resolve().is_relative_to(_PACKAGE):
+        return False
+    return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _keep_traceback(error: BaseException, log_folder: Callable[[], Path | None]) -> str:
+    """Write the traceback to a file, and say where; where that fails, to standard error."""
+    text = "".join(traceback.format_exception(error))
+    name = f"fault_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.log"
+    head = f"command: {' '.join(sys.argv)}\npython: {sys.version}\n"
+    for folder in (log_folder(), Path(tempfile.gettempdir())):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(head + text, encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        return f"The traceback is in {folder / name}."
+    sys.stderr.write(text)
+    return "The traceback is above: no file could be written."
