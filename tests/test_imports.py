@@ -13,7 +13,7 @@ HOST = {"opencompass", "mmengine"}
 
 # A layer may import those below it (earlier in the list) and its own.
 LAYERS = [
-    {"logs", "options", "faults"},
+    {"logs", "options", "files", "faults"},
     {"rope_scaling"},
     {"rope", "prompting", "devices"},
     {"modeling"},

@@ -1,0 +1,313 @@
+"""Files that are whole or absent, and locks on folders, so that no killed process leaves a half.
+
+A file is written under a temporary name beside its place and moved there once it is on the disk.
+The temporary name and a lock say whose they are (host and process), so that a later run knows what
+a dead process has left. Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+LOCK_NAME = ".lock"
+#: Seconds after which a lock or a left-over of another host, whose processes cannot be seen, counts
+#: as left behind. The owner of a lock renews it every `_RENEWAL` seconds.
+STALE_SECONDS = 120.0
+_RENEWAL = 15.0
+_TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{8}\.part", re.S)
+#: Bytes of the target's name that the temporary one repeats; file systems take 255 for the whole.
+_NAME_BYTES = 80
+
+
+class FolderInUse(ValueError):
+    """Another process is at work in a folder."""
+
+
+@contextmanager
+def replacing(path: str | Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Give a temporary path in the target's folder, and move what is there into place at the end.
+
+    The target is the old one or the new one, whole, at every moment, also if the machine stops.
+
+    Args:
+        path: The file (or, where none of that name exists, the folder) to make; its folder must
+            exist.
+        before: Called with the temporary path when it is on the disk, before it is moved.
+
+    Yields:
+        The temporary path. Nothing lies there yet.
+
+    Raises:
+        OSError: If writing fails, a full disk for instance. The temporary file is removed then, as
+            after any error inside the block.
+    """
+    target = Path(path)
+    temporary = target.with_name(temporary_name(target.name))
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _settle_folder(temporary)
+        else:
+            _settle(temporary)
+        if before is not None:
+            before(temporary)
+        os.replace(temporary, target)
+        _settle(target.parent)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
+    """Write a UTF-8 file whole or not at all, its folder made if need be.
+
+    Args:
+        path: The file.
+        text: What it holds.
+        errors: What becomes of half surrogates, as in `str.encode`.
+
+    Raises:
+        OSError: If it cannot be written; the earlier file is as it was.
+    """
+    content = text.encode("utf-8", errors=errors)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line in one write; a line that an earlier process left torn is closed first.
+
+    Args:
+        path: The file, made if need be, with its folder.
+        line: The text, without a line break in it. Half surrogates become question marks.
+
+    Raises:
+        OSError: If it cannot be written; what was written of it is cut off again.
+    """
+    content = line.encode("utf-8", errors="replace") + b"\n"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered, so that lines of several processes do not mix.
+    with Path(path).open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            content = content if file.read(1) == b"\n" else b"\n" + content
+        written = file.write(content)
+        if written != len(content):  # a disk that became full takes a part
+            if os.fstat(file.fileno()).st_size == end + written:
+                file.truncate(end)
+            raise OSError(28, "No space left on device", str(path))
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    r"""Yield the lines of a file of JSON lines with their numbers, blank ones left out.
+
+    Only ``\n`` ends a line: `str.splitlines` also cuts at U+2028 and U+0085, which JSON allows
+    inside a text.
+
+    Args:
+        path: The file.
+    """
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def temporary_name(name: str) -> str:
+    """Return a name for what is being written, of this process and of no other call.
+
+    Args:
+        name: The name that it will have.
+    """
+    short = name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
+    return f".{short}~{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}.part"
+
+
+def host_name() -> str:
+    """Return this machine's name in a form that a file name can hold."""
+    return re.sub(r"[^\w.-]", "-", socket.gethostname())[:64] or "unknown"
+
+
+def remove_left_overs(folder: str | Path, recursive: bool = True) -> list[Path]:
+    """Remove what dead processes were writing when they ended.
+
+    Args:
+        folder: Where to look; may be missing.
+        recursive: Whether to look into folders inside it, too.
+
+    Returns:
+        What was removed. Files of living processes, and young ones of other hosts, stay.
+    """
+    removed = []
+    pattern = "**/.*.part" if recursive else ".*.part"
+    for path in sorted(Path(folder).glob(pattern)):
+        owner = _TEMPORARY.fullmatch(path.name)
+        if owner is None or _is_alive(owner["host"], int(owner["pid"]), None, path):
+            continue
+        remove(path)
+        removed.append(path)
+    return removed
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
+    """Keep a folder for this process: a second one that asks for it is refused.
+
+    The lock is a file that names host and process. One whose process is dead is taken over at once;
+    of another host, when it was not renewed for `STALE_SECONDS`.
+
+    Args:
+        folder: The folder, made if need be.
+        doing: What is done there, for the other process's message: ``an evaluation``.
+
+    Raises:
+        FolderInUse: If another living process has it.
+    """
+    path = Path(folder) / LOCK_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = {"host": host_name(), "pid": os.getpid(), "since": _start_of(os.getpid()),
+           "doing": doing, "token": uuid.uuid4().hex}  # fmt: skip
+    _take(path, own)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(_RENEWAL):
+            try:
+                os.utime(path)
+            except OSError as error:
+                logger.warning("The lock %s could not be renewed: %s", path, error)
+
+    threading.Thread(target=renew, daemon=True, name="folder lock").start()
+    try:
+        yield
+    finally:
+        ended.set()
+        # A forked child that comes through here must not give up its parent's lock.
+        if os.getpid() == own["pid"]:
+            _give_back(path, own)
+
+
+def _take(path: Path, own: dict[str, object]) -> None:
+    """Write the lock; readers and writers of it exclude each other for as long as this takes."""
+    import fcntl
+
+    while True:
+        with path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                    continue  # taken over between opening and locking
+            except FileNotFoundError:
+                continue
+            file.seek(0)
+            _refuse_if_held(path, file.read())
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(own) + "\n", encoding="utf-8")
+            return
+
+
+def _refuse_if_held(path: Path, content: bytes) -> None:
+    try:
+        held = json.loads(content)
+        host, pid, since = str(held["host"]), int(held["pid"]), held.get("since")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # new, or torn by a full disk: nobody's
+    if _is_alive(host, pid, since, path):
+        raise FolderInUse(
+            f"{str(path.parent)!r} is in use: process {pid} on {host} has {held.get('doing')} "
+            "running there, and two at once would mix their files. Wait for it or end it, or give "
+            f"another folder. If no such process is there any more, delete {str(path)!r}."
+        )
+
+
+def _give_back(path: Path, own: dict[str, object]) -> None:
+    try:
+        if json.loads(path.read_bytes()).get("token") == own["token"]:
+            path.unlink()
+    except (OSError, ValueError, AttributeError) as error:
+        logger.warning("The lock %s could not be given back: %s", path, error)
+
+
+def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
+    """Say whether a process is there; of another host's, whether its trace is young."""
+    if host == host_name():
+        if since is not None and (start := _start_of(pid)) is not None and start != since:
+            return False  # the number was given to another process since
+        return process_exists(pid)
+    try:
+        age = time.time() - trace.stat().st_mtime
+    except OSError:
+        return False
+    return age < STALE_SECONDS
+
+
+def process_exists(pid: int) -> bool:
+    """Say whether a process of this machine is there and no mere entry of a dead one."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return _stat_of(pid)[:1] != ["Z"]
+
+
+def _start_of(pid: int) -> str | None:
+    """Return when a process started, in the kernel's ticks; None where /proc does not say."""
+    fields = _stat_of(pid)
+    return fields[19] if len(fields) > 19 else None
+
+
+def _stat_of(pid: int) -> list[str]:
+    """Return what /proc/PID/stat says after the process's name; nothing where there is no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _settle(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk, where that can be asked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():
+            return  # a folder that may be written to and not read
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() and error.errno not in (22, 95):  # a file system without fsync
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _settle_folder(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _settle(path)
+    _settle(folder)
