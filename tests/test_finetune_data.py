@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -178,3 +181,52 @@ def test_tokenizer_splits_digits_and_encodes_anything():
     for text in ("code 90210.", "naïve 字 \u0007", " two  spaces\n"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert len(tokenizer("90210").input_ids) == 5
+
+
+SPECIAL = "Text of <|mdm_mask|>, <|endoftext|> and <|eot_id|> in a document. "
+
+
+def test_text_of_special_tokens_is_plain_text_everywhere(tmp_path):
+    """In packed text, answers and prompts, before and after a trip to another process."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": SPECIAL * 9, "q": SPECIAL}) + "\n")
+    text = [{"paths": [str(file)], "prompt_field": "q"}]
+    changes = {"text": text, "strategy": "eod", "retrieval_share": 0.0, "phases": SHORT}
+    trainer = small_trainer(tmp_path / "out", **changes)
+    tokens, made = trainer.tokens, trainer.data._packed[128]._texts[0]
+    assert made.tokens.tolist().count(tokens.end_token_id) == 1  # the document's own
+    assert tokens.mask_token_id not in made.tokens
+    assert tokens.decode(made.tokens[:-1].tolist()) == SPECIAL * 10
+    assert made.prompt_lengths[0] == len(tokens.encode(SPECIAL))
+    assert pickle.loads(pickle.dumps(tokens)).encode(SPECIAL) == tokens.encode(SPECIAL)
+    plain = "Nothing special, 42."
+    assert tokens.encode(plain) == tokens.tokenizer(plain, add_special_tokens=False).input_ids
+
+
+def test_a_special_token_that_the_file_calls_ordinary_is_text_too(tmp_path):
+    trainer = small_trainer(tmp_path / "out", phases=SHORT)
+    from tokenizers import Tokenizer
+
+    fields = json.loads(trainer.tokens.tokenizer.backend_tokenizer.to_str())
+    for token in fields["added_tokens"]:
+        token["special"] = False
+    trainer.tokens.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(fields))
+    assert not {0, 2} & set(trainer.tokens.encode(SPECIAL))
+
+
+def test_damaged_tokens_are_made_anew_and_leftovers_of_killed_processes_go(tmp_path):
+    source, cache = write(tmp_path), tmp_path / "cache"
+    whole = tokens_of(source, cache)
+    (folder,) = cache.iterdir()
+    for damage in (b"\0" * whole.tokens.nbytes, b"torn", b""):
+        (folder / "tokens.bin").write_bytes(damage)
+        assert tokens_of(source, cache).digest == whole.digest
+    (folder / "key.json").write_text("{}")
+    assert tokens_of(source, cache).digest == whole.digest
+    for name, age in ((".killed-1-a", 0), (".starting-1-a", 0), (".old-1-a", 7200)):
+        (cache / name).mkdir()
+        if name == ".killed-1-a":
+            (cache / name / "tokens.bin").write_bytes(b"half")
+        os.utime(cache / name, times=(time.time() - age,) * 2)
+    tokens_of(source, cache)
+    assert {path.name for path in cache.glob(".*")} == {".starting-1-a"}

@@ -5,7 +5,10 @@ Reads checkpoints; trains nothing.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -51,22 +55,53 @@ class TrainingTokenizer:
     end_token_id: int | None
     mask_token_id: int | None
 
+    @functools.cached_property
+    def _plain(self) -> Tokenizer:
+        """The tokenizer without special tokens: their text is text, whatever the file marks."""
+        fields = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        special = {*self.tokenizer.all_special_ids, self.end_token_id, self.mask_token_id}
+        for token in fields["added_tokens"]:
+            token["special"] = token["special"] or token["id"] in special
+        plain = Tokenizer.from_str(json.dumps(fields))
+        plain.no_truncation()
+        plain.no_padding()
+        plain.encode_special_tokens = True
+        return plain
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave `_plain` out, which forgets in another process that special tokens are text."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
     def encode(self, text: str) -> list[int]:
-        """Return a text's tokens, without special tokens."""
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        """Return a text's tokens; the text of a special token is text like any other."""
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of several texts as `encode` does.
+
+        Raises:
+            ValueError: If the tokenizer cannot read the text of its mask or end token as text.
+        """
+        encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [row.ids for row in encoded]
+        for name in ("mask_token_id", "end_token_id"):
+            token = getattr(self, name)
+            if any(token in ids for ids in rows):
+                raise ValueError(
+                    f"text: the tokenizer reads the text of its special token {token} ({name}, "
+                    f"{self.decode([token])!r}) as that token, and offers no way to read it as "
+                    "text. Take that text out of the documents, or use another tokenizer.json."
+                )
+        return rows
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens as they are written."""
         return self.tokenizer.backend_tokenizer.decode(list(token_ids), skip_special_tokens=False)
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of several texts, without special tokens."""
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
-
     @property
     def digest(self) -> str:
         """A digest of everything that decides its output."""
-        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        return hashlib.sha256(self._plain.to_str().encode()).hexdigest()
 
 
 def make_tokenizer(recipe: Recipe) -> TrainingTokenizer:

@@ -6,11 +6,13 @@ A cache folder is named after a digest of everything that its tokens depend on. 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,8 +27,10 @@ from opencompass_llada.logs import get_logger
 logger = get_logger(__name__)
 
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-_FORMAT = 1  # of the files; another number makes other folders
+_FORMAT = 2  # of the files and how text is tokenised; another number makes other folders
 _BATCH = 64  # documents that are tokenised together
+_TEMPORARY = "opencompass-llada-tokens-"
+_SECONDS_TO_START = 3600  # after which a folder without tokens is a killed process's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,12 +42,14 @@ class TokenizedText:
         ends: int64 [documents], where each ends in ``tokens``, its end token included.
         prompt_lengths: int32 [documents], tokens at its beginning that are never masked.
         has_end: Whether each document is followed by an end token (a tokenizer may have none).
+        digest: SHA-256 of the arrays above: what is trained on.
     """
 
     tokens: np.ndarray
     ends: np.ndarray
     prompt_lengths: np.ndarray
     has_end: bool = True
+    digest: str = ""
 
     @property
     def num_documents(self) -> int:
@@ -126,22 +132,72 @@ def tokenize_source(
         "end_token_id": end_token_id,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-    root = folder or Path(tempfile.mkdtemp(prefix="opencompass-llada-tokens-"))
-    target = root / name
-    if not (target / "key.json").is_file():
-        _write(target, key, _encoded(source, encode, end_token_id))
-    else:
-        logger.info("Tokens of %s read from %s", source, target)
-    text = TokenizedText(
-        tokens=np.memmap(target / "tokens.bin", np.int32, "r"),
-        ends=np.load(target / "ends.npy"),
-        prompt_lengths=np.load(target / "prompt_lengths.npy"),
-        has_end=end_token_id is not None,
-    )
-    if folder is None:
-        shutil.rmtree(root, ignore_errors=True)  # the mapping keeps the data until it is closed
+    try:
+        root = folder or Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+        _remove_leftovers(root)
+        _remove_leftovers(Path(tempfile.gettempdir()), f"{_TEMPORARY}*/.*")
+        try:
+            text = _read(root / name)
+            if text is None:
+                _write(root / name, key, _encoded(source, encode, end_token_id))
+                text = _read(root / name)
+            else:
+                logger.info("Tokens of %s read from %s", source, root / name)
+        finally:
+            if folder is None:  # the mapping keeps the data until it is closed
+                shutil.rmtree(root, ignore_errors=True)
+    except OSError as error:
+        raise ValueError(
+            f"cache_dir: the tokens of the text cannot be kept in {str(folder or 'a temporary ')!r}"
+            f" ({error.strerror or error}). Name a folder that can be written to and has room, or "
+            "cache_dir=none."
+        ) from error
+    assert text is not None, "just written"
+    text = dataclasses.replace(text, has_end=end_token_id is not None)
     _check(text, source, max_document_tokens)
     return text
+
+
+def _read(folder: Path) -> TokenizedText | None:
+    """Open a cache folder; None where there is none, or its arrays are not what was written."""
+    if not (folder / "key.json").is_file():
+        return None
+    try:
+        arrays = (
+            np.memmap(folder / "tokens.bin", np.int32, "r"),
+            np.load(folder / "ends.npy", allow_pickle=False),
+            np.load(folder / "prompt_lengths.npy", allow_pickle=False),
+        )
+        written = json.loads((folder / "key.json").read_text(encoding="utf-8"))["sha256"]
+        whole = written == (digest := _digest(arrays))
+    except (OSError, ValueError, KeyError, EOFError):
+        whole = False
+    if not whole:
+        logger.warning("Tokens in %s are damaged and are made anew", folder)
+        shutil.rmtree(folder)
+        return None
+    return TokenizedText(tokens=arrays[0], ends=arrays[1], prompt_lengths=arrays[2], digest=digest)
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _remove_leftovers(root: Path, pattern: str = ".*") -> None:
+    """Remove what killed processes left: unfinished folders that nobody holds a lock on."""
+    for part in root.glob(pattern):
+        try:
+            with (part / "tokens.bin").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:  # not locked yet, or never to be
+            if time.time() - part.stat().st_mtime < _SECONDS_TO_START:
+                continue
+        except OSError:
+            continue
+        shutil.rmtree(part if root == part.parent else part.parent, ignore_errors=True)
 
 
 def _check(text: TokenizedText, source: TextSource, cap: int | None) -> None:
@@ -189,23 +245,28 @@ def _write(target: Path, key: dict[str, Any], documents: Iterator[tuple[list[int
         part.mkdir(parents=True)
         ends, prompts, total = [], [], 0
         with (part / "tokens.bin").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # until it is in place: see _remove_leftovers
             for ids, prompt_length in documents:
-                np.array(ids, np.int32).tofile(file)
+                file.write(np.array(ids, np.int32).tobytes())
                 total += len(ids)
                 ends.append(total)
                 prompts.append(prompt_length)
-        if not ends:
-            raise ValueError(
-                f"text source holds no document with text: {key['source']}. Correct it or leave it "
-                "out."
-            )
-        np.save(part / "ends.npy", np.array(ends, np.int64))
-        np.save(part / "prompt_lengths.npy", np.array(prompts, np.int32))
-        (part / "key.json").write_text(json.dumps(key, sort_keys=True), encoding="utf-8")
-        try:
-            os.replace(part, target)
-        except OSError:
-            if not (target / "key.json").is_file():  # else another process was faster
-                raise
+            if not ends:
+                raise ValueError(
+                    f"text source holds no document with text: {key['source']}. Correct it or "
+                    "leave it out."
+                )
+            file.flush()
+            np.save(part / "ends.npy", np.array(ends, np.int64))
+            np.save(part / "prompt_lengths.npy", np.array(prompts, np.int32))
+            tokens = np.memmap(part / "tokens.bin", np.int32, "r")
+            digest = _digest((tokens, np.array(ends, np.int64), np.array(prompts, np.int32)))
+            text = json.dumps({**key, "sha256": digest}, sort_keys=True)
+            (part / "key.json").write_text(text, encoding="utf-8")
+            try:
+                os.replace(part, target)
+            except OSError:
+                if not (target / "key.json").is_file():  # else another process was faster
+                    raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
