@@ -31,7 +31,6 @@ from opencompass_llada.finetune.token_cache import TokenizedText, default_folder
 from opencompass_llada.likelihood import LikelihoodOptions, pool
 
 GENERATED = "generated"
-PACKAGES = ("torch", "transformers", "tokenizers")
 HELD_OUT_SEED = 2  # of generated text that no recipe of this repository trains on
 
 
@@ -137,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer=tokenizer, end_token_id=tokenizer.eos_token_id, mask_token_id=None
     )
     start = time.perf_counter()
-    record: dict[str, Any] = describe_run(PACKAGES) | {
+    record: dict[str, Any] = describe_run() | {
         name: getattr(given, name)
         for name in ("checkpoint", "text", "targets", "texts", "draws", "documents")
     }

@@ -78,7 +78,7 @@ def main() -> None:
     sets = [SampleSet(c, given.limit) for config in configs for c in config["datasets"]]
     base = find_model(configs[0], None)
     reference = answer_all(apply_setting(base, REFERENCE), sets)
-    record: dict[str, Any] = {**describe_run(("torch", "transformers")), "reference": REFERENCE}
+    record: dict[str, Any] = {**describe_run(), "reference": REFERENCE}
     record["results"] = {}
     print(f"{'mode':<26}{'group':<16}{'n':>5}{'tokens':>9}{'answers':>9}{'score':>8}"
           f"{'difference (95 %)':>26}{'NFE':>13}{'faster':>8}")  # fmt: skip

@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(row)
         if os.environ.get("RANK", "0") == "0":
             print(show(row), flush=True)
-            record = describe_run(("torch", "transformers", "peft")) | {"rows": rows}
+            record = describe_run() | {"rows": rows}
             write_record(options.record, record)
     stop_processes()
 

@@ -31,7 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from recording import describe_run, exit_on_error, read_rows, write_record  # noqa: E402
+from recording import FACTS, describe_run, exit_on_error, read_rows, write_record  # noqa: E402
 from study_axes import GRID, SCALINGS, VARIANT  # noqa: E402
 from study_cell import (  # noqa: E402
     HELD_OUT,
@@ -121,10 +121,9 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
                     f"{path} holds other figures of {identity(row)} than a record before it "
                     f"({', '.join(differing)}): the cell was run twice. Leave one record out."
                 )
-    names = ("command", "date", "machine", "device", "versions")
     runs: list[dict[str, Any]] = []
     for record in records:
-        made = record.get("runs") or [{name: record[name] for name in names}]
+        made = record.get("runs") or [{name: record[name] for name in FACTS if name in record}]
         runs += [run for run in made if run not in runs]
     return {
         "runs": runs,
@@ -178,7 +177,7 @@ def run_cells(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> Non
         rows.append(try_cell(cell, given))
         longest = max(longest, time.perf_counter() - begun)
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "ruler"}), flush=True)
-        facts = describe_run(("torch", "transformers", "peft"))
+        facts = describe_run()
         write_record(given.record, facts | {"settings": settings, "part": given.part, "rows": rows})
 
 

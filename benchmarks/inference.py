@@ -47,8 +47,6 @@ from opencompass_llada.modeling.inference import FastNetwork, PassServer
 from opencompass_llada.modeling.inference.attention_rule import attend_with
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
-PACKAGES = ("torch", "transformers", "triton")
-
 
 class Bench:
     """One run: a model, its fast passes, and what was found."""
@@ -67,7 +65,7 @@ class Bench:
         self.started = time.perf_counter()
         self.quick, self.device, self.limit = quick, device, limit
         self.record_path = record_path
-        self.record: dict[str, Any] = {**describe_run(PACKAGES), "failed": {}, "seconds_at": {}}
+        self.record: dict[str, Any] = {**describe_run(), "failed": {}, "seconds_at": {}}
         self.model = make_model(quick, device)
         self.server = PassServer(FastNetwork(self.model))
         if device.type == "cuda":  # the plain forward pass is the seeds', who use flash attention

@@ -183,7 +183,7 @@ def _main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes and no clock")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    record: dict[str, Any] = describe_run(("torch", "triton"))
+    record: dict[str, Any] = describe_run()
     shapes = ((3, 70), (70, 140)) if arguments.quick else SHAPES
     record["errors"] = attention_errors(device, shapes, num_heads=2 if arguments.quick else 32)
     for name, error in record["errors"].items():

@@ -9,14 +9,12 @@ bootstrap over the same units. Writes benchmarks/records/interval_coverage.json.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import ROOT, describe_run, write_record
 
 from opencompass_llada.results.intervals import (
     Stratum,
@@ -25,7 +23,6 @@ from opencompass_llada.results.intervals import (
     wilson,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 REPEATS, RESAMPLES = 2000, 400
 Interval = tuple[float, float]
 
@@ -116,15 +113,12 @@ def main() -> None:
         ]
         print(f"| {row['case']} | {row['samples']} | {row['rate']} | {' | '.join(cells)} |")
     record = {
-        "date": date.today().isoformat(),
-        "command": "python benchmarks/interval_coverage.py",
-        "numpy": np.__version__,
+        **describe_run(),
         "repeats": REPEATS,
         "resamples": RESAMPLES,
         "results": results,
     }
-    path = ROOT / "benchmarks/records/interval_coverage.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(ROOT / "benchmarks/records/interval_coverage.json", record)
 
 
 if __name__ == "__main__":

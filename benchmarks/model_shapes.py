@@ -39,7 +39,6 @@ from opencompass_llada.rope_scaling import parse_rope_scaling
 
 GENERATION = 32
 SHARD_BYTES = 4 * 2**30
-PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "opencompass-llada")
 
 #: config.json of the hub: GSAI-ML/LLaDA-8B-Base, Dream-org/Dream-v0-Base-7B,
 #: meta-llama/Meta-Llama-3-8B.
@@ -253,7 +252,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         # After each model, so that a run that is cut short leaves what it measured.
-        record = {**describe_run(PACKAGES), "tiny": arguments.tiny, "models": results}
+        record = {**describe_run(), "tiny": arguments.tiny, "models": results}
         write_record(arguments.record, record)
     print(f"wrote {arguments.record}")
 

@@ -30,7 +30,6 @@ from opencompass_llada.prompting.tokenization import load_tokenizer
 from opencompass_llada.rope_scaling import parse_rope_scaling
 
 DEPTHS = tuple(range(0, 101, 10))
-PACKAGES = ("torch", "transformers", "tokenizers")
 #: Haystack file and folder, tokens generated and denoising steps, as the docs' figures are made.
 DATA = {
     "embedded": ("asset:needlebench", "synthetic_en.jsonl", 16, 4),
@@ -168,7 +167,7 @@ def main() -> None:
                     flush=True,
                 )
                 record = {
-                    **describe_run(PACKAGES),
+                    **describe_run(),
                     **{"checkpoint": given.checkpoint, "data": given.data, "scaling": scaling},
                     **{"steps": steps, "samples_a_cell": given.samples, "hits": hits},
                     "seconds": round(time.perf_counter() - start, 1),

@@ -2,6 +2,7 @@
 
     python benchmarks/record_run.py configs/eval_llada_ppl.py ppl_tiny_llada
     LLADA_REPEATS=10 python benchmarks/record_run.py configs/eval_llada_niah.py niah_tiny_models
+    python benchmarks/record_run.py configs/eval_leaderboard.py leaderboard_tiny_models
 
 Writes docs/records/NAME.csv (every result), docs/records/NAME.json (command, variables, machine,
 versions, the resolved settings and models) and docs/images/NAME.png. Runs the config as a user
@@ -12,24 +13,19 @@ nothing.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("opencompass", "torch", "transformers", "numpy")
+from recording import ROOT, describe_run, write_record
+
 #: What summarizers call their table of all results, and their figure of all models.
-TABLES = ("perplexity_*.csv", "results_*.csv")
-FIGURES = ("perplexity_*.png", "heatmap_all_*.png")
+TABLES = ("summary/perplexity_*.csv", "summary/results_*.csv", "report/scores.csv")
+FIGURES = ("summary/perplexity_*.png", "summary/heatmap_all_*.png")
 
 
 def run_config(config: str, work_dir: Path) -> tuple[Path, float]:
@@ -59,26 +55,14 @@ def first_of(folder: Path, patterns: tuple[str, ...]) -> Path | None:
     return next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
 
 
-def describe(name: str, config: str, run: Path, seconds: float) -> dict[str, Any]:
+def describe(run: Path, seconds: float) -> dict[str, Any]:
     """Return how a run was made."""
     from mmengine.config import Config
 
     (dumped,) = (run / "configs").glob("*.py")
     cfg = Config.fromfile(str(dumped), format_python_code=False)
-    variables = {key: value for key, value in os.environ.items() if key.startswith("LLADA_")}
-    command = ["python", "benchmarks/record_run.py", config, name]
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     return {
-        "command": " ".join([*(f"{key}={value}" for key, value in variables.items()), *command]),
-        "date": date.today().isoformat(),
-        "commit": commit,
-        "cores": os.cpu_count(),
-        "load_at_end": round(os.getloadavg()[0], 1),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {package: metadata.version(package) for package in PACKAGES},
+        **describe_run(),
         "seconds": round(seconds),
         "settings": cfg["settings"],
         "models": cfg["models"],
@@ -94,9 +78,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work_dir:
         run, seconds = run_config(given.config, Path(work_dir))
-        record = describe(given.name, given.config, run, seconds)
-        table = first_of(run / "summary", TABLES)
-        figure = first_of(run / "summary", FIGURES)
+        record = describe(run, seconds)
+        table, figure = first_of(run, TABLES), first_of(run, FIGURES)
         if table is None:
             raise SystemExit(f"{given.config} leaves no table of {', '.join(TABLES)}.")
         (given.docs / "records").mkdir(parents=True, exist_ok=True)
@@ -104,8 +87,7 @@ def main() -> None:
         shutil.copy(table, given.docs / "records" / f"{given.name}.csv")
         if figure is not None:
             shutil.copy(figure, given.docs / "images" / f"{given.name}.png")
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        (given.docs / "records" / f"{given.name}.json").write_text(text, encoding="utf-8")
+        write_record(given.docs / "records" / f"{given.name}.json", record)
     print(f"wrote records/{given.name}.csv, .json and images/{given.name}.png in {given.docs}")
 
 

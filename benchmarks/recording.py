@@ -1,39 +1,64 @@
-"""What every benchmark's record says of command, date, machine and versions."""
+"""What every benchmark's record says of command, date, commit, machine and versions."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.results.provenance import find_commit
+
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers", "triton",
+            "safetensors", "peft", "datasets", "tiktoken", "wonderwords", "numpy", "scipy",
+            "matplotlib", "jinja2", "pyarrow")  # fmt: skip
+#: What `describe_run` gives.
+FACTS = ("command", "date", "commit", "machine", "load", "device", "versions")
 
 
-def describe_run(packages: Sequence[str]) -> dict[str, Any]:
-    """Return command, date, machine and versions of this process.
+def describe_run() -> dict[str, Any]:
+    """Return what every record begins with: command, date, commit, machine, device, versions.
 
-    Args:
-        packages: Distributions whose versions matter; an absent one is left out.
+    ``commit`` ends in ``+changes`` where the checkout was edited. A machine that has the files
+    without their git gives it as the variable BENCHMARK_COMMIT; else it is None. ``load`` is the
+    average number of busy processes over the last minute, for who reads times.
     """
-    versions = {"python": platform.python_version()}
-    for name in packages:
+    return {
+        "command": describe_command(),
+        "date": date.today().isoformat(),
+        "commit": find_commit() or os.environ.get("BENCHMARK_COMMIT"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "device": describe_device(),
+        "versions": {"python": platform.python_version(), **installed_versions()},
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that any benchmark's figures may hang on."""
+    versions = {}
+    for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "device": describe_device(),
-        "versions": versions,
-    }
+    return versions
+
+
+def describe_command() -> str:
+    """Return this process's command as a reader types it, LLADA_* variables and torchrun too."""
+    variables = [f"{k}={shlex.quote(v)}" for k, v in os.environ.items() if k.startswith("LLADA_")]
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    start = f"torchrun --nproc_per_node {processes}" if processes else "python"
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    return " ".join([*variables, start, script, *map(shlex.quote, sys.argv[1:])])
 
 
 def exit_on_error(command: Callable[[], None]) -> None:

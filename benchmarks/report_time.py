@@ -12,20 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from recording import ROOT, describe_run, write_record
+
 sys.path.insert(0, str(ROOT / "tests"))
-PACKAGES = ("matplotlib", "jinja2", "pyarrow", "numpy")
 MOST_SECONDS, MOST_BYTES = 20.0, 5_000_000
 
 
@@ -73,21 +70,16 @@ def main() -> int:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         page = (out / "report.html").stat().st_size
     record = {
-        "date": date.today().isoformat(),
-        "command": f"python benchmarks/report_time.py --models {given.models} "
-        f"--samples {given.samples}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": [round(value, 1) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        **describe_run(),
+        "models": given.models,
+        "samples": given.samples,
         "work_dir_bytes": size,
         "seconds": seconds,
         "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / 3, 2),
         "peak_memory_mib": round(used.ru_maxrss / 1024),
         "page_bytes": page,
     }
-    path = ROOT / "benchmarks/records/report_time.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(ROOT / "benchmarks/records/report_time.json", record)
     print(json.dumps(record, indent=1))
     return int(statistics.median(seconds) >= MOST_SECONDS or page >= MOST_BYTES)
 

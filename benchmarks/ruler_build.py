@@ -16,21 +16,18 @@ import hashlib
 import io
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from recording import ROOT, describe_run, write_record
+
 SUBJECTS = ("opencompass", "ours", "ours, from disk")
 HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
-PACKAGES = ("opencompass", "tiktoken", "wonderwords", "datasets")
 
 
 def stock_loader(length: int, num_samples: int) -> dict[str, Any]:
@@ -141,13 +138,7 @@ def main() -> None:
             report(length, results)
             runs[str(length)] = results
     record = {
-        "command": " ".join(["python", "benchmarks/ruler_build.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "cores": os.cpu_count(),
-        "load_at_end": round(os.getloadavg()[0], 1),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        **describe_run(),
         "num_samples": arguments.samples,
         "units": {"seconds": "wall", "memory": "MiB, peak resident of the process"},
         "runs": runs,
@@ -155,8 +146,7 @@ def main() -> None:
     path = arguments.record
     if path is None:
         path = ROOT / "benchmarks" / "records" / f"ruler_build_{arguments.samples}_samples.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(path, record)
     print(f"\nwrote {path}")
 
 

@@ -13,6 +13,7 @@ CONFIG = "settings = dict(models=['tiny_llada'], draws=12)\nmodels = [dict(abbr=
 
 @pytest.fixture
 def record_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("record_run", ROOT / "benchmarks/record_run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,11 +47,14 @@ def test_table_figure_and_how_they_were_made_are_kept(record_run, monkeypatch, t
     assert (tmp_path / "images/ppl_x.png").read_text() == "figure"
     record = json.loads((tmp_path / "records/ppl_x.json").read_text())
     assert record["command"].endswith(
-        "LLADA_DRAWS=12 python benchmarks/record_run.py configs/eval_llada_ppl.py ppl_x"
+        "LLADA_DRAWS=12 python benchmarks/record_run.py configs/eval_llada_ppl.py ppl_x "
+        f"--docs {tmp_path}"
     )
     assert record["settings"] == {"models": ["tiny_llada"], "draws": 12}
     assert record["seconds"] == 12
-    assert {"commit", "date", "machine", "cores", "versions", "models"} <= set(record)
+    assert {"commit", "date", "machine", "device", "load", "versions", "models"} <= set(record)
+    assert record["commit"] is None or len(record["commit"].removesuffix("+changes")) == 40
+    assert "opencompass-llada" in record["versions"]
 
 
 def test_a_failed_run_leaves_nothing(record_run, monkeypatch, tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from opencompass_llada.fidelity.samples import SampleSet
 from opencompass_llada.fidelity.settings import apply_setting
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
+from opencompass_llada.results.provenance import describe_environment
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = get_logger(__name__)
@@ -166,14 +169,20 @@ def write_table(found: Mapping[str, Comparison]) -> str:
 def write_fidelity_record(
     path: Path, request: FidelityRequest, found: Mapping[str, Comparison]
 ) -> None:
-    """Write settings and comparisons as JSON.
+    """Write settings, comparisons and what made them as JSON.
 
     Args:
         path: The file.
         request: What was compared.
         found: What came out.
     """
+    made = describe_environment()
     record = {
+        **{"command": made["command"], "date": date.today().isoformat()},
+        "variables": {k: v for k, v in os.environ.items() if k.startswith("LLADA_")},
+        **{"commit": made["git_commit"], "load": round(os.getloadavg()[0], 1)},
+        "machine": f"{made['platform']}, {made['num_cores']} cores",
+        "versions": {"python": made["python"], **made["packages"]},
         "first": dict(request.first),
         "second": dict(request.second),
         "model": find_model(request.config, request.model)["abbr"],

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import opencompass_llada
+from opencompass_llada.results.provenance import find_commit
 
 if TYPE_CHECKING:
     from opencompass_llada.finetune.loop import Trainer
@@ -35,6 +36,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "seconds": round(trainer.seconds, 1),
         "history": trainer.history,
         "date": time.strftime("%Y-%m-%d"),
+        "commit": find_commit(),
         "device": torch.cuda.get_device_name() if cuda else platform.processor(),
         "processes": trainer.ranks.world_size,
         "versions": {
