@@ -136,7 +136,9 @@ def multi_reasoning_cells(
 
 def multi_name(task, data, language, length, tokenizer, chat):
     """Return a data set's abbreviation."""
-    label = tokenizer.replace("asset:", "").rstrip("/").split("/")[-1]
+    import opencompass_llada.datasets.counting
+
+    label = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
     name = f"{task}_{data}_{language}_length{length}_by-{label}"
     return name + ("_chat" if chat else "")
 

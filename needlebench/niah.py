@@ -8,7 +8,9 @@ that is dumped, give functions a name that starts with two underscores::
         from ..needlebench.niah import niah_cells as __niah_cells
 
 `abbr` is ``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER``, and ends in ``_chat`` for the chat
-form. It only names files: what reads results takes length, depth and the rest from the config.
+form. TOKENIZER stands for the tokenizer's content (`datasets.counting.name_tokenizer`), so that
+models with copies of one tokenizer are asked the same data sets. It only names files: what reads
+results takes length, depth and the rest from the config.
 """
 
 from opencompass.openicl.icl_inferencer import GenInferencer
@@ -71,6 +73,7 @@ def niah_cells(
     Raises:
         ValueError: For data that does not exist, or does not in that language.
     """
+    import opencompass_llada.datasets.counting
     import opencompass_llada.options
 
     reject_unknown = opencompass_llada.options.reject_unknown
@@ -83,7 +86,7 @@ def niah_cells(
         haystack["length_buffer"] = length_buffer
     if haystack["length_buffer"] == "fit":
         haystack["generation_reserve"] = generation_length
-    label = tokenizer.replace("asset:", "").rstrip("/").split("/")[-1]
+    label = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
     cells = []
     for depth in depths or default_depths[data]:
         for length in lengths:

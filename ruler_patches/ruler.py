@@ -7,8 +7,9 @@ a chat template. The chat form keeps that turn, as it is there. Read with `read_
     with read_base():
         from ..ruler_patches.ruler import ruler_cells as __ruler_cells
 
-`abbr` is ``ruler_TASK_lengthN_by-TOKENIZER``, and ends in ``_chat`` for the chat form. It only
-names files: what reads results takes task, length and tokenizer from the config.
+`abbr` is ``ruler_TASK_lengthN_by-TOKENIZER``, and ends in ``_chat`` for the chat form. TOKENIZER
+stands for the tokenizer's content (`datasets.counting.name_tokenizer`). It only names files: what
+reads results takes task, length and tokenizer from the config.
 """
 
 from opencompass.openicl.icl_inferencer import GenInferencer
@@ -61,6 +62,7 @@ def ruler_cells(
     """
     import os
 
+    import opencompass_llada.datasets.counting
     import opencompass_llada.datasets.ruler.tasks
     import opencompass_llada.options
 
@@ -71,7 +73,7 @@ def ruler_cells(
     tasks = list(tasks or at_hand)
     reject_unknown(f"task of RULER's {data} data", tasks, at_hand)
     tokenizer = tokenizer or os.environ.get("TOKENIZER_MODEL") or "gpt-4"
-    label = tokenizer.replace("asset:", "").rstrip("/").split("/")[-1]
+    label = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
     turns = [dict(role="HUMAN", prompt="{prompt}")]
     if chat:
         turns.append(dict(role="BOT", prompt="{answer}\n"))

@@ -1,6 +1,8 @@
 """The needle-in-a-haystack configs: parsed anywhere, chosen by name, repeatable from the dump."""
 
 import json
+import re
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from needle_data import write_needlebench
 from tiny import write_tiny_checkpoint
 
 import opencompass_llada.assets
+from opencompass_llada.datasets.counting import name_tokenizer
 from opencompass_llada.datasets.haystack import HaystackStore
 from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, parse_needle_cell
 from opencompass_llada.results.summarizer import NeedleSummarizer
@@ -241,6 +244,39 @@ def test_language_of_given_data_and_the_chat_form(monkeypatch, asset_folder):
     assert cell["path"] == str((asset_folder / "needlebench").resolve())
     assert (cell["language"], cell["guide"]) == ("Chinese", True)
     assert cell["abbr"].endswith("_chat")
+
+
+def test_a_tokenizer_is_known_by_its_content(monkeypatch, asset_folder, tmp_path):
+    """Three shipped models with one tokenizer were asked three copies of each question."""
+    from opencompass_llada.datasets import needlebench
+
+    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    for folder in (copy, other):
+        shutil.copytree(asset_folder / "tiny-llada", folder)
+    content = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps(content, indent=3))  # as another version writes
+    content["added_tokens"].pop()
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    cfg = parse(monkeypatch, models=f"tiny_llada,tiny_llada={copy},tiny_llada={other}")
+    same, different = cfg["model_dataset_combinations"]
+    assert [len({m["path"] for m in group["models"]}) for group in (same, different)] == [2, 1]
+    assert {cell["tokenizer"] for cell in same["datasets"]} == {"asset:tiny-llada"}
+    names = [{cell["abbr"] for cell in group["datasets"]} for group in (same, different)]
+    assert not names[0] & names[1]
+    assert len(cfg["datasets"]) == len(names[0] | names[1]) == len(names[0]) * 2
+    name = name_tokenizer("asset:tiny-llada")
+    assert name == name_tokenizer(str(copy)) != name_tokenizer(str(other))
+    assert all(abbr.endswith(f"_by-{name}") for abbr in names[0])
+    assert re.fullmatch("vocab[0-9]+-[0-9a-f]{6}", name), "readable, and by content"
+    assert name_tokenizer("gpt-4") == "gpt-4"
+    monkeypatch.undo()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    shipped = Config.fromfile(str(ROOT / MAIN), format_python_code=False)
+    assert "model_dataset_combinations" not in shipped, "all shipped models share one tokenizer"
+    assert len({cell["length"] * 1000 + cell["depth"] for cell in shipped["datasets"]}) == len(
+        shipped["datasets"]
+    )
 
 
 def test_models_with_their_own_tokenizers_get_their_own_cells(monkeypatch):

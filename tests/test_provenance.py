@@ -110,8 +110,30 @@ def test_hashes_follow_contents(tmp_path, monkeypatch):
     assert hash_checkpoint(tmp_path / "a").startswith("sampled-")
     assert hash_checkpoint(tmp_path) == ""
     assert hash_tokenizer(tmp_path) == ""
+    assert _hashes_of_tokenizers(tmp_path) == [1, 1, 2, 3, 4, 5]
     assert hash_rows([{"a": 1, "b": 2}]) == hash_rows([{"b": 2, "a": 1}])
     assert hash_rows([{"a": 1}, {"a": 2}]) != hash_rows([{"a": 2}, {"a": 1}])
+
+
+def _hashes_of_tokenizers(folder):
+    """Number tokenizers by the order in which their hashes first appear."""
+    words = {"model": {"vocab": {"a": 0}}, "truncation": None}
+    truncated, added = {**words, "truncation": {"max_length": 4}}, {**words, "added_tokens": ["b"]}
+    contents = [
+        {"tokenizer.json": json.dumps(words), "vocab.json": "{}"},
+        {"tokenizer.json": json.dumps(truncated, indent=2), "tokenizer_config.json": "{}"},
+        {"tokenizer.json": json.dumps(added)},
+        {"tokenizer.json": json.dumps(words), "tokenizer_config.json": '{"add_bos_token": true}'},
+        {"vocab.json": "{}", "tokenizer_config.json": '{"added_tokens_decoder": {"1": "<mask>"}}'},
+        {"vocab.json": "{}"},
+    ]
+    hashes = []
+    for place, files in enumerate(contents):
+        (folder / f"tokenizer{place}").mkdir()
+        for name, text in files.items():
+            (folder / f"tokenizer{place}" / name).write_text(text)
+        hashes.append(hash_tokenizer(folder / f"tokenizer{place}"))
+    return [list(dict.fromkeys(hashes)).index(name) + 1 for name in hashes]
 
 
 def test_a_summarizers_end_writes_the_report_before_it_fails(tmp_path):

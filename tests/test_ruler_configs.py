@@ -11,6 +11,7 @@ from mmengine.config import Config
 from ruler_data import STOCK, write_ruler
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.datasets.counting import name_tokenizer
 from opencompass_llada.datasets.haystack import HaystackStore
 from opencompass_llada.datasets.ruler.build import build_samples
 from opencompass_llada.datasets.ruler.tasks import TASKS, RulerSpec, parse_spec
@@ -61,7 +62,7 @@ def test_data_sets_by_name(path, tmp_path):
         spec = parse_spec(options_of(cell))
         assert cell["eval_cfg"]["evaluator"]["match"] == TASKS[spec.task].match
         assert ("chat" in path.stem) == cell["abbr"].endswith("_chat")
-        assert spec.tokenizer.removeprefix("asset:") in cell["abbr"]
+        assert f"_by-{name_tokenizer(spec.tokenizer)}" in cell["abbr"]
         assert str(spec.length) in cell["abbr"]
         roles = [turn["role"] for turn in turns_of(cell)]
         assert roles == (["HUMAN", "BOT"] if "chat" in path.stem else ["HUMAN"])

@@ -49,7 +49,7 @@ def plan_run(settings, num_gpus, announce=True, rows=None):
             chat=values["prompt"] == "chat",
         )
         models += configs
-        datasets += cells
+        datasets += [cell for cell in cells if cell["abbr"] not in {d["abbr"] for d in datasets}]
         combinations.append(dict(models=configs, datasets=cells))
     if announce:
         cells = sum(len(combination["datasets"]) for combination in combinations)
@@ -121,11 +121,16 @@ known_lengths_reason = "default: 1/2, 1, 2 and 4 times the trained length of eac
 def group_models(values):
     """Pair each set of cells with the models that run it: lengths and tokenizer may differ.
 
+    A tokenizer is known by its content: models with copies of one are asked the same questions, and
+    the first one's path is in the cells.
+
     Returns:
         Pairs of (data set configs, model names).
     """
+    import opencompass_llada.datasets.counting
     import opencompass_llada.datasets.haystack
 
+    name_tokenizer = opencompass_llada.datasets.counting.name_tokenizer
     named = values["data"] in data_paths
     path = data_paths[values["data"]] if named else values["data"]
     if not path.startswith("asset:"):
@@ -139,10 +144,10 @@ def group_models(values):
         lengths = values["lengths"] or (trained // 2, trained, 2 * trained, 4 * trained)
         tokenizer = facts["path"] if values["tokenizer"] == "model" else values["tokenizer"]
         generation_length = values["generation_length"] or niah_length(facts)
-        key = (tuple(lengths), tokenizer, generation_length)
-        names_by_cells.setdefault(key, []).append(name)
+        key = (tuple(lengths), name_tokenizer(tokenizer), generation_length)
+        names_by_cells.setdefault(key, (tokenizer, []))[1].append(name)
     groups = []
-    for (lengths, tokenizer, generation_length), names in names_by_cells.items():
+    for (lengths, _, generation_length), (tokenizer, names) in names_by_cells.items():
         cells = niah_cells(
             data=values["data"] if named else "needlebench",
             language=values["language"],

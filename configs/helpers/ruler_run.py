@@ -157,18 +157,21 @@ def put_missing(values, sources, defaults):
 
 
 def group_models(values):
-    """Pair each set of data sets with the models that run it: tokenizers may differ.
+    """Pair each set of data sets with the models that run it: tokenizers may differ, by content.
 
     Returns:
         Pairs of (data set configs, model names).
     """
-    names_by_tokenizer = {}
+    import opencompass_llada.datasets.counting
+
+    groups = {}
     for name in values["models"]:
-        counted = find_facts(name)["path"] if values["tokenizer"] == "model" else None
-        names_by_tokenizer.setdefault(counted or values["tokenizer"], []).append(name)
-    return [
-        (make_cells(values, tokenizer), names) for tokenizer, names in names_by_tokenizer.items()
-    ]
+        tokenizer = values["tokenizer"]
+        if tokenizer == "model":
+            tokenizer = find_facts(name)["path"]
+        content = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
+        groups.setdefault(content, (tokenizer, []))[1].append(name)
+    return [(make_cells(values, tokenizer), names) for tokenizer, names in groups.values()]
 
 
 def make_cells(values, tokenizer):

@@ -17,6 +17,7 @@ from opencompass_llada.datasets.tiktoken_file import (
     tiktoken_state,
 )
 from opencompass_llada.logs import get_logger
+from opencompass_llada.results.fingerprints import find_tokenizer
 
 logger = get_logger(__name__)
 
@@ -161,6 +162,26 @@ def resolve_location(path: str) -> str:
     from opencompass_llada.assets import resolve_asset
 
     return str(resolve_asset(path))
+
+
+def name_tokenizer(name: str) -> str:
+    """Return what the names of data sets call a tokenizer: two with one content have one name.
+
+    Args:
+        name: As of `load_counting_tokenizer`.
+
+    Returns:
+        ``gpt-4``; else the size of the vocabulary and six digits of the content's hash, as in
+        ``vocab2048-1a2b3c``; where the files are not at hand (then no prompt can be made either),
+        the path's last part.
+    """
+    if name in TIKTOKEN_FILES:
+        return name
+    found = find_tokenizer(name) or find_tokenizer(name, fetch=True)
+    if found is None:
+        return name.rstrip("/").split("/")[-1]
+    content, size = found
+    return f"vocab{size or ''}-{content[:6]}"
 
 
 def load_counting_tokenizer(name: str) -> CountingTokenizer:

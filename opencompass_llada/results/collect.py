@@ -21,6 +21,7 @@ from opencompass_llada.results.completeness import (
     model_name,
 )
 from opencompass_llada.results.curves import CurvePoint, read_curves
+from opencompass_llada.results.fingerprints import find_tokenizer
 from opencompass_llada.results.identity import separate
 from opencompass_llada.results.meaning import (
     describe_sampler,
@@ -28,7 +29,6 @@ from opencompass_llada.results.meaning import (
     generation_length,
     prompt_limit,
     template_hash,
-    tokenizer_hash,
 )
 from opencompass_llada.results.provenance import Provenance, read_provenance
 from opencompass_llada.results.runs import Run, find_runs
@@ -136,23 +136,28 @@ def _read_rows(
             prompt_limit=prompt_limit(model),
             template_hash=template_hash(dataset),
             prompt_hash=cell.prompt_hash,
-            tokenizer_hash=_hash_counter(row, model, limits),
+            tokenizer_hash=_hash_counter(row, model, records),
             data=str(dataset.get("path", "")),
             trained_length=facts[row.model].trained_length,
         )
 
 
-def _hash_counter(
-    row: ResultRow, model: Mapping[str, Any], recorded: Mapping[str, Any] | None
-) -> str | None:
-    """Hash what counts tokens; a perplexity is a token's of the model itself, whose process knows.
+def _hash_counter(row: ResultRow, model: Mapping[str, Any], records: Provenance) -> str | None:
+    """Hash what counts tokens; a perplexity is a token's of the model itself.
 
-    Hub ids have no files here; what the process recorded of them then stands for them.
+    Where the files are not on this machine, what a process recorded of that path stands for them.
     """
-    if row.tokenizer or row.benchmark != "perplexity":
-        return tokenizer_hash(row.tokenizer)
-    own = tokenizer_hash(str(model.get("tokenizer_path") or model.get("path")))
-    return own or (recorded or {}).get("tokenizer_hash")
+    counter = row.tokenizer
+    if counter is None and row.benchmark == "perplexity":
+        counter = str(model.get("tokenizer_path") or model.get("path"))
+    if counter is None:
+        return None
+    if found := find_tokenizer(counter):
+        return found[0]
+    told = [entry for entry in records.models.values() if entry.get("path") == counter]
+    if not told and row.tokenizer is None:
+        told = [records.models.get(row.model, {})]
+    return next((entry["tokenizer_hash"] for entry in told if entry.get("tokenizer_hash")), None)
 
 
 def name_weights(model: Mapping[str, Any]) -> str:

@@ -8,15 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
 
 DIGITS = 16
 #: Weights up to this size are read whole; of larger ones, blocks evenly spread over each file.
 WHOLE_BYTES = 2**30
 _BLOCK = 2**20
 _BLOCKS_A_FILE = 64
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
+                    "added_tokens.json")  # fmt: skip
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+#: What a tokenizer adds itself; counts where tokenizer_config.json says true.
+_ADDED = ("add_bos_token", "add_eos_token")
 
 
 def hash_text(text: str) -> str:
@@ -79,15 +89,72 @@ def _add_file(digest: Any, path: Path, whole: bool) -> None:
 
 
 def hash_tokenizer(folder: Path) -> str:
-    """Return the hash of a tokenizer's files; ``''`` if the folder has none that is known.
+    """Return the hash of what a tokenizer makes of text, '' if the folder holds none.
+
+    Of tokenizer.json that is its content, however it is formatted, without truncation and padding;
+    of older formats every byte of the files, and the tokens that tokenizer_config.json adds.
 
     Args:
         folder: With tokenizer.json, or the files of older formats.
+
+    Raises:
+        ValueError: If a JSON file cannot be read.
     """
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
         return ""
-    digest = hashlib.sha256()
-    for path in present[:1] if present[0].name == "tokenizer.json" else present:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:DIGITS]
+    config = _read_object(folder / _TOKENIZER_CONFIG)
+    content: Any = {name: True for name in _ADDED if config.get(name)}
+    if present[0].name == "tokenizer.json":
+        whole = _read_object(present[0])
+        content |= {name: whole[name] for name in whole if name not in ("truncation", "padding")}
+    else:
+        content |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in present}
+        content["added"] = config.get("added_tokens_decoder")
+    return hash_values(content)
+
+
+def find_tokenizer(path: str, fetch: bool = False) -> tuple[str, int] | None:
+    """Return hash and vocabulary size of a tokenizer, None where its files are not at hand.
+
+    Args:
+        path: A folder, a hub id or ``asset:NAME``; also ``gpt-4``, which has no files.
+        fetch: Download the files of a hub id that are not in the local cache.
+
+    Returns:
+        The hash, and the size without added tokens: 0 where the files do not simply say it.
+    """
+    try:
+        folder = Path(resolve_path(path)).expanduser()
+        if not folder.is_dir():
+            if path.count("/") != 1 or path.startswith((".", "/", "~")):
+                return None
+            from huggingface_hub import snapshot_download
+
+            files = [*_TOKENIZER_FILES, _TOKENIZER_CONFIG]
+            folder = Path(snapshot_download(path, allow_patterns=files, local_files_only=not fetch))
+        times = [path.stat().st_mtime_ns for path in folder.glob("*.json")]
+        return _read_tokenizer(folder, tuple(times))
+    except Exception as error:  # the hub's client has many kinds; who loads it says it in its turn
+        logger.info("No hash of the tokenizer %s: %s", path, error)
+        return None
+
+
+@lru_cache(maxsize=64)
+def _read_tokenizer(folder: Path, _times: tuple[int, ...]) -> tuple[str, int] | None:
+    content = hash_tokenizer(folder)
+    words = _read_object(folder / "tokenizer.json").get("model", {}).get("vocab")
+    return (content, len(words or _read_object(folder / "vocab.json"))) if content else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object, {} where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); copy the tokenizer again."
+        ) from error
+    return content if isinstance(content, dict) else {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.results.fingerprints import hash_tokenizer, hash_values
+from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.table import dotted_name
 
 #: Parts of a data set's config that do not change what the model is asked: names, places in the
@@ -85,22 +85,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | type(None)) else dotted_name(value)
-
-
-@lru_cache(maxsize=256)
-def tokenizer_hash(tokenizer: str | None) -> str | None:
-    """Return the hash of what counts lengths, None where its files are not at hand.
-
-    Args:
-        tokenizer: ``gpt-4``, a folder, a hub id or ``asset:NAME``.
-    """
-    if tokenizer is None:
-        return None
-    try:
-        folder = Path(resolve_path(tokenizer)).expanduser()
-    except ValueError:
-        return None
-    return hash_tokenizer(folder) or None if folder.is_dir() else None
 
 
 def find_kind(model: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> str:
