@@ -77,7 +77,71 @@ def test_the_same_measurement_twice_is_one_and_never_averaged(tmp_path):
     collection, scores, notes = read(tmp_path)
     assert len(collection.rows) == 2 * len(GRID)
     assert whole(scores, "one").score == 0
-    assert "the later number is shown" in notes
+    assert "the later number is shown, by the order of the runs as given" in notes
+
+
+@pytest.mark.parametrize("sources", ["cells", "models", "runs", "folders"])
+def test_the_later_number_is_the_one_recorded_later(tmp_path, sources):
+    """It was the last in the order of the arguments: 75 one way, 100 the other."""
+    names = ("20260202_100000", "20260101_100000") if sources == "folders" else ("new", "old")
+    for name, quality, day in zip(names, (1.0, 0.0), ("2026-02-02", "2026-01-01"), strict=True):
+        folder = write_run(tmp_path / name, ONE, GRID, quality=quality)
+        (file,) = (folder / "configs").glob("*.py")
+        if sources == "folders":
+            continue
+        file.rename(file.with_name("a.py"))
+        if sources == "runs":
+            record = {"started": f"{day}T10:00:00+00:00"}
+            (folder / "provenance/run_a.json").write_text(json.dumps(record))
+            continue
+        path = folder / "provenance/one.jsonl"
+        kind = '"kind": "dataset"' if sources == "cells" else '"kind": "model"'
+        text = path.read_text().replace(kind, f'{kind}, "started": "{day}T10:00:00+00:00"')
+        path.write_text(text)
+    for given in (names, names[::-1]):
+        _, scores, notes = read(*(tmp_path / name for name in given))
+        assert {score.entry for score in scores} == {"one"}
+        assert whole(scores, "one").score == 100
+        assert "the later number is shown, and none" in notes
+
+
+def test_which_line_keeps_its_name_goes_by_time_too(tmp_path):
+    for name, number in (("20260202_100000", 6), ("20260101_100000", 2)):
+        cells = [{**cell, "num_repeats_per_file": number} for cell in GRID]
+        write_run(tmp_path / name, ONE, cells)
+    for given in (("20260202_100000", "20260101_100000"), ("20260101_100000", "20260202_100000")):
+        collection, _, _ = read(*(tmp_path / name for name in given))
+        later = {row.entry for row in collection.rows if row.n == 6}
+        assert later == {"one [run 20260202_100000]"}
+
+
+def test_a_folder_resumed_under_new_names_of_data_sets(tmp_path):
+    """Names of tokenizers in abbreviations changed once: both are read, the later one counts."""
+    write_run(tmp_path / "old", ONE, GRID, quality=0.0)
+    named = [{**cell, "abbr": cell["abbr"] + "_by-content"} for cell in GRID]
+    folder = write_run(tmp_path / "new", ONE, named, quality=1.0)
+    for part in ("predictions/one", "results/one", "configs"):
+        for path in (tmp_path / "old" / part).iterdir():
+            name = "0_old.py" if part == "configs" else path.name
+            shutil.copy(path, folder / part / name)
+    _, scores, notes = read(folder)
+    assert whole(scores, "one").score == 100
+    assert whole(scores, "one").num_cells == len(GRID)
+    assert "run new measured some cells alike under two names" in notes
+
+
+def test_versions_that_differ_are_named(tmp_path):
+    for name, torch in (("a", "2.8.0"), ("b", "2.9.1")):
+        path = write_run(tmp_path / name, ONE, GRID) / "provenance/one.jsonl"
+        versions = {"opencompass-llada": "1.0", "torch": torch, "numpy": torch}
+        found = f'"device": "cpu", "git_commit": "{name * 40}", "packages": {json.dumps(versions)}'
+        path.write_text(path.read_text().replace('"device": "cpu"', found))
+    _, _, notes = read(tmp_path)
+    assert "different versions of torch: 2.8.0 (a), 2.9.1 (b)" in notes
+    assert "of opencompass-llada: 1.0 at aaaaaaaa (a), 1.0 at bbbbbbbb (b)" in notes
+    assert "numpy" not in notes
+    _, _, notes = read(tmp_path / "a")
+    assert notes == ""
 
 
 def test_a_missing_repetition_does_not_hide_a_number(tmp_path):

@@ -30,7 +30,12 @@ from opencompass_llada.results.meaning import (
     prompt_limit,
     template_hash,
 )
-from opencompass_llada.results.provenance import Provenance, read_provenance
+from opencompass_llada.results.provenance import (
+    Provenance,
+    describe_versions,
+    last_time,
+    read_provenance,
+)
 from opencompass_llada.results.runs import Run, find_runs
 from opencompass_llada.results.table import ResultRow, read_results
 from opencompass_llada.results.tidy import TidyRow
@@ -44,7 +49,7 @@ class Collection:
     """Everything read from several runs."""
 
     runs: tuple[Run, ...]
-    """The runs, in the order given."""
+    """The runs, in the order given; which number is the later one goes by recorded time."""
     rows: tuple[TidyRow, ...]
     """The tidy table."""
     cells: Mapping[tuple[str, str, str], CellFiles] = field(hash=False)
@@ -89,7 +94,11 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
         if absent:
             notes.append(f"{run.name}: {describe_missing(absent)}")
         notes += _describe_faulty(run, [row for row in rows if row.run == run.name], absent)
-    order = {run.name: place for place, run in enumerate(runs)}
+    started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
+    names = list(started)
+    if all(started.values()):
+        names.sort(key=lambda name: started[name])
+    order = {name: place for place, name in enumerate(names)}
     checkpoints = {
         (name, model): str(record.get("checkpoint_hash") or "")
         for name, records in provenance.items()
@@ -102,7 +111,7 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
         cells=cells,
         curves=tuple(_read_curves(runs, separated)),
         provenance=provenance,
-        notes=(*notes, *remarks),
+        notes=(*notes, *describe_versions(provenance), *remarks),
     )
 
 
@@ -139,7 +148,23 @@ def _read_rows(
             tokenizer_hash=_hash_counter(row, model, records),
             data=str(dataset.get("path", "")),
             trained_length=facts[row.model].trained_length,
+            recorded=_find_time(run, records, row.model, row.dataset),
         )
+
+
+def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = "") -> str:
+    """Return when a cell's answers were made, or a run without one; '' where nothing says."""
+    sources: list[list[Any]] = [
+        [
+            record.get("started")
+            for (name, part), record in records.datasets.items()
+            if name == model and _is_part(part, dataset)
+        ],
+        [records.models.get(model, {}).get("started")],
+        [record.get("started") for record in records.runs],
+        [*(file.stem for file in run.config_files), run.path.resolve().name],
+    ]
+    return next((time for source in sources if (time := last_time(source))), "")
 
 
 def _hash_counter(row: ResultRow, model: Mapping[str, Any], records: Provenance) -> str | None:

@@ -120,7 +120,7 @@ def separate(
 
     Args:
         rows: Of all runs; ``entry`` holds title and scaling.
-        order: Place of each run, the oldest first.
+        order: Place of each run, the oldest first by recorded time.
         checkpoints: Hash of each (run, model abbreviation)'s weights, where recorded.
 
     Returns:
@@ -169,32 +169,45 @@ def _classify(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def _find_repeats(same: Sequence[Part], remarks: list[str]) -> set[tuple[str, str, str, str]]:
-    """Find cells that a later run measured again in the same way; the later one counts.
+    """Find cells that were measured again in the same way; the number recorded later counts.
 
-    A cell without a number never hides one that has it.
+    That is two runs, or one folder resumed after its data sets' names changed. A cell without a
+    number never hides one that has it. Without both times the run given later counts.
     """
     best: dict[tuple[Any, ...], TidyRow] = {}
-    dropped, pairs = set(), set()
+    dropped: set[tuple[str, str, str, str]] = set()
+    pairs: dict[tuple[str, str], bool] = {}
     for part in same:
         for row in part.rows:
             whole = row.dataset if row.task is None and row.length is None else None
             place = (row.task, row.language, row.haystack, row.prompt, row.length, row.depth)
-            key = (*place, row.tokenizer, row.metric, whole)
+            key = (*place, counted_by(row), row.metric, whole)
             older = best.get(key)
-            if older is None or older.run == row.run:
+            if older is None or (older.run == row.run and not _asked_alike(older, row)):
                 best[key] = row
                 continue
-            loser = row if row.score is None and older.score is not None else older
-            best[key] = older if loser is row else row
+            timed = bool(older.recorded and row.recorded)
+            swapped = timed and older.recorded > row.recorded
+            if (row.score is None) != (older.score is None):
+                swapped = row.score is None
+            best[key], loser = (older, row) if swapped else (row, older)
             dropped.add((loser.run, loser.entry, loser.dataset, loser.metric))
-            pairs.add((older.run, row.run))
-    for first, second in sorted(pairs):
+            pairs[older.run, row.run] = timed and pairs.get((older.run, row.run), True)
+    for (first, second), timed in sorted(pairs.items()):
+        who = f"runs {first} and {second}" if first != second else f"run {first}"
+        how = "the later number is shown" + ("" if timed else ", by the order of the runs as given")
+        told = " under two names" if first == second else ""
         remarks.append(
-            f"{same[0].rows[0].entry} on {same[0].rows[0].benchmark}: runs {first} and {second} "
-            "measured some cells alike; the later number is shown, and none is averaged with the "
-            "other"
+            f"{same[0].rows[0].entry} on {same[0].rows[0].benchmark}: {who} measured some cells "
+            f"alike{told}; {how}"
+            f"{'' if timed else ' (they record no times)'}, and none is averaged with the other"
         )
     return dropped
+
+
+def _asked_alike(first: TidyRow, second: TidyRow) -> bool:
+    """Whether two data sets of one run asked a model the same prompts."""
+    return first.prompt_hash is not None and first.prompt_hash == second.prompt_hash
 
 
 def _tell_models_apart(

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -28,6 +30,9 @@ logger = get_logger(__name__)
 FOLDER = "provenance"
 PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers",
             "safetensors", "datasets", "numpy", "flash-attn", "peft")  # fmt: skip
+
+#: The package itself first, then the others whose versions change answers.
+DECIDING = ("opencompass-llada", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +125,52 @@ def read_provenance(run_path: Path) -> Provenance:
             except (ValueError, KeyError, TypeError):
                 notes.append(f"{path.name}, line {number} is torn or no record; it is left out")
     return Provenance(runs=tuple(runs), models=models, datasets=datasets, notes=tuple(notes))
+
+
+def last_time(times: Iterable[Any]) -> str:
+    """Return the last of some recorded times, '' where none is one.
+
+    Args:
+        times: ISO 8601, or OpenCompass's stamps (``20260131_235959``), which are local.
+
+    Returns:
+        ISO 8601 in UTC, to be compared as text.
+    """
+    found = []
+    for value in times:
+        text = str(value or "")
+        try:
+            stamp = re.match(r"\d{8}_\d{6}", text)
+            moment = (
+                datetime.strptime(stamp[0], "%Y%m%d_%H%M%S")
+                if stamp
+                else datetime.fromisoformat(text.replace("Z", "+00:00"))
+            )
+            found.append(moment.astimezone(timezone.utc).isoformat(timespec="seconds"))
+        except (ValueError, OverflowError, OSError):
+            continue
+    return max(found, default="")
+
+
+def describe_versions(records: Mapping[str, Provenance]) -> list[str]:
+    """Say of the packages that decide numbers where runs, or models of one, had different ones.
+
+    Args:
+        records: By run.
+    """
+    notes = []
+    for package in DECIDING:
+        runs: dict[str, set[str]] = defaultdict(set)
+        for run, known in records.items():
+            for record in (*known.runs, *known.models.values()):
+                version = (record.get("packages") or {}).get(package)
+                commit = record.get("git_commit") if package == DECIDING[0] else None
+                if version:
+                    runs[version + (f" at {commit[:8]}" if commit else "")].add(run)
+        if len(runs) > 1:
+            made = [f"{version} ({', '.join(sorted(runs[version]))})" for version in sorted(runs)]
+            notes.append(f"numbers were made by different versions of {package}: {', '.join(made)}")
+    return notes
 
 
 def describe_environment() -> dict[str, Any]:

@@ -47,6 +47,8 @@ class TidyRow(ResultRow):
     """Where the data came from (the config's path)."""
     trained_length: int | None
     """Tokens that the model was trained on, where known."""
+    recorded: str
+    """When the answers were made, ISO 8601 in UTC; empty where nothing says."""
 
 
 def as_records(rows: Sequence[TidyRow]) -> list[dict[str, Any]]:
