@@ -95,7 +95,9 @@ def expected_tensors(fields: Mapping[str, Any], folder: Path) -> dict[str, tuple
             network = NETWORKS[fields["model_type"]]
             model: Any = network(network.config_class.from_dict(dict(fields)))
         else:
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(folder, trust_remote_code=False), trust_remote_code=False
+            )
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

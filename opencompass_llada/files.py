@@ -60,7 +60,7 @@ def replacing(path: str | Path, before: Callable[[Path], None] | None = None) ->
     try:
         yield temporary
         if temporary.is_dir():
-            _settle_folder(temporary)
+            settle_folder(temporary)
         else:
             _settle(temporary)
         if before is not None:
@@ -307,7 +307,13 @@ def _settle(path: Path) -> None:
         os.close(descriptor)
 
 
-def _settle_folder(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
+def settle_folder(folder: Path, *, inside: bool = True) -> None:
+    """Wait until a folder's list of names is on the disk, and all that is inside it.
+
+    Args:
+        folder: The folder.
+        inside: Whether to wait for its content, too.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True) if inside else ():
         _settle(path)
     _settle(folder)

@@ -37,7 +37,9 @@ def write_checkpoint(family, folder, seed=0, **overrides):
 def load_base(family, path):
     if family != "llama":
         return load_checkpoint(path, dtype=torch.float32)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, trust_remote_code=False
+    ).eval()
 
 
 def write_adapter(family, base_path, folder, **options):

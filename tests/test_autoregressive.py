@@ -97,7 +97,9 @@ def test_ntk_equals_transformers_with_the_multiplied_base(checkpoint, multiplier
     model, rope = load_causal(checkpoint, rope_scaling=scaling, dtype=torch.float32)
     fields = published_llama_fields(rope_theta=10000.0 * multiplier)
     oracle = LlamaForCausalLM(LlamaConfig(**fields)).eval()
-    oracle.load_state_dict(AutoModelForCausalLM.from_pretrained(checkpoint).state_dict())
+    oracle.load_state_dict(
+        AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).state_dict()
+    )
     ids = torch.arange(100)[None] % 250
     torch.testing.assert_close(model(ids).logits, oracle(ids).logits, rtol=0, atol=1e-5)
     assert (rope.theta_multiplier, rope.rope_theta) == (multiplier, 10000.0 * multiplier)
@@ -114,7 +116,9 @@ def test_other_methods_equal_transformers_own(checkpoint, kind):
     if kind == "yarn":
         own["original_max_position_embeddings"] = 64
     oracle = LlamaForCausalLM(LlamaConfig(**published_llama_fields(rope_scaling=own))).eval()
-    oracle.load_state_dict(AutoModelForCausalLM.from_pretrained(checkpoint).state_dict())
+    oracle.load_state_dict(
+        AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).state_dict()
+    )
     ids = torch.arange(90)[None] % 250
     torch.testing.assert_close(model(ids).logits, oracle(ids).logits, rtol=0, atol=1e-5)
 

@@ -109,8 +109,8 @@ def test_a_scaled_network_is_qwen2_with_the_scaled_base(tmp_path):
 
 def test_auto_classes_and_save_pretrained_round_trip(tmp_path):
     folder = write_tiny_dream(tmp_path / "published")
-    assert isinstance(AutoConfig.from_pretrained(folder), DreamConfig)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    assert isinstance(AutoConfig.from_pretrained(folder, trust_remote_code=False), DreamConfig)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     assert isinstance(model, DreamForMaskedDiffusion)
     ids = torch.tensor([ROWS[0]])
     expected = load_checkpoint(folder, dtype=torch.float32)(ids).logits

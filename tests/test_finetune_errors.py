@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
+import pickle
+import random
 import sys
 
 import pytest
@@ -19,6 +23,7 @@ from opencompass_llada.finetune.documents import read_documents
 from opencompass_llada.finetune.memory_plan import DoesNotFit, check_memory, plan_memory
 from opencompass_llada.finetune.recipe_file import load_recipe
 from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.finetune.surroundings import claim_output
 from opencompass_llada.modeling import load_checkpoint
 
 LLADA_8B = Shape(width=4096, kv_width=4096, num_layers=32, mlp_width=12288, vocab_size=126464)
@@ -227,6 +232,129 @@ def test_a_state_with_a_file_missing_says_how_to_go_on(tmp_path):
     file.unlink()
     with pytest.raises(ValueError, match=r"state' *, cannot be read .*start anew.*init_from="):
         small_trainer(tmp_path / "a", phases=SHORT)
+
+
+def saved(folder):
+    """Return a trainer's folder of a state at step 0, and a function that goes on from it."""
+    changes = {"phases": SHORT, "ema_decay": 0.9}
+    trainer = small_trainer(folder, **changes)
+    trainer.index.write()
+    return trainer.save({}) / "state", lambda: small_trainer(folder, **changes)
+
+
+class RunsACommand:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, file):
+        self.command = f"touch {file}"
+
+    def __reduce__(self):
+        """Pickle as a call."""
+        return os.system, (self.command,)
+
+
+def test_a_planted_state_runs_nothing(tmp_path):
+    """In the list of tensors, and in a value beside them; with the digest mended, too."""
+    state, go_on = saved(tmp_path / "a")
+    planted, facts = state / ".metadata", json.loads((state / "facts.json").read_text())
+    del facts["digest"]
+    before = planted.read_bytes()
+    planted.write_bytes(pickle.dumps(RunsACommand(tmp_path / "ran")))
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + planted.read_bytes())
+    facts["digest"] = digest.hexdigest()
+    (state / "facts.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"(posix|nt).system does not belong into a training"):
+        go_on()
+    planted.write_bytes(before)
+    del facts["digest"]
+    (state / "facts.json").write_text(json.dumps(facts))
+    go_on()
+    real = torch.save
+
+    def plant(value, file, **options):
+        real(RunsACommand(tmp_path / "ran") if isinstance(value, float) else value, file, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", plant)
+        trainer = go_on()
+        trainer.save({})
+    with pytest.raises(ValueError, match="cannot be read .UnpicklingError"):
+        go_on()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_any_damage_of_a_state_is_an_error(tmp_path):
+    state, go_on = saved(tmp_path / "a")
+    assert go_on().step == 0
+    rng = random.Random(0)
+    for file in sorted(state.iterdir()):
+        before = file.read_bytes()
+        flipped = bytearray(before)
+        flipped[rng.randrange(len(before) // 4, len(before) // 2)] ^= 4
+        for content in (b"", before[: len(before) // 2], bytes(flipped), b"\xff" * 99, None):
+            file.unlink()
+            if content is not None:
+                file.write_bytes(content)
+            with pytest.raises(ValueError, match=r"state' *, cannot be read .*start anew"):
+                go_on()
+            file.write_bytes(before)
+    assert go_on().step == 0
+
+
+def test_a_full_disk_in_a_state_leaves_nothing_and_is_a_save_error(tmp_path, monkeypatch):
+    """What torch raises then is no Exception."""
+    trainer = small_trainer(tmp_path / "out", phases=SHORT)
+    trainer.index.write()
+    trainer.save({})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    trainer.step = 2
+    for owner, name in ((torch, "save"), (type(tmp_path), "write_text"), (os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(saving.SaveError, match="could not be written .*No space left"):
+                trainer.save({})
+        names = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert names == ["checkpoints.json", "step-000000"], name
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(saving.SaveError, match="checkpoints.json could not be written"):
+        trainer.index.write()
+    with pytest.raises(saving.SaveError, match="metrics.jsonl could not be written"):
+        trainer.train()
+    monkeypatch.undo()
+    small_trainer(tmp_path / "out", phases=SHORT).train()
+
+
+def test_a_torn_log_and_left_overs_heal(tmp_path):
+    trainer = small_trainer(tmp_path / "out", phases=SHORT, log_every=1, probe_every=2)
+    trainer.train()
+    log = tmp_path / "out" / "logs" / "metrics.jsonl"
+    whole = log.read_text()
+    log.write_text(whole[: len(whole) // 2])
+    last = trainer.index.last
+    last.rename(tmp_path / "out" / f".{last.name}.old")  # killed between the two moves
+    for name in (f".{last.name}.part", ".final.part", ".final.old"):
+        (tmp_path / "out" / name).mkdir()
+    again = small_trainer(tmp_path / "out", phases=SHORT, log_every=1, probe_every=2)
+    assert again.step == 4
+    again.train()
+    assert log.read_text() == whole
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_second_training_in_a_folder_is_refused(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**RECIPE, "output_dir": str(tmp_path / "out"), "phases": SHORT}))
+    with claim_output(load_recipe(recipe)):
+        with pytest.raises(SystemExit) as stop:
+            main([str(recipe)])
+        assert stop.value.code == 2
+        assert f"in use: process {os.getpid()} on" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()  # made for the lock alone
+    assert main([str(recipe)]) == 0
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_missing_tensorboard_names_the_command(tmp_path, monkeypatch):

@@ -51,13 +51,13 @@ def test_training_writes_a_checkpoint_that_loads_and_lowers_the_loss(tmp_path, o
     with torch.no_grad():
         expected = trainer.model.eval()(ids).logits
         if objective == "autoregressive":
-            model = AutoModelForCausalLM.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
             assert model.config.max_position_embeddings == 256
         else:
             model = load_checkpoint(folder, dtype=torch.float32)
             assert model.config.max_sequence_length == 256
         torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
-    assert AutoTokenizer.from_pretrained(folder)("Hello, 42!").input_ids
+    assert AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("Hello, 42!").input_ids
     record = json.loads((folder / "training.json").read_text())
     assert record["recipe"]["phases"][1]["sequence_length"] == 256
     assert not {"output_dir", "cache_dir"} & record["recipe"].keys()
@@ -169,7 +169,7 @@ def test_non_finite_loss_stops_before_the_update_with_the_batch_saved(tmp_path):
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(value, before[name], equal_nan=True)
     (file,) = (tmp_path / "out" / "logs").glob("not-finite-1-*.pt")
-    saved = torch.load(file)
+    saved = torch.load(file, weights_only=True)
     assert torch.equal(saved["batches"][0]["input_ids"], batches[0]["input_ids"])
     load_checkpoint(trainer.index.last)  # the last good one
 

@@ -61,7 +61,7 @@ def runs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARALLEL)
 def test_two_processes_compute_what_one_does(runs, name):
-    alone, ours = (torch.load(runs / f"{kind}.pt") for kind in ("alone", name))
+    alone, ours = (torch.load(runs / f"{kind}.pt", weights_only=True) for kind in ("alone", name))
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert ours["gradients"].keys() == alone["gradients"].keys()
     for key, gradient in alone["gradients"].items():

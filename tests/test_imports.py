@@ -131,6 +131,58 @@ def test_the_core_imports_with_opencompass_blocked(repository_root):
     assert f"{PACKAGE}.engines" in core
 
 
+def keywords_of(call: ast.Call, tree: ast.Module) -> dict[str, object]:
+    """Return a call's constant keywords, those of a dictionary given by ** included."""
+    found = {}
+    for keyword in call.keywords:
+        if isinstance(keyword.value, ast.Constant):
+            found[keyword.arg] = keyword.value.value
+        for node in ast.walk(tree) if keyword.arg is None else ():
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                names = [ast.unparse(target) for target in node.targets]
+                pairs = zip(node.value.keys, node.value.values, strict=True)
+                for key, value in pairs if ast.unparse(keyword.value) in names else ():
+                    if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
+                        found[key.value] = value.value
+    return found
+
+
+def test_no_call_runs_code_of_a_checkpoint_or_a_data_set(repository_root):
+    """Auto classes and load_dataset refuse remote code; nothing unpickles what a file names."""
+    wrong, checked = [], 0
+    folders = ("opencompass_llada", "configs", "benchmarks", "tests", "needlebench")
+    files = [file for name in folders for file in (repository_root / name).rglob("*.py")]
+    for file in [
+        *files,
+        *repository_root.glob("*.py"),
+        *repository_root.glob("ruler_patches/*.py"),
+    ]:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            owner, _, method = name.rpartition(".")
+            last = owner.rpartition(".")[2]
+            needed = None
+            if method == "load_dataset" or (
+                last.startswith("Auto") and method in ("from_pretrained", "from_config")
+            ):
+                needed = ("trust_remote_code", False)
+            elif name == "torch.load":
+                needed = ("weights_only", True)
+            elif last in ("pickle", "dill", "joblib", "cloudpickle") and method in (
+                "load",
+                "loads",
+            ):
+                needed = ("never", True)
+            if needed is not None:
+                checked += 1
+                if keywords_of(call, tree).get(needed[0]) is not needed[1]:
+                    place = f"{file.relative_to(repository_root)}:{call.lineno}"
+                    wrong.append(f"{place}: {name} needs {needed[0]}={needed[1]}")
+    assert not wrong
+    assert checked > 15, "the walk must have seen the repository's calls"
+
+
 @pytest.mark.parametrize("module", ["opencompass_llada", "opencompass_llada.running.hardware"])
 def test_importing_the_package_is_light(module, repository_root):
     script = (

@@ -100,8 +100,8 @@ def test_attention_is_bidirectional():
 
 def test_auto_classes_load_without_remote_code(tmp_path):
     folder = write_tiny_checkpoint(tmp_path)
-    assert isinstance(AutoConfig.from_pretrained(folder), LLaDAConfig)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    assert isinstance(AutoConfig.from_pretrained(folder, trust_remote_code=False), LLaDAConfig)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     assert isinstance(model, LLaDAForMaskedDiffusion)
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(

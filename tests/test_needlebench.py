@@ -128,7 +128,7 @@ def test_stock_position_start_in_english_and_text_in_chinese(real_data_root, rea
 def test_fit_makes_the_length_exact(options, tokenizer_path, length, depth):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False)
     samples = NeedleBenchSingleDataset.load(**{**options, "length": length, "depth": depth})
     for prompt in samples["prompt"]:
         assert len(tokenizer(prompt)["input_ids"]) == length - 16

@@ -7,12 +7,15 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 from opencompass_llada.faults import guard
 from opencompass_llada.finetune.devices import stop_processes
 from opencompass_llada.finetune.loop import Trainer
 from opencompass_llada.finetune.recipe_file import load_recipe
 from opencompass_llada.finetune.saving import SaveError
+from opencompass_llada.finetune.surroundings import check_surroundings, claim_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,10 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0; 2 for a wrong recipe (text, output folder and memory included); 1 where
         training failed; 128 and the signal's number where one stopped it.
     """
-    return guard(lambda: _train(arguments), program="opencompass_llada.finetune")
+    logs: list[Path] = []  # where a fault is written, once the recipe has said it
+    return guard(
+        lambda: _train(arguments, logs),
+        program="opencompass_llada.finetune",
+        log_folder=lambda: logs[0] if logs else None,
+    )
 
 
-def _train(arguments: list[str] | None) -> int:
+def _train(arguments: list[str] | None, logs: list[Path]) -> int:
     parser = argparse.ArgumentParser(prog="python -m opencompass_llada.finetune")
     parser.add_argument("recipe", help="YAML file, see configs/finetune/")
     parser.add_argument(
@@ -39,17 +47,22 @@ def _train(arguments: list[str] | None) -> int:
     level = logging.INFO if is_main else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s")
     logger = logging.getLogger(__name__)
-    try:
-        trainer = Trainer(load_recipe(options.recipe, options.overrides))
-    except (ValueError, ImportError) as error:
-        parser.exit(2, f"{error}\n")
-    try:
-        folder = trainer.train()
-    except (FloatingPointError, SaveError) as error:
-        logger.error("%s", error)
-        return 1
-    finally:
-        stop_processes()
+    with ExitStack() as stack:
+        stack.callback(stop_processes)
+        try:
+            recipe = load_recipe(options.recipe, options.overrides)
+            check_surroundings(recipe)
+            if is_main:
+                stack.enter_context(claim_output(recipe))
+            logs.append(Path(recipe.output_dir).absolute() / "logs")
+            trainer = Trainer(recipe)
+        except (ValueError, ImportError) as error:
+            parser.exit(2, f"{error}\n")
+        try:
+            folder = trainer.train()
+        except (FloatingPointError, SaveError) as error:
+            logger.error("%s", error)
+            return 1
     logger.info("Checkpoint written to %s", folder)
     return 0 if trainer.stopped_by is None else 128 + trainer.stopped_by
 

@@ -8,11 +8,13 @@ Writes no weights itself.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from opencompass_llada.files import write_text
+from opencompass_llada.finetune.saving import saving
 
 INDEX_FILE = "checkpoints.json"
 FINAL = "final"
@@ -86,17 +88,19 @@ class CheckpointIndex:
             shutil.rmtree(self.path(number), ignore_errors=True)
 
     def write(self) -> None:
-        """Write the index, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the index, whole or not at all.
+
+        Raises:
+            SaveError: If it cannot be written.
+        """
         values = {
             "steps": self.steps,
             "best_step": self.best_step,
             "best_score": self.best_score,
             "recipe": self.recipe,
         }
-        part = self.folder / f".{INDEX_FILE}.part"
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, self.folder / INDEX_FILE)
+        with saving(self.folder / INDEX_FILE):
+            write_text(self.folder / INDEX_FILE, json.dumps(values, indent=2) + "\n")
 
 
 def score_figures(figures: dict[str, float]) -> float | None:

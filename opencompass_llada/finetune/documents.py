@@ -140,7 +140,11 @@ def _read_dataset(source: TextSource) -> Iterator[Document]:
             rows = datasets.load_from_disk(name)
         else:
             rows = datasets.load_dataset(
-                name, source.dataset_config, split=source.split, streaming=True
+                name,
+                source.dataset_config,
+                split=source.split,
+                streaming=True,
+                trust_remote_code=False,
             )
     except Exception as error:  # any network, cache or hub error ends in the same remedy
         reason = str(error).partition("\n")[0]

@@ -42,6 +42,7 @@ from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase
 from opencompass_llada.finetune.rows import Batch, to_device
 from opencompass_llada.finetune.run_log import RunLog
+from opencompass_llada.finetune.saving import restore_checkpoints
 from opencompass_llada.finetune.start import build_network, make_tokenizer, place_network
 from opencompass_llada.finetune.stopping import StopRequest
 from opencompass_llada.finetune.surroundings import check_surroundings
@@ -78,6 +79,8 @@ class Trainer:
         self.ranks = read_ranks(recipe)
         self.output = Path(recipe.output_dir).absolute()
         self.index = CheckpointIndex.read(self.output)
+        if self.ranks.is_main:
+            restore_checkpoints(self.output)
         now = dataclasses.asdict(recipe)
         if self.index.steps and not recipe.resume:
             raise ValueError(
@@ -138,6 +141,7 @@ class Trainer:
             recipe.num_steps,
             tensorboard=recipe.tensorboard,
             is_main=ranks.is_main,
+            history=self.history,
             first_step=self.step,
         )
         if ranks.is_main:
@@ -241,8 +245,11 @@ class Trainer:
 
     def _keep_batches(self, batches: list[Batch]) -> Path:
         file = self.output / "logs" / f"not-finite-{self.step + 1}-rank{self.ranks.rank}.pt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": self.step + 1, "batches": batches}, file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"step": self.step + 1, "batches": batches}, file)
+        except (OSError, RuntimeError) as error:  # the figure that is not finite is the news
+            logger.warning("%s could not be written: %s", file, error)
         return file
 
     def _agree(self, seconds: float) -> float:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from opencompass_llada.files import append_line, write_text
+from opencompass_llada.finetune.saving import saving
 from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.logs import get_logger
 
@@ -23,36 +25,40 @@ class RunLog:
     """The logs of one run, in ``output_dir/logs``."""
 
     def __init__(
-        self, folder: Path, num_steps: int, *, tensorboard: bool, is_main: bool, first_step: int
+        self,
+        folder: Path,
+        num_steps: int,
+        *,
+        tensorboard: bool,
+        is_main: bool,
+        history: Sequence[Mapping[str, Any]] = (),
+        first_step: int = 0,
     ) -> None:
-        """Open the logs.
+        """Open the logs; what metrics.jsonl holds is the history from here on.
 
         Args:
             folder: Created if need be.
             num_steps: Of the whole run.
             tensorboard: Write TensorBoard's format, too.
             is_main: Whether to do anything.
-            first_step: Steps already done; later lines of an interrupted run are dropped.
+            history: Rows of the steps already done. Later ones of an interrupted run, and a line
+                that it left torn, are dropped.
+            first_step: Steps already done.
 
         Raises:
             ImportError: If TensorBoard is asked for and not installed.
+            SaveError: If the logs cannot be written.
         """
         self._is_main, self._bar, self._writer = is_main, None, None
         if not is_main:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "metrics.jsonl"
-        self._drop_later(first_step)
+        with saving(self._file):
+            write_text(self._file, "".join(json.dumps(row) + "\n" for row in history))
         if tensorboard:
             self._writer = _open_tensorboard(folder)
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
-
-    def _drop_later(self, first_step: int) -> None:
-        if self._file.is_file():
-            lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-            self._file.write_text("".join(kept), encoding="utf-8")
 
     def step(self) -> None:
         """Move the progress bar."""
@@ -64,11 +70,14 @@ class RunLog:
 
         Args:
             row: ``step`` and figures by name; None for what is not known.
+
+        Raises:
+            SaveError: If it cannot be written.
         """
         if not self._is_main:
             return
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with saving(self._file):
+            append_line(self._file, json.dumps(row))
         if self._writer is not None:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):

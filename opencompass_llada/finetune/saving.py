@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from opencompass_llada.files import remove, settle_folder
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.modeling import BidirectionalNetwork
 
@@ -31,7 +32,27 @@ _CONFIG_FIELDS = (
 
 
 class SaveError(OSError):
-    """A checkpoint could not be written; earlier ones are as they were."""
+    """A file of a run could not be written; earlier checkpoints are as they were."""
+
+
+@contextmanager
+def saving(what: Path) -> Iterator[None]:
+    """Turn whatever writing raises into one error with its remedy.
+
+    Args:
+        what: The file or folder that is written.
+
+    Raises:
+        SaveError: If writing fails (a full disk, say).
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors and torch raise kinds of their own for a full disk
+        raise SaveError(
+            f"{what} could not be written ({type(error).__name__}: {error}). Earlier checkpoints "
+            "are as they were. Free space or name another output_dir, and start the same command "
+            "again: it goes on from the last one."
+        ) from error
 
 
 def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
@@ -184,7 +205,8 @@ def write_atomically(
 ) -> None:
     """Fill a folder beside the target and move it into place once it is whole.
 
-    An earlier folder of that name stays until then (as ``.old`` for an instant).
+    An earlier folder of that name stays until then (as ``.old`` for an instant: see
+    `restore_checkpoints`).
 
     Args:
         target: The folder.
@@ -197,25 +219,39 @@ def write_atomically(
     """
     part, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     try:
+        with saving(target):
+            if is_main:
+                remove(part)
+                part.mkdir(parents=True)
+            wait()
+            fill(part)
+            wait()
+            if is_main:
+                settle_folder(part)
+                remove(old)
+                if target.exists():
+                    os.replace(target, old)
+                os.replace(part, target)
+                settle_folder(target.parent, inside=False)
+                remove(old)
+    except BaseException:
         if is_main:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-        wait()
-        fill(part)
-        wait()
-    except Exception as error:
-        if is_main:
-            shutil.rmtree(part, ignore_errors=True)
-        # safetensors and torch raise types of their own for a full disk.
-        raise SaveError(
-            f"The checkpoint {target} could not be written ({type(error).__name__}: {error}). "
-            "Earlier checkpoints are as they were. Free space or name another output_dir, and "
-            "start the same command again: it goes on from the last one."
-        ) from error
-    if is_main:
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(part, target)
-        shutil.rmtree(old, ignore_errors=True)
+            remove(part)
+        raise
     wait()
+
+
+def restore_checkpoints(folder: Path) -> None:
+    """Undo what a killed process left half done in an output folder that no other one uses.
+
+    Args:
+        folder: Of checkpoints; may be missing.
+    """
+    for old in folder.glob(".*.old"):
+        target = folder / old.name[1 : -len(".old")]
+        if target.exists():
+            remove(old)
+        else:
+            os.replace(old, target)
+    for part in folder.glob(".*.part"):
+        remove(part)

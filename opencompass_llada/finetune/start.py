@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.finetune.devices import Ranks, shard
@@ -36,6 +36,7 @@ from opencompass_llada.modeling import (
     open_checkpoint,
     read_model_config,
 )
+from opencompass_llada.prompting.tokenization import load_tokenizer
 from opencompass_llada.rope_scaling import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
 logger = get_logger(__name__)
@@ -122,11 +123,11 @@ def make_tokenizer(recipe: Recipe) -> TrainingTokenizer:
     folder = locate_checkpoint(resolve_path(recipe.init_from))
     fields = read_model_config(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
+        tokenizer = load_tokenizer(folder, {})
+    except ValueError as error:
         raise ValueError(
-            f"init_from={recipe.init_from!r} holds no tokenizer that AutoTokenizer loads "
-            f"({type(error).__name__}: {str(error)[:200]}). Put tokenizer.json beside config.json."
+            f"init_from={recipe.init_from!r} holds no tokenizer that can be loaded ({error}). Put "
+            "tokenizer.json and tokenizer_config.json beside config.json."
         ) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ValueError(f"init_from={recipe.init_from!r} has no fast tokenizer (tokenizer.json).")

@@ -6,9 +6,12 @@ Memory and processes are `fitting`'s and `devices`' business.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from opencompass_llada.files import folder_lock
 from opencompass_llada.finetune.documents import matching_files
 from opencompass_llada.finetune.recipe import Recipe
 
@@ -40,7 +43,36 @@ def check_surroundings(recipe: Recipe) -> None:
     folder = Path(recipe.output_dir).absolute()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if there.is_dir() and not os.access(there, os.W_OK):
-        raise ValueError(
-            f"output_dir={recipe.output_dir!r} cannot be written: no right to write to "
-            f"{str(there)!r}. Name another folder."
-        )
+        raise _not_writable(recipe, f"no right to write to {str(there)!r}")
+
+
+@contextmanager
+def claim_output(recipe: Recipe) -> Iterator[None]:
+    """Keep the output folder for this process; one that was made for it and stays empty goes again.
+
+    Args:
+        recipe: Names the folder.
+
+    Raises:
+        ValueError: If another process trains there, or it cannot be written to.
+    """
+    folder = Path(recipe.output_dir).absolute()
+    with ExitStack() as stack:
+        if not folder.exists():
+            stack.callback(_remove_empty, folder)
+        try:
+            stack.enter_context(folder_lock(folder, "a training"))
+        except OSError as error:
+            raise _not_writable(recipe, error.strerror or str(error)) from error
+        yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds a run
+        folder.rmdir()
+
+
+def _not_writable(recipe: Recipe, reason: str) -> ValueError:
+    return ValueError(
+        f"output_dir={recipe.output_dir!r} cannot be written: {reason}. Name another folder."
+    )

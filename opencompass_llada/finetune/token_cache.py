@@ -6,20 +6,18 @@ A cache folder is named after a digest of everything that its tokens depend on. 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from opencompass_llada.files import remove_left_overs, replacing, temporary_name
 from opencompass_llada.finetune.documents import Document, matching_files, read_documents
 from opencompass_llada.finetune.recipe_parts import TextSource
 from opencompass_llada.logs import get_logger
@@ -29,8 +27,6 @@ logger = get_logger(__name__)
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 _FORMAT = 2  # of the files and how text is tokenised; another number makes other folders
 _BATCH = 64  # documents that are tokenised together
-_TEMPORARY = "opencompass-llada-tokens-"
-_SECONDS_TO_START = 3600  # after which a folder without tokens is a killed process's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,9 +129,10 @@ def tokenize_source(
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     try:
-        root = folder or Path(tempfile.mkdtemp(prefix=_TEMPORARY))
-        _remove_leftovers(root)
-        _remove_leftovers(Path(tempfile.gettempdir()), f"{_TEMPORARY}*/.*")
+        temporary = Path(tempfile.gettempdir())
+        root = folder or temporary / temporary_name("opencompass-llada-tokens")
+        remove_left_overs(temporary, recursive=False)
+        remove_left_overs(root, recursive=False)
         try:
             text = _read(root / name)
             if text is None:
@@ -163,11 +160,7 @@ def _read(folder: Path) -> TokenizedText | None:
     if not (folder / "key.json").is_file():
         return None
     try:
-        arrays = (
-            np.memmap(folder / "tokens.bin", np.int32, "r"),
-            np.load(folder / "ends.npy", allow_pickle=False),
-            np.load(folder / "prompt_lengths.npy", allow_pickle=False),
-        )
+        arrays = _load(folder)
         written = json.loads((folder / "key.json").read_text(encoding="utf-8"))["sha256"]
         whole = written == (digest := _digest(arrays))
     except (OSError, ValueError, KeyError, EOFError):
@@ -179,25 +172,19 @@ def _read(folder: Path) -> TokenizedText | None:
     return TokenizedText(tokens=arrays[0], ends=arrays[1], prompt_lengths=arrays[2], digest=digest)
 
 
+def _load(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.memmap(folder / "tokens.bin", np.int32, "r"),
+        np.load(folder / "ends.npy", allow_pickle=False),
+        np.load(folder / "prompt_lengths.npy", allow_pickle=False),
+    )
+
+
 def _digest(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _remove_leftovers(root: Path, pattern: str = ".*") -> None:
-    """Remove what killed processes left: unfinished folders that nobody holds a lock on."""
-    for part in root.glob(pattern):
-        try:
-            with (part / "tokens.bin").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:  # not locked yet, or never to be
-            if time.time() - part.stat().st_mtime < _SECONDS_TO_START:
-                continue
-        except OSError:
-            continue
-        shutil.rmtree(part if root == part.parent else part.parent, ignore_errors=True)
 
 
 def _check(text: TokenizedText, source: TextSource, cap: int | None) -> None:
@@ -239,34 +226,27 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _write(target: Path, key: dict[str, Any], documents: Iterator[tuple[list[int], int]]) -> None:
     """Write all files beside the target and move them into place: whole or not at all."""
-    # A name of its own: several processes may make the same tokens at the same time.
-    part = target.with_name(f".{target.name}-{os.getpid()}-{uuid.uuid4().hex}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        part.mkdir(parents=True)
-        ends, prompts, total = [], [], 0
-        with (part / "tokens.bin").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # until it is in place: see _remove_leftovers
-            for ids, prompt_length in documents:
-                file.write(np.array(ids, np.int32).tobytes())
-                total += len(ids)
-                ends.append(total)
-                prompts.append(prompt_length)
+        with replacing(target) as part:
+            part.mkdir()
+            ends, prompts, total = [], [], 0
+            with (part / "tokens.bin").open("wb") as file:
+                for ids, prompt_length in documents:
+                    file.write(np.array(ids, np.int32).tobytes())
+                    total += len(ids)
+                    ends.append(total)
+                    prompts.append(prompt_length)
             if not ends:
                 raise ValueError(
                     f"text source holds no document with text: {key['source']}. Correct it or "
                     "leave it out."
                 )
-            file.flush()
             np.save(part / "ends.npy", np.array(ends, np.int64))
             np.save(part / "prompt_lengths.npy", np.array(prompts, np.int32))
-            tokens = np.memmap(part / "tokens.bin", np.int32, "r")
-            digest = _digest((tokens, np.array(ends, np.int64), np.array(prompts, np.int32)))
+            digest = _digest(_load(part))
             text = json.dumps({**key, "sha256": digest}, sort_keys=True)
             (part / "key.json").write_text(text, encoding="utf-8")
-            try:
-                os.replace(part, target)
-            except OSError:
-                if not (target / "key.json").is_file():  # else another process was faster
-                    raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    except OSError:
+        if not (target / "key.json").is_file():  # else another process was faster
+            raise
