@@ -160,6 +160,6 @@ def test_cells_are_cut_and_lengths_are_not():
     assert json.dumps([ruler.cells, needles.cells]) == before, "the whole configs stay as they are"
     (shortest, longest) = cut_cells(long, num_samples=1, generation_length=8)
     assert (shortest["length"], longest["length"]) == (256, 4096)
-    assert longest["infer_cfg"]["inferencer"]["likelihood"]["num_draws"] == 1
+    assert longest["infer_cfg"]["inferencer"]["likelihood"]["num_draws"] == 2
     cells = cut_cells(text, num_samples=1, generation_length=8)
     assert {cell["reader_cfg"]["test_range"] for cell in cells} == {"[0:1]"}

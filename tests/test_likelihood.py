@@ -21,7 +21,7 @@ from opencompass_llada.likelihood import (
     pool,
     student_t_quantile,
 )
-from opencompass_llada.likelihood.masks import draw_places, stratified_counts, systematic_counts
+from opencompass_llada.likelihood.masks import stratified_counts
 from opencompass_llada.likelihood.scoring import masked_entropies, sliced_entropies
 
 MASK = 4  # after a vocabulary of four tokens
@@ -85,20 +85,59 @@ def exact_sums(model, prefix, target):
     return {tuple(mask.tolist()): value for mask, value in zip(masks, sums, strict=True)}
 
 
-def test_longlladas_mean_is_another_number_than_the_bound(model):
+def longllada(entropies, prefix, target, seed=0, **options):
+    return estimate_longllada(
+        entropies, prefix, target, mask_token_id=MASK,
+        options=LikelihoodOptions(estimator="longllada", seed=seed, batch_size=64, **options),
+    )  # fmt: skip
+
+
+def test_longllada_agrees_with_the_scripts_formula_by_enumeration(model):
+    """Every number of masks weighs the same, every place of one number too."""
     sums = exact_sums(model, [2, 0], TARGET)
     sizes = range(1, len(TARGET) + 1)
-    means = [statistics.mean(v for k, v in sums.items() if len(k) == size) for size in sizes]
-    exact = sum(means) / sum(sizes) * len(TARGET)
-    bound = statistics.mean(m / size for m, size in zip(means, sizes, strict=True)) * len(TARGET)
-    assert bound == pytest.approx(order_average(model, [2, 0], TARGET), rel=1e-5)
-    estimate = estimate_longllada(
-        entropies_from_logits(model.logits_at), [2, 0], TARGET, mask_token_id=MASK,
-        options=LikelihoodOptions(estimator="longllada", num_draws=10_000, batch_size=512),
-    )  # fmt: skip
-    error = math.sqrt(estimate.variance)
-    assert abs(estimate.nll - exact) < 4 * error
-    assert abs(exact - bound) > 8 * error, "else the two could not be told apart"
+    exact = statistics.mean(
+        statistics.mean(v / size for k, v in sums.items() if len(k) == size) for size in sizes
+    )
+    # The bound per token, by another road.
+    assert exact * len(TARGET) == pytest.approx(order_average(model, [2, 0], TARGET), rel=1e-5)
+    pooled = statistics.mean(v for v in sums.values()) / statistics.mean(map(len, sums))
+    entropies = entropies_from_logits(model.logits_at)
+    runs = [longllada(entropies, [2, 0], TARGET, seed) for seed in range(200)]
+    values = [run.nll_per_token for run in runs]
+    error = statistics.stdev(values) / math.sqrt(200)
+    assert abs(statistics.mean(values) - exact) < 3 * error
+    assert error < 0.02 * exact, "the comparison must be sharp"
+    assert pooled != pytest.approx(exact, abs=1e-3), "else pooling would pass too"
+    variances = [run.standard_error**2 for run in runs]
+    assert statistics.mean(variances) == pytest.approx(statistics.variance(values), rel=0.25)
+
+
+def test_longlladas_draws_weigh_the_same_however_many_masks_they_have():
+    """Cross entropies of masks / 10 on 64 tokens: 32.5 / 10, where pooled masks give 4.3."""
+    counts = []
+
+    def entropies(ids, positions, targets):
+        masked = (ids == MASK).sum(-1)
+        counts.extend(masked.tolist())
+        return (masked[:, None] / 10).expand(positions.shape)
+
+    values = []
+    for seed in range(200):
+        counts.clear()
+        estimate = longllada(entropies, [], [0, 1, 2, 3] * 16, seed)
+        assert estimate.num_forward_passes == len(counts) == 8
+        assert estimate.nll_per_token == pytest.approx(statistics.mean(counts) / 10)
+        spread = statistics.stdev(counts) / 10 / math.sqrt(8)
+        assert estimate.standard_error == pytest.approx(spread)
+        values += counts
+    assert set(values) <= set(range(1, 65))
+    share = stats.chisquare([values.count(k) for k in range(1, 65)]).pvalue
+    assert share > 1e-3, "the number of masks is uniform"
+    spread = statistics.stdev(statistics.mean(values[i : i + 8]) for i in range(0, 1600, 8))
+    assert spread == pytest.approx(statistics.stdev(values) / math.sqrt(8), rel=0.2), "independent"
+    error = statistics.stdev(values) / 10 / math.sqrt(len(values))
+    assert abs(statistics.mean(values) / 10 - 3.25) < 3 * error < 0.15
 
 
 @pytest.mark.parametrize(("draws", "chunks", "lowest"), [(4, 1, 0.86), (8, 1, 0.90), (8, 6, 0.92)])
@@ -139,17 +178,7 @@ def test_strata_lower_the_variance_and_leave_counts_uniform():
     assert max(first) <= 50 < min(last)
 
 
-def test_longlladas_counts_are_evenly_spaced():
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(20):
-        counts = sorted(systematic_counts(64, 8, generator))
-        assert {b - a for a, b in itertools.pairwise(counts)} == {8}
-        assert 1 <= counts[0] <= counts[-1] <= 64
-    places = draw_places(64, 10, generator)
-    assert len(set(places.tolist())) == 10
-
-
-def test_longllada_is_the_plain_mean_over_masked_tokens_of_each_chunk(model):
+def test_longllada_is_the_mean_of_the_draws_means_of_each_chunk(model):
     entropies, text = entropies_from_logits(model.logits_at), [1, 0, 2, 3, 3, 1, 0, 2]
     options = LikelihoodOptions(estimator="longllada", chunk_length=4, num_draws=3, batch_size=2)
     seen = []
@@ -166,8 +195,7 @@ def test_longllada_is_the_plain_mean_over_masked_tokens_of_each_chunk(model):
     for chunk in (0, 1):
         rows = [unique for row, unique in seen if len(row) == 4 * (chunk + 1)]
         assert len(rows) == 3
-        values = [value for unique in rows for value in unique.values()]
-        means.append(sum(values) / len(values))
+        means.append(statistics.mean(statistics.mean(unique.values()) for unique in rows))
     # The chunk's own perplexities are averaged geometrically.
     assert estimate.perplexity == pytest.approx(math.exp(sum(means) / 2), rel=1e-5)
     clean = [row[:4] for row, _ in seen if len(row) == 8]
@@ -236,7 +264,7 @@ def test_a_mask_in_the_text_and_broken_models_are_refused(model):
         ({"num_draws": 3}, "use 4"),
         ({"num_draws": 7}, "use 8"),
         ({"batch_size": 0}, "at least 1"),
-        ({"estimator": "longllada", "num_draws": 0}, "at least 1"),
+        ({"estimator": "longllada", "num_draws": 1}, "at least 2"),
     ],
 )
 def test_options_are_checked(options, message):

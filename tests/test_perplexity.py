@@ -21,7 +21,12 @@ from opencompass_llada.datasets.perplexity.inferencer import (
     read_estimates,
     write_estimates,
 )
-from opencompass_llada.datasets.perplexity.texts import parse_text_options, read_texts
+from opencompass_llada.datasets.perplexity.texts import (
+    PerplexityDataset,
+    parse_text_options,
+    read_texts,
+)
+from opencompass_llada.datasets.perplexity.windows import cut_windows, parse_window_options
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
 from opencompass_llada.likelihood.scoring import entropies_from_logits
 from opencompass_llada.results.curves import read_curves
@@ -124,8 +129,8 @@ def check_against_the_estimator(checkpoint, row):
     model = LLaDACausalLM(str(checkpoint), batch_size=3)
     entropies = entropies_from_logits(model.engine.model.logits_at)
     total, options = 0.0, LikelihoodOptions(num_draws=4)
-    for text in texts(path="generated", num_texts=2, min_characters=6 * LENGTHS[-1]):
-        window = model.encode(text["text"]).tolist()[: LENGTHS[-1]]
+    for text in texts(path="generated", num_texts=2, extended_at="start"):
+        window = model.encode(text["text"]).tolist()
         estimate = estimate_bound(
             entropies, window[-32:-8], window[-8:], options, mask_token_id=MASK_ID
         )
@@ -137,24 +142,95 @@ def check_against_the_estimator(checkpoint, row):
 
 
 def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpoint, tmp_path):
-    cells = make_cells(estimator="longllada", num_draws=2, num_texts=1)
+    lengths = (128, 192, 320)
+    cells = make_cells(lengths=lengths, estimator="longllada", num_draws=2, num_texts=1)
     cfg = make_run(tmp_path, [ours(checkpoint)], cells)
     models = merge_model_facts(cfg, {})
     points = read_curves(cfg, tmp_path, models)
-    assert [point.num_tokens for point in points] == list(LENGTHS)
-    # One chunk of 16, one of 16 and one of 32 tokens, two draws each: nothing is scored twice.
-    assert [point.num_forward_passes for point in points] == [2, 4, 6]
+    # All but the first chunk of 64, as in LongLLaDA's script; nothing is scored twice.
+    assert [point.num_tokens for point in points] == [length - 64 for length in lengths]
+    assert [point.num_forward_passes for point in points] == [2, 4, 8]
     results = [
         json.loads((tmp_path / "results/tiny" / f"{cell['abbr']}.json").read_text())
         for cell in cells
     ]
-    running = sum(result["nll"] for result in results[:2]) / 32
+    running = sum(result["nll"] for result in results[:2]) / 128
     assert points[1].nll_per_token == pytest.approx(running)
     assert {point.estimator for point in points} == {"longllada"}
     (tmp_path / "results/tiny" / f"{cells[1]['abbr']}.json").unlink()
     points = read_curves(cfg, tmp_path, models)
     assert [point.status for point in points] == ["ok", "missing", "missing"]
     assert cells[1]["abbr"] in points[2].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"target": "whole"}, (16, 32, 64)),
+        ({"target": 8}, (16, 32, 64)),
+        ({"target": 8, "windows_per_text": 3}, (16, 32, 64)),
+        ({"target": "whole", "windows_per_text": 2}, (16, 32, 64)),
+        ({"estimator": "longllada"}, (128, 256, 384)),
+    ],
+)
+@pytest.mark.parametrize("source", ["generated", "texts.jsonl"])
+def test_a_point_is_the_same_whatever_the_other_lengths_are(tmp_path, options, lengths, source):
+    if source != "generated":
+        rows = [{"text": f"{number} " + "a text of some length " * (20 + 9 * number)} for number
+                in range(4)]  # fmt: skip
+        source = str(tmp_path / source)
+        Path(source).write_text("\n".join(map(json.dumps, rows)))
+    encode, alone = tiny_tokenizer(), {}
+
+    def scored(cells):
+        found = {}
+        for cell in cells:
+            rows = PerplexityDataset.load(**{
+                key: value for key, value in cell.items()
+                if key not in ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
+            })  # fmt: skip
+            window = parse_window_options(cell["infer_cfg"]["inferencer"]["window"])
+            found[cell["length"]] = [
+                pair
+                for row in rows
+                for pair in cut_windows(encode(row["text"])["input_ids"], window)
+            ]
+        return found
+
+    together = scored(make_cells(lengths=lengths, data=source, **options))
+    for length in lengths:
+        alone |= scored(make_cells(lengths=[length], data=source, **options))
+    if "estimator" in options:  # segments: those up to a length make up what it alone scores
+        alone = {length: [target for _, target in alone[length]] for length in lengths}
+        parts = {
+            length: [sum(targets, []) for targets in zip(*(
+                [target for _, target in together[other]] for other in lengths if other <= length
+            ), strict=True)]
+            for length in lengths
+        }  # fmt: skip
+        assert parts == alone
+    else:
+        assert together == alone
+    if options.get("target") == 8:
+        assert len({str([target for _, target in pairs]) for pairs in alone.values()}) == 1
+    with pytest.raises(ValueError, match="use 128"):
+        make_cells(lengths=[100], estimator="longllada")
+
+
+def test_bits_per_byte_count_the_bytes_of_the_tokens_where_windows_cut_characters(
+    checkpoint, tmp_path
+):
+    path = tmp_path / "text.txt"
+    path.write_text("模型在长文本上的困惑度应当按字节计算" * 9)
+    models, score = [ours(checkpoint)], {}
+    for length in (16, 64):
+        cells = make_cells(data=str(path), lengths=[length], num_texts=1, windows_per_text=6)
+        make_run(tmp_path / str(length), models, cells)
+        (file,) = (tmp_path / f"{length}/results/tiny").iterdir()
+        score[length] = json.loads(file.read_text())
+        # A token of the tiny tokenizer is a byte, wherever it stands.
+        assert score[length]["num_bytes"] == score[length]["num_tokens"] == 6 * length
+    assert score[16]["bits_per_byte"] == pytest.approx(score[16]["nll_per_token"] / math.log(2))
 
 
 def test_a_resumed_cell_scores_only_what_is_left(checkpoint, tmp_path, monkeypatch):

@@ -60,10 +60,14 @@ def test_models_of_two_trained_lengths_get_lengths_of_their_own(monkeypatch):
         ("LLADA_TARGET", "1000", "from 1 to length=256"),
         ("LLADA_DRAWS", "5", "use 6"),
         ("LLADA_DATA", "/nowhere.txt", "no file or folder"),
+        ("LLADA_DATA", "SHORT", "9 bytes, and 1 windows of 4096 tokens need 4096"),
         ("LLADA_DRAW", "4", "Did you mean 'LLADA_DRAWS'"),
     ],
 )
-def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value, message):
+def test_wrong_settings_are_named_before_anything_runs(monkeypatch, tmp_path, name, value, message):
+    if value == "SHORT":
+        value = str(tmp_path / "short.txt")
+        Path(value).write_text("too short")
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         parse()

@@ -36,12 +36,13 @@ def ppl_cells(
         data: 'generated', a .txt file, a folder of them, a .jsonl file, or 'hub:NAME'.
         estimator: 'bound' or 'longllada'; autoregressive models are scored exactly either way.
         target: For 'bound', 'whole' for the whole text up to each length, or how many last tokens
-            of a window are scored at every length, given a growing prefix. 'longllada' scores all
-            text in chunks of 64 tokens.
+            of a text are scored at every length, given a growing prefix. 'longllada' scores all
+            text but the first chunk in chunks of 64 tokens, as LongLLaDA's script does.
         num_draws: Masks drawn a target (16) or a chunk (8).
         num_texts: Texts taken.
-        windows_per_text: Windows of the longest length taken of each.
-        min_characters: Shorter texts are passed over; by default 6 a token of the windows.
+        windows_per_text: Windows taken of each.
+        min_characters: Shorter texts are passed over. By default none are, so that the texts do
+            not depend on the lengths; generated ones are made as long as a cell needs.
         text_field: Field of a jsonl or hub row.
         hub_config: Configuration of a hub data set.
         split: Split of a hub data set.
@@ -52,24 +53,25 @@ def ppl_cells(
     import opencompass_llada.datasets.perplexity.inferencer
     import opencompass_llada.datasets.perplexity.windows
 
-    longest = max(lengths)
-    if min_characters is None:
-        min_characters = most_characters_a_token * longest * windows_per_text
-        if data != "generated" and not data.endswith(".jsonl") and not data.startswith("hub:"):
-            min_characters = 1  # A file is taken as it is; its tokens are counted when it is read.
     likelihood = dict(estimator=estimator, num_draws=num_draws)
-    opencompass_llada.datasets.perplexity.inferencer.parse_likelihood_options(likelihood, 1)
+    chunk_length = opencompass_llada.datasets.perplexity.inferencer.parse_likelihood_options(
+        likelihood, 1
+    ).chunk_length
     name = data.replace("hub:", "").rstrip("/").split("/")[-1].split(".")[0]
     cells, previous = [], 0
     for length in sorted(lengths):
-        window = dict(
-            length=length, longest_length=longest, windows_per_text=windows_per_text, target="whole"
-        )
+        window = dict(length=length, windows_per_text=windows_per_text, target="whole")
         if estimator == "longllada":
-            window.update(target="segment", previous_length=previous)
+            if length % chunk_length:
+                raise ValueError(
+                    f"length={length} must be a multiple of the {chunk_length} tokens of a chunk "
+                    f"with estimator='longllada'; use {-(-length // chunk_length) * chunk_length}"
+                )
+            # The first chunk has no text before it, and LongLLaDA's script leaves it out.
+            window.update(target="segment", previous_length=previous or chunk_length)
         elif target != "whole":
             window.update(target="last", target_tokens=target)
-        opencompass_llada.datasets.perplexity.windows.parse_window_options(window)
+        options = opencompass_llada.datasets.perplexity.windows.parse_window_options(window)
         label = window["target"] + (str(target) if window["target"] == "last" else "")
         cell = dict(
             abbr=f"ppl_{estimator}_{label}_{name}_length{length}",
@@ -80,7 +82,9 @@ def ppl_cells(
             target=window["target"],
             path=data,
             num_texts=num_texts,
-            min_characters=min_characters,
+            min_characters=min_characters
+            or (most_characters_a_token * options.needed_tokens if data == "generated" else 1),
+            extended_at="start" if window["target"] == "last" else "end",
             text_field=text_field,
             hub_config=hub_config,
             split=split,

@@ -23,8 +23,8 @@ ppl_table = dict(
         target="for the bound: whole (default), or how many last tokens are scored at every length",
         draws="masks drawn a target (default 16) or, for longllada, a chunk (8)",
         texts="texts taken; default 2 generated ones, else 1",
-        windows="windows of the longest length taken of each text; default 1",
-        min_characters="shorter texts of a jsonl file or hub data set are passed over",
+        windows="windows taken of each text; default 1",
+        min_characters="shorter texts of a jsonl file or hub data set are passed over; default 1",
         batch_size="masks of one text at a time; default the model's",
         workers="tasks at a time; default one a GPU, or one a core up to two on a CPU",
     ),
@@ -155,10 +155,14 @@ def group_models(values):
 
 
 def check_texts(cells):
-    """Read the texts once, so that a fault shows before any model is loaded."""
+    """Read the longest cell's texts, so that a fault shows before any model is loaded."""
     import opencompass_llada.datasets.perplexity.texts
+    import opencompass_llada.datasets.perplexity.windows
 
     texts = opencompass_llada.datasets.perplexity.texts
+    windows = opencompass_llada.datasets.perplexity.windows
     host_keys = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
-    options = {name: value for name, value in cells[0].items() if name not in host_keys}
-    texts.read_texts(texts.parse_text_options(options))
+    options = {name: value for name, value in cells[-1].items() if name not in host_keys}
+    window = windows.parse_window_options(cells[-1]["infer_cfg"]["inferencer"]["window"])
+    for row in texts.read_texts(texts.parse_text_options(options)):
+        window.check_text(len(row["text"].encode()), "bytes")

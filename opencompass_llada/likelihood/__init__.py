@@ -1,9 +1,9 @@
 """Perplexity: a masked diffusion model's likelihood bound, LongLLaDA's estimator, and exact scores.
 
 `bound` draws masks and gives the likelihood bound with its standard error, `enumeration` takes all
-masks of a short target; `longllada` gives the
-figure that LongLLaDA prints, which is no bound; `causal` scores autoregressive models on the same
-tokens. Knows token ids and a model call; texts, windows and OpenCompass live elsewhere.
+masks of a short target; `longllada` estimates as LongLLaDA's script does; `causal` scores
+autoregressive models on the same tokens. Knows token ids and a model call; texts, windows and
+OpenCompass live elsewhere.
 """
 
 from opencompass_llada.likelihood.alternatives import score_alternatives

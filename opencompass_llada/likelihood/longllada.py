@@ -1,22 +1,25 @@
-"""LongLLaDA's perplexity: no likelihood bound, kept to compare with its Figure 1.
+"""LongLLaDA's perplexity, as its script computes it, to compare with its Figure 1.
 
-Source: LongLLaDA, arXiv 2506.14429 (its ppl/get_ppl_llada.py): a text is cut into chunks of 64
-tokens, each scored given all text before it, clean; masks are drawn 8 times; the figure of a chunk
-is the unweighted mean of the cross entropy over masked tokens, and that of a context length the
-geometric mean of the chunks so far. The weights L / l of the bound are left out, so that draws with
-many masks, which are harder, count for more: the figure lies above the bound. Here the mean is
-over the masked tokens of all draws of a chunk together; where the script runs its draws in several
-batches, it averages the means of the batches.
+Source: LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): a text is cut into
+chunks of 64 tokens, each scored given all text before it, clean; 8 times a number of masked tokens
+is drawn, uniform on 1..64 and independent of the others, and then their places, one row a pass; the
+figure of a draw is the mean of its masked tokens' cross entropies, that of a chunk the mean over
+its draws, and that of a context length the geometric mean of the perplexities of its chunks.
+
+The mean over a draw's masked tokens is the bound's weight, so that the expectation of a chunk is
+its likelihood bound per token. `estimate_bound` differs in masking a whole target at once and in
+stratifying the number of masks, which lowers the error.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import torch
 
 from opencompass_llada.likelihood.estimate import Estimate, pool
-from opencompass_llada.likelihood.masks import draw_places, systematic_counts
+from opencompass_llada.likelihood.masks import draw_places
 from opencompass_llada.likelihood.options import LikelihoodOptions
 from opencompass_llada.likelihood.scoring import EntropyFunction, masked_entropies
 from opencompass_llada.sampling import derive_seed
@@ -43,8 +46,8 @@ def estimate_longllada(
 
     Returns:
         The chunks added up, so that nats a token are the mean of equally long chunks and the
-        perplexity is their geometric mean. Draws times chunks forward passes. The variance treats
-        the draws of a chunk as independent; they are spread evenly, so that it errs upwards.
+        perplexity is their geometric mean. Draws times chunks forward passes. The variance is
+        that of the mean over a chunk's draws, without bias.
 
     Raises:
         ValueError: If the target is empty, or the text holds the mask.
@@ -56,7 +59,7 @@ def estimate_longllada(
     for start in range(len(prefix), len(text), options.chunk_length):
         chunk = text[start : start + options.chunk_length]
         generator = torch.Generator().manual_seed(derive_seed(options.seed, chunk))
-        counts = systematic_counts(len(chunk), options.draws, generator)
+        counts = torch.randint(1, len(chunk) + 1, (options.draws,), generator=generator).tolist()
         masks = [draw_places(len(chunk), count, generator) for count in counts]
         sums = masked_entropies(
             entropies,
@@ -67,22 +70,19 @@ def estimate_longllada(
             batch_size=options.batch_size,
             device=device,
         )
-        chunks.append(_unweighted_mean(sums, counts, len(chunk)))
+        means = [value / count for value, count in zip(sums, counts, strict=True)]
+        chunks.append(_average_draws(means, len(chunk)))
     return pool(chunks)
 
 
-def _unweighted_mean(sums: Sequence[float], counts: Sequence[int], num_tokens: int) -> Estimate:
-    """Return the mean over masked tokens times the chunk's tokens, with a ratio's variance."""
-    num_draws, num_masked = len(sums), sum(counts)
-    mean = sum(sums) / num_masked
-    residuals = [value - mean * count for value, count in zip(sums, counts, strict=True)]
-    spread = sum(residual**2 for residual in residuals) * num_draws / max(1, num_draws - 1)
+def _average_draws(means: Sequence[float], num_tokens: int) -> Estimate:
+    """Average the draws of a chunk; their spread gives the variance of the average."""
     return Estimate(
         estimator="longllada",
-        nll=mean * num_tokens,
-        variance=spread * (num_tokens / num_masked) ** 2,
-        degrees_of_freedom=max(1.0, num_draws - 1.0),
+        nll=statistics.fmean(means) * num_tokens,
+        variance=statistics.variance(means) / len(means) * num_tokens**2,
+        degrees_of_freedom=len(means) - 1.0,
         num_tokens=num_tokens,
-        num_draws=num_draws,
-        num_forward_passes=num_draws,
+        num_draws=len(means),
+        num_forward_passes=len(means),
     )

@@ -32,26 +32,6 @@ def stratified_counts(
     return [(int(first), int(second)) for first, second in counts.tolist()]
 
 
-def systematic_counts(num_tokens: int, num_draws: int, generator: torch.Generator) -> list[int]:
-    """Draw evenly spaced numbers of masked tokens from a random start, as LLaDA's script does.
-
-    Source: get_log_likelihood.py of ML-GSAI/LLaDA: a start k uniform on 1..num_tokens, then steps
-    of num_tokens / num_draws, rounded, wrapping around.
-
-    Args:
-        num_tokens: Tokens of the target, at least 1.
-        num_draws: At least 1.
-        generator: Source of randomness, on the CPU.
-
-    Returns:
-        Counts on 1..num_tokens, each uniform but for the rounding of halves. With 4 tokens, 2
-        draws and start 3: [3, 1].
-    """
-    start = int(torch.randint(1, num_tokens + 1, (), generator=generator))
-    steps = [round(start + draw * num_tokens / num_draws) for draw in range(num_draws)]
-    return [(step - 1) % num_tokens + 1 for step in steps]
-
-
 def draw_places(num_tokens: int, count: int, generator: torch.Generator) -> torch.Tensor:
     """Draw which tokens are masked: ``count`` of ``num_tokens`` without replacement, ascending.
 

@@ -22,7 +22,7 @@ class LikelihoodOptions:
     """
 
     estimator: str = "bound"
-    """``bound``: the likelihood bound. ``longllada``: the unweighted mean of LongLLaDA."""
+    """``bound``: the likelihood bound. ``longllada``: as LongLLaDA's script estimates it."""
     num_draws: int | None = None
     """Masks drawn for a target (``bound``) or for a chunk (``longllada``); each is one forward
     pass of one row. None is 16 and 8."""
@@ -44,8 +44,10 @@ class LikelihoodOptions:
         for name in ("chunk_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.num_draws is not None and self.num_draws < 1:
-            raise ValueError(f"num_draws={self.num_draws} must be at least 1.")
+        if self.draws < 2:
+            raise ValueError(
+                f"num_draws={self.num_draws} must be at least 2: one draw gives no standard error."
+            )
         if self.estimator == "bound" and (self.draws < 4 or self.draws % 2):
             raise ValueError(
                 f"num_draws={self.num_draws} must be even and at least 4 for estimator='bound': "

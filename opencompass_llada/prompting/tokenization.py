@@ -7,6 +7,7 @@ Neither truncates nor pads.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from opencompass_llada.prompting.prompt_text import PromptText
 logger = get_logger(__name__)
 
 EOT_TOKEN = "<|eot_id|>"
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 #: Classes of checkpoints' remote code -> transformers' class that reads the same files alike.
@@ -80,6 +82,43 @@ def _written_by_transformers_5(folder: Path) -> bool:
 def find_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     """Return the id of a token that the tokenizer knows as one, else None."""
     return tokenizer.get_vocab().get(token)
+
+
+def count_bytes(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], before: Sequence[int] = ()
+) -> int:
+    """Return how many UTF-8 bytes tokens stand for.
+
+    Tokens may begin or end within a character, whose bytes decoding them would turn into U+FFFD.
+    So a token's own bytes are counted where it has any: all of a byte-level vocabulary, and
+    ``<0xE4>`` of one that falls back to bytes.
+
+    Args:
+        tokenizer: Any tokenizer of transformers.
+        token_ids: The tokens.
+        before: What stands before them in the text; a word may be decoded in another way behind it.
+
+    Returns:
+        Bytes; over consecutive stretches they add up to the text's.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
+    if _is_byte_level(tokenizer):  # one character of a token is one byte
+        added = tokenizer.get_added_vocab()
+        return sum(len(token.encode() if token in added else token) for token in tokens)
+    words = [i for i, token in zip(token_ids, tokens, strict=True) if not _BYTE.fullmatch(token)]
+    behind = list(before[-1:])
+    text = tokenizer.decode([*behind, *words], clean_up_tokenization_spaces=False)
+    start = tokenizer.decode(behind, clean_up_tokenization_spaces=False) if behind else ""
+    return len(tokens) - len(words) + len(text.encode()) - len(start.encode())
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a vocabulary's entries are bytes, each written as one character."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = getattr(backend, "decoder", None)
+    if decoder is not None:
+        return b'"ByteLevel"' in decoder.__getstate__()
+    return hasattr(tokenizer, "byte_decoder")
 
 
 class PromptEncoder:

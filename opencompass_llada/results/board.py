@@ -242,9 +242,7 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             high=point.perplexity_high,
             status=point.status,
             reason=point.reason,
-            # An exact value and a bound of one text may be compared; an unweighted mean may not.
-            protocol=hash_values(
-                [meanings.get((entry, point.dataset)), point.estimator == "longllada"]
-            ),
+            # An exact value and a bound of one text may be compared.
+            protocol=hash_values([meanings.get((entry, point.dataset))]),
             is_embedded=point.text == "generated",
         )

@@ -19,7 +19,7 @@ TARGET_TITLES = {
 }
 ESTIMATOR_NAMES = {
     "bound": "likelihood bound",
-    "longllada": "LongLLaDA's unweighted mean, no bound",
+    "longllada": "likelihood bound of chunks, as LongLLaDA's script",
     "autoregressive": "exact, autoregressive",
 }
 

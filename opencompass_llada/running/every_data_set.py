@@ -22,7 +22,7 @@ from opencompass_llada.results.table import dotted_name
 #: Keywords of data set configs that say how many samples are made.
 SAMPLE_KEYS = ("num_samples", "num_repeats_per_file", "num_texts")
 #: The fewest draws that each estimator of a likelihood takes.
-FEWEST_DRAWS = {"bound": 4, "longllada": 1}
+FEWEST_DRAWS = {"bound": 4, "longllada": 2}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from opencompass_llada.datasets.perplexity.windows import cut_windows, parse_win
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.prompting.tokenization import count_bytes
 
 logger = get_logger(__name__)
 
@@ -98,9 +99,9 @@ class PerplexityInferencer(BaseInferencer):
         estimates, num_bytes = [], []
         for prefix, target in cut_windows(read_ids(self.model, text), self.window):
             estimates.append(scorer.score(prefix, target, self.options))
-            skipped = len(target) - estimates[-1].num_tokens
-            decoded = self.model.tokenizer.decode(target[skipped:])
-            num_bytes.append(len(decoded.encode("utf-8")))
+            border = len(target) - estimates[-1].num_tokens
+            before = [*prefix, *target[:border]]
+            num_bytes.append(count_bytes(self.model.tokenizer, target[border:], before))
         return write_estimates(estimates, num_bytes)
 
 

@@ -6,6 +6,7 @@ tokenizer is known.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -17,13 +18,15 @@ from opencompass.datasets.base import BaseDataset
 
 from opencompass_llada.datasets.counting import MissingDataError, resolve_location
 from opencompass_llada.datasets.longbench.reading import parse_json_line
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.synthetic import generate_documents
 
 GENERATED = "generated"
 HUB_PREFIX = "hub:"
-#: Neither tiny-llada's training (seed 1) nor the embedded haystack (0) has seen this text.
+#: Of the first generated text; each further one has `SEED_STEP` more. Neither tiny-llada's training
+#: (seed 1) nor the embedded haystack (0) has seen any of them.
 GENERATED_SEED = 3
+SEED_STEP = 1000
 #: Keys of a data set config that say what its cell is; the summarizer reads them, the text not.
 CELL_KEYS = ("benchmark", "task", "length", "previous_length", "target")
 
@@ -39,6 +42,9 @@ class TextOptions:
     """Texts wanted, in the order that the source has."""
     min_characters: int = 1
     """Shorter texts are passed over; generated ones are made at least this long."""
+    extended_at: str = "end"
+    """Where a generated text grows with min_characters: at its ``end``, or at its ``start`` for
+    windows that are counted from the end. The other end stays as it is."""
     text_field: str = "text"
     """Field of a jsonl or hub row that holds the text."""
     hub_config: str | None = None
@@ -55,6 +61,10 @@ class TextOptions:
         for name in ("num_texts", "min_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.extended_at not in ("start", "end"):
+            raise ValueError(
+                unknown_name_message("extended_at", self.extended_at, ("start", "end"))
+            )
 
 
 class PerplexityDataset(BaseDataset):
@@ -119,7 +129,7 @@ def read_texts(options: TextOptions) -> list[dict[str, str]]:
 
 def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
     if options.path == GENERATED:
-        return _generated_texts(options.min_characters, options.num_texts)
+        return _generated_texts(options)
     if options.path.startswith(HUB_PREFIX):
         return _hub_texts(options)
     path = Path(resolve_location(options.path)).expanduser()
@@ -135,13 +145,15 @@ def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
     return ((file.name, file.read_text(encoding="utf-8")) for file in files)
 
 
-def _generated_texts(min_characters: int, num_texts: int) -> Iterator[tuple[str, str]]:
-    """Join generated documents until each text is long enough."""
-    documents = generate_documents(GENERATED_SEED, 1 + num_texts * (1 + min_characters // 500))
-    for number in range(num_texts):
+def _generated_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
+    """Join generated documents until each text is long enough; no text depends on another."""
+    for number in range(options.num_texts):
         text = ""
-        while len(text) < min_characters:
-            text += next(documents)["text"]
+        for document in generate_documents(GENERATED_SEED + number * SEED_STEP, sys.maxsize):
+            added = document["text"]
+            text = text + added if options.extended_at == "end" else added + text
+            if len(text) >= options.min_characters:
+                break
         yield f"generated {number}", text
 
 
@@ -150,8 +162,8 @@ def _jsonl_texts(path: Path, field: str) -> Iterator[tuple[str, str]]:
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines):
             if line.strip():
-                row = parse_json_line(line, f"{path}, line {number + 1}")
-                yield f"{path.name} {number}", _field(row, field, str(path))
+                where = f"{path}, line {number + 1}"
+                yield f"{path.name} {number}", _field(parse_json_line(line, where), field, where)
 
 
 def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
@@ -169,7 +181,8 @@ def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
             f"there is a network (hf download {name} --repo-type dataset) and give the file."
         ) from error
     for number, row in enumerate(rows):
-        yield f"{name} {number}", _field(row, options.text_field, options.path)
+        where = f"{options.path}, row {number}"
+        yield f"{name} {number}", _field(row, options.text_field, where)
 
 
 def _field(row: Mapping[str, Any], field: str, source: str) -> str:
@@ -178,4 +191,9 @@ def _field(row: Mapping[str, Any], field: str, source: str) -> str:
             f"text_field={field!r} is no field of {source}, which has {', '.join(row)}; set "
             "text_field (LLADA_TEXT_FIELD) to one of them."
         )
-    return str(row[field])
+    if not isinstance(row[field], str):
+        raise ValueError(
+            f"{source}: {field}={row[field]!r} must be a text; take the row out, or set text_field "
+            "(LLADA_TEXT_FIELD) to the field that holds the text."
+        )
+    return row[field]

@@ -16,18 +16,16 @@ TARGETS = ("last", "segment", "whole")
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOptions:
-    """One point of a curve over context length.
+    """One point of a curve over context length, the same whatever the curve's other points are.
 
-    A text is cut into windows of ``longest_length`` tokens. With a window of 8 tokens 01234567, a
-    length of 4 and a target of 2 tokens, there are scored (given what stands before the bar):
-    ``last`` 45|67, at every length the same tokens; ``segment``, previous_length 2: 01|23, so
-    that the segments up to a length make up the text; ``whole`` |0123.
+    Of a text of 8 tokens 01234567, with a length of 4 and a target of 2 tokens, there are scored
+    (given what stands before the bar): ``last`` 45|67, at every length the same tokens;
+    ``segment``, previous_length 2: 01|23, so that the segments up to a length make up the text;
+    ``whole`` |0123. A second window is 23|45 for ``last`` and |4567 for ``whole``.
     """
 
     length: int
     """Tokens of prefix and target together."""
-    longest_length: int
-    """Length of the curve's last point."""
     target: str = "last"
     """One of `TARGETS`."""
     target_tokens: int | None = None
@@ -35,7 +33,7 @@ class WindowOptions:
     previous_length: int | None = None
     """Where the segment begins, for ``segment`` alone."""
     windows_per_text: int = 1
-    """Windows taken of a text, one after the other."""
+    """Windows taken of a text; they share no scored token. 1 for ``segment``."""
 
     def __post_init__(self) -> None:
         """Check how the numbers fit together.
@@ -45,12 +43,14 @@ class WindowOptions:
         """
         if self.target not in TARGETS:
             raise ValueError(unknown_name_message("target", self.target, TARGETS))
-        if not 1 <= self.length <= self.longest_length:
+        for name in ("length", "windows_per_text"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.target == "segment" and self.windows_per_text > 1:
             raise ValueError(
-                f"length={self.length} must be from 1 to longest_length={self.longest_length}."
+                f"windows_per_text={self.windows_per_text} must be 1 with target='segment', whose "
+                "segments of all lengths make up one text; take more texts instead (LLADA_TEXTS)."
             )
-        if self.windows_per_text < 1:
-            raise ValueError(f"windows_per_text={self.windows_per_text} must be at least 1.")
         for name, target in (("target_tokens", "last"), ("previous_length", "segment")):
             if (getattr(self, name) is None) == (self.target == target):
                 raise ValueError(
@@ -66,6 +66,31 @@ class WindowOptions:
             raise ValueError(
                 f"previous_length={self.previous_length} must be from 0 to below "
                 f"length={self.length}."
+            )
+
+    @property
+    def needed_tokens(self) -> int:
+        """Tokens of the shortest text that holds all windows."""
+        if self.target == "last":
+            return self.length + (self.windows_per_text - 1) * (self.target_tokens or 0)
+        return self.length * self.windows_per_text
+
+    def check_text(self, size: int, unit: str = "tokens") -> None:
+        """Refuse a text that is too short.
+
+        Args:
+            size: Of the text; in bytes it is a bound that no text of fewer tokens passes.
+            unit: Of the size.
+
+        Raises:
+            ValueError: If the text is too short.
+        """
+        if size < self.needed_tokens:
+            raise ValueError(
+                f"A text has {size} {unit}, and {self.windows_per_text} windows of {self.length} "
+                f"tokens need {self.needed_tokens}; lower the lengths or the number of windows, "
+                "raise min_characters (LLADA_MIN_CHARACTERS) to pass over short texts, or give "
+                "longer ones."
             )
 
 
@@ -94,22 +119,15 @@ def cut_windows(
     Raises:
         ValueError: If the text is too short.
     """
-    needed = options.windows_per_text * options.longest_length
-    if len(token_ids) < needed:
-        raise ValueError(
-            f"A text has {len(token_ids)} tokens, and {options.windows_per_text} windows of "
-            f"{options.longest_length} need {needed}; lower the lengths or the number of windows, "
-            "raise min_characters (LLADA_MIN_CHARACTERS), or give longer texts."
-        )
+    options.check_text(len(token_ids))
+    ids, length = list(token_ids), options.length
     for number in range(options.windows_per_text):
-        start = number * options.longest_length
-        yield _cut(list(token_ids[start : start + options.longest_length]), options)
-
-
-def _cut(window: list[int], options: WindowOptions) -> tuple[list[int], list[int]]:
-    if options.target == "last":
-        assert options.target_tokens is not None, "checked on construction"
-        row = window[-options.length :]
-        return row[: -options.target_tokens], row[-options.target_tokens :]
-    start = options.previous_length or 0
-    return window[:start], window[start : options.length]
+        if options.target == "last":
+            assert options.target_tokens is not None, "checked on construction"
+            end = len(ids) - number * options.target_tokens
+            border = end - options.target_tokens
+            yield ids[end - length : border], ids[border:end]
+        elif options.target == "segment":
+            yield ids[: options.previous_length], ids[options.previous_length : length]
+        else:
+            yield [], ids[number * length : (number + 1) * length]
