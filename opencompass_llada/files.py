@@ -7,6 +7,7 @@ a dead process has left. Knows nothing of what the files hold.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,9 +16,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from opencompass_llada.logs import get_logger
 
@@ -55,7 +57,7 @@ def replacing(path: str | Path, before: Callable[[Path], None] | None = None) ->
         OSError: If writing fails, a full disk for instance. The temporary file is removed then, as
             after any error inside the block.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # through a link, as `open` writes
     temporary = target.with_name(temporary_name(target.name))
     try:
         yield temporary
@@ -112,6 +114,46 @@ def append_line(path: str | Path, line: str) -> None:
             if os.fstat(file.fileno()).st_size == end + written:
                 file.truncate(end)
             raise OSError(28, "No space left on device", str(path))
+
+
+def sealed_line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line of JSON that begins with the digest of the rest of it.
+
+    Args:
+        record: Values that JSON knows; others become text. Half surrogates become question marks.
+    """
+    text = json.dumps(record, ensure_ascii=False, default=str)
+    text = text.encode("utf-8", errors="replace").decode("utf-8")
+    return f'{{"digest": "{_digest(text[1:].encode())}", {text[1:]}'
+
+
+def open_line(line: bytes, must_be_sealed: bool = True) -> dict[str, Any] | None:
+    """Return the record of a line, without its digest.
+
+    Args:
+        line: From `read_lines`.
+        must_be_sealed: Whether a line without a digest is refused.
+
+    Returns:
+        None for a line that is torn, damaged, or no record.
+    """
+    sealed = re.match(rb'\{"digest": "([0-9a-f]{16})", ', line)
+    if sealed is None and must_be_sealed:
+        return None
+    if sealed is not None and sealed[1].decode() != _digest(line[sealed.end() :]):
+        return None
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    record.pop("digest", None)
+    return record
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -188,8 +230,7 @@ def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
     """
     path = Path(folder) / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = {"host": host_name(), "pid": os.getpid(), "since": _start_of(os.getpid()),
-           "doing": doing, "token": uuid.uuid4().hex}  # fmt: skip
+    own = {**describe_owner(), "doing": doing, "token": uuid.uuid4().hex}
     _take(path, own)
     ended = threading.Event()
 
@@ -251,12 +292,15 @@ def _give_back(path: Path, own: dict[str, object]) -> None:
         logger.warning("The lock %s could not be given back: %s", path, error)
 
 
+def describe_owner() -> dict[str, Any]:
+    """Return what names this process to others: host, number and start."""
+    return {"host": host_name(), "pid": os.getpid(), "since": _start_of(os.getpid())}
+
+
 def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
     """Say whether a process is there; of another host's, whether its trace is young."""
     if host == host_name():
-        if since is not None and (start := _start_of(pid)) is not None and start != since:
-            return False  # the number was given to another process since
-        return process_exists(pid)
+        return process_exists(pid, since)
     try:
         age = time.time() - trace.stat().st_mtime
     except OSError:
@@ -264,8 +308,15 @@ def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
     return age < STALE_SECONDS
 
 
-def process_exists(pid: int) -> bool:
-    """Say whether a process of this machine is there and no mere entry of a dead one."""
+def process_exists(pid: int, since: str | None = None) -> bool:
+    """Say whether a process of this machine is there and no mere entry of a dead one.
+
+    Args:
+        pid: Its number.
+        since: Its start, from `describe_owner`; numbers are given again.
+    """
+    if since is not None and _start_of(pid) not in (since, None):
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

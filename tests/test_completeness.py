@@ -76,11 +76,11 @@ def test_shards_count_if_none_is_lost_or_unfinished(run):
     folder = run / "predictions" / "bad"
     (folder / "niah_4k.json").unlink()
     for number in (0, 1, 2):
-        (folder / f"niah_4k_{number}.json").write_text("{}")
+        (folder / f"niah_4k_{number}.json").write_text('{"0": {"prediction": "x"}}')
     assert faults(run) == {}
     (folder / "niah_4k_1.json").unlink()
     assert faults(run)["bad", "niah_4k"] == ("predictions", "prediction shards [1] are missing")
-    (folder / "niah_4k_1.json").write_text("{}")
+    (folder / "niah_4k_1.json").write_text('{"0": {"prediction": "x"}}')
     (folder / "tmp_niah_4k_3.jsonl").write_text("{}")
     assert "tmp_niah_4k_3.jsonl" in faults(run)["bad", "niah_4k"][1]
 

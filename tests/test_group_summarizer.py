@@ -45,10 +45,11 @@ def run(tmp_path):
 
 
 def write(root, model, dataset, result):
-    for folder in ("results", "predictions"):
+    contents = {"results": result, "predictions": {"0": {"prediction": "x"}}}
+    for folder, content in contents.items():
         path = root / folder / model["abbr"] / f"{dataset['abbr']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result))
+        path.write_text(json.dumps(content))
 
 
 def read_csv(path):

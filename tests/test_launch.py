@@ -35,7 +35,8 @@ def host(tmp_path, monkeypatch):
             for stage in stages:
                 folder = tmp_path / "20260101_000000" / stage / "m"
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "d.json").write_text(json.dumps({"score": 1.0}))
+                content = {"results": {"score": 1.0}, "predictions": {"0": {"prediction": "x"}}}
+                (folder / "d.json").write_text(json.dumps(content[stage]))
             if error is not None:
                 raise error
 

@@ -14,6 +14,7 @@ from typing import Any
 from opencompass_llada.fidelity.comparison import Answered, Comparison, compare
 from opencompass_llada.fidelity.samples import SampleSet
 from opencompass_llada.fidelity.settings import apply_setting
+from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
 from opencompass_llada.results.provenance import describe_environment
@@ -189,6 +190,5 @@ def write_fidelity_record(
         "limit": request.limit,
         "results": {name: {**asdict(c), "speed_up": c.speed_up} for name, c in found.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1, default=str) + "\n")
     logger.info("Wrote %s", path)

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.groups import (
     Group,
@@ -85,7 +86,7 @@ class BreakdownSummarizer:
             f"groups_{stamp}.csv": write_group_csv(averages),
             f"summary_{stamp}.md": text,
         }.items():
-            (folder / name).write_text(content, encoding="utf-8")
+            write_text(folder / name, content)
             logger.info("wrote %s", (folder / name).resolve())
         finish(self.config, work_dir, rows, self.described)
 

@@ -5,13 +5,12 @@ Reads predictions/ and the details in results/. Decides nothing about scores.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.results.completeness import find_predictions, read_answers, read_result
 from opencompass_llada.results.fingerprints import DIGITS, hash_text
 
 HEAD_CHARACTERS = 160
@@ -90,38 +89,21 @@ def read_cell(run_path: Path, model: str, dataset: str, keep: int) -> CellFiles:
 
 
 def _read_predictions(folder: Path, dataset: str) -> list[dict[str, Any]] | None:
-    """Return the answers in order, shard after shard."""
-    whole = folder / f"{dataset}.json"
-    files = [whole] if whole.is_file() else _shards(folder, dataset)
-    if not files:
-        return None
+    """Return the answers in order, shard after shard; what is wrong is said elsewhere."""
     answers: list[dict[str, Any]] = []
+    files = find_predictions(folder, dataset)
     for path in files:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            answers += [content[key] for key in sorted(content, key=int)]
-        except (ValueError, TypeError, AttributeError):
-            return None  # the completeness of predictions is said elsewhere
-    return answers
-
-
-def _shards(folder: Path, dataset: str) -> list[Path]:
-    pattern = re.compile(re.escape(dataset) + r"_(\d+)\.json")
-    numbered = [
-        (int(match.group(1)), path)
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := pattern.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(numbered)]
+        content, fault = read_answers(path)
+        if fault:
+            return None
+        answers += content.values()
+    return answers if files else None
 
 
 def _read_details(path: Path) -> list[dict[str, Any]]:
-    try:
-        details = json.loads(path.read_text(encoding="utf-8")).get("details") or []
-    except (OSError, ValueError, AttributeError):
-        return []
+    details = read_result(path)[0].get("details") or []
     if isinstance(details, Mapping):  # OpenCompass's own evaluators number them
-        details = [details[key] for key in sorted(filter(str.isdigit, details), key=int)]
+        details = [details[key] for key in sorted(filter(str.isdecimal, details), key=int)]
     return [dict(detail) for detail in details if isinstance(detail, Mapping)]
 
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.results.provenance import hash_file, read_seals, seal_fault
+
+NO_PREDICTIONS = "no predictions were written"
 STAGES = ("predictions", "results")
 _LOG_FOLDERS = {"predictions": "infer", "results": "eval"}
 _LAST_LINES = 3
@@ -170,6 +173,112 @@ def dataset_name(dataset: Mapping[str, Any]) -> str:
     return "_".join(parts).replace("/", "_")
 
 
+def read_answers(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a file of predictions.
+
+    Args:
+        path: ``RUN/predictions/MODEL/NAME.json``.
+
+    Returns:
+        Answers by index as text, and what is wrong with the file; one of both is empty.
+    """
+    content, fault = _read_object(path)
+    if not fault and not content:
+        fault = "is empty"
+    if not fault and [*content] != [str(index) for index in range(len(content))]:
+        fault = "does not number its samples from 0 on"
+    if not fault and not all(isinstance(answer, dict) for answer in content.values()):
+        fault = "holds samples that are no records"
+    return ({}, fault) if fault else (content, "")
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], str]:
+    """Read the result of a cell.
+
+    Args:
+        path: ``RUN/results/MODEL/NAME.json``.
+
+    Returns:
+        Its content, and what is wrong with it; {} if anything is. A result beside predictions
+        that it was not made of is none.
+    """
+    if not path.is_file():
+        return {}, "no result was written"
+    content, fault = _read_object(path)
+    if fault:
+        return {}, f"the result {fault}"
+    if "error" in content:
+        return {}, f"the evaluator reported an error: {content['error']}"
+    if fault := _origin_fault(path):
+        return {}, fault
+    return content, ""
+
+
+def _read_object(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = path.read_bytes()
+        if not text.strip():
+            return {}, "is empty"
+        if fault := seal_fault(path, path.parents[2]):
+            return {}, fault
+        content = json.loads(text.decode("utf-8"))
+    except OSError as error:
+        return {}, f"cannot be read ({error})"
+    except (ValueError, RecursionError) as error:
+        return {}, f"is not valid JSON ({error})"
+    return (content, "") if isinstance(content, dict) else ({}, "is not a JSON object")
+
+
+def _origin_fault(path: Path) -> str:
+    """Say if the predictions beside a result are not those that it was made of."""
+    run_path, model = path.parents[2], path.parent.name
+    seal = read_seals(run_path).get(path.relative_to(run_path).as_posix(), {})
+    made_of = seal.get("predictions")
+    if not isinstance(made_of, dict):
+        return ""
+    present = describe_predictions(run_path, model, path.stem)
+    if not present or present == made_of:
+        return ""
+    differing = sorted(
+        name for name in {*present, *made_of} if present.get(name) != made_of.get(name)
+    )
+    return (
+        f"the result was not made of the predictions beside it (predictions/{model}/{differing[0]} "
+        "is another file by now)"
+    )
+
+
+def describe_predictions(run_path: Path, model: str, dataset: str) -> dict[str, str]:
+    """Return the SHA-256 of each prediction file of a cell, by the file's name.
+
+    Args:
+        run_path: The run's folder.
+        model: The model's abbreviation.
+        dataset: The data set's abbreviation.
+    """
+    files = find_predictions(run_path / "predictions" / model, dataset)
+    return {path.name: hash_file(path) for path in files}
+
+
+def find_predictions(folder: Path, dataset: str) -> list[Path]:
+    """Return the prediction files of a cell: the whole one, else its shards in order.
+
+    Args:
+        folder: ``RUN/predictions/MODEL``.
+        dataset: The data set's abbreviation.
+    """
+    whole = folder / f"{dataset}.json"
+    if whole.is_file():
+        return [whole]
+    pattern = re.compile(re.escape(dataset) + r"_(\d+)\.json")
+    numbered = [
+        (int(match[1]), path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := pattern.fullmatch(path.name)) and path.is_file()
+    ]
+    return [path for _, path in sorted(numbered)]
+
+
 def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
     folder = root / "predictions" / model
     unfinished = [folder / f"tmp_{dataset}.jsonl", *folder.glob(f"tmp_{_escape(dataset)}_*.jsonl")]
@@ -177,15 +286,15 @@ def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
         is_shard = re.fullmatch(rf"tmp_{re.escape(dataset)}(_\d+)?\.jsonl", path.name)
         if path.is_file() and is_shard:
             return f"inference stopped half-way ({path.name} is left)"
-    if (folder / f"{dataset}.json").is_file():
+    files = find_predictions(folder, dataset)
+    for path in files:
+        if fault := read_answers(path)[1]:
+            return f"predictions/{model}/{path.name} {fault}"
+    if not files:
+        return NO_PREDICTIONS
+    if files[0].stem == dataset:
         return None
-    numbers = sorted(
-        int(match.group(1))
-        for path in folder.glob(f"{_escape(dataset)}_*.json")
-        if (match := re.fullmatch(rf"{re.escape(dataset)}_(\d+)\.json", path.name))
-    )
-    if not numbers:
-        return "no predictions were written"
+    numbers = [int(path.stem.rpartition("_")[2]) for path in files]
     # The last shard leaves no gap when it is lost; its task's log says that there was one.
     logs = root / "logs" / _LOG_FOLDERS["predictions"] / model
     started = [
@@ -198,18 +307,13 @@ def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
 
 
 def _result_fault(root: Path, model: str, dataset: str) -> str | None:
-    path = root / "results" / model / f"{dataset}.json"
-    if not path.is_file():
-        return "no result was written"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        return f"the result is not valid JSON ({error})"
-    if not isinstance(result, dict) or not result:
-        return "the result is empty"
-    if "error" in result:
-        return f"the evaluator reported an error: {result['error']}"
-    return None
+    """Say what is wrong with a result, or with the predictions that lie beside it, if any do."""
+    content, fault = read_result(root / "results" / model / f"{dataset}.json")
+    if not fault and not content:
+        fault = "the result is empty"
+    if not fault:
+        fault = _predictions_fault(root, model, dataset) or ""
+    return None if fault in ("", NO_PREDICTIONS) else fault
 
 
 def _escape(name: str) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.completeness import describe_missing, find_missing
 
@@ -45,8 +46,7 @@ class CoverageSummarizer:
         text = write_coverage(self.sets, {cell.dataset for cell in missing})
         stamp = time_str or datetime.now().strftime("%Y%m%d_%H%M%S")
         path = work_dir / "summary" / f"summary_{stamp}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         logger.info("\n%s", text)
         logger.info("wrote %s", path.resolve())
         if missing:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import replacing
 from opencompass_llada.results.curves import CurvePoint, split_curves
 
 #: Okabe and Ito's palette, told apart by the colour-blind; black is left for lines of reference.
@@ -39,7 +40,8 @@ def draw_curves(
     """
     figure = build_curves(points, trained_lengths)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix[1:])
     return path
 
 

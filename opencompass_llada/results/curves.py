@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +16,8 @@ from typing import Any
 
 from opencompass_llada.likelihood import Estimate, pool
 from opencompass_llada.likelihood.estimate import safe_exp
-from opencompass_llada.results.table import ModelFacts, list_pairs
+from opencompass_llada.results.completeness import read_result
+from opencompass_llada.results.table import ModelFacts, finite, list_pairs
 
 BENCHMARK = "perplexity"
 
@@ -115,17 +115,17 @@ def _read_curve(
 
 def _read_result(path: Path) -> tuple[dict[str, Any], str]:
     """Return a result with what is wrong with it, '' if nothing."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        nll = result.get("nll_per_token")
-    except FileNotFoundError:
-        return {}, "no result was written"
-    except (ValueError, AttributeError) as error:
-        return {}, f"the result is not a JSON object ({error})"
-    if "error" in result:
-        return {}, f"the evaluator reported an error: {result['error']}"
-    if not isinstance(nll, float | int) or not math.isfinite(nll):
-        return {}, "the result has no finite number 'nll_per_token'"
+    result, fault = read_result(path)
+    if fault:
+        return {}, fault
+    numbers = {field.name for field in fields(Estimate)} - {"estimator", "degrees_of_freedom"}
+    for name in ("nll_per_token", *sorted(numbers), "num_bytes"):
+        value = finite(result.get(name))
+        if value is None or (value <= 0 and name in ("num_tokens", "num_bytes")):
+            return {}, f"the result has no finite number {name!r}"
+    degrees = result.get("degrees_of_freedom")
+    if "estimator" not in result or (degrees is not None and finite(degrees) is None):
+        return {}, "the result has no estimator with its degrees of freedom"
     return result, ""
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.groups import (
     Group,
@@ -83,7 +84,7 @@ class GroupSummarizer:
         folder.mkdir(parents=True, exist_ok=True)
         logger.info("\n%s", text)
         for name, content in files.items():
-            (folder / name).write_text(content, encoding="utf-8")
+            write_text(folder / name, content)
             logger.info("wrote %s", (folder / name).resolve())
         finish(self.config, work_dir, rows, self.described)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import replacing
 from opencompass_llada.results.grid import Grid
 
 #: Sequential, light to dark, told apart by the colour-blind and in black and white.
@@ -187,5 +188,6 @@ def _wrap(text: str, characters: int) -> str:
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix[1:])
     return path

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.curves import (
     BENCHMARK,
@@ -57,10 +58,10 @@ class PerplexitySummarizer:
         folder.mkdir(parents=True, exist_ok=True)
         if points:
             table = folder / f"perplexity_{stamp}.csv"
-            table.write_text(write_curves_csv(points), encoding="utf-8")
+            write_text(table, write_curves_csv(points))
             markdown = write_curves_markdown(points)
             means = folder / f"perplexity_{stamp}.md"
-            means.write_text(markdown, encoding="utf-8")
+            write_text(means, markdown)
             trained = {facts.abbr: facts.trained_length for facts in models}
             figure = draw_curves(points, trained, folder / f"perplexity_{stamp}.png")
             logger.info("\n%s", markdown)

@@ -3,11 +3,14 @@
 ``run_TIME.json`` is written by the process that starts the tasks, when they have ended: command,
 resolved config, versions, commit, time. ``MODEL.jsonl`` is written by the processes that hold the
 models: a line of kind ``model`` when one is loaded, and one of kind ``dataset`` at each data set's
-end. This file knows their form; who measures what is in `running.recording`.
+end. ``files.seals`` has the digest of every file of predictions, results and config, from before it
+came into place. Each line begins with a digest of its own. This file knows their form; who measures
+what is in `running.recording`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -15,19 +18,22 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.fingerprints import hash_text
 
 logger = get_logger(__name__)
 
 FOLDER = "provenance"
+SEALS = "files.seals"
 PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers",
             "safetensors", "datasets", "numpy", "flash-attn", "peft")  # fmt: skip
 
@@ -57,12 +63,65 @@ def add_record(run_path: Path, model: str, record: Mapping[str, Any]) -> None:
         model: The model's abbreviation.
         record: Plain values, with ``kind``.
     """
-    path = run_path / FOLDER / f"{model}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
-    # One write, so that lines of several processes do not mix.
-    with path.open("ab") as file:
-        file.write(line.encode("utf-8", errors="replace"))
+    append_line(run_path / FOLDER / f"{model}.jsonl", sealed_line(record))
+
+
+def seal_file(path: Path, content: Path, **facts: Any) -> None:
+    """Record what a file of a run will hold, before it comes into place.
+
+    Args:
+        path: Where it will be, in a folder of the run: ``predictions/MODEL/NAME.json``.
+        content: Where it is now.
+        facts: What else is recorded of it.
+    """
+    depth = 1 if path.parent.name in ("configs", FOLDER) else 2
+    run_path = path.parents[depth]
+    record = {"file": path.relative_to(run_path).as_posix(), "sha256": hash_file(content), **facts}
+    append_line(run_path / FOLDER / SEALS, sealed_line(record))
+
+
+def read_seals(run_path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return the newest record of each sealed file, by its path in the run's folder."""
+    path = run_path / FOLDER / SEALS
+    try:
+        stamp = path.stat()
+    except OSError:
+        return {}
+    return _read_seals(path, stamp.st_mtime_ns, stamp.st_size)
+
+
+def seal_fault(path: Path, run_path: Path) -> str:
+    """Say if a file is not what the run wrote; '' if it is, or if nothing is recorded of it.
+
+    Args:
+        path: A file in the run's folder.
+        run_path: The folder.
+    """
+    seal = read_seals(run_path).get(path.relative_to(run_path).as_posix())
+    if seal is None or seal.get("sha256") == hash_file(path):
+        return ""
+    return "is not as the run wrote it (its digest is another): torn, changed or of another run"
+
+
+@lru_cache(maxsize=64)
+def _read_seals(path: Path, changed: int, size: int) -> Mapping[str, Mapping[str, Any]]:
+    records = (open_line(line) for _, line in read_lines(path))
+    return {str(record["file"]): record for record in records if record and "file" in record}
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    stamp = path.stat()
+    return _hash_file(path, stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
+
+
+@lru_cache(maxsize=65536)
+def _hash_file(path: Path, changed: int, size: int, number: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def record_run(run_path: Path) -> Path | None:
@@ -92,9 +151,10 @@ def record_run(run_path: Path) -> Path | None:
         "config": text,
     }
     path = run_path / FOLDER / f"run_{configs[-1].stem}.json"
+    content = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(record, indent=1, ensure_ascii=False, default=str)
-    path.write_text(content + "\n", encoding="utf-8", errors="replace")
+    with replacing(path, lambda temporary: seal_file(path, temporary)) as temporary:
+        temporary.write_text(content, encoding="utf-8", errors="replace")
     return path
 
 
@@ -107,23 +167,30 @@ def read_provenance(run_path: Path) -> Provenance:
     folder, notes = run_path / FOLDER, []
     runs: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("run_*.json")):
+        if fault := seal_fault(path, run_path):
+            notes.append(f"{path.name} {fault}; it is left out")
+            continue
         try:
-            runs.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            notes.append(f"{path.name} is not valid JSON ({error})")
+            content = json.loads(path.read_bytes().decode("utf-8"))
+        except (OSError, ValueError) as error:
+            notes.append(f"{path.name} is not valid JSON ({error}); it is left out")
+            continue
+        if isinstance(content, dict):
+            runs.append(content)
+        else:
+            notes.append(f"{path.name} is no record of a run; it is left out")
     models: dict[str, Mapping[str, Any]] = {}
     datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, record in _read_records(path, notes):
             try:
-                record = json.loads(line)
                 name = str(record["model"])
                 if record["kind"] == "dataset":
                     datasets[name, str(record["dataset"])] = record
                 else:
                     models[name] = record
-            except (ValueError, KeyError, TypeError):
-                notes.append(f"{path.name}, line {number} is torn or no record; it is left out")
+            except KeyError:
+                notes.append(f"{path.name}, line {number} is no record; it is left out")
     return Provenance(runs=tuple(runs), models=models, datasets=datasets, notes=tuple(notes))
 
 
@@ -171,6 +238,23 @@ def describe_versions(records: Mapping[str, Provenance]) -> list[str]:
             made = [f"{version} ({', '.join(sorted(runs[version]))})" for version in sorted(runs)]
             notes.append(f"numbers were made by different versions of {package}: {', '.join(made)}")
     return notes
+
+
+def _read_records(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield a file's records with their lines' numbers; notes say which lines are left out."""
+    try:
+        lines = list(read_lines(path))
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read ({error})")
+        return
+    # Versions before 0.4 wrote no digests: a file has them in every line or in none.
+    sealed = any(line.startswith(b'{"digest": ') for _, line in lines)
+    for number, line in lines:
+        record = open_line(line, must_be_sealed=sealed)
+        if record is None:
+            notes.append(f"{path.name}, line {number} is torn or damaged; it is left out")
+        else:
+            yield number, record
 
 
 def describe_environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 
+from opencompass_llada.files import write_text
 from opencompass_llada.results.board import Score, make_board
 from opencompass_llada.results.collect import Collection, collect_runs
 from opencompass_llada.results.cost import find_costs
@@ -147,6 +148,5 @@ def _write_provenance(collection: Collection) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="replace")
+    write_text(path, text, errors="replace")
     return path

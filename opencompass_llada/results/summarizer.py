@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.results.grid import Grid, make_grids, write_markdown
@@ -93,7 +94,7 @@ def write_summary(
     """
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / f"results_{stamp}.csv"
-    table.write_text(write_csv(rows), encoding="utf-8")
+    write_text(table, write_csv(rows))
     metric = _choose_metric(rows, metric)
     grids = make_grids(rows, metric, models)
     if not grids:
@@ -101,7 +102,7 @@ def write_summary(
         return [table]
     means = folder / f"summary_{stamp}.md"
     text = write_markdown(grids)
-    means.write_text(text, encoding="utf-8")
+    write_text(means, text)
     logger.info("\n%s", text)
     return [table, means, *_draw(grids, folder, stamp)]
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.results.completeness import dataset_name, list_pairs, model_name
+from opencompass_llada.results.completeness import (
+    dataset_name,
+    list_pairs,
+    model_name,
+    read_result,
+)
 from opencompass_llada.results.uncertainty import hit_rate_standard_error, mean_standard_error
 
 #: Dotted class of a data set -> benchmark, where its config has no ``benchmark=...`` of its own.
@@ -151,7 +155,9 @@ def _cell_rows(
     named = dataset.get("benchmark") or BENCHMARKS.get(kind)
     benchmark = str(named or kind.rsplit(".", 1)[-1])
     name = dataset_name(dataset)
-    result, status, reason = _read_result(work_dir / "results" / facts.abbr / f"{name}.json")
+    path = work_dir / "results" / facts.abbr / f"{name}.json"
+    result, reason = read_result(path)
+    status = "ok" if not reason else ("failed" if path.is_file() else "missing")
     if status == "ok" and (fault := _count_fault(dataset, _count("", result))):
         result, status, reason = {}, "failed", fault
     metrics = METRICS.get(benchmark) or tuple(_numeric_names(result))
@@ -162,8 +168,9 @@ def _cell_rows(
     metrics = metrics or (HEADLINES.get(benchmark, "score"),)
     language, guide, files = (dataset.get(key) for key in ("language", "guide", "file_list"))
     for metric in metrics:
-        score = _finite(result.get(metric))
-        fault = f"the result has no finite number {metric!r}" if score is None else ""
+        score = finite(result.get(metric))
+        fault = _number_fault(benchmark, metric, score)
+        usable = status == "ok" and not fault
         yield ResultRow(
             model=facts.abbr,
             title=facts.title,
@@ -178,9 +185,9 @@ def _cell_rows(
             length=dataset.get("length"),
             depth=dataset.get("depth"),
             metric=metric,
-            n=_count(metric, result) if status == "ok" else None,
-            score=score if status == "ok" else None,
-            standard_error=_standard_error(metric, score, result) if status == "ok" else None,
+            n=_count(metric, result) if usable else None,
+            score=score if usable else None,
+            standard_error=_standard_error(metric, score, result) if usable else None,
             status="failed" if status == "ok" and fault else status,
             reason=reason or fault,
         )
@@ -191,30 +198,29 @@ def _has_stock_evaluator(dataset: Mapping[str, Any]) -> bool:
     return dotted_name(evaluator.get("type")).startswith(STOCK_PREFIX)
 
 
-def _read_result(path: Path) -> tuple[dict[str, Any], str, str]:
-    """Return a result file's content with status and reason; the content is {} if not usable."""
-    if not path.is_file():
-        return {}, "missing", "no result was written"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        return {}, "failed", f"the result is not valid JSON ({error})"
-    if not isinstance(result, dict):
-        return {}, "failed", "the result is not a JSON object"
-    if "error" in result:
-        return {}, "failed", f"the evaluator reported an error: {result['error']}"
-    return result, "ok", ""
-
-
 def _numeric_names(result: Mapping[str, Any]) -> Iterator[str]:
     for name, value in result.items():
-        if not name.startswith("num_") and _finite(value) is not None:
+        if not name.startswith("num_") and finite(value) is not None:
             yield name
 
 
-def _finite(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
+def finite(value: Any) -> float | None:
+    """Return a number as float; None for anything else, infinities and booleans among it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def _number_fault(benchmark: str, metric: str, score: float | None) -> str:
+    if score is None:
+        return f"the result has no finite number {metric!r}"
+    is_share = metric.partition("_")[0] == "accuracy" or benchmark in METRICS
+    if is_share and benchmark != "perplexity" and not 0 <= score <= 100:
+        return f"{metric}={score:g} is outside 0 to 100, which no evaluator gives"
+    return ""
 
 
 def _count(metric: str, result: Mapping[str, Any]) -> int | None:
@@ -223,7 +229,7 @@ def _count(metric: str, result: Mapping[str, Any]) -> int | None:
     A metric of a part of the samples (``accuracy_easy``) has their number (``num_samples_easy``).
     """
     part = metric.partition("_")[2]
-    reported = _finite(result.get(f"num_samples_{part}", result.get("num_samples")))
+    reported = finite(result.get(f"num_samples_{part}", result.get("num_samples")))
     if reported is not None:
         return int(reported)
     details = result.get("details")
@@ -260,7 +266,7 @@ def _standard_error(metric: str, score: float | None, result: Mapping[str, Any])
     details = result.get("details")
     scores = [detail.get(metric) for detail in details] if isinstance(details, list) else []
     values = [value[0] if isinstance(value, list) and value else value for value in scores]
-    numbers = [number for number in map(_finite, values) if number is not None]
+    numbers = [number for number in map(finite, values) if number is not None]
     return mean_standard_error(numbers) if len(numbers) == num_samples else None
 
 

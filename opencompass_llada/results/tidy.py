@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import replacing
 from opencompass_llada.results.table import ResultRow
 
 #: ``partial`` besides the three of one run: a result exists, and samples of it are missing.
@@ -81,5 +82,7 @@ def write_tidy_parquet(rows: Sequence[TidyRow], path: Path) -> Path:
     schema = pyarrow.schema(
         [(field.name, kinds[str(field.type).split(" ")[0]]) for field in fields(TidyRow)]
     )
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(as_records(rows), schema=schema), path)
+    table = pyarrow.Table.from_pylist(as_records(rows), schema=schema)
+    with replacing(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
     return path

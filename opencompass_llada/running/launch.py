@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from opencompass_llada.faults import guard
+from opencompass_llada.files import FolderInUse, folder_lock, remove
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
 from opencompass_llada.results.completeness import describe_missing, find_missing
@@ -32,6 +35,25 @@ class _Run:
 
     cfg: Mapping[str, Any] | None = None
     arguments: Any = None
+    folder: Path | None = None
+    """Its own folder, once it is locked."""
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def enter(self, folder: Path, own_config: str = "") -> None:
+        """Keep a folder for this run, and remove what an earlier one left half-done in it.
+
+        Raises:
+            FolderInUse: If another run is at work there.
+        """
+        from opencompass_llada.running.durability import clear_surroundings, heal
+
+        if self.arguments.mode == "viz" or self.arguments.dry_run or self.folder == folder:
+            return
+        self.held.enter_context(folder_lock(folder, "an evaluation"))
+        self.folder = folder
+        makes_predictions = self.arguments.mode in ("all", "infer")
+        heal(folder, makes_predictions=makes_predictions, own_config=own_config)
+        clear_surroundings(Path.cwd())
 
     def log_folder(self) -> Path | None:
         """Return the folder of the run's logs; None before the run has one."""
@@ -60,6 +82,8 @@ def _launch(run: _Run) -> int:
     _use_gpu_indices()
     main_module: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
+    from opencompass_llada.running.durability import whole_files
+
     original = main_module.get_config_from_arg
 
     def get_checked_config(arguments: Any) -> Any:
@@ -71,21 +95,45 @@ def _launch(run: _Run) -> int:
                 from opencompass_llada.running.preflight import check_config
 
                 check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+            if getattr(arguments, "reuse", None) not in (None, "latest"):
+                run.enter(_work_dir(cfg, arguments) / arguments.reuse)
         except ValueError as error:
             raise SystemExit(f"Nothing was run. {error}") from error
         run.cfg = cfg
         return cfg
 
+    class DumpedConfig:
+        """Stands for mmengine's `Config`: main() reads by it what it has dumped in the folder."""
+
+        @staticmethod
+        def fromfile(path: str, **options: Any) -> Any:
+            dumped = Path(path)
+            try:
+                run.enter(dumped.parents[1], dumped.name)
+            except FolderInUse as error:
+                run.cfg = None
+                remove(dumped)
+                raise SystemExit(f"Nothing was run. {error}") from error
+            return read_config(path, **options)
+
+    read_config = main_module.Config.fromfile
     main_module.get_config_from_arg = get_checked_config
     try:
-        main_module.main()
+        with whole_files(), mock.patch.object(main_module, "Config", DumpedConfig), run.held:
+            main_module.main()
+            return _report_missing(run)
     except Exception:
         # In debug mode a task's error comes through; what it left undone is said before it.
         _report_missing(run)
         raise
     finally:
         main_module.get_config_from_arg = original
-    return _report_missing(run)
+
+
+def _work_dir(cfg: Any, arguments: Any) -> Path:
+    """Return the folder that holds the run's own, as OpenCompass will find it."""
+    given = getattr(arguments, "work_dir", None)
+    return Path(given or cfg.get("work_dir") or os.path.join("outputs", "default"))
 
 
 def _check_config_file(config: str | None) -> None:

@@ -22,6 +22,7 @@ from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.completeness import TASK_NAME
+from opencompass_llada.running.durability import whole_files
 from opencompass_llada.running.recording import record_model, recording
 
 logger = get_logger(__name__)
@@ -72,6 +73,16 @@ class ShortNamedInferTask(OpenICLInferTask):
             )
         return command.replace(script, f"-m {__name__} --infer {cfg_path}")
 
+    def run(self, *arguments: Any, **options: Any) -> None:
+        """Make the predictions of all data sets.
+
+        Args:
+            arguments: The stock task's.
+            options: The stock task's.
+        """
+        with whole_files():
+            super().run(*arguments, **options)
+
     def _inference(self) -> None:
         if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
             super()._inference()
@@ -109,7 +120,8 @@ class CellByCellEvalTask(OpenICLEvalTask):
             RuntimeError: At the end, if any had no score; the log says why for each.
         """
         self.failed: list[str] = []
-        super().run()
+        with whole_files():
+            super().run()
         if self.failed:
             raise RuntimeError(
                 f"{len(self.failed)} data sets could not be evaluated: {', '.join(self.failed)}"

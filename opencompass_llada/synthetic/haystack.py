@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from opencompass_llada.files import write_text
 from opencompass_llada.synthetic.grammar import expand
 
 
@@ -42,4 +43,4 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
         rows: JSON-serialisable objects.
     """
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.datasets.ruler.fitting import RulerSample
+from opencompass_llada.files import remove_left_overs, replacing
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
@@ -87,20 +87,19 @@ class SampleCache:
 
         A folder that cannot be written is logged, and the samples are made again next time.
         """
-        # A name of its own: several tasks of a run may make the same set at the same time.
-        temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}-{uuid.uuid4().hex}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines:
+            remove_left_overs(self.path.parent, recursive=False)
+            # Several tasks of a run may make the same set at the same time.
+            with (
+                replacing(self.path) as temporary,
+                gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
+            ):
                 for row in [{"key": self.key}, *map(asdict, samples)]:
                     lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            os.replace(temporary, self.path)
         except OSError as error:
             logger.warning(
                 "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
                 error,
                 VARIABLE,
             )
-        finally:
-            if temporary.exists():
-                temporary.unlink()

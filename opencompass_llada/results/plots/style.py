@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import replacing
 from opencompass_llada.results.curve_figure import COLOURS, MARKERS
 
 #: Masked diffusion is drawn with full lines and marks, autoregressive broken and hollow.
@@ -63,10 +64,12 @@ def save_both(figure: Any, folder: Path, name: str) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none",
                                 "font.family": "DejaVu Sans"}):  # fmt: skip
         dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
-        figure.savefig(paths[0], dpi=dots, metadata={"Software": None})
+        with replacing(paths[0]) as temporary:
+            figure.savefig(temporary, format="png", dpi=dots, metadata={"Software": None})
         # The layout found for the first file holds; finding it takes as long as drawing.
         figure.set_layout_engine("none")
-        figure.savefig(paths[1], metadata={"Date": None})
+        with replacing(paths[1]) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
     return paths
 
 
