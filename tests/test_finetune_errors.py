@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 from finetune_runs import LONGER, RECIPE, SHORT, small_recipe, small_trainer
+from safetensors.torch import load_file, save_file
 from tiny import tiny_tokenizer, write_tiny_checkpoint
 
 from opencompass_llada.finetune import saving
@@ -355,6 +356,56 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()  # made for the lock alone
     assert main([str(recipe)]) == 0
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_going_on_with_other_text_or_another_start_is_refused(tmp_path):
+    base = tmp_path / "base"
+    text = jsonl(tmp_path, *({"text": f"Line {n} of the text. " * 30} for n in range(9)))
+    held_out = jsonl(tmp_path, {"text": "Held out. " * 99}, name="held.jsonl")
+    evaluation = {"text": {"paths": [held_out]}, "lengths": [64], "num_texts": 2, "draws": 4}
+
+    def trainer(**changes):
+        path = str(base / "model")
+        options = {"init_from": path, "text": [{"paths": [text]}], "evaluation": evaluation}
+        return small_trainer(tmp_path / "out", LONGER, **options, lora={"rank": 2}, **changes)
+
+    pytest.importorskip("peft")
+    checkpoint(base)
+    first = trainer()
+    first.index.write()
+    before = first.index.made_from
+    trainer()  # nothing was trained: anything may change
+    first.save({})
+    record = json.loads((first.index.last / "training.json").read_text())
+    assert record["made_from"] == before == trainer().index.made_from
+    for file, content, words in (
+        (text, {"text": "Other text. " * 99}, r"text source 1 .a.jsonl is changed"),
+        (held_out, {"text": "Also held. " * 99}, r"evaluation's text .held.jsonl is changed"),
+    ):
+        with open(file, "rb") as stream:
+            kept = stream.read()
+        jsonl(tmp_path, content, name=os.path.basename(file))
+        with pytest.raises(ValueError, match=f"{words}.*never saw it. Restore it"):
+            trainer()
+        with open(file, "wb") as stream:
+            stream.write(kept.replace(b'{"text"', b'{  "text"'))  # another file, the same text
+        assert trainer().step == 0
+    file = base / "model" / "model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="other content than there is now: init_from. The"):
+        trainer()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"steps": ["1"]}', '{"steps": [4, 2]}', '{"recipe": 3}']
+)
+def test_a_damaged_index_is_an_error(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoints.json").write_text(content)
+    with pytest.raises(ValueError, match="checkpoints.json cannot be read .*Restore it"):
+        small_trainer(tmp_path / "out", phases=SHORT)
 
 
 def test_missing_tensorboard_names_the_command(tmp_path, monkeypatch):

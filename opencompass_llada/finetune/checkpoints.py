@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
 from opencompass_llada.files import write_text
 from opencompass_llada.finetune.saving import saving
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
 
 INDEX_FILE = "checkpoints.json"
 FINAL = "final"
@@ -22,7 +28,7 @@ STATE = "state"
 _OWN = (INDEX_FILE, FINAL, "logs")
 
 
-@dataclass
+@dataclass(config=ConfigDict(strict=True))
 class CheckpointIndex:
     """The checkpoints of one output folder.
 
@@ -32,6 +38,7 @@ class CheckpointIndex:
         best_step: The step with the lowest score; None before the first score.
         best_score: Its score.
         recipe: The recipe that the run began with.
+        made_from: Digests of what it began with: see record.describe_inputs.
     """
 
     folder: Path
@@ -39,17 +46,30 @@ class CheckpointIndex:
     best_step: int | None = None
     best_score: float | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    made_from: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> CheckpointIndex:
         """Read the index of an output folder, empty where there is none.
 
         Raises:
-            ValueError: If the folder is a file, or holds something else than a run.
+            ValueError: If the folder is a file, or holds something else than a run, or the index
+                is damaged.
         """
         file = folder / INDEX_FILE
         if file.is_file():
-            return cls(folder=folder, **json.loads(file.read_text(encoding="utf-8")))
+            try:
+                values = json.loads(file.read_text(encoding="utf-8"))
+                index = cls(folder=folder, **values)
+                if index.steps != sorted(set(index.steps)) or min(index.steps, default=0) < 0:
+                    raise ValueError(f"steps {index.steps} do not ascend from 0")
+            except (OSError, ValueError, TypeError) as error:
+                raise ValueError(
+                    f"output_dir={str(folder)!r}: {INDEX_FILE} cannot be read ({_first_line(error)}"
+                    "). Restore it, or start anew in another output_dir, with init_from naming the "
+                    "newest step-* folder in this one to keep what was learnt."
+                ) from error
+            return index
         foreign = folder.is_dir() and any(
             entry.name not in _OWN and not entry.name.startswith(".") for entry in folder.iterdir()
         )
@@ -98,6 +118,7 @@ class CheckpointIndex:
             "best_step": self.best_step,
             "best_score": self.best_score,
             "recipe": self.recipe,
+            "made_from": self.made_from,
         }
         with saving(self.folder / INDEX_FILE):
             write_text(self.folder / INDEX_FILE, json.dumps(values, indent=2) + "\n")
@@ -150,3 +171,53 @@ def check_same_recipe(earlier: dict[str, Any], now: dict[str, Any], folder: Path
             f"output_dir={str(folder)!r} holds a run of another recipe ({shown}). Name another "
             "folder, go on with the same recipe, or delete the folder to start anew."
         )
+
+
+def check_same_inputs(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with another start, tokenizer or text than the run began with.
+
+    Args:
+        earlier: From `record.describe_inputs` when it began; empty of a run by an earlier version.
+        now: The same of today.
+        folder: The output folder.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    if not earlier:
+        logger.warning(
+            "%s was begun by a version that kept no digests of text and start; whether they are "
+            "the same is not known",
+            folder,
+        )
+        return
+    differing = [name for name in ("init_from", "tokenizer") if earlier.get(name) != now[name]]
+    for number, text in enumerate([*now["text"], now["evaluation"]]):
+        before = [*earlier["text"], earlier["evaluation"]][number]
+        if text is not None and before["tokens"] != text["tokens"]:
+            is_evaluation = number == len(now["text"])
+            name = "evaluation's text" if is_evaluation else f"text source {number + 1}"
+            differing.append(f"{name} ({_name_files(before['files'], text['files'])})")
+    if differing:
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a run that began with other content than there is "
+            f"now: {'; '.join(differing)}. The steps already done never saw it. Restore it, name "
+            "another output_dir, or delete the folder to start anew."
+        )
+
+
+def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:
+    """Say which files differ, a few of many."""
+    names = sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
+    kinds = [
+        f"{name} is {'new' if name not in earlier else 'gone' if name not in now else 'changed'}"
+        for name in names
+    ]
+    return ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} more" if len(kinds) > 3 else "") or (
+        "other tokens of the same files"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:3])}"[:300]

@@ -29,6 +29,7 @@ class TrainingData:
     """Everything that rows are made from.
 
     Attributes:
+        texts: Tokens of the recipe's text, one a source.
         retrieval: Maker of retrieval rows.
         held_out: Tokens of the evaluation's text; None for none.
     """
@@ -45,20 +46,20 @@ class TrainingData:
                 the end token that the strategy or retrieval rows need.
         """
         self._recipe, self._tokens = recipe, tokens
-        texts = [self._tokenize(source) for source in recipe.text]
+        self.texts = [self._tokenize(source) for source in recipe.text]
         if recipe.retrieval_share and tokens.end_token_id is None:
             raise ValueError(
                 "retrieval_share: retrieval rows end in the end-of-document token, and the "
                 "tokenizer has none (no eos_token). Set retrieval_share=0, or use a tokenizer with "
                 "an eos_token."
             )
-        self.windows = TokenWindows(texts, [source.weight for source in recipe.text])
+        self.windows = TokenWindows(self.texts, [source.weight for source in recipe.text])
         logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
         end = -1 if tokens.end_token_id is None else tokens.end_token_id
         self.retrieval = RetrievalRows(
             self.windows, tokens.encode, tokens.decode, end, recipe.retrieval_styles
         )
-        self._packed = self._pack(texts)
+        self._packed = self._pack(self.texts)
         held_out = recipe.evaluation.text
         self.held_out = None if held_out is None else self._tokenize(held_out)
 

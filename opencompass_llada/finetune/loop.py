@@ -20,6 +20,7 @@ from opencompass_llada.finetune.checkpoints import (
     FINAL,
     STATE,
     CheckpointIndex,
+    check_same_inputs,
     check_same_recipe,
     score_figures,
 )
@@ -40,6 +41,7 @@ from opencompass_llada.finetune.networks import network_shape
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase
+from opencompass_llada.finetune.record import describe_inputs
 from opencompass_llada.finetune.rows import Batch, to_device
 from opencompass_llada.finetune.run_log import RunLog
 from opencompass_llada.finetune.saving import restore_checkpoints
@@ -71,8 +73,8 @@ class Trainer:
         Raises:
             ImportError: If a package that the recipe needs is missing.
             ValueError: If a text source, the checkpoint, the processes or the memory do not fit
-                the recipe, output_dir holds another run or cannot be written to, or the state
-                that it would go on from cannot be read.
+                the recipe, output_dir holds another run, of other text or another start, or cannot
+                be written to, or the state that it would go on from cannot be read.
         """
         check_surroundings(recipe)
         self.recipe = recipe
@@ -101,6 +103,10 @@ class Trainer:
         self.data = TrainingData(recipe, self.tokens)
         if self.ranks.is_main:
             wait_for_all(self.ranks)
+            made_from = describe_inputs(recipe, self.tokens, self.data)
+            if self.index.steps:
+                check_same_inputs(self.index.made_from, made_from, self.output)
+            self.index.made_from = made_from
         device = self.ranks.device
         self.network = place_network(
             model,

@@ -11,10 +11,17 @@ import torch
 import transformers
 
 import opencompass_llada
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.token_cache import TokenizedText
+from opencompass_llada.modeling import locate_checkpoint
+from opencompass_llada.results.fingerprints import hash_checkpoint, hash_values
 from opencompass_llada.results.provenance import find_commit
 
 if TYPE_CHECKING:
+    from opencompass_llada.finetune.data import TrainingData
     from opencompass_llada.finetune.loop import Trainer
+    from opencompass_llada.finetune.start import TrainingTokenizer
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:
@@ -29,6 +36,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     cuda = trainer.ranks.device.type == "cuda"
     return {
         "recipe": recipe,
+        "made_from": trainer.index.made_from,
         "text_tokens": trainer.data.windows.num_tokens,
         "packing": trainer.data.packing,
         "step": trainer.step,
@@ -46,3 +54,29 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def describe_inputs(
+    recipe: Recipe, tokens: TrainingTokenizer, data: TrainingData
+) -> dict[str, Any]:
+    """Return digests of all that a recipe names and does not hold: start, tokenizer and text.
+
+    Args:
+        recipe: Names the start, whose weights are read whole (16 GB: about 15 seconds).
+        tokens: The tokenizer.
+        data: The text, tokenised.
+    """
+    start = None
+    if recipe.init_from is not None:
+        start = hash_checkpoint(locate_checkpoint(resolve_path(recipe.init_from)), whole=True)
+    vocabulary = tokens.tokenizer.get_vocab()
+    return {
+        "init_from": start,
+        "tokenizer": hash_values([vocabulary, tokens.end_token_id, tokens.mask_token_id]),
+        "text": [_describe_text(text) for text in data.texts],
+        "evaluation": None if data.held_out is None else _describe_text(data.held_out),
+    }
+
+
+def _describe_text(text: TokenizedText) -> dict[str, Any]:
+    return {"tokens": text.digest, "files": text.files}

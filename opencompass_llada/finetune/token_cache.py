@@ -39,6 +39,7 @@ class TokenizedText:
         prompt_lengths: int32 [documents], tokens at its beginning that are never masked.
         has_end: Whether each document is followed by an end token (a tokenizer may have none).
         digest: SHA-256 of the arrays above: what is trained on.
+        files: Digest by name of the files that the text was read from.
     """
 
     tokens: np.ndarray
@@ -46,6 +47,7 @@ class TokenizedText:
     prompt_lengths: np.ndarray
     has_end: bool = True
     digest: str = ""
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def num_documents(self) -> int:
@@ -121,7 +123,7 @@ def tokenize_source(
     Raises:
         ValueError: If the source is wrong, holds no document, or a document is too long.
     """
-    key = {
+    key: dict[str, Any] = {
         "format": _FORMAT,
         "source": describe_source(source),
         "tokenizer": tokenizer_digest,
@@ -150,7 +152,9 @@ def tokenize_source(
             "cache_dir=none."
         ) from error
     assert text is not None, "just written"
-    text = dataclasses.replace(text, has_end=end_token_id is not None)
+    text = dataclasses.replace(
+        text, has_end=end_token_id is not None, files=dict(key["source"]["files"])
+    )
     _check(text, source, max_document_tokens)
     return text
 

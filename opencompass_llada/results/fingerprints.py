@@ -52,7 +52,7 @@ def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def hash_checkpoint(folder: Path) -> str:
+def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
     """Return the hash of a checkpoint: its config.json and its weights.
 
     Weights of more than 1 GiB are hashed by size and 64 blocks of 1 MiB of each file (16 GB would
@@ -61,6 +61,7 @@ def hash_checkpoint(folder: Path) -> str:
 
     Args:
         folder: Of a checkpoint in Hugging Face's layout.
+        whole: Whether to read every byte; None decides by size.
 
     Returns:
         The hash; ``''`` if there are no weights.
@@ -68,7 +69,8 @@ def hash_checkpoint(folder: Path) -> str:
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     if not weights:
         return ""
-    whole = sum(path.stat().st_size for path in weights) <= WHOLE_BYTES
+    if whole is None:
+        whole = sum(path.stat().st_size for path in weights) <= WHOLE_BYTES
     digest = hashlib.sha256()
     for path in [folder / "config.json", *weights]:
         if path.is_file():
