@@ -94,6 +94,26 @@ def test_the_command_writes_a_record(tmp_path, monkeypatch, model):
     assert record["versions"]["torch"]
 
 
+def test_a_scaling_beside_none_is_compared_text_by_text(tmp_path):
+    """Whole texts; the pairs share their masks, so that their difference has the smaller error."""
+    sizes = ["--lengths", "64", "600", "--texts", "3", "--draws", "4", "--whole"]
+    scaling, record = ["--scaling", "ntk", "2048"], tmp_path / "record.json"
+    arguments = ["asset:tiny-llada", *sizes, "--paired", "--record", str(record)]
+    with pytest.raises(ValueError, match="--paired compares a scaling with none"):
+        context_perplexity.main(arguments)
+    context_perplexity.main([*arguments, *scaling])
+    written = json.loads(record.read_text())
+    assert written["targets"] is None
+    for length in ("64", "600"):
+        ours, plain = written["perplexity"][length], written["unscaled"][length]
+        apart = [a - b for a, b in zip(ours["nats_by_text"], plain["nats_by_text"], strict=True)]
+        difference = written["difference"][length]
+        assert difference["nats"] == pytest.approx(sum(apart) / 3)
+        ratio = math.log(ours["perplexity"] / plain["perplexity"])
+        assert difference["nats"] == pytest.approx(ratio, rel=1e-6)
+        assert difference["standard_error"] < ours["standard_error"] / ours["perplexity"]
+
+
 def test_a_scaling_is_measured_and_recorded(tmp_path):
     sizes = ["--lengths", "600", "--targets", "8", "--texts", "2", "--draws", "4"]
     perplexities = []
