@@ -117,6 +117,13 @@ def test_every_figure_has_source_and_trust_and_dreams_longbench_is_left_out():
     assert all("another note has" in f.note for f in pairs)
 
 
+def test_ultralladas_needles_stand_at_the_lengths_that_it_measures():
+    """Its evaluation runs 8,192 to 131,072 tokens by 8,192; it has no point elsewhere."""
+    needles = [f for f in read_figures() if (f.paper, f.benchmark) == (ULTRALLADA, "niah")]
+    lengths = [figure.length for figure in needles if figure.table == "figure 1"]
+    assert lengths == list(range(8192, 131073, 8192))
+
+
 def test_an_unknown_trust_level_is_refused():
     figure = read_figures()[0]
     with pytest.raises(ValueError, match="Did you mean 'primary'"):

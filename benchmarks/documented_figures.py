@@ -1,0 +1,441 @@
+"""The tables and figures of the docs, from their records: checked, or written anew.
+
+    python benchmarks/documented_figures.py            # says which lines differ from their records
+    python benchmarks/documented_figures.py --write    # writes them
+
+In a page a table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; `TABLES` says how it
+is made. A figure in the text, with its unit, is followed by ``<!-- figure: RECORD#/PATH -->``, and
+has as many digits as the page gives it. RECORD is a file of docs/records or benchmarks/records, or
+an asset's training.json (``tiny-llada.json``). PATH is the keys of a JSON file (``~1`` for a slash
+in a key; ``*`` and ``niah_*`` for the mean over all such), or ``column=value&column=value/column``
+of a CSV file, the mean over its rows. ``times 100/120`` may follow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import functools
+import json
+import re
+import statistics
+import string
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from finetune_study_pairs import find_pairs, print_difference
+from finetune_study_report import COLUMNS, group_seeds, print_value, values_of
+from recording import ROOT, exit_on_error
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+TABLE = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)([ *%]*[a-z]*<!-- figure: (.+?) -->)", re.IGNORECASE)
+Template = str
+
+
+@functools.cache
+def read_record(name: str) -> Any:
+    """Return a record: a JSON file's value, a CSV file's table."""
+    asset = ROOT / "opencompass_llada/assets" / Path(name).stem / "training.json"
+    places = (ROOT / "docs/records" / name, ROOT / "benchmarks/records" / name, asset)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(f"no record {name!r} in docs/records, benchmarks/records or the assets.")
+    if path.suffix == ".csv":
+        return pd.read_csv(path, dtype={"length": "Int64", "depth": "Int64"})
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def look_up(reference: str) -> Any:
+    """Return what ``RECORD#PATH``, perhaps ``times`` a number, refers to.
+
+    Raises:
+        ValueError: If the record has no such figure.
+    """
+    where, _, factor = reference.partition(" times ")
+    name, _, path = where.partition("#")
+    record = read_record(name)
+    try:
+        value = average(record, path) if name.endswith(".csv") else descend(record, path)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{reference!r}: {name} holds no {path!r} ({error!r}).") from error
+    return value * float(Fraction(factor)) if factor else value
+
+
+def descend(record: Any, path: str) -> Any:
+    """Return the value at the keys of a path; of ``*`` the mean over all keys there."""
+    for number, key in enumerate(keys := path.strip("/").split("/")):
+        if "*" in key:
+            rest, names = "/".join(keys[number + 1 :]), fnmatch.filter(record, key)
+            return statistics.fmean(descend(record[k], rest) if rest else record[k] for k in names)
+        record = record[int(key) if isinstance(record, list) else key.replace("~1", "/")]
+    return record
+
+
+def average(frame: pd.DataFrame, path: str) -> float:
+    """Return the mean of a column over the rows that ``column=value&...`` names."""
+    conditions, _, column = path.rpartition("/")
+    for condition in conditions.split("&"):
+        name, _, value = condition.partition("=")
+        frame = frame[frame[name].astype(str) == value]
+    if frame.empty or frame[column].isna().any():
+        raise KeyError(path)
+    return float(frame[column].mean())
+
+
+class Filler(string.Formatter):
+    """Fills ``{PATH:FORMAT}`` of a template with a record's figures."""
+
+    def __init__(self, base: str) -> None:
+        """Look up below a base, ``RECORD#PATH``."""
+        self.base = base
+
+    def get_field(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the figure at a path below the base, or of ``RECORD#PATH``."""
+        return look_up(name if "#" in name else self.base + name), name
+
+
+def fill(base: str, template: Template) -> str:
+    """Return a template with each ``{PATH:FORMAT}`` looked up below ``RECORD#PATH``."""
+    return Filler(base).vformat(template, (), {}).replace("%", " %")
+
+
+def make(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def grid(
+    headings: Sequence[str], rows: Mapping[str, str], cells: Sequence[Template]
+) -> Callable[[], str]:
+    """Return a maker of a table whose rows have one form: label -> base of the cells' paths."""
+
+    def build() -> str:
+        filled = [[label, *(fill(base, c) for c in cells)] for label, base in rows.items()]
+        return make(headings, filled)
+
+    return build
+
+
+def by_length(
+    headings: Sequence[str], rows: Mapping[str, str], path: str, cell: Template, name: str
+) -> Callable[[], str]:
+    """Return a maker of a table of a CSV record with a column for each length.
+
+    Args:
+        headings: Of the table; all after the first are lengths.
+        rows: Label -> conditions of the rows.
+        path: More conditions of all rows.
+        cell: Template of a cell.
+        name: The record.
+    """
+
+    def build() -> str:
+        lengths = [heading.replace(",", "") for heading in headings[1:]]
+        return make(
+            headings,
+            [
+                [label, *(fill(f"{name}#{of}&{path}length={n}/", cell) for n in lengths)]
+                for label, of in rows.items()
+            ],
+        )
+
+    return build
+
+
+LLADA, AR = "title=tiny-llada&scaling=", "title=tiny-ar&scaling="
+SIX_ROWS = {
+    "tiny-llada": LLADA + "none",
+    "tiny-llada, ntk": LLADA + "ntk target_length=2048",
+    "tiny-llada, diffusion_ntk": LLADA + "diffusion_ntk target_length=2048",
+    "tiny-llada-long": "title=tiny-llada-long&scaling=none",
+    "tiny-ar": AR + "none",
+    "tiny-ar, ntk": AR + "ntk target_length=2048",
+}
+PROBES = ("needlebench", "question", "prefix", "pairs", "copy", "strings")
+PROBES += ("ruler_niah", "ruler_vt", "ruler_fwe", "ruler_cwe")
+LENGTHS = ("512", "2048", "8192", "16384")
+
+
+def fidelity_table() -> str:
+    """Return what each fast mode costs: score difference, its interval, equal answers, passes."""
+    groups = ("RULER NIAH", "RULER VT", "RULER CWE+FWE")
+    cell = ("{score_difference:+.1f} ({difference_low:.1f} to {difference_high:.1f}), "
+            "{answer_agreement:.0%}, {second_passes:.0f}")  # fmt: skip
+    rows = []
+    for mode in read_record("fidelity.json")["results"]:
+        base = f"fidelity.json#/results/{mode}/"
+        needles = [fill(f"{base}NIAH {n}/", cell) for n in (512, 1024)]
+        rows.append([mode, *needles, *(fill(f"{base}{group}/", cell) for group in groups)])
+    return make(["mode", "NIAH 512", "NIAH 1,024", "RULER NIAH", "RULER VT", "CWE + FWE"], rows)
+
+
+def time_table() -> str:
+    """Return the times of generation on one H100; goals, set before measuring, in parentheses."""
+    goals = {"4K+32 prompt": ("11", ""), "32K+32 prompt": ("35", "1.25"),
+             "64K+32 prompt": ("42", "1.15"), "128K+32 prompt-fp8": ("", "1.2"),
+             "32K+64 prompt": ("55", ""), "16K+512 dual": ("35", ""),
+             "16K+512 prompt": ("35", "")}  # fmt: skip
+    shown = {"4K+32": ("exact", "prompt"), "32K+32": ("prompt", "prompt-fp8"),
+             "32K+32/16": ("prompt",), "64K+32": ("prompt", "prompt-fp8"),
+             "128K+32": ("prompt-fp8",), "32K+64": ("prompt",),
+             "16K+512": ("dual", "prompt")}  # fmt: skip
+    rows = []
+    for shape, modes in shown.items():
+        for mode in modes:
+            base = f"inference_h100.json#/run {shape.replace('/', '~1')}/"
+            goal = goals.get(f"{shape} {mode}", ("", ""))
+            baseline, floor = (f" ({value})" if value else "" for value in goal)
+            against = "{against_baseline:#.3g}" if shape != "128K+32" else "it cannot"
+            cells = ("{seconds:#.3g}", "{nfe}", against + baseline, "{against_floor:#.4g}" + floor,
+                     "{peak_allocated_gb:.1f}")  # fmt: skip
+            rows.append([
+                shape.split("/")[0].replace("+", " + ") + fill(base, ", {shape/steps} steps"),
+                mode.replace("-fp8", ", float8"),
+                *(fill(f"{base}modes/{mode}/", cell) for cell in cells),
+            ])  # fmt: skip
+    return make(["tokens", "mode", "s", "NFE", "against it (goal)", "against the floor (goal)",
+                 "GB"], rows)  # fmt: skip
+
+
+def coverage_table() -> str:
+    """Return coverage and width of the leaderboard's intervals and of two others."""
+    return make(
+        ["case", "samples", "rate", "ours: coverage, width", "normal", "bootstrap"],
+        [
+            [row["case"], str(row["samples"]), str(row["rate"])]
+            + [f"{row['coverage'][n]} %, {row['width'][n]}" for n in row["coverage"]]
+            for row in read_record("interval_coverage.json")["results"]
+            if row["samples"] != 5
+        ],
+    )
+
+
+def options_table() -> str:
+    """Return the accuracy of multiple choice by whole texts and by options alone."""
+    return make(
+        ["model", "scored", "draws", "right, by seed", "forward passes a question"],
+        [
+            [row["model"], row["scored"], str(row["draws"] or "exact")]
+            + [", ".join(f"{value:.0f} %" for value in row["accuracy_by_seed"])]
+            + [f"{row['passes_per_question']:.0f}"]
+            for row in read_record("option_scoring.json")["rows"]
+        ],
+    )
+
+
+def building_table() -> str:
+    """Return time and memory of making RULER's data sets."""
+    rows = []
+    for length, found in read_record("ruler_build_100_samples.json")["runs"].items():
+        cells = [
+            f"{sum(task['seconds'] for task in made['tasks'].values()):.1f} s, "
+            f"{made['peak_memory'] - made['memory_before']:,} MiB"
+            for made in found.values()
+        ]
+        rows.append([f"{int(length) // 1024}K", *cells])
+    return make(["", "OpenCompass", "ours", "ours, from disk"], rows)
+
+
+def study_table() -> str:
+    """Return the study of post-training, over strategies and seeds."""
+    shown = ("needle target", "needle 2 x target", "RULER 512", "RULER target")
+    means = ("perplexity 512", "perplexity target")
+    rows = [row | {"strategy": "all"} for row in read_record("finetune_study.json")["rows"]]
+    lines = []
+    for (scaling, _, method, factor, *_), cells in group_seeds(rows).items():
+        label = f"{scaling}, adapters" if method == "lora" else scaling
+        figures = [print_value(values_of(cells, name), 1) for name in shown]
+        figures += [f"{statistics.fmean(values_of(cells, name)):.1f}" for name in means]
+        lines.append([str(factor), label, *figures])
+    return make(["factor", "scaling", *shown, *means], lines)
+
+
+def pairs_table() -> str:
+    """Return the differences between cells of the study that are alike in everything else."""
+    shown = ("needle target", "needle 2 x target", "RULER 512", "RULER target",
+             "perplexity target", "perplexity 2 x target")  # fmt: skip
+    rows = read_record("finetune_study.json")["rows"]
+    scaled = [row for row in rows if row["scaling"] != "none" and row["method"] == "full"]
+    lines = []
+    for label, held, *question in (
+        ("diffusion_ntk - ntk", rows, "scaling", "diffusion_ntk", "ntk"),
+        ("adaptive - eod", scaled, "strategy", "adaptive", "eod"),
+        ("adaptive - direct", scaled, "strategy", "adaptive", "direct"),
+        ("adapters - all weights", rows, "method", "lora", "full"),
+    ):
+        for factor, pairs in find_pairs(held, *question).items():
+            cells = []
+            for name in shown:
+                ours, theirs = (values_of(side, name) for side in zip(*pairs, strict=True))
+                apart = [a - b for a, b in zip(ours, theirs, strict=True)]
+                cells.append(print_difference(apart, COLUMNS[name][1]))
+            lines.append([label, str(factor), str(len(pairs)), *cells])
+    return make(["pairs", "factor", "n", *shown], lines)
+
+
+def percent(block: Mapping[str, Any], lengths: Sequence[str] = LENGTHS) -> str:
+    """Return percent of needles found at each length, over depths; ``-`` where not measured."""
+    if "hits" not in block:  # means and lowest depths that a log kept
+        return " / ".join(f"{block[n][0]}" for n in lengths)
+    scale = 100 / block["samples_a_cell"]
+    means = {n: scale * statistics.fmean(found.values()) for n, found in block["hits"].items()}
+    return " / ".join(f"{means[n]:.1f}" if n in means else "-" for n in lengths)
+
+
+def scaled_table() -> str:
+    """Return NeedleBench's needles with a scaling for more than is needed."""
+    long, others = "tiny_llada_long.json#/", "tiny_long_candidates.json#/"
+    rows = []
+    for run, start in (("13, shipped", long), ("7", others + "tiny_long_third/"),
+                       ("14", others + "run_14/")):  # fmt: skip
+        for samples in ("_120_samples", ""):
+            for scaling in ("", "scaled_for_20480/", "scaled_for_32768/"):
+                base = f"{start}{scaling}needle_needlebench{samples}"
+                try:
+                    block = look_up(base)
+                except ValueError:  # not measured
+                    continue
+                label = f"for {int(scaling[11:16]):,}" if scaling else "none"
+                deepest = 100 * block["hits"]["16384"]["0"] / block["samples_a_cell"]
+                rows.append([run, str(block["samples_a_cell"]), label, *percent(block).split(" / "),
+                             f"{deepest:.1f}"])  # fmt: skip
+    return make(["checkpoint", "samples", "scaling", "512", "2,048", "8,192", "16,384",
+                 "of it depth 0"], rows)  # fmt: skip
+
+
+def candidates_table() -> str:
+    """Return needles and perplexity of the runs of tiny-llada-long whose record is kept."""
+    others, shipped = read_record("tiny_long_candidates.json"), read_record("tiny_llada_long.json")
+    runs = {"2": {"perplexity_generated": others["run_3"]["perplexity_generated_shipped"]},
+            "3": others["run_3"]}  # fmt: skip
+    runs |= {f"4, {k.replace('learning_', '')}": v
+             for k, v in others["finishes_of_run_2"].items() if k != "what"}  # fmt: skip
+    first = others["tiny_long_first"]
+    runs |= {"5": {**first, **first["means_from_the_log"]}, "6": others["tiny_long_second"]}
+    runs |= {"7": others["tiny_long_third"]}
+    runs |= {str(n): others[f"run_{n}"] for n in (8, 9, 10, 11, 12)}
+    runs |= {"**13, shipped**": shipped, "14": others["run_14"]}
+    rows = []
+    for run, held in runs.items():
+        cells = []
+        for kinds in (("needle_embedded", "needle_grid"), ("needle_needlebench", "needlebench")):
+            block = next((held[kind] for kind in kinds if kind in held), None)
+            cells.append(percent(block) if block else "")
+            if block:
+                samples = block.get("samples_a_cell")
+                depths = len(block["hits"]["512"]) if samples else 5
+                cells[-1] += f" ({samples or 20} samples, {depths} depths)"
+        perplexities = held.get("perplexity_generated", {})
+        perplexities = perplexities.get("perplexity", perplexities)
+        values = [perplexities[n] for n in LENGTHS if n in perplexities]
+        values = [v["perplexity"] if isinstance(v, dict) else v for v in values]
+        rows.append([run, *cells, " / ".join(f"{value:.1f}" for value in values)])
+    return make(["run", "needle, embedded", "needle, NeedleBench's text",
+                 "perplexity of the same 64 tokens"], rows)  # fmt: skip
+
+
+SPEED = {
+    "LoRA, one document": "finetune_speed_h100.json#/rows/0/",
+    "LoRA, `direct`: one attention over the row": "finetune_speed_h100.json#/rows/1/",
+    "LoRA, `adaptive`: four documents of 16K": "finetune_speed_h100.json#/rows/2/",
+    "all weights, FSDP2 and Ulysses": "finetune_speed_two_h100.json#/rows/0/",
+}
+MEMORY = {f"{n} + 32, {kept} kept": f"inference_h100.json#/run {n}+32/modes/{mode}/"
+          for n, kept, mode in (("32K", "bfloat16", "prompt"), ("32K", "float8", "prompt-fp8"),
+                                ("64K", "bfloat16", "prompt"), ("64K", "float8", "prompt-fp8"),
+                                ("128K", "float8", "prompt-fp8"))}  # fmt: skip
+TABLES: dict[str, Callable[[], str]] = {
+    "niah_tiny_models": by_length(
+        ["mean over 5 depths", "256", "512", "1,024", "2,048", "4,096"],
+        SIX_ROWS, "metric=accuracy&", "{score:.0f}", "niah_tiny_models.csv",
+    ),
+    "niah_tiny_models_needlebench": by_length(
+        ["percent, mean over 5 depths, 20 samples a cell", "320", "512"],
+        {label: SIX_ROWS[label] for label in ("tiny-llada", "tiny-llada-long", "tiny-ar")},
+        "metric=accuracy&", "{score:.0f}", "niah_tiny_models_needlebench.csv",
+    ),
+    "ppl_tiny_llada": by_length(
+        ["nats a token", "256", "512", "1,024", "2,048", "4,096"],
+        {label: SIX_ROWS[f"tiny-llada{', ' * (label != 'none')}{label.replace('none', '')}"]
+         for label in ("none", "ntk", "diffusion_ntk")},
+        "", "{nll_per_token:.2f} ± {standard_error:.2f}", "ppl_tiny_llada.csv",
+    ),
+    "ruler_tiny_models": by_length(
+        ["", "512", "1,024"],
+        {label: conditions.replace("title=", "entry=").replace("&scaling=none", "")
+         .replace("&scaling=", ", ") for label, conditions in SIX_ROWS.items()},
+        "benchmark=ruler&column=NIAH&", "{score:.0f}", "leaderboard_tiny_models.csv",
+    ),
+    "probes": grid(
+        ["held-out probe, %", *PROBES],
+        {name: f"{name}.json#/history/-1/" for name in ("tiny-llada", "tiny-ar")},
+        [f"{{{probe}:.0f}}" for probe in PROBES],
+    ),
+    "memory": grid(["", "planned", "measured"], MEMORY,
+                   ["{planned_gb:.1f}", "{peak_allocated_gb:.1f}"]),
+    "finetune_speed": grid(
+        ["", "tokens a row", "GPUs", "s a step", "tokens a second", "MFU",
+         "planned / reserved / allocated GB"],
+        SPEED,
+        ["{length:,}", "{processes}", "{seconds_a_step:#.3g}", "{tokens_per_second:,.0f}",
+         "{mfu:.1%}", "{planned_gb:.1f} / {peak_reserved_gb:.1f} / {peak_allocated_gb:.1f}"],
+    ),
+    "fidelity": fidelity_table,
+    "time": time_table,
+    "interval_coverage": coverage_table,
+    "option_scoring": options_table,
+    "ruler_build": building_table,
+    "study": study_table,
+    "pairs": pairs_table,
+    "scaled": scaled_table,
+    "candidates": candidates_table,
+}  # fmt: skip
+
+
+def rewrite(text: str) -> str:
+    """Return a page's text with every marked table and figure as its record has it."""
+
+    def remake(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        if name not in TABLES:
+            raise ValueError(f"no table {name!r} in benchmarks/documented_figures.py.")
+        return start + TABLES[name]() + end
+
+    def refigure(match: re.Match[str]) -> str:
+        number, rest, reference = match.groups()
+        digits = len(number.partition(".")[2])
+        sign = "+" if number.startswith("+") else ""
+        return f"{look_up(reference):{sign}{',' if ',' in number else ''}.{digits}f}{rest}"
+
+    return FIGURE.sub(refigure, TABLE.sub(remake, text))
+
+
+def main() -> None:
+    """Name the lines that differ from their records, or write them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--write", action="store_true", help="write what differs")
+    given = parser.parse_args()
+    differing = 0
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = rewrite(old)
+        for number, (was, is_now) in enumerate(
+            zip(old.splitlines(), new.splitlines(), strict=False), 1
+        ):
+            if was != is_now:
+                differing += 1
+                print(f"{page.relative_to(ROOT)}:{number}\n- {was}\n+ {is_now}")
+        if given.write and new != old:
+            page.write_text(new, encoding="utf-8")
+    if differing and not given.write:
+        sys.exit(f"{differing} lines differ from their records; --write writes them.")
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

@@ -1,0 +1,90 @@
+"""Every marked figure and table of the docs is its record's, and records say what made them."""
+
+import json
+import re
+import sys
+
+import pytest
+from conftest import REPOSITORY_ROOT
+
+sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
+
+import documented_figures as documented  # noqa: E402
+
+RECORDS = sorted(
+    path
+    for folder in ("docs", "benchmarks")
+    for path in (REPOSITORY_ROOT / folder).glob("records/*.json")
+)
+
+
+@pytest.mark.parametrize("page", documented.PAGES, ids=lambda page: page.name)
+def test_marked_figures_are_their_records(page):
+    text = page.read_text(encoding="utf-8")
+    assert documented.rewrite(text) == text, "run benchmarks/documented_figures.py --write"
+    opened, closed = text.count("<!-- table: "), len(documented.TABLE.findall(text))
+    assert opened == closed, "a table's mark lacks its <!-- end -->"
+    assert text.count("<!-- figure: ") == len(documented.FIGURE.findall(text)), (
+        "a mark stands after no number"
+    )
+
+
+def test_every_table_is_on_a_page():
+    text = "".join(page.read_text(encoding="utf-8") for page in documented.PAGES)
+    assert sorted(match[1] for match in documented.TABLE.findall(text)) == sorted(documented.TABLES)
+
+
+def test_a_wrong_figure_is_found_and_written():
+    mark = "<!-- figure: tiny-llada.json#/seconds -->"
+    assert documented.rewrite(f"It took 507 s{mark}.") == f"It took 508 s{mark}."
+    assert documented.rewrite(f"It took 1.0{mark}") == f"It took 508.3{mark}"
+    table = "<!-- table: niah_tiny_models_needlebench -->\n| tiny-llada | 99 |\n<!-- end -->"
+    assert "| tiny-llada | 100 | 100 |" in documented.rewrite(table)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["no.json#/a", "tiny-llada.json#/no/such", "niah_tiny_models.csv#title=none/score",
+     "niah_tiny_models.csv#title=tiny-llada/no"],
+)  # fmt: skip
+def test_a_reference_to_nothing_is_an_error(reference):
+    with pytest.raises(ValueError, match="no"):
+        documented.look_up(reference)
+
+
+def made_by(value):
+    """Yield every part of a record that says how it was made."""
+    if isinstance(value, dict):
+        if "command" in value or {"recipe", "history"} <= set(value):
+            yield value
+        value = value.values()
+    elif not isinstance(value, list):
+        return
+    for inner in value:
+        yield from made_by(inner)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
+def test_a_record_says_what_made_it(path):
+    parts = list(made_by(json.loads(path.read_text(encoding="utf-8"))))
+    assert parts
+    for part in parts:
+        needed = {"date", "versions", "commit"} | ({"machine"} if "command" in part else {"device"})
+        assert needed <= set(part)
+        # Where the commit is not known, the one that brought the record in is.
+        commit = part["commit"] or part["recorded_in"]
+        assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit)
+
+
+def test_each_table_of_records_has_the_record_that_says_how_it_was_made():
+    tables = sorted((REPOSITORY_ROOT / "docs/records").glob("*.csv"))
+    assert tables
+    assert [path for path in tables if not path.with_suffix(".json").is_file()] == []
+
+
+def test_the_studys_page_is_made_from_its_record(capsys):
+    import finetune_study_report
+
+    records = REPOSITORY_ROOT / "docs/records"
+    finetune_study_report.main([str(records / "finetune_study.json")])
+    assert capsys.readouterr().out == (records / "finetune_study.md").read_text(encoding="utf-8")
