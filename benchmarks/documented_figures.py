@@ -361,10 +361,16 @@ TABLES: dict[str, Callable[[], str]] = {
         "metric=accuracy&", "{score:.0f}", "niah_tiny_models_needlebench.csv",
     ),
     "ppl_tiny_llada": by_length(
-        ["nats a token", "256", "512", "1,024", "2,048", "4,096"],
+        ["", "256", "512", "1,024", "2,048", "4,096"],
         {label: SIX_ROWS[f"tiny-llada{', ' * (label != 'none')}{label.replace('none', '')}"]
          for label in ("none", "ntk", "diffusion_ntk")},
-        "", "{nll_per_token:.2f} ± {standard_error:.2f}", "ppl_tiny_llada.csv",
+        "", "{perplexity:.1f}; {nll_per_token:.2f} ± {standard_error:.2f}", "ppl_tiny_llada.csv",
+    ),
+    "ppl_paired": grid(
+        ["nats a token more than unscaled", "256", "512", "1,024", "2,048"],
+        {name: f"perplexity_paired.json#/{name}/difference/"
+         for name in read_record("perplexity_paired.json")},
+        [f"{{{n}/nats:+.2f}} ± {{{n}/standard_error:.2f}}" for n in (256, 512, 1024, 2048)],
     ),
     "ruler_tiny_models": by_length(
         ["", "512", "1,024"],

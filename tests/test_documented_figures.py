@@ -88,3 +88,30 @@ def test_the_studys_page_is_made_from_its_record(capsys):
     records = REPOSITORY_ROOT / "docs/records"
     finetune_study_report.main([str(records / "finetune_study.json")])
     assert capsys.readouterr().out == (records / "finetune_study.md").read_text(encoding="utf-8")
+
+
+def anchor(heading):
+    """Return the anchor that GitHub gives a heading."""
+    plain = re.sub(r"\[(.+?)\]\(.+?\)|`", lambda match: match[1] or "", heading)
+    return re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    "page", [*documented.PAGES, REPOSITORY_ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_links_and_named_files_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    lost = []
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, part = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        if not path.exists():
+            lost.append(target)
+        elif part and path.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            lost += [target] if part not in map(anchor, headings) else []
+    folders = "configs|benchmarks|tests|docs|opencompass_llada|needlebench|ruler_patches"
+    for name in re.findall(rf"(?<![\w/.])(?:{folders})/[\w./-]+\.(?:py|yaml|md|csv|json)\b", text):
+        if not any((folder / name).exists() for folder in (REPOSITORY_ROOT, page.parent)):
+            lost.append(name)
+    assert lost == []
