@@ -1,6 +1,6 @@
 """The tables and figures of the docs, from their records: checked, or written anew.
 
-    python benchmarks/documented_figures.py            # says which lines differ from their records
+    python benchmarks/documented_figures.py            # shows what differs from the records
     python benchmarks/documented_figures.py --write    # writes them
 
 In a page a table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; `TABLES` says how it
@@ -22,6 +22,7 @@ import statistics
 import string
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import unified_diff
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -370,7 +371,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ["nats a token more than unscaled", "256", "512", "1,024", "2,048"],
         {name: f"perplexity_paired.json#/{name}/difference/"
          for name in read_record("perplexity_paired.json")},
-        [f"{{{n}/nats:+.2f}} ± {{{n}/standard_error:.2f}}" for n in (256, 512, 1024, 2048)],
+        [f"{{{n}/nats:+.3f}} ± {{{n}/standard_error:.3f}}" for n in (256, 512, 1024, 2048)],
     ),
     "ruler_tiny_models": by_length(
         ["", "512", "1,024"],
@@ -431,16 +432,17 @@ def main() -> None:
     for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = rewrite(old)
-        for number, (was, is_now) in enumerate(
-            zip(old.splitlines(), new.splitlines(), strict=False), 1
-        ):
-            if was != is_now:
-                differing += 1
-                print(f"{page.relative_to(ROOT)}:{number}\n- {was}\n+ {is_now}")
-        if given.write and new != old:
+        if new == old:
+            continue
+        differing += 1
+        name = str(page.relative_to(ROOT))
+        print(
+            "\n".join(unified_diff(old.splitlines(), new.splitlines(), name, name, "", "", 0, ""))
+        )
+        if given.write:
             page.write_text(new, encoding="utf-8")
     if differing and not given.write:
-        sys.exit(f"{differing} lines differ from their records; --write writes them.")
+        sys.exit(f"{differing} pages differ from their records; --write writes them.")
 
 
 if __name__ == "__main__":
