@@ -87,6 +87,7 @@ def test_rules_need_fewer_passes_and_a_batch_equals_one(name, value):
     alone = [sample(ToyDenoiser(), [p], config, TOKENS, device="cpu") for p in PROMPTS]
     assert together.token_ids == [output.token_ids[0] for output in alone]
     assert 2 <= min(o.num_forward_passes for o in alone) < 12
+    assert together.passes_per_prompt == [o.num_forward_passes for o in alone]
 
 
 @pytest.mark.parametrize(("name", "value"), [("threshold", 1.0), ("factor", 1e-9)])
@@ -145,6 +146,29 @@ def test_early_stop_in_a_batch_equals_one_at_a_time():
     together = sample(model, PROMPTS, config, TOKENS, device="cpu", **calls)
     assert together.token_ids == [output.token_ids[0] for output in alone]
     assert len({output.num_forward_passes for output in alone}) > 1
+    assert together.passes_per_prompt == [output.num_forward_passes for output in alone]
+    assert together.num_forward_passes == max(together.passes_per_prompt)
+
+
+@pytest.mark.parametrize("block_length", [4, 16])
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.0])
+def test_a_samples_passes_do_not_depend_on_its_batch(block_length, cfg_scale):
+    """Early stop, guidance and rules that reveal several tokens at once, in any batch."""
+    for acceptance, seed in itertools.product(
+        ("scheduled", "threshold", "entropy_bound"), range(3)
+    ):
+        config = SamplerConfig(
+            generation_length=16, block_length=block_length, early_stop=True, cfg_scale=cfg_scale,
+            acceptance=acceptance,
+        )  # fmt: skip
+        model = ToyDenoiser(seed=seed, eos_bias=2.0)
+        alone = [sample(model, [p], config, TOKENS, device="cpu") for p in PROMPTS]
+        passes = [output.num_forward_passes for output in alone]
+        assert [output.passes_per_prompt for output in alone] == [[number] for number in passes]
+        for size in (2, 3, len(PROMPTS)):
+            batches = [PROMPTS[first : first + size] for first in range(0, len(PROMPTS), size)]
+            found = [sample(model, batch, config, TOKENS, device="cpu") for batch in batches]
+            assert sum((output.passes_per_prompt for output in found), []) == passes
 
 
 def test_the_callers_test_stops_after_the_block_and_is_asked_only_then():

@@ -57,7 +57,8 @@ def test_rows_end_at_their_own_end_token_and_passes_are_counted(checkpoint):
         assert generation.num_forward_passes == len(expected)
     assert len(generations[0].token_ids) <= 3
     longest = max(len(g.token_ids) for g in generations)
-    assert engine.totals.num_forward_passes == longest
+    assert engine.totals.num_batch_passes == longest
+    assert engine.totals.num_forward_passes == sum(g.num_forward_passes for g in generations)
     assert engine.totals.num_generated_tokens == sum(len(g.token_ids) for g in generations)
 
 

@@ -82,7 +82,7 @@ def test_costs_are_sums_of_the_records(tmp_path):
     run = write_run(tmp_path / "a", [make_model("one"), make_model("two-ar")], cells)
     one, two = find_costs(collect([run]))
     assert one.seconds_per_sample == pytest.approx(0.02)
-    assert one.nfe_per_sample == pytest.approx(8)
+    assert (one.nfe_per_sample, one.num_batch_passes) == (8, 13 * 20)
     assert one.tokens_per_second == pytest.approx(32 / 0.02)
     assert (one.num_prompts, one.kind, two.kind) == (65, "diffusion", "autoregressive")
     assert one.peak_memory_bytes == 2**30
@@ -94,6 +94,18 @@ def test_costs_are_sums_of_the_records(tmp_path):
     assert one.reason == "12 of 13 cells are recorded"
     assert any("torn" in note for note in collection.notes)
     assert len(make_board(collection)) > 0
+
+
+def test_passes_of_older_records_are_not_taken_for_those_of_samples(tmp_path):
+    run = write_run(tmp_path / "a", [make_model("one")], [ruler_cell("vt", 4096, num_samples=5)])
+    path = run / "provenance/one.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record.pop("num_batch_passes", None)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    [one] = find_costs(collect([run]))
+    assert (one.nfe_per_sample, one.num_batch_passes) == (None, None)
+    assert one.seconds_per_sample == pytest.approx(0.02)
 
 
 def test_a_resumed_cells_record_is_no_total(tmp_path):
@@ -109,7 +121,8 @@ def test_a_resumed_cells_record_is_no_total(tmp_path):
 def test_scoring_that_nothing_counts_is_no_cost_of_zero(tmp_path):
     run = write_run(tmp_path / "a", [make_model("one")], [ruler_cell("vt", 4096)])
     path = run / "provenance/one.jsonl"
-    counted = ("num_prompts", "num_generated_tokens", "num_forward_passes", "seconds")
+    counted = ("num_prompts", "num_generated_tokens", "num_forward_passes", "num_batch_passes",
+               "seconds")  # fmt: skip
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records = [record | {name: 0 for name in counted if name in record} for record in records]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -95,7 +95,7 @@ def test_counts_add_up(model):
     assert [g.num_forward_passes for g in generations] == [6] * 4
     totals = engine.totals
     assert (totals.num_prompts, totals.num_generated_tokens) == (5, 52)
-    assert totals.num_forward_passes == 6 + 4
+    assert (totals.num_forward_passes, totals.num_batch_passes) == (6 * 4 + 4, 6 + 4)
     assert totals.seconds >= sum(g.seconds for g in generations) > 0
     assert "5 prompts, 52 generated tokens" in totals.describe()
 

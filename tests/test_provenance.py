@@ -54,7 +54,7 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
         record = known.datasets["tiny", name]
         # 4 steps of a batch of 2: counted for this data set alone, not since the model's start.
         assert (record["num_prompts"], record["num_generated_tokens"]) == (2, 16)
-        assert record["num_forward_passes"] == 4
+        assert (record["num_forward_passes"], record["num_batch_passes"]) == (8, 4)
         assert 0 < record["seconds"] <= record["wall_seconds"]
         assert record["peak_memory_bytes"] > 1e6
         assert (record["num_samples"], record["dataset_hash"]) == (2, hash_rows(rows))

@@ -264,7 +264,8 @@ def run_with(rule: Any, prompts: list[list[int]], config: SamplerConfig) -> Any:
     forward = RecordingForward(ToyDenoiser(), canvas.lengths_B)
     predictor = Predictor(config, TOKENS, make_generators(seeds, device), device)
     parts = DenoisingParts(forward=forward, predictor=predictor, rule=rule, progress=NoProgress())
-    ids = denoise(canvas, plan, parts)
+    ids, passes = denoise(canvas, plan, parts)
+    forward.passes_per_prompt = passes.tolist()
     return cut_generated(ids, canvas.prompt_lengths, config.generation_length), forward
 
 
@@ -277,6 +278,7 @@ def test_a_rule_may_reveal_more_than_scheduled_and_a_batch_still_equals_one(
     alone = [run_with(ThresholdRule(), [prompt], config) for prompt in PROMPTS]
     assert together == [ids[0] for ids, _ in alone]
     passes = [single.num_forward_passes for _, single in alone]
+    assert forward.passes_per_prompt == passes
     assert len(set(passes)) > 1, "rows differ in their number of steps, or the test shows nothing"
     assert max(passes) <= forward.num_forward_passes < 12
     assert forward.starts == [[5, 8, 0, 1], [11, 14, 6, 7]]

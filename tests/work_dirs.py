@@ -183,6 +183,7 @@ def _write_provenance(
                 "num_prompts": number,
                 "num_generated_tokens": 32 * number,
                 "num_forward_passes": (8 + 2 * place) * number,
+                "num_batch_passes": (8 + 2 * place) * number // 2,
                 "seconds": 0.02 * (1 + place) * number,
                 "wall_seconds": 0.03 * (1 + place) * number,
                 "peak_memory_bytes": 2**30,

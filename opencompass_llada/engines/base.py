@@ -22,8 +22,9 @@ class Generation:
     autoregressive model stops after its first end token."""
 
     num_forward_passes: int
-    """Forward passes that this row took part in (NFE). An autoregressive model's first pass reads
-    the prompt, each further one a token."""
+    """Forward passes that this row went through until its answer was complete (NFE), whatever
+    batch it was in. An autoregressive model's first pass reads the prompt, each further one a
+    token."""
 
     seconds: float
     """Wall time of the batch divided by its rows."""
@@ -37,26 +38,29 @@ class Totals:
         self.num_prompts = 0
         self.num_generated_tokens = 0
         self.num_forward_passes = 0
+        self.num_batch_passes = 0
         self.seconds = 0.0
 
-    def add(self, generations: Sequence[Generation], num_forward_passes: int) -> None:
+    def add(self, generations: Sequence[Generation], num_batch_passes: int) -> None:
         """Count a batch.
 
         Args:
             generations: What its prompts gave.
-            num_forward_passes: Passes of the batch as a whole.
+            num_batch_passes: Passes of the batch as a whole.
         """
         self.num_prompts += len(generations)
         self.num_generated_tokens += sum(len(g.token_ids) for g in generations)
-        self.num_forward_passes += num_forward_passes
+        self.num_forward_passes += sum(g.num_forward_passes for g in generations)
+        self.num_batch_passes += num_batch_passes
         self.seconds += sum(g.seconds for g in generations)
 
     def describe(self) -> str:
-        """Return one line; passes count once a batch."""
+        """Return one line."""
         rate = self.num_generated_tokens / self.seconds if self.seconds else 0.0
         return (
             f"{self.num_prompts} prompts, {self.num_generated_tokens} generated tokens, "
-            f"{self.num_forward_passes} forward passes of a batch, {self.seconds:.1f} s "
+            f"{self.num_forward_passes} forward passes of prompts in {self.num_batch_passes} of "
+            f"batches, {self.seconds:.1f} s "
             f"({rate:.1f} generated tokens/s)"
         )
 

@@ -125,10 +125,10 @@ class MaskedDiffusionEngine:
         generations = [
             Generation(
                 token_ids=token_ids,
-                num_forward_passes=output.num_forward_passes,
+                num_forward_passes=passes,
                 seconds=seconds / len(prompts),
             )
-            for token_ids in output.token_ids
+            for token_ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
         ]
         self.totals.add(generations, output.num_forward_passes)
         return generations

@@ -33,7 +33,9 @@ class Cost:
     seconds_per_sample: float | None
     """Mean."""
     nfe_per_sample: float | None
-    """Forward passes of a batch, a sample."""
+    """Forward passes that a sample went through until its answer was complete, mean."""
+    num_batch_passes: int | None
+    """Forward passes of batches: the model's calls."""
     num_generated_tokens: int | None
     """Asked for; prompts are not counted."""
     tokens_per_second: float | None
@@ -89,11 +91,13 @@ def _add_up(
     prompts = _total(records, "num_prompts") if whole else None
     seconds = _total(records, "seconds") if whole else None
     tokens = _total(records, "num_generated_tokens") if whole else None
-    passes = _total(records, "num_forward_passes") if whole else None
+    batch_passes = _total(records, "num_batch_passes") if whole else None
+    # Records without them are of versions whose passes were the batches'.
+    passes = None if batch_passes is None else _total(records, "num_forward_passes")
     peaks = [record.get("peak_memory_bytes") for record in records]
     measured = bool(prompts and seconds)
     if not measured:  # nothing was counted, which is no cost of 0
-        prompts = seconds = tokens = passes = None
+        prompts = seconds = tokens = passes = batch_passes = None
     reason = "" if whole else f"{recorded} of {len(members)} cells are recorded"
     if resumed:
         reason = f"{resumed} records are of resumed cells and count the last part alone"
@@ -109,6 +113,7 @@ def _add_up(
         seconds=seconds,
         seconds_per_sample=seconds / prompts if seconds and prompts else None,
         nfe_per_sample=passes / prompts if passes is not None and prompts else None,
+        num_batch_passes=int(batch_passes) if batch_passes is not None else None,
         num_generated_tokens=int(tokens) if tokens is not None else None,
         tokens_per_second=tokens / seconds if tokens and seconds else None,
         peak_memory_bytes=max(peaks) if whole and peaks and None not in peaks else None,  # type: ignore[type-var]

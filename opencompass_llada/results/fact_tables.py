@@ -68,6 +68,7 @@ def make_costs(costs: Sequence[Cost]) -> Table:
             (cost.seconds, "{:.1f}"),
             (cost.seconds_per_sample, "{:.3g}"),
             (cost.nfe_per_sample, "{:.4g}"),
+            (cost.num_batch_passes, "{:,.0f}"),
             (cost.tokens_per_second, "{:.1f}"),
             (None if memory is None else memory / 2**30, "{:.2f}"),
         )
@@ -84,12 +85,13 @@ def make_costs(costs: Sequence[Cost]) -> Table:
         name="cost",
         title="Cost of generation",
         heads=("model", "kind", "benchmark", "seconds", "seconds a sample", "NFE a sample",
-               "generated tokens/s", "peak memory, GiB", "device"),
+               "passes of batches", "generated tokens/s", "peak memory, GiB", "device"),
         rows=tuple(rows),
         num_labels=3,
         notes=(
-            "Seconds in the model, loading left out. NFE: forward passes of a batch, divided by "
-            "the samples. Prompt tokens are not counted as generated. Memory: tensors on the GPU; "
+            "Seconds in the model, loading left out. NFE: forward passes that a sample went "
+            "through until its answer was complete, as many as alone. Passes of batches: the "
+            "model's calls, each for all samples of a batch. Prompt tokens are not counted as generated. Memory: tensors on the GPU; "
             "on a CPU the peak of the whole process, which the next data set inherits.",
         ),
     )  # fmt: skip

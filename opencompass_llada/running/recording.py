@@ -22,7 +22,9 @@ from opencompass_llada.results.provenance import add_record, describe_environmen
 logger = get_logger(__name__)
 
 #: Fields of `engines.Totals`, and what they are called in a record.
-COUNTERS = ("num_prompts", "num_generated_tokens", "num_forward_passes", "seconds")
+COUNTERS = (
+    *("num_prompts", "num_generated_tokens", "num_forward_passes", "num_batch_passes", "seconds"),
+)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class DenoisingParts:
     """Tells when the rest cannot change the answers; None goes on to the end."""
 
 
-def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> Tensor:
+def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> tuple[Tensor, Tensor]:
     """Finish all blocks from left to right.
 
     Args:
@@ -53,28 +53,35 @@ def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> Tensor:
 
     Returns:
         Tokens, int64 [B, L], with every mask between prompt and padding revealed, or filled after
-        the answers' ends.
+        the answers' ends; and the forward passes of each row, int64 [B], as many as alone: those
+        at which it had something to reveal and its answer was not complete.
 
     Raises:
         FloatingPointError: If the model's logits are not finite.
         RuntimeError: If the rule leaves a position of a block masked.
     """
     ids_BL = canvas.ids_BL
+    passes_B = torch.zeros_like(canvas.prompt_lengths_B)
     parts.progress.start_batch(len(canvas.prompt_lengths), plan)
     try:
         for block_index in range(plan.num_blocks):
             starts_B = canvas.prompt_lengths_B + block_index * plan.block_length
-            ids_BL, stopped = denoise_block(ids_BL, starts_B, block_index, plan, parts)
+            ids_BL, block_passes_B, stopped = denoise_block(
+                ids_BL, starts_B, block_index, plan, parts
+            )
+            passes_B = passes_B + block_passes_B
             if stopped:
                 break
     finally:
         parts.progress.finish_batch()
-    return ids_BL if parts.early_stop is None else parts.early_stop.fill(ids_BL)
+    if parts.early_stop is not None:
+        ids_BL = parts.early_stop.fill(ids_BL)
+    return ids_BL, passes_B
 
 
 def denoise_block(
     ids_BL: Tensor, starts_B: Tensor, block_index: int, plan: BlockPlan, parts: DenoisingParts
-) -> tuple[Tensor, bool]:
+) -> tuple[Tensor, Tensor, bool]:
     """Reveal every position of one block, or those that can still change the answers.
 
     Args:
@@ -85,8 +92,8 @@ def denoise_block(
         parts: What the loop is put together from.
 
     Returns:
-        Tokens, int64 [B, L], positions outside the block as they were; and whether all answers are
-        complete.
+        Tokens, int64 [B, L], positions outside the block as they were; the block's forward passes
+        of each row, int64 [B]; and whether all answers are complete.
 
     Raises:
         FloatingPointError: If the model's logits are not finite.
@@ -95,21 +102,26 @@ def denoise_block(
     parts.forward.start_block(ids_BL, starts_B, plan.block_length)
     block = open_block(starts_B, plan.block_length)
     finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
+    passes_B = torch.zeros_like(starts_B)
     for step in plan_steps(plan):
         if block.num_positions == 0:
             break
+        active_B, before = block.masked_BK.any(dim=1), parts.forward.num_forward_passes
+        if parts.early_stop is not None:
+            active_B = active_B & ~parts.early_stop.complete_B
         ids_BL, block, step_finite = denoise_step(ids_BL, block, step, parts)
+        passes_B = passes_B + active_B * (parts.forward.num_forward_passes - before)
         finite = finite & step_finite
         parts.progress.finish_step(block_index, step.index)
         if parts.early_stop is not None and parts.early_stop.after_step(ids_BL, block):
             _check_finite(finite, block_index)
-            return ids_BL, True
+            return ids_BL, passes_B, True
     _check_finite(finite, block_index)
     _check_finished(block, block_index)
     if parts.early_stop is None:
-        return ids_BL, False
+        return ids_BL, passes_B, False
     num_finished = (block_index + 1) * plan.block_length
-    return ids_BL, parts.early_stop.after_block(ids_BL, num_finished)
+    return ids_BL, passes_B, parts.early_stop.after_block(ids_BL, num_finished)
 
 
 def denoise_step(

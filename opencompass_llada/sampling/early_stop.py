@@ -49,6 +49,8 @@ class EarlyStop:
         self._is_complete = is_complete
         self._complete_from: list[int | None] = [None] * len(canvas.prompt_lengths)
         self._flag = LaggedFlag(device)
+        #: Rows whose answers are complete, bool [B].
+        self.complete_B = torch.zeros(len(canvas.prompt_lengths), dtype=torch.bool, device=device)
 
     def after_step(self, ids_BL: Tensor, block: BlockState) -> bool:
         """Return whether every row was seen to be complete, at this step or an earlier one.
@@ -60,8 +62,8 @@ class EarlyStop:
         places_BK = places_BK + torch.arange(block.masked_BK.shape[1], device=ids_BL.device)
         revealed_BN = revealed_BN.scatter(1, places_BK, ~block.masked_BK)
         known_BN = revealed_BN.cumprod(dim=1).bool()
-        ended_B = (self._is_end(ids_BL) & known_BN).any(dim=1)
-        return self._flag.submit(ended_B.all())
+        self.complete_B = self.complete_B | (self._is_end(ids_BL) & known_BN).any(dim=1)
+        return self._flag.submit(self.complete_B.all())
 
     def after_block(self, ids_BL: Tensor, num_finished: int) -> bool:
         """Return whether every row is complete, given that many finished tokens in each."""
@@ -72,7 +74,9 @@ class EarlyStop:
                 complete = self._is_complete(rows_BN[row].tolist())
                 self._complete_from[row] = num_finished if complete else None
         pairs = zip(ended, self._complete_from, strict=True)
-        return all(end or complete is not None for end, complete in pairs)
+        complete = [end or found is not None for end, found in pairs]
+        self.complete_B = torch.tensor(complete, device=ids_BL.device)
+        return all(complete)
 
     def fill(self, ids_BL: Tensor) -> Tensor:
         """Return the tokens with end tokens after each answer's end."""

@@ -38,6 +38,7 @@ From Dream's alone:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,8 +79,11 @@ class SamplerOutput:
     """Generated ids of each prompt, exactly ``generation_length`` each."""
 
     num_forward_passes: int
-    """Forward passes for each prompt: a pass of the batch counts once for every row, guidance
-    takes two."""
+    """Forward passes of the batch; guidance takes two."""
+
+    passes_per_prompt: list[int] = dataclasses.field(default_factory=list)
+    """Forward passes that each prompt went through until its answer was complete, as many as it
+    takes alone; the batch's further ones are for the other prompts."""
 
     num_full_passes: int = 0
     """Those of them that ran every token; the rest used kept keys and values."""
@@ -141,10 +145,11 @@ def sample(
         if config.early_stop
         else None,
     )
-    ids_BL = denoise(canvas, plan, parts)
+    ids_BL, passes_B = denoise(canvas, plan, parts)
     return SamplerOutput(
         token_ids=cut_generated(ids_BL, canvas.prompt_lengths, plan.generation_length),
         num_forward_passes=parts.forward.num_forward_passes,
+        passes_per_prompt=passes_B.tolist(),
         num_full_passes=parts.forward.num_full_passes,
     )
 

@@ -91,7 +91,7 @@ def _totals(records: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "data set hashes", f"{len(hashes)} different; all in provenance.json"
     for name, form in (("wall_seconds", "{:.1f}"), ("num_prompts", "{:,.0f}"),
                        ("num_generated_tokens", "{:,.0f}"), ("num_forward_passes", "{:,.0f}"),
-                       ("seconds", "{:.1f}")):  # fmt: skip
+                       ("num_batch_passes", "{:,.0f}"), ("seconds", "{:.1f}")):  # fmt: skip
         values = [record.get(name) for record in records]
         known = [value for value in values if isinstance(value, int | float)]
         shown = form.format(sum(known)) if len(known) == len(values) else _NOT_RECORDED
