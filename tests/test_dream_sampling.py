@@ -16,8 +16,8 @@ from torch import Tensor
 from toy_denoiser import TOKENS, ToyDenoiser
 
 from opencompass_llada.sampling import (
-    REMASKING_STRATEGIES,
     SCHEDULES,
+    STRATEGIES,
     SamplerConfig,
     SpecialTokens,
     parse_sampler_config,
@@ -278,11 +278,7 @@ def test_bad_values_and_options_without_effect_are_refused(
 
 @pytest.mark.parametrize(
     ("remasking", "schedule"),
-    [
-        pair
-        for pair in itertools.product(REMASKING_STRATEGIES, SCHEDULES)
-        if pair != ("origin", "even")
-    ],
+    [pair for pair in itertools.product(STRATEGIES, SCHEDULES) if pair != ("origin", "even")],
 )
 def test_every_strategy_finishes_under_every_schedule(remasking: str, schedule: str) -> None:
     model = ToyDenoiser(mask_bias=-1e9)

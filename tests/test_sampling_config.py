@@ -6,17 +6,22 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_denoiser import TOKENS, ToyDenoiser
 
 from opencompass_llada.sampling import (
+    STRATEGIES,
     BlockPlan,
     SamplerConfig,
     SpecialTokens,
+    Strategy,
     cap_steps,
     parse_sampler_config,
     plan_blocks,
     reveals_per_step,
+    sample,
 )
 
 
@@ -164,3 +169,50 @@ def test_capped_steps_of_one_call_do_not_reach_the_next() -> None:
 def test_capping_nonsense_is_an_error(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1; use a positive number"):
         cap_steps(*arguments)
+
+
+def test_a_strategy_from_outside_is_one_entry_and_ranks_by_its_own_score(monkeypatch):
+    seen = []
+
+    def later_tokens_first(probabilities_PV, tokens_P):
+        seen.append(probabilities_PV)
+        assert torch.allclose(probabilities_PV.sum(-1), torch.ones(len(tokens_P)).double())
+        return torch.arange(len(tokens_P), dtype=torch.float64)
+
+    order = []
+
+    class Watched(ToyDenoiser):
+        def __call__(self, ids_BL, positions_BP, lengths_B=None):
+            order.append((ids_BL[0] == TOKENS.mask_token_id).sum().item())
+            masked = ids_BL[0, 2:] == TOKENS.mask_token_id
+            assert masked.tolist() == sorted(masked.tolist(), reverse=True), "from the right"
+            return super().__call__(ids_BL, positions_BP, lengths_B)
+
+    monkeypatch.setitem(
+        STRATEGIES, "rightmost", Strategy(schedule="even", score=later_tokens_first)
+    )
+    config = SamplerConfig(generation_length=6, block_length=6, remasking="rightmost")
+    sample(Watched(), [[1, 2]], config, TOKENS, device="cpu")
+    assert (order, len(seen)) == ([6, 5, 4, 3, 2, 1], 6)
+    assert not config.draws
+    monkeypatch.setitem(
+        STRATEGIES, "chance", Strategy(schedule="timesteps", score=None, independent=True)
+    )
+    chance = SamplerConfig(generation_length=8, remasking="chance", seed=3)
+    origin = SamplerConfig(generation_length=8, remasking="origin", seed=3)
+    ids = [sample(ToyDenoiser(), [[1, 2]], c, TOKENS, device="cpu") for c in (chance, origin)]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schedule": "evne", "score": None}, "Did you mean 'even'"),
+        ({"schedule": "even", "score": None, "of_token": True}, "give a score"),
+        ({"schedule": "even", "score": None, "independent": True}, "schedule='timesteps' alone"),
+        ({"schedule": "even"}, "score"),
+    ],
+)
+def test_a_strategy_cannot_be_half_filled(fields, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Strategy(**fields)

@@ -91,8 +91,9 @@ def make_costs(costs: Sequence[Cost]) -> Table:
         notes=(
             "Seconds in the model, loading left out. NFE: forward passes that a sample went "
             "through until its answer was complete, as many as alone. Passes of batches: the "
-            "model's calls, each for all samples of a batch. Prompt tokens are not counted as generated. Memory: tensors on the GPU; "
-            "on a CPU the peak of the whole process, which the next data set inherits.",
+            "model's calls, each for all samples of a batch. Prompt tokens are not counted as "
+            "generated. Memory: tensors on the GPU; on a CPU the peak of the whole process, which "
+            "the next data set inherits.",
         ),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Any
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.table import dotted_name
+from opencompass_llada.sampling import STRATEGIES
 
 #: Parts of a data set's config that do not change what the model is asked: names, places in the
 #: grid (`identity` compares those), how answers are scored, and how many samples there are.
@@ -24,7 +25,6 @@ NOT_PROMPTS = ("abbr", "type", "eval_cfg", "length", "depth", "task", "benchmark
                "generation_reserve", "tokens_to_generate")  # fmt: skip
 DIFFUSION_TYPES = ("llada", "dream")
 _NO_SAMPLER = "defaults"
-_RANDOM_REMASKING = ("random", "origin")
 
 
 def describe_sampler(model: Mapping[str, Any]) -> str:
@@ -39,7 +39,8 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
     options["seed"] = options.get("seed", model.get("seed"))
     options["dtype"] = model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype")
     options["draws"] = (model.get("likelihood") or {}).get("num_draws")
-    random = options.get("temperature") or options.get("remasking") in _RANDOM_REMASKING
+    strategy = STRATEGIES.get(str(options.get("remasking")))
+    random = options.get("temperature") or (strategy is not None and not strategy.confident)
     left_out = ("generation_length", "max_out_len", *(() if random else ("seed",)))
     named = [
         f"{name}={value}"

@@ -36,7 +36,7 @@ from opencompass_llada.sampling.progress import (
     ProgressBar,
     make_progress,
 )
-from opencompass_llada.sampling.remasking import REMASKING_STRATEGIES
+from opencompass_llada.sampling.remasking import STRATEGIES, Strategy
 from opencompass_llada.sampling.sampler import SamplerOutput, sample
 from opencompass_llada.sampling.schedule import (
     SCHEDULES,
@@ -54,8 +54,8 @@ __all__ = [
     "RuleKind",
     "parse_acceptance_options",
     "PROGRESS_VARIABLE",
-    "REMASKING_STRATEGIES",
     "SCHEDULES",
+    "STRATEGIES",
     "AcceptanceRule",
     "BlockPlan",
     "CacheOptions",
@@ -75,6 +75,7 @@ __all__ = [
     "SamplerOutput",
     "ScheduledAcceptance",
     "SpecialTokens",
+    "Strategy",
     "StepContext",
     "StepPlan",
     "cap_steps",

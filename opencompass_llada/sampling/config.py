@@ -19,7 +19,6 @@ from opencompass_llada.sampling.acceptance_options import (
 )
 from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
 from opencompass_llada.sampling.remasking import (
-    REMASKING_STRATEGIES,
     STRATEGIES,
     check_combinations,
 )
@@ -113,10 +112,8 @@ class SamplerConfig:
         _check_bool("suppress_eos_logits", self.suppress_eos_logits)
         _check_bool("early_stop", self.early_stop)
         _check_bool("suppress_eos_eot_confidence", self.suppress_eos_eot_confidence)
-        if self.remasking not in REMASKING_STRATEGIES:
-            raise ValueError(
-                unknown_name_message("remasking", str(self.remasking), REMASKING_STRATEGIES)
-            )
+        if not isinstance(self.remasking, str) or self.remasking not in STRATEGIES:
+            raise ValueError(unknown_name_message("remasking", str(self.remasking), STRATEGIES))
         if self.schedule is not None and self.schedule not in SCHEDULES:
             raise ValueError(unknown_name_message("schedule", str(self.schedule), SCHEDULES))
         check_combinations(self)

@@ -18,13 +18,7 @@ from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.filtering import keep_likely
 from opencompass_llada.sampling.noise import gumbel_argmax
 from opencompass_llada.sampling.remasking import STRATEGIES
-from opencompass_llada.sampling.scores import (
-    margins,
-    negative_entropies,
-    perturb,
-    random_scores,
-    token_probabilities,
-)
+from opencompass_llada.sampling.scores import perturb, random_scores
 
 
 class Prediction(NamedTuple):
@@ -98,24 +92,17 @@ class Predictor:
             logits_PV, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
         )
         tokens_P = predict_tokens(likely_PV, config.temperature, count, generator)
-        if not self._strategy.confident:
+        if self._strategy.score is None:
             return tokens_P, random_scores(count, generator, len(tokens_P))
         if self._strategy.of_drawn_distribution:
             judged_PV = likely_PV.double() / (config.temperature or 1.0)
         else:
             judged_PV = logits_PV
-        scores_P = self._judge(judged_PV, tokens_P)
+        judged_PV = suppress(judged_PV, self._revealed_last_N).double().softmax(dim=-1)
+        scores_P = self._strategy.score(judged_PV, tokens_P)
         if config.remasking_temperature:
             scores_P = perturb(scores_P, config.remasking_temperature, count, generator)
         return tokens_P, scores_P
-
-    def _judge(self, logits_PV: Tensor, tokens_P: Tensor) -> Tensor:
-        probabilities_PV = suppress(logits_PV, self._revealed_last_N).double().softmax(dim=-1)
-        if self._strategy.of_token:
-            return token_probabilities(probabilities_PV, tokens_P)
-        if self._config.remasking == "topk_margin":
-            return margins(probabilities_PV)
-        return negative_entropies(probabilities_PV)
 
 
 def suppress(logits_PV: Tensor, token_ids_N: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The remasking strategies: what each goes by, and which options it leaves without effect.
 
-A table and its checks; the scores are made in ``scores.py``, the choice in ``acceptance.py``.
+A table and its checks. An entry of `STRATEGIES`, made here or outside, is all that a strategy
+needs. The entries' score functions are in ``scores.py``, the choice in ``acceptance.py``.
 
 LLaDA's (generate.py of github.com/ML-GSAI/LLaDA) and Dream's (``alg`` in generation_utils.py of
 Dream-org/Dream-v0-Instruct-7B) differ in three ways: LLaDA's confidence is the token's probability
@@ -12,8 +13,15 @@ temperature, top-p and top-k); LLaDA spreads reveals evenly, Dream goes by times
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from opencompass_llada.options import unknown_name_message
+from opencompass_llada.sampling.schedule import SCHEDULES
+from opencompass_llada.sampling.scores import margins, negative_entropies, token_probabilities
 
 if TYPE_CHECKING:
     from opencompass_llada.sampling.config import SamplerConfig
@@ -26,8 +34,14 @@ class Strategy:
     schedule: str
     """The schedule that it was published with."""
 
-    confident: bool
-    """Whether positions are ranked by what the model says, and not by chance."""
+    score: Callable[[Tensor, Tensor], Tensor] | None
+    """How positions are ranked by what the model says: ``(probabilities_PV, tokens_P) ->
+    scores_P``, float64 probabilities and predicted tokens of a row's masked positions to float64
+    scores, higher is revealed sooner. None ranks them by chance."""
+
+    independent: bool = False
+    """Whether each position is revealed by a chance of its own, which the schedule gives, and not
+    as many as scheduled. Only with score None and a schedule of timesteps."""
 
     of_drawn_distribution: bool = False
     """Whether that is read off the distribution after temperature, top-p and top-k."""
@@ -35,18 +49,41 @@ class Strategy:
     of_token: bool = False
     """Whether that is the predicted token's own probability."""
 
+    def __post_init__(self) -> None:
+        """Check that the fields fit together.
+
+        Raises:
+            ValueError: With the fields and the rule.
+        """
+        if self.schedule not in SCHEDULES:
+            raise ValueError(unknown_name_message("schedule", self.schedule, SCHEDULES))
+        if self.score is None and (self.of_drawn_distribution or self.of_token):
+            raise ValueError(
+                f"{self}: of_drawn_distribution and of_token say what a score is read off; give a "
+                "score, or leave them out"
+            )
+        if self.independent and (self.score is not None or self.schedule != "timesteps"):
+            raise ValueError(
+                f"{self}: independent=True reveals by the chances of schedule='timesteps' alone; "
+                "give score=None and that schedule"
+            )
+
+    @property
+    def confident(self) -> bool:
+        """Whether positions are ranked by what the model says, and not by chance."""
+        return self.score is not None
+
 
 STRATEGIES = {
-    "low_confidence": Strategy(schedule="even", confident=True, of_token=True),
-    "random": Strategy(schedule="even", confident=False),
-    "origin": Strategy(schedule="timesteps", confident=False),
+    "low_confidence": Strategy(schedule="even", score=token_probabilities, of_token=True),
+    "random": Strategy(schedule="even", score=None),
+    "origin": Strategy(schedule="timesteps", score=None, independent=True),
     "maskgit_plus": Strategy(
-        schedule="timesteps", confident=True, of_drawn_distribution=True, of_token=True
+        schedule="timesteps", score=token_probabilities, of_drawn_distribution=True, of_token=True
     ),
-    "topk_margin": Strategy(schedule="timesteps", confident=True, of_drawn_distribution=True),
-    "entropy": Strategy(schedule="timesteps", confident=True, of_drawn_distribution=True),
+    "topk_margin": Strategy(schedule="timesteps", score=margins, of_drawn_distribution=True),
+    "entropy": Strategy(schedule="timesteps", score=negative_entropies, of_drawn_distribution=True),
 }
-REMASKING_STRATEGIES = tuple(STRATEGIES)
 
 
 def check_combinations(config: SamplerConfig) -> None:
@@ -83,8 +120,8 @@ def check_combinations(config: SamplerConfig) -> None:
             f"timestep_eps={config.timestep_eps} has no effect with schedule="
             f"{config.resolved_schedule!r}; leave it out, or use schedule='timesteps'"
         )
-    if name == "origin" and config.resolved_schedule != "timesteps":
+    if strategy.independent and config.resolved_schedule != "timesteps":
         raise ValueError(
-            f"schedule={config.schedule!r} gives no probabilities, by which remasking='origin' "
+            f"schedule={config.schedule!r} gives no probabilities, by which remasking={name!r} "
             "reveals; use schedule='timesteps' (or None), or remasking='random'"
         )

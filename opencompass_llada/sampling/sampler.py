@@ -66,6 +66,7 @@ from opencompass_llada.sampling.kept_forward import KeptForward, PassProvider
 from opencompass_llada.sampling.noise import derive_seed, make_generators
 from opencompass_llada.sampling.prediction import Predictor
 from opencompass_llada.sampling.progress import NoProgress, Progress
+from opencompass_llada.sampling.remasking import STRATEGIES
 from opencompass_llada.sampling.schedule import BlockPlan, plan_blocks
 
 _logger = get_logger(__name__)
@@ -166,7 +167,8 @@ def make_rule(config: SamplerConfig) -> AcceptanceRule:
     asked = config.acceptance.make()
     if asked is not None:
         return asked
-    return IndependentAcceptance() if config.remasking == "origin" else ScheduledAcceptance()
+    independent = STRATEGIES[config.remasking].independent
+    return IndependentAcceptance() if independent else ScheduledAcceptance()
 
 
 def make_forward_policy(

@@ -30,11 +30,12 @@ def token_probabilities(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
     return probabilities_PV.gather(-1, tokens_P[:, None])[:, 0].nan_to_num(nan=0.0)
 
 
-def margins(probabilities_PV: Tensor) -> Tensor:
+def margins(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
     """Return by how much the likeliest token leads over the second (``topk_margin``).
 
     Args:
         probabilities_PV: Float64; at least two entries.
+        tokens_P: Not looked at.
 
     Returns:
         Float64 [P] in [0, 1], whichever token was drawn.
@@ -43,13 +44,14 @@ def margins(probabilities_PV: Tensor) -> Tensor:
     return best_P2[:, 0] - best_P2[:, 1]
 
 
-def negative_entropies(probabilities_PV: Tensor) -> Tensor:
+def negative_entropies(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
     """Return minus the entropy in nats (``entropy``).
 
     Differs from the published code by at most 1e-10 a token, which it adds inside the logarithm.
 
     Args:
         probabilities_PV: Float64.
+        tokens_P: Not looked at.
 
     Returns:
         Float64 [P], at most 0, whichever token was drawn.
