@@ -74,9 +74,9 @@ class EarlyStop:
                 complete = self._is_complete(rows_BN[row].tolist())
                 self._complete_from[row] = num_finished if complete else None
         pairs = zip(ended, self._complete_from, strict=True)
-        complete = [end or found is not None for end, found in pairs]
-        self.complete_B = torch.tensor(complete, device=ids_BL.device)
-        return all(complete)
+        done = [bool(end) or found is not None for end, found in pairs]
+        self.complete_B = torch.tensor(done, device=ids_BL.device)
+        return all(done)
 
     def fill(self, ids_BL: Tensor) -> Tensor:
         """Return the tokens with end tokens after each answer's end."""
