@@ -2,9 +2,11 @@
 
     python benchmarks/interval_coverage.py
 
-Cases: one cell of hits; 13 tasks of different rates; needles shared by 66 cells, few of them hard.
-Compared: ours, the normal interval (mean plus or minus 1.96 standard errors) and the percentile
-bootstrap over the same units. Writes benchmarks/records/interval_coverage.json.
+Cases: one cell of hits; 13 tasks of different rates; needles shared by 66 cells, few of them hard,
+each in one sample of a cell, or drawn for each sample from half as many; the difference of two
+settings of which the second loses some samples, wholly or in part. Compared: ours, the normal
+interval (mean plus or minus 1.96 standard errors) and the percentile bootstrap over samples. Writes
+benchmarks/records/interval_coverage.json.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from recording import ROOT, describe_run, write_record
 from opencompass_llada.results.intervals import (
     Stratum,
     clustered_interval,
+    paired_interval,
     stratified_interval,
     wilson,
 )
@@ -60,12 +63,37 @@ def needles(rng: np.random.Generator, number: int, rate: float) -> np.ndarray:
     return (rng.random((66, number)) < own).mean(axis=0)[None] * 100
 
 
+def drawn_needles(rng: np.random.Generator, number: int, rate: float) -> np.ndarray:
+    """Return the mean over 66 cells of samples that each take one of half as many needles."""
+    own = rng.beta(2 * rate, 2 * (1 - rate), number // 2)
+    hits = (rng.random((66, number // 2)) < own).mean(axis=0) * 100
+    # The needle's mean tells it from others, and `ours` knows it by that.
+    return (hits + 1e-9 * np.arange(number // 2))[rng.integers(0, number // 2, number)][None]
+
+
+def losses(rng: np.random.Generator, number: int, rate: float) -> np.ndarray:
+    """Return differences of samples that the second setting loses at a rate."""
+    return (rng.random((1, number)) < rate) * -100.0
+
+
+def graded_losses(rng: np.random.Generator, number: int, rate: float) -> np.ndarray:
+    """Return differences as of `losses`, of some part of the score each."""
+    return losses(rng, number, rate) * rng.uniform(0, 1, (1, number))
+
+
 def ours(case: str, units_SN: np.ndarray) -> Interval:
     """Return the interval that the leaderboard shows."""
     if case == "one cell":
         return wilson(float(units_SN.mean()), units_SN.shape[1])
     if case == "needles":
         return clustered_interval(list(units_SN[0]))
+    if case == "drawn needles":
+        means, sizes = np.unique(units_SN[0], return_counts=True)
+        return clustered_interval(list(np.minimum(means, 100)), sizes=list(map(int, sizes)))
+    if case in PAIRED:
+        found = paired_interval(list(units_SN[0]))
+        assert found is not None, "differences lie within 100 points"
+        return found
     weight = 1 / len(units_SN)
     return stratified_interval([Stratum(weight=weight, scores=tuple(row)) for row in units_SN])
 
@@ -74,7 +102,12 @@ CASES: dict[str, Callable[..., np.ndarray]] = {
     "one cell": one_cell,
     "13 tasks": tasks,
     "needles": needles,
+    "drawn needles": drawn_needles,
+    "losses": losses,
+    "graded losses": graded_losses,
 }
+#: Cases of a difference: the mean of a sample that is lost, in points.
+PAIRED = {"losses": -100.0, "graded losses": -50.0}
 
 
 def measure(case: str, number: int, rate: float) -> dict[str, Any]:
@@ -82,6 +115,7 @@ def measure(case: str, number: int, rate: float) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     inside = dict.fromkeys(("ours", "normal", "bootstrap"), 0)
     width = dict.fromkeys(inside, 0.0)
+    truth = PAIRED.get(case, 100.0) * rate
     for _ in range(REPEATS):
         units = CASES[case](rng, number, rate)
         found = {
@@ -90,7 +124,7 @@ def measure(case: str, number: int, rate: float) -> dict[str, Any]:
             "bootstrap": bootstrap(units, rng),
         }
         for name, (low, high) in found.items():
-            inside[name] += low <= 100 * rate <= high
+            inside[name] += low - 1e-6 <= truth <= high + 1e-6
             width[name] += (high - low) / REPEATS
     coverage = {name: round(100 * count / REPEATS, 1) for name, count in inside.items()}
     rounded = {name: round(value, 1) for name, value in width.items()}
@@ -102,8 +136,8 @@ def main() -> None:
     results = [
         measure(case, number, rate)
         for case in CASES
-        for number in (5, 10, 50)
-        for rate in (0.5, 0.9, 0.98)
+        for number in ((5, 10, 20, 50, 100) if case in PAIRED else (5, 10, 50))
+        for rate in ((0.0, 0.02, 0.1, 0.3) if case in PAIRED else (0.5, 0.9, 0.98))
     ]
     print("| case | samples | rate | ours: coverage, width | normal | bootstrap |")
     print("|---|---:|---:|---:|---:|---:|")

@@ -34,14 +34,47 @@ def lengths_of(scores):
         ([95, 90, 86], "≥ 16,384", "≥ 16,384"),
         ([80, 79, 60], "< 4,096", "8,192"),
         ([85.6, 85.5], "4,096", "≥ 8,192"),
-        ([95, 80, 90], "4,096", "4,096"),  # a later length that holds again does not count
-        ([95, None, 90], "≥ 4,096", "≥ 4,096"),
-        ([None, 95], "missing", "missing"),
+        # RULER's rule: the maximum length that passes; a dip is named and does not end it.
+        ([95, 80, 90], "≥ 16,384, not at 8,192", "≥ 16,384, not at 8,192"),
+        # What has no result is no length that falls short, and none that holds.
+        ([95, None, 90], "≥ 16,384", "≥ 16,384"),
+        ([95, 90, None], "≥ 8,192", "≥ 8,192"),
+        ([95, None, 70], "4,096", "4,096"),
+        ([None, 95], "≥ 8,192", "≥ 8,192"),
+        ([None, 50], "< 8,192", "≥ 8,192"),
+        ([None, None], "missing", "missing"),
         ([0, 0], "< 4,096", "< 4,096"),
     ],
 )
 def test_the_longest_length_that_holds(scores, absolute, relative):
     assert lengths_of(scores) == {"absolute": absolute, "relative": relative}
+
+
+def test_a_dip_below_4k_does_not_hide_4k():
+    """It said "< 1,000" where 4K is 100."""
+    scores = [make(length=n, score=s) for n, s in ((1000, 50.0), (4000, 100.0), (8000, 20.0))]
+    assert {i.describe() for i in find_effective_lengths(scores)} == {"4,000, not at 1,000"}
+
+
+def test_a_length_that_was_not_run_is_no_length():
+    scores = [make(length=4096, score=95.0), make(length=8192, score=None, status="not run")]
+    assert {i.describe() for i in find_effective_lengths(scores)} == {"≥ 4,096"}
+    assert find_effective_lengths(scores[1:]) == []
+
+
+def test_the_interval_of_a_length():
+    scores = [
+        make(length=2048, score=99.0, low=95.0, high=100.0),
+        make(length=4096, score=90.0, low=80.0, high=95.0),
+        make(length=8192, score=80.0, low=70.0, high=88.0),
+        make(length=16384, score=60.0, low=50.0, high=70.0),
+    ]
+    [absolute, _] = find_effective_lengths(scores)
+    assert absolute.describe() == "4,096 [2,048 to 8,192]"
+    [absolute, _] = find_effective_lengths(scores[1:3])
+    assert absolute.describe() == "4,096 [< 4,096 to ≥ 8,192]"
+    [absolute, _] = find_effective_lengths([scores[0], scores[3]])
+    assert absolute.describe() == "2,048", "every length is told from the threshold"
 
 
 def test_the_base_is_4k_where_it_was_measured():

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
+from dataclasses import replace
 
 import pytest
 from mmengine.config import Config
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
-from opencompass_llada.fidelity.comparison import Answered, bootstrap_interval, compare
+from opencompass_llada.fidelity.comparison import Answered, compare
 from opencompass_llada.fidelity.settings import apply_setting, parse_setting
 from opencompass_llada.needlebench.niah import niah_cells
+from opencompass_llada.results.intervals import paired_interval
 from opencompass_llada.running import preflight
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -32,18 +33,22 @@ def test_a_comparison_by_hand():
     assert (found.first_score, found.second_score, found.score_difference) == (70.0, 65.0, -5.0)
     assert (found.first_passes, found.second_passes) == (4.0, 2.5)
     assert found.speed_up == pytest.approx(2.0 / 1.25)
-    assert found.difference_low == -10.0
-    assert found.difference_high == 0.0
+    assert (found.num_samples, found.num_units) == (2, 2)
+    assert found.difference_low < -10.0
+    assert found.difference_high > 0.0
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    rng = random.Random(3)
-    covered = 0
-    for _ in range(60):
-        low, high = bootstrap_interval([rng.gauss(1.0, 2.0) for _ in range(40)])
-        covered += low <= 1.0 <= high
-    assert 52 <= covered <= 60
-    assert bootstrap_interval([0.0] * 5) == (0.0, 0.0)
+def test_a_question_asked_again_counts_once_and_needles_are_the_units():
+    """Three models with one tokenizer had three copies of each prompt: n was 36 for 12."""
+    first = [replace(answered([1], "a"), question=q, unit=u) for q, u in ("px", "qx", "ry") * 3]
+    second = [replace(a, score=0.0 if a.question == "p" else 100.0) for a in first]
+    found = compare(first, second)
+    assert (found.num_samples, found.num_units) == (3, 2)
+    assert found.score_difference == pytest.approx(-100 / 3)
+    assert (found.difference_low, found.difference_high) == paired_interval(
+        [-100.0, 0.0, 0.0], ["x", "x", "y"]
+    )
+    assert compare(first[:3], [replace(a, score=300.0) for a in first[:3]]).difference_low is None
 
 
 def test_settings_are_read_as_python_or_text():
@@ -97,6 +102,7 @@ def test_the_command_compares_two_settings_on_the_same_samples(config, tmp_path,
     assert set(found["results"]) == {"all", *(c["abbr"] for c in config["datasets"])}
     pooled = found["results"]["all"]
     assert pooled["num_samples"] == 4
+    assert pooled["num_units"] == 2, "two needles, each at two depths"
     assert pooled["first_passes"] == pooled["second_passes"] == 8
     assert 0 <= pooled["token_agreement"] <= 1
     # The same setting twice is the same in everything but time.

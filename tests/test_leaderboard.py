@@ -10,6 +10,7 @@ from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json
 
 from opencompass_llada.results.board import make_board
 from opencompass_llada.results.collect import collect
+from opencompass_llada.results.intervals import wilson
 from opencompass_llada.results.publish import write_report
 from opencompass_llada.results.ranking import rank_scores
 from opencompass_llada.results.runs import find_runs
@@ -57,6 +58,28 @@ def test_averages_are_those_of_the_result_files(run):
         assert mean.n == 6
     assert find(scores, "three-ar", "QA", 4096).kind == "autoregressive"
     assert find(scores, "one", "QA", 4096).kind == "diffusion"
+
+
+@pytest.mark.parametrize("source", ["details", "gold", "number of the sample"])
+def test_needles_are_counted_and_not_samples(tmp_path, source):
+    """Four samples of two needles are two observations; intervals counted four."""
+    cells = [niah_cell(2000, depth, repeats=4) for depth in (0, 50)]
+    run = write_run(tmp_path / "a", MODELS[:1], cells)
+    for cell in cells:
+        for part in ("predictions", "results"):
+            path = run / part / "one" / f"{cell['abbr']}.json"
+            content = json.loads(path.read_text())
+            rows = content.values() if part == "predictions" else content["details"]
+            for number, row in enumerate(rows):
+                field = "gold" if part == "predictions" else "needle"
+                row[field] = f"needle {number % 2}"
+                if source == "number of the sample" or (source == "gold" and field == "needle"):
+                    del row[field]
+            write_json(path, content)
+    _, scores, _ = read(run)
+    mean = find(scores, "one", "mean over depths", 2000, "accuracy")
+    number = 4 if source == "number of the sample" else 2
+    assert (mean.low, mean.high) == pytest.approx(wilson(mean.score, number))
 
 
 def split_predictions(run, model, dataset, parts=2):

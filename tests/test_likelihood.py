@@ -272,11 +272,12 @@ def test_options_are_checked(options, message):
         LikelihoodOptions(**options)
 
 
-@pytest.mark.parametrize(("freedom", "tolerance"), [(1, 0.13), (2, 0.01), (4, 1e-3), (30, 1e-5)])
-def test_students_quantile(freedom, tolerance):
+@pytest.mark.parametrize("freedom", [1, 1.5, 2, 4, 30])
+def test_students_quantile(freedom):
+    """It was 11 % short at one degree of freedom."""
     for level in (0.68, 0.9, 0.95):
         assert student_t_quantile(level, freedom) == pytest.approx(
-            stats.t.ppf((1 + level) / 2, freedom), rel=tolerance
+            stats.t.ppf((1 + level) / 2, freedom), rel=1e-9
         )
     assert student_t_quantile(0.95, math.inf) == pytest.approx(1.959964, abs=1e-5)
 

@@ -17,6 +17,7 @@ from opencompass_llada.fidelity.settings import apply_setting
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
+from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.provenance import describe_environment
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -95,13 +96,16 @@ def _answer(model: LLaDACausalLM, samples: SampleSet) -> Iterator[Answered]:
     prompts = [model.parse_template(prompt, mode="gen") for prompt in samples.prompts()]
     answers = model.answer(prompts, samples.max_out_len, samples.stopping_criteria)
     scores = samples.score([answer.text for answer in answers])
-    for answer, score in zip(answers, scores, strict=True):
+    rows = zip(answers, scores, prompts, samples.units(), strict=True)
+    for answer, score, prompt, unit in rows:
         yield Answered(
             token_ids=tuple(answer.token_ids),
             text=answer.text,
             score=score,
             num_forward_passes=answer.generation.num_forward_passes,
             seconds=answer.generation.seconds,
+            question=hash_values([str(prompt), samples.max_out_len, samples.stopping_criteria]),
+            unit=unit,
         )
 
 
@@ -144,26 +148,23 @@ def write_table(found: Mapping[str, Comparison]) -> str:
     """Return the comparisons as a table."""
     width = max(len(name) for name in found)
     lines = [
-        f"{'data set':<{width}} {'n':>5} {'tokens':>7} {'answers':>8} {'first':>7} {'second':>7} "
-        f"{'difference (95 %)':>24} {'NFE':>13} {'seconds':>17}"
+        f"{'data set':<{width}} {'n':>5} {'units':>5} {'tokens':>7} {'answers':>8} {'first':>7} "
+        f"{'second':>7} {'difference (95 %)':>24} {'NFE':>13} {'seconds':>17}"
     ]
     for name, c in found.items():
-        interval = (
-            f"{c.score_difference:+.2f} ({c.difference_low:+.2f} to {c.difference_high:+.2f})"
-        )
+        interval = f"{c.score_difference:+.2f}"
+        if c.difference_low is not None:
+            interval += f" ({c.difference_low:+.2f} to {c.difference_high:+.2f})"
         lines.append(
-            f"{name:<{width}} {c.num_samples:>5} {c.token_agreement:>7.2%} "
+            f"{name:<{width}} {c.num_samples:>5} {c.num_units:>5} {c.token_agreement:>7.2%} "
             f"{c.answer_agreement:>8.2%} {c.first_score:>7.2f} {c.second_score:>7.2f} "
             f"{interval:>24} {c.first_passes:>6.1f}/{c.second_passes:<6.1f} "
             f"{c.first_seconds:>8.3f}/{c.second_seconds:<8.3f}"
         )
-    alike = [name for name, c in found.items() if c.answer_agreement == 1.0]
-    if alike:
-        bound = 3 / max(found[name].num_samples for name in alike)
-        lines.append(
-            f"Where all answers agree the interval is empty; up to {bound:.1%} of samples may "
-            "still differ (95 %, the largest such set)."
-        )
+    lines.append(
+        "n: different questions. units: of them independent ones (needles); the interval is over "
+        "them."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NUM_RESAMPLES = 2000
-_SEED = 20250
+from opencompass_llada.results.intervals import paired_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +27,21 @@ class Answered:
     seconds: float
     """Its share of the time."""
 
+    question: str = ""
+    """Stands for the prompt: equal for equal ones; empty where nothing is asked twice."""
+
+    unit: str = ""
+    """What it depends on besides chance, such as its needle; empty for nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One benchmark under two settings; shares are from 0 to 1, scores in the metric's points."""
 
     num_samples: int
+    """Different questions."""
+    num_units: int
+    """Of them, how many depend on nothing in common, such as a needle."""
     token_agreement: float
     """Share of positions with the same token, of the longer answer of each sample."""
     answer_agreement: float
@@ -43,9 +50,10 @@ class Comparison:
     second_score: float
     score_difference: float
     """Second less first."""
-    difference_low: float
-    difference_high: float
-    """95 % interval of the difference, from a bootstrap over samples."""
+    difference_low: float | None
+    difference_high: float | None
+    """95 % interval of the difference over units (`results.intervals.paired_interval`); None for a
+    metric beyond 0 to 100."""
     first_passes: float
     second_passes: float
     """Forward passes a sample."""
@@ -60,7 +68,7 @@ class Comparison:
 
 
 def compare(first: Sequence[Answered], second: Sequence[Answered]) -> Comparison:
-    """Compare two runs, sample by sample.
+    """Compare two runs, sample by sample; a question that occurs again counts once.
 
     Args:
         first: One setting's answers, at least one.
@@ -74,15 +82,20 @@ def compare(first: Sequence[Answered], second: Sequence[Answered]) -> Comparison
             f"{len(first)} and {len(second)} answers cannot be compared; both settings must "
             "answer the same samples, at least one"
         )
-    pairs = list(zip(first, second, strict=True))
+    questions = {pair[0].question or place: pair for place, pair in
+                 reversed(list(enumerate(zip(first, second, strict=True))))}  # fmt: skip
+    pairs = list(questions.values())[::-1]
+    first, second = zip(*pairs, strict=True)
+    units = [pair[0].unit or place for place, pair in enumerate(pairs)]
     same, total = 0, 0
     for a, b in pairs:
         same += sum(x == y for x, y in zip(a.token_ids, b.token_ids, strict=False))
         total += max(len(a.token_ids), len(b.token_ids))
     differences = [b.score - a.score for a, b in pairs]
-    low, high = bootstrap_interval(differences)
+    low, high = paired_interval(differences, units) or (None, None)
     return Comparison(
         num_samples=len(pairs),
+        num_units=len(set(units)),
         token_agreement=same / total if total else 1.0,
         answer_agreement=_mean([float(a.text == b.text) for a, b in pairs]),
         first_score=_mean([a.score for a in first]),
@@ -95,23 +108,6 @@ def compare(first: Sequence[Answered], second: Sequence[Answered]) -> Comparison
         first_seconds=_mean([a.seconds for a in first]),
         second_seconds=_mean([b.seconds for b in second]),
     )
-
-
-def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of the mean over resampled samples.
-
-    Seeded. Where no sample differs it is (0, 0), which says little for few samples: of n alike,
-    up to 3 / n of all samples may differ (95 %).
-
-    Args:
-        differences: One a sample.
-    """
-    if not any(differences):
-        return 0.0, 0.0
-    rng = random.Random(_SEED)
-    count = len(differences)
-    means = sorted(_mean(rng.choices(differences, k=count)) for _ in range(NUM_RESAMPLES))
-    return means[int(0.025 * NUM_RESAMPLES)], means[int(0.975 * NUM_RESAMPLES) - 1]
 
 
 def _mean(values: Sequence[float]) -> float:

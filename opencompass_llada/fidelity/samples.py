@@ -87,6 +87,15 @@ class SampleSet:
             )
         return found
 
+    def units(self) -> list[str]:
+        """Return what each chosen sample depends on: the needle, in a data set with depths.
+
+        A grid of lengths and depths asks for the same needles everywhere; empty elsewhere.
+        """
+        if "depth" not in self._config or self._column is None:
+            return [""] * len(self.places)
+        return [str(self._test[place][self._column]) for place in self.places]
+
     def score(self, texts: Sequence[str]) -> list[float]:
         """Return the metric's score of each answer, of its sample alone.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+
+from scipy.special import ndtri, stdtrit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,18 +111,10 @@ def satterthwaite(variances: Sequence[tuple[float, float]]) -> float:
 def student_t_quantile(level: float, degrees_of_freedom: float) -> float:
     """Return the two-sided quantile of Student's t: P(|t| <= quantile) = level.
 
-    By the expansion of Abramowitz and Stegun 26.7.5, so that no statistics package is needed. Too
-    small by 12 % at 1 degree of freedom, 1 % at 2 and less than 0.1 % from 4 on (at level 0.95).
-
     Args:
         level: Between 0 and 1.
-        degrees_of_freedom: From 1 to infinity.
+        degrees_of_freedom: Above 0, need not be whole; infinite for the normal distribution.
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees_of_freedom**power for power, term in enumerate(terms, start=1))
+    half = (1 + level) / 2
+    infinite = math.isinf(degrees_of_freedom)
+    return float(ndtri(half) if infinite else stdtrit(degrees_of_freedom, half))

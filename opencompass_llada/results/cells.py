@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ class CellFiles:
     """Of all prompts in order; None without prediction files."""
     scores: Mapping[str, tuple[float, ...]]
     """By metric: one a sample, in the order of the data; without those that are not recorded."""
+    units: tuple[str, ...]
+    """What each sample depends on: its needle, else its gold answer; empty where neither is
+    recorded."""
     samples: tuple[Sample, ...]
     """The first few."""
 
@@ -79,6 +83,7 @@ def read_cell(run_path: Path, model: str, dataset: str, keep: int) -> CellFiles:
         num_predictions=None if answers is None else len(answers),
         prompt_hash=hash_text("\0".join(prompts))[:DIGITS] if prompts else None,
         scores=scores,
+        units=_find_units(answers or (), details),
         samples=tuple(
             _make_sample(prompt, answer, details[index] if index < len(details) else {}, shown)
             for index, (prompt, answer) in enumerate(
@@ -86,6 +91,15 @@ def read_cell(run_path: Path, model: str, dataset: str, keep: int) -> CellFiles:
             )
         ),
     )
+
+
+def _find_units(
+    answers: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    needles = [_first(detail.get("needle")) for detail in details]
+    golds = [answer.get("gold") for answer in answers]
+    pairs = zip_longest(needles, golds)
+    return tuple(_as_text(needle or gold or "") for needle, gold in pairs)
 
 
 def _read_predictions(folder: Path, dataset: str) -> list[dict[str, Any]] | None:

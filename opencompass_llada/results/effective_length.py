@@ -1,7 +1,8 @@
 """How long a context a model really uses: the longest length whose score holds up.
 
-Reads scores of the leaderboard. Two thresholds: RULER's, and a share of the model's own score at
-its first length. Says of each result whether the measured lengths bound it.
+RULER's rule (arXiv 2404.06654, table 3: the maximum length passing the threshold): shorter lengths
+that fall short do not end it, and are named. Reads scores of the leaderboard and counts measured
+lengths only. Two thresholds: RULER's, and a share of the model's own score at 4K.
 """
 
 from __future__ import annotations
@@ -37,21 +38,47 @@ class EffectiveLength:
     base_length: int | None
     """For ``relative``: the length whose score it is relative to."""
     tokens: int | None
-    """The longest measured length up to which every score is at least the threshold; None if
-    already the shortest falls short, or nothing is known."""
-    bound: str
-    """``exact`` (the next measured length falls short), ``at least`` (it is the last measured, or
-    the next has no result), ``below`` (the shortest falls short) or ``unknown``."""
-    next_length: int | None
-    """For ``exact``, the length that falls short; for ``below``, the shortest."""
+    """The longest measured length whose score is at least the threshold; None if none is."""
+    low: int | None
+    """The longest whose 95 % interval lies wholly at the threshold or above; None if none does, or
+    intervals are not known. The threshold is taken as given."""
+    high: int | None
+    """The longest whose 95 % interval reaches the threshold; None likewise."""
+    has_interval: bool
+    """Whether every measured length has an interval."""
+    measured: tuple[int, ...]
+    """Measured lengths, ascending."""
+    short_at: tuple[int, ...]
+    """Measured lengths below ``tokens`` that fall short of the threshold."""
+
+    @property
+    def bound(self) -> str:
+        """Return how the measured lengths bound it.
+
+        ``exact`` (a longer measured one falls short), ``at least`` (it is the longest measured),
+        ``below`` (none holds) or ``unknown`` (none was measured).
+        """
+        if not self.measured or self.threshold is None:
+            return "unknown"
+        if self.tokens is None:
+            return "below"
+        return "at least" if self.tokens == self.measured[-1] else "exact"
 
     def describe(self) -> str:
-        """Return the result as a table shows it."""
+        """Return the result as a table shows it: the length, its interval, what falls short."""
         if self.bound == "unknown":
             return "missing"
-        if self.bound == "below":
-            return f"< {self.next_length:,}"
-        return f"{'≥ ' if self.bound == 'at least' else ''}{self.tokens:,}"
+        text = self._name(self.tokens)
+        if self.has_interval and not self.low == self.high == self.tokens:
+            text += f" [{self._name(self.low)} to {self._name(self.high)}]"
+        if self.short_at:
+            text += f", not at {', '.join(f'{length:,}' for length in self.short_at)}"
+        return text
+
+    def _name(self, length: int | None) -> str:
+        if length is None:
+            return f"< {self.measured[0]:,}"
+        return f"{'≥ ' if length == self.measured[-1] else ''}{length:,}"
 
 
 def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
@@ -65,19 +92,18 @@ def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
         benchmark = find_benchmark(score.benchmark)
         if score.metric not in main_metrics(scores, score.benchmark):
             continue
-        if (
-            score.length is not None
-            and score.column == benchmark.headline
-            and score.status != "not run"
-        ):
+        if score.length is not None and score.column == benchmark.headline:
             lines.setdefault((score.entry, score.series), []).append(score)
     found = []
     for members in lines.values():
-        members.sort(key=lambda score: score.length or 0)
-        base = next((s for s in members if s.length in BASE_LENGTHS), members[0])
-        relative = None if base.score is None else OWN_SHARE * base.score
-        found.append(_find(members, "absolute", RULER_THRESHOLD, None))
-        found.append(_find(members, "relative", relative, base.length))
+        if all(score.status == "not run" for score in members):
+            continue
+        measured = sorted((s for s in members if s.score is not None), key=lambda s: s.length or 0)
+        base = next((s for s in measured if s.length in BASE_LENGTHS), next(iter(measured), None))
+        relative = None if base is None or base.score is None else OWN_SHARE * base.score
+        found.append(_find(members[0], measured, "absolute", RULER_THRESHOLD, None))
+        own = None if base is None else base.length
+        found.append(_find(members[0], measured, "relative", relative, own))
     return found
 
 
@@ -88,30 +114,34 @@ def main_metrics(scores: Sequence[Score], benchmark: str) -> list[str]:
 
 
 def _find(
-    scores: Sequence[Score], rule: str, threshold: float | None, base_length: int | None
+    first: Score,
+    measured: Sequence[Score],
+    rule: str,
+    threshold: float | None,
+    base_length: int | None,
 ) -> EffectiveLength:
-    reached, bound, following = None, "at least", None
-    for score in scores:
-        if threshold is None or (score.score is None and reached is None):
-            bound = "unknown"
-            break
-        if score.score is None:
-            break
-        if score.score < threshold:
-            bound, following = ("below" if reached is None else "exact"), score.length
-            break
-        reached = score.length
-    # A score of 0 stays above 85 % of 0: that is no context used.
-    if rule == "relative" and threshold == 0:
-        reached, bound, following = None, "below", scores[0].length
+    """Apply a threshold; one of 0 is held by nothing, since no context is used there."""
+
+    def longest(name: str) -> int | None:
+        holding = [s.length for s in measured if threshold and (getattr(s, name) or 0) >= threshold]
+        return holding[-1] if holding else None
+
+    tokens = longest("score")
     return EffectiveLength(
-        entry=scores[0].entry,
-        series=scores[0].series,
-        column=scores[0].column,
+        entry=first.entry,
+        series=first.series,
+        column=first.column,
         rule=rule,
         threshold=threshold,
         base_length=base_length,
-        tokens=reached,
-        bound=bound,
-        next_length=following,
+        tokens=tokens,
+        low=longest("low"),
+        high=longest("high"),
+        has_interval=all(s.low is not None and s.high is not None for s in measured),
+        measured=tuple(s.length or 0 for s in measured),
+        short_at=tuple(
+            s.length or 0
+            for s in measured
+            if tokens is not None and (s.length or 0) < tokens and (s.score or 0) < (threshold or 0)
+        ),
     )

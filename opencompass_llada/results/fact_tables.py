@@ -49,12 +49,15 @@ def make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
         rows=tuple(rows),
         num_labels=3,
         notes=(
-            "The longest measured length such that it and every shorter one hold the threshold. "
+            "RULER's rule: the longest measured length whose score holds the threshold; shorter "
+            "ones that do not are named. "
             f"{RULER_THRESHOLD:g} %: Llama2-7B at 4K on RULER's 13 tasks (arXiv 2404.06654); for "
             "other benchmarks it is an orientation. Relative: to the model's own score at 4K, or "
-            "at the shortest length where 4K was not measured.",
-            "≥: the longest measured length still holds, or the next has no result. <: already "
-            "the shortest falls short.",
+            "at the shortest measured length where 4K was not measured.",
+            "≥: the longest measured length still holds. <: no measured length holds; the shortest "
+            "is named. Brackets: the longest length whose 95 % interval lies wholly above the "
+            "threshold, to the longest whose interval reaches it. Lengths without a result are "
+            "passed over.",
         ),
     )
 

@@ -1,16 +1,20 @@
 """Confidence intervals of scores between 0 and 100. Knows numbers only.
 
 Wilson's interval for the hit rate of one cell, and for averages the same interval on an effective
-number of samples, as surveys use it. `benchmarks/interval_coverage.py` simulates how often they
-hold the truth; a percentile bootstrap, compared there, gives a cell with ten hits of ten no width.
+number of samples, as surveys use it; for differences on the same samples exact limits of gains and
+losses. `benchmarks/interval_coverage.py` simulates how often they hold the truth; a percentile
+bootstrap, compared there, gives a cell with ten hits of ten no width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+
+from scipy.special import betaincinv
 
 from opencompass_llada.likelihood.estimate import satterthwaite, student_t_quantile
 
@@ -106,43 +110,111 @@ def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tupl
     if variance == 0 or not 0 < rate < 1:
         return wilson(_clip(mean), floor, level)
     z = NormalDist().inv_cdf((1 + level) / 2)
-    shrinkage = (z / t_quantile(level, satterthwaite(pieces))) ** 2
+    shrinkage = (z / student_t_quantile(level, satterthwaite(pieces))) ** 2
     effective = rate * (1 - rate) / (variance / FULL_SCORE**2) * shrinkage
     return wilson(_clip(mean), max(floor, effective), level)
 
 
-def clustered_interval(clusters: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+def clustered_interval(
+    clusters: Sequence[float], level: float = LEVEL, sizes: Sequence[int] | None = None
+) -> tuple[float, float]:
     """Return an interval of a mean whose samples come in dependent clusters.
 
     Needle in a haystack asks for the same needles at every depth and length, so the needle is what
-    was drawn: its mean over all cells is one observation, and the interval is Wilson's on as many
-    samples as there are needles. Estimating the variance between them would give shorter intervals
-    that hold the truth in 81 % instead of 95 % of the cases where few needles in many are hard.
+    was drawn: its mean over all its samples is one observation, and the interval is Wilson's on as
+    many samples as there are needles (`effective_number` where they do not occur equally often).
+    Estimating the variance between them would give shorter intervals that hold the truth in 81 %
+    instead of 95 % of the cases where few needles in many are hard.
 
     Args:
-        clusters: The mean score of each cluster, 0 to 100; clusters are of equal size.
+        clusters: The mean score of each cluster, 0 to 100.
         level: Coverage aimed at, and exceeded where clusters are not all or nothing.
+        sizes: Samples of each cluster; equal by default.
 
     Raises:
         ValueError: For no clusters, or a mean out of range.
     """
     if not clusters:
         raise ValueError("clusters=[] must be at least one mean score.")
-    return wilson(_clip(_mean(clusters)), len(clusters), level)
+    shares = _shares(sizes or [1] * len(clusters))
+    mean = math.fsum(share * score for share, score in zip(shares, clusters, strict=True))
+    return wilson(_clip(mean), effective_number(shares), level)
 
 
-def t_quantile(level: float, degrees_of_freedom: float) -> float:
-    """Return Student's two-sided quantile; exact at 1 and 2 degrees of freedom.
+def paired_interval(
+    differences: Sequence[float], clusters: Sequence[Hashable] | None = None, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Return an interval of the mean difference of two scores of the same samples.
+
+    The difference is the mean gain less the mean loss, both shares of the full score. Each has
+    Clopper and Pearson's exact limits on the number of independent clusters, and the two are put
+    together by MOVER (Zou and Donner 2008) with the correlation of shares of one sample. Gains and
+    losses of part of the score vary less than all or nothing with the same mean, so the interval
+    is wider than need be for them, and never too narrow; a bootstrap or Student's t would have no
+    width where no sample of few differs, and one that differs in fifty is what is asked for.
 
     Args:
-        level: Coverage.
-        degrees_of_freedom: From 1; a fraction below 2 takes the exact value at 1.
+        differences: Second less first score, one a sample, both 0 to 100.
+        clusters: What each sample depends on, such as its needle; by default each is its own.
+        level: Coverage aimed at.
+
+    Returns:
+        Lower and upper end, points; None where a difference is beyond 100 points, since no limit
+        of such a metric is known.
+
+    Raises:
+        ValueError: For no differences, or another number of clusters.
     """
-    if degrees_of_freedom < 2:
-        return math.tan(math.pi * level / 2)
-    if degrees_of_freedom < 3:
-        return level * math.sqrt(2 / (1 - level**2))
-    return student_t_quantile(level, degrees_of_freedom)
+    if not differences:
+        raise ValueError("differences=[] must be at least one.")
+    if not all(abs(value) <= FULL_SCORE for value in differences):
+        return None
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    names = range(len(differences)) if clusters is None else clusters
+    for name, value in zip(names, differences, strict=True):
+        members[name].append(value / FULL_SCORE)
+    number = effective_number(_shares([len(own) for own in members.values()]))
+    # A needle that gains at one depth and loses at another counts with what is left of both.
+    means = [(_mean(own), len(own)) for own in members.values()]
+    total = len(differences)
+    gain = math.fsum(max(mean, 0.0) * size for mean, size in means) / total
+    loss = math.fsum(max(-mean, 0.0) * size for mean, size in means) / total
+    gain_low, gain_high = clopper_pearson(gain, number, level)
+    loss_low, loss_high = clopper_pearson(loss, number, level)
+    # Half a sample each of gains, losses and neither: at 0 the correlation would be lost.
+    a, b = (((share * number + 0.5) / (number + 1.5)) for share in (gain, loss))
+    twice = 2 * math.sqrt(a * b / ((1 - a) * (1 - b)))
+
+    def reach(first: float, second: float) -> float:
+        return math.sqrt(first**2 + second**2 + twice * first * second)
+
+    low = gain - loss - reach(gain - gain_low, loss_high - loss)
+    high = gain - loss + reach(gain_high - gain, loss - loss_low)
+    return FULL_SCORE * max(low, -1.0), FULL_SCORE * min(high, 1.0)
+
+
+def clopper_pearson(rate: float, num_samples: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return Clopper and Pearson's exact limits (1934) of a rate.
+
+    Args:
+        rate: 0 to 1; the hits need not be whole.
+        num_samples: Independent samples, above 0; need not be whole.
+        level: Coverage, held at every rate.
+    """
+    hits, tail = rate * num_samples, (1 - level) / 2
+    misses = num_samples - hits
+    low = betaincinv(hits, misses + 1, tail) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, misses, 1 - tail) if misses > 0 else 1.0
+    return float(low), float(high)
+
+
+def effective_number(shares: Sequence[float]) -> float:
+    """Return how many equal clusters say as much as clusters of these shares of a mean (Kish)."""
+    return 1 / math.fsum(share**2 for share in shares)
+
+
+def _shares(sizes: Sequence[int]) -> list[float]:
+    return [size / sum(sizes) for size in sizes]
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from opencompass_llada.results.collect import Collection, check_samples
@@ -47,12 +48,27 @@ def strata_interval(
 
 
 def grid_interval(collection: Collection, rows: Sequence[TidyRow]) -> tuple[float, float] | None:
-    """Return the interval of a mean over places, whose needles are the same at each."""
-    found = [sample_scores(collection, row) for row in rows]
-    known = [scores for scores in found if scores is not None]
-    if len(known) < len(found) or len({len(scores) for scores in known}) != 1:
+    """Return the interval of a mean over places, whose needles are the same at each.
+
+    The needles are what was drawn, and one may be hidden in several samples of a place; where they
+    are not recorded, samples of one number stand for one needle. None without scores by sample.
+    """
+    clusters: dict[str, list[float]] = defaultdict(list)
+    sizes = set()
+    for row in rows:
+        scores = sample_scores(collection, row)
+        if scores is None:
+            return None
+        units = collection.cells[row.run, row.model, row.dataset].units
+        if len(units) != len(scores) or not all(units):
+            units = tuple(map(str, range(len(scores))))
+        for unit, score in zip(units, scores, strict=True):
+            clusters[unit].append(score)
+        sizes.add(len(scores))
+    if len(sizes) != 1:
         return None
-    return clustered_interval([sum(column) / len(column) for column in zip(*known, strict=True)])
+    means = [sum(scores) / len(scores) for scores in clusters.values()]
+    return clustered_interval(means, sizes=[len(scores) for scores in clusters.values()])
 
 
 def sample_scores(collection: Collection, row: TidyRow) -> tuple[float, ...] | None:
