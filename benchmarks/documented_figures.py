@@ -71,8 +71,10 @@ def descend(record: Any, path: str) -> Any:
     """Return the value at the keys of a path; of ``*`` the mean over all keys there."""
     for number, key in enumerate(keys := path.strip("/").split("/")):
         if "*" in key:
-            rest, names = "/".join(keys[number + 1 :]), fnmatch.filter(record, key)
-            return statistics.fmean(descend(record[k], rest) if rest else record[k] for k in names)
+            held = dict(enumerate(record)) if isinstance(record, list) else record
+            rest, found = "/".join(keys[number + 1 :]), fnmatch.filter(map(str, held), key)
+            values = [held[name] if name in held else held[int(name)] for name in found]
+            return statistics.fmean(descend(v, rest) if rest else v for v in values)
         record = record[int(key) if isinstance(record, list) else key.replace("~1", "/")]
     return record
 
