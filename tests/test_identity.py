@@ -9,7 +9,7 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_run
 from opencompass_llada.results.board import make_board
 from opencompass_llada.results.collect import collect
 from opencompass_llada.results.identity import cell_meaning
-from opencompass_llada.results.meaning import describe_sampler
+from opencompass_llada.results.meaning import describe_sampler, find_kind
 from opencompass_llada.results.ranking import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
@@ -254,6 +254,33 @@ def test_a_tokenizer_counts_by_its_content_and_not_by_its_name(tmp_path):
     _, scores, notes = read(tmp_path / "runs")
     assert notes == ""
     assert len({whole(scores, name).protocol for name in ("first", "second")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "config", "kind"),
+    [
+        ({"generates_by": "masked_diffusion", "model_type": "sdar"}, {}, "diffusion"),
+        ({"generates_by": "autoregressive", "model_type": "llada2"}, {}, "autoregressive"),
+        ({"engine": "MaskedDiffusionEngine", "model_type": "other"}, {}, "diffusion"),
+        ({"model_type": "Dream"}, {}, "diffusion"),
+        ({"model_type": "qwen2"}, {}, "autoregressive"),
+        ({"model_type": "dreamy"}, {}, "unknown"),
+        ({"model_type": "sdar"}, {}, "unknown"),
+        (None, {"path": "asset:tiny-llada"}, "diffusion"),
+        (None, {"path": "asset:tiny-ar"}, "autoregressive"),
+        (None, {"path": "x/y", "model_type": "ultra"}, "diffusion"),
+        (None, {"path": "x/y", "type": "opencompass.models.LLaDAModel"}, "unknown"),
+    ],
+)
+def test_the_kind_of_a_model_is_its_familys_and_no_prefixs(record, config, kind):
+    assert find_kind(config, record) == kind
+
+
+def test_a_family_added_from_outside_is_filed_by_what_it_says(monkeypatch):
+    from opencompass_llada import families
+
+    monkeypatch.setitem(families.FAMILIES, "mdlm", families.FAMILIES["llada"])
+    assert find_kind({}, {"model_type": "mdlm"}) == "diffusion"
 
 
 def test_perplexities_in_tokens_of_unknown_kinds_are_not_ranked_together(tmp_path):

@@ -16,7 +16,7 @@ from opencompass_llada.results.fingerprints import (
 )
 from opencompass_llada.results.provenance import find_commit, read_provenance, record_run
 from opencompass_llada.results.reporting import finish
-from opencompass_llada.running.recording import record_model, recording
+from opencompass_llada.running.recording import describe_model, record_model, recording
 from opencompass_llada.wrapper import LLaDACausalLM
 
 
@@ -48,7 +48,8 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
     assert own["tokenizer_hash"] == hash_tokenizer(checkpoint)
     assert own["model_type"] == "llada"
     assert own["attention_backend"]
-    assert own["cache_policy"]
+    assert own["cache_policy"] == "type=none", "the resolved one, not what the config sets"
+    assert own["generates_by"] == "masked_diffusion"
     assert own["packages"]["torch"] == torch.__version__
     for name in ("first", "second"):
         record = known.datasets["tiny", name]
@@ -59,6 +60,12 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
         assert record["peak_memory_bytes"] > 1e6
         assert (record["num_samples"], record["dataset_hash"]) == (2, hash_rows(rows))
     assert known.notes == ()
+
+
+def test_the_cache_is_recorded_with_its_defaults(checkpoint):
+    model = LLaDACausalLM(str(checkpoint), sampler={"cache": "dual"}, dtype="float32", device="cpu")
+    kept = describe_model(model, {"abbr": "tiny", "path": str(checkpoint)})["cache_policy"]
+    assert kept == "type=dual, refresh=block, dtype=bfloat16"
 
 
 def test_a_failing_data_set_leaves_no_record(checkpoint, tmp_path):

@@ -1,5 +1,7 @@
 """A broken import of the package must say so, not end as a missing registry entry."""
 
+import ast
+import re
 import subprocess
 import sys
 
@@ -31,6 +33,23 @@ def test_a_broken_import_is_named(broken, repository_root):
     assert last.startswith("RuntimeError: opencompass_llada.wrapper cannot be imported")
     assert "libexample" in last
     assert "pip install opencompass-llada" in last
+
+
+def test_every_class_that_a_config_names_is_imported(repository_root):
+    from opencompass_llada.registry import MODULES
+
+    named = set()
+    for folder in ("configs", "needlebench", "ruler_patches"):
+        for path in (repository_root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    named |= {f"{node.module}.{alias.name}" for alias in node.names}
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    named.add(node.value)
+    pattern = re.compile(r"(opencompass_llada(?:\.[a-z_0-9]+)+)\.[A-Z][A-Za-z0-9]+")
+    modules = {match[1] for name in named if (match := pattern.fullmatch(name))}
+    assert len(modules) > 15, "the walk must have seen the configs' classes"
+    assert modules <= set(MODULES), f"missing: {sorted(modules - set(MODULES))}"
 
 
 def test_opencompass_finds_the_class_and_shows_its_log():

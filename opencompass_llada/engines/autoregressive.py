@@ -25,6 +25,8 @@ from opencompass_llada.sampling import IsComplete
 class AutoregressiveEngine:
     """Generates greedily with an AutoModelForCausalLM and keeps count of what that took."""
 
+    generates_by = "autoregressive"
+
     def __init__(
         self,
         model: Any,

@@ -74,6 +74,9 @@ class Engine(Protocol):
     totals: Totals
     """Counts of everything generated so far."""
 
+    generates_by: str
+    """``masked_diffusion`` or ``autoregressive``; recorded with every run."""
+
     @property
     def longest_context(self) -> int | None:
         """Tokens up to which the model's RoPE was computed; None if nobody knows."""

@@ -41,6 +41,8 @@ from opencompass_llada.sampling import (
 class MaskedDiffusionEngine:
     """Generates with a masked diffusion model and keeps count of what that took."""
 
+    generates_by = "masked_diffusion"
+
     def __init__(
         self,
         model: BidirectionalNetwork,

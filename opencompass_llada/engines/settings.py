@@ -47,7 +47,8 @@ class SamplerSettings:
         self._options = MappingProxyType(given)
         self._logged: set[int] = set()
         # How the steps fit the blocks is known only with a length; all else is checked here.
-        self.seed: int = parse_sampler_config({**given, "num_steps": None}).seed
+        self.resolved: SamplerConfig = parse_sampler_config({**given, "num_steps": None})
+        self.seed: int = self.resolved.seed
         steps = given.get("num_steps")
         if steps is not None and (
             isinstance(steps, bool) or not isinstance(steps, int) or steps < 1

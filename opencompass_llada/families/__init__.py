@@ -30,6 +30,7 @@ __all__ = [
     "LoadRequest",
     "check_model_type",
     "find_family",
+    "generates_by",
     "possible_sampler_defaults",
 ]
 
@@ -58,6 +59,22 @@ def check_model_type(model_type: str | None) -> str | None:
         return name
     names = [*own, *_OTHER_NAMES, AUTOREGRESSIVE.name, "llama", "qwen2"]
     raise ValueError(unknown_name_message("model_type", str(model_type), names))
+
+
+def generates_by(model_type: str) -> str | None:
+    """Return how models of a family generate: ``masked_diffusion`` or ``autoregressive``.
+
+    Args:
+        model_type: As config.json or the wrapper's keyword has it.
+
+    Returns:
+        None for one that is not supported.
+    """
+    try:
+        name = check_model_type(model_type)
+    except ValueError:
+        return None
+    return FAMILIES.get(str(name), AUTOREGRESSIVE).generates_by
 
 
 def possible_sampler_defaults(

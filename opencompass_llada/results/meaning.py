@@ -23,7 +23,8 @@ NOT_PROMPTS = ("abbr", "type", "eval_cfg", "length", "depth", "task", "benchmark
                "tokenizer", "tokenizer_model", "num_samples", "num_repeats_per_file", "n", "k",
                "max_seq_length", "previous_length", "cache", "cache_folder",
                "generation_reserve", "tokens_to_generate")  # fmt: skip
-DIFFUSION_TYPES = ("llada", "dream")
+#: What records named the engine before they said how it generates.
+_ENGINES = {"MaskedDiffusionEngine": "masked_diffusion", "AutoregressiveEngine": "autoregressive"}
 _NO_SAMPLER = "defaults"
 
 
@@ -91,20 +92,32 @@ def _plain(value: Any) -> Any:
 def find_kind(model: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> str:
     """Tell masked diffusion from autoregressive models.
 
-    By what the model's process recorded, else by its config.json where that is at hand, else by
-    its class: OpenCompass's own classes are autoregressive.
+    By what the engine recorded, else by the family of the recorded ``model_type``, of config.json
+    where that is at hand, or of the config's own ``model_type``. No name is guessed from.
 
     Args:
         model: The model's config.
-        recorded: The process's record (``model_type``, ``engine``), if any.
+        recorded: The process's record (``generates_by``, ``engine``, ``model_type``), if any.
+
+    Returns:
+        ``diffusion``, ``autoregressive`` or ``unknown``.
     """
-    model_type = str((recorded or {}).get("model_type") or _read_model_type(str(model.get("path"))))
-    if model_type and model_type != "None":
-        lowered = model_type.lower()
-        is_diffusion = any(lowered.startswith(name) for name in DIFFUSION_TYPES)
-        return "diffusion" if is_diffusion else "autoregressive"
-    kind = dotted_name(model.get("type"))
-    return "autoregressive" if kind.startswith("opencompass.models") else "unknown"
+    record = recorded or {}
+    told = record.get("generates_by") or _ENGINES.get(str(record.get("engine")))
+    if told is None:
+        names = (record.get("model_type"), _read_model_type(str(model.get("path"))),
+                 model.get("model_type"))  # fmt: skip
+        told = next((kind for kind in map(_family_kind, names) if kind), None)
+    return {"masked_diffusion": "diffusion", None: "unknown"}.get(told, str(told))
+
+
+@lru_cache(maxsize=256)
+def _family_kind(model_type: str | None) -> str | None:
+    if not model_type:
+        return None
+    from opencompass_llada.families import generates_by  # imports torch, which a report spares
+
+    return generates_by(str(model_type))
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
         "device": _describe_device(parameter),
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else None,
         "attention_backend": _find_backend(network),
-        "cache_policy": _find_option(settings, model_cfg, "cache"),
+        "generates_by": getattr(engine, "generates_by", None),
+        "cache_policy": _describe_cache(engine),
         "seed": getattr(settings, "seed", model_cfg.get("seed")),
         **_cuda_versions(),
     }
@@ -157,13 +159,15 @@ def _find_backend(network: Any) -> str | None:
     return asked or getattr(config, "_attn_implementation", None)
 
 
-def _find_option(settings: Any, model_cfg: Mapping[str, Any], word: str) -> str:
-    """Return the sampler's options whose name holds a word, e.g. those of its cache."""
-    options = dict(model_cfg.get("sampler") or model_cfg.get("diffusion_config") or {})
-    own = getattr(settings, "options", None)
-    options |= dict(own) if isinstance(own, Mapping) else {}
-    named = {name: value for name, value in options.items() if word in name}
-    return ", ".join(f"{name}={value}" for name, value in sorted(named.items())) or "none set"
+def _describe_cache(engine: Any) -> str | None:
+    """Return what is kept between passes, defaults filled in; None where an engine does not say."""
+    if getattr(engine, "generates_by", None) == "autoregressive":
+        return "keys and values of all tokens"
+    resolved = getattr(getattr(engine, "settings", None), "resolved", None)
+    if resolved is None:
+        return None
+    options = {name: value for name, value in asdict(resolved.cache).items() if value is not None}
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _cuda_versions() -> dict[str, Any]:
