@@ -167,15 +167,18 @@ LENGTHS = ("512", "2048", "8192", "16384")
 
 def fidelity_table() -> str:
     """Return what each fast mode costs: score difference, its interval, equal answers, passes."""
-    groups = ("RULER NIAH", "RULER VT", "RULER CWE+FWE")
-    cell = ("{score_difference:+.1f} ({difference_low:.1f} to {difference_high:.1f}), "
-            "{answer_agreement:.0%}, {second_passes:.0f}")  # fmt: skip
-    rows = []
-    for mode in read_record("fidelity.json")["results"]:
-        base = f"fidelity.json#/results/{mode}/"
-        needles = [fill(f"{base}NIAH {n}/", cell) for n in (512, 1024)]
-        rows.append([mode, *needles, *(fill(f"{base}{group}/", cell) for group in groups)])
-    return make(["mode", "NIAH 512", "NIAH 1,024", "RULER NIAH", "RULER VT", "CWE + FWE"], rows)
+    results = read_record("fidelity.json")["results"]
+    # Records from before 2026-11-28 have a bootstrap's intervals, which are too narrow.
+    holds = "num_units" in results["prompt"]["NIAH 512"]
+    interval = " ({difference_low:.1f} to {difference_high:.1f})" if holds else ""
+    cell = "{score_difference:+.1f}" + interval + ", {answer_agreement:.0%}, {second_passes:.0f}"
+    groups = list(results["prompt"])
+    rows = [
+        [mode, *(fill(f"fidelity.json#/results/{mode}/{group}/", cell) for group in groups)]
+        for mode in results
+    ]
+    note = "" if holds else "\n(No intervals: the record is older than the present ones.)\n"
+    return make(["mode", *groups], rows) + note
 
 
 def time_table() -> str:

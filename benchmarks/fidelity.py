@@ -60,7 +60,7 @@ def main() -> None:
     """Run every mode beside the reference and write the record."""
     import fnmatch
 
-    from opencompass_llada.fidelity.command import answer_all, find_model
+    from opencompass_llada.fidelity.command import answer_all, find_model, write_table
     from opencompass_llada.fidelity.comparison import compare
     from opencompass_llada.fidelity.samples import SampleSet
     from opencompass_llada.fidelity.settings import apply_setting
@@ -80,23 +80,17 @@ def main() -> None:
     reference = answer_all(apply_setting(base, REFERENCE), sets)
     record: dict[str, Any] = {**describe_run(), "reference": REFERENCE}
     record["results"] = {}
-    print(f"{'mode':<26}{'group':<16}{'n':>5}{'tokens':>9}{'answers':>9}{'score':>8}"
-          f"{'difference (95 %)':>26}{'NFE':>13}{'faster':>8}")  # fmt: skip
     for mode in given.modes:
         answers = answer_all(apply_setting(base, {**REFERENCE, **MODES[mode]}), sets)
-        record["results"][mode] = {}
+        found = {}
         for group, pattern in GROUPS.items():
             places = [i for i, s in enumerate(sets) if fnmatch.fnmatchcase(s.name, pattern)]
             pooled = [[a for i in places for a in run[i]] for run in (reference, answers)]
-            c = compare(*pooled)
-            record["results"][mode][group] = {**asdict(c), "speed_up": c.speed_up}
-            interval = (
-                f"{c.score_difference:+.2f} ({c.difference_low:+.2f} to {c.difference_high:+.2f})"
-            )
-            print(f"{mode:<26}{group:<16}{c.num_samples:>5}{c.token_agreement:>9.2%}"
-                  f"{c.answer_agreement:>9.2%}{c.first_score:>8.2f}{interval:>26}"
-                  f"{c.first_passes:>6.1f}/{c.second_passes:<6.1f}{c.speed_up:>8.2f}",
-                  flush=True)  # fmt: skip
+            found[group] = compare(*pooled)
+        record["results"][mode] = {
+            group: {**asdict(c), "speed_up": c.speed_up} for group, c in found.items()
+        }
+        print(f"{mode}\n{write_table(found)}", flush=True)
         write_record(given.record, record)
     print(f"\nwrote {given.record}")
 
