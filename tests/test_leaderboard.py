@@ -14,6 +14,7 @@ from opencompass_llada.results.intervals import wilson
 from opencompass_llada.results.publish import write_report
 from opencompass_llada.results.ranking import rank_scores
 from opencompass_llada.results.runs import find_runs
+from opencompass_llada.results.safe_text import write_csv_rows
 
 MODELS = [make_model("one"), make_model("two"), make_model("three-ar")]
 CELLS = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 50, 100)]
@@ -256,3 +257,34 @@ def test_a_report_of_hostile_texts_shows_them_as_text(tmp_path):
     assert "<b>one" not in page
     assert page.count("<script>") == 1
     assert not re.search(r"(?<!\\)<b>", (tmp_path / "out/leaderboard.md").read_text())
+
+
+def test_no_field_is_a_formula_and_no_note_is_markup(tmp_path):
+    """A spreadsheet computes what begins with a sign; NUL and \u202e hide what stands there."""
+    hostile = ["=HYPERLINK(1)", "+cmd|' /C calc'!A0", "-1+1", "@SUM(A1)", "\t=1", "<b>|x|\u202e\0"]
+    models = [make_model(f"m{number}") for number in range(len(hostile))]
+    run = write_run(tmp_path / "a", models, CELLS[:2], titles=hostile, prediction="ab\u202ecd\0")
+    (run / "results/m5/niah_length2000_depth000.json").unlink()
+    again = write_run(tmp_path / "[x](http:) <img>", [make_model("m0", path="x")], CELLS[:2],
+                      titles=hostile)  # fmt: skip
+    out = tmp_path / "out"
+    page = write_report(find_runs([run, again]), out)[0].read_text()
+    texts = [path.read_text() for path in [*out.glob("**/*.csv"), *out.glob("leaderboard.*")]]
+    assert not [text for text in [page, *texts] if re.search("[\u202e\0]", text)]
+    assert "\\u202e" in page, "it is shown"
+    for path in out.glob("**/*.csv"):
+        for row in csv.DictReader(path.open(newline="")):
+            for name, field in row.items():
+                if (field or "").lstrip()[:1] in ("=", "+", "-", "@"):
+                    assert float(field) is not None, (path, name, field)
+    rows = list(csv.DictReader((out / "results.csv").open(newline="")))
+    assert {row["title"] for row in rows} >= {"'=HYPERLINK(1)", "'-1+1", "'@SUM(A1)"}
+    told = (out / "leaderboard.md").read_text().partition("## What to know")[2].partition("\n##")[0]
+    assert "m5" in told
+    assert not re.search(r"(?<!\\)[<\[]", told)
+
+
+def test_numbers_stay_numbers_in_csv():
+    values = [-0.5, 3, None, "-0.5", "+2", "-1e-3", "−2", "-", "- x", "a"]
+    line = write_csv_rows(["h"] * 10, [values]).splitlines()[1]
+    assert line == "-0.5,3,,-0.5,+2,-1e-3,−2,'-,'- x,a"

@@ -22,6 +22,7 @@ from opencompass_llada.results.groups import (
     write_group_csv,
 )
 from opencompass_llada.results.reporting import finish, index_by_abbr, merge_model_facts
+from opencompass_llada.results.safe_text import table_field
 from opencompass_llada.results.table import read_results, write_csv
 
 logger = get_logger(__name__)
@@ -124,7 +125,7 @@ def write_markdown(lines: Mapping[str, Sequence[Line]], groups: Sequence[Group])
 
 def _cells(line: Line, label: str, groups: Sequence[Group], tasks: Sequence[str]) -> list[str]:
     scaling = "no scaling" if line.first.scaling == "none" else line.first.scaling
-    cells = [line.first.title, scaling, label]
+    cells = [table_field(line.first.title), scaling, label]
     for group in groups:
         row = average_group(line, group)
         absent = NO_SAMPLES if row.status == "not run" else "missing"

@@ -37,6 +37,7 @@ from opencompass_llada.results.provenance import (
     read_provenance,
 )
 from opencompass_llada.results.runs import Run, find_runs
+from opencompass_llada.results.safe_text import show_controls
 from opencompass_llada.results.table import ResultRow, read_results
 from opencompass_llada.results.tidy import TidyRow
 
@@ -193,7 +194,7 @@ def name_weights(model: Mapping[str, Any]) -> str:
 
 def name_entry(row: ResultRow) -> str:
     """Return the line of the leaderboard that a row belongs to: title and scaling."""
-    return row.title if row.scaling == "none" else f"{row.title}, {row.scaling}"
+    return show_controls(row.title if row.scaling == "none" else f"{row.title}, {row.scaling}")
 
 
 def _judge(

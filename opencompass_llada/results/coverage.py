@@ -14,6 +14,7 @@ from typing import Any
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.completeness import describe_missing, find_missing
+from opencompass_llada.results.safe_text import table_field
 
 logger = get_logger(__name__)
 
@@ -65,5 +66,7 @@ def write_coverage(sets: Sequence[Mapping[str, Any]], missing: set[str]) -> str:
     for entry in sets:
         lost = len(missing & set(entry["datasets"]))
         state = f"not run: {entry['absent']}" if entry["absent"] else ("MISSING" if lost else "ran")
-        lines.append(f"| {entry['name']} | {len(entry['datasets'])} | {lost} | {state} |")
+        lines.append(
+            f"| {table_field(entry['name'])} | {len(entry['datasets'])} | {lost} | {state} |"
+        )
     return "\n".join(lines) + "\n"

@@ -6,8 +6,6 @@ has a running mean that it belongs to.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +15,7 @@ from typing import Any
 from opencompass_llada.likelihood import Estimate, pool
 from opencompass_llada.likelihood.estimate import safe_exp
 from opencompass_llada.results.completeness import read_result
+from opencompass_llada.results.safe_text import table_field, write_csv_rows
 from opencompass_llada.results.table import ModelFacts, finite, list_pairs
 
 BENCHMARK = "perplexity"
@@ -178,12 +177,7 @@ def _make_point(
 
 def write_curves_csv(points: Sequence[CurvePoint]) -> str:
     """Return the points as CSV; what is missing is an empty field."""
-    text = io.StringIO()
-    names = [field.name for field in fields(CurvePoint)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
-    return text.getvalue()
+    return write_csv_rows([field.name for field in fields(CurvePoint)], map(asdict, points))
 
 
 def write_curves_markdown(points: Sequence[CurvePoint]) -> str:
@@ -194,7 +188,7 @@ def write_curves_markdown(points: Sequence[CurvePoint]) -> str:
     for curve in split_curves(points):
         shown = {point.length: _describe(point) for point in curve}
         kinds = {point.estimator for point in curve if point.estimator}
-        name = f"{curve[0].title}, {curve[0].scaling}"
+        name = table_field(f"{curve[0].title}, {curve[0].scaling}")
         fields_of_row = [shown.get(length, "") for length in lengths]
         lines.append(
             f"| {name} | {curve[0].target} | {', '.join(sorted(kinds))} | "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from opencompass_llada.results.safe_text import table_field
 from opencompass_llada.results.table import ModelFacts, ResultRow
 
 
@@ -173,7 +174,7 @@ def write_markdown(grids: Sequence[Grid]) -> str:
         fields = [_mean_field(grid, length) for length in lengths]
         overall = grid.mean()
         fields.append("missing" if overall is None else f"{overall:.1f}")
-        lines.append(f"| {grid.title} | " + " | ".join(fields) + " |")
+        lines.append(f"| {table_field(grid.title)} | " + " | ".join(fields) + " |")
     return "\n".join(lines) + "\n"
 
 

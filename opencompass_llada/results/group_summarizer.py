@@ -24,6 +24,7 @@ from opencompass_llada.results.groups import (
     write_group_csv,
 )
 from opencompass_llada.results.reporting import finish, index_by_abbr, merge_model_facts
+from opencompass_llada.results.safe_text import table_field
 from opencompass_llada.results.table import read_results, write_csv
 
 logger = get_logger(__name__)
@@ -118,7 +119,10 @@ def write_markdown(
     ]
     for line, line_averages in zip(lines, averages, strict=True):
         first = line.first
-        cells = [first.title, "no scaling" if first.scaling == "none" else first.scaling]
+        cells = [
+            table_field(first.title),
+            "no scaling" if first.scaling == "none" else first.scaling,
+        ]
         if with_length:
             cells.append("" if first.length is None else f"{first.length:,}")
         cells += [_average_cell(row) for row in line_averages]

@@ -6,14 +6,13 @@ the rest.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.results.safe_text import write_csv_rows
 from opencompass_llada.results.table import ResultRow
 
 WEIGHTINGS = ("mean", "samples")
@@ -209,8 +208,4 @@ def _weighted(
 
 def write_group_csv(rows: Sequence[GroupRow]) -> str:
     """Return group averages as CSV; what is missing is an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [entry.name for entry in fields(GroupRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
+    return write_csv_rows([entry.name for entry in fields(GroupRow)], map(asdict, rows))

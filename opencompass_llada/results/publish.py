@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -25,6 +23,7 @@ from opencompass_llada.results.ranking import rank_scores
 from opencompass_llada.results.report.page import make_plot, render_page
 from opencompass_llada.results.report.samples import make_blocks
 from opencompass_llada.results.runs import Run
+from opencompass_llada.results.safe_text import escape_markdown, write_csv_rows
 from opencompass_llada.results.table_cells import Links, Table
 from opencompass_llada.results.tables import make_tables
 from opencompass_llada.results.tidy import write_tidy_csv, write_tidy_parquet
@@ -108,7 +107,9 @@ def _write_tables(folder: Path, tables: Sequence[Table], notes: Sequence[str]) -
     for suffix in ("md", "tex"):
         text = "\n".join(WRITERS[suffix](table) for table in tables)
         if suffix == "md" and notes:
-            listed = "\n".join("- " + note.replace("\n", "\n  ") for note in notes)
+            listed = "\n".join(
+                "- " + "\n  ".join(map(escape_markdown, note.splitlines())) for note in notes
+            )
             text = f"## What to know\n\n{listed}\n\n{text}"
         paths.append(_write(folder / f"leaderboard.{suffix}", text))
     for table in tables:
@@ -118,12 +119,7 @@ def _write_tables(folder: Path, tables: Sequence[Table], notes: Sequence[str]) -
 
 def _write_scores(scores: Sequence[Score]) -> str:
     """Return all scores as CSV, a line each; what is missing is an empty field."""
-    text = io.StringIO()
-    names = [field.name for field in fields(Score)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(score) for score in scores)
-    return text.getvalue()
+    return write_csv_rows([field.name for field in fields(Score)], map(asdict, scores))
 
 
 def _write_provenance(collection: Collection) -> str:

@@ -6,8 +6,6 @@ usable result is a row that says so and has no number.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +18,7 @@ from opencompass_llada.results.completeness import (
     model_name,
     read_result,
 )
+from opencompass_llada.results.safe_text import write_csv_rows
 from opencompass_llada.results.uncertainty import hit_rate_standard_error, mean_standard_error
 
 #: Dotted class of a data set -> benchmark, where its config has no ``benchmark=...`` of its own.
@@ -272,9 +271,4 @@ def _standard_error(metric: str, score: float | None, result: Mapping[str, Any])
 
 def write_csv(rows: Sequence[ResultRow]) -> str:
     """Return the table as CSV; what is missing is an empty field."""
-    text = io.StringIO()
-    names = [field.name for field in fields(ResultRow)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
+    return write_csv_rows([field.name for field in fields(ResultRow)], map(asdict, rows))

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.files import replacing
+from opencompass_llada.results.safe_text import write_csv_rows
 from opencompass_llada.results.table import ResultRow
 
 #: ``partial`` besides the three of one run: a result exists, and samples of it are missing.
@@ -60,12 +59,7 @@ def as_records(rows: Sequence[TidyRow]) -> list[dict[str, Any]]:
 
 def write_tidy_csv(rows: Sequence[TidyRow]) -> str:
     """Return the table as CSV; what is missing is an empty field."""
-    text = io.StringIO()
-    names = [field.name for field in fields(TidyRow)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(as_records(rows))
-    return text.getvalue()
+    return write_csv_rows([field.name for field in fields(TidyRow)], as_records(rows))
 
 
 def write_tidy_parquet(rows: Sequence[TidyRow], path: Path) -> Path:

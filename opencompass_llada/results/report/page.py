@@ -19,6 +19,7 @@ from opencompass_llada.results.published import LEFT_OUT, read_figures
 from opencompass_llada.results.report.heat import make_heat_maps, write_colours
 from opencompass_llada.results.report.provenance_view import describe_runs
 from opencompass_llada.results.report.samples import Block
+from opencompass_llada.results.safe_text import show_controls
 from opencompass_llada.results.table_cells import Table
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -85,7 +86,11 @@ def render_page(
 
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_show,
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8") + write_colours()
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
@@ -108,6 +113,11 @@ def render_page(
         remark=remark,
         runs=describe_runs(collection),
     )
+
+
+def _show(value: Any) -> Any:
+    """Return what a template writes: NUL and changes of direction can be seen."""
+    return show_controls(value) if type(value) is str else value
 
 
 def _source_hash(text: str) -> str:

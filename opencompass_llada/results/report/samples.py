@@ -96,13 +96,15 @@ def _build(
     collection: Collection, keep: int, *, short: bool
 ) -> tuple[list[Block], dict[tuple[str, str, str], str]]:
     """Return blocks by data set and prompts; models that were asked otherwise have their own."""
-    rows: dict[tuple[str, str | None], dict[tuple[str, str, str], TidyRow]] = {}
+    rows: dict[tuple[str | None, ...], dict[tuple[str, str, str], TidyRow]] = {}
     for row in collection.rows:
-        members = rows.setdefault((row.dataset, row.prompt_hash), {})
+        # Prompts are what is shared, whatever runs call the data set; a perplexity's are names.
+        named = row.prompt_hash is None or row.benchmark == "perplexity"
+        members = rows.setdefault((row.prompt_hash, row.dataset if named else row.benchmark), {})
         members.setdefault((row.run, row.model, row.dataset), row)
     blocks: list[Block] = []
     anchors: dict[tuple[str, str, str], str] = {}
-    for number, ((dataset, _), members) in enumerate(rows.items()):
+    for number, members in enumerate(rows.values()):
         names = {key: f"c{number}-{place}" for place, key in enumerate(members)}
         shown = {key for key in members if collection.cells[key].samples}
         anchors |= {key: names[key] if key in shown else f"d{number}" for key in members}
@@ -110,7 +112,7 @@ def _build(
             Block(
                 anchor=f"d{number}",
                 title=_title(next(iter(members.values()))),
-                dataset=dataset,
+                dataset=next(iter(members))[2],
                 cells=tuple((row.entry, _state(row)) for row in members.values()),
                 prompts=tuple(_prompts(collection, members, names, keep, short=short)),
             )

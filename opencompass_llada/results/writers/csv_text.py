@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
+from opencompass_llada.results.safe_text import write_csv_rows
 from opencompass_llada.results.table_cells import Table
 
 
@@ -14,8 +12,4 @@ def write_csv(table: Table) -> str:
     Args:
         table: The table.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.heads)
-    writer.writerows([cell.text for cell in row] for row in table.rows)
-    return text.getvalue()
+    return write_csv_rows(table.heads, ([cell.text for cell in row] for row in table.rows))

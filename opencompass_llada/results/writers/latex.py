@@ -2,6 +2,7 @@ r"""A table in LaTeX with booktabs, to be \input into a paper."""
 
 from __future__ import annotations
 
+from opencompass_llada.results.safe_text import show_controls
 from opencompass_llada.results.table_cells import Cell, Table
 
 _SIGNS = {
@@ -22,7 +23,7 @@ def write_latex(table: Table) -> str:
     """
     columns = "l" * table.num_labels + "r" * (len(table.heads) - table.num_labels)
     lines = [f"% {table.title}; needs \\usepackage{{booktabs}}"]
-    lines += [f"% {' '.join(note.split())}" for note in table.notes]
+    lines += [f"% {' '.join(show_controls(note).split())}" for note in table.notes]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [" & ".join(escape_latex(head) for head in table.heads) + r" \\", r"\midrule"]
     lines += [" & ".join(_write(cell) for cell in row) + r" \\" for row in table.rows]
@@ -32,7 +33,7 @@ def write_latex(table: Table) -> str:
 
 def escape_latex(text: str) -> str:
     """Return a text whose signs LaTeX prints as they are."""
-    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(show_controls(text).split()))
 
 
 def _write(cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opencompass_llada.results.safe_text import escape_markdown
 from opencompass_llada.results.table_cells import Cell, Table
 
 
@@ -11,22 +12,15 @@ def write_markdown(table: Table) -> str:
     Args:
         table: The table.
     """
-    heads = " | ".join(_escape(head) for head in table.heads)
+    heads = " | ".join(escape_markdown(head) for head in table.heads)
     rule = "---|" * table.num_labels + "---:|" * (len(table.heads) - table.num_labels)
-    lines = [f"## {table.title}", "", f"| {heads} |", f"|{rule}"]
+    lines = [f"## {escape_markdown(table.title)}", "", f"| {heads} |", f"|{rule}"]
     lines += [f"| {' | '.join(_write(cell) for cell in row)} |" for row in table.rows]
     if table.notes:
-        lines += ["", *(f"- {_escape(note)}" for note in table.notes)]
+        lines += ["", *(f"- {escape_markdown(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
 def _write(cell: Cell) -> str:
-    text = _escape(cell.text)
+    text = escape_markdown(cell.text)
     return f"**{text}**" if cell.is_best and text else text
-
-
-def _escape(text: str) -> str:
-    """Keep a text in its field, and its markup from being read as such."""
-    for sign in "\\`*_|<>[":
-        text = text.replace(sign, "\\" + sign)
-    return " ".join(text.split())
