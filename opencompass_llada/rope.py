@@ -11,6 +11,7 @@ Shape suffixes: B batch, H heads, L positions, D head size.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,10 +193,7 @@ def _resolve_ntk(
 def _transformers_frequencies(
     scaling: RopeScaling, rope_theta: float, head_dim: int, trained_length: int, factor: float
 ) -> tuple[torch.Tensor, float]:
-    """Ask transformers for the frequencies, through a config that both majors understand."""
-    from transformers import LlamaConfig
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
+    """Put a scaling into transformers' terms and ask it for the frequencies."""
     options: dict[str, Any] = {"rope_type": scaling.type, "factor": factor}
     if isinstance(scaling, YarnScaling):
         options |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
@@ -215,20 +213,53 @@ def _transformers_frequencies(
         if scaling.attention_factor is not None:
             options["attention_factor"] = float(scaling.attention_factor)
     longest = round(factor * trained_length)
+    return transformers_frequencies(
+        options,
+        rope_theta=rope_theta,
+        head_dim=head_dim,
+        max_position_embeddings=trained_length if scaling.type == "yarn" else longest,
+        length=longest,
+    )
+
+
+def transformers_frequencies(
+    options: Mapping[str, Any],
+    *,
+    rope_theta: float,
+    head_dim: int,
+    max_position_embeddings: int,
+    length: int | None = None,
+) -> tuple[torch.Tensor, float]:
+    """Ask transformers for frequencies, through a config that both majors understand.
+
+    Args:
+        options: ``rope_type`` and its numbers, as in a config.json.
+        rope_theta: The base.
+        head_dim: Head size, even.
+        max_position_embeddings: As in that config.json.
+        length: Tokens that are to be read; None for what a network starts with.
+
+    Returns:
+        float32 [head size / 2], and the factor on cosine and sine.
+    """
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
     config = LlamaConfig(
         hidden_size=head_dim,
         num_attention_heads=1,
         num_key_value_heads=1,
         head_dim=head_dim,
-        max_position_embeddings=trained_length if scaling.type == "yarn" else longest,
+        max_position_embeddings=max_position_embeddings,
         rope_theta=float(rope_theta),
-        rope_scaling=options,
+        rope_scaling=dict(options),
     )
-    if scaling.type == "longrope":
-        config.original_max_position_embeddings = trained_length
+    if options["rope_type"] == "longrope":
+        original = options["original_max_position_embeddings"]
+        config.original_max_position_embeddings = original
     with torch.device("cpu"):  # also while the network is built on the meta device
-        frequencies_D, attention_factor = ROPE_INIT_FUNCTIONS[scaling.type](
-            config, torch.device("cpu"), seq_len=longest
+        frequencies_D, attention_factor = ROPE_INIT_FUNCTIONS[options["rope_type"]](
+            config, torch.device("cpu"), seq_len=length
         )
     return frequencies_D.float(), float(attention_factor)
 

@@ -137,7 +137,10 @@ def drop_one(tensors):
 
 
 def add_one(tensors):
-    return {**tensors, "base_model.model.model.transformer.blocks.9.q_proj.lora_A.weight": IDS}
+    return {
+        **tensors,
+        "base_model.model.model.transformer.blocks.9.q_proj.lora_A.weight": IDS.float(),
+    }
 
 
 @pytest.mark.parametrize(

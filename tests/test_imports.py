@@ -13,7 +13,7 @@ HOST = {"opencompass", "mmengine"}
 
 # A layer may import those below it (earlier in the list) and its own.
 LAYERS = [
-    {"logs", "options", "files", "faults"},
+    {"logs", "options", "weight_files", "files", "faults"},
     {"rope_scaling"},
     {"rope", "prompting", "devices"},
     {"modeling"},

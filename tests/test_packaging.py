@@ -95,7 +95,9 @@ def test_checkout_run_reports_what_failed_and_exits_with_1(checkout, blocker, ch
     summary = text[text.index("2 (model, data set) pairs have no result") :]
     assert "broken on toy_one: no predictions were written" in summary
     assert str(results.name) in summary, "the log file is named"
-    assert "the model's logits are not finite" in summary, "the task's last error is quoted"
+    assert "there is a NaN or an infinity in model.transformer.ln_f" in summary, (
+        "the task's last error is quoted"
+    )
     assert "good on" not in summary
     log = (results / "logs" / "infer" / "good" / "toy_one.out").read_text()
     assert "RoPE scaling diffusion_ntk" in log

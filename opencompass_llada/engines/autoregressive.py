@@ -69,6 +69,7 @@ class AutoregressiveEngine:
 
         Raises:
             ValueError: If a prompt is empty, which leaves nothing to go on from.
+            FloatingPointError: If the model's logits are not finite.
         """
         if not prompts:
             return []
@@ -109,6 +110,7 @@ class AutoregressiveEngine:
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self.end_token_ids),
             pad_token_id=self._pad_token_id,
+            logits_processor=[_refuse_non_finite],
             **greedy_options(self.model.generation_config),
         )
 
@@ -117,6 +119,16 @@ class AutoregressiveEngine:
         ends = [index for index, token_id in enumerate(row) if token_id in self.end_token_ids]
         kept = list(row[: ends[0] + 1] if ends else row)
         return Generation(token_ids=kept, num_forward_passes=len(kept), seconds=seconds)
+
+
+def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
+    """Raise where a logit is NaN or infinite: the largest of them would be no answer."""
+    if not bool(torch.stack(torch.aminmax(logits_BV)).isfinite().all()):  # one wait for the GPU
+        raise FloatingPointError(
+            "The model's logits are not finite; load it in bfloat16 or float32, and check the "
+            "checkpoint."
+        )
+    return logits_BV
 
 
 #: What else changes greedy decoding: options of generation_config.json and what leaves them out.

@@ -18,7 +18,6 @@ from opencompass_llada.modeling.causal import (
 )
 from opencompass_llada.modeling.checkpoint import (
     NETWORKS,
-    CheckpointError,
     is_hub_id,
     load_checkpoint,
     locate_checkpoint,
@@ -29,6 +28,7 @@ from opencompass_llada.modeling.dream import DreamForMaskedDiffusion
 from opencompass_llada.modeling.dream_config import DreamConfig
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
 from opencompass_llada.modeling.llada_config import LLaDAConfig
+from opencompass_llada.weight_files import CheckpointError
 
 __all__ = [
     "ATTENTION_BACKENDS",

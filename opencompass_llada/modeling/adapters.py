@@ -21,14 +21,12 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.causal import build_causal
 from opencompass_llada.modeling.checkpoint import (
     NETWORKS,
-    CheckpointError,
     is_hub_id,
-    list_some,
     open_checkpoint,
     read_model_config,
-    read_stored_shapes,
 )
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.weight_files import CheckpointError, list_some, read_stored_shapes
 
 logger = get_logger(__name__)
 

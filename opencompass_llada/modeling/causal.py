@@ -13,18 +13,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.checkpoint import (
-    CheckpointError,
-    find_shards,
     locate_checkpoint,
-    read_stored_shapes,
+    read_model_config,
+    refuse_non_finite,
+)
+from opencompass_llada.modeling.declared_rope import (
+    DeclaredRope,
+    check_frequencies,
+    fields_for_installed_major,
+    read_declared_rope,
 )
 from opencompass_llada.rope import ResolvedRope, resolve_rope
 from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.weight_files import (
+    CheckpointError,
+    list_some,
+    list_weight_files,
+    read_stored_shapes,
+)
 
 logger = get_logger(__name__)
 
@@ -49,8 +60,9 @@ def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -
         ValueError: If the scaling does not fit.
     """
     folder = locate_checkpoint(path)
-    resolve_causal_rope(_read_config(folder), rope_scaling or RopeScaling())
-    read_stored_shapes(find_shards(folder))
+    config, _ = read_causal_config(folder)
+    resolve_causal_rope(config, rope_scaling or RopeScaling())
+    read_stored_shapes(list_weight_files(folder))
 
 
 def build_causal(path: str | Path) -> nn.Module:
@@ -62,7 +74,7 @@ def build_causal(path: str | Path) -> nn.Module:
     Raises:
         CheckpointError: If config.json describes no network.
     """
-    config = _read_config(locate_checkpoint(path))
+    config, _ = read_causal_config(locate_checkpoint(path))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
@@ -108,10 +120,12 @@ def load_causal(
     """
     implementation = check_causal_backend(attention_backend)
     folder = locate_checkpoint(path)
-    rope = resolve_causal_rope(_read_config(folder), rope_scaling or RopeScaling())
-    read_stored_shapes(find_shards(folder))
+    config, declared = read_causal_config(folder)
+    rope = resolve_causal_rope(config, rope_scaling or RopeScaling())
+    read_stored_shapes(list_weight_files(folder))
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=config,
         dtype=dtype,
         attn_implementation=implementation,
         trust_remote_code=False,
@@ -119,6 +133,8 @@ def load_causal(
         output_loading_info=True,
     )
     _check_report(report, str(path))
+    refuse_non_finite(model.named_parameters(), str(path))
+    check_frequencies(model, declared, text_config(config), str(path))
     if rope is not None and rope.method != "none":
         set_frequencies(model, rope)
     logger.info(
@@ -211,9 +227,35 @@ def _read_rope(config: Any) -> tuple[float | None, str, float]:
     return base, own.get("rope_type", own.get("type", "default")), float(share or 1.0)
 
 
-def _read_config(folder: Path) -> Any:
+def read_causal_config(folder: Path) -> tuple[Any, dict[str, DeclaredRope]]:
+    """Read config.json as the installed transformers does, and what it declares of RoPE.
+
+    A form of RoPE that only the other major knows is put into the installed one's.
+
+    Args:
+        folder: Of the checkpoint.
+
+    Returns:
+        The config of transformers, and RoPE by kind of layer.
+
+    Raises:
+        CheckpointError: If config.json describes no network that can be built, holds quantised
+            weights, or contradicts itself.
+    """
+    fields = read_model_config(folder)
+    if fields.get("quantization_config"):
+        raise CheckpointError(
+            f"Checkpoint {folder}: config.json has a quantization_config; quantised weights are "
+            "not read here. Give the checkpoint that it was made of."
+        )
+    inner = fields.get("text_config")
+    text = inner if isinstance(inner, dict) else fields
+    declared = read_declared_rope(text)
+    known = fields_for_installed_major(text)
+    fields = {**fields, "text_config": known} if isinstance(inner, dict) else known
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind = CONFIG_MAPPING[str(fields.get("model_type"))]
+        return kind.from_dict(fields), declared
     except Exception as error:  # transformers raises many kinds for a config it cannot build
         raise CheckpointError(
             f"Checkpoint {folder}: its config.json describes no network that transformers can "
@@ -222,12 +264,17 @@ def _read_config(folder: Path) -> Any:
         ) from error
 
 
+def text_config(config: Any) -> Any:
+    """Return the part of a config of transformers that describes the language model."""
+    return config.get_text_config(decoder=True)
+
+
 def _check_report(report: Mapping[str, Any], source: str) -> None:
-    missing, wrong = sorted(report["missing_keys"]), sorted(map(str, report["mismatched_keys"]))
-    if missing or wrong:
+    kinds = {"missing": "missing", "extra": "unexpected", "wrongly shaped": "mismatched"}
+    found = {kind: sorted(map(str, report[f"{name}_keys"])) for kind, name in kinds.items()}
+    if any(found.values()):
+        listed = (f"{len(v)} {kind}: {list_some(v) or 'none'}" for kind, v in found.items())
         raise CheckpointError(
-            f"Checkpoint {source}: its tensors do not fit its config.json; {len(missing)} missing: "
-            f"{', '.join(missing[:6]) or 'none'}; {len(wrong)} wrongly shaped: "
-            f"{', '.join(wrong[:6]) or 'none'}. Download it again, or give the folder whose "
-            "config.json belongs to these weights."
+            f"Checkpoint {source}: its tensors do not fit its config.json; {'; '.join(listed)}. "
+            "Download it again, or give the folder whose config.json belongs to these weights."
         )

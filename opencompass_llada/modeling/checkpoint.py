@@ -7,20 +7,27 @@ weight is read. Hub ids are downloaded by huggingface_hub; nothing executes remo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling.attention import check_attention_backend
 from opencompass_llada.modeling.bidirectional import BidirectionalNetwork
+from opencompass_llada.modeling.declared_rope import read_declared_rope
 from opencompass_llada.modeling.dream import DreamForMaskedDiffusion
 from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
+from opencompass_llada.rope import resolve_rope
 from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.weight_files import (
+    CheckpointError,
+    list_some,
+    list_weight_files,
+    read_stored_shapes,
+)
 
 logger = get_logger(__name__)
 
@@ -30,12 +37,7 @@ NETWORKS: dict[str, type[BidirectionalNetwork]] = {
 }
 """The native networks by the ``model_type`` of config.json."""
 
-_LISTED = 6  # names shown in an error before "and N more"
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says what to do."""
 
 
 def locate_checkpoint(path: str | Path, files: Sequence[str] = _FILES) -> Path:
@@ -109,62 +111,6 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def find_shards(folder: Path) -> list[Path]:
-    """List a checkpoint's weight files.
-
-    Args:
-        folder: A local folder.
-
-    Raises:
-        CheckpointError: If there are none, or the index names files that are missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"Checkpoint {folder}: shards named by {index.name} are missing: "
-                f"{list_some(missing)}. Download the checkpoint again; it is incomplete."
-            )
-        return [folder / name for name in names]
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(
-            f"Checkpoint {folder} holds no .safetensors file. Convert other formats with "
-            "safetensors, or download the checkpoint again."
-        )
-    return shards
-
-
-def list_some(names: list[str]) -> str:
-    """Join names for a message, the first few of many."""
-    shown = ", ".join(names[:_LISTED])
-    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
-
-
-def read_stored_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor by name, from the files' headers.
-
-    Args:
-        shards: Safetensors files.
-
-    Raises:
-        CheckpointError: If a file cannot be read.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except Exception as error:  # safetensors raises its own, undocumented type
-            raise CheckpointError(
-                f"{shard} is not a readable safetensors file ({error}). Download it again."
-            ) from error
-    return shapes
-
-
 def check_tensors(
     expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], source: str
 ) -> None:
@@ -194,6 +140,56 @@ def check_tensors(
         raise CheckpointError(
             f"Checkpoint {source}: its tensors do not fit its config.json; {'; '.join(problems)}. "
             "Download it again, or give the folder whose config.json belongs to these weights."
+        )
+
+
+def refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
+    """Refuse weights with a NaN or an infinity, which would make every answer worthless.
+
+    Reads each tensor once and makes no copy of it.
+
+    Args:
+        tensors: Name and weights, in the dtype that they will be used in.
+        source: Where they come from, for the message.
+
+    Raises:
+        CheckpointError: Naming the tensors.
+    """
+    odd = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in tensors
+        if tensor.numel() and not bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+    ]
+    if odd:
+        raise CheckpointError(
+            f"Checkpoint {source}: there is a NaN or an infinity in {list_some(odd)}. "
+            "float16 holds nothing above 65,504: load it in bfloat16 or float32. If that does not "
+            "help, the files are damaged; download them again."
+        )
+
+
+def _check_base(
+    model: BidirectionalNetwork,
+    fields: Mapping[str, Any],
+    scaling: RopeScaling | None,
+    source: str,
+) -> None:
+    """Compare the network's frequencies with those of the base that config.json declares."""
+    declared = read_declared_rope(fields)[""]
+    assert declared.theta is not None, "check_fields refuses a config.json without a base"
+    wanted = resolve_rope(
+        scaling or RopeScaling(),
+        rope_theta=declared.theta,
+        head_dim=model.config.head_dim,
+        trained_length=model.config.trained_length,
+    )
+    if not torch.equal(
+        wanted.inverse_frequencies_D.cpu(), model.resolved_rope.inverse_frequencies_D.cpu()
+    ):
+        raise CheckpointError(
+            f"Checkpoint {source}: config.json declares RoPE with {declared.describe()}, which "
+            f"gives {wanted.describe()}; the network was built with "
+            f"{model.resolved_rope.describe()}. Report this: it is a fault of this package."
         )
 
 
@@ -229,7 +225,8 @@ def open_checkpoint(
     config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend)
-    shards = find_shards(folder)
+    _check_base(model, fields, rope_scaling, str(path))
+    shards = list_weight_files(folder)
     check_tensors(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
         read_stored_shapes(shards),
@@ -267,9 +264,9 @@ def load_checkpoint(
         path, rope_scaling=rope_scaling, attention_backend=attention_backend
     )
     for shard in shards:
-        tensors = load_file(shard, device=str(device))
-        model.load_state_dict(
-            {name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True
-        )
+        stored = load_file(shard, device=str(device))
+        tensors = {name: tensor.to(dtype) for name, tensor in stored.items()}
+        refuse_non_finite(tensors.items(), str(path))
+        model.load_state_dict(tensors, strict=False, assign=True)
     logger.info("Loaded %s as %s on %s. %s", path, dtype, device, model.resolved_rope.describe())
     return model.eval().requires_grad_(False)

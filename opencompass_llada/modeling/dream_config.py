@@ -19,11 +19,7 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (False,),
     "use_sliding_window": (False,),
     "use_mrope": (False, None),
-    # Given as an option when the network is built, so that a method is never applied twice.
-    "rope_scaling": (None,),
-    # Where transformers 5 writes rope_theta and rope_scaling; reading rope_theta's default
-    # instead would be a silent fault.
-    "rope_parameters": (None,),
+    "attention_bias": (True, None),  # of queries, keys and values, as Qwen2 has it
 }
 
 
@@ -32,6 +28,13 @@ class DreamConfig(BidirectionalConfig):
 
     model_type: ClassVar[str] = "Dream"
     implemented = _IMPLEMENTED
+    # Read where use_sliding_window is true, which is refused.
+    without_effect = frozenset({"sliding_window", "max_window_layers", "rope_training"})
+    required = (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("vocab_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"),
+        *("mask_token_id", "eos_token_id"),
+    )
     published_by = "Dream-v0-7B"
 
     def __init__(
@@ -44,7 +47,7 @@ class DreamConfig(BidirectionalConfig):
         num_key_value_heads: int | None = 4,
         vocab_size: int = 152064,
         max_position_embeddings: int = 131072,
-        rope_theta: float = 1000000.0,
+        rope_theta: float | None = None,
         rms_norm_eps: float = 1e-6,
         initializer_range: float = 0.02,
         mask_token_id: int = 151666,
@@ -62,7 +65,7 @@ class DreamConfig(BidirectionalConfig):
             num_key_value_heads: Key/value heads; None for as many as query heads.
             vocab_size: Rows of the embedding, more than the tokenizer has entries.
             max_position_embeddings: Inherited from Qwen2.5; not what Dream was trained on.
-            rope_theta: RoPE base.
+            rope_theta: RoPE base; None for Dream-v0's 1,000,000, in a network made from scratch.
             rms_norm_eps: Added to the mean square in RMSNorm.
             initializer_range: Standard deviation of freshly initialised weights.
             mask_token_id: The mask.
@@ -75,10 +78,10 @@ class DreamConfig(BidirectionalConfig):
                 not fit together.
         """
         self._refuse_unimplemented(kwargs)
-        kept = {k: v for k, v in kwargs.items() if k not in ("rope_scaling", "rope_parameters")}
+        rope_theta = self._take_theta(kwargs, rope_theta)
         # transformers 4 ties the output to the input embeddings unless it is told not to.
-        kept["tie_word_embeddings"] = False
-        super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kept)
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
         self.hidden_size = hidden_size
@@ -88,7 +91,7 @@ class DreamConfig(BidirectionalConfig):
         self.num_key_value_heads = num_key_value_heads or num_attention_heads
         self.vocab_size = vocab_size
         self.max_position_embeddings = max_position_embeddings
-        self.rope_theta = rope_theta
+        self.rope_theta = 1000000.0 if rope_theta is None else rope_theta
         self.rms_norm_eps = rms_norm_eps
         self.initializer_range = initializer_range
         self.mask_token_id = mask_token_id

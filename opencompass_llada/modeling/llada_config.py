@@ -29,7 +29,21 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "attention_dropout": (0, 0.0),
     "embedding_dropout": (0, 0.0),
     "residual_dropout": (0, 0.0),
+    # No fields of LLaDA's, but of what it is converted from and to; off is what the network does.
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
 }
+#: How fresh weights are drawn, where they are made, ALiBi's and the norms' numbers while both are
+#: off, an attention kernel; tie_word_embeddings, which LLaDA's own code does not read (it ties by
+#: weight_tying); and what this package's training writes down.
+_WITHOUT_EFFECT = frozenset(
+    (
+        *("init_device", "init_fn", "init_cutoff_factor", "precision", "alibi_bias_max"),
+        *("flash_attention", "attention_layer_norm_with_affine", "tie_word_embeddings"),
+        "rope_training",
+    )
+)
 
 
 class LLaDAConfig(BidirectionalConfig):
@@ -37,6 +51,11 @@ class LLaDAConfig(BidirectionalConfig):
 
     model_type: ClassVar[str] = "llada"
     implemented = _IMPLEMENTED
+    without_effect = _WITHOUT_EFFECT
+    required = (
+        *("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length"),
+        *("rope_theta", "rms_norm_eps", "mask_token_id", "eos_token_id"),
+    )
     published_by = "LLaDA-8B"
 
     def __init__(
@@ -46,11 +65,12 @@ class LLaDAConfig(BidirectionalConfig):
         n_heads: int = 32,
         n_kv_heads: int | None = None,
         n_layers: int = 32,
-        mlp_hidden_size: int = 12288,
+        mlp_hidden_size: int | None = 12288,
+        mlp_ratio: float = 4,
         vocab_size: int = 126464,
         embedding_size: int | None = None,
         max_sequence_length: int = 4096,
-        rope_theta: float = 500000.0,
+        rope_theta: float | None = None,
         rms_norm_eps: float = 1e-5,
         init_std: float = 0.02,
         mask_token_id: int = 126336,
@@ -65,11 +85,12 @@ class LLaDAConfig(BidirectionalConfig):
             n_heads: Query heads; d_model is a multiple of it.
             n_kv_heads: Key/value heads; None for as many as query heads.
             n_layers: Blocks.
-            mlp_hidden_size: Width of the gated MLP.
+            mlp_hidden_size: Width of the gated MLP; None for mlp_ratio * d_model.
+            mlp_ratio: Read where mlp_hidden_size is None.
             vocab_size: Entries of the tokenizer.
             embedding_size: Rows of the embedding (None: vocab_size).
             max_sequence_length: Trained length in tokens.
-            rope_theta: RoPE base.
+            rope_theta: RoPE base; None for LLaDA-8B's 500,000, in a network made from scratch.
             rms_norm_eps: Added to the mean square in RMSNorm.
             init_std: Standard deviation of freshly initialised weights.
             mask_token_id: The mask.
@@ -83,6 +104,7 @@ class LLaDAConfig(BidirectionalConfig):
         """
         # transformers 4 ties the output to the input embeddings unless it is told not to.
         kwargs["tie_word_embeddings"] = False
+        rope_theta = self._take_theta(kwargs, rope_theta)
         super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
@@ -90,11 +112,14 @@ class LLaDAConfig(BidirectionalConfig):
         self.n_heads = n_heads
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         self.n_layers = n_layers
-        self.mlp_hidden_size = mlp_hidden_size
+        self.mlp_ratio = mlp_ratio
+        self.mlp_hidden_size = (
+            int(mlp_ratio * d_model) if mlp_hidden_size is None else mlp_hidden_size
+        )
         self.vocab_size = vocab_size
         self.embedding_size = vocab_size if embedding_size is None else embedding_size
         self.max_sequence_length = max_sequence_length
-        self.rope_theta = rope_theta
+        self.rope_theta = 500000.0 if rope_theta is None else rope_theta
         self.rms_norm_eps = rms_norm_eps
         self.init_std = init_std
         self.mask_token_id = mask_token_id

@@ -14,6 +14,7 @@ from typing import Any
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.logs import get_logger
+from opencompass_llada.weight_files import CheckpointError, list_weight_files
 
 logger = get_logger(__name__)
 
@@ -53,7 +54,9 @@ def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
-    """Return the hash of a checkpoint: its config.json and its weights.
+    """Return the hash of a checkpoint or an adapter: its configuration and what it loads.
+
+    The weights are those of `list_weight_files`: other files beside them change nothing.
 
     Weights of more than 1 GiB are hashed by size and 64 blocks of 1 MiB of each file (16 GB would
     take longer to read than a short evaluation); such a hash says ``sampled-`` before it. Two
@@ -64,15 +67,18 @@ def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
         whole: Whether to read every byte; None decides by size.
 
     Returns:
-        The hash; ``''`` if there are no weights.
+        The hash; ``''`` if there are no weights, or nothing says which they are.
     """
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    try:
+        weights = list_weight_files(folder)
+    except CheckpointError:  # then it is an adapter, or nothing can be loaded from it
+        weights = [path for path in [folder / "adapter_model.safetensors"] if path.is_file()]
     if not weights:
         return ""
     if whole is None:
         whole = sum(path.stat().st_size for path in weights) <= WHOLE_BYTES
     digest = hashlib.sha256()
-    for path in [folder / "config.json", *weights]:
+    for path in [folder / "config.json", folder / "adapter_config.json", *weights]:
         if path.is_file():
             digest.update(path.name.encode())
             _add_file(digest, path, whole or path.suffix == ".json")

@@ -1,0 +1,150 @@
+"""Says which files hold a checkpoint's weights, and what their headers hold.
+
+One answer for loading and for the hash that names a checkpoint. Reads names and headers, no
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from safetensors import safe_open
+
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+#: What weights may be stored in; anything else is quantised, or no weight at all.
+_FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+#: Masks and counters that older checkpoints of GPT-2's and GPT-NeoX's kind store beside weights.
+_NO_WEIGHT = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)position_ids$")
+_LISTED = 6  # names shown in an error before "and N more"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says what to do."""
+
+
+def list_some(names: list[str]) -> str:
+    """Join names for a message, the first few of many."""
+    shown = ", ".join(names[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
+
+
+def list_weight_files(folder: Path) -> list[Path]:
+    """List the files that a checkpoint's weights are read from: all of them, and no other.
+
+    They are the files that ``model.safetensors.index.json`` names, or ``model.safetensors``.
+    Other files beside them (averaged weights, a state of the optimizer) are left alone and named
+    in the log.
+
+    Args:
+        folder: A local folder.
+
+    Returns:
+        Paths in order of their names.
+
+    Raises:
+        CheckpointError: If there are none, the index is damaged or names files that are missing,
+            or there is both an index and another ``model.safetensors``.
+    """
+    index, single = folder / INDEX_NAME, folder / SINGLE_NAME
+    names = _read_index(index) if index.is_file() else [SINGLE_NAME]
+    present = sorted(
+        path.name for path in folder.glob("*.safetensors") if not path.name.startswith(".")
+    )
+    if not present:
+        raise CheckpointError(
+            f"Checkpoint {folder} holds no .safetensors file. Convert other formats with "
+            "safetensors, or download the checkpoint again."
+        )
+    if index.is_file() and single.is_file() and names != [SINGLE_NAME]:
+        raise CheckpointError(
+            f"Checkpoint {folder} holds {SINGLE_NAME}, and an {INDEX_NAME} that names other files "
+            f"({list_some(names)}); nothing says which weights are meant. Move away the one that "
+            "is out of date."
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing and index.is_file():
+        raise CheckpointError(
+            f"Checkpoint {folder}: shards named by {index.name} are missing: "
+            f"{list_some(missing)}. Download the checkpoint again; it is incomplete."
+        )
+    if missing:
+        raise CheckpointError(
+            f"Checkpoint {folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}, so that nothing "
+            f"says which of its files are the weights: {list_some(present)}. Rename the file to "
+            f"{SINGLE_NAME}, or fetch the index."
+        )
+    others = [name for name in present if name not in names]
+    if others:
+        logger.info(
+            "%s: weights are read from %s; not from %s", folder, list_some(names), list_some(others)
+        )
+    return [folder / name for name in names]
+
+
+def _read_index(index: Path) -> list[str]:
+    """Return the file names of an index, which must be names of files beside it."""
+    fault = ""
+    try:
+        fields = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted({str(name) for name in fields["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names, fault = [], f"it holds no weight_map ({type(error).__name__}: {error})"
+    odd = [name for name in names if Path(name).name != name or name.startswith(".")]
+    if odd:
+        fault = f"its weight_map names {list_some(odd)}, which is no file name beside it"
+    if not names and not fault:
+        fault = "its weight_map is empty"
+    if fault:
+        raise CheckpointError(f"{index} cannot be used: {fault}. Download it again.")
+    return names
+
+
+def read_stored_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by name, from the files' headers.
+
+    Args:
+        files: Safetensors files.
+
+    Raises:
+        CheckpointError: If a file cannot be read, a tensor stands in two of them, or is stored in
+            anything but floats of 16 bits or more: quantised weights, read as plain numbers,
+            would be another network's.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    odd: list[str] = []
+    twice: list[str] = []
+    for file in files:
+        try:
+            with safe_open(file, framework="np") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+                    header = tensors.get_slice(name)
+                    if name in shapes:
+                        twice.append(f"{name} (again in {file.name})")
+                    shapes[name] = tuple(header.get_shape())
+                    dtype = str(header.get_dtype())
+                    if dtype not in _FLOAT_DTYPES and not _NO_WEIGHT.search(name):
+                        odd.append(f"{name} ({dtype})")
+        except Exception as error:  # safetensors raises its own, undocumented type
+            raise CheckpointError(
+                f"{file} is not a readable safetensors file ({error}). Download it again."
+            ) from error
+    folder = files[0].parent if files else ""
+    if twice:
+        raise CheckpointError(
+            f"{folder}: tensors stand in two files, and nothing says which one is meant: "
+            f"{list_some(twice)}. Download the files again."
+        )
+    if odd:
+        raise CheckpointError(
+            f"{folder}: tensors are stored in types that are no plain floats: "
+            f"{list_some(odd)}. Quantised weights are not read here, and as plain numbers they "
+            f"would be wrong; give a checkpoint in {', '.join(_FLOAT_DTYPES)}."
+        )
+    return shapes
