@@ -91,7 +91,7 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
         cells |= {(run.name, *key): cell for key, cell in found.items()}
         absent = find_missing(run.as_config(), run.path)
         rows += _read_rows(run, found, records, {(c.model, c.dataset): c for c in absent})
-        notes += [f"{run.name}: {note}" for note in (*run.notes, *records.notes)]
+        notes += [f"{run.name}: {note}" for note in (*run.notes, *run.damage, *records.notes)]
         if absent:
             notes.append(f"{run.name}: {describe_missing(absent)}")
         notes += _describe_faulty(run, [row for row in rows if row.run == run.name], absent)

@@ -44,7 +44,8 @@ def run_report(given: argparse.Namespace) -> int:
         given: The parsed arguments.
 
     Returns:
-        0, also if results are missing: the report says which; 2 if there is nothing to report.
+        0, also if results are missing: the report says which; 1 if files are damaged; 2 if there is
+        nothing to report.
     """
     from opencompass_llada.results.publish import TITLE, write_report
     from opencompass_llada.results.runs import find_runs
@@ -56,7 +57,16 @@ def run_report(given: argparse.Namespace) -> int:
         sys.stderr.write(f"opencompass-llada report: {error}\n")
         return 2
     sys.stdout.write(f"{len(runs)} runs, {len(paths)} files; open {paths[0].resolve()}\n")
-    return 0
+    damage = [text for run in runs for text in run.damage]
+    if damage:
+        listed = "\n  ".join(
+            [*damage[:20], *([f"and {len(damage) - 20} more"] * (len(damage) > 20))]
+        )
+        sys.stderr.write(
+            f"opencompass-llada report: {len(damage)} files are damaged and nothing of them is "
+            f"shown; a run with -r makes them again:\n  {listed}\n"
+        )
+    return int(bool(damage))
 
 
 def run_watch(given: argparse.Namespace) -> int:

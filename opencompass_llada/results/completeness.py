@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,25 @@ def find_missing(
             )
             break
     return missing
+
+
+def find_damage(root: Path) -> list[str]:
+    """Say which files of a run's predictions and results are torn, changed or of another run.
+
+    Args:
+        root: The run's own directory.
+    """
+    found = []
+    for stage in STAGES:
+        for path in sorted((root / stage).glob("*/*.json")):
+            if stage == STAGES[0]:
+                fault = answers_fault(path)
+            else:
+                content, fault = _read_object(path)
+                fault = fault or (_origin_fault(path) if content else "is empty")
+            if fault:
+                found.append(f"{path} {fault}")
+    return found
 
 
 def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
@@ -152,8 +172,8 @@ def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
 def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Yield every (model config, data set config) that a run evaluates, model by model."""
     for group in cfg.get("model_dataset_combinations") or [cfg]:
-        for model in group["models"]:
-            for dataset in group["datasets"]:
+        for model in group.get("models") or ():
+            for dataset in group.get("datasets") or ():
                 yield model, dataset
 
 
@@ -190,6 +210,24 @@ def read_answers(path: Path) -> tuple[dict[str, Any], str]:
     if not fault and not all(isinstance(answer, dict) for answer in content.values()):
         fault = "holds samples that are no records"
     return ({}, fault) if fault else (content, "")
+
+
+def answers_fault(path: Path) -> str:
+    """Say what is wrong with a file of predictions, '' if nothing; asked again, it is not read.
+
+    Args:
+        path: ``RUN/predictions/MODEL/NAME.json``.
+    """
+    try:
+        stamp = path.stat()
+    except OSError as error:
+        return f"cannot be read ({error})"
+    return _answers_fault(path, stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
+
+
+@lru_cache(maxsize=65536)
+def _answers_fault(path: Path, *stamp: int) -> str:
+    return read_answers(path)[1]
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], str]:
@@ -288,7 +326,7 @@ def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
             return f"inference stopped half-way ({path.name} is left)"
     files = find_predictions(folder, dataset)
     for path in files:
-        if fault := read_answers(path)[1]:
+        if fault := answers_fault(path):
             return f"predictions/{model}/{path.name} {fault}"
     if not files:
         return NO_PREDICTIONS

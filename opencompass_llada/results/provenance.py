@@ -83,10 +83,9 @@ def seal_file(path: Path, content: Path, **facts: Any) -> None:
 def read_seals(run_path: Path) -> Mapping[str, Mapping[str, Any]]:
     """Return the newest record of each sealed file, by its path in the run's folder."""
     path = run_path / FOLDER / SEALS
-    try:
-        stamp = path.stat()
-    except OSError:
+    if not path.is_file():
         return {}
+    stamp = path.stat()
     return _read_seals(path, stamp.st_mtime_ns, stamp.st_size)
 
 
@@ -98,6 +97,8 @@ def seal_fault(path: Path, run_path: Path) -> str:
         run_path: The folder.
     """
     seal = read_seals(run_path).get(path.relative_to(run_path).as_posix())
+    if not path.is_file():
+        return "is no file"
     if seal is None or seal.get("sha256") == hash_file(path):
         return ""
     return "is not as the run wrote it (its digest is another): torn, changed or of another run"

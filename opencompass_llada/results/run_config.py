@@ -25,8 +25,8 @@ def read_dumped_config(path: Path) -> dict[str, Any]:
         ValueError: For anything but literals and ``dict(...)``; names file and line.
     """
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except SyntaxError as error:
+        tree = ast.parse(path.read_bytes().decode("utf-8"), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path} is no Python file ({error}); was it cut off?") from error
     values = {}
     for statement in tree.body:
@@ -54,7 +54,7 @@ def _read(path: Path, node: ast.expr) -> Any:
         return items if isinstance(node, ast.List) else tuple(items)
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise _refusal(path, node) from error
 
 

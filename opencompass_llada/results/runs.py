@@ -8,11 +8,17 @@ several configs: their (model, data set) pairs are put together, the last one's 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.results.completeness import dataset_name, list_pairs, model_name
+from opencompass_llada.results.completeness import (
+    dataset_name,
+    find_damage,
+    list_pairs,
+    model_name,
+)
+from opencompass_llada.results.provenance import seal_fault
 from opencompass_llada.results.run_config import read_dumped_config
 from opencompass_llada.results.table import ModelFacts, describe_model
 
@@ -41,6 +47,8 @@ class Run:
     """Abbreviations that several different models of one config share."""
     notes: tuple[str, ...] = ()
     """What a reader of the results has to know."""
+    damage: tuple[str, ...] = ()
+    """Files that are torn, changed or of another run; nothing of them is shown."""
     config_files: tuple[Path, ...] = ()
     """The dumped configs, oldest first."""
 
@@ -112,17 +120,67 @@ def read_run(
             ``trained_length``), besides what the dumped configs say.
     """
     files = sorted((path / "configs").glob("*.py"))
-    configs: list[tuple[str, Mapping[str, Any]]] = [
-        (file.name, read_dumped_config(file)) for file in files
-    ]
+    configs: list[tuple[str, Mapping[str, Any]]] = []
+    damage = []
+    for file in files if config is None else files[:-1]:
+        try:
+            configs.append((file.name, read_run_config(file)))
+        except ValueError as error:
+            damage.append(f"{error}; what it asked for is not shown")
     if config is not None:
-        configs[-1:] = [(files[-1].name if files else "the config", config)]
+        configs.append((files[-1].name if files else "the config", config))
     told = [
         entry
         for _, known in configs
         for entry in (known.get("summarizer") or {}).get("models") or ()
     ]
-    return _assemble(path, name or path.resolve().name, configs, [*told, *described], tuple(files))
+    run = _assemble(path, name or path.resolve().name, configs, [*told, *described], tuple(files))
+    return replace(run, damage=(*damage, *find_damage(path)))
+
+
+def read_run_config(file: Path) -> dict[str, Any]:
+    """Read a dumped config that a run can be read from.
+
+    Args:
+        file: ``RUN/configs/NAME.py``.
+
+    Returns:
+        Its values, with models and data sets.
+
+    Raises:
+        ValueError: If it is torn, not as the run wrote it, or names no models and data sets; names
+            the file.
+    """
+    try:
+        if fault := seal_fault(file, file.parents[1]):
+            raise ValueError(f"{file} {fault}")
+        config = read_dumped_config(file)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error})") from error
+    groups = config.get("model_dataset_combinations") or [config]
+    for group in groups if isinstance(groups, list) else [groups]:
+        for part in ("models", "datasets"):
+            entries = group.get(part) if isinstance(group, Mapping) else None
+            if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+                raise ValueError(f"{file} names no {part}: it is empty, torn or of another program")
+    summarizer = config.get("summarizer") or {}
+    told = (summarizer.get("models") or []) if isinstance(summarizer, Mapping) else None
+    if not isinstance(told, list) or not all(isinstance(e, Mapping) and "abbr" in e for e in told):
+        raise ValueError(f"{file} has a summarizer without models by abbr")
+    return config
+
+
+def _is_entry(entry: Any) -> bool:
+    """Say whether this is the config of a model or a data set, with what it is read by."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
+        return False
+    if not all(isinstance(entry.get(key, ""), str) for key in ("abbr", "path")):
+        return False
+    numbers = (entry.get("length"), entry.get("depth"))
+    return ("abbr" in entry or "path" in entry) and all(
+        number is None or (isinstance(number, int | float) and not isinstance(number, bool))
+        for number in numbers
+    )
 
 
 def _assemble(

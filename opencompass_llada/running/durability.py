@@ -37,7 +37,7 @@ from opencompass_llada.results.completeness import (
     read_result,
 )
 from opencompass_llada.results.provenance import seal_file
-from opencompass_llada.results.run_config import read_dumped_config
+from opencompass_llada.results.runs import read_run_config
 
 logger = get_logger(__name__)
 
@@ -171,8 +171,11 @@ def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> li
     said = [f"{path.name}: left half-written by a dead process" for path in
             remove_left_overs(run_path)]  # fmt: skip
     for path in sorted((run_path / "configs").glob("*.py")):
-        if path.name != own_config and (fault := _config_fault(path)):
-            said.append(f"configs/{path.name}: {fault}")
+        try:
+            if path.name != own_config:
+                read_run_config(path)
+        except ValueError as error:
+            said.append(str(error))
             remove(path)
     predictions, results = run_path / "predictions", run_path / "results"
     for path in sorted(predictions.glob("*/*.json")) if makes_predictions else ():
@@ -198,24 +201,19 @@ def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> li
     return said
 
 
-def _config_fault(path: Path) -> str:
-    try:
-        config = read_dumped_config(path)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return "" if "models" in config or "model_dataset_combinations" in config else "it is empty"
-
-
-def clear_surroundings(folder: Path) -> None:
+def clear_surroundings(folder: Path, with_own: bool = False) -> None:
     """Remove what dead runs left in the folder that they were started from.
 
     Args:
         folder: The present one; OpenCompass puts ``tmp/`` and ``.cache/`` there.
+        with_own: Whether this process is about to end, and its own tasks' files go, too.
     """
     for path in sorted((folder / "tmp").glob("*_params.py")):
         owner = _read_owner(path)
-        is_ours = owner is not None and owner["host"] == describe_owner()["host"]
-        if owner is not None and is_ours and not process_exists(owner["pid"], owner["since"]):
+        if owner is None or owner["host"] != describe_owner()["host"]:
+            continue
+        is_own = with_own and owner["pid"] == os.getpid()
+        if is_own or not process_exists(owner["pid"], owner["since"]):
             remove(path)
     for name in ("tmp", ".cache"):
         remove_left_overs(folder / name, recursive=False)

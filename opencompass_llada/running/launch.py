@@ -55,6 +55,31 @@ class _Run:
         heal(folder, makes_predictions=makes_predictions, own_config=own_config)
         clear_surroundings(Path.cwd())
 
+    def mark(self, cfg: Mapping[str, Any]) -> None:
+        """Let the tasks of this run end with it."""
+        from opencompass_llada.running.durability import clear_surroundings
+        from opencompass_llada.running.ending import tasks_end_with_this
+
+        if self.arguments.mode == "viz" or self.arguments.dry_run:
+            return
+        stages = [((cfg.get(stage) or {}).get("runner") or {}) for stage in ("infer", "eval")]
+        runners = [str(runner.get("type")) for runner in stages]
+
+        def clear() -> None:
+            try:
+                self.held.close()
+            except (ValueError, RuntimeError) as error:  # the signal came while it was entered
+                logger.warning("The run's lock is left: %s", error)
+            clear_surroundings(Path.cwd(), with_own=True)
+
+        self.held.enter_context(
+            tasks_end_with_this(
+                in_tasks=not self.is_debugged(),
+                on_slurm=self.arguments.slurm or any("Slurm" in name for name in runners),
+                cleared=clear,
+            )
+        )
+
     def log_folder(self) -> Path | None:
         """Return the folder of the run's logs; None before the run has one."""
         return None if self.cfg is None else Path(self.cfg["work_dir"]) / "logs"
@@ -95,6 +120,7 @@ def _launch(run: _Run) -> int:
                 from opencompass_llada.running.preflight import check_config
 
                 check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+            run.mark(cfg)
             if getattr(arguments, "reuse", None) not in (None, "latest"):
                 run.enter(_work_dir(cfg, arguments) / arguments.reuse)
         except ValueError as error:
@@ -119,7 +145,11 @@ def _launch(run: _Run) -> int:
     read_config = main_module.Config.fromfile
     main_module.get_config_from_arg = get_checked_config
     try:
-        with whole_files(), mock.patch.object(main_module, "Config", DumpedConfig), run.held:
+        with (
+            run.held,
+            whole_files(),
+            mock.patch.object(main_module, "Config", DumpedConfig),
+        ):
             main_module.main()
             return _report_missing(run)
     except Exception:

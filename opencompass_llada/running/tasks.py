@@ -23,6 +23,7 @@ from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.completeness import TASK_NAME
 from opencompass_llada.running.durability import whole_files
+from opencompass_llada.running.ending import end_with_the_run, mark_job
 from opencompass_llada.running.recording import record_model, recording
 
 logger = get_logger(__name__)
@@ -64,7 +65,7 @@ class ShortNamedInferTask(OpenICLInferTask):
         Raises:
             RuntimeError: If OpenCompass's own command has changed its form.
         """
-        command = super().get_command(cfg_path, template)
+        command = super().get_command(cfg_path, mark_job(template))
         script = f"{inspect.getfile(OpenICLInferTask)} {cfg_path}"
         if script not in command:
             raise RuntimeError(
@@ -111,7 +112,7 @@ class CellByCellEvalTask(OpenICLEvalTask):
             template: The runner's command with ``{task_cmd}`` in it.
         """
         command = f"{sys.executable} -m opencompass_llada.running.tasks {cfg_path}"
-        return template.format(task_cmd=command)
+        return mark_job(template).format(task_cmd=command)
 
     def run(self) -> None:
         """Evaluate all data sets.
@@ -143,7 +144,9 @@ def main() -> None:
     parser.add_argument("config", help="file of the task's config")
     given = parser.parse_args()
     task = ShortNamedInferTask if given.infer else CellByCellEvalTask
-    task(Config.fromfile(given.config)).run()
+    cfg = Config.fromfile(given.config)
+    end_with_the_run(cfg["work_dir"])
+    task(cfg).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,228 @@
+"""Ends a run's tasks with the run: a killed driver leaves no process and no Slurm job behind.
+
+The driver names itself in an environment variable that its tasks inherit. A task watches the process
+that is named there (on another host: the renewal of the run's lock) and ends with it; a driver that
+is stopped by a signal ends its tasks before itself. Jobs of Slurm carry the run's mark in their name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.files import (
+    LOCK_NAME,
+    STALE_SECONDS,
+    describe_owner,
+    host_name,
+    process_exists,
+)
+
+VARIABLE = "OPENCOMPASS_LLADA_RUN"
+#: Seconds between two looks at the driver.
+_PERIOD = 1.0
+#: Seconds in which the driver's death is followed by a search for jobs that still start.
+_SEARCH_SECONDS = 20.0
+_ORPHANED = 75
+
+
+@contextmanager
+def tasks_end_with_this(
+    *, in_tasks: bool, on_slurm: bool, cleared: Callable[[], None]
+) -> Iterator[None]:
+    """Mark this process as a run's driver, so that the tasks that it starts end with it.
+
+    Args:
+        in_tasks: Whether tasks are processes of their own; else a signal ends in an exception here.
+        on_slurm: Whether tasks are jobs of Slurm, which nothing on this machine ends by itself.
+        cleared: Called before a signal ends this process: gives back what it holds.
+    """
+    mark = {**describe_owner(), "token": f"llada-{uuid.uuid4().hex[:12]}"}
+    earlier = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = json.dumps(mark)
+    _watch_in_forks()
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {}
+
+    def stop(number: int, frame: Any) -> None:
+        if os.getpid() != mark["pid"]:  # a fork that inherited this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if not in_tasks:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        end_tasks(str(mark["token"]))
+        cleared()
+        name = signal.Signals(number).name
+        sys.stderr.write(f"{name}: the run and its tasks are stopped; what is finished is kept.\n")
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+    if is_main:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handlers[number] = signal.signal(number, stop)
+    if on_slurm:
+        subprocess.Popen(
+            [sys.executable, "-m", __name__], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if earlier is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = earlier
+
+
+def end_with_the_run(folder: str | Path) -> None:
+    """Let a task's process end when the driver that started it is gone; a thread looks.
+
+    Args:
+        folder: The run's folder, whose lock tells a task on another host.
+    """
+    mark = _read_mark()
+    if mark is None:
+        return
+
+    def look() -> None:
+        while _is_there(mark, Path(folder)):
+            time.sleep(_PERIOD)
+        sys.stderr.write("task: the run that started this task has ended; so does the task.\n")
+        sys.stderr.flush()
+        os._exit(_ORPHANED)
+
+    threading.Thread(target=look, daemon=True, name="end with the run").start()
+
+
+def mark_job(template: str) -> str:
+    """Return a runner's command with the run's mark in front of the name of its Slurm job."""
+    mark = _read_mark()
+    return template.replace(" -J '", f" -J '{mark['token']} ", 1) if mark else template
+
+
+def end_tasks(token: str) -> None:
+    """End the processes of this machine and the jobs of Slurm that carry a run's mark.
+
+    Args:
+        token: The mark.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        marked = _find_processes(token)
+        for pid in marked:
+            try:
+                os.kill(pid, number)
+            except (ProcessLookupError, PermissionError):
+                continue
+        deadline = time.monotonic() + 5
+        while marked and time.monotonic() < deadline:
+            marked = [pid for pid in marked if process_exists(pid)]
+            time.sleep(0.05)
+        if number == signal.SIGTERM:
+            cancel_jobs(token)
+
+
+def cancel_jobs(token: str) -> list[str]:
+    """Cancel the jobs of Slurm whose name begins with a run's mark, and return their numbers."""
+    if shutil.which("squeue") is None or shutil.which("scancel") is None:
+        return []
+    try:
+        listing = subprocess.run(
+            ["squeue", "--noheader", "--format=%i %j"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        pairs = [line.strip().partition(" ") for line in listing.stdout.splitlines()]
+        jobs = [job for job, _, name in pairs if name.strip().startswith(token)]
+        if jobs:
+            subprocess.run(["scancel", *jobs], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        sys.stderr.write(f"The Slurm jobs named {token} could not be cancelled: {error}\n")
+        return []
+    return jobs
+
+
+def _read_mark() -> dict[str, Any] | None:
+    try:
+        mark = json.loads(os.environ[VARIABLE])
+        return {"token": str(mark["token"]), "host": mark["host"], "pid": int(mark["pid"]),
+                "since": mark["since"]}  # fmt: skip
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _is_there(mark: dict[str, Any], folder: Path | None) -> bool:
+    """Say whether the driver lives; of another host's, whether it renews its run's lock."""
+    if mark["host"] == host_name():
+        return process_exists(mark["pid"], mark["since"])
+    if folder is None:
+        return True
+    try:
+        return time.time() - (folder / LOCK_NAME).stat().st_mtime < STALE_SECONDS
+    except OSError:
+        return False
+
+
+def _find_processes(token: str) -> list[int]:
+    """Return the processes with a mark in the environment that they were started with."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(path.parent.name)
+        try:
+            if pid != os.getpid() and token.encode() in path.read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+_WATCHES_FORKS = threading.Event()
+
+
+def _watch_in_forks() -> None:
+    """Let forks of a driver (the workers of OpenCompass's Slurm runner) end with it, too."""
+    if _WATCHES_FORKS.is_set() or not hasattr(os, "register_at_fork"):
+        return
+    _WATCHES_FORKS.set()
+
+    def look() -> None:
+        mark = _read_mark()
+        while mark is not None and _is_there(mark, None):
+            time.sleep(_PERIOD)
+        if mark is not None:
+            os._exit(_ORPHANED)
+
+    def start() -> None:
+        if VARIABLE in os.environ:
+            threading.Thread(target=look, daemon=True, name="end with the run").start()
+
+    os.register_at_fork(after_in_child=start)
+
+
+def main() -> None:
+    """Wait for the driver's end, then end what is left of its run: it may have been killed."""
+    mark = _read_mark()
+    if mark is None:
+        return
+    while _is_there(mark, None):
+        time.sleep(_PERIOD)
+    deadline = time.monotonic() + _SEARCH_SECONDS
+    while time.monotonic() < deadline:
+        end_tasks(mark["token"])
+        time.sleep(2 * _PERIOD)
+
+
+if __name__ == "__main__":
+    main()
