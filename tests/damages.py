@@ -113,7 +113,7 @@ CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "half": lambda content, draw: content[: len(content) // 2],
     "all but a byte": lambda content, draw: content[:-2],
     "twice": lambda content, draw: content + content,
-    "a bad byte": lambda content, draw: content[: len(content) // 2] + b"\xff" + content[len(content) // 2 :],
+    "a bad byte": lambda content, draw: content[:-9] + b"\xff" + content[-9:],
     "no JSON": lambda content, draw: b"None\n",
     "a list": lambda content, draw: b"[1, 2]\n",
     "a line break in front": lambda content, draw: b"\n" + content,
@@ -176,7 +176,7 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def read_numbers(folder: Path) -> dict[tuple[str, ...], tuple[Any, ...]]:
-    """Return every number that a report of a run shows, by cell; what it does not show is absent."""
+    """Return every number that a report of a run shows, by cell; others are absent."""
     from opencompass_llada.results.collect import collect
 
     collection = collect([folder])
@@ -194,7 +194,7 @@ def read_numbers(folder: Path) -> dict[tuple[str, ...], tuple[Any, ...]]:
 
 
 def run_report(folder: Path, output: Path) -> tuple[int, str]:
-    """Call ``opencompass-llada report`` and return its status and what it said on standard error."""
+    """Call ``opencompass-llada report``; return its status and what it said of faults."""
     from opencompass_llada.cli import main
 
     said = io.StringIO()

@@ -1,8 +1,9 @@
 """Ends a run's tasks with the run: a killed driver leaves no process and no Slurm job behind.
 
-The driver names itself in an environment variable that its tasks inherit. A task watches the process
-that is named there (on another host: the renewal of the run's lock) and ends with it; a driver that
-is stopped by a signal ends its tasks before itself. Jobs of Slurm carry the run's mark in their name.
+The driver names itself in an environment variable that its tasks inherit. A task watches the
+process that is named there (on another host: the renewal of the run's lock) and ends with it; a
+driver that is stopped by a signal ends its tasks before itself. Jobs of Slurm carry the run's mark
+in their name.
 """
 
 from __future__ import annotations
