@@ -178,6 +178,16 @@ def fidelity_table() -> str:
         for mode in results
     ]
     note = "" if holds else "\n(No intervals: the record is older than the present ones.)\n"
+    losing = "; ".join(
+        mode
+        for mode, found in results.items()
+        if min(group["score_difference"] for group in found.values()) < -0.5
+    )
+    same = all(
+        found[group]["answer_agreement"] == 1 for found in results.values() for group in groups[:2]
+    )
+    note += f"\nMore than 0.5 points on some group are lost by: {losing}. On needle in a haystack\n"
+    note += f"{'no mode changes' if same else 'some modes change'} an answer.\n"
     return make(["mode", *groups], rows) + note
 
 

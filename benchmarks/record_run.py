@@ -88,7 +88,8 @@ def main() -> None:
         if figure is not None:
             shutil.copy(figure, given.docs / "images" / f"{given.name}.png")
         write_record(given.docs / "records" / f"{given.name}.json", record)
-    print(f"wrote records/{given.name}.csv, .json and images/{given.name}.png in {given.docs}")
+    picture = "" if figure is None else f" and images/{given.name}.png"
+    print(f"wrote records/{given.name}.csv, .json{picture} in {given.docs}")
 
 
 if __name__ == "__main__":
