@@ -51,7 +51,9 @@ def own_loader(length: int, num_samples: int) -> dict[str, Any]:
     from opencompass_llada.datasets.ruler.tasks import TASKS
 
     return {
-        task: lambda task=task: RulerDataset.load(task=task, length=length, num_samples=num_samples)
+        task: lambda task=task: RulerDataset.load(
+            task=task, length=length, num_samples=num_samples, fwe_room=False
+        )
         for task in TASKS
     }
 

@@ -35,7 +35,12 @@ from opencompass_llada.prompting.stopping import (
 from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
 from opencompass_llada.prompting.truncation import truncate
 from opencompass_llada.text_scoring import TextScorer
-from opencompass_llada.wrapper_checks import check_mask_id, open_fitting_adapter, refuse_ranks
+from opencompass_llada.wrapper_checks import (
+    check_bos,
+    check_mask_id,
+    open_fitting_adapter,
+    refuse_ranks,
+)
 from opencompass_llada.wrapper_options import KEYWORDS, WrapperOptions, parse_wrapper_options
 from opencompass_llada.wrapper_scoring import LikelihoodMethods
 
@@ -93,6 +98,8 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
     peft_kwargs             ``revision`` and ``subfolder`` of it.
     tokenizer_path          Where the tokenizer is, if not at path.
     tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
+    add_bos                 True: prompts to generate from begin with the tokenizer's BOS, once, as
+                            the seeds' wrapper has it for Dream without drop_middle.
     ======================  =====================================================================
     """
 
@@ -142,6 +149,7 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         )
         self.special_tokens: EndTokens = family.special_tokens(local_path, config, self.tokenizer)
         check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
+        check_bos(options, self.tokenizer)
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         self._stop_ids = set(self.special_tokens.end_token_ids)
         if options.chat is not None:
@@ -303,6 +311,9 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
 
     def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
         token_ids = self._encoder.encode(text)
+        start = self.tokenizer.bos_token_id
+        if self.options.add_bos and token_ids[:1] != [start]:
+            token_ids = [start, *token_ids]
         limits: LengthLimit = self.options.length_limit
         limit = limits.prompt_limit(generation_length)
         if limit is not None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from transformers import PreTrainedTokenizerBase
+
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.modeling import (
     Adapter,
@@ -52,4 +54,13 @@ def check_mask_id(given: int | None, found: int | None) -> None:
         raise ValueError(
             f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
             "leave mask_id out"
+        )
+
+
+def check_bos(options: WrapperOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse to add a BOS that the tokenizer does not have."""
+    if options.add_bos and tokenizer.bos_token_id is None:
+        raise ValueError(
+            f"add_bos=True, but the tokenizer at {options.tokenizer_path!r} names no bos_token; "
+            "leave add_bos out, or name one in tokenizer_kwargs"
         )

@@ -50,6 +50,7 @@ class WrapperOptions:
     batch_size: int | None
     tokenizer_path: str
     tokenizer_kwargs: Mapping[str, Any]
+    add_bos: bool
     chat: ChatOptions | None
     likelihood: LikelihoodOptions
     adapter: AdapterSource | None
@@ -79,6 +80,7 @@ def parse_wrapper_options(
     likelihood: Mapping[str, Any] | None = None,
     tokenizer_path: str | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
+    add_bos: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
     dtype: Any = None,
     device: Any = None,
@@ -116,6 +118,13 @@ def parse_wrapper_options(
             f"truncation={length_limit.policy!r} would cut off an end of the chat template, where "
             "turns are opened; use truncation='middle' with chat"
         )
+    if not isinstance(add_bos, bool):
+        raise ValueError(f"add_bos={add_bos!r} must be True or False")
+    if add_bos and chat_options is not None:
+        raise ValueError(
+            "add_bos=True has no effect with chat, whose template writes all that stands before "
+            "the first turn; leave it out"
+        )
     if max_out_len is not None:
         length_limit.prompt_limit(max_out_len)
     return WrapperOptions(
@@ -131,6 +140,7 @@ def parse_wrapper_options(
         batch_size=batch_size,
         tokenizer_path=str(tokenizer_path or path),
         tokenizer_kwargs=dict(tokenizer_kwargs or {}),
+        add_bos=add_bos,
         chat=chat_options,
         likelihood=parse_scoring(likelihood),
         adapter=parse_adapter(peft_path, peft_kwargs),

@@ -41,6 +41,7 @@ def ruler_cells(
     data="ruler",
     path=None,
     tokens_to_generate=None,
+    fwe_room=True,
 ):
     """List data set configs, length by length.
 
@@ -56,6 +57,8 @@ def ruler_cells(
         data: 'ruler' (OpenCompass's data/ruler) or 'embedded' (generated essays, no qa tasks).
         path: Folder of the data, where it is not in its usual place.
         tokens_to_generate: Room for the answer; None for RULER's own for each task.
+        fwe_room: Whether fwe keeps that room too; False for OpenCompass's and NVIDIA's prompts,
+            which are too long with the answer.
 
     Raises:
         ValueError: For data or tasks that do not exist.
@@ -85,6 +88,8 @@ def ruler_cells(
         options["path"] = path
     if tokens_to_generate is not None:
         options["tokens_to_generate"] = tokens_to_generate
+    if not fwe_room:
+        options["fwe_room"] = False
     return [
         dict(
             abbr=f"ruler_{task}_length{length}_by-{label}" + ("_chat" if chat else ""),

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import ConfigDict
 from opencompass.utils.build import build_model_from_cfg
 from test_dream import qwen2_logits
-from tiny_dream import EOS_ID, EOT_ID, MASK_ID, START_ID, write_tiny_dream
+from tiny_dream import EOS_ID, EOT_ID, MASK_ID, START_ID, START_TOKEN, write_tiny_dream
 
 from opencompass_llada.families import check_model_type
 from opencompass_llada.likelihood import LikelihoodOptions
@@ -124,3 +124,25 @@ def test_the_likelihood_goes_by_realigned_logits(checkpoint):
     estimate = engine.score([1, 2, 3], [4], LikelihoodOptions())
     logits = qwen2_logits(checkpoint, [1, 2, 3, MASK_ID])[2].double()
     assert estimate.nll == pytest.approx(-logits.log_softmax(-1)[4].item(), rel=1e-5)
+
+
+def test_bos_before_a_prompt_as_the_seeds_wrapper_has_it(checkpoint, monkeypatch):
+    """Once, also where the tokenizer or the prompt has it already."""
+    options = {"tokenizer_kwargs": {"bos_token": START_TOKEN}}
+    model = LLaDACausalLM(str(checkpoint), add_bos=True, **options)
+    seen = []
+    generate = model.engine.generate
+
+    def watch(prompts, **keywords):
+        seen.extend(list(prompt) for prompt in prompts)
+        return generate(prompts, **keywords)
+
+    monkeypatch.setattr(model.engine, "generate", watch)
+    model.generate(["Hi", START_TOKEN + "Hi"], max_out_len=4)
+    assert seen == [[START_ID, *model.tokenizer("Hi")["input_ids"]]] * 2
+    with pytest.raises(ValueError, match="names no bos_token"):
+        LLaDACausalLM(str(checkpoint), add_bos=True)
+    with pytest.raises(ValueError, match="has no effect with chat"):
+        LLaDACausalLM.check_arguments(str(checkpoint), add_bos=True, chat=True)
+    with pytest.raises(ValueError, match="add_bos='yes' must be True or False"):
+        LLaDACausalLM.check_arguments(str(checkpoint), add_bos="yes")

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from prompt_capture import received_prompts
+from ruler_data import STOCK, write_ruler
 
 import opencompass_llada.assets
 from opencompass_llada.configs.helpers import paper_run
 from opencompass_llada.configs.helpers.models import describe_models, list_model_configs
 from opencompass_llada.configs.helpers.paper_facts import papers
+from opencompass_llada.configs.helpers.ruler_run import plan_run as plan_ruler
 from opencompass_llada.running.preflight import check_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +81,36 @@ def test_rows_are_those_of_the_seeds_configs(paper, benchmark):
         assert config["dtype"] == wanted
 
 
+def test_dreams_prompts_begin_with_bos_where_nothing_is_cut_in_the_middle():
+    """The repository's wrapper: ``bos_token + prompt`` unless drop_middle."""
+    for benchmark in ("niah", "ruler", "longbench"):
+        rows = paper_run.list_rows(papers["longllada"][benchmark], benchmark)
+        names = {row["model"] for row in rows}
+        for config in list_model_configs(names, benchmark=benchmark, rows=rows):
+            wanted = config["path"] in DREAM and benchmark != "longbench"
+            assert config.get("add_bos", False) == wanted
+
+
+def test_ultralladas_ruler_prompts_are_opencompass_own(monkeypatch, tmp_path):
+    """Byte for byte what the stock data sets give a model without a template: a line break ends."""
+    folder = write_ruler(tmp_path / "ruler")
+    monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", "none")
+    settings = dict(papers["ultrallada"]["ruler"]["settings"], models=["llada_8b_base"],
+                    lengths=[4500], samples=1, tasks=["vt", "fwe"], data=str(folder),
+                    tokenizer="asset:tiny-llada")  # fmt: skip
+    plan = plan_ruler(settings, num_gpus=0, announce=False)
+    assert all("chat" not in model for model in plan["models"])
+    stock = []
+    for entry in Config.fromfile(str(STOCK))["ruler_datasets"]:
+        if entry["abbr"] in ("ruler_vt_4k", "ruler_fwe_4k"):
+            path = str(opencompass_llada.assets.resolve_asset("asset:tiny-llada"))
+            entry.update(max_seq_length=4500, num_samples=1, tokenizer_model=path)
+            stock.append(entry)
+    ours, theirs = received_prompts(plan["datasets"]), received_prompts(stock)
+    assert sorted(ours) == sorted(theirs)
+    assert all(prompt.rstrip().endswith("are:") and prompt.endswith("\n") for prompt in ours)
+
+
 def test_runs_of_other_steps_have_titles_of_their_own():
     """Or a run of 1 step would stand beside the paper's figure for 32."""
     rows = paper_run.list_rows(papers["longllada"]["niah"], "niah")
@@ -99,6 +132,10 @@ def test_lengths_samples_and_truncation_are_the_papers():
     }
     assert papers["longllada"]["ruler"]["settings"]["lengths"] == [4096, 8192, 16384]
     assert papers["ultrallada"]["ruler"]["settings"]["samples"] == 100
+    # UltraLLaDA runs OpenCompass's own RULER configs; LongLLaDA's cuts the answer turn.
+    prompts = {paper: papers[paper]["ruler"]["settings"]["prompt"] for paper in papers}
+    assert prompts == {"longllada": "base", "ultrallada": "opencompass"}
+    assert {papers[paper]["ruler"]["settings"]["fwe"] for paper in papers} == {"published"}
     assert papers["longllada"]["longbench"]["settings"]["lengths"] == [3500, 7500]
     longbench = papers["ultrallada"]["longbench"]["settings"]
     assert (longbench["lengths"], longbench["output_lengths"]) == ([16000], "repositories")

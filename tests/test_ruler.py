@@ -80,7 +80,7 @@ def test_prompts_equal_the_stock_class(task, ruler_folder, fewer_words):
     length = 6000 if task == "qa_hotpotqa" else 4500
     tokenizer = str(resolve_asset(TOKENIZER))
     expected = stock_samples(task, length, 3, ruler_folder, tokenizer)
-    made = load(task, length, tokenizer=tokenizer, path=str(ruler_folder))
+    made = load(task, length, tokenizer=tokenizer, path=str(ruler_folder), fwe_room=False)
     assert list(zip(made["prompt"], made["answer"], strict=True)) == expected
     assert len(set(made["prompt"])) == 3
 
@@ -90,7 +90,7 @@ def test_prompts_equal_the_stock_class_on_real_data(task, real_data_root, monkey
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data_root / "data" / "tiktoken"))
     folder = real_data_root / "data" / "ruler"
     expected = stock_samples(task, 8192, 3, folder, "gpt-4")
-    made = load(task, 8192, tokenizer="gpt-4", path=str(folder))
+    made = load(task, 8192, tokenizer="gpt-4", path=str(folder), fwe_room=False)
     assert list(zip(made["prompt"], made["answer"], strict=True)) == expected
 
 
@@ -103,6 +103,18 @@ def test_small_windows_are_filled_and_never_exceeded(task):
         assert longest + 64 > 0.8 * length
         store = RulerDataset.store.tokenizer(TOKENIZER)
         assert made["num_tokens"] == [store.count(prompt) for prompt in made["prompt"]]
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_prompt_and_answer_have_the_length_at_published_lengths_too(task, ruler_folder):
+    room, length = TASKS[task].tokens_to_generate, 6000 if task == "qa_hotpotqa" else 4500
+    made = load(task, length, num_samples=6, path=str(ruler_folder))
+    assert max(made["num_tokens"]) + room <= length
+    if task == "fwe":
+        assert min(made["num_tokens"]) + room > 0.85 * length
+        # The originals' form, which the papers' configs ask for.
+        published = load(task, length, num_samples=6, fwe_room=False)
+        assert length - room < max(published["num_tokens"]) <= length
 
 
 @pytest.mark.parametrize("task", WITHOUT_DATA)
@@ -186,6 +198,7 @@ def test_documents_that_run_out_are_reported(ruler_folder, caplog, monkeypatch):
         ({"task": "vt", "length": 512, "num_sample": 3}, "num_samples"),
         ({"task": "vt"}, "length"),
         ({"task": "vt", "length": 512, "tokens_to_generate": -1}, "tokens_to_generate=-1"),
+        ({"task": "fwe", "length": 512, "fwe_room": "no"}, "fwe_room='no' must be True or False"),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -1,4 +1,4 @@
-"""A config of the seeds' own form, only its import line changed, run through OpenCompass.
+"""A config of the seeds' own form, its imports of the model changed, run through OpenCompass.
 
 LongLLaDA's and UltraLLaDA's evaluation configs list models as tuples and take family and path from
 the abbreviation. The configs here have that form, with tiny checkpoints; what is expected follows
@@ -261,3 +261,14 @@ def test_diffusion_options_for_an_autoregressive_model_are_an_error(checkpoints)
     """The seeds ignore them, so that a wrong path would go unnoticed."""
     with pytest.raises(ValueError, match="num_steps"):
         LLaDACausalLM(checkpoints["llama"], diffusion_config={"steps": 32})
+
+
+def test_the_lines_that_needle_configs_change_are_those_of_the_docs(tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "docs/paper_configs.md").read_text()
+    lines = page.split("```python\n")[1].split("```")[0]
+    assert "read_base" in lines
+    file = tmp_path / "needles.py"
+    file.write_text("from mmengine.config import read_base\n" + lines)
+    cfg = Config.fromfile(str(file), format_python_code=False)
+    assert len(cfg["datasets"]) == 66
+    assert cfg["summarizer"]["type"].__name__ == "NeedleSummarizer"

@@ -42,6 +42,8 @@ def plan_run(paper, benchmark, num_gpus, announce=True):
     rows, settings = list_rows(spec, benchmark), dict(spec["settings"])
     if is_demo():
         rows, settings = demo_rows(rows), dict(table["demo"])
+        if benchmark == "ruler":
+            settings["prompt"] = spec["settings"]["prompt"]
     rows = choose_rows(rows)
     settings["models"] = list(dict.fromkeys(row["model"] for row in rows))
     settings["scaling"] = list(dict.fromkeys(row["scaling"] for row in rows))
@@ -61,6 +63,8 @@ def list_rows(spec, benchmark):
         family = facts["family"]
         lambdas = [text for text in facts["scalings"] if text.startswith("ntk:")]
         common = dict(model=name, dtype=facts["paper_dtype"], seed=paper_seed)
+        if family in spec.get("add_bos", ()):
+            common["add_bos"] = True
         for text in ["none", *lambdas[: spec["lambdas"][family]]]:
             row = dict(common, scaling=text)
             own = facts["generation"][benchmark].get("num_steps")

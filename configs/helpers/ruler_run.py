@@ -22,7 +22,9 @@ ruler_table = dict(
         samples="samples a task and length",
         data="embedded (no qa tasks), ruler (where OpenCompass looks), or the folder of its files",
         tokenizer="what counts lengths: model (its own), gpt-4, or a checkpoint's path",
-        prompt="base (ends in the answer prefix) or chat",
+        prompt="base (ends in the answer prefix), chat, or opencompass: its turns without a chat "
+        "template, so that prompts end in a line break",
+        fwe="fits (default: prompt and answer have the length) or published (the prompt alone)",
         generation_length="tokens generated for a sample; default the papers' 64, or the tiny "
         "models' on embedded data",
         block_length="tokens in a block of the sampler; default one block",
@@ -35,7 +37,7 @@ ruler_table = dict(
         *("lengths", "samples", "generation_length", "block_length", "steps"),
         *("batch_size", "workers"),
     ),
-    choices=dict(prompt=("base", "chat")),
+    choices=dict(prompt=("base", "chat", "opencompass"), fwe=("fits", "published")),
     demo=dict(models=["tiny_llada"], scaling=["none", "ntk"], data="embedded"),
 )
 # Both papers: 64 tokens in one block, 100 samples; LongLLaDA's lengths (its Table 2).
@@ -118,6 +120,7 @@ def fill_defaults(values, sources, num_gpus):
             if embedded
             else (paper_generation, "default: both papers'")
         ),
+        fwe=("fits", "default"),
         workers=(
             num_gpus or min(2, cpu_count() or 1),
             f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores",
@@ -182,13 +185,13 @@ def make_cells(values, tokenizer):
         num_samples=values["samples"],
         generation_length=values["generation_length"],
         lengths=values["lengths"],
-        chat=values["prompt"] == "chat",
+        chat=values["prompt"] != "base",
     )
     if values["data"] == "embedded":
         return embedded_cells(within_reserve=takes_embedded_answer(values), **common)
     named = values["data"] in ruler_sources
     path = ruler_sources[values["data"]]["path"] if named else values["data"]
-    cells = ruler_cells(path=path, **common)
+    cells = ruler_cells(path=path, fwe_room=values["fwe"] != "published", **common)
     for cell in cells:
         # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
         cell["path"] = full_path(cell)

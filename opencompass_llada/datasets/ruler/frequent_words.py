@@ -72,8 +72,8 @@ def make_frequent_words(
 ) -> Iterator[RulerSample]:
     """Yield samples of at most the data set's length.
 
-    As published, the prompt alone may have the whole length: both originals keep no room for the
-    answer in this task. Below `tasks.PUBLISHED_FROM` room is kept.
+    Both originals keep no room for the answer in this task, so that many prompts are too long
+    with it; ``fwe_room=False`` makes those.
 
     Args:
         spec: The data set.
@@ -85,7 +85,8 @@ def make_frequent_words(
             too few different words.
     """
     writer = FrequentWordsWriter(spec, task)
-    limit = spec.length if spec.as_published else spec.length - spec.reserve
+    keeps_room = spec.fwe_room or not spec.as_published
+    limit = spec.length - spec.reserve if keeps_room else spec.length
     if writer.vocabulary_size <= NUM_ASKED:
         raise NoRoom((NUM_ASKED + 1) * TOKENS_A_WORD)
     step = max(1, spec.length // 32) if spec.as_published else 1

@@ -16,8 +16,9 @@ from opencompass_llada.options import reject_unknown
 
 ESSAY_FILE = "PaulGrahamEssays.jsonl"
 
-#: From this length on, prompts equal OpenCompass's. Below, where RULER has no published figures,
-#: items are added one at a time, so that small windows are filled and not missed.
+#: From this length on, prompts equal OpenCompass's (fwe's with ``fwe_room=False``). Below, where
+#: RULER has no published figures, items are added one at a time, so that small windows are filled
+#: and not missed.
 PUBLISHED_FROM = 4096
 
 
@@ -80,7 +81,7 @@ class FrequentWordsTask:
     word_length: int = 6
     """Letters of a coded word."""
     tokens_to_generate: int = 50
-    """Room kept for the answer below `PUBLISHED_FROM`; both originals keep none."""
+    """Room kept for the answer; both originals keep none, see ``RulerSpec.fwe_room``."""
     match: str = "all"
     """How answers are scored."""
 
@@ -174,6 +175,9 @@ class RulerSpec:
     """The essay haystack: a JSON object with ``text`` a line."""
     tokens_to_generate: int | None = None
     """Room kept for the answer; None for the task's own."""
+    fwe_room: bool = True
+    """Whether fwe keeps room for the answer as all tasks do. False is both originals' form from
+    `PUBLISHED_FROM` on: its prompt alone may have the whole length."""
     seed: int = 42
     """Of all draws; RULER's own is 42."""
     benchmark: str = "ruler"
@@ -189,6 +193,8 @@ class RulerSpec:
         for name in ("length", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not isinstance(self.fwe_room, bool):
+            raise ValueError(f"fwe_room={self.fwe_room!r} must be True or False.")
         if self.tokens_to_generate is not None and self.tokens_to_generate < 0:
             raise ValueError(
                 f"tokens_to_generate={self.tokens_to_generate} must be 0 or more, or None for "
