@@ -83,6 +83,23 @@ def test_needles_are_counted_and_not_samples(tmp_path, source):
     assert (mean.low, mean.high) == pytest.approx(wilson(mean.score, number))
 
 
+def test_questions_that_every_length_asks_are_counted_once(tmp_path):
+    """RULER's qa tasks take the same questions at every length; the others make their own."""
+    cells = [ruler_cell(task, length) for length in (4096, 8192) for task in RULER_TASKS]
+    found = []
+    for name in ("same", "own"):
+        run = write_run(tmp_path / name, MODELS[:1], cells, quality=0.6)
+        for cell in cells if name == "own" else ():
+            path = run / "predictions" / "one" / f"{cell['abbr']}.json"
+            rows = {k: row | {"gold": f"{cell['length']} {k}"} for k, row in
+                    json.loads(path.read_text()).items()}  # fmt: skip
+            write_json(path, rows)
+        found.append(find(read(run)[1], "one", "13 tasks", None))
+    same, own = found
+    assert same.score == own.score
+    assert same.high - same.low > own.high - own.low
+
+
 def split_predictions(run, model, dataset, parts=2):
     """Turn a prediction file into shards as NumWorkerPartitioner leaves them, with their logs."""
     whole = run / "predictions" / model / f"{dataset}.json"

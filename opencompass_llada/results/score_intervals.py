@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from opencompass_llada.results.collect import Collection, check_samples
 from opencompass_llada.results.groups import Group
@@ -35,16 +35,33 @@ def task_interval(
 def strata_interval(
     collection: Collection, rows: Sequence[TidyRow], weights: Sequence[float]
 ) -> tuple[float, float] | None:
-    """Return the interval of a weighted mean of independent cells, None without sample scores."""
-    strata = []
+    """Return the interval of a weighted mean of cells, None without sample scores.
+
+    Cells are independent, but for those of one task with the same questions, as RULER's qa has at
+    every length: there each question's mean over the cells is one observation.
+    """
+    strata: dict[Hashable, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
     for row, weight in zip(rows, weights, strict=True):
         scores = sample_scores(collection, row)
         if scores is None:
             return None
-        strata.append(Stratum(weight=weight, scores=scores))
-    if len(strata) == 1 and set(strata[0].scores) <= {0.0, 100.0}:
-        return wilson(rows[0].score or 0.0, len(strata[0].scores))
-    return stratified_interval(strata)
+        units = collection.cells[row.run, row.model, row.dataset].units
+        known = len(units) == len(scores) and all(units)
+        strata[(row.task, units) if known else id(row)].append((weight, scores))
+    if len(rows) == 1 and len(strata) == 1:
+        [[(_, scores)]] = strata.values()
+        if set(scores) <= {0.0, 100.0}:
+            return wilson(rows[0].score or 0.0, len(scores))
+    return stratified_interval([_join(cells) for cells in strata.values()])
+
+
+def _join(cells: Sequence[tuple[float, tuple[float, ...]]]) -> Stratum:
+    """Average cells sample by sample."""
+    total = sum(weight for weight, _ in cells)
+    columns = zip(*(scores for _, scores in cells), strict=True)
+    shares = [weight / total for weight, _ in cells]
+    means = [sum(s * x for s, x in zip(shares, column, strict=True)) for column in columns]
+    return Stratum(weight=min(total, 1.0), scores=tuple(min(max(m, 0.0), 100.0) for m in means))
 
 
 def grid_interval(collection: Collection, rows: Sequence[TidyRow]) -> tuple[float, float] | None:

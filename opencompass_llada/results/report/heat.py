@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from opencompass_llada.results.collect import Collection
 from opencompass_llada.results.grid import Grid
 from opencompass_llada.results.heatmap import COLOUR_MAP, METRIC_NAMES
-from opencompass_llada.results.intervals import wilson
 from opencompass_llada.results.plots import make_entry_grids
+from opencompass_llada.results.score_intervals import grid_interval
 from opencompass_llada.results.table import ResultRow
 from opencompass_llada.results.tidy import TidyRow
 
@@ -61,7 +61,8 @@ def make_heat_maps(
             for length in grid.lengths:
                 row = grid.rows.get((length, depth))
                 link = anchors.get(_key(row), "") if isinstance(row, TidyRow) else ""
-                cells.append(_make_cell(grid, length, depth, row, link))
+                interval = grid_interval(collection, [row]) if isinstance(row, TidyRow) else None
+                cells.append(_make_cell(grid, length, depth, row, link, interval))
             lines.append((f"{depth:g}", tuple(cells)))
         number = f", {grid.num_samples} samples a cell" if grid.num_samples else ""
         maps.append(
@@ -79,7 +80,14 @@ def _key(row: TidyRow) -> tuple[str, str, str]:
     return row.run, row.model, row.dataset
 
 
-def _make_cell(grid: Grid, length: int, depth: float, row: ResultRow | None, link: str) -> HeatCell:
+def _make_cell(
+    grid: Grid,
+    length: int,
+    depth: float,
+    row: ResultRow | None,
+    link: str,
+    interval: tuple[float, float] | None,
+) -> HeatCell:
     score = grid.scores.get((length, depth))
     inside = [value for value in grid.lengths if value <= (grid.trained_length or 0)]
     ends = bool(inside) and length == inside[-1] and length != grid.lengths[-1]
@@ -94,9 +102,8 @@ def _make_cell(grid: Grid, length: int, depth: float, row: ResultRow | None, lin
     hover = f"{where}{score:.1f} %"
     if row is not None and (number := row.n):
         hover += f" of {number} samples"
-        if grid.metric == "accuracy":
-            low, high = wilson(score, number)
-            hover += f", 95 % interval {low:.0f} to {high:.0f}"
+        if interval is not None:
+            hover += f", 95 % interval {interval[0]:.0f} to {interval[1]:.0f}"
     return HeatCell(
         text=f"{score:.0f}", level=f"s{round(score)}", hover=hover, link=link, ends_trained=ends
     )
