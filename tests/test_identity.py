@@ -251,8 +251,13 @@ def test_a_tokenizer_counts_by_its_content_and_not_by_its_name(tmp_path):
     for name in ("first", "second"):
         cells = [{**cell, "tokenizer": str(tmp_path / name)} for cell in GRID]
         write_run(tmp_path / "runs" / name, [make_model(name)], cells)
-    _, scores, notes = read(tmp_path / "runs")
-    assert notes == ""
+    gpt4 = [{**cell, "abbr": cell["abbr"] + "_gpt-4"} for cell in GRID]
+    write_run(tmp_path / "runs" / "third", [make_model("first")], gpt4)
+    collection, scores, notes = read(tmp_path / "runs")
+    assert {row.tokenizer for row in collection.rows} == {str(tmp_path / "first"), "gpt-4"}
+    scores = [score for score in scores if "gpt-4" not in score.series]
+    assert len({whole(scores, name).series for name in ("first", "second")}) == 1
+    assert "kept apart" in notes
     assert len({whole(scores, name).protocol for name in ("first", "second")}) == 1
 
 

@@ -105,7 +105,7 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
         for name, records in provenance.items()
         for model, record in records.models.items()
     }
-    separated, remarks = separate(rows, order, checkpoints)
+    separated, remarks = separate(_name_counters(rows), order, checkpoints)
     return Collection(
         runs=tuple(runs),
         rows=tuple(separated),
@@ -114,6 +114,20 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks),
     )
+
+
+def _name_counters(rows: Sequence[TidyRow]) -> list[TidyRow]:
+    """Call tokenizers of one content by one name, the first: tables and series go by the name."""
+    names: dict[str, str | None] = {}
+    for row in rows:
+        if row.tokenizer_hash and row.tokenizer:
+            names.setdefault(row.tokenizer_hash, row.tokenizer)
+    return [
+        replace(row, tokenizer=names[row.tokenizer_hash])
+        if row.tokenizer and row.tokenizer_hash
+        else row
+        for row in rows
+    ]
 
 
 def _read_cells(run: Run) -> Iterator[tuple[str, str, CellFiles]]:
