@@ -88,13 +88,15 @@ class SampleSet:
         return found
 
     def units(self) -> list[str]:
-        """Return what each chosen sample depends on: the needle, in a data set with depths.
+        """Return what each chosen sample depends on: its answer, in a data set of a length.
 
-        A grid of lengths and depths asks for the same needles everywhere; empty elsewhere.
+        Data sets of other lengths and depths ask for the same needles, or take the same questions;
+        their answers tell which. Empty elsewhere, where the same answer is no sign of it.
         """
-        if "depth" not in self._config or self._column is None:
+        if self._column is None or not {"length", "depth"} & self._config.keys():
             return [""] * len(self.places)
-        return [str(self._test[place][self._column]) for place in self.places]
+        name = self._config.get("benchmark", "")
+        return [f"{name} {self._test[place][self._column]}" for place in self.places]
 
     def score(self, texts: Sequence[str]) -> list[float]:
         """Return the metric's score of each answer, of its sample alone.
