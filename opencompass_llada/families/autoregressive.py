@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from opencompass_llada.engines import AutoregressiveEngine, Engine, SamplerSettings
 from opencompass_llada.families.base import Family, LoadRequest
 from opencompass_llada.modeling import check_causal, load_causal, locate_checkpoint
-from opencompass_llada.prompting.tokenization import EOT_TOKEN, find_token_id
+from opencompass_llada.prompting.tokenization import EOT_TOKEN, check_vocabulary, find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
 
 #: Ends of a turn of widespread chat formats, counted as ends where the tokenizer has them.
@@ -39,8 +39,11 @@ def read_special_tokens(
     """Gather all end tokens: of config.json, generation_config.json, tokenizer and chat turns.
 
     Raises:
-        ValueError: If there are none: generation would never end early, nor batches be padded.
+        ValueError: If there are none: generation would never end early, nor batches be padded; or
+            if the tokenizer has ids beyond the network's embedding.
     """
+    text = config.get("text_config")
+    check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
     ends = [config.get("eos_token_id"), _generation_end(path), tokenizer.eos_token_id]
     ends += [find_token_id(tokenizer, token) for token in TURN_ENDS]
     ids = _flatten(ends)

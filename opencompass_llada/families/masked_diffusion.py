@@ -22,7 +22,7 @@ from opencompass_llada.modeling.inference import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.prompting.tokenization import find_token_id
+from opencompass_llada.prompting.tokenization import check_vocabulary, find_token_id
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.sampling import SpecialTokens, make_progress
 
@@ -61,6 +61,7 @@ def masked_diffusion_family(
                 f"config.json has no {' and no '.join(missing)}; {label}'s published checkpoints "
                 "have both. Add them to the checkpoint's config.json."
             )
+        check_vocabulary(tokenizer, config.get("embedding_size") or config.get("vocab_size"))
         return SpecialTokens(
             mask_token_id=config["mask_token_id"],
             eos_token_id=config["eos_token_id"],

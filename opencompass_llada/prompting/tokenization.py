@@ -1,7 +1,8 @@
 """Text to token ids and back, for prompts that may contain anything.
 
 No remote code, and only `tokenizer(...)` calls: `batch_encode_plus` is gone in transformers 5.
-Neither truncates nor pads.
+Neither truncates nor pads. Where there is a tokenizer.json, it says how text is read and what
+stands before it, under either major of transformers; nothing is ever put behind a text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -23,7 +26,14 @@ logger = get_logger(__name__)
 
 EOT_TOKEN = "<|eot_id|>"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_FILE = "tokenizer.json"
+_FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
+#: Parts of a tokenizer.json that some classes of either major replace by their own.
+_PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+#: Options of ``from_pretrained`` that ask for other parts than the file's.
+_CHANGE_PARTS = {"add_prefix_space", "add_bos_token", "add_eos_token", "legacy"}
+#: Classes of transformers 4 that write the beginning of sequence as add_bos_token says.
+_START_BY_OPTION = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
 
 #: Classes of checkpoints' remote code -> transformers' class that reads the same files alike.
 #: Dream's is Qwen2's with another name: same files, splitting pattern, merges and normalisation.
@@ -55,19 +65,121 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
     if not folder.is_dir() and str(path).startswith((".", "/", "~")):
         raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {remedy}")
     try:
-        if _written_by_transformers_5(folder):
-            return PreTrainedTokenizerFast.from_pretrained(source, **keywords)
-        name = get_tokenizer_config(str(source)).get("tokenizer_class")
-        if name in _SAME_AS:
-            known = getattr(transformers, _SAME_AS[name])
-            logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
-            return known.from_pretrained(source, **keywords)
-        return AutoTokenizer.from_pretrained(source, **keywords)
+        tokenizer = _load(source, folder, keywords)
+        if (folder / _FILE).is_file() and not _CHANGE_PARTS & options.keys():
+            _take_parts(tokenizer, folder)
+        _keep_start_alone(tokenizer)
+        return tokenizer
     except Exception as error:  # a broken tokenizer.json ends in a KeyError, or in Rust's own type
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(
             f"No tokenizer could be loaded from {str(path)!r} ({reason}). {remedy}"
         ) from error
+
+
+def _load(source: str | Path, folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    if _written_by_transformers_5(folder):
+        return PreTrainedTokenizerFast.from_pretrained(source, **keywords)
+    name = get_tokenizer_config(str(source)).get("tokenizer_class")
+    if name in _SAME_AS:
+        known = getattr(transformers, _SAME_AS[name])
+        logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
+        return known.from_pretrained(source, **keywords)
+    return AutoTokenizer.from_pretrained(source, **keywords)
+
+
+def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Give a tokenizer the parts of its tokenizer.json, whatever its class made of them.
+
+    LLaMA's and Gemma's classes read add_bos_token besides, where it is given.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return
+    stored = Tokenizer.from_file(str(folder / _FILE))
+    for name in _PARTS:
+        setattr(backend, name, getattr(stored, name))
+    settings = get_tokenizer_config(str(folder))
+    option = settings.get("add_bos_token")
+    of_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") in _START_BY_OPTION
+    start = tokenizer.bos_token
+    if option is not None and of_llama and start is not None:
+        _set_start(tokenizer, [start] if option else [])
+
+
+def _keep_start_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let nothing be put behind a text: an answer would begin after its end of sequence.
+
+    Raises:
+        ValueError: If the tokenizer offers no way to do so.
+    """
+    before, after = added_ids(tokenizer)
+    if not after:
+        return
+    ends = tokenizer.convert_ids_to_tokens(after)
+    logger.warning("The tokenizer puts %s behind every text; it is left out.", "".join(ends))
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        _set_start(tokenizer, tokenizer.convert_ids_to_tokens(before))
+    else:
+        tokenizer.add_eos_token = False
+    if added_ids(tokenizer) != (before, []):
+        raise ValueError(
+            f"it puts {''.join(ends)} behind every text, where answers are to begin, and this "
+            "cannot be turned off; correct the post_processor of its tokenizer.json"
+        )
+
+
+def _set_start(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """Let a fast tokenizer put these special tokens before a text and nothing behind it."""
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*tokens, "$A"],
+        special_tokens=[(token, find_token_id(tokenizer, token)) for token in tokens],
+    )
+
+
+def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and behind every text.
+
+    Raises:
+        ValueError: If it changes the text's own ids when it adds others.
+    """
+    for probe in ("a", "0", "!"):
+        text = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+        whole = list(tokenizer(probe)["input_ids"])
+        if text:
+            break
+    else:
+        return [], []  # a vocabulary of its own: nothing can be told
+    for first in range(len(whole) - len(text) + 1):
+        if whole[first : first + len(text)] == text:
+            return whole[:first], whole[first + len(text) :]
+    raise ValueError(
+        f"it reads {probe!r} as {whole} with its special tokens and as {text} without them, which "
+        "is not part of it; use another tokenizer"
+    )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -> None:
+    """Refuse a tokenizer with an id that the network has no embedding for.
+
+    Args:
+        tokenizer: Any tokenizer of transformers.
+        num_rows: Rows of the network's embedding; None where config.json does not say.
+
+    Raises:
+        ValueError: Naming tokens and ids.
+    """
+    if num_rows is None:
+        return
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= num_rows)
+    if beyond:
+        named = ", ".join(f"{token!r} ({i})" for i, token in beyond[:6])
+        more = "" if len(beyond) <= 6 else f" and {len(beyond) - 6} more"
+        raise ValueError(
+            f"the tokenizer has {len(beyond)} tokens beyond the network's {num_rows} embeddings: "
+            f"{named}{more}. Give the tokenizer of this checkpoint as tokenizer_path, or the "
+            "checkpoint whose embedding was enlarged for them."
+        )
 
 
 def _written_by_transformers_5(folder: Path) -> bool:
@@ -143,11 +255,13 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.mask_token_id = mask_token_id
         self._literal_ids = self._read_literally()
+        self._start_ids, _ = added_ids(tokenizer)
         self._warned = False
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a prompt, with what the tokenizer itself adds (BOS, if it does).
 
+        A prompt that begins with BOS already, from a meta_template say, does not get a second one.
         To a `PromptText` it adds nothing: its template wrote what there is to be.
 
         Args:
@@ -163,6 +277,9 @@ class PromptEncoder:
             token_ids = self._encode_pieces(text)
         else:
             token_ids = list(self.tokenizer(text)["input_ids"])
+            length = len(self._start_ids)
+            if length and token_ids[length : 2 * length] == self._start_ids:
+                token_ids = token_ids[length:]
         if self.mask_token_id not in token_ids:
             return token_ids
         if not self._warned:
@@ -178,8 +295,12 @@ class PromptEncoder:
         ]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of generated ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        """Return the text of generated ids, special tokens left out, every space as it is."""
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _encode_pieces(self, text: PromptText) -> list[int]:
         token_ids: list[int] = []
