@@ -12,8 +12,14 @@ OPTIONS ?=
 # Processes that make training rows (make tiny-models).
 WORKERS ?= 14
 STAMP := $(VENV)/.installed
+# A second environment over the first: all of its packages, but for transformers 4 and what goes with
+# it (the last versions that do). The core's tests of loading, RoPE, texts and networks run there, too.
+TRANSFORMERS4 := $(VENV)/transformers4
+TRANSFORMERS4_PACKAGES := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
+TRANSFORMERS4_TESTS := $(addprefix tests/test_,$(addsuffix .py,declared_rope loaded_weights rope texts \
+  modeling dream autoregressive adapters))
 
-.PHONY: help install niah datasets report test check format constraints model-configs tiny-llada-long tiny-models wheel clean
+.PHONY: help install niah datasets report test test-transformers4 check format constraints model-configs tiny-llada-long tiny-models wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
@@ -21,6 +27,7 @@ help:
 	@echo "make datasets     run a sample of every data set config whose data is on this machine"
 	@echo "make report       install, run every shipped model on three benchmarks, end with an HTML report"
 	@echo "make test         install, then run the test suite"
+	@echo "make test-transformers4  the core's tests with transformers 4.57, in $(TRANSFORMERS4)"
 	@echo "make check        formatting, lint and types"
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
@@ -63,6 +70,17 @@ format: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 $(OPTIONS)
+
+test-transformers4: $(TRANSFORMERS4)/.installed
+	@$(TRANSFORMERS4)/bin/python -c "from importlib.metadata import version as v; print('transformers', v('transformers'))"
+	$(TRANSFORMERS4)/bin/python -m pytest -n 2 $(TRANSFORMERS4_TESTS)
+
+$(TRANSFORMERS4)/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip $(TRANSFORMERS4)
+	$(BIN)/python -c "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\n')" \
+	  > "$$($(TRANSFORMERS4)/bin/python -c "import site; print(site.getsitepackages()[0])")/first.pth"
+	$(TRANSFORMERS4)/bin/python -m pip install --no-deps --ignore-installed $(TRANSFORMERS4_PACKAGES)
+	touch $@
 
 # After `make install CONSTRAINTS=/dev/null` in a new environment, which resolves afresh.
 constraints: $(BIN)/python

@@ -14,6 +14,7 @@ one an option for an autoregressive model; for a masked diffusion model and an o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def make_scorer(
     return TextScorer(
         engine,
         lambda text: list(model.tokenizer(text)["input_ids"]),
-        model.tokenizer.decode,
+        partial(model.tokenizer.decode, clean_up_tokenization_spaces=False),
         start_token_id=model.tokenizer.bos_token_id,
         limit=LengthLimit(max_seq_len=max_seq_len, policy="error", prompt_only=False),
         options=options,
