@@ -18,6 +18,7 @@ from opencompass_llada.results.completeness import (
     dataset_name,
     describe_missing,
     find_missing,
+    is_part,
     model_name,
 )
 from opencompass_llada.results.curves import CurvePoint, read_curves
@@ -173,7 +174,7 @@ def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = ""
         [
             record.get("started")
             for (name, part), record in records.datasets.items()
-            if name == model and _is_part(part, dataset)
+            if name == model and is_part(part, dataset)
         ],
         [records.models.get(model, {}).get("started")],
         [record.get("started") for record in records.runs],
@@ -230,7 +231,7 @@ def _judge(
         parts = {
             name: record
             for (model, name), record in records.datasets.items()
-            if model == row.model and _is_part(name, row.dataset)
+            if model == row.model and is_part(name, row.dataset)
         }
         asked = [record.get("num_samples") for record in parts.values()]
         expected = max([row.n or 0, sum(int(number or 0) for number in asked)])
@@ -239,12 +240,6 @@ def _judge(
             reason = f"{cell.num_predictions} of {expected} predictions are left"
             return without("partial", reason)
     return row
-
-
-def _is_part(name: str, dataset: str) -> bool:
-    """Whether a record's data set is this one or a shard of it."""
-    head, _, number = name.rpartition("_")
-    return name == dataset or (head == dataset and number.isdigit())
 
 
 def _describe_faulty(

@@ -158,7 +158,11 @@ def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
     own = folder / f"{dataset}.out"
     if own.is_file():
         return own
-    shards = sorted(folder.glob(f"{_escape(dataset)}_[0-9]*.out"))
+    shards = [
+        path
+        for path in sorted(folder.glob(f"{_escape(dataset)}_[0-9]*.out"))
+        if is_part(path.stem, dataset)
+    ]
     if shards:
         return shards[-1]
     # A task of several models has its log in the folder of its first model.
@@ -305,34 +309,26 @@ def find_predictions(folder: Path, dataset: str) -> list[Path]:
         folder: ``RUN/predictions/MODEL``.
         dataset: The data set's abbreviation.
     """
-    whole = folder / f"{dataset}.json"
-    if whole.is_file():
-        return [whole]
-    pattern = re.compile(re.escape(dataset) + r"_(\d+)\.json")
-    numbered = [
-        (int(match[1]), path)
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := pattern.fullmatch(path.name)) and path.is_file()
-    ]
-    return [path for _, path in sorted(numbered)]
+    return [file.path for file in find_finished(folder, dataset)]
 
 
 def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
     folder = root / "predictions" / model
-    unfinished = [folder / f"tmp_{dataset}.jsonl", *folder.glob(f"tmp_{_escape(dataset)}_*.jsonl")]
-    for path in unfinished:
-        is_shard = re.fullmatch(rf"tmp_{re.escape(dataset)}(_\d+)?\.jsonl", path.name)
-        if path.is_file() and is_shard:
-            return f"inference stopped half-way ({path.name} is left)"
-    files = find_predictions(folder, dataset)
-    for path in files:
-        if fault := answers_fault(path):
-            return f"predictions/{model}/{path.name} {fault}"
+    files = find_answer_files(folder, dataset)
+    for file in files:
+        if file.is_partial:
+            return f"inference stopped half-way ({file.path.name} is left)"
+    files = find_finished(folder, dataset)
+    for file in files:
+        if fault := answers_fault(file.path):
+            return f"predictions/{model}/{file.path.name} {fault}"
     if not files:
         return NO_PREDICTIONS
-    if files[0].stem == dataset:
+    if files[0].is_whole:
         return None
-    numbers = [int(path.stem.rpartition("_")[2]) for path in files]
+    if files[0].stop is not None:
+        return find_gap(files)
+    numbers = {file.number for file in files}
     # The last shard leaves no gap when it is lost; its task's log says that there was one.
     logs = root / "logs" / _LOG_FOLDERS["predictions"] / model
     started = [
@@ -340,8 +336,115 @@ def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
         for path in logs.glob(f"{_escape(dataset)}_*.out")
         if (match := re.fullmatch(rf"{re.escape(dataset)}_(\d+)\.out", path.name))
     ]
-    gaps = sorted(set(range(max([*numbers, *started]) + 1)) - set(numbers))
+    last = max([*(number for number in numbers if number is not None), *started])
+    gaps = sorted(set(range(last + 1)) - numbers)
     return f"prediction shards {gaps} are missing" if gaps else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFile:
+    """A file with answers of a cell: all of them, or those of a shard."""
+
+    path: Path
+    """``NAME.json``, or ``tmp_NAME.jsonl`` while it is unfinished."""
+    start: int | None = None
+    """First sample of a shard that is named by its samples."""
+    stop: int | None = None
+    """The sample after its last."""
+    total: int | None = None
+    """Samples of the whole data set."""
+    number: int | None = None
+    """Of a shard as OpenCompass names it, by its number: its samples are not known."""
+    is_partial: bool = False
+    """Whether inference is unfinished."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds the whole data set, finished."""
+        return self.stop is None and self.number is None and not self.is_partial
+
+
+def shard_name(dataset: str, start: int, stop: int, total: int) -> str:
+    """Return the name of a shard: that of the data set, with its samples, e.g. ``niah_0-4of10``."""
+    return f"{dataset}_{start}-{stop}of{total}"
+
+
+def split_shard_name(name: str) -> tuple[str, tuple[int, int, int] | None]:
+    """Return the data set's name of a shard's, and start, stop, total; None for no such shard."""
+    match = re.fullmatch(r"(.+)_(\d+)-(\d+)of(\d+)", name, re.DOTALL)
+    if match is None:
+        return name, None
+    return match[1], (int(match[2]), int(match[3]), int(match[4]))
+
+
+def is_part(name: str, dataset: str) -> bool:
+    """Tell whether a name is a data set's or that of a shard of it, of either way of naming."""
+    head, _, number = name.rpartition("_")
+    numbered = head == dataset and number.isdigit()
+    return name == dataset or numbered or split_shard_name(name)[0] == dataset
+
+
+def find_answer_files(folder: Path, dataset: str) -> list[AnswerFile]:
+    """Return the files that hold answers of a cell, shards in the order of their samples.
+
+    Args:
+        folder: predictions/MODEL of a run.
+        dataset: The data set's abbreviation.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        partial = path.suffix == ".jsonl" and path.name.startswith("tmp_")
+        if not (partial or path.suffix == ".json"):
+            continue
+        stem = path.stem.removeprefix("tmp_") if partial else path.stem
+        if not is_part(stem, dataset):
+            continue
+        _, samples = split_shard_name(stem)
+        if stem == dataset:
+            found.append(AnswerFile(path=path, is_partial=partial))
+        elif samples is not None:
+            start, stop, total = samples
+            found.append(
+                AnswerFile(path=path, start=start, stop=stop, total=total, is_partial=partial)
+            )
+        else:
+            number = int(stem.rpartition("_")[2])
+            found.append(AnswerFile(path=path, number=number, is_partial=partial))
+    return sorted(found, key=lambda file: (file.start or 0, file.number or 0, file.path.name))
+
+
+def find_finished(folder: Path, dataset: str) -> list[AnswerFile]:
+    """Return the files that make up a cell's answers: the whole one, else its shards in order.
+
+    Args:
+        folder: predictions/MODEL of a run.
+        dataset: The data set's abbreviation.
+    """
+    files = [file for file in find_answer_files(folder, dataset) if not file.is_partial]
+    whole = [file for file in files if file.is_whole]
+    ranges = [file for file in files if file.stop is not None]
+    return whole or ranges or files
+
+
+def find_gap(shards: Sequence[AnswerFile]) -> str | None:
+    """Say which samples no shard holds, or two; None if each is in one.
+
+    Args:
+        shards: Those named by their samples, in order; at least one.
+    """
+    totals = {shard.total for shard in shards}
+    if len(totals) > 1:
+        return f"its shards are of data sets of {sorted(map(str, totals))} samples"
+    reached = 0
+    for shard in shards:
+        assert shard.start is not None, "shards here are named by their samples"
+        if shard.start > reached:
+            return f"samples {reached} to {shard.start - 1} are missing"
+        if shard.start < reached:
+            return f"sample {shard.start} is in two shards ({shard.path.name})"
+        reached = shard.stop or 0
+    (total,) = totals
+    return f"samples {reached} to {total - 1} are missing" if reached != total else None  # type: ignore[operator]
 
 
 def _result_fault(root: Path, model: str, dataset: str) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.results.collect import Collection
+from opencompass_llada.results.completeness import is_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def _add_up(
         parts = [
             dict(record)
             for (name, data), record in known.datasets.items()
-            if name == model and (data == dataset or _is_shard(data, dataset))
+            if name == model and is_part(data, dataset)
         ]
         recorded += bool(parts)
         records += parts
@@ -120,11 +121,6 @@ def _add_up(
         device=", ".join(devices),
         reason=reason,
     )
-
-
-def _is_shard(name: str, dataset: str) -> bool:
-    head, _, number = name.rpartition("_")
-    return head == dataset and number.isdigit()
 
 
 def _is_of_part(record: Mapping[str, Any]) -> bool:

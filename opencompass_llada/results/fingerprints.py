@@ -28,6 +28,12 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.t
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 #: What a tokenizer adds itself; counts where tokenizer_config.json says true.
 _ADDED = ("add_bos_token", "add_eos_token")
+#: Columns that OpenCompass adds to every data set: its abbreviation and the row's number.
+_HOST_COLUMNS = ("subdivision", "idx")
+#: Small files beside weights or tokenizer that change what is read, asked or answered.
+_SETTINGS_FILES = ("adapter_config.json", "generation_config.json", "tokenizer_config.json",
+                   "special_tokens_map.json", "added_tokens.json",
+                   "chat_template.json")  # fmt: skip
 
 
 def hash_text(text: str) -> str:
@@ -41,14 +47,15 @@ def hash_values(values: Any) -> str:
 
 
 def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the hash of a data set's rows, in order.
+    """Return the hash of a data set's rows, in order, without the columns that OpenCompass adds.
 
     Args:
         rows: One mapping a sample.
     """
     digest = hashlib.sha256()
     for row in rows:
-        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+        own = {name: value for name, value in row.items() if name not in _HOST_COLUMNS}
+        line = json.dumps(own, sort_keys=True, ensure_ascii=False, default=str)
         digest.update(line.encode("utf-8", errors="surrogatepass") + b"\n")
     return digest.hexdigest()[:DIGITS]
 
@@ -166,3 +173,21 @@ def _read_object(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error}); copy the tokenizer again."
         ) from error
     return content if isinstance(content, dict) else {}
+
+
+def hash_settings(folder: Path) -> str:
+    """Return the hash of the small files that decide an answer; ``''`` if there are none.
+
+    Args:
+        folder: Of a checkpoint, a tokenizer or an adapter. Its chat templates and the Python files
+            of checkpoints that bring code of their own count, too.
+    """
+    named = [folder / name for name in _SETTINGS_FILES]
+    present = [path for path in named if path.is_file()]
+    present += sorted([*folder.glob("*.jinja"), *folder.glob("*.py")])
+    if not present:
+        return ""
+    digest = hashlib.sha256()
+    for path in present:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:DIGITS]

@@ -3,9 +3,10 @@
 ``run_TIME.json`` is written by the process that starts the tasks, when they have ended: command,
 resolved config, versions, commit, time. ``MODEL.jsonl`` is written by the processes that hold the
 models: a line of kind ``model`` when one is loaded, and one of kind ``dataset`` at each data set's
-end. ``files.seals`` has the digest of every file of predictions, results and config, from before it
-came into place. Each line begins with a digest of its own. This file knows their form; who measures
-what is in `running.recording`.
+end; one of kind ``superseded`` takes a data set's back, whose answers were set aside.
+``files.seals`` has the digest of every file of predictions, results and config, from before it came
+into place. Each line begins with a digest of its own. This file knows their form; who measures what
+is in `running.recording`.
 """
 
 from __future__ import annotations
@@ -188,6 +189,8 @@ def read_provenance(run_path: Path) -> Provenance:
                 name = str(record["model"])
                 if record["kind"] == "dataset":
                     datasets[name, str(record["dataset"])] = record
+                elif record["kind"] == "superseded":
+                    datasets.pop((name, str(record["dataset"])), None)
                 else:
                     models[name] = record
             except KeyError:

@@ -5,14 +5,13 @@ Looks at the files that tasks leave while they run; starts and stops nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.results.completeness import dataset_name, model_name
+from opencompass_llada.results.completeness import dataset_name, find_answer_files, model_name
 from opencompass_llada.results.provenance import read_provenance
 from opencompass_llada.results.runs import Run
 from opencompass_llada.results.table import BENCHMARKS, dotted_name
@@ -143,8 +142,7 @@ def _answered_share(
     if whole.is_file():
         return 1.0, [_changed(whole)]
     expected = dataset.get("num_samples") or dataset.get("num_repeats_per_file")
-    pattern = re.compile(rf"(tmp_)?{re.escape(name)}(_\d+)?\.jsonl?")
-    parts = [p for p in folder.iterdir() if pattern.fullmatch(p.name)] if folder.is_dir() else []
+    parts = [file.path for file in find_answer_files(folder, name)]
     lines = sum(
         _count_lines(path) if path.suffix == ".jsonl" else _count_answers(path) for path in parts
     )

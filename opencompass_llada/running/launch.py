@@ -116,13 +116,15 @@ def _launch(run: _Run) -> int:
         try:
             _check_config_file(getattr(arguments, "config", None))
             cfg = original(arguments)
-            if arguments.mode in ("all", "infer"):
-                from opencompass_llada.running.preflight import check_config
+            from opencompass_llada.running.preflight import check_config, check_file_names
 
+            check_file_names(cfg)
+            if arguments.mode in ("all", "infer"):
                 check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
             run.mark(cfg)
-            if getattr(arguments, "reuse", None) not in (None, "latest"):
-                run.enter(_work_dir(cfg, arguments) / arguments.reuse)
+            _use_own_stages(cfg)
+            if getattr(arguments, "reuse", None):
+                _resume(cfg, arguments, run)
         except ValueError as error:
             raise SystemExit(f"Nothing was run. {error}") from error
         run.cfg = cfg
@@ -143,7 +145,17 @@ def _launch(run: _Run) -> int:
             return read_config(path, **options)
 
     read_config = main_module.Config.fromfile
+    fill_infer, fill_eval = main_module.fill_infer_cfg, main_module.fill_eval_cfg
+
+    def fill(of_host: Any) -> Any:
+        def fill_own(cfg: Any, arguments: Any) -> None:
+            of_host(cfg, arguments)
+            _use_own_stages(cfg)
+
+        return fill_own
+
     main_module.get_config_from_arg = get_checked_config
+    main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill(fill_infer), fill(fill_eval)
     try:
         with (
             run.held,
@@ -158,12 +170,66 @@ def _launch(run: _Run) -> int:
         raise
     finally:
         main_module.get_config_from_arg = original
+        main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill_infer, fill_eval
 
 
 def _work_dir(cfg: Any, arguments: Any) -> Path:
     """Return the folder that holds the run's own, as OpenCompass will find it."""
     given = getattr(arguments, "work_dir", None)
     return Path(given or cfg.get("work_dir") or os.path.join("outputs", "default"))
+
+
+def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
+    """Find the run that is resumed, and set aside what this config would not make."""
+    from opencompass_llada.running.resuming import ResumedAs, check_resumed, choose_run
+
+    work_dir = _work_dir(cfg, arguments)
+    if arguments.reuse == "latest":
+        arguments.reuse = choose_run(cfg, work_dir)
+        if arguments.reuse is None:
+            if arguments.mode in ("eval", "viz"):
+                raise ValueError(
+                    f"-r: {str(work_dir)!r} holds no run to take up; give the folder of one with -w"
+                )
+            logger.warning("-r: %s holds no run to take up; a new one is started.", work_dir)
+            return
+    run.enter(work_dir / arguments.reuse)
+    if arguments.dry_run:
+        return
+    task = ((cfg.get("eval") or {}).get("runner") or {}).get("task") or {}
+    dumped = {"dump_details": "dump_eval_details", "cal_extract_rate": "dump_extract_rate"}
+    how = ResumedAs(
+        mode=arguments.mode,
+        runs_locally=_runs_locally(cfg, arguments),
+        debug=bool(getattr(arguments, "debug", False)),
+        scoring={
+            name: bool(task.get(name) or getattr(arguments, option, False))
+            for name, option in dumped.items()
+        },
+    )
+    check_resumed(cfg, work_dir / arguments.reuse, how)
+
+
+#: What OpenCompass puts into a config by its own, and what keeps apart whose answers are whose.
+_OWN_STAGES = {
+    ("infer", "partitioner", "NumWorkerPartitioner"): "partitioner.SampleNumWorkerPartitioner",
+    ("infer", "partitioner", "SizePartitioner"): "partitioner.SampleSizePartitioner",
+    ("infer", "task", "OpenICLInferTask"): "tasks.ShortNamedInferTask",
+    ("eval", "task", "OpenICLEvalTask"): "tasks.CellByCellEvalTask",
+}
+
+
+def _use_own_stages(cfg: Any) -> None:
+    """Put this package's tasks and partitioners in the place of the stock ones."""
+    for (stage, part, stock), own in _OWN_STAGES.items():
+        settings = cfg.get(stage) or {}
+        settings = settings.get("runner") or {} if part == "task" else settings
+        settings = settings.get(part) or {}
+        kind = settings.get("type")
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if name.rpartition(".")[2] == stock:
+            settings["type"] = f"opencompass_llada.running.{own}"
+            logger.info("%s: %s takes the place of %s.", stage, own, stock)
 
 
 def _check_config_file(config: str | None) -> None:

@@ -7,8 +7,9 @@ package; those of others are OpenCompass's business.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from opencompass_llada.doctor.needs import check_needs
 from opencompass_llada.families import Family, find_family
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
+from opencompass_llada.results.completeness import dataset_name, model_name
 from opencompass_llada.running.hardware import count_gpus
+from opencompass_llada.running.makers import HOST_KEYS, is_ours
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper_options import WrapperOptions
 
 logger = get_logger(__name__)
 
-# Keys of a model's config that OpenCompass keeps to itself.
-_HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
+#: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
+_NAME_BYTES = 200
 
 
 def read_config(path: str) -> Mapping[str, Any]:
@@ -74,11 +77,11 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
         ValueError: For the first fault; the message says what to do.
     """
     for models, datasets in _groups(cfg):
-        _check_names("models", models)
-        _check_names("datasets", datasets)
+        _check_names("models", [str(m["abbr"]) for m in models if "abbr" in m])
+        _check_names("datasets", [str(d["abbr"]) for d in datasets if "abbr" in d])
         for model in models:
             _check_processes(model, runs_locally)
-            if _is_ours(model):
+            if is_ours(model):
                 with _naming(model):
                     _check_model(model, datasets)
 
@@ -88,28 +91,54 @@ def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
         yield list(group.get("models", [])), list(group.get("datasets", []))
 
 
-def _check_names(what: str, items: Iterable[Mapping[str, Any]]) -> None:
-    counts = Counter(str(item["abbr"]) for item in items if "abbr" in item)
-    twice = [name for name, count in counts.items() if count > 1]
+def _check_names(what: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(
-            f"{what}: {twice[0]!r} is the abbr of {counts[twice[0]]} entries, whose results would "
-            "overwrite each other; give each its own abbr"
+            f"{what}: {twice[0]!r} is the abbr of {names.count(twice[0])} entries, whose results "
+            "would overwrite each other; give each its own abbr"
         )
 
 
-def _is_ours(config: Mapping[str, Any], ours: type = LLaDACausalLM) -> bool:
-    kind = config.get("type")
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    module = "" if isinstance(kind, str) else getattr(kind, "__module__", "")
-    return f"{module}.{name}".lstrip(".") == f"{ours.__module__}.{ours.__name__}"
+def check_file_names(cfg: Mapping[str, Any]) -> None:
+    """Check that every model and data set is named by what can name its files.
+
+    Args:
+        cfg: The resolved config.
+
+    Raises:
+        ValueError: If an ``abbr`` leads out of the run's folder, or is no file's name.
+    """
+    for models, datasets in _groups(cfg):
+        for what, items, name_of in (("models", models, model_name),
+                                     ("datasets", datasets, dataset_name)):  # fmt: skip
+            for item in items:
+                if not isinstance(item.get("abbr", ""), str):
+                    raise ValueError(f"{what}: abbr={item['abbr']!r} must be a text")
+                name = name_of(item)
+                size = len(name.encode("utf-8", "surrogatepass"))
+                if (
+                    not name.strip() or name in (".", "..") or size > _NAME_BYTES
+                    or any(character in "/\\" or ord(character) < 32 for character in name)
+                ):  # fmt: skip
+                    raise ValueError(
+                        f"{what}: abbr={name[:100]!r} names files in the run's folder, so it must "
+                        f"be a plain name of at most {_NAME_BYTES} bytes without '/', '\\' or "
+                        "control characters; a path would lead out of the folder. Rename it, e.g. "
+                        f"abbr={_plain_name(name)!r}"
+                    )
+
+
+def _plain_name(name: str) -> str:
+    parts = re.split(r"[/\\\x00-\x1f]+", name)
+    return "_".join(part for part in parts if part.strip(". "))[:_NAME_BYTES] or "model"
 
 
 def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
     run_cfg = model.get("run_cfg") or {}
     num_gpus = run_cfg.get("num_gpus", 0)
     name = model.get("abbr", model.get("path"))
-    if run_cfg.get("num_procs", 1) > 1 and _is_ours(model):
+    if run_cfg.get("num_procs", 1) > 1 and is_ours(model):
         raise ValueError(
             f"model {name!r}: run_cfg asks for num_procs={run_cfg['num_procs']}, and OpenCompass "
             "would give every process every sample; use num_procs=1"
@@ -142,7 +171,7 @@ def _naming(model: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check_model(model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> None:
-    keywords = {key: model[key] for key in model if key not in _HOST_KEYS}
+    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
     if not keywords.get("path"):
         raise ValueError("path is missing; give the checkpoint's folder, hub id or asset:NAME")
     options = LLaDACausalLM.check_arguments(**keywords)
@@ -179,7 +208,7 @@ def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:
     """Check data, tokenizer and lengths of the needle cells, once for each haystack."""
     haystacks: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for dataset in datasets:
-        if _is_ours(dataset, NeedleBenchSingleDataset):
+        if is_ours(dataset, NeedleBenchSingleDataset):
             names = ("path", "file_list", "tokenizer", "language")
             key = tuple(str(dataset.get(name)) for name in names)
             haystacks.setdefault(key, []).append(dataset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,13 +19,34 @@ from typing import Any
 from mmengine.config import Config
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
+from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
-from opencompass_llada.results.completeness import TASK_NAME
+from opencompass_llada.results.completeness import (
+    TASK_NAME,
+    AnswerFile,
+    dataset_name,
+    find_finished,
+    find_gap,
+    model_name,
+    read_answers,
+)
+from opencompass_llada.results.fingerprints import hash_rows
 from opencompass_llada.running.durability import whole_files
 from opencompass_llada.running.ending import end_with_the_run, mark_job
-from opencompass_llada.running.recording import record_model, recording
+from opencompass_llada.running.makers import (
+    SCORING,
+    claim,
+    describe_data,
+    describe_maker,
+    describe_scoring,
+    hash_files,
+    read_maker,
+    type_name,
+    write_maker,
+)
+from opencompass_llada.running.recording import describe_model, record_model, recording
 
 logger = get_logger(__name__)
 
@@ -91,7 +113,19 @@ class ShortNamedInferTask(OpenICLInferTask):
         folder = Path(self.work_dir)
         if getattr(self, "_recorded", None) is not self.model:
             self._recorded = self.model
+            self._files = hash_files(self.model_cfg, fetch=True)
+            self._dtype = describe_model(self.model, self.model_cfg)["dtype"]
             record_model(folder, self.model, self.model_cfg)
+        if not self.dump_only_message_path:
+            maker = describe_maker(
+                self.model_cfg,
+                self.dataset_cfg,
+                files=self._files,
+                data=describe_data(self.dataset, self.dataset_cfg),
+                dtype=self._dtype,
+                fetch=True,
+            )
+            claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
 
@@ -132,9 +166,103 @@ class CellByCellEvalTask(OpenICLEvalTask):
         name = f"{self.model_cfg['abbr']} on {self.dataset_cfg['abbr']}"
         try:
             super()._score()
+            self._record_scoring()
         except Exception as error:
             logger.error("%s has no score: %s: %s", name, type(error).__name__, error)
             self.failed.append(name)
+
+    def _load_and_preprocess_test_data(self) -> Any:
+        test_set = super()._load_and_preprocess_test_data()
+        self._samples = test_set
+        if "dataset_postprocessor" in self.eval_cfg:  # it may change the references
+            self._samples = build_dataset_from_cfg(self.dataset_cfg).test
+        return test_set
+
+    def _load_predictions(self) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """Read the answers of the whole file or of all shards; each must be to its sample."""
+        folder = Path(self.work_dir) / "predictions" / model_name(self.model_cfg)
+        files = find_finished(folder, dataset_name(self.dataset_cfg))
+        kind = (self.dataset_cfg.get("infer_cfg") or {}).get("inferencer") or {}
+        stored = type_name(kind) in ("GenInferencer", *SCORING)
+        column = self.output_column if stored else None
+        answers = read_cell_answers(folder, files, self._samples, column)
+        keys = answers[0]
+        columns = {key: [answer.get(key) for answer in answers] for key in keys}
+        return answers, columns.pop("prediction", None)
+
+    def _record_scoring(self) -> None:
+        model, dataset = model_name(self.model_cfg), dataset_name(self.dataset_cfg)
+        folder = Path(self.work_dir)
+        answers = find_finished(folder / "predictions" / model, dataset)
+        maker = describe_scoring(
+            self.model_cfg,
+            self.dataset_cfg,
+            [read_maker(file.path) for file in answers],
+            dump_details=bool(self.dump_details),
+            cal_extract_rate=bool(self.cal_extract_rate),
+        )
+        write_maker(folder / "results" / model / f"{dataset}.json", maker)
+
+
+def read_cell_answers(
+    folder: Path, files: Sequence[AnswerFile], samples: Any, column: str | None
+) -> list[dict[str, Any]]:
+    """Read a cell's answers, each of which must be to the sample that it is scored against.
+
+    Args:
+        folder: Where the files should be.
+        files: From `find_finished`.
+        samples: The data set's samples, before any postprocessing.
+        column: Of the samples, that answers hold as ``gold``; None if they hold none.
+
+    Returns:
+        One answer a sample, in order.
+
+    Raises:
+        ValueError: If answers are missing, torn, of other samples or to another reference.
+    """
+    if not files:
+        raise ValueError(f"no predictions are in {folder}")
+    ranges = [file for file in files if file.stop is not None]
+    if ranges and (gap := find_gap(ranges)):
+        raise ValueError(f"{gap} in {folder}")
+    numbers = [file.number for file in files if file.number is not None]
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"of the shards in {folder} only {numbers} are there")
+    answers: list[dict[str, Any]] = []
+    for file in files:
+        content, fault = read_answers(file.path)
+        if fault:
+            raise ValueError(f"{file.path} {fault}; run inference again")
+        own = list(content.values())
+        stop = len(answers) + len(own)
+        asked = (read_maker(file.path) or {}).get("samples")
+        if stop <= len(samples) and asked is not None:
+            now = hash_rows(samples[place] for place in range(len(answers), stop))
+            if asked != now:
+                raise ValueError(
+                    f"{file.path} answers other samples (hash {asked}) than the data set holds now "
+                    f"({now}); run again with -r, which makes them anew"
+                )
+        answers += own
+    if len(answers) != len(samples) or not answers:
+        raise ValueError(
+            f"{len(answers)} answers are in {folder} for {len(samples)} samples: a shard of the "
+            "predictions is lost or incomplete, or the data set has changed; run again with -r"
+        )
+    for place, answer in enumerate(answers if column else ()):
+        gold, reference = answer.get("gold"), _as_json(samples[place][column])
+        if gold and gold != reference:
+            raise ValueError(
+                f"the answer to sample {place} in {folder} was stored with the reference "
+                f"{str(gold)[:80]!r}, and the data set's is {str(reference)[:80]!r}: the answers "
+                "are to other samples; run again with -r"
+            )
+    return answers
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def main() -> None:

@@ -1,0 +1,422 @@
+"""Resumed runs: an answer is kept only where the present config would make it, over every field.
+
+Most tests run OpenCompass's own main() in this process (``--debug``), on a random tiny checkpoint.
+A run that was made once is copied, one thing is changed, and it is resumed beside a model of the
+same settings that has no answers yet: what that one answers is what is right.
+"""
+
+import importlib
+import itertools
+import json
+import shutil
+import sys
+
+import pytest
+from tiny import write_tiny_checkpoint
+
+from opencompass_llada.files import append_line, sealed_line
+from opencompass_llada.results.completeness import find_finished
+from opencompass_llada.results.provenance import read_provenance
+from opencompass_llada.running import launch as launch_module
+from opencompass_llada.running.makers import set_aside
+from opencompass_llada.running.partitioner import plan_ranges
+from opencompass_llada.running.preflight import check_file_names
+
+CONFIG = """
+from opencompass.datasets import JsonlDataset
+from opencompass.openicl.icl_evaluator import EMEvaluator
+from opencompass.openicl.icl_inferencer import GenInferencer, PPLInferencer
+from opencompass.openicl.icl_prompt_template import PromptTemplate
+from opencompass.openicl.icl_retriever import ZeroRetriever
+from opencompass.partitioners import NaivePartitioner, NumWorkerPartitioner
+from opencompass.runners import LocalRunner
+from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
+
+from opencompass_llada.datasets.perplexity.inferencer import PerplexityInferencer
+from opencompass_llada.wrapper import LLaDACausalLM
+
+models = [dict(type=LLaDACausalLM, abbr=__abbr, **{model!r}) for __abbr in {abbrs!r}]
+datasets = [
+    dict(type=JsonlDataset, abbr='set', path={data!r},
+         reader_cfg=dict(input_columns=['question'], output_column='answer'),
+         infer_cfg=dict(
+             prompt_template=dict(type=PromptTemplate, template={template!r}),
+             retriever=dict(type=ZeroRetriever),
+             inferencer=dict(type={inferencer}, **{options!r})),
+         eval_cfg=dict(evaluator=dict(type=EMEvaluator), **{evaluator!r})),
+]
+infer = dict(
+    partitioner=dict({partitioner}),
+    runner=dict(type=LocalRunner, max_num_workers=1, task=dict(type=OpenICLInferTask)))
+eval = dict(
+    partitioner=dict(type=NaivePartitioner, n=50),
+    runner=dict(type=LocalRunner, max_num_workers=1, task=dict(type=OpenICLEvalTask)))
+work_dir = {work_dir!r}
+"""
+NAIVE = "type=NaivePartitioner, n=50"
+SPLIT = "type=NumWorkerPartitioner, num_worker={}, min_task_size=1"
+ROWS = [{"question": f"number {i}" + " and" * i, "answer": [f"{i}"]} for i in range(4)]
+
+
+class Job:
+    """A config that can be changed, run and resumed."""
+
+    def __init__(self, folder, checkpoint):
+        self.folder, self.work_dir = folder, folder / "work"
+        self.checkpoint = folder / "final"
+        shutil.copytree(checkpoint, self.checkpoint)
+        self.data = folder / "rows.jsonl"
+        self.write_rows(ROWS)
+        self.model = dict(
+            path=str(self.checkpoint), max_out_len=8, batch_size=2, seed=3, max_seq_len=200,
+            sampler=dict(block_length=4, num_steps=4, temperature=0.7), dtype="float32",
+            run_cfg=dict(num_gpus=0),
+        )  # fmt: skip
+        self.rest = dict(template="Say {question} is", inferencer="GenInferencer", options={},
+                         evaluator={}, partitioner=NAIVE, abbrs=("model",))  # fmt: skip
+
+    def write_rows(self, rows):
+        self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(self, *words):
+        """Run OpenCompass's main() and return the exit status, or what SystemExit says."""
+        file = self.folder / "job.py"
+        file.write_text(CONFIG.format(model=self.model, data=str(self.data), **self.rest,
+                                      work_dir=str(self.work_dir)))  # fmt: skip
+        sys.argv = ["run.py", str(file), "--debug", *words]
+        try:
+            return launch_module.launch()
+        except SystemExit as stop:
+            return stop.code
+
+    @property
+    def path(self):
+        """Folder of the newest run."""
+        return max(path for path in self.work_dir.iterdir() if (path / "configs").is_dir())
+
+    def answers(self, model="model"):
+        return json.loads((self.path / f"predictions/{model}/set.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [write_tiny_checkpoint(folder / str(seed), seed=seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def job(tmp_path, checkpoints, monkeypatch):
+    prepare(monkeypatch, tmp_path)
+    return Job(tmp_path, checkpoints[0])
+
+
+def prepare(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", "none")
+    monkeypatch.setattr(sys, "argv", [])
+    importlib.import_module("opencompass.cli.main")
+
+
+@pytest.fixture(scope="module")
+def made(checkpoints, tmp_path_factory):
+    """Return the run of a finished model and of one that was stopped after two samples."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch, folder)
+        job = Job(folder, checkpoints[0])
+        job.rest["abbrs"] = ("finished",)
+        assert job.run() == 0
+    run = job.path
+    shutil.copytree(run / "predictions/finished", run / "predictions/half")
+    stop_half_way(run / "predictions/half/set.json")
+    return run
+
+
+def stop_half_way(final, kept=2, mark=""):
+    """Leave predictions as they are when inference is killed after some samples."""
+    rows = json.loads(final.read_text())
+    for key in list(rows)[:kept]:
+        row = {"idx": key, **rows[key], "prediction": mark + rows[key]["prediction"]}
+        append_line(final.with_name(f"tmp_{final.stem}.jsonl"), sealed_line(row))
+    final.unlink()
+
+
+@pytest.fixture
+def resumed(job, made):
+    """Return a job beside a copy of that run, with a third model that has no answers yet."""
+    shutil.copytree(made, job.work_dir / made.name)
+    job.rest["abbrs"] = ("finished", "half", "fresh")
+    return job
+
+
+def other_weights(job, checkpoints):
+    shutil.copy(checkpoints[1] / "model.safetensors", job.checkpoint)
+
+
+def steps(job, _):
+    job.model["sampler"]["num_steps"] = 2
+
+
+def generation_length(job, _):
+    job.model["max_out_len"] = 4
+
+
+def generation_length_of_the_data_set(job, _):
+    job.rest["options"] = dict(max_out_len=4)
+
+
+def dtype(job, _):
+    job.model["dtype"] = "bfloat16"
+
+
+def seed(job, _):
+    job.model["seed"] = 4
+
+
+def scaling(job, _):
+    job.model["rope_scaling"] = dict(type="ntk", theta_multiplier=4.0)
+
+
+def stop_words(job, _):
+    job.model["stop_words"] = ["a", "e"]
+
+
+def template(job, _):
+    job.model["meta_template"] = dict(
+        round=[dict(role="HUMAN", begin="Q: "), dict(role="BOT", begin="A: ", generate=True)]
+    )
+
+
+def chat(job, _):
+    job.folder.joinpath("chat.jinja").write_text(
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    )
+    job.model["chat"] = dict(template=str(job.folder / "chat.jinja"))
+
+
+def wording(job, _):
+    job.rest["template"] = "Tell {question} is"
+
+
+def text(job, _):
+    job.write_rows([{**row, "question": row["question"] + "!"} for row in ROWS])
+
+
+def reference(job, _):
+    job.write_rows([{**row, "answer": [*row["answer"], "!"]} for row in ROWS])
+
+
+def more_samples(job, _):
+    job.write_rows(ROWS + [{"question": "five", "answer": ["5"]}])
+
+
+def fewer_samples(job, _):
+    job.write_rows(ROWS[:3])
+
+
+def tokenizer(job, _):
+    path = job.checkpoint / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "eos_token": "<|eot_id|>"}))
+
+
+CHANGES = {
+    other_weights: "checkpoint", steps: "sampler.num_steps", dtype: "dtype", seed: "seed",
+    generation_length: "generation_length", generation_length_of_the_data_set: "generation_length",
+    scaling: "scaling.", stop_words: "options.stop_words", template: "wording", chat: "chat",
+    wording: "wording", text: "samples", reference: "samples", more_samples: "samples",
+    fewer_samples: "samples", tokenizer: "tokenizer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_answers_are_made_again_after_a_change(resumed, checkpoints, caplog, change):
+    job, before = resumed, resumed.answers("finished")
+    change(job, checkpoints)
+    assert job.run("-r", job.path.name) == 0
+    said = [r.getMessage() for r in caplog.records if "are made again" in r.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("2 of 2 cells"), "the fresh one has nothing to be compared"
+    assert f"2 for {CHANGES[change]}" in said[0]
+    assert job.answers("finished") == job.answers("half") == job.answers("fresh")
+    (old,) = (job.path / "superseded").iterdir()
+    assert json.loads((old / "predictions/finished/set.json").read_text()) == before
+    assert (old / "predictions/half/tmp_set.jsonl").is_file()
+    assert (old / "results/finished/set.json").is_file()
+    caplog.clear()
+    if change is other_weights:
+        assert job.run("-r") == 0
+        assert "are made again" not in caplog.text, "what was made again is this config's"
+
+
+def test_answers_of_another_maker_are_set_aside_by_the_task_too(resumed, checkpoints, monkeypatch):
+    # As where OpenCompass's own command line starts the task.
+    monkeypatch.setattr(launch_module, "_resume", lambda *_: None)
+    other_weights(resumed, checkpoints)
+    resumed.rest["abbrs"] = ("half", "fresh")
+    assert resumed.run("-r", resumed.path.name) == 0
+    assert resumed.answers("half") == resumed.answers("fresh")
+
+
+def batch_size(job, _):
+    job.model["batch_size"] = 3
+
+
+def place(job, _):
+    job.checkpoint = job.checkpoint.rename(job.folder / "elsewhere")
+    job.model["path"] = str(job.checkpoint)
+
+
+def name_of_the_data(job, _):
+    job.data = job.data.rename(job.folder / "other.jsonl")
+
+
+def form_of_the_sampler(job, _):
+    job.model["diffusion_config"] = dict(steps=4, block_length=4, temperature=0.7)
+    del job.model["sampler"]
+
+
+@pytest.mark.parametrize("change", [batch_size, place, name_of_the_data, form_of_the_sampler])
+def test_what_decides_no_answer_keeps_it(resumed, checkpoints, change):
+    job = resumed
+    folder = job.path / "predictions"
+    (folder / "half/tmp_set.jsonl").unlink()
+    shutil.copy(folder / "finished/set.json", folder / "half/set.json")
+    stop_half_way(folder / "half/set.json", mark="KEPT ")
+    finished = [job.path / f"{folder}/finished/set.json" for folder in ("predictions", "results")]
+    times = [path.stat().st_mtime_ns for path in finished]
+    change(job, checkpoints)
+    assert job.run("-r", job.path.name) == 0
+    kept = [row["prediction"].startswith("KEPT ") for row in job.answers("half").values()]
+    assert kept == [True, True, False, False]
+    assert [path.stat().st_mtime_ns for path in finished] == times
+    assert not (job.path / "superseded").exists()
+
+
+def test_answers_without_a_record_are_made_again_and_that_is_said(resumed, caplog):
+    for path in resumed.path.rglob("*.maker"):
+        path.unlink()
+    assert resumed.run("-m", "viz", "-r", resumed.path.name) == 1, "two models have no result"
+    assert "cannot be compared with this config and are shown as they are" in caplog.text
+    assert resumed.run("-r", resumed.path.name) == 0
+    assert "2 for no record of what made them" in caplog.text
+    assert resumed.answers("finished") == resumed.answers("fresh")
+
+
+@pytest.mark.parametrize("mode", ["viz", "eval"])
+def test_where_nothing_can_be_made_another_makers_answers_are_refused(resumed, checkpoints, mode):
+    steps(resumed, checkpoints)
+    said = resumed.run("-m", mode, "-r", resumed.path.name)
+    assert "2 of 2 cells" in str(said)
+    assert "sampler.num_steps" in str(said)
+    assert not (resumed.path / "superseded").exists()
+
+
+def test_another_way_of_scoring_keeps_the_answers_and_scores_again(resumed):
+    answers = resumed.path / "predictions/finished/set.json"
+    before = answers.stat().st_mtime_ns
+    resumed.rest["abbrs"] = ("finished",)
+    resumed.rest["evaluator"] = dict(
+        pred_postprocessor=dict(type="opencompass.utils.text_postprocessors.general_postprocess")
+    )
+    assert resumed.run("-m", "eval", "-r", resumed.path.name) == 0
+    assert answers.stat().st_mtime_ns == before
+    (old,) = (resumed.path / "superseded").iterdir()
+    assert (old / "results/finished/set.json").is_file()
+    assert not (old / "predictions").exists()
+
+
+def test_r_alone_takes_the_newest_run_of_the_same_cells(resumed):
+    for name, abbr in (("20990101_000000", "other"), ("20990102_000000", "another")):
+        folder = resumed.work_dir / name / "configs"
+        folder.mkdir(parents=True)
+        folder.joinpath("a.py").write_text(
+            f"models=[dict(abbr='{abbr}')]\ndatasets=[dict(abbr='set')]\n"
+        )
+    resumed.work_dir.joinpath("zzz").mkdir()
+    resumed.rest["abbrs"] = ("finished",)
+    assert resumed.run("-r") == 0
+    assert not list(resumed.work_dir.glob("2099*/predictions"))
+    resumed.rest["abbrs"] = ("finished", "more")
+    said = str(resumed.run("-r"))
+    assert "no run in" in said
+    assert "(1 of this config's 2 cells)" in said
+    assert "20990102_000000" in said
+
+
+@pytest.mark.parametrize("field", ["model", "set"])
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", "x" * 300, "a\x00b"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(field, name):
+    abbrs = {"model": "m", "set": "d", field: name}
+    cfg = {"models": [{"type": "t", "abbr": abbrs["model"], "path": "p"}],
+           "datasets": [{"type": "t", "abbr": abbrs["set"]}]}  # fmt: skip
+    with pytest.raises(ValueError, match="names files in the run's folder"):
+        check_file_names(cfg)
+
+
+def test_each_sample_is_planned_once_whatever_was_done():
+    for total in range(1, 9):
+        for step in range(1, total + 2):
+            for start, stop, begun in itertools.product(*[range(total + 1)] * 3):
+                done = [(start, stop)] if start < stop else []
+                half = [(begun, min(begun + 2, total))] if begun < total else []
+                made = plan_ranges(total, step, done, half)
+                covered = sorted(i for first, end in [*done, *made] for i in range(first, end))
+                assert covered == list(range(total)), (total, step, done, half)
+                assert all(end - first <= step for first, end in made if (first, end) not in half)
+    assert plan_ranges(10, 4, [(0, 5)], [(5, 10)]) == [(5, 10)]
+
+
+@pytest.mark.parametrize("now", [1, 3, 4])
+def test_another_number_of_splits_asks_each_sample_once(job, now):
+    job.rest["partitioner"] = SPLIT.format(2)
+    assert job.run() == 0
+    folder = job.path / "predictions/model"
+    assert sorted(path.name for path in folder.glob("*.json")) == [
+        "set_0-2of4.json", "set_2-4of4.json"]  # fmt: skip
+    golds = {row["gold"][0] for path in folder.glob("*.json") for row in read(path).values()}
+    assert golds == {"0", "1", "2", "3"}
+    (folder / "set_0-2of4.json").rename(job.folder / "kept.json")
+    stop_half_way(folder / "set_2-4of4.json", kept=1)
+    job.rest["partitioner"] = SPLIT.format(now)
+    assert job.run("-r") == 0
+    rows = [row for file in find_finished(folder, "set") for row in read(file.path).values()]
+    assert [row["gold"] for row in rows] == [row["answer"] for row in ROWS]
+    assert read(job.path / "results/model/set.json")["score"] == 0.0
+    assert not (job.folder / ".cache").exists(), "sizes of data sets are counted, not remembered"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_shards_that_are_named_by_number_are_not_mixed_with_others(job, caplog):
+    job.rest["partitioner"] = SPLIT.format(2)
+    assert job.run() == 0
+    folder = job.path / "predictions/model"
+    for number, name in enumerate(("set_0-2of4", "set_2-4of4")):
+        for suffix in (".json", ".maker"):
+            (folder / f"{name}{suffix}").rename(folder / f"set_{number}{suffix}")
+    assert job.run("-m", "eval", "-r") == 0, "they are whole, and each is scored for its samples"
+    shutil.copy(folder / "set_0.json", folder / "set_1.json")
+    shutil.copy(folder / "set_0.maker", folder / "set_1.maker")
+    shutil.rmtree(job.path / "results")
+    assert job.run("-m", "eval", "-r") == 1
+    assert "model on set has no score" in caplog.text
+    assert "set_1.json answers other samples" in caplog.text
+    for path in folder.glob("*.maker"):
+        path.unlink()
+    caplog.clear()
+    assert job.run("-m", "eval", "-r") == 1
+    assert "was stored with the reference" in caplog.text
+    assert job.run("-r") == 0
+    assert "shards named by number alone" in caplog.text
+    assert [file.path.name for file in find_finished(folder, "set")] == [
+        "set_0-2of4.json", "set_2-4of4.json"]  # fmt: skip
+
+
+def test_a_record_of_superseded_answers_is_taken_back(resumed):
+    assert read_provenance(resumed.path).datasets["finished", "set"]["num_samples"] == 4
+    set_aside(resumed.path, [resumed.path / "predictions/finished/set.json"])
+    assert read_provenance(resumed.path).datasets == {}
