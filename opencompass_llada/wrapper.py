@@ -328,11 +328,12 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
             return
         self._warned_too_long = True
         logger.warning(
-            "A prompt and its generation take %d tokens, more than the %d that the RoPE scaling "
-            "was computed for; answers may fall apart. Set rope_scaling=dict(type="
-            "'diffusion_ntk', target_length=%d) or more. Said once.",
+            "A prompt and its generation take %d tokens, more than the %d that the %s; answers may "
+            "fall apart. Set rope_scaling=dict(type='diffusion_ntk', target_length=%d) or more. "
+            "Said once.",
             length,
             longest,
+            "RoPE scaling was computed for" if self.engine.is_scaled else "model was trained on",
             length,
         )
 

@@ -88,6 +88,8 @@ def ruler_cells(
         options["path"] = path
     if tokens_to_generate is not None:
         options["tokens_to_generate"] = tokens_to_generate
+    if chat:
+        options["chat"] = True
     if not fwe_room:
         options["fwe_room"] = False
     return [

@@ -146,3 +146,15 @@ def test_bos_before_a_prompt_as_the_seeds_wrapper_has_it(checkpoint, monkeypatch
         LLaDACausalLM.check_arguments(str(checkpoint), add_bos=True, chat=True)
     with pytest.raises(ValueError, match="add_bos='yes' must be True or False"):
         LLaDACausalLM.check_arguments(str(checkpoint), add_bos="yes")
+
+
+def test_the_warning_of_long_prompts_names_no_scaling_that_is_not_there(checkpoint, caplog):
+    for scaling, words in (
+        ({"type": "none"}, "more than the 2048 that the model was trained on"),
+        ({"type": "ntk", "target_length": 4096}, "4096 that the RoPE scaling was computed for"),
+    ):
+        model = LLaDACausalLM(str(checkpoint), rope_scaling=scaling)
+        caplog.clear()
+        caplog.set_level("WARNING", logger="opencompass_llada")
+        model._warn_if_too_long(5000)
+        assert words in caplog.text

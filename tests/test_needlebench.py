@@ -5,10 +5,16 @@ import json
 import pytest
 from needle_data import FILES, write_lines, write_needlebench
 from tiny import tiny_tokenizer
+from tiny_chat import write_chat_checkpoint
 
 from opencompass_llada.datasets import locations
 from opencompass_llada.datasets.counting import TIKTOKEN_FILES, MissingDataError
 from opencompass_llada.datasets.haystack import HaystackStore, choose_needle, read_needles
+from opencompass_llada.datasets.multi_needle import MultiNeedleRetrievalDataset
+from opencompass_llada.datasets.multi_needle_prompts import (
+    read_reasoning_needles,
+    read_retrieval_needles,
+)
 from opencompass_llada.datasets.needle_prompts import FIT_TOLERANCE, fit_prompt, write_question
 from opencompass_llada.datasets.needlebench import (
     NeedleBenchSingleDataset,
@@ -16,6 +22,8 @@ from opencompass_llada.datasets.needlebench import (
     make_samples,
     parse_needle_cell,
 )
+from opencompass_llada.datasets.ruler.dataset import RulerDataset
+from opencompass_llada.wrapper import LLaDACausalLM
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +311,27 @@ def test_needle_with_the_dividing_star_is_refused(options, tmp_path):
         NeedleBenchSingleDataset.load(**{**options, "path": str(folder)})
 
 
+@pytest.mark.parametrize("keyword", ["", "  ", None, "Ruby"])
+def test_a_keyword_that_answers_cannot_be_told_by_is_refused(options, tmp_path, keyword):
+    """An empty one scores 100 for ever, one that the needle lacks 0."""
+    write_needlebench(tmp_path)
+    path = tmp_path / "needles.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[2]["arg2"] = keyword
+    write_lines(path, rows)
+    message = r"needles\.jsonl, line 3: the keyword arg2=.* must be a part of the needle"
+    with pytest.raises(ValueError, match=message):
+        NeedleBenchSingleDataset.load(**options | {"path": str(tmp_path)})
+    with pytest.raises(ValueError, match=message):
+        read_retrieval_needles(path, "English", 6)
+    records = [{"derivation_count": 2, "derivations": ["a is b", "b is c"], "question": "?",
+                "answer": answer} for answer in ("c", keyword)]  # fmt: skip
+    (tmp_path / "reasoning.json").write_text(json.dumps(records))
+    if keyword != "Ruby":  # an answer such as yes stands in no needle
+        with pytest.raises(ValueError, match=r"reasoning\.json, record 2: answer="):
+            read_reasoning_needles(tmp_path / "reasoning.json", 2)
+
+
 def test_check_cells_finds_a_fault_in_the_longest_cell(options):
     configs = [{**options, "abbr": str(n), "type": "x", "length": n} for n in (1200, 10**6)]
     check_cells(configs[:1])
@@ -334,3 +363,32 @@ def test_opencompass_builds_it_with_reader(options):
     assert {"prompt", "answer", "needle", "keyword", "subdivision", "idx"} <= set(
         dataset.test.column_names
     )
+
+
+def test_a_chat_models_prompts_have_their_length_with_the_template(options, tmp_path, monkeypatch):
+    """32,008 of 32,000 tokens before: the template's own were not counted."""
+    monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", "none")
+    path = write_chat_checkpoint(tmp_path / "chat")
+    model = LLaDACausalLM(path, chat=True, tokenizer_only=True)
+
+    def lengths(made):
+        return [
+            len(model._encoder.encode(model.parse_template(text, mode="gen")))
+            for text in made["prompt"]
+        ]
+
+    cell = options | {"tokenizer": path, "length": 1600}
+    single = NeedleBenchSingleDataset.load(**cell | {"guide": True})
+    assert lengths(single) == [1600 - 16] * 3
+    plain = NeedleBenchSingleDataset.load(**cell)
+    assert min(lengths(plain)) > 1600 - 16, "the base form is of models without a template"
+    del cell["depth"]
+    several = MultiNeedleRetrievalDataset.load(
+        **cell | {"guide": True, "depths": [20, 60], "length": 2000}
+    )
+    assert lengths(several) == [2000 - 16] * 3
+    ruler = {"task": "niah_single_1", "length": 1024, "num_samples": 2, "tokenizer": path,
+             "tokens_to_generate": 32}  # fmt: skip
+    assert max(lengths(RulerDataset.load(**ruler, chat=True))) <= 1024 - 32
+    longest = max(RulerDataset.load(**ruler, chat=True)["num_tokens"])
+    assert longest == max(lengths(RulerDataset.load(**ruler, chat=True)))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from textwrap import shorten
 from typing import Any, Protocol
 
@@ -48,8 +49,16 @@ class CountingTokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; a character cut in two becomes U+FFFD."""
 
-    def count(self, text: str) -> int:
-        """Return how many tokens a model that uses this tokenizer sees for a whole prompt."""
+    def count(self, text: str, *, as_turn: bool = False) -> int:
+        """Return how many tokens a model that uses this tokenizer sees for a whole prompt.
+
+        Args:
+            text: The prompt.
+            as_turn: With the tokenizer's chat template around it, if it has one.
+        """
+
+    def template(self) -> str | None:
+        """Return the chat template; None where there is none."""
 
     def identity(self) -> str:
         """Return a text that is the same for tokenizers that make the same tokens only."""
@@ -96,9 +105,12 @@ class TiktokenTokenizer:
         """Return the text of tokens."""
         return self._encoding.decode(list(tokens))
 
-    def count(self, text: str) -> int:
+    def count(self, text: str, *, as_turn: bool = False) -> int:
         """Return the number of tokens of a prompt; GPT-4's tokenizer adds none of its own."""
         return len(self.encode(text))
+
+    def template(self) -> None:
+        """Return None: a model's template cannot be known here."""
 
     def identity(self) -> str:
         """Return the vocabulary's name, which stands for a file that tiktoken checks."""
@@ -140,9 +152,35 @@ class ModelTokenizer:
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
-    def count(self, text: str) -> int:
-        """Return the number of tokens of a prompt, with those that the tokenizer adds itself."""
+    def count(self, text: str, *, as_turn: bool = False) -> int:
+        """Return the number of tokens of a prompt, with those that the tokenizer adds itself.
+
+        Args:
+            text: The prompt.
+            as_turn: With the checkpoint's chat template around it, if there is one, as the
+                wrapper's ``chat=True`` puts it.
+        """
+        if as_turn and self._in_template is not None:
+            return self._in_template(text)
         return len(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def template(self) -> str | None:
+        """Return the checkpoint's chat template."""
+        return self._tokenizer.chat_template and self._tokenizer.get_chat_template()
+
+    @cached_property
+    def _in_template(self) -> Callable[[str], int] | None:
+        """Count a text as the turn that a model is asked with; None without a template."""
+        from opencompass_llada.prompting.chat import ChatOptions, ChatRenderer, Turn
+        from opencompass_llada.prompting.tokenization import PromptEncoder
+
+        if self.template() is None:
+            return None
+        renderer = ChatRenderer(self._tokenizer, ChatOptions())
+        encoder = PromptEncoder(self._tokenizer, None)
+        return lambda text: len(
+            encoder.encode(renderer.render([Turn("user", text)], for_answer=True))
+        )
 
     def identity(self) -> str:
         """Return a digest of the whole tokenizer: vocabulary, merges, what it adds itself."""

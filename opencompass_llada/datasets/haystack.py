@@ -10,9 +10,10 @@ import json
 import random
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opencompass_llada.datasets.counting import (
     CountingTokenizer,
@@ -67,12 +68,14 @@ def read_needles(path: Path, language: str) -> list[Needle]:
     """Read the needles of one language, in the file's order.
 
     Raises:
-        ValueError: If the file has none, or one that the answer column could not hold.
+        ValueError: If the file has none, or one that cannot be scored; names file and line.
     """
     needles = []
     with path.open(encoding="utf-8") as lines:
-        for row in map(json.loads, filter(str.strip, lines)):
-            if row["language"] == language:
+        for number, line in enumerate(lines, start=1):
+            row: dict[str, Any] = json.loads(line) if line.strip() else {}
+            if row and row["language"] == language:
+                check_keyword(row, f"{path}, line {number}")
                 needles.append(
                     Needle(
                         text=row["needle"],
@@ -82,13 +85,33 @@ def read_needles(path: Path, language: str) -> list[Needle]:
                 )
     if not needles:
         raise ValueError(f"language={language!r}: {path} holds no needle in that language.")
-    for needle in needles:
-        if "*" in needle.text + needle.keyword:
-            raise ValueError(
-                f"{path}: the needle {needle.text!r} holds '*', which NeedleBench's answer column "
-                "uses to divide needle from keyword; remove it."
-            )
     return needles
+
+
+def check_keyword(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a needle whose answers cannot be told right from wrong.
+
+    Args:
+        row: A line of ``needles.jsonl``.
+        where: File and line.
+
+    Raises:
+        ValueError: If the keyword is empty or not in the needle, or the answer column cannot hold
+            them.
+    """
+    needle, keyword = row["needle"], row["arg2"]
+    if "*" in f"{needle}{keyword}":
+        raise ValueError(
+            f"{where}: the needle {needle!r} or its keyword {keyword!r} holds '*', which "
+            "NeedleBench's answer column uses to divide needle from keyword; remove it."
+        )
+    texts = isinstance(needle, str) and isinstance(keyword, str)
+    if not texts or not keyword.strip() or keyword not in needle:
+        raise ValueError(
+            f"{where}: the keyword arg2={keyword!r} must be a part of the needle {needle!r}: an "
+            "empty one stands in every answer, and one that the needle lacks in none. Mend the "
+            "line or take it out."
+        )
 
 
 class Haystack:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.datasets.haystack import check_keyword
 from opencompass_llada.datasets.needle_prompts import WORDINGS
 
 #: What NeedleBench puts between questions and between answers, in both languages.
@@ -103,14 +104,18 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Retrie
     state the process's random numbers are in, so that two runs ask for different needles.
 
     Raises:
-        ValueError: If the file holds fewer.
+        ValueError: If the file holds fewer, or one that cannot be scored; names file and line.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = list(enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1))
     random.Random(0).shuffle(lines)
     chosen: list[Mapping[str, Any]] = []
-    for row in map(json.loads, filter(str.strip, lines)):
+    for number, line in lines:
+        row: dict[str, Any] = json.loads(line) if line.strip() else {}
+        if not row or row["language"] != language:
+            continue
+        check_keyword(row, f"{path}, line {number}")
         is_new = all(row[name] != other[name] for other in chosen for name in ("arg1", "arg2"))
-        if row["language"] == language and is_new:
+        if is_new:
             chosen.append(row)
         if len(chosen) == count:
             break
@@ -129,7 +134,7 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
     """Read the derivations of a given number of steps, in the file's order.
 
     Raises:
-        ValueError: If there are none; names the numbers that there are.
+        ValueError: If there are none; names the numbers that there are. If an answer is empty.
     """
     rows = json.loads(path.read_text(encoding="utf-8"))
     found = [row for row in rows if row.get("derivation_count") == num_needles]
@@ -139,6 +144,12 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
             f"num_needles={num_needles}: {path} holds no derivation of that many steps; use one "
             f"of {', '.join(map(str, numbers))}."
         )
+    for row in found:
+        if not isinstance(row["answer"], str) or not row["answer"].strip():
+            raise ValueError(
+                f"{path}, record {rows.index(row) + 1}: answer={row['answer']!r} must be a text: "
+                "an empty one stands in every answer. Mend the record or take it out."
+            )
     return [
         ReasoningNeedles(
             texts=tuple(row["derivations"]), question=row["question"], answer=row["answer"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from opencompass_llada.datasets.counting import CountingTokenizer
@@ -57,7 +58,8 @@ class NeedleCell:
     """Tokens of ``length`` left to everything but context and needle (NeedleBench's way), or
     ``'fit'``: as much context as makes prompt + ``generation_reserve`` equal ``length``."""
     guide: bool
-    """The chat form of the question (True), or ending in the answer prefix (False)."""
+    """The chat form of the question (True), or ending in the answer prefix (False). A prompt that
+    is to fit is then counted with the tokenizer's chat template around it."""
     language: str
     """``'English'`` or ``'Chinese'``."""
     needle_file_name: str = "needles.jsonl"
@@ -190,7 +192,7 @@ def size_prompt(
         try:
             return fit_prompt(
                 write,
-                tokenizer.count,
+                partial(tokenizer.count, as_turn=cell.guide),
                 target=cell.length - cell.generation_reserve,
                 most=num_at_hand,
             )

@@ -56,6 +56,11 @@ class AutoregressiveEngine:
         """Tokens up to which the model's RoPE was computed; None where it is not resolved here."""
         return None if self._rope is None else self._rope.longest_context
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a RoPE scaling of ours is at work."""
+        return self._rope is not None and self._rope.method != "none"
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

@@ -82,6 +82,11 @@ class Engine(Protocol):
         """Tokens up to which the model's RoPE was computed; None if nobody knows."""
         ...
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether that is by a RoPE scaling, and not the length that the model was trained on."""
+        ...
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

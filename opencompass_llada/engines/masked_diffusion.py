@@ -83,6 +83,11 @@ class MaskedDiffusionEngine:
         """Tokens up to which the model's RoPE was computed."""
         return self.model.resolved_rope.longest_context
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a RoPE scaling is at work."""
+        return self.model.resolved_rope.method != "none"
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

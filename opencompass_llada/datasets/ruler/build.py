@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def describe_dependencies(
         **own,
         "facts": asdict(spec.facts),
         "tokenizer": tokenizer.identity(),
+        "template": tokenizer.template() if spec.chat else None,
         "data": None if data_file is None else file_digest(data_file),
         "words": words_digest(),
         "sources": sources_digest(),
@@ -101,7 +103,7 @@ def _build_or_say_length(
     spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None
 ) -> list[RulerSample]:
     try:
-        return list(_generate(spec, tokenizer.count, data_file))
+        return list(_generate(spec, partial(tokenizer.count, as_turn=spec.chat), data_file))
     except NoRoom as fault:
         raise ValueError(
             f"length={spec.length} is too small for RULER's {spec.task}: its smallest prompt has "
@@ -122,11 +124,11 @@ def find_smallest_length(
         data_file: Where its texts come from.
         fault: What making it raised.
     """
-    length = spec.length
+    length, count = spec.length, partial(tokenizer.count, as_turn=spec.chat)
     for _ in range(MAX_LENGTHS_TRIED):
         length = max(length + 1, fault.needed + spec.reserve)
         try:
-            for _ in _generate(replace(spec, length=length), tokenizer.count, data_file):
+            for _ in _generate(replace(spec, length=length), count, data_file):
                 pass
         except NoRoom as again:
             fault = again

@@ -175,6 +175,8 @@ class RulerSpec:
     """The essay haystack: a JSON object with ``text`` a line."""
     tokens_to_generate: int | None = None
     """Room kept for the answer; None for the task's own."""
+    chat: bool = False
+    """Whether the tokens of the tokenizer's chat template count as part of the prompt."""
     fwe_room: bool = True
     """Whether fwe keeps room for the answer as all tasks do. False is both originals' form from
     `PUBLISHED_FROM` on: its prompt alone may have the whole length."""
@@ -193,8 +195,9 @@ class RulerSpec:
         for name in ("length", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if not isinstance(self.fwe_room, bool):
-            raise ValueError(f"fwe_room={self.fwe_room!r} must be True or False.")
+        for name in ("chat", "fwe_room"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         if self.tokens_to_generate is not None and self.tokens_to_generate < 0:
             raise ValueError(
                 f"tokens_to_generate={self.tokens_to_generate} must be 0 or more, or None for "
