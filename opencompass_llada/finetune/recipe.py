@@ -8,15 +8,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from opencompass_llada.finetune.recipe_checks import check_recipe
-from opencompass_llada.finetune.recipe_parts import Evaluation, Lora, Phase, TextSource
+from opencompass_llada.finetune.recipe_parts import (
+    STRICT,
+    Count,
+    Evaluation,
+    Folder,
+    Inside,
+    Lora,
+    NotNegative,
+    Phase,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    TextSource,
+    Whole,
+    WholeOrZero,
+)
 from opencompass_llada.finetune.styles import STYLES
 
+Strategy = Literal["windows", "adaptive", "eod", "direct"]
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[_Beta, _Beta], Field(description="two numbers from 0 to below 1")]
+Workers = Annotated[int, Field(ge=0, le=1024, description="a whole number from 0 to 1024")]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
     """Everything that a training run needs.
 
@@ -88,52 +111,54 @@ class Recipe:
             short cannot be repeated exactly.
     """
 
-    output_dir: str
+    output_dir: Folder
     text: tuple[TextSource, ...]
     phases: tuple[Phase, ...]
-    init_from: str | None = None
+    init_from: Text | None = None
     rope_scaling: Mapping[str, Any] | None = None
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    vocab_size: int | None = None
-    objective: str = "masked_diffusion"
-    strategy: str = "windows"
+    vocab_size: Count | None = None
+    objective: Literal["masked_diffusion", "autoregressive"] = "masked_diffusion"
+    strategy: Strategy = "windows"
     restart_positions: bool = False
-    max_document_tokens: int | None = None
-    cache_dir: str | None = None
-    continuation_share: float = 0.0
-    retrieval_share: float = 0.0
-    retrieval_masked_everywhere: float = 0.25
-    retrieval_styles: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(STYLES))
-    loss_weight: str = "inverse_t"
-    mask_ratios: str = "low_discrepancy"
-    min_mask_ratio: float = 0.1
-    learning_rate: float = 3e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
-    ema_decay: float | None = None
+    max_document_tokens: Whole | None = None
+    cache_dir: Text | None = None
+    continuation_share: Share = 0.0
+    retrieval_share: Share = 0.0
+    retrieval_masked_everywhere: Share = 0.25
+    retrieval_styles: Mapping[str, NotNegative] = dataclasses.field(
+        default_factory=lambda: dict(STYLES)
+    )
+    loss_weight: Literal["inverse_t", "none"] = "inverse_t"
+    mask_ratios: Literal["low_discrepancy", "uniform"] = "low_discrepancy"
+    min_mask_ratio: Inside = 0.1
+    learning_rate: Positive = 3e-3
+    warmup_steps: WholeOrZero = 200
+    weight_decay: NotNegative = 0.1
+    betas: Betas = (0.9, 0.95)
+    clip_norm: Positive = 1.0
+    ema_decay: Inside | None = None
     lora: Lora | None = None
-    parameter_dtype: str = "float32"
-    micro_rows: int | None = None
-    sequence_parallel: int = 1
+    parameter_dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_rows: Count | None = None
+    sequence_parallel: Whole = 1
     activation_checkpointing: bool = False
     keep_attention: bool = False
     offload_checkpoints: bool = False
-    mlp_tile: int | None = None
-    loss_chunk: int = 32768
+    mlp_tile: Whole | None = None
+    loss_chunk: Whole = 32768
     compile: bool = False
-    memory_limit: float | None = None
-    seed: int = 0
-    num_workers: int = 0
-    log_every: int = 100
-    probe_every: int = 1000
+    memory_limit: Positive | None = None
+    seed: Seed = 0
+    num_workers: Workers = 0
+    log_every: Whole = 100
+    probe_every: Whole = 1000
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
-    keep_last: int = 2
+    keep_last: Whole = 2
     resume: bool = True
     tensorboard: bool = False
-    dtype: str = "bfloat16"
-    time_limit: float | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    time_limit: Positive | None = None
 
     def __post_init__(self) -> None:
         """Check everything that needs no file and no device."""

@@ -1,15 +1,30 @@
-"""What a recipe's values must be, one by one and together; needs no file and no device."""
+"""What a recipe's values must be together; needs no file and no device.
+
+Types and ranges of single values stand at the recipe's fields; `explain` words what is wrong there.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import math
+import types
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from opencompass_llada.finetune.networks import LLAMA_NAMES
-from opencompass_llada.finetune.recipe_parts import SHORTEST_ROW
+from opencompass_llada.finetune.recipe_parts import SHORTEST_ROW, STRICT, Positive, Whole
 from opencompass_llada.finetune.styles import STYLES
 from opencompass_llada.modeling import LLaDAConfig
 from opencompass_llada.options import reject_unknown, unknown_name_message
@@ -18,44 +33,11 @@ from opencompass_llada.rope_scaling import parse_rope_scaling
 if TYPE_CHECKING:
     from opencompass_llada.finetune.recipe import Recipe
 
-CHOICES = {
-    "objective": ("masked_diffusion", "autoregressive"),
-    "strategy": ("windows", "adaptive", "eod", "direct"),
-    "loss_weight": ("inverse_t", "none"),
-    "mask_ratios": ("low_discrepancy", "uniform"),
-    "dtype": ("bfloat16", "float16", "float32"),
-    "parameter_dtype": ("float32", "bfloat16"),
-}
 #: Scalings that a checkpoint can carry: they change the base alone, or nothing.
 TRAINED_SCALINGS = ("none", "ntk", "diffusion_ntk")
-#: Field -> smallest whole number; None is allowed where the default is None.
-_LOWEST = {
-    "vocab_size": 1,
-    "log_every": 1,
-    "probe_every": 1,
-    "warmup_steps": 0,
-    "num_workers": 0,
-    "keep_last": 1,
-    "micro_rows": 1,
-    "max_document_tokens": 1,
-    "mlp_tile": 1,
-    "loss_chunk": 1,
-    "sequence_parallel": 1,
-}
-#: Field -> whether it must be above 0 (else from 0).
-_NUMBERS = {
-    "learning_rate": True,
-    "clip_norm": True,
-    "weight_decay": False,
-    "min_mask_ratio": False,
-    "continuation_share": False,
-    "retrieval_share": False,
-    "retrieval_masked_everywhere": False,
-    "time_limit": True,
-    "memory_limit": True,
-    "ema_decay": True,
-}
-#: Fields of the network's config that the trainer sets itself.
+#: Sizes that are no whole numbers, that may be null, and what the trainer sets itself.
+_REAL = ("rope_theta", "rms_norm_eps", "init_std", "mlp_ratio")
+_MAY_BE_NONE = ("n_kv_heads", "mlp_hidden_size")
 _SET_BY_TRAINER = (
     *("vocab_size", "embedding_size", "max_sequence_length"),
     *("mask_token_id", "eos_token_id", "pad_token_id"),
@@ -71,28 +53,6 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ValueError: For the first value or combination that is wrong; says what would be right.
     """
-    if not isinstance(recipe.output_dir, str) or not recipe.output_dir:
-        raise ValueError(
-            f"recipe: output_dir={recipe.output_dir!r} must name a folder: checkpoints/mine."
-        )
-    _check_numbers(recipe)
-    for name, allowed in CHOICES.items():
-        if getattr(recipe, name) not in allowed:
-            raise ValueError(
-                "recipe: " + unknown_name_message(name, str(getattr(recipe, name)), allowed)
-            )
-    for name in ("continuation_share", "retrieval_share", "retrieval_masked_everywhere"):
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise ValueError(f"recipe: {name}={getattr(recipe, name)} must be from 0 to 1.")
-    for name in ("min_mask_ratio", "ema_decay"):
-        value = getattr(recipe, name)
-        if value is not None and not 0 < value < 1:
-            raise ValueError(f"recipe: {name}={value} must be above 0 and below 1.")
-    for item in dataclasses.fields(recipe):
-        if item.type == "bool" and not isinstance(getattr(recipe, item.name), bool):
-            raise ValueError(
-                f"recipe: {item.name}={getattr(recipe, item.name)!r} must be true or false."
-            )
     if not recipe.text or not recipe.phases:
         raise ValueError("recipe: text and phases need at least one entry each.")
     _check_styles(recipe)
@@ -100,40 +60,10 @@ def check_recipe(recipe: Recipe) -> None:
     _check_combinations(recipe)
 
 
-def _check_numbers(recipe: Recipe) -> None:
-    defaults = {item.name: item.default for item in dataclasses.fields(recipe)}
-    for name, lowest in _LOWEST.items():
-        value = getattr(recipe, name)
-        if value is None and defaults[name] is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise ValueError(f"recipe: {name}={value!r} must be a whole number from {lowest}.")
-    for name, positive in _NUMBERS.items():
-        value = getattr(recipe, name)
-        if value is None and defaults[name] is None:
-            continue
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(
-                f"recipe: {name}={value!r} must be a number from 0 (YAML takes 3e-3 for text: "
-                "write 3.0e-3)."
-            )
-        if positive and value == 0:
-            raise ValueError(f"recipe: {name}={value!r} must be above 0.")
-    betas = recipe.betas
-    pair = isinstance(betas, tuple) and len(betas) == 2
-    if not pair or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
-        raise ValueError(f"recipe: betas={betas!r} must be two numbers from 0 to below 1.")
-
-
 def _check_styles(recipe: Recipe) -> None:
     styles = recipe.retrieval_styles
-    if not isinstance(styles, Mapping):
-        raise ValueError(
-            f"recipe: retrieval_styles={styles!r} must map styles to shares: {{words: 1, copy: 2}}."
-        )
     reject_unknown("style in retrieval_styles", styles, STYLES)
-    shares = list(styles.values())
-    if not all(isinstance(n, int | float) and n >= 0 for n in shares) or not sum(shares) > 0:
+    if not sum(styles.values()) > 0:
         raise ValueError(
             f"recipe: retrieval_styles={dict(styles)!r} must map styles to shares from 0, one "
             "of them above 0."
@@ -151,6 +81,13 @@ def _check_start(recipe: Recipe) -> None:
     reject_unknown("model key", recipe.model, known - {"self", "kwargs", *_SET_BY_TRAINER})
     if recipe.objective == "autoregressive":
         reject_unknown("model key of the autoregressive objective", recipe.model, LLAMA_NAMES)
+    for name, value in recipe.model.items():
+        kind: Any = Positive if name in _REAL else Whole
+        if value is not None or name not in _MAY_BE_NONE:
+            try:
+                TypeAdapter(kind, config=STRICT).validate_python(value)
+            except ValidationError:
+                raise ValueError(wrong_value("recipe model", name, value, kind)) from None
     scaling = parse_rope_scaling(recipe.rope_scaling).type
     if scaling not in TRAINED_SCALINGS:
         raise ValueError(
@@ -169,9 +106,23 @@ def _check_start(recipe: Recipe) -> None:
                 "recipe: rope_scaling changes a checkpoint's RoPE and needs init_from; a "
                 "network from scratch takes model.rope_theta."
             )
+        _check_sizes(recipe.model)
     elif recipe.model or recipe.vocab_size is not None:
         raise ValueError(
             "recipe: init_from brings its own sizes and tokenizer; leave model and vocab_size out."
+        )
+
+
+def _check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Refuse sizes that make no network; the special tokens come later."""
+    try:
+        head = LLaDAConfig(**sizes, mask_token_id=0, eos_token_id=0).head_dim
+    except (ValueError, ZeroDivisionError) as error:
+        reason = str(error).removeprefix("config.json: ")
+        raise ValueError(f"recipe model: {reason}") from error
+    if head % 2:
+        raise ValueError(
+            f"recipe model: d_model / n_heads={head} must be even, since RoPE turns pairs."
         )
 
 
@@ -216,3 +167,81 @@ def _check_combinations(recipe: Recipe) -> None:
                 f"recipe phases: sequence_length={phase.sequence_length} must be a multiple of "
                 f"sequence_parallel={recipe.sequence_parallel}."
             )
+
+
+def explain(error: ValidationError, what: str, cls: type) -> str:
+    """Word the first fault that pydantic found as this package's errors are.
+
+    Args:
+        error: What it raised.
+        what: The group of keys, ``recipe phases``.
+        cls: The group's class.
+
+    Returns:
+        One paragraph with the value, the rule and the remedy.
+    """
+    fault = error.errors()[0]
+    if fault["type"] == "value_error":  # from a check of ours, in its own words
+        return str(fault["ctx"]["error"])
+    name, *inner = fault["loc"]
+    annotation = get_type_hints(cls, include_extras=True)[str(name)]
+    for _ in inner:
+        annotation = _element(annotation)
+    place = str(name) + "".join(f"[{part!r}]" for part in inner)
+    if get_origin(annotation) is Literal and isinstance(fault["input"], str):
+        allowed = get_args(annotation)
+        return f"{what}: " + unknown_name_message(place, fault["input"], allowed)
+    return wrong_value(what, place, fault["input"], annotation)
+
+
+def wrong_value(what: str, name: str, value: Any, annotation: Any) -> str:
+    """Say what a value must be by its annotation.
+
+    Args:
+        what: The group of keys.
+        name: The key.
+        value: What was given.
+        annotation: What it must be; its Field's description is the rule.
+    """
+    rule, hint = _rule(annotation), ""
+    if isinstance(value, str) and "number" in rule:
+        hint = _number_hint(value)
+    elif rule == "a list":
+        hint = f": [{value}]"
+    verb = "" if rule.startswith("name") else "be "
+    return f"{what}: {name}={value!r} must {verb}{rule}{hint}."
+
+
+def _number_hint(text: str) -> str:
+    """Say how YAML takes a number: 3e-3 is text, 3.0e-3 is none."""
+    mantissa, mark, exponent = text.strip().lower().partition("e")
+    try:
+        number = f"{float(mantissa)}e{exponent}" if mark else str(yaml.safe_load(text))
+        float(number)
+    except (ValueError, yaml.YAMLError):
+        return ""
+    return f" (YAML takes {text} for text: write {number})"
+
+
+def _element(annotation: Any) -> Any:
+    """Return the annotation of a list's entries or of a mapping's values."""
+    if get_origin(annotation) is Annotated:
+        return annotation  # its description is of the entries
+    first, *others = get_args(annotation)
+    return first if get_origin(annotation) is tuple else others[-1]
+
+
+def _rule(annotation: Any) -> str:
+    """Say in words what an annotation allows."""
+    members = get_args(annotation)
+    for part in members:
+        if isinstance(part, FieldInfo) and part.description:
+            return part.description
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_rule(part) for part in members if part is not type(None)) + ", or null"
+    if origin is Literal:
+        return f"one of {', '.join(members)}"
+    if origin is tuple:
+        return "a list"
+    return "true or false" if annotation is bool else "a mapping of keys to values"

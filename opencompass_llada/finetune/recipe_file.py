@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe_checks import explain
 from opencompass_llada.finetune.recipe_parts import Evaluation, Lora, Phase, TextSource
 from opencompass_llada.options import reject_unknown
 
@@ -31,12 +33,10 @@ def _build(cls: type, what: str, values: Mapping[str, Any]) -> Any:
     }
     if missing := sorted(required - values.keys()):
         raise ValueError(f"{what}: {', '.join(missing)} must be given.")
-    # The recipe's own lists are checked above and in recipe_checks.
-    for item in () if cls is Recipe else dataclasses.fields(cls):
-        value = values.get(item.name, ())
-        if str(item.type).startswith("tuple") and not isinstance(value, list | tuple):
-            raise ValueError(f"{what}: {item.name}={value!r} must be a list: [{value}].")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except ValidationError as error:
+        raise ValueError(explain(error, what, cls)) from error
 
 
 def _build_evaluation(values: Any) -> Evaluation:

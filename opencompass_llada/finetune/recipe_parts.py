@@ -1,19 +1,49 @@
 """The groups of keys inside a recipe: text sources, phases, adapters, evaluation.
 
-Each checks its own values; what concerns several of them is checked by finetune.recipe.
+Types and ranges are the annotations, which pydantic checks without turning one type into another;
+what concerns several values is checked below them, or by finetune.recipe_checks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from opencompass_llada.synthetic.embedded import SEED
 
 #: Tokens that a row of every style needs: the longest copied span with its cue fits in it.
 SHORTEST_ROW = 110
 
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+# What a value may be, with the words that an error has for it.
+Text = Annotated[
+    str, Field(pattern="^[^\\x00]+$", description="text of at least one letter, without NUL")
+]
+Folder = Annotated[str, Field(pattern="^[^\\x00]+$", description="name a folder: checkpoints/mine")]
+Whole = Annotated[int, Field(ge=1, description="a whole number from 1")]
+WholeOrZero = Annotated[int, Field(ge=0, description="a whole number from 0")]
+#: Of things that are made one by one: a typing error must not fill the memory.
+Count = Annotated[int, Field(ge=1, le=1_000_000, description="a whole number from 1 to 1,000,000")]
+CountOrZero = Annotated[
+    int, Field(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")]
+Positive = Annotated[float, Field(gt=0, description="a number above 0")]
+NotNegative = Annotated[float, Field(ge=0, description="a number from 0")]
+Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
+Inside = Annotated[float, Field(gt=0, lt=1, description="a number above 0 and below 1")]
+Draws = Annotated[
+    int,
+    Field(ge=4, le=10_000, multiple_of=2, description="an even whole number from 4 to 10,000"),
+]
+RetrievalLength = Annotated[
+    int, Field(ge=SHORTEST_ROW, description=f"a whole number from {SHORTEST_ROW}")
+]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TextSource:
     """Text to train on: files, a data set, or generated documents.
 
@@ -32,15 +62,15 @@ class TextSource:
             ``windows`` alone).
     """
 
-    paths: tuple[str, ...] = ()
-    dataset: str | None = None
-    dataset_config: str | None = None
-    split: str = "train"
-    generated_seed: int | None = None
-    num_documents: int = 0
-    text_field: str = "text"
-    prompt_field: str | None = None
-    weight: float = 1.0
+    paths: tuple[Text, ...] = ()
+    dataset: Text | None = None
+    dataset_config: Text | None = None
+    split: Text = "train"
+    generated_seed: Seed | None = None
+    num_documents: CountOrZero = 0
+    text_field: Text = "text"
+    prompt_field: Text | None = None
+    weight: Positive = 1.0
 
     def __post_init__(self) -> None:
         """Require exactly one kind of source."""
@@ -59,18 +89,14 @@ class TextSource:
                 f"text source: num_documents={self.num_documents} must be at least 1 with "
                 "generated_seed."
             )
-        if self.num_documents < 0:
-            raise ValueError(f"text source: num_documents={self.num_documents} must be from 0.")
         if self.generated_seed == SEED:
             raise ValueError(
                 f"text source: generated_seed={SEED} makes the embedded haystack, which models are "
                 "evaluated on; use another seed."
             )
-        if not self.weight > 0:
-            raise ValueError(f"text source: weight={self.weight} must be above 0.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Phase:
     """A stretch of training at one row length.
 
@@ -81,23 +107,13 @@ class Phase:
         continuation_share: In place of the recipe's, in this phase; None for the recipe's.
     """
 
-    sequence_length: int
-    num_steps: int
-    rows_per_step: int
-    continuation_share: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse empty phases."""
-        share = self.continuation_share
-        if share is not None and (not isinstance(share, int | float) or not 0 <= share <= 1):
-            raise ValueError(f"phase: continuation_share={share!r} must be from 0 to 1.")
-        for name in ("sequence_length", "num_steps", "rows_per_step"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"phase: {name}={value!r} must be a whole number from 1.")
+    sequence_length: Whole
+    num_steps: Whole
+    rows_per_step: Count
+    continuation_share: Share | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Lora:
     """Low-rank adapters (arXiv 2106.09685) on linear layers; norms stay trainable (LongLoRA).
 
@@ -107,24 +123,20 @@ class Lora:
         target_modules: Last names of the linear layers that get one.
     """
 
-    rank: int = 64
-    alpha: float = 128.0
-    target_modules: tuple[str, ...] = (
+    rank: Whole = 64
+    alpha: Positive = 128.0
+    target_modules: tuple[Text, ...] = (
         *("q_proj", "k_proj", "v_proj", "attn_out"),
         *("ff_proj", "up_proj", "ff_out"),
     )
 
     def __post_init__(self) -> None:
-        """Refuse ranks and scales that do nothing."""
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"lora: rank={self.rank!r} must be a whole number from 1.")
-        if not self.alpha > 0:
-            raise ValueError(f"lora: alpha={self.alpha!r} must be above 0.")
+        """Refuse adapters of nothing."""
         if not self.target_modules:
             raise ValueError("lora: target_modules=[] must name at least one linear layer.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
     """What is measured during training, every ``probe_every`` steps, on text never trained on.
 
@@ -141,34 +153,20 @@ class Evaluation:
     """
 
     text: TextSource | None = None
-    lengths: tuple[int, ...] = ()
-    target_tokens: int = 64
-    num_texts: int = 8
-    draws: int = 8
-    retrieval_lengths: tuple[int, ...] = ()
-    retrieval_rows: int = 128
+    lengths: tuple[Whole, ...] = ()
+    target_tokens: Count = 64
+    num_texts: Count = 8
+    draws: Draws = 8
+    retrieval_lengths: tuple[RetrievalLength, ...] = ()
+    retrieval_rows: CountOrZero = 128
 
     def __post_init__(self) -> None:
         """Refuse lengths that leave nothing before the target."""
         if bool(self.lengths) != (self.text is not None):
             raise ValueError("evaluation: give text and lengths together, or neither.")
-        for name in ("target_tokens", "num_texts", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluation: {name}={getattr(self, name)} must be at least 1.")
         for length in self.lengths:
             if length < self.target_tokens:
                 raise ValueError(
                     f"evaluation: lengths must be at least target_tokens={self.target_tokens}, "
                     f"got {length}."
                 )
-        if self.draws < 4 or self.draws % 2:
-            raise ValueError(f"evaluation: draws={self.draws} must be even and at least 4.")
-        for length in self.retrieval_lengths:
-            if length < SHORTEST_ROW:
-                raise ValueError(
-                    f"evaluation: retrieval_lengths must be at least {SHORTEST_ROW}, got {length}."
-                )
-        if self.retrieval_rows < 0:
-            raise ValueError(
-                f"evaluation: retrieval_rows={self.retrieval_rows} must be from 0; 0 probes none."
-            )
