@@ -148,7 +148,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     with torch.device("meta"):
         model = LLaDAForMaskedDiffusion(config)
-    shape = network_shape(model, recipe.lora.rank if recipe.lora else 0)
+    shape = network_shape(model.config, recipe.lora.rank if recipe.lora else 0)
     plan = plan_memory(recipe, shape, ranks.world_size, on_cuda=on_cuda)
     row: dict[str, Any] = {"case": case, "length": recipe.trained_length, "document": document}
     row |= {"processes": ranks.world_size, "planned_gb": plan.total / 1e9}

@@ -10,6 +10,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from opencompass_llada.faults import guard
 from opencompass_llada.finetune.devices import stop_processes
 from opencompass_llada.finetune.loop import Trainer
@@ -43,7 +45,7 @@ def _train(arguments: list[str] | None, logs: list[Path]) -> int:
         "overrides", nargs="*", help="key=value for keys of the recipe, group.key=value for groups"
     )
     options = parser.parse_args(arguments)
-    is_main = int(os.environ.get("RANK", "0")) == 0
+    is_main = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if is_main else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s")
     logger = logging.getLogger(__name__)
@@ -62,6 +64,14 @@ def _train(arguments: list[str] | None, logs: list[Path]) -> int:
             folder = trainer.train()
         except (FloatingPointError, SaveError) as error:
             logger.error("%s", error)
+            return 1
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            logger.error(
+                "The memory does not suffice (%s). Set memory_limit below what the plan in the log "
+                "says, which names settings that need less; micro_rows=1 and "
+                "activation_checkpointing=true save the most. The same command then goes on.",
+                str(error).partition("\n")[0] or type(error).__name__,
+            )
             return 1
     logger.info("Checkpoint written to %s", folder)
     return 0 if trainer.stopped_by is None else 128 + trainer.stopped_by

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from opencompass_llada.finetune.devices import Ranks
+from opencompass_llada.finetune.evaluation import context_windows
 from opencompass_llada.finetune.packed_text import PackedText
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_parts import Phase, TextSource
@@ -43,7 +44,8 @@ class TrainingData:
 
         Raises:
             ValueError: If a source is wrong or empty, a document too long, or the tokenizer lacks
-                the end token that the strategy or retrieval rows need.
+                the end token that the strategy or retrieval rows need, or the evaluation's text is
+                shorter than its lengths.
         """
         self._recipe, self._tokens = recipe, tokens
         self.texts = [self._tokenize(source) for source in recipe.text]
@@ -62,6 +64,8 @@ class TrainingData:
         self._packed = self._pack(self.texts)
         held_out = recipe.evaluation.text
         self.held_out = None if held_out is None else self._tokenize(held_out)
+        if self.held_out is not None:
+            context_windows(self.held_out.tokens, recipe.evaluation.lengths, 1)
 
     def _tokenize(self, source: TextSource) -> TokenizedText:
         recipe, tokens = self._recipe, self._tokens

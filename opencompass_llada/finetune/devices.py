@@ -60,8 +60,13 @@ def read_ranks(recipe: Recipe) -> Ranks:
     Raises:
         ValueError: If processes, rows of a step and micro rows do not divide evenly.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    world_size = read_variable("WORLD_SIZE", 1, lowest=1)
+    rank, local = (read_variable(name, 0) for name in ("RANK", "LOCAL_RANK"))
+    if rank >= world_size:
+        raise ValueError(
+            f"RANK={rank} must be below WORLD_SIZE={world_size}; start several processes with "
+            "torchrun, which sets both, or unset them."
+        )
     shared = recipe.sequence_parallel
     if world_size % shared:
         raise ValueError(
@@ -79,6 +84,26 @@ def read_ranks(recipe: Recipe) -> Ranks:
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if on_cuda else torch.device("cpu")
     return Ranks(rank=rank, world_size=world_size, sequence_parallel=shared, device=device)
+
+
+def read_variable(name: str, default: int, *, lowest: int = 0) -> int:
+    """Return a whole number that torchrun puts into the environment.
+
+    Args:
+        name: The variable.
+        default: Where it is not set.
+        lowest: Smallest value.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < lowest:
+        raise ValueError(
+            f"The environment variable {name}={text!r} must be a whole number from {lowest}, as "
+            "torchrun sets it; unset it for one process."
+        )
+    return int(text)
 
 
 def start_processes(ranks: Ranks) -> dist.ProcessGroup | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,10 @@ def matching_files(source: TextSource) -> list[Path]:
     """
     files: list[Path] = []
     for path in source.paths:
-        found = sorted(glob.glob(os.path.expandvars(path)))
+        try:
+            found = sorted(glob.glob(os.path.expandvars(path)))
+        except re.error as error:
+            raise ValueError(f"text source: path {path!r} is no glob ({error}).") from error
         if not found:
             raise ValueError(
                 f"text source: no file matches path {path!r}. Correct the glob, set the "
@@ -46,6 +50,11 @@ def matching_files(source: TextSource) -> list[Path]:
         if file.is_dir():
             raise ValueError(
                 f"text source: path {str(file)!r} is a folder; name its files: '{file}/*.txt'."
+            )
+        if not file.is_file() or not os.access(file, os.R_OK):
+            what = "a broken link" if not file.exists() else "no file that can be read"
+            raise ValueError(
+                f"text source: path {str(file)!r} is {what}. Restore it, or narrow the glob."
             )
         if file.suffix not in (*TEXT, *ROWS):
             raise ValueError(
@@ -81,10 +90,14 @@ def read_documents(source: TextSource) -> Iterator[Document]:
             elif file.suffix == ".parquet":
                 yield from _read_parquet(file, source)
             else:
-                yield Document(file.read_text(encoding="utf-8"))
+                yield _document({source.text_field: _read_text(file)}, source, str(file))
 
 
 def _document(row: Mapping[str, Any], source: TextSource, place: str) -> Document:
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"text source: {place} is no JSON object but {str(row)[:40]!r}. Give one object a line."
+        )
     fields = [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
     for field in fields:
         if field not in row:
@@ -93,19 +106,52 @@ def _document(row: Mapping[str, Any], source: TextSource, place: str) -> Documen
                 f"{'text_field' if field == source.text_field else 'prompt_field'}."
             )
         if not isinstance(row[field], str):
-            raise ValueError(f"text source: field {field!r} of {place} is no text.")
+            raise ValueError(
+                f"text source: field {field!r} of {place} is no text but {str(row[field])[:40]!r}. "
+                "Correct the row, or name another field."
+            )
+        _check_text(row[field], place)
     return Document(*(row[field] for field in fields))
+
+
+def _check_text(text: str, place: str) -> None:
+    """Refuse what no tokenizer reads, and what no document holds."""
+    if "\0" in text:
+        raise ValueError(
+            f"text source: {place} holds NUL characters, as binary files and UTF-16 do. Convert it "
+            "to UTF-8, or leave it out."
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text source: {place} holds half a surrogate pair ({text[error.start]!r} at character "
+            f"{error.start}), which is no character. Write the text again as UTF-8."
+        ) from error
+
+
+def _read_text(file: Path) -> str:
+    """Return a file's text; a byte order mark at its start is none of it."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"text source: {file} is not UTF-8 (byte 0x{error.object[error.start]:02x} at "
+            f"{error.start}). Convert it, from Latin-1 for instance: iconv -f latin1 -t utf-8."
+        ) from error
+    except OSError as error:
+        raise ValueError(f"text source: {file} cannot be read ({error.strerror}).") from error
 
 
 def _read_json_lines(file: Path, source: TextSource) -> Iterator[Document]:
     # Not splitlines, which also breaks at U+2028 and the like, which JSON strings may hold.
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(_read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         place = f"line {number} of {file}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"text source: {place} is not a JSON object ({error}). Give one object a line, or "
                 "name a text file .txt."
@@ -116,17 +162,19 @@ def _read_json_lines(file: Path, source: TextSource) -> Iterator[Document]:
 def _read_parquet(file: Path, source: TextSource) -> Iterator[Document]:
     import pyarrow.parquet
 
+    number = 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
+        _document(dict.fromkeys(table.schema_arrow.names, ""), source, str(file))
+        columns = [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
+        for batch in table.iter_batches(batch_size=64, columns=columns):
+            for row in batch.to_pylist():
+                yield _document(row, source, f"row {number} of {file}")
+                number += 1
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
-            f"text source: {file} is not a readable Parquet file ({error})."
+            f"text source: {file} is not a readable Parquet file ({error}). Fetch it again."
         ) from error
-    _document(dict.fromkeys(table.schema_arrow.names, ""), source, str(file))
-    columns = [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
-    for batch in table.iter_batches(batch_size=64, columns=columns):
-        for number, row in enumerate(batch.to_pylist()):
-            yield _document(row, source, f"row {number} of a batch of {file}")
 
 
 def _read_dataset(source: TextSource) -> Iterator[Document]:
@@ -152,7 +200,29 @@ def _read_dataset(source: TextSource) -> Iterator[Document]:
             f"text source: dataset={source.dataset!r} (split {source.split!r}) could not be loaded "
             f"({type(error).__name__}: {reason}). Check the name, or download it and give paths."
         ) from error
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rows_of(rows, source)):
         if source.num_documents and number >= source.num_documents:
             return
         yield _document(row, source, f"row {number} of data set {source.dataset!r}")
+
+
+def _rows_of(rows: Iterable[Mapping[str, Any]], source: TextSource) -> Iterator[Mapping[str, Any]]:
+    """Yield a data set's rows; a damaged file shows when its rows are read."""
+    if isinstance(rows, Mapping):
+        raise ValueError(
+            f"text source: dataset={source.dataset!r} holds the splits {', '.join(rows)}; name the "
+            "folder of one of them."
+        )
+    reader = iter(rows)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except Exception as error:  # pyarrow, the file system and the hub have kinds of their own
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"text source: dataset={source.dataset!r} cannot be read to its end "
+                f"({type(error).__name__}: {reason}). Fetch it again."
+            ) from error
+        yield row

@@ -35,7 +35,7 @@ from opencompass_llada.finetune.devices import (
     whole_tensor,
 )
 from opencompass_llada.finetune.evaluation import evaluate
-from opencompass_llada.finetune.fitting import check_network
+from opencompass_llada.finetune.fitting import check_fits, check_network
 from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.networks import network_shape
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
@@ -45,7 +45,12 @@ from opencompass_llada.finetune.record import describe_inputs
 from opencompass_llada.finetune.rows import Batch, to_device
 from opencompass_llada.finetune.run_log import RunLog
 from opencompass_llada.finetune.saving import restore_checkpoints
-from opencompass_llada.finetune.start import build_network, make_tokenizer, place_network
+from opencompass_llada.finetune.start import (
+    build_network,
+    make_tokenizer,
+    network_config,
+    place_network,
+)
 from opencompass_llada.finetune.stopping import StopRequest
 from opencompass_llada.finetune.surroundings import check_surroundings
 from opencompass_llada.finetune.throughput import Throughput
@@ -94,9 +99,11 @@ class Trainer:
             check_same_recipe(self.index.recipe, now, self.output)
         self.index.recipe = now
         self.tokens = make_tokenizer(recipe)
-        model, stored = build_network(recipe, self.tokens)
-        self.shape = network_shape(model, recipe.lora.rank if recipe.lora else 0)
-        check_network(model, recipe, self.shape, self.ranks)
+        config = network_config(recipe, self.tokens)
+        self.shape = network_shape(config, recipe.lora.rank if recipe.lora else 0)
+        check_fits(recipe, self.shape, self.ranks)
+        model, stored = build_network(recipe, config)
+        check_network(model, recipe)
         group = start_processes(self.ranks)
         if not self.ranks.is_main:
             wait_for_all(self.ranks)  # the main rank writes the tokens that the others read

@@ -119,6 +119,18 @@ def _plan(
     )
 
 
+def measuring_bytes(shape: Shape, length: int, *, on_cuda: bool) -> float:
+    """Estimate the memory of an evaluation's forward pass over a row, without the weights.
+
+    Args:
+        shape: The network's sizes.
+        length: Tokens of the row.
+        on_cuda: Whether activations are 16 bit.
+    """
+    unit = 2 if on_cuda else 4
+    return length * (unit * (4 * shape.width + 2 * shape.mlp_width) + 4 * shape.vocab_size)
+
+
 class DoesNotFit(ValueError):
     """A step needs more memory than a device has; says which settings would fit."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
 from opencompass_llada.finetune.arithmetic import Shape
 from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
@@ -78,10 +78,9 @@ def hidden_states(model: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.T
     return model.model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
 
 
-def network_shape(model: PreTrainedModel, adapter_rank: int = 0) -> Shape:
-    """Return the sizes that memory and arithmetic depend on."""
-    config = model.config
-    if isinstance(model, LLaDAForMaskedDiffusion):
+def network_shape(config: PretrainedConfig, adapter_rank: int = 0) -> Shape:
+    """Return the sizes that memory and arithmetic depend on, of a LLaDA's or a Llama's config."""
+    if isinstance(config, LLaDAConfig):
         heads, kv_heads, width = config.n_heads, config.n_kv_heads, config.d_model
         layers, inner, entries = config.n_layers, config.mlp_hidden_size, config.embedding_size
     else:

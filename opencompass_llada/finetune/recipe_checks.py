@@ -88,7 +88,10 @@ def _check_start(recipe: Recipe) -> None:
                 TypeAdapter(kind, config=STRICT).validate_python(value)
             except ValidationError:
                 raise ValueError(wrong_value("recipe model", name, value, kind)) from None
-    scaling = parse_rope_scaling(recipe.rope_scaling).type
+    try:
+        scaling = parse_rope_scaling(recipe.rope_scaling).type
+    except ValueError as error:
+        raise ValueError(f"recipe: rope_scaling={recipe.rope_scaling!r}: {error}") from error
     if scaling not in TRAINED_SCALINGS:
         raise ValueError(
             f"recipe: rope_scaling {scaling!r} changes more than RoPE's base, which "

@@ -18,6 +18,8 @@ from opencompass_llada.finetune.recipe_checks import explain
 from opencompass_llada.finetune.recipe_parts import Evaluation, Lora, Phase, TextSource
 from opencompass_llada.options import reject_unknown
 
+_MOST_CYCLES = 10_000
+
 
 def _build(cls: type, what: str, values: Mapping[str, Any]) -> Any:
     if not isinstance(values, Mapping):
@@ -68,8 +70,10 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
             raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
         values[name] = tuple(_build(cls, f"recipe {name}", item) for item in items)
     cycles = values.pop("cycles", 1)
-    if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
-        raise ValueError(f"recipe: cycles={cycles!r} must be a whole number from 1.")
+    if isinstance(cycles, bool) or not isinstance(cycles, int) or not 1 <= cycles <= _MOST_CYCLES:
+        raise ValueError(
+            f"recipe: cycles={cycles!r} must be a whole number from 1 to {_MOST_CYCLES:,}."
+        )
     values["phases"] = values["phases"] * cycles + values.pop("last_phases")
     if values.get("lora") is not None:
         values["lora"] = _build(Lora, "recipe lora", values["lora"])
@@ -81,11 +85,15 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a recipe file over the one that it names as its base."""
     if not file.is_file():
-        raise ValueError(f"Recipe {str(file)!r} does not exist. Recipes lie in configs/finetune/.")
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise ValueError(f"Recipe {str(file)!r} {what}. Recipes lie in configs/finetune/.")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"Recipe {str(file)!r} is no valid YAML: {error}") from error
+        values = _parse(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Recipe {str(file)!r} cannot be read ({error}). It must be a YAML file in UTF-8; see "
+            "configs/finetune/."
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"Recipe {str(file)!r} must be a YAML mapping of keys to values.")
     base = values.pop("base", None)
@@ -96,6 +104,19 @@ def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if target.resolve() in seen:
         raise ValueError(f"Recipe {str(file)!r}: base={base!r} leads back to itself.")
     return {**_read(target, seen), **values}
+
+
+def _parse(text: str) -> Any:
+    """Parse YAML.
+
+    Raises:
+        ValueError: In one line, if it is none.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"no valid YAML: {reason[:300]}") from error
 
 
 def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
@@ -114,12 +135,15 @@ def parse_override(override: str) -> tuple[str, Any]:
     """Return key and value of ``key=value``, the value parsed as YAML.
 
     Raises:
-        ValueError: If there is no equals sign.
+        ValueError: If there is no equals sign, no key, or the value is no YAML.
     """
     key, separator, text = override.partition("=")
-    if not separator:
+    if not separator or not all(key.split(".")):
         raise ValueError(f"Override {override!r} must have the form key=value.")
-    return key, yaml.safe_load(text)
+    try:
+        return key, _parse(text)
+    except ValueError as error:
+        raise ValueError(f"Override {override!r}: its value is {error}") from error
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -169,17 +169,16 @@ class _Places(Sampler[int]):
 
     def __init__(self, phase: Phase, first_step: int, rank: int, num_ranks: int) -> None:
         share = phase.rows_per_step // num_ranks
-        self._places = [
-            step * phase.rows_per_step + rank * share + place
-            for step in range(first_step, phase.num_steps)
-            for place in range(share)
-        ]
+        self._steps, self._share = range(first_step, phase.num_steps), share
+        self._rows, self._first = phase.rows_per_step, rank * share
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
+        for step in self._steps:
+            first = step * self._rows + self._first
+            yield from range(first, first + self._share)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._steps) * self._share
 
 
 def row_loader(

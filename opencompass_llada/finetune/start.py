@@ -18,7 +18,13 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.finetune.devices import Ranks, shard
@@ -40,6 +46,12 @@ from opencompass_llada.prompting.tokenization import load_tokenizer
 from opencompass_llada.rope_scaling import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
 logger = get_logger(__name__)
+
+#: Fields of a checkpoint's config.json that count something.
+_WHOLE_NUMBERS = (
+    *("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size"),
+    *("vocab_size", "embedding_size", "max_sequence_length", "mask_token_id", "eos_token_id"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,32 +168,67 @@ def choose_scaling(recipe: Recipe, trained_length: int) -> RopeScaling:
     return RopeScaling()
 
 
+def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> PretrainedConfig:
+    """Return the network's config: what its memory can be planned from before it is built.
+
+    Args:
+        recipe: Sizes or the checkpoint.
+        tokens: The tokenizer.
+
+    Raises:
+        ValueError: If the checkpoint is none that can be trained, or does not fit its tokenizer.
+    """
+    if recipe.init_from is None:
+        return _fresh_config(recipe, tokens)
+    fields = read_model_config(locate_checkpoint(resolve_path(recipe.init_from)))
+    if fields.get("model_type") != "llada":
+        raise ValueError(
+            f"init_from={recipe.init_from!r} has model_type={fields.get('model_type')!r}; "
+            "post-training knows LLaDA's ('llada')."
+        )
+    try:
+        config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+        for name in _WHOLE_NUMBERS:
+            value, lowest = getattr(config, name), int(not name.endswith("token_id"))
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{name}={value!r} must be a whole number from {lowest}")
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"init_from={recipe.init_from!r}: its config.json makes no network ({error}). Take "
+            "config.json from where the weights come from."
+        ) from error
+    largest = max(tokens.tokenizer.get_vocab().values())
+    if largest >= config.embedding_size:
+        raise ValueError(
+            f"init_from={recipe.init_from!r}: the tokenizer has a token of id {largest}, and the "
+            f"embedding has {config.embedding_size} rows. Put the tokenizer beside the weights "
+            "that they were trained with."
+        )
+    return config
+
+
 def build_network(
-    recipe: Recipe, tokens: TrainingTokenizer
+    recipe: Recipe, config: PretrainedConfig
 ) -> tuple[PreTrainedModel, Callable[[], Iterator[tuple[str, torch.Tensor]]]]:
     """Build the network without reading weights.
 
     Args:
-        recipe: Sizes or the checkpoint, and the scaling.
-        tokens: The tokenizer.
+        recipe: The checkpoint, and the scaling.
+        config: From `network_config`.
 
     Returns:
         The network (on the meta device for a checkpoint), and a function that yields a
         checkpoint's tensors by name (nothing for fresh weights, which the network then holds).
 
     Raises:
-        ValueError: If the checkpoint is none that can be trained, or its scaling does not fit.
+        ValueError: If the checkpoint's weights do not fit its config, or its scaling does not fit.
     """
     if recipe.init_from is None:
-        return _fresh_network(recipe, tokens), lambda: iter(())
+        torch.manual_seed(recipe.seed)
+        is_llama = isinstance(config, LlamaConfig)
+        return (LlamaForCausalLM if is_llama else LLaDAForMaskedDiffusion)(config), lambda: iter(())
     path = locate_checkpoint(resolve_path(recipe.init_from))
-    fields = read_model_config(path)
-    if fields.get("model_type") != "llada":
-        raise ValueError(
-            f"init_from={recipe.init_from!r} has model_type={fields.get('model_type')!r}; "
-            "post-training knows LLaDA's ('llada')."
-        )
-    scaling = choose_scaling(recipe, int(fields["max_sequence_length"]))
+    scaling = choose_scaling(recipe, config.max_sequence_length)
     model, shards = open_checkpoint(path, rope_scaling=scaling)
     rope = model.resolved_rope
     logger.info(rope.describe())
@@ -202,21 +249,18 @@ def build_network(
     return model, lambda: _stored_tensors(shards)
 
 
-def _fresh_network(recipe: Recipe, tokens: TrainingTokenizer) -> PreTrainedModel:
+def _fresh_config(recipe: Recipe, tokens: TrainingTokenizer) -> PretrainedConfig:
     vocab_size, eos = len(tokens.tokenizer), tokens.end_token_id
     assert eos is not None
-    torch.manual_seed(recipe.seed)
     if recipe.objective == "autoregressive":
-        return LlamaForCausalLM(
-            llama_config(
-                recipe.model,
-                vocab_size=vocab_size,
-                trained_length=recipe.trained_length,
-                eos_token_id=eos,
-            )
+        return llama_config(
+            recipe.model,
+            vocab_size=vocab_size,
+            trained_length=recipe.trained_length,
+            eos_token_id=eos,
         )
     assert tokens.mask_token_id is not None
-    config = LLaDAConfig(
+    return LLaDAConfig(
         **recipe.model,
         vocab_size=vocab_size,
         max_sequence_length=recipe.trained_length,
@@ -224,7 +268,6 @@ def _fresh_network(recipe: Recipe, tokens: TrainingTokenizer) -> PreTrainedModel
         eos_token_id=eos,
         pad_token_id=eos,
     )
-    return LLaDAForMaskedDiffusion(config)
 
 
 def _stored_tensors(shards: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:

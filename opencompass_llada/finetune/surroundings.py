@@ -41,8 +41,13 @@ def check_surroundings(recipe: Recipe) -> None:
     for source in (*recipe.text, *([recipe.evaluation.text] if recipe.evaluation.text else [])):
         matching_files(source)
     folder = Path(recipe.output_dir).absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if there.is_dir() and not os.access(there, os.W_OK):
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:  # a name that is too long, or links in a circle
+        raise _not_writable(recipe, error.strerror or str(error)) from error
+    if not there.is_dir():
+        raise _not_writable(recipe, f"{str(there)!r} is a file")
+    if not os.access(there, os.W_OK):
         raise _not_writable(recipe, f"no right to write to {str(there)!r}")
 
 

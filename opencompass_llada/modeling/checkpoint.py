@@ -104,7 +104,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"Checkpoint {str(path)!r} has no config.json on the hub. Check the name."
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise CheckpointError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object. Fetch it again.")
