@@ -398,6 +398,16 @@ def test_going_on_with_other_text_or_another_start_is_refused(tmp_path):
         trainer()
 
 
+def test_a_start_that_is_not_finite_is_refused(tmp_path):
+    path = checkpoint(tmp_path)
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.transformer.ln_f.weight"][0] = float("inf")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="a NaN or an infinity in model.transformer.ln_f.weight"):
+        small_trainer(tmp_path / "out", LONGER, init_from=path)
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"steps": ["1"]}', '{"steps": [4, 2]}', '{"recipe": 3}']
 )

@@ -257,8 +257,8 @@ def damaged_checkpoints(folder):
     yield file("model.safetensors", b""), "not a readable safetensors file"
     yield file("model.safetensors", b"\0" * 999), "not a readable safetensors file"
     yield smaller, "1 missing"
-    missing = b'{"weight_map": {"a": "gone.safetensors"}}'
-    yield file("model.safetensors.index.json", missing), "index.json"
+    for content in (b"{}", b"[]", b"{", b'{"weight_map": {"a": "gone.safetensors"}}'):
+        yield file("model.safetensors.index.json", content), "index.json"
     yield file("tokenizer.json", b"{"), "holds no tokenizer that can be loaded"
     yield file("tokenizer.json", b""), "holds no tokenizer that can be loaded"
     yield larger_tokenizer, "a token of id 9999, and the embedding has"

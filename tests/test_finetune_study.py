@@ -194,7 +194,7 @@ def test_tiny_trains_and_measures_a_cell(tmp_path):
     assert set(row["needle"]["512"]) == set(map(str, study_prompts.DEPTHS))
     assert row["ruler"]["512"]["cwe"] is None
     assert set(row["perplexity"]["512"]) == {
-        *("perplexity", "standard_error", "masks_standard_error")
+        *("perplexity", "standard_error", "masks_standard_error", "nats_by_text")
     }
     assert set(row["seconds"]) == {"start", "train", "needle", "ruler", "perplexity"}
     assert row["minutes"] == pytest.approx(row["seconds"]["train"] / 60)

@@ -42,6 +42,7 @@ from opencompass_llada.modeling import (
     open_checkpoint,
     read_model_config,
 )
+from opencompass_llada.modeling.checkpoint import refuse_non_finite
 from opencompass_llada.prompting.tokenization import load_tokenizer
 from opencompass_llada.rope_scaling import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
@@ -274,7 +275,9 @@ def _stored_tensors(shards: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]
     for file in shards:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
-                yield name, tensors.get_tensor(name)
+                tensor = tensors.get_tensor(name)
+                refuse_non_finite([(name, tensor)], str(file))
+                yield name, tensor
 
 
 def fill_weights(model: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
