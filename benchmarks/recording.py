@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.files import write_text
 from opencompass_llada.results.provenance import find_commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +97,4 @@ def describe_device() -> str:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record as JSON, the folder made if need be: whole, or not at all if interrupted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}-{os.getpid()}")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(record, indent=1) + "\n")

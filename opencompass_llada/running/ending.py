@@ -74,10 +74,12 @@ def tasks_end_with_this(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             handlers[number] = signal.signal(number, stop)
     if on_slurm:
+        del os.environ[VARIABLE]  # this one outlives the run
         subprocess.Popen(
-            [sys.executable, "-m", __name__], start_new_session=True,
+            [sys.executable, "-m", __name__, json.dumps(mark)], start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        os.environ[VARIABLE] = json.dumps(mark)
     try:
         yield
     finally:
@@ -89,18 +91,18 @@ def tasks_end_with_this(
             os.environ[VARIABLE] = earlier
 
 
-def end_with_the_run(folder: str | Path) -> None:
+def end_with_the_run(folder: str | Path | None = None) -> None:
     """Let a task's process end when the driver that started it is gone; a thread looks.
 
     Args:
-        folder: The run's folder, whose lock tells a task on another host.
+        folder: The run's folder, whose lock tells a task on another host; None before it is known.
     """
     mark = _read_mark()
     if mark is None:
         return
 
     def look() -> None:
-        while _is_there(mark, Path(folder)):
+        while _is_there(mark, None if folder is None else Path(folder)):
             time.sleep(_PERIOD)
         sys.stderr.write("task: the run that started this task has ended; so does the task.\n")
         sys.stderr.flush()
@@ -213,10 +215,8 @@ def _watch_in_forks() -> None:
 
 
 def main() -> None:
-    """Wait for the driver's end, then end what is left of its run: it may have been killed."""
-    mark = _read_mark()
-    if mark is None:
-        return
+    """Wait for the end of the driver that is named, then end what is left of its run."""
+    mark = json.loads(sys.argv[1])
     while _is_there(mark, None):
         time.sleep(_PERIOD)
     deadline = time.monotonic() + _SEARCH_SECONDS
