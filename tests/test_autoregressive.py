@@ -173,6 +173,27 @@ def test_the_wrapper_runs_it_and_batches_equal_one_at_a_time(checkpoint):
     assert MASK_ID in model.encode("<|mdm_mask|>"), "no mask, so its text is nothing special"
 
 
+def test_a_tokenizer_that_appends_its_end_changes_no_answer_and_no_score(tmp_path):
+    folder = write_llama_checkpoint(tmp_path)
+    plain = LLaDACausalLM(str(folder))
+    expected = plain.generate(TEXTS, max_out_len=8), list(plain.get_ppl(TEXTS))
+    file = folder / "tokenizer.json"
+    fields = json.loads(file.read_text())
+    end = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    fields["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, end],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [EOS_ID], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    file.write_text(json.dumps(fields))
+    model = LLaDACausalLM(str(folder))
+    assert (model.generate(TEXTS, max_out_len=8), list(model.get_ppl(TEXTS))) == expected
+    assert EOS_ID not in model.encode(TEXTS[0])
+
+
 def test_end_tokens_come_from_all_places(tmp_path):
     folder = write_llama_checkpoint(tmp_path / "chat")
     settings = json.loads((folder / "generation_config.json").read_text())

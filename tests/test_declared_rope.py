@@ -272,6 +272,33 @@ def test_native_networks_take_no_default_for_what_is_not_declared(tmp_path, writ
 
 
 @pytest.mark.parametrize("writer", [write_tiny_checkpoint, write_tiny_dream])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_of_a_config_are_finite(tmp_path, writer, value):
+    config = writer(tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": value}))
+    with pytest.raises(CheckpointError, match=f"rms_norm_eps={value!r} must be finite"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_network_with_two_bases_is_checked_and_not_scaled(tmp_path):
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    fields = published_llama_fields(head_dim=HEAD_DIM, bos_token_id=1, pad_token_id=0)
+    fields |= {"layer_types": ["sliding_attention", "full_attention"]}
+    fields |= {"rope_theta": 5e5, "rope_local_base_freq": 2e3, "architectures": None}
+    fields |= {"model_type": "gemma3_text", "sliding_window": 8, "query_pre_attn_scalar": 8}
+    Gemma3ForCausalLM(Gemma3TextConfig(**fields)).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    tables = [table for _, table, _ in held(load_causal(tmp_path, dtype=torch.float32)[0])]
+    tables.sort(key=lambda table: float(table[-1]))
+    for table, theta in zip(tables, (5e5, 2e3), strict=True):
+        np.testing.assert_allclose(table.numpy(), plain(theta), rtol=1e-5)
+    scaling = parse_rope_scaling({"type": "ntk", "theta_multiplier": 4})
+    with pytest.raises(ValueError, match="several, by kind of layer"):
+        check_causal(tmp_path, rope_scaling=scaling)
+
+
+@pytest.mark.parametrize("writer", [write_tiny_checkpoint, write_tiny_dream])
 def test_fields_that_change_nothing_pass(tmp_path, writer):
     config = writer(tmp_path) / "config.json"
     fields = json.loads(config.read_text()) | {"rope_scaling": None, "anything": None}

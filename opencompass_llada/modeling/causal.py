@@ -220,7 +220,9 @@ def _read_rope(config: Any) -> tuple[float | None, str, float]:
     """Return base, own scaling type and rotated share; the two majors keep them differently."""
     parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     if parameters and "rope_theta" not in parameters:  # one set a kind of layer (Gemma 3, say)
-        return None, "several", 1.0
+        return 1.0, "several, by kind of layer", 1.0
+    if getattr(config, "rope_local_base_freq", None) is not None:  # the same, in transformers 4
+        return 1.0, "several, by kind of layer", 1.0
     own: Mapping[str, Any] = parameters or getattr(config, "rope_scaling", None) or {}
     base = parameters.get("rope_theta", getattr(config, "rope_theta", None))
     share = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))

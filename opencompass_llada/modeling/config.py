@@ -10,6 +10,7 @@ Scaling of RoPE is not part of it: it is given when the network is built.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -75,7 +76,7 @@ class BidirectionalConfig(PretrainedConfig):
             fields: Of a config.json.
 
         Raises:
-            CheckpointError: Naming the fields.
+            CheckpointError: Naming the fields; those with a number that is not finite, too.
         """
         declared = read_declared_rope(fields).get("")
         # By kind of layer (None) it is refused where the network is made, as every other scaling.
@@ -91,6 +92,11 @@ class BidirectionalConfig(PretrainedConfig):
                 f"{cls.published_by} says it, and a default would be a guess. Take config.json "
                 "from where the weights come from."
             )
+        odd = [
+            f"{k}={v!r}" for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)
+        ]
+        if odd:
+            raise CheckpointError(f"config.json: {', '.join(odd)} must be finite. Fetch it again.")
         known = {*inspect.signature(cls.__init__).parameters, *cls.implemented}
         known |= {*_BOOKKEEPING, *cls.without_effect, *ROPE_FIELDS}
         unknown = sorted(k for k, v in fields.items() if k not in known and v is not None)
