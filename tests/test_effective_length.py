@@ -138,6 +138,7 @@ def test_passes_of_older_records_are_not_taken_for_those_of_samples(tmp_path):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     [one] = find_costs(collect([run]))
     assert (one.nfe_per_sample, one.num_batch_passes) == (None, None)
+    assert one.reason == "recorded before passes were counted by sample"
     assert one.seconds_per_sample == pytest.approx(0.02)
 
 

@@ -102,6 +102,8 @@ def _add_up(
     reason = "" if whole else f"{recorded} of {len(members)} cells are recorded"
     if resumed:
         reason = f"{resumed} records are of resumed cells and count the last part alone"
+    if whole and passes is None:
+        reason = "recorded before passes were counted by sample"
     if whole and not measured:
         reason = "nothing is counted: texts are scored, or the model is of another wrapper"
     return Cost(
