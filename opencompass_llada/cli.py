@@ -142,16 +142,17 @@ def examine_config(config: str) -> Iterator[Finding]:
         return
     try:
         cfg = read_config(config)
-    except Exception as error:  # whatever a config runs into while it is read is its fault
-        text = f"{type(error).__name__}: {error}"
+    except ValueError as error:
         command = how_to_get(getattr(error, "topic", ""))
-        yield Finding(topic="config", level="fault", text=text, remedy=command or remedy)
+        yield Finding(topic="config", level="fault", text=str(error), remedy=command or remedy)
         return
     try:
         check_options(cfg, runs_locally=True)
         yield Finding(topic="config", level="ok", text=f"{config}: models and data sets fit")
     except ValueError as error:
-        yield Finding(topic="config", level="fault", text=str(error), remedy=remedy)
+        text = f"{config}: {error}"
+        yield Finding(topic="config", level="fault", text=text, remedy=remedy)
+        return
     yield from check_needs(cfg)
 
 

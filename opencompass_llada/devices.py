@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.options import unknown_name_message
+from opencompass_llada.options import show, unknown_name_message
 
 logger = get_logger(__name__)
 
@@ -39,11 +39,16 @@ def parse_device(name: str | torch.device | None) -> torch.device | None:
     if name is None or name == "auto":
         return None
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"device={name!r} is no device; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
+            f"device={show(name)} is no device; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
         ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device={str(device)!r} is not supported; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
+        )
+    return device
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:

@@ -110,17 +110,29 @@ def is_foreseen(error: BaseException) -> bool:
     Args:
         error: What was raised.
     """
+    last = _last_frame(error)
+    if last is None or isinstance(error, AssertionError) or not is_deliberate(error):
+        return False
+    return Path(last.tb_frame.f_code.co_filename).resolve().is_relative_to(_PACKAGE)
+
+
+def is_deliberate(error: BaseException) -> bool:
+    """Return whether a statement ``raise`` made the exception, in whatever file it stands.
+
+    Args:
+        error: What was raised.
+    """
+    last = _last_frame(error)
+    return last is not None and (
+        last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    )
+
+
+def _last_frame(error: BaseException) -> TracebackType | None:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and _is_own_raise(last) and not isinstance(error, AssertionError)
-
-
-def _is_own_raise(last: TracebackType) -> bool:
-    code = last.tb_frame.f_code
-    if not Path(code.co_filename).resolve().is_relative_to(_PACKAGE):
-        return False
-    return code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return last
 
 
 def _keep_traceback(error: BaseException, log_folder: Callable[[], Path | None]) -> str:

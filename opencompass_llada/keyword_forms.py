@@ -16,7 +16,7 @@ from opencompass_llada.devices import parse_device, parse_dtype
 from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import check_backend_name
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import check_value, reject_unknown, show
 from opencompass_llada.prompting.truncation import check_truncation_policy
 from opencompass_llada.rope_scaling import RopeScaling, parse_rope_scaling
 from opencompass_llada.sampling import SamplerConfig
@@ -92,8 +92,9 @@ def parse_scaling(scaling_config: Any, rope_scaling: Any) -> RopeScaling:
         return parse_rope_scaling(rope_scaling)
     _require_mapping("scaling_config", scaling_config)
     reject_unknown("scaling_config option", scaling_config, ["scaling_factor"])
-    factor = scaling_config.get("scaling_factor", 1)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+    name = "scaling_config['scaling_factor']"
+    factor = check_value(name, scaling_config.get("scaling_factor", 1), float)
+    if factor <= 0:
         raise ValueError(
             f"scaling_config={{'scaling_factor': {factor!r}}} must be a positive number: it "
             "multiplies the RoPE base; use 1 for no scaling"
@@ -137,7 +138,7 @@ def parse_sampler(
         _require_mapping("diffusion_config", diffusion_config)
         reject_unknown("diffusion_config option", diffusion_config, [*_DIFFUSION_NAMES, "mask_id"])
         given = dict(diffusion_config)
-        mask_id = given.pop("mask_id", None)
+        mask_id = check_value("diffusion_config['mask_id']", given.pop("mask_id", None), int | None)
         options = {_DIFFUSION_NAMES[name]: value for name, value in given.items()}
     else:
         if sampler is not None:
@@ -167,9 +168,7 @@ def parse_length_limit(
         ValueError: If both forms are given or a value does not fit.
     """
     _reject_both("drop_middle", drop_middle or None, "truncation", truncation)
-    if max_seq_len is not None and (
-        isinstance(max_seq_len, bool) or not isinstance(max_seq_len, int) or max_seq_len < 1
-    ):
+    if max_seq_len is not None and max_seq_len < 1:
         raise ValueError(f"max_seq_len={max_seq_len!r} must be a positive integer, or None")
     if max_seq_len is None and (drop_middle or truncation not in (None, "error")):
         form = "drop_middle=True" if drop_middle else f"truncation={truncation!r}"
@@ -207,6 +206,8 @@ def parse_placement(
     """
     given = dict(model_kwargs or {})
     reject_unknown("model_kwargs option", given, _MODEL_KWARGS)
+    for name in ("flash_attention", "trust_remote_code"):
+        check_value(f"model_kwargs[{name!r}]", given.get(name), bool | None)
     _reject_both(
         "model_kwargs['torch_dtype']",
         given.get("torch_dtype"),
@@ -243,4 +244,4 @@ def _reject_both(first: str, first_value: Any, second: str, second_value: Any) -
 
 def _require_mapping(name: str, value: Any) -> None:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name}={value!r} must be a dict of options")
+        raise ValueError(f"{name}={show(value)} must be a dict of options")

@@ -1,12 +1,33 @@
-"""Checks of user-given names: unknown ones are refused and the nearest valid one is named.
+"""Checks of user-given options: unknown names are refused, and values of another type.
 
-Knows nothing of what the options mean; each configuration class checks its own values.
+An options class is a frozen dataclass; its annotations alone say which types its values have
+(`check_fields`), and `build` is the one way from a config's mapping to it. Knows nothing of what
+the options mean: ranges are checked by each class itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+import inspect
+import math
+import numbers
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+_LARGEST = 2**63 - 1
+_SHOWN = 120  # characters of a value in a message
+_EXPECTED = {
+    bool: "a boolean",
+    int: "an integer, a whole number",
+    float: "a finite number",
+    str: "a text",
+    type(None): "None",
+}
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
@@ -55,3 +76,169 @@ def reject_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> N
     for name in given:
         if name not in names:
             raise ValueError(unknown_name_message(what, str(name), names))
+
+
+def show(value: object) -> str:
+    """Return a value as a message shows it: one line, shortened."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"<{type(value).__name__} of too many digits>"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+
+
+def check_value(name: str, value: Any, expected: Any) -> Any:
+    """Return a value in the type that is expected of it.
+
+    Args:
+        name: What the message calls it.
+        value: What the user gave. Integers of any library stand for int and float, and paths for
+            texts; booleans for neither, and texts for no number.
+        expected: A type or annotation: int, float, bool, str, None, unions, mappings, sequences and
+            tuples of these, or a class whose instances are meant. Any is anything.
+
+    Returns:
+        The value; numbers as Python's own, paths as texts, sequences of a checked type as tuples.
+
+    Raises:
+        ValueError: If it is something else; says what is expected, and what helps.
+    """
+    for alternative in _alternatives(expected):
+        fits, converted = _convert(name, value, alternative)
+        if fits:
+            return converted
+    kinds = dict.fromkeys(_describe(alternative) for alternative in _alternatives(expected))
+    remedy = "use True or False" if expected is bool else "leave it out for the default"
+    if isinstance(value, str) and not {str, bool} & set(_alternatives(expected)):
+        try:
+            float(value)
+            remedy = "write it without quotes"
+        except ValueError:
+            pass
+    raise ValueError(f"{name}={show(value)} must be {' or '.join(kinds)}; {remedy}")
+
+
+def check_fields(options: Any, prefix: str = "") -> None:
+    """Check every field of a frozen dataclass against its annotation, in ``__post_init__``.
+
+    Args:
+        options: The instance; its numbers, paths and lists are put into the annotation's form.
+        prefix: What messages put before a field's name.
+
+    Raises:
+        ValueError: For the first field of another type.
+    """
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        checked = check_value(f"{prefix}{field.name}", value, hints[field.name])
+        if checked is not value:
+            object.__setattr__(options, field.name, checked)
+
+
+def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check keywords against a function's annotations.
+
+    Args:
+        function: The function; parameters that are not given are not checked.
+        given: Keywords that it takes.
+
+    Returns:
+        The keywords, each as `check_value` returns it.
+
+    Raises:
+        ValueError: For the first value of another type.
+    """
+    hints = typing.get_type_hints(function)
+    return {name: check_value(name, value, hints.get(name, Any)) for name, value in given.items()}
+
+
+def build(cls: type[Options], given: Any, what: str, also: Iterable[str] = ()) -> Options:
+    """Make an options class of what a config gives for it.
+
+    Args:
+        cls: The class, a dataclass that checks its own values.
+        given: A mapping of its fields, an instance, or None for all defaults.
+        what: What messages call it, e.g. ``"cache"``.
+        also: Further names that a mapping may hold; they are left out.
+
+    Returns:
+        The checked instance.
+
+    Raises:
+        ValueError: If it is no mapping, a name is unknown (the nearest is named), one is missing,
+            or a value does not fit.
+    """
+    if isinstance(given, cls):
+        return given
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(
+            f"{what}={show(given)} must be a dict of options, of these: {', '.join(names)}"
+        )
+    values = dict(given or {})
+    also = list(also)
+    reject_unknown(f"{what} option", values, [*names, *also])
+    absent = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is absent and f.default_factory is absent]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{what} needs {', '.join(missing)}, which the config does not give")
+    return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def _alternatives(expected: Any) -> tuple[Any, ...]:
+    """Return the members of a union, None as its type; the narrow kinds of number first."""
+    if typing.get_origin(expected) in (typing.Union, types.UnionType):
+        return typing.get_args(expected)
+    return (type(None) if expected is None else expected,)
+
+
+def _convert(name: str, value: Any, expected: Any) -> tuple[bool, Any]:
+    """Return whether a value is of one type, and the value in that type's own form."""
+    if expected is Any or expected is object:
+        return True, value
+    origin = typing.get_origin(expected)
+    if expected is bool:
+        is_bool = isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
+        return is_bool, bool(value) if is_bool else value
+    if expected is int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            return False, value
+        if abs(int(value)) > _LARGEST:
+            raise ValueError(
+                f"{name}={show(value)} must be at most {_LARGEST}; use {_LARGEST} or less"
+            )
+        return True, int(value)
+    if expected is float:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False, value
+        if isinstance(value, numbers.Integral):
+            return _convert(name, value, int)
+        return math.isfinite(value), float(value)
+    if expected is str:
+        return isinstance(value, str | os.PathLike), _as_text(value)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value), value
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+            return False, value
+        item = typing.get_args(expected)[0]
+        return True, tuple(check_value(f"{name}[{i}]", v, item) for i, v in enumerate(value))
+    kind = origin or expected
+    return inspect.isclass(kind) and isinstance(value, kind), value
+
+
+def _as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _describe(expected: Any) -> str:
+    if expected in _EXPECTED:
+        return _EXPECTED[expected]
+    origin = typing.get_origin(expected)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "a dict of options"
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"a list, each {_describe(typing.get_args(expected)[0])}"
+    return f"a {getattr(expected, '__name__', expected)}"

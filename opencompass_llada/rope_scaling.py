@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import (
+    build,
+    check_fields,
+    check_value,
+    show,
+    unknown_name_message,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +33,13 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         """Refuse lengths and factors that no model can have."""
+        check_fields(self, f"rope_scaling {self.type!r}: ")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None or isinstance(value, (tuple, list)):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            if any(not number > 0 for number in _numbers(value)):
                 raise ValueError(
-                    f"rope_scaling {self.type!r}: {field.name}={value!r} must be a number above 0."
+                    f"rope_scaling {self.type!r}: {field.name}={show(value)} must be a number "
+                    "above 0."
                 )
 
 
@@ -156,6 +162,12 @@ SCALING_TYPES: dict[str, type[RopeScaling]] = {
 }
 
 
+def _numbers(value: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _require_one_of(scaling: RopeScaling, first: str, second: str) -> None:
     given = [name for name in (first, second) if getattr(scaling, name) is not None]
     if len(given) != 1:
@@ -184,22 +196,11 @@ def parse_rope_scaling(options: Mapping[str, Any] | RopeScaling | None) -> RopeS
         return options
     if not isinstance(options, Mapping):
         raise ValueError(
-            f"rope_scaling={options!r} must be a dict such as dict(type='ntk', target_length=8192)."
+            f"rope_scaling={show(options)} must be a dict such as "
+            "dict(type='ntk', target_length=8192)."
         )
     given = dict(options)
-    name = given.pop("type", None)
+    name = check_value("rope_scaling['type']", given.pop("type", "None"), str)
     if name not in SCALING_TYPES:
-        raise ValueError(unknown_name_message("RoPE scaling type", str(name), SCALING_TYPES))
-    scaling = SCALING_TYPES[name]
-    reject_unknown(
-        f"option of rope_scaling {name!r}", given, [f.name for f in dataclasses.fields(scaling)]
-    )
-    required = {
-        field.name
-        for field in dataclasses.fields(scaling)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - set(given)):
-        raise ValueError(f"rope_scaling {name!r} needs {', '.join(missing)}.")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return scaling(**values)
+        raise ValueError(unknown_name_message("RoPE scaling type", name, SCALING_TYPES))
+    return build(SCALING_TYPES[name], given, f"rope_scaling {name!r}")

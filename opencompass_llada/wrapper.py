@@ -24,7 +24,7 @@ from opencompass_llada.families import EndTokens, LoadRequest, find_family
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import merge_adapter, read_model_config
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.prompting.chat import ChatRenderer
 from opencompass_llada.prompting.stopping import (
     cut_at_stop_strings,
@@ -212,6 +212,10 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         """
         own = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
         reject_unknown("LLaDACausalLM keyword", keywords, [*KEYWORDS, *own])
+        check_value("tokenizer_only", tokenizer_only, bool)
+        check_value("sync_rank", sync_rank, bool)
+        check_value("generation_kwargs", generation_kwargs, Mapping[str, Any] | None)
+        check_value("meta_template", meta_template, Mapping[str, Any] | None)
         extra = {k: v for k, v in (generation_kwargs or {}).items() if v is not None}
         if extra not in ({}, {"num_return_sequences": 1}):
             raise ValueError(

@@ -7,9 +7,11 @@ from disk, and knows neither OpenCompass nor a model.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.families import check_model_type, possible_sampler_defaults
@@ -24,6 +26,7 @@ from opencompass_llada.keyword_forms import (
 from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import AdapterSource, parse_adapter
+from opencompass_llada.options import check_call
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.stopping import merge_stop_strings
 from opencompass_llada.rope_scaling import RopeScaling
@@ -75,15 +78,15 @@ def parse_wrapper_options(
     truncation: str | None = None,
     max_out_len: int | None = None,
     batch_size: int | None = None,
-    stop_words: Any = None,
+    stop_words: Sequence[str] | str | None = None,
     chat: Any = None,
     likelihood: Mapping[str, Any] | None = None,
     tokenizer_path: str | None = None,
     tokenizer_kwargs: Mapping[str, Any] | None = None,
     add_bos: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
-    dtype: Any = None,
-    device: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | int | torch.device | None = None,
     attention_backend: str | None = None,
     peft_path: str | None = None,
     peft_kwargs: Mapping[str, Any] | None = None,
@@ -97,11 +100,17 @@ def parse_wrapper_options(
     Raises:
         ValueError: For the first keyword that does not fit; the message says what to do.
     """
+    given = check_call(parse_wrapper_options, locals())
+    path, seed = given["path"], given["seed"]
+    if not path:
+        raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
+    max_out_len, batch_size, max_seq_len = (
+        given[name] for name in ("max_out_len", "batch_size", "max_seq_len")
+    )
     if pad_token_id is not None:
         logger.info("pad_token_id has no effect: padding is never attended to.")
     for name, value in (("max_out_len", max_out_len), ("batch_size", batch_size)):
-        is_integer = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and (not is_integer or value < 1):
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
     family = check_model_type(model_type)
     settings, mask_token_id = parse_sampler(
@@ -128,7 +137,7 @@ def parse_wrapper_options(
     if max_out_len is not None:
         length_limit.prompt_limit(max_out_len)
     return WrapperOptions(
-        path=str(path),
+        path=path,
         family=family,
         rope_scaling=parse_scaling(scaling_config, rope_scaling),
         settings=settings,
@@ -138,7 +147,7 @@ def parse_wrapper_options(
         stop_words=merge_stop_strings(stop_words),
         max_out_len=max_out_len,
         batch_size=batch_size,
-        tokenizer_path=str(tokenizer_path or path),
+        tokenizer_path=given["tokenizer_path"] or path,
         tokenizer_kwargs=dict(tokenizer_kwargs or {}),
         add_bos=add_bos,
         chat=chat_options,

@@ -14,8 +14,8 @@ def host(tmp_path, monkeypatch):
     """Return a function that launches with a stand-in for OpenCompass and given leftovers."""
     main_module = importlib.import_module("opencompass.cli.main")
     config = {
-        "models": [{"abbr": "m", "type": "other.Model"}],
-        "datasets": [{"abbr": "d"}],
+        "models": [{"abbr": "m", "type": "opencompass.models.HuggingFaceBaseModel"}],
+        "datasets": [{"abbr": "d", "type": "opencompass.datasets.JsonlDataset", "path": "x"}],
         "work_dir": str(tmp_path),
     }
 

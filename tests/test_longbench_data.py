@@ -72,7 +72,7 @@ def test_a_half_written_file_is_named_with_its_line(tmp_path):
     ("change", "message"),
     [
         ({"answers": []}, "at least one text"),
-        ({"answers": "one"}, "at least one text"),
+        ({"answers": "one"}, "a list, each a text"),
         ({"length": "4"}, "whole number"),
         ({"all_classes": None}, "name its classes"),
     ],
@@ -108,7 +108,7 @@ def test_wrong_options_are_refused():
         LongBenchDataset.load(tsk="lcc")
     with pytest.raises(ValueError, match="Did you mean 'lcc'"):
         LongBenchDataset.load(task="lc")
-    with pytest.raises(ValueError, match="name one task"):
+    with pytest.raises(ValueError, match="needs task"):
         LongBenchDataset.load(path="x")
 
 

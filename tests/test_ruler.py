@@ -198,7 +198,10 @@ def test_documents_that_run_out_are_reported(ruler_folder, caplog, monkeypatch):
         ({"task": "vt", "length": 512, "num_sample": 3}, "num_samples"),
         ({"task": "vt"}, "length"),
         ({"task": "vt", "length": 512, "tokens_to_generate": -1}, "tokens_to_generate=-1"),
-        ({"task": "fwe", "length": 512, "fwe_room": "no"}, "fwe_room='no' must be True or False"),
+        (
+            {"task": "fwe", "length": 512, "fwe_room": "no"},
+            "fwe_room='no' must be a boolean",
+        ),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -98,8 +98,8 @@ class TiktokenTokenizer:
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a piece of text."""
-        return self._encoding.encode(text)
+        """Return the tokens of a piece of text; special tokens' text in it is text."""
+        return self._encoding.encode(text, disallowed_special=())
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""

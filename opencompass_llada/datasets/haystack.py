@@ -6,7 +6,6 @@ and language per line of ``needles.jsonl``). Does not place needles or write pro
 
 from __future__ import annotations
 
-import json
 import random
 from array import array
 from collections import OrderedDict
@@ -20,6 +19,7 @@ from opencompass_llada.datasets.counting import (
     MissingDataError,
     load_counting_tokenizer,
 )
+from opencompass_llada.datasets.json_files import read_json_lines, take
 from opencompass_llada.datasets.locations import find_data
 
 HOW_TO_GET = (
@@ -71,18 +71,18 @@ def read_needles(path: Path, language: str) -> list[Needle]:
         ValueError: If the file has none, or one that cannot be scored; names file and line.
     """
     needles = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            row: dict[str, Any] = json.loads(line) if line.strip() else {}
-            if row and row["language"] == language:
-                check_keyword(row, f"{path}, line {number}")
-                needles.append(
-                    Needle(
-                        text=row["needle"],
-                        question=row["retrieval_question"],
-                        keyword=row["arg2"],
-                    )
+    for where, row in read_json_lines(path):
+        if take(row, "language", where) == language:
+            check_keyword(row, where)
+            text, keyword = take(row, "needle", where), take(row, "arg2", where)
+            question = take(row, "retrieval_question", where)
+            needles.append(
+                Needle(
+                    text=text,
+                    question=question,
+                    keyword=keyword,
                 )
+            )
     if not needles:
         raise ValueError(f"language={language!r}: {path} holds no needle in that language.")
     return needles
@@ -99,7 +99,7 @@ def check_keyword(row: Mapping[str, Any], where: str) -> None:
         ValueError: If the keyword is empty or not in the needle, or the answer column cannot hold
             them.
     """
-    needle, keyword = row["needle"], row["arg2"]
+    needle, keyword = (take(row, name, where, Any) for name in ("needle", "arg2"))
     if "*" in f"{needle}{keyword}":
         raise ValueError(
             f"{where}: the needle {needle!r} or its keyword {keyword!r} holds '*', which "
@@ -126,8 +126,9 @@ class Haystack:
         """
         self.path = path
         self._tokenizer = tokenizer
-        with path.open(encoding="utf-8") as lines:
-            self._texts = [json.loads(line)["text"] for line in lines if line.strip()]
+        self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
+        if not self._texts:
+            raise ValueError(f"{path} holds no document; fetch it again.")
         self._tokens: dict[int, array] = {}
 
     def __len__(self) -> int:

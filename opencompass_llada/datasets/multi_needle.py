@@ -32,7 +32,12 @@ from opencompass_llada.datasets.multi_needle_prompts import (
     write_retrieval_prompt,
     write_retrieval_question,
 )
-from opencompass_llada.datasets.needle_cells import NeedleCell, parse_needle_cell, size_prompt
+from opencompass_llada.datasets.needle_cells import (
+    NeedleCell,
+    find_source,
+    parse_needle_cell,
+    size_prompt,
+)
 from opencompass_llada.datasets.needle_prompts import write_prompt
 
 #: What result tables read of a data set config; it does not change the samples.
@@ -92,8 +97,33 @@ class ReasoningCell(_MultiCell):
     """Percent of the context between two needles; NeedleBench's is 10."""
 
 
-class MultiNeedleRetrievalDataset(BaseDataset):
+class _MultiNeedleDataset(BaseDataset):
+    """What both data sets offer to the checks before a run."""
+
+    cell: ClassVar[type[NeedleCell]]
+
+    @classmethod
+    def check_options(cls, **options: Any) -> NeedleCell:
+        """Check the keywords, before any file is opened."""
+        return parse_needle_cell(_without_table_keys(options), cls.cell)
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return what its samples are made of: cells that share it are checked together."""
+        return find_source(options)
+
+    @classmethod
+    def check_data(cls, cells: Sequence[Mapping[str, Any]]) -> None:
+        """Make one sample of the shortest and of the longest cell, and forget them."""
+        by_length = sorted(cells, key=lambda cell: cell["length"])
+        for options in (by_length[0], by_length[-1]):
+            cls.load(**{**options, "num_repeats_per_file": 1})
+
+
+class MultiNeedleRetrievalDataset(_MultiNeedleDataset):
     """OpenCompass data set of one cell; keywords are the fields of `RetrievalCell`."""
+
+    cell = RetrievalCell
 
     #: Shared by all cells of a process; bounded.
     store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
@@ -117,8 +147,10 @@ class MultiNeedleRetrievalDataset(BaseDataset):
         return Dataset.from_list(list(samples))
 
 
-class MultiNeedleReasoningDataset(BaseDataset):
+class MultiNeedleReasoningDataset(_MultiNeedleDataset):
     """OpenCompass data set of one cell; keywords are the fields of `ReasoningCell`."""
+
+    cell = ReasoningCell
 
     @staticmethod
     def load(**options: Any) -> Dataset:

@@ -7,7 +7,6 @@ is ours: as for a single needle, the prompt ends in the beginning of the answer.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.datasets.haystack import check_keyword
+from opencompass_llada.datasets.json_files import parse_json_line, read_json, read_text, take
 from opencompass_llada.datasets.needle_prompts import WORDINGS
+from opencompass_llada.options import check_value
 
 #: What NeedleBench puts between questions and between answers, in both languages.
 JOINT = "、"
@@ -106,14 +107,19 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Retrie
     Raises:
         ValueError: If the file holds fewer, or one that cannot be scored; names file and line.
     """
-    lines = list(enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1))
+    lines = list(enumerate(read_text(path).splitlines(keepends=True), start=1))
     random.Random(0).shuffle(lines)
     chosen: list[Mapping[str, Any]] = []
-    for number, line in lines:
-        row: dict[str, Any] = json.loads(line) if line.strip() else {}
-        if not row or row["language"] != language:
+    for number, text in lines:
+        if not text.strip():
             continue
-        check_keyword(row, f"{path}, line {number}")
+        where = f"{path}, line {number}"
+        row = parse_json_line(text, where)
+        for name in ("arg1", "arg2", "needle", "retrieval_question", "language"):
+            take(row, name, where)
+        if row["language"] != language:
+            continue
+        check_keyword(row, where)
         is_new = all(row[name] != other[name] for other in chosen for name in ("arg1", "arg2"))
         if is_new:
             chosen.append(row)
@@ -136,7 +142,13 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
     Raises:
         ValueError: If there are none; names the numbers that there are. If an answer is empty.
     """
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = check_value(str(path), read_json(path), Sequence[Mapping[str, Any]])
+    for number, row in enumerate(rows):
+        where = f"{path}, row {number}"
+        take(row, "derivation_count", where, int)
+        take(row, "derivations", where, Sequence[str])
+        for name in ("question", "answer"):
+            take(row, name, where)
     found = [row for row in rows if row.get("derivation_count") == num_needles]
     if not found:
         numbers = sorted({row["derivation_count"] for row in rows})

@@ -8,7 +8,7 @@ its data sets of this), scores no answers (`needle_evaluator`), lists no cells (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from opencompass_llada.datasets.needle_prompts import (
     write_prompt,
     write_question,
 )
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import build, check_fields, unknown_name_message
 
 POSITIONS = ("End", "Start")
 
@@ -75,6 +75,7 @@ class NeedleCell:
         Raises:
             ValueError: With the name, the value, the rule and a valid value.
         """
+        check_fields(self)
         if self.language not in WORDINGS:
             raise ValueError(unknown_name_message("language", self.language, WORDINGS))
         if self.position not in POSITIONS:
@@ -114,12 +115,13 @@ def parse_needle_cell(
     Raises:
         ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
     """
-    names = [field.name for field in fields(kind)]
-    reject_unknown("NeedleBench data set option", options, names)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ValueError(f"NeedleBench data set config: {error}") from error
+    return build(kind, options, "NeedleBench data set")
+
+
+def find_source(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a cell's samples are made of: folder, files, tokenizer and language."""
+    names = ("path", "file_list", "needle_file_name", "tokenizer", "language")
+    return tuple(str(options.get(name)) for name in names)
 
 
 def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, str]]:

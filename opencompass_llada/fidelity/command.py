@@ -54,6 +54,11 @@ def run_fidelity(request: FidelityRequest) -> dict[str, Comparison]:
     Raises:
         ValueError: If no model or data set of the config is meant, or a setting does not fit.
     """
+    if request.limit is not None and request.limit < 1:
+        raise ValueError(f"limit={request.limit} must be at least 1 sample of each data set")
+    for name in ("models", "datasets"):
+        if not request.config.get(name):
+            raise ValueError(f"the config has no {name}; give one that defines {name} = [...]")
     base = find_model(request.config, request.model)
     chosen = [c for c in request.config["datasets"] if _meant(c["abbr"], request.datasets)]
     if not chosen:

@@ -46,6 +46,8 @@ def run_comparison(given: argparse.Namespace) -> int:
     from opencompass_llada.running.preflight import read_config
 
     try:
+        if given.record and (given.record.is_dir() or not given.record.parent.is_dir()):
+            raise ValueError(f"--record {given.record} must be a file in a folder that there is")
         request = FidelityRequest(
             config=read_config(given.config),
             first=parse_setting(given.first),

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import (
+    check_fields,
+    check_value,
+    reject_unknown,
+    unknown_name_message,
+)
 
 ESTIMATORS = ("bound", "longllada")
 #: Estimator -> draws where none are given: LongLLaDA's own number, and one that this package's
@@ -39,8 +44,11 @@ class LikelihoodOptions:
         Raises:
             ValueError: With the name, the value, the rule and a valid value.
         """
+        check_fields(self)
         if self.estimator not in ESTIMATORS:
             raise ValueError(unknown_name_message("estimator", self.estimator, ESTIMATORS))
+        if not self.seed >= 0:
+            raise ValueError(f"seed={self.seed} must be at least 0; use 0 or more")
         for name in ("chunk_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -89,8 +97,7 @@ def parse_scoring(
     options = dict(given or {})
     reject_unknown("likelihood option", options, _SCORING_NAMES)
     for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"likelihood[{name!r}]={value!r} must be an integer")
+        check_value(f"likelihood[{name!r}]", value, int)
     if base is None:
         base = LikelihoodOptions(num_draws=SCORING_DRAWS, batch_size=SCORING_BATCH_SIZE)
     return replace(base, **options)

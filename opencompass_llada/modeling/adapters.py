@@ -25,7 +25,7 @@ from opencompass_llada.modeling.checkpoint import (
     open_checkpoint,
     read_model_config,
 )
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.weight_files import CheckpointError, list_some, read_stored_shapes
 
 logger = get_logger(__name__)
@@ -75,6 +75,8 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
     """
     given = dict(peft_kwargs or {})
     reject_unknown("peft_kwargs option", given, _OPTIONS)
+    for name, kind in (("revision", str), ("subfolder", str), ("is_trainable", bool)):
+        check_value(f"peft_kwargs[{name!r}]", given.get(name), kind | None)
     if peft_path is None:
         if given:
             raise ValueError(f"peft_kwargs={given} has no effect without peft_path; give both")

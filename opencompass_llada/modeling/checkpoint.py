@@ -104,11 +104,32 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"Checkpoint {str(path)!r} has no config.json on the hub. Check the name."
         ) from error
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8 or brackets without end
         raise CheckpointError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}).") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object. Fetch it again.")
     return config
+
+
+def check_num_layers(fields: Mapping[str, Any], num_tensors: int) -> None:
+    """Refuse more layers than there are tensors, before a network of that many is built.
+
+    Args:
+        fields: Of config.json.
+        num_tensors: In the files of weights.
+
+    Raises:
+        CheckpointError: With both numbers.
+    """
+    for name in ("n_layers", "num_hidden_layers"):
+        number = fields.get(name)
+        if isinstance(number, int) and number > num_tensors:
+            raise CheckpointError(
+                f"config.json: {name}={number}, and the files of weights hold {num_tensors} "
+                "tensors in all. Take config.json from where the weights come from."
+            )
 
 
 def check_tensors(
@@ -223,13 +244,15 @@ def open_checkpoint(
             f"{' and '.join(map(repr, NETWORKS))}. Give a checkpoint of one of them."
         )
     config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+    shards = list_weight_files(folder)
+    stored = read_stored_shapes(shards)
+    check_num_layers(fields, len(stored))
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend)
     _check_base(model, fields, rope_scaling, str(path))
-    shards = list_weight_files(folder)
     check_tensors(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        read_stored_shapes(shards),
+        stored,
         str(path),
     )
     return model, shards

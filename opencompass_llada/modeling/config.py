@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from transformers import PretrainedConfig
 
 from opencompass_llada.modeling.declared_rope import ROPE_FIELDS, read_declared_rope
+from opencompass_llada.options import check_call
 from opencompass_llada.weight_files import CheckpointError
 
 #: Fields of transformers' own making (either major) that say nothing about a network's forward
@@ -78,6 +79,7 @@ class BidirectionalConfig(PretrainedConfig):
         Raises:
             CheckpointError: Naming the fields; those with a number that is not finite, too.
         """
+        cls._check_values(fields)
         declared = read_declared_rope(fields).get("")
         # By kind of layer (None) it is refused where the network is made, as every other scaling.
         has_theta = declared is None or declared.theta is not None
@@ -107,6 +109,23 @@ class BidirectionalConfig(PretrainedConfig):
                 f"computes; {cls.published_by} has no such field. If it changes nothing, take it "
                 "out of config.json; otherwise use a checkpoint of that family."
             )
+
+    @classmethod
+    def _check_values(cls, fields: Mapping[str, Any]) -> None:
+        """Refuse fields of another type than the network computes with, and sizes below 1."""
+        names = inspect.signature(cls.__init__).parameters
+        given = {k: v for k, v in fields.items() if k in names and v is not None}
+        try:
+            values = check_call(cls.__init__, given)
+            for name, value in values.items():
+                if isinstance(value, int) and value < 1 and not name.endswith("_token_id"):
+                    raise ValueError(f"{name}={value} must be at least 1")
+                if isinstance(value, float) and not value > 0:
+                    raise ValueError(f"{name}={value} must be above 0")
+        except ValueError as error:
+            raise CheckpointError(
+                f"config.json: {error}. Take config.json from where the weights come from."
+            ) from error
 
     @property
     def head_dim(self) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import build, check_fields, show
 from opencompass_llada.prompting.prompt_text import Piece, PromptText
 
 logger = get_logger(__name__)
@@ -53,12 +53,10 @@ class ChatOptions:
         Raises:
             ValueError: With the name, the value and the rule.
         """
+        check_fields(self, "chat: ")
         for name in ("template", "system"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"chat[{name!r}]={value!r} must be a text; leave it out for none")
-        if not isinstance(self.variables, Mapping):
-            raise ValueError(f"chat['variables']={self.variables!r} must be a dict of names")
+            if getattr(self, name) == "":
+                raise ValueError(f"chat: {name}='' must be a text; leave it out for none")
 
 
 def parse_chat(chat: Any) -> ChatOptions | None:
@@ -77,12 +75,11 @@ def parse_chat(chat: Any) -> ChatOptions | None:
         return None
     if chat is True:
         return ChatOptions()
-    if isinstance(chat, ChatOptions):
-        return chat
-    if not isinstance(chat, Mapping):
-        raise ValueError(f"chat={chat!r} must be True, False or a dict of options, e.g. chat=True")
-    reject_unknown("chat option", chat, [option.name for option in fields(ChatOptions)])
-    return ChatOptions(**chat)
+    if not isinstance(chat, Mapping | ChatOptions):
+        raise ValueError(
+            f"chat={show(chat)} must be True, False or a dict of options, e.g. chat=True"
+        )
+    return build(ChatOptions, chat, "chat")
 
 
 class ChatRenderer:

@@ -81,6 +81,9 @@ def run_watch(given: argparse.Namespace) -> int:
     from opencompass_llada.results.runs import find_runs
     from opencompass_llada.results.watch import read_progress
 
+    if not 0 < given.every < float("inf"):
+        sys.stderr.write(f"opencompass-llada watch: --every {given.every} must be above 0\n")
+        return 2
     while True:
         try:
             run = find_runs([given.work_dir])[-1]

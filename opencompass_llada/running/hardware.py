@@ -16,8 +16,8 @@ def count_gpus(environment: Mapping[str, str] | None = None) -> int:
     """Count the CUDA devices that a process started from here would see.
 
     CUDA_VISIBLE_DEVICES decides where it is set: its entries (indices, GPU-... or MIG-... ids)
-    count up to the first negative or non-existing one, which hides the rest, as CUDA reads it; an
-    empty value hides all. Else nvidia-smi's list is counted.
+    count up to the first that is none of these or does not exist, which hides the rest, as CUDA
+    reads it: an empty value, ``all`` and ``cuda:0`` hide all. Else nvidia-smi's list is counted.
 
     Args:
         environment: Environment variables; the process's own by default.
@@ -32,7 +32,7 @@ def count_gpus(environment: Mapping[str, str] | None = None) -> int:
         return len(devices)
     count = 0
     for entry in (part.strip() for part in visible.split(",")):
-        hidden = not entry or entry.startswith("-")
+        hidden = not entry.isdigit() and not entry.startswith(("GPU-", "MIG-"))
         missing = entry.isdigit() and bool(devices) and int(entry) >= len(devices)
         if hidden or missing:
             break

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -82,11 +83,14 @@ class _Run:
 
     def log_folder(self) -> Path | None:
         """Return the folder of the run's logs; None before the run has one."""
-        return None if self.cfg is None else Path(self.cfg["work_dir"]) / "logs"
+        work_dir = None if self.cfg is None else self.cfg.get("work_dir")
+        return None if work_dir is None else Path(work_dir) / "logs"
 
     def is_debugged(self) -> bool:
         """Return whether --debug is given."""
-        return bool(getattr(self.arguments, "debug", False))
+        # A dry run is a debugged one to OpenCompass.
+        debug, dry = (getattr(self.arguments, name, False) for name in ("debug", "dry_run"))
+        return bool(debug and not dry)
 
 
 def launch() -> int:
@@ -109,18 +113,21 @@ def _launch(run: _Run) -> int:
     importlib.import_module("opencompass_llada.registry")
     from opencompass_llada.running.durability import whole_files
 
-    original = main_module.get_config_from_arg
+    original, parse = main_module.get_config_from_arg, main_module.parse_args
 
     def get_checked_config(arguments: Any) -> Any:
+        from opencompass_llada.running import preflight
+
         run.arguments = arguments
         try:
-            _check_config_file(getattr(arguments, "config", None))
-            cfg = original(arguments)
-            from opencompass_llada.running.preflight import check_config, check_file_names
-
-            check_file_names(cfg)
+            _check_arguments(arguments)
+            config = getattr(arguments, "config", None)
+            read = partial(original, arguments)
+            cfg = preflight.read_config(config, read) if config else read()
+            preflight.check_file_names(cfg)
+            _check_reuse(cfg, arguments)
             if arguments.mode in ("all", "infer"):
-                check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+                preflight.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
             run.mark(cfg)
             _use_own_stages(cfg)
             if getattr(arguments, "reuse", None):
@@ -156,6 +163,7 @@ def _launch(run: _Run) -> int:
 
     main_module.get_config_from_arg = get_checked_config
     main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill(fill_infer), fill(fill_eval)
+    main_module.parse_args = partial(_parse_arguments, parse)
     try:
         with (
             run.held,
@@ -169,7 +177,7 @@ def _launch(run: _Run) -> int:
         _report_missing(run)
         raise
     finally:
-        main_module.get_config_from_arg = original
+        main_module.get_config_from_arg, main_module.parse_args = original, parse
         main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill_infer, fill_eval
 
 
@@ -232,16 +240,47 @@ def _use_own_stages(cfg: Any) -> None:
             logger.info("%s: %s takes the place of %s.", stage, own, stock)
 
 
-def _check_config_file(config: str | None) -> None:
-    path = Path(config) if config else None
-    if path is None or path.exists():
-        return
-    guess = nearest(path.name, [file.name for file in path.parent.glob("*.py")])
-    hint = f" Did you mean {str(path.with_name(guess))!r}?" if guess else ""
-    raise ValueError(
-        f"There is no config file {config!r}.{hint} Give the path of one, from the folder that "
-        "you are in."
-    )
+def _parse_arguments(parse: Callable[[], Any]) -> Any:
+    """Parse the command line; what OpenCompass refuses by an assertion is said as a sentence."""
+    try:
+        arguments = parse()
+        if arguments.num_gpus is not None:
+            raise ValueError("--num-gpus is an old name; use --hf-num-gpus, or run_cfg in a config")
+        return arguments
+    except (AssertionError, ValueError) as error:
+        raise SystemExit(f"Nothing was run. {error}") from error
+
+
+def _check_arguments(arguments: Any) -> None:
+    """Check words of the command line that OpenCompass itself takes without a look."""
+    for name in ("max_num_workers", "max_workers_per_gpu"):
+        if getattr(arguments, name, 1) < 1:
+            option = f"--{name.replace('_', '-')} {getattr(arguments, name)}"
+            raise ValueError(f"{option} must be at least 1; use 1 or more")
+    work_dir = getattr(arguments, "work_dir", None)
+    if work_dir:
+        try:
+            Path(work_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"--work-dir {work_dir} cannot be made ({error.strerror}); give a folder that may "
+                "be written"
+            ) from error
+
+
+def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:
+    """Refuse to go on with a run that there is not, for which OpenCompass would begin a new one."""
+    reuse, work_dir = getattr(arguments, "reuse", "latest"), _work_dir(cfg, arguments)
+    if reuse is None and arguments.mode in ("eval", "viz"):
+        if not getattr(arguments, "read_from_station", False):
+            raise ValueError(f"-m {arguments.mode} needs a run with answers: give it by -r TIME")
+    elif reuse not in (None, "latest") and not (work_dir / reuse).is_dir():
+        guess = nearest(reuse, [path.name for path in work_dir.glob("*") if path.is_dir()])
+        hint = f" Did you mean {guess!r}?" if guess else ""
+        raise ValueError(
+            f"-r {reuse}: {work_dir} holds no run of that name.{hint} Give the name of a run's "
+            "folder, or -r alone for the newest."
+        )
 
 
 def _report_missing(run: _Run) -> int:
@@ -260,7 +299,9 @@ def _report_missing(run: _Run) -> int:
 def _runs_locally(cfg: Mapping[str, Any], arguments: Any) -> bool:
     if arguments.slurm or arguments.dlc:
         return False
-    runner = ((cfg.get("infer") or {}).get("runner") or {}).get("type", "LocalRunner")
+    infer = cfg.get("infer")
+    runner = infer.get("runner") if isinstance(infer, Mapping) else None
+    runner = runner.get("type", "LocalRunner") if isinstance(runner, Mapping) else "LocalRunner"
     name = runner if isinstance(runner, str) else getattr(runner, "__name__", str(runner))
     return name.endswith("LocalRunner")
 

@@ -1,25 +1,32 @@
 """Check a resolved OpenCompass config before any task starts.
 
 A task that fails says so in a log file, minutes later; what can be known from the config and the
-checkpoint's config.json is said here, at once. Looks only at models and needle cells of this
-package; those of others are OpenCompass's business.
+checkpoint's config.json is said here, at once: of this package's models and data sets all, of
+others the form of their config.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
+import os
 import re
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, check_cells
+from opencompass_llada.datasets.stock import find_class
+from opencompass_llada.devices import choose_device
 from opencompass_llada.doctor.needs import check_needs
 from opencompass_llada.families import Family, find_family
+from opencompass_llada.faults import is_deliberate
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
+from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.results.completeness import dataset_name, model_name
 from opencompass_llada.running.hardware import count_gpus
 from opencompass_llada.running.makers import HOST_KEYS, is_ours
@@ -30,17 +37,46 @@ logger = get_logger(__name__)
 
 #: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
 _NAME_BYTES = 200
+# Keys of a data set's config that are not the keywords of its class.
+_DATA_SET_HOST_KEYS = ("type", "abbr", "reader_cfg", "infer_cfg", "eval_cfg", "k", "n")
 
 
-def read_config(path: str) -> Mapping[str, Any]:
+def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
     """Read a config file as OpenCompass does.
 
+    Args:
+        path: The file.
+        read: What reads it; mmengine's own reader by default.
+
     Raises:
-        Exception: Whatever the file's own code runs into.
+        ValueError: For whatever the file's own code runs into, with its line.
     """
     from mmengine.config import Config
 
-    return Config.fromfile(path, format_python_code=False)
+    file = Path(path).expanduser()
+    if not file.exists():
+        guess = nearest(file.name, [found.name for found in file.parent.glob("*.py")])
+        hint = f" Did you mean {str(file.with_name(guess))!r}?" if guess else ""
+        raise ValueError(
+            f"There is no config file {path!r}.{hint} Give the path of one, from the folder that "
+            "you are in."
+        )
+    if not file.is_file():
+        raise ValueError(f"The config {path!r} is a folder; give a file in it, such as eval_*.py.")
+    try:
+        return read() if read else Config.fromfile(path, format_python_code=False)
+    except (Exception, SystemExit) as error:  # whatever a config runs into is its fault
+        if isinstance(error, ValueError) and is_deliberate(error):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if Path(frame.filename).name == file.name]
+        line = getattr(error, "lineno", None) or (own[-1] if own else None)
+        place = f", line {line}" if line else ""
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ValueError(
+            f"The config {path}{place} cannot be read ({what}). Correct it; it must be Python "
+            "that defines models and datasets."
+        ) from error
 
 
 def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
@@ -76,14 +112,73 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     Raises:
         ValueError: For the first fault; the message says what to do.
     """
+    with _naming_imports():
+        _check_parts(cfg, runs_locally)
+
+
+@contextmanager
+def _naming_imports() -> Iterator[None]:
+    """Mmengine imports what a config names when it is looked at."""
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{error}; correct the name, or install what provides it") from error
+
+
+def _check_parts(cfg: Mapping[str, Any], runs_locally: bool) -> None:
+    _check_form(cfg)
     for models, datasets in _groups(cfg):
         _check_names("models", [str(m["abbr"]) for m in models if "abbr" in m])
         _check_names("datasets", [str(d["abbr"]) for d in datasets if "abbr" in d])
+        for dataset in datasets:
+            with _naming("data set", dataset):
+                _check_data_set(dataset)
         for model in models:
-            _check_processes(model, runs_locally)
-            if is_ours(model):
-                with _naming(model):
-                    _check_model(model, datasets)
+            with _naming("model", model):
+                if _is_known(model["type"]):
+                    find_class(model["type"])
+                _check_processes(model, runs_locally)
+                if is_ours(model):
+                    _check_model(model, datasets, runs_locally)
+
+
+def _check_form(cfg: Mapping[str, Any]) -> None:
+    """Check that everything that OpenCompass goes by has the form that it takes for granted."""
+    for name in ("infer", "eval", "summarizer"):
+        part = check_value(name, cfg.get(name), Mapping[str, Any] | None) or {}
+        for key in ("partitioner", "runner"):
+            check_value(f"{name}[{key!r}]", part.get(key), Mapping[str, Any] | None)
+    check_value("work_dir", cfg.get("work_dir"), str | None)
+    name = "model_dataset_combinations"
+    groups = check_value(name, cfg.get(name), Sequence[Mapping[str, Any]] | None) or [cfg]
+    for group in groups:
+        for what in ("models", "datasets"):
+            items = check_value(what, group.get(what), Sequence[Mapping[str, Any]] | None)
+            if not items:
+                raise ValueError(
+                    f"{what} is {'empty' if what in group else 'missing'}: a run needs at least "
+                    f"one; define {what} = [dict(type=..., abbr=..., ...)]"
+                )
+            for item in items:
+                _check_item(what, item)
+
+
+def _check_item(what: str, item: Mapping[str, Any]) -> None:
+    with _naming(what, item):
+        if "type" not in item:
+            raise ValueError("type=... is missing; give the class, e.g. LLaDACausalLM")
+        if "abbr" in item and not check_value("abbr", item["abbr"], str):
+            raise ValueError("abbr='' must name the results' files; give it a name or leave it out")
+        host = ("run_cfg",) if what == "models" else ("reader_cfg", "infer_cfg", "eval_cfg")
+        for name in host:
+            check_value(name, item.get(name), Mapping[str, Any] | None)
+        if what == "models":
+            return
+        inferencer = (item.get("infer_cfg") or {}).get("inferencer")
+        inferencer = check_value("inferencer", inferencer, Mapping[str, Any] | None) or {}
+        length = check_value("max_out_len", inferencer.get("max_out_len"), int | None)
+        if length is not None and length < 1:
+            raise ValueError(f"max_out_len={length} of its inferencer must be at least 1")
 
 
 def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -109,6 +204,8 @@ def check_file_names(cfg: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If an ``abbr`` leads out of the run's folder, or is no file's name.
     """
+    with _naming_imports():
+        _check_form(cfg)
     for models, datasets in _groups(cfg):
         for what, items, name_of in (("models", models, model_name),
                                      ("datasets", datasets, dataset_name)):  # fmt: skip
@@ -134,47 +231,114 @@ def _plain_name(name: str) -> str:
     return "_".join(part for part in parts if part.strip(". "))[:_NAME_BYTES] or "model"
 
 
+def _is_known(kind: Any) -> bool:
+    """Tell whether a type is looked at: not a model or data set of a package of the user's.
+
+    Raises:
+        ValueError: If it is a dotted name of a module that there is not.
+    """
+    if not isinstance(kind, str) or "." not in kind:
+        return True
+    module = kind.rpartition(".")[0]
+    if module.partition(".")[0] in ("opencompass", "opencompass_llada"):
+        return True
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise ValueError(
+            f"type={kind!r}: there is no module {module!r} to import; correct the name, or put its "
+            "folder on PYTHONPATH"
+        )
+    return False
+
+
+def _check_data_set(dataset: Mapping[str, Any]) -> None:
+    """Check the keywords of a data set and of its inferencer, as far as the classes tell them."""
+    if not _is_known(dataset["type"]):
+        return
+    kind = find_class(dataset["type"])
+    options = {name: dataset[name] for name in dataset if name not in _DATA_SET_HOST_KEYS}
+    _check_keywords(kind, kind.load, options)
+    inferencer = dict((dataset.get("infer_cfg") or {}).get("inferencer") or {})
+    if "type" in inferencer and _is_known(inferencer["type"]):
+        found = find_class(inferencer.pop("type"))
+        if hasattr(found, "check_options"):
+            found.check_options(**inferencer)
+
+
+def _check_keywords(kind: Any, function: Any, options: Mapping[str, Any]) -> None:
+    """Check keywords by the class's own rules, else by a function's signature."""
+    if hasattr(kind, "check_options"):
+        kind.check_options(**options)
+        return
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"{error}; {kind.__name__} takes {', '.join(signature.parameters)}"
+        ) from error
+
+
 def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
     run_cfg = model.get("run_cfg") or {}
-    num_gpus = run_cfg.get("num_gpus", 0)
-    name = model.get("abbr", model.get("path"))
-    if run_cfg.get("num_procs", 1) > 1 and is_ours(model):
+    if is_ours(model):
+        reject_unknown("run_cfg option", run_cfg, ("num_gpus", "num_procs"))
+    num_gpus, num_procs = (
+        check_value(f"run_cfg[{name!r}]", run_cfg.get(name, default), int)
+        for name, default in (("num_gpus", 0), ("num_procs", 1))
+    )
+    if num_gpus < 0 or num_procs < 1:
         raise ValueError(
-            f"model {name!r}: run_cfg asks for num_procs={run_cfg['num_procs']}, and OpenCompass "
-            "would give every process every sample; use num_procs=1"
+            f"run_cfg: num_gpus={num_gpus} must be at least 0 and num_procs={num_procs} at least "
+            "1; num_gpus=0 runs on the CPU"
+        )
+    if num_procs > 1 and is_ours(model):
+        raise ValueError(
+            f"run_cfg asks for num_procs={num_procs}, and OpenCompass would give every process "
+            "every sample; use num_procs=1"
         )
     if not runs_locally:
         return
     available = count_gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if num_gpus > available:
+        reason = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
         raise ValueError(
-            f"model {name!r}: run_cfg asks for num_gpus={num_gpus}, and {available} are visible "
-            "here; lower it (0 runs on the CPU) or set CUDA_VISIBLE_DEVICES"
+            f"run_cfg asks for num_gpus={num_gpus}, and {available} are visible here{reason}; "
+            "lower it (0 runs on the CPU) or set CUDA_VISIBLE_DEVICES"
         )
     if num_gpus == 0 and available:
         logger.warning(
             "Model %s runs on the CPU, since its run_cfg has num_gpus=0, though %d GPUs are "
             "visible.",
-            name,
+            model.get("abbr", model.get("path")),
             available,
         )
 
 
 @contextmanager
-def _naming(model: Mapping[str, Any]) -> Iterator[None]:
-    """Put the model's name before the message of a ValueError raised inside."""
+def _naming(what: str, item: Mapping[str, Any]) -> Iterator[None]:
+    """Put the name of a model or data set before the message of a ValueError raised inside."""
     try:
         yield
     except ValueError as error:
-        name = model.get("abbr", model.get("path"))
-        raise ValueError(f"model {name!r}: {error}") from error
+        name = item.get("abbr", item.get("path"))
+        raise ValueError(f"{what.removesuffix('s')} {show(name)}: {error}") from error
 
 
-def _check_model(model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> None:
+def _check_model(
+    model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]], runs_locally: bool
+) -> None:
     keywords = {key: model[key] for key in model if key not in HOST_KEYS}
-    if not keywords.get("path"):
+    check_value("its config", keywords, Mapping[str, Any])
+    if keywords.get("path") is None:
         raise ValueError("path is missing; give the checkpoint's folder, hub id or asset:NAME")
     options = LLaDACausalLM.check_arguments(**keywords)
+    if runs_locally and options.placement.device is not None:
+        choose_device(options.placement.device)
     lengths = set()
     for dataset in datasets:
         inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
@@ -205,15 +369,19 @@ def _find_family(options: WrapperOptions) -> Family | None:
 
 
 def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:
-    """Check data, tokenizer and lengths of the needle cells, once for each haystack."""
-    haystacks: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    """Read the data of this package's data sets, before weights load.
+
+    Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
+    read them are read, each source once. What a task would fetch from the hub is left to it.
+    """
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
     for dataset in datasets:
-        if is_ours(dataset, NeedleBenchSingleDataset):
-            names = ("path", "file_list", "tokenizer", "language")
-            key = tuple(str(dataset.get(name)) for name in names)
-            haystacks.setdefault(key, []).append(dataset)
-    for cells in haystacks.values():
-        check_cells(cells)
+        kind: Any = find_class(dataset["type"]) if _is_known(dataset["type"]) else None
+        if hasattr(kind, "source"):
+            options = {k: dataset[k] for k in dataset if k not in _DATA_SET_HOST_KEYS}
+            groups.setdefault((kind, kind.source(options)), []).append(options)
+    for (kind, _), same in groups.items():
+        kind.check_data(same)
 
 
 def _is_left_to_the_hub(path: str) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import build, check_fields, unknown_name_message
 from opencompass_llada.sampling.acceptance import AcceptanceRule
 from opencompass_llada.sampling.confident_acceptance import ACCEPTANCE_RULES
 
@@ -29,6 +27,7 @@ class AcceptanceOptions:
         Raises:
             ValueError: If the name is unknown or the number does not fit; says what does.
         """
+        check_fields(self, "acceptance ")
         if self.type == "scheduled":
             if self.value is not None:
                 raise ValueError(
@@ -42,11 +41,10 @@ class AcceptanceOptions:
             raise ValueError(unknown_name_message("acceptance rule", str(self.type), names))
         if self.value is None:
             object.__setattr__(self, "value", kind.default)
-        value = self.value
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not kind.check(value):  # type: ignore[arg-type]
+        assert self.value is not None, "the default is filled in"
+        if not kind.check(self.value):
             raise ValueError(
-                f"acceptance value={value!r} must be {kind.rule} for type={self.type!r}; its "
+                f"acceptance value={self.value!r} must be {kind.rule} for type={self.type!r}; its "
                 f"default is {kind.default}"
             )
 
@@ -82,16 +80,5 @@ def parse_acceptance_options(
     Raises:
         ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
     """
-    if isinstance(options, AcceptanceOptions):
-        return options
-    if isinstance(options, str):
-        options = {"type": options}
-    if options is not None and not isinstance(options, Mapping):
-        raise ValueError(
-            f"acceptance={options!r} must be a rule's name or a mapping; use "
-            "acceptance='threshold' or acceptance=dict(type='threshold', value=0.9)"
-        )
-    given = dict(options or {})
-    names = [field.name for field in dataclasses.fields(AcceptanceOptions)]
-    reject_unknown("acceptance option", given, names)
-    return AcceptanceOptions(**given)
+    given = {"type": options} if isinstance(options, str) else options
+    return build(AcceptanceOptions, given, "acceptance")

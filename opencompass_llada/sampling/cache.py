@@ -9,12 +9,11 @@ depend on all others; a refresh recomputes and keeps everything anew.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import build, check_fields, unknown_name_message
 
 CACHE_TYPES = ("none", "prompt", "dual")
 REFRESH_NAMES = ("block", "never")
@@ -43,6 +42,7 @@ class CacheOptions:
         Raises:
             ValueError: For the first value that does not fit, with the rule and a value that does.
         """
+        check_fields(self, "cache ")
         if self.type not in CACHE_TYPES:
             raise ValueError(unknown_name_message("cache type", str(self.type), CACHE_TYPES))
         if self.type == "none":
@@ -84,18 +84,8 @@ def parse_cache_options(options: Mapping[str, Any] | CacheOptions | str | None) 
     Raises:
         ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
     """
-    if isinstance(options, CacheOptions):
-        return options
-    if isinstance(options, str):
-        options = {"type": options}
-    if options is not None and not isinstance(options, Mapping):
-        raise ValueError(
-            f"cache={options!r} must be a type's name or a mapping; use cache='none' or "
-            "cache=dict(type='prompt', refresh='block')"
-        )
-    given = dict(options or {})
-    reject_unknown("cache option", given, [f.name for f in dataclasses.fields(CacheOptions)])
-    return CacheOptions(**given)
+    given = {"type": options} if isinstance(options, str) else options
+    return build(CacheOptions, given, "cache")
 
 
 def _check_refresh(refresh: str | int | None) -> None:
@@ -103,7 +93,7 @@ def _check_refresh(refresh: str | int | None) -> None:
         if refresh not in REFRESH_NAMES:
             names = [*REFRESH_NAMES, "a number of steps"]
             raise ValueError(unknown_name_message("cache refresh", refresh, names))
-    elif isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
+    elif refresh is None or refresh < 1:
         raise ValueError(
             f"cache refresh={refresh!r} must be 'block', 'never' or a number of steps; use 1 or "
             "more"

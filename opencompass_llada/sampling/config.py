@@ -6,13 +6,11 @@ tokens come from the checkpoint through :class:`SpecialTokens`.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import build, check_fields, unknown_name_message
 from opencompass_llada.sampling.acceptance_options import (
     AcceptanceOptions,
     parse_acceptance_options,
@@ -99,6 +97,9 @@ class SamplerConfig:
         Raises:
             ValueError: For the first value that does not fit, with the rule and a value that fits.
         """
+        object.__setattr__(self, "acceptance", parse_acceptance_options(self.acceptance))
+        object.__setattr__(self, "cache", parse_cache_options(self.cache))
+        check_fields(self)
         _check_integer("generation_length", self.generation_length, lowest=1)
         for name in ("block_length", "num_steps", "top_k"):
             if getattr(self, name) is not None:
@@ -109,11 +110,8 @@ class SamplerConfig:
         _check_not_negative("remasking_temperature", self.remasking_temperature)
         _check_fraction("top_p", self.top_p, includes_zero=False)
         _check_fraction("timestep_eps", self.timestep_eps, includes_zero=True)
-        _check_bool("suppress_eos_logits", self.suppress_eos_logits)
-        _check_bool("early_stop", self.early_stop)
-        _check_bool("suppress_eos_eot_confidence", self.suppress_eos_eot_confidence)
-        if not isinstance(self.remasking, str) or self.remasking not in STRATEGIES:
-            raise ValueError(unknown_name_message("remasking", str(self.remasking), STRATEGIES))
+        if self.remasking not in STRATEGIES:
+            raise ValueError(unknown_name_message("remasking", self.remasking, STRATEGIES))
         if self.schedule is not None and self.schedule not in SCHEDULES:
             raise ValueError(unknown_name_message("schedule", str(self.schedule), SCHEDULES))
         check_combinations(self)
@@ -121,8 +119,6 @@ class SamplerConfig:
         plan_blocks(self)
 
     def _check_fast_modes(self) -> None:
-        object.__setattr__(self, "acceptance", parse_acceptance_options(self.acceptance))
-        object.__setattr__(self, "cache", parse_cache_options(self.cache))
         strategy = STRATEGIES[self.remasking]
         if self.acceptance.needs_probabilities and not strategy.of_token:
             raise ValueError(
@@ -186,6 +182,7 @@ class SpecialTokens:
         Raises:
             ValueError: If an id is no integer or negative, or EOS or EoT is the mask.
         """
+        check_fields(self)
         _check_integer("mask_token_id", self.mask_token_id, lowest=0)
         _check_integer("eos_token_id", self.eos_token_id, lowest=0)
         if self.eot_token_id is not None:
@@ -211,38 +208,24 @@ def parse_sampler_config(options: Mapping[str, Any] | SamplerConfig | None) -> S
     Raises:
         ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
     """
-    if isinstance(options, SamplerConfig):
-        return options
-    given = dict(options or {})
-    names = [field.name for field in dataclasses.fields(SamplerConfig)]
-    reject_unknown("sampler option", given, names)
-    return SamplerConfig(**given)
+    return build(SamplerConfig, options, "sampler")
 
 
-def _check_integer(name: str, value: object, *, lowest: int, highest: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}={value!r} must be an integer; use {name}={lowest} or more")
+def _check_integer(name: str, value: int, *, lowest: int, highest: int | None = None) -> None:
     if value < lowest:
         raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")
     if highest is not None and value > highest:
         raise ValueError(f"{name}={value} must be at most {highest}; use {highest} or less")
 
 
-def _check_not_negative(name: str, value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
+def _check_not_negative(name: str, value: float) -> None:
+    if value < 0:
         raise ValueError(f"{name}={value!r} must be a finite number of at least 0; use 0 for none")
 
 
-def _check_fraction(name: str, value: object, *, includes_zero: bool) -> None:
+def _check_fraction(name: str, value: float | None, *, includes_zero: bool) -> None:
     if value is None:
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < 1 or (value == 0 and not includes_zero):  # type: ignore[operator]
+    if not 0 <= value < 1 or (value == 0 and not includes_zero):
         lowest = "at least 0" if includes_zero else "above 0"
         raise ValueError(f"{name}={value!r} must be {lowest} and below 1; use None to leave it out")
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be a boolean; use True or False")

@@ -6,7 +6,8 @@ Makes prompts of rows. Truncation is the model's business (its ``drop_middle``),
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -15,7 +16,7 @@ from opencompass.datasets.base import BaseDataset
 from opencompass_llada.datasets.longbench.prompts import WORDINGS, write_prompt
 from opencompass_llada.datasets.longbench.reading import DEFAULT_PATH, LongBenchRow, read_rows
 from opencompass_llada.datasets.longbench.tasks import LongBenchTask, list_tasks
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import build, check_fields, reject_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class LongBenchOptions:
         Raises:
             ValueError: For an unknown name; the nearest is named.
         """
+        check_fields(self)
         reject_unknown("LongBench wording", [self.wording], WORDINGS)
         list_tasks(self.benchmark, [self.task])
 
@@ -62,14 +64,24 @@ class LongBenchDataset(BaseDataset):
         Raises:
             ValueError: For a wrong option, missing data or a line that is not a row.
         """
-        reject_unknown(
-            "LongBench data set option", options, [field.name for field in fields(LongBenchOptions)]
-        )
-        if "task" not in options:
-            raise ValueError("LongBench data set config: task=... is missing; name one task.")
-        parsed = LongBenchOptions(**options)
+        parsed = build(LongBenchOptions, options, "LongBench data set")
         rows = read_rows(parsed.path, parsed.facts, parsed.benchmark)
         return Dataset.from_list([make_sample(parsed.task, row, parsed.wording) for row in rows])
+
+    @staticmethod
+    def check_options(**options: Any) -> LongBenchOptions:
+        """Check the keywords, before any file is opened."""
+        return build(LongBenchOptions, options, "LongBench data set")
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> LongBenchOptions:
+        """Return what its samples are made of: data sets that share it are checked together."""
+        return build(LongBenchOptions, options, "LongBench data set")
+
+    @staticmethod
+    def check_data(same: Sequence[Mapping[str, Any]]) -> None:
+        """Read the rows of data sets with one source, and forget them."""
+        LongBenchDataset.load(**same[0])
 
 
 def make_sample(task: str, row: LongBenchRow, wording: str) -> dict[str, Any]:

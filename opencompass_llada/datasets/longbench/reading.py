@@ -7,15 +7,15 @@ both, as on the hub); no loader script is run. Writes no prompts.
 from __future__ import annotations
 
 import io
-import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from opencompass_llada.datasets.counting import MissingDataError
+from opencompass_llada.datasets.json_files import parse_json_lines, take
 from opencompass_llada.datasets.locations import find_data
 from opencompass_llada.datasets.longbench.tasks import LongBenchTask
 from opencompass_llada.logs import get_logger
@@ -62,11 +62,7 @@ def read_rows(path: str, task: LongBenchTask, benchmark: str) -> list[LongBenchR
     folder = find_data(path, benchmark="LongBench", how_to_get=HOW_TO_GET)
     name = task.name + ("_e" if benchmark == "longbench_e" else "")
     with _open_file(folder, f"{name}.jsonl") as (lines, shown_name):
-        rows = [
-            _parse_row(text, task, f"{shown_name}, line {number}")
-            for number, text in enumerate(lines, start=1)
-            if text.strip()
-        ]
+        rows = [_parse_row(row, task, where) for where, row in parse_json_lines(lines, shown_name)]
     if not rows:
         raise ValueError(f"{shown_name} holds no rows. {HOW_TO_GET}")
     published = task.num_samples if benchmark == "longbench" else sum(task.bucket_samples)
@@ -86,15 +82,17 @@ def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
     for path in (folder / "data" / name, folder / name):
         if path.is_file():
             # Lines end at \n only: other separators stand inside texts.
-            with path.open(encoding="utf-8", newline="\n") as lines:
+            with path.open(encoding="utf-8-sig", newline="\n") as lines:
                 yield lines, str(path)
             return
     archive = folder / "data.zip"
     if archive.is_file():
+        if not zipfile.is_zipfile(archive):
+            raise ValueError(f"{archive} is no zip archive; it is damaged. Fetch it again.")
         with zipfile.ZipFile(archive) as files:
             if f"data/{name}" in files.namelist():
                 with files.open(f"data/{name}") as raw:
-                    yield io.TextIOWrapper(raw, "utf-8", newline="\n"), f"{archive}/data/{name}"
+                    yield io.TextIOWrapper(raw, "utf-8-sig", newline="\n"), f"{archive}/data/{name}"
                 return
     present = sorted(
         {path.stem for path in [*folder.glob("data/*.jsonl"), *folder.glob("*.jsonl")]}
@@ -106,16 +104,14 @@ def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
     )
 
 
-def _parse_row(text: str, task: LongBenchTask, where: str) -> LongBenchRow:
-    row = parse_json_line(text, where)
-    missing = [name for name in ("context", "input", "answers", "length") if name not in row]
-    if missing:
-        raise ValueError(f"{where}: the row has no {missing[0]!r}; it is not LongBench's format.")
+def _parse_row(row: Mapping[str, Any], task: LongBenchTask, where: str) -> LongBenchRow:
+    kinds = {"context": str, "input": str, "answers": Sequence[str], "length": int}
+    for name, kind in kinds.items():
+        take(row, name, where, kind)
+    take({"all_classes": None, **row}, "all_classes", where, Sequence[str] | None)
     answers = row["answers"]
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) for a in answers):
+    if not answers:
         raise ValueError(f"{where}: answers={answers!r} must be a list of at least one text.")
-    if not isinstance(row["length"], int):
-        raise ValueError(f"{where}: length={row['length']!r} must be a whole number.")
     classes = row.get("all_classes") or []
     if task.metric == "classification" and not classes:
         raise ValueError(f"{where}: a row of {task.name} must name its classes in all_classes.")
@@ -126,26 +122,3 @@ def _parse_row(text: str, task: LongBenchTask, where: str) -> LongBenchRow:
         length=row["length"],
         classes=tuple(classes),
     )
-
-
-def parse_json_line(text: str, where: str) -> Mapping[str, Any]:
-    """Read one line of a jsonl file.
-
-    Args:
-        text: The line.
-        where: File and line number, for the error.
-
-    Raises:
-        ValueError: If it is not a JSON object.
-    """
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        state = "half-written" if not text.endswith("\n") else "damaged"
-        raise ValueError(
-            f"{where}: not valid JSON ({error.msg} at character {error.pos} of {len(text)}); the "
-            f"file is {state}. Fetch it again."
-        ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: the line must be a JSON object, not {type(row).__name__}.")
-    return row

@@ -7,7 +7,6 @@ two differences, said where they are.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
 from opencompass_llada.datasets.complete import CompleteEvaluator, check_complete
+from opencompass_llada.datasets.json_files import read_json, read_json_lines, take
 from opencompass_llada.datasets.locations import find_data
-from opencompass_llada.datasets.longbench.reading import parse_json_line
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import check_value, reject_unknown, show
 
 DEFAULT_PATH = "opencompass/longbenchv2"
 MAX_NEW_TOKENS = 128
@@ -99,28 +98,21 @@ def read_rows(path: str) -> list[dict[str, str]]:
 def _parse_file(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yield each row with its place in the file."""
     if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, text in enumerate(lines, start=1):
-                if text.strip():
-                    where = f"{path}, line {number}"
-                    yield parse_json_line(text, where), where
+        yield from ((row, where) for where, row in read_json_lines(path))
         return
-    text = path.read_text(encoding="utf-8")
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
+    rows = read_json(path)
+    if not isinstance(rows, list):
         raise ValueError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg} at character {error.pos} of "
-            f"{len(text)}); the file is half-written or damaged. Fetch it again."
-        ) from error
+            f"{path} holds {show(rows)}, and LongBench v2's is a list of rows. {HOW_TO_GET}"
+        )
     for number, row in enumerate(rows):
-        yield row, f"{path}, row {number}"
+        where = f"{path}, row {number}"
+        yield check_value(where, row, Mapping[str, Any]), where
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
     for name in FIELDS:
-        if not isinstance(row.get(name), str):
-            raise ValueError(f"{where}: {name}={row.get(name)!r} must be a text.")
+        take(row, name, where)
     for name, allowed in (("answer", "ABCD"), ("difficulty", DIFFICULTIES), ("length", LENGTHS)):
         if row[name] not in tuple(allowed):
             raise ValueError(f"{where}: {name}={row[name]!r} must be one of {', '.join(allowed)}.")
@@ -146,8 +138,7 @@ class LongBenchV2Dataset(BaseDataset):
         Raises:
             ValueError: For a wrong option, missing data or a row in another format.
         """
-        reject_unknown("LongBench v2 data set option", options, ("path", "benchmark", "task"))
-        rows = read_rows(str(options.get("path", DEFAULT_PATH)))
+        rows = read_rows(LongBenchV2Dataset.check_options(**options))
         return Dataset.from_list(
             [
                 {
@@ -159,6 +150,22 @@ class LongBenchV2Dataset(BaseDataset):
                 for row in rows
             ]
         )
+
+    @staticmethod
+    def check_options(**options: Any) -> str:
+        """Check the keywords, before any file is opened, and return where the rows are."""
+        reject_unknown("LongBench v2 data set option", options, ("path", "benchmark", "task"))
+        return str(check_value("path", options.get("path", DEFAULT_PATH), str))
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> str:
+        """Return what its samples are made of: data sets that share it are checked together."""
+        return LongBenchV2Dataset.check_options(**options)
+
+    @staticmethod
+    def check_data(same: Sequence[Mapping[str, Any]]) -> None:
+        """Read the rows of data sets with one source, and forget them."""
+        read_rows(LongBenchV2Dataset.check_options(**same[0]))
 
 
 class LongBenchV2Evaluator(CompleteEvaluator):

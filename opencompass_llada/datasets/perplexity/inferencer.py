@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
     GenInferencerOutputHandler,
 )
 
-from opencompass_llada.datasets.perplexity.windows import cut_windows, parse_window_options
+from opencompass_llada.datasets.perplexity.windows import (
+    WindowOptions,
+    cut_windows,
+    parse_window_options,
+)
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
 from opencompass_llada.logs import get_logger
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import build, check_value, reject_unknown, show
 from opencompass_llada.prompting.tokenization import count_bytes
 
 logger = get_logger(__name__)
@@ -55,10 +59,26 @@ class PerplexityInferencer(BaseInferencer):
         Raises:
             ValueError: For an unknown option or a wrong value.
         """
-        reject_unknown("PerplexityInferencer option", host_keywords, _HOST_KEYWORDS)
+        self.window, self.options = self.check_options(
+            window=window, likelihood=likelihood, batch_size=batch_size, **host_keywords
+        )
         super().__init__(model=model, batch_size=batch_size)
-        self.window = parse_window_options(window)
-        self.options = parse_likelihood_options(likelihood or {}, batch_size or 1)
+
+    @staticmethod
+    def check_options(
+        *,
+        window: Any = None,
+        likelihood: Any = None,
+        batch_size: int | None = None,
+        **host_keywords: Any,
+    ) -> tuple[WindowOptions, LikelihoodOptions]:
+        """Check the keywords, before a model loads; see the constructor."""
+        reject_unknown("PerplexityInferencer option", host_keywords, _HOST_KEYWORDS)
+        batch_size = check_value("batch_size", batch_size, int | None)
+        return (
+            parse_window_options(window),
+            parse_likelihood_options(likelihood or {}, batch_size or 1),
+        )
 
     def inference(
         self,
@@ -111,9 +131,13 @@ def parse_likelihood_options(options: Mapping[str, Any], batch_size: int) -> Lik
     Raises:
         ValueError: For an unknown name (the nearest is named) or a wrong value.
     """
-    names = [field.name for field in fields(LikelihoodOptions) if field.name != "batch_size"]
-    reject_unknown("likelihood option", options, names)
-    return LikelihoodOptions(batch_size=batch_size, **options)
+    check_value("likelihood", options, Mapping[str, Any])
+    if "batch_size" in options:
+        raise ValueError(
+            f"likelihood['batch_size']={show(options['batch_size'])} has no effect here; set the "
+            "model's own batch_size"
+        )
+    return build(LikelihoodOptions, {**options, "batch_size": batch_size}, "likelihood")
 
 
 def find_scorer(model: Any) -> Any:

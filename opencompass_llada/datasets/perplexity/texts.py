@@ -7,8 +7,8 @@ tokenizer is known.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
 from opencompass_llada.datasets.counting import MissingDataError, resolve_location
-from opencompass_llada.datasets.longbench.reading import parse_json_line
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.datasets.json_files import read_json_lines, read_text
+from opencompass_llada.options import build, check_fields, unknown_name_message
 from opencompass_llada.synthetic import generate_documents
 
 GENERATED = "generated"
@@ -58,6 +58,7 @@ class TextOptions:
         Raises:
             ValueError: With the name, the value and the rule.
         """
+        check_fields(self)
         for name in ("num_texts", "min_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -88,6 +89,23 @@ class PerplexityDataset(BaseDataset):
         """
         return Dataset.from_list(read_texts(parse_text_options(options)))
 
+    @staticmethod
+    def check_options(**options: Any) -> TextOptions:
+        """Check the keywords, before any file is opened."""
+        return parse_text_options(options)
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> TextOptions:
+        """Return what its samples are made of: points of one curve share it."""
+        return parse_text_options(options)
+
+    @staticmethod
+    def check_data(same: Sequence[Mapping[str, Any]]) -> None:
+        """Read the texts of points with one source, and forget them; not those of the hub."""
+        options = parse_text_options(same[0])
+        if not options.path.startswith(HUB_PREFIX):
+            read_texts(options)
+
 
 def parse_text_options(options: Mapping[str, Any]) -> TextOptions:
     """Read a data set config's keywords.
@@ -95,12 +113,7 @@ def parse_text_options(options: Mapping[str, Any]) -> TextOptions:
     Raises:
         ValueError: For an unknown keyword (names the nearest), or a wrong value.
     """
-    names = [field.name for field in fields(TextOptions)]
-    reject_unknown("perplexity data set option", options, [*names, *CELL_KEYS])
-    given = {name: value for name, value in options.items() if name in names}
-    if "path" not in given:
-        raise ValueError(f"The perplexity data set needs path=...: {GENERATED!r}, a file or hub:ID")
-    return TextOptions(**given)
+    return build(TextOptions, options, "perplexity data set", also=CELL_KEYS)
 
 
 def read_texts(options: TextOptions) -> list[dict[str, str]]:
@@ -142,7 +155,7 @@ def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
     if path.suffix in (".jsonl", ".json"):
         return _jsonl_texts(path, options.text_field)
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    return ((file.name, file.read_text(encoding="utf-8")) for file in files)
+    return ((file.name, read_text(file)) for file in files)
 
 
 def _generated_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
@@ -158,12 +171,8 @@ def _generated_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
 
 
 def _jsonl_texts(path: Path, field: str) -> Iterator[tuple[str, str]]:
-    # Lines end at \n only: other separators stand inside texts.
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines):
-            if line.strip():
-                where = f"{path}, line {number + 1}"
-                yield f"{path.name} {number}", _field(parse_json_line(line, where), field, where)
+    for number, (where, row) in enumerate(read_json_lines(path)):
+        yield f"{path.name} {number}", _field(row, field, where)
 
 
 def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:

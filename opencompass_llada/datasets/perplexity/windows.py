@@ -6,10 +6,10 @@ Knows token ids only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import build, check_fields, unknown_name_message
 
 TARGETS = ("last", "segment", "whole")
 
@@ -41,6 +41,7 @@ class WindowOptions:
         Raises:
             ValueError: With the name, the value, the rule and a valid value.
         """
+        check_fields(self, "window ")
         if self.target not in TARGETS:
             raise ValueError(unknown_name_message("target", self.target, TARGETS))
         for name in ("length", "windows_per_text"):
@@ -100,11 +101,7 @@ def parse_window_options(options: Mapping[str, Any]) -> WindowOptions:
     Raises:
         ValueError: For an unknown name (the nearest is named), a missing one or a wrong value.
     """
-    reject_unknown("window option", options, [field.name for field in fields(WindowOptions)])
-    try:
-        return WindowOptions(**options)
-    except TypeError as error:
-        raise ValueError(f"window options: {error}") from error
+    return build(WindowOptions, options, "window")
 
 
 def cut_windows(

@@ -43,6 +43,21 @@ class RulerDataset(BaseDataset):
             }
         )
 
+    @staticmethod
+    def check_options(**options: Any) -> RulerSpec:
+        """Check the keywords, before any file is opened."""
+        return parse_spec(options)
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return what its samples are made of: cells that share it are checked together."""
+        return tuple(str(options.get(name)) for name in ("path", "essay_file", "tokenizer"))
+
+    @staticmethod
+    def check_data(cells: Iterable[Mapping[str, Any]]) -> None:
+        """Make a few samples of cells with one source; see `check_cells`."""
+        check_cells(cells)
+
 
 def check_cells(configs: Iterable[Mapping[str, Any]]) -> None:
     """Make one sample of every task at its smallest length.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
 from opencompass_llada.datasets.counting import MissingDataError, resolve_location
+from opencompass_llada.datasets.json_files import read_json_lines, take
 
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/ruler holds RULER's files "
@@ -77,6 +77,6 @@ def read_essay_words(path: Path) -> tuple[str, ...]:
 
 @lru_cache(maxsize=2)
 def _essay_words(path: Path, mtime_ns: int) -> tuple[str, ...]:
-    with path.open(encoding="utf-8") as lines:
-        texts = [json.loads(line).get("text", "").strip() + " " for line in lines if line.strip()]
+    rows = read_json_lines(path)
+    texts = [take({"text": "", **row}, "text", where).strip() + " " for where, row in rows]
     return tuple(re.sub(r"\s+", " ", "".join(texts)).split(" "))

@@ -5,13 +5,13 @@ Draws and wording are OpenCompass's ``RulerQaDataset``. Reads the two published 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.datasets.json_files import read_json
 from opencompass_llada.datasets.ruler.fitting import RulerSample
 from opencompass_llada.datasets.ruler.tasks import TEMPLATES, QuestionTask, RulerSpec
 
@@ -48,9 +48,18 @@ def read_library(path: Path, layout: str) -> Library:
     Args:
         path: SQuAD 2.0's dev-v2.0.json or HotpotQA's distractor file.
         layout: ``squad`` or ``hotpotqa``.
+
+    Raises:
+        ValueError: If it is no JSON, or of another form than the published file.
     """
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return _read_squad(data) if layout == "squad" else _read_hotpotqa(data)
+    data = read_json(path)
+    try:
+        return _read_squad(data) if layout == "squad" else _read_hotpotqa(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not {layout}'s published file ({type(error).__name__}: {error}). Fetch it "
+            "again."
+        ) from error
 
 
 def _read_squad(data: Mapping[str, Any]) -> Library:

@@ -9,10 +9,10 @@ Writes no prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import build, check_fields, reject_unknown
 
 ESSAY_FILE = "PaulGrahamEssays.jsonl"
 
@@ -191,13 +191,13 @@ class RulerSpec:
         Raises:
             ValueError: With the name, the value and the rule.
         """
+        check_fields(self)
         reject_unknown("RULER task", [self.task], TASKS)
         for name in ("length", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("chat", "fwe_room"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must be from 0 to {2**32 - 1}; RULER's own is 42.")
         if self.tokens_to_generate is not None and self.tokens_to_generate < 0:
             raise ValueError(
                 f"tokens_to_generate={self.tokens_to_generate} must be 0 or more, or None for "
@@ -228,8 +228,4 @@ def parse_spec(options: Mapping[str, Any]) -> RulerSpec:
     Raises:
         ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
     """
-    reject_unknown("RULER data set option", options, [entry.name for entry in fields(RulerSpec)])
-    try:
-        return RulerSpec(**options)
-    except TypeError as error:
-        raise ValueError(f"RULER data set config: {error}") from error
+    return build(RulerSpec, options, "RULER data set")
