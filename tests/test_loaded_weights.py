@@ -102,6 +102,20 @@ def test_an_index_and_a_single_file_are_refused(folder):
     load(folder)
 
 
+def test_adapters_and_pickled_weights_of_other_loaders_have_a_hash(tmp_path):
+    found = set()
+    for name in ("adapter_model.safetensors", "pytorch_model.bin"):
+        for content in (b"one", b"two"):
+            (tmp_path / name).write_bytes(content)
+            found.add(hash_checkpoint(tmp_path))
+        (tmp_path / "adapter_config.json").write_text("{}")
+        found.add(hash_checkpoint(tmp_path))
+        (tmp_path / name).unlink()
+        (tmp_path / "adapter_config.json").unlink()
+    assert len(found) == 6
+    assert hash_checkpoint(tmp_path) == ""
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

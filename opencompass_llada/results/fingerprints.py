@@ -78,8 +78,9 @@ def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
     """
     try:
         weights = list_weight_files(folder)
-    except CheckpointError:  # then it is an adapter, or nothing can be loaded from it
-        weights = [path for path in [folder / "adapter_model.safetensors"] if path.is_file()]
+    except CheckpointError:  # an adapter, or pickled weights, which OpenCompass's own models load
+        adapter = folder / "adapter_model.safetensors"
+        weights = [adapter] if adapter.is_file() else sorted(folder.glob("*.bin"))
     if not weights:
         return ""
     if whole is None:
