@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -74,6 +75,25 @@ def test_a_record_says_what_made_it(path):
         # Where the commit is not known, the one that brought the record in is.
         commit = part["commit"] or part["recorded_in"]
         assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit)
+
+
+def test_commits_of_records_are_in_the_history():
+    """A commit that was rewritten before it arrived here tells nobody what made the record."""
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", str(REPOSITORY_ROOT), *arguments], capture_output=True)
+        return done.stdout.decode().strip() if done.returncode == 0 else None
+
+    if git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("no git, or no whole history")
+    history = set((git("rev-list", "HEAD") or "").split())
+    lost = {}
+    for path in RECORDS:
+        for part in made_by(json.loads(path.read_text(encoding="utf-8"))):
+            commit = (part["commit"] or part["recorded_in"]).removesuffix("+changes")
+            if commit not in history:
+                lost[path.name] = commit
+    assert lost == {}, "make them anew from a commit of main, or name the last one of main it has"
 
 
 def test_each_table_of_records_has_the_record_that_says_how_it_was_made():
