@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from opencompass_llada.redaction import redact
+
 _PACKAGE = Path(__file__).resolve().parent
 #: Causes that the machine gives, not the code: name of the class, and what helps.
 _MACHINE = {
@@ -58,9 +60,9 @@ def guard(
     except BaseException as error:  # some of torch's own are no Exception
         shown = show_traceback() if callable(show_traceback) else show_traceback
         if shown:
-            sys.stderr.write("".join(traceback.format_exception(error)))
+            sys.stderr.write(redact("".join(traceback.format_exception(error))))
         name = program or Path(sys.argv[0]).name
-        sys.stderr.write(f"{name}: {describe_fault(error, log_folder)}\n")
+        sys.stderr.write(redact(f"{name}: {describe_fault(error, log_folder)}\n"))
         return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
 
 
@@ -137,9 +139,9 @@ def _last_frame(error: BaseException) -> TracebackType | None:
 
 def _keep_traceback(error: BaseException, log_folder: Callable[[], Path | None]) -> str:
     """Write the traceback to a file, and say where; where that fails, to standard error."""
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))
     name = f"fault_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.log"
-    head = f"command: {' '.join(sys.argv)}\npython: {sys.version}\n"
+    head = f"command: {redact(' '.join(sys.argv))}\npython: {sys.version}\n"
     for folder in (log_folder(), Path(tempfile.gettempdir())):
         if folder is None:
             continue

@@ -13,6 +13,7 @@ HOST = {"opencompass", "mmengine"}
 
 # A layer may import those below it (earlier in the list) and its own.
 LAYERS = [
+    {"redaction"},
     {"logs", "options", "weight_files", "files", "faults"},
     {"rope_scaling"},
     {"rope", "prompting", "devices"},

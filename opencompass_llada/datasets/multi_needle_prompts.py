@@ -115,11 +115,11 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Retrie
             continue
         where = f"{path}, line {number}"
         row = parse_json_line(text, where)
-        for name in ("arg1", "arg2", "needle", "retrieval_question", "language"):
-            take(row, name, where)
-        if row["language"] != language:
+        if take(row, "language", where) != language:
             continue
         check_keyword(row, where)
+        for name in ("arg1", "arg2", "needle", "retrieval_question"):
+            take(row, name, where)
         is_new = all(row[name] != other[name] for other in chosen for name in ("arg1", "arg2"))
         if is_new:
             chosen.append(row)
@@ -144,11 +144,10 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
     """
     rows = check_value(str(path), read_json(path), Sequence[Mapping[str, Any]])
     for number, row in enumerate(rows):
-        where = f"{path}, row {number}"
+        where = f"{path}, record {number + 1}"
         take(row, "derivation_count", where, int)
         take(row, "derivations", where, Sequence[str])
-        for name in ("question", "answer"):
-            take(row, name, where)
+        take(row, "question", where)
     found = [row for row in rows if row.get("derivation_count") == num_needles]
     if not found:
         numbers = sorted({row["derivation_count"] for row in rows})

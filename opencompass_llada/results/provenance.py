@@ -29,6 +29,7 @@ from typing import Any
 
 from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
 from opencompass_llada.logs import get_logger
+from opencompass_llada.redaction import redact
 from opencompass_llada.results.fingerprints import hash_text
 
 logger = get_logger(__name__)
@@ -150,7 +151,7 @@ def record_run(run_path: Path) -> Path | None:
         **describe_environment(),
         "config_file": configs[-1].name,
         "config_hash": hash_text(text),
-        "config": text,
+        "config": redact(text),
     }
     path = run_path / FOLDER / f"run_{configs[-1].stem}.json"
     content = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
@@ -275,7 +276,7 @@ def describe_environment() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "packages": versions,
         "git_commit": find_commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

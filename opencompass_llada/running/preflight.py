@@ -27,6 +27,7 @@ from opencompass_llada.faults import is_deliberate
 from opencompass_llada.logs import get_logger
 from opencompass_llada.modeling import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
+from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.results.completeness import dataset_name, model_name
 from opencompass_llada.running.hardware import count_gpus
 from opencompass_llada.running.makers import HOST_KEYS, is_ours
@@ -196,7 +197,7 @@ def _check_names(what: str, names: Sequence[str]) -> None:
 
 
 def check_file_names(cfg: Mapping[str, Any]) -> None:
-    """Check that every model and data set is named by what can name its files.
+    """Check what goes into the run's folder: names that can name files, and no secret.
 
     Args:
         cfg: The resolved config.
@@ -206,6 +207,7 @@ def check_file_names(cfg: Mapping[str, Any]) -> None:
     """
     with _naming_imports():
         _check_form(cfg)
+        refuse_secrets(cfg)
     for models, datasets in _groups(cfg):
         for what, items, name_of in (("models", models, model_name),
                                      ("datasets", datasets, dataset_name)):  # fmt: skip

@@ -1,0 +1,59 @@
+"""No secret is written: configs that hold one are refused, command lines and logs are redacted."""
+
+import pytest
+from mmengine.config import ConfigDict
+
+from opencompass_llada.redaction import redact, refuse_secrets
+
+TOKEN = "hf_" + "a1B2c3D4" * 4
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        ({"tokenizer_kwargs": {"token": "abc"}}, "models[0].tokenizer_kwargs.token"),
+        ({"tokenizer_kwargs": {"use_auth_token": TOKEN}}, "use_auth_token"),
+        ({"path": f"https://user:{'x' * 12}@host/model"}, "models[0].path"),
+        ({"notes": ["first", f"use {TOKEN}"]}, "models[0].notes[1]"),
+        ({"headers": {"Authorization": "Basic abc"}}, "Authorization"),
+        ({"api_key": ["sk-" + "z" * 30]}, "api_key[0]"),
+        ({"password": "abc"}, "password"),
+    ],
+)
+def test_a_config_with_a_secret_is_refused_without_showing_it(model, place):
+    with pytest.raises(ValueError, match="HF_TOKEN") as caught:
+        refuse_secrets(ConfigDict(models=[model], datasets=[]))
+    assert place in str(caught.value)
+    for secret in (TOKEN, "x" * 12, "z" * 30, "Basic abc"):
+        assert secret not in str(caught.value)
+
+
+def test_what_is_no_secret_passes():
+    fine = {
+        "tokenizer_kwargs": {"eos_token": "<|end|>", "pad_token": "<pad>", "token": True},
+        "path": "/models/hf_small/sk-learn", "key": "ENV", "api_key": "ENV", "token": None,
+        "prompt": "The secret password is in the token above: what is it?",
+    }  # fmt: skip
+    refuse_secrets(ConfigDict(models=[fine], datasets=[{"tokenizer": "gpt-4"}]))
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        (f"run.py x --hf-token {TOKEN}", TOKEN),
+        ("run.py --tokenizer-kwargs token=abcdef", "abcdef"),
+        ("dict(password='abcdef', n=1)", "abcdef"),
+        ('{"api_key": "abcdef"}', "abcdef"),
+        ("git clone https://me:abcdef@host/x", "abcdef"),
+        ("Authorization: Bearer abcdefghij", "abcdefghij"),
+        ("https://host/x?token=abcdef&y=1", "abcdef"),
+    ],
+)
+def test_texts_are_redacted(text, secret):
+    assert secret not in redact(text)
+    assert "<hidden>" in redact(text)
+
+
+def test_texts_without_secrets_are_as_they_are():
+    text = "run.py configs/eval.py -w out --max-num-workers 2 eos_token=<|end|> num_tokens=5"
+    assert redact(text) == text
