@@ -190,13 +190,16 @@ def test_accumulating_rows_changes_nothing(tmp_path):
 
 def test_last_and_best_checkpoints_are_kept(tmp_path):
     index = CheckpointIndex(folder=tmp_path)
+    index.path(0).mkdir()  # of a process that was killed before it could drop it
+    (tmp_path / "step-notes").mkdir()
     for step, score in enumerate([5.0, 3.0, 4.0, 4.5, None], start=1):
         index.path(step).mkdir()
         index.add(step, score, keep_last=2)
     again = CheckpointIndex.read(tmp_path)
     assert (again.steps, again.best_step) == ([2, 4, 5], 2)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == [
-        f"step-{step:06d}" for step in (2, 4, 5)
+        *(f"step-{step:06d}" for step in (2, 4, 5)),
+        "step-notes",
     ]
 
 

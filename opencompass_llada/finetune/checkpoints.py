@@ -101,11 +101,12 @@ class CheckpointIndex:
         if score is not None and (self.best_score is None or score < self.best_score):
             self.best_step, self.best_score = step, score
         kept = {*self.steps[-keep_last:], *([self.best_step] if self.best_step else [])}
-        dropped = [number for number in self.steps if number not in kept]
         self.steps = sorted(kept)
         self.write()
-        for number in dropped:
-            shutil.rmtree(self.path(number), ignore_errors=True)
+        for path in self.folder.glob("step-*"):  # also what a killed process did not get to drop
+            number = path.name.removeprefix("step-")
+            if number.isdecimal() and int(number) < step and int(number) not in kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def write(self) -> None:
         """Write the index, whole or not at all.
