@@ -5,6 +5,7 @@ A run that was made once is copied, one thing is changed, and it is resumed besi
 same settings that has no answers yet: what that one answers is what is right.
 """
 
+import copy
 import importlib
 import itertools
 import json
@@ -18,7 +19,12 @@ from opencompass_llada.files import append_line, sealed_line
 from opencompass_llada.results.completeness import find_finished
 from opencompass_llada.results.provenance import read_provenance
 from opencompass_llada.running import launch as launch_module
-from opencompass_llada.running.makers import set_aside
+from opencompass_llada.running.makers import (
+    describe_maker,
+    hash_files,
+    list_differences,
+    set_aside,
+)
 from opencompass_llada.running.partitioner import plan_ranges
 from opencompass_llada.running.preflight import check_file_names
 
@@ -351,7 +357,9 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(field, name):
     abbrs = {"model": "m", "set": "d", field: name}
     cfg = {"models": [{"type": "t", "abbr": abbrs["model"], "path": "p"}],
            "datasets": [{"type": "t", "abbr": abbrs["set"]}]}  # fmt: skip
-    with pytest.raises(ValueError, match="names files in the run's folder"):
+    with pytest.raises(
+        ValueError, match="names files in the run's folder|must name the results' files"
+    ):
         check_file_names(cfg)
 
 
@@ -420,3 +428,102 @@ def test_a_record_of_superseded_answers_is_taken_back(resumed):
     assert read_provenance(resumed.path).datasets["finished", "set"]["num_samples"] == 4
     set_aside(resumed.path, [resumed.path / "predictions/finished/set.json"])
     assert read_provenance(resumed.path).datasets == {}
+
+
+def test_other_cells_of_a_name_do_not_pass_to_its_new_model(resumed, checkpoints):
+    folder = resumed.path
+    for kind in ("predictions", "results"):
+        for suffix in (".json", ".maker"):
+            shutil.copy(
+                folder / kind / f"finished/set{suffix}", folder / kind / f"finished/old{suffix}"
+            )
+    resumed.rest["abbrs"] = ("finished",)
+    steps(resumed, checkpoints)
+    assert resumed.run("-r", folder.name) == 0
+    assert (folder / "results/finished/old.json").is_file(), "the same model, described by its own"
+    other_weights(resumed, checkpoints)
+    assert resumed.run("-r", folder.name) == 0
+    assert not (folder / "results/finished/old.json").exists()
+    assert not list((folder / "predictions/finished").glob("old*"))
+    assert len(list(folder.glob("superseded/*/predictions/finished/old.json"))) == 1
+
+
+MODEL = {"type": "opencompass_llada.wrapper.LLaDACausalLM", "abbr": "m", "dtype": "float32",
+         "sampler": {"block_length": 4, "num_steps": 4}, "max_out_len": 8}  # fmt: skip
+TEXTS = {"abbr": "d", "infer_cfg": {"retriever": {"type": "ZeroRetriever"}, "inferencer": {
+    "type": "opencompass_llada.datasets.perplexity.inferencer.PerplexityInferencer",
+    "window": {"context_length": 32, "target": "whole"},
+    "likelihood": {"num_draws": 8, "seed": 0}}}}  # fmt: skip
+
+
+def maker_of(model, dataset, checkpoint, data=None):
+    model = {"path": str(checkpoint), **model}
+    files = hash_files(model, fetch=False)
+    return describe_maker(
+        model, dataset, files=files, data=data or {}, dtype="float32", fetch=False
+    )
+
+
+def with_inferencer(dataset, **options):
+    changed = copy.deepcopy(dataset)
+    changed["infer_cfg"]["inferencer"].update(options)
+    return changed
+
+
+def test_what_scores_texts_goes_by_likelihood_options_and_not_by_the_sampler(checkpoints):
+    first = maker_of(MODEL, TEXTS, checkpoints[0])
+    same = [
+        {**MODEL, "sampler": {"block_length": 4, "num_steps": 2}},
+        {**MODEL, "max_out_len": 4},
+        {**MODEL, "batch_size": 7, "run_cfg": {"num_gpus": 2}, "abbr": "other", "device": "cpu"},
+    ]
+    for model in same:
+        assert list_differences(first, maker_of(model, TEXTS, checkpoints[0])) == []
+    changes = {
+        "likelihood.num_draws": (MODEL | {"likelihood": {"num_draws": 8}}, TEXTS),
+        "inference.window": (MODEL, with_inferencer(TEXTS, window={"context_length": 16})),
+        "inference.likelihood": (MODEL, with_inferencer(TEXTS, likelihood={"num_draws": 4})),
+        "options.length_limit": (MODEL | {"max_seq_len": 32}, TEXTS),
+        "scaling": (
+            MODEL | {"rope_scaling": {"type": "diffusion_ntk", "target_length": 256}},
+            TEXTS,
+        ),
+    }
+    for field, (model, dataset) in changes.items():
+        found = list_differences(first, maker_of(model, dataset, checkpoints[0]))
+        assert found, field
+        assert all(name.startswith(field) for name in found), (field, found)
+    other = maker_of(MODEL, TEXTS, checkpoints[1], data={"samples": "x"})
+    assert list_differences(first, other) == ["checkpoint", "samples"]
+    assert list_differences(other, first) == ["checkpoint"], "what is not known is not compared"
+    assert list_differences(None, first) == ["no record of what made them"]
+    assert list_differences({**first, "versions": {}}, first) == [
+        f"versions.{name}" for name in ("opencompass_llada", "torch", "transformers")]  # fmt: skip
+
+
+def test_an_adapter_counts_by_its_content(checkpoints, tmp_path):
+    model = {"type": "other.Model", "path": str(checkpoints[0]), "peft_path": str(tmp_path)}
+    first = hash_files({"path": str(checkpoints[0])}, fetch=False)
+    assert first["adapter"] is None
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"1" * 64)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    hashes = [hash_files(model, fetch=False)]
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    hashes.append(hash_files(model, fetch=False))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"2" * 64)
+    hashes.append(hash_files(model, fetch=False))
+    assert len({found["adapter"] for found in hashes} | {None}) == 4
+    assert {found["checkpoint"] for found in hashes} == {first["checkpoint"]}
+
+
+def test_another_wrappers_options_count_and_no_secret_is_written(checkpoints):
+    model = {"type": "other.Model", "path": "gone", "generation_kwargs": {"temperature": 0.5},
+             "key": "sk-secret", "batch_size": 4, "max_out_len": 16}  # fmt: skip
+    dataset = {"infer_cfg": {"inferencer": {"type": "GenInferencer"}}}
+    first = describe_maker(model, dataset, files={}, data={}, dtype=None, fetch=False)
+    assert "sk-secret" not in str(first)
+    for field, value in {"generation_kwargs": {}, "key": "x", "max_out_len": 8}.items():
+        other = describe_maker({**model, field: value}, dataset, files={}, data={}, dtype=None,
+                               fetch=False)  # fmt: skip
+        name = "generation_length" if field == "max_out_len" else f"options.{field}"
+        assert list_differences(first, other) == [name]

@@ -214,10 +214,12 @@ def _assemble(
             before, _ = earlier.get((abbr, dataset_name(dataset)), (model, dataset))
             differing = _differences(models.get(abbr, model), model)
             if differing := differing or _differences(before, model, WAYS_TO_RUN):
+                both = "results of both lie under one name: shown"
+                if (path / "superseded").is_dir():  # where `-r` puts what another maker made
+                    both = "what was made before and differs lies in superseded/: shown"
                 notes.append(
                     f"{abbr!r} was run again in this folder with another "
-                    f"{', '.join(differing)}; results of both lie under one name: shown as "
-                    f"{file} describes them"
+                    f"{', '.join(differing)}; {both} as {file} describes them"
                 )
         models |= own
     told = {str(entry["abbr"]): entry for entry in described}

@@ -23,11 +23,13 @@ from opencompass_llada.results.completeness import (
     find_finished,
     list_pairs,
     model_name,
+    split_shard_name,
 )
 from opencompass_llada.results.run_config import read_dumped_config
 from opencompass_llada.running.makers import (
     HOST_KEYS,
     NO_RECORD,
+    SUFFIX,
     Maker,
     describe_data,
     describe_maker,
@@ -48,6 +50,8 @@ _BY_NUMBER = "shards named by number alone"
 _NO_ANSWERS = "no answers beside the result"
 #: Differences that a mode which makes no answers reports and does not refuse.
 _TOLD = (NO_RECORD, _BY_NUMBER, _NO_ANSWERS, "versions")
+#: What makes a model another one under the same name.
+_OF_THE_MODEL = ("checkpoint", "adapter", "scaling")
 #: Differences of a result that scoring again mends.
 _RESCORED = ("answers", "scoring")
 
@@ -148,6 +152,8 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
             finding = _check_cell(run_path, (model, dataset), files[name], built, how)
             if finding is not None:
                 findings.append(finding)
+    if makes:
+        _set_aside_strangers(cfg, run_path, files)
     if not findings:
         return
     told = _count(findings)
@@ -179,6 +185,40 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
     else:
         done = "cannot be compared with this config and are shown as they are"
     logger.warning("%d of %d cells in %s %s: %s.", len(findings), num_cells, run_path, done, told)
+
+
+def _set_aside_strangers(
+    cfg: Mapping[str, Any], run_path: Path, files: dict[str, dict[str, str | None]]
+) -> None:
+    """Set aside cells of data sets not asked for now, of another model under an asked one's name.
+
+    A report describes all cells of a name by the newest config.
+    """
+    asked = _cells(cfg)
+    paths: list[Path] = []
+    for name, model in {model_name(model): model for model, _ in list_pairs(cfg)}.items():
+        makers = sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}"))
+        others = [path for path in makers if (name, split_shard_name(path.stem)[0]) not in asked]
+        if not others:
+            continue
+        if name not in files:
+            files[name] = hash_files(model, fetch=False)
+        expected = describe_maker(model, {}, files=files[name], data={}, dtype=None, fetch=False)
+        wanted = {field: expected[field] for field in _OF_THE_MODEL if field in expected}
+        for maker in others:
+            answers = maker.with_suffix(".json")
+            if not list_differences(read_maker(answers), wanted):
+                continue
+            whole = split_shard_name(maker.stem)[0]
+            result = run_path / "results" / name / f"{whole}.json"
+            paths += [result, maker_path(result), answers]
+            paths += [maker.with_name(f"tmp_{maker.stem}.jsonl"), maker]
+    if paths:
+        logger.warning(
+            "Cells of data sets that this config does not ask for were made by other models under "
+            "the names of its own; they lie in %s.",
+            set_aside(run_path, paths),
+        )
 
 
 def _check_cell(
