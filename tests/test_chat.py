@@ -17,6 +17,7 @@ from tiny_chat import (
 
 from opencompass_llada.datasets.literal_template import LiteralPromptTemplate
 from opencompass_llada.engines import Generation
+from opencompass_llada.prompting import chat
 from opencompass_llada.prompting.chat import parse_chat
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -227,3 +228,25 @@ def test_a_missing_or_broken_template_is_refused_before_weights_load(tmp_path, m
 def test_no_template_is_asked_for_by_false():
     assert parse_chat(False) is None
     assert parse_chat(None) is None
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10**10 }}",
+        "{{ 'x'.center(10**10) }}",
+        "{{ 10 ** (10 ** 9) }}",
+        "{% set ns = namespace(t='xx') %}{% for a in range(99) %}{% set ns.t = ns.t + ns.t %}"
+        "{% endfor %}{{ ns.t }}",
+    ],
+)
+def test_a_template_that_loops_or_grows_is_stopped(endless, tmp_path, monkeypatch):
+    monkeypatch.setattr(chat, "RENDER_SECONDS", 0.3)
+    file = tmp_path / "template.jinja"
+    file.write_text("{{ messages[0]['content'] }}" + endless)
+    options = chat.ChatOptions(template=str(file))
+    with pytest.raises(ValueError, match=r"chat: the chat template .*chat=dict\(template=FILE\)"):
+        chat.ChatRenderer(chat_tokenizer(), options)
+    file.write_text("{{ messages[0]['content'] }}{{ 'x' * 2 ** 10 }}")
+    assert chat.ChatRenderer(chat_tokenizer(), options)

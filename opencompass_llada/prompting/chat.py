@@ -16,10 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import build, check_fields, show
+from opencompass_llada.prompting.bounds import bounded
 from opencompass_llada.prompting.prompt_text import Piece, PromptText
 
 logger = get_logger(__name__)
 
+#: What a chat template may take for one conversation; a published one takes milliseconds.
+RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30
 _PROBE = "Is this turn in the prompt?"
 #: Characters that Unicode leaves to private use; those that no turn holds mark places in a text.
 _PRIVATE = range(0xF0000, 0xFFFFE)
@@ -153,16 +156,24 @@ class ChatRenderer:
         return self._special_pattern.sub(lambda match: marks[match.group()], turn.content)
 
     def _apply(self, messages: Sequence[Mapping[str, str]], for_answer: bool) -> str:
+        size = sum(len(message["content"]) for message in messages)
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    list(messages),
-                    chat_template=self._template,
-                    tokenize=False,
-                    add_generation_prompt=for_answer,
-                    **self._options.variables,
+            with bounded(RENDER_SECONDS, RENDER_BYTES + 64 * size):
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        list(messages),
+                        chat_template=self._template,
+                        tokenize=False,
+                        add_generation_prompt=for_answer,
+                        **self._options.variables,
+                    )
                 )
-            )
+        except (TimeoutError, MemoryError) as error:
+            raise ValueError(
+                f"chat: the chat template took more than {RENDER_SECONDS} seconds or "
+                f"{RENDER_BYTES >> 20} MiB for a conversation of {size} characters; it loops or "
+                "grows without end. Give another template with chat=dict(template=FILE)."
+            ) from error
         except Exception as error:  # jinja's own errors, and whatever a template's filters raise
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
