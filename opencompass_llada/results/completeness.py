@@ -394,7 +394,7 @@ def find_answer_files(folder: Path, dataset: str) -> list[AnswerFile]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         partial = path.suffix == ".jsonl" and path.name.startswith("tmp_")
-        if not (partial or path.suffix == ".json"):
+        if not (partial or path.suffix == ".json") or not path.is_file():
             continue
         stem = path.stem.removeprefix("tmp_") if partial else path.stem
         if not is_part(stem, dataset):
