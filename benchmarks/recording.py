@@ -27,14 +27,14 @@ FACTS = ("command", "date", "commit", "machine", "load", "device", "versions")
 def describe_run() -> dict[str, Any]:
     """Return what every record begins with: command, date, commit, machine, device, versions.
 
-    ``commit`` ends in ``+changes`` where the checkout was edited. A machine that has the files
-    without their git gives it as the variable BENCHMARK_COMMIT; else it is None. ``load`` is the
+    ``commit`` ends in ``+changes`` where the checkout was edited; it is None without git. The
+    variable BENCHMARK_COMMIT wins, for a machine that has only the files. ``load`` is the
     average number of busy processes over the last minute, for who reads times.
     """
     return {
         "command": describe_command(),
         "date": date.today().isoformat(),
-        "commit": find_commit() or os.environ.get("BENCHMARK_COMMIT"),
+        "commit": os.environ.get("BENCHMARK_COMMIT") or find_commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 1),
         "device": describe_device(),
