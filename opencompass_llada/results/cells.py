@@ -13,6 +13,7 @@ from typing import Any
 
 from opencompass_llada.results.completeness import find_predictions, read_answers, read_result
 from opencompass_llada.results.fingerprints import DIGITS, hash_text
+from opencompass_llada.results.table import finite
 
 HEAD_CHARACTERS = 160
 TAIL_CHARACTERS = 260
@@ -128,7 +129,7 @@ def _score_of(detail: Mapping[str, Any], metric: str) -> float | None:
         value = _first(detail.get("correct"))
     if isinstance(value, bool):
         return 100.0 * value
-    return float(value) if isinstance(value, int | float) else None
+    return finite(value)
 
 
 def _first(value: Any) -> Any:
