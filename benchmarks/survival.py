@@ -183,7 +183,7 @@ class Bench:
         """Return a new empty folder to run in."""
         self.number += 1
         folder = self.root / f"place{self.number}"
-        folder.mkdir()
+        (folder / NAME).mkdir(parents=True)  # -r refuses a run that is not there
         return folder
 
     def run(
@@ -253,7 +253,10 @@ class Bench:
         try:
             return launch()
         except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, int):
+                return end.code
+            sys.stderr.write(f"{end.code}\n")
+            return 1
 
 
 def snapshot(place: Path) -> dict[str, bytes]:
@@ -373,7 +376,7 @@ def damage_unfinished(bench: Bench, right: dict[str, bytes]) -> Iterator[str]:
     begun = bench.place()
     _, seen = bench.run(begun, Writes(begun))
     shutil.rmtree(begun)
-    begun.mkdir()
+    (begun / NAME).mkdir(parents=True)
     lines = [number for number, name in enumerate(seen) if re.match("write .*/tmp_", name)]
     bench.run(begun, Writes(begun, at=lines[2], action="kill"))
     (path,) = begun.rglob("tmp_*.jsonl")
