@@ -59,7 +59,8 @@ def refuse_secrets(cfg: Mapping[str, Any]) -> None:
     Raises:
         ValueError: With the place of the secret, never the secret, and what to do.
     """
-    for place in _find(cfg, ""):
+    # mmengine's Config is no Mapping.
+    for place in _find({name: cfg[name] for name in cfg}, ""):
         raise ValueError(
             f"{place} holds what looks like a secret. Configs are written into the run's folder "
             "and into reports, so a secret does not belong there: take it out, and set it in the "

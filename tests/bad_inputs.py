@@ -829,6 +829,8 @@ def _config_files() -> Iterator[Case]:
         ("a SystemExit", "raise SystemExit", "config.py"),
     ):  # fmt: skip
         yield Case(name=f"config: {name}", change=change, words=(word,))
+    secret = "model['tokenizer_kwargs'] = dict(token='abc')"
+    yield Case(name="config: a secret", change=secret, words=("models[0].tokenizer_kwargs.token",))
     files = {
         "empty": "",
         "of words": "hello there",
