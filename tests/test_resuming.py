@@ -17,6 +17,7 @@ from tiny import write_tiny_checkpoint
 
 from opencompass_llada.files import append_line, sealed_line
 from opencompass_llada.results.completeness import find_finished
+from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.provenance import read_provenance
 from opencompass_llada.running import launch as launch_module
 from opencompass_llada.running.makers import (
@@ -308,6 +309,19 @@ def test_answers_without_a_record_are_made_again_and_that_is_said(resumed, caplo
     assert resumed.run("-r", resumed.path.name) == 0
     assert "2 for no record of what made them" in caplog.text
     assert resumed.answers("finished") == resumed.answers("fresh")
+
+
+def test_a_run_of_another_machine_is_shown_here(resumed):
+    maker = resumed.path / "predictions/finished/set.maker"
+    recorded = json.loads(maker.read_text())
+    maker.write_text(json.dumps({**recorded, "dtype": "bfloat16"}))
+    result = resumed.path / "results/finished/set.maker"
+    answers = hash_values([json.loads(maker.read_text())])
+    result.write_text(json.dumps({**json.loads(result.read_text()), "answers": answers}))
+    resumed.rest["abbrs"] = ("finished",)
+    del resumed.model["dtype"]
+    resumed.checkpoint.rename(resumed.folder / "not-here")
+    assert resumed.run("-m", "viz", "-r", resumed.path.name) == 0
 
 
 @pytest.mark.parametrize("mode", ["viz", "eval"])
