@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny import published_fields, tiny_config, write_tiny_checkpoint
 from tiny_causal import published_llama_fields, write_llama_checkpoint
 from tiny_dream import write_tiny_dream
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from opencompass_llada.modeling import CheckpointError, check_causal, load_causal, load_checkpoint
 from opencompass_llada.modeling.causal import read_causal_config
@@ -197,7 +198,8 @@ def test_a_network_that_holds_other_frequencies_is_refused(tmp_path):
             setattr(rotary, name, value)
 
 
-def test_longrope_of_phi3(tmp_path):
+@pytest.mark.parametrize("name", ["longrope", "su"])
+def test_longrope_of_phi3(tmp_path, name):
     from transformers import Phi3Config, Phi3ForCausalLM
 
     fields = published_llama_fields(rope_theta=1e4, bos_token_id=1, pad_token_id=0)
@@ -205,7 +207,7 @@ def test_longrope_of_phi3(tmp_path):
     fields |= {"original_max_position_embeddings": 16, "max_position_embeddings": 64}
     short, long = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 3.0, 4.0]
     Phi3ForCausalLM(Phi3Config(**{**fields, "rope_scaling": None})).save_pretrained(tmp_path)
-    fields["rope_scaling"] = {"type": "longrope", "short_factor": short, "long_factor": long}
+    fields["rope_scaling"] = {"type": name, "short_factor": short, "long_factor": long}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     model, _ = load_causal(tmp_path, dtype=torch.float32)
     for _, table, factor in held(model):
@@ -321,3 +323,55 @@ def test_mlp_hidden_size_null_is_the_ratio_times_the_width(tmp_path):
     config.write_text(json.dumps(fields | {"mlp_ratio": 2}))
     with pytest.raises(CheckpointError, match=r"is \[128, 32\], config.json asks for \[64, 32\]"):
         load_checkpoint(tmp_path)
+
+
+PLAIN_SIZES = {
+    **{"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": HEAD_DIM},
+    **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 256},
+}
+
+
+def write_of_kind(folder, kind, **fields):
+    """Write a network of transformers whose config.json has these fields of RoPE and no others."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](**PLAIN_SIZES)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+    known = {"model_type": kind, **PLAIN_SIZES, **layers, **fields}
+    (folder / "config.json").write_text(json.dumps(known))
+    return folder
+
+
+def test_published_forms_of_layers_with_two_kinds_of_rope(tmp_path):
+    """google/gemma-3-4b-it declares the scaling alone; allenai/Olmo-3 one base and YaRN."""
+    folder = write_of_kind(tmp_path / "gemma", "gemma3_text", rope_scaling=LINEAR)
+    model, _ = load_causal(folder, dtype=torch.float32)
+    tables = sorted((table for _, table, _ in held(model)), key=lambda table: float(table[1]))
+    for table, expected in zip(tables, (plain(1e6) / 4, plain(1e4)), strict=True):
+        np.testing.assert_allclose(table.numpy(), expected, rtol=1e-5)
+    folder = write_of_kind(tmp_path / "olmo", "olmo3", rope_theta=5e5, rope_scaling=YARN)
+    model, _ = load_causal(folder, dtype=torch.float32)
+    for kind, table, _ in held(model):
+        expected = plain(5e5) if "sliding" in kind else yarn(5e5)
+        np.testing.assert_allclose(table.numpy(), expected, rtol=1e-5)
+    folder = write_of_kind(tmp_path / "other", "olmo3", rope_theta=5e3)
+    if transformers.__version__.startswith("4."):
+        model, _ = load_causal(folder, dtype=torch.float32)
+        for _, table, _ in held(model):
+            np.testing.assert_allclose(table.numpy(), plain(5e3), rtol=1e-5)
+    else:  # its own fault: the sliding layers keep the class's base
+        with pytest.raises(CheckpointError, match="declares RoPE .* base 5000"):
+            load_causal(folder, dtype=torch.float32)
+
+
+def test_attention_that_sdpa_does_not_compute_is_eager(tmp_path):
+    """Gemma 2 bounds its attention logits; transformers 4's SDPA leaves the bound out silently."""
+    folder = write_of_kind(tmp_path, "gemma2", rope_theta=1e4)
+    model, _ = load_causal(folder, dtype=torch.float32)
+    assert model.config._attn_implementation == "eager"
+    assert model.config.attn_logit_softcapping == 50.0
+    with pytest.raises(ValueError, match="SDPA does not compute the attention of Gemma2ForCausal"):
+        load_causal(folder, attention_backend="sdpa")
+    model, _ = load_causal(write(tmp_path / "llama"), dtype=torch.float32)
+    assert model.config._attn_implementation == "sdpa"

@@ -133,6 +133,24 @@ def test_ids_beyond_the_embedding_are_refused_at_load(tmp_path, writer):
         family.special_tokens(str(folder), fields, tokenizer)
 
 
+def test_the_place_of_an_image_is_text_and_needs_no_embedding(tmp_path):
+    """As google/gemma-3-1b-it has it: <image_soft_token> is 262144 of 262144 embeddings."""
+    folder = write_llama_checkpoint(tmp_path)
+    tokenizer = load_tokenizer(folder, {})
+    plain = tokenizer("a<image>b", add_special_tokens=False)["input_ids"]
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "extra_special_tokens": {"image_token": "<image>"}}))
+    tokenizer = load_tokenizer(folder, {})
+    assert 260 in tokenizer("a<image>b")["input_ids"]
+    fields = json.loads((folder / "config.json").read_text())
+    find_family(fields, str(folder), None).special_tokens(str(folder), fields, tokenizer)
+    assert PromptEncoder(tokenizer, None).encode("a<image>b")[-len(plain) :] == plain
+    assert 260 not in PromptEncoder(tokenizer, None).encode("a<image>b")
+
+
 def test_an_option_of_the_user_still_counts(tmp_path):
     folder = write(tmp_path / "t", byte_level(), tokenizer_class="GPT2Tokenizer")
     assert encoder(folder).encode("a") != encoder(folder, add_prefix_space=True).encode("a")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from opencompass_llada.logs import get_logger
@@ -40,7 +40,7 @@ from opencompass_llada.weight_files import (
 logger = get_logger(__name__)
 
 #: Our names of kernels -> transformers' attn_implementation.
-_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash_attn": "flash_attention_2"}
+_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "eager": "eager", "flash_attn": "flash_attention_2"}
 
 
 def is_causal_architecture(model_type: Any) -> bool:
@@ -93,6 +93,26 @@ def check_causal_backend(name: str) -> str:
     return _ATTENTION[name]
 
 
+def _choose_attention(config: Any, name: str) -> str:
+    """Return transformers' attention for a network: eager where its SDPA would compute another one.
+
+    Raises:
+        ValueError: If that SDPA is asked for by name, or the name is none for these networks.
+    """
+    implementation = check_causal_backend(name)
+    network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
+    is_bounded = getattr(text_config(config), "attn_logit_softcapping", None) is not None
+    if implementation != "sdpa" or (network._supports_sdpa and not is_bounded):
+        return implementation
+    if name == "auto":
+        return "eager"
+    raise ValueError(
+        f"attention_backend={name!r}: SDPA does not compute the attention of {network.__name__}. "
+        "Use attention_backend='auto', which takes 'eager' here."
+    )
+
+
 def load_causal(
     path: str | Path,
     *,
@@ -108,7 +128,8 @@ def load_causal(
         rope_scaling: Scaling to apply; None for none.
         dtype: dtype of the weights in memory.
         device: Where the model goes.
-        attention_backend: ``auto``, ``sdpa`` or ``flash_attn``.
+        attention_backend: ``auto`` (``sdpa`` where it computes the network's attention, otherwise
+            ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``.
 
     Returns:
         The network in evaluation mode, gradients off, and its RoPE; None if it has none, or one
@@ -118,7 +139,7 @@ def load_causal(
         CheckpointError: If the path or a file is wrong.
         ValueError: If the scaling or the attention backend does not fit.
     """
-    implementation = check_causal_backend(attention_backend)
+    check_causal_backend(attention_backend)
     folder = locate_checkpoint(path)
     config, declared = read_causal_config(folder)
     rope = resolve_causal_rope(config, rope_scaling or RopeScaling())
@@ -127,7 +148,7 @@ def load_causal(
         folder,
         config=config,
         dtype=dtype,
-        attn_implementation=implementation,
+        attn_implementation=_choose_attention(config, attention_backend),
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         output_loading_info=True,

@@ -79,7 +79,6 @@ class BidirectionalConfig(PretrainedConfig):
         Raises:
             CheckpointError: Naming the fields; those with a number that is not finite, too.
         """
-        cls._check_values(fields)
         declared = read_declared_rope(fields).get("")
         # By kind of layer (None) it is refused where the network is made, as every other scaling.
         has_theta = declared is None or declared.theta is not None
@@ -109,6 +108,7 @@ class BidirectionalConfig(PretrainedConfig):
                 f"computes; {cls.published_by} has no such field. If it changes nothing, take it "
                 "out of config.json; otherwise use a checkpoint of that family."
             )
+        cls._check_values(fields)
 
     @classmethod
     def _check_values(cls, fields: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ ROPE_FIELDS = ("rope_theta", "rope_scaling", "rope_parameters")
 """Where either major keeps the base and the scaling."""
 
 _SHARE = "partial_rotary_factor"
+_LOCAL = "rope_local_base_freq"  # of Gemma 3's sliding layers, in transformers 4
 _ALIASES = {"rotary_emb_base": "rope_theta", "rotary_pct": _SHARE, "type": "rope_type"}
 _TYPES = {"su": "longrope", "mrope": "default"}  # older names; mrope's frequencies are plain
 _KNOWN_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
@@ -82,7 +83,7 @@ def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
     flat = _merge(
         {"": top, "rope_scaling": _mapping(fields, "rope_scaling"), "rope_parameters": parameters}
     )
-    local = fields.get("rope_local_base_freq")  # Gemma 3's, of transformers 4
+    local = fields.get(_LOCAL)
     if local is None:
         return {"": flat}
     return {"full_attention": flat, "sliding_attention": _merge({"": {"rope_theta": local}})}
@@ -98,6 +99,9 @@ def fields_for_installed_major(fields: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: If transformers 4 is installed and cannot express what is declared.
     """
     fields = {k: v for k, v in fields.items() if k not in ROPE_FIELDS or v is not None}
+    older = _mapping(fields, "rope_scaling")
+    if older.get("type") == "su":  # the first name of Phi-3's, which transformers 5 does not know
+        fields["rope_scaling"] = {**older, "type": _TYPES["su"]}
     if not _mapping(fields, "rope_parameters") or not transformers.__version__.startswith("4."):
         return fields
     declared = read_declared_rope(fields).get("")
@@ -143,6 +147,8 @@ def check_frequencies(
         )
     for kind, held_D, held_factor in found:
         choices = [wanted[kind]] if kind in wanted else list(wanted.values())
+        if kind == "sliding_attention" and "" in wanted:  # Olmo 3's: such layers need no scaling
+            choices.append(replace(wanted[""], rope_type="default", options={}))
         computed = [_frequencies(rope, len(held_D), config) for rope in choices]
         if not any(
             math.isclose(held_factor, factor, rel_tol=1e-5) and _is_close(held_D, table_D)
@@ -172,7 +178,8 @@ def held_frequencies(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, floa
             prefix = own.removesuffix("inv_freq")
             module = text.get_submodule(owner)
             factor = getattr(module, f"{prefix}attention_scaling", 1.0)
-            yield prefix.rstrip("_"), table_D, float(1.0 if factor is None else factor)
+            kind = prefix.rstrip("_") or owner.rpartition(".")[2]
+            yield kind, table_D, float(1.0 if factor is None else factor)
 
 
 def _mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -226,8 +233,9 @@ def _completed(
     declared: Mapping[str, DeclaredRope], config: Any, source: str
 ) -> dict[str, DeclaredRope]:
     """Fill in what config.json leaves out by what transformers' class of the config says."""
+    names = (*ROPE_FIELDS, _LOCAL)
     own = read_declared_rope(
-        {name: value for name in ROPE_FIELDS if (value := getattr(config, name, None)) is not None}
+        {name: value for name in names if (value := getattr(config, name, None)) is not None}
     )
     flat = declared.get("")
     if flat is None:
@@ -241,8 +249,12 @@ def _completed(
         )
     if "" in own:
         return {"": replace(flat, theta=own[""].theta) if flat.theta is None else flat}
-    # The class has several kinds of layers, and config.json one base: it is one kind's.
-    if flat.theta is not None and flat.theta not in {rope.theta for rope in own.values()}:
+    # The class has several kinds of layers, and config.json one base and scaling: one kind's, or
+    # the base of all where the class has no other; transformers 5 gives it to Olmo 3's full ones.
+    if flat.theta is not None and isinstance(getattr(config, "default_theta", None), int | float):
+        own = {kind: replace(rope, theta=flat.theta) for kind, rope in own.items()}
+    kept = flat.theta is None or flat.theta in {rope.theta for rope in own.values()}
+    if not kept or (flat.is_scaled and not any(rope.is_scaled for rope in own.values())):
         return {"": flat}
     return own
 

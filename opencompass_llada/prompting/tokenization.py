@@ -25,6 +25,8 @@ from opencompass_llada.prompting.prompt_text import PromptText
 logger = get_logger(__name__)
 
 EOT_TOKEN = "<|eot_id|>"
+#: What tokenizers call the tokens that images and sounds stand in for; no text means them.
+_PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _FILE = "tokenizer.json"
 _FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
@@ -162,6 +164,9 @@ def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -> None:
     """Refuse a tokenizer with an id that the network has no embedding for.
 
+    But for placeholders of images and sounds: Gemma 3's 1B text model has one beyond its embedding,
+    and `PromptEncoder` reads them as text.
+
     Args:
         tokenizer: Any tokenizer of transformers.
         num_rows: Rows of the network's embedding; None where config.json does not say.
@@ -171,7 +176,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -
     """
     if num_rows is None:
         return
-    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= num_rows)
+    vocabulary, excused = tokenizer.get_vocab(), _placeholder_ids(tokenizer)
+    beyond = sorted((i, t) for t, i in vocabulary.items() if i >= num_rows and i not in excused)
     if beyond:
         named = ", ".join(f"{token!r} ({i})" for i, token in beyond[:6])
         more = "" if len(beyond) <= 6 else f" and {len(beyond) - 6} more"
@@ -180,6 +186,13 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -
             f"{named}{more}. Give the tokenizer of this checkpoint as tokenizer_path, or the "
             "checkpoint whose embedding was enlarged for them."
         )
+
+
+def _placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of the tokens that images and sounds stand in for."""
+    tokens = [getattr(tokenizer, name, None) for name in _PLACEHOLDERS]
+    ids = [find_token_id(tokenizer, str(token)) for token in tokens if token is not None]
+    return {found for found in ids if found is not None}
 
 
 def _written_by_transformers_5(folder: Path) -> bool:
@@ -234,7 +247,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 class PromptEncoder:
-    """Encodes prompts so that no text in them can become a mask.
+    """Encodes prompts so that no text in them can become a mask, or the place of an image.
 
     The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, and
     the sampler would take it for a position to fill. Here that text stays text: its id is replaced
@@ -243,7 +256,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int | None) -> None:
-        """Remember the tokenizer and how the mask token's text reads as plain text.
+        """Remember the tokenizer and how the texts of its mask and placeholders read as plain text.
 
         Args:
             tokenizer: Any tokenizer of transformers.
@@ -254,7 +267,11 @@ class PromptEncoder:
         """
         self.tokenizer = tokenizer
         self.mask_token_id = mask_token_id
-        self._literal_ids = self._read_literally()
+        masks = () if mask_token_id is None else (mask_token_id,)
+        self._literal_ids = {
+            token_id: self._read_literally(token_id)
+            for token_id in (*masks, *_placeholder_ids(tokenizer))
+        }
         self._start_ids, _ = added_ids(tokenizer)
         self._warned = False
 
@@ -268,7 +285,7 @@ class PromptEncoder:
             text: The prompt.
 
         Returns:
-            Token ids without the mask's.
+            Token ids without the mask's and placeholders'.
 
         Raises:
             ValueError: If the text of a special token cannot be read as text.
@@ -280,18 +297,15 @@ class PromptEncoder:
             length = len(self._start_ids)
             if length and token_ids[length : 2 * length] == self._start_ids:
                 token_ids = token_ids[length:]
-        if self.mask_token_id not in token_ids:
+        found = self._literal_ids.keys() & token_ids
+        if not found:
             return token_ids
         if not self._warned:
             self._warned = True
-            logger.warning(
-                "A prompt contains the mask token's text; it is read as plain text, not as a mask."
-            )
-        literal = self._literal_ids
+            what = "mask token's" if self.mask_token_id in found else "image or sound token's"
+            logger.warning("A prompt contains the %s text; it is read as plain text.", what)
         return [
-            piece
-            for token_id in token_ids
-            for piece in (literal if token_id == self.mask_token_id else [token_id])
+            piece for token_id in token_ids for piece in self._literal_ids.get(token_id, [token_id])
         ]
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -311,11 +325,9 @@ class PromptEncoder:
                 token_ids += self.tokenizer(piece.text, add_special_tokens=False)["input_ids"]
         return token_ids
 
-    def _read_literally(self) -> list[int]:
-        if self.mask_token_id is None:
-            return []
-        token = self.tokenizer.convert_ids_to_tokens(self.mask_token_id)
-        if token is None or self.mask_token_id not in self.tokenizer(token)["input_ids"]:
+    def _read_literally(self, token_id: int) -> list[int]:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None or token_id not in self.tokenizer(token)["input_ids"]:
             return []
         return self._read_as_text(token)
 
