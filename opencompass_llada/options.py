@@ -153,7 +153,13 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[s
     return {name: check_value(name, value, hints.get(name, Any)) for name, value in given.items()}
 
 
-def build(cls: type[Options], given: Any, what: str, also: Iterable[str] = ()) -> Options:
+def build(
+    cls: type[Options],
+    given: Any,
+    what: str,
+    also: Iterable[str] = (),
+    by_name: str | None = None,
+) -> Options:
     """Make an options class of what a config gives for it.
 
     Args:
@@ -161,6 +167,7 @@ def build(cls: type[Options], given: Any, what: str, also: Iterable[str] = ()) -
         given: A mapping of its fields, an instance, or None for all defaults.
         what: What messages call it, e.g. ``"cache"``.
         also: Further names that a mapping may hold; they are left out.
+        by_name: The field that a text alone stands for, such as ``"type"``; None for none.
 
     Returns:
         The checked instance.
@@ -171,11 +178,14 @@ def build(cls: type[Options], given: Any, what: str, also: Iterable[str] = ()) -
     """
     if isinstance(given, cls):
         return given
+    if by_name is not None and isinstance(given, str):
+        given = {by_name: given}
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in fields]
     if given is not None and not isinstance(given, Mapping):
+        alone = "" if by_name is None else f"a {by_name}'s name or "
         raise ValueError(
-            f"{what}={show(given)} must be a dict of options, of these: {', '.join(names)}"
+            f"{what}={show(given)} must be {alone}a dict of options, of these: {', '.join(names)}"
         )
     values = dict(given or {})
     also = list(also)

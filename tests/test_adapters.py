@@ -229,7 +229,10 @@ def test_the_check_before_a_run_sees_the_adapter(llada, tmp_path):
 
     base, adapter = llada
     model = dict(type=LLaDACausalLM, abbr="m", path=base, peft_path=adapter)
-    check_options({"models": [model], "datasets": []}, runs_locally=True)
+    inferencer = {"type": "opencompass.openicl.icl_inferencer.GenInferencer"}
+    cell = dict(type="opencompass.datasets.JsonlDataset", abbr="d", path="x")
+    cfg = {"models": [model], "datasets": [cell | {"infer_cfg": {"inferencer": inferencer}}]}
+    check_options(cfg, runs_locally=True)
     model["peft_path"] = changed(adapter, tmp_path / "wrong", {"r": 8})
     with pytest.raises(ValueError, match=r"model 'm': .*wrongly shaped"):
-        check_options({"models": [model], "datasets": []}, runs_locally=True)
+        check_options(cfg, runs_locally=True)

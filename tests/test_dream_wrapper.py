@@ -144,7 +144,7 @@ def test_bos_before_a_prompt_as_the_seeds_wrapper_has_it(checkpoint, monkeypatch
         LLaDACausalLM(str(checkpoint), add_bos=True)
     with pytest.raises(ValueError, match="has no effect with chat"):
         LLaDACausalLM.check_arguments(str(checkpoint), add_bos=True, chat=True)
-    with pytest.raises(ValueError, match="add_bos='yes' must be True or False"):
+    with pytest.raises(ValueError, match="add_bos='yes' must be a boolean; use True or False"):
         LLaDACausalLM.check_arguments(str(checkpoint), add_bos="yes")
 
 

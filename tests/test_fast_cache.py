@@ -161,7 +161,7 @@ def test_float8_takes_half_of_16_bit_and_its_scales():
         ({"type": "prompt", "refresh": "blocks"}, "Did you mean 'block'"),
         ({"type": "dual", "dtype": "float16"}, "Unknown cache dtype"),
         ({"refresh": "never"}, "has no effect with type='none'"),
-        (3, "must be a type's name or a mapping"),
+        (3, "must be a type's name or a dict"),
     ],
 )
 def test_wrong_options_name_the_rule(options, message):

@@ -98,6 +98,7 @@ class BidirectionalConfig(PretrainedConfig):
         ]
         if odd:
             raise CheckpointError(f"config.json: {', '.join(odd)} must be finite. Fetch it again.")
+        cls._check_values(fields)
         known = {*inspect.signature(cls.__init__).parameters, *cls.implemented}
         known |= {*_BOOKKEEPING, *cls.without_effect, *ROPE_FIELDS}
         unknown = sorted(k for k, v in fields.items() if k not in known and v is not None)
@@ -123,8 +124,9 @@ class BidirectionalConfig(PretrainedConfig):
                 if isinstance(value, float) and not value > 0:
                     raise ValueError(f"{name}={value} must be above 0")
         except ValueError as error:
+            rule = str(error).partition("; ")[0]  # what helps an option is no help here
             raise CheckpointError(
-                f"config.json: {error}. Take config.json from where the weights come from."
+                f"config.json: {rule}. Take config.json from where the weights come from."
             ) from error
 
     @property

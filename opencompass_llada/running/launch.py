@@ -259,13 +259,14 @@ def _check_arguments(arguments: Any) -> None:
             raise ValueError(f"{option} must be at least 1; use 1 or more")
     work_dir = getattr(arguments, "work_dir", None)
     if work_dir:
-        try:
-            Path(work_dir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        folder = Path(work_dir).absolute()
+        while not (folder.exists() or folder.is_symlink()):
+            folder = folder.parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise ValueError(
-                f"--work-dir {work_dir} cannot be made ({error.strerror}); give a folder that may "
-                "be written"
-            ) from error
+                f"--work-dir {work_dir} cannot be made: {folder} may not be written; "
+                "give a folder that may"
+            )
 
 
 def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:

@@ -80,5 +80,4 @@ def parse_acceptance_options(
     Raises:
         ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
     """
-    given = {"type": options} if isinstance(options, str) else options
-    return build(AcceptanceOptions, given, "acceptance")
+    return build(AcceptanceOptions, options, "acceptance", by_name="type")

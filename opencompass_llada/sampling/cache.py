@@ -84,8 +84,7 @@ def parse_cache_options(options: Mapping[str, Any] | CacheOptions | str | None) 
     Raises:
         ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
     """
-    given = {"type": options} if isinstance(options, str) else options
-    return build(CacheOptions, given, "cache")
+    return build(CacheOptions, options, "cache", by_name="type")
 
 
 def _check_refresh(refresh: str | int | None) -> None:
