@@ -7,6 +7,7 @@ a dead process has left. Knows nothing of what the files hold.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ LOCK_NAME = ".lock"
 #: as left behind. The owner of a lock renews it every `_RENEWAL` seconds.
 STALE_SECONDS = 120.0
 _RENEWAL = 15.0
+#: What file systems without `flock` answer: NFS without its lock daemon, Lustre without the option.
+_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{8}\.part", re.S)
 #: Bytes of the target's name that the temporary one repeats; file systems take 255 for the whole.
 _NAME_BYTES = 80
@@ -257,7 +260,12 @@ def _take(path: Path, own: dict[str, object]) -> None:
 
     while True:
         with path.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_FLOCK:
+                    raise
+                logger.info("%s: without flock here, so two starts within a moment mix.", path)
             try:
                 if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                     continue  # taken over between opening and locking

@@ -36,7 +36,7 @@ _IN_TEXT = (
     (re.compile(rf"(?i)(--(?:{_NAMES.replace('_', '[-_]')})\s+)[^\s]+"), rf"\1{HIDDEN}"),
 )
 #: What stands for a secret without being one.
-_PLACEHOLDERS = ("", "ENV", "None", "True", "False", HIDDEN)
+_PLACEHOLDERS = ("", "ENV", "EMPTY", "None", "True", "False", HIDDEN)
 
 
 def redact(text: str) -> str:

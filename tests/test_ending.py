@@ -1,5 +1,6 @@
 """A run that is killed or stopped leaves no task and no Slurm job behind."""
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from opencompass_llada.files import describe_owner, folder_lock, process_exists
 from opencompass_llada.running.ending import (
     VARIABLE,
+    _is_there,
     cancel_jobs,
     mark_job,
     tasks_end_with_this,
@@ -62,6 +64,29 @@ def test_the_task_ends_with_its_driver(tmp_path, number):
     else:
         assert status == 128 + number
         assert (tmp_path / "cleared").exists()
+
+
+def test_a_signal_that_the_starter_ignores_stays_ignored(tmp_path):
+    """`nohup ... &` must outlive its terminal."""
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with tasks_end_with_this(in_tasks=True, on_slurm=False, cleared=lambda: None):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGTERM))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
+def test_a_file_system_that_does_not_answer_ends_no_task(tmp_path, monkeypatch):
+    mark = {**describe_owner(), "host": "elsewhere"}
+    assert not _is_there(mark, tmp_path), "the lock is given back"
+
+    def stat_lock(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "stat", stat_lock)
+    assert _is_there(mark, tmp_path)
 
 
 def write_command(folder, name, text):

@@ -190,3 +190,19 @@ def test_a_zombie_is_dead():
         time.sleep(0.05)
     assert not process_exists(child.pid)
     child.wait()
+
+
+def test_a_file_system_without_flock_takes_locks_all_the_same(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        folder_lock(tmp_path, "an evaluation"),
+        pytest.raises(FolderInUse),
+        folder_lock(tmp_path, "another"),
+    ):
+        pass
+    monkeypatch.setattr("fcntl.flock", lambda *_: os.stat(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError), folder_lock(tmp_path, "an evaluation"):
+        pass

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
+from opencompass_llada.cli import main as run_command
 from opencompass_llada.results.board import make_board
 from opencompass_llada.results.collect import collect
 from opencompass_llada.results.identity import cell_meaning
@@ -306,12 +307,14 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         collect([tmp_path / "nowhere"])
 
 
-def test_a_config_is_read_and_never_run(tmp_path):
+def test_a_config_is_read_and_never_run(tmp_path, capsys):
     folder = write_run(tmp_path / "a", ONE, [ruler_cell("vt", 4096)])
     file = next((folder / "configs").glob("*.py"))
     file.write_text(file.read_text() + f"x = open({str(tmp_path / 'made')!r}, 'w')\n")
     with pytest.raises(ValueError, match="is not what a dumped config"):
         collect([tmp_path])
+    assert run_command(["report", str(tmp_path), "-o", str(tmp_path / "report")]) == 1
+    assert "is not what a dumped config" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
 
 

@@ -192,6 +192,15 @@ def test_models_of_others_are_left_alone(config, tmp_path):
     check(config)
 
 
+def test_a_data_set_whose_load_is_no_static_method_is_taken(config):
+    """A third of OpenCompass's own are so; `self` is no keyword that a config could lack."""
+    config.datasets[0]["type"] = "opencompass.datasets.AdvRteDataset"
+    check(config)
+    config.datasets[0]["pth"] = "x"
+    with pytest.raises(ValueError, match="'pth'; AdvRteDataset takes path"):
+        check(config)
+
+
 def test_the_requirements_are_met_here_and_read_alike(repository_root):
     requirements = environment.read_requirements(repository_root)
     environment.check_environment(requirements)

@@ -31,7 +31,7 @@ def test_a_config_with_a_secret_is_refused_without_showing_it(model, place):
 def test_what_is_no_secret_passes():
     fine = {
         "tokenizer_kwargs": {"eos_token": "<|end|>", "pad_token": "<pad>", "token": True},
-        "path": "/models/hf_small/sk-learn", "key": "ENV", "api_key": "ENV", "token": None,
+        "path": "/models/hf_small/sk-learn", "key": "ENV", "api_key": "EMPTY", "token": None,
         "prompt": "The secret password is in the token above: what is it?",
     }  # fmt: skip
     refuse_secrets(ConfigDict(models=[fine], datasets=[{"tokenizer": "gpt-4"}]))

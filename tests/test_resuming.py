@@ -16,6 +16,7 @@ import pytest
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada.files import append_line, sealed_line
+from opencompass_llada.results.collect import collect
 from opencompass_llada.results.completeness import find_finished
 from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.provenance import read_provenance
@@ -44,13 +45,14 @@ from opencompass_llada.wrapper import LLaDACausalLM
 
 models = [dict(type=LLaDACausalLM, abbr=__abbr, **{model!r}) for __abbr in {abbrs!r}]
 datasets = [
-    dict(type=JsonlDataset, abbr='set', path={data!r},
+    dict(type=JsonlDataset, abbr=__set, path={data!r},
          reader_cfg=dict(input_columns=['question'], output_column='answer'),
          infer_cfg=dict(
              prompt_template=dict(type=PromptTemplate, template={template!r}),
              retriever=dict(type=ZeroRetriever),
              inferencer=dict(type={inferencer}, **{options!r})),
-         eval_cfg=dict(evaluator=dict(type=EMEvaluator), **{evaluator!r})),
+         eval_cfg=dict(evaluator=dict(type=EMEvaluator), **{evaluator!r}))
+    for __set in {sets!r}
 ]
 infer = dict(
     partitioner=dict({partitioner}),
@@ -80,7 +82,8 @@ class Job:
             run_cfg=dict(num_gpus=0),
         )  # fmt: skip
         self.rest = dict(template="Say {question} is", inferencer="GenInferencer", options={},
-                         evaluator={}, partitioner=NAIVE, abbrs=("model",))  # fmt: skip
+                         evaluator={}, partitioner=NAIVE, abbrs=("model",),
+                         sets=("set",))  # fmt: skip
 
     def write_rows(self, rows):
         self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -438,6 +441,26 @@ def test_shards_that_are_named_by_number_are_not_mixed_with_others(job, caplog):
         "set_0-2of4.json", "set_2-4of4.json"]  # fmt: skip
 
 
+def test_a_data_set_named_like_a_numbered_shard_is_none(job, caplog):
+    """`set_0` beside `set`: its answers were set aside at every -r, and a shard was passed over."""
+    job.rest["sets"] = ("set", "set_0")
+    assert job.run() == 0
+    folder = job.path / "predictions/model"
+    other = (folder / "set_0.json").stat().st_ino
+    (folder / "set.json").unlink()
+    shutil.rmtree(job.path / "results")
+    job.rest["partitioner"] = SPLIT.format(2)
+    assert job.run("-r") == 0, caplog.text
+    names = ["set_0-2of4.json", "set_0.json", "set_2-4of4.json"]
+    assert sorted(path.name for path in folder.glob("*.json")) == names
+    assert (folder / "set_0.json").stat().st_ino == other
+    assert not (job.path / "superseded").exists()
+    rows = {row.dataset: row for row in collect([job.path]).rows}
+    assert {name: row.status for name, row in rows.items()} == {"set": "ok", "set_0": "ok"}
+    stop_half_way(folder / "set_0.json")
+    assert collect([job.path]).rows[0].status == "ok", "what set_0 lacks, set does not"
+
+
 def test_a_record_of_superseded_answers_is_taken_back(resumed):
     assert read_provenance(resumed.path).datasets["finished", "set"]["num_samples"] == 4
     set_aside(resumed.path, [resumed.path / "predictions/finished/set.json"])
@@ -541,3 +564,23 @@ def test_another_wrappers_options_count_and_no_secret_is_written(checkpoints):
                                fetch=False)  # fmt: skip
         name = "generation_length" if field == "max_out_len" else f"options.{field}"
         assert list_differences(first, other) == [name]
+
+
+def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
+    """A service's model may be named as on the hub; the working folder is nobody's checkpoint."""
+    import huggingface_hub
+
+    from opencompass_llada.running.recording import describe_model
+
+    def fetch(name, local_files_only=False, **_):
+        assert local_files_only, f"{name} would be downloaded"
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    (tmp_path / "own.py").write_text("x = 1")
+    monkeypatch.chdir(tmp_path)
+    for path in ({"path": "large/Model"}, {"path": ""}, {}):
+        model = {"type": "opencompass.models.OpenAISDK", "abbr": "a", **path}
+        assert set(hash_files(model, fetch=True).values()) <= {None}
+        described = describe_model(None, model)
+        assert described["checkpoint_hash"] is described["tokenizer_hash"] is None

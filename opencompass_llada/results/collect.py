@@ -20,6 +20,7 @@ from opencompass_llada.results.completeness import (
     find_missing,
     is_part,
     model_name,
+    split_shard_name,
 )
 from opencompass_llada.results.curves import CurvePoint, read_curves
 from opencompass_llada.results.fingerprints import find_tokenizer
@@ -71,9 +72,13 @@ def collect(work_dirs: Sequence[str | Path]) -> Collection:
         work_dirs: See `runs.find_runs`.
 
     Raises:
-        ValueError: If there is no run in one of them.
+        ValueError: If there is no run in one of them, or nothing but runs whose configs cannot be
+            read.
     """
-    return collect_runs(find_runs(work_dirs))
+    runs = find_runs(work_dirs)
+    if not any(run.pairs for run in runs):
+        raise ValueError("; ".join(text for run in runs for text in run.damage))
+    return collect_runs(runs)
 
 
 def collect_runs(runs: Sequence[Run]) -> Collection:
@@ -174,7 +179,7 @@ def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = ""
         [
             record.get("started")
             for (name, part), record in records.datasets.items()
-            if name == model and is_part(part, dataset)
+            if name == model and is_part(part, dataset, run.datasets)
         ],
         [records.models.get(model, {}).get("started")],
         [record.get("started") for record in records.runs],
@@ -231,15 +236,31 @@ def _judge(
         parts = {
             name: record
             for (model, name), record in records.datasets.items()
-            if model == row.model and is_part(name, row.dataset)
+            if model == row.model and is_part(name, row.dataset, run.datasets)
         }
-        asked = [record.get("num_samples") for record in parts.values()]
-        expected = max([row.n or 0, sum(int(number or 0) for number in asked)])
+        expected = max(row.n or 0, _count_asked(row.dataset, parts))
         # A result of part of the samples (LongBench-E's buckets) has fewer than were asked.
         if cell.num_predictions < expected:
             reason = f"{cell.num_predictions} of {expected} predictions are left"
             return without("partial", reason)
     return row
+
+
+def _count_asked(dataset: str, parts: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return how many samples a data set has, by the records of it and its shards.
+
+    What was made again in other shards has records of both: only shards named by number add up.
+    """
+    numbered, known = 0, [0]
+    for name, record in parts.items():
+        samples, own = split_shard_name(name)[1], int(record.get("num_samples") or 0)
+        if samples is not None:
+            known.append(samples[2])
+        elif name == dataset:
+            known.append(own)
+        else:
+            numbered += own
+    return max(numbered, *known)
 
 
 def _describe_faulty(

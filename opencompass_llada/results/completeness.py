@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,10 +61,11 @@ def find_missing(
     """
     root = Path(work_dir)
     missing = []
+    datasets = list_names(cfg)
     for model, dataset in ((model_name(m), dataset_name(d)) for m, d in list_pairs(cfg)):
         for stage in stages:
             check = _predictions_fault if stage == "predictions" else _result_fault
-            reason = check(root, model, dataset)
+            reason = check(root, model, dataset, datasets)
             if reason is None:
                 continue
             log_path = find_log(root, model, dataset, stage)
@@ -179,6 +180,11 @@ def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapp
         for model in group.get("models") or ():
             for dataset in group.get("datasets") or ():
                 yield model, dataset
+
+
+def list_names(cfg: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of all data sets of a run."""
+    return frozenset(dataset_name(dataset) for _, dataset in list_pairs(cfg))
 
 
 def model_name(model: Mapping[str, Any]) -> str:
@@ -312,13 +318,15 @@ def find_predictions(folder: Path, dataset: str) -> list[Path]:
     return [file.path for file in find_finished(folder, dataset)]
 
 
-def _predictions_fault(root: Path, model: str, dataset: str) -> str | None:
+def _predictions_fault(
+    root: Path, model: str, dataset: str, datasets: Container[str]
+) -> str | None:
     folder = root / "predictions" / model
-    files = find_answer_files(folder, dataset)
+    files = find_answer_files(folder, dataset, datasets)
     for file in files:
         if file.is_partial:
             return f"inference stopped half-way ({file.path.name} is left)"
-    files = find_finished(folder, dataset)
+    files = find_finished(folder, dataset, datasets)
     for file in files:
         if fault := answers_fault(file.path):
             return f"predictions/{model}/{file.path.name} {fault}"
@@ -377,19 +385,28 @@ def split_shard_name(name: str) -> tuple[str, tuple[int, int, int] | None]:
     return match[1], (int(match[2]), int(match[3]), int(match[4]))
 
 
-def is_part(name: str, dataset: str) -> bool:
-    """Tell whether a name is a data set's or that of a shard of it, of either way of naming."""
+def is_part(name: str, dataset: str, datasets: Container[str] = ()) -> bool:
+    """Tell whether a name is a data set's or that of a shard of it, of either way of naming.
+
+    Args:
+        name: Of a file or a record.
+        dataset: The data set's.
+        datasets: Names of data sets of the run; one such as ``NAME_4`` is no shard of ``NAME``.
+    """
     head, _, number = name.rpartition("_")
-    numbered = head == dataset and number.isdigit()
+    numbered = head == dataset and number.isdigit() and name not in datasets
     return name == dataset or numbered or split_shard_name(name)[0] == dataset
 
 
-def find_answer_files(folder: Path, dataset: str) -> list[AnswerFile]:
+def find_answer_files(
+    folder: Path, dataset: str, datasets: Container[str] = ()
+) -> list[AnswerFile]:
     """Return the files that hold answers of a cell, shards in the order of their samples.
 
     Args:
         folder: predictions/MODEL of a run.
         dataset: The data set's abbreviation.
+        datasets: As of `is_part`.
     """
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -397,7 +414,7 @@ def find_answer_files(folder: Path, dataset: str) -> list[AnswerFile]:
         if not (partial or path.suffix == ".json") or not path.is_file():
             continue
         stem = path.stem.removeprefix("tmp_") if partial else path.stem
-        if not is_part(stem, dataset):
+        if not is_part(stem, dataset, datasets):
             continue
         _, samples = split_shard_name(stem)
         if stem == dataset:
@@ -413,14 +430,15 @@ def find_answer_files(folder: Path, dataset: str) -> list[AnswerFile]:
     return sorted(found, key=lambda file: (file.start or 0, file.number or 0, file.path.name))
 
 
-def find_finished(folder: Path, dataset: str) -> list[AnswerFile]:
+def find_finished(folder: Path, dataset: str, datasets: Container[str] = ()) -> list[AnswerFile]:
     """Return the files that make up a cell's answers: the whole one, else its shards in order.
 
     Args:
         folder: predictions/MODEL of a run.
         dataset: The data set's abbreviation.
+        datasets: As of `is_part`.
     """
-    files = [file for file in find_answer_files(folder, dataset) if not file.is_partial]
+    files = [file for file in find_answer_files(folder, dataset, datasets) if not file.is_partial]
     whole = [file for file in files if file.is_whole]
     ranges = [file for file in files if file.stop is not None]
     return whole or ranges or files
@@ -447,13 +465,13 @@ def find_gap(shards: Sequence[AnswerFile]) -> str | None:
     return f"samples {reached} to {total - 1} are missing" if reached != total else None  # type: ignore[operator]
 
 
-def _result_fault(root: Path, model: str, dataset: str) -> str | None:
+def _result_fault(root: Path, model: str, dataset: str, datasets: Container[str]) -> str | None:
     """Say what is wrong with a result, or with the predictions that lie beside it, if any do."""
     content, fault = read_result(root / "results" / model / f"{dataset}.json")
     if not fault and not content:
         fault = "the result is empty"
     if not fault:
-        fault = _predictions_fault(root, model, dataset) or ""
+        fault = _predictions_fault(root, model, dataset, datasets) or ""
     return None if fault in ("", NO_PREDICTIONS) else fault
 
 

@@ -75,12 +75,13 @@ def _add_up(
 ) -> Cost:
     records: list[dict[str, Any]] = []
     recorded, devices = 0, []
+    datasets = {run.name: run.datasets for run in collection.runs}
     for run, model, dataset in members:
         known = collection.provenance[run]
         parts = [
             dict(record)
             for (name, data), record in known.datasets.items()
-            if name == model and is_part(data, dataset)
+            if name == model and is_part(data, dataset, datasets[run])
         ]
         recorded += bool(parts)
         records += parts

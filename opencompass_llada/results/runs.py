@@ -52,6 +52,11 @@ class Run:
     config_files: tuple[Path, ...] = ()
     """The dumped configs, oldest first."""
 
+    @property
+    def datasets(self) -> frozenset[str]:
+        """Names of all data sets, of whatever model."""
+        return frozenset(dataset_name(dataset) for _, dataset in self.pairs)
+
     def as_config(self) -> dict[str, Any]:
         """Return the pairs in the form of an OpenCompass config."""
         groups: dict[int, dict[str, list[Any]]] = {}

@@ -72,7 +72,9 @@ def tasks_end_with_this(
 
     if is_main:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            handlers[number] = signal.signal(number, stop)
+            # Under nohup, or behind `&` in a script, who started this has it ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                handlers[number] = signal.signal(number, stop)
     if on_slurm:
         del os.environ[VARIABLE]  # this one outlives the run
         subprocess.Popen(
@@ -174,8 +176,10 @@ def _is_there(mark: dict[str, Any], folder: Path | None) -> bool:
         return True
     try:
         return time.time() - (folder / LOCK_NAME).stat().st_mtime < STALE_SECONDS
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:  # a shared file system that does not answer says nothing of the driver
+        return True
 
 
 def _find_processes(token: str) -> list[int]:

@@ -77,7 +77,9 @@ def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None
         ``checkpoint``, ``tokenizer`` and ``adapter``, each with its small settings files; None
         for what there is not, and a name left out for what is not on this machine.
     """
-    path = str(model.get("path", ""))
+    # Of other wrappers nothing is downloaded: their hub id may be a service's name for its model.
+    fetch = fetch and is_ours(model)
+    path = str(model.get("path") or "")
     peft = model.get("peft_path")
     subfolder = str((model.get("peft_kwargs") or {}).get("subfolder") or "")
     wanted = {
@@ -99,6 +101,8 @@ def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None
 
 def find_folder(path: str, *, fetch: bool) -> Path | None:
     """Return a checkpoint's folder: its own, or the hub's copy of it; None if it is not here."""
+    if not path:
+        return None
     folder = Path(resolve_path(path)).expanduser()
     if folder.is_dir():
         return folder
@@ -315,7 +319,10 @@ def set_aside(run_path: Path, paths: Iterable[Path], name: str | None = None) ->
         while place.exists():
             place = place.with_name(f"{path.name}.{number}")
             number += 1
-        path.rename(place)
+        try:
+            path.rename(place)
+        except FileNotFoundError:  # another shard's task was first
+            continue
         folder, *between, _ = path.relative_to(run_path).parts
         if folder == "predictions" and path.suffix != SUFFIX:
             stem = path.stem.removeprefix("tmp_" if path.suffix == ".jsonl" else "")

@@ -139,7 +139,7 @@ class _ShardsBySample:
         given = dataset["reader_cfg"].get("test_range") or ""
         files = find_answer_files(self._folder, name)
         shards = [file for file in files if file.stop is not None and file.total == total]
-        unsharded = any(file.is_partial and file.stop is None for file in files)
+        unsharded = (self._folder / f"tmp_{name}.jsonl").is_file()
         if not isinstance(given, str) or (unsharded and not shards):
             return [dataset]  # what is unfinished is continued as it was begun
         done = [(file.start or 0, file.stop or 0) for file in shards if not file.is_partial]
@@ -150,6 +150,12 @@ class _ShardsBySample:
             shard["abbr"] = shard_name(name, start, stop, total)  # type: ignore[index]
             shard["reader_cfg"]["test_range"] = f"{given}[{start}:{stop}]"
             made.append(shard)
+        # OpenCompass passes over the i-th shard where NAME_i.json lies: here another data set's.
+        place = 0
+        while place < len(made):
+            if (self._folder / f"{name}_{place}.json").exists():
+                made.insert(place, dataset)
+            place += 1
         return made
 
 

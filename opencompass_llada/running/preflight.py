@@ -276,6 +276,9 @@ def _check_keywords(kind: Any, function: Any, options: Mapping[str, Any]) -> Non
         kind.check_options(**options)
         return
     signature = inspect.signature(function)
+    parameters = [*signature.parameters.values()]
+    if parameters and parameters[0].name == "self":  # some of OpenCompass's are no static methods
+        signature = signature.replace(parameters=parameters[1:])
     try:
         signature.bind(**options)
     except TypeError as error:

@@ -14,11 +14,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.assets import resolve_path
 from opencompass_llada.logs import get_logger
 from opencompass_llada.results.completeness import dataset_name, model_name
 from opencompass_llada.results.fingerprints import hash_checkpoint, hash_rows, hash_tokenizer
 from opencompass_llada.results.provenance import add_record, describe_environment
+from opencompass_llada.running.makers import find_folder, is_ours
 
 logger = get_logger(__name__)
 
@@ -65,13 +65,16 @@ def recording(
     add_record(run_path, record["model"], record)
 
 
-def record_model(run_path: Path, model: Any, model_cfg: Mapping[str, Any]) -> None:
+def record_model(run_path: Path, model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Record a loaded model: its files' hashes, device, dtype and options, and this process.
 
     Args:
         run_path: The run's folder.
         model: The model, loaded.
         model_cfg: Its config.
+
+    Returns:
+        What was recorded.
     """
     record = {
         "kind": "model",
@@ -81,6 +84,7 @@ def record_model(run_path: Path, model: Any, model_cfg: Mapping[str, Any]) -> No
         **describe_environment(),
     }
     add_record(run_path, record["model"], record)
+    return record
 
 
 def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,12 +100,13 @@ def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     path = str(model_cfg.get("path", ""))
     tokenizer_path = str(model_cfg.get("tokenizer_path") or path)
     settings, adapter = getattr(engine, "settings", None), model_cfg.get("peft_path")
+    fetch = is_ours(model_cfg)  # see `makers.hash_files`
     return {
         "path": path,
-        "checkpoint_hash": _hash_folder(path, hash_checkpoint),
+        "checkpoint_hash": _hash_folder(path, hash_checkpoint, fetch=fetch),
         "adapter": model_cfg.get("peft_path"),
-        "adapter_hash": _hash_folder(str(adapter), hash_checkpoint) if adapter else None,
-        "tokenizer_hash": _hash_folder(tokenizer_path, hash_tokenizer),
+        "adapter_hash": _hash_folder(str(adapter or ""), hash_checkpoint, fetch=fetch),
+        "tokenizer_hash": _hash_folder(tokenizer_path, hash_tokenizer, fetch=fetch),
         "model_class": type(network).__name__ if network is not None else None,
         "model_type": getattr(getattr(network, "config", None), "model_type", None),
         "engine": type(engine).__name__ if engine is not None else None,
@@ -125,15 +130,11 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _hash_folder(path: str, hash_content: Any) -> str | None:
+def _hash_folder(path: str, hash_content: Any, *, fetch: bool) -> str | None:
     """Hash a checkpoint's folder: its own, or the hub's copy of it in the cache."""
     try:
-        folder = Path(resolve_path(path)).expanduser()
-        if not folder.is_dir():
-            from opencompass_llada.modeling.checkpoint import locate_checkpoint
-
-            folder = Path(locate_checkpoint(path))
-        return hash_content(folder) or None
+        folder = find_folder(path, fetch=fetch)
+        return None if folder is None else hash_content(folder) or None
     except (OSError, ValueError) as error:
         logger.warning("No hash of %s is recorded: %s", path, error)
         return None

@@ -9,7 +9,7 @@ eval``, ``-m viz``), answers of another maker are refused instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from opencompass_llada.results.completeness import (
     dataset_name,
     find_answer_files,
     find_finished,
+    list_names,
     list_pairs,
     model_name,
     split_shard_name,
@@ -134,10 +135,11 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
     files: dict[str, dict[str, str | None]] = {}
     findings: list[_Finding] = []
     num_cells = 0
+    datasets = list_names(cfg)
     by_data: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for model, dataset in list_pairs(cfg):
         if (
-            find_answer_files(*_place(run_path, model, dataset))
+            find_answer_files(*_place(run_path, model, dataset), datasets)
             or _result(run_path, model, dataset).exists()
         ):
             own = {k: v for k, v in dataset.items() if k not in ("infer_cfg", "eval_cfg")}
@@ -149,7 +151,7 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
             name = model_name(model)
             if name not in files:
                 files[name] = hash_files(model, fetch=False)
-            finding = _check_cell(run_path, (model, dataset), files[name], built, how)
+            finding = _check_cell(run_path, (model, dataset), files[name], built, how, datasets)
             if finding is not None:
                 findings.append(finding)
     if makes:
@@ -227,6 +229,7 @@ def _check_cell(
     files: Mapping[str, str | None],
     built: Any,
     how: ResumedAs,
+    datasets: Container[str],
 ) -> _Finding | None:
     model, dataset = pair
     folder, name = _place(run_path, model, dataset)
@@ -236,7 +239,7 @@ def _check_cell(
     )
     paths: list[Path] = []
     differing: dict[str, None] = {}
-    for file in find_answer_files(folder, name):
+    for file in find_answer_files(folder, name, datasets):
         wanted = {**expected, **_samples(built, dataset, file)}
         found = list_differences(read_maker(file.path), wanted)
         if file.number is not None:
@@ -245,7 +248,7 @@ def _check_cell(
             differing |= dict.fromkeys(found)
             paths += [file.path, maker_path(file.path)]
     if result.exists():
-        answers = find_finished(folder, name)
+        answers = find_finished(folder, name, datasets)
         wanted = describe_scoring(
             model, dataset, [read_maker(file.path) for file in answers], **how.scoring
         )

@@ -46,7 +46,7 @@ from opencompass_llada.running.makers import (
     type_name,
     write_maker,
 )
-from opencompass_llada.running.recording import describe_model, record_model, recording
+from opencompass_llada.running.recording import record_model, recording
 
 logger = get_logger(__name__)
 
@@ -114,8 +114,7 @@ class ShortNamedInferTask(OpenICLInferTask):
         if getattr(self, "_recorded", None) is not self.model:
             self._recorded = self.model
             self._files = hash_files(self.model_cfg, fetch=True)
-            self._dtype = describe_model(self.model, self.model_cfg)["dtype"]
-            record_model(folder, self.model, self.model_cfg)
+            self._dtype = record_model(folder, self.model, self.model_cfg)["dtype"]
         if not self.dump_only_message_path:
             maker = describe_maker(
                 self.model_cfg,
