@@ -306,14 +306,18 @@ def describe_owner() -> dict[str, Any]:
 
 
 def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
-    """Say whether a process is there; of another host's, whether its trace is young."""
+    """Say whether a process is there; of another host's, whether its trace is young.
+
+    So is a folder with something young in it: its own time stands still while a file in it grows.
+    """
     if host == host_name():
         return process_exists(pid, since)
     try:
-        age = time.time() - trace.stat().st_mtime
+        inside = trace.rglob("*") if trace.is_dir() else ()
+        newest = max(path.stat().st_mtime for path in (trace, *inside))
     except OSError:
         return False
-    return age < STALE_SECONDS
+    return time.time() - newest < STALE_SECONDS
 
 
 def process_exists(pid: int, since: str | None = None) -> bool:

@@ -112,6 +112,19 @@ def test_left_overs_go_when_their_owner_is_dead(tmp_path, dead_process):
     assert remove_left_overs(tmp_path / "missing") == []
 
 
+def test_a_folder_that_another_host_is_filling_stays(tmp_path):
+    """Tokenising takes hours, in a cache that hosts share; the folder's own time stands still."""
+    folder = tmp_path / temporary_name("tokens").replace(f"~{host_name()}~", "~elsewhere~")
+    folder.mkdir()
+    (folder / "tokens.bin").write_text("x")
+    past = time.time() - STALE_SECONDS - 5
+    os.utime(folder, (past, past))
+    assert remove_left_overs(tmp_path) == []
+    os.utime(folder / "tokens.bin", (past, past))
+    os.utime(folder, (past, past))
+    assert remove_left_overs(tmp_path) == [folder]
+
+
 def test_a_torn_line_costs_itself_only(tmp_path):
     path = tmp_path / "lines.jsonl"
     append_line(path, json.dumps({"text": "a\u2028b\u0085c"}, ensure_ascii=False))

@@ -12,12 +12,16 @@ import re
 import shutil
 
 import pytest
-from finetune_runs import LONGER, RECIPE, SHORT
+import torch
+from finetune_runs import LONGER, RECIPE, SHORT, small_recipe
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada.finetune import loop
 from opencompass_llada.finetune.__main__ import main
+from opencompass_llada.finetune.arithmetic import Shape
+from opencompass_llada.finetune.devices import Ranks
+from opencompass_llada.finetune.fitting import check_fits
 
 PHASE, HUGE = SHORT[0], 1_000_000_000
 NUMBER = ["text", "1", True, None, [], {}, float("nan")]
@@ -261,7 +265,7 @@ def damaged_checkpoints(folder):
         yield file("model.safetensors.index.json", content), "index.json"
     yield file("tokenizer.json", b"{"), "holds no tokenizer that can be loaded"
     yield file("tokenizer.json", b""), "holds no tokenizer that can be loaded"
-    yield larger_tokenizer, "a token of id 9999, and the embedding has"
+    yield larger_tokenizer, r"tokens beyond the network's \d+ embeddings: .* \(9999\)"
     yield lambda path: [file.unlink() for file in path.glob("*token*")], "holds no tokenizer"
 
 
@@ -378,3 +382,17 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "text"}')
     paths = (str(tmp_path / "a.txt"), str(tmp_path / "a.jsonl"))
     assert [row.text for row in read_documents(TextSource(paths=paths))] == ["text", "text"]
+
+
+def test_only_logits_that_are_computed_count():
+    """At 256K tokens all logits of an 8B take 130 GB; perplexity needs those of the target."""
+    ranks = Ranks(rank=0, world_size=1, sequence_parallel=1, device=torch.device("cpu"))
+    shape = Shape(width=64, kv_width=64, num_layers=1, mlp_width=64, vocab_size=126464)
+    text, length = {"generated_seed": 8, "num_documents": 1}, 262144
+
+    def recipe(**evaluation):
+        return small_recipe(memory_limit=2.0, evaluation=evaluation)
+
+    check_fits(recipe(text=text, lengths=[length]), shape, ranks)
+    with pytest.raises(ValueError, match=f"retrieval_lengths={length} needs 133.* GB"):
+        check_fits(recipe(retrieval_lengths=[length]), shape, ranks)

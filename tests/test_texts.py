@@ -106,6 +106,19 @@ def test_llamas_classes_write_the_start_as_their_option_says(tmp_path, name, tem
     assert [i for i in read.encode("x y") if i >= BOS] == [BOS] * option
 
 
+def test_a_hub_id_is_read_as_its_folder_is(tmp_path, monkeypatch):
+    folder = write(tmp_path / "t", byte_level("<s> $A </s>"), tokenizer_class="GPT2Tokenizer")
+    asked = []
+
+    def fetch(name, **options):
+        asked.append((name, options.get("revision")))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert encoder("maker/model", revision="main").encode("x y") == encoder(folder).encode("x y")
+    assert asked == [("maker/model", "main")]
+
+
 def test_what_is_put_behind_a_text_is_said_once(tmp_path, caplog):
     read = encoder(write(tmp_path / "t", byte_level("<s> $A </s>")))
     assert caplog.text.count("puts </s> behind every text; it is left out") == 1

@@ -41,14 +41,14 @@ def check_fits(recipe: Recipe, shape: Shape, ranks: Ranks) -> None:
     plan = check_memory(recipe, shape, ranks.world_size, available, on_cuda=on_cuda)
     logger.info("Memory plan: %s", plan.describe())
     chosen = recipe.evaluation
-    for name, lengths in (
-        ("lengths", chosen.lengths),
-        ("retrieval_lengths", chosen.retrieval_lengths),
-    ):
-        needed = measuring_bytes(shape, max(lengths, default=1), on_cuda=on_cuda)
+    for name in ("lengths", "retrieval_lengths"):
+        longest = predicted = max(getattr(chosen, name), default=1)
+        if name == "lengths" and recipe.objective == "masked_diffusion":  # logits of the target
+            predicted = min(longest, chosen.target_tokens)
+        needed = measuring_bytes(shape, longest, predicted, on_cuda=on_cuda)
         if needed > available:
             raise ValueError(
-                f"evaluation: {name}={max(lengths)} needs {needed / 1e9:.1f} GB for one row's "
+                f"evaluation: {name}={longest} needs {needed / 1e9:.1f} GB for one row's "
                 f"logits and hidden states, more than the {available / 1e9:.1f} GB of a device. "
                 "Give shorter lengths."
             )

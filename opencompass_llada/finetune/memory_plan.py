@@ -119,16 +119,17 @@ def _plan(
     )
 
 
-def measuring_bytes(shape: Shape, length: int, *, on_cuda: bool) -> float:
+def measuring_bytes(shape: Shape, length: int, num_predicted: int, *, on_cuda: bool) -> float:
     """Estimate the memory of an evaluation's forward pass over a row, without the weights.
 
     Args:
         shape: The network's sizes.
         length: Tokens of the row.
+        num_predicted: Those of them that logits are computed of.
         on_cuda: Whether activations are 16 bit.
     """
-    unit = 2 if on_cuda else 4
-    return length * (unit * (4 * shape.width + 2 * shape.mlp_width) + 4 * shape.vocab_size)
+    hidden = (2 if on_cuda else 4) * (4 * shape.width + 2 * shape.mlp_width)
+    return length * hidden + num_predicted * 4 * shape.vocab_size
 
 
 class DoesNotFit(ValueError):

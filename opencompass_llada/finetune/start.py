@@ -43,16 +43,10 @@ from opencompass_llada.modeling import (
     read_model_config,
 )
 from opencompass_llada.modeling.checkpoint import refuse_non_finite
-from opencompass_llada.prompting.tokenization import load_tokenizer
+from opencompass_llada.prompting.tokenization import check_vocabulary, load_tokenizer
 from opencompass_llada.rope_scaling import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
 logger = get_logger(__name__)
-
-#: Fields of a checkpoint's config.json that count something.
-_WHOLE_NUMBERS = (
-    *("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size"),
-    *("vocab_size", "embedding_size", "max_sequence_length", "mask_token_id", "eos_token_id"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,22 +183,15 @@ def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> PretrainedConfi
         )
     try:
         config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
-        for name in _WHOLE_NUMBERS:
-            value, lowest = getattr(config, name), int(not name.endswith("token_id"))
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ValueError(f"{name}={value!r} must be a whole number from {lowest}")
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"init_from={recipe.init_from!r}: its config.json makes no network ({error}). Take "
             "config.json from where the weights come from."
         ) from error
-    largest = max(tokens.tokenizer.get_vocab().values())
-    if largest >= config.embedding_size:
-        raise ValueError(
-            f"init_from={recipe.init_from!r}: the tokenizer has a token of id {largest}, and the "
-            f"embedding has {config.embedding_size} rows. Put the tokenizer beside the weights "
-            "that they were trained with."
-        )
+    try:
+        check_vocabulary(tokens.tokenizer, config.embedding_size)
+    except ValueError as error:
+        raise ValueError(f"init_from={recipe.init_from!r}: {error}") from error
     return config
 
 

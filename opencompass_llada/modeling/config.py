@@ -119,8 +119,9 @@ class BidirectionalConfig(PretrainedConfig):
         try:
             values = check_call(cls.__init__, given)
             for name, value in values.items():
-                if isinstance(value, int) and value < 1 and not name.endswith("_token_id"):
-                    raise ValueError(f"{name}={value} must be at least 1")
+                lowest = int(not name.endswith("_token_id"))
+                if isinstance(value, int) and value < lowest and name != "pad_token_id":
+                    raise ValueError(f"{name}={value} must be at least {lowest}")
                 if isinstance(value, float) and not value > 0:
                     raise ValueError(f"{name}={value} must be above 0")
         except ValueError as error:

@@ -30,6 +30,7 @@ _PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _FILE = "tokenizer.json"
 _FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
+_FETCHED = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 #: Parts of a tokenizer.json that some classes of either major replace by their own.
 _PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 #: Options of ``from_pretrained`` that ask for other parts than the file's.
@@ -61,13 +62,14 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         "tokenizer_path."
     )
     folder = Path(path).expanduser()
-    source = folder if folder.is_dir() else path
     if folder.is_dir() and not any((folder / name).is_file() for name in _FILES):
         raise ValueError(f"The folder {str(path)!r} holds no tokenizer. {remedy}")
     if not folder.is_dir() and str(path).startswith((".", "/", "~")):
         raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {remedy}")
     try:
-        tokenizer = _load(source, folder, keywords)
+        if not folder.is_dir():
+            folder = _fetch(str(path), options)
+        tokenizer = _load(folder, keywords)
         if (folder / _FILE).is_file() and not _CHANGE_PARTS & options.keys():
             _take_parts(tokenizer, folder)
         _keep_start_alone(tokenizer)
@@ -79,15 +81,23 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         ) from error
 
 
-def _load(source: str | Path, folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def _fetch(name: str, options: Mapping[str, Any]) -> Path:
+    """Download a hub id's small files, so that it is read as a folder of them is."""
+    from huggingface_hub import snapshot_download
+
+    known = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    return Path(snapshot_download(name, allow_patterns=_FETCHED, **known))
+
+
+def _load(folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     if _written_by_transformers_5(folder):
-        return PreTrainedTokenizerFast.from_pretrained(source, **keywords)
-    name = get_tokenizer_config(str(source)).get("tokenizer_class")
+        return PreTrainedTokenizerFast.from_pretrained(folder, **keywords)
+    name = get_tokenizer_config(str(folder)).get("tokenizer_class")
     if name in _SAME_AS:
         known = getattr(transformers, _SAME_AS[name])
         logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
-        return known.from_pretrained(source, **keywords)
-    return AutoTokenizer.from_pretrained(source, **keywords)
+        return known.from_pretrained(folder, **keywords)
+    return AutoTokenizer.from_pretrained(folder, **keywords)
 
 
 def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
