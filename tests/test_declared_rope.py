@@ -336,7 +336,7 @@ def write_of_kind(folder, kind, **fields):
     """Write a network of transformers whose config.json has these fields of RoPE and no others."""
     torch.manual_seed(0)
     config = CONFIG_MAPPING[kind](**PLAIN_SIZES)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
     layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
     known = {"model_type": kind, **PLAIN_SIZES, **layers, **fields}
     (folder / "config.json").write_text(json.dumps(known))

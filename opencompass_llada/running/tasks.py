@@ -251,7 +251,7 @@ def read_cell_answers(
         )
     for place, answer in enumerate(answers if column else ()):
         gold, reference = answer.get("gold"), _as_json(samples[place][column])
-        if gold and gold != reference:
+        if gold and json.dumps(gold) != json.dumps(reference):  # a NaN is equal to itself as a text
             raise ValueError(
                 f"the answer to sample {place} in {folder} was stored with the reference "
                 f"{str(gold)[:80]!r}, and the data set's is {str(reference)[:80]!r}: the answers "
