@@ -14,14 +14,17 @@ HIDDEN = "<hidden>"
 #: Keys whose texts are secrets; ``eos_token`` and the like are none.
 _NAMES = (
     "token|hf_token|auth_token|use_auth_token|access_token|refresh_token|bearer_token|api_key|"
-    "apikey|api_token|password|passwd|secret|client_secret|secret_key|access_key|private_key|"
+    "apikey|api_token|password|passwd|secret|client_secret|secret_key|secretkey|access_key|"
+    "private_key|"
     "authorization"
 )
 _NAME = re.compile(_NAMES, re.IGNORECASE)
 _FORM = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{20,}"
-    r"|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[A-Z0-9]{16}|xox[abp]-[\w-]{10,})"
+    r"|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[A-Z0-9]{16}|AIza[\w-]{35}|xox[abp]-[\w-]{10,})"
 )
+#: What OpenCompass's models of services take as ``key``, and no word is.
+_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.-]{20,}")
 _IN_TEXT = (
     (_FORM, HIDDEN),
     (re.compile(r"(?i)(\bbearer\s+)[\w.~+/-]{8,}=*"), rf"\1{HIDDEN}"),
@@ -75,6 +78,7 @@ def _find(value: Any, place: str, key: str = "") -> Iterator[str]:
             yield from _find(item, f"{place}.{name}".lstrip("."), str(name))
     elif isinstance(value, str):
         is_named = _NAME.fullmatch(key) and value not in _PLACEHOLDERS
+        is_named = is_named or (key == "key" and _RANDOM.fullmatch(value))
         in_url = re.search(r"\w://[^/\s:@]*:[^/\s@]+@", value)
         if is_named or _FORM.search(value) or in_url:
             yield place

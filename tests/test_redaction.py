@@ -18,13 +18,15 @@ TOKEN = "hf_" + "a1B2c3D4" * 4
         ({"headers": {"Authorization": "Basic abc"}}, "Authorization"),
         ({"api_key": ["sk-" + "z" * 30]}, "api_key[0]"),
         ({"password": "abc"}, "password"),
+        ({"key": "0a1b2c3d4e5f" * 2 + ".XyZ"}, "models[0].key"),
+        ({"secretkey": "abc"}, "secretkey"),
     ],
 )
 def test_a_config_with_a_secret_is_refused_without_showing_it(model, place):
     with pytest.raises(ValueError, match="HF_TOKEN") as caught:
         refuse_secrets(ConfigDict(models=[model], datasets=[]))
     assert place in str(caught.value)
-    for secret in (TOKEN, "x" * 12, "z" * 30, "Basic abc"):
+    for secret in (TOKEN, "x" * 12, "z" * 30, "Basic abc", "0a1b2c"):
         assert secret not in str(caught.value)
 
 
@@ -34,7 +36,8 @@ def test_what_is_no_secret_passes():
         "path": "/models/hf_small/sk-learn", "key": "ENV", "api_key": "EMPTY", "token": None,
         "prompt": "The secret password is in the token above: what is it?",
     }  # fmt: skip
-    refuse_secrets(ConfigDict(models=[fine], datasets=[{"tokenizer": "gpt-4"}]))
+    keys = {"key": "YOUR_API_KEY_OF_THE_SERVICE"}
+    refuse_secrets(ConfigDict(models=[fine, keys], datasets=[{"tokenizer": "gpt-4"}]))
 
 
 @pytest.mark.parametrize(

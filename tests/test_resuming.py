@@ -29,6 +29,7 @@ from opencompass_llada.running.makers import (
 )
 from opencompass_llada.running.partitioner import plan_ranges
 from opencompass_llada.running.preflight import check_file_names
+from opencompass_llada.running.tasks import read_cell_answers
 
 CONFIG = """
 from opencompass.datasets import JsonlDataset
@@ -439,6 +440,19 @@ def test_shards_that_are_named_by_number_are_not_mixed_with_others(job, caplog):
     assert "shards named by number alone" in caplog.text
     assert [file.path.name for file in find_finished(folder, "set")] == [
         "set_0-2of4.json", "set_2-4of4.json"]  # fmt: skip
+
+
+def test_a_reference_is_compared_as_it_is_stored(tmp_path):
+    file = tmp_path / "predictions/model/set.json"
+    file.parent.mkdir(parents=True)
+    golds = [float("nan"), {"b": 1, "a": (2,)}]
+    rows = {str(i): {"prediction": "x", "gold": gold} for i, gold in enumerate(golds)}
+    file.write_text(json.dumps(rows))
+    samples = [{"answer": gold} for gold in golds]
+    files = find_finished(file.parent, "set")
+    assert len(read_cell_answers(file.parent, files, samples, "answer")) == 2
+    with pytest.raises(ValueError, match="sample 0 .* was stored with the reference"):
+        read_cell_answers(file.parent, files, samples[::-1], "answer")
 
 
 def test_a_data_set_named_like_a_numbered_shard_is_none(job, caplog):
