@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.files import write_text
+from opencompass_llada.redaction import chosen_variables, redact
 from opencompass_llada.results.provenance import find_commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,11 +56,11 @@ def installed_versions() -> dict[str, str]:
 
 def describe_command() -> str:
     """Return this process's command as a reader types it, LLADA_* variables and torchrun too."""
-    variables = [f"{k}={shlex.quote(v)}" for k, v in os.environ.items() if k.startswith("LLADA_")]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in chosen_variables().items()]
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     start = f"torchrun --nproc_per_node {processes}" if processes else "python"
     script = f"benchmarks/{Path(sys.argv[0]).name}"
-    return " ".join([*variables, start, script, *map(shlex.quote, sys.argv[1:])])
+    return redact(" ".join([*variables, start, script, *map(shlex.quote, sys.argv[1:])]))
 
 
 def exit_on_error(command: Callable[[], None]) -> None:

@@ -132,7 +132,7 @@ def examine_config(config: str) -> Iterator[Finding]:
     """
     from opencompass_llada.doctor.data import how_to_get
     from opencompass_llada.doctor.needs import check_needs
-    from opencompass_llada.running.preflight import check_options, read_config
+    from opencompass_llada.running import preflight
 
     remedy = f"correct {config}, or the LLADA_* variable that it names"
     if not Path(config).is_file():
@@ -141,19 +141,31 @@ def examine_config(config: str) -> Iterator[Finding]:
         )
         return
     try:
-        cfg = read_config(config)
+        cfg = preflight.read_config(config)
     except ValueError as error:
         command = how_to_get(getattr(error, "topic", ""))
         yield Finding(topic="config", level="fault", text=str(error), remedy=command or remedy)
         return
     try:
-        check_options(cfg, runs_locally=True)
+        preflight.check_file_names(cfg)
+        preflight.check_parts(cfg, scores=True)
+        preflight.check_options(cfg, runs_locally=True)
         yield Finding(topic="config", level="ok", text=f"{config}: models and data sets fit")
     except ValueError as error:
         text = f"{config}: {error}"
         yield Finding(topic="config", level="fault", text=text, remedy=remedy)
         return
-    yield from check_needs(cfg)
+    needs = list(check_needs(cfg))
+    yield from needs
+    if any(finding.level == "fault" for finding in needs):
+        return
+    try:
+        preflight.check_data(cfg)
+    except ValueError as error:
+        command = how_to_get(getattr(error, "topic", ""))
+        yield Finding(
+            topic="data", level="fault", text=str(error), remedy=command or "correct the file"
+        )
 
 
 if __name__ == "__main__":

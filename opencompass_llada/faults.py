@@ -20,10 +20,14 @@ from types import TracebackType
 from opencompass_llada.redaction import redact
 
 _PACKAGE = Path(__file__).resolve().parent
+_SMALLER = (
+    "Use a smaller batch_size or max_seq_len in an evaluation, a smaller micro_rows or "
+    "sequence_length in a training"
+)
 #: Causes that the machine gives, not the code: name of the class, and what helps.
 _MACHINE = {
-    "OutOfMemoryError": "Use a smaller batch_size or max_seq_len, or a device with more memory.",
-    "MemoryError": "Use a smaller batch_size or max_seq_len, or a machine with more memory.",
+    "OutOfMemoryError": f"{_SMALLER}, or a device with more memory.",
+    "MemoryError": f"{_SMALLER}, or a machine with more memory.",
 }
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 

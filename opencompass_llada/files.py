@@ -38,8 +38,46 @@ _TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{
 _NAME_BYTES = 80
 
 
+#: Environment variable: folder of what is kept between runs; ``none`` keeps nothing. Not LLADA_*:
+#: those choose what is run.
+CACHE_VARIABLE = "OPENCOMPASS_LLADA_CACHE"
+
+
 class FolderInUse(ValueError):
     """Another process is at work in a folder."""
+
+
+def user_cache(name: str) -> Path | None:
+    """Return the user's folder for what is kept between runs; None if nothing is to be kept.
+
+    Args:
+        name: Folder in it, e.g. ``"ruler"``.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE, "").strip()
+    if chosen.lower() == "none":
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "opencompass_llada"
+    return (Path(chosen) if chosen else base).expanduser() / name
+
+
+def check_user_cache(name: str) -> None:
+    """Refuse a cache folder in whose place a file lies.
+
+    Args:
+        name: As of `user_cache`.
+
+    Raises:
+        ValueError: With the file and the variable to set.
+    """
+    folder = user_cache(name)
+    for path in () if folder is None else (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise ValueError(
+                f"{CACHE_VARIABLE}: {str(path)!r} is a file, and the cache {str(folder)!r} needs a "
+                f"folder there; set {CACHE_VARIABLE} to a folder, or to none to keep nothing"
+            )
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Keeps secrets out of what is written: configs that hold one are refused, texts are redacted.
 
 A secret is known by its key (``token``, ``api_key``, ...) or by its form (``hf_...``, ``sk-...``, a
-password in a URL). Reads no environment.
+password in a URL).
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ _NAMES = (
     "authorization"
 )
 _NAME = re.compile(_NAMES, re.IGNORECASE)
+_VARIABLE = re.compile(rf"\w+_(?:{_NAMES})", re.IGNORECASE)
 _FORM = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{20,}"
     r"|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[A-Z0-9]{16}|AIza[\w-]{35}|xox[abp]-[\w-]{10,})"
@@ -29,10 +31,10 @@ _IN_TEXT = (
     (_FORM, HIDDEN),
     (re.compile(r"(?i)(\bbearer\s+)[\w.~+/-]{8,}=*"), rf"\1{HIDDEN}"),
     (re.compile(r"(\w://)[^/\s:@'\"]*:[^/\s@'\"]+@"), rf"\1{HIDDEN}@"),
-    # name=value, name="value", 'name': 'value' and --name value
+    # name=value, name="value", 'name': 'value', VARIABLE_NAME=value and --name value
     (
         re.compile(
-            rf"(?i)((?<![\w])(?:{_NAMES})['\"]?\s*[=:]\s*)(['\"]?)(?!{HIDDEN})[^\s'\",)&]+\2"
+            rf"(?i)((?<![\w])(?:(?-i:[A-Z0-9_]+_))?(?:{_NAMES})['\"]?\s*[=:]\s*)(['\"]?)(?!{HIDDEN})[^\s'\",)&]+\2"
         ),
         rf"\1\2{HIDDEN}\2",
     ),
@@ -51,6 +53,14 @@ def redact(text: str) -> str:
     for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text
+
+
+def chosen_variables() -> dict[str, str]:
+    """Return the LLADA_* variables of this process as a record may show them: secrets hidden."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("LLADA_")}
+    return {
+        name: HIDDEN if _VARIABLE.fullmatch(name) else redact(value) for name, value in own.items()
+    }
 
 
 def refuse_secrets(cfg: Mapping[str, Any]) -> None:

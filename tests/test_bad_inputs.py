@@ -1,5 +1,6 @@
 """Every bad input ends in one paragraph that names it, before weights load; good ones are taken."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from mmengine.config import ConfigDict
 from numpy import float64, int64
 from tiny import write_tiny_checkpoint
 
+from opencompass_llada import cli
+from opencompass_llada.results import published
 from opencompass_llada.running import preflight
 
 GOOD: dict[str, str] = {
@@ -84,3 +87,39 @@ def test_good_inputs_are_taken(name, checkpoint):
     names = {"int64": int64, "float64": float64, "Path": Path, "ConfigDict": ConfigDict}
     exec(GOOD[name], {**names, "model": model, "dataset": dataset})
     preflight.check_config({"models": [model], "datasets": [dataset]}, runs_locally=True)
+
+
+@pytest.mark.parametrize("value", [900, "HUGE"])
+def test_a_wrong_number_of_a_result_is_shown_nowhere(value, tmp_path, capsys):
+    bad_inputs.edit_result(accuracy=value, score=value)(tmp_path)
+    words = [word.replace("FOLDER", str(tmp_path)) for word in bad_inputs.REPORT]
+    assert cli.main(words) == 1
+    with (tmp_path / "report/results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["length"] == "2000"]
+    assert rows
+    assert {row["score"] for row in rows} == {""}
+    assert "99999" not in (tmp_path / "report/leaderboard.md").read_text().replace("9" * 116, "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "a,b\n", "HEADER", b"\xff\xfe", "FIRST" + "a,b\n", "NUMBER", "NAN", "TRUST", "\0"],
+)
+def test_damaged_published_figures_are_named(content, tmp_path, monkeypatch):
+    lines = published.FILE.read_text().splitlines(keepends=True)
+    first = "".join(lines[:2])
+    known = {
+        "HEADER": first.replace("value", "number"), "FIRSTa,b\n": first + "a,b\n",
+        "NUMBER": first.replace("14.94", "14,94"), "NAN": first.replace("14.94", "nan"),
+        "TRUST": first.replace("primary", "primar"),
+    }  # fmt: skip
+    content = known.get(content, content)
+    file = tmp_path / "published_figures.csv"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setattr(published, "FILE", file)
+    published.read_figures.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"published_figures\.csv, line \d.*install the pack"):
+            published.read_figures()
+    finally:
+        published.read_figures.cache_clear()

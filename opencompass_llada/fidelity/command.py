@@ -17,6 +17,7 @@ from opencompass_llada.fidelity.settings import apply_setting
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
+from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.results.fingerprints import hash_values
 from opencompass_llada.results.provenance import describe_environment
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -186,7 +187,7 @@ def write_fidelity_record(
     made = describe_environment()
     record = {
         **{"command": made["command"], "date": date.today().isoformat()},
-        "variables": {k: v for k, v in os.environ.items() if k.startswith("LLADA_")},
+        "variables": chosen_variables(),
         **{"commit": made["git_commit"], "load": round(os.getloadavg()[0], 1)},
         "machine": f"{made['platform']}, {made['num_cores']} cores",
         "versions": {"python": made["python"], **made["packages"]},

@@ -43,7 +43,8 @@ def run_comparison(given: argparse.Namespace) -> int:
         write_table,
     )
     from opencompass_llada.fidelity.settings import parse_setting
-    from opencompass_llada.running.preflight import read_config
+    from opencompass_llada.redaction import refuse_secrets
+    from opencompass_llada.running.preflight import check_parts, read_config
 
     try:
         if given.record and (given.record.is_dir() or not given.record.parent.is_dir()):
@@ -56,6 +57,8 @@ def run_comparison(given: argparse.Namespace) -> int:
             datasets=given.datasets,
             limit=given.limit,
         )
+        refuse_secrets({**request.config, "first": request.first, "second": request.second})
+        check_parts(request.config, scores=True)
         found = run_fidelity(request)
     except ValueError as error:
         sys.stderr.write(f"opencompass-llada fidelity: {error}\n")

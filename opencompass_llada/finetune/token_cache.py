@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from opencompass_llada.files import remove_left_overs, replacing, temporary_name
+from opencompass_llada.files import remove_left_overs, replacing, temporary_name, user_cache
 from opencompass_llada.finetune.documents import Document, matching_files, read_documents
 from opencompass_llada.finetune.recipe_parts import TextSource
 from opencompass_llada.logs import get_logger
@@ -67,11 +67,7 @@ class TokenizedText:
 
 def default_folder() -> Path | None:
     """Return where tokens are kept by default; None if OPENCOMPASS_LLADA_CACHE says ``none``."""
-    chosen = os.environ.get("OPENCOMPASS_LLADA_CACHE", "").strip()
-    if chosen.lower() == "none":
-        return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "opencompass_llada"
-    return (Path(chosen) if chosen else base).expanduser() / "tokens"
+    return user_cache("tokens")
 
 
 def describe_source(source: TextSource) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.options import show
 from opencompass_llada.results.provenance import hash_file, read_seals, seal_fault
 
 NO_PREDICTIONS = "no predictions were written"
@@ -91,7 +92,8 @@ def find_damage(root: Path) -> list[str]:
                 fault = answers_fault(path)
             else:
                 content, fault = _read_object(path)
-                fault = fault or (_origin_fault(path) if content else "is empty")
+                fault = fault or ("" if content else "is empty")
+                fault = fault or _origin_fault(path) or _share_fault(content)
             if fault:
                 found.append(f"{path} {fault}")
     return found
@@ -259,6 +261,8 @@ def read_result(path: Path) -> tuple[dict[str, Any], str]:
         return {}, f"the evaluator reported an error: {content['error']}"
     if fault := _origin_fault(path):
         return {}, fault
+    if fault := _share_fault(content):
+        return {}, f"the result {fault}"
     return content, ""
 
 
@@ -294,6 +298,15 @@ def _origin_fault(path: Path) -> str:
         f"the result was not made of the predictions beside it (predictions/{model}/{differing[0]} "
         "is another file by now)"
     )
+
+
+def _share_fault(content: Mapping[str, Any]) -> str:
+    """Say if an accuracy is no share; evaluators give it in percent."""
+    for name, value in content.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name.partition("_")[0] == "accuracy" and is_number and (value < 0 or value > 100):
+            return f"has {name}={show(value)}, outside 0 to 100, which no evaluator gives"
+    return ""
 
 
 def describe_predictions(run_path: Path, model: str, dataset: str) -> dict[str, str]:

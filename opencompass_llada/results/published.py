@@ -14,6 +14,7 @@ from pathlib import Path
 
 from opencompass_llada.options import unknown_name_message
 from opencompass_llada.results.board import Score
+from opencompass_llada.results.table import finite
 
 FILE = Path(__file__).with_name("published_figures.csv")
 #: Trust levels, from what can be cited to what cannot without the paper in hand.
@@ -100,22 +101,30 @@ def read_figures() -> tuple[Figure, ...]:
     """Read all published figures.
 
     Raises:
-        ValueError: For a line that does not fit.
+        ValueError: For a file or line that does not fit; names it.
     """
-    figures = []
     with FILE.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            values = {field.name: line[field.name] for field in fields(Figure)}
-            figures.append(
-                Figure(
-                    **{
-                        **values,
-                        "length": int(values["length"]) if values["length"] else None,
-                        "value": float(values["value"]),
-                    }  # type: ignore[arg-type]
-                )
-            )
+        rows = csv.DictReader(file)
+        try:
+            if list(rows.fieldnames or ()) != [field.name for field in fields(Figure)]:
+                raise ValueError("its header is not that of published figures")
+            figures = [_read_figure(row) for row in rows]
+        except (ValueError, csv.Error) as error:  # bytes that are no UTF-8 are ValueErrors, too
+            raise ValueError(
+                f"{FILE}, line {rows.line_num}: {error}. The file is damaged; install the package "
+                "again, or restore the file"
+            ) from error
     return tuple(figures)
+
+
+def _read_figure(row: dict[str, str]) -> Figure:
+    if None in row or None in row.values():
+        raise ValueError("the line has not as many fields as the header")
+    value = finite(float(row["value"]))
+    if value is None:
+        raise ValueError(f"value={row['value']} must be a finite number")
+    length = int(row["length"]) if row["length"] else None
+    return Figure(**{**row, "length": length, "value": value})  # type: ignore[arg-type]
 
 
 def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) -> list[Comparison]:

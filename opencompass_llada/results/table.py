@@ -169,6 +169,7 @@ def _cell_rows(
     for metric in metrics:
         score = finite(result.get(metric))
         fault = _number_fault(benchmark, metric, score)
+        fault = fault and f"{fault} ({path.relative_to(work_dir)})"
         usable = status == "ok" and not fault
         yield ResultRow(
             model=facts.abbr,
@@ -263,7 +264,8 @@ def _standard_error(metric: str, score: float | None, result: Mapping[str, Any])
         return hit_rate_standard_error(score / 100 * num_samples, num_samples)
     # OpenCompass writes each field of a detail as a list, one entry a run of the data set.
     details = result.get("details")
-    scores = [detail.get(metric) for detail in details] if isinstance(details, list) else []
+    details = details if isinstance(details, list) else []
+    scores = [detail.get(metric) for detail in details if isinstance(detail, Mapping)]
     values = [value[0] if isinstance(value, list) and value else value for value in scores]
     numbers = [number for number in map(finite, values) if number is not None]
     return mean_standard_error(numbers) if len(numbers) == num_samples else None

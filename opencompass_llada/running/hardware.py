@@ -10,6 +10,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
+
+#: A folder for each GPU, where a driver is loaded; known in containers without nvidia-smi, too.
+DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def count_gpus(environment: Mapping[str, str] | None = None) -> int:
@@ -17,7 +21,7 @@ def count_gpus(environment: Mapping[str, str] | None = None) -> int:
 
     CUDA_VISIBLE_DEVICES decides where it is set: its entries (indices, GPU-... or MIG-... ids)
     count up to the first that is none of these or does not exist, which hides the rest, as CUDA
-    reads it: an empty value, ``all`` and ``cuda:0`` hide all. Else nvidia-smi's list is counted.
+    reads it: an empty value, ``all`` and ``cuda:0`` hide all. Else the driver's list is counted.
 
     Args:
         environment: Environment variables; the process's own by default.
@@ -32,9 +36,13 @@ def count_gpus(environment: Mapping[str, str] | None = None) -> int:
         return len(devices)
     count = 0
     for entry in (part.strip() for part in visible.split(",")):
-        hidden = not entry.isdigit() and not entry.startswith(("GPU-", "MIG-"))
-        missing = entry.isdigit() and bool(devices) and int(entry) >= len(devices)
-        if hidden or missing:
+        if entry.isdecimal():
+            exists = int(entry) < len(devices)
+        elif entry.startswith("GPU-"):
+            exists = any(f"UUID: {entry}" in line for line in devices)
+        else:
+            exists = entry.startswith("MIG-") and bool(devices)
+        if not exists:
             break
         count += 1
     return count
@@ -44,12 +52,12 @@ def list_gpus() -> list[str]:
     """Return nvidia-smi's line for each GPU, or each MIG instance where a GPU is split.
 
     Returns:
-        Lines such as ``GPU 0: NVIDIA H100 (UUID: GPU-...)``; empty where nvidia-smi is missing or
-        fails.
+        Lines such as ``GPU 0: NVIDIA H100 (UUID: GPU-...)``; without nvidia-smi the driver's own
+        list in that form; empty where there is no driver, or nvidia-smi fails.
     """
     command = shutil.which("nvidia-smi")
     if command is None:
-        return []
+        return [_describe_gpu(i, path) for i, path in enumerate(sorted(DRIVER.glob("*")))]
     try:
         listing = subprocess.run(
             [command, "-L"], capture_output=True, text=True, timeout=60, check=False
@@ -61,6 +69,16 @@ def list_gpus() -> list[str]:
     lines = [line.strip() for line in listing.stdout.splitlines()]
     instances = [line for line in lines if line.startswith("MIG ")]
     return instances or [line for line in lines if line.startswith("GPU ")]
+
+
+def _describe_gpu(index: int, folder: Path) -> str:
+    """Read the driver's ``Model:`` and ``GPU UUID:``; a UUID that cannot be read is left empty."""
+    try:
+        lines = (folder / "information").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    return f"GPU {index}: {facts.get('Model', '')} (UUID: {facts.get('GPU UUID', '')})"
 
 
 def visible_devices_as_indices(visible: str, devices: list[str]) -> str:

@@ -126,6 +126,8 @@ def _launch(run: _Run) -> int:
             cfg = preflight.read_config(config, read) if config else read()
             preflight.check_file_names(cfg)
             _check_reuse(cfg, arguments)
+            if arguments.mode != "viz":
+                preflight.check_parts(cfg, scores=arguments.mode != "infer")
             if arguments.mode in ("all", "infer"):
                 preflight.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
             run.mark(cfg)

@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 
 #: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
 _NAME_BYTES = 200
+_MAPPING = Mapping[str, Any] | None
 # Keys of a data set's config that are not the keywords of its class.
 _DATA_SET_HOST_KEYS = ("type", "abbr", "reader_cfg", "infer_cfg", "eval_cfg", "k", "n")
 
@@ -100,7 +101,7 @@ def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
             raise ValueError(f"{finding.topic}: {finding.text}. Mend it: {finding.remedy}")
         if finding.level == "fetch":
             logger.warning("%s: %s. If that fails: %s", finding.topic, finding.text, finding.remedy)
-    _check_cells(dataset for _, datasets in _groups(cfg) for dataset in datasets)
+    check_data(cfg)
 
 
 def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
@@ -226,6 +227,48 @@ def check_file_names(cfg: Mapping[str, Any]) -> None:
                         "control characters; a path would lead out of the folder. Rename it, e.g. "
                         f"abbr={_plain_name(name)!r}"
                     )
+
+
+def check_parts(cfg: Mapping[str, Any], *, scores: bool) -> None:
+    """Check that data sets have the parts that OpenCompass's tasks take for granted.
+
+    Args:
+        cfg: The resolved config.
+        scores: Whether answers are scored, too.
+
+    Raises:
+        ValueError: For the first part that is missing or that the reader does not take.
+    """
+    with _naming_imports():
+        _check_form(cfg)
+    for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
+        with _naming("data set", dataset):
+            _check_reader(dict(dataset.get("reader_cfg") or {}))
+            parts = {"infer_cfg": ("inferencer", "retriever"), "eval_cfg": ("evaluator",)}
+            for key, names in parts.items():
+                given = dataset.get(key) or {}
+                for name in names if key == "infer_cfg" or scores else ():
+                    if "type" not in (check_value(name, given.get(name), _MAPPING) or {}):
+                        raise ValueError(f"{key} has no {name}; give {name}=dict(type=...)")
+            if not {"prompt_template", "ice_template"} & {*(dataset.get("infer_cfg") or {})}:
+                raise ValueError(
+                    "infer_cfg has no prompt_template; give prompt_template=dict(type=..., "
+                    "template=...)"
+                )
+
+
+def _check_reader(reader: Mapping[str, Any]) -> None:
+    from opencompass.openicl.icl_dataset_reader import DatasetReader
+
+    names = [name for name in inspect.signature(DatasetReader).parameters if name != "dataset"]
+    reject_unknown("reader_cfg option", reader, names)
+    for name, kind in (("input_columns", str | Sequence[str]), ("output_column", str | None)):
+        if name not in reader:
+            raise ValueError(
+                f"reader_cfg has no {name}; give reader_cfg=dict(input_columns=['prompt'], "
+                "output_column='answer') with the columns of this data set"
+            )
+        check_value(f"reader_cfg[{name!r}]", reader[name], kind)
 
 
 def _plain_name(name: str) -> str:
@@ -373,14 +416,20 @@ def _find_family(options: WrapperOptions) -> Family | None:
     return find_family(read_model_config(path), options.path, options.family)
 
 
-def _check_cells(datasets: Iterable[Mapping[str, Any]]) -> None:
+def check_data(cfg: Mapping[str, Any]) -> None:
     """Read the data of this package's data sets, before weights load.
 
     Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
     read them are read, each source once. What a task would fetch from the hub is left to it.
+
+    Args:
+        cfg: The resolved config.
+
+    Raises:
+        ValueError: For a file that does not fit; names it and the line.
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
-    for dataset in datasets:
+    for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
         kind: Any = find_class(dataset["type"]) if _is_known(dataset["type"]) else None
         if hasattr(kind, "source"):
             options = {k: dataset[k] for k in dataset if k not in _DATA_SET_HOST_KEYS}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,25 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.datasets.ruler.fitting import RulerSample
-from opencompass_llada.files import remove_left_overs, replacing
+from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
 
-#: Folder of all files kept; ``none`` keeps nothing. Not LLADA_*: those choose what is run.
-VARIABLE = "OPENCOMPASS_LLADA_CACHE"
 DIGITS_IN_NAME = 20
 
 
 def cache_folder() -> Path | None:
     """Return the folder of RULER's samples, or None if nothing is to be kept."""
-    chosen = os.environ.get(VARIABLE, "").strip()
-    if chosen.lower() == "none":
-        return None
-    if chosen:
-        return Path(chosen).expanduser() / "ruler"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "opencompass_llada" / "ruler"
+    return user_cache("ruler")
 
 
 @lru_cache(maxsize=1)
@@ -101,5 +92,5 @@ class SampleCache:
             logger.warning(
                 "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
                 error,
-                VARIABLE,
+                CACHE_VARIABLE,
             )

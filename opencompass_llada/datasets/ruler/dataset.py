@@ -12,6 +12,7 @@ from opencompass.datasets.base import BaseDataset
 from opencompass_llada.datasets.haystack import HaystackStore
 from opencompass_llada.datasets.ruler.build import build_samples
 from opencompass_llada.datasets.ruler.tasks import RulerSpec, parse_spec
+from opencompass_llada.files import check_user_cache
 
 
 class RulerDataset(BaseDataset):
@@ -56,6 +57,7 @@ class RulerDataset(BaseDataset):
     @staticmethod
     def check_data(cells: Iterable[Mapping[str, Any]]) -> None:
         """Make a few samples of cells with one source; see `check_cells`."""
+        check_user_cache("ruler")
         check_cells(cells)
 
 
