@@ -1,6 +1,6 @@
 """Does a run survive what happens to runs? Kills, full disks, damaged files, bad inputs.
 
-    python benchmarks/survival.py [--kills 100] [--parts kills,writes,damage,tables] [--seed 0]
+    python benchmarks/survival.py [--kills 100] [--parts kills,training] [--seed 0]
 
 One small run (a random model on two needle cells; two models for ``damage``) is made without
 interruption; then
@@ -8,10 +8,14 @@ interruption; then
 - ``kills``: the same run is killed (SIGKILL) at random moments and resumed with ``-r`` until done;
 - ``writes``: it is killed inside every write, before every move, and given a disk that becomes full
   inside every write, each once, and resumed;
+- ``training``: both with a small training (eight steps, a checkpoint every second step), whose
+  final weights, tokenizer and log (without its times) must be those of an uninterrupted one;
 - ``damage``: single files of the finished run are damaged (digits, bits, halves, swaps, another
   model's ...): does a report show another number, does ``-r`` make the run again as it was, and the
   same for the unfinished answers of a killed run;
 - ``tables``: the tests with tables of bad inputs are run.
+
+Parts that are not asked for stay in the record as they are; each part says what made it.
 
 A run is healed if its predictions and results are byte-equal to those of the first, its exit status
 is 0, and nothing is left over. Writes benchmarks/records/survival.json; fails if anything is not
@@ -60,6 +64,9 @@ SETTINGS = {
 TABLES = ("test_bad_*.py", "test_finetune_errors.py", "test_durability.py", "test_ending.py",
           "test_files.py")  # fmt: skip
 NAME = "20260101_000000"
+PARTS = ("kills", "writes", "training", "damage", "tables")
+#: What a training's log says of the machine.
+TIMES = ("seconds", "tokens_per_second", "seconds_left", "mfu", "peak_memory_gb")
 
 
 @dataclass
@@ -78,6 +85,22 @@ class Writes:
             mock.patch.object(module, name, self._opening(getattr(module, name))).start()
         for name in ("replace", "rename", "unlink", "remove"):
             mock.patch.object(os, name, self._moving(name, getattr(os, name))).start()
+        if saving := sys.modules.get("opencompass_llada.finetune.saving"):
+            mock.patch.object(saving, "save_file", self._saving(saving.save_file)).start()
+
+    def _saving(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Stand for safetensors' own writing, which is no Python."""
+
+        def save_file(tensors: Any, path: Any, *args: Any, **options: Any) -> None:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            number = self._note("write", path)
+            real(tensors, path, *args, **options)
+            if number == self.at:
+                os.truncate(path, os.path.getsize(path) // 2)
+                self.fail()
+
+        return save_file
 
     def _opening(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def opening(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
@@ -109,6 +132,7 @@ class Writes:
     def _note(self, what: str, file: Any) -> int:
         path = os.path.relpath(os.path.abspath(os.fspath(file)), self.root)
         path = re.sub(r"~.*?\.part|[0-9a-f-]{36}|\d{8}_\d{6}(_\d+)?|_?(length|depth)\d+", "*", path)
+        path = re.sub(r"step-\d+|shard-\d+|(?<=cache/)\.?[0-9a-f]{20}", "*", path)
         path = re.sub(r"(?<=heatmap_)[a-z]+|(?<=report/)(plots/|tables/)?\.?\w+", "*", path)
         self.seen.append(f"{what} {path}")
         return len(self.seen) - 1
@@ -243,36 +267,78 @@ class Bench:
             os._exit(status)
 
     def _run_here(self, place: Path) -> int:
-        from opencompass_llada.running.launch import launch
-
         log = os.open(place / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number in (1, 2):
             os.dup2(log, number)
         os.chdir(place)
-        sys.argv = ["run.py", str(self.config), "-w", ".", "-r", NAME, "--debug"]
         try:
-            return launch()
+            return self._main()
         except SystemExit as end:
             if isinstance(end.code, int):
                 return end.code
             sys.stderr.write(f"{end.code}\n")
             return 1
 
+    def _main(self) -> int:
+        from opencompass_llada.running.launch import launch
 
-def snapshot(place: Path) -> dict[str, bytes]:
-    """Return answers and results of a run, and the names of what is left over beside them."""
-    run = place / NAME
-    kept = {}
-    for folder in ("predictions", "results"):
-        for path in sorted((run / folder).rglob("*")):
-            if path.is_file():
-                kept[str(path.relative_to(run))] = path.read_bytes()
-    for path in sorted(place.rglob("*")):
-        if re.search(
-            r"\.part$|\.bak$|^tmp_|_params\.py$|^\.lock$|^\.\w.*-\d+-[0-9a-f]{32}$", path.name
-        ):
-            kept[f"left over: {path.relative_to(place)}"] = b""
-    return kept
+        sys.argv = ["run.py", str(self.config), "-w", ".", "-r", NAME, "--debug"]
+        return launch()
+
+    def snapshot(self, place: Path) -> dict[str, bytes]:
+        """Return answers and results of a run, and the names of what is left over beside them."""
+        run = place / NAME
+        return {
+            str(path.relative_to(run)): path.read_bytes()
+            for folder in ("predictions", "results")
+            for path in sorted((run / folder).rglob("*"))
+            if path.is_file()
+        } | find_left_overs(place)
+
+
+class TrainingBench(Bench):
+    """A small training, and folders to run it in."""
+
+    def __post_init__(self) -> None:
+        """Write the recipe."""
+        from finetune_runs import RECIPE
+
+        self.config = self.root / "survival.yaml"
+        phases = [{"sequence_length": 128, "num_steps": 8, "rows_per_step": 2}]
+        own = {"phases": phases, "probe_every": 2, "log_every": 2, "cache_dir": "cache"}
+        self.config.write_text(json.dumps({**RECIPE, **own, "output_dir": "out"}))
+
+    def warm(self) -> None:
+        """Import what a training needs; one in this process would keep its forks from training."""
+        for name in ("__main__", "start", "saving", "training_state", "evaluation"):
+            importlib.import_module(f"opencompass_llada.finetune.{name}")
+
+    def _main(self) -> int:
+        from opencompass_llada.finetune.__main__ import main as train
+
+        return train([str(self.config)])
+
+    def snapshot(self, place: Path) -> dict[str, bytes]:
+        """Return what was trained, the log without times, and the names of what is left over."""
+        out = place / "out"
+        kept = {
+            str(path.relative_to(out)): path.read_bytes()
+            for path in [*sorted(out.glob("final/*")), *out.glob("checkpoints.json")]
+            if path.name != "training.json"  # times
+        }
+        log = out / "logs/metrics.jsonl"
+        rows = map(json.loads, log.read_text().splitlines() if log.is_file() else ())
+        kept["metrics"] = json.dumps(
+            [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+        ).encode()
+        return kept | find_left_overs(place)
+
+
+def find_left_overs(place: Path) -> dict[str, bytes]:
+    """Return the names of what a dead process left, as entries of a snapshot."""
+    pattern = r"\.part$|\.bak$|\.old$|^tmp_|_params\.py$|^\.lock$|^\.\w.*-\d+-[0-9a-f]{32}$"
+    found = [path for path in sorted(place.rglob("*")) if re.search(pattern, path.name)]
+    return {f"left over: {path.relative_to(place)}": b"" for path in found}
 
 
 def try_kills(bench: Bench, right: dict[str, bytes], seconds: float, num: int, seed: int) -> Any:
@@ -288,16 +354,16 @@ def try_kills(bench: Bench, right: dict[str, bytes], seconds: float, num: int, s
             kills += status == -signal.SIGKILL
             late += status != -signal.SIGKILL
         status, _ = bench.run(place)
-        if status != 0 or snapshot(place) != right:
-            faults.append(describe_fault(place, status, right))
+        if status != 0 or bench.snapshot(place) != right:
+            faults.append(describe_fault(bench, place, status, right))
         done += kills
         shutil.rmtree(place)
     return {"kills": done, "ended_before_the_kill": late, "not_healed": faults}
 
 
-def describe_fault(place: Path, status: int, right: dict[str, bytes]) -> str:
+def describe_fault(bench: Bench, place: Path, status: int, right: dict[str, bytes]) -> str:
     """Say what of a run is not as it should be."""
-    found = snapshot(place)
+    found = bench.snapshot(place)
     names = sorted(key for key in {*found, *right} if found.get(key) != right.get(key))
     log = (place / "run.log").read_text(errors="replace").strip().splitlines()
     return f"exit status {status}; differing: {names[:4]}; {log[-1][:300] if log else ''}"
@@ -323,8 +389,8 @@ def try_writes(bench: Bench, right: dict[str, bytes]) -> Any:
                 unreached.append(name)
             status, _ = bench.run(place)
             tried += 1
-            if status != 0 or snapshot(place) != right:
-                faults.append(f"{name}: {describe_fault(place, status, right)}")
+            if status != 0 or bench.snapshot(place) != right:
+                faults.append(f"{name}: {describe_fault(bench, place, status, right)}")
             shutil.rmtree(place)
             print(f"{kind} {tried} of {len(places)}, {len(faults)} faults", file=sys.stderr)
         result[kind] = {"tried": tried, "ended_with_status_0": unreached, "not_healed": faults}
@@ -355,8 +421,8 @@ def try_damage(bench: Bench, finished: Path, right: dict[str, bytes], num: int, 
         if place_in_list in resumed:
             status, _ = bench.run(place)
             mended += 1
-            if status != 0 or snapshot(place) != right:
-                faults.append(f"{name}: {describe_fault(place, status, right)}")
+            if status != 0 or bench.snapshot(place) != right:
+                faults.append(f"{name}: {describe_fault(bench, place, status, right)}")
         shutil.rmtree(place)
     unfinished = list(damage_unfinished(bench, right))
     return {
@@ -386,8 +452,8 @@ def damage_unfinished(bench: Bench, right: dict[str, bytes]) -> Iterator[str]:
         copy = place / path.relative_to(begun)
         copy.write_bytes(change(copy.read_bytes(), random.Random(name)))
         status, _ = bench.run(place)
-        healed = status == 0 and snapshot(place) == right
-        yield "" if healed else f"{name}: {describe_fault(place, status, right)}"
+        healed = status == 0 and bench.snapshot(place) == right
+        yield "" if healed else f"{name}: {describe_fault(bench, place, status, right)}"
         shutil.rmtree(place)
 
 
@@ -412,10 +478,16 @@ def count_faults(record: Any) -> int:
     return 0
 
 
+def read_parts(path: Path) -> dict[str, Any]:
+    """Return the parts of an earlier record, each with the facts of its own run."""
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    return {part: earlier[part] for part in PARTS if part in earlier}
+
+
 def main() -> int:
     """Try, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="kills,writes,damage,tables")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--resumed", type=int, default=60, help="damaged runs that are resumed")
     parser.add_argument("--seed", type=int, default=0)
@@ -428,36 +500,44 @@ def main() -> int:
     importlib.import_module("opencompass.cli.main")  # once, before the forks
 
     torch.set_num_threads(1)
-    record: dict[str, Any] = describe_run()
+    record = {**describe_run(), **read_parts(given.record)}
+
+    def keep(part: str, found: dict[str, Any]) -> None:
+        record[part] = {**describe_run(), **found}
+        write_record(given.record, record)
+
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary).resolve()
-        for folder, num_models, own in (("one", 1, {"kills", "writes"}), ("two", 2, {"damage"})):
-            if not own & {*parts}:
+        benches = ((1, ("kills", "writes")), (0, ("training",)), (2, ("damage",)))
+        for num_models, own in benches:
+            if not {*own} & {*parts}:
                 continue
-            (root / folder).mkdir()
-            bench = Bench(root / folder, num_models)
+            (root / own[0]).mkdir()
+            bench = (Bench if num_models else TrainingBench)(root / own[0], num_models)
             bench.warm()
             finished = bench.place()
             begun = time.monotonic()
             status, _ = bench.run(finished)
             seconds = time.monotonic() - begun
-            right = snapshot(finished)
+            right = bench.snapshot(finished)
             if status != 0 or len(right) < 4 or any(name.startswith("left") for name in right):
                 print((finished / "run.log").read_text(errors="replace")[-3000:], sorted(right))
                 return 1
-            record[f"uninterrupted, {folder}"] = {"seconds": round(seconds, 1),
-                                                  "files": sorted(right)}  # fmt: skip
+            whole = {"uninterrupted": {"seconds": round(seconds, 1), "files": sorted(right)}}
             if "kills" in parts and num_models == 1:
-                record["kills"] = try_kills(bench, right, seconds, given.kills, given.seed)
+                keep("kills", whole | try_kills(bench, right, seconds, given.kills, given.seed))
             if "writes" in parts and num_models == 1:
-                record["writes"] = try_writes(bench, right)
-            if "damage" in parts and num_models == 2:
-                record["damage"] = try_damage(bench, finished, right, given.resumed, given.seed)
+                keep("writes", whole | try_writes(bench, right))
+            if num_models == 0:
+                kills = try_kills(bench, right, seconds, given.kills, given.seed)
+                keep("training", whole | kills | {"writes": try_writes(bench, right)})
+            if num_models == 2:
+                damage = try_damage(bench, finished, right, given.resumed, given.seed)
+                keep("damage", whole | damage)
     if "tables" in parts:
-        record["tables"] = run_tables()
+        keep("tables", run_tables())
     print(json.dumps({part: record[part] for part in parts if part in record}, indent=1))
-    write_record(given.record, record)
-    faults = count_faults(record)
+    faults = count_faults({part: record[part] for part in parts})
     print(f"{faults} faults" if faults else "nothing was lost and no number is wrong")
     return int(faults > 0)
 

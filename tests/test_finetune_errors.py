@@ -16,6 +16,7 @@ from finetune_runs import LONGER, RECIPE, SHORT, small_recipe, small_trainer
 from safetensors.torch import load_file, save_file
 from tiny import tiny_tokenizer, write_tiny_checkpoint
 
+from opencompass_llada.files import host_name
 from opencompass_llada.finetune import saving
 from opencompass_llada.finetune.__main__ import main
 from opencompass_llada.finetune.arithmetic import Shape
@@ -338,11 +339,13 @@ def test_a_torn_log_and_left_overs_heal(tmp_path):
     last.rename(tmp_path / "out" / f".{last.name}.old")  # killed between the two moves
     for name in (f".{last.name}.part", ".final.part", ".final.old"):
         (tmp_path / "out" / name).mkdir()
+    dead = 4194305  # above the largest process id
+    log.with_name(f".metrics.jsonl~{host_name()}~{dead}~0123abcd.part").write_text("{")
     again = small_trainer(tmp_path / "out", phases=SHORT, log_every=1, probe_every=2)
     assert again.step == 4
     again.train()
     assert log.read_text() == whole
-    assert not list((tmp_path / "out").glob(".*"))
+    assert not list((tmp_path / "out").rglob(".*.part")) + list((tmp_path / "out").glob(".*"))
 
 
 def test_a_second_training_in_a_folder_is_refused(tmp_path, capsys):

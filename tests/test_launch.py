@@ -15,7 +15,20 @@ def host(tmp_path, monkeypatch):
     main_module = importlib.import_module("opencompass.cli.main")
     config = {
         "models": [{"abbr": "m", "type": "opencompass.models.HuggingFaceBaseModel"}],
-        "datasets": [{"abbr": "d", "type": "opencompass.datasets.JsonlDataset", "path": "x"}],
+        "datasets": [
+            {
+                "abbr": "d",
+                "type": "opencompass.datasets.JsonlDataset",
+                "path": "x",
+                "reader_cfg": {"input_columns": ["prompt"], "output_column": None},
+                "infer_cfg": {
+                    "prompt_template": {"type": "PromptTemplate"},
+                    "retriever": {"type": "ZeroRetriever"},
+                    "inferencer": {"type": "opencompass.openicl.icl_inferencer.GenInferencer"},
+                },
+                "eval_cfg": {"evaluator": {"type": "AccEvaluator"}},
+            }  # fmt: skip
+        ],
         "work_dir": str(tmp_path),
     }
 

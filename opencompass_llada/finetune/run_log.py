@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from opencompass_llada.files import append_line, write_text
+from opencompass_llada.files import append_line, remove_left_overs, write_text
 from opencompass_llada.finetune.saving import saving
 from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.logs import get_logger
@@ -54,6 +54,7 @@ class RunLog:
             return
         self._file = folder / "metrics.jsonl"
         with saving(self._file):
+            remove_left_overs(folder, recursive=False)
             write_text(self._file, "".join(json.dumps(row) + "\n" for row in history))
         if tensorboard:
             self._writer = _open_tensorboard(folder)
