@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada import __version__
 from opencompass_llada.files import write_text
 from opencompass_llada.redaction import chosen_variables, redact
 from opencompass_llada.results.provenance import find_commit
@@ -51,6 +52,9 @@ def installed_versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    versions["opencompass-llada"] = (
+        __version__  # a checkout's metadata are of when it was installed
+    )
     return versions
 
 

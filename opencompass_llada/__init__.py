@@ -3,4 +3,4 @@
 Holds the version and nothing else: importing the package loads neither torch nor OpenCompass.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

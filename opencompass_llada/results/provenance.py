@@ -27,6 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada import __version__
 from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
 from opencompass_llada.logs import get_logger
 from opencompass_llada.redaction import redact
@@ -270,6 +271,9 @@ def describe_environment() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    versions["opencompass-llada"] = (
+        __version__  # a checkout's metadata are of when it was installed
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
