@@ -88,9 +88,9 @@ def _find(value: Any, place: str, key: str = "") -> Iterator[str]:
             yield from _find(item, f"{place}.{name}".lstrip("."), str(name))
     elif isinstance(value, str):
         is_named = _NAME.fullmatch(key) and value not in _PLACEHOLDERS
-        is_named = is_named or (key == "key" and _RANDOM.fullmatch(value))
+        is_random = key == "key" and _RANDOM.fullmatch(value)
         in_url = re.search(r"\w://[^/\s:@]*:[^/\s@]+@", value)
-        if is_named or _FORM.search(value) or in_url:
+        if is_named or is_random or _FORM.search(value) or in_url:
             yield place
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for number, item in enumerate(value):
