@@ -16,6 +16,9 @@ from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
 
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+"""Patterns of what else a checkpoint is read from: configuration, tokenizer and chat template."""
+
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 #: What weights may be stored in; anything else is quantised, or no weight at all.

@@ -580,6 +580,21 @@ def test_another_wrappers_options_count_and_no_secret_is_written(checkpoints):
         assert list_differences(first, other) == [name]
 
 
+def test_no_weights_are_fetched_for_a_tokenizer(tmp_path, monkeypatch):
+    """The chat template is fetched with the rest: its hash must not depend on who asked first."""
+    asked = {}
+
+    def fetch(name, allow_patterns=None, **_):
+        asked[name] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    hash_files({**MODEL, "path": "maker/model", "tokenizer_path": "maker/tokenizer"}, fetch=True)
+    assert "*.safetensors" in asked["maker/model"]
+    assert "*.safetensors" not in asked["maker/tokenizer"]
+    assert all("*.jinja" in patterns for patterns in asked.values())
+
+
 def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
     """A service's model may be named as on the hub; the working folder is nobody's checkpoint."""
     import huggingface_hub

@@ -23,6 +23,7 @@ from opencompass_llada.modeling.llada import LLaDAForMaskedDiffusion
 from opencompass_llada.rope import resolve_rope
 from opencompass_llada.rope_scaling import RopeScaling
 from opencompass_llada.weight_files import (
+    SMALL_FILES,
     CheckpointError,
     list_some,
     list_weight_files,
@@ -37,10 +38,10 @@ NETWORKS: dict[str, type[BidirectionalNetwork]] = {
 }
 """The native networks by the ``model_type`` of config.json."""
 
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+FILES = (*SMALL_FILES, "*.safetensors")
 
 
-def locate_checkpoint(path: str | Path, files: Sequence[str] = _FILES) -> Path:
+def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
     """Return the local folder of a checkpoint, downloading a hub id if need be.
 
     Args:

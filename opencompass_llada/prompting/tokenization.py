@@ -21,6 +21,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.prompting.prompt_text import PromptText
+from opencompass_llada.weight_files import SMALL_FILES
 
 logger = get_logger(__name__)
 
@@ -30,7 +31,6 @@ _PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _FILE = "tokenizer.json"
 _FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
-_FETCHED = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 #: Parts of a tokenizer.json that some classes of either major replace by their own.
 _PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 #: Options of ``from_pretrained`` that ask for other parts than the file's.
@@ -86,7 +86,7 @@ def _fetch(name: str, options: Mapping[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
 
     known = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
-    return Path(snapshot_download(name, allow_patterns=_FETCHED, **known))
+    return Path(snapshot_download(name, allow_patterns=list(SMALL_FILES), **known))
 
 
 def _load(folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:

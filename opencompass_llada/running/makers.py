@@ -33,6 +33,7 @@ from opencompass_llada.results.fingerprints import (
     hash_values,
 )
 from opencompass_llada.results.provenance import add_record
+from opencompass_llada.weight_files import SMALL_FILES
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper_options import WrapperOptions
 
@@ -92,25 +93,31 @@ def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None
         if place is None:
             found[name] = None
             continue
-        folder = find_folder(place, fetch=fetch)
+        folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
         if folder is not None:
             kept = (hash_content(folder / below), hash_settings(folder / below))
             found[name] = "+".join(part for part in kept if part) or None
     return found
 
 
-def find_folder(path: str, *, fetch: bool) -> Path | None:
-    """Return a checkpoint's folder: its own, or the hub's copy of it; None if it is not here."""
+def find_folder(path: str, *, fetch: bool, weights: bool = True) -> Path | None:
+    """Return a checkpoint's folder: its own, or the hub's copy of it; None if it is not here.
+
+    Args:
+        path: A folder, a hub id or ``asset:NAME``.
+        fetch: Whether a hub id that is not on this machine may be downloaded.
+        weights: Whether to download weights, too.
+    """
     if not path:
         return None
     folder = Path(resolve_path(path)).expanduser()
     if folder.is_dir():
         return folder
     try:
-        from opencompass_llada.modeling.checkpoint import is_hub_id, locate_checkpoint
+        from opencompass_llada.modeling.checkpoint import FILES, is_hub_id, locate_checkpoint
 
         if fetch:
-            return Path(locate_checkpoint(path))
+            return locate_checkpoint(path, FILES if weights else SMALL_FILES)
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(path, local_files_only=True)) if is_hub_id(path) else None
