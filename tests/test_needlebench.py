@@ -392,3 +392,12 @@ def test_a_chat_models_prompts_have_their_length_with_the_template(options, tmp_
     assert max(lengths(RulerDataset.load(**ruler, chat=True))) <= 1024 - 32
     longest = max(RulerDataset.load(**ruler, chat=True)["num_tokens"])
     assert longest == max(lengths(RulerDataset.load(**ruler, chat=True)))
+
+
+def test_a_line_separator_inside_a_needle_cuts_no_line(tmp_path):
+    file = tmp_path / "needles.jsonl"
+    row = {"language": "English", "arg1": "x", "arg2": "key", "needle": "a \u2028 key\u0085.",
+           "retrieval_question": "which?"}  # fmt: skip
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    [needle] = read_retrieval_needles(file, "English", 1)
+    assert needle.text == row["needle"]

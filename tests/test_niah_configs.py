@@ -270,6 +270,14 @@ def test_a_tokenizer_is_known_by_its_content(monkeypatch, asset_folder, tmp_path
     assert all(abbr.endswith(f"_by-{name}") for abbr in names[0])
     assert re.fullmatch("vocab[0-9]+-[0-9a-f]{6}", name), "readable, and by content"
     assert name_tokenizer("gpt-4") == "gpt-4"
+    (copy / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    cfg = parse(monkeypatch, models=f"tiny_llada,tiny_llada={copy}", prompt="chat")
+    told = [
+        {cell["tokenizer"] for cell in g["datasets"]} for g in cfg["model_dataset_combinations"]
+    ]
+    assert told == [{"asset:tiny-llada"}, {str(copy)}], "chat prompts are counted with the template"
     monkeypatch.undo()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     shipped = Config.fromfile(str(ROOT / MAIN), format_python_code=False)

@@ -122,7 +122,7 @@ def group_models(values):
     """Pair each set of cells with the models that run it: lengths and tokenizer may differ.
 
     A tokenizer is known by its content: models with copies of one are asked the same questions, and
-    the first one's path is in the cells.
+    the first one's path is in the cells. For chat prompts its template counts, too.
 
     Returns:
         Pairs of (data set configs, model names).
@@ -130,7 +130,7 @@ def group_models(values):
     import opencompass_llada.datasets.counting
     import opencompass_llada.datasets.haystack
 
-    name_tokenizer = opencompass_llada.datasets.counting.name_tokenizer
+    counting = opencompass_llada.datasets.counting
     named = values["data"] in data_paths
     path = data_paths[values["data"]] if named else values["data"]
     if not path.startswith("asset:"):
@@ -144,7 +144,9 @@ def group_models(values):
         lengths = values["lengths"] or (trained // 2, trained, 2 * trained, 4 * trained)
         tokenizer = facts["path"] if values["tokenizer"] == "model" else values["tokenizer"]
         generation_length = values["generation_length"] or niah_length(facts)
-        key = (tuple(lengths), name_tokenizer(tokenizer), generation_length)
+        template = counting.find_template(tokenizer) if values["prompt"] == "chat" else None
+        content = (counting.name_tokenizer(tokenizer), template)
+        key = (tuple(lengths), content, generation_length)
         names_by_cells.setdefault(key, (tokenizer, []))[1].append(name)
     groups = []
     for (lengths, _, generation_length), (tokenizer, names) in names_by_cells.items():

@@ -162,17 +162,21 @@ def put_missing(values, sources, defaults):
 def group_models(values):
     """Pair each set of data sets with the models that run it: tokenizers may differ, by content.
 
+    For chat prompts the tokenizer's template counts, too.
+
     Returns:
         Pairs of (data set configs, model names).
     """
     import opencompass_llada.datasets.counting
 
+    counting = opencompass_llada.datasets.counting
     groups = {}
     for name in values["models"]:
         tokenizer = values["tokenizer"]
         if tokenizer == "model":
             tokenizer = find_facts(name)["path"]
-        content = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
+        template = counting.find_template(tokenizer) if values["prompt"] != "base" else None
+        content = (counting.name_tokenizer(tokenizer), template)
         groups.setdefault(content, (tokenizer, []))[1].append(name)
     return [(make_cells(values, tokenizer), names) for tokenizer, names in groups.values()]
 

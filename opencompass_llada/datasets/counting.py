@@ -222,6 +222,18 @@ def name_tokenizer(name: str) -> str:
     return f"vocab{size or ''}-{content[:6]}"
 
 
+def find_template(name: str) -> str | None:
+    """Return a tokenizer's chat template, which chat prompts are counted with; None without one.
+
+    Args:
+        name: As of `load_counting_tokenizer`; where its files are not at hand, no prompt is made.
+    """
+    try:
+        return load_counting_tokenizer(name).template()
+    except MissingDataError:
+        return None
+
+
 def load_counting_tokenizer(name: str) -> CountingTokenizer:
     """Load the tokenizer that lengths are counted with.
 

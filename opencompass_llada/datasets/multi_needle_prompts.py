@@ -7,6 +7,7 @@ is ours: as for a single needle, the prompt ends in the beginning of the answer.
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Retrie
     Raises:
         ValueError: If the file holds fewer, or one that cannot be scored; names file and line.
     """
-    lines = list(enumerate(read_text(path).splitlines(keepends=True), start=1))
+    lines = list(enumerate(io.StringIO(read_text(path)), start=1))  # ends at \n only
     random.Random(0).shuffle(lines)
     chosen: list[Mapping[str, Any]] = []
     for number, text in lines:
