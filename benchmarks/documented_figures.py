@@ -367,6 +367,57 @@ MEMORY = {f"{n} + 32, {kept} kept": f"inference_h100.json#/run {n}+32/modes/{mod
           for n, kept, mode in (("32K", "bfloat16", "prompt"), ("32K", "float8", "prompt-fp8"),
                                 ("64K", "bfloat16", "prompt"), ("64K", "float8", "prompt-fp8"),
                                 ("128K", "float8", "prompt-fp8"))}  # fmt: skip
+
+
+def survival_table() -> str:
+    """What benchmarks/survival.py tried and what was not healed, of the parts that were run."""
+    record = read_record("survival.json")
+    found = [("killed at random, a run", "kills", "kills", "not_healed")]
+    for part, run in (("writes", "a run"), ("training/writes", "a training")):
+        found += [
+            (
+                f"killed inside a write or before a move, {run}",
+                f"{part}/kill",
+                "tried",
+                "not_healed",
+            ),
+            (f"a full disk inside a write, {run}", f"{part}/full_disk", "tried", "not_healed"),
+        ]
+    found += [
+        ("killed at random, a training", "training", "kills", "not_healed"),
+        ("a file damaged, then a report", "damage/report", "cases", "wrong"),
+        ("a file damaged, then `-r`", "damage/resumed", "cases", "not_healed"),
+        (
+            "unfinished answers damaged, then `-r`",
+            "damage/unfinished_answers",
+            "cases",
+            "not_healed",
+        ),
+    ]
+    rows = []
+    for label, path, tried, failed in found:
+        if path.partition("/")[0] in record:
+            part = descend(record, path)
+            commit = descend(record, path.partition("/")[0])["commit"][:7]
+            rows.append([label, str(part[tried]), str(len(part[failed])), commit])
+    tables = {
+        name: test
+        for name, test in record.get("tables", {}).items()
+        if "/" not in name and name.endswith(".py")
+    }
+    if tables:
+        failing = sum(bool(test["status"]) for test in tables.values())
+        rows.append(
+            [
+                "test files with tables of inputs",
+                str(len(tables)),
+                str(failing),
+                record["tables"]["commit"][:7],
+            ]
+        )
+    return make(["what was done", "times", "not healed, or wrong", "commit"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "niah_tiny_models": by_length(
         ["mean over 5 depths", "256", "512", "1,024", "2,048", "4,096"],
@@ -418,6 +469,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs_table,
     "scaled": scaled_table,
     "candidates": candidates_table,
+    "survival": survival_table,
 }  # fmt: skip
 
 

@@ -79,6 +79,8 @@ def test_a_log_that_cannot_be_written_goes_elsewhere(capsys, tmp_path, monkeypat
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left"),
         (MemoryError(), "the memory does not suffice"),
+        (MemoryError(), "batch_size or max_seq_len in an evaluation"),
+        (MemoryError(), "micro_rows or sequence_length in a training"),
         (KeyboardInterrupt(), "stopped by an interrupt"),
     ],
 )

@@ -35,10 +35,25 @@ def test_visible_devices_are_counted_as_cuda_reads_them(monkeypatch, visible, co
     assert hardware.count_gpus(environment) == count
 
 
-def test_without_nvidia_smi_there_is_no_gpu(monkeypatch):
+def test_without_nvidia_smi_there_is_no_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path / "gpus")
     assert hardware.list_gpus() == []
     assert hardware.count_gpus({}) == 0
+    for visible in ("0", "99", "GPU-nothing", "MIG-nothing", "\u00b2"):
+        assert hardware.count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == 0
+
+
+def test_without_nvidia_smi_the_drivers_list_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path)
+    for number, uuid in enumerate(("aaaa", "bbbb")):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+        text = f"Model: \t\t NVIDIA H100\nGPU UUID: \t GPU-{uuid}\n"
+        (tmp_path / f"0000:0{number}:00.0" / "information").write_text(text)
+    assert hardware.list_gpus()[1] == "GPU 1: NVIDIA H100 (UUID: GPU-bbbb)"
+    for visible, count in (("0,1", 2), ("GPU-bbbb", 1), ("GPU-cccc", 0), ("2", 0)):
+        assert hardware.count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == count
 
 
 def fake_nvidia_smi(tmp_path, monkeypatch, lines, status=0):

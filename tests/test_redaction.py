@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import ConfigDict
 
-from opencompass_llada.redaction import redact, refuse_secrets
+from opencompass_llada.redaction import chosen_variables, redact, refuse_secrets
 
 TOKEN = "hf_" + "a1B2c3D4" * 4
 
@@ -49,12 +49,23 @@ def test_what_is_no_secret_passes():
         ('{"api_key": "abcdef"}', "abcdef"),
         ("git clone https://me:abcdef@host/x", "abcdef"),
         ("Authorization: Bearer abcdefghij", "abcdefghij"),
+        ("LLADA_API_KEY=abcdef run.py x", "abcdef"),
         ("https://host/x?token=abcdef&y=1", "abcdef"),
     ],
 )
 def test_texts_are_redacted(text, secret):
     assert secret not in redact(text)
     assert "<hidden>" in redact(text)
+
+
+def test_variables_in_records_hold_no_secrets(monkeypatch):
+    monkeypatch.setenv("LLADA_API_KEY", "abc def")
+    monkeypatch.setenv("LLADA_MODELS", f"tiny=https://me:abcdef@host/{TOKEN}")
+    monkeypatch.setenv("LLADA_TOKENIZER", "model")
+    shown = chosen_variables()
+    assert shown["LLADA_API_KEY"] == "<hidden>"
+    assert shown["LLADA_TOKENIZER"] == "model"
+    assert not any(secret in str(shown) for secret in ("abc", TOKEN))
 
 
 def test_texts_without_secrets_are_as_they_are():
