@@ -372,7 +372,10 @@ MEMORY = {f"{n} + 32, {kept} kept": f"inference_h100.json#/run {n}+32/modes/{mod
 def survival_table() -> str:
     """What benchmarks/survival.py tried and what was not healed, of the parts that were run."""
     record = read_record("survival.json")
-    found = [("killed at random, a run", "kills", "kills", "not_healed")]
+    found = [
+        ("killed at random, a run", "kills", "kills", "not_healed"),
+        ("killed at random, a training", "training", "kills", "not_healed"),
+    ]
     for part, run in (("writes", "a run"), ("training/writes", "a training")):
         found += [
             (
@@ -384,7 +387,6 @@ def survival_table() -> str:
             (f"a full disk inside a write, {run}", f"{part}/full_disk", "tried", "not_healed"),
         ]
     found += [
-        ("killed at random, a training", "training", "kills", "not_healed"),
         ("a file damaged, then a report", "damage/report", "cases", "wrong"),
         ("a file damaged, then `-r`", "damage/resumed", "cases", "not_healed"),
         (
