@@ -37,10 +37,10 @@ def main() -> int:
 
 def check_and_launch() -> int:
     """Check that the installed packages fit, and only then import what needs them."""
-    from opencompass_llada.running.environment import check_environment, read_requirements
+    from opencompass_llada.runs.environment import check_environment, read_requirements
 
     check_environment(read_requirements(CHECKOUT))
-    from opencompass_llada.running.launch import launch
+    from opencompass_llada.runs.launch import launch
 
     return launch()
 

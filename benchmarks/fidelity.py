@@ -48,7 +48,7 @@ GROUPS = {
 
 def read(name: str, settings: dict[str, str]) -> Any:
     """Read a shipped config under settings of its own."""
-    from opencompass_llada.running.preflight import read_config
+    from opencompass_llada.runs.checks import read_config
 
     for variable in [v for v in os.environ if v.startswith("LLADA_")]:
         del os.environ[variable]
@@ -60,10 +60,10 @@ def main() -> None:
     """Run every mode beside the reference and write the record."""
     import fnmatch
 
-    from opencompass_llada.fidelity.command import answer_all, find_model, write_table
-    from opencompass_llada.fidelity.comparison import compare
-    from opencompass_llada.fidelity.samples import SampleSet
-    from opencompass_llada.fidelity.settings import apply_setting
+    from opencompass_llada.runs.fidelity.command import answer_all, find_model, write_table
+    from opencompass_llada.runs.fidelity.comparison import compare
+    from opencompass_llada.runs.fidelity.samples import SampleSet
+    from opencompass_llada.runs.fidelity.settings import apply_setting
 
     parser = argparse.ArgumentParser(description="What each fast mode costs on the tiny models.")
     parser.add_argument("--limit", type=int, help="samples of each data set")

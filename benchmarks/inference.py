@@ -43,8 +43,8 @@ from inference_shapes import (
 )
 from recording import ROOT, describe_run, write_record
 
-from opencompass_llada.modeling.inference import FastNetwork, PassServer
-from opencompass_llada.modeling.inference.attention_rule import attend_with
+from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.inference.attention_rule import attend_with
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.datasets.haystack import HaystackStore
-from opencompass_llada.datasets.needle_cells import NeedleCell, make_samples
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion, load_checkpoint
-from opencompass_llada.modeling.inference import FastNetwork, PassServer
-from opencompass_llada.prompting.tokenization import load_tokenizer
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.networks import LLaDAForMaskedDiffusion, load_checkpoint
+from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 

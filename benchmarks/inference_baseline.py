@@ -12,7 +12,7 @@ import torch
 from inference_ceilings import seconds_of
 from torch import Tensor
 
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion
+from opencompass_llada.networks import LLaDAForMaskedDiffusion
 
 
 @torch.inference_mode()

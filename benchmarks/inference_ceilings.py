@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opencompass_llada.modeling.inference.attention_rule import (
+from opencompass_llada.inference.attention_rule import (
     attend_with,
     attention_operations,
 )

@@ -17,16 +17,16 @@ from inference_agreement import relative_error
 from inference_sweep import kept_keys, print_sweep, split_call, sweep_tilings
 from recording import describe_run, write_record
 
-from opencompass_llada.modeling import LLaDAForMaskedDiffusion
-from opencompass_llada.modeling.block import RMSNorm
-from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
-from opencompass_llada.modeling.inference import PassServer
-from opencompass_llada.modeling.inference.attention_rule import attend_with
-from opencompass_llada.modeling.inference.elementwise import (
+from opencompass_llada.inference import PassServer
+from opencompass_llada.inference.attention_rule import attend_with
+from opencompass_llada.inference.elementwise import (
     FusedElementwise,
     PlainElementwise,
     kernels_fit,
 )
+from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
+from opencompass_llada.networks import LLaDAForMaskedDiffusion
+from opencompass_llada.networks.transformer import RMSNorm
 
 SHAPES = ((32, 5000), (64, 300), (100, 70), (200, 4100), (288, 16931), (512, 16900))
 """Queries and keys that the split kernel is checked with: few, many, no whole tiles."""

@@ -12,8 +12,8 @@ import torch
 from inference_ceilings import median_seconds, seconds_of
 from inference_shapes import weight_bytes
 
-from opencompass_llada.modeling.inference import PassServer
-from opencompass_llada.modeling.inference.attention_rule import measure_rates
+from opencompass_llada.inference import PassServer
+from opencompass_llada.inference.attention_rule import measure_rates
 from opencompass_llada.sampling import SamplerConfig, sample
 
 if TYPE_CHECKING:

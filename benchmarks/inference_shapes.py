@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.sampling import CacheOptions
 
 MODES = {

@@ -1,6 +1,6 @@
 """A sweep of the split attention kernel over tilings, PyTorch's own kernels beside it.
 
-What is found decides ``TILINGS`` of modeling/inference/tilings.py. A tiling that does not run (it
+What is found decides ``TILINGS`` of inference/tilings.py. A tiling that does not run (it
 may not fit the card's shared memory) is noted and passed over.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from inference_ceilings import median_seconds
 
-from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
-from opencompass_llada.modeling.inference.attention_rule import attend_with, attention_operations
-from opencompass_llada.modeling.inference.tilings import TILINGS, Tiling
+from opencompass_llada.inference.attention_rule import attend_with, attention_operations
+from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
+from opencompass_llada.inference.tilings import TILINGS, Tiling
 
 FEW = ((32, 32768),)
 MANY = ((512, 16900), (288, 16900), (128, 16900))
@@ -75,7 +75,7 @@ def split_call(
         num_keys: Its keys.
         tiling: How the work is cut; None for the kernel's own choice.
     """
-    from opencompass_llada.modeling.inference.kept_attention import attend_kept
+    from opencompass_llada.inference.triton.launch import attend_kept
 
     layer, device = cache.layers[0], q.device
     offsets = torch.tensor([first], dtype=torch.int32, device=device)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from recording import ROOT, describe_run, write_record
 
-from opencompass_llada.results.intervals import (
+from opencompass_llada.report.statistics import (
     Stratum,
     clustered_interval,
     paired_interval,

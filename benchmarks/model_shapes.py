@@ -28,14 +28,14 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from opencompass_llada.assets import resolve_asset
-from opencompass_llada.datasets.haystack import HaystackStore
-from opencompass_llada.datasets.needle_cells import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.families import LoadRequest, find_family
-from opencompass_llada.modeling import NETWORKS
-from opencompass_llada.prompting.tokenization import load_tokenizer
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.networks import NETWORKS
+from opencompass_llada.prompting.encode import load_tokenizer
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 GENERATION = 32
 SHARD_BYTES = 4 * 2**30

@@ -20,14 +20,14 @@ from typing import Any
 from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.datasets.haystack import HaystackStore
-from opencompass_llada.datasets.needle_cells import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import Engine, SamplerSettings
 from opencompass_llada.families import LoadRequest, find_family
-from opencompass_llada.modeling import read_model_config
-from opencompass_llada.prompting.tokenization import load_tokenizer
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.networks import read_model_config
+from opencompass_llada.prompting.encode import load_tokenizer
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 DEPTHS = tuple(range(0, 101, 10))
 #: Haystack file and folder, tokens generated and denoising steps, as the docs' figures are made.

@@ -16,7 +16,7 @@ from typing import Any
 from opencompass_llada import __version__
 from opencompass_llada.files import write_text
 from opencompass_llada.redaction import chosen_variables, redact
-from opencompass_llada.results.provenance import find_commit
+from opencompass_llada.runs.provenance import find_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers", "triton",

@@ -47,8 +47,8 @@ def stock_loader(length: int, num_samples: int) -> dict[str, Any]:
 
 def own_loader(length: int, num_samples: int) -> dict[str, Any]:
     """Return for each task a function that makes it with this package's class."""
-    from opencompass_llada.datasets.ruler.dataset import RulerDataset
-    from opencompass_llada.datasets.ruler.tasks import TASKS
+    from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
+    from opencompass_llada.benchmarks.ruler.prompts import TASKS
 
     return {
         task: lambda task=task: RulerDataset.load(

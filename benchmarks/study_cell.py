@@ -22,14 +22,13 @@ from recording import describe_device
 from study_axes import TRAINED
 from study_prompts import Prompt, PromptPlan, PromptSet, read_set
 
-from opencompass_llada.datasets.ruler.matching import MATCHES
-from opencompass_llada.datasets.ruler.tasks import TASKS
+from opencompass_llada.benchmarks.ruler.prompts import TASKS
+from opencompass_llada.benchmarks.ruler.scoring import MATCHES
 from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
-from opencompass_llada.finetune.loop import Trainer
-from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe import Recipe, TextSource
 from opencompass_llada.finetune.recipe_file import parse_recipe
-from opencompass_llada.finetune.recipe_parts import TextSource
-from opencompass_llada.prompting.tokenization import PromptEncoder
+from opencompass_llada.finetune.trainer import Trainer
+from opencompass_llada.prompting.encode import PromptEncoder
 
 TOKENS_A_STEP = 131072
 #: As tiny-llada's figures are made: blocks of 16, four tokens a step.

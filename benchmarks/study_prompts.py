@@ -23,16 +23,19 @@ from typing import Any
 import numpy as np
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.datasets import haystack, needle_cells, needle_prompts
-from opencompass_llada.datasets.haystack import HaystackStore, require_file, resolve_data_directory
-from opencompass_llada.datasets.needle_cells import NeedleCell, make_samples
-from opencompass_llada.datasets.ruler.build import build_samples
-from opencompass_llada.datasets.ruler.cache import sources_digest
-from opencompass_llada.datasets.ruler.files import file_digest
-from opencompass_llada.datasets.ruler.fitting import NoRoom
-from opencompass_llada.datasets.ruler.tasks import TASKS, QuestionTask, RulerSpec
-from opencompass_llada.modeling import read_model_config
-from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
+from opencompass_llada.benchmarks.needle import haystack, prompts, samples
+from opencompass_llada.benchmarks.needle.haystack import (
+    HaystackStore,
+    require_file,
+    resolve_data_directory,
+)
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.ruler.fitting import NoRoom
+from opencompass_llada.benchmarks.ruler.prompts import TASKS, QuestionTask, RulerSpec
+from opencompass_llada.benchmarks.ruler.samples import build_samples, sources_digest
+from opencompass_llada.benchmarks.ruler.words import file_digest
+from opencompass_llada.networks import read_model_config
+from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
 
 FORMAT = 1  # of the files; another number makes other files
 DATA, HAYSTACK = "asset:needlebench", "synthetic_en.jsonl"
@@ -72,7 +75,7 @@ class PromptPlan:
             "haystack": file_digest(require_file(data, HAYSTACK)),
         }
         if self.kind == "needle":
-            code = [Path(str(m.__file__)) for m in (haystack, needle_cells, needle_prompts)]
+            code = [Path(str(m.__file__)) for m in (haystack, samples, prompts)]
             facts["needles"] = file_digest(require_file(data, "needles.jsonl"))
             return facts | {"tokens": NEEDLE_TOKENS, "code": [file_digest(path) for path in code]}
         tasks = {name: asdict(TASKS[name]) for name in TASK_NAMES}

@@ -280,7 +280,7 @@ class Bench:
             return 1
 
     def _main(self) -> int:
-        from opencompass_llada.running.launch import launch
+        from opencompass_llada.runs.launch import launch
 
         sys.argv = ["run.py", str(self.config), "-w", ".", "-r", NAME, "--debug"]
         return launch()

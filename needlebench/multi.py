@@ -9,12 +9,12 @@ from mmengine.config import read_base
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.datasets.literal_template import LiteralPromptTemplate
-from opencompass_llada.datasets.multi_needle import (
+from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.multi_needle.samples import (
     MultiNeedleReasoningDataset,
     MultiNeedleRetrievalDataset,
 )
-from opencompass_llada.datasets.multi_needle_evaluator import (
+from opencompass_llada.benchmarks.multi_needle.scoring import (
     MultiNeedleReasoningEvaluator,
     MultiNeedleRetrievalEvaluator,
 )
@@ -136,9 +136,9 @@ def multi_reasoning_cells(
 
 def multi_name(task, data, language, length, tokenizer, chat):
     """Return a data set's abbreviation."""
-    import opencompass_llada.datasets.counting
+    import opencompass_llada.benchmarks.counting
 
-    label = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
+    label = opencompass_llada.benchmarks.counting.name_tokenizer(tokenizer)
     name = f"{task}_{data}_{language}_length{length}_by-{label}"
     return name + ("_chat" if chat else "")
 

@@ -8,7 +8,7 @@ that is dumped, give functions a name that starts with two underscores::
         from ..needlebench.niah import niah_cells as __niah_cells
 
 `abbr` is ``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER``, and ends in ``_chat`` for the chat
-form. TOKENIZER stands for the tokenizer's content (`datasets.counting.name_tokenizer`), so that
+form. TOKENIZER stands for the tokenizer's content (`benchmarks.counting.name_tokenizer`), so that
 models with copies of one tokenizer are asked the same data sets. It only names files: what reads
 results takes length, depth and the rest from the config.
 """
@@ -17,8 +17,8 @@ from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.datasets.needle_evaluator import NeedleBenchEvaluator
-from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset
+from opencompass_llada.benchmarks.needle.scoring import NeedleBenchEvaluator
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
 
 # LongLLaDA (arXiv 2506.14429, section 4.1): lengths counted with GPT-4's tokenizer, 32 new tokens.
 longllada_lengths = (2000, 4000, 8000, 16000, 24000, 32000)
@@ -73,7 +73,7 @@ def niah_cells(
     Raises:
         ValueError: For data that does not exist, or does not in that language.
     """
-    import opencompass_llada.datasets.counting
+    import opencompass_llada.benchmarks.counting
     import opencompass_llada.options
 
     reject_unknown = opencompass_llada.options.reject_unknown
@@ -86,7 +86,7 @@ def niah_cells(
         haystack["length_buffer"] = length_buffer
     if haystack["length_buffer"] == "fit":
         haystack["generation_reserve"] = generation_length
-    label = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
+    label = opencompass_llada.benchmarks.counting.name_tokenizer(tokenizer)
     cells = []
     for depth in depths or default_depths[data]:
         for length in lengths:

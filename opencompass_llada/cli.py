@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from opencompass_llada.doctor.findings import Finding, write_report
 from opencompass_llada.faults import guard
-from opencompass_llada.fidelity.words import add_fidelity
-from opencompass_llada.results.commands import add_commands
+from opencompass_llada.report.commands import add_commands
+from opencompass_llada.runs.doctor.machine import Finding, write_report
+from opencompass_llada.runs.fidelity.words import add_fidelity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +62,8 @@ def run_doctor(config: str | None, data: str, work_dir: str) -> int:
         data: Benchmarks that must be there, separated by commas.
         work_dir: Where results will go.
     """
-    from opencompass_llada.doctor.data import BENCHMARKS
     from opencompass_llada.options import reject_unknown
+    from opencompass_llada.runs.doctor.data import BENCHMARKS
 
     asked = [name.strip() for name in data.split(",") if name.strip()]
     try:
@@ -84,7 +84,7 @@ def examine(config: str | None, asked: Sequence[str], work_dir: Path) -> Iterato
         asked: Benchmarks whose files must be there.
         work_dir: Where results will go.
     """
-    from opencompass_llada.doctor import machine
+    from opencompass_llada.runs.doctor import machine
 
     checkout = Path(__file__).resolve().parents[1]
     packages = list(
@@ -107,7 +107,7 @@ def examine_data(asked: Sequence[str]) -> Iterator[Finding]:
     Args:
         asked: Benchmarks whose absence is a fault.
     """
-    from opencompass_llada.doctor.data import BENCHMARKS, check_files, check_tiktoken
+    from opencompass_llada.runs.doctor.data import BENCHMARKS, check_files, check_tiktoken
 
     cache = os.environ.get("COMPASS_DATA_CACHE")
     missing = bool(cache) and not Path(str(cache)).is_dir()
@@ -130,9 +130,8 @@ def examine_config(config: str) -> Iterator[Finding]:
     Args:
         config: A config file.
     """
-    from opencompass_llada.doctor.data import how_to_get
-    from opencompass_llada.doctor.needs import check_needs
-    from opencompass_llada.running import preflight
+    from opencompass_llada.runs import checks
+    from opencompass_llada.runs.doctor.data import check_needs, how_to_get
 
     remedy = f"correct {config}, or the LLADA_* variable that it names"
     if not Path(config).is_file():
@@ -141,15 +140,15 @@ def examine_config(config: str) -> Iterator[Finding]:
         )
         return
     try:
-        cfg = preflight.read_config(config)
+        cfg = checks.read_config(config)
     except ValueError as error:
         command = how_to_get(getattr(error, "topic", ""))
         yield Finding(topic="config", level="fault", text=str(error), remedy=command or remedy)
         return
     try:
-        preflight.check_file_names(cfg)
-        preflight.check_parts(cfg, scores=True)
-        preflight.check_options(cfg, runs_locally=True)
+        checks.check_file_names(cfg)
+        checks.check_parts(cfg, scores=True)
+        checks.check_options(cfg, runs_locally=True)
         yield Finding(topic="config", level="ok", text=f"{config}: models and data sets fit")
     except ValueError as error:
         text = f"{config}: {error}"
@@ -160,7 +159,7 @@ def examine_config(config: str) -> Iterator[Finding]:
     if any(finding.level == "fault" for finding in needs):
         return
     try:
-        preflight.check_data(cfg)
+        checks.check_data(cfg)
     except ValueError as error:
         command = how_to_get(getattr(error, "topic", ""))
         yield Finding(

@@ -8,7 +8,7 @@ a chat template. The chat form keeps that turn, as it is there. Read with `read_
         from ..ruler_patches.ruler import ruler_cells as __ruler_cells
 
 `abbr` is ``ruler_TASK_lengthN_by-TOKENIZER``, and ends in ``_chat`` for the chat form. TOKENIZER
-stands for the tokenizer's content (`datasets.counting.name_tokenizer`). It only names files: what
+stands for the tokenizer's content (`benchmarks.counting.name_tokenizer`). It only names files: what
 reads results takes task, length and tokenizer from the config.
 """
 
@@ -16,8 +16,8 @@ from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.datasets.ruler.dataset import RulerDataset
-from opencompass_llada.datasets.ruler.evaluator import RulerEvaluator
+from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
+from opencompass_llada.benchmarks.ruler.dataset import RulerEvaluator
 
 # Where texts come from: folder and essay file. 'embedded' has no questions, so no qa tasks.
 sources = {
@@ -65,18 +65,18 @@ def ruler_cells(
     """
     import os
 
-    import opencompass_llada.datasets.counting
-    import opencompass_llada.datasets.ruler.tasks
+    import opencompass_llada.benchmarks.counting
+    import opencompass_llada.benchmarks.ruler.prompts
     import opencompass_llada.options
 
-    known = opencompass_llada.datasets.ruler.tasks.TASKS
+    known = opencompass_llada.benchmarks.ruler.prompts.TASKS
     reject_unknown = opencompass_llada.options.reject_unknown
     reject_unknown("RULER data", [data], sources)
     at_hand = [name for name in known if data != "embedded" or name not in question_tasks]
     tasks = list(tasks or at_hand)
     reject_unknown(f"task of RULER's {data} data", tasks, at_hand)
     tokenizer = tokenizer or os.environ.get("TOKENIZER_MODEL") or "gpt-4"
-    label = opencompass_llada.datasets.counting.name_tokenizer(tokenizer)
+    label = opencompass_llada.benchmarks.counting.name_tokenizer(tokenizer)
     turns = [dict(role="HUMAN", prompt="{prompt}")]
     if chat:
         turns.append(dict(role="BOT", prompt="{answer}\n"))
@@ -136,9 +136,9 @@ def embedded_cells(
         num_samples: Samples a task and length.
         chat: As of `ruler_cells`.
     """
-    import opencompass_llada.datasets.ruler.tasks
+    import opencompass_llada.benchmarks.ruler.prompts
 
-    known = opencompass_llada.datasets.ruler.tasks.TASKS
+    known = opencompass_llada.benchmarks.ruler.prompts.TASKS
     cells = ruler_cells(
         lengths or embedded_lengths,
         tasks=tasks,

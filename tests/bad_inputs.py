@@ -2,7 +2,7 @@
 """Inputs that an evaluation has to refuse, in one table: what is given, and words of the refusal.
 
 A case is run by `run_case` as a user would: a config file and a command line through
-`running.launch` (OpenCompass's own main, nothing started), or a command of ``opencompass-llada``.
+`runs.launch` (OpenCompass's own main, nothing started), or a command of ``opencompass-llada``.
 Each must end in one paragraph that names the value or file, and not with status 0.
 """
 
@@ -23,17 +23,17 @@ import pytest
 import work_dirs
 
 from opencompass_llada import cli
-from opencompass_llada.running import launch as launch_module
+from opencompass_llada.runs import launch as launch_module
 
 CONFIG = """
 models = [dict(type='opencompass_llada.wrapper.LLaDACausalLM', abbr='tiny', max_out_len=16,
                sampler=dict(block_length=8, num_steps=8), run_cfg=dict(num_gpus=0))]
-datasets = [dict(type='opencompass_llada.datasets.{kind}', abbr='data',
+datasets = [dict(type='opencompass_llada.benchmarks.{kind}', abbr='data',
     reader_cfg=dict(input_columns=['prompt'], output_column='answer'),
-    infer_cfg=dict(prompt_template=dict(type='opencompass_llada.datasets.literal_template.LiteralPromptTemplate'),
+    infer_cfg=dict(prompt_template=dict(type='opencompass_llada.benchmarks.literal_template.LiteralPromptTemplate'),
                    retriever=dict(type='opencompass.openicl.icl_retriever.ZeroRetriever'),
                    inferencer=dict(type='opencompass.openicl.icl_inferencer.GenInferencer')),
-    eval_cfg=dict(evaluator=dict(type='opencompass_llada.datasets.needle_evaluator.NeedleBenchEvaluator')))]
+    eval_cfg=dict(evaluator=dict(type='opencompass_llada.benchmarks.needle.scoring.NeedleBenchEvaluator')))]
 models[0]['path'] = {checkpoint!r}
 datasets[0].update({cell!r})
 model, dataset = models[0], datasets[0]
@@ -412,7 +412,7 @@ def _data_sets() -> Iterator[Case]:
                 yield Case(name=f"{cell} {name}={value}", cell=cell, change=f"dataset[{name!r}] = {value}", words=(found.get(value, name.split("_")[0]),))
     yield Case(name="needle without a length", change="del dataset['length']", words=("length",))
     yield Case(name="a stock data set's unknown keyword", change="dataset.update(type='opencompass.datasets.JsonlDataset', path='x')", words=("length",))
-    for value in ("5", "''", "'opencompass_llada.datasets.needlebench.Nothing'", "'nowhere.Nothing'"):
+    for value in ("5", "''", "'opencompass_llada.benchmarks.needle.dataset.Nothing'", "'nowhere.Nothing'"):
         yield Case(name=f"data set type={value}", change=f"dataset['type'] = {value}", words=("type",))
     for value in ("'16'", "0", "1.5", "True"):
         yield Case(name=f"max_out_len={value} of a data set", change=f"dataset['infer_cfg']['inferencer']['max_out_len'] = {value}", words=("max_out_len",))
@@ -427,13 +427,13 @@ def _data_sets() -> Iterator[Case]:
         yield Case(name=change, change=change, words=("'data'", word))
     yield Case(name="infer_cfg=5", change="dataset['infer_cfg'] = 5", words=("infer_cfg",))
     yield Case(name="data set abbr=5", change="dataset['abbr'] = 5", words=("abbr",))
-    inferencer = "dataset['infer_cfg']['inferencer'] = dict(type='opencompass_llada.datasets.perplexity.inferencer.PerplexityInferencer', {})"
+    inferencer = "dataset['infer_cfg']['inferencer'] = dict(type='opencompass_llada.benchmarks.perplexity.inferencer.PerplexityInferencer', {})"
     for value, word in (
         ("", "window"), ("window=5", "window"), ("window=dict(length='8', target='whole')", "length"),
         ("window=dict(length=8, target='whole'), likelihood=dict(num_draws='4')", "num_draws"), ("window=dict(length=8, target='whole'), windw=1", "windw"),
     ):
         yield Case(name=f"perplexity {value}", cell="perplexity", change=inferencer.format(value), words=(word,))
-    options = "dataset['infer_cfg']['inferencer'] = dict(type='opencompass_llada.datasets.option_inferencer.OptionScoringInferencer', {})"
+    options = "dataset['infer_cfg']['inferencer'] = dict(type='opencompass_llada.benchmarks.short.inferencer.OptionScoringInferencer', {})"
     for value in ("per='tokn'", "likelihood=dict(num_draws='4')", "labls=['A']", "per=5"):
         yield Case(name=f"options {value}", change=options.format(value), words=(value.split("=")[0][:4],))
 

@@ -19,8 +19,8 @@ from typing import Any
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.files import sealed_line
-from opencompass_llada.results.completeness import describe_predictions
-from opencompass_llada.results.provenance import seal_file
+from opencompass_llada.runs.completeness import describe_predictions
+from opencompass_llada.runs.provenance import seal_file
 
 Damage = Callable[[Path], None]
 
@@ -177,7 +177,7 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 def read_numbers(folder: Path) -> dict[tuple[str, ...], tuple[Any, ...]]:
     """Return every number that a report of a run shows, by cell; others are absent."""
-    from opencompass_llada.results.collect import collect
+    from opencompass_llada.report.collect import collect
 
     collection = collect([folder])
     shown: dict[tuple[str, ...], tuple[Any, ...]] = {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.finetune.devices import Ranks
-from opencompass_llada.finetune.loop import Trainer
+from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.recipe_file import parse_recipe
 from opencompass_llada.finetune.rows import Batch
+from opencompass_llada.finetune.trainer import Trainer
 
 RECIPE: dict[str, Any] = {
     "output_dir": "unused",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from finetune_runs import small_recipe
 
-from opencompass_llada.finetune.devices import stop_processes, sum_over_ranks, whole_tensor
-from opencompass_llada.finetune.loop import Trainer
+from opencompass_llada.finetune.parallel import stop_processes, sum_over_ranks, whole_tensor
+from opencompass_llada.finetune.trainer import Trainer
 
 NUM_STEPS = 3
 

@@ -37,8 +37,8 @@ REASONING = {
 
 def list_goldens() -> dict[str, Callable[[str], list[str]]]:
     """Return, by the golden's name, what makes its prompts for each of `FORMS`."""
-    from opencompass_llada.datasets.longbench.tasks import TASKS as LONGBENCH
-    from opencompass_llada.datasets.ruler.tasks import TASKS as RULER
+    from opencompass_llada.benchmarks.longbench.facts import TASKS as LONGBENCH
+    from opencompass_llada.benchmarks.ruler.prompts import TASKS as RULER
 
     made = {f"ruler/{task}": lambda form, t=task: ruler_cell(t, form) for task in RULER}
     for task in ("niah_single_2", "qa_squad", "qa_hotpotqa"):
@@ -147,7 +147,7 @@ def own_data(benchmark: str) -> str:
 
 def write_longbench(folder: Path) -> None:
     """Write a row for each of LongBench's tasks, with what looks like a placeholder in it."""
-    from opencompass_llada.datasets.longbench.tasks import TASKS
+    from opencompass_llada.benchmarks.longbench.facts import TASKS
 
     for name, task in TASKS.items():
         chinese = task.language == "zh"

@@ -12,8 +12,8 @@ from tiny_causal import write_llama_checkpoint
 from tiny_dream import write_tiny_dream
 from transformers import AutoModelForCausalLM
 
-from opencompass_llada.modeling import CheckpointError
-from opencompass_llada.modeling.checkpoint import load_checkpoint
+from opencompass_llada.networks import CheckpointError
+from opencompass_llada.networks.checkpoint import load_checkpoint
 from opencompass_llada.wrapper import LLaDACausalLM
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
@@ -161,7 +161,7 @@ def test_adapters_that_do_not_fit_are_refused_before_weights_load(
     llada, tmp_path, monkeypatch, config, tensors, message
 ):
     base, adapter = llada
-    monkeypatch.setattr("opencompass_llada.modeling.checkpoint.load_file", None)
+    monkeypatch.setattr("opencompass_llada.networks.checkpoint.load_file", None)
     wrong = changed(adapter, tmp_path / "wrong", config, tensors)
     with pytest.raises(CheckpointError, match=message):
         LLaDACausalLM(base, peft_path=wrong)
@@ -173,7 +173,7 @@ def test_an_adapter_for_another_shape_is_refused(family, tmp_path, monkeypatch):
     width = {"d_model": 64} if family == "llada" else {"hidden_size": 64}
     other = write_checkpoint(family, tmp_path / "other", **width)
     adapter = write_adapter(family, other, tmp_path / "lora")
-    monkeypatch.setattr("opencompass_llada.modeling.checkpoint.load_file", None)
+    monkeypatch.setattr("opencompass_llada.networks.checkpoint.load_file", None)
     monkeypatch.setattr("opencompass_llada.families.autoregressive.load_causal", None)
     with pytest.raises(CheckpointError, match=r"another shape.*give the checkpoint that it was"):
         LLaDACausalLM(base, peft_path=adapter)
@@ -225,7 +225,7 @@ def test_a_subfolder_is_found(llada, tmp_path):
 
 
 def test_the_check_before_a_run_sees_the_adapter(llada, tmp_path):
-    from opencompass_llada.running.preflight import check_options
+    from opencompass_llada.runs.checks import check_options
 
     base, adapter = llada
     model = dict(type=LLaDACausalLM, abbr="m", path=base, peft_path=adapter)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from opencompass_llada.modeling.inference.attention_rule import (
+from opencompass_llada.inference.attention_rule import (
     AttentionRates,
     attend_with,
     attention_operations,

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from opencompass_llada.engines import AutoregressiveEngine
 from opencompass_llada.families import check_model_type, find_family
 from opencompass_llada.likelihood import LikelihoodOptions
-from opencompass_llada.modeling import CheckpointError, check_causal, load_causal
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.networks import CheckpointError, check_causal, load_causal
+from opencompass_llada.rope.methods import parse_rope_scaling
 from opencompass_llada.wrapper import LLaDACausalLM
 
 PROMPTS = [[72, 101], [5, 6, 7, 8, 9, 10, 11], [200], [72, 101, 102]]
@@ -129,7 +129,7 @@ def test_the_papers_lambdas_for_llama_3(tmp_path):
         rope_theta=500000.0, hidden_size=512, max_position_embeddings=8192
     )
     config = LlamaConfig(**fields)
-    from opencompass_llada.modeling.causal import resolve_causal_rope
+    from opencompass_llada.networks.causal import resolve_causal_rope
 
     for target, expected in ((16384, 3.53), (32768, 12.5)):
         scaling = parse_rope_scaling({"type": "ntk", "target_length": target})

@@ -12,8 +12,8 @@ from numpy import float64, int64
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
-from opencompass_llada.results import published
-from opencompass_llada.running import preflight
+from opencompass_llada.report import published
+from opencompass_llada.runs import checks
 
 GOOD: dict[str, str] = {
     "as it is": "",
@@ -83,10 +83,10 @@ def test_good_inputs_are_taken(name, checkpoint):
         **{"type": "opencompass_llada.wrapper.LLaDACausalLM", "abbr": "tiny"},
         **{"path": str(checkpoint), "max_out_len": 16, "sampler": sampler},
     }
-    dataset = {"type": f"opencompass_llada.datasets.{kind}", "abbr": "data", **cell}
+    dataset = {"type": f"opencompass_llada.benchmarks.{kind}", "abbr": "data", **cell}
     names = {"int64": int64, "float64": float64, "Path": Path, "ConfigDict": ConfigDict}
     exec(GOOD[name], {**names, "model": model, "dataset": dataset})
-    preflight.check_config({"models": [model], "datasets": [dataset]}, runs_locally=True)
+    checks.check_config({"models": [model], "datasets": [dataset]}, runs_locally=True)
 
 
 @pytest.mark.parametrize("value", [900, "HUGE"])

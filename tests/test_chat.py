@@ -15,7 +15,7 @@ from tiny_chat import (
     write_chat_checkpoint,
 )
 
-from opencompass_llada.datasets.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
 from opencompass_llada.engines import Generation
 from opencompass_llada.prompting import chat
 from opencompass_llada.prompting.chat import parse_chat
@@ -210,7 +210,7 @@ def test_wrong_chat_options_are_refused_before_any_file_is_opened(keywords, mess
 
 
 def test_a_missing_or_broken_template_is_refused_before_weights_load(tmp_path, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.modeling.checkpoint.load_file", None)
+    monkeypatch.setattr("opencompass_llada.networks.checkpoint.load_file", None)
     base = write_chat_checkpoint(tmp_path / "base", template=None)
     with pytest.raises(ValueError, match=r"no chat template\. Leave chat out for a base model"):
         LLaDACausalLM(base, chat=True)

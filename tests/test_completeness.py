@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from opencompass_llada.results.completeness import (
+from opencompass_llada.runs.completeness import (
     describe_missing,
     find_missing,
     read_last_error,
@@ -110,11 +110,11 @@ def test_the_log_of_the_task_and_its_last_error_are_named(run):
         "Traceback (most recent call last):\n  File ...\nKeyError: 'x'\n\n"
         "During handling of the above exception, another exception occurred:\n\n"
         "Traceback (most recent call last):\n  File ...\n"
-        "opencompass_llada.modeling.CheckpointError: wrong shape\n"
+        "opencompass_llada.networks.CheckpointError: wrong shape\n"
     )
     (cell,) = find_missing(CONFIG, run)
     assert cell.log_path == log_path
-    assert read_last_error(log_path) == ["opencompass_llada.modeling.CheckpointError: wrong shape"]
+    assert read_last_error(log_path) == ["opencompass_llada.networks.CheckpointError: wrong shape"]
     text = describe_missing([cell])
     assert "bad on niah_4k_depth[50]" in text
     assert str(log_path) in text

@@ -11,7 +11,7 @@ import pytest
 from mmengine.config import Config
 from short_data import write_short_data
 
-from opencompass_llada.running.every_data_set import cut_cells, find_data_sets
+from opencompass_llada.runs.every_data_set import cut_cells, find_data_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs/datasets").glob("[!_]*.py"))
@@ -118,7 +118,7 @@ def check_full_lengths(folder):
 
 
 def test_without_data_each_config_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.doctor.data.OPENCOMPASS_CACHE", str(tmp_path))
+    monkeypatch.setattr("opencompass_llada.runs.doctor.data.OPENCOMPASS_CACHE", str(tmp_path))
     monkeypatch.delenv("TOKENIZER_MODEL", raising=False)
     for name in ("COMPASS_DATA_CACHE", "TIKTOKEN_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path))

@@ -12,11 +12,11 @@ from tiny_causal import published_llama_fields, write_llama_checkpoint
 from tiny_dream import write_tiny_dream
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from opencompass_llada.modeling import CheckpointError, check_causal, load_causal, load_checkpoint
-from opencompass_llada.modeling.causal import read_causal_config
-from opencompass_llada.modeling.checkpoint import open_checkpoint
-from opencompass_llada.modeling.declared_rope import check_frequencies, held_frequencies
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.networks import CheckpointError, check_causal, load_causal, load_checkpoint
+from opencompass_llada.networks.causal import read_causal_config
+from opencompass_llada.networks.checkpoint import open_checkpoint
+from opencompass_llada.networks.declared_rope import check_frequencies, held_frequencies
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 HEAD_DIM, LENGTH = 8, 64
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -310,7 +310,7 @@ def test_fields_that_change_nothing_pass(tmp_path, writer):
 
 
 def test_the_published_llada_config_is_known():
-    from opencompass_llada.modeling import LLaDAConfig
+    from opencompass_llada.networks import LLaDAConfig
 
     LLaDAConfig.check_fields(published_fields(tiny_config()))
 

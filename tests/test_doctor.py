@@ -9,12 +9,12 @@ from needle_data import write_needlebench
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
-from opencompass_llada.datasets import tiktoken_file
-from opencompass_llada.datasets.counting import MissingDataError, TiktokenTokenizer
-from opencompass_llada.doctor import data, machine, needs
-from opencompass_llada.doctor.findings import Finding, write_report
-from opencompass_llada.running import preflight
-from opencompass_llada.running.environment import EnvironmentFault
+from opencompass_llada.benchmarks import counting
+from opencompass_llada.benchmarks.counting import MissingDataError, TiktokenTokenizer
+from opencompass_llada.runs import checks
+from opencompass_llada.runs.doctor import data, machine
+from opencompass_llada.runs.doctor.machine import Finding, write_report
+from opencompass_llada.runs.environment import EnvironmentFault
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_damaged_tiktoken_file_is_found_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     assert data.check_tiktoken(asked=True).level == "fetch"
     assert data.check_tiktoken(asked=False).level == "note"
-    path = tiktoken_file.tiktoken_path()
+    path = counting.tiktoken_path()
     path.write_text("half of it")
     found = data.check_tiktoken(asked=False)
     assert found.level == "fault"
@@ -78,24 +78,24 @@ def test_a_damaged_tiktoken_file_is_found_and_kept(tmp_path, monkeypatch):
 
 def test_the_right_tiktoken_file_is_known(real_data_root, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data_root / "data/tiktoken"))
-    assert tiktoken_file.tiktoken_state() == "present"
+    assert counting.tiktoken_state() == "present"
 
 
 def test_checkpoints_are_checked_by_their_headers(tmp_path):
     folder = write_tiny_checkpoint(tmp_path / "good")
-    assert needs.check_checkpoint(str(folder)).level == "ok"
-    assert needs.check_checkpoint("asset:tiny-llada").level == "ok"
-    assert needs.check_checkpoint("nobody/not-downloaded").level == "fetch"
+    assert data.check_checkpoint(str(folder)).level == "ok"
+    assert data.check_checkpoint("asset:tiny-llada").level == "ok"
+    assert data.check_checkpoint("nobody/not-downloaded").level == "fetch"
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    found = needs.check_checkpoint(str(folder))
+    found = data.check_checkpoint(str(folder))
     assert found.level == "fault"
     command = f"hf download ORGANISATION/NAME --local-dir {folder}"
     assert found.remedy == f"{command}   # Download it again."
-    assert needs.check_checkpoint(str(tmp_path / "absent")).level == "fault"
+    assert data.check_checkpoint(str(tmp_path / "absent")).level == "fault"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "other"}))
-    assert needs.check_checkpoint(str(folder)).level == "ok", "others' formats are not judged"
+    assert data.check_checkpoint(str(folder)).level == "ok", "others' formats are not judged"
 
 
 def test_every_backend_is_really_run(monkeypatch):
@@ -105,7 +105,7 @@ def test_every_backend_is_really_run(monkeypatch):
     asked = list(machine.check_attention(frozenset({"flash_attn"})))
     assert asked[-1].level == "fault" or "flash_attn" in asked[0].text.split(";")[0]
     monkeypatch.setattr(
-        "opencompass_llada.modeling.attention._sdpa", lambda q, k, v, mask: v.roll(1, 2)
+        "opencompass_llada.networks.attention._sdpa", lambda q, k, v, mask: v.roll(1, 2)
     )
     assert "off by" in machine.try_backend("auto", "cpu")
 
@@ -142,11 +142,11 @@ def small_config(checkpoint, folder, **dataset):
     return Config(
         dict(
             models=[
-                dict(type=needs.WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))
+                dict(type=data.WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))
             ],
             datasets=[
                 dict(
-                    type="opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset",
+                    type="opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
                     abbr="d",
                     path=str(folder),
                     file_list=["synthetic_en.jsonl"],
@@ -170,16 +170,16 @@ def test_a_run_is_refused_for_what_its_config_needs_and_lacks(tmp_path, monkeypa
     checkpoint = write_tiny_checkpoint(tmp_path / "model")
     folder = write_needlebench(tmp_path / "needles")
     cfg = small_config(checkpoint, folder)
-    preflight.check_config(cfg, runs_locally=True)
+    checks.check_config(cfg, runs_locally=True)
     (folder / "needles.jsonl").unlink()
     with pytest.raises(ValueError, match=r"needlebench: lacks needles\.jsonl.*Mend it"):
-        preflight.check_config(cfg, runs_locally=True)
+        checks.check_config(cfg, runs_locally=True)
     cfg = small_config(checkpoint, write_needlebench(tmp_path / "other"))
     cfg.datasets[0]["tokenizer"] = "gpt-4"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    tiktoken_file.tiktoken_path().write_text("x")
+    counting.tiktoken_path().write_text("x")
     with pytest.raises(ValueError, match="tiktoken: .*would delete it"):
-        preflight.check_config(cfg, runs_locally=True)
+        checks.check_config(cfg, runs_locally=True)
 
 
 def test_the_doctor_reads_a_config(tmp_path, capsys, repository_root, monkeypatch):
@@ -223,11 +223,11 @@ def test_a_config_without_its_data_gets_the_command_that_fetches_it(
 
 def test_a_config_without_tiktokens_file_gets_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    tiktoken_file.tiktoken_path().write_text("half of it")
+    counting.tiktoken_path().write_text("half of it")
     path = tmp_path / "c.py"
     path.write_text("")
     error = MissingDataError("no file", "tiktoken")
-    monkeypatch.setattr(preflight, "read_config", lambda path: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(checks, "read_config", lambda path: (_ for _ in ()).throw(error))
     assert cli.main(["doctor", "--config", str(path)]) == 1
     report = capsys.readouterr().out
     assert "-> copy" in report.split("FAULT  config")[1]
@@ -240,10 +240,10 @@ def test_stock_data_sets_are_known_too():
         found = one(data.needed_files(stock, f"opencompass.datasets.{kind}.X"))
         assert found[0] == "needlebench"
         assert found[2] == ["PaulGrahamEssays.jsonl", "needles.jsonl"]
-    texts = "opencompass_llada.datasets.perplexity.texts.PerplexityDataset"
+    texts = "opencompass_llada.benchmarks.perplexity.samples.PerplexityDataset"
     assert one(data.needed_files({"path": "a/b.txt"}, texts)) == ("perplexity", "a", ["b.txt"])
     assert list(data.needed_files({"path": "generated"}, texts)) == []
-    ruler = "opencompass_llada.datasets.ruler.dataset.RulerDataset"
+    ruler = "opencompass_llada.benchmarks.ruler.dataset.RulerDataset"
     assert list(data.needed_files({"task": "vt"}, ruler)) == []
     assert one(data.needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from tiny_dream import MASK_ID, dream_fields, tiny_dream, write_tiny_dream
 from transformers import AutoConfig, AutoModel, Qwen2Config, Qwen2ForCausalLM
 
-from opencompass_llada.modeling import (
+from opencompass_llada.networks import (
     CheckpointError,
     DreamConfig,
     DreamForMaskedDiffusion,
     load_checkpoint,
     open_checkpoint,
 )
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 ROWS = [[3, 250, 17, MASK_ID, MASK_ID, 90, 41, MASK_ID], [9, 8, MASK_ID, MASK_ID], [MASK_ID]]
 

@@ -25,10 +25,10 @@ from opencompass_llada.sampling import (
     plan_steps,
     sample,
 )
-from opencompass_llada.sampling.filtering import keep_likely
 from opencompass_llada.sampling.noise import make_generators
-from opencompass_llada.sampling.scores import perturb
-from opencompass_llada.sampling.timesteps import reveals_at_timesteps, timestep_shares
+from opencompass_llada.sampling.prediction import keep_likely
+from opencompass_llada.sampling.schedule import reveals_at_timesteps, timestep_shares
+from opencompass_llada.sampling.unmasking import perturb
 
 ALGS = ["origin", "maskgit_plus", "topk_margin", "entropy"]
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], [11, 13, 17, 19, 2]]

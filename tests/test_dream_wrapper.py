@@ -13,7 +13,7 @@ from tiny_dream import EOS_ID, EOT_ID, MASK_ID, START_ID, START_TOKEN, write_tin
 
 from opencompass_llada.families import check_model_type
 from opencompass_llada.likelihood import LikelihoodOptions
-from opencompass_llada.modeling import DreamForMaskedDiffusion
+from opencompass_llada.networks import DreamForMaskedDiffusion
 from opencompass_llada.wrapper import LLaDACausalLM
 
 PROMPTS = ["The capital of France is", "Hi", "One, two, three, four, five,"]

@@ -19,15 +19,15 @@ from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
 
 from opencompass_llada.cli import main
 from opencompass_llada.files import append_line, sealed_line, temporary_name
-from opencompass_llada.results.completeness import find_missing, read_answers, read_result
-from opencompass_llada.results.provenance import read_seals
-from opencompass_llada.results.runs import read_run
-from opencompass_llada.running.durability import (
+from opencompass_llada.report.runs import read_run
+from opencompass_llada.runs.completeness import find_missing, read_answers, read_result
+from opencompass_llada.runs.durability import (
     WRITERS,
     clear_surroundings,
     heal,
     whole_files,
 )
+from opencompass_llada.runs.provenance import read_seals
 
 ANSWERS = {str(i): {"origin_prompt": f"a\u2028b\u0085 {i}", "prediction": "x"} for i in range(4)}
 

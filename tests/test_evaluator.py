@@ -10,8 +10,8 @@ from needle_data import FILES, write_needlebench
 from opencompass.datasets.needlebench.origin import NeedleBenchOriginEvaluator
 from tiny import tiny_tokenizer
 
-from opencompass_llada.datasets.needle_evaluator import NeedleBenchEvaluator, score_answer
-from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.benchmarks.needle.scoring import NeedleBenchEvaluator, score_answer
+from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 REFERENCE = "\nThe item hidden on the Isle is the Ruby Lamp.\n*Ruby Lamp"
 ANSWERS = [
@@ -92,7 +92,7 @@ def eval_run(tmp_path):
     cells = [
         {
             "abbr": f"cell{number}",
-            "type": "opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset",
+            "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
             "path": str(path),
             "length": 1200,
             "depth": 50 * number,
@@ -106,7 +106,7 @@ def eval_run(tmp_path):
             "infer_cfg": {},
             "eval_cfg": {
                 "evaluator": {
-                    "type": "opencompass_llada.datasets.needle_evaluator.NeedleBenchEvaluator"
+                    "type": "opencompass_llada.benchmarks.needle.scoring.NeedleBenchEvaluator"
                 },
                 "pred_role": "BOT",
             },
@@ -164,4 +164,4 @@ def test_task_runs_as_a_module_so_that_its_folder_is_not_on_the_path(eval_run):
     _, cfg = eval_run
     command = CellByCellEvalTask(cfg).get_command("task.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
     assert command.startswith("CUDA_VISIBLE_DEVICES= ")
-    assert command.endswith("-m opencompass_llada.running.tasks task.py")
+    assert command.endswith("-m opencompass_llada.runs.tasks task.py")

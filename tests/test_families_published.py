@@ -18,9 +18,9 @@ from tiny_causal import write_llama_checkpoint
 from tiny_choices import ROWS, choices, model_config, questions, run
 from tiny_dream import write_tiny_dream
 
-from opencompass_llada.datasets.option_inferencer import OptionScoringInferencer
+from opencompass_llada.benchmarks.short.inferencer import OptionScoringInferencer
 from opencompass_llada.likelihood import LikelihoodOptions
-from opencompass_llada.modeling import CheckpointError
+from opencompass_llada.networks import CheckpointError
 from opencompass_llada.wrapper import LLaDACausalLM
 
 PROMPTS = [[72, 101], [5, 6, 7, 8, 9, 10, 11], [200], [72, 101, 102]]

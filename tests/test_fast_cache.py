@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_fast_exact import MODELS, TOKENS, prompts_of
 
-from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache, dequantise, quantise
-from opencompass_llada.modeling.inference import FastNetwork, PassServer
-from opencompass_llada.rope import rotation_table
+from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache, dequantise, quantise
+from opencompass_llada.rope.frequencies import rotation_table
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, parse_cache_options, sample
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import EOS_ID, EOT_ID, MASK_ID, tiny_model
 from tiny_dream import tiny_dream
 
-from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 TOKENS = SpecialTokens(mask_token_id=MASK_ID, eos_token_id=EOS_ID, eot_token_id=EOT_ID)

@@ -7,7 +7,7 @@ import torch
 from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model
 
-from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 pytestmark = pytest.mark.gpu

@@ -10,11 +10,11 @@ from mmengine.config import Config
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
-from opencompass_llada.fidelity.comparison import Answered, compare
-from opencompass_llada.fidelity.settings import apply_setting, parse_setting
 from opencompass_llada.needlebench.niah import niah_cells
-from opencompass_llada.results.intervals import paired_interval
-from opencompass_llada.running import preflight
+from opencompass_llada.report.statistics import paired_interval
+from opencompass_llada.runs import checks
+from opencompass_llada.runs.fidelity.comparison import Answered, compare
+from opencompass_llada.runs.fidelity.settings import apply_setting, parse_setting
 from opencompass_llada.wrapper import LLaDACausalLM
 
 
@@ -87,7 +87,7 @@ def config(tmp_path, monkeypatch):
     )
     models = [dict(options, max_out_len=8, batch_size=2)]
     found = Config(dict(models=models, datasets=datasets))
-    monkeypatch.setattr(preflight, "read_config", lambda path: found)
+    monkeypatch.setattr(checks, "read_config", lambda path: found)
     return found
 
 
@@ -123,6 +123,6 @@ def test_the_command_compares_two_settings_on_the_same_samples(config, tmp_path,
     ],
 )
 def test_wrong_words_are_said_before_a_weight_is_read(config, words, message, capsys, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.fidelity.command.answer_all", None)
+    monkeypatch.setattr("opencompass_llada.runs.fidelity.command.answer_all", None)
     assert cli.main(["fidelity", "--config", "config.py", *words]) == 2
     assert message in capsys.readouterr().err

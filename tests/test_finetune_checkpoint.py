@@ -14,8 +14,8 @@ from tiny import write_tiny_checkpoint
 from transformers import AutoTokenizer
 
 from opencompass_llada.finetune.saving import write_weights
-from opencompass_llada.modeling import load_checkpoint
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.networks import load_checkpoint
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 
 def second_loader(folder, input_ids_L):

@@ -14,11 +14,10 @@ import torch
 from finetune_runs import SHORT, first_batches, small_recipe, small_trainer
 
 from opencompass_llada.files import host_name
-from opencompass_llada.finetune.documents import Document, read_documents
 from opencompass_llada.finetune.evaluation import measure_perplexity
-from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.finetune.recipe import TextSource
+from opencompass_llada.finetune.text import Document, read_documents, train_tokenizer
 from opencompass_llada.finetune.token_cache import TokenizedText, tokenize_source
-from opencompass_llada.finetune.tokenizer import train_tokenizer
 
 ROWS = [{"text": "one two", "q": "how"}, {"text": "three", "q": "why not"}]
 

@@ -20,13 +20,13 @@ from opencompass_llada.files import host_name
 from opencompass_llada.finetune import saving
 from opencompass_llada.finetune.__main__ import main
 from opencompass_llada.finetune.arithmetic import Shape
-from opencompass_llada.finetune.devices import read_ranks
-from opencompass_llada.finetune.documents import read_documents
-from opencompass_llada.finetune.memory_plan import DoesNotFit, check_memory, plan_memory
+from opencompass_llada.finetune.checks import DoesNotFit, check_memory, plan_memory
+from opencompass_llada.finetune.parallel import read_ranks
+from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.recipe_file import load_recipe
-from opencompass_llada.finetune.recipe_parts import TextSource
 from opencompass_llada.finetune.surroundings import claim_output
-from opencompass_llada.modeling import load_checkpoint
+from opencompass_llada.finetune.text import read_documents
+from opencompass_llada.networks import load_checkpoint
 
 LLADA_8B = Shape(width=4096, kv_width=4096, num_layers=32, mlp_width=12288, vocab_size=126464)
 

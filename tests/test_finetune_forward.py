@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from opencompass_llada.finetune.document_attention import document_attend
 from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.networks import hidden_states
-from opencompass_llada.finetune.packed_text import PackedText
+from opencompass_llada.finetune.packing import PackedText
 from opencompass_llada.finetune.rows import collate
 
 LENGTH = 32

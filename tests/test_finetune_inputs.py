@@ -17,11 +17,11 @@ from finetune_runs import LONGER, RECIPE, SHORT, small_recipe
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.finetune import loop
+from opencompass_llada.finetune import trainer
 from opencompass_llada.finetune.__main__ import main
 from opencompass_llada.finetune.arithmetic import Shape
-from opencompass_llada.finetune.devices import Ranks
-from opencompass_llada.finetune.fitting import check_fits
+from opencompass_llada.finetune.checks import check_fits
+from opencompass_llada.finetune.parallel import Ranks
 
 PHASE, HUGE = SHORT[0], 1_000_000_000
 NUMBER = ["text", "1", True, None, [], {}, float("nan")]
@@ -336,7 +336,7 @@ def cases(folder):
 
 def test_every_wrong_input_ends_in_one_paragraph_before_weights_load(tmp_path, monkeypatch, capsys):
     reached = []
-    monkeypatch.setattr(loop, "place_network", lambda *_: reached.append("weights") or 1 / 0)
+    monkeypatch.setattr(trainer, "place_network", lambda *_: reached.append("weights") or 1 / 0)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     recipe, wrong, number = tmp_path / "recipe.yaml", [], 0
     for name, content, overrides, words in cases(tmp_path):
@@ -375,8 +375,8 @@ def test_wrong_variables_of_torchrun_are_named(tmp_path, monkeypatch, capsys, na
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
-    from opencompass_llada.finetune.documents import read_documents
-    from opencompass_llada.finetune.recipe_parts import TextSource
+    from opencompass_llada.finetune.recipe import TextSource
+    from opencompass_llada.finetune.text import read_documents
 
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftext")
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "text"}')

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.optimizer import learning_rate
-from opencompass_llada.modeling import load_checkpoint
+from opencompass_llada.networks import load_checkpoint
 
 
 def weights_of(trainer):

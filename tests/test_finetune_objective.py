@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from opencompass_llada.finetune.chunked_loss import weighted_cross_entropy
-from opencompass_llada.finetune.noise import (
+from opencompass_llada.finetune.objective import (
     SHORTEST_END,
     draw_end,
     draw_mask_ratio,
     draw_masked,
     keep_end,
     scale_losses,
+    weighted_cross_entropy,
 )
 
 

@@ -11,8 +11,7 @@ from finetune_runs import RECIPE, SHORT, ranks_of, small_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opencompass_llada.finetune.packed_text import PackedText
-from opencompass_llada.finetune.packing import Piece, pack
+from opencompass_llada.finetune.packing import PackedText, Piece, pack
 from opencompass_llada.finetune.token_cache import TokenizedText
 
 STRATEGIES = ("adaptive", "eod", "direct")

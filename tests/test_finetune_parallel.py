@@ -13,7 +13,7 @@ import pytest
 import torch
 from finetune_runs import small_trainer
 
-from opencompass_llada.finetune.ulysses import check_heads
+from opencompass_llada.finetune.parallel import check_heads
 
 TESTS = Path(__file__).resolve().parent
 ALONE = {

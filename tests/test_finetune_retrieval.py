@@ -8,15 +8,14 @@ import re
 import numpy as np
 import pytest
 
-from opencompass_llada.datasets.ruler.tasks import TEMPLATES, NiahTask, TracingTask
-from opencompass_llada.finetune.documents import read_documents
+from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES, NiahTask, TracingTask
 from opencompass_llada.finetune.random_strings import draw_text_words, draw_words
-from opencompass_llada.finetune.recipe_parts import SHORTEST_ROW, TextSource
+from opencompass_llada.finetune.recipe import SHORTEST_ROW, TextSource
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.ruler_rows import draw_pair, is_trained_pair
 from opencompass_llada.finetune.styles import STYLES
+from opencompass_llada.finetune.text import read_documents, train_tokenizer
 from opencompass_llada.finetune.token_cache import tokenize_source
-from opencompass_llada.finetune.tokenizer import train_tokenizer
 from opencompass_llada.finetune.windows import TokenWindows
 from opencompass_llada.synthetic.grammar import RULES
 from opencompass_llada.synthetic.needles import held_out, make_needle
@@ -179,7 +178,7 @@ def test_evaluation_keys_are_never_trained_on(sources):
 def test_one_pair_in_eight_is_trained_on():
     rng = random.Random(0)
     assert all(is_trained_pair(draw_pair(rng, trained=True)) for _ in range(20))
-    from opencompass_llada.datasets.ruler.words import adjective_nouns
+    from opencompass_llada.benchmarks.ruler.words import adjective_nouns
 
     pairs = adjective_nouns()
     share = np.mean([is_trained_pair(pairs[rng.randrange(len(pairs))]) for _ in range(4000)])

@@ -11,7 +11,7 @@ import pytest
 RUN = """
 import sys, time
 import torch
-from opencompass_llada.finetune.recipe_parts import Phase
+from opencompass_llada.finetune.recipe import Phase
 from opencompass_llada.finetune.rows import row_loader
 
 PHASE = Phase(sequence_length=64, num_steps=1000, rows_per_step=2)

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.running import hardware
+from opencompass_llada.runs import hardware
 
 GPUS = [
     "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa1111-0000)",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from opencompass_llada.results import heatmap
-from opencompass_llada.results.grid import Grid
+from opencompass_llada.report import heatmap
+from opencompass_llada.report.grid import Grid
 
 LENGTHS, DEPTHS = (256, 512, 1024), (0, 50, 100)
 

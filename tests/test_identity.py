@@ -7,11 +7,11 @@ import pytest
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.cli import main as run_command
-from opencompass_llada.results.board import make_board
-from opencompass_llada.results.collect import collect
-from opencompass_llada.results.identity import cell_meaning
-from opencompass_llada.results.meaning import describe_sampler, find_kind
-from opencompass_llada.results.ranking import rank_scores
+from opencompass_llada.report.board import make_board
+from opencompass_llada.report.collect import collect
+from opencompass_llada.report.identity import cell_meaning
+from opencompass_llada.report.meaning import describe_sampler, find_kind
+from opencompass_llada.report.ranking import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
 ONE = [make_model("one")]
@@ -328,7 +328,7 @@ def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
     cfg = config.Config(json.loads(json.dumps({**values, "names": []})))
     cfg.names = values["names"]
     cfg.dump(str(tmp_path / "dump.py"))
-    from opencompass_llada.results.run_config import read_dumped_config
+    from opencompass_llada.report.run_config import read_dumped_config
 
     own = read_dumped_config(tmp_path / "dump.py")
     theirs = config.Config.fromfile(str(tmp_path / "dump.py"))._cfg_dict.to_dict()

@@ -35,8 +35,8 @@ def test_the_quick_benchmark_measures_everything_and_writes_a_record(tmp_path, r
 KERNELS = """
 import torch
 from tiny import tiny_model
-from opencompass_llada.modeling.inference import FastNetwork, PassServer
-from opencompass_llada.modeling.inference.elementwise import FusedElementwise
+from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.inference.elementwise import FusedElementwise
 
 model = tiny_model(n_kv_heads=1, n_layers=3, d_model=64, n_heads=2)
 ids, lengths = torch.randint(0, 250, (3, 40)), (40, 23, 31)
@@ -57,9 +57,9 @@ for num_tokens, num_wanted in ((5, None), (8, 5)):
 
 SPLIT = """
 import torch
-from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
-from opencompass_llada.modeling.inference.kept_attention import attend_kept
-from opencompass_llada.modeling.inference.tilings import Tiling
+from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
+from opencompass_llada.inference.triton.launch import attend_kept
+from opencompass_llada.inference.tilings import Tiling
 
 LENGTHS = (1, 130, 64, 256)  # less than a tile, a rest, one tile, whole tiles
 OFFSETS = (3, 4, 134, 198)

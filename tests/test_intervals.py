@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from opencompass_llada.results.intervals import (
+from opencompass_llada.report.statistics import (
     Stratum,
     clopper_pearson,
     clustered_interval,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from opencompass_llada.running import launch as launch_module
+from opencompass_llada.runs import launch as launch_module
 
 
 @pytest.fixture

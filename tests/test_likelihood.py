@@ -21,8 +21,7 @@ from opencompass_llada.likelihood import (
     pool,
     student_t_quantile,
 )
-from opencompass_llada.likelihood.masks import stratified_counts
-from opencompass_llada.likelihood.scoring import masked_entropies, sliced_entropies
+from opencompass_llada.likelihood.bound import masked_entropies, sliced_entropies, stratified_counts
 
 MASK = 4  # after a vocabulary of four tokens
 TARGET = [1, 3, 0, 2, 1]
@@ -236,7 +235,7 @@ def test_masks_depend_on_the_target_alone(model):
 
 
 def test_slices_of_positions_give_the_same_cross_entropies(model, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.likelihood.scoring.POSITIONS_AT_ONCE", 4)
+    monkeypatch.setattr("opencompass_llada.likelihood.bound.POSITIONS_AT_ONCE", 4)
     ids = torch.tensor([[1, MASK, MASK, 2, MASK, MASK], [0, MASK, MASK, 2, MASK, MASK]])
     positions = torch.tensor([[1, 2, 4, 5]] * 2)
     targets = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])

@@ -6,11 +6,11 @@ import sys
 import pytest
 from needle_data import write_needlebench
 
-from opencompass_llada.datasets.counting import MissingDataError
-from opencompass_llada.datasets.haystack import resolve_data_directory
-from opencompass_llada.datasets.longbench.reading import read_rows
-from opencompass_llada.datasets.longbench.tasks import TASKS
-from opencompass_llada.datasets.longbench.v2 import read_rows as read_v2_rows
+from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.longbench.facts import TASKS
+from opencompass_llada.benchmarks.longbench.samples import read_rows
+from opencompass_llada.benchmarks.longbench.v2 import read_rows as read_v2_rows
+from opencompass_llada.benchmarks.needle.haystack import resolve_data_directory
 
 ROW = {"input": "Who?", "context": "A text.", "answers": ["one"], "length": 4}
 V2_ROW = dict.fromkeys(("question", "choice_A", "choice_B", "choice_C", "choice_D"), "x") | dict(

@@ -11,10 +11,10 @@ from opencompass.registry import LOAD_DATASET
 from tiny import write_tiny_checkpoint
 
 import opencompass_llada.assets
-from opencompass_llada.datasets.longbench.tasks import CATEGORIES, LONGBENCH_E_TASKS, TASKS
-from opencompass_llada.results.breakdown import BreakdownSummarizer
-from opencompass_llada.results.group_summarizer import GroupSummarizer
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
+from opencompass_llada.benchmarks.longbench.facts import CATEGORIES, LONGBENCH_E_TASKS, TASKS
+from opencompass_llada.report.breakdown import BreakdownSummarizer
+from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.runs.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]

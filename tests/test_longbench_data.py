@@ -8,11 +8,11 @@ import pytest
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 
 from opencompass_llada.assets import resolve_asset
-from opencompass_llada.datasets import locations
-from opencompass_llada.datasets.counting import MissingDataError
-from opencompass_llada.datasets.literal_template import LiteralPromptTemplate
-from opencompass_llada.datasets.longbench.dataset import LongBenchDataset
-from opencompass_llada.datasets.longbench.tasks import LONGBENCH_E_TASKS, TASKS
+from opencompass_llada.benchmarks import locations
+from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
+from opencompass_llada.benchmarks.longbench.facts import LONGBENCH_E_TASKS, TASKS
 from opencompass_llada.synthetic.longbench_rows import MAKERS, make_row
 from opencompass_llada.synthetic.longbench_samples import V2_FILE, write_samples
 

@@ -8,16 +8,16 @@ from datasets import Dataset
 from mmengine.config import Config
 from opencompass.datasets.longbench import evaluators as stock
 
-from opencompass_llada.datasets.longbench.evaluator import LongBenchEvaluator, score_answer
-from opencompass_llada.datasets.longbench.tasks import TASKS
-from opencompass_llada.datasets.longbench.v2 import (
+from opencompass_llada.benchmarks.longbench.dataset import LongBenchEvaluator, score_answer
+from opencompass_llada.benchmarks.longbench.facts import TASKS
+from opencompass_llada.benchmarks.longbench.v2 import (
     LongBenchV2Dataset,
     LongBenchV2Evaluator,
     extract_answer,
     read_rows,
     write_prompt,
 )
-from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 GOLD = ["Paris, France", "Paris", "the city of Paris"]
 
@@ -103,7 +103,7 @@ def test_a_missing_prediction_is_an_error():
 
 def run_evaluation(work_dir, folder, shards):
     """Evaluate two rows whose predictions lie in the given files; return the result or None."""
-    from opencompass_llada.datasets.longbench.dataset import LongBenchDataset
+    from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
 
     model = {"type": "m", "abbr": "model", "path": "x"}
     dataset = {

@@ -6,7 +6,7 @@ import sys
 import pytest
 from opencompass.datasets.longbench import evaluators as stock
 
-from opencompass_llada.datasets.longbench import metrics
+from opencompass_llada.benchmarks.longbench import scoring
 
 ENGLISH = [
     "the",
@@ -58,7 +58,7 @@ def test_equal_on_random_texts(name, evaluator, words, joint):
     for prediction, answer in pairs(words, joint):
         if name == "count":
             answer = "12"
-        ours = metrics.METRICS[name](prediction, answer, ())
+        ours = scoring.METRICS[name](prediction, answer, ())
         assert ours == pytest.approx(by_stock(evaluator, prediction, [answer]), abs=1e-12)
         scores.append(ours)
     assert 0 < sum(scores) < len(scores)  # neither all wrong nor all right
@@ -67,7 +67,7 @@ def test_equal_on_random_texts(name, evaluator, words, joint):
 @pytest.mark.parametrize(("language", "word"), [("en", "Paragraph "), ("zh", "段落")])
 def test_retrieval_equals_the_original_on_random_answers(language, word):
     evaluator = stock.LongBenchRetrievalEvaluator(language)
-    metric = metrics.METRICS["retrieval" if language == "en" else "retrieval_zh"]
+    metric = scoring.METRICS["retrieval" if language == "en" else "retrieval_zh"]
     draw = random.Random(3)
     scores = []
     for _ in range(60):
@@ -87,37 +87,37 @@ def test_classification_equals_the_original_on_random_answers():
         prediction = " or ".join(draw.sample(CLASSES, k=draw.randint(0, 4)))
         answer = draw.choice(classes)
         reference = {"answers": [answer], "all_classes": classes}
-        ours = metrics.classification_score(prediction, answer, classes)
+        ours = scoring.classification_score(prediction, answer, classes)
         assert ours == pytest.approx(by_stock(evaluator, prediction, reference))
         scores.append(ours)
     assert {0.0, 1.0, 0.5} < set(scores)
 
 
 def test_hand_made_values():
-    assert metrics.qa_f1_score("The cat, sat!", "a Cat sat") == 1.0
-    assert metrics.qa_f1_score("cat sat", "cat ran") == 0.5
-    assert metrics.qa_f1_score("", "cat") == 0.0
-    assert metrics.rouge_score("", "cat") == 0.0
-    assert metrics.count_score("12 or 13", "12") == 0.5
-    assert metrics.retrieval_score("Paragraph 1, not 12", "Paragraph 12") == 0.5
-    assert metrics.code_similarity_score("```\n# x\n  return a", "  return a") == 1.0
-    assert metrics.classification_score("Date and time", "Date", ["Date", "Date and time"]) == 0.5
+    assert scoring.qa_f1_score("The cat, sat!", "a Cat sat") == 1.0
+    assert scoring.qa_f1_score("cat sat", "cat ran") == 0.5
+    assert scoring.qa_f1_score("", "cat") == 0.0
+    assert scoring.rouge_score("", "cat") == 0.0
+    assert scoring.count_score("12 or 13", "12") == 0.5
+    assert scoring.retrieval_score("Paragraph 1, not 12", "Paragraph 12") == 0.5
+    assert scoring.code_similarity_score("```\n# x\n  return a", "  return a") == 1.0
+    assert scoring.classification_score("Date and time", "Date", ["Date", "Date and time"]) == 0.5
     # The shorter class is part of the gold one's name and does not count against it.
     assert (
-        metrics.classification_score("Date and time", "Date and time", ["Date", "Date and time"])
+        scoring.classification_score("Date and time", "Date and time", ["Date", "Date and time"])
         == 1.0
     )
-    assert metrics.classification_score("nothing", "Date", ["Date"]) == 0.0
+    assert scoring.classification_score("nothing", "Date", ["Date"]) == 0.0
 
 
 def test_a_gold_answer_without_a_paragraph_is_an_error():
     with pytest.raises(ValueError, match="names no paragraph"):
-        metrics.retrieval_score("Paragraph 1", "the first")
+        scoring.retrieval_score("Paragraph 1", "the first")
 
 
 def test_rouge_of_long_texts_is_a_score_where_the_original_swallows_an_error():
     text = " ".join(f"w{number}" for number in range(sys.getrecursionlimit()))
     assert by_stock(stock.LongBenchRougeEvaluator("en"), text, [text]) == 0.0
     before = sys.getrecursionlimit()
-    assert metrics.rouge_score(text, text) == pytest.approx(1.0)
+    assert scoring.rouge_score(text, text) == pytest.approx(1.0)
     assert sys.getrecursionlimit() == before

@@ -7,17 +7,17 @@ import opencompass
 import pytest
 from opencompass.datasets.longbench import evaluators as stock
 
-from opencompass_llada.datasets.longbench.groups import category_groups
-from opencompass_llada.datasets.longbench.output_lengths import output_length
-from opencompass_llada.datasets.longbench.prompts import PROMPTS, WORDINGS, write_prompt
-from opencompass_llada.datasets.longbench.tasks import (
+from opencompass_llada.benchmarks.longbench.facts import (
     BUCKETS,
     CATEGORIES,
     LONGBENCH_E_TASKS,
     TASKS,
     bucket_of,
+    category_groups,
     list_tasks,
+    output_length,
 )
+from opencompass_llada.benchmarks.longbench.prompts import PROMPTS, WORDINGS, write_prompt
 
 METRIC_CLASSES = {
     "qa_f1": (stock.LongBenchF1Evaluator, "en"),

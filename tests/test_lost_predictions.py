@@ -18,8 +18,8 @@ from opencompass.tasks import OpenICLInferTask
 from prompt_capture import plain
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.running.every_data_set import find_data_sets
-from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.runs.every_data_set import find_data_sets
+from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_SAMPLES = 4

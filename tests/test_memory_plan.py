@@ -6,9 +6,7 @@ import pytest
 import torch
 from test_fast_exact import MODELS, TOKENS, prompts_of
 
-from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
-from opencompass_llada.modeling.cache import FLOAT8, KeyValueCache
-from opencompass_llada.modeling.inference import (
+from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,
     MemoryPlanError,
@@ -18,6 +16,8 @@ from opencompass_llada.modeling.inference import (
     card_budget,
     check_plan,
 )
+from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
+from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.sampling import SamplerConfig, sample
 
 H100 = int(0.94 * 81559 * 2**20)

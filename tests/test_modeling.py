@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 from tiny import published_fields, tiny_config, tiny_model, write_tiny_checkpoint
 from transformers import AutoConfig, AutoModel
 
-from opencompass_llada.modeling import (
+from opencompass_llada.networks import (
     CheckpointError,
     LLaDAConfig,
     LLaDAForMaskedDiffusion,
     load_checkpoint,
     read_model_config,
 )
-from opencompass_llada.modeling.attention import ATTENTION_BACKENDS, choose_attention
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.networks.attention import ATTENTION_BACKENDS, choose_attention
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 
 def independent_logits(weights: dict, fields: dict, ids: list[int]) -> torch.Tensor:

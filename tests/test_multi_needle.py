@@ -18,17 +18,17 @@ from opencompass.datasets.needlebench.parallel import (
 )
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.datasets.multi_needle import (
+from opencompass_llada.benchmarks.multi_needle.prompts import place_chain, place_parallel
+from opencompass_llada.benchmarks.multi_needle.samples import (
     MultiNeedleReasoningDataset,
     MultiNeedleRetrievalDataset,
     check_cells,
 )
-from opencompass_llada.datasets.multi_needle_evaluator import (
+from opencompass_llada.benchmarks.multi_needle.scoring import (
     MultiNeedleReasoningEvaluator,
     MultiNeedleRetrievalEvaluator,
 )
-from opencompass_llada.datasets.multi_needle_prompts import place_chain, place_parallel
-from opencompass_llada.datasets.needle_cells import parse_needle_cell
+from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = Path(opencompass.__file__).parent / "configs/datasets"
@@ -215,7 +215,7 @@ def test_sets_by_name_survive_the_dump(name, tmp_path):
     assert len({cell["abbr"] for cell in cells}) == len(cells)
     Config({"datasets": cells[:1]}).dump(str(tmp_path / "x.py"))
     again = Config.fromfile(str(tmp_path / "x.py"))["datasets"][0]
-    assert again["type"].startswith("opencompass_llada.datasets.multi_needle.MultiNeedle")
+    assert again["type"].startswith("opencompass_llada.benchmarks.multi_needle.samples.MultiNeedle")
     assert {cell["benchmark"] for cell in cells} == {"needlebench_multi"}
     assert {cell["guide"] for cell in cells} == {name.endswith("chat")}
 

@@ -7,22 +7,22 @@ from needle_data import FILES, write_lines, write_needlebench
 from tiny import tiny_tokenizer
 from tiny_chat import write_chat_checkpoint
 
-from opencompass_llada.datasets import locations
-from opencompass_llada.datasets.counting import TIKTOKEN_FILES, MissingDataError
-from opencompass_llada.datasets.haystack import HaystackStore, choose_needle, read_needles
-from opencompass_llada.datasets.multi_needle import MultiNeedleRetrievalDataset
-from opencompass_llada.datasets.multi_needle_prompts import (
+from opencompass_llada.benchmarks import locations
+from opencompass_llada.benchmarks.counting import TIKTOKEN_FILES, MissingDataError
+from opencompass_llada.benchmarks.multi_needle.prompts import (
     read_reasoning_needles,
     read_retrieval_needles,
 )
-from opencompass_llada.datasets.needle_prompts import FIT_TOLERANCE, fit_prompt, write_question
-from opencompass_llada.datasets.needlebench import (
+from opencompass_llada.benchmarks.multi_needle.samples import MultiNeedleRetrievalDataset
+from opencompass_llada.benchmarks.needle.dataset import (
     NeedleBenchSingleDataset,
     check_cells,
     make_samples,
     parse_needle_cell,
 )
-from opencompass_llada.datasets.ruler.dataset import RulerDataset
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore, choose_needle, read_needles
+from opencompass_llada.benchmarks.needle.prompts import FIT_TOLERANCE, fit_prompt, write_question
+from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.wrapper import LLaDACausalLM
 
 

@@ -12,11 +12,11 @@ from needle_data import write_needlebench
 from tiny import write_tiny_checkpoint
 
 import opencompass_llada.assets
-from opencompass_llada.datasets.counting import name_tokenizer
-from opencompass_llada.datasets.haystack import HaystackStore
-from opencompass_llada.datasets.needlebench import NeedleBenchSingleDataset, parse_needle_cell
-from opencompass_llada.results.summarizer import NeedleSummarizer
-from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.benchmarks.counting import name_tokenizer
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset, parse_needle_cell
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.report.summarizer import NeedleSummarizer
+from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,9 +74,9 @@ def cell_options(dataset):
 
 
 def test_all_scalings_are_each_models_own(monkeypatch):
-    from opencompass_llada.datasets import needlebench
+    from opencompass_llada.benchmarks.needle import dataset
 
-    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
     cfg = parse(monkeypatch, models="tiny_llada,llama_3_8b_base", scaling="all")
     methods = [
         (model["abbr"].split("_")[0], model["rope_scaling"]["type"]) for model in cfg["models"]
@@ -104,10 +104,10 @@ def test_main_config_runs_three_scalings_from_inside_to_four_times(monkeypatch):
 
 
 def test_default_lengths_are_half_to_four_times_the_trained_length(monkeypatch):
-    from opencompass_llada.datasets import needlebench
+    from opencompass_llada.benchmarks.needle import dataset
 
     monkeypatch.delenv("LLADA_LENGTHS")
-    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
     cfg = parse()
     assert {dataset["length"] for dataset in cfg["datasets"]} == {256, 512, 1024, 2048}
 
@@ -224,10 +224,10 @@ def test_wrong_settings_in_a_config_are_refused_like_wrong_variables(settings, m
 
 
 def test_embedded_set_by_name_is_the_main_configs_default(monkeypatch):
-    from opencompass_llada.datasets import needlebench
+    from opencompass_llada.benchmarks.needle import dataset
 
     monkeypatch.delenv("LLADA_LENGTHS")
-    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
     by_name = parse(path=ROOT / "configs/datasets/niah_embedded.py")["niah_datasets"]
     assert plain(list(parse()["datasets"])) == plain(list(by_name))
 
@@ -248,9 +248,9 @@ def test_language_of_given_data_and_the_chat_form(monkeypatch, asset_folder):
 
 def test_a_tokenizer_is_known_by_its_content(monkeypatch, asset_folder, tmp_path):
     """Three shipped models with one tokenizer were asked three copies of each question."""
-    from opencompass_llada.datasets import needlebench
+    from opencompass_llada.benchmarks.needle import dataset
 
-    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
     copy, other = tmp_path / "copy", tmp_path / "other"
     for folder in (copy, other):
         shutil.copytree(asset_folder / "tiny-llada", folder)
@@ -288,9 +288,9 @@ def test_a_tokenizer_is_known_by_its_content(monkeypatch, asset_folder, tmp_path
 
 
 def test_models_with_their_own_tokenizers_get_their_own_cells(monkeypatch):
-    from opencompass_llada.datasets import needlebench
+    from opencompass_llada.benchmarks.needle import dataset
 
-    monkeypatch.setattr(needlebench, "check_cells", lambda cells: None)
+    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
     cfg = parse(monkeypatch, models="tiny_llada,llada_8b_base", scaling="none,ntk")
     groups = cfg["model_dataset_combinations"]
     assert [[model["abbr"] for model in group["models"]] for group in groups] == [

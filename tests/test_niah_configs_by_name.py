@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from prompt_capture import plain
 
-from opencompass_llada.datasets.needle_cells import parse_needle_cell
+from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_FILES = sorted(p.stem for p in (ROOT / "configs/datasets").glob("niah_*.py"))

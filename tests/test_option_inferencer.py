@@ -11,7 +11,7 @@ from tiny_causal import write_llama_checkpoint
 from tiny_chat import write_chat_checkpoint
 from tiny_choices import ROWS, choices, model_config, run
 
-from opencompass_llada.datasets.option_inferencer import OptionScoringInferencer, make_scorer
+from opencompass_llada.benchmarks.short.inferencer import OptionScoringInferencer, make_scorer
 from opencompass_llada.wrapper import LLaDACausalLM
 
 

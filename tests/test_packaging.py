@@ -121,7 +121,7 @@ def test_wheel_run_and_its_repetition_from_the_dumped_config(
     assert "opencompass_llada.wrapper.LLaDACausalLM" in dumped.read_text()
     # Again from what was dumped, in one process, from the editable install or the checkout.
     again = run_python(
-        ["-m", "opencompass_llada.running.launch", str(dumped), "-w", "again", "--debug"],
+        ["-m", "opencompass_llada.runs.launch", str(dumped), "-w", "again", "--debug"],
         cwd=cwd,
         path=[],
     )

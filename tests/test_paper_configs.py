@@ -12,7 +12,7 @@ from opencompass_llada.configs.helpers import paper_run
 from opencompass_llada.configs.helpers.models import describe_models, list_model_configs
 from opencompass_llada.configs.helpers.paper_facts import papers
 from opencompass_llada.configs.helpers.ruler_run import plan_run as plan_ruler
-from opencompass_llada.running.preflight import check_options
+from opencompass_llada.runs.checks import check_options
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA = ("meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct")

@@ -15,24 +15,24 @@ from prompt_capture import plain
 from tiny import MASK_ID, tiny_tokenizer, write_tiny_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from opencompass_llada.datasets.perplexity.evaluator import PerplexityEvaluator
-from opencompass_llada.datasets.perplexity.inferencer import (
+from opencompass_llada.benchmarks.perplexity.inferencer import (
     find_scorer,
     read_estimates,
     write_estimates,
 )
-from opencompass_llada.datasets.perplexity.texts import (
+from opencompass_llada.benchmarks.perplexity.samples import (
     PerplexityDataset,
     parse_text_options,
     read_texts,
 )
-from opencompass_llada.datasets.perplexity.windows import cut_windows, parse_window_options
+from opencompass_llada.benchmarks.perplexity.scoring import PerplexityEvaluator
+from opencompass_llada.benchmarks.perplexity.windows import cut_windows, parse_window_options
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
-from opencompass_llada.likelihood.scoring import entropies_from_logits
-from opencompass_llada.results.curves import read_curves
-from opencompass_llada.results.perplexity_summarizer import PerplexitySummarizer
-from opencompass_llada.results.reporting import merge_model_facts
-from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.likelihood.bound import entropies_from_logits
+from opencompass_llada.report.curves import read_curves
+from opencompass_llada.report.perplexity_summarizer import PerplexitySummarizer
+from opencompass_llada.report.reporting import merge_model_facts
+from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]

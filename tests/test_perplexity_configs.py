@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from opencompass_llada.datasets.counting import MissingDataError
-from opencompass_llada.datasets.perplexity.texts import parse_text_options, read_texts
+from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.perplexity.samples import parse_text_options, read_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "configs/eval_llada_ppl.py"

@@ -6,8 +6,8 @@ Re-record with ``python tests/prompt_goldens.py`` and read what changed.
 import pytest
 from prompt_goldens import base_prompt, hide_data, list_goldens, read_golden, write_golden
 
-from opencompass_llada.datasets.longbench.tasks import TASKS as LONGBENCH
-from opencompass_llada.datasets.ruler.tasks import TASKS as RULER
+from opencompass_llada.benchmarks.longbench.facts import TASKS as LONGBENCH
+from opencompass_llada.benchmarks.ruler.prompts import TASKS as RULER
 
 NAMES = list(list_goldens())
 # Where the originals end in white space: LongBench's code tasks in a line break, these in a space.

@@ -7,16 +7,18 @@ import pytest
 import torch
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.results import fingerprints
-from opencompass_llada.results.fingerprints import (
+from opencompass_llada.report.reporting import finish
+from opencompass_llada.runs import provenance
+from opencompass_llada.runs.provenance import (
+    find_commit,
     hash_checkpoint,
     hash_rows,
     hash_text,
     hash_tokenizer,
+    read_provenance,
+    record_run,
 )
-from opencompass_llada.results.provenance import find_commit, read_provenance, record_run
-from opencompass_llada.results.reporting import finish
-from opencompass_llada.running.recording import describe_model, record_model, recording
+from opencompass_llada.runs.recording import describe_model, record_model, recording
 from opencompass_llada.wrapper import LLaDACausalLM
 
 
@@ -113,7 +115,7 @@ def test_hashes_follow_contents(tmp_path, monkeypatch):
     assert first == hash_checkpoint(tmp_path / "b"), "the place does not count"
     (tmp_path / "b/model.safetensors").write_bytes(bytes(999) + b"1")
     assert hash_checkpoint(tmp_path / "b") != first
-    monkeypatch.setattr(fingerprints, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(provenance, "WHOLE_BYTES", 10)
     assert hash_checkpoint(tmp_path / "a").startswith("sampled-")
     assert hash_checkpoint(tmp_path) == ""
     assert hash_tokenizer(tmp_path) == ""

@@ -5,12 +5,12 @@ from collections import defaultdict
 import pytest
 from work_dirs import DEPTHS, LENGTHS, RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
 
-from opencompass_llada.results.benchmarks import BENCHMARKS
-from opencompass_llada.results.board import make_board
-from opencompass_llada.results.collect import collect
-from opencompass_llada.results.groups import Group, Line, average_group
-from opencompass_llada.results.published import LEFT_OUT, TRUST, Figure, compare, read_figures
-from opencompass_llada.results.table import ResultRow
+from opencompass_llada.report.board import make_board
+from opencompass_llada.report.collect import collect
+from opencompass_llada.report.facts import BENCHMARKS
+from opencompass_llada.report.groups import Group, Line, average_group
+from opencompass_llada.report.published import LEFT_OUT, TRUST, Figure, compare, read_figures
+from opencompass_llada.report.results import ResultRow
 
 LONGLLADA, ULTRALLADA = "LongLLaDA (arXiv 2506.14429v3)", "UltraLLaDA (arXiv 2510.10481v1)"
 RULER_GROUPS = {group.name: group for group in BENCHMARKS["ruler"].groups}

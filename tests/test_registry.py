@@ -24,13 +24,15 @@ models.get("opencompass_llada.wrapper.LLaDACausalLM")
 """
 
 
-@pytest.mark.parametrize("broken", ["opencompass_llada.wrapper", "opencompass_llada.sampling"])
+@pytest.mark.parametrize(
+    "broken", ["opencompass_llada.wrapper.model", "opencompass_llada.sampling"]
+)
 def test_a_broken_import_is_named(broken, repository_root):
     script = LOOK_UP.format(root=str(repository_root), broken=broken)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode != 0
     last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: opencompass_llada.wrapper cannot be imported")
+    assert last.startswith("RuntimeError: opencompass_llada.wrapper.model cannot be imported")
     assert "libexample" in last
     assert "pip install opencompass-llada" in last
 

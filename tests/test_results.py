@@ -7,12 +7,12 @@ import math
 
 import pytest
 
-from opencompass_llada.results.grid import make_grids, write_markdown
-from opencompass_llada.results.summarizer import NeedleSummarizer
-from opencompass_llada.results.table import ModelFacts, describe_model, read_results, write_csv
-from opencompass_llada.results.uncertainty import hit_rate_standard_error, mean_standard_error
+from opencompass_llada.report.grid import make_grids, write_markdown
+from opencompass_llada.report.results import ModelFacts, describe_model, read_results, write_csv
+from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
+from opencompass_llada.report.summarizer import NeedleSummarizer
 
-DATASET_TYPE = "opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset"
+DATASET_TYPE = "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset"
 LENGTHS, DEPTHS = (256, 512), (0, 50, 100)
 
 

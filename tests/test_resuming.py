@@ -16,20 +16,19 @@ import pytest
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada.files import append_line, sealed_line
-from opencompass_llada.results.collect import collect
-from opencompass_llada.results.completeness import find_finished
-from opencompass_llada.results.fingerprints import hash_values
-from opencompass_llada.results.provenance import read_provenance
-from opencompass_llada.running import launch as launch_module
-from opencompass_llada.running.makers import (
+from opencompass_llada.report.collect import collect
+from opencompass_llada.runs import launch as launch_module
+from opencompass_llada.runs.checks import check_file_names
+from opencompass_llada.runs.completeness import find_finished
+from opencompass_llada.runs.makers import (
     describe_maker,
     hash_files,
     list_differences,
     set_aside,
 )
-from opencompass_llada.running.partitioner import plan_ranges
-from opencompass_llada.running.preflight import check_file_names
-from opencompass_llada.running.tasks import read_cell_answers
+from opencompass_llada.runs.partitioner import plan_ranges
+from opencompass_llada.runs.provenance import hash_values, read_provenance
+from opencompass_llada.runs.tasks import read_cell_answers
 
 CONFIG = """
 from opencompass.datasets import JsonlDataset
@@ -41,7 +40,7 @@ from opencompass.partitioners import NaivePartitioner, NumWorkerPartitioner
 from opencompass.runners import LocalRunner
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 
-from opencompass_llada.datasets.perplexity.inferencer import PerplexityInferencer
+from opencompass_llada.benchmarks.perplexity.inferencer import PerplexityInferencer
 from opencompass_llada.wrapper import LLaDACausalLM
 
 models = [dict(type=LLaDACausalLM, abbr=__abbr, **{model!r}) for __abbr in {abbrs!r}]
@@ -502,7 +501,7 @@ def test_other_cells_of_a_name_do_not_pass_to_its_new_model(resumed, checkpoints
 MODEL = {"type": "opencompass_llada.wrapper.LLaDACausalLM", "abbr": "m", "dtype": "float32",
          "sampler": {"block_length": 4, "num_steps": 4}, "max_out_len": 8}  # fmt: skip
 TEXTS = {"abbr": "d", "infer_cfg": {"retriever": {"type": "ZeroRetriever"}, "inferencer": {
-    "type": "opencompass_llada.datasets.perplexity.inferencer.PerplexityInferencer",
+    "type": "opencompass_llada.benchmarks.perplexity.inferencer.PerplexityInferencer",
     "window": {"context_length": 32, "target": "whole"},
     "likelihood": {"num_draws": 8, "seed": 0}}}}  # fmt: skip
 
@@ -599,7 +598,7 @@ def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
     """A service's model may be named as on the hub; the working folder is nobody's checkpoint."""
     import huggingface_hub
 
-    from opencompass_llada.running.recording import describe_model
+    from opencompass_llada.runs.recording import describe_model
 
     def fetch(name, local_files_only=False, **_):
         assert local_files_only, f"{name} would be downloaded"

@@ -10,13 +10,13 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from opencompass_llada.rope import (
+from opencompass_llada.rope.frequencies import (
     apply_rotary,
     critical_dimension,
     resolve_rope,
     rotation_table,
 )
-from opencompass_llada.rope_scaling import parse_rope_scaling
+from opencompass_llada.rope.methods import parse_rope_scaling
 
 LLADA = {"rope_theta": 500000.0, "head_dim": 128, "trained_length": 4096}
 LLAMA3 = {**LLADA, "trained_length": 8192}

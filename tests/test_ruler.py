@@ -8,11 +8,11 @@ import wonderwords.random_word
 from ruler_data import stock_samples, write_ruler
 
 from opencompass_llada.assets import resolve_asset
-from opencompass_llada.datasets.counting import MissingDataError
-from opencompass_llada.datasets.ruler import words
-from opencompass_llada.datasets.ruler.dataset import RulerDataset
-from opencompass_llada.datasets.ruler.tasks import TASKS
-from opencompass_llada.datasets.ruler.words import AdjectiveNouns
+from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.ruler import words
+from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
+from opencompass_llada.benchmarks.ruler.prompts import TASKS
+from opencompass_llada.benchmarks.ruler.words import AdjectiveNouns
 
 TOKENIZER = "asset:tiny-llada"
 WITHOUT_DATA = [task for task in TASKS if not task.startswith("qa_")]

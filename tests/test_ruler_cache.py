@@ -3,11 +3,10 @@
 import pytest
 from ruler_data import write_ruler
 
-from opencompass_llada.datasets.ruler import build
-from opencompass_llada.datasets.ruler.build import build_samples
-from opencompass_llada.datasets.ruler.cache import cache_folder
-from opencompass_llada.datasets.ruler.dataset import RulerDataset
-from opencompass_llada.datasets.ruler.tasks import RulerSpec
+from opencompass_llada.benchmarks.ruler import samples
+from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
+from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
+from opencompass_llada.benchmarks.ruler.samples import build_samples, cache_folder
 
 TOKENIZER = "asset:tiny-llada"
 
@@ -32,8 +31,8 @@ def files(folder):
 def generations(monkeypatch):
     """Count how often samples are really made."""
     made = []
-    original = build._generate
-    monkeypatch.setattr(build, "_generate", lambda *given: (made.append(1), original(*given))[1])
+    original = samples._generate
+    monkeypatch.setattr(samples, "_generate", lambda *given: (made.append(1), original(*given))[1])
     return made
 
 

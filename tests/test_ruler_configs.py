@@ -11,15 +11,15 @@ from mmengine.config import Config
 from ruler_data import STOCK, write_ruler
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.datasets.counting import name_tokenizer
-from opencompass_llada.datasets.haystack import HaystackStore
-from opencompass_llada.datasets.ruler.build import build_samples
-from opencompass_llada.datasets.ruler.tasks import TASKS, RulerSpec, parse_spec
-from opencompass_llada.prompting.tokenization import load_tokenizer
-from opencompass_llada.results.group_summarizer import GroupSummarizer
-from opencompass_llada.results.groups import Line, average_group, parse_groups
-from opencompass_llada.results.table import ResultRow
-from opencompass_llada.running.tasks import CellByCellEvalTask
+from opencompass_llada.benchmarks.counting import name_tokenizer
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec, parse_spec
+from opencompass_llada.benchmarks.ruler.samples import build_samples
+from opencompass_llada.prompting.encode import load_tokenizer
+from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.groups import Line, average_group, parse_groups
+from opencompass_llada.report.results import ResultRow
+from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "configs/eval_llada_ruler.py"
@@ -187,7 +187,7 @@ def test_the_papers_settings_on_real_data(monkeypatch, tmp_path):
     ).items():  # fmt: skip
         monkeypatch.setenv(f"LLADA_{name}", value)
     monkeypatch.setattr(
-        "opencompass_llada.datasets.ruler.dataset.check_cells", lambda configs: None
+        "opencompass_llada.benchmarks.ruler.dataset.check_cells", lambda configs: None
     )
     cfg = parse()
     assert [cell["task"] for cell in cfg["datasets"]] == list(TASKS)

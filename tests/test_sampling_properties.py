@@ -23,12 +23,11 @@ from opencompass_llada.sampling import (
     plan_blocks,
     sample,
 )
-from opencompass_llada.sampling.canvas import make_canvas
-from opencompass_llada.sampling.denoising import DenoisingParts, denoise
 from opencompass_llada.sampling.forward import FullForward
+from opencompass_llada.sampling.loop import DenoisingParts, cut_generated, denoise
 from opencompass_llada.sampling.noise import gumbel_argmax, make_generators
 from opencompass_llada.sampling.prediction import Predictor
-from opencompass_llada.sampling.sampler import cut_generated
+from opencompass_llada.sampling.token_rows import make_canvas
 
 MASK = TOKENS.mask_token_id
 # The second prompt holds the mask id: it must be treated as any other token.

@@ -9,10 +9,10 @@ from opencompass.models.base import LMTemplateParser
 from opencompass.registry import ICL_PROMPT_TEMPLATES, LOAD_DATASET
 from short_data import write_short_data
 
-from opencompass_llada.datasets.stock import check_data_set
-from opencompass_llada.doctor.needs import check_data
-from opencompass_llada.running.every_data_set import find_data_sets
-from opencompass_llada.running.preflight import check_options
+from opencompass_llada.benchmarks.stock import check_data_set
+from opencompass_llada.runs.checks import check_options
+from opencompass_llada.runs.doctor.data import check_data
+from opencompass_llada.runs.every_data_set import find_data_sets
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def clean_settings(monkeypatch):
 
 @pytest.fixture
 def no_data(monkeypatch):
-    monkeypatch.setattr("opencompass_llada.datasets.stock.check_data_set", lambda cell: None)
+    monkeypatch.setattr("opencompass_llada.benchmarks.stock.check_data_set", lambda cell: None)
 
 
 def parse(monkeypatch, **variables):

@@ -21,7 +21,7 @@ from opencompass_llada.likelihood import (
     parse_scoring,
     split_options,
 )
-from opencompass_llada.prompting.truncation import PromptTooLongError
+from opencompass_llada.prompting.truncate import PromptTooLongError
 from opencompass_llada.sampling import SpecialTokens
 from opencompass_llada.wrapper import LLaDACausalLM
 

@@ -8,7 +8,7 @@ from tiny_causal import write_llama_checkpoint
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from opencompass_llada.families import find_family
-from opencompass_llada.prompting.tokenization import PromptEncoder, load_tokenizer
+from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
 
 BOS, EOS = 256, 257
 TEXTS = ["x != y", "it 's , he did n't . Really ?", "a  b\n\n\tc ", "Schön, 日本 🙂", " don't [x] "]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opencompass_llada.modeling.inference.tilings import (
+from opencompass_llada.inference.tilings import (
     Tiling,
     choose_splits,
     choose_tiling,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opencompass_llada.prompting.truncation import TRUNCATION_POLICIES, PromptTooLongError, truncate
+from opencompass_llada.prompting.truncate import TRUNCATION_POLICIES, PromptTooLongError, truncate
 
 PROMPT = [1, 2, 3, 4, 5, 6]
 

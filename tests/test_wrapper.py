@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny import EOS_ID, EOT_TOKEN, MASK_ID, MASK_TOKEN, write_tiny_checkpoint
 
 from opencompass_llada.engines import Generation
-from opencompass_llada.modeling import CheckpointError
-from opencompass_llada.prompting.truncation import PromptTooLongError
+from opencompass_llada.networks import CheckpointError
+from opencompass_llada.prompting.truncate import PromptTooLongError
 from opencompass_llada.wrapper import LLaDACausalLM
 
 SAMPLER = {"block_length": 8, "num_steps": 8}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
 
 EOS_TOKEN, EOT_TOKEN, MASK_TOKEN = "<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>"
 EOS_ID, EOT_ID, MASK_ID, VOCAB_SIZE = 256, 257, 258, 260

@@ -10,7 +10,7 @@ import torch
 from tiny import save_shards
 from tokenizers import pre_tokenizers
 
-from opencompass_llada.modeling import DreamConfig, DreamForMaskedDiffusion
+from opencompass_llada.networks import DreamConfig, DreamForMaskedDiffusion
 
 EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, START_TOKEN = (
     *("<|endoftext|>", "<|im_end|>", "<|mask|>", "<|im_start|>"),

@@ -39,7 +39,7 @@ def niah_cell(length: int, depth: int, repeats: int = 2, **options: Any) -> dict
     """Return the config of a needle cell."""
     return {
         "abbr": f"niah_length{length}_depth{depth:03d}",
-        "type": "opencompass_llada.datasets.needlebench.NeedleBenchSingleDataset",
+        "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
         "length": length,
         "depth": depth,
         "language": "English",
@@ -58,7 +58,7 @@ def ruler_cell(task: str, length: int, num_samples: int = 4) -> dict[str, Any]:
     """Return the config of a RULER data set."""
     return {
         "abbr": f"ruler_{task}_length{length}",
-        "type": "opencompass_llada.datasets.ruler.dataset.RulerDataset",
+        "type": "opencompass_llada.benchmarks.ruler.dataset.RulerDataset",
         "benchmark": "ruler",
         "task": task,
         "length": length,

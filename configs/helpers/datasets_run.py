@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():
     from .models import list_model_configs
@@ -39,9 +39,9 @@ def plan_run(settings, num_gpus, announce=True):
     Raises:
         ValueError: For a wrong setting; for data that is not there, if absent='error'.
     """
-    import opencompass_llada.running.every_data_set
+    import opencompass_llada.runs.every_data_set
 
-    every = opencompass_llada.running.every_data_set
+    every = opencompass_llada.runs.every_data_set
     values, sources = read_settings(settings, datasets_table)
     files = every.find_data_sets(values["datasets"])
     sets, datasets = [], []

@@ -15,6 +15,6 @@ placeholder that cannot be called.
 
 def count_gpus():
     """Return how many CUDA devices the tasks will see; 0 on a machine without any."""
-    import opencompass_llada.running.hardware
+    import opencompass_llada.runs.hardware
 
-    return opencompass_llada.running.hardware.count_gpus()
+    return opencompass_llada.runs.hardware.count_gpus()

@@ -2,25 +2,25 @@
 
 
 def list_groups(benchmark="longbench", tasks=None):
-    """List categories and averages; see `opencompass_llada.datasets.longbench.groups`."""
-    import opencompass_llada.datasets.longbench.groups
+    """List categories and averages; see `opencompass_llada.benchmarks.longbench.facts`."""
+    import opencompass_llada.benchmarks.longbench.facts
 
-    return opencompass_llada.datasets.longbench.groups.category_groups(benchmark, tasks)
+    return opencompass_llada.benchmarks.longbench.facts.category_groups(benchmark, tasks)
 
 
 def list_length_parts():
     """List LongBench-E's buckets with the metric of each."""
-    import opencompass_llada.datasets.longbench.tasks
+    import opencompass_llada.benchmarks.longbench.facts
 
-    buckets = opencompass_llada.datasets.longbench.tasks.BUCKETS
+    buckets = opencompass_llada.benchmarks.longbench.facts.BUCKETS
     return dict(all="score", **{name: f"score_{name}" for name in buckets})
 
 
 def list_v2_parts():
     """List LongBench v2's difficulties and lengths with the metric of each."""
-    import opencompass_llada.datasets.longbench.v2
+    import opencompass_llada.benchmarks.longbench.v2
 
-    facts = opencompass_llada.datasets.longbench.v2
+    facts = opencompass_llada.benchmarks.longbench.v2
     names = (*facts.DIFFICULTIES, *facts.LENGTHS)
     return dict(all="accuracy", **{name: f"accuracy_{name}" for name in names})
 

@@ -3,9 +3,9 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.results.breakdown import BreakdownSummarizer
-from opencompass_llada.results.group_summarizer import GroupSummarizer
-from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.report.breakdown import BreakdownSummarizer
+from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():
     from .longbench_groups import list_groups, list_length_parts, list_v2_parts
@@ -156,13 +156,13 @@ def make_datasets(values):
 
 def full_path(path):
     """Return where the data lies, in full: a dumped config must not depend on variables."""
-    import opencompass_llada.datasets.locations
-    import opencompass_llada.datasets.longbench.reading
+    import opencompass_llada.benchmarks.locations
+    import opencompass_llada.benchmarks.longbench.samples
 
     if path.startswith("asset:"):
         return path
-    how_to_get = opencompass_llada.datasets.longbench.reading.HOW_TO_GET
-    found = opencompass_llada.datasets.locations.find_data(
+    how_to_get = opencompass_llada.benchmarks.longbench.samples.HOW_TO_GET
+    found = opencompass_llada.benchmarks.locations.find_data(
         path, benchmark="LongBench", how_to_get=how_to_get
     )
     return str(found.resolve())
@@ -170,9 +170,9 @@ def full_path(path):
 
 def check_data(datasets):
     """Read every data set once, so that a fault shows before any model is loaded."""
-    import opencompass_llada.datasets.longbench.check
+    import opencompass_llada.benchmarks.longbench.samples
 
-    opencompass_llada.datasets.longbench.check.check_data_sets(datasets)
+    opencompass_llada.benchmarks.longbench.samples.check_data_sets(datasets)
 
 
 def make_models(values, num_gpus, rows):

@@ -1,16 +1,16 @@
 """Data set configs of LongBench, LongBench-E and LongBench v2, one a task.
 
 A config pulls functions in with ``read_base`` under names that start with two underscores; see
-`models`. The tasks and what is known of them are in `opencompass_llada.datasets.longbench.tasks`.
+`models`. The tasks and what is known of them are in `opencompass_llada.benchmarks.longbench.facts`.
 """
 
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.datasets.literal_template import LiteralPromptTemplate
-from opencompass_llada.datasets.longbench.dataset import LongBenchDataset
-from opencompass_llada.datasets.longbench.evaluator import LongBenchEvaluator
-from opencompass_llada.datasets.longbench.v2 import LongBenchV2Dataset, LongBenchV2Evaluator
+from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
+from opencompass_llada.benchmarks.longbench.dataset import LongBenchEvaluator
+from opencompass_llada.benchmarks.longbench.v2 import LongBenchV2Dataset, LongBenchV2Evaluator
 
 published_path = "opencompass/Longbench"
 published_v2_path = "opencompass/longbenchv2"
@@ -40,18 +40,17 @@ def longbench_sets(
         benchmark: 'longbench', or 'longbench_e' for the 13 tasks by length.
         tasks: Names; all by default.
         path: LongBench's folder: 'asset:longbench', a folder, or 'opencompass/Longbench'.
-        output_lengths: Which setting of `opencompass_llada.datasets.longbench.output_lengths`.
+        output_lengths: Which setting of `opencompass_llada.benchmarks.longbench.facts`.
         num_samples: Take only the first so many of each task.
         wording: 'original', or 'opencompass' for the prompts that both papers ran.
 
     Raises:
         ValueError: For an unknown name; the nearest is named.
     """
-    import opencompass_llada.datasets.longbench.output_lengths
-    import opencompass_llada.datasets.longbench.tasks
+    import opencompass_llada.benchmarks.longbench.facts
 
-    facts = opencompass_llada.datasets.longbench.tasks
-    length_of = opencompass_llada.datasets.longbench.output_lengths.output_length
+    facts = opencompass_llada.benchmarks.longbench.facts
+    length_of = opencompass_llada.benchmarks.longbench.facts.output_length
     prefix = benchmark + ("_embedded" if path == embedded_path else "")
     suffix = f"out-{output_lengths}" + ("_opencompass" if wording == "opencompass" else "")
     return [
@@ -83,9 +82,9 @@ def longbench_v2_sets(path=published_v2_path, num_samples=None, generation_lengt
         num_samples: Take only the first so many.
         generation_length: Tokens to generate; the original's 128 by default.
     """
-    import opencompass_llada.datasets.longbench.v2
+    import opencompass_llada.benchmarks.longbench.v2
 
-    default = opencompass_llada.datasets.longbench.v2.MAX_NEW_TOKENS
+    default = opencompass_llada.benchmarks.longbench.v2.MAX_NEW_TOKENS
     return [
         dict(
             abbr="longbench_v2" + ("_embedded" if path.startswith("asset:") else ""),

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():
     from ...needlebench.niah import data_paths, default_depths, default_repeats
@@ -127,15 +127,15 @@ def group_models(values):
     Returns:
         Pairs of (data set configs, model names).
     """
-    import opencompass_llada.datasets.counting
-    import opencompass_llada.datasets.haystack
+    import opencompass_llada.benchmarks.counting
+    import opencompass_llada.benchmarks.needle.haystack
 
-    counting = opencompass_llada.datasets.counting
+    counting = opencompass_llada.benchmarks.counting
     named = values["data"] in data_paths
     path = data_paths[values["data"]] if named else values["data"]
     if not path.startswith("asset:"):
         # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
-        folder = opencompass_llada.datasets.haystack.resolve_data_directory(path)
+        folder = opencompass_llada.benchmarks.needle.haystack.resolve_data_directory(path)
         path = str(folder.resolve())
     names_by_cells = {}
     for name in values["models"]:
@@ -172,10 +172,10 @@ def niah_length(facts):
 
 def check_groups(groups):
     """Make the shortest and the longest cell of each group, so that a fault shows at once."""
-    import opencompass_llada.datasets.needlebench
+    import opencompass_llada.benchmarks.needle.dataset
 
     for cells, _ in groups:
-        opencompass_llada.datasets.needlebench.check_cells(cells)
+        opencompass_llada.benchmarks.needle.dataset.check_cells(cells)
 
 
 def choose_partitioner(num_models, cells_a_model, workers, num_gpus):

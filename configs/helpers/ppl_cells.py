@@ -7,9 +7,9 @@ length and target from the config.
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.datasets.perplexity.evaluator import PerplexityEvaluator
-from opencompass_llada.datasets.perplexity.inferencer import PerplexityInferencer
-from opencompass_llada.datasets.perplexity.texts import PerplexityDataset
+from opencompass_llada.benchmarks.perplexity.scoring import PerplexityEvaluator
+from opencompass_llada.benchmarks.perplexity.inferencer import PerplexityInferencer
+from opencompass_llada.benchmarks.perplexity.samples import PerplexityDataset
 
 # Characters a token that a text is expected to have at most; English has 3 (a vocabulary of 2,000)
 # to 5 (one of 100,000).
@@ -50,11 +50,11 @@ def ppl_cells(
     Raises:
         ValueError: For options that do not fit.
     """
-    import opencompass_llada.datasets.perplexity.inferencer
-    import opencompass_llada.datasets.perplexity.windows
+    import opencompass_llada.benchmarks.perplexity.inferencer
+    import opencompass_llada.benchmarks.perplexity.windows
 
     likelihood = dict(estimator=estimator, num_draws=num_draws)
-    chunk_length = opencompass_llada.datasets.perplexity.inferencer.parse_likelihood_options(
+    chunk_length = opencompass_llada.benchmarks.perplexity.inferencer.parse_likelihood_options(
         likelihood, 1
     ).chunk_length
     name = data.replace("hub:", "").rstrip("/").split("/")[-1].split(".")[0]
@@ -71,7 +71,7 @@ def ppl_cells(
             window.update(target="segment", previous_length=previous or chunk_length)
         elif target != "whole":
             window.update(target="last", target_tokens=target)
-        options = opencompass_llada.datasets.perplexity.windows.parse_window_options(window)
+        options = opencompass_llada.benchmarks.perplexity.windows.parse_window_options(window)
         label = window["target"] + (str(target) if window["target"] == "last" else "")
         cell = dict(
             abbr=f"ppl_{estimator}_{label}_{name}_length{length}",

@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():
     from .models import describe_models, find_facts, list_model_configs, resolve_models
@@ -156,11 +156,11 @@ def group_models(values):
 
 def check_texts(cells):
     """Read the longest cell's texts, so that a fault shows before any model is loaded."""
-    import opencompass_llada.datasets.perplexity.texts
-    import opencompass_llada.datasets.perplexity.windows
+    import opencompass_llada.benchmarks.perplexity.samples
+    import opencompass_llada.benchmarks.perplexity.windows
 
-    texts = opencompass_llada.datasets.perplexity.texts
-    windows = opencompass_llada.datasets.perplexity.windows
+    texts = opencompass_llada.benchmarks.perplexity.samples
+    windows = opencompass_llada.benchmarks.perplexity.windows
     host_keys = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
     options = {name: value for name, value in cells[-1].items() if name not in host_keys}
     window = windows.parse_window_options(cells[-1]["infer_cfg"]["inferencer"]["window"])

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():
     from ...ruler_patches.ruler import embedded_cells, embedded_lengths, ruler_cells
@@ -167,9 +167,9 @@ def group_models(values):
     Returns:
         Pairs of (data set configs, model names).
     """
-    import opencompass_llada.datasets.counting
+    import opencompass_llada.benchmarks.counting
 
-    counting = opencompass_llada.datasets.counting
+    counting = opencompass_llada.benchmarks.counting
     groups = {}
     for name in values["models"]:
         tokenizer = values["tokenizer"]
@@ -204,22 +204,22 @@ def make_cells(values, tokenizer):
 
 def full_path(cell):
     """Return the folder of a data set's file, or its path as it is if it needs none."""
-    import opencompass_llada.datasets.ruler.build
-    import opencompass_llada.datasets.ruler.tasks
+    import opencompass_llada.benchmarks.ruler.samples
+    import opencompass_llada.benchmarks.ruler.prompts
 
-    spec = opencompass_llada.datasets.ruler.tasks.RulerSpec(
+    spec = opencompass_llada.benchmarks.ruler.prompts.RulerSpec(
         task=cell["task"], length=cell["length"], path=cell["path"], essay_file=cell["essay_file"]
     )
-    file = opencompass_llada.datasets.ruler.build.find_data_file(spec)
+    file = opencompass_llada.benchmarks.ruler.samples.find_data_file(spec)
     return cell["path"] if file is None else str(file.resolve().parent)
 
 
 def check_groups(groups):
     """Make a sample of each task at its smallest length, so that a fault shows at once."""
-    import opencompass_llada.datasets.ruler.dataset
+    import opencompass_llada.benchmarks.ruler.dataset
 
     for cells, _ in groups:
-        opencompass_llada.datasets.ruler.dataset.check_cells(cells)
+        opencompass_llada.benchmarks.ruler.dataset.check_cells(cells)
 
 
 def make_models(names, values, num_gpus, rows):

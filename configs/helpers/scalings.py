@@ -10,7 +10,7 @@ def parse_scaling(text, trained_length):
     Returns:
         The keywords of rope_scaling in a model config, checked.
     """
-    import opencompass_llada.rope_scaling
+    import opencompass_llada.rope.methods
 
     method, *settings = text.strip().split(":")
     scaling = dict(type=method)
@@ -29,7 +29,7 @@ def parse_scaling(text, trained_length):
         scaling[name] = int(number) if number == int(number) else number
     if method not in ("none", "") and len(scaling) == 1:
         scaling["target_length"] = 4 * trained_length
-    opencompass_llada.rope_scaling.parse_rope_scaling(scaling)
+    opencompass_llada.rope.methods.parse_rope_scaling(scaling)
     return scaling
 
 

@@ -3,8 +3,8 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.results.side_by_side_summarizer import SideBySideSummarizer
-from opencompass_llada.running.partitioner import PackingPartitioner
+from opencompass_llada.report.side_by_side_summarizer import SideBySideSummarizer
+from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():
     from .models import describe_models, find_facts, list_model_configs, resolve_models
@@ -191,10 +191,10 @@ def check_data(cells):
     Raises:
         ValueError: With the data set, what went wrong and what to do.
     """
-    import opencompass_llada.datasets.stock
+    import opencompass_llada.benchmarks.stock
 
     for cell in cells:
-        opencompass_llada.datasets.stock.check_data_set(cell)
+        opencompass_llada.benchmarks.stock.check_data_set(cell)
 
 
 def make_summarizer(datasets, combinations):

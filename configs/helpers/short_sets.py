@@ -8,7 +8,7 @@ the options given the rest. Tokens generated and masks drawn are those of the mo
 from mmengine.config import read_base
 from opencompass.openicl.icl_inferencer import GenInferencer, LLInferencer
 
-from opencompass_llada.datasets.option_inferencer import OptionScoringInferencer
+from opencompass_llada.benchmarks.short.inferencer import OptionScoringInferencer
 
 with read_base():
     from opencompass.configs.datasets.ARC_c.ARC_c_gen_1e0de5 import ARC_c_datasets as arc_c_chat

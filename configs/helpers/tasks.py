@@ -4,8 +4,8 @@ A config pulls functions in with ``read_base`` under names that start with two u
 `models`.
 """
 
-from opencompass_llada.running.local_runner import CoreSharingLocalRunner
-from opencompass_llada.running.tasks import CellByCellEvalTask, ShortNamedInferTask
+from opencompass_llada.runs.local_runner import CoreSharingLocalRunner
+from opencompass_llada.runs.tasks import CellByCellEvalTask, ShortNamedInferTask
 
 
 def make_infer(run):

@@ -1,8 +1,7 @@
 """One interface over all models: prompt ids in, generated ids or likelihoods out."""
 
 from opencompass_llada.engines.autoregressive import AutoregressiveEngine
-from opencompass_llada.engines.base import Engine, Generation, Totals
-from opencompass_llada.engines.batches import length_buckets
+from opencompass_llada.engines.base import Engine, Generation, Totals, length_buckets
 from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine
 from opencompass_llada.engines.settings import SamplerSettings
 

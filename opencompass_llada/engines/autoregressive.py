@@ -18,7 +18,7 @@ from torch import Tensor
 
 from opencompass_llada.engines.base import Generation, Totals
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
-from opencompass_llada.rope import ResolvedRope
+from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.sampling import IsComplete
 
 

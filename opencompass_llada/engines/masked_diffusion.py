@@ -15,6 +15,7 @@ import torch
 
 from opencompass_llada.engines.base import Generation, Totals
 from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.likelihood import (
     EntropyFunction,
     Estimate,
@@ -25,9 +26,8 @@ from opencompass_llada.likelihood import (
     is_enumerable,
     score_alternatives,
 )
-from opencompass_llada.likelihood.scoring import sliced_entropies
-from opencompass_llada.modeling import BidirectionalNetwork
-from opencompass_llada.modeling.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.likelihood.bound import sliced_entropies
+from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.sampling import (
     IsComplete,
     Progress,

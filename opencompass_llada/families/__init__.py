@@ -13,7 +13,7 @@ from opencompass_llada.families.autoregressive import AUTOREGRESSIVE
 from opencompass_llada.families.base import EndTokens, Family, LoadRequest
 from opencompass_llada.families.dream import DREAM
 from opencompass_llada.families.llada import LLADA
-from opencompass_llada.modeling import is_causal_architecture
+from opencompass_llada.networks import is_causal_architecture
 from opencompass_llada.options import unknown_name_message
 
 #: config.json's model_type -> family; what is not here may still be an autoregressive network.

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import AutoregressiveEngine, Engine, SamplerSettings
 from opencompass_llada.families.base import Family, LoadRequest
-from opencompass_llada.modeling import check_causal, load_causal, locate_checkpoint
-from opencompass_llada.prompting.tokenization import EOT_TOKEN, check_vocabulary, find_token_id
-from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
+from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
+from opencompass_llada.rope.methods import RopeScaling
 
 #: Ends of a turn of widespread chat formats, counted as ends where the tokenizer has them.
 TURN_ENDS = (EOT_TOKEN, "<|im_end|>")

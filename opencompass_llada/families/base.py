@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import Engine, SamplerSettings
-from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.rope.methods import RopeScaling
 
 
 class EndTokens(Protocol):
@@ -49,7 +49,7 @@ class LoadRequest:
     device: torch.device
     """Where the model goes."""
     attention_backend: str
-    """See modeling.attention."""
+    """See networks.attention."""
     context_length: int | None = None
     """Tokens of the longest prompt and generation to come, if it is known."""
 

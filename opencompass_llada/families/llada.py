@@ -1,7 +1,7 @@
 """LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5, UltraLLaDA and every checkpoint of their format."""
 
 from opencompass_llada.families.masked_diffusion import masked_diffusion_family
-from opencompass_llada.prompting.tokenization import EOT_TOKEN
+from opencompass_llada.prompting.encode import EOT_TOKEN
 
 LLADA = masked_diffusion_family(
     name="llada",

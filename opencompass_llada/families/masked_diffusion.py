@@ -13,17 +13,17 @@ from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import Engine, MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.families.base import Family, LoadRequest
-from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import load_checkpoint, open_checkpoint
-from opencompass_llada.modeling.inference import (
+from opencompass_llada.inference import (
     MemoryPlan,
     NetworkSize,
     PassOptions,
     card_budget,
     check_plan,
 )
-from opencompass_llada.prompting.tokenization import check_vocabulary, find_token_id
-from opencompass_llada.rope_scaling import RopeScaling
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks import load_checkpoint, open_checkpoint
+from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
+from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import SpecialTokens, make_progress
 
 logger = get_logger(__name__)

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from opencompass_llada.faults import guard
-from opencompass_llada.finetune.devices import stop_processes
-from opencompass_llada.finetune.loop import Trainer
+from opencompass_llada.finetune.parallel import stop_processes
 from opencompass_llada.finetune.recipe_file import load_recipe
 from opencompass_llada.finetune.saving import SaveError
 from opencompass_llada.finetune.surroundings import check_surroundings, claim_output
+from opencompass_llada.finetune.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:

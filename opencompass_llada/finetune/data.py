@@ -11,11 +11,10 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from opencompass_llada.finetune.devices import Ranks
 from opencompass_llada.finetune.evaluation import context_windows
-from opencompass_llada.finetune.packed_text import PackedText
-from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.recipe_parts import Phase, TextSource
+from opencompass_llada.finetune.packing import PackedText
+from opencompass_llada.finetune.parallel import Ranks
+from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.rows import TrainingRows, row_loader
 from opencompass_llada.finetune.start import TrainingTokenizer

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from opencompass_llada.modeling.block import Attend
+from opencompass_llada.networks.transformer import Attend
 
 #: Mean tokens of a document from which a call each is faster on CUDA (docs/finetune.md).
 LONG_DOCUMENT = 4096

@@ -1,4 +1,9 @@
-"""One module from a batch to its loss: what is compiled, sharded and checkpointed.
+"""One module from a batch to its loss: what is compiled, sharded, checkpointed and tiled.
+
+Decides nothing about memory (finetune.memory_plan does).
+
+A block's gated MLP needs several tensors of its inner width for every position; here one tile's
+exist at a time, forward and backward (made again there).
 
 Builds no batches and takes no optimiser steps.
 
@@ -7,25 +12,87 @@ Shape suffixes: B rows, L positions, M hidden size, N predicted positions.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from opencompass_llada.finetune.activation_checkpoints import run_checkpointed
-from opencompass_llada.finetune.chunked_loss import weighted_cross_entropy
 from opencompass_llada.finetune.document_attention import document_attend
 from opencompass_llada.finetune.networks import hidden_states
+from opencompass_llada.finetune.objective import weighted_cross_entropy
+from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import Batch
-from opencompass_llada.finetune.tiled_mlp import tile_mlp
-from opencompass_llada.finetune.ulysses import ulysses_attend
-from opencompass_llada.modeling import BidirectionalNetwork
-from opencompass_llada.modeling.block import Attend, Block, Rotation, rotation_at
-from opencompass_llada.rope import rotation_table
+from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.networks.transformer import Attend, Block, Rotation, rotation_at
+from opencompass_llada.rope.frequencies import rotation_table
+
+#: Operators whose outputs `keep_attention` keeps: PyTorch's attention kernels by their names in
+#: torch.ops. Plain matrix products are none of them, so that the math backend is computed again.
+_ATTENTION = (
+    ("aten", "_scaled_dot_product_cudnn_attention"),
+    ("aten", "_scaled_dot_product_flash_attention"),
+    ("aten", "_scaled_dot_product_efficient_attention"),
+    ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
+    ("torch_attn", "_varlen_attn"),
+)
+
+
+def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
+    """Run a block so that the backward pass computes its activations again.
+
+    Args:
+        recipe: Whether the attention's output is kept, and whether inputs lie on the host.
+        block: The block.
+        inputs: Its arguments; the first is the residual stream.
+
+    Returns:
+        The block's output; gradients are those of a plain call.
+    """
+    if recipe.keep_attention:
+        context: Any = functools.partial(create_selective_checkpoint_contexts, _policy)
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=context)
+    kept: Any = contextlib.nullcontext()
+    if recipe.offload_checkpoints:
+        kept = torch.autograd.graph.save_on_cpu(pin_memory=inputs[0].is_cuda)
+    with kept:
+        return checkpoint(block, *inputs, use_reentrant=False)
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep what attention kernels return."""
+    name = tuple(str(operator).split(".")[:2])
+    return CheckpointPolicy.MUST_SAVE if name in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def tile_mlp(add_mlp: Callable[[Tensor], Tensor], tile: int) -> Callable[[Tensor], Tensor]:
+    """Return a block's MLP step that works through tiles.
+
+    Args:
+        add_mlp: The block's own, of the residual stream [B, L, M].
+        tile: Positions of a row at a time.
+
+    Returns:
+        A function with the same result.
+    """
+
+    def tiled(x_BLM: Tensor) -> Tensor:
+        if x_BLM.shape[1] <= tile:
+            return add_mlp(x_BLM)
+        tiles = x_BLM.split(tile, dim=1)
+        return torch.cat([checkpoint(add_mlp, part, use_reentrant=False) for part in tiles], dim=1)
+
+    return tiled
 
 
 class TrainingNetwork(nn.Module):

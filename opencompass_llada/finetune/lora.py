@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from opencompass_llada.finetune.devices import whole_tensor
-from opencompass_llada.finetune.recipe_parts import Lora
+from opencompass_llada.finetune.parallel import whole_tensor
+from opencompass_llada.finetune.recipe import Lora
 from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.options import unknown_name_message
 

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
 from opencompass_llada.finetune.arithmetic import Shape
-from opencompass_llada.modeling import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.options import reject_unknown
 
 #: LLaDA's name of a size -> Llama's.

@@ -13,9 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.recipe_checks import explain
-from opencompass_llada.finetune.recipe_parts import Evaluation, Lora, Phase, TextSource
+from opencompass_llada.finetune.recipe import Evaluation, Lora, Phase, Recipe, TextSource, explain
 from opencompass_llada.options import reject_unknown
 
 _MOST_CYCLES = 10_000

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from opencompass_llada.datasets.needle_prompts import WORDINGS, write_question
+from opencompass_llada.benchmarks.needle.prompts import WORDINGS, write_question
 from opencompass_llada.finetune.pieces import Pieces, Row, assemble
 from opencompass_llada.finetune.random_strings import (
     LONG_VALUES,

@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from opencompass_llada.finetune.noise import (
+from opencompass_llada.finetune.objective import (
     draw_end,
     draw_mask_ratio,
     draw_masked,
     keep_end,
     scale_losses,
 )
-from opencompass_llada.finetune.packed_text import PackedRow, PackedText
-from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.recipe_parts import Phase
+from opencompass_llada.finetune.packing import PackedRow, PackedText
+from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.retrieval import RetrievalRows
 from opencompass_llada.finetune.stopping import end_workers, outlive_signals
 from opencompass_llada.finetune.windows import TokenWindows

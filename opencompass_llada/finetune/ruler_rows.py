@@ -14,11 +14,19 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from opencompass_llada.datasets.ruler import tracing
-from opencompass_llada.datasets.ruler.common_words import CommonWordsWriter, number_words
-from opencompass_llada.datasets.ruler.frequent_words import NUM_ASKED, FrequentWordsWriter
-from opencompass_llada.datasets.ruler.niah import join_with_and, question_template, write_needle
-from opencompass_llada.datasets.ruler.tasks import (
+from opencompass_llada.benchmarks.ruler import tracing
+from opencompass_llada.benchmarks.ruler.aggregation import (
+    NUM_ASKED,
+    CommonWordsWriter,
+    FrequentWordsWriter,
+    number_words,
+)
+from opencompass_llada.benchmarks.ruler.needles import (
+    join_with_and,
+    question_template,
+    write_needle,
+)
+from opencompass_llada.benchmarks.ruler.prompts import (
     SENTENCES,
     TASKS,
     CommonWordsTask,
@@ -27,7 +35,7 @@ from opencompass_llada.datasets.ruler.tasks import (
     RulerSpec,
     TracingTask,
 )
-from opencompass_llada.datasets.ruler.words import adjective_nouns, plain_words
+from opencompass_llada.benchmarks.ruler.words import adjective_nouns, plain_words
 from opencompass_llada.finetune.pieces import MIN_CONTEXT, Pieces
 
 TRAINED_SHARE = 8  # one adjective-noun pair in so many is trained on

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from opencompass_llada.files import remove, settle_folder
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.modeling import BidirectionalNetwork
+from opencompass_llada.networks import BidirectionalNetwork
 
 RECORD_FILE = "training.json"
 #: Bytes of one file of weights, as the hub's checkpoints are cut.

@@ -27,14 +27,13 @@ from transformers import (
 )
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.finetune.devices import Ranks, shard
-from opencompass_llada.finetune.documents import read_documents
 from opencompass_llada.finetune.lora import add_adapters, initial_adapters
 from opencompass_llada.finetune.networks import llama_config
+from opencompass_llada.finetune.parallel import Ranks, shard
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.tokenizer import EOS_TOKEN, MASK_TOKEN, train_tokenizer
+from opencompass_llada.finetune.text import EOS_TOKEN, MASK_TOKEN, read_documents, train_tokenizer
 from opencompass_llada.logs import get_logger
-from opencompass_llada.modeling import (
+from opencompass_llada.networks import (
     BidirectionalNetwork,
     LLaDAConfig,
     LLaDAForMaskedDiffusion,
@@ -42,9 +41,9 @@ from opencompass_llada.modeling import (
     open_checkpoint,
     read_model_config,
 )
-from opencompass_llada.modeling.checkpoint import refuse_non_finite
-from opencompass_llada.prompting.tokenization import check_vocabulary, load_tokenizer
-from opencompass_llada.rope_scaling import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
+from opencompass_llada.networks.checkpoint import refuse_non_finite
+from opencompass_llada.prompting.encode import check_vocabulary, load_tokenizer
+from opencompass_llada.rope.methods import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
 logger = get_logger(__name__)
 

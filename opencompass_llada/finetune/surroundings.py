@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from opencompass_llada.files import folder_lock
-from opencompass_llada.finetune.documents import matching_files
 from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.text import matching_files
 
 
 def missing_package(key: str, package: str) -> ImportError:

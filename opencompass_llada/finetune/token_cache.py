@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from opencompass_llada.files import remove_left_overs, replacing, temporary_name, user_cache
-from opencompass_llada.finetune.documents import Document, matching_files, read_documents
-from opencompass_llada.finetune.recipe_parts import TextSource
+from opencompass_llada.finetune.recipe import TextSource
+from opencompass_llada.finetune.text import Document, matching_files, read_documents
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)

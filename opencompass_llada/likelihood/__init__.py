@@ -6,15 +6,18 @@ autoregressive models on the same tokens. Knows token ids and a model call; text
 OpenCompass live elsewhere.
 """
 
-from opencompass_llada.likelihood.alternatives import score_alternatives
-from opencompass_llada.likelihood.bound import estimate_bound
+from opencompass_llada.likelihood.bound import (
+    EntropyFunction,
+    entropies_from_logits,
+    enumerate_bound,
+    estimate_bound,
+    is_enumerable,
+)
 from opencompass_llada.likelihood.boundary import common_prefix_length, split_options
-from opencompass_llada.likelihood.causal import CausalScorer, causal_logits
-from opencompass_llada.likelihood.enumeration import enumerate_bound, is_enumerable
 from opencompass_llada.likelihood.estimate import Estimate, pool, student_t_quantile
+from opencompass_llada.likelihood.exact import CausalScorer, causal_logits, score_alternatives
 from opencompass_llada.likelihood.longllada import estimate_longllada
 from opencompass_llada.likelihood.options import ESTIMATORS, LikelihoodOptions, parse_scoring
-from opencompass_llada.likelihood.scoring import EntropyFunction, entropies_from_logits
 
 __all__ = [
     "ESTIMATORS",

@@ -1,22 +1,208 @@
-"""The likelihood bound of the masked diffusion objective, with an honest standard error.
+"""The likelihood bound of masked diffusion: masks, cross entropies, the bound, drawn or exact.
 
-Source: LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6): with L
-target tokens, draw a count l uniform on 1..L and l places without replacement; then
-L / l * (sum of the masked tokens' cross entropies) has the bound as its mean. The bound is also
-the mean, over all orders of the tokens, of the negative log-likelihood in that order.
+Random numbers come from a generator on the CPU, so that every device draws the same masks.
+
+Draws no masks and weights nothing.
+
+Source: LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6): with L target
+tokens, draw a count l uniform on 1..L and l places without replacement; then L / l * (sum of the
+masked tokens' cross entropies) has the bound as its mean. The bound is also the mean, over all
+orders of the tokens, of the negative log-likelihood in that order.
+
+Source: LLaDA, arXiv 2502.09992, Eq. 14, whose expectation is written out. A target of L tokens has
+2^L - 1 masks; from 128 draws on that is cheaper than drawing for L up to 7, and it leaves no error.
+The one token of a multiple-choice answer takes one forward pass (LLaDA's own evaluation sets
+mc_num=1 for those tasks).
+
+Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries, T target tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from opencompass_llada.likelihood.estimate import Estimate, satterthwaite
-from opencompass_llada.likelihood.masks import draw_places, stratified_counts
 from opencompass_llada.likelihood.options import LikelihoodOptions
-from opencompass_llada.likelihood.scoring import EntropyFunction, masked_entropies
 from opencompass_llada.sampling import derive_seed
+from opencompass_llada.sampling.forward import LogitsFunction
+
+
+def stratified_counts(
+    num_tokens: int, num_strata: int, generator: torch.Generator
+) -> list[tuple[int, int]]:
+    """Draw numbers of masked tokens, two in each stratum of the mask ratio.
+
+    Stratum h holds the ratios from h / num_strata to (h + 1) / num_strata. A ratio u, uniform in
+    it, becomes the count 1 + floor(u * num_tokens), so that over all strata a count is uniform on
+    1..num_tokens as the objective asks.
+
+    Args:
+        num_tokens: Tokens of the target, at least 1.
+        num_strata: At least 1.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        Pairs of independent counts, one pair a stratum. With 4 tokens and 2 strata, say:
+        [(1, 2), (4, 3)].
+    """
+    uniform = torch.rand(num_strata, 2, generator=generator, dtype=torch.float64)
+    ratios = (uniform + torch.arange(num_strata)[:, None]) / num_strata
+    counts = (ratios * num_tokens).floor().long().clamp(max=num_tokens - 1) + 1
+    return [(int(first), int(second)) for first, second in counts.tolist()]
+
+
+def draw_places(num_tokens: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw which tokens are masked: ``count`` of ``num_tokens`` without replacement, ascending.
+
+    Returns:
+        int64 [count].
+    """
+    return torch.randperm(num_tokens, generator=generator)[:count].sort().values
+
+
+EntropyFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(input_ids_BL, positions_BP, targets_BP) -> entropies_BP``: one call of the model.
+
+Rows are of equal length. The result is float, in nats.
+"""
+
+#: Positions whose logits are held at once: 2 GiB in float32 at LLaDA's 126,464 entries.
+POSITIONS_AT_ONCE = 4096
+
+
+def entropies_from_logits(logits_function: LogitsFunction) -> EntropyFunction:
+    """Make cross entropies of a function that returns logits for the asked positions.
+
+    Args:
+        logits_function: A model's ``logits_at``.
+
+    Returns:
+        A function that holds the logits of all its positions at once.
+    """
+
+    def entropies(input_ids_BL: Tensor, positions_BP: Tensor, targets_BP: Tensor) -> Tensor:
+        return _cross_entropy(logits_function(input_ids_BL, positions_BP, None), targets_BP)
+
+    return entropies
+
+
+def sliced_entropies(
+    hidden_states: Callable[[Tensor, None, Tensor], Tensor], head: Callable[[Tensor], Tensor]
+) -> EntropyFunction:
+    """Make cross entropies of a network's two halves, a slice of positions at a time.
+
+    A whole text of 128K tokens would have 31 GiB of logits in 16 bit otherwise.
+
+    Args:
+        hidden_states: ``(input_ids_BL, None, positions_BP)`` to the states before the head.
+        head: States to logits.
+
+    Returns:
+        A function of one forward pass; gradients are off.
+    """
+
+    @torch.inference_mode()
+    def entropies(input_ids_BL: Tensor, positions_BP: Tensor, targets_BP: Tensor) -> Tensor:
+        states_BPM = hidden_states(input_ids_BL, None, positions_BP)
+        size = max(1, POSITIONS_AT_ONCE // len(input_ids_BL))
+        parts = [
+            _cross_entropy(head(states_BPM[:, start : start + size]), targets)
+            for start, targets in zip(
+                range(0, targets_BP.shape[1], size), targets_BP.split(size, dim=1), strict=True
+            )
+        ]
+        return torch.cat(parts, dim=1)
+
+    return entropies
+
+
+def _cross_entropy(logits_BPV: Tensor, targets_BP: Tensor) -> Tensor:
+    losses = F.cross_entropy(
+        logits_BPV.flatten(0, 1).float(), targets_BP.flatten(), reduction="none"
+    )
+    return losses.view(targets_BP.shape)
+
+
+def masked_entropies(
+    entropies: EntropyFunction,
+    prefix: Sequence[int],
+    target: Sequence[int],
+    masks: Sequence[Tensor],
+    *,
+    mask_token_id: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+) -> list[float]:
+    """Sum the cross entropies of the masked tokens, for every draw.
+
+    Draws of like size share a call, so that little is computed for padding; each draw is one
+    forward pass of one row.
+
+    Args:
+        entropies: The model call.
+        prefix: Ids before the target, never masked.
+        target: Ids of the target.
+        masks: int64 [P] each: the places in the target that a draw masks, P from 1 on.
+        mask_token_id: What stands at masked places.
+        batch_size: Rows a call.
+        device: The model's.
+
+    Returns:
+        Nats, one sum a draw, in the order of the masks.
+
+    Raises:
+        ValueError: If prefix or target hold the mask.
+        FloatingPointError: If a sum is not finite.
+    """
+    row_L = torch.tensor([*prefix, *target], dtype=torch.int64)
+    if bool((row_L == mask_token_id).any()):
+        raise ValueError(
+            f"The text holds the mask id {mask_token_id}, which is no text and has no likelihood; "
+            "encode it with prompting.encode.PromptEncoder."
+        )
+    sums = [0.0] * len(masks)
+    order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))
+    for start in range(0, len(order), batch_size):
+        draws = order[start : start + batch_size]
+        for draw, value in zip(
+            draws,
+            _score_batch(entropies, row_L, len(prefix), [masks[i] for i in draws], mask_token_id,
+                         device),
+            strict=True,
+        ):  # fmt: skip
+            sums[draw] = value
+    return sums
+
+
+def _score_batch(
+    entropies: EntropyFunction,
+    row_L: Tensor,
+    prefix_length: int,
+    masks: Sequence[Tensor],
+    mask_token_id: int,
+    device: torch.device | str,
+) -> list[float]:
+    widest = max(map(len, masks))
+    # A shorter draw repeats its first place; what the model says there again is left out.
+    places_BP = torch.stack([F.pad(mask, (0, widest - len(mask)), value=-1) for mask in masks])
+    real_BP = places_BP >= 0
+    places_BP = torch.where(real_BP, places_BP, places_BP[:, :1]) + prefix_length
+    targets_BP = row_L[places_BP]
+    input_ids_BL = row_L.repeat(len(masks), 1).scatter(1, places_BP, mask_token_id)
+    losses_BP = entropies(input_ids_BL.to(device), places_BP.to(device), targets_BP.to(device))
+    sums_B = torch.where(real_BP.to(device), losses_BP.double(), 0.0).sum(-1)
+    if not bool(torch.isfinite(sums_B).all()):
+        raise FloatingPointError(
+            "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
+            "the checkpoint."
+        )
+    return sums_B.tolist()
 
 
 def estimate_bound(
@@ -88,4 +274,70 @@ def _combine(weighted: Sequence[float], num_tokens: int, num_strata: int) -> Est
         num_tokens=num_tokens,
         num_draws=len(weighted),
         num_forward_passes=len(weighted),
+    )
+
+
+def is_enumerable(num_tokens: int, options: LikelihoodOptions) -> bool:
+    """Tell whether all masks of a target are no more than the draws allowed for it."""
+    return options.estimator == "bound" and num_tokens < 60 and 2**num_tokens - 1 <= options.draws
+
+
+def enumerate_bound(
+    entropies: EntropyFunction,
+    prefix: Sequence[int],
+    target: Sequence[int],
+    options: LikelihoodOptions,
+    *,
+    mask_token_id: int,
+    device: torch.device | str = "cpu",
+) -> Estimate:
+    """Compute the bound on the negative log-likelihood of a target given a clean prefix.
+
+    A mask of l places has the probability 1 / L / C(L, l) and the weight L / l, so that its sum
+    of cross entropies counts 1 / (l C(L, l)) times.
+
+    Args:
+        entropies: The model call.
+        prefix: Ids before the target, never masked; may be empty.
+        target: Ids to score, at least one; see `is_enumerable`.
+        options: Batch size; nothing is drawn.
+        mask_token_id: The model's mask.
+        device: The model's.
+
+    Returns:
+        The bound, without error. 2^L - 1 forward passes.
+
+    Raises:
+        ValueError: If the target is empty, or the text holds the mask.
+        FloatingPointError: If the model's output is not finite.
+    """
+    if not target:
+        raise ValueError("target=[] must hold at least one token to score.")
+    num_tokens = len(target)
+    masks = [
+        torch.tensor(places)
+        for count in range(1, num_tokens + 1)
+        for places in combinations(range(num_tokens), count)
+    ]
+    sums = masked_entropies(
+        entropies,
+        prefix,
+        target,
+        masks,
+        mask_token_id=mask_token_id,
+        batch_size=options.batch_size,
+        device=device,
+    )
+    nll = math.fsum(
+        value / len(mask) / math.comb(num_tokens, len(mask))
+        for value, mask in zip(sums, masks, strict=True)
+    )
+    return Estimate(
+        estimator="bound",
+        nll=nll,
+        variance=0.0,
+        degrees_of_freedom=math.inf,
+        num_tokens=num_tokens,
+        num_draws=len(masks),
+        num_forward_passes=len(masks),
     )

@@ -18,10 +18,9 @@ from collections.abc import Sequence
 
 import torch
 
+from opencompass_llada.likelihood.bound import EntropyFunction, draw_places, masked_entropies
 from opencompass_llada.likelihood.estimate import Estimate, pool
-from opencompass_llada.likelihood.masks import draw_places
 from opencompass_llada.likelihood.options import LikelihoodOptions
-from opencompass_llada.likelihood.scoring import EntropyFunction, masked_entropies
 from opencompass_llada.sampling import derive_seed
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import build, check_fields, show
 from opencompass_llada.prompting.bounds import bounded
-from opencompass_llada.prompting.prompt_text import Piece, PromptText
+from opencompass_llada.prompting.encode import Piece, PromptText
 
 logger = get_logger(__name__)
 

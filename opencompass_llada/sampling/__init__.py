@@ -4,17 +4,16 @@ Knows token ids and a model call. Text, tokenizers and OpenCompass live above it
 """
 
 from opencompass_llada.sampling.acceptance import (
+    ACCEPTANCE_RULES,
+    AcceptanceOptions,
     AcceptanceRule,
     IndependentAcceptance,
+    RuleKind,
     ScheduledAcceptance,
     StepContext,
-)
-from opencompass_llada.sampling.acceptance_options import (
-    AcceptanceOptions,
     parse_acceptance_options,
 )
-from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
-from opencompass_llada.sampling.confident_acceptance import ACCEPTANCE_RULES, RuleKind
+from opencompass_llada.sampling.block_cache import CacheOptions, parse_cache_options
 from opencompass_llada.sampling.config import (
     SamplerConfig,
     SpecialTokens,
@@ -25,9 +24,12 @@ from opencompass_llada.sampling.forward import (
     ForwardPolicy,
     FullForward,
     GuidedForward,
+    KeptForward,
     LogitsFunction,
+    PassProvider,
+    PassSession,
 )
-from opencompass_llada.sampling.kept_forward import KeptForward, PassProvider, PassSession
+from opencompass_llada.sampling.loop import SamplerOutput, sample
 from opencompass_llada.sampling.noise import derive_seed
 from opencompass_llada.sampling.progress import (
     PROGRESS_VARIABLE,
@@ -36,8 +38,6 @@ from opencompass_llada.sampling.progress import (
     ProgressBar,
     make_progress,
 )
-from opencompass_llada.sampling.remasking import STRATEGIES, Strategy
-from opencompass_llada.sampling.sampler import SamplerOutput, sample
 from opencompass_llada.sampling.schedule import (
     SCHEDULES,
     BlockPlan,
@@ -47,6 +47,7 @@ from opencompass_llada.sampling.schedule import (
     plan_steps,
     reveals_per_step,
 )
+from opencompass_llada.sampling.unmasking import STRATEGIES, Strategy
 
 __all__ = [
     "ACCEPTANCE_RULES",

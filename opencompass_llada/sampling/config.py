@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.options import build, check_fields, unknown_name_message
-from opencompass_llada.sampling.acceptance_options import (
+from opencompass_llada.sampling.acceptance import (
     AcceptanceOptions,
     parse_acceptance_options,
 )
-from opencompass_llada.sampling.cache import CacheOptions, parse_cache_options
-from opencompass_llada.sampling.remasking import (
+from opencompass_llada.sampling.block_cache import CacheOptions, parse_cache_options
+from opencompass_llada.sampling.schedule import SCHEDULES, plan_blocks
+from opencompass_llada.sampling.unmasking import (
     STRATEGIES,
     check_combinations,
 )
-from opencompass_llada.sampling.schedule import SCHEDULES, plan_blocks
 
 PUBLISHED_TIMESTEP_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
 _LARGEST_SEED = 2**63 - 1

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from opencompass_llada.sampling.canvas import BlockState, Canvas
 from opencompass_llada.sampling.config import SpecialTokens
+from opencompass_llada.sampling.token_rows import BlockState, Canvas
 
 IsComplete = Callable[[list[int]], bool]
 """Whether the answer is complete, given a row's ids of finished blocks; once True, True for all

@@ -1,0 +1,294 @@
+"""Tokenizers that context lengths are counted with: GPT-4's, or a model's own.
+
+tiktoken deletes a file whose hash is wrong and downloads it again; where there is no network that
+loses the file. Here it is only read.
+
+Turns text into tokens and back. Does not know prompts, needles or OpenCompass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Protocol
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.runs.provenance import find_tokenizer
+
+#: Vocabulary -> name of its file (sha1 of its URL) and sha256 of its content, as tiktoken has them.
+KNOWN_FILES = {
+    "cl100k_base": (
+        "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+    )
+}
+STATES = ("present", "missing", "damaged")
+
+
+def tiktoken_path(vocabulary: str = "cl100k_base") -> Path:
+    """Return where tiktoken looks for a vocabulary's file."""
+    variables = ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
+    named = next((os.environ[name] for name in variables if name in os.environ), None)
+    folder = Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
+    return folder / KNOWN_FILES[vocabulary][0]
+
+
+def tiktoken_state(vocabulary: str = "cl100k_base") -> str:
+    """Return one of `STATES`; a damaged file is one that tiktoken would delete."""
+    path = tiktoken_path(vocabulary)
+    if not path.is_file():
+        return "missing"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return "present" if digest == KNOWN_FILES[vocabulary][1] else "damaged"
+
+
+def describe_damage(vocabulary: str = "cl100k_base") -> str:
+    """Say what is wrong with a damaged file and what mends it."""
+    path = tiktoken_path(vocabulary)
+    return (
+        f"{path} is not tiktoken's {vocabulary} file: its sha256 is not "
+        f"{KNOWN_FILES[vocabulary][1][:16]}..., so that tiktoken would delete it. Copy the file "
+        "again from a machine where tiktoken has run, or fetch it where there is a network: "
+        f"rm {path} && python -c \"import tiktoken; tiktoken.get_encoding('{vocabulary}')\""
+    )
+
+
+logger = get_logger(__name__)
+
+#: tiktoken model name -> (vocabulary, name of its file in TIKTOKEN_CACHE_DIR: sha1 of its URL).
+TIKTOKEN_FILES = {"gpt-4": ("cl100k_base", KNOWN_FILES["cl100k_base"][0])}
+
+
+class MissingDataError(ValueError):
+    """A file that a data set needs is not where it was looked for; the text says what to do."""
+
+    def __init__(self, message: str, topic: str = "") -> None:
+        """Keep what the doctor knows the missing files by.
+
+        Args:
+            message: What is missing, where it was looked for, and what to do.
+            topic: A key of `runs.doctor.data.BENCHMARKS`, ``tiktoken``, or '' for the user's files.
+        """
+        super().__init__(message)
+        self.topic = topic
+
+
+class CountingTokenizer(Protocol):
+    """What the NeedleBench data set asks of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text, without special tokens."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens; a character cut in two becomes U+FFFD."""
+
+    def count(self, text: str, *, as_turn: bool = False) -> int:
+        """Return how many tokens a model that uses this tokenizer sees for a whole prompt.
+
+        Args:
+            text: The prompt.
+            as_turn: With the tokenizer's chat template around it, if it has one.
+        """
+
+    def template(self) -> str | None:
+        """Return the chat template; None where there is none."""
+
+    def identity(self) -> str:
+        """Return a text that is the same for tokenizers that make the same tokens only."""
+
+
+class TiktokenTokenizer:
+    """GPT-4's tokenizer, which NeedleBench counts lengths with."""
+
+    def __init__(self, name: str) -> None:
+        """Load the vocabulary.
+
+        Args:
+            name: A key of `TIKTOKEN_FILES`.
+
+        Raises:
+            MissingDataError: If tiktoken finds its file neither on disk nor on the network, or
+                would delete what is there.
+        """
+        import tiktoken
+
+        vocabulary, file_name = TIKTOKEN_FILES[name]
+        if tiktoken_state(vocabulary) == "damaged":
+            text = f"tokenizer={name!r}: {describe_damage(vocabulary)}"
+            raise MissingDataError(text, "tiktoken")
+        try:
+            self._encoding = tiktoken.get_encoding(vocabulary)
+        except Exception as error:
+            reason = shorten(str(error), 160, placeholder=" ...")
+            raise MissingDataError(
+                f"tokenizer={name!r} needs tiktoken's {vocabulary} file, which is not in "
+                "TIKTOKEN_CACHE_DIR and could not be downloaded "
+                f"({type(error).__name__}: {reason}). Set TIKTOKEN_CACHE_DIR to a folder "
+                f"that holds the file under the name {file_name} (copy it from a machine where "
+                "tiktoken has run), or count lengths with the model's own tokenizer instead "
+                "(tokenizer=<the model's path>, or LLADA_TOKENIZER=model for the shipped configs).",
+                "tiktoken",
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text; special tokens' text in it is text."""
+        return self._encoding.encode(text, disallowed_special=())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        return self._encoding.decode(list(tokens))
+
+    def count(self, text: str, *, as_turn: bool = False) -> int:
+        """Return the number of tokens of a prompt; GPT-4's tokenizer adds none of its own."""
+        return len(self.encode(text))
+
+    def template(self) -> None:
+        """Return None: a model's template cannot be known here."""
+
+    def identity(self) -> str:
+        """Return the vocabulary's name, which stands for a file that tiktoken checks."""
+        return f"tiktoken {self._encoding.name}"
+
+
+class ModelTokenizer:
+    """A model's own tokenizer, loaded with transformers."""
+
+    def __init__(self, path: str) -> None:
+        """Load the tokenizer.
+
+        Args:
+            path: A folder, a hub name, or ``asset:NAME`` for a shipped checkpoint.
+
+        Raises:
+            MissingDataError: If there is no tokenizer at the path.
+        """
+        from opencompass_llada.prompting.encode import load_tokenizer
+
+        try:
+            self._tokenizer: Any = load_tokenizer(resolve_location(path), {})
+        except (OSError, ValueError) as error:
+            raise MissingDataError(
+                f"tokenizer={path!r} could not be loaded "
+                f"({type(error).__name__}: {str(error)[:200]}). Give the folder or hub name of a "
+                "checkpoint that holds a tokenizer, asset:NAME for a shipped one, or "
+                f"{' or '.join(map(repr, TIKTOKEN_FILES))} to count as NeedleBench does."
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text, without special tokens."""
+        # verbose=False: transformers warns about texts longer than the model's trained length.
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens and spaces kept as they are."""
+        return self._tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def count(self, text: str, *, as_turn: bool = False) -> int:
+        """Return the number of tokens of a prompt, with those that the tokenizer adds itself.
+
+        Args:
+            text: The prompt.
+            as_turn: With the checkpoint's chat template around it, if there is one, as the
+                wrapper's ``chat=True`` puts it.
+        """
+        if as_turn and self._in_template is not None:
+            return self._in_template(text)
+        return len(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def template(self) -> str | None:
+        """Return the checkpoint's chat template."""
+        return self._tokenizer.chat_template and self._tokenizer.get_chat_template()
+
+    @cached_property
+    def _in_template(self) -> Callable[[str], int] | None:
+        """Count a text as the turn that a model is asked with; None without a template."""
+        from opencompass_llada.prompting.chat import ChatOptions, ChatRenderer, Turn
+        from opencompass_llada.prompting.encode import PromptEncoder
+
+        if self.template() is None:
+            return None
+        renderer = ChatRenderer(self._tokenizer, ChatOptions())
+        encoder = PromptEncoder(self._tokenizer, None)
+        return lambda text: len(
+            encoder.encode(renderer.render([Turn("user", text)], for_answer=True))
+        )
+
+    def identity(self) -> str:
+        """Return a digest of the whole tokenizer: vocabulary, merges, what it adds itself."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            content = backend.to_str()
+        else:  # a slow tokenizer: its class does the rest
+            content = json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return f"{type(self._tokenizer).__name__} {digest}"
+
+
+def resolve_location(path: str) -> str:
+    """Return a path with ``asset:NAME`` replaced by the folder of that shipped asset."""
+    if not path.startswith("asset:"):
+        return path
+    from opencompass_llada.assets import resolve_asset
+
+    return str(resolve_asset(path))
+
+
+def name_tokenizer(name: str) -> str:
+    """Return what the names of data sets call a tokenizer: two with one content have one name.
+
+    Args:
+        name: As of `load_counting_tokenizer`.
+
+    Returns:
+        ``gpt-4``; else the size of the vocabulary and six digits of the content's hash, as in
+        ``vocab2048-1a2b3c``; where the files are not at hand (then no prompt can be made either),
+        the path's last part.
+    """
+    if name in TIKTOKEN_FILES:
+        return name
+    found = find_tokenizer(name) or find_tokenizer(name, fetch=True)
+    if found is None:
+        return name.rstrip("/").split("/")[-1]
+    content, size = found
+    return f"vocab{size or ''}-{content[:6]}"
+
+
+def find_template(name: str) -> str | None:
+    """Return a tokenizer's chat template, which chat prompts are counted with; None without one.
+
+    Args:
+        name: As of `load_counting_tokenizer`; where its files are not at hand, no prompt is made.
+    """
+    try:
+        return load_counting_tokenizer(name).template()
+    except MissingDataError:
+        return None
+
+
+def load_counting_tokenizer(name: str) -> CountingTokenizer:
+    """Load the tokenizer that lengths are counted with.
+
+    Args:
+        name: ``'gpt-4'``, or the path of a checkpoint (folder, hub name or ``asset:NAME``).
+
+    Raises:
+        ValueError: For ``'model'``, which only the config functions can replace by a path.
+        MissingDataError: If the tokenizer's files are not there.
+    """
+    if name == "model":
+        raise ValueError(
+            "tokenizer='model' means nothing to a data set, which does not know the model it is "
+            "run with: give the model's path, or use needlebench/niah.py's functions, which put "
+            "it in its place."
+        )
+    if name in TIKTOKEN_FILES:
+        return TiktokenTokenizer(name)
+    return ModelTokenizer(name)

@@ -1,0 +1,212 @@
+"""LongBench's facts: the 21 tasks, the averages over them, the lengths of answers.
+
+Facts of LongBench (arXiv 2308.14508), from its repository THUDM/LongBench: metric and the rule of
+the first line from ``eval.py``, chat rule and LongBench-E's tasks from ``pred.py``, lengths from
+``config/dataset2maxlen.json``, numbers of samples from ``task.md``. Wordings are in `prompts`.
+
+Lists groups for `results.group_summarizer`; computes nothing.
+
+LongBench's own numbers and those of the two papers, which differ. Knows tasks and numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opencompass_llada.benchmarks.longbench.prompts import PROMPTS
+from opencompass_llada.options import reject_unknown
+
+#: Category -> its name in LongBench's paper; the keys stand in LongLLaDA's Table 1.
+CATEGORIES = {
+    "SD": "single-document QA",
+    "MD": "multi-document QA",
+    "Sum": "summarization",
+    "ICL": "few-shot learning",
+    "Syn": "synthetic tasks",
+    "Code": "code completion",
+}
+#: LongBench-E's buckets: name -> (lowest, first beyond) of a row's ``length``, in words for
+#: English and characters for Chinese.
+BUCKETS: dict[str, tuple[int, float]] = {
+    "0-4k": (0, 4000),
+    "4-8k": (4000, 8000),
+    "8k+": (8000, float("inf")),
+}
+BENCHMARKS = ("longbench", "longbench_e")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongBenchTask:
+    """One task."""
+
+    name: str
+    """As in file names and the rows' ``dataset``."""
+    category: str
+    """A key of `CATEGORIES`."""
+    language: str
+    """``en``, ``zh`` or ``code``."""
+    metric: str
+    """A key of `metrics.METRICS`."""
+    max_new_tokens: int
+    """The original's length of an answer."""
+    num_samples: int
+    """Published samples."""
+    bucket_samples: tuple[int, ...] = ()
+    """Published samples of each of `BUCKETS` in LongBench-E; empty where it is not part of it."""
+    first_line: bool = False
+    """Whether only the answer's first line counts."""
+    chat: bool = True
+    """Whether a chat model's template goes around the prompt."""
+
+    @property
+    def prompt(self) -> str:
+        """The wording with ``{context}`` and ``{input}``."""
+        return PROMPTS[self.name]
+
+
+def _task(
+    category: str, name: str, language: str, metric: str, max_new_tokens: int, *counts: int
+) -> LongBenchTask:
+    """Make one row of the table; the counts are the samples, then LongBench-E's by bucket."""
+    few_shot = category == "ICL"
+    return LongBenchTask(
+        name=name,
+        category=category,
+        language=language,
+        metric=metric,
+        max_new_tokens=max_new_tokens,
+        num_samples=counts[0],
+        bucket_samples=counts[1:],
+        first_line=few_shot,
+        chat=not few_shot and category != "Code",
+    )
+
+
+TASKS: dict[str, LongBenchTask] = {
+    task.name: task
+    for task in (
+        _task("SD", "narrativeqa", "en", "qa_f1", 128, 200),
+        _task("SD", "qasper", "en", "qa_f1", 128, 200, 100, 100, 24),
+        _task("SD", "multifieldqa_en", "en", "qa_f1", 64, 150, 67, 70, 13),
+        _task("SD", "multifieldqa_zh", "zh", "qa_f1_zh", 64, 200),
+        _task("MD", "hotpotqa", "en", "qa_f1", 32, 200, 100, 100, 100),
+        _task("MD", "2wikimqa", "en", "qa_f1", 32, 200, 100, 100, 100),
+        _task("MD", "musique", "en", "qa_f1", 32, 200),
+        _task("MD", "dureader", "zh", "rouge_zh", 128, 200),
+        _task("Sum", "gov_report", "en", "rouge", 512, 200, 100, 100, 100),
+        _task("Sum", "qmsum", "en", "rouge", 512, 200),
+        _task("Sum", "multi_news", "en", "rouge", 512, 200, 100, 100, 94),
+        _task("Sum", "vcsum", "zh", "rouge_zh", 512, 200),
+        _task("ICL", "trec", "en", "classification", 64, 200, 100, 100, 100),
+        _task("ICL", "triviaqa", "en", "qa_f1", 32, 200, 100, 100, 100),
+        _task("ICL", "samsum", "en", "rouge", 128, 200, 100, 100, 100),
+        _task("ICL", "lsht", "zh", "classification", 64, 200),
+        _task("Syn", "passage_count", "en", "count", 32, 200, 100, 100, 100),
+        _task("Syn", "passage_retrieval_en", "en", "retrieval", 32, 200, 100, 100, 100),
+        _task("Syn", "passage_retrieval_zh", "zh", "retrieval_zh", 32, 200),
+        _task("Code", "lcc", "code", "code_similarity", 64, 500, 100, 100, 100),
+        _task("Code", "repobench-p", "code", "code_similarity", 64, 500, 100, 100, 100),
+    )
+}
+LONGBENCH_E_TASKS = tuple(task.name for task in TASKS.values() if task.bucket_samples)
+
+
+def list_tasks(benchmark: str, names: Sequence[str] | None = None) -> list[LongBenchTask]:
+    """Return tasks in LongBench's order.
+
+    Args:
+        benchmark: One of `BENCHMARKS`.
+        names: Which; all by default.
+
+    Raises:
+        ValueError: For an unknown benchmark or task; names the nearest.
+    """
+    reject_unknown("LongBench benchmark", [benchmark], BENCHMARKS)
+    known = list(TASKS) if benchmark == "longbench" else list(LONGBENCH_E_TASKS)
+    reject_unknown(f"{benchmark} task", names or (), known)
+    return [TASKS[name] for name in known if not names or name in names]
+
+
+def bucket_of(length: int) -> str:
+    """Return the LongBench-E bucket that a row's length falls into."""
+    return next(name for name, (low, end) in BUCKETS.items() if low <= length < end)
+
+
+def category_groups(
+    benchmark: str = "longbench", names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the groups of a table of LongBench results.
+
+    A category is the mean of its tasks, as in LongBench's and LongLLaDA's tables. ``Avg`` is the
+    mean of all tasks, which comes nearest to LongLLaDA's Avg column; ``Weighted`` weighs tasks by
+    their samples, as UltraLLaDA's total does.
+
+    Args:
+        benchmark: ``longbench`` or ``longbench_e``.
+        names: Tasks that the groups are made of; all by default. Categories without any are left
+            out.
+    """
+    tasks = list_tasks(benchmark, names)
+    everything = [task.name for task in tasks]
+    by_category = {
+        category: [task.name for task in tasks if task.category == category]
+        for category in CATEGORIES
+    }
+    return [
+        *(dict(name=name, members=members) for name, members in by_category.items() if members),
+        dict(name="Avg", members=everything),
+        dict(name="Weighted", members=everything, weighting="samples"),
+    ]
+
+
+#: What LongLLaDA's and UltraLLaDA's wrappers round lengths up to: their block length.
+_BLOCK = 64
+#: Where OpenCompass's configs have another length than LongBench.
+_OPENCOMPASS = {"qasper": 32}
+
+
+def _longllada(task: LongBenchTask) -> int:
+    return 512 if task.category == "Sum" else 64
+
+
+def _repositories(task: LongBenchTask) -> int:
+    length = _OPENCOMPASS.get(task.name, task.max_new_tokens)
+    return -(-length // _BLOCK) * _BLOCK
+
+
+def _short(task: LongBenchTask) -> int:
+    return 64 if task.category == "Sum" else 32
+
+
+#: Name -> the length of a task's answers.
+#:
+#: - ``original``: LongBench's dataset2maxlen.
+#: - ``longllada``: 512 for the summaries, 64 for all others (arXiv 2506.14429, section 4).
+#: - ``ultrallada``: 512 for all, as its model config says.
+#: - ``repositories``: what both papers' published code runs. Their configs take OpenCompass's data
+#:   sets, whose lengths win over a model's, and their wrappers round them up to a whole block.
+#: - ``short``: for the sample set and tiny models.
+OUTPUT_LENGTHS: dict[str, Callable[[LongBenchTask], int]] = {
+    "original": lambda task: task.max_new_tokens,
+    "longllada": _longllada,
+    "ultrallada": lambda task: 512,
+    "repositories": _repositories,
+    "short": _short,
+}
+
+
+def output_length(setting: str, task_name: str) -> int:
+    """Return the number of tokens to generate for a task's answers.
+
+    Args:
+        setting: A key of `OUTPUT_LENGTHS`.
+        task_name: A key of `TASKS`.
+
+    Raises:
+        ValueError: For an unknown name; the nearest is named.
+    """
+    reject_unknown("output length setting", [setting], OUTPUT_LENGTHS)
+    reject_unknown("LongBench task", [task_name], TASKS)
+    return OUTPUT_LENGTHS[setting](TASKS[task_name])

@@ -1,0 +1,224 @@
+"""LongBench v2: questions with four choices on long texts, zero-shot.
+
+Data set and evaluator for OpenCompass. Wording, answer extraction and scoring are the original's
+(arXiv 2412.15204; THUDM/LongBench, ``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for
+two differences, said where they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from opencompass.datasets.base import BaseDataset
+
+from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
+from opencompass_llada.benchmarks.json_files import read_json, read_json_lines, take
+from opencompass_llada.benchmarks.locations import find_data
+from opencompass_llada.options import check_value, reject_unknown, show
+
+DEFAULT_PATH = "opencompass/longbenchv2"
+MAX_NEW_TOKENS = 128
+DIFFICULTIES = ("easy", "hard")
+LENGTHS = ("short", "medium", "long")
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/longbenchv2/data.json is LongBench v2 "
+    "(data.json of THUDM/LongBench-v2 on the Hugging Face hub), give the file or its folder as "
+    "path=..., or use the sample set: path='asset:longbench/v2.jsonl'."
+)
+CHOICES = ("choice_A", "choice_B", "choice_C", "choice_D")
+FIELDS = ("question", *CHOICES, "answer", "context", "difficulty", "length")
+
+PROMPT = """Please read the following text and answer the question below.
+
+<text>
+{context}
+</text>
+
+What is the correct answer to this question: {question}
+Choices:
+(A) {choice_A}
+(B) {choice_B}
+(C) {choice_C}
+(D) {choice_D}
+
+Format your response as follows: "The correct answer is (insert answer here)"."""
+
+_SLOT = re.compile(r"\{(\w+)\}")
+# With brackets first, anywhere in the response, then without: the original's order.
+_ANSWERS = (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D])")
+
+
+def write_prompt(row: Mapping[str, str]) -> str:
+    """Fill the wording; white space around each text goes, as in the original.
+
+    Differs from the original, which fills one slot after the other and so also what looks like a
+    slot inside a text.
+
+    Args:
+        row: The published fields.
+    """
+    return _SLOT.sub(lambda slot: row[slot.group(1)].strip(), PROMPT)
+
+
+def extract_answer(response: str) -> str | None:
+    """Return the letter that a response settles on, or None."""
+    text = response.strip().replace("*", "")
+    for pattern in _ANSWERS:
+        match = re.search(pattern, text)
+        if match:
+            return match.group(1)
+    return None
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    """Read LongBench v2's rows.
+
+    Args:
+        path: A file (a JSON list, or an object a line), a folder with data.json or v2.jsonl in
+            it, ``asset:NAME``, or ``opencompass/longbenchv2``.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        ValueError: If it is not whole or not in the format; names file and row.
+    """
+    location = find_data(path, benchmark="LongBench v2", how_to_get=HOW_TO_GET)
+    if location.is_dir():
+        name = next((n for n in ("data.json", "v2.jsonl") if (location / n).is_file()), "data.json")
+        location = find_data(str(location / name), benchmark="LongBench v2", how_to_get=HOW_TO_GET)
+    rows = [_check_row(row, where) for row, where in _parse_file(location)]
+    if not rows:
+        raise ValueError(f"{location} holds no rows. {HOW_TO_GET}")
+    return rows
+
+
+def _parse_file(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield each row with its place in the file."""
+    if path.suffix == ".jsonl":
+        yield from ((row, where) for where, row in read_json_lines(path))
+        return
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{path} holds {show(rows)}, and LongBench v2's is a list of rows. {HOW_TO_GET}"
+        )
+    for number, row in enumerate(rows):
+        where = f"{path}, row {number}"
+        yield check_value(where, row, Mapping[str, Any]), where
+
+
+def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
+    for name in FIELDS:
+        take(row, name, where)
+    for name, allowed in (("answer", "ABCD"), ("difficulty", DIFFICULTIES), ("length", LENGTHS)):
+        if row[name] not in tuple(allowed):
+            raise ValueError(f"{where}: {name}={row[name]!r} must be one of {', '.join(allowed)}.")
+    return {
+        name: row[name] for name in (*FIELDS, "domain", "_id") if isinstance(row.get(name), str)
+    }
+
+
+class LongBenchV2Dataset(BaseDataset):
+    """OpenCompass data set of LongBench v2."""
+
+    @staticmethod
+    def load(**options: Any) -> Dataset:
+        """Make the samples.
+
+        Args:
+            **options: ``path`` (see `read_rows`); ``benchmark`` and ``task`` only name the set
+                for summaries.
+
+        Returns:
+            Columns prompt, answer, difficulty, length.
+
+        Raises:
+            ValueError: For a wrong option, missing data or a row in another format.
+        """
+        rows = read_rows(LongBenchV2Dataset.check_options(**options))
+        return Dataset.from_list(
+            [
+                {
+                    "prompt": write_prompt(row),
+                    "answer": row["answer"],
+                    "difficulty": row["difficulty"],
+                    "length": row["length"],
+                }
+                for row in rows
+            ]
+        )
+
+    @staticmethod
+    def check_options(**options: Any) -> str:
+        """Check the keywords, before any file is opened, and return where the rows are."""
+        reject_unknown("LongBench v2 data set option", options, ("path", "benchmark", "task"))
+        return str(check_value("path", options.get("path", DEFAULT_PATH), str))
+
+    @staticmethod
+    def source(options: Mapping[str, Any]) -> str:
+        """Return what its samples are made of: data sets that share it are checked together."""
+        return LongBenchV2Dataset.check_options(**options)
+
+    @staticmethod
+    def check_data(same: Sequence[Mapping[str, Any]]) -> None:
+        """Read the rows of data sets with one source, and forget them."""
+        read_rows(LongBenchV2Dataset.check_options(**same[0]))
+
+
+class LongBenchV2Evaluator(CompleteEvaluator):
+    """Reports accuracy over all samples and by difficulty and length, in percent.
+
+    Differs from the original's ``result.py``, whose branch for medium texts asks for "short"
+    again, so that it counts them as long.
+    """
+
+    def score(self, predictions: Sequence[str], test_set: Any) -> dict[str, Any]:
+        """Score the answers.
+
+        Args:
+            predictions: The model's answers.
+            test_set: The samples.
+
+        Returns:
+            accuracy, accuracy_easy, ..., accuracy_long (those with samples), num_samples and
+            num_samples_easy, ..., num_unanswered (answers without "The correct answer is (X)",
+            which count as wrong), and details.
+
+        Raises:
+            ValueError: If the number of predictions is not that of the samples, or is 0.
+        """
+        check_complete(predictions, test_set)
+        if not predictions:
+            raise ValueError("There are no predictions, so there is no score.")
+        details = []
+        for prediction, sample in zip(predictions, test_set, strict=True):
+            chosen = extract_answer(prediction)
+            details.append(
+                {
+                    "prediction": prediction,
+                    "chosen": chosen,
+                    "answer": sample["answer"],
+                    "difficulty": sample["difficulty"],
+                    "length": sample["length"],
+                    "correct": chosen == sample["answer"],
+                }
+            )
+        result: dict[str, Any] = {
+            "accuracy": _accuracy(details),
+            "num_samples": len(details),
+            "num_unanswered": sum(detail["chosen"] is None for detail in details),
+        }
+        for column, names in (("difficulty", DIFFICULTIES), ("length", LENGTHS)):
+            for name in names:
+                part = [detail for detail in details if detail[column] == name]
+                if part:
+                    result[f"accuracy_{name}"] = _accuracy(part)
+                    result[f"num_samples_{name}"] = len(part)
+        return {**result, "details": details}
+
+
+def _accuracy(details: Sequence[Mapping[str, Any]]) -> float:
+    return 100 * sum(bool(detail["correct"]) for detail in details) / len(details)

@@ -1,0 +1,1 @@
+"""Needle in a haystack on NeedleBench's data: one needle a sample."""

@@ -1,0 +1,211 @@
+"""NeedleBench's files: where they lie, their needles, and their documents as tokens.
+
+Reads the format (a ``{"title", "text"}`` line per document; a needle with its question, keyword
+and language per line of ``needles.jsonl``). Does not place needles or write prompts.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.benchmarks.counting import (
+    CountingTokenizer,
+    MissingDataError,
+    load_counting_tokenizer,
+)
+from opencompass_llada.benchmarks.json_files import read_json_lines, take
+from opencompass_llada.benchmarks.locations import find_data
+
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/needlebench holds NeedleBench's files "
+    "(opencompass/needlebench on the Hugging Face hub; or set DATASET_SOURCE=HF to download it), "
+    "give the folder itself as path=..., or use the embedded data: path='asset:needlebench' "
+    "(LLADA_DATA=embedded for the shipped configs)."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needle:
+    """One line of ``needles.jsonl``."""
+
+    text: str
+    """The sentence to hide, without the line breaks that are put around it."""
+    question: str
+    """The question, with its format hint as the file has it."""
+    keyword: str
+    """What the answer must contain (``arg2`` in the file)."""
+
+
+def resolve_data_directory(path: str) -> Path:
+    """Find NeedleBench's folder; see `locations.find_data`."""
+    return find_data(path, benchmark="NeedleBench", how_to_get=HOW_TO_GET)
+
+
+def require_file(directory: Path, name: str) -> Path:
+    """Return the path of a file of NeedleBench's folder.
+
+    Raises:
+        MissingDataError: If it is not there; names the files that are.
+    """
+    path = directory / name
+    if not path.is_file():
+        present = ", ".join(sorted(p.name for p in directory.glob("*.json*"))) or "none"
+        raise MissingDataError(
+            f"NeedleBench's file {name!r} is not in {directory} (its data files: {present}). "
+            f"{HOW_TO_GET}",
+            "needlebench",
+        )
+    return path
+
+
+def read_needles(path: Path, language: str) -> list[Needle]:
+    """Read the needles of one language, in the file's order.
+
+    Raises:
+        ValueError: If the file has none, or one that cannot be scored; names file and line.
+    """
+    needles = []
+    for where, row in read_json_lines(path):
+        if take(row, "language", where) == language:
+            check_keyword(row, where)
+            text, keyword = take(row, "needle", where), take(row, "arg2", where)
+            question = take(row, "retrieval_question", where)
+            needles.append(
+                Needle(
+                    text=text,
+                    question=question,
+                    keyword=keyword,
+                )
+            )
+    if not needles:
+        raise ValueError(f"language={language!r}: {path} holds no needle in that language.")
+    return needles
+
+
+def check_keyword(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a needle whose answers cannot be told right from wrong.
+
+    Args:
+        row: A line of ``needles.jsonl``.
+        where: File and line.
+
+    Raises:
+        ValueError: If the keyword is empty or not in the needle, or the answer column cannot hold
+            them.
+    """
+    needle, keyword = (take(row, name, where, Any) for name in ("needle", "arg2"))
+    if "*" in f"{needle}{keyword}":
+        raise ValueError(
+            f"{where}: the needle {needle!r} or its keyword {keyword!r} holds '*', which "
+            "NeedleBench's answer column uses to divide needle from keyword; remove it."
+        )
+    texts = isinstance(needle, str) and isinstance(keyword, str)
+    if not texts or not keyword.strip() or keyword not in needle:
+        raise ValueError(
+            f"{where}: the keyword arg2={keyword!r} must be a part of the needle {needle!r}: an "
+            "empty one stands in every answer, and one that the needle lacks in none. Mend the "
+            "line or take it out."
+        )
+
+
+class Haystack:
+    """The documents of one file, tokenized when first asked for and kept."""
+
+    def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
+        """Read the documents; tokenizes nothing yet.
+
+        Args:
+            path: A NeedleBench file, one JSON object with ``text`` a line.
+            tokenizer: What to count tokens with.
+        """
+        self.path = path
+        self._tokenizer = tokenizer
+        self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
+        if not self._texts:
+            raise ValueError(f"{path} holds no document; fetch it again.")
+        self._tokens: dict[int, array] = {}
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self._texts)
+
+    def take(self, order: Sequence[int], num_tokens: int) -> list[int]:
+        """Return the first ``num_tokens`` tokens of the documents in the given order.
+
+        Documents are tokenized one by one and put end to end, as NeedleBench does.
+
+        Args:
+            order: Document numbers.
+            num_tokens: How many tokens are wanted; fewer come back if the documents hold fewer.
+        """
+        taken: list[int] = []
+        for document in order:
+            if len(taken) >= num_tokens:
+                break
+            taken.extend(self._document_tokens(document))
+        return taken[:num_tokens]
+
+    def _document_tokens(self, document: int) -> array:
+        if document not in self._tokens:
+            self._tokens[document] = array("l", self._tokenizer.encode(self._texts[document]))
+        return self._tokens[document]
+
+
+def document_orders(num_documents: int, num_repeats: int) -> list[list[int]]:
+    """Return NeedleBench's document order of each repeat.
+
+    The order of repeat r is the order of repeat r-1 shuffled with seed r, as in
+    ``NeedleBenchOriginDataset``, so that the same texts come first.
+    """
+    order = list(range(num_documents))
+    orders = []
+    for repeat in range(num_repeats):
+        random.Random(repeat).shuffle(order)
+        orders.append(list(order))
+    return orders
+
+
+def choose_needle(needles: Sequence[Needle], repeat: int) -> Needle:
+    """Return NeedleBench's needle for a repeat: always the same one for the same list."""
+    return random.Random(repeat).choice(needles)
+
+
+class HaystackStore:
+    """Keeps the last few tokenizers and tokenized files, so that the cells of a run share them."""
+
+    def __init__(self, max_entries: int = 4) -> None:
+        """Start empty.
+
+        Args:
+            max_entries: How many tokenizers, and how many haystacks, are kept at once.
+        """
+        self._max_entries = max_entries
+        self._tokenizers: OrderedDict[str, CountingTokenizer] = OrderedDict()
+        self._haystacks: OrderedDict[tuple[Path, int, str], Haystack] = OrderedDict()
+
+    def tokenizer(self, name: str) -> CountingTokenizer:
+        """Return the tokenizer of that name, loading it the first time."""
+        if name not in self._tokenizers:
+            self._tokenizers[name] = load_counting_tokenizer(name)
+            self._drop_oldest(self._tokenizers)
+        self._tokenizers.move_to_end(name)
+        return self._tokenizers[name]
+
+    def haystack(self, path: Path, tokenizer_name: str) -> Haystack:
+        """Return a file's documents under a tokenizer, reading them the first time."""
+        key = (path, path.stat().st_mtime_ns, tokenizer_name)
+        if key not in self._haystacks:
+            self._haystacks[key] = Haystack(path, self.tokenizer(tokenizer_name))
+            self._drop_oldest(self._haystacks)
+        self._haystacks.move_to_end(key)
+        return self._haystacks[key]
+
+    def _drop_oldest(self, kept: OrderedDict) -> None:
+        while len(kept) > self._max_entries:
+            kept.popitem(last=False)

@@ -1,0 +1,215 @@
+"""The OpenCompass inferencer that scores texts instead of generating answers.
+
+A sample is a text; its "prediction" is a JSON string of estimates (see `write_estimates`), so that
+prediction files, resuming and completeness work as they do for generation. Works with this
+package's wrapper and with OpenCompass's wrappers of transformers' autoregressive models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
+    BaseInferencer,
+    GenInferencerOutputHandler,
+)
+
+from opencompass_llada.benchmarks.perplexity.windows import (
+    WindowOptions,
+    cut_windows,
+    parse_window_options,
+)
+from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
+from opencompass_llada.logs import get_logger
+from opencompass_llada.options import build, check_value, reject_unknown, show
+from opencompass_llada.prompting.encode import count_bytes
+
+logger = get_logger(__name__)
+
+#: What OpenCompass's task passes to every inferencer and this one has no use for.
+_HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
+                  "dump_only_message_path")  # fmt: skip
+
+
+class PerplexityInferencer(BaseInferencer):
+    """Scores the windows of each text; ``infer_cfg=dict(inferencer=dict(type=...))``."""
+
+    def __init__(
+        self,
+        model: Any,
+        window: Mapping[str, Any],
+        likelihood: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        **host_keywords: Any,
+    ) -> None:
+        """Check the options.
+
+        Args:
+            model: OpenCompass's model.
+            window: Fields of `WindowOptions`.
+            likelihood: Fields of `LikelihoodOptions`, without batch_size.
+            batch_size: Rows in one call of the model; OpenCompass gives the model's own.
+            host_keywords: What OpenCompass passes to every inferencer; no effect.
+
+        Raises:
+            ValueError: For an unknown option or a wrong value.
+        """
+        self.window, self.options = self.check_options(
+            window=window, likelihood=likelihood, batch_size=batch_size, **host_keywords
+        )
+        super().__init__(model=model, batch_size=batch_size)
+
+    @staticmethod
+    def check_options(
+        *,
+        window: Any = None,
+        likelihood: Any = None,
+        batch_size: int | None = None,
+        **host_keywords: Any,
+    ) -> tuple[WindowOptions, LikelihoodOptions]:
+        """Check the keywords, before a model loads; see the constructor."""
+        reject_unknown("PerplexityInferencer option", host_keywords, _HOST_KEYWORDS)
+        batch_size = check_value("batch_size", batch_size, int | None)
+        return (
+            parse_window_options(window),
+            parse_likelihood_options(likelihood or {}, batch_size or 1),
+        )
+
+    def inference(
+        self,
+        retriever: Any,
+        ice_template: Any = None,
+        prompt_template: Any = None,
+        output_json_filepath: str | None = None,
+        output_json_filename: str | None = None,
+    ) -> list[str]:
+        """Score all texts and write the prediction file.
+
+        Args:
+            retriever: Holds the data set.
+            ice_template: Not used.
+            prompt_template: Not used: texts are scored as they are.
+            output_json_filepath: Folder of the predictions.
+            output_json_filename: Their file.
+
+        Returns:
+            The predictions.
+        """
+        folder = Path(output_json_filepath or self.output_json_filepath)
+        name = str(output_json_filename or self.output_json_filename)
+        unfinished = f"tmp_{Path(name).with_suffix('.jsonl')}"
+        handler = GenInferencerOutputHandler()
+        done = len(handler.restore_from_jsonl(str(folder), unfinished))
+        texts = retriever.dataset_reader.dataset["test"]
+        scorer = find_scorer(self.model)
+        for index in range(done, len(texts)):
+            prediction = self._score_text(scorer, texts[index]["text"])
+            handler.save_results(texts[index]["name"], prediction, index)
+            handler.write_to_jsonl(str(folder), unfinished)
+        handler.write_to_json(str(folder), name)
+        (folder / unfinished).unlink(missing_ok=True)
+        return [result["prediction"] for result in handler.results_dict.values()]
+
+    def _score_text(self, scorer: Any, text: str) -> str:
+        estimates, num_bytes = [], []
+        for prefix, target in cut_windows(read_ids(self.model, text), self.window):
+            estimates.append(scorer.score(prefix, target, self.options))
+            border = len(target) - estimates[-1].num_tokens
+            before = [*prefix, *target[:border]]
+            num_bytes.append(count_bytes(self.model.tokenizer, target[border:], before))
+        return write_estimates(estimates, num_bytes)
+
+
+def parse_likelihood_options(options: Mapping[str, Any], batch_size: int) -> LikelihoodOptions:
+    """Read the inferencer's ``likelihood`` option.
+
+    Raises:
+        ValueError: For an unknown name (the nearest is named) or a wrong value.
+    """
+    check_value("likelihood", options, Mapping[str, Any])
+    if "batch_size" in options:
+        raise ValueError(
+            f"likelihood['batch_size']={show(options['batch_size'])} has no effect here; set the "
+            "model's own batch_size"
+        )
+    return build(LikelihoodOptions, {**options, "batch_size": batch_size}, "likelihood")
+
+
+def find_scorer(model: Any) -> Any:
+    """Return what scores targets with a model of OpenCompass.
+
+    Args:
+        model: This package's wrapper, or one that holds an AutoModelForCausalLM as ``model``
+            (OpenCompass's HuggingFaceBaseModel and its kin).
+
+    Returns:
+        An object with ``score(prefix, target, options) -> Estimate``.
+
+    Raises:
+        ValueError: If it can be done with neither.
+    """
+    engine = getattr(model, "engine", None)
+    if hasattr(engine, "score"):
+        return engine
+    network: Any = getattr(model, "model", None)
+    if hasattr(network, "forward") and hasattr(model, "tokenizer"):
+        return CausalScorer(causal_logits(network.eval()), device=network.device)
+    raise ValueError(
+        f"{type(model).__name__} gives no access to its network's logits, which perplexity needs; "
+        "use opencompass_llada.wrapper.LLaDACausalLM (with its weights: tokenizer_only=False), or "
+        "OpenCompass's HuggingFaceBaseModel for an autoregressive model."
+    )
+
+
+def read_ids(model: Any, text: str) -> list[int]:
+    """Return a text's ids without a beginning-of-sequence token: only one window would have it.
+
+    Args:
+        model: OpenCompass's model.
+        text: The text.
+    """
+    if hasattr(model, "engine"):
+        token_ids = model.encode(text).tolist()
+    else:
+        token_ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = getattr(model.tokenizer, "bos_token_id", None)
+    return token_ids[1:] if start is not None and token_ids[:1] == [start] else token_ids
+
+
+def write_estimates(estimates: Sequence[Estimate], num_bytes: Sequence[int]) -> str:
+    """Return estimates as JSON, each with the number of UTF-8 bytes of the text it scores."""
+    rows = []
+    for estimate, size in zip(estimates, num_bytes, strict=True):
+        row = asdict(estimate)
+        if math.isinf(row["degrees_of_freedom"]):
+            row["degrees_of_freedom"] = None
+        rows.append({**row, "num_bytes": size})
+    return json.dumps(rows)
+
+
+def read_estimates(prediction: str) -> list[tuple[Estimate, int]]:
+    """Return what `write_estimates` wrote: pairs of an estimate and its number of bytes.
+
+    Raises:
+        ValueError: If the text is not of that form.
+    """
+    try:
+        pairs = []
+        for row in json.loads(prediction):
+            num_bytes = row.pop("num_bytes")
+            freedom = row.pop("degrees_of_freedom")
+            freedom = math.inf if freedom is None else freedom
+            pairs.append((Estimate(**row, degrees_of_freedom=freedom), num_bytes))
+    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"The prediction {prediction[:60]!r} is no list of estimates ({error}); it was not "
+            "written by PerplexityInferencer, or is torn: run inference again."
+        ) from error
+    if not pairs:
+        raise ValueError("The prediction holds no estimates; run inference again.")
+    return pairs

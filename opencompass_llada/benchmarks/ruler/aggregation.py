@@ -1,0 +1,215 @@
+"""RULER's aggregation tasks: common words (cwe) and frequent words (fwe).
+
+Draws and wording are OpenCompass's ``RulerCweDataset``, with its worked example and its smaller
+numbers of repeats below 4,096 tokens. Reads no files.
+
+Draws and wording are OpenCompass's ``RulerFweDataset``. Reads no files.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import zeta
+
+from opencompass_llada.benchmarks.ruler.fitting import NoRoom, RulerSample
+from opencompass_llada.benchmarks.ruler.prompts import (
+    TEMPLATES,
+    CommonWordsTask,
+    FrequentWordsTask,
+    RulerSpec,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What chance decides in one sample: the words of the example's list and of the list."""
+
+    example: list[str]
+    """Words of the example, the common ones first."""
+    words: list[str]
+    """Words of the list, the common ones first."""
+
+
+class CommonWordsWriter:
+    """Writes samples; an item is one different word of the list."""
+
+    def __init__(self, spec: RulerSpec, task: CommonWordsTask, words: Sequence[str]) -> None:
+        """Keep the task, shuffle the words and start the stream of random numbers.
+
+        Args:
+            spec: The data set.
+            task: Its task's parameters.
+            words: All words, sorted.
+        """
+        self.num_common = task.num_common
+        self.seed = spec.seed
+        self.words = list(words)
+        random.Random(spec.seed).shuffle(self.words)
+        self.rng = random.Random(spec.seed)
+        if spec.as_published:
+            self.example_size, self.example_repeats = 40, (10, 3)
+            self.repeats = (task.common_repeats, task.uncommon_repeats)
+        else:
+            self.example_size, self.example_repeats = 20, (3, 1)
+            self.repeats = (6, 1)
+        self.step = 10 if spec.as_published else 1
+        # With no uncommon word at all there would be nothing to tell the common ones from.
+        self.fewest = task.num_common if spec.as_published else task.num_common + 1
+        self.most = len(self.words)
+        self.last_tried = self.most // self.step * self.step
+        self.patience = 1
+
+    def draw(self, index: int, num_items: int) -> Draw:
+        """Take a sample's draws, in OpenCompass's order."""
+        return Draw(
+            example=self.rng.sample(self.words, self.example_size),
+            words=self.rng.sample(self.words, num_items),
+        )
+
+    def write(self, drawn: Draw) -> RulerSample:
+        """Write the sample of a draw."""
+        example = self.write_question(drawn.example, self.example_repeats)
+        answer = number_words(drawn.example[: self.num_common])
+        question = self.write_question(drawn.words, self.repeats)
+        return RulerSample(
+            prompt=f"{example}{answer}\n{question}",
+            answers=tuple(drawn.words[: self.num_common]),
+        )
+
+    def write_question(self, words: Sequence[str], repeats: tuple[int, int]) -> str:
+        """Return the prompt of a list.
+
+        Args:
+            words: The common ones first.
+            repeats: How often each common and each other word is listed.
+        """
+        common, uncommon = words[: self.num_common], words[self.num_common :]
+        listed = [*common] * repeats[0] + [*uncommon] * repeats[1]
+        random.Random(self.seed).shuffle(listed)
+        return TEMPLATES[CommonWordsTask].format(context=number_words(listed))
+
+    def with_answer(self, sample: RulerSample) -> str:
+        """Return the prompt and the numbered answers, as OpenCompass counts."""
+        return f"{sample.prompt} {number_words(sample.answers)}"
+
+
+def number_words(words: Sequence[str]) -> str:
+    """Return ``1. first 2. second ...``."""
+    return " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
+
+
+#: The most frequent word is replaced by dots; the next three are asked for.
+NUM_ASKED = 3
+#: Tokens of length for each different word of the vocabulary.
+TOKENS_A_WORD = 50
+
+
+class FrequentWordsWriter:
+    """Draws vocabularies and writes samples of any number of words."""
+
+    def __init__(self, spec: RulerSpec, task: FrequentWordsTask) -> None:
+        """Keep the task and start the stream of random numbers.
+
+        Args:
+            spec: The data set.
+            task: Its task's parameters.
+        """
+        self.alpha = task.alpha
+        self.word_length = task.word_length
+        self.seed = spec.seed
+        self.vocabulary_size = spec.length // TOKENS_A_WORD
+        self.rng = random.Random(spec.seed)
+        # So many words that the last one asked for stands more often than the next.
+        gap = (NUM_ASKED + 1) ** -task.alpha - (NUM_ASKED + 2) ** -task.alpha
+        self.fewest = math.ceil(float(zeta(task.alpha)) / gap)
+
+    def draw_vocabulary(self) -> list[str]:
+        """Draw the coded words of a sample, the most frequent first, which is dots."""
+        size = self.vocabulary_size
+        words = [self._draw_word() for _ in range(size)]
+        while len(set(words)) < size:
+            words.append(self._draw_word())
+        vocabulary = sorted(set(words))
+        random.Random(self.seed).shuffle(vocabulary)
+        vocabulary[0] = "..."
+        return vocabulary
+
+    def _draw_word(self) -> str:
+        return "".join(self.rng.choices(string.ascii_lowercase, k=self.word_length))
+
+    def write(self, vocabulary: Sequence[str], num_words: int) -> RulerSample:
+        """Write a sample of about that many words."""
+        ranks = np.arange(1, len(vocabulary) + 1)
+        counts = (num_words * (ranks**-self.alpha) / zeta(self.alpha)).astype(int)
+        words = [word for word, n in zip(vocabulary, counts, strict=True) for _ in range(n)]
+        random.Random(self.seed).shuffle(words)
+        return RulerSample(
+            prompt=TEMPLATES[FrequentWordsTask].format(context=" ".join(words)),
+            answers=tuple(vocabulary[1 : 1 + NUM_ASKED]),
+        )
+
+
+def make_frequent_words(
+    spec: RulerSpec, task: FrequentWordsTask, count: Callable[[str], int]
+) -> Iterator[RulerSample]:
+    """Yield samples of at most the data set's length.
+
+    Both originals keep no room for the answer in this task, so that many prompts are too long
+    with it; ``fwe_room=False`` makes those.
+
+    Args:
+        spec: The data set.
+        task: Its task's parameters.
+        count: Counts a text's tokens.
+
+    Raises:
+        NoRoom: If a sample of the fewest words does not fit, or the length gives a vocabulary of
+            too few different words.
+    """
+    writer = FrequentWordsWriter(spec, task)
+    keeps_room = spec.fwe_room or not spec.as_published
+    limit = spec.length - spec.reserve if keeps_room else spec.length
+    if writer.vocabulary_size <= NUM_ASKED:
+        raise NoRoom((NUM_ASKED + 1) * TOKENS_A_WORD)
+    step = max(1, spec.length // 32) if spec.as_published else 1
+
+    def measure(vocabulary: Sequence[str], num_words: int) -> int:
+        return count(writer.write(vocabulary, num_words).prompt)
+
+    vocabulary = writer.draw_vocabulary()
+    if spec.as_published:
+        num_words = spec.length // writer.word_length
+        while measure(vocabulary, num_words) < limit:
+            num_words += step
+        num_words = max(num_words - step, writer.fewest)
+    else:
+        num_words = _last_that_fits(lambda n: measure(vocabulary, n), writer.fewest, limit)
+    for _ in range(spec.num_samples):
+        vocabulary, words = writer.draw_vocabulary(), num_words
+        sample = writer.write(vocabulary, words)
+        while (total := count(sample.prompt)) > limit:
+            if words <= writer.fewest:
+                raise NoRoom(total)
+            words = max(words - step, writer.fewest)
+            sample = writer.write(vocabulary, words)
+        yield RulerSample(prompt=sample.prompt, answers=sample.answers, num_tokens=total)
+
+
+def _last_that_fits(measure: Callable[[int], int], fewest: int, limit: int) -> int:
+    """Return the largest number of words of at most ``limit`` tokens, by bisection."""
+    if (total := measure(fewest)) > limit:
+        raise NoRoom(total)
+    low, high = fewest, max(limit, fewest) + 1  # a word has at least one token
+    while high - low > 1:
+        middle = (low + high) // 2
+        if measure(middle) <= limit:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,185 @@
+"""RULER's needles in a haystack: eight tasks of one writer.
+
+Draws and wording are OpenCompass's ``RulerNiahDataset``. Reads no files.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opencompass_llada.benchmarks.ruler.fitting import RulerSample
+from opencompass_llada.benchmarks.ruler.prompts import SENTENCES, TEMPLATES, NiahTask, RulerSpec
+
+NEEDLE = "One of the special magic {type_needle_v} for {key} is: {value}."
+
+#: ``round(linspace(0, 100, 40))``: where needles may stand in an essay, percent.
+DEPTHS = tuple(round(100 * number / 39) for number in range(40))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What chance decides in one sample."""
+
+    num_items: int
+    """Words of the essay, or sentences."""
+    keys: list[Any]
+    """Keys hidden, as drawn (see `NiahWriter._name`)."""
+    values: list[list[Any]]
+    """Their values."""
+    distractors: list[tuple[Any, Any]]
+    """Keys and values of the other needles that make the haystack."""
+    places: list[int]
+    """Depths in percent (essay) or sentence numbers."""
+    asked: list[int]
+    """Numbers of the keys asked for."""
+
+
+class NiahWriter:
+    """Writes samples; items are words of the essay, or sentences."""
+
+    def __init__(
+        self, spec: RulerSpec, task: NiahTask, pairs: Sequence[str], essay: Sequence[str] = ()
+    ) -> None:
+        """Keep task and texts, and start the stream of random numbers.
+
+        Args:
+            spec: The data set.
+            task: Its task's parameters.
+            pairs: Adjective-noun pairs.
+            essay: The words of the essays, if the haystack is one.
+        """
+        self.task = task
+        self.pairs = pairs
+        self.essay = essay
+        self.seed = spec.seed
+        self.rng = random.Random(spec.seed)
+        self.num_keys = max(task.num_keys, task.num_queries)
+        self.patience = 1
+        is_essay = task.haystack == "essay"
+        if spec.as_published:
+            self.step = 500 if is_essay else 25
+        else:
+            self.step = 10 if is_essay else 1
+        self.fewest = self.step if is_essay else self.num_keys * task.num_values
+        self.most = len(essay) if is_essay else None
+        # The original stops one step after the essays' end.
+        self.last_tried = (len(essay) // self.step + 1) * self.step if is_essay else None
+
+    def draw(self, index: int, num_items: int) -> Draw:
+        """Take a sample's draws, in OpenCompass's order."""
+        task, rng = self.task, self.rng
+        keys, values = [], []
+        for _ in range(self.num_keys):
+            keys.append(self._draw_name(task.key_kind))
+            values.append([self._draw_name(task.value_kind) for _ in range(task.num_values)])
+        num_needles = self.num_keys * task.num_values
+        distractors = []
+        if task.haystack == "essay":
+            places = sorted(rng.sample(DEPTHS, num_needles))
+        else:
+            if task.haystack == "needle":
+                distractors = [
+                    (self._draw_name(task.key_kind), self._draw_name(task.value_kind))
+                    for _ in range(num_items)
+                ]
+            places = sorted(rng.sample(range(num_items), num_needles), reverse=True)
+        return Draw(
+            num_items=num_items,
+            keys=keys,
+            values=values,
+            distractors=distractors,
+            places=places,
+            asked=rng.sample(range(self.num_keys), task.num_queries),
+        )
+
+    def _draw_name(self, kind: str) -> int:
+        """Draw a key or value as a number; `_name` writes it."""
+        if kind == "numbers":
+            return self.rng.randint(10**6, 10**7 - 1)
+        if kind == "words":
+            return self.rng.choice(range(len(self.pairs)))
+        return self.rng.getrandbits(128)
+
+    def _name(self, kind: str, drawn: int) -> str:
+        if kind == "numbers":
+            return str(drawn)
+        return self.pairs[drawn] if kind == "words" else str(uuid.UUID(int=drawn, version=4))
+
+    def _needle(self, key: int, value: int) -> str:
+        names = self._name(self.task.key_kind, key), self._name(self.task.value_kind, value)
+        return write_needle(self.task, *names)
+
+    def write(self, drawn: Draw) -> RulerSample:
+        """Write the sample of a draw."""
+        task = self.task
+        needles = [
+            self._needle(key, value)
+            for key, values in zip(drawn.keys, drawn.values, strict=True)
+            for value in values
+        ]
+        random.Random(self.seed).shuffle(needles)
+        if task.haystack == "essay":
+            context = self._essay_context(drawn, needles)
+        else:
+            context = self._sentence_context(drawn, needles)
+        queries = [self._name(task.key_kind, drawn.keys[number]) for number in drawn.asked]
+        answers = [
+            self._name(task.value_kind, value)
+            for number in drawn.asked
+            for value in drawn.values[number]
+        ]
+        prompt = question_template(task).format(context=context, query=join_with_and(queries))
+        return RulerSample(prompt=prompt, answers=tuple(answers))
+
+    def _essay_context(self, drawn: Draw, needles: Sequence[str]) -> str:
+        """Put needles between sentences; the full stops between sentences are lost, as there."""
+        text = " ".join(self.essay[: drawn.num_items])
+        sentences = [sentence.strip() for sentence in text.split(". ") if sentence]
+        places = [int(len(sentences) * (depth / 100)) for depth in drawn.places]
+        parts, last = [], 0
+        for place, needle in zip(places, needles, strict=True):
+            parts += [" ".join(sentences[last:place]), needle]
+            last = place
+        return " ".join([*parts, " ".join(sentences[last:])])
+
+    def _sentence_context(self, drawn: Draw, needles: Sequence[str]) -> str:
+        if self.task.haystack == "repeat":
+            sentences = [SENTENCES] * drawn.num_items
+        else:
+            sentences = [self._needle(key, value) for key, value in drawn.distractors]
+        for place, needle in zip(drawn.places, needles, strict=True):
+            sentences.insert(place, needle)
+        return "\n".join(sentences)
+
+    def with_answer(self, sample: RulerSample) -> str:
+        """Return the prompt and the answers, without a space between, as OpenCompass counts."""
+        return sample.prompt + " ".join(sample.answers)
+
+
+def write_needle(task: NiahTask, key: str, value: str) -> str:
+    """Return the sentence that hides a value."""
+    return NEEDLE.format(type_needle_v=task.value_kind, key=key, value=value)
+
+
+def question_template(task: NiahTask) -> str:
+    """Return a task's prompt with ``{context}`` and ``{query}`` left to fill in."""
+    template, kind = TEMPLATES[NiahTask], task.value_kind
+    if task.num_queries * task.num_values == 1:
+        template, kind = _in_singular(template), kind[:-1]
+    return template.replace("{type_needle_v}", kind)
+
+
+def _in_singular(template: str) -> str:
+    """Return the wording for one value, by OpenCompass's replacements in their order."""
+    for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
+        template = template.replace(plural, singular)
+    return template
+
+
+def join_with_and(names: Sequence[str]) -> str:
+    """Join names as RULER does: ``a``; ``a, and b``; ``a, b, and c``."""
+    return ", ".join(names[:-1]) + ", and " + names[-1] if len(names) > 1 else names[0]

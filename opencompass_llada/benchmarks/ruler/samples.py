@@ -1,0 +1,264 @@
+"""RULER's samples: made by a task at a length, once a machine, and kept on disk.
+
+A file is named after a digest of everything that its samples depend on, and repeats that text in
+its first line. Makes no samples.
+
+Knows no OpenCompass class.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.benchmarks.counting import CountingTokenizer
+from opencompass_llada.benchmarks.ruler.aggregation import CommonWordsWriter, make_frequent_words
+from opencompass_llada.benchmarks.ruler.fitting import (
+    NoRoom,
+    RulerSample,
+    Writer,
+    find_num_items,
+    fit_samples,
+)
+from opencompass_llada.benchmarks.ruler.needles import NiahWriter
+from opencompass_llada.benchmarks.ruler.prompts import (
+    CommonWordsTask,
+    FrequentWordsTask,
+    NiahTask,
+    QuestionTask,
+    RulerSpec,
+    TracingTask,
+)
+from opencompass_llada.benchmarks.ruler.questions import QuestionWriter, read_library
+from opencompass_llada.benchmarks.ruler.tracing import TracingWriter
+from opencompass_llada.benchmarks.ruler.words import (
+    adjective_nouns,
+    file_digest,
+    find_file,
+    plain_words,
+    read_essay_words,
+    words_digest,
+)
+from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+DIGITS_IN_NAME = 20
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of RULER's samples, or None if nothing is to be kept."""
+    return user_cache("ruler")
+
+
+@lru_cache(maxsize=1)
+def sources_digest() -> str:
+    """Return a digest of this package's own code: changed code makes other samples."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class SampleCache:
+    """The file of one set of samples."""
+
+    def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
+        """Work out the file's name; reads nothing.
+
+        Args:
+            folder: Where files lie; created when one is written.
+            name: How the file's name begins, for people.
+            key: Everything that the samples depend on, as JSON can hold it.
+        """
+        self.key = json.dumps(key, sort_keys=True)
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:DIGITS_IN_NAME]
+        self.path = folder / f"{name}_{digest}.jsonl.gz"
+
+    def read(self, num_samples: int) -> list[RulerSample] | None:
+        """Return the samples, or None where there is no whole file of them.
+
+        Args:
+            num_samples: How many there must be.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with gzip.open(self.path, "rt", encoding="utf-8", newline="") as lines:
+                if json.loads(next(lines))["key"] != self.key:
+                    raise ValueError("it belongs to another set")
+                rows = [json.loads(line) for line in lines]
+            samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+            if len(samples) != num_samples:
+                raise ValueError(f"it holds {len(samples)} samples")
+        except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
+            logger.warning("%s is not usable and is made again: %s", self.path, e or type(e))
+            return None
+        return samples
+
+    def write(self, samples: Sequence[RulerSample]) -> None:
+        """Write the samples; other processes see the whole file or none.
+
+        A folder that cannot be written is logged, and the samples are made again next time.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_overs(self.path.parent, recursive=False)
+            # Several tasks of a run may make the same set at the same time.
+            with (
+                replacing(self.path) as temporary,
+                gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
+            ):
+                for row in [{"key": self.key}, *map(asdict, samples)]:
+                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            logger.warning(
+                "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
+                error,
+                CACHE_VARIABLE,
+            )
+
+
+logger = get_logger(__name__)
+
+MAX_LENGTHS_TRIED = 40
+
+
+def build_samples(
+    spec: RulerSpec, tokenizer: CountingTokenizer, folder: Path | None = None
+) -> list[RulerSample]:
+    """Return a data set's samples, from disk where they are.
+
+    Args:
+        spec: The data set.
+        tokenizer: What counts its tokens.
+        folder: Where samples are kept; None for `cache.cache_folder`.
+
+    Raises:
+        MissingDataError: If a data file is not there.
+        ValueError: If the length is too small; names one that fits.
+    """
+    data_file = find_data_file(spec)
+    kept = folder or cache_folder()
+    if kept is None:
+        return _build_or_say_length(spec, tokenizer, data_file)
+    cache = SampleCache(
+        kept, f"{spec.task}_{spec.length}", describe_dependencies(spec, tokenizer, data_file)
+    )
+    samples = cache.read(spec.num_samples)
+    if samples is None:
+        samples = _build_or_say_length(spec, tokenizer, data_file)
+        cache.write(samples)
+    return samples
+
+
+def find_data_file(spec: RulerSpec) -> Path | None:
+    """Return the file that a data set's texts come from; None for generated ones."""
+    if isinstance(spec.facts, QuestionTask):
+        return find_file(spec.path, spec.facts.file)
+    if isinstance(spec.facts, NiahTask) and spec.facts.haystack == "essay":
+        return find_file(spec.path, spec.essay_file)
+    return None
+
+
+def describe_dependencies(
+    spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None
+) -> dict[str, Any]:
+    """Return everything that a data set's samples depend on; no paths, which may differ."""
+    own = {
+        name: value
+        for name, value in asdict(spec).items()
+        if name not in ("path", "essay_file", "tokenizer", "benchmark")
+    }
+    return {
+        **own,
+        "facts": asdict(spec.facts),
+        "tokenizer": tokenizer.identity(),
+        "template": tokenizer.template() if spec.chat else None,
+        "data": None if data_file is None else file_digest(data_file),
+        "words": words_digest(),
+        "sources": sources_digest(),
+    }
+
+
+def _build_or_say_length(
+    spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None
+) -> list[RulerSample]:
+    try:
+        return list(_generate(spec, partial(tokenizer.count, as_turn=spec.chat), data_file))
+    except NoRoom as fault:
+        raise ValueError(
+            f"length={spec.length} is too small for RULER's {spec.task}: its smallest prompt has "
+            f"{fault.needed} tokens (tokenizer {spec.tokenizer}) and the answer is given "
+            f"{spec.reserve}; the smallest length that fits is "
+            f"{find_smallest_length(spec, tokenizer, data_file, fault)}."
+        ) from fault
+
+
+def find_smallest_length(
+    spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None, fault: NoRoom
+) -> int:
+    """Return the smallest length that a data set can be made for, by making it.
+
+    Args:
+        spec: A data set whose length is too small.
+        tokenizer: What counts its tokens.
+        data_file: Where its texts come from.
+        fault: What making it raised.
+    """
+    length, count = spec.length, partial(tokenizer.count, as_turn=spec.chat)
+    for _ in range(MAX_LENGTHS_TRIED):
+        length = max(length + 1, fault.needed + spec.reserve)
+        try:
+            for _ in _generate(replace(spec, length=length), count, data_file):
+                pass
+        except NoRoom as again:
+            fault = again
+        else:
+            break
+    return length
+
+
+def _generate(
+    spec: RulerSpec, count: Callable[[str], int], data_file: Path | None
+) -> Iterator[RulerSample]:
+    if isinstance(spec.facts, FrequentWordsTask):
+        return make_frequent_words(spec, spec.facts, count)
+    writer, limit = make_writer(spec, data_file), spec.length - spec.reserve
+    num_items = find_num_items(writer, count, limit)
+    if writer.most is not None and num_items >= writer.most:
+        logger.warning(
+            "RULER's %s at length=%d: all %d items of %s are in each prompt and do not fill it; "
+            "its score is of a shorter text (see num_tokens).",
+            spec.task,
+            spec.length,
+            writer.most,
+            "the word list" if data_file is None else data_file.name,
+        )
+    return fit_samples(writer, count, num_items, limit=limit, num_samples=spec.num_samples)
+
+
+def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
+    """Return what writes a data set's samples.
+
+    Args:
+        spec: The data set; of any task but fwe, which has a fit of its own.
+        data_file: Where its texts come from.
+    """
+    facts = spec.facts
+    if isinstance(facts, NiahTask):
+        essay = () if data_file is None else read_essay_words(data_file)
+        return NiahWriter(spec, facts, adjective_nouns(), essay)
+    if isinstance(facts, TracingTask):
+        return TracingWriter(spec, facts)
+    if isinstance(facts, CommonWordsTask):
+        return CommonWordsWriter(spec, facts, plain_words())
+    if isinstance(facts, QuestionTask) and data_file is not None:
+        return QuestionWriter(spec, facts, read_library(data_file, facts.layout))
+    raise TypeError(f"{spec.task} has no writer")

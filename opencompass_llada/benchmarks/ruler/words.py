@@ -1,0 +1,183 @@
+"""RULER's word lists and data files: where they lie, their digests.
+
+RULER draws keys from the sorted list of all adjective-noun pairs, some 6 million texts; here the
+i-th pair is worked out when it is asked for. The words are those of the package wonderwords.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+from opencompass_llada.benchmarks.counting import MissingDataError, resolve_location
+from opencompass_llada.benchmarks.json_files import read_json_lines, take
+
+WORD_FILES = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
+
+
+def read_word_file(name: str) -> list[str]:
+    """Return the words of one of wonderwords' files, in its order.
+
+    Raises:
+        ImportError: If wonderwords is not installed; says how to install it.
+    """
+    try:
+        from wonderwords import random_word
+    except ImportError as error:
+        raise ImportError(
+            "RULER's keys and word lists come from the package wonderwords: pip install wonderwords"
+        ) from error
+    return random_word._get_words_from_text_file(name)
+
+
+@lru_cache(maxsize=1)
+def word_lists() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return nouns, adjectives and verbs; read once a process."""
+    nouns, adjectives, verbs = (tuple(read_word_file(name)) for name in WORD_FILES)
+    return nouns, adjectives, verbs
+
+
+@lru_cache(maxsize=1)
+def adjective_nouns() -> AdjectiveNouns:
+    """Return the pairs of all adjectives and nouns; made once a process."""
+    nouns, adjectives, _ = word_lists()
+    return AdjectiveNouns(adjectives, nouns)
+
+
+def plain_words() -> list[str]:
+    """Return all nouns, adjectives and verbs, sorted, each once."""
+    return sorted({word for words in word_lists() for word in words})
+
+
+def words_digest() -> str:
+    """Return a digest of the word lists: other words make other prompts."""
+    text = "\n\n".join("\n".join(words) for words in word_lists())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class AdjectiveNouns(Sequence[str]):
+    """``sorted({f'{adjective}-{noun}' ...})`` of all pairs, without making the list.
+
+    Sorted texts that start with ``adjective-`` stand together, adjective by adjective, unless one
+    such start begins another: with ``all`` and ``all-out``, ``all-ox`` < ``all-out-ant`` is false
+    but ``all-art`` < ``all-out-ant`` is true. Only those few adjectives' pairs are listed.
+    """
+
+    def __init__(self, adjectives: Sequence[str], nouns: Sequence[str]) -> None:
+        """Sort the words and find the adjectives that must be listed together.
+
+        Args:
+            adjectives: In any order; repeated ones count once.
+            nouns: In any order; repeated ones count once.
+        """
+        self._nouns = sorted(set(nouns))
+        self._blocks: list[str | list[str]] = [
+            cluster[0] if len(cluster) == 1 else self._list_pairs(cluster)
+            for cluster in _clusters(sorted({f"{word}-" for word in adjectives}))
+        ]
+        sizes = (len(self._nouns) if isinstance(b, str) else len(b) for b in self._blocks)
+        self._starts = [0, *accumulate(sizes)]
+
+    def _list_pairs(self, starts: Sequence[str]) -> list[str]:
+        return sorted({start + noun for start in starts for noun in self._nouns})
+
+    def __len__(self) -> int:
+        """Return the number of different pairs."""
+        return self._starts[-1]
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+        """Return the pair at an index (no slices)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index} must be from 0 to {len(self) - 1}.")
+        number = bisect_right(self._starts, index) - 1
+        block, rest = self._blocks[number], index - self._starts[number]
+        return block + self._nouns[rest] if isinstance(block, str) else block[rest]
+
+
+def _clusters(starts: Sequence[str]) -> Iterator[list[str]]:
+    """Divide sorted texts into runs whose first member begins all others."""
+    cluster: list[str] = []
+    for start in starts:
+        if cluster and not start.startswith(cluster[0]):
+            yield cluster
+            cluster = []
+        cluster.append(start)
+    if cluster:
+        yield cluster
+
+
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/ruler holds RULER's files "
+    "(PaulGrahamEssays.jsonl, dev-v2.0.json of SQuAD 2.0, hotpotqa.json: HotpotQA's "
+    "hotpot_dev_distractor_v1.json), give the folder itself as path=..., or run the tasks that "
+    "need no files: niah_single_1, niah_multikey_2, niah_multikey_3, vt, cwe, fwe "
+    "(LLADA_DATA=embedded runs all niah tasks on generated text)."
+)
+
+
+def find_file(path: str, name: str) -> Path:
+    """Find one of RULER's files.
+
+    Args:
+        path: A folder, ``asset:NAME``, or a relative folder that OpenCompass looks for in
+            COMPASS_DATA_CACHE and its own cache, and downloads (``data/ruler``).
+        name: The file.
+
+    Raises:
+        MissingDataError: If it is not there and cannot be downloaded.
+    """
+    folder = Path(resolve_location(path))
+    if folder.is_dir() or folder.is_absolute():
+        file, reason = folder / name, "no such file"
+    else:
+        file, reason = _opencompass_file(path, name)
+    if not file.is_file():
+        cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
+        raise MissingDataError(
+            f"RULER's file {name!r} was not found at path={path!r} (looked at {file}; "
+            f"COMPASS_DATA_CACHE is {cache}; {reason}). {HOW_TO_GET}",
+            "ruler",
+        )
+    return file
+
+
+def _opencompass_file(path: str, name: str) -> tuple[Path, str]:
+    """Return where OpenCompass has or puts the file, and what went wrong."""
+    from opencompass.utils import get_data_path
+
+    wanted = os.path.join(path, name)
+    try:
+        return Path(get_data_path(wanted, local_mode=True)), "no such file"
+    except Exception as error:
+        expected = Path(os.environ.get("COMPASS_DATA_CACHE", ""), wanted)
+        first_line = (str(error).splitlines() or [""])[0]
+        return expected, f"OpenCompass: {type(error).__name__}: {first_line[:200]}"
+
+
+def file_digest(path: Path) -> str:
+    """Return a digest of a file's content; worked out once a process for an unchanged file."""
+    facts = path.stat()
+    return _digest(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_essay_words(path: Path) -> tuple[str, ...]:
+    """Return the words of all essays, as OpenCompass divides them."""
+    return _essay_words(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _essay_words(path: Path, mtime_ns: int) -> tuple[str, ...]:
+    rows = read_json_lines(path)
+    texts = [take({"text": "", **row}, "text", where).strip() + " " for where, row in rows]
+    return tuple(re.sub(r"\s+", " ", "".join(texts)).split(" "))

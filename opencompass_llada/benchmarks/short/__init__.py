@@ -1,0 +1,1 @@
+"""Short-context benchmarks: what longer context costs where it is not needed."""

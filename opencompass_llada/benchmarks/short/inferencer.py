@@ -1,0 +1,209 @@
+"""The OpenCompass inferencer of multiple-choice questions: the likeliest option, given the rest.
+
+OpenCompass's PPLInferencer compares the likelihoods of whole texts. For a masked diffusion model
+those are estimates, and the noise of a long question hides the difference of two short options.
+Here, as in LLaDA's own evaluation (its loglikelihood(prefix, target)), what the options' texts
+begin with alike is a clean condition and only the rest is scored, with the same masks for rests of
+one length.
+
+Cost in forward passes of one row: where every option is one token, one pass for all of them. Else
+one an option for an autoregressive model; for a masked diffusion model and an option of L tokens
+2^L - 1 if those are no more than num_draws, without error, else num_draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
+    BaseInferencer,
+    GenInferencerOutputHandler,
+)
+
+from opencompass_llada.benchmarks.perplexity.inferencer import find_scorer
+from opencompass_llada.likelihood import Estimate, parse_scoring
+from opencompass_llada.logs import get_logger
+from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
+from opencompass_llada.wrapper.paper_keywords import LengthLimit
+from opencompass_llada.wrapper.scoring import TextScorer
+
+logger = get_logger(__name__)
+
+#: What OpenCompass's task passes to every inferencer and this one has no use for.
+_HOST_KEYWORDS = ("max_out_len", "min_out_len", "dump_res_length", "dump_only_message_path",
+                  "output_json_filepath", "output_json_filename")  # fmt: skip
+_OWN_KEYWORDS = ("labels", "per", "likelihood", "batch_size", "max_seq_len")
+PER = ("option", "token", "byte")
+
+
+class OptionScoringInferencer(BaseInferencer):
+    """Takes PPLInferencer's place: same templates, labels, prediction files and evaluators."""
+
+    def __init__(
+        self,
+        model: Any,
+        max_seq_len: int | None = None,
+        batch_size: int | None = 1,
+        labels: Sequence[Any] | None = None,
+        per: str = "option",
+        likelihood: Mapping[str, Any] | None = None,
+        **host_keywords: Any,
+    ) -> None:
+        """Check the options.
+
+        Args:
+            model: This package's wrapper, or OpenCompass's HuggingFaceBaseModel.
+            max_seq_len: Limit in tokens; in-context examples are left out until a sample fits.
+            batch_size: Samples between two writes of the file that a run resumes from.
+            labels: The options' labels; None takes the template's.
+            per: What an option's nats are divided by before they are compared: ``option`` (by
+                nothing, lm-eval's acc), ``token``, or ``byte`` of what is scored of it.
+            likelihood: ``num_draws``, ``seed`` and ``batch_size`` instead of the model's.
+            host_keywords: What OpenCompass passes to every inferencer; no effect.
+
+        Raises:
+            ValueError: For an unknown option or a wrong value.
+        """
+        self.check_options(per=per, labels=labels, likelihood=likelihood, **host_keywords)
+        super().__init__(model=model, max_seq_len=max_seq_len, batch_size=batch_size or 1)
+        self.labels = None if labels is None else list(labels)
+        self.per = per
+        self.scorer = make_scorer(model, likelihood, max_seq_len)
+
+    @staticmethod
+    def check_options(
+        *, per: Any = "option", labels: Any = None, likelihood: Any = None, **others: Any
+    ) -> None:
+        """Check the keywords, before a model loads; see the constructor."""
+        known = (*_OWN_KEYWORDS, *_HOST_KEYWORDS)
+        reject_unknown("OptionScoringInferencer option", others, known)
+        if check_value("per", per, str) not in PER:
+            raise ValueError(unknown_name_message("per", per, PER))
+        check_value("labels", labels, Sequence[Any] | None)
+        parse_scoring(likelihood)
+
+    def inference(
+        self,
+        retriever: Any,
+        ice_template: Any = None,
+        prompt_template: Any = None,
+        output_json_filepath: str | None = None,
+        output_json_filename: str | None = None,
+    ) -> list[Any]:
+        """Score the options of all samples and write the prediction file.
+
+        Args:
+            retriever: Holds the data set and the in-context examples.
+            ice_template: Template of in-context examples.
+            prompt_template: Template of a sample, a text or turns for each label.
+            output_json_filepath: Folder of the predictions.
+            output_json_filename: Their file.
+
+        Returns:
+            The label predicted for each sample.
+
+        Raises:
+            ValueError: If there are fewer than two labels, or a text has nothing to score.
+        """
+        folder = Path(output_json_filepath or self.output_json_filepath)
+        name = str(output_json_filename or self.output_json_filename)
+        unfinished = f"tmp_{Path(name).with_suffix('.jsonl')}"
+        templates = {"ice_template": ice_template, "prompt_template": prompt_template}
+        labels = self.labels or retriever.get_labels(**templates)
+        if len(labels) < 2:
+            raise ValueError(f"labels={labels} must be at least two, for there is a choice to make")
+        handler = GenInferencerOutputHandler()
+        done = len(handler.restore_from_jsonl(str(folder), unfinished))
+        examples = retriever.retrieve()
+        column = retriever.dataset_reader.output_column
+        for index in range(done, len(examples)):
+            found = self._score_sample(retriever, templates, labels, index, list(examples[index]))
+            if column:
+                found["gold"] = retriever.test_ds[index][column]
+            handler.results_dict[str(index)] = found
+            if (index + 1) % self.batch_size == 0:
+                handler.write_to_jsonl(str(folder), unfinished)
+        folder.mkdir(parents=True, exist_ok=True)
+        handler.write_to_json(str(folder), name)
+        (folder / unfinished).unlink(missing_ok=True)
+        return [result["prediction"] for result in handler.results_dict.values()]
+
+    def _score_sample(
+        self,
+        retriever: Any,
+        templates: Mapping[str, Any],
+        labels: Sequence[Any],
+        index: int,
+        examples: list[int],
+    ) -> dict[str, Any]:
+        """Return a sample's entry of the prediction file, in PPLInferencer's form."""
+        while True:
+            ice = retriever.generate_ice(examples, ice_template=templates["ice_template"])
+            prompts = [
+                retriever.generate_label_prompt(index, ice, label, **templates) for label in labels
+            ]
+            texts = self.model.parse_template(prompts, mode="ppl")
+            if not examples or self._fits(texts):
+                break
+            examples = examples[:-1]
+        estimates = self.scorer.score_options(texts)
+        entry: dict[str, Any] = {"in-context examples": self.model.parse_template(ice, mode="ppl")}
+        entry["origin_prompt"] = texts[0]
+        values = []
+        for label, text, estimate in zip(labels, texts, estimates, strict=True):
+            num_bytes = self.scorer.count_scored_bytes(text, estimate)
+            divisor = {"option": 1, "token": estimate.num_tokens, "byte": num_bytes}[self.per]
+            values.append(estimate.nll / divisor)
+            entry[f"label: {label}"] = _describe(text, values[-1], estimate, num_bytes)
+        entry["prediction"] = labels[values.index(min(values))]
+        return entry
+
+    def _fits(self, texts: Sequence[str]) -> bool:
+        if self.max_seq_len is None:
+            return True
+        return max(self.scorer.count_tokens(text) for text in texts) <= self.max_seq_len
+
+
+def make_scorer(
+    model: Any, likelihood: Mapping[str, Any] | None, max_seq_len: int | None
+) -> TextScorer:
+    """Return what scores texts with a model of OpenCompass.
+
+    Args:
+        model: This package's wrapper, or one that `find_scorer` knows.
+        likelihood: See `parse_scoring`; None for the model's own.
+        max_seq_len: Limit of a model that is not ours.
+
+    Raises:
+        ValueError: If the model gives no access to its logits, or an option does not fit.
+    """
+    own = getattr(model, "scorer", None)
+    if isinstance(own, TextScorer):
+        return own.with_options(likelihood)
+    options = parse_scoring(likelihood)
+    engine = find_scorer(model)
+    return TextScorer(
+        engine,
+        lambda text: list(model.tokenizer(text)["input_ids"]),
+        partial(model.tokenizer.decode, clean_up_tokenization_spaces=False),
+        start_token_id=model.tokenizer.bos_token_id,
+        limit=LengthLimit(max_seq_len=max_seq_len, policy="error", prompt_only=False),
+        options=options,
+    )
+
+
+def _describe(text: str, value: float, estimate: Estimate, num_bytes: int) -> dict[str, Any]:
+    """Return an option's entry: PPLInferencer's names, and what an estimate is made of."""
+    return {
+        "testing input": text,
+        "prompt": text,
+        "PPL": value,
+        "BPB": estimate.nll / num_bytes,  # nats a byte, as OpenCompass's own figure of that name
+        "nll": estimate.nll,
+        "nll_standard_error": estimate.standard_error * estimate.num_tokens,
+        "num_tokens": estimate.num_tokens,
+        "num_forward_passes": estimate.num_forward_passes,
+    }

@@ -1,0 +1,310 @@
+"""The training loop: recipe in, checkpoints out.
+
+AdamW, warm-up and cosine decay, accumulation, bfloat16 over float32 weights on CUDA. Goes on from
+the last checkpoint; a non-finite gradient stops it before the update.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from opencompass_llada.finetune.checkpoints import (
+    FINAL,
+    STATE,
+    CheckpointIndex,
+    check_same_inputs,
+    check_same_recipe,
+    describe_inputs,
+    score_figures,
+    write_checkpoint,
+)
+from opencompass_llada.finetune.checks import check_fits, check_network
+from opencompass_llada.finetune.data import TrainingData
+from opencompass_llada.finetune.evaluation import evaluate
+from opencompass_llada.finetune.forward import TrainingNetwork
+from opencompass_llada.finetune.monitoring import RunLog, Throughput
+from opencompass_llada.finetune.networks import network_shape
+from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
+from opencompass_llada.finetune.parallel import (
+    any_rank,
+    read_ranks,
+    reshard,
+    start_processes,
+    sum_over_ranks,
+    wait_for_all,
+    whole_tensor,
+)
+from opencompass_llada.finetune.recipe import Phase, Recipe
+from opencompass_llada.finetune.rows import Batch, to_device
+from opencompass_llada.finetune.saving import restore_checkpoints
+from opencompass_llada.finetune.start import (
+    build_network,
+    make_tokenizer,
+    network_config,
+    place_network,
+)
+from opencompass_llada.finetune.stopping import StopRequest
+from opencompass_llada.finetune.surroundings import check_surroundings
+from opencompass_llada.finetune.training_state import read_state
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
+
+
+class Trainer:
+    """Holds the state of one run.
+
+    Attributes:
+        step: Optimiser steps done.
+        history: Rows of figures, as logged.
+        stopped_by: The signal that ended training early; None if none did.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Check the recipe against this machine, prepare data and network, find where to go on.
+
+        Args:
+            recipe: What to do.
+
+        Raises:
+            ImportError: If a package that the recipe needs is missing.
+            ValueError: If a text source, the checkpoint, the processes or the memory do not fit
+                the recipe, output_dir holds another run, of other text or another start, or cannot
+                be written to, or the state that it would go on from cannot be read.
+        """
+        check_surroundings(recipe)
+        self.recipe = recipe
+        self.ranks = read_ranks(recipe)
+        self.output = Path(recipe.output_dir).absolute()
+        self.index = CheckpointIndex.read(self.output)
+        if self.ranks.is_main:
+            restore_checkpoints(self.output)
+        now = dataclasses.asdict(recipe)
+        if self.index.steps and not recipe.resume:
+            raise ValueError(
+                f"resume=false, and output_dir={str(self.output)!r} holds a run "
+                f"({self.index.last}). Delete it or name another folder, or leave resume out to go "
+                "on."
+            )
+        if self.index.recipe:
+            check_same_recipe(self.index.recipe, now, self.output)
+        self.index.recipe = now
+        self.tokens = make_tokenizer(recipe)
+        config = network_config(recipe, self.tokens)
+        self.shape = network_shape(config, recipe.lora.rank if recipe.lora else 0)
+        check_fits(recipe, self.shape, self.ranks)
+        model, stored = build_network(recipe, config)
+        check_network(model, recipe)
+        group = start_processes(self.ranks)
+        if not self.ranks.is_main:
+            wait_for_all(self.ranks)  # the main rank writes the tokens that the others read
+        self.data = TrainingData(recipe, self.tokens)
+        if self.ranks.is_main:
+            wait_for_all(self.ranks)
+            made_from = describe_inputs(recipe, self.tokens, self.data)
+            if self.index.steps:
+                check_same_inputs(self.index.made_from, made_from, self.output)
+            self.index.made_from = made_from
+        device = self.ranks.device
+        self.network = place_network(
+            model,
+            recipe,
+            self.ranks,
+            stored,
+            lambda network: TrainingNetwork(network, recipe, device, group),
+        )
+        self.model = model
+        self.optimizer = build_optimizer(self.network, recipe)
+        self.average = MovingAverage(self.network, recipe.ema_decay)
+        self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.stopped_by: int | None = None
+        if self.index.last is not None:
+            self._go_back(self.index.last)
+
+    def _go_back(self, folder: Path) -> None:
+        """Load the state of a checkpoint."""
+        facts = read_state(folder / STATE, self.network, self.optimizer, self.average.weights)
+        self.step, self.tokens_seen = facts["step"], facts["tokens"]
+        self.seconds, self.history = facts["seconds"], facts["history"]
+        logger.info("Going on from step %d (%s)", self.step, folder)
+
+    def train(self) -> Path:
+        """Run the steps that are left and write the final checkpoint.
+
+        Returns:
+            Its folder; the last checkpoint's where a signal stopped the run.
+
+        Raises:
+            FloatingPointError: If a gradient is not finite; the batch is saved.
+            SaveError: If a checkpoint cannot be written.
+        """
+        recipe, ranks = self.recipe, self.ranks
+        log = RunLog(
+            self.output / "logs",
+            recipe.num_steps,
+            tensorboard=recipe.tensorboard,
+            is_main=ranks.is_main,
+            history=self.history,
+            first_step=self.step,
+        )
+        if ranks.is_main:
+            self.index.write()
+        try:
+            with StopRequest() as stop:
+                self._run(log, stop)
+        finally:
+            log.close()
+        if self.stopped_by is not None:
+            assert self.index.last is not None
+            return self.index.last
+        final = self.output / FINAL
+        write_checkpoint(self, final, with_state=False)
+        return final
+
+    def _run(self, log: RunLog, stop: StopRequest) -> None:
+        recipe, begun = self.recipe, time.perf_counter() - self.seconds
+        losses: list[torch.Tensor] = []
+        work = Throughput()
+        if recipe.time_limit is not None and self.seconds > recipe.time_limit:
+            logger.warning("Time limit reached at step %d; a longer time_limit goes on", self.step)
+            return
+        for phase, batches in self._steps():
+            self.seconds = self._agree(time.perf_counter() - begun)
+            loss, norm = self.take_step(phase, batches, self.seconds)
+            losses.append(loss)
+            work.add(self, phase, batches)
+            log.step()
+            self.seconds = time.perf_counter() - begun
+            late = recipe.time_limit is not None and self.seconds > recipe.time_limit
+            asked = any_rank(stop.signal is not None, self.ranks)
+            last = self.step == recipe.num_steps or any_rank(late, self.ranks)
+            measured = self.step % recipe.probe_every == 0 or last
+            if measured or asked or self.step % recipe.log_every == 0:
+                row = {"step": self.step, "loss": self._mean(losses), "gradient_norm": norm}
+                row |= work.figures(self)
+                losses.clear()
+                figures = self.measure(phase) if measured else {}
+                self.history.append(row | figures)
+                log.write(self.history[-1])
+                if measured or asked:
+                    self.save(figures)
+                work.restart()  # what measuring and saving take is not training
+            if asked:
+                self.stopped_by = stop.signal or 15
+                logger.warning("Stopped at step %d; the same command goes on", self.step)
+                return
+            if last and self.step < recipe.num_steps:
+                logger.warning("Time limit reached at step %d", self.step)
+                return
+
+    def _steps(self) -> Iterator[tuple[Phase, list[Batch]]]:
+        """Yield this rank's batches of every step that is left."""
+        for phase, loader in self.data.phases(self.ranks, self.step):
+            rows = phase.rows_per_step // self.ranks.num_data_ranks
+            parts = rows // (self.recipe.micro_rows or rows)
+            batches = iter(loader)
+            for first in batches:
+                yield phase, [first, *(next(batches) for _ in range(parts - 1))]
+
+    def take_step(
+        self, phase: Phase, batches: list[Batch], seconds: float = 0.0
+    ) -> tuple[torch.Tensor, float]:
+        """Do one optimiser step.
+
+        Args:
+            phase: Its rows per step.
+            batches: This rank's; their gradients are accumulated.
+            seconds: Since training began.
+
+        Returns:
+            This rank's part of the loss, detached, and the gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: If the gradient is not finite; nothing was updated.
+        """
+        rate = learning_rate(self.recipe, self.step, seconds)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = torch.zeros((), device=self.ranks.device)
+        for batch in batches:
+            loss = self.network(to_device(batch, self.ranks.device)) / phase.rows_per_step
+            # FSDP takes the mean over ranks; each has a part of the sum.
+            (loss * self.ranks.world_size).backward()
+            total += loss.detach()
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        norm = whole_tensor(clip_grad_norm_(parameters, self.recipe.clip_norm)).item()
+        if not torch.isfinite(torch.tensor(norm)):
+            file = self._keep_batches(batches)
+            raise FloatingPointError(
+                f"step {self.step + 1}: loss {total.item()} with gradient norm {norm} is not "
+                f"finite; nothing was updated. The batch is in {file}, the last checkpoint is "
+                f"{self.index.last or 'none'}. Lower learning_rate or raise min_mask_ratio."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        self.step += 1
+        return total, norm
+
+    def _keep_batches(self, batches: list[Batch]) -> Path:
+        file = self.output / "logs" / f"not-finite-{self.step + 1}-rank{self.ranks.rank}.pt"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"step": self.step + 1, "batches": batches}, file)
+        except (OSError, RuntimeError) as error:  # the figure that is not finite is the news
+            logger.warning("%s could not be written: %s", file, error)
+        return file
+
+    def _agree(self, seconds: float) -> float:
+        """Return one time for all ranks, whose learning rates it decides under a time limit."""
+        if self.recipe.time_limit is None:
+            return seconds
+        own = torch.tensor(seconds, device=self.ranks.device)
+        return sum_over_ranks(own, self.ranks).item() / self.ranks.world_size
+
+    def _mean(self, losses: list[torch.Tensor]) -> float:
+        return sum_over_ranks(torch.stack(losses).mean(), self.ranks).item()
+
+    def measure(self, phase: Phase) -> dict[str, float]:
+        """Measure held-out retrieval and perplexity with the weights that are written."""
+        self.average.swap()
+        self.network.eval()
+        figures = self.network(
+            lambda model: evaluate(
+                model,
+                self.recipe,
+                self.data.retrieval,
+                self.data.held_out,
+                length=phase.sequence_length,
+                device=self.ranks.device,
+            )
+        )
+        reshard(self.network)
+        self.network.train()
+        self.average.swap()
+        return figures
+
+    def save(self, figures: dict[str, float]) -> Path:
+        """Write a checkpoint of this step, and drop those that are no longer kept.
+
+        Args:
+            figures: What was measured; see checkpoints.score_figures for which one is best.
+
+        Returns:
+            Its folder.
+        """
+        folder = self.index.path(self.step)
+        write_checkpoint(self, folder, with_state=True)
+        if self.ranks.is_main:
+            self.index.add(self.step, score_figures(figures), self.recipe.keep_last)
+        elif self.step not in self.index.steps:
+            self.index.steps.append(self.step)
+        return folder

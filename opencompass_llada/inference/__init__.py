@@ -1,0 +1,23 @@
+"""Fast passes over the native networks, with the plain ``forward`` as their oracle."""
+
+from opencompass_llada.inference.forward import FastNetwork, PassOptions
+from opencompass_llada.inference.memory import (
+    MemoryPlan,
+    MemoryPlanError,
+    NetworkSize,
+    card_budget,
+    check_plan,
+)
+from opencompass_llada.inference.session import PassServer, Session
+
+__all__ = [
+    "FastNetwork",
+    "MemoryPlan",
+    "MemoryPlanError",
+    "NetworkSize",
+    "PassOptions",
+    "PassServer",
+    "Session",
+    "card_budget",
+    "check_plan",
+]

@@ -1,0 +1,224 @@
+"""Which maskless attention kernel serves a shape: a rule with rates measured on the machine.
+
+On CUDA, PyTorch's flash and cuDNN kernels are timed once a process (a few seconds). cuDNN is the
+faster one on Hopper but builds a plan for every new shape, so that it pays only where a shape's
+calls save more than the plan costs. Lengths that are no multiple of 8 are timed apart, since
+cuDNN may serve them by other kernels. Elsewhere PyTorch's own choice is used.
+
+Shape letters: H query heads, G key/value heads, L positions, D head size.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks.attention import check_attention_backend, choose_attention
+
+logger = get_logger(__name__)
+
+_MEASURED_LENGTH = 8192
+_ALIGNED = (8192, 8216, 8232, 8248)  # multiples of 8; the first one also pays for what comes once
+_ODD = (8191, 8199, 8213, 8237)
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRates:
+    """What was measured for one kind of head on one device."""
+
+    flash: float
+    """Operations a second of the flash kernel."""
+
+    cudnn: float | None
+    """Operations a second of the cuDNN kernel; None where it does not run."""
+
+    cudnn_odd: float | None
+    """The same for lengths that are no multiple of 8."""
+
+    plan_seconds: float
+    """What cuDNN's first call with a new shape takes beyond a later one."""
+
+    plan_seconds_odd: float
+    """The same for lengths that are no multiple of 8."""
+
+    def choose(self, num_operations: float, num_calls: int, *, odd: bool) -> str:
+        """Return the faster kernel for a shape, the plan counted in.
+
+        Args:
+            num_operations: Of one call: 4 x queries x keys x heads x head size.
+            num_calls: Calls that will share the shape.
+            odd: Whether a length is no multiple of 8.
+
+        Returns:
+            ``"cudnn"`` or ``"flash"``.
+        """
+        cudnn = self.cudnn_odd if odd else self.cudnn
+        if cudnn is None:
+            return "flash"
+        saved = num_calls * (num_operations / self.flash - num_operations / cudnn)
+        return "cudnn" if saved > (self.plan_seconds_odd if odd else self.plan_seconds) else "flash"
+
+    def describe(self) -> str:
+        """Return one line for the log."""
+        if self.cudnn is None or self.cudnn_odd is None:
+            return f"flash {self.flash / 1e12:.0f} TFLOP/s, cuDNN does not run"
+        return (
+            f"flash {self.flash / 1e12:.0f} TFLOP/s, cuDNN {self.cudnn / 1e12:.0f} "
+            f"({self.cudnn_odd / 1e12:.0f} at odd lengths), a cuDNN plan "
+            f"{self.plan_seconds * 1e3:.0f} ms ({self.plan_seconds_odd * 1e3:.0f})"
+        )
+
+
+def attention_operations(num_queries: int, num_keys: int, num_heads: int, head_dim: int) -> float:
+    """Return the floating-point operations of one attention call: two products, two each."""
+    return 4.0 * num_queries * num_keys * num_heads * head_dim
+
+
+def attend_with(backend: str | None, q_HLD: Tensor, k_GLD: Tensor, v_GLD: Tensor) -> Tensor:
+    """Return the attention of one row, [H, L, D].
+
+    Args:
+        backend: ``flash``, ``cudnn``, ``efficient`` or ``math``; ``flash_attn`` for that package;
+            None for PyTorch's own choice.
+        q_HLD: Queries.
+        k_GLD: Keys.
+        v_GLD: Values.
+    """
+    q, k, v = q_HLD[None], k_GLD[None], v_GLD[None]
+    grouped = q.shape[1] != k.shape[1]
+    if backend is None:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)[0]
+    if backend == "flash_attn":
+        return choose_attention("flash_attn", q.device)(q, k, v, None)[0]
+    with sdpa_kernel(_BACKENDS[backend]):
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)[0]
+
+
+@functools.cache
+def measure_rates(
+    device: torch.device, dtype: torch.dtype, num_heads: int, num_groups: int, head_dim: int
+) -> AttentionRates:
+    """Time both kernels on a CUDA device.
+
+    Args:
+        device: A CUDA device.
+        dtype: Of queries, keys and values.
+        num_heads: Query heads.
+        num_groups: Key/value heads.
+        head_dim: Head size.
+
+    Returns:
+        The rates of a warm call, and what plans cost.
+    """
+
+    def inputs(length: int) -> list[Tensor]:
+        heads = (num_heads, num_groups, num_groups)
+        shapes = [(length, number, head_dim) for number in heads]
+        return [torch.randn(s, device=device, dtype=dtype).transpose(0, 1) for s in shapes]
+
+    *_, flash = _times("flash", inputs(_MEASURED_LENGTH), 4)
+    try:
+        cudnn, plan = _rate_and_plan(_ALIGNED, inputs)
+        cudnn_odd, plan_odd = _rate_and_plan(_ODD, inputs)
+    except RuntimeError as error:
+        logger.info("Attention kernel cudnn does not run here: %s", error)
+        cudnn, plan, cudnn_odd, plan_odd = None, 0.0, None, 0.0
+    operations = attention_operations(_MEASURED_LENGTH, _MEASURED_LENGTH, num_heads, head_dim)
+    rates = AttentionRates(
+        flash=operations / flash,
+        cudnn=None if cudnn is None else operations / cudnn,
+        cudnn_odd=None if cudnn_odd is None else operations / cudnn_odd,
+        plan_seconds=plan,
+        plan_seconds_odd=plan_odd,
+    )
+    logger.info("Attention measured on %s: %s", device, rates.describe())
+    return rates
+
+
+def _rate_and_plan(
+    lengths: Sequence[int], inputs: Callable[[int], list[Tensor]]
+) -> tuple[float, float]:
+    """Return cuDNN's seconds a call and its median plan, the first length's left out."""
+    plans, later = [], 0.0
+    for length in lengths:
+        first, _, later = _times("cudnn", inputs(length), 3)
+        plans.append(max(first - later, 0.0))
+    return later, sorted(plans[1:])[len(plans[1:]) // 2]
+
+
+def make_rule(
+    asked: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int,
+    num_groups: int,
+    head_dim: int,
+) -> Callable[[int, int, int], str | None]:
+    """Return the rule for one network.
+
+    Args:
+        asked: The network's attention backend, see networks.attention; ``auto`` leaves the choice
+            to the rule.
+        device: Where it runs.
+        dtype: What it computes in.
+        num_heads: Query heads.
+        num_groups: Key/value heads.
+        head_dim: Head size.
+
+    Returns:
+        A function of queries, keys and calls of that shape that names a kernel, or None for
+        PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
+    """
+    if asked != "auto":
+        check_attention_backend(asked, device)
+        forced = None if asked == "sdpa" else asked.removeprefix("sdpa_")
+        return lambda num_queries, num_keys, num_calls: forced
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return lambda num_queries, num_keys, num_calls: None
+
+    def rule(num_queries: int, num_keys: int, num_calls: int) -> str:
+        rates = measure_rates(device, dtype, num_heads, num_groups, head_dim)
+        operations = attention_operations(num_queries, num_keys, num_heads, head_dim)
+        odd = bool(num_queries % 8 or num_keys % 8)
+        chosen = rates.choose(operations, num_calls, odd=odd)
+        _log_choice(chosen, num_queries, num_keys, num_calls)
+        return chosen
+
+    return rule
+
+
+@functools.lru_cache(maxsize=4096)
+def _log_choice(chosen: str, num_queries: int, num_keys: int, num_calls: int) -> None:
+    """Log a choice, once for each shape (hence the cache)."""
+    logger.info(
+        "Attention kernel %s for %d queries and %d keys, %d calls of that shape",
+        chosen,
+        num_queries,
+        num_keys,
+        num_calls,
+    )
+
+
+def _times(backend: str, inputs: list[Tensor], repeats: int) -> list[float]:
+    found = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        attend_with(backend, *inputs)
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return found

@@ -1,0 +1,295 @@
+"""The fast forward pass of a bidirectional network: packed products, flat memory, fused steps.
+
+Packing queries, keys and values (and the MLP's gate and up) makes one wide product of several
+narrow ones, which matters where few tokens are multiplied with weights that must all be read. The
+modules' own parameters become views of the packed tensor, so that nothing is held twice and the
+network's plain forward pass goes on working.
+
+Rows lie end to end without padding; the MLP runs in chunks and writes over its input, so that
+activations stay flat; the last layer's queries and MLP are computed only where logits are read;
+weights that share an input are packed; what stands between the products is fused on CUDA. What
+attends to what, and what is kept, is decided by the caller (``session.py``).
+
+Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
+W tokens wanted, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opencompass_llada.inference.attention_rule import make_rule
+from opencompass_llada.inference.elementwise import Elementwise, choose_elementwise
+from opencompass_llada.inference.kv_cache import KeyValueCache
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
+
+
+class Projections:
+    """The products of one block."""
+
+    def __init__(self, block: Block, *, pack: bool) -> None:
+        """Find the modules and pack their weights if asked.
+
+        Args:
+            block: The block; with ``pack``, its parameters become views.
+            pack: Pack where the modules are plain linear ones (adapters are left as they are).
+        """
+        self.parts = block.parts
+        self.head_dim = block.head_dim
+        parts = self.parts
+        inputs = (parts.query, parts.key, parts.value, parts.gate, parts.up)
+        self.packed = pack and all(type(module) is nn.Linear for module in inputs)
+        if self.packed:
+            self._qkv = _pack(parts.query, parts.key, parts.value)
+            self._gate_up = _pack(parts.gate, parts.up)
+            self._query_width = output_width(parts.query)
+            self._key_width = output_width(parts.key)
+
+    def queries_keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [T, H, D], keys and values [T, G, D], not rotated."""
+        if not self.packed:
+            return (self.queries(h_TM), *self.keys_values(h_TM))
+        widths = (self._query_width, self._key_width, self._key_width)
+        q, k, v = F.linear(h_TM, *self._qkv).split(widths, dim=-1)
+        return self._heads(q), self._heads(k), self._heads(v)
+
+    def queries(self, h_TM: Tensor) -> Tensor:
+        """Return queries [T, H, D], not rotated."""
+        return self._heads(self.parts.query(h_TM))
+
+    def keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [T, G, D], not rotated."""
+        if not self.packed:
+            return self._heads(self.parts.key(h_TM)), self._heads(self.parts.value(h_TM))
+        weight, bias = self._qkv
+        rows = slice(self._query_width, None)
+        k, v = F.linear(h_TM, weight[rows], None if bias is None else bias[rows]).chunk(2, dim=-1)
+        return self._heads(k), self._heads(v)
+
+    def gate_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the MLP's gate and up, [T, F] each."""
+        if not self.packed:
+            return self.parts.gate(h_TM), self.parts.up(h_TM)
+        gate_TF, up_TF = F.linear(h_TM, *self._gate_up).chunk(2, dim=-1)
+        return gate_TF, up_TF
+
+    def down_into(self, gated_TF: Tensor, out_TM: Tensor) -> None:
+        """Write the MLP's output over ``out``."""
+        down = self.parts.down
+        if type(down) is nn.Linear and getattr(down, "bias", None) is None:
+            torch.mm(gated_TF, down.weight.t(), out=out_TM)
+        else:
+            out_TM.copy_(down(gated_TF))
+
+    def _heads(self, x_TM: Tensor) -> Tensor:
+        return x_TM.unflatten(-1, (-1, self.head_dim))
+
+
+def output_width(module: nn.Module) -> int:
+    """Return the output channels of a linear module or of an adapter around one."""
+    return cast(Tensor, module.weight).shape[0]
+
+
+def _pack(*modules: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return one weight and bias for several linear modules, whose own become views of them."""
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    weight = _join([linear.weight for linear in linears])
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    if not biases:
+        return weight, None
+    assert len(biases) == len(linears), "biases on some of the modules only"
+    return weight, _join(biases)
+
+
+def _join(parameters: Sequence[Tensor]) -> Tensor:
+    """Lay parameters end to end and make them views of the result; once is enough."""
+    first = parameters[0].detach()
+    sizes = [parameter.shape[0] for parameter in parameters]
+    end = first.data_ptr()
+    ends = []
+    for parameter in parameters:
+        ends.append((parameter.data_ptr(), end))
+        end = parameter.data_ptr() + parameter.numel() * parameter.element_size()
+    storage = first.untyped_storage()
+    whole = end - storage.data_ptr() <= storage.nbytes()
+    if whole and all(start == expected for start, expected in ends):
+        return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
+    joined = torch.cat([parameter.detach() for parameter in parameters])
+    for parameter, part in zip(parameters, joined.split(sizes), strict=True):
+        parameter.data = part
+    return joined
+
+
+logger = get_logger(__name__)
+
+
+class Keep(NamedTuple):
+    """Where a pass keeps its keys and values."""
+
+    cache: KeyValueCache
+    slots_T: Tensor
+    """int64, each token's slot."""
+
+
+LayerAttend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""``(layer, q_WHD, k_TGD, v_TGD) -> out_WHD``, rotated queries and keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassOptions:
+    """How passes are arranged; none of it changes what is computed."""
+
+    pack_weights: bool | None = None
+    """Pack weights that share an input; None packs on CUDA."""
+
+    mlp_chunk: int = 16384
+    """Tokens that the MLP takes at once; 16,384 of LLaDA-8B take 1.2 GB. A memory plan may take
+    fewer."""
+
+    fused: bool | None = None
+    """Use the Triton kernels; None uses them where they can run."""
+
+    graphs: bool | None = None
+    """Replay small passes from CUDA graphs; None does on CUDA with the Triton kernels."""
+
+    memory_budget: int | None = None
+    """Bytes that a run may fill; None is most of the card, and no limit where there is none."""
+
+
+class FastNetwork:
+    """A network prepared for fast passes."""
+
+    def __init__(self, network: BidirectionalNetwork, options: PassOptions | None = None) -> None:
+        """Pack the weights and choose the kernels.
+
+        Args:
+            network: The loaded network; its parameters may become views of packed ones.
+            options: How passes are arranged.
+        """
+        self.network = network
+        self.options = options or PassOptions()
+        self.mlp_chunk = self.options.mlp_chunk
+        head = cast(Tensor, network.get_output_embeddings().weight)
+        self.device: torch.device = head.device
+        self.dtype: torch.dtype = head.dtype
+        self.head_dim: int = network.config.head_dim
+        pack = self.options.pack_weights
+        pack = self.device.type == "cuda" if pack is None else pack
+        self.layers = [Projections(block, pack=pack) for block in network.blocks]
+        parts = self.layers[0].parts
+        self.num_heads: int = output_width(parts.query) // self.head_dim
+        self.num_groups: int = output_width(parts.key) // self.head_dim
+        self.ops = self._choose_ops()
+        self.choose_attention = make_rule(
+            network.attention_backend,
+            self.device,
+            self.dtype,
+            self.num_heads,
+            self.num_groups,
+            self.head_dim,
+        )
+
+    @property
+    def logit_shift(self) -> int:
+        """See BidirectionalNetwork."""
+        return self.network.logit_shift
+
+    def rotation(self, length: int) -> Rotation:
+        """Return cos and sin [>= length, D] of the network."""
+        self.network.prepare(length, self.device)
+        table = self.network.rotation_tables
+        assert table is not None, "prepare builds the tables"
+        return table
+
+    def embed(self, ids_T: Tensor) -> Tensor:
+        """Return the tokens' embeddings, [T, M]."""
+        return self.network.get_input_embeddings()(ids_T)
+
+    def head(self, states: Tensor) -> Tensor:
+        """Return the logits of normalised states."""
+        return self.network.get_output_embeddings()(states)
+
+    def run_layers(
+        self,
+        x_TM: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        attend: LayerAttend,
+        wanted_W: Tensor | None = None,
+        keep: Keep | None = None,
+    ) -> Tensor:
+        """Run all layers and the final norm.
+
+        Args:
+            x_TM: Embedded tokens; overwritten.
+            positions_T: Each token's position in its row.
+            rotation: cos and sin of positions.
+            attend: Attention, after keys and values were kept.
+            wanted_W: int64, places in x whose states are wanted; None for all.
+            keep: Where keys and values are kept; None for nowhere.
+
+        Returns:
+            Normalised states, [T, M] or [W, M].
+        """
+        delta_TM: Tensor | None = None
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            x_TM, h_TM = self.ops.add_norm(x_TM, delta_TM, layer.parts.attention_norm)
+            wanted = wanted_W if index == last else None
+            q_THD, k_TGD, v_TGD = self._project(index, h_TM, positions_T, rotation, wanted, keep)
+            del h_TM
+            x_TM = x_TM if wanted is None else x_TM[wanted]
+            out_THD = attend(index, q_THD, k_TGD, v_TGD)
+            del q_THD, k_TGD, v_TGD
+            out_TM = layer.parts.attention_out(out_THD.flatten(-2))
+            del out_THD
+            x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, layer.parts.mlp_norm)
+            del out_TM
+            self._mlp(index, delta_TM)
+        return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
+
+    def _project(
+        self,
+        index: int,
+        h_TM: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        wanted_W: Tensor | None,
+        keep: Keep | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a layer's rotated queries (of what is wanted), keys and values, kept if asked."""
+        layer = self.layers[index]
+        kept = None if keep is None else keep.cache.layers[index]
+        slots_T = None if keep is None else keep.slots_T
+        if wanted_W is not None:
+            k_TGD, v_TGD = layer.keys_values(h_TM)
+            _, k_TGD = self.ops.place(None, k_TGD, v_TGD, positions_T, rotation, kept, slots_T)
+            q_WHD = layer.queries(h_TM[wanted_W])
+            return self.ops.rotate(q_WHD, positions_T[wanted_W], rotation), k_TGD, v_TGD
+        q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
+        rotated_THD, k_TGD = self.ops.place(
+            q_THD, k_TGD, v_TGD, positions_T, rotation, kept, slots_T
+        )
+        assert rotated_THD is not None, "queries were given"
+        return rotated_THD, k_TGD, v_TGD
+
+    def _mlp(self, index: int, h_TM: Tensor) -> None:
+        """Write the MLP's output over its normalised input, a chunk at a time."""
+        layer = self.layers[index]
+        for part_TM in h_TM.split(self.mlp_chunk):
+            layer.down_into(self.ops.gate(*layer.gate_up(part_TM)), part_TM)
+
+    def _choose_ops(self) -> Elementwise:
+        from opencompass_llada.inference.elementwise import PlainElementwise
+
+        if self.options.fused is False:
+            logger.info("Norms, rotation and gate: plain PyTorch, as asked")
+            return PlainElementwise()
+        return choose_elementwise(self.device, self.head_dim)

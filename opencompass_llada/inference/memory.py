@@ -1,0 +1,224 @@
+"""What a run will need of the card's memory, worked out before it starts.
+
+An estimate from sizes alone: weights, kept keys and values, the activations that live at once in a
+full pass, logits and their float64 softmax. It leaves out fragmentation and libraries' own memory,
+for which `USABLE` keeps a share of what is free on the card. ``benchmarks/inference.py`` measures
+the real peak beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from opencompass_llada.networks.transformer import BidirectionalNetwork
+
+USABLE = 0.94
+"""Share of a card's memory at hand that a plan may fill."""
+
+SLOT_STEP = 1024
+"""Slots of a cache are taken in multiples of this, so that like lengths share one cache."""
+
+
+class MemoryPlanError(ValueError):
+    """A run does not fit; the message names the nearest one that does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """What of a network decides its memory."""
+
+    num_layers: int
+    width: int
+    query_width: int
+    key_width: int
+    head_dim: int
+    mlp_width: int
+    vocabulary: int
+    num_parameters: int
+    element_size: int
+    """Bytes of a weight and of an activation."""
+
+    @classmethod
+    def of(cls, network: BidirectionalNetwork, dtype: torch.dtype) -> NetworkSize:
+        """Read a network's sizes; it may be on the meta device.
+
+        Args:
+            network: The network.
+            dtype: What it computes in.
+        """
+
+        def width(module: torch.nn.Module) -> int:
+            weight = module.weight
+            assert isinstance(weight, torch.Tensor), "a linear module has a weight"
+            return weight.shape[0]
+
+        parts = network.blocks[0].parts
+        embedding = network.get_input_embeddings().weight
+        assert isinstance(embedding, torch.Tensor), "an embedding has a weight"
+        return cls(
+            num_layers=len(network.blocks),
+            width=embedding.shape[1],
+            query_width=width(parts.query),
+            key_width=width(parts.key),
+            head_dim=network.config.head_dim,
+            mlp_width=width(parts.gate),
+            vocabulary=width(network.get_output_embeddings()),
+            num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+            element_size=torch.empty((), dtype=dtype).element_size(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """A run's arrangement and what it will need, in bytes."""
+
+    size: NetworkSize
+    row_lengths: tuple[int, ...]
+    """Tokens of each row of a batch, masks included."""
+    block_length: int
+    cache_dtype: str | None
+    """``bfloat16`` (the network's own dtype), ``float8`` or None."""
+    mlp_chunk: int
+    guided: bool = False
+    """Whether classifier-free guidance combines the logits of two passes."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all rows."""
+        return sum(self.row_lengths)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters."""
+        return self.size.num_parameters * self.size.element_size
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of kept keys and values with their scales."""
+        if self.cache_dtype is None:
+            return 0
+        size = self.size
+        slots = -(-self.num_tokens // SLOT_STEP) * SLOT_STEP
+        per_head = size.head_dim * size.element_size
+        if self.cache_dtype == "float8":
+            per_head = size.head_dim + 4
+        return 2 * size.num_layers * slots * (size.key_width // size.head_dim) * per_head
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of what lives at once in a full pass, rotation tables included."""
+        size, tokens = self.size, self.num_tokens
+        attention = tokens * (size.width + 2 * size.query_width + 2 * size.key_width)
+        attention += tokens * size.width
+        chunk = min(self.mlp_chunk, tokens)
+        mlp = tokens * 2 * size.width + chunk * 3 * size.mlp_width
+        tables = 2 * 4 * size.head_dim * max(self.row_lengths)
+        return max(attention, mlp) * size.element_size + tables
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes of the block's logits and of one row's float64 softmax.
+
+        Guidance holds three tensors of logits, of both passes and combined, before the softmax.
+        """
+        alone = self._logit_tensor_bytes + 2 * self.block_length * self.size.vocabulary * 8
+        return max(alone, 3 * self._logit_tensor_bytes) if self.guided else alone
+
+    @property
+    def _logit_tensor_bytes(self) -> int:
+        """Bytes of one pass's logits."""
+        tokens = len(self.row_lengths) * self.block_length
+        return tokens * self.size.vocabulary * self.size.element_size
+
+    @property
+    def peak_bytes(self) -> int:
+        """The estimate; with guidance the first pass's logits wait while the second one runs."""
+        waiting = self._logit_tensor_bytes if self.guided else 0
+        passing = max(self.activation_bytes + waiting, self.logit_bytes)
+        return self.weight_bytes + self.cache_bytes + passing
+
+    def describe(self) -> str:
+        """Return one line for the log."""
+        rows = f"{len(self.row_lengths)} rows of up to {max(self.row_lengths)} tokens"
+        kept = "nothing kept" if self.cache_dtype is None else f"{self.cache_dtype} kept"
+        return (
+            f"{rows}, {kept}, MLP in chunks of {self.mlp_chunk}: about "
+            f"{self.peak_bytes / 1e9:.1f} GB (weights {self.weight_bytes / 1e9:.1f}, keys and "
+            f"values {self.cache_bytes / 1e9:.1f}, activations {self.activation_bytes / 1e9:.1f}, "
+            f"logits {self.logit_bytes / 1e9:.1f})"
+        )
+
+
+def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
+    """Return the plan, with a smaller MLP chunk if that is what makes it fit.
+
+    Args:
+        plan: What is asked for.
+        budget: Bytes that may be filled.
+
+    Returns:
+        The plan.
+
+    Raises:
+        MemoryPlanError: If it does not fit; names the nearest plan that does.
+    """
+    for chunk in (plan.mlp_chunk, 4096, 1024):
+        smaller = replace(plan, mlp_chunk=min(chunk, plan.mlp_chunk))
+        if smaller.peak_bytes <= budget:
+            return smaller
+    fitting = next((p for p in _nearest(plan) if p.peak_bytes <= budget), None)
+    text = f"{plan.describe()} do not fit the {budget / 1e9:.1f} GB at hand. "
+    if fitting is None:
+        raise MemoryPlanError(
+            f"{text}Not even one row without kept keys and values does; use a larger card"
+        )
+    raise MemoryPlanError(f"{text}Nearest plan that does: {_changes(plan, fitting)}.")
+
+
+def _nearest(plan: MemoryPlan) -> Iterator[MemoryPlan]:
+    """Yield other plans, the least different first: dtype, rows, no cache, shorter context."""
+    plan = replace(plan, mlp_chunk=min(plan.mlp_chunk, 4096))
+    dtypes = [plan.cache_dtype]
+    if plan.cache_dtype == "bfloat16":
+        dtypes.append("float8")
+    longest = sorted(plan.row_lengths, reverse=True)
+    for dtype in dtypes:
+        yield replace(plan, cache_dtype=dtype)
+    for dtype in dtypes:
+        for count in range(len(longest) - 1, 0, -1):
+            yield replace(plan, cache_dtype=dtype, row_lengths=tuple(longest[:count]))
+    one = replace(plan, cache_dtype=None, row_lengths=tuple(longest[:1]))
+    yield one
+    for length in range(longest[0] // SLOT_STEP * SLOT_STEP, 0, -SLOT_STEP):
+        yield replace(one, row_lengths=(length,))
+
+
+def _changes(asked: MemoryPlan, fitting: MemoryPlan) -> str:
+    """Say what to change, in the words of the sampler's options."""
+    words = []
+    if fitting.cache_dtype != asked.cache_dtype:
+        kept = "type='none'" if fitting.cache_dtype is None else "dtype='float8'"
+        words.append(f"cache=dict({kept})")
+    if len(fitting.row_lengths) != len(asked.row_lengths):
+        words.append(f"batch_size={len(fitting.row_lengths)}")
+    if max(fitting.row_lengths) < max(asked.row_lengths):
+        words.append(f"at most {max(fitting.row_lengths)} tokens")
+    return f"{', '.join(words)} ({fitting.peak_bytes / 1e9:.1f} GB)"
+
+
+def card_budget(device: torch.device) -> int | None:
+    """Return the bytes of a card that a plan may fill; None where there is no card.
+
+    What other processes hold is not at hand; what this process holds is, since a plan counts the
+    weights whether they are loaded yet or not.
+
+    Args:
+        device: Where the network runs.
+    """
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(USABLE * (free + torch.cuda.memory_reserved(device)))

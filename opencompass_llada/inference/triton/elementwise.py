@@ -1,0 +1,276 @@
+"""Triton kernels for what stands between the matrix products of a pass.
+
+Each rounds where the plain network rounds (after the norm, after SiLU, after each addition), so
+that it gives the same numbers but for the order of a sum. Memory-bound: every tensor is read and
+written once. Imported only where Triton is; ``elementwise.py`` chooses.
+
+Shape suffixes: T tokens, M hidden size, H heads, D head size, F MLP size.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from opencompass_llada.inference.kv_cache import FLOAT8_MAX, LayerCache
+
+
+@triton.jit
+def _add_norm_kernel(
+    x_ptr,
+    delta_ptr,
+    weight_ptr,
+    sum_ptr,
+    out_ptr,
+    size,
+    eps,
+    HAS_DELTA: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * size
+    cols = tl.arange(0, BLOCK)
+    keep = cols < size
+    kind = out_ptr.dtype.element_ty
+    x = tl.load(x_ptr + row + cols, mask=keep, other=0.0).to(tl.float32)
+    if HAS_DELTA:
+        delta = tl.load(delta_ptr + row + cols, mask=keep, other=0.0).to(tl.float32)
+        rounded = (x + delta).to(kind)
+        tl.store(sum_ptr + row + cols, rounded, mask=keep)
+        x = rounded.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(x * x, axis=0) / size + eps)
+    normed = (x * scale).to(kind).to(tl.float32)
+    weight = tl.load(weight_ptr + cols, mask=keep, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row + cols, (weight * normed).to(kind), mask=keep)
+
+
+@triton.jit
+def _gate_kernel(gate_ptr, up_ptr, out_ptr, size, gate_stride, up_stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    keep = cols < size
+    kind = out_ptr.dtype.element_ty
+    gate = tl.load(gate_ptr + row * gate_stride + cols, mask=keep, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + row * up_stride + cols, mask=keep, other=0.0).to(tl.float32)
+    silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
+    tl.store(out_ptr + row * size + cols, (silu * up).to(kind), mask=keep)
+
+
+@triton.jit
+def _rotated(x_ptr, row, num_heads, cos, sin, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Return both halves of a token's heads, rotated and rounded to the tensor's type."""
+    heads = tl.arange(0, BLOCK)
+    keep = (heads < num_heads)[:, None]
+    place = x_ptr + row + heads[:, None] * (2 * HALF) + tl.arange(0, HALF)[None, :]
+    kind = x_ptr.dtype.element_ty
+    first = tl.load(place, mask=keep, other=0.0).to(tl.float32)
+    second = tl.load(place + HALF, mask=keep, other=0.0).to(tl.float32)
+    rotated_first = (first * cos - second * sin).to(kind)
+    rotated_second = (second * cos + first * sin).to(kind)
+    tl.store(place, rotated_first, mask=keep)
+    tl.store(place + HALF, rotated_second, mask=keep)
+    return rotated_first, rotated_second
+
+
+@triton.jit
+def _keep_halves(
+    first,
+    second,
+    slot,
+    cache_ptr,
+    scales_ptr,
+    num_heads,
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write both halves of a token's heads to its slot, as they are or as float8 with scales."""
+    heads = tl.arange(0, BLOCK)
+    keep = (heads < num_heads)[:, None]
+    base = cache_ptr + slot * num_heads * (2 * HALF)
+    target = base + heads[:, None] * (2 * HALF) + tl.arange(0, HALF)[None, :]
+    if QUANTISED:
+        wide_first, wide_second = first.to(tl.float32), second.to(tl.float32)
+        largest = tl.maximum(
+            tl.max(tl.abs(wide_first), axis=1), tl.max(tl.abs(wide_second), axis=1)
+        )
+        scale = tl.maximum(largest / LARGEST, 1e-30)
+        tl.store(scales_ptr + slot * num_heads + heads, scale, mask=heads < num_heads)
+        first = (wide_first / scale[:, None]).to(cache_ptr.dtype.element_ty)
+        second = (wide_second / scale[:, None]).to(cache_ptr.dtype.element_ty)
+    tl.store(target, first, mask=keep)
+    tl.store(target + HALF, second, mask=keep)
+
+
+@triton.jit
+def _place_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    positions_ptr,
+    slots_ptr,
+    cos_ptr,
+    sin_ptr,
+    keys_ptr,
+    values_ptr,
+    key_scales_ptr,
+    value_scales_ptr,
+    q_stride,
+    k_stride,
+    v_stride,
+    num_heads,
+    num_groups,
+    FIRST_PART: tl.constexpr,
+    KEEP: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1) + FIRST_PART
+    dims = tl.arange(0, HALF)
+    table = tl.load(positions_ptr + token).to(tl.int64) * (2 * HALF)
+    cos = tl.load(cos_ptr + table + dims)[None, :]
+    sin = tl.load(sin_ptr + table + dims)[None, :]
+    slot = token
+    if KEEP:
+        slot = tl.load(slots_ptr + token).to(tl.int64)
+    if part == 0:
+        _rotated(q_ptr, token * q_stride, num_heads, cos, sin, HALF, BLOCK_H)
+    elif part == 1:
+        first, second = _rotated(k_ptr, token * k_stride, num_groups, cos, sin, HALF, BLOCK_G)
+        if KEEP:
+            _keep_halves(first, second, slot, keys_ptr, key_scales_ptr, num_groups,
+                         QUANTISED, LARGEST, HALF, BLOCK_G)  # fmt: skip
+    else:
+        heads = tl.arange(0, BLOCK_G)
+        keep = (heads < num_groups)[:, None]
+        place = v_ptr + token * v_stride + heads[:, None] * (2 * HALF) + dims[None, :]
+        first = tl.load(place, mask=keep, other=0.0)
+        second = tl.load(place + HALF, mask=keep, other=0.0)
+        if KEEP:
+            _keep_halves(first, second, slot, values_ptr, value_scales_ptr, num_groups,
+                         QUANTISED, LARGEST, HALF, BLOCK_G)  # fmt: skip
+
+
+@triton.jit
+def _rotate_kernel(
+    x_ptr,
+    positions_ptr,
+    cos_ptr,
+    sin_ptr,
+    row_stride,
+    num_heads,
+    HALF: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    table = tl.load(positions_ptr + token).to(tl.int64) * (2 * HALF)
+    dims = tl.arange(0, HALF)
+    cos = tl.load(cos_ptr + table + dims)[None, :]
+    sin = tl.load(sin_ptr + table + dims)[None, :]
+    _rotated(x_ptr, token * row_stride, num_heads, cos, sin, HALF, BLOCK_H)
+
+
+def add_norm(
+    x_TM: Tensor, delta_TM: Tensor | None, weight_M: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Add ``delta`` to ``x`` in place, if there is one, and return ``x`` and its norm."""
+    num_tokens, size = x_TM.shape
+    out_TM = torch.empty_like(x_TM)
+    block = triton.next_power_of_2(size)
+    _add_norm_kernel[(num_tokens,)](
+        x_TM,
+        x_TM if delta_TM is None else delta_TM,
+        weight_M,
+        x_TM,
+        out_TM,
+        size,
+        eps,
+        HAS_DELTA=delta_TM is not None,
+        BLOCK=block,
+        num_warps=8 if block >= 4096 else 4,
+    )
+    return x_TM, out_TM
+
+
+def gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """Return ``silu(gate) * up``, contiguous; the inputs may be slices of one wider tensor."""
+    num_tokens, size = gate_TF.shape
+    out_TF = gate_TF.new_empty((num_tokens, size))
+    block = min(triton.next_power_of_2(size), 4096)
+    _gate_kernel[(num_tokens, triton.cdiv(size, block))](
+        gate_TF, up_TF, out_TF, size, gate_TF.stride(0), up_TF.stride(0), BLOCK=block, num_warps=8
+    )
+    return out_TF
+
+
+def rotate(x_THD: Tensor, positions_T: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
+    """Rotate queries or keys in place; heads must be dense, tokens may be strided."""
+    num_tokens, num_heads, size = x_THD.shape
+    _rotate_kernel[(num_tokens,)](
+        x_THD,
+        positions_T,
+        cos_LD,
+        sin_LD,
+        x_THD.stride(0),
+        num_heads,
+        HALF=size // 2,
+        BLOCK_H=triton.next_power_of_2(num_heads),
+        num_warps=4,
+    )
+    return x_THD
+
+
+def place(
+    q_THD: Tensor | None,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    positions_T: Tensor,
+    cos_LD: Tensor,
+    sin_LD: Tensor,
+    layer: LayerCache | None,
+    slots_T: Tensor | None,
+) -> None:
+    """Rotate queries and keys in place and keep keys and values in their slots, if there are any.
+
+    Heads must be dense, tokens may be strided. Without queries the rest is done alone.
+    """
+    num_tokens, num_groups, size = k_TGD.shape
+    first_part = 1 if q_THD is None else 0
+    q_THD = k_TGD if q_THD is None else q_THD
+    num_heads = q_THD.shape[1]
+    keep = layer is not None
+    keys = k_TGD if layer is None else layer.keys_SGD
+    values = v_TGD if layer is None else layer.values_SGD
+    quantised = layer is not None and layer.key_scales_SG is not None
+    _place_kernel[(num_tokens, (3 if keep else 2) - first_part)](
+        q_THD,
+        k_TGD,
+        v_TGD,
+        positions_T,
+        slots_T if keep else positions_T,
+        cos_LD,
+        sin_LD,
+        keys,
+        values,
+        layer.key_scales_SG if layer is not None and quantised else cos_LD,
+        layer.value_scales_SG if layer is not None and quantised else cos_LD,
+        q_THD.stride(0),
+        k_TGD.stride(0),
+        v_TGD.stride(0),
+        num_heads,
+        num_groups,
+        FIRST_PART=first_part,
+        KEEP=keep,
+        QUANTISED=quantised,
+        LARGEST=FLOAT8_MAX,
+        HALF=size // 2,
+        BLOCK_H=triton.next_power_of_2(num_heads),
+        BLOCK_G=triton.next_power_of_2(num_groups),
+        num_warps=4,
+    )

@@ -1,0 +1,175 @@
+"""Exact scores: of autoregressive models, and of single tokens in one place.
+
+One forward pass a target. Any AutoModelForCausalLM of transformers will do.
+
+The model reads the same row for all of them, so that a pass each would repeat itself.
+
+Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.likelihood.bound import EntropyFunction, entropies_from_logits
+from opencompass_llada.likelihood.estimate import Estimate
+from opencompass_llada.likelihood.options import LikelihoodOptions
+from opencompass_llada.sampling.forward import LogitsFunction
+
+
+def causal_logits(model: Any) -> LogitsFunction:
+    """Return the logits function of an AutoModelForCausalLM, for rows without padding.
+
+    Position p's logits predict token p + 1. Models that can (``logits_to_keep``) compute logits
+    for the asked positions alone; others compute all of them first.
+
+    Args:
+        model: The model, in evaluation mode.
+    """
+    can_choose = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def logits_at(
+        input_ids_BL: Tensor, positions_BP: Tensor, lengths_B: Tensor | None = None
+    ) -> Tensor:
+        if lengths_B is not None:
+            raise ValueError("lengths must be None: rows with padding are not supported here")
+        same = bool((positions_BP == positions_BP[:1]).all())
+        if can_choose and same:
+            return model(input_ids_BL, logits_to_keep=positions_BP[0], use_cache=False).logits
+        logits_BLV = model(input_ids_BL, use_cache=False).logits
+        rows_B1 = torch.arange(len(input_ids_BL), device=positions_BP.device)[:, None]
+        return logits_BLV[rows_B1, positions_BP]
+
+    return logits_at
+
+
+class CausalScorer:
+    """Scores targets with an autoregressive model; takes the place of a diffusion engine."""
+
+    def __init__(self, logits_function: LogitsFunction, device: torch.device | str = "cpu") -> None:
+        """Keep the model call.
+
+        Args:
+            logits_function: From `causal_logits`, or any function of its kind.
+            device: The model's.
+        """
+        self._entropies = entropies_from_logits(logits_function)
+        self._device = device
+
+    def score(
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
+    ) -> Estimate:
+        """Return the exact negative log-likelihood of a target given a prefix.
+
+        Args:
+            prefix: Ids before the target. If empty, the target's first token has nothing to be
+                predicted from and is not counted.
+            target: Ids to score.
+            options: Ignored: there is nothing to draw.
+            draw_key: Ignored too.
+
+        Raises:
+            ValueError: If no token is left to score.
+            FloatingPointError: If the model's output is not finite.
+        """
+        first = max(len(prefix), 1)
+        row_L = torch.tensor([*prefix, *target], dtype=torch.int64, device=self._device)
+        if len(row_L) <= first:
+            raise ValueError(
+                f"A prefix of {len(prefix)} and a target of {len(target)} tokens leave no token "
+                "that another one predicts; give a longer target."
+            )
+        positions_P = torch.arange(first - 1, len(row_L) - 1, device=self._device)
+        losses = self._entropies(row_L[None, :-1], positions_P[None], row_L[None, first:])
+        nll = losses.double().sum().item()
+        if not math.isfinite(nll):
+            raise FloatingPointError("The model's cross entropies are not finite.")
+        return Estimate(
+            estimator="autoregressive",
+            nll=nll,
+            variance=0.0,
+            degrees_of_freedom=math.inf,
+            num_tokens=len(row_L) - first,
+            num_draws=0,
+            num_forward_passes=1,
+        )
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return the exact negative log-likelihood of each of several tokens after a prefix.
+
+        Args:
+            prefix: Ids before them, at least one.
+            candidates: Token ids.
+
+        Returns:
+            One estimate a token; one forward pass in all.
+        """
+        if not prefix:
+            raise ValueError("prefix=[] must hold at least one token that the next is predicted of")
+        return score_alternatives(
+            self._entropies,
+            prefix,
+            len(prefix) - 1,
+            candidates,
+            estimator="autoregressive",
+            device=self._device,
+        )
+
+
+def score_alternatives(
+    entropies: EntropyFunction,
+    row: Sequence[int],
+    position: int,
+    candidates: Sequence[int],
+    *,
+    estimator: str,
+    device: torch.device | str = "cpu",
+) -> list[Estimate]:
+    """Return the negative log-likelihood of each candidate in one place.
+
+    Args:
+        entropies: The model call; the one position is asked for as often as there are candidates.
+        row: Ids that the model reads.
+        position: The position to ask for.
+        candidates: Token ids, at least one.
+        estimator: What the estimates are called.
+        device: The model's.
+
+    Returns:
+        Exact values, in order. The one forward pass is counted with the first.
+
+    Raises:
+        FloatingPointError: If the model's output is not finite.
+    """
+    row_BL = torch.tensor([list(row)], device=device)
+    targets_BP = torch.tensor([list(candidates)], device=device)
+    positions_BP = torch.full_like(targets_BP, position)
+    values = entropies(row_BL, positions_BP, targets_BP)[0].double().tolist()
+    if not all(map(math.isfinite, values)):
+        raise FloatingPointError(
+            "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
+            "the checkpoint."
+        )
+    return [
+        Estimate(
+            estimator=estimator,
+            nll=value,
+            variance=0.0,
+            degrees_of_freedom=math.inf,
+            num_tokens=1,
+            num_draws=int(estimator == "bound"),
+            num_forward_passes=int(index == 0),
+        )
+        for index, value in enumerate(values)
+    ]

@@ -1,0 +1,303 @@
+"""Loading autoregressive checkpoints through transformers, with this package's RoPE scaling.
+
+Any architecture of AutoModelForCausalLM that needs no remote code. Its network is transformers'
+own; only the frequencies of its rotary embeddings are replaced, by the ones that `rope` works out,
+so that an autoregressive baseline and a diffusion model are scaled by one piece of code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks.checkpoint import (
+    locate_checkpoint,
+    read_model_config,
+    refuse_non_finite,
+)
+from opencompass_llada.networks.declared_rope import (
+    DeclaredRope,
+    check_frequencies,
+    fields_for_installed_major,
+    read_declared_rope,
+)
+from opencompass_llada.rope.frequencies import ResolvedRope, resolve_rope
+from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.weight_files import (
+    CheckpointError,
+    list_some,
+    list_weight_files,
+    read_stored_shapes,
+)
+
+logger = get_logger(__name__)
+
+#: Our names of kernels -> transformers' attn_implementation.
+_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "eager": "eager", "flash_attn": "flash_attention_2"}
+
+
+def is_causal_architecture(model_type: Any) -> bool:
+    """Tell whether transformers has an autoregressive network for a config.json's model_type."""
+    return str(model_type) in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -> None:
+    """Check a checkpoint's config.json, headers and scaling as loading does; read no weights.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+
+    Raises:
+        CheckpointError: If the path or a file is wrong.
+        ValueError: If the scaling does not fit.
+    """
+    folder = locate_checkpoint(path)
+    config, _ = read_causal_config(folder)
+    resolve_causal_rope(config, rope_scaling or RopeScaling())
+    read_stored_shapes(list_weight_files(folder))
+
+
+def build_causal(path: str | Path) -> nn.Module:
+    """Build an autoregressive checkpoint's network on the meta device, without weights.
+
+    Args:
+        path: A folder or a hub id.
+
+    Raises:
+        CheckpointError: If config.json describes no network.
+    """
+    config, _ = read_causal_config(locate_checkpoint(path))
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def check_causal_backend(name: str) -> str:
+    """Return transformers' name of an attention backend.
+
+    Raises:
+        ValueError: If transformers' networks cannot be given that kernel.
+    """
+    if name not in _ATTENTION:
+        raise ValueError(
+            f"attention_backend={name!r} is for this package's own networks; an autoregressive "
+            f"model takes {', '.join(_ATTENTION)}. Use attention_backend='auto'."
+        )
+    return _ATTENTION[name]
+
+
+def _choose_attention(config: Any, name: str) -> str:
+    """Return transformers' attention for a network: eager where its SDPA would compute another one.
+
+    Raises:
+        ValueError: If that SDPA is asked for by name, or the name is none for these networks.
+    """
+    implementation = check_causal_backend(name)
+    network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
+    is_bounded = getattr(text_config(config), "attn_logit_softcapping", None) is not None
+    if implementation != "sdpa" or (network._supports_sdpa and not is_bounded):
+        return implementation
+    if name == "auto":
+        return "eager"
+    raise ValueError(
+        f"attention_backend={name!r}: SDPA does not compute the attention of {network.__name__}. "
+        "Use attention_backend='auto', which takes 'eager' here."
+    )
+
+
+def load_causal(
+    path: str | Path,
+    *,
+    rope_scaling: RopeScaling | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    attention_backend: str = "auto",
+) -> tuple[Any, ResolvedRope | None]:
+    """Load an autoregressive checkpoint.
+
+    Args:
+        path: A folder or a hub id.
+        rope_scaling: Scaling to apply; None for none.
+        dtype: dtype of the weights in memory.
+        device: Where the model goes.
+        attention_backend: ``auto`` (``sdpa`` where it computes the network's attention, otherwise
+            ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``.
+
+    Returns:
+        The network in evaluation mode, gradients off, and its RoPE; None if it has none, or one
+        with a scaling of its own.
+
+    Raises:
+        CheckpointError: If the path or a file is wrong.
+        ValueError: If the scaling or the attention backend does not fit.
+    """
+    check_causal_backend(attention_backend)
+    folder = locate_checkpoint(path)
+    config, declared = read_causal_config(folder)
+    rope = resolve_causal_rope(config, rope_scaling or RopeScaling())
+    read_stored_shapes(list_weight_files(folder))
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=_choose_attention(config, attention_backend),
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are reported, and refused below by name
+        output_loading_info=True,
+    )
+    _check_report(report, str(path))
+    refuse_non_finite(model.named_parameters(), str(path))
+    check_frequencies(model, declared, text_config(config), str(path))
+    if rope is not None and rope.method != "none":
+        set_frequencies(model, rope)
+    logger.info(
+        "Loaded %s as %s on %s. %s",
+        path,
+        dtype,
+        device,
+        "RoPE, if it has any, as its config.json says" if rope is None else rope.describe(),
+    )
+    return model.to(device).eval().requires_grad_(False), rope
+
+
+def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
+    """Work out the scaled frequencies of an autoregressive network.
+
+    Args:
+        config: The checkpoint's config, of transformers.
+        scaling: The scaling asked for.
+
+    Returns:
+        The resolved scaling; None for a network without rotary embeddings, or whose config.json
+        scales them itself.
+
+    Raises:
+        ValueError: If the method is for bidirectional models, the network has no plain rotary
+            embeddings to scale, or the numbers do not fit.
+    """
+    if scaling.type == "diffusion_ntk":
+        raise ValueError(
+            "rope_scaling 'diffusion_ntk' is for bidirectional models, which see relative "
+            "positions from -(T-1) to T-1 and so train on 2T of them; an autoregressive model "
+            "sees 0 to T-1. Use type='ntk' with the same target_length."
+        )
+    base, own_type, partial = _read_rope(config)
+    if base is None or own_type != "default" or partial != 1.0:
+        if scaling.type != "none":
+            what = "no rotary embeddings" if base is None else f"rope_type={own_type!r} already"
+            what = what if partial == 1.0 else f"rotary embeddings on {partial:.0%} of each head"
+            raise ValueError(
+                f"rope_scaling {scaling.type!r}: the checkpoint (model_type="
+                f"{config.model_type!r}) has {what}, and only plain ones are scaled here. Use "
+                "type='none', or the scaling in its own config.json."
+            )
+        return None
+    head_dim = getattr(config, "head_dim", None)
+    return resolve_rope(
+        scaling,
+        rope_theta=base,
+        head_dim=head_dim or config.hidden_size // config.num_attention_heads,
+        trained_length=config.max_position_embeddings,
+    )
+
+
+def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
+    """Replace the frequencies of every rotary embedding of a network that has not run yet.
+
+    Args:
+        model: A network of transformers.
+        rope: The frequencies, and the factor on cosine and sine.
+
+    Raises:
+        ValueError: If no module keeps its frequencies where transformers' rotary embeddings do.
+    """
+    wanted = rope.inverse_frequencies_D
+    found = [
+        module
+        for module in model.modules()
+        if getattr(module, "inv_freq", None) is not None and module.inv_freq.shape == wanted.shape
+    ]
+    if not found:
+        raise ValueError(
+            f"rope_scaling {rope.method!r}: no module of {type(model).__name__} holds inv_freq of "
+            f"{len(wanted)} frequencies; this architecture cannot be scaled. Use type='none'."
+        )
+    for module in found:
+        for name in ("inv_freq", "original_inv_freq"):
+            if getattr(module, name, None) is not None:
+                setattr(module, name, wanted.to(getattr(module, name).device))
+        module.attention_scaling = rope.attention_factor  # type: ignore[assignment]
+
+
+def _read_rope(config: Any) -> tuple[float | None, str, float]:
+    """Return base, own scaling type and rotated share; the two majors keep them differently."""
+    parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    if parameters and "rope_theta" not in parameters:  # one set a kind of layer (Gemma 3, say)
+        return 1.0, "several, by kind of layer", 1.0
+    if getattr(config, "rope_local_base_freq", None) is not None:  # the same, in transformers 4
+        return 1.0, "several, by kind of layer", 1.0
+    own: Mapping[str, Any] = parameters or getattr(config, "rope_scaling", None) or {}
+    base = parameters.get("rope_theta", getattr(config, "rope_theta", None))
+    share = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
+    return base, own.get("rope_type", own.get("type", "default")), float(share or 1.0)
+
+
+def read_causal_config(folder: Path) -> tuple[Any, dict[str, DeclaredRope]]:
+    """Read config.json as the installed transformers does, and what it declares of RoPE.
+
+    A form of RoPE that only the other major knows is put into the installed one's.
+
+    Args:
+        folder: Of the checkpoint.
+
+    Returns:
+        The config of transformers, and RoPE by kind of layer.
+
+    Raises:
+        CheckpointError: If config.json describes no network that can be built, holds quantised
+            weights, or contradicts itself.
+    """
+    fields = read_model_config(folder)
+    if fields.get("quantization_config"):
+        raise CheckpointError(
+            f"Checkpoint {folder}: config.json has a quantization_config; quantised weights are "
+            "not read here. Give the checkpoint that it was made of."
+        )
+    inner = fields.get("text_config")
+    text = inner if isinstance(inner, dict) else fields
+    declared = read_declared_rope(text)
+    known = fields_for_installed_major(text)
+    fields = {**fields, "text_config": known} if isinstance(inner, dict) else known
+    try:
+        kind = CONFIG_MAPPING[str(fields.get("model_type"))]
+        return kind.from_dict(fields), declared
+    except Exception as error:  # transformers raises many kinds for a config it cannot build
+        raise CheckpointError(
+            f"Checkpoint {folder}: its config.json describes no network that transformers can "
+            f"build ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Correct the "
+            "file, or give another checkpoint."
+        ) from error
+
+
+def text_config(config: Any) -> Any:
+    """Return the part of a config of transformers that describes the language model."""
+    return config.get_text_config(decoder=True)
+
+
+def _check_report(report: Mapping[str, Any], source: str) -> None:
+    kinds = {"missing": "missing", "extra": "unexpected", "wrongly shaped": "mismatched"}
+    found = {kind: sorted(map(str, report[f"{name}_keys"])) for kind, name in kinds.items()}
+    if any(found.values()):
+        listed = (f"{len(v)} {kind}: {list_some(v) or 'none'}" for kind, v in found.items())
+        raise CheckpointError(
+            f"Checkpoint {source}: its tensors do not fit its config.json; {'; '.join(listed)}. "
+            "Download it again, or give the folder whose config.json belongs to these weights."
+        )

@@ -1,0 +1,182 @@
+"""What the configurations of all native networks share: checks that name the field.
+
+A configuration keeps the published names of its own family's config.json; the network reads the
+few facts that it needs under one name each (``rope_theta``, ``head_dim``, ``trained_length``,
+``init_std``). A config.json must say all that the network is made of, and may say nothing that
+would change the computation and is not known here.
+Scaling of RoPE is not part of it: it is given when the network is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from transformers import PretrainedConfig
+
+from opencompass_llada.networks.declared_rope import ROPE_FIELDS, read_declared_rope
+from opencompass_llada.options import check_call
+from opencompass_llada.weight_files import CheckpointError
+
+#: Fields of transformers' own making (either major) that say nothing about a network's forward
+#: pass: names, how it was stored, how generate() or a head for classification would be set up.
+_BOOKKEEPING = frozenset(
+    """
+    _name_or_path _attn_implementation _attn_implementation_autoset _commit_hash
+    attn_implementation architectures auto_map model_type torch_dtype dtype transformers_version
+    use_cache use_bfloat16 torchscript return_dict return_dict_in_generate output_attentions
+    output_hidden_states output_scores problem_type id2label label2id num_labels finetuning_task
+    task_specific_params tokenizer_class prefix pruned_heads tf_legacy_loss chunk_size_feed_forward
+    add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder
+    tie_encoder_decoder decoder_start_token_id bos_token_id sep_token_id
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences forced_bos_token_id
+    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens
+    """.split()  # noqa: SIM905 (a list of fifty words is shorter to read so)
+)
+
+
+class BidirectionalConfig(PretrainedConfig):
+    """Base of the configurations of the native masked diffusion networks."""
+
+    implemented: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Published fields whose value must be one of these: what the network does."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the family's own code ignores, or reads for training alone."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+    """Fields that a config.json must have: no default is right for every checkpoint."""
+
+    published_by: ClassVar[str] = ""
+    """The checkpoints that the family's networks read, for messages."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration from the fields of a config.json.
+
+        Args:
+            config_dict: The fields.
+            **kwargs: As in transformers.
+
+        Raises:
+            CheckpointError: If a field is missing, is not known, or RoPE's base is declared twice.
+        """
+        cls.check_fields(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def check_fields(cls, fields: Mapping[str, Any]) -> None:
+        """Refuse a config.json that lacks a field, or has one that is not known here.
+
+        Args:
+            fields: Of a config.json.
+
+        Raises:
+            CheckpointError: Naming the fields; those with a number that is not finite, too.
+        """
+        declared = read_declared_rope(fields).get("")
+        # By kind of layer (None) it is refused where the network is made, as every other scaling.
+        has_theta = declared is None or declared.theta is not None
+        missing = [
+            name
+            for name in cls.required
+            if not (has_theta if name == "rope_theta" else fields.get(name) is not None)
+        ]
+        if missing:
+            raise CheckpointError(
+                f"config.json has no {', '.join(missing)}; every checkpoint of the format of "
+                f"{cls.published_by} says it, and a default would be a guess. Take config.json "
+                "from where the weights come from."
+            )
+        odd = [
+            f"{k}={v!r}" for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)
+        ]
+        if odd:
+            raise CheckpointError(f"config.json: {', '.join(odd)} must be finite. Fetch it again.")
+        cls._check_values(fields)
+        known = {*inspect.signature(cls.__init__).parameters, *cls.implemented}
+        known |= {*_BOOKKEEPING, *cls.without_effect, *ROPE_FIELDS}
+        unknown = sorted(k for k, v in fields.items() if k not in known and v is not None)
+        if unknown:
+            named = ", ".join(f"{name}={fields[name]!r}" for name in unknown)
+            raise CheckpointError(
+                f"config.json: {named} is not implemented, and may change what the network "
+                f"computes; {cls.published_by} has no such field. If it changes nothing, take it "
+                "out of config.json; otherwise use a checkpoint of that family."
+            )
+        cls._check_values(fields)
+
+    @classmethod
+    def _check_values(cls, fields: Mapping[str, Any]) -> None:
+        """Refuse fields of another type than the network computes with, and sizes below 1."""
+        names = inspect.signature(cls.__init__).parameters
+        given = {k: v for k, v in fields.items() if k in names and v is not None}
+        try:
+            values = check_call(cls.__init__, given)
+            for name, value in values.items():
+                lowest = int(not name.endswith("_token_id"))
+                if isinstance(value, int) and value < lowest and name != "pad_token_id":
+                    raise ValueError(f"{name}={value} must be at least {lowest}")
+                if isinstance(value, float) and not value > 0:
+                    raise ValueError(f"{name}={value} must be above 0")
+        except ValueError as error:
+            rule = str(error).partition("; ")[0]  # what helps an option is no help here
+            raise CheckpointError(
+                f"config.json: {rule}. Take config.json from where the weights come from."
+            ) from error
+
+    @property
+    def head_dim(self) -> int:
+        """Head size in channels."""
+        raise NotImplementedError
+
+    @property
+    def trained_length(self) -> int:
+        """Tokens that the checkpoint was trained on, from which RoPE scaling counts."""
+        raise NotImplementedError
+
+    def _take_theta(self, fields: dict[str, Any], rope_theta: float | None) -> float | None:
+        """Return the base, and take the fields that declare it out, whichever major wrote them.
+
+        A scaling is refused: it is given as an option when the network is built, so that a method
+        is never applied twice.
+        """
+        found = {"rope_theta": rope_theta}
+        found |= {name: fields.pop(name) for name in ROPE_FIELDS if name in fields}
+        declared = read_declared_rope(found).get("")
+        if declared is None or declared.is_scaled or declared.rotated_share not in (None, 1.0):
+            name = "rope_scaling" if found.get("rope_scaling") else "rope_parameters"
+            raise ValueError(
+                f"config.json: {name}={found.get(name)!r} is not implemented; {self.published_by} "
+                "has plain RoPE over the whole head. Give a scaling when loading, as "
+                "rope_scaling=dict(type=..., ...), not in config.json."
+            )
+        return declared.theta
+
+    def _refuse_unimplemented(self, given: Mapping[str, Any]) -> None:
+        for name, values in self.implemented.items():
+            if name in given and given[name] not in values:
+                raise ValueError(
+                    f"config.json: {name}={given[name]!r} is not implemented; this network "
+                    f"supports {' or '.join(repr(value) for value in values)} (the value of "
+                    f"{self.published_by}). Use a checkpoint of that family."
+                )
+
+    def _check_multiple(self, name: str, divisor: str) -> None:
+        if getattr(self, name) % getattr(self, divisor):
+            raise ValueError(
+                f"config.json: {name}={getattr(self, name)} must be a multiple of "
+                f"{divisor}={getattr(self, divisor)}."
+            )
+
+    def _check_token_id(self, name: str, size: str) -> None:
+        if not 0 <= getattr(self, name) < getattr(self, size):
+            raise ValueError(
+                f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1="
+                f"{getattr(self, size) - 1}. Set it to the id that the tokenizer gives."
+            )

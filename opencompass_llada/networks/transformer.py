@@ -1,0 +1,389 @@
+"""The native networks: one block and the bidirectional transformer of it, but for names and sizes.
+
+Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP. Which keys a query sees is
+decided by the ``attend`` that the caller gives; the tensors' published names by the subclass.
+
+transformers conventions (PreTrainedModel), no remote code. Gives hidden states, and logits only for
+the positions asked for. It does no sampling, computes no loss and keeps no cache of keys and
+values.
+
+Shape suffixes: B batch, L positions (keys), P positions asked for (queries), M hidden size, H query
+heads, G key/value heads, D head size, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+from opencompass_llada.networks.attention import Attention, choose_attention, padding_mask
+from opencompass_llada.networks.config import BidirectionalConfig
+from opencompass_llada.rope.frequencies import (
+    ResolvedRope,
+    apply_rotary,
+    resolve_rope,
+    rotation_table,
+)
+from opencompass_llada.rope.methods import RopeScaling
+
+Rotation = tuple[Tensor, Tensor]
+"""cos and sin, float32 [L, D], or [B, 1, P, D] where rows have positions of their own."""
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(queries_BHPD, keys_BGLD, values_BGLD) -> out_BHPD``; masks are bound in it."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32, scaled in the input's dtype (as LLaDA's and Qwen2's)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        """Create the scale.
+
+        Args:
+            size: Channels.
+            eps: Added to the mean square.
+        """
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x_BLM: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        x32_BLM = x_BLM.float()
+        scale_BL1 = torch.rsqrt(x32_BLM.square().mean(-1, keepdim=True) + self.eps)
+        # Training may keep float32 scales beside 16-bit states; evaluation has one dtype for both.
+        return self.weight.to(x_BLM.dtype) * (x32_BLM * scale_BL1).to(x_BLM.dtype)
+
+
+class BlockParts(NamedTuple):
+    """The modules of a block by what they do, whatever a checkpoint calls them."""
+
+    attention_norm: nn.Module
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    attention_out: nn.Module
+    mlp_norm: nn.Module
+    gate: nn.Module
+    up: nn.Module
+    down: nn.Module
+
+
+class Block(nn.Module):
+    """One block; a subclass makes the modules under their published names."""
+
+    head_dim: int
+
+    @property
+    def parts(self) -> BlockParts:
+        """The modules, looked up anew each time, since adapters replace them."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x_BLM: Tensor,
+        rotation: Rotation,
+        attend: Attend,
+        positions_BP: Tensor | None = None,
+    ) -> Tensor:
+        """Add attention and MLP to the residual stream.
+
+        Args:
+            x_BLM: Residual stream.
+            rotation: cos and sin of its positions.
+            attend: The attention function.
+            positions_BP: int64, the only positions whose output is wanted; None for all. Keys
+                and values are of all positions either way.
+
+        Returns:
+            The new residual stream, [B, L, M] or [B, P, M].
+        """
+        q_BHPD, k_BGLD, v_BGLD = self.attention_inputs(x_BLM, rotation, positions_BP)
+        if positions_BP is not None:
+            x_BLM = take(x_BLM, positions_BP)
+        return self.add_mlp(self.add_attention(x_BLM, attend(q_BHPD, k_BGLD, v_BGLD)))
+
+    def attention_inputs(
+        self, x_BLM: Tensor, rotation: Rotation, positions_BP: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [B, H, P, D] of the positions asked for, keys and values of all."""
+        h_BLM = self.parts.attention_norm(x_BLM)
+        k_BGLD, v_BGLD = self.keys_values(h_BLM, rotation)
+        if positions_BP is not None:
+            h_BLM = take(h_BLM, positions_BP)
+            rotation = rotation_at(rotation, positions_BP)
+        return self.queries(h_BLM, rotation), k_BGLD, v_BGLD
+
+    def queries(self, h_BPM: Tensor, rotation: Rotation) -> Tensor:
+        """Return the rotated queries [B, H, P, D] of normalised states."""
+        return apply_rotary(self._heads(self.parts.query(h_BPM)), *rotation)
+
+    def keys_values(self, h_BLM: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Return the rotated keys and the values, [B, G, L, D] each, of normalised states."""
+        k_BGLD = apply_rotary(self._heads(self.parts.key(h_BLM)), *rotation)
+        return k_BGLD, self._heads(self.parts.value(h_BLM))
+
+    def add_attention(self, x_BPM: Tensor, out_BHPD: Tensor) -> Tensor:
+        """Add the attention's output, all heads together, to the residual stream."""
+        return x_BPM + self.parts.attention_out(out_BHPD.transpose(1, 2).flatten(-2))
+
+    def add_mlp(self, x_BPM: Tensor) -> Tensor:
+        """Add the gated MLP of the normalised states to the residual stream."""
+        return x_BPM + self.parts.down(self.inner_states(x_BPM))
+
+    def inner_states(self, x_BPM: Tensor) -> Tensor:
+        """Return the gated MLP's inner states of the residual stream."""
+        parts = self.parts
+        h_BPM = parts.mlp_norm(x_BPM)
+        return F.silu(parts.gate(h_BPM)) * parts.up(h_BPM)
+
+    def _heads(self, x_BLM: Tensor) -> Tensor:
+        return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def take(x_BLM: Tensor, positions_BP: Tensor) -> Tensor:
+    """Return x at each row's own positions, [B, P, M]."""
+    return x_BLM.gather(1, positions_BP[..., None].expand(-1, -1, x_BLM.shape[-1]))
+
+
+def rotation_at(rotation: Rotation, positions_BP: Tensor) -> Rotation:
+    """Return cos and sin [B, 1, P, D] at each row's own positions of a table [L, D]."""
+    cos_LD, sin_LD = rotation
+    return cos_LD[positions_BP][:, None], sin_LD[positions_BP][:, None]
+
+
+class BidirectionalNetwork(PreTrainedModel):
+    """A bidirectional transformer with a prediction head.
+
+    A subclass makes the modules under their published names, calls ``post_init`` and answers
+    ``blocks``, ``final_norm``, ``get_input_embeddings`` and ``get_output_embeddings``.
+
+    Attributes:
+        resolved_rope: The RoPE scaling that the network was built with.
+    """
+
+    config_class = BidirectionalConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+
+    logit_shift: ClassVar[int] = 0
+    """How many positions before its token a prediction is made; the first tokens, which have
+    none before them, are predicted at position 0."""
+
+    def __init__(
+        self,
+        config: BidirectionalConfig,
+        rope_scaling: RopeScaling | None = None,
+        attention_backend: str = "auto",
+    ) -> None:
+        """Fix the RoPE scaling; it cannot change from here on.
+
+        Args:
+            config: Sizes and special token ids.
+            rope_scaling: Scaling to apply to ``config.rope_theta``; None for none.
+            attention_backend: See networks.attention; resolved at the first forward pass.
+        """
+        super().__init__(config)
+        _refuse_second_multiplier(config, rope_scaling)
+        self.resolved_rope: ResolvedRope = resolve_rope(
+            rope_scaling or RopeScaling(),
+            rope_theta=config.rope_theta,
+            head_dim=config.head_dim,
+            trained_length=config.trained_length,
+        )
+        self.attention_backend = attention_backend
+        self._built_with_theta = config.rope_theta
+        self._attend: Attention | None = None
+        self._rotation: Rotation | None = None
+
+    @property
+    def rotation_tables(self) -> Rotation | None:
+        """Cosine and sine as far as ``prepare`` built them, float32 [L, D]; None before it did."""
+        return self._rotation
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The blocks, first to last."""
+        raise NotImplementedError
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last block and the head."""
+        raise NotImplementedError
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
+        raise NotImplementedError
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the prediction head."""
+        raise NotImplementedError
+
+    def predicting_positions(self, positions_BP: Tensor) -> Tensor:
+        """Return the positions whose states predict the tokens at the given ones.
+
+        With ``logit_shift`` 1, positions 0, 1, 5 give 0, 0, 4.
+
+        Args:
+            positions_BP: int64, from 0 in each row.
+
+        Returns:
+            int64 of the same shape.
+        """
+        if self.logit_shift == 0:
+            return positions_BP
+        return (positions_BP - self.logit_shift).clamp(min=0)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.init_std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+
+    def prepare(self, length: int, device: torch.device) -> None:
+        """Choose the attention kernel and build the rotation table ahead of the first pass.
+
+        Otherwise both happen in the first forward pass; torch.compile wants them done before.
+
+        Args:
+            length: Longest row to come, in tokens.
+            device: The network's device.
+
+        Raises:
+            RuntimeError: If config.rope_theta was changed after the network was built.
+        """
+        if self._attend is None:
+            self._attend = choose_attention(self.attention_backend, device)
+        if self.config.rope_theta != self._built_with_theta:
+            raise RuntimeError(
+                f"config.rope_theta was changed from {self._built_with_theta} to "
+                f"{self.config.rope_theta} after the network was built, which has no effect on "
+                "it. Give rope_scaling=... when loading the model instead."
+            )
+        table = self._rotation
+        if table is None or table[0].shape[0] < length or table[0].device != device:
+            with torch.inference_mode(False):  # else a table made while sampling breaks training
+                self._rotation = rotation_table(self.resolved_rope, length, device)
+
+    def hidden_states(
+        self,
+        input_ids_BL: Tensor,
+        lengths_B: Tensor | None = None,
+        positions_BP: Tensor | None = None,
+    ) -> Tensor:
+        """Return the states that predict the tokens at the positions.
+
+        Args:
+            input_ids_BL: int64 [B, L], rows right-padded.
+            lengths_B: int64 [B], real tokens a row; None when nothing is padded.
+            positions_BP: int64 [B, P], the positions wanted; None for all. The last block's
+                queries and MLP are computed for those alone.
+
+        Returns:
+            [B, L, M] or [B, P, M]; rows beyond their length hold no meaning.
+
+        Raises:
+            RuntimeError: If config.rope_theta was changed after the network was built.
+        """
+        length = input_ids_BL.shape[1]
+        self.prepare(length, input_ids_BL.device)
+        assert self._rotation is not None
+        assert self._attend is not None
+        rotation = (self._rotation[0][:length], self._rotation[1][:length])
+        kernel, mask = self._attend, padding_mask(lengths_B, length)
+
+        def attend(q_BHPD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor) -> Tensor:
+            return kernel(q_BHPD, k_BGLD, v_BGLD, mask)
+
+        if positions_BP is None and self.logit_shift:
+            positions_BP = torch.arange(length, device=input_ids_BL.device).expand_as(input_ids_BL)
+        if positions_BP is not None:
+            positions_BP = self.predicting_positions(positions_BP)
+        x_BLM = self.get_input_embeddings()(input_ids_BL)
+        return self.run_blocks(x_BLM, rotation, attend, positions_BP)
+
+    def run_blocks(
+        self,
+        x_BLM: Tensor,
+        rotation: Rotation,
+        attend: Attend,
+        positions_BP: Tensor | None = None,
+    ) -> Tensor:
+        """Run the blocks and the final norm.
+
+        Args:
+            x_BLM: Embedded tokens.
+            rotation: cos and sin of their positions.
+            attend: The attention function, with its masks.
+            positions_BP: int64, the only positions whose states are wanted, by their place in
+                x; None for all. What they predict is ``predicting_positions``'s business.
+
+        Returns:
+            [B, L, M] or [B, P, M].
+        """
+        *blocks, last = self.blocks
+        for block in blocks:
+            x_BLM = block(x_BLM, rotation, attend)
+        return self.final_norm(last(x_BLM, rotation, attend, positions_BP))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor | None = None,
+        logit_positions: Tensor | None = None,
+    ) -> MaskedLMOutput:
+        """Predict tokens.
+
+        Args:
+            input_ids: int64 [B, L], rows right-padded.
+            lengths: int64 [B], real tokens a row; None when nothing is padded.
+            logit_positions: int64 [B, P], the positions to give logits for; None for all, which
+                at LLaDA's vocabulary takes 8 GB for 32K tokens in 16 bit.
+
+        Returns:
+            ``.logits``, [B, P, V] (or [B, L, V]) in the weights' dtype.
+
+        Raises:
+            RuntimeError: If config.rope_theta was changed after the network was built.
+        """
+        x_BLM = self.hidden_states(input_ids, lengths, logit_positions)
+        return MaskedLMOutput(logits=self.get_output_embeddings()(x_BLM))
+
+    @torch.inference_mode()
+    def logits_at(
+        self,
+        input_ids_BL: Tensor,
+        positions_BP: Tensor,
+        lengths_B: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits [B, P, V] at the given positions, without gradients; see forward."""
+        return self(input_ids_BL, lengths_B, positions_BP).logits
+
+
+def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling | None) -> None:
+    """Refuse a given lambda on a checkpoint that was post-trained with one.
+
+    Its ``rope_theta`` holds that lambda already. A target length beyond the trained one is another
+    matter: it is worked out from the checkpoint's own base and length.
+
+    Raises:
+        ValueError: If the base would be multiplied twice.
+    """
+    earlier = getattr(config, "rope_training", None)
+    multiplier = getattr(scaling, "theta_multiplier", None) or 1.0
+    if earlier and multiplier != 1.0:
+        raise ValueError(
+            f"rope_scaling: theta_multiplier={multiplier} would multiply the base twice: this "
+            f"checkpoint was post-trained with {earlier.get('type')} (theta multiplier "
+            f"{earlier.get('theta_multiplier'):.6g}) and its rope_theta={config.rope_theta:.6g} "
+            f"holds it. Load it without scaling up to {config.trained_length} tokens, or give a "
+            "target_length beyond that."
+        )

@@ -1,0 +1,78 @@
+"""Keeps names of earlier versions importable: the configs that old runs dumped hold them.
+
+Entries are for classes that OpenCompass builds by dotted name, and for nothing else. A name is
+looked up in its new module when it is asked for, so that nothing is imported early.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+PACKAGE = __package__ or "opencompass_llada"
+#: Module of an earlier version -> where its classes are now.
+MOVED = {
+    "datasets.literal_template": "benchmarks.literal_template",
+    "datasets.longbench.dataset": "benchmarks.longbench.dataset",
+    "datasets.longbench.evaluator": "benchmarks.longbench.dataset",
+    "datasets.longbench.v2": "benchmarks.longbench.v2",
+    "datasets.multi_needle": "benchmarks.multi_needle.samples",
+    "datasets.multi_needle_evaluator": "benchmarks.multi_needle.scoring",
+    "datasets.needle_evaluator": "benchmarks.needle.scoring",
+    "datasets.needlebench": "benchmarks.needle.dataset",
+    "datasets.option_inferencer": "benchmarks.short.inferencer",
+    "datasets.perplexity.evaluator": "benchmarks.perplexity.scoring",
+    "datasets.perplexity.inferencer": "benchmarks.perplexity.inferencer",
+    "datasets.perplexity.texts": "benchmarks.perplexity.samples",
+    "datasets.ruler.dataset": "benchmarks.ruler.dataset",
+    "datasets.ruler.evaluator": "benchmarks.ruler.dataset",
+    "results.breakdown": "report.breakdown",
+    "results.coverage": "report.coverage",
+    "results.group_summarizer": "report.group_summarizer",
+    "results.leaderboard_summarizer": "report.leaderboard_summarizer",
+    "results.perplexity_summarizer": "report.perplexity_summarizer",
+    "results.side_by_side_summarizer": "report.side_by_side_summarizer",
+    "results.summarizer": "report.summarizer",
+    "running.local_runner": "runs.local_runner",
+    "running.partitioner": "runs.partitioner",
+    "running.tasks": "runs.tasks",
+}
+
+
+class OldNames(MetaPathFinder, Loader):
+    """Finds modules of earlier versions; asked last, so that it never hides a file."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return a spec for a module of `MOVED` or a package above one, None for all others."""
+        name = fullname.removeprefix(f"{PACKAGE}.")
+        is_package = any(old.startswith(f"{name}.") for old in MOVED)
+        if name == fullname or not (is_package or name in MOVED):
+            return None
+        return ModuleSpec(fullname, self, is_package=is_package)
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the making of the module to Python."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Let the module ask the new one for what is looked up in it."""
+        new = MOVED.get(module.__name__.removeprefix(f"{PACKAGE}."))
+        if new is None:
+            return
+
+        def look_up(name: str) -> Any:
+            return getattr(importlib.import_module(f"{PACKAGE}.{new}"), name)
+
+        module.__getattr__ = look_up  # type: ignore[method-assign]
+
+
+def install() -> None:
+    """Add the finder behind all others, once."""
+    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
+        sys.meta_path.append(OldNames())

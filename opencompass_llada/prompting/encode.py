@@ -1,0 +1,403 @@
+"""Text to token ids and back, for prompts that may contain anything.
+
+No remote code, and only `tokenizer(...)` calls: `batch_encode_plus` is gone in transformers 5.
+Neither truncates nor pads. Where there is a tokenizer.json, it says how text is read and what
+stands before it, under either major of transformers; nothing is ever put behind a text.
+
+Both are strings, so that OpenCompass can print, join and save them as it does any prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from opencompass_llada.logs import get_logger
+from opencompass_llada.weight_files import SMALL_FILES
+
+logger = get_logger(__name__)
+
+EOT_TOKEN = "<|eot_id|>"
+#: What tokenizers call the tokens that images and sounds stand in for; no text means them.
+_PLACEHOLDERS = ("image_token", "audio_token", "video_token")
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_FILE = "tokenizer.json"
+_FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
+#: Parts of a tokenizer.json that some classes of either major replace by their own.
+_PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+#: Options of ``from_pretrained`` that ask for other parts than the file's.
+_CHANGE_PARTS = {"add_prefix_space", "add_bos_token", "add_eos_token", "legacy"}
+#: Classes of transformers 4 that write the beginning of sequence as add_bos_token says.
+_START_BY_OPTION = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
+
+#: Classes of checkpoints' remote code -> transformers' class that reads the same files alike.
+#: Dream's is Qwen2's with another name: same files, splitting pattern, merges and normalisation.
+_SAME_AS = {"DreamTokenizer": "Qwen2TokenizerFast"}
+
+
+def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or a hub id.
+
+    Args:
+        path: Where the tokenizer's files are.
+        options: Keywords of ``from_pretrained``.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: If there is none, or it needs remote code.
+    """
+    keywords = {**options, "trust_remote_code": False}
+    remedy = (
+        "Give a folder that holds tokenizer.json and tokenizer_config.json, or a hub id, as "
+        "tokenizer_path."
+    )
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not any((folder / name).is_file() for name in _FILES):
+        raise ValueError(f"The folder {str(path)!r} holds no tokenizer. {remedy}")
+    if not folder.is_dir() and str(path).startswith((".", "/", "~")):
+        raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {remedy}")
+    try:
+        if not folder.is_dir():
+            folder = _fetch(str(path), options)
+        tokenizer = _load(folder, keywords)
+        if (folder / _FILE).is_file() and not _CHANGE_PARTS & options.keys():
+            _take_parts(tokenizer, folder)
+        _keep_start_alone(tokenizer)
+        return tokenizer
+    except Exception as error:  # a broken tokenizer.json ends in a KeyError, or in Rust's own type
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"No tokenizer could be loaded from {str(path)!r} ({reason}). {remedy}"
+        ) from error
+
+
+def _fetch(name: str, options: Mapping[str, Any]) -> Path:
+    """Download a hub id's small files, so that it is read as a folder of them is."""
+    from huggingface_hub import snapshot_download
+
+    known = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
+    return Path(snapshot_download(name, allow_patterns=list(SMALL_FILES), **known))
+
+
+def _load(folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    if _written_by_transformers_5(folder):
+        return PreTrainedTokenizerFast.from_pretrained(folder, **keywords)
+    name = get_tokenizer_config(str(folder)).get("tokenizer_class")
+    if name in _SAME_AS:
+        known = getattr(transformers, _SAME_AS[name])
+        logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
+        return known.from_pretrained(folder, **keywords)
+    return AutoTokenizer.from_pretrained(folder, **keywords)
+
+
+def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Give a tokenizer the parts of its tokenizer.json, whatever its class made of them.
+
+    LLaMA's and Gemma's classes read add_bos_token besides, where it is given.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return
+    stored = Tokenizer.from_file(str(folder / _FILE))
+    for name in _PARTS:
+        setattr(backend, name, getattr(stored, name))
+    settings = get_tokenizer_config(str(folder))
+    option = settings.get("add_bos_token")
+    of_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") in _START_BY_OPTION
+    start = tokenizer.bos_token
+    if option is not None and of_llama and start is not None:
+        _set_start(tokenizer, [start] if option else [])
+
+
+def _keep_start_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let nothing be put behind a text: an answer would begin after its end of sequence.
+
+    Raises:
+        ValueError: If the tokenizer offers no way to do so.
+    """
+    before, after = added_ids(tokenizer)
+    if not after:
+        return
+    ends = tokenizer.convert_ids_to_tokens(after)
+    logger.warning("The tokenizer puts %s behind every text; it is left out.", "".join(ends))
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        _set_start(tokenizer, tokenizer.convert_ids_to_tokens(before))
+    else:
+        tokenizer.add_eos_token = False
+    if added_ids(tokenizer) != (before, []):
+        raise ValueError(
+            f"it puts {''.join(ends)} behind every text, where answers are to begin, and this "
+            "cannot be turned off; correct the post_processor of its tokenizer.json"
+        )
+
+
+def _set_start(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """Let a fast tokenizer put these special tokens before a text and nothing behind it."""
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*tokens, "$A"],
+        special_tokens=[(token, find_token_id(tokenizer, token)) for token in tokens],
+    )
+
+
+def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and behind every text.
+
+    Raises:
+        ValueError: If it changes the text's own ids when it adds others.
+    """
+    for probe in ("a", "0", "!"):
+        text = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+        whole = list(tokenizer(probe)["input_ids"])
+        if text:
+            break
+    else:
+        return [], []  # a vocabulary of its own: nothing can be told
+    for first in range(len(whole) - len(text) + 1):
+        if whole[first : first + len(text)] == text:
+            return whole[:first], whole[first + len(text) :]
+    raise ValueError(
+        f"it reads {probe!r} as {whole} with its special tokens and as {text} without them, which "
+        "is not part of it; use another tokenizer"
+    )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -> None:
+    """Refuse a tokenizer with an id that the network has no embedding for.
+
+    But for placeholders of images and sounds: Gemma 3's 1B text model has one beyond its embedding,
+    and `PromptEncoder` reads them as text.
+
+    Args:
+        tokenizer: Any tokenizer of transformers.
+        num_rows: Rows of the network's embedding; None where config.json does not say.
+
+    Raises:
+        ValueError: Naming tokens and ids.
+    """
+    if num_rows is None:
+        return
+    vocabulary, excused = tokenizer.get_vocab(), _placeholder_ids(tokenizer)
+    beyond = sorted((i, t) for t, i in vocabulary.items() if i >= num_rows and i not in excused)
+    if beyond:
+        named = ", ".join(f"{token!r} ({i})" for i, token in beyond[:6])
+        more = "" if len(beyond) <= 6 else f" and {len(beyond) - 6} more"
+        raise ValueError(
+            f"the tokenizer has {len(beyond)} tokens beyond the network's {num_rows} embeddings: "
+            f"{named}{more}. Give the tokenizer of this checkpoint as tokenizer_path, or the "
+            "checkpoint whose embedding was enlarged for them."
+        )
+
+
+def _placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of the tokens that images and sounds stand in for."""
+    tokens = [getattr(tokenizer, name, None) for name in _PLACEHOLDERS]
+    ids = [find_token_id(tokenizer, str(token)) for token in tokens if token is not None]
+    return {found for found in ids if found is not None}
+
+
+def _written_by_transformers_5(folder: Path) -> bool:
+    """Tell whether the files name a class that transformers 4 does not have."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        return False
+    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+    return name == "TokenizersBackend"
+
+
+def find_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """Return the id of a token that the tokenizer knows as one, else None."""
+    return tokenizer.get_vocab().get(token)
+
+
+def count_bytes(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], before: Sequence[int] = ()
+) -> int:
+    """Return how many UTF-8 bytes tokens stand for.
+
+    Tokens may begin or end within a character, whose bytes decoding them would turn into U+FFFD.
+    So a token's own bytes are counted where it has any: all of a byte-level vocabulary, and
+    ``<0xE4>`` of one that falls back to bytes.
+
+    Args:
+        tokenizer: Any tokenizer of transformers.
+        token_ids: The tokens.
+        before: What stands before them in the text; a word may be decoded in another way behind it.
+
+    Returns:
+        Bytes; over consecutive stretches they add up to the text's.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
+    if _is_byte_level(tokenizer):  # one character of a token is one byte
+        added = tokenizer.get_added_vocab()
+        return sum(len(token.encode() if token in added else token) for token in tokens)
+    words = [i for i, token in zip(token_ids, tokens, strict=True) if not _BYTE.fullmatch(token)]
+    behind = list(before[-1:])
+    text = tokenizer.decode([*behind, *words], clean_up_tokenization_spaces=False)
+    start = tokenizer.decode(behind, clean_up_tokenization_spaces=False) if behind else ""
+    return len(tokens) - len(words) + len(text.encode()) - len(start.encode())
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a vocabulary's entries are bytes, each written as one character."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = getattr(backend, "decoder", None)
+    if decoder is not None:
+        return b'"ByteLevel"' in decoder.__getstate__()
+    return hasattr(tokenizer, "byte_decoder")
+
+
+class PromptEncoder:
+    """Encodes prompts so that no text in them can become a mask, or the place of an image.
+
+    The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, and
+    the sampler would take it for a position to fill. Here that text stays text: its id is replaced
+    by the ids of its characters. All other special tokens keep their meaning, since chat
+    templates need them; of a `PromptText` only those that its template wrote.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int | None) -> None:
+        """Remember the tokenizer and how the texts of its mask and placeholders read as plain text.
+
+        Args:
+            tokenizer: Any tokenizer of transformers.
+            mask_token_id: The id that a prompt must not contain; None where there is no mask.
+
+        Raises:
+            ValueError: If the tokenizer offers no way to read the text literally.
+        """
+        self.tokenizer = tokenizer
+        self.mask_token_id = mask_token_id
+        masks = () if mask_token_id is None else (mask_token_id,)
+        self._literal_ids = {
+            token_id: self._read_literally(token_id)
+            for token_id in (*masks, *_placeholder_ids(tokenizer))
+        }
+        self._start_ids, _ = added_ids(tokenizer)
+        self._warned = False
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a prompt, with what the tokenizer itself adds (BOS, if it does).
+
+        A prompt that begins with BOS already, from a meta_template say, does not get a second one.
+        To a `PromptText` it adds nothing: its template wrote what there is to be.
+
+        Args:
+            text: The prompt.
+
+        Returns:
+            Token ids without the mask's and placeholders'.
+
+        Raises:
+            ValueError: If the text of a special token cannot be read as text.
+        """
+        if isinstance(text, PromptText):
+            token_ids = self._encode_pieces(text)
+        else:
+            token_ids = list(self.tokenizer(text)["input_ids"])
+            length = len(self._start_ids)
+            if length and token_ids[length : 2 * length] == self._start_ids:
+                token_ids = token_ids[length:]
+        found = self._literal_ids.keys() & token_ids
+        if not found:
+            return token_ids
+        if not self._warned:
+            self._warned = True
+            what = "mask token's" if self.mask_token_id in found else "image or sound token's"
+            logger.warning("A prompt contains the %s text; it is read as plain text.", what)
+        return [
+            piece for token_id in token_ids for piece in self._literal_ids.get(token_id, [token_id])
+        ]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of generated ids, special tokens left out, every space as it is."""
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _encode_pieces(self, text: PromptText) -> list[int]:
+        token_ids: list[int] = []
+        for piece in text.pieces:
+            if piece.is_literal:
+                token_ids += self._read_as_text(piece.text)
+            else:
+                token_ids += self.tokenizer(piece.text, add_special_tokens=False)["input_ids"]
+        return token_ids
+
+    def _read_literally(self, token_id: int) -> list[int]:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None or token_id not in self.tokenizer(token)["input_ids"]:
+            return []
+        return self._read_as_text(token)
+
+    def _read_as_text(self, token: str) -> list[int]:
+        """Return the ids of a special token's text, its own id not among them."""
+        encoded = self.tokenizer(token, add_special_tokens=False, split_special_tokens=True)
+        token_ids = list(encoded["input_ids"])
+        own = find_token_id(self.tokenizer, token)
+        if own in token_ids or self.mask_token_id in token_ids:
+            raise ValueError(
+                f"The tokenizer reads {token!r} in a prompt as its special token {own} and offers "
+                "no way to read it as text; use a fast tokenizer (tokenizer.json)"
+            )
+        return token_ids
+
+
+class Piece(NamedTuple):
+    """A stretch of a rendered conversation."""
+
+    text: str
+    """The stretch."""
+    is_literal: bool
+    """True: the name of a special token that somebody wrote, which means no special token."""
+
+
+class PromptText(str):
+    """A conversation with its chat template, which wrote every special token that there is to be.
+
+    `tokenization.PromptEncoder` reads it piece by piece and adds nothing: no second beginning of
+    sequence.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    def __new__(cls, pieces: Iterable[Piece]) -> PromptText:
+        """Join the pieces.
+
+        Args:
+            pieces: In order.
+        """
+        kept = tuple(pieces)
+        text = super().__new__(cls, "".join(piece.text for piece in kept))
+        text.pieces = kept
+        return text
+
+    def __str__(self) -> str:
+        """Return itself, where `str` of another subclass would forget the pieces."""
+        return self
+
+    def __getnewargs__(self) -> tuple[tuple[Piece, ...]]:  # type: ignore[override]
+        """Let copies keep the pieces."""
+        return (self.pieces,)
+
+
+class VerbatimText(str):
+    """A prompt around which no chat template goes, whatever the model's config says."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Return itself, where `str` of another subclass would forget what it is."""
+        return self

@@ -1,0 +1,265 @@
+"""Standard errors and confidence intervals of scores between 0 and 100. Knows numbers only.
+
+Wilson's interval for the hit rate of one cell, and for averages the same interval on an effective
+number of samples, as surveys use it; for differences on the same samples exact limits of gains and
+losses. `benchmarks/interval_coverage.py` simulates how often they hold the truth; a percentile
+bootstrap, compared there, gives a cell with ten hits of ten no width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from scipy.special import betaincinv
+
+from opencompass_llada.likelihood.estimate import satterthwaite, student_t_quantile
+
+
+def hit_rate_standard_error(num_hits: float, num_samples: int) -> float:
+    """Return the standard error of a hit rate, in percentage points.
+
+    The half-width of Wilson's score interval at one standard deviation (Wilson 1927, z = 1). Near
+    50 % it is the binomial standard error; for 10 hits of 10, where that would claim 0, it is 4.5.
+
+    Args:
+        num_hits: Hits, 0 to num_samples.
+        num_samples: Samples, at least 1.
+    """
+    rate = num_hits / num_samples
+    variance = rate * (1 - rate) / num_samples + 1 / (4 * num_samples**2)
+    return 100 * math.sqrt(variance) / (1 + 1 / num_samples)
+
+
+def mean_standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of a mean: sample standard deviation over the root of n.
+
+    Args:
+        values: One score a sample.
+
+    Returns:
+        None for fewer than two values. 0 if all are alike, which says little for few samples.
+    """
+    num_values = len(values)
+    if num_values < 2:
+        return None
+    mean = sum(values) / num_values
+    squares = sum((value - mean) ** 2 for value in values)
+    return math.sqrt(squares / (num_values - 1) / num_values)
+
+
+LEVEL = 0.95
+FULL_SCORE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratum:
+    """Scores of independent samples of one part of an average, and the part's weight."""
+
+    weight: float
+    """Share of the average; the weights of all parts add up to 1."""
+    scores: tuple[float, ...]
+    """One a sample, 0 to 100."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: For no scores, or a score or weight out of range.
+        """
+        if not self.scores or not all(0 <= score <= FULL_SCORE for score in self.scores):
+            raise ValueError(
+                f"scores={self.scores[:5]} must be one or more numbers from 0 to 100; other "
+                "metrics, such as perplexity, have intervals of their own."
+            )
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"weight={self.weight} must be above 0 and at most 1.")
+
+
+def wilson(mean: float, num_samples: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return Wilson's score interval (Wilson 1927) of a rate.
+
+    Args:
+        mean: Percent, 0 to 100.
+        num_samples: Independent samples, above 0; need not be whole.
+        level: Coverage aimed at.
+
+    Returns:
+        Lower and upper end, percent.
+
+    Raises:
+        ValueError: For a mean out of range or no samples.
+    """
+    if not 0 <= mean <= FULL_SCORE or num_samples <= 0:
+        raise ValueError(
+            f"mean={mean} must be from 0 to 100, and num_samples={num_samples} above 0."
+        )
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    rate = mean / FULL_SCORE
+    spread = z * math.sqrt(rate * (1 - rate) / num_samples + z**2 / (4 * num_samples**2))
+    centre = rate + z**2 / (2 * num_samples)
+    scale = FULL_SCORE / (1 + z**2 / num_samples)
+    # The ends of 0 and 100 are exact; the root leaves a rest of 1e-15.
+    low = 0.0 if mean == 0 else (centre - spread) * scale
+    high = FULL_SCORE if mean == FULL_SCORE else (centre + spread) * scale
+    return max(low, 0.0), min(high, FULL_SCORE)
+
+
+def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tuple[float, float]:
+    """Return an interval of a weighted average of independent parts.
+
+    Wilson's interval on the effective number of samples p (1 - p) / v, where v is the average's
+    estimated variance, shortened by (z / t)^2 for the degrees of freedom that v has (Korn and
+    Graubard 1998). It is at least min(n_i / w_i): scores lie between 0 and 100, so no average has
+    more variance than hits on so many samples (p (1 - p) is concave). That floor alone is used
+    where v is unknown or 0.
+
+    Args:
+        strata: The parts.
+        level: Coverage aimed at.
+
+    Returns:
+        Lower and upper end, percent.
+
+    Raises:
+        ValueError: If the weights do not add up to 1.
+    """
+    total = math.fsum(stratum.weight for stratum in strata)
+    if not math.isclose(total, 1, abs_tol=1e-9):
+        raise ValueError(f"the weights of the parts add up to {total}; they must add up to 1.")
+    mean = math.fsum(stratum.weight * _mean(stratum.scores) for stratum in strata)
+    floor = min(len(stratum.scores) / stratum.weight for stratum in strata)
+    pieces = []
+    for stratum in strata:
+        num_samples = len(stratum.scores)
+        if num_samples < 2:
+            return wilson(_clip(mean), floor, level)
+        pieces.append((stratum.weight**2 * _variance(stratum.scores), num_samples - 1.0))
+    variance = math.fsum(piece for piece, _ in pieces)
+    rate = mean / FULL_SCORE
+    if variance == 0 or not 0 < rate < 1:
+        return wilson(_clip(mean), floor, level)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    shrinkage = (z / student_t_quantile(level, satterthwaite(pieces))) ** 2
+    effective = rate * (1 - rate) / (variance / FULL_SCORE**2) * shrinkage
+    return wilson(_clip(mean), max(floor, effective), level)
+
+
+def clustered_interval(
+    clusters: Sequence[float], level: float = LEVEL, sizes: Sequence[int] | None = None
+) -> tuple[float, float]:
+    """Return an interval of a mean whose samples come in dependent clusters.
+
+    Needle in a haystack asks for the same needles at every depth and length, so the needle is what
+    was drawn: its mean over all its samples is one observation, and the interval is Wilson's on as
+    many samples as there are needles (`effective_number` where they do not occur equally often).
+    Estimating the variance between them would give shorter intervals that hold the truth in 81 %
+    instead of 95 % of the cases where few needles in many are hard.
+
+    Args:
+        clusters: The mean score of each cluster, 0 to 100.
+        level: Coverage aimed at, and exceeded where clusters are not all or nothing.
+        sizes: Samples of each cluster; equal by default.
+
+    Raises:
+        ValueError: For no clusters, or a mean out of range.
+    """
+    if not clusters:
+        raise ValueError("clusters=[] must be at least one mean score.")
+    shares = _shares(sizes or [1] * len(clusters))
+    mean = math.fsum(share * score for share, score in zip(shares, clusters, strict=True))
+    return wilson(_clip(mean), effective_number(shares), level)
+
+
+def paired_interval(
+    differences: Sequence[float], clusters: Sequence[Hashable] | None = None, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Return an interval of the mean difference of two scores of the same samples.
+
+    The difference is the mean gain less the mean loss, both shares of the full score. Each has
+    Clopper and Pearson's exact limits on the number of independent clusters, and the two are put
+    together by MOVER (Zou and Donner 2008) with the correlation of shares of one sample. Gains and
+    losses of part of the score vary less than all or nothing with the same mean, so the interval
+    is wider than need be for them, and never too narrow; a bootstrap or Student's t would have no
+    width where no sample of few differs, and one that differs in fifty is what is asked for.
+
+    Args:
+        differences: Second less first score, one a sample, both 0 to 100.
+        clusters: What each sample depends on, such as its needle; by default each is its own.
+        level: Coverage aimed at.
+
+    Returns:
+        Lower and upper end, points; None where a difference is beyond 100 points, since no limit
+        of such a metric is known.
+
+    Raises:
+        ValueError: For no differences, or another number of clusters.
+    """
+    if not differences:
+        raise ValueError("differences=[] must be at least one.")
+    if not all(abs(value) <= FULL_SCORE for value in differences):
+        return None
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    names = range(len(differences)) if clusters is None else clusters
+    for name, value in zip(names, differences, strict=True):
+        members[name].append(value / FULL_SCORE)
+    number = effective_number(_shares([len(own) for own in members.values()]))
+    # A needle that gains at one depth and loses at another counts with what is left of both.
+    means = [(_mean(own), len(own)) for own in members.values()]
+    total = len(differences)
+    gain = math.fsum(max(mean, 0.0) * size for mean, size in means) / total
+    loss = math.fsum(max(-mean, 0.0) * size for mean, size in means) / total
+    gain_low, gain_high = clopper_pearson(gain, number, level)
+    loss_low, loss_high = clopper_pearson(loss, number, level)
+    # Half a sample each of gains, losses and neither: at 0 the correlation would be lost.
+    a, b = (((share * number + 0.5) / (number + 1.5)) for share in (gain, loss))
+    twice = 2 * math.sqrt(a * b / ((1 - a) * (1 - b)))
+
+    def reach(first: float, second: float) -> float:
+        return math.sqrt(first**2 + second**2 + twice * first * second)
+
+    low = gain - loss - reach(gain - gain_low, loss_high - loss)
+    high = gain - loss + reach(gain_high - gain, loss - loss_low)
+    return FULL_SCORE * max(low, -1.0), FULL_SCORE * min(high, 1.0)
+
+
+def clopper_pearson(rate: float, num_samples: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return Clopper and Pearson's exact limits (1934) of a rate.
+
+    Args:
+        rate: 0 to 1; the hits need not be whole.
+        num_samples: Independent samples, above 0; need not be whole.
+        level: Coverage, held at every rate.
+    """
+    hits, tail = rate * num_samples, (1 - level) / 2
+    misses = num_samples - hits
+    low = betaincinv(hits, misses + 1, tail) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, misses, 1 - tail) if misses > 0 else 1.0
+    return float(low), float(high)
+
+
+def effective_number(shares: Sequence[float]) -> float:
+    """Return how many equal clusters say as much as clusters of these shares of a mean (Kish)."""
+    return 1 / math.fsum(share**2 for share in shares)
+
+
+def _shares(sizes: Sequence[int]) -> list[float]:
+    return [size / sum(sizes) for size in sizes]
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return math.fsum(scores) / len(scores)
+
+
+def _variance(scores: Sequence[float]) -> float:
+    """Return the variance of the scores' mean."""
+    mean = _mean(scores)
+    squares = math.fsum((score - mean) ** 2 for score in scores)
+    return squares / (len(scores) - 1) / len(scores)
+
+
+def _clip(mean: float) -> float:
+    return min(max(mean, 0.0), FULL_SCORE)

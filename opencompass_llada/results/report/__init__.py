@@ -1,1 +1,0 @@
-"""One self-contained HTML file with the leaderboard, the plots, samples and provenance."""

@@ -1,0 +1,442 @@
+"""Check a resolved OpenCompass config before any task starts.
+
+A task that fails says so in a log file, minutes later; what can be known from the config and the
+checkpoint's config.json is said here, at once: of this package's models and data sets all, of
+others the form of their config.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks.stock import find_class
+from opencompass_llada.devices import choose_device
+from opencompass_llada.families import Family, find_family
+from opencompass_llada.faults import is_deliberate
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks import is_hub_id, read_model_config
+from opencompass_llada.options import check_value, nearest, reject_unknown, show
+from opencompass_llada.redaction import refuse_secrets
+from opencompass_llada.runs.completeness import dataset_name, model_name
+from opencompass_llada.runs.doctor.data import check_needs
+from opencompass_llada.runs.hardware import count_gpus
+from opencompass_llada.runs.makers import HOST_KEYS, is_ours
+from opencompass_llada.wrapper import LLaDACausalLM
+from opencompass_llada.wrapper.keywords import WrapperOptions
+
+logger = get_logger(__name__)
+
+#: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
+_NAME_BYTES = 200
+_MAPPING = Mapping[str, Any] | None
+# Keys of a data set's config that are not the keywords of its class.
+_DATA_SET_HOST_KEYS = ("type", "abbr", "reader_cfg", "infer_cfg", "eval_cfg", "k", "n")
+
+
+def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
+    """Read a config file as OpenCompass does.
+
+    Args:
+        path: The file.
+        read: What reads it; mmengine's own reader by default.
+
+    Raises:
+        ValueError: For whatever the file's own code runs into, with its line.
+    """
+    from mmengine.config import Config
+
+    file = Path(path).expanduser()
+    if not file.exists():
+        guess = nearest(file.name, [found.name for found in file.parent.glob("*.py")])
+        hint = f" Did you mean {str(file.with_name(guess))!r}?" if guess else ""
+        raise ValueError(
+            f"There is no config file {path!r}.{hint} Give the path of one, from the folder that "
+            "you are in."
+        )
+    if not file.is_file():
+        raise ValueError(f"The config {path!r} is a folder; give a file in it, such as eval_*.py.")
+    try:
+        return read() if read else Config.fromfile(path, format_python_code=False)
+    except (Exception, SystemExit) as error:  # whatever a config runs into is its fault
+        if isinstance(error, ValueError) and is_deliberate(error):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if Path(frame.filename).name == file.name]
+        line = getattr(error, "lineno", None) or (own[-1] if own else None)
+        place = f", line {line}" if line else ""
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ValueError(
+            f"The config {path}{place} cannot be read ({what}). Correct it; it must be Python "
+            "that defines models and datasets."
+        ) from error
+
+
+def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
+    """Check options (see `check_options`), then the files and kernels that the config needs.
+
+    What is absent and can be fetched when it is needed is logged.
+
+    Args:
+        cfg: The resolved config.
+        runs_locally: Whether the tasks run on this machine.
+
+    Raises:
+        ValueError: For the first fault; the message says what to do.
+    """
+    check_options(cfg, runs_locally=runs_locally)
+    if not runs_locally:
+        return  # files and kernels are those of other machines
+    for finding in check_needs(cfg):
+        if finding.level == "fault":
+            raise ValueError(f"{finding.topic}: {finding.text}. Mend it: {finding.remedy}")
+        if finding.level == "fetch":
+            logger.warning("%s: %s. If that fails: %s", finding.topic, finding.text, finding.remedy)
+    check_data(cfg)
+
+
+def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
+    """Check models, data sets and how they fit together.
+
+    Args:
+        cfg: The resolved config.
+        runs_locally: Whether the tasks run on this machine, so that its GPUs can be counted.
+
+    Raises:
+        ValueError: For the first fault; the message says what to do.
+    """
+    with _naming_imports():
+        _check_parts(cfg, runs_locally)
+
+
+@contextmanager
+def _naming_imports() -> Iterator[None]:
+    """Mmengine imports what a config names when it is looked at."""
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{error}; correct the name, or install what provides it") from error
+
+
+def _check_parts(cfg: Mapping[str, Any], runs_locally: bool) -> None:
+    _check_form(cfg)
+    for models, datasets in _groups(cfg):
+        _check_names("models", [str(m["abbr"]) for m in models if "abbr" in m])
+        _check_names("datasets", [str(d["abbr"]) for d in datasets if "abbr" in d])
+        for dataset in datasets:
+            with _naming("data set", dataset):
+                _check_data_set(dataset)
+        for model in models:
+            with _naming("model", model):
+                if _is_known(model["type"]):
+                    find_class(model["type"])
+                _check_processes(model, runs_locally)
+                if is_ours(model):
+                    _check_model(model, datasets, runs_locally)
+
+
+def _check_form(cfg: Mapping[str, Any]) -> None:
+    """Check that everything that OpenCompass goes by has the form that it takes for granted."""
+    for name in ("infer", "eval", "summarizer"):
+        part = check_value(name, cfg.get(name), Mapping[str, Any] | None) or {}
+        for key in ("partitioner", "runner"):
+            check_value(f"{name}[{key!r}]", part.get(key), Mapping[str, Any] | None)
+    check_value("work_dir", cfg.get("work_dir"), str | None)
+    name = "model_dataset_combinations"
+    groups = check_value(name, cfg.get(name), Sequence[Mapping[str, Any]] | None) or [cfg]
+    for group in groups:
+        for what in ("models", "datasets"):
+            items = check_value(what, group.get(what), Sequence[Mapping[str, Any]] | None)
+            if not items:
+                raise ValueError(
+                    f"{what} is {'empty' if what in group else 'missing'}: a run needs at least "
+                    f"one; define {what} = [dict(type=..., abbr=..., ...)]"
+                )
+            for item in items:
+                _check_item(what, item)
+
+
+def _check_item(what: str, item: Mapping[str, Any]) -> None:
+    with _naming(what, item):
+        if "type" not in item:
+            raise ValueError("type=... is missing; give the class, e.g. LLaDACausalLM")
+        if "abbr" in item and not check_value("abbr", item["abbr"], str):
+            raise ValueError("abbr='' must name the results' files; give it a name or leave it out")
+        host = ("run_cfg",) if what == "models" else ("reader_cfg", "infer_cfg", "eval_cfg")
+        for name in host:
+            check_value(name, item.get(name), Mapping[str, Any] | None)
+        if what == "models":
+            return
+        inferencer = (item.get("infer_cfg") or {}).get("inferencer")
+        inferencer = check_value("inferencer", inferencer, Mapping[str, Any] | None) or {}
+        length = check_value("max_out_len", inferencer.get("max_out_len"), int | None)
+        if length is not None and length < 1:
+            raise ValueError(f"max_out_len={length} of its inferencer must be at least 1")
+
+
+def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    for group in cfg.get("model_dataset_combinations") or [cfg]:
+        yield list(group.get("models", [])), list(group.get("datasets", []))
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{what}: {twice[0]!r} is the abbr of {names.count(twice[0])} entries, whose results "
+            "would overwrite each other; give each its own abbr"
+        )
+
+
+def check_file_names(cfg: Mapping[str, Any]) -> None:
+    """Check what goes into the run's folder: names that can name files, and no secret.
+
+    Args:
+        cfg: The resolved config.
+
+    Raises:
+        ValueError: If an ``abbr`` leads out of the run's folder, or is no file's name.
+    """
+    with _naming_imports():
+        _check_form(cfg)
+        refuse_secrets(cfg)
+    for models, datasets in _groups(cfg):
+        for what, items, name_of in (("models", models, model_name),
+                                     ("datasets", datasets, dataset_name)):  # fmt: skip
+            for item in items:
+                if not isinstance(item.get("abbr", ""), str):
+                    raise ValueError(f"{what}: abbr={item['abbr']!r} must be a text")
+                name = name_of(item)
+                size = len(name.encode("utf-8", "surrogatepass"))
+                if (
+                    not name.strip() or name in (".", "..") or size > _NAME_BYTES
+                    or any(character in "/\\" or ord(character) < 32 for character in name)
+                ):  # fmt: skip
+                    raise ValueError(
+                        f"{what}: abbr={name[:100]!r} names files in the run's folder, so it must "
+                        f"be a plain name of at most {_NAME_BYTES} bytes without '/', '\\' or "
+                        "control characters; a path would lead out of the folder. Rename it, e.g. "
+                        f"abbr={_plain_name(name)!r}"
+                    )
+
+
+def check_parts(cfg: Mapping[str, Any], *, scores: bool) -> None:
+    """Check that data sets have the parts that OpenCompass's tasks take for granted.
+
+    Args:
+        cfg: The resolved config.
+        scores: Whether answers are scored, too.
+
+    Raises:
+        ValueError: For the first part that is missing or that the reader does not take.
+    """
+    with _naming_imports():
+        _check_form(cfg)
+    for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
+        with _naming("data set", dataset):
+            _check_reader(dict(dataset.get("reader_cfg") or {}))
+            parts = {"infer_cfg": ("inferencer", "retriever"), "eval_cfg": ("evaluator",)}
+            for key, names in parts.items():
+                given = dataset.get(key) or {}
+                for name in names if key == "infer_cfg" or scores else ():
+                    if "type" not in (check_value(name, given.get(name), _MAPPING) or {}):
+                        raise ValueError(f"{key} has no {name}; give {name}=dict(type=...)")
+            if not {"prompt_template", "ice_template"} & {*(dataset.get("infer_cfg") or {})}:
+                raise ValueError(
+                    "infer_cfg has no prompt_template; give prompt_template=dict(type=..., "
+                    "template=...)"
+                )
+
+
+def _check_reader(reader: Mapping[str, Any]) -> None:
+    from opencompass.openicl.icl_dataset_reader import DatasetReader
+
+    names = [name for name in inspect.signature(DatasetReader).parameters if name != "dataset"]
+    reject_unknown("reader_cfg option", reader, names)
+    for name, kind in (("input_columns", str | Sequence[str]), ("output_column", str | None)):
+        if name not in reader:
+            raise ValueError(
+                f"reader_cfg has no {name}; give reader_cfg=dict(input_columns=['prompt'], "
+                "output_column='answer') with the columns of this data set"
+            )
+        check_value(f"reader_cfg[{name!r}]", reader[name], kind)
+
+
+def _plain_name(name: str) -> str:
+    parts = re.split(r"[/\\\x00-\x1f]+", name)
+    return "_".join(part for part in parts if part.strip(". "))[:_NAME_BYTES] or "model"
+
+
+def _is_known(kind: Any) -> bool:
+    """Tell whether a type is looked at: not a model or data set of a package of the user's.
+
+    Raises:
+        ValueError: If it is a dotted name of a module that there is not.
+    """
+    if not isinstance(kind, str) or "." not in kind:
+        return True
+    module = kind.rpartition(".")[0]
+    if module.partition(".")[0] in ("opencompass", "opencompass_llada"):
+        return True
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise ValueError(
+            f"type={kind!r}: there is no module {module!r} to import; correct the name, or put its "
+            "folder on PYTHONPATH"
+        )
+    return False
+
+
+def _check_data_set(dataset: Mapping[str, Any]) -> None:
+    """Check the keywords of a data set and of its inferencer, as far as the classes tell them."""
+    if not _is_known(dataset["type"]):
+        return
+    kind = find_class(dataset["type"])
+    options = {name: dataset[name] for name in dataset if name not in _DATA_SET_HOST_KEYS}
+    _check_keywords(kind, kind.load, options)
+    inferencer = dict((dataset.get("infer_cfg") or {}).get("inferencer") or {})
+    if "type" in inferencer and _is_known(inferencer["type"]):
+        found = find_class(inferencer.pop("type"))
+        if hasattr(found, "check_options"):
+            found.check_options(**inferencer)
+
+
+def _check_keywords(kind: Any, function: Any, options: Mapping[str, Any]) -> None:
+    """Check keywords by the class's own rules, else by a function's signature."""
+    if hasattr(kind, "check_options"):
+        kind.check_options(**options)
+        return
+    signature = inspect.signature(function)
+    parameters = [*signature.parameters.values()]
+    if parameters and parameters[0].name == "self":  # some of OpenCompass's are no static methods
+        signature = signature.replace(parameters=parameters[1:])
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"{error}; {kind.__name__} takes {', '.join(signature.parameters)}"
+        ) from error
+
+
+def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
+    run_cfg = model.get("run_cfg") or {}
+    if is_ours(model):
+        reject_unknown("run_cfg option", run_cfg, ("num_gpus", "num_procs"))
+    num_gpus, num_procs = (
+        check_value(f"run_cfg[{name!r}]", run_cfg.get(name, default), int)
+        for name, default in (("num_gpus", 0), ("num_procs", 1))
+    )
+    if num_gpus < 0 or num_procs < 1:
+        raise ValueError(
+            f"run_cfg: num_gpus={num_gpus} must be at least 0 and num_procs={num_procs} at least "
+            "1; num_gpus=0 runs on the CPU"
+        )
+    if num_procs > 1 and is_ours(model):
+        raise ValueError(
+            f"run_cfg asks for num_procs={num_procs}, and OpenCompass would give every process "
+            "every sample; use num_procs=1"
+        )
+    if not runs_locally:
+        return
+    available = count_gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if num_gpus > available:
+        reason = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
+        raise ValueError(
+            f"run_cfg asks for num_gpus={num_gpus}, and {available} are visible here{reason}; "
+            "lower it (0 runs on the CPU) or set CUDA_VISIBLE_DEVICES"
+        )
+    if num_gpus == 0 and available:
+        logger.warning(
+            "Model %s runs on the CPU, since its run_cfg has num_gpus=0, though %d GPUs are "
+            "visible.",
+            model.get("abbr", model.get("path")),
+            available,
+        )
+
+
+@contextmanager
+def _naming(what: str, item: Mapping[str, Any]) -> Iterator[None]:
+    """Put the name of a model or data set before the message of a ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        name = item.get("abbr", item.get("path"))
+        raise ValueError(f"{what.removesuffix('s')} {show(name)}: {error}") from error
+
+
+def _check_model(
+    model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]], runs_locally: bool
+) -> None:
+    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
+    check_value("its config", keywords, Mapping[str, Any])
+    if keywords.get("path") is None:
+        raise ValueError("path is missing; give the checkpoint's folder, hub id or asset:NAME")
+    options = LLaDACausalLM.check_arguments(**keywords)
+    if runs_locally and options.placement.device is not None:
+        choose_device(options.placement.device)
+    lengths = set()
+    for dataset in datasets:
+        inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
+        lengths.add(options.generation_length(inferencer.get("max_out_len")))
+    family = _find_family(options)
+    settings = options.settings
+    if family is not None:
+        settings = settings.with_defaults(family.sampler_defaults, family.seed_defaults)
+    for length in sorted(lengths):
+        settings.for_length(length)
+        options.length_limit.prompt_limit(length)
+    if family is None:
+        return
+    if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
+        LLaDACausalLM(**{**keywords, "tokenizer_only": True})
+    family.check(resolve_path(options.path), options.rope_scaling, options.settings)
+
+
+def _find_family(options: WrapperOptions) -> Family | None:
+    """Read config.json; None where the task will fetch the checkpoint from the hub.
+
+    Asking here would download 16 GB before the first log line.
+    """
+    path = resolve_path(options.path)
+    if _is_left_to_the_hub(path):
+        return None
+    return find_family(read_model_config(path), options.path, options.family)
+
+
+def check_data(cfg: Mapping[str, Any]) -> None:
+    """Read the data of this package's data sets, before weights load.
+
+    Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
+    read them are read, each source once. What a task would fetch from the hub is left to it.
+
+    Args:
+        cfg: The resolved config.
+
+    Raises:
+        ValueError: For a file that does not fit; names it and the line.
+    """
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
+        kind: Any = find_class(dataset["type"]) if _is_known(dataset["type"]) else None
+        if hasattr(kind, "source"):
+            options = {k: dataset[k] for k in dataset if k not in _DATA_SET_HOST_KEYS}
+            groups.setdefault((kind, kind.source(options)), []).append(options)
+    for (kind, _), same in groups.items():
+        kind.check_data(same)
+
+
+def _is_left_to_the_hub(path: str) -> bool:
+    return is_hub_id(path) and not Path(path).expanduser().is_dir()

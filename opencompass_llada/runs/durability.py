@@ -1,0 +1,237 @@
+"""Makes what OpenCompass writes whole or absent, and a resumed run find only what is whole.
+
+OpenCompass writes predictions, results and configs in place, reads unfinished answers all or none,
+and never looks at what a killed run has left. Inside `whole_files` its modules write and read
+through this one; `heal` removes from a run's folder what no complete write made. Which whole answer
+still belongs to the model that is asked is not decided here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+from unittest import mock
+
+from opencompass_llada.files import (
+    append_line,
+    describe_owner,
+    open_line,
+    process_exists,
+    read_lines,
+    remove,
+    remove_left_overs,
+    replacing,
+    sealed_line,
+    write_text,
+)
+from opencompass_llada.logs import get_logger
+from opencompass_llada.report.runs import read_run_config
+from opencompass_llada.runs.completeness import (
+    describe_predictions,
+    read_answers,
+    read_result,
+)
+from opencompass_llada.runs.provenance import seal_file
+
+logger = get_logger(__name__)
+
+_HANDLERS = "opencompass.openicl.icl_inferencer.icl_base_inferencer"
+#: OpenCompass's modules that write files of a run with ``with open(...)``.
+WRITERS = (
+    "mmengine.config.config",  # configs/*.py, tmp/*_params.py
+    "mmengine.fileio.backends.local_backend",  # results, .cache
+    _HANDLERS,  # predictions
+    "opencompass.summarizers.default",
+)
+#: A config as OpenCompass names it at a run's start: time and process.
+_DUMPED = re.compile(r"\d{8}_\d{6}_\d+\.py")
+_OWNER = "# Written for a task by "
+
+
+@contextmanager
+def whole_files() -> Iterator[None]:
+    """Let OpenCompass write whole files or none, and seal a run's predictions and results.
+
+    May be entered again inside itself.
+    """
+    handlers = importlib.import_module(_HANDLERS)
+    with ExitStack() as stack:
+        for name in WRITERS:
+            module = importlib.import_module(name)
+            stack.enter_context(mock.patch.object(module, "open", _open, create=True))
+        for name in ("GenInferencerOutputHandler", "ChatOutputHandler"):
+            handler = getattr(handlers, name)
+            stack.enter_context(mock.patch.object(handler, "write_to_jsonl", _append_answers))
+            stack.enter_context(mock.patch.object(handler, "restore_from_jsonl", _restore_answers))
+        yield
+
+
+def _open(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+    """Stand in for `open`: what is opened for writing appears when its block has ended well."""
+    is_path = isinstance(file, str | os.PathLike)
+    if "w" not in mode or not is_path or (os.path.exists(file) and not os.path.isfile(file)):
+        return open(file, mode, *args, **options)
+    return _open_whole(Path(file), mode, args, options)
+
+
+@contextmanager
+def _open_whole(
+    path: Path, mode: str, args: Sequence[Any], options: dict[str, Any]
+) -> Iterator[IO[Any]]:
+    before: Callable[[Path], None] | None = None
+    if path.suffix == ".json" and path.parts[-3:-2] in (("predictions",), ("results",)):
+        before = lambda temporary: _seal(path, temporary)  # noqa: E731
+    elif path.parts[-2:-1] == ("configs",) and _DUMPED.fullmatch(path.name):
+        before = lambda temporary: seal_file(path, temporary)  # noqa: E731
+    with (
+        replacing(path, before) as temporary,
+        temporary.open(mode, *args, **options) as file,
+    ):
+        if path.name.endswith("_params.py"):
+            file.write(_OWNER + json.dumps(describe_owner()) + "\n")
+        yield file
+
+
+def _seal(path: Path, temporary: Path) -> None:
+    """Seal a file of predictions, or a result with the predictions that it was made of."""
+    run_path, model = path.parents[2], path.parent.name
+    if path.parts[-3] == "predictions":
+        seal_file(path, temporary)
+    else:
+        made_of = describe_predictions(run_path, model, path.stem)
+        seal_file(path, temporary, predictions=made_of)
+
+
+def _append_answers(handler: Any, save_dir: str, filename: str) -> None:
+    """Stand in for ``write_to_jsonl``: a sealed line an answer."""
+    for index, result in handler.results_dict.items():
+        if index not in handler.dumped_indices:
+            append_line(Path(save_dir) / filename, sealed_line({"idx": index, **result}))
+            handler.dumped_indices.add(index)
+
+
+def _restore_answers(handler: Any, save_dir: str, filename: str) -> dict[str, Any]:
+    """Stand in for ``restore_from_jsonl``: all answers before the first that is not whole.
+
+    OpenCompass goes on at the number of answers that it is given, so none may be missing between.
+    """
+    path = Path(save_dir) / filename
+    if path.is_file():
+        handler.results_dict = restore_answers(path)
+        handler.dumped_indices.update(handler.results_dict)
+    restored: dict[str, Any] = handler.results_dict
+    return restored
+
+
+def restore_answers(path: Path) -> dict[str, Any]:
+    """Read the answers of an unfinished data set, and cut off what is not whole.
+
+    Args:
+        path: A file ``tmp_*.jsonl``.
+
+    Returns:
+        By index as text, from ``"0"`` on without a gap.
+    """
+    answers: dict[str, Any] = {}
+    kept: list[bytes] = []
+    lines = list(read_lines(path))
+    for _, line in lines:
+        answer = open_line(line)
+        if answer is None or answer.pop("idx", None) != str(len(answers)):
+            logger.warning(
+                "%s: answer %d is torn or damaged; it and those after it (%d) are made again.",
+                path,
+                len(answers),
+                len(lines) - len(answers),
+            )
+            write_text(path, b"".join(kept).decode("utf-8"))
+            break
+        answers[str(len(answers))] = answer
+        kept.append(line + b"\n")
+    return answers
+
+
+def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> list[str]:
+    """Remove from a run's folder what is torn or damaged, so that it is made again.
+
+    Args:
+        run_path: The run's folder; its lock must be held.
+        makes_predictions: Whether this run makes predictions; else none are removed.
+        own_config: Name of the config that this run has just dumped.
+
+    Returns:
+        What was removed and why, a line each.
+    """
+    said = [f"{path.name}: left half-written by a dead process" for path in
+            remove_left_overs(run_path)]  # fmt: skip
+    for path in sorted((run_path / "configs").glob("*.py")):
+        try:
+            if path.name != own_config:
+                read_run_config(path)
+        except ValueError as error:
+            said.append(str(error))
+            remove(path)
+    predictions, results = run_path / "predictions", run_path / "results"
+    for path in sorted(predictions.glob("*/*.json")) if makes_predictions else ():
+        _, fault = read_answers(path)
+        if not fault:
+            # The answers moved to the final file; the kill came before this one was removed.
+            remove(path.with_name(f"tmp_{path.stem}.jsonl"))
+            continue
+        said.append(f"predictions/{path.parent.name}/{path.name} {fault}")
+        for result in (results / path.parent.name).glob("*.json"):
+            if f"{path.stem}_".startswith(f"{result.stem}_"):
+                remove(result)  # first, so that it never stands beside other answers
+        remove(path)
+    for path in sorted(predictions.glob("*/tmp_*.jsonl.bak")):
+        remove(path)
+    for path in sorted(results.glob("*/*.json")):
+        fault = read_result(path)[1]
+        if fault:
+            said.append(f"results/{path.parent.name}/{path.name} {fault}")
+            remove(path)
+    for line in said:
+        logger.warning("Made again or removed, %s", line)
+    return said
+
+
+def clear_surroundings(folder: Path, with_own: bool = False) -> None:
+    """Remove what dead runs left in the folder that they were started from.
+
+    Args:
+        folder: The present one; OpenCompass puts ``tmp/`` and ``.cache/`` there.
+        with_own: Whether this process is about to end, and its own tasks' files go, too.
+    """
+    for path in sorted((folder / "tmp").glob("*_params.py")):
+        owner = _read_owner(path)
+        if owner is None or owner["host"] != describe_owner()["host"]:
+            continue
+        is_own = with_own and owner["pid"] == os.getpid()
+        if is_own or not process_exists(owner["pid"], owner["since"]):
+            remove(path)
+    for name in ("tmp", ".cache"):
+        remove_left_overs(folder / name, recursive=False)
+    sizes = folder / ".cache" / "dataset_size.json"
+    try:
+        if sizes.is_file() and not isinstance(json.loads(sizes.read_bytes()), dict):
+            remove(sizes)
+    except ValueError:
+        remove(sizes)
+
+
+def _read_owner(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            line = file.readline()
+        if not line.startswith(_OWNER):
+            return None
+        owner = json.loads(line.removeprefix(_OWNER))
+        return {"host": owner["host"], "pid": int(owner["pid"]), "since": owner.get("since")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,340 @@
+"""Hand a command line over to OpenCompass, and fail where it would not.
+
+Checks the config before the first task and the files after the last one: OpenCompass itself exits
+0 when every task failed. Changes none of OpenCompass's options.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from opencompass_llada.faults import guard
+from opencompass_llada.files import FolderInUse, folder_lock, remove
+from opencompass_llada.logs import get_logger
+from opencompass_llada.options import nearest
+from opencompass_llada.runs.completeness import describe_missing, find_missing
+from opencompass_llada.runs.environment import check_environment, read_requirements
+from opencompass_llada.runs.hardware import list_gpus, visible_devices_as_indices
+from opencompass_llada.runs.provenance import record_run
+
+logger = get_logger(__name__)
+
+_STAGES = {"all": ("predictions", "results"), "infer": ("predictions",)}
+
+
+@dataclass
+class _Run:
+    """What OpenCompass made of the command line; its main() returns none of it."""
+
+    cfg: Mapping[str, Any] | None = None
+    arguments: Any = None
+    folder: Path | None = None
+    """Its own folder, once it is locked."""
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def enter(self, folder: Path, own_config: str = "") -> None:
+        """Keep a folder for this run, and remove what an earlier one left half-done in it.
+
+        Raises:
+            FolderInUse: If another run is at work there.
+        """
+        from opencompass_llada.runs.durability import clear_surroundings, heal
+
+        if self.arguments.mode == "viz" or self.arguments.dry_run or self.folder == folder:
+            return
+        self.held.enter_context(folder_lock(folder, "an evaluation"))
+        self.folder = folder
+        makes_predictions = self.arguments.mode in ("all", "infer")
+        heal(folder, makes_predictions=makes_predictions, own_config=own_config)
+        clear_surroundings(Path.cwd())
+
+    def mark(self, cfg: Mapping[str, Any]) -> None:
+        """Let the tasks of this run end with it."""
+        from opencompass_llada.runs.durability import clear_surroundings
+        from opencompass_llada.runs.ending import tasks_end_with_this
+
+        if self.arguments.mode == "viz" or self.arguments.dry_run:
+            return
+        stages = [((cfg.get(stage) or {}).get("runner") or {}) for stage in ("infer", "eval")]
+        runners = [str(runner.get("type")) for runner in stages]
+
+        def clear() -> None:
+            try:
+                self.held.close()
+            except (ValueError, RuntimeError) as error:  # the signal came while it was entered
+                logger.warning("The run's lock is left: %s", error)
+            clear_surroundings(Path.cwd(), with_own=True)
+
+        self.held.enter_context(
+            tasks_end_with_this(
+                in_tasks=not self.is_debugged(),
+                on_slurm=self.arguments.slurm or any("Slurm" in name for name in runners),
+                cleared=clear,
+            )
+        )
+
+    def log_folder(self) -> Path | None:
+        """Return the folder of the run's logs; None before the run has one."""
+        work_dir = None if self.cfg is None else self.cfg.get("work_dir")
+        return None if work_dir is None else Path(work_dir) / "logs"
+
+    def is_debugged(self) -> bool:
+        """Return whether --debug is given."""
+        # A dry run is a debugged one to OpenCompass.
+        debug, dry = (getattr(self.arguments, name, False) for name in ("debug", "dry_run"))
+        return bool(debug and not dry)
+
+
+def launch() -> int:
+    """Run OpenCompass's command line on sys.argv, with checks before and after.
+
+    Returns:
+        The exit status: 0 if every model has a result on every data set, else 1.
+
+    Raises:
+        SystemExit: By the command line parser, by the check of the config, and by a summarizer of
+            this package that found results missing and has said which.
+    """
+    run = _Run()
+    return guard(lambda: _launch(run), log_folder=run.log_folder, show_traceback=run.is_debugged)
+
+
+def _launch(run: _Run) -> int:
+    _use_gpu_indices()
+    main_module: Any = importlib.import_module("opencompass.cli.main")
+    importlib.import_module("opencompass_llada.registry")
+    from opencompass_llada.runs.durability import whole_files
+
+    original, parse = main_module.get_config_from_arg, main_module.parse_args
+
+    def get_checked_config(arguments: Any) -> Any:
+        from opencompass_llada.runs import checks
+
+        run.arguments = arguments
+        try:
+            _check_arguments(arguments)
+            config = getattr(arguments, "config", None)
+            read = partial(original, arguments)
+            cfg = checks.read_config(config, read) if config else read()
+            checks.check_file_names(cfg)
+            _check_reuse(cfg, arguments)
+            if arguments.mode != "viz":
+                checks.check_parts(cfg, scores=arguments.mode != "infer")
+            if arguments.mode in ("all", "infer"):
+                checks.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+            run.mark(cfg)
+            _use_own_stages(cfg)
+            if getattr(arguments, "reuse", None):
+                _resume(cfg, arguments, run)
+        except ValueError as error:
+            raise SystemExit(f"Nothing was run. {error}") from error
+        run.cfg = cfg
+        return cfg
+
+    class DumpedConfig:
+        """Stands for mmengine's `Config`: main() reads by it what it has dumped in the folder."""
+
+        @staticmethod
+        def fromfile(path: str, **options: Any) -> Any:
+            dumped = Path(path)
+            try:
+                run.enter(dumped.parents[1], dumped.name)
+            except FolderInUse as error:
+                run.cfg = None
+                remove(dumped)
+                raise SystemExit(f"Nothing was run. {error}") from error
+            return read_config(path, **options)
+
+    read_config = main_module.Config.fromfile
+    fill_infer, fill_eval = main_module.fill_infer_cfg, main_module.fill_eval_cfg
+
+    def fill(of_host: Any) -> Any:
+        def fill_own(cfg: Any, arguments: Any) -> None:
+            of_host(cfg, arguments)
+            _use_own_stages(cfg)
+
+        return fill_own
+
+    main_module.get_config_from_arg = get_checked_config
+    main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill(fill_infer), fill(fill_eval)
+    main_module.parse_args = partial(_parse_arguments, parse)
+    try:
+        with (
+            run.held,
+            whole_files(),
+            mock.patch.object(main_module, "Config", DumpedConfig),
+        ):
+            main_module.main()
+            return _report_missing(run)
+    except Exception:
+        # In debug mode a task's error comes through; what it left undone is said before it.
+        _report_missing(run)
+        raise
+    finally:
+        main_module.get_config_from_arg, main_module.parse_args = original, parse
+        main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill_infer, fill_eval
+
+
+def _work_dir(cfg: Any, arguments: Any) -> Path:
+    """Return the folder that holds the run's own, as OpenCompass will find it."""
+    given = getattr(arguments, "work_dir", None)
+    return Path(given or cfg.get("work_dir") or os.path.join("outputs", "default"))
+
+
+def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
+    """Find the run that is resumed, and set aside what this config would not make."""
+    from opencompass_llada.runs.resuming import ResumedAs, check_resumed, choose_run
+
+    work_dir = _work_dir(cfg, arguments)
+    if arguments.reuse == "latest":
+        arguments.reuse = choose_run(cfg, work_dir)
+        if arguments.reuse is None:
+            if arguments.mode in ("eval", "viz"):
+                raise ValueError(
+                    f"-r: {str(work_dir)!r} holds no run to take up; give the folder of one with -w"
+                )
+            logger.warning("-r: %s holds no run to take up; a new one is started.", work_dir)
+            return
+    run.enter(work_dir / arguments.reuse)
+    if arguments.dry_run:
+        return
+    task = ((cfg.get("eval") or {}).get("runner") or {}).get("task") or {}
+    dumped = {"dump_details": "dump_eval_details", "cal_extract_rate": "dump_extract_rate"}
+    how = ResumedAs(
+        mode=arguments.mode,
+        runs_locally=_runs_locally(cfg, arguments),
+        debug=bool(getattr(arguments, "debug", False)),
+        scoring={
+            name: bool(task.get(name) or getattr(arguments, option, False))
+            for name, option in dumped.items()
+        },
+    )
+    check_resumed(cfg, work_dir / arguments.reuse, how)
+
+
+#: What OpenCompass puts into a config by its own, and what keeps apart whose answers are whose.
+_OWN_STAGES = {
+    ("infer", "partitioner", "NumWorkerPartitioner"): "partitioner.SampleNumWorkerPartitioner",
+    ("infer", "partitioner", "SizePartitioner"): "partitioner.SampleSizePartitioner",
+    ("infer", "task", "OpenICLInferTask"): "tasks.ShortNamedInferTask",
+    ("eval", "task", "OpenICLEvalTask"): "tasks.CellByCellEvalTask",
+}
+
+
+def _use_own_stages(cfg: Any) -> None:
+    """Put this package's tasks and partitioners in the place of the stock ones."""
+    for (stage, part, stock), own in _OWN_STAGES.items():
+        settings = cfg.get(stage) or {}
+        settings = settings.get("runner") or {} if part == "task" else settings
+        settings = settings.get(part) or {}
+        kind = settings.get("type")
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if name.rpartition(".")[2] == stock:
+            settings["type"] = f"opencompass_llada.runs.{own}"
+            logger.info("%s: %s takes the place of %s.", stage, own, stock)
+
+
+def _parse_arguments(parse: Callable[[], Any]) -> Any:
+    """Parse the command line; what OpenCompass refuses by an assertion is said as a sentence."""
+    try:
+        arguments = parse()
+        if arguments.num_gpus is not None:
+            raise ValueError("--num-gpus is an old name; use --hf-num-gpus, or run_cfg in a config")
+        return arguments
+    except (AssertionError, ValueError) as error:
+        raise SystemExit(f"Nothing was run. {error}") from error
+
+
+def _check_arguments(arguments: Any) -> None:
+    """Check words of the command line that OpenCompass itself takes without a look."""
+    for name in ("max_num_workers", "max_workers_per_gpu"):
+        if getattr(arguments, name, 1) < 1:
+            option = f"--{name.replace('_', '-')} {getattr(arguments, name)}"
+            raise ValueError(f"{option} must be at least 1; use 1 or more")
+    work_dir = getattr(arguments, "work_dir", None)
+    if work_dir:
+        folder = Path(work_dir).absolute()
+        while not (folder.exists() or folder.is_symlink()):
+            folder = folder.parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise ValueError(
+                f"--work-dir {work_dir} cannot be made: {folder} may not be written; "
+                "give a folder that may"
+            )
+
+
+def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:
+    """Refuse to go on with a run that there is not, for which OpenCompass would begin a new one."""
+    reuse, work_dir = getattr(arguments, "reuse", "latest"), _work_dir(cfg, arguments)
+    if reuse is None and arguments.mode in ("eval", "viz"):
+        if not getattr(arguments, "read_from_station", False):
+            raise ValueError(f"-m {arguments.mode} needs a run with answers: give it by -r TIME")
+    elif reuse not in (None, "latest") and not (work_dir / reuse).is_dir():
+        guess = nearest(reuse, [path.name for path in work_dir.glob("*") if path.is_dir()])
+        hint = f" Did you mean {guess!r}?" if guess else ""
+        raise ValueError(
+            f"-r {reuse}: {work_dir} holds no run of that name.{hint} Give the name of a run's "
+            "folder, or -r alone for the newest."
+        )
+
+
+def _report_missing(run: _Run) -> int:
+    """Say which cells have no result; OpenCompass has by now put the run's directory into cfg."""
+    arguments = run.arguments
+    if run.cfg is None or arguments.dry_run or arguments.dump_only_message_path:
+        return 0
+    record_run(Path(run.cfg["work_dir"]))
+    missing = find_missing(run.cfg, run.cfg["work_dir"], _STAGES.get(arguments.mode, ("results",)))
+    if not missing:
+        return 0
+    logger.error("%s", describe_missing(missing))
+    return 1
+
+
+def _runs_locally(cfg: Mapping[str, Any], arguments: Any) -> bool:
+    if arguments.slurm or arguments.dlc:
+        return False
+    infer = cfg.get("infer")
+    runner = infer.get("runner") if isinstance(infer, Mapping) else None
+    runner = runner.get("type", "LocalRunner") if isinstance(runner, Mapping) else "LocalRunner"
+    name = runner if isinstance(runner, str) else getattr(runner, "__name__", str(runner))
+    return name.endswith("LocalRunner")
+
+
+def _use_gpu_indices() -> None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "GPU-" in visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices_as_indices(visible, list_gpus())
+        # nvidia-smi counts in this order; CUDA's own default puts the fastest first.
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    elif "MIG-" in visible:
+        logger.warning(
+            "CUDA_VISIBLE_DEVICES names MIG instances, which OpenCompass's local runner cannot "
+            "pass on to its tasks; add --debug to run them in this process."
+        )
+
+
+def main() -> int:
+    """Check the installed packages' versions, then launch.
+
+    Returns:
+        The exit status.
+    """
+    return guard(_check_and_launch, program="opencompass_llada")
+
+
+def _check_and_launch() -> int:
+    check_environment(read_requirements())
+    return launch()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,418 @@
+"""Says what decides an answer, and tells answers that one maker made from those of another.
+
+The *maker* of a cell's answers is all that decides them: contents of checkpoint, tokenizer and
+adapter, the model's options as they resolve, the samples, their wording, the lengths, the versions.
+Batch size, number of GPUs, paths and names are no part of it: they change no answer. It is written
+as ``NAME.maker`` beside the answers before the first of them, and holds for ``NAME.json`` and for
+the unfinished ``tmp_NAME.jsonl`` alike. Which cells of a resumed run are kept is `resuming`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada import __version__
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.families import find_family
+from opencompass_llada.files import write_text
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks import read_model_config
+from opencompass_llada.runs.completeness import find_answer_files, split_shard_name
+from opencompass_llada.runs.provenance import (
+    add_record,
+    hash_checkpoint,
+    hash_rows,
+    hash_settings,
+    hash_tokenizer,
+    hash_values,
+)
+from opencompass_llada.weight_files import SMALL_FILES
+from opencompass_llada.wrapper import LLaDACausalLM
+from opencompass_llada.wrapper.keywords import WrapperOptions
+
+logger = get_logger(__name__)
+
+SUFFIX = ".maker"
+SUPERSEDED = "superseded"
+NO_RECORD = "no record of what made them"
+#: Keys of a model's config that OpenCompass keeps to itself.
+HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
+#: Keys of any wrapper's config that are hashed by content, resolved elsewhere or decide nothing.
+_ELSEWHERE = (*HOST_KEYS[1:], "path", "tokenizer_path", "peft_path", "batch_size", "max_out_len",
+              "max_num_workers")  # fmt: skip
+#: Fields of `WrapperOptions` that are hashed by content, resolved below or decide nothing.
+_RESOLVED = ("path", "tokenizer_path", "adapter", "settings", "placement", "batch_size",
+             "max_out_len", "rope_scaling", "chat", "likelihood", "tokenizer_kwargs")  # fmt: skip
+_INFERENCER_HOST = ("model", "batch_size", "save_every", "max_seq_len", "max_out_len",
+                    "min_out_len", "dump_res_length", "dump_only_message_path", "dump_timer",
+                    "output_json_filepath", "output_json_filename")  # fmt: skip
+#: Inferencers that score texts: sampler and generation length decide nothing there.
+SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
+
+Maker = dict[str, Any]
+
+
+def is_ours(config: Mapping[str, Any], ours: type = LLaDACausalLM) -> bool:
+    """Tell whether a config's type is a class of this package."""
+    kind = config.get("type")
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    module = "" if isinstance(kind, str) else getattr(kind, "__module__", "")
+    return f"{module}.{name}".lstrip(".") == f"{ours.__module__}.{ours.__name__}"
+
+
+def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None]:
+    """Return the hashes of what a model is loaded from.
+
+    Args:
+        model: The model's config.
+        fetch: Whether a hub id that is not on this machine may be downloaded.
+
+    Returns:
+        ``checkpoint``, ``tokenizer`` and ``adapter``, each with its small settings files; None
+        for what there is not, and a name left out for what is not on this machine.
+    """
+    # Of other wrappers nothing is downloaded: their hub id may be a service's name for its model.
+    fetch = fetch and is_ours(model)
+    path = str(model.get("path") or "")
+    peft = model.get("peft_path")
+    subfolder = str((model.get("peft_kwargs") or {}).get("subfolder") or "")
+    wanted = {
+        "checkpoint": (path, "", hash_checkpoint),
+        "tokenizer": (str(model.get("tokenizer_path") or path), "", hash_tokenizer),
+        "adapter": (str(peft) if peft else None, subfolder, hash_checkpoint),
+    }
+    found: dict[str, str | None] = {}
+    for name, (place, below, hash_content) in wanted.items():
+        if place is None:
+            found[name] = None
+            continue
+        folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
+        if folder is not None:
+            kept = (hash_content(folder / below), hash_settings(folder / below))
+            found[name] = "+".join(part for part in kept if part) or None
+    return found
+
+
+def find_folder(path: str, *, fetch: bool, weights: bool = True) -> Path | None:
+    """Return a checkpoint's folder: its own, or the hub's copy of it; None if it is not here.
+
+    Args:
+        path: A folder, a hub id or ``asset:NAME``.
+        fetch: Whether a hub id that is not on this machine may be downloaded.
+        weights: Whether to download weights, too.
+    """
+    if not path:
+        return None
+    folder = Path(resolve_path(path)).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        from opencompass_llada.networks.checkpoint import FILES, is_hub_id, locate_checkpoint
+
+        if fetch:
+            return locate_checkpoint(path, FILES if weights else SMALL_FILES)
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(path, local_files_only=True)) if is_hub_id(path) else None
+    except (OSError, ValueError) as error:
+        logger.info("No files of %s are looked at: %s", path, error)
+        return None
+
+
+def describe_data(dataset: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a maker that is the samples: what the model is asked and shown.
+
+    Args:
+        dataset: The data set as OpenCompass built it.
+        config: Its config.
+    """
+    rows = getattr(dataset, "test", None)
+    part = {"samples": None if rows is None else hash_rows(rows)}
+    infer = config.get("infer_cfg") or {}
+    retriever = type_name(infer.get("retriever") or {})
+    if "ice_template" in infer and retriever != "ZeroRetriever":
+        part["examples"] = hash_rows(getattr(dataset, "train", None) or ())
+    return part
+
+
+def describe_maker(
+    model: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    *,
+    files: Mapping[str, str | None],
+    data: Mapping[str, Any],
+    dtype: str | None,
+    fetch: bool,
+) -> Maker:
+    """Return the maker of a model's answers on a data set.
+
+    Args:
+        model: The model's config, of this package's wrapper or another.
+        dataset: The data set's config.
+        files: From `hash_files`.
+        data: From `describe_data`; empty where the samples are not known.
+        dtype: What the weights are held in; None if it is not known.
+        fetch: As of `hash_files`.
+
+    Returns:
+        Plain values by field, as they come back from JSON. What is not known is left out.
+
+    Raises:
+        ValueError: If the model's options do not fit.
+    """
+    infer = dict(dataset.get("infer_cfg") or {})
+    inferencer = dict(infer.pop("inferencer", None) or {})
+    reader = dataset.get("reader_cfg") or {}
+    columns = {name: reader.get(name) for name in ("input_columns", "output_column")}
+    own = {key: value for key, value in inferencer.items() if key not in _INFERENCER_HOST}
+    if isinstance(own.get("likelihood"), Mapping):
+        own["likelihood"] = {k: v for k, v in own["likelihood"].items() if k != "batch_size"}
+    if (shortest := inferencer.get("min_out_len", model.get("min_out_len"))) is not None:
+        own["min_out_len"] = shortest
+    maker = {
+        **files,
+        **data,
+        "wording": hash_values([plain(infer), plain(columns), plain(model.get("meta_template"))]),
+        "inference": plain(own),
+        "versions": describe_versions(),
+    }
+    length = inferencer.get("max_out_len") or None
+    scores = type_name(inferencer) in SCORING
+    if is_ours(model):
+        maker |= _describe_ours(model, length, scores=scores, fetch=fetch)
+        if dtype is not None:
+            maker["dtype"] = dtype
+    else:
+        # Hashes, since an option may be a secret.
+        maker["options"] = {
+            key: hash_values(plain(model[key])) for key in model if key not in _ELSEWHERE
+        }
+        if not scores:
+            maker["generation_length"] = length or model.get("max_out_len")
+    return json.loads(json.dumps(maker, default=str))
+
+
+def _describe_ours(
+    model: Mapping[str, Any], length: int | None, *, scores: bool, fetch: bool
+) -> Maker:
+    """Return what this package's wrapper makes of its keywords, every default put in its place."""
+    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
+    options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
+    names = [f.name for f in dataclasses.fields(options) if f.name not in _RESOLVED]
+    chat = plain(options.chat)
+    if options.chat is not None and options.chat.template is not None:
+        template = Path(options.chat.template).expanduser()
+        chat["template"] = hash_values(template.read_text("utf-8") if template.is_file() else None)
+    maker: Maker = {
+        "scaling": plain(options.rope_scaling),
+        "chat": chat,
+        "options": {name: plain(getattr(options, name)) for name in names}
+        | {"tokenizer_kwargs": hash_values(plain(options.tokenizer_kwargs))},
+    }
+    if scores:
+        maker["likelihood"] = plain(dataclasses.replace(options.likelihood, batch_size=1))
+        return maker
+    maker["generation_length"] = number = options.generation_length(length)
+    folder = find_folder(options.path, fetch=fetch)
+    if folder is not None:
+        family = find_family(read_model_config(str(folder)), options.path, options.family)
+        settings = options.settings.with_defaults(family.sampler_defaults, family.seed_defaults)
+        sampler = plain(settings.for_length(number))
+        maker["seed"] = sampler.pop("seed", None)
+        maker["sampler"] = sampler
+    return maker
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions that decide an answer: this package's whole, its hosts' first number."""
+    versions = {"opencompass_llada": __version__}
+    for name in ("torch", "transformers"):
+        versions[name] = metadata.version(name).partition(".")[0]
+    return versions
+
+
+def list_differences(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which two makers differ, e.g. ``sampler.num_steps``.
+
+    Args:
+        recorded: Of the answers; None where nothing is recorded.
+        expected: Of those that would be made now; what it leaves out is not known and not
+            compared.
+    """
+    if recorded is None:
+        return [NO_RECORD]
+    differing: list[str] = []
+    for name, value in expected.items():
+        other = recorded.get(name)
+        if name in recorded and other == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            inner = sorted(value.keys() | other.keys())
+            differing += [f"{name}.{key}" for key in inner if value.get(key) != other.get(key)]
+        else:
+            differing.append(name)
+    return differing
+
+
+def describe_scoring(
+    model: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    answers: Iterable[Maker | None],
+    **task: Any,
+) -> Maker:
+    """Return the maker of a result: the answers, and how they are scored.
+
+    Args:
+        model: The model's config.
+        dataset: The data set's config.
+        answers: Makers of the prediction files, in order.
+        task: Options of the evaluation task that change what it writes.
+    """
+    how = [plain(dataset.get("eval_cfg")), plain(model.get("pred_postprocessor")), plain(task)]
+    return {
+        "answers": hash_values(list(answers)),
+        "scoring": hash_values(how),
+        "versions": {"opencompass_llada": __version__},
+    }
+
+
+def maker_path(file: Path) -> Path:
+    """Return where the maker of a prediction file, finished or not, or of a result is written."""
+    return file.with_name(
+        file.stem.removeprefix("tmp_" if file.suffix == ".jsonl" else "") + SUFFIX
+    )
+
+
+def read_maker(file: Path) -> Maker | None:
+    """Return the maker of a prediction file or result; None if none is recorded or it is torn."""
+    try:
+        maker = json.loads(maker_path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return maker if isinstance(maker, dict) else None
+
+
+def write_maker(file: Path, maker: Maker) -> None:
+    """Write the maker of a prediction file or result, whole or not at all."""
+    text = json.dumps(maker, indent=1, ensure_ascii=False)
+    write_text(maker_path(file), text + "\n", errors="replace")
+
+
+def set_aside(run_path: Path, paths: Iterable[Path], name: str | None = None) -> Path:
+    """Move files of a run into its superseded/ folder, where nothing reads them.
+
+    Args:
+        run_path: The run's folder.
+        paths: Files below it; those that are not there are passed over.
+        name: Folder in superseded/; the time by default.
+
+    Returns:
+        The folder that they lie in.
+    """
+    target = run_path / SUPERSEDED / (name or stamp())
+    for path in paths:
+        if not path.exists():
+            continue
+        place = target / path.relative_to(run_path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while place.exists():
+            place = place.with_name(f"{path.name}.{number}")
+            number += 1
+        try:
+            path.rename(place)
+        except FileNotFoundError:  # another shard's task was first
+            continue
+        folder, *between, _ = path.relative_to(run_path).parts
+        if folder == "predictions" and path.suffix != SUFFIX:
+            stem = path.stem.removeprefix("tmp_" if path.suffix == ".jsonl" else "")
+            add_record(run_path, between[0], {"kind": "superseded", "model": between[0],
+                                              "dataset": stem})  # fmt: skip
+    return target
+
+
+def stamp() -> str:
+    """Return the time as a folder's name."""
+    return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
+
+
+def plain(value: Any) -> Any:
+    """Return a config's value as JSON has it; classes by the name of the module that defines them.
+
+    Equal for a config as it was written and for one that OpenCompass dumped and read again.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {
+            str(key): plain(_resolve(item) if key == "type" else item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value)
+
+
+def _resolve(kind: Any) -> Any:
+    """Return the class that a dotted name stands for, the name itself where there is none."""
+    if not isinstance(kind, str) or "." not in kind:
+        return kind
+    module, _, name = kind.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return kind
+
+
+def type_name(config: Mapping[str, Any]) -> str:
+    """Return the bare name of a config's type, ``''`` if it has none."""
+    kind = config.get("type")
+    return str(kind).rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def claim(run_path: Path, model: str, dataset: str, maker: Maker) -> None:
+    """Write whose answers a cell's are going to be, after setting aside those of another maker.
+
+    Called by the process that holds the model, before the first answer: whatever started it, a cell
+    never holds answers of two makers.
+
+    Args:
+        run_path: The run's folder.
+        model: The model's abbreviation.
+        dataset: The data set's, or a shard's name.
+        maker: Of the answers to come.
+    """
+    folder = run_path / "predictions" / model
+    own = folder / f"{dataset}.json"
+    whole, samples = split_shard_name(dataset)
+    files = find_answer_files(folder, whole)
+    if samples is None:  # shards of an earlier run of a data set that is now run whole
+        others = [file.path for file in files if file.stop is not None]
+    else:
+        others = [file.path for file in files if file.path.stem in (whole, f"tmp_{whole}")]
+    unfinished = folder / f"tmp_{dataset}.jsonl"
+    if unfinished.exists() and (differing := list_differences(read_maker(unfinished), maker)):
+        logger.warning(
+            "%s on %s: the answers so far were not made as these are (%s); they are set aside.",
+            model, dataset, ", ".join(differing),
+        )  # fmt: skip
+        others += [unfinished]
+    # A cell whose answers are being made has no result that is theirs.
+    result = run_path / "results" / model / f"{whole}.json"
+    stale = [path for path in (*others, result, maker_path(result)) if path.exists()]
+    if stale:
+        set_aside(run_path, [item for path in stale for item in (path, maker_path(path))])
+    write_maker(own, maker)

@@ -1,0 +1,220 @@
+"""OpenCompass partitioners: one packs all work into tasks, the others cut data sets into shards.
+
+Packing: starting a task process costs about 10 seconds of imports, which is more than a tiny model
+takes for a dozen cells. The stock partitioners never put two models into one task; this one does,
+so that a run of several tiny models starts one process a worker. For models that take minutes to
+run, use the stock one: a fault of one model then leaves the others alone.
+
+Shards: OpenCompass numbers them, so that after another number of splits the same name stands for
+other samples, and it takes a data set's size from ``.cache/dataset_size.json`` by its abbreviation
+alone. Here a shard is named by its samples, and each data set is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from opencompass.partitioners import NaivePartitioner, NumWorkerPartitioner, SizePartitioner
+from opencompass.utils import build_dataset_from_cfg
+
+from opencompass_llada.runs.completeness import (
+    dataset_name,
+    find_answer_files,
+    model_name,
+    shard_name,
+)
+
+
+class PackingPartitioner(NaivePartitioner):
+    """Splits the unfinished (model, data set) pairs, in order, into tasks of equal size."""
+
+    def __init__(self, out_dir: str, num_tasks: int, keep_keys: list[str] | None = None) -> None:
+        """Keep the number of tasks.
+
+        Args:
+            out_dir: Where finished pairs leave their files; OpenCompass gives it.
+            num_tasks: Tasks to make, at least 1; fewer are made of fewer pairs.
+            keep_keys: Parts of the config that tasks get besides; OpenCompass's by default.
+
+        Raises:
+            ValueError: If num_tasks is below 1.
+        """
+        super().__init__(out_dir=out_dir, n=1, keep_keys=keep_keys)
+        if num_tasks < 1:
+            raise ValueError(f"num_tasks={num_tasks} must be at least 1.")
+        self.num_tasks = num_tasks
+
+    def partition(
+        self,
+        model_dataset_combinations: Sequence[Mapping[str, Any]],
+        work_dir: str,
+        out_dir: str,
+        add_cfg: Mapping[str, Any] | None = None,
+    ) -> list[Config]:
+        """Make the tasks.
+
+        Args:
+            model_dataset_combinations: Groups of ``models`` and ``datasets``.
+            work_dir: The run's folder.
+            out_dir: Where finished pairs leave their files.
+            add_cfg: What every task gets besides.
+
+        Returns:
+            Task configs: ``models``, and ``datasets`` with one list a model.
+        """
+        pairs = super().partition(model_dataset_combinations, work_dir, out_dir, {})
+        size = -(-len(pairs) // self.num_tasks) or 1
+        return [
+            _join(pairs[start : start + size], work_dir, add_cfg or {})
+            for start in range(0, len(pairs), size)
+        ]
+
+
+def _join(pairs: Sequence[Config], work_dir: str, add_cfg: Mapping[str, Any]) -> Config:
+    """Make one task of tasks of one pair each, with each model named once."""
+    models: dict[str, Any] = {}
+    datasets: dict[str, list[Any]] = {}
+    for pair in pairs:
+        model, dataset = pair["models"][0], pair["datasets"][0][0]
+        models.setdefault(model["abbr"], model)
+        datasets.setdefault(model["abbr"], []).append(dataset)
+    return Config(
+        {
+            "models": list(models.values()),
+            "datasets": list(datasets.values()),
+            "work_dir": work_dir,
+            **add_cfg,
+        }
+    )
+
+
+class _ShardsBySample:
+    """Over a stock partitioner: names shards by their samples and continues what is there."""
+
+    out_dir: str
+
+    def partition(
+        self,
+        model_dataset_combinations: Sequence[Mapping[str, Any]],
+        work_dir: str,
+        out_dir: str,
+        add_cfg: Mapping[str, Any] | None = None,
+    ) -> list[Config]:
+        """Make the tasks, model by model, since each has answers of its own already.
+
+        Args:
+            model_dataset_combinations: Groups of ``models`` and ``datasets``.
+            work_dir: The run's folder.
+            out_dir: Where finished pairs leave their files.
+            add_cfg: What every task gets besides.
+        """
+        tasks: list[Config] = []
+        for group in model_dataset_combinations:
+            for model in group["models"]:
+                self._folder = Path(out_dir) / model_name(model)
+                own = [{"models": [model], "datasets": list(group["datasets"])}]
+                tasks += super().partition(own, work_dir, out_dir, add_cfg or {})  # type: ignore[misc]
+        return tasks
+
+    def count(self, dataset: Mapping[str, Any]) -> int:
+        """Return how many samples a data set has now, its test_range applied."""
+        sizes: dict[str, int] = self.__dict__.setdefault("_sizes", {})
+        key = str(dataset)
+        if key not in sizes:
+            sizes[key] = len(build_dataset_from_cfg(dataset).test)
+        return sizes[key]
+
+    def cut(self, dataset: Mapping[str, Any], step: int) -> list[Any]:
+        """Return the configs of the shards that are to be made.
+
+        Args:
+            dataset: The data set's config.
+            step: Samples of a shard.
+        """
+        total, name = self.count(dataset), dataset_name(dataset)
+        given = dataset["reader_cfg"].get("test_range") or ""
+        files = find_answer_files(self._folder, name)
+        shards = [file for file in files if file.stop is not None and file.total == total]
+        unsharded = (self._folder / f"tmp_{name}.jsonl").is_file()
+        if not isinstance(given, str) or (unsharded and not shards):
+            return [dataset]  # what is unfinished is continued as it was begun
+        done = [(file.start or 0, file.stop or 0) for file in shards if not file.is_partial]
+        begun = [(file.start or 0, file.stop or 0) for file in shards if file.is_partial]
+        made = []
+        for start, stop in plan_ranges(total, step, done, begun):
+            shard = deepcopy(dataset)
+            shard["abbr"] = shard_name(name, start, stop, total)  # type: ignore[index]
+            shard["reader_cfg"]["test_range"] = f"{given}[{start}:{stop}]"
+            made.append(shard)
+        # OpenCompass passes over the i-th shard where NAME_i.json lies: here another data set's.
+        place = 0
+        while place < len(made):
+            if (self._folder / f"{name}_{place}.json").exists():
+                made.insert(place, dataset)
+            place += 1
+        return made
+
+
+class SampleNumWorkerPartitioner(_ShardsBySample, NumWorkerPartitioner):
+    """OpenCompass's NumWorkerPartitioner with shards named by their samples."""
+
+    def get_size(self, dataset: Mapping[str, Any]) -> int:
+        """Return how many samples a data set has."""
+        return self.count(dataset)
+
+    def split_dataset(self, dataset_cfg: Mapping[str, Any]) -> list[Any]:
+        """Return the shards of a data set that are to be made."""
+        step = -(-self.count(dataset_cfg) // self.num_split)
+        return self.cut(dataset_cfg, max(step, self.min_task_size))
+
+
+class SampleSizePartitioner(_ShardsBySample, SizePartitioner):
+    """OpenCompass's SizePartitioner with shards named by their samples."""
+
+    def get_cost(self, dataset: Mapping[str, Any], get_raw_factors: bool = False) -> Any:
+        """Return a data set's cost, or its number of samples and the cost of each."""
+        size, factor = self.count(dataset), self.get_factor(dataset)
+        return (size, factor) if get_raw_factors else size * factor
+
+    def split_dataset(self, dataset_cfg: Mapping[str, Any]) -> list[Any]:
+        """Return the shards of a data set that are to be made."""
+        size, factor = self.get_cost(dataset_cfg, get_raw_factors=True)
+        most = max(self.max_task_size // factor, 1)
+        return self.cut(dataset_cfg, -(-size // -(-size // most)))
+
+
+def plan_ranges(
+    total: int,
+    step: int,
+    done: Sequence[tuple[int, int]],
+    begun: Sequence[tuple[int, int]] = (),
+) -> list[tuple[int, int]]:
+    """Cut what is not done into ranges, so that done and planned hold each sample once.
+
+    Args:
+        total: Number of samples.
+        step: Samples of a range, at least 1.
+        done: Ranges (start, stop) with all their answers; where two overlap, the first counts.
+        begun: Ranges with some answers; continued as they are where nothing done overlaps.
+
+    Returns:
+        The ranges to make, in order.
+    """
+    taken: list[tuple[int, int]] = []
+    for start, stop in sorted(done):
+        if not taken or start >= taken[-1][1]:
+            taken.append((start, stop))
+    planned: list[tuple[int, int]] = []
+    for start, stop in begun:
+        if all(stop <= other[0] or start >= other[1] for other in [*taken, *planned]):
+            planned.append((start, stop))
+    reached = 0
+    made = list(planned)
+    for start, stop in [*sorted([*taken, *planned]), (total, total)]:
+        made += [(i, min(i + step, start)) for i in range(reached, start, step)]
+        reached = stop
+    return sorted(made)

@@ -1,0 +1,343 @@
+"""Decides what a resumed run keeps: which run it is, and which of its cells this config made.
+
+Compares each prediction file, finished or not, and each result with the maker that the present
+config gives it (`makers`). What differs is moved into the run's ``superseded/`` folder before the
+first task starts, and so made again; nothing is deleted. Where nothing can be made again (``-m
+eval``, ``-m viz``), answers of another maker are refused instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.devices import parse_dtype
+from opencompass_llada.logs import get_logger
+from opencompass_llada.report.run_config import read_dumped_config
+from opencompass_llada.runs.completeness import (
+    AnswerFile,
+    dataset_name,
+    find_answer_files,
+    find_finished,
+    list_names,
+    list_pairs,
+    model_name,
+    split_shard_name,
+)
+from opencompass_llada.runs.makers import (
+    HOST_KEYS,
+    NO_RECORD,
+    SUFFIX,
+    Maker,
+    describe_data,
+    describe_maker,
+    describe_scoring,
+    hash_files,
+    is_ours,
+    list_differences,
+    maker_path,
+    plain,
+    read_maker,
+    set_aside,
+)
+from opencompass_llada.wrapper import LLaDACausalLM
+
+logger = get_logger(__name__)
+
+_BY_NUMBER = "shards named by number alone"
+_NO_ANSWERS = "no answers beside the result"
+#: Differences that a mode which makes no answers reports and does not refuse.
+_TOLD = (NO_RECORD, _BY_NUMBER, _NO_ANSWERS, "versions")
+#: What makes a model another one under the same name.
+_OF_THE_MODEL = ("checkpoint", "adapter", "scaling")
+#: Differences of a result that scoring again mends.
+_RESCORED = ("answers", "scoring")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumedAs:
+    """How a run is resumed."""
+
+    mode: str
+    """OpenCompass's ``-m``."""
+    runs_locally: bool
+    """Whether tasks run on this machine, so that their device is known."""
+    debug: bool = False
+    """Whether tasks run in this process and see its GPUs."""
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the evaluation task; see `makers.describe_scoring`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finding:
+    """A cell whose answers or result are not this config's."""
+
+    name: str
+    differing: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+
+def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
+    """Return the newest run in a work directory that was asked for the same cells.
+
+    Args:
+        cfg: The resolved config.
+        work_dir: The folder that holds the runs.
+
+    Returns:
+        The run's name; None where the folder holds no run.
+
+    Raises:
+        ValueError: If it holds runs of other cells only; they are named.
+    """
+    asked = _cells(cfg)
+    others: list[tuple[int, str]] = []
+    folders = sorted(work_dir.iterdir(), reverse=True) if work_dir.is_dir() else []
+    for folder in folders:
+        found: set[tuple[str, str]] = set()
+        for file in sorted((folder / "configs").glob("*.py")):
+            try:
+                found |= _cells(read_dumped_config(file))
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning("%s is passed over: %s", file, error)
+        if not found:
+            continue
+        if found == asked:
+            return folder.name
+        others.append((len(found & asked), folder.name))
+    if not others:
+        return None
+    named = ", ".join(
+        f"{name} ({common} of this config's {len(asked)} cells)"
+        for common, name in sorted(others, reverse=True)[:5]
+    )
+    raise ValueError(
+        f"-r: no run in {str(work_dir)!r} was asked for the same models and data sets as this "
+        f"config. There are {named}. Name the one to continue with -r NAME, or leave -r out"
+    )
+
+
+def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> None:
+    """Set aside what another maker than this config made, or refuse it where it cannot be remade.
+
+    Args:
+        cfg: The resolved config.
+        run_path: The folder of the run that is resumed.
+        how: How it is resumed.
+
+    Raises:
+        ValueError: If no answers are to be made and those that are there are of another maker.
+    """
+    makes = how.mode in ("all", "infer")
+    files: dict[str, dict[str, str | None]] = {}
+    findings: list[_Finding] = []
+    num_cells = 0
+    datasets = list_names(cfg)
+    by_data: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for model, dataset in list_pairs(cfg):
+        if (
+            find_answer_files(*_place(run_path, model, dataset), datasets)
+            or _result(run_path, model, dataset).exists()
+        ):
+            own = {k: v for k, v in dataset.items() if k not in ("infer_cfg", "eval_cfg")}
+            by_data.setdefault(str(plain(own)), []).append((model, dataset))
+            num_cells += 1
+    for pairs in by_data.values():
+        built = _build(pairs[0][1]) if how.mode != "viz" else None
+        for model, dataset in pairs:
+            name = model_name(model)
+            if name not in files:
+                files[name] = hash_files(model, fetch=False)
+            finding = _check_cell(run_path, (model, dataset), files[name], built, how, datasets)
+            if finding is not None:
+                findings.append(finding)
+    if makes:
+        _set_aside_strangers(cfg, run_path, files)
+    if not findings:
+        return
+    told = _count(findings)
+    if makes:
+        target = set_aside(run_path, [path for finding in findings for path in finding.paths])
+        logger.warning(
+            "%d of %d cells in %s were not made as this config makes them, and are made again: %s. "
+            "What was there lies in %s.",
+            len(findings), num_cells, run_path, told, target,
+        )  # fmt: skip
+        return
+    known = (*_TOLD, *_RESCORED) if how.mode == "eval" else _TOLD
+    refused = [
+        finding
+        for finding in findings
+        if any(not name.startswith(known) for name in finding.differing)
+    ]
+    if refused:
+        names = ", ".join(finding.name for finding in refused[:5])
+        raise ValueError(
+            f"-r: {len(refused)} of {num_cells} cells in {str(run_path)!r} were made by something "
+            f"else than this config describes: {_count(refused)}; first {names}. Give the config "
+            f"that made them; or leave out -m {how.mode}, and they are made again and the old ones "
+            "set aside"
+        )
+    if how.mode == "eval":
+        done = "may be of another maker than this config; what is there is scored (again)"
+        set_aside(run_path, [p for f in findings for p in f.paths if _is_result(run_path, p)])
+    else:
+        done = "cannot be compared with this config and are shown as they are"
+    logger.warning("%d of %d cells in %s %s: %s.", len(findings), num_cells, run_path, done, told)
+
+
+def _set_aside_strangers(
+    cfg: Mapping[str, Any], run_path: Path, files: dict[str, dict[str, str | None]]
+) -> None:
+    """Set aside cells of data sets not asked for now, of another model under an asked one's name.
+
+    A report describes all cells of a name by the newest config.
+    """
+    asked = _cells(cfg)
+    paths: list[Path] = []
+    for name, model in {model_name(model): model for model, _ in list_pairs(cfg)}.items():
+        makers = sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}"))
+        others = [path for path in makers if (name, split_shard_name(path.stem)[0]) not in asked]
+        if not others:
+            continue
+        if name not in files:
+            files[name] = hash_files(model, fetch=False)
+        expected = describe_maker(model, {}, files=files[name], data={}, dtype=None, fetch=False)
+        wanted = {field: expected[field] for field in _OF_THE_MODEL if field in expected}
+        for maker in others:
+            answers = maker.with_suffix(".json")
+            if not list_differences(read_maker(answers), wanted):
+                continue
+            whole = split_shard_name(maker.stem)[0]
+            result = run_path / "results" / name / f"{whole}.json"
+            paths += [result, maker_path(result), answers]
+            paths += [maker.with_name(f"tmp_{maker.stem}.jsonl"), maker]
+    if paths:
+        logger.warning(
+            "Cells of data sets that this config does not ask for were made by other models under "
+            "the names of its own; they lie in %s.",
+            set_aside(run_path, paths),
+        )
+
+
+def _check_cell(
+    run_path: Path,
+    pair: tuple[Mapping[str, Any], Mapping[str, Any]],
+    files: Mapping[str, str | None],
+    built: Any,
+    how: ResumedAs,
+    datasets: Container[str],
+) -> _Finding | None:
+    model, dataset = pair
+    folder, name = _place(run_path, model, dataset)
+    result = _result(run_path, model, dataset)
+    expected = describe_maker(
+        model, dataset, files=files, data={}, dtype=_dtype_of(model, how), fetch=False
+    )
+    paths: list[Path] = []
+    differing: dict[str, None] = {}
+    for file in find_answer_files(folder, name, datasets):
+        wanted = {**expected, **_samples(built, dataset, file)}
+        found = list_differences(read_maker(file.path), wanted)
+        if file.number is not None:
+            found = [_BY_NUMBER]
+        if found:
+            differing |= dict.fromkeys(found)
+            paths += [file.path, maker_path(file.path)]
+    if result.exists():
+        answers = find_finished(folder, name, datasets)
+        wanted = describe_scoring(
+            model, dataset, [read_maker(file.path) for file in answers], **how.scoring
+        )
+        found = list_differences(read_maker(result), wanted)
+        if not answers:
+            found = [_NO_ANSWERS]
+        differing |= dict.fromkeys(found)
+        if differing:
+            paths[:0] = [result, result.with_suffix(""), maker_path(result)]
+    if not differing:
+        return None
+    return _Finding(
+        name=f"{model_name(model)} on {name}", differing=tuple(differing), paths=tuple(paths)
+    )
+
+
+def _samples(built: Any, dataset: Mapping[str, Any], file: AnswerFile) -> Maker:
+    if built is None:
+        return {}
+    data = describe_data(built, dataset)
+    if file.stop is not None:
+        rows = built.test
+        start, stop = file.start or 0, min(file.stop, len(rows))
+        data |= describe_data(_Rows(test=[rows[i] for i in range(start, stop)]), {})
+        if file.total != len(rows):
+            data["samples"] = f"{len(rows)} samples"
+    return data
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Stands for a data set of some rows."""
+
+    test: Sequence[Mapping[str, Any]]
+
+
+def _build(dataset: Mapping[str, Any]) -> Any:
+    from opencompass.utils import build_dataset_from_cfg
+
+    try:
+        return build_dataset_from_cfg(dataset)
+    except Exception as error:
+        raise ValueError(
+            f"data set {dataset_name(dataset)!r} cannot be read, so what is there of it cannot be "
+            f"compared: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _dtype_of(model: Mapping[str, Any], how: ResumedAs) -> str | None:
+    """Return the dtype that a task would hold the weights in; None where it cannot be known."""
+    if not is_ours(model):
+        return None
+    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
+    placement = LLaDACausalLM.check_arguments(**keywords).placement
+    asked = parse_dtype(placement.dtype)
+    if asked is not None:
+        return str(asked).removeprefix("torch.")
+    if how.mode in ("eval", "viz"):  # perhaps on another machine than the answers were made on
+        return None
+    if placement.device is None and not how.runs_locally:
+        return None
+    import torch
+
+    on_cuda = bool((model.get("run_cfg") or {}).get("num_gpus", 0))
+    if how.debug:
+        on_cuda = torch.cuda.is_available()
+    if placement.device is not None:
+        on_cuda = str(placement.device).startswith("cuda")
+    return "bfloat16" if on_cuda else "float32"
+
+
+def _is_result(run_path: Path, path: Path) -> bool:
+    return path.relative_to(run_path).parts[0] == "results"
+
+
+def _count(findings: Sequence[_Finding]) -> str:
+    counts = Counter(name for finding in findings for name in finding.differing)
+    return ", ".join(f"{count} for {name}" for name, count in counts.most_common(8))
+
+
+def _cells(cfg: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(model_name(model), dataset_name(dataset)) for model, dataset in list_pairs(cfg)}
+
+
+def _place(
+    run_path: Path, model: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> tuple[Path, str]:
+    return run_path / "predictions" / model_name(model), dataset_name(dataset)
+
+
+def _result(run_path: Path, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path:
+    return run_path / "results" / model_name(model) / f"{dataset_name(dataset)}.json"

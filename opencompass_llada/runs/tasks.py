@@ -1,0 +1,281 @@
+"""OpenCompass's two tasks: short names, records of what ran, faults that stay in their own cell.
+
+The stock tasks are named after every model and data set in them, the stock inference leaves no
+record of device, passes or seconds, and the stock evaluation stops at the first data set whose
+predictions are missing or incomplete. Nothing is inferred or scored here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from opencompass.tasks.openicl_eval import OpenICLEvalTask
+from opencompass.tasks.openicl_infer import OpenICLInferTask
+from opencompass.utils import build_dataset_from_cfg
+
+from opencompass_llada.faults import guard
+from opencompass_llada.logs import get_logger
+from opencompass_llada.runs.completeness import (
+    TASK_NAME,
+    AnswerFile,
+    dataset_name,
+    find_finished,
+    find_gap,
+    model_name,
+    read_answers,
+)
+from opencompass_llada.runs.durability import whole_files
+from opencompass_llada.runs.ending import end_with_the_run, mark_job
+from opencompass_llada.runs.makers import (
+    SCORING,
+    claim,
+    describe_data,
+    describe_maker,
+    describe_scoring,
+    hash_files,
+    read_maker,
+    type_name,
+    write_maker,
+)
+from opencompass_llada.runs.provenance import hash_rows
+from opencompass_llada.runs.recording import record_model, recording
+
+logger = get_logger(__name__)
+
+
+def short_name(prefix: str, model_cfgs: Sequence[Any], dataset_cfgs: Sequence[Any]) -> str:
+    """Name a task by its models and the number of its cells.
+
+    Args:
+        prefix: What kind of task it is.
+        model_cfgs: The task's models.
+        dataset_cfgs: One list of data sets a model.
+
+    Returns:
+        For example ``OpenICLInfer[tiny-llada: 44 data sets]``.
+    """
+    parts = [
+        f"{model['abbr']}: {len(datasets)} data sets"
+        for model, datasets in zip(model_cfgs, dataset_cfgs, strict=True)
+    ]
+    return f"{prefix}[{', '.join(parts)}]"
+
+
+class ShortNamedInferTask(OpenICLInferTask):
+    """The stock inference task under a short name; writes provenance/ into the run's folder."""
+
+    @property
+    def name(self) -> str:
+        """What the console shows of the task."""
+        return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
+
+    def get_command(self, cfg_path: str, template: str) -> str:
+        """Return the shell command that runs this task in a process of its own.
+
+        Args:
+            cfg_path: File of the task's config.
+            template: The runner's command with ``{task_cmd}`` in it.
+
+        Raises:
+            RuntimeError: If OpenCompass's own command has changed its form.
+        """
+        command = super().get_command(cfg_path, mark_job(template))
+        script = f"{inspect.getfile(OpenICLInferTask)} {cfg_path}"
+        if script not in command:
+            raise RuntimeError(
+                f"OpenCompass's task command {command!r} does not hold {script!r} any more, so no "
+                "provenance would be recorded; use opencompass>=0.5.4,<0.6."
+            )
+        return command.replace(script, f"-m {__name__} --infer {cfg_path}")
+
+    def run(self, *arguments: Any, **options: Any) -> None:
+        """Make the predictions of all data sets.
+
+        Args:
+            arguments: The stock task's.
+            options: The stock task's.
+        """
+        with whole_files():
+            super().run(*arguments, **options)
+
+    def _inference(self) -> None:
+        if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
+            super()._inference()
+            return
+        folder = Path(self.work_dir)
+        if getattr(self, "_recorded", None) is not self.model:
+            self._recorded = self.model
+            self._files = hash_files(self.model_cfg, fetch=True)
+            self._dtype = record_model(folder, self.model, self.model_cfg)["dtype"]
+        if not self.dump_only_message_path:
+            maker = describe_maker(
+                self.model_cfg,
+                self.dataset_cfg,
+                files=self._files,
+                data=describe_data(self.dataset, self.dataset_cfg),
+                dtype=self._dtype,
+                fetch=True,
+            )
+            claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
+        with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
+            super()._inference()
+
+
+class CellByCellEvalTask(OpenICLEvalTask):
+    """Evaluates every data set of a task that can be, then fails if any could not."""
+
+    @property
+    def name(self) -> str:
+        """What the console shows of the task."""
+        return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
+
+    def get_command(self, cfg_path: str, template: str) -> str:
+        """Return the shell command that runs this task in a process of its own.
+
+        Args:
+            cfg_path: File of the task's config.
+            template: The runner's command with ``{task_cmd}`` in it.
+        """
+        command = f"{sys.executable} -m opencompass_llada.runs.tasks {cfg_path}"
+        return mark_job(template).format(task_cmd=command)
+
+    def run(self) -> None:
+        """Evaluate all data sets.
+
+        Raises:
+            RuntimeError: At the end, if any had no score; the log says why for each.
+        """
+        self.failed: list[str] = []
+        with whole_files():
+            super().run()
+        if self.failed:
+            raise RuntimeError(
+                f"{len(self.failed)} data sets could not be evaluated: {', '.join(self.failed)}"
+            )
+
+    def _score(self) -> None:
+        name = f"{self.model_cfg['abbr']} on {self.dataset_cfg['abbr']}"
+        try:
+            super()._score()
+            self._record_scoring()
+        except Exception as error:
+            logger.error("%s has no score: %s: %s", name, type(error).__name__, error)
+            self.failed.append(name)
+
+    def _load_and_preprocess_test_data(self) -> Any:
+        test_set = super()._load_and_preprocess_test_data()
+        self._samples = test_set
+        if "dataset_postprocessor" in self.eval_cfg:  # it may change the references
+            self._samples = build_dataset_from_cfg(self.dataset_cfg).test
+        return test_set
+
+    def _load_predictions(self) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """Read the answers of the whole file or of all shards; each must be to its sample."""
+        folder = Path(self.work_dir) / "predictions" / model_name(self.model_cfg)
+        files = find_finished(folder, dataset_name(self.dataset_cfg))
+        kind = (self.dataset_cfg.get("infer_cfg") or {}).get("inferencer") or {}
+        stored = type_name(kind) in ("GenInferencer", *SCORING)
+        column = self.output_column if stored else None
+        answers = read_cell_answers(folder, files, self._samples, column)
+        keys = answers[0]
+        columns = {key: [answer.get(key) for answer in answers] for key in keys}
+        return answers, columns.pop("prediction", None)
+
+    def _record_scoring(self) -> None:
+        model, dataset = model_name(self.model_cfg), dataset_name(self.dataset_cfg)
+        folder = Path(self.work_dir)
+        answers = find_finished(folder / "predictions" / model, dataset)
+        maker = describe_scoring(
+            self.model_cfg,
+            self.dataset_cfg,
+            [read_maker(file.path) for file in answers],
+            dump_details=bool(self.dump_details),
+            cal_extract_rate=bool(self.cal_extract_rate),
+        )
+        write_maker(folder / "results" / model / f"{dataset}.json", maker)
+
+
+def read_cell_answers(
+    folder: Path, files: Sequence[AnswerFile], samples: Any, column: str | None
+) -> list[dict[str, Any]]:
+    """Read a cell's answers, each of which must be to the sample that it is scored against.
+
+    Args:
+        folder: Where the files should be.
+        files: From `find_finished`.
+        samples: The data set's samples, before any postprocessing.
+        column: Of the samples, that answers hold as ``gold``; None if they hold none.
+
+    Returns:
+        One answer a sample, in order.
+
+    Raises:
+        ValueError: If answers are missing, torn, of other samples or to another reference.
+    """
+    if not files:
+        raise ValueError(f"no predictions are in {folder}")
+    ranges = [file for file in files if file.stop is not None]
+    if ranges and (gap := find_gap(ranges)):
+        raise ValueError(f"{gap} in {folder}")
+    numbers = [file.number for file in files if file.number is not None]
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"of the shards in {folder} only {numbers} are there")
+    answers: list[dict[str, Any]] = []
+    for file in files:
+        content, fault = read_answers(file.path)
+        if fault:
+            raise ValueError(f"{file.path} {fault}; run inference again")
+        own = list(content.values())
+        stop = len(answers) + len(own)
+        asked = (read_maker(file.path) or {}).get("samples")
+        if stop <= len(samples) and asked is not None:
+            now = hash_rows(samples[place] for place in range(len(answers), stop))
+            if asked != now:
+                raise ValueError(
+                    f"{file.path} answers other samples (hash {asked}) than the data set holds now "
+                    f"({now}); run again with -r, which makes them anew"
+                )
+        answers += own
+    if len(answers) != len(samples) or not answers:
+        raise ValueError(
+            f"{len(answers)} answers are in {folder} for {len(samples)} samples: a shard of the "
+            "predictions is lost or incomplete, or the data set has changed; run again with -r"
+        )
+    for place, answer in enumerate(answers if column else ()):
+        gold, reference = answer.get("gold"), _as_json(samples[place][column])
+        if gold and json.dumps(gold) != json.dumps(reference):  # a NaN is equal to itself as a text
+            raise ValueError(
+                f"the answer to sample {place} in {folder} was stored with the reference "
+                f"{str(gold)[:80]!r}, and the data set's is {str(reference)[:80]!r}: the answers "
+                "are to other samples; run again with -r"
+            )
+    return answers
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def main() -> None:
+    """Run the task whose config file is named on the command line."""
+    parser = argparse.ArgumentParser(description="Run a task of OpenCompass.")
+    parser.add_argument("--infer", action="store_true", help="inference; evaluation by default")
+    parser.add_argument("config", help="file of the task's config")
+    given = parser.parse_args()
+    task = ShortNamedInferTask if given.infer else CellByCellEvalTask
+    cfg = Config.fromfile(given.config)
+    end_with_the_run(cfg["work_dir"])
+    task(cfg).run()
+
+
+if __name__ == "__main__":
+    # The task's output is its log: the traceback stands there, above the paragraph.
+    raise SystemExit(guard(main, program=TASK_NAME, show_traceback=True))

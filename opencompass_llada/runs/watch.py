@@ -1,0 +1,198 @@
+"""How far a run is: one line a model and benchmark, with the expected end.
+
+Looks at the files that tasks leave while they run; starts and stops nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.report.results import BENCHMARKS, dotted_name
+from opencompass_llada.report.runs import Run
+from opencompass_llada.runs.completeness import dataset_name, find_answer_files, model_name
+from opencompass_llada.runs.provenance import read_provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One model on one benchmark."""
+
+    model: str
+    """Abbreviation."""
+    benchmark: str
+    """Name."""
+    num_cells: int
+    """Data sets asked for."""
+    num_answered: int
+    """Those with all predictions."""
+    num_scored: int
+    """Those with a result."""
+    share: float
+    """Share of the work that is answered, 0 to 1; a cell counts by its length in tokens."""
+    last_change: datetime | None
+    """When a file of it was last written."""
+    expected_end: datetime | None
+    """Of inference; None before the first answer and after the last."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every cell has a result."""
+        return self.num_scored == self.num_cells
+
+    def describe(self, now: datetime, width: int = 0) -> str:
+        """Return the line.
+
+        Args:
+            now: The time.
+            width: Characters that the model's name takes.
+        """
+        parts = [
+            f"{self.model:<{width}} {self.benchmark:<14} {100 * self.share:4.0f} %",
+            f"{self.num_answered}/{self.num_cells} answered, {self.num_scored} scored",
+        ]
+        if self.is_done:
+            parts.append("done")
+        elif self.expected_end is not None:
+            left = self.expected_end - now
+            parts.append(f"end about {_clock(self.expected_end, now)} ({_span(left)})")
+        elif self.share >= 1:
+            parts.append("being scored")
+        else:
+            parts.append("waiting")
+        if self.last_change is not None and not self.is_done:
+            parts.append(f"last change {_span(now - self.last_change)} ago")
+        return "  ".join(parts)
+
+
+def read_progress(run: Run, now: datetime | None = None) -> list[Progress]:
+    """Look at a run's files.
+
+    The expected end takes a benchmark's pace so far, from its first data set's start to its last
+    answer, for what is left of it. It is wrong by as much as time does not go with length, and
+    where other models share the machine.
+
+    Args:
+        run: The run.
+        now: The time; the machine's by default.
+    """
+    moment = now or datetime.now()
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for model, dataset in run.pairs:
+        groups.setdefault((model_name(model), _benchmark(dataset)), []).append(dataset)
+    starts = _read_starts(run)
+    return [
+        _look(run.path, model, benchmark, datasets, starts, moment)
+        for (model, benchmark), datasets in groups.items()
+    ]
+
+
+def _look(
+    root: Path,
+    model: str,
+    benchmark: str,
+    datasets: Sequence[Mapping[str, Any]],
+    starts: Mapping[tuple[str, str], datetime],
+    now: datetime,
+) -> Progress:
+    done, total, answered, scored = 0.0, 0.0, 0, 0
+    changes: list[datetime] = []
+    begun: list[datetime] = []
+    for dataset in datasets:
+        name = dataset_name(dataset)
+        weight = float(dataset.get("length") or 1)
+        total += weight
+        share, times = _answered_share(root / "predictions" / model, name, dataset)
+        done += weight * share
+        changes += times
+        answered += share >= 1
+        result = root / "results" / model / f"{name}.json"
+        if result.is_file():
+            scored += 1
+            changes.append(_changed(result))
+        if (model, name) in starts:
+            begun.append(starts[model, name])
+    share = done / total if total else 0.0
+    last = max(changes, default=None)
+    answers = [time for time in changes if time <= now]
+    start = min([*begun, *answers], default=None)
+    end = None
+    if 0 < share < 1 and start is not None and last is not None and last > start:
+        end = now + (last - start) * ((1 - share) / share)
+    return Progress(
+        model=model,
+        benchmark=benchmark,
+        num_cells=len(datasets),
+        num_answered=answered,
+        num_scored=scored,
+        share=share,
+        last_change=last,
+        expected_end=end,
+    )
+
+
+def _answered_share(
+    folder: Path, name: str, dataset: Mapping[str, Any]
+) -> tuple[float, list[datetime]]:
+    """Return which share of a data set is answered, and when its files changed."""
+    whole = folder / f"{name}.json"
+    if whole.is_file():
+        return 1.0, [_changed(whole)]
+    expected = dataset.get("num_samples") or dataset.get("num_repeats_per_file")
+    parts = [file.path for file in find_answer_files(folder, name)]
+    lines = sum(
+        _count_lines(path) if path.suffix == ".jsonl" else _count_answers(path) for path in parts
+    )
+    times = [_changed(path) for path in parts]
+    return (min(lines / expected, 0.99) if expected else 0.0), times
+
+
+def _count_lines(path: Path) -> int:
+    return sum(block.count(b"\n") for block in iter_blocks(path))
+
+
+def _count_answers(path: Path) -> int:
+    return sum(block.count(b'"prediction"') for block in iter_blocks(path))
+
+
+def iter_blocks(path: Path) -> list[bytes]:
+    """Return a file's bytes line by line; nothing if it has just been renamed."""
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime)
+
+
+def _read_starts(run: Run) -> dict[tuple[str, str], datetime]:
+    """Return when each recorded data set was begun, in local time."""
+    found = {}
+    for key, record in read_provenance(run.path).datasets.items():
+        started = datetime.fromisoformat(str(record["started"])) if "started" in record else None
+        if started is not None:
+            found[key] = started.astimezone().replace(tzinfo=None)
+    return found
+
+
+def _benchmark(dataset: Mapping[str, Any]) -> str:
+    kind = dotted_name(dataset.get("type"))
+    return str(dataset.get("benchmark") or BENCHMARKS.get(kind) or kind.rsplit(".", 1)[-1])
+
+
+def _clock(moment: datetime, now: datetime) -> str:
+    return moment.strftime("%H:%M" if moment.date() == now.date() else "%Y-%m-%d %H:%M")
+
+
+def _span(length: timedelta) -> str:
+    """Return a length of time in its two largest units."""
+    seconds = max(0, round(length.total_seconds()))
+    for size, unit, below, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // below} {lower}"
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

@@ -1,0 +1,21 @@
+"""LLaDACausalLM, the model class that OpenCompass builds, and its keywords.
+
+The class is imported when it is asked for: its keywords are read where OpenCompass is missing, too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opencompass_llada.wrapper.model import LLaDACausalLM
+
+__all__ = ["LLaDACausalLM"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from opencompass_llada.wrapper.model import LLaDACausalLM
+
+    return LLaDACausalLM

@@ -1,0 +1,425 @@
+"""LLaDACausalLM, the model class that OpenCompass builds: strings in, strings out.
+
+What arguments alone can tell is checked in `wrapper.keywords`.
+
+Takes the keywords of LongLLaDA's and UltraLLaDA's wrappers as they are and a typed form besides.
+Tokens, sampling and weights are handled below it; see `wrapper.keywords` for the keywords,
+`families` for what it can load, `engines` for how it generates.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from opencompass.models.base import BaseModel
+from opencompass.utils.prompt import PromptList
+from transformers import PreTrainedTokenizerBase
+
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.devices import choose_device, choose_dtype
+from opencompass_llada.engines import Engine, Generation, length_buckets
+from opencompass_llada.families import EndTokens, LoadRequest, find_family
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks import (
+    Adapter,
+    build_without_weights,
+    check_adapter,
+    merge_adapter,
+    open_adapter,
+    read_model_config,
+)
+from opencompass_llada.options import check_value, reject_unknown
+from opencompass_llada.prompting.chat import ChatRenderer
+from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
+from opencompass_llada.prompting.stop import (
+    cut_at_stop_strings,
+    cut_at_token_ids,
+    cut_is_settled,
+    merge_stop_strings,
+)
+from opencompass_llada.prompting.truncate import truncate
+from opencompass_llada.wrapper.chat_turns import ChatTemplateParser
+from opencompass_llada.wrapper.keywords import KEYWORDS, WrapperOptions, parse_wrapper_options
+from opencompass_llada.wrapper.paper_keywords import LengthLimit
+from opencompass_llada.wrapper.scoring import LikelihoodMethods, TextScorer
+
+
+def open_fitting_adapter(options: WrapperOptions) -> Adapter | None:
+    """Open the adapter that a model asks for and check that it fits, without reading weights.
+
+    Args:
+        options: The model's.
+
+    Returns:
+        The adapter; None where none is asked for.
+
+    Raises:
+        CheckpointError: If it is not there, is no LoRA or does not fit the checkpoint.
+    """
+    if options.adapter is None:
+        return None
+    adapter = open_adapter(options.adapter)
+    check_adapter(adapter, build_without_weights(resolve_path(options.path)))
+    return adapter
+
+
+def refuse_ranks() -> None:
+    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        raise ValueError(
+            "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
+            "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
+            "data sets over tasks instead"
+        )
+
+
+def check_mask_id(given: int | None, found: int | None) -> None:
+    """Refuse a mask id that is not the checkpoint's."""
+    if given is not None and given != found:
+        raise ValueError(
+            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
+            "leave mask_id out"
+        )
+
+
+def check_bos(options: WrapperOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse to add a BOS that the tokenizer does not have."""
+    if options.add_bos and tokenizer.bos_token_id is None:
+        raise ValueError(
+            f"add_bos=True, but the tokenizer at {options.tokenizer_path!r} names no bos_token; "
+            "leave add_bos out, or name one in tokenizer_kwargs"
+        )
+
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a prompt gave."""
+
+    text: str
+    """Cut at the first end token and stop string, without special tokens."""
+
+    token_ids: tuple[int, ...]
+    """Generated ids before the first end token."""
+
+    generation: Generation
+    """All generated ids, passes and time."""
+
+
+class LLaDACausalLM(LikelihoodMethods, BaseModel):
+    """A language model for OpenCompass's generation and likelihood tasks.
+
+    Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`):
+
+    ======================  =====================================================================
+    path                    Checkpoint: a folder, a hub id, or ``asset:NAME`` for a shipped one.
+    model_type              The family, if it should be checked against config.json.
+    rope_scaling            ``dict(type='ntk'|'diffusion_ntk'|..., target_length=..., ...)``.
+    scaling_config          The seeds' form of it: ``{'scaling_factor': lambda}``.
+    sampler                 Fields of `SamplerConfig`.
+    diffusion_config        The seeds' form: ``{'steps', 'block_length', ...}``.
+    seed                    Seed of every random number, default 0.
+    max_seq_len             Limit in tokens on prompt and generation together; None for none.
+    truncation              What happens to a longer prompt: ``error`` (default), ``middle``,
+                            ``left`` or ``right`` names what is cut.
+    drop_middle             The seeds' form of ``middle``; as there, max_seq_len then bounds the
+                            prompt alone.
+    chat                    True for a chat model: the checkpoint's chat template goes around every
+                            prompt, OpenCompass's roles as turns. ``dict(template=FILE,
+                            system=TEXT, variables={...})`` besides; see `prompting.chat`. Not
+                            together with meta_template. By default no template at all.
+    stop_words              Answers are cut before the first of these strings.
+    likelihood              How texts are scored: ``dict(num_draws=128, seed=0, batch_size=8)``;
+                            draws and seed are for masked diffusion models, batch_size counts
+                            masked copies of a text in one forward pass.
+    max_out_len             Tokens to generate where the caller gives no number.
+    batch_size              Prompts at once; None takes the caller's batch whole.
+    dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
+    device                  Automatic by default: CUDA where there is any.
+    attention_backend       See `networks.ATTENTION_BACKENDS`.
+    model_kwargs            The seeds' form of the last three: torch_dtype, device_map,
+                            flash_attention.
+    peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
+    peft_kwargs             ``revision`` and ``subfolder`` of it.
+    tokenizer_path          Where the tokenizer is, if not at path.
+    tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
+    add_bos                 True: prompts to generate from begin with the tokenizer's BOS, once, as
+                            the seeds' wrapper has it for Dream without drop_middle.
+    ======================  =====================================================================
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        meta_template: Mapping[str, Any] | None = None,
+        tokenizer_only: bool = False,
+        sync_rank: bool = False,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        """Check every argument, read config.json and the tokenizer, then load the weights.
+
+        Args:
+            path: Checkpoint; see the class.
+            meta_template: OpenCompass's chat template, if any.
+            tokenizer_only: Load no weights; only token counts work.
+            sync_rank: OpenCompass's option for several ranks.
+            generation_kwargs: Must be empty: `sampler` says how to generate.
+            keywords: See the class.
+
+        Raises:
+            ValueError: For the first argument, file or tensor that does not fit.
+        """
+        options = self.check_arguments(
+            path, generation_kwargs=generation_kwargs, meta_template=meta_template, **keywords
+        )
+        refuse_ranks()
+        super().__init__(
+            path=path,
+            max_seq_len=options.length_limit.max_seq_len,
+            tokenizer_only=tokenizer_only,
+            meta_template=dict(meta_template) if meta_template else None,
+            generation_kwargs={},
+            sync_rank=sync_rank,
+        )
+        self.options = options
+        self.engine: Engine | None = None
+        self._warned_too_long = False
+        local_path = resolve_path(options.path)
+        config = read_model_config(local_path)
+        family = find_family(config, options.path, options.family)
+        self.tokenizer = load_tokenizer(
+            resolve_path(options.tokenizer_path), options.tokenizer_kwargs
+        )
+        self.special_tokens: EndTokens = family.special_tokens(local_path, config, self.tokenizer)
+        check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
+        check_bos(options, self.tokenizer)
+        self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
+        self._stop_ids = set(self.special_tokens.end_token_ids)
+        if options.chat is not None:
+            self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
+        adapter = open_fitting_adapter(options)
+        if tokenizer_only:
+            return
+        device = choose_device(options.placement.device)
+        self.engine = family.load(
+            LoadRequest(
+                path=local_path,
+                config=config,
+                tokenizer=self.tokenizer,
+                rope_scaling=options.rope_scaling,
+                settings=options.settings,
+                dtype=choose_dtype(options.placement.dtype, device),
+                device=device,
+                attention_backend=options.placement.attention_backend,
+                context_length=options.length_limit.max_seq_len,
+            )
+        )
+        if adapter is not None:
+            merge_adapter(adapter, self.engine.model)
+        self.scorer = TextScorer(
+            self.engine,
+            self._ids_to_score,
+            self._encoder.decode,
+            start_token_id=self.tokenizer.bos_token_id,
+            limit=options.length_limit,
+            options=options.likelihood,
+        )
+        _log_choices(options)
+        weakref.finalize(self, _log_totals, self.engine, options.path)
+
+    @staticmethod
+    def check_arguments(
+        path: str,
+        *,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        meta_template: Mapping[str, Any] | None = None,
+        tokenizer_only: bool = False,
+        sync_rank: bool = False,
+        **keywords: Any,
+    ) -> WrapperOptions:
+        """Check the arguments as far as they can be without opening a file.
+
+        Args:
+            path: See the class.
+            generation_kwargs: See the constructor.
+            meta_template: See the constructor.
+            tokenizer_only: Not checked here.
+            sync_rank: Not checked here.
+            keywords: See the class.
+
+        Returns:
+            The checked keywords.
+
+        Raises:
+            ValueError: For the first argument that does not fit.
+        """
+        own = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
+        reject_unknown("LLaDACausalLM keyword", keywords, [*KEYWORDS, *own])
+        check_value("tokenizer_only", tokenizer_only, bool)
+        check_value("sync_rank", sync_rank, bool)
+        check_value("generation_kwargs", generation_kwargs, Mapping[str, Any] | None)
+        check_value("meta_template", meta_template, Mapping[str, Any] | None)
+        extra = {k: v for k, v in (generation_kwargs or {}).items() if v is not None}
+        if extra not in ({}, {"num_return_sequences": 1}):
+            raise ValueError(
+                f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
+                "sampler=dict(temperature=..., num_steps=..., ...)"
+            )
+        options = parse_wrapper_options(path, **keywords)
+        if options.chat is not None and meta_template:
+            raise ValueError(
+                "chat and meta_template are both given and say the same thing; keep chat for the "
+                "checkpoint's own template, or meta_template for one that the config spells out"
+            )
+        return options
+
+    def generate(
+        self,
+        inputs: Sequence[str],
+        max_out_len: int | None = None,
+        stopping_criteria: Sequence[str] | str | None = None,
+    ) -> list[str]:
+        """Generate an answer to each prompt.
+
+        Args:
+            inputs: Prompts, after OpenCompass's templates.
+            max_out_len: Tokens to generate; None takes the model's own number.
+            stopping_criteria: Stop strings of the data set, besides the model's.
+
+        Returns:
+            One answer a prompt, cut at the first end token and stop string, without special
+            tokens.
+
+        Raises:
+            ValueError: If a prompt is longer than the limit under policy ``error``, or the steps
+                do not fit the length.
+            RuntimeError: If only the tokenizer was loaded.
+        """
+        return [answer.text for answer in self.answer(inputs, max_out_len, stopping_criteria)]
+
+    def answer(
+        self,
+        inputs: Sequence[str],
+        max_out_len: int | None = None,
+        stopping_criteria: Sequence[str] | str | None = None,
+    ) -> list[Answer]:
+        """Generate as `generate` does, and return ids, passes and time beside each text.
+
+        Args:
+            inputs: See `generate`.
+            max_out_len: See `generate`.
+            stopping_criteria: See `generate`.
+
+        Returns:
+            One answer a prompt.
+
+        Raises:
+            ValueError: See `generate`.
+            RuntimeError: See `generate`.
+        """
+        if self.engine is None:
+            raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
+        stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
+        length = self.options.generation_length(max_out_len)
+        prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
+        size = self.options.batch_size or max(len(prompts), 1)
+        answers: dict[int, Answer] = {}
+        for places in length_buckets([len(prompt) for prompt in prompts], size):
+            batch = self.engine.generate(
+                [prompts[place] for place in places],
+                max_new_tokens=length,
+                is_complete=self._complete_test(stops),
+            )
+            for place, generation in zip(places, batch, strict=True):
+                answers[place] = self._read_answer(generation, stops)
+        return [answers[place] for place in range(len(prompts))]
+
+    def get_token_len(self, prompt: str) -> int:
+        """Return how many tokens a prompt has before any truncation."""
+        return len(self._encoder.encode(str(prompt)))
+
+    def encode(self, prompt: str | PromptList) -> torch.Tensor:
+        """Return a prompt's ids, int64 [tokens]."""
+        return torch.tensor(self._encoder.encode(str(prompt)), dtype=torch.int64)
+
+    def decode(self, tokens: torch.Tensor) -> str:
+        """Return the text of int64 [tokens], special tokens left out."""
+        return self._encoder.decode(tokens.tolist())
+
+    def _as_prompt(self, text: str | PromptList, mode: str) -> str:
+        """Return a prompt as it is to be read: with a chat template around it if it has none."""
+        parser = self.template_parser
+        return str(text) if self.options.chat is None else parser.render_text(str(text), mode)
+
+    def _ids_to_score(self, text: str) -> list[int]:
+        token_ids = self._encoder.encode(text)
+        self._warn_if_too_long(min(len(token_ids), self.options.length_limit.max_seq_len or 2**63))
+        return token_ids
+
+    def _prompt_ids(self, text: str, generation_length: int) -> list[int]:
+        token_ids = self._encoder.encode(text)
+        start = self.tokenizer.bos_token_id
+        if self.options.add_bos and token_ids[:1] != [start]:
+            token_ids = [start, *token_ids]
+        limits: LengthLimit = self.options.length_limit
+        limit = limits.prompt_limit(generation_length)
+        if limit is not None:
+            token_ids = truncate(token_ids, limit=limit, policy=limits.policy)
+        self._warn_if_too_long(len(token_ids) + generation_length)
+        return token_ids
+
+    def _warn_if_too_long(self, length: int) -> None:
+        assert self.engine is not None, "prompts are read for a loaded engine only"
+        longest = self.engine.longest_context
+        if longest is None or length <= longest or self._warned_too_long:
+            return
+        self._warned_too_long = True
+        logger.warning(
+            "A prompt and its generation take %d tokens, more than the %d that the %s; answers may "
+            "fall apart. Set rope_scaling=dict(type='diffusion_ntk', target_length=%d) or more. "
+            "Said once.",
+            length,
+            longest,
+            "RoPE scaling was computed for" if self.engine.is_scaled else "model was trained on",
+            length,
+        )
+
+    def _complete_test(self, stops: Sequence[str]) -> Callable[[list[int]], bool] | None:
+        """Return the test whether a stop string ends an answer, whatever follows."""
+        if not stops:
+            return None
+        return lambda token_ids: cut_is_settled(self._encoder.decode(token_ids), stops)
+
+    def _read_answer(self, generation: Generation, stops: Sequence[str]) -> Answer:
+        kept = cut_at_token_ids(generation.token_ids, self._stop_ids)
+        text = cut_at_stop_strings(self._encoder.decode(kept), stops)
+        return Answer(text=text, token_ids=tuple(kept), generation=generation)
+
+
+def _log_choices(options: WrapperOptions) -> None:
+    limit = options.length_limit
+    if limit.max_seq_len is not None:
+        logger.info(
+            "Prompts%s are limited to max_seq_len=%d tokens, policy %s",
+            "" if limit.prompt_only else " with their generation",
+            limit.max_seq_len,
+            limit.policy,
+        )
+
+
+def _log_totals(engine: Engine, path: str) -> None:
+    if engine.totals.num_prompts:
+        logger.info("%s: %s", path, engine.totals.describe())
+
+
+# The public name, which dumped configs hold.
+LLaDACausalLM.__module__ = "opencompass_llada.wrapper"

@@ -1,0 +1,62 @@
+"""Names of earlier versions: dumped configs of old runs hold them, and `-r` builds by them."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import Registry
+
+from opencompass_llada.old_names import MOVED
+
+#: What dumped configs of version 0.1 name; every other name of `MOVED` is looked up in its module.
+CLASSES = {
+    "datasets.literal_template": "LiteralPromptTemplate",
+    "datasets.longbench.dataset": "LongBenchDataset",
+    "datasets.longbench.evaluator": "LongBenchEvaluator",
+    "datasets.needle_evaluator": "NeedleBenchEvaluator",
+    "datasets.needlebench": "NeedleBenchSingleDataset",
+    "datasets.option_inferencer": "OptionScoringInferencer",
+    "datasets.perplexity.evaluator": "PerplexityEvaluator",
+    "datasets.ruler.dataset": "RulerDataset",
+    "datasets.ruler.evaluator": "RulerEvaluator",
+    "results.summarizer": "NeedleSummarizer",
+    "results.group_summarizer": "GroupSummarizer",
+    "running.local_runner": "CoreSharingLocalRunner",
+    "running.partitioner": "PackingPartitioner",
+    "running.tasks": "CellByCellEvalTask",
+}
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_every_old_module_leads_to_the_new_ones_classes(old):
+    module = importlib.import_module(f"opencompass_llada.{old}")
+    new = importlib.import_module(f"opencompass_llada.{MOVED[old]}")
+    name = CLASSES.get(old) or next(n for n, v in vars(new).items() if isinstance(v, type))
+    assert getattr(module, name) is getattr(new, name)
+    with pytest.raises(AttributeError):
+        _ = module.no_such_class
+
+
+def test_a_dumped_type_is_built_by_its_old_name():
+    registry = Registry("any", scope="opencompass_llada")
+    found = registry.get("opencompass_llada.running.tasks.ShortNamedInferTask")
+    from opencompass_llada.runs.tasks import ShortNamedInferTask
+
+    assert found is ShortNamedInferTask
+
+
+def test_names_that_never_were_are_no_modules():
+    for name in ("opencompass_llada.datasets.nothing", "opencompass_llada.nothing"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(name)
+
+
+def test_old_names_cost_nothing_and_hide_no_file(repository_root):
+    script = (
+        "import sys, opencompass_llada; print('torch' in sys.modules, 'opencompass' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=repository_root
+    )
+    assert run.stdout.split() == ["False", "False"]
