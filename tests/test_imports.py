@@ -189,28 +189,12 @@ def test_importing_the_package_is_light(module, repository_root):
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
 
 
-def imports_when_loaded(path: Path) -> set[str]:
-    """Return the modules that one imports as it is loaded, without those for types alone."""
-    found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name.removeprefix(f"{PACKAGE}.") for name in found if name.startswith(f"{PACKAGE}.")}
-
-
-def test_no_module_is_loaded_in_a_circle(repository_root):
+def test_no_modules_import_each_other_in_a_circle(repository_root):
+    """At any depth: neither as they are loaded, nor in a function, nor for types alone."""
     paths = modules(repository_root)
-    links = {
-        name: {target for target in imports_when_loaded(path) if target in paths} - {name}
-        for name, path in paths.items()
-    }
-    order = graphlib.TopologicalSorter(
+    links = {}
+    for name, path in paths.items():
+        targets = {t.removeprefix(f"{PACKAGE}.") for t in imports_of(path, name)} & set(paths)
         # A package's own page gathers its modules, which do not need the page.
-        {
-            name: {t for t in found if paths[t].name != "__init__.py"}
-            for name, found in links.items()
-        }
-    )
-    assert len(list(order.static_order())) == len(paths)
+        links[name] = {t for t in targets - {name} if paths[t].name != "__init__.py"}
+    assert len(list(graphlib.TopologicalSorter(links).static_order())) == len(paths)

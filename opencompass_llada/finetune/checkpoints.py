@@ -1,110 +1,26 @@
-"""A run's checkpoints: which are kept, where it goes on, what is written with them.
+"""A run's checkpoints: which are kept, where it goes on, and whether it may.
 
 ``output_dir`` holds ``step-000100/`` and so on (published format, with ``state/`` for going on),
 ``checkpoints.json`` (which is the last and the best), ``final/`` (published format alone) and logs.
 Writes no weights itself.
-
-Puts saving, record and state together; decides nothing about which checkpoints are kept.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import platform
 import shutil
-import time
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-import transformers
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-import opencompass_llada
-from opencompass_llada.assets import resolve_path
 from opencompass_llada.files import write_text
-from opencompass_llada.finetune.lora import published_tensors
-from opencompass_llada.finetune.parallel import wait_for_all
-from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.saving import (
-    config_fields,
     saving,
-    write_atomically,
-    write_facts,
-    write_weights,
 )
-from opencompass_llada.finetune.token_cache import TokenizedText
-from opencompass_llada.finetune.training_state import write_state
 from opencompass_llada.logs import get_logger
-from opencompass_llada.networks import locate_checkpoint
-from opencompass_llada.runs.provenance import find_commit, hash_checkpoint, hash_values
-
-if TYPE_CHECKING:
-    from opencompass_llada.finetune.data import TrainingData
-    from opencompass_llada.finetune.start import TrainingTokenizer
-    from opencompass_llada.finetune.trainer import Trainer
-
-
-def describe_run(trainer: Trainer) -> dict[str, Any]:
-    """Return the resolved recipe, the data, the figures, and the versions.
-
-    Args:
-        trainer: The run.
-    """
-    recipe = dataclasses.asdict(trainer.recipe)
-    for name in ("output_dir", "cache_dir"):  # paths of the machine, of no use elsewhere
-        del recipe[name]
-    cuda = trainer.ranks.device.type == "cuda"
-    return {
-        "recipe": recipe,
-        "made_from": trainer.index.made_from,
-        "text_tokens": trainer.data.windows.num_tokens,
-        "packing": trainer.data.packing,
-        "step": trainer.step,
-        "tokens": trainer.tokens_seen,
-        "seconds": round(trainer.seconds, 1),
-        "history": trainer.history,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": find_commit(),
-        "device": torch.cuda.get_device_name() if cuda else platform.processor(),
-        "processes": trainer.ranks.world_size,
-        "versions": {
-            "opencompass_llada": opencompass_llada.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def describe_inputs(
-    recipe: Recipe, tokens: TrainingTokenizer, data: TrainingData
-) -> dict[str, Any]:
-    """Return digests of all that a recipe names and does not hold: start, tokenizer and text.
-
-    Args:
-        recipe: Names the start, whose weights are read whole (16 GB: about 15 seconds).
-        tokens: The tokenizer.
-        data: The text, tokenised.
-    """
-    start = None
-    if recipe.init_from is not None:
-        start = hash_checkpoint(locate_checkpoint(resolve_path(recipe.init_from)), whole=True)
-    vocabulary = tokens.tokenizer.get_vocab()
-    return {
-        "init_from": start,
-        "tokenizer": hash_values([vocabulary, tokens.end_token_id, tokens.mask_token_id]),
-        "text": [_describe_text(text) for text in data.texts],
-        "evaluation": None if data.held_out is None else _describe_text(data.held_out),
-    }
-
-
-def _describe_text(text: TokenizedText) -> dict[str, Any]:
-    return {"tokens": text.digest, "files": text.files}
-
 
 logger = get_logger(__name__)
 
@@ -308,45 +224,3 @@ def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:3])}"[:300]
-
-
-def write_checkpoint(trainer: Trainer, folder: Path, *, with_state: bool) -> None:
-    """Write a checkpoint, whole or not at all; every rank calls it.
-
-    Args:
-        trainer: The run.
-        folder: An earlier checkpoint in it is replaced.
-        with_state: Whether training can go on from it.
-
-    Raises:
-        SaveError: If it cannot be written.
-    """
-    recipe, ranks = trainer.recipe, trainer.ranks
-
-    def fill(part: Path) -> None:
-        trainer.average.swap()
-        tensors = published_tensors(trainer.model, recipe.lora, getattr(torch, recipe.dtype))
-        try:
-            write_weights(part, tensors, write=ranks.is_main)
-        finally:
-            trainer.average.swap()
-        if ranks.is_main:
-            config = config_fields(trainer.model, recipe)
-            write_facts(part, config, trainer.tokens.tokenizer, describe_run(trainer))
-        if with_state:
-            facts = {
-                "step": trainer.step,
-                "tokens": trainer.tokens_seen,
-                "seconds": trainer.seconds,
-                "history": trainer.history,
-            }
-            write_state(
-                part / STATE,
-                trainer.network,
-                trainer.optimizer,
-                trainer.average.weights,
-                facts,
-                is_main=ranks.is_main,
-            )
-
-    write_atomically(folder, fill, is_main=ranks.is_main, wait=lambda: wait_for_all(ranks))

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,12 +19,10 @@ from opencompass_llada.files import append_line, remove_left_overs, write_text
 from opencompass_llada.finetune.arithmetic import peak_flops, step_flops
 from opencompass_llada.finetune.recipe import Phase
 from opencompass_llada.finetune.rows import Batch
+from opencompass_llada.finetune.run_state import RunState
 from opencompass_llada.finetune.saving import saving
 from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.logs import get_logger
-
-if TYPE_CHECKING:
-    from opencompass_llada.finetune.trainer import Trainer
 
 
 class Throughput:
@@ -38,37 +36,37 @@ class Throughput:
         """Forget what was done."""
         self._begun, self._tokens, self._flops, self._steps = time.perf_counter(), 0, 0.0, 0
 
-    def add(self, trainer: Trainer, phase: Phase, batches: list[Batch]) -> None:
+    def add(self, run: RunState, phase: Phase, batches: list[Batch]) -> None:
         """Take note of a step."""
         tokens = phase.rows_per_step * phase.sequence_length
-        trainer.tokens_seen += tokens
+        run.tokens_seen += tokens
         self._tokens += tokens
         self._steps += 1
         for batch in batches:
             rows, length = batch["input_ids"].shape
             self._flops += step_flops(
-                trainer.shape,
+                run.shape,
                 batch["spans"] or (length,) * rows,
                 int(batch["targets"].sum()),
-                frozen=trainer.recipe.lora is not None,
+                frozen=run.recipe.lora is not None,
             )
 
-    def figures(self, trainer: Trainer) -> dict[str, Any]:
+    def figures(self, run: RunState) -> dict[str, Any]:
         """Return figures for the log, over all devices but MFU and memory, which are of one."""
         seconds = time.perf_counter() - self._begun
-        device = trainer.ranks.device
+        device = run.ranks.device
         peak, memory = None, None
         if device.type == "cuda":
             peak = peak_flops(torch.cuda.get_device_name(device))
             memory = torch.cuda.max_memory_allocated(device) / 1e9
-        flops = self._flops / trainer.ranks.sequence_parallel
-        left = (trainer.recipe.num_steps - trainer.step) * seconds / max(1, self._steps)
-        if trainer.recipe.time_limit is not None:
-            left = min(left, max(0.0, trainer.recipe.time_limit - trainer.seconds))
+        flops = self._flops / run.ranks.sequence_parallel
+        left = (run.recipe.num_steps - run.step) * seconds / max(1, self._steps)
+        if run.recipe.time_limit is not None:
+            left = min(left, max(0.0, run.recipe.time_limit - run.seconds))
         return {
-            "learning_rate": trainer.optimizer.param_groups[0]["lr"],
-            "tokens": trainer.tokens_seen,
-            "seconds": round(trainer.seconds, 1),
+            "learning_rate": run.optimizer.param_groups[0]["lr"],
+            "tokens": run.tokens_seen,
+            "seconds": round(run.seconds, 1),
             "tokens_per_second": self._tokens / seconds,
             "mfu": None if peak is None else flops / seconds / peak,
             "seconds_left": round(left),

@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -21,9 +20,7 @@ from opencompass_llada.finetune.checkpoints import (
     CheckpointIndex,
     check_same_inputs,
     check_same_recipe,
-    describe_inputs,
     score_figures,
-    write_checkpoint,
 )
 from opencompass_llada.finetune.checks import check_fits, check_network
 from opencompass_llada.finetune.data import TrainingData
@@ -43,6 +40,7 @@ from opencompass_llada.finetune.parallel import (
 )
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.rows import Batch, to_device
+from opencompass_llada.finetune.run_state import RunState
 from opencompass_llada.finetune.saving import restore_checkpoints
 from opencompass_llada.finetune.start import (
     build_network,
@@ -53,19 +51,14 @@ from opencompass_llada.finetune.start import (
 from opencompass_llada.finetune.stopping import StopRequest
 from opencompass_llada.finetune.surroundings import check_surroundings
 from opencompass_llada.finetune.training_state import read_state
+from opencompass_llada.finetune.writing import describe_inputs, write_checkpoint
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
 
 
-class Trainer:
-    """Holds the state of one run.
-
-    Attributes:
-        step: Optimiser steps done.
-        history: Rows of figures, as logged.
-        stopped_by: The signal that ended training early; None if none did.
-    """
+class Trainer(RunState):
+    """Trains by a recipe: holds the state of one run and carries it on."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Check the recipe against this machine, prepare data and network, find where to go on.
@@ -124,8 +117,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema_decay)
         self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
-        self.history: list[dict[str, Any]] = []
-        self.stopped_by: int | None = None
+        self.history, self.stopped_by = [], None
         if self.index.last is not None:
             self._go_back(self.index.last)
 

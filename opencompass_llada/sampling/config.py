@@ -19,7 +19,6 @@ from opencompass_llada.sampling.block_cache import CacheOptions, parse_cache_opt
 from opencompass_llada.sampling.schedule import SCHEDULES, plan_blocks
 from opencompass_llada.sampling.unmasking import (
     STRATEGIES,
-    check_combinations,
 )
 
 PUBLISHED_TIMESTEP_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
@@ -229,3 +228,44 @@ def _check_fraction(name: str, value: float | None, *, includes_zero: bool) -> N
     if not 0 <= value < 1 or (value == 0 and not includes_zero):
         lowest = "at least 0" if includes_zero else "above 0"
         raise ValueError(f"{name}={value!r} must be {lowest} and below 1; use None to leave it out")
+
+
+def check_combinations(config: SamplerConfig) -> None:
+    """Refuse options that have no effect beside others; the published codes ignore them.
+
+    Args:
+        config: A config whose values are each valid.
+
+    Raises:
+        ValueError: For the first option without effect, with what to do instead.
+    """
+    strategy, name = STRATEGIES[config.remasking], config.remasking
+    if config.suppress_eos_eot_confidence and not strategy.of_token:
+        raise ValueError(
+            f"suppress_eos_eot_confidence=True has no effect with remasking={name!r}, which "
+            "uses no confidence of a token; use remasking='low_confidence' or 'maskgit_plus', or "
+            "suppress_eos_logits=True"
+        )
+    if config.remasking_temperature and not strategy.confident:
+        raise ValueError(
+            f"remasking_temperature={config.remasking_temperature} has no effect with "
+            f"remasking={name!r}, which chooses positions at random as it is; leave it out, or "
+            "use remasking='entropy'"
+        )
+    for option in ("top_p", "top_k"):
+        idle = config.temperature == 0 and not strategy.of_drawn_distribution
+        if getattr(config, option) is not None and idle:
+            raise ValueError(
+                f"{option}={getattr(config, option)} has no effect at temperature=0 with "
+                f"remasking={name!r}; use {option}=None, or a temperature above 0"
+            )
+    if config.timestep_eps is not None and config.resolved_schedule != "timesteps":
+        raise ValueError(
+            f"timestep_eps={config.timestep_eps} has no effect with schedule="
+            f"{config.resolved_schedule!r}; leave it out, or use schedule='timesteps'"
+        )
+    if strategy.independent and config.resolved_schedule != "timesteps":
+        raise ValueError(
+            f"schedule={config.schedule!r} gives no probabilities, by which remasking={name!r} "
+            "reveals; use schedule='timesteps' (or None), or remasking='random'"
+        )

@@ -10,12 +10,9 @@ Knows numbers only, no model. Which tokens a step reveals is decided in ``accept
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from opencompass_llada.sampling.config import SamplerConfig
 
 
 def timestep_shares(num_steps: int, eps: float) -> tuple[float, ...]:
@@ -110,7 +107,36 @@ class StepPlan:
     """Share of the masked positions to reveal; 1 at the last step."""
 
 
-def plan_blocks(config: SamplerConfig) -> BlockPlan:
+class BlockSettings(Protocol):
+    """What of a sampler's settings decides its blocks and steps."""
+
+    @property
+    def generation_length(self) -> int:
+        """Tokens asked for."""
+        ...
+
+    @property
+    def block_length(self) -> int | None:
+        """Tokens in a block; None for one block."""
+        ...
+
+    @property
+    def num_steps(self) -> int | None:
+        """Denoising steps of the whole generation; None for one a token."""
+        ...
+
+    @property
+    def resolved_schedule(self) -> str:
+        """One of `SCHEDULES`."""
+        ...
+
+    @property
+    def resolved_timestep_eps(self) -> float | None:
+        """Where the timesteps end; None for even reveals."""
+        ...
+
+
+def plan_blocks(config: BlockSettings) -> BlockPlan:
     """Cut a generation into blocks and steps.
 
     Five tokens with ``block_length=2`` are generated as six in three blocks; ``num_steps=3`` is
@@ -237,7 +263,7 @@ def reveals_per_step(num_masked: int, num_steps: int) -> tuple[int, ...]:
 
 
 def _check_num_steps(
-    num_steps: int, num_blocks: int, block_length: int, config: SamplerConfig
+    num_steps: int, num_blocks: int, block_length: int, config: BlockSettings
 ) -> None:
     blocks = (
         f"the {num_blocks} blocks (generation_length={config.generation_length} in blocks of "
