@@ -1,4 +1,4 @@
-"""Time and memory of sampling: ours, the seeds' algorithm and one full pass, in one run.
+"""Time and memory of sampling: ours, the papers' algorithm and one full pass, in one run.
 
     python benchmarks/inference.py                 # one H100 80GB, about 5 minutes
     python benchmarks/inference.py --quick         # tiny shapes on any machine, a few seconds
@@ -68,7 +68,7 @@ class Bench:
         self.record: dict[str, Any] = {**describe_run(), "failed": {}, "seconds_at": {}}
         self.model = make_model(quick, device)
         self.server = PassServer(FastNetwork(self.model))
-        if device.type == "cuda":  # the plain forward pass is the seeds', who use flash attention
+        if device.type == "cuda":  # the plain forward pass is the papers', who use flash attention
             self.model.attention_backend = "sdpa_flash"
         self.tokens = SpecialTokens(
             mask_token_id=self.model.config.mask_token_id,
@@ -120,7 +120,7 @@ class Bench:
         return found
 
     def baselines(self, shapes: tuple[Shape, ...]) -> dict[str, Any]:
-        """Time steps of the seeds' algorithm, longest first shapes last."""
+        """Time steps of the papers' algorithm, longest first shapes last."""
         baseline_step_seconds(self.model, self.prompt(64), 8, 1)
         for shape in shapes:
             if shape.baseline_steps:

@@ -1,4 +1,4 @@
-"""The seeds' algorithm as a benchmark mode: everything recomputed at every step.
+"""The papers' algorithm as a benchmark mode: everything recomputed at every step.
 
 Full sequence through plain modules, logits and softmax over the whole sequence, confidence and
 top-k over the whole sequence, flash attention (LLaDA's generate.py as LongLLaDA and UltraLLaDA
@@ -46,7 +46,7 @@ def seeds_step(
 def baseline_step_seconds(
     model: LLaDAForMaskedDiffusion, prompt: list[int], generation_length: int, num_timed: int
 ) -> list[float]:
-    """Time single steps of the seeds' algorithm.
+    """Time single steps of the papers' algorithm.
 
     Args:
         model: The network.

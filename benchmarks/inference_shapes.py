@@ -28,7 +28,7 @@ class Shape:
     steps: int
     modes: tuple[str, ...]
     baseline_steps: int = 0
-    """Steps of the seeds' algorithm to time at this prompt length; 0 takes another shape's."""
+    """Steps of the papers' algorithm to time at this prompt length; 0 takes another shape's."""
     asked: str = ""
 
     @property

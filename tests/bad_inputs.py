@@ -285,7 +285,7 @@ def _keywords() -> Iterator[Case]:
 
 
 def _sampler() -> Iterator[Case]:
-    """Options of the sampler, and of the seeds' form."""
+    """Options of the sampler, and of the papers' form."""
     wrong = {
         "num_steps": (("'8'", "integer"), ("True", "integer"), ("0", "positive"), ("7.5", "integer"), ("7", "multiple"), ("10**30", "at most")),
         "block_length": (("'8'", "integer"), ("0", "at least 1"), ("8.0", "integer"), ("[8]", "integer")),

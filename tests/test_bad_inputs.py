@@ -31,7 +31,7 @@ GOOD: dict[str, str] = {
     "None for defaults": "model.update(seed=None, batch_size=None, max_seq_len=None, truncation=None)",  # noqa: E501
     "a depth that is an integer": "dataset['depth'] = int64(50)",
     "a list of files as a tuple": "dataset['file_list'] = tuple(dataset['file_list'])",
-    "the seeds' form": "del model['sampler']; model['diffusion_config'] = dict(steps=8, block_length=8, gen_length=16, mask_id=258)",  # noqa: E501
+    "the papers' form": "del model['sampler']; model['diffusion_config'] = dict(steps=8, block_length=8, gen_length=16, mask_id=258)",  # noqa: E501
 }
 
 

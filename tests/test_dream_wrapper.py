@@ -126,7 +126,7 @@ def test_the_likelihood_goes_by_realigned_logits(checkpoint):
     assert estimate.nll == pytest.approx(-logits.log_softmax(-1)[4].item(), rel=1e-5)
 
 
-def test_bos_before_a_prompt_as_the_seeds_wrapper_has_it(checkpoint, monkeypatch):
+def test_bos_before_a_prompt_as_the_papers_wrapper_has_it(checkpoint, monkeypatch):
     """Once, also where the tokenizer or the prompt has it already."""
     options = {"tokenizer_kwargs": {"bos_token": START_TOKEN}}
     model = LLaDACausalLM(str(checkpoint), add_bos=True, **options)

@@ -1,4 +1,4 @@
-"""The papers' own evaluations: the rows and settings of the seeds' configs, and a demo of each."""
+"""The papers' own evaluations: the rows and settings of the papers' configs, and a demo of each."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ LLAMA = ("meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct")
 LLADA = ("GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-8B-Instruct", "GSAI-ML/LLaDA-1.5")
 DREAM = ("Dream-org/Dream-v0-Base-7B", "Dream-org/Dream-v0-Instruct-7B")
 BASE, ULTRA = "GSAI-ML/LLaDA-8B-Base", "relaxe-system-lab/UltraLLaDA"
-# (path, lambda, steps, block length, new tokens), read from the tuples of the seeds' configs.
+# (path, lambda, steps, block length, new tokens), read from the tuples of the papers' configs.
 EXPECTED = {
     ("longllada", "niah"): {
         *((path, factor, None, None, 32) for path in LLAMA for factor in (1, 4, 13)),
@@ -67,7 +67,7 @@ def test_each_of_the_six_has_its_file():
 
 
 @pytest.mark.parametrize(("paper", "benchmark"), EXPECTED)
-def test_rows_are_those_of_the_seeds_configs(paper, benchmark):
+def test_rows_are_those_of_the_papers_configs(paper, benchmark):
     rows = paper_run.list_rows(papers[paper][benchmark], benchmark)
     names = {row["model"] for row in rows}
     configs = list_model_configs(names, benchmark=benchmark, rows=rows)

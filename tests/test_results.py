@@ -139,7 +139,7 @@ def test_combinations_and_other_benchmarks_are_read(tmp_path):
     assert len(make_grids(rows, "accuracy")) == 1
 
 
-def test_seeds_scaling_factor_is_named_as_ntk():
+def test_the_papers_scaling_factor_is_named_as_ntk():
     facts = describe_model({"abbr": "a", "scaling_config": {"scaling_factor": 14}})
     assert facts.scaling == "ntk theta_multiplier=14"
     assert describe_model({"abbr": "a", "scaling_config": {"scaling_factor": 1}}).scaling == "none"

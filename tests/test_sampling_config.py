@@ -161,7 +161,7 @@ def test_capped_steps_always_fit_and_are_the_most_that_do(
 
 
 def test_capped_steps_of_one_call_do_not_reach_the_next() -> None:
-    """The seeds' wrapper runs 512, 64 and 64 steps here."""
+    """The papers' wrapper runs 512, 64 and 64 steps here."""
     assert [cap_steps(512, length, 64) for length in (512, 32, 512)] == [512, 64, 512]
 
 

@@ -50,7 +50,7 @@ def test_a_seed_configuration_runs_unchanged(checkpoint):
     assert seeded.generate(PROMPTS, max_out_len=16) == typed.generate(PROMPTS, max_out_len=16)
 
 
-def test_the_seeds_defaults_are_theirs(checkpoint):
+def test_the_papers_defaults_are_theirs(checkpoint):
     options = LLaDACausalLM.check_arguments(checkpoint, diffusion_config={})
     config = options.settings.for_length(512)
     assert (config.num_steps, config.block_length, config.temperature) == (128, 32, 0.0)
@@ -128,7 +128,7 @@ def test_truncation_leaves_room_for_the_generation(checkpoint, monkeypatch, poli
     assert prompts_seen(model, monkeypatch, "abcdefghijk", max_out_len=8) == kept
 
 
-def test_drop_middle_bounds_the_prompt_alone_as_in_the_seeds(checkpoint, monkeypatch):
+def test_drop_middle_bounds_the_prompt_alone_as_in_the_papers(checkpoint, monkeypatch):
     model = LLaDACausalLM(checkpoint, sampler=SAMPLER, drop_middle=True, max_seq_len=4)
     assert prompts_seen(model, monkeypatch, "abcdefghijk", max_out_len=8) == "abjk"
 

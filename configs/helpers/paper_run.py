@@ -1,4 +1,4 @@
-"""Turns what a paper ran into models, data sets and task sizes: the seeds' own evaluations.
+"""Turns what a paper ran into models, data sets and task sizes: the papers' own evaluations.
 
 LLADA_* variables choose among the paper's models and scalings and override its other settings;
 LLADA_DEMO=1 runs the same shape with tiny models on embedded data.

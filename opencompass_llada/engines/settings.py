@@ -18,7 +18,7 @@ class SamplerSettings:
     """Options of the sampler, checked as far as that is possible without a length.
 
     Nothing here changes after construction: the steps that a short data set cannot use are capped
-    in a config of its own (the seeds' wrapper lowers them in place, for every later data set too).
+    in a config of its own (the papers' wrapper lowers them in place, for every later data set too).
     """
 
     def __init__(
@@ -26,15 +26,15 @@ class SamplerSettings:
         options: Mapping[str, Any] | SamplerConfig | None = None,
         defaults: Mapping[str, Any] | None = None,
         *,
-        seeds_form: bool = False,
+        paper_form: bool = False,
     ) -> None:
         """Check the options.
 
         Args:
             options: Field names and values of `SamplerConfig`; None for its defaults.
             defaults: A family's own defaults, for what the options leave out.
-            seeds_form: Whether the options were given as the seeds' diffusion_config, whose
-                defaults are then those of the seeds' wrapper.
+            paper_form: Whether the options were given as the papers' diffusion_config, whose
+                defaults are then those of the papers' wrapper.
 
         Raises:
             ValueError: If a name is unknown or a value does not fit.
@@ -47,7 +47,7 @@ class SamplerSettings:
         }
         own |= check_call(SamplerConfig, lengths)
         self.given: tuple[str, ...] = tuple(name for name in own if name != "seed")
-        self.seeds_form = seeds_form
+        self.paper_form = paper_form
         self._own = MappingProxyType(own)
         given = {**(defaults or {}), **own}
         self.default_length: int | None = given.pop("generation_length", None)
@@ -69,7 +69,7 @@ class SamplerSettings:
         defaults: Sequence[Mapping[str, Any]],
         generation_length: int | None = None,
         *,
-        seeds_form: bool = False,
+        paper_form: bool = False,
     ) -> SamplerSettings:
         """Return the options over the first defaults that they fit, the family being unknown yet.
 
@@ -77,7 +77,7 @@ class SamplerSettings:
             options: As of the constructor.
             defaults: Of the families that it may be, at least one.
             generation_length: A length that they must fit as well; None for none.
-            seeds_form: As of the constructor.
+            paper_form: As of the constructor.
 
         Returns:
             The settings; `with_defaults` puts the right defaults under them.
@@ -88,7 +88,7 @@ class SamplerSettings:
         faults: list[ValueError] = []
         for candidate in defaults:
             try:
-                settings = cls(options, candidate, seeds_form=seeds_form)
+                settings = cls(options, candidate, paper_form=paper_form)
                 if generation_length is not None:
                     settings.for_length(generation_length)
                 return settings
@@ -97,21 +97,21 @@ class SamplerSettings:
         raise faults[0]
 
     def with_defaults(
-        self, defaults: Mapping[str, Any], seed_defaults: Mapping[str, Any] | None = None
+        self, defaults: Mapping[str, Any], paper_defaults: Mapping[str, Any] | None = None
     ) -> SamplerSettings:
         """Return the same options over a family's own defaults, checked anew.
 
         Args:
             defaults: The family's.
-            seed_defaults: Those of the seeds' wrapper, which go before them in the seeds' form.
+            paper_defaults: Those of the papers' wrapper, which go before them in the papers' form.
         """
-        under = {**defaults, **((seed_defaults or {}) if self.seeds_form else {})}
-        return SamplerSettings(self._own, under, seeds_form=self.seeds_form)
+        under = {**defaults, **((paper_defaults or {}) if self.paper_form else {})}
+        return SamplerSettings(self._own, under, paper_form=self.paper_form)
 
     def for_length(self, generation_length: int) -> SamplerConfig:
         """Return the settings for one generation length.
 
-        More steps than there are tokens are capped, as in the seeds; fewer that do not fit the
+        More steps than there are tokens are capped, as in the papers' code; fewer that do not fit
         blocks are an error.
 
         Args:

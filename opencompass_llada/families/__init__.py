@@ -19,7 +19,7 @@ from opencompass_llada.options import unknown_name_message
 #: config.json's model_type -> family; what is not here may still be an autoregressive network.
 FAMILIES = {"llada": LLADA, "Dream": DREAM}
 
-#: What the seeds' configs pass as model_type (the first part of an abbreviation), and what people
+#: What the papers' configs pass as model_type (the first part of an abbreviation), and what people
 #: call the models -> the family's name.
 _OTHER_NAMES = {"ultra": "llada", "ultrallada": "llada", "llama3": "llama"}
 
@@ -40,7 +40,7 @@ def check_model_type(model_type: str | None) -> str | None:
 
     Args:
         model_type: ``llada``, ``dream``, ``autoregressive``, ``llama`` and the like, or a name
-            that the seeds use; None for none.
+            that the papers' code uses; None for none.
 
     Returns:
         The name as config.json has it, or ``autoregressive``.
@@ -78,20 +78,20 @@ def generates_by(model_type: str) -> str | None:
 
 
 def possible_sampler_defaults(
-    name: str | None, *, seeds_form: bool = False
+    name: str | None, *, paper_form: bool = False
 ) -> list[Mapping[str, Any]]:
     """Return the sampler defaults that may apply while config.json has not been read.
 
     Args:
         name: What check_model_type returned.
-        seeds_form: Whether the options come as the seeds' diffusion_config.
+        paper_form: Whether the options come as the papers' diffusion_config.
 
     Returns:
         The named family's, or those of every family, LLaDA's first.
     """
     named = FAMILIES.values() if name is None else [FAMILIES.get(name, AUTOREGRESSIVE)]
     return [
-        {**family.sampler_defaults, **(family.seed_defaults if seeds_form else {})}
+        {**family.sampler_defaults, **(family.paper_defaults if paper_form else {})}
         for family in named
     ]
 

@@ -77,5 +77,5 @@ class Family:
     sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampler options that take the place of `SamplerConfig`'s defaults."""
 
-    seed_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What the seeds' wrapper takes for this family where their diffusion_config is silent."""
+    paper_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the papers' wrapper takes for this family where their diffusion_config is silent."""

@@ -18,5 +18,5 @@ DREAM = masked_diffusion_family(
         "top_p": 0.95,
         "block_length": None,
     },
-    seed_defaults={"num_steps": 32},
+    paper_defaults={"num_steps": 32},
 )

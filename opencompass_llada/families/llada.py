@@ -7,5 +7,5 @@ LLADA = masked_diffusion_family(
     name="llada",
     label="LLaDA",
     turn_end=EOT_TOKEN,
-    seed_defaults={"num_steps": 128, "block_length": 32},
+    paper_defaults={"num_steps": 128, "block_length": 32},
 )

@@ -35,7 +35,7 @@ def masked_diffusion_family(
     label: str,
     turn_end: str,
     sampler_defaults: Mapping[str, Any] = MappingProxyType({}),
-    seed_defaults: Mapping[str, Any] = MappingProxyType({}),
+    paper_defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Family:
     """Describe a family of masked diffusion models.
 
@@ -44,7 +44,7 @@ def masked_diffusion_family(
         label: Its name in messages.
         turn_end: Text of the token that ends a chat turn; a tokenizer without it has none.
         sampler_defaults: Sampler options that differ from `SamplerConfig`'s.
-        seed_defaults: Those of the seeds' wrapper, for options given in its form.
+        paper_defaults: Those of the papers' wrapper, for options given in its form.
 
     Returns:
         The family.
@@ -69,13 +69,13 @@ def masked_diffusion_family(
         )
 
     def check(path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
-        settings.with_defaults(sampler_defaults, seed_defaults)
+        settings.with_defaults(sampler_defaults, paper_defaults)
         open_checkpoint(path, rope_scaling=rope_scaling)
 
     def load(request: LoadRequest) -> Engine:
         progress = make_progress()  # reads a variable, whose fault shows before the weights load
-        settings = request.settings.with_defaults(sampler_defaults, seed_defaults)
-        own = {**sampler_defaults, **(seed_defaults if settings.seeds_form else {})}
+        settings = request.settings.with_defaults(sampler_defaults, paper_defaults)
+        own = {**sampler_defaults, **(paper_defaults if settings.paper_form else {})}
         unset = {k: v for k, v in own.items() if k not in request.settings.given}
         if unset:
             logger.info("Sampler options that are not given are %s's own: %s", label, unset)
@@ -97,7 +97,7 @@ def masked_diffusion_family(
         load=load,
         special_tokens=special_tokens,
         sampler_defaults=sampler_defaults,
-        seed_defaults=seed_defaults,
+        paper_defaults=paper_defaults,
     )
 
 

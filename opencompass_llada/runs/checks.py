@@ -394,7 +394,7 @@ def _check_model(
     family = _find_family(options)
     settings = options.settings
     if family is not None:
-        settings = settings.with_defaults(family.sampler_defaults, family.seed_defaults)
+        settings = settings.with_defaults(family.sampler_defaults, family.paper_defaults)
     for length in sorted(lengths):
         settings.for_length(length)
         options.length_limit.prompt_limit(length)

@@ -223,7 +223,7 @@ def _describe_ours(
     folder = find_folder(options.path, fetch=fetch)
     if folder is not None:
         family = find_family(read_model_config(str(folder)), options.path, options.family)
-        settings = options.settings.with_defaults(family.sampler_defaults, family.seed_defaults)
+        settings = options.settings.with_defaults(family.sampler_defaults, family.paper_defaults)
         sampler = plain(settings.for_length(number))
         maker["seed"] = sampler.pop("seed", None)
         maker["sampler"] = sampler

@@ -117,7 +117,7 @@ def parse_wrapper_options(
         diffusion_config,
         sampler,
         seed,
-        defaults=possible_sampler_defaults(family, seeds_form=diffusion_config is not None),
+        defaults=possible_sampler_defaults(family, paper_form=diffusion_config is not None),
         max_out_len=max_out_len,
     )
     length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)

@@ -122,14 +122,14 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
     path                    Checkpoint: a folder, a hub id, or ``asset:NAME`` for a shipped one.
     model_type              The family, if it should be checked against config.json.
     rope_scaling            ``dict(type='ntk'|'diffusion_ntk'|..., target_length=..., ...)``.
-    scaling_config          The seeds' form of it: ``{'scaling_factor': lambda}``.
+    scaling_config          The papers' form of it: ``{'scaling_factor': lambda}``.
     sampler                 Fields of `SamplerConfig`.
-    diffusion_config        The seeds' form: ``{'steps', 'block_length', ...}``.
+    diffusion_config        The papers' form: ``{'steps', 'block_length', ...}``.
     seed                    Seed of every random number, default 0.
     max_seq_len             Limit in tokens on prompt and generation together; None for none.
     truncation              What happens to a longer prompt: ``error`` (default), ``middle``,
                             ``left`` or ``right`` names what is cut.
-    drop_middle             The seeds' form of ``middle``; as there, max_seq_len then bounds the
+    drop_middle             The papers' form of ``middle``; as there, max_seq_len then bounds the
                             prompt alone.
     chat                    True for a chat model: the checkpoint's chat template goes around every
                             prompt, OpenCompass's roles as turns. ``dict(template=FILE,
@@ -144,14 +144,14 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
     dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
     device                  Automatic by default: CUDA where there is any.
     attention_backend       See `networks.ATTENTION_BACKENDS`.
-    model_kwargs            The seeds' form of the last three: torch_dtype, device_map,
+    model_kwargs            The papers' form of the last three: torch_dtype, device_map,
                             flash_attention.
     peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
     peft_kwargs             ``revision`` and ``subfolder`` of it.
     tokenizer_path          Where the tokenizer is, if not at path.
     tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
     add_bos                 True: prompts to generate from begin with the tokenizer's BOS, once, as
-                            the seeds' wrapper has it for Dream without drop_middle.
+                            the papers' wrapper has it for Dream without drop_middle.
     ======================  =====================================================================
     """
 

@@ -1,4 +1,4 @@
-"""The two forms of the wrapper's keywords, the seeds' and the typed one, read into one.
+"""The two forms of the wrapper's keywords, the papers' and the typed one, read into one.
 
 One function for each thing that can be said in either form; saying it in both is an error. Reads
 nothing from disk, and knows neither OpenCompass nor a model.
@@ -23,7 +23,7 @@ from opencompass_llada.sampling import SamplerConfig
 
 logger = get_logger(__name__)
 
-# The seeds' names for sampler options: LLaDA's, then Dream's own.
+# The papers' names for sampler options: LLaDA's, then Dream's own.
 _DIFFUSION_NAMES = {
     "steps": "num_steps",
     "gen_length": "generation_length",
@@ -53,7 +53,7 @@ class LengthLimit:
     """One of `truncation.TRUNCATION_POLICIES`."""
 
     prompt_only: bool
-    """True: max_seq_len bounds the prompt, as the seeds' and OpenCompass's drop_middle means it.
+    """True: max_seq_len bounds the prompt, as the papers' and OpenCompass's drop_middle means it.
     False: it bounds prompt and generation together."""
 
     def prompt_limit(self, generation_length: int) -> int | None:
@@ -75,14 +75,14 @@ class LengthLimit:
 
 
 def parse_scaling(scaling_config: Any, rope_scaling: Any) -> RopeScaling:
-    """Return the RoPE scaling from the seeds' form or the typed one.
+    """Return the RoPE scaling from the papers' form or the typed one.
 
     Args:
-        scaling_config: The seeds': ``{'scaling_factor': lambda}``, 1 or nothing for none.
+        scaling_config: The papers': ``{'scaling_factor': lambda}``, 1 or nothing for none.
         rope_scaling: Ours: ``dict(type=..., ...)``.
 
     Returns:
-        The scaling; the seeds' lambda is ``ntk`` with that theta multiplier.
+        The scaling; the papers' lambda is ``ntk`` with that theta multiplier.
 
     Raises:
         ValueError: If both are given, a name is unknown or a value does not fit.
@@ -112,10 +112,10 @@ def parse_sampler(
     defaults: Sequence[Mapping[str, Any]] = ({},),
     max_out_len: int | None = None,
 ) -> tuple[SamplerSettings, int | None]:
-    """Return the sampler's settings from the seeds' form or the typed one.
+    """Return the sampler's settings from the papers' form or the typed one.
 
     Args:
-        diffusion_config: The seeds': ``{'steps', 'block_length', ...}``.
+        diffusion_config: The papers': ``{'steps', 'block_length', ...}``.
         sampler: Ours: the fields of `SamplerConfig`, or one.
         seed: The run's seed; None for the default.
         defaults: Sampler defaults of the families that the checkpoint may be of, in the form that
@@ -123,7 +123,7 @@ def parse_sampler(
         max_out_len: A generation length that the settings must fit; None for none.
 
     Returns:
-        The settings, and the seeds' ``mask_id`` if given, to compare with the checkpoint's.
+        The settings, and the papers' ``mask_id`` if given, to compare with the checkpoint's.
 
     Raises:
         ValueError: If both are given, a name is unknown or a value does not fit.
@@ -147,18 +147,18 @@ def parse_sampler(
     if seed is not None:
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
-    form = {"seeds_form": diffusion_config is not None}
+    form = {"paper_form": diffusion_config is not None}
     return SamplerSettings.under_any(options, defaults, max_out_len, **form), mask_id
 
 
 def parse_length_limit(
     max_seq_len: int | None, drop_middle: bool, truncation: str | None
 ) -> LengthLimit:
-    """Return the limit on prompts from the seeds' form or the typed one.
+    """Return the limit on prompts from the papers' form or the typed one.
 
     Args:
         max_seq_len: Tokens; None for no limit.
-        drop_middle: The seeds': keep the first and the last half of a long prompt.
+        drop_middle: The papers': keep the first and the last half of a long prompt.
         truncation: Ours: a policy; None is ``error``.
 
     Returns:
@@ -189,10 +189,10 @@ class Placement:
 def parse_placement(
     model_kwargs: Mapping[str, Any] | None, dtype: Any, device: Any, attention_backend: str | None
 ) -> Placement:
-    """Return dtype, device and attention backend from the seeds' model_kwargs or the typed form.
+    """Return dtype, device and attention backend from the papers' model_kwargs or the typed form.
 
     Args:
-        model_kwargs: The seeds': torch_dtype (or dtype), flash_attention, device_map and
+        model_kwargs: The papers': torch_dtype (or dtype), flash_attention, device_map and
             trust_remote_code, which is not needed and has no effect.
         dtype: Ours.
         device: Ours.

@@ -45,10 +45,10 @@ def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[
 
     Args:
         model: A model's config of ``LLaDACausalLM``; not changed.
-        setting: From `parse_setting`; sampler options go into ``sampler``, over the seeds' form.
+        setting: From `parse_setting`; sampler options go into ``sampler``, over the papers' form.
 
     Raises:
-        ValueError: If the model has the seeds' ``diffusion_config`` and a sampler option is given.
+        ValueError: If the model has the papers' ``diffusion_config`` and a sampler option is given.
     """
     options = {name: value for name, value in setting.items() if name in _SAMPLER_NAMES}
     # A seed is both; as a keyword it serves every family.

@@ -1,8 +1,8 @@
-"""A config of the seeds' own form, its imports of the model changed, run through OpenCompass.
+"""A config of the papers' own form, its imports of the model changed, run through OpenCompass.
 
 LongLLaDA's and UltraLLaDA's evaluation configs list models as tuples and take family and path from
 the abbreviation. The configs here have that form, with tiny checkpoints; what is expected follows
-from the seeds' wrapper, minus its faults.
+from the papers' wrapper, minus its faults.
 """
 
 import json
@@ -116,7 +116,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory, checkpoints):
-    """The seeds' config, as a task of OpenCompass sees it: parsed, dumped and read again."""
+    """The papers' config, as a task of OpenCompass sees it: parsed, dumped and read again."""
     folder = tmp_path_factory.mktemp("seed")
     data = folder / "data.jsonl"
     data.write_text(json.dumps({"prompt": PROMPT, "answer": "x"}) + "\n")
@@ -163,7 +163,7 @@ def watched(generate, seen):
 
 
 def test_steps_are_capped_for_a_call_and_not_for_ever(calls):
-    """The seeds' wrapper takes 512, 64 and 64 steps here."""
+    """The papers' wrapper takes 512, 64 and 64 steps here."""
     for abbr in ("llada_8b_base-o512_b64_s512", "llada_8b_base-o512_b64_s512-ntk4"):
         assert [call["length"] for call in calls[abbr]] == [512, 32, 512]
         assert [call["passes"] for call in calls[abbr]] == [512, 64, 512]
@@ -190,7 +190,7 @@ def test_scaling_factor_multiplies_the_base(calls):
     assert base("dream_v0_7b_base-o512_s512-ntk5") == 5000000.0
 
 
-def test_dream_takes_the_defaults_of_the_seeds_wrapper(calls, checkpoints):
+def test_dream_takes_the_defaults_of_the_papers_wrapper(calls, checkpoints):
     """32 steps, entropy rule, temperature 0.2, top-p 0.95, no blocks; steps capped a call."""
     notes = calls["dream_v0_7b_base-o512_s512-ntk5"]
     assert [note["passes"] for note in notes] == [512, 32, 512]
@@ -232,7 +232,7 @@ def test_precision_is_bfloat16_on_a_gpu_and_what_is_asked_for(checkpoints):
         ("dream_v0_7b_chat-o32_s32", "dream"),
     ],
 )
-def test_every_model_type_that_the_seeds_make_of_an_abbreviation_works(
+def test_every_model_type_that_the_papers_make_of_an_abbreviation_works(
     abbr, checkpoint, checkpoints
 ):
     model = LLaDACausalLM(
@@ -258,7 +258,7 @@ def test_a_model_type_against_config_json_is_an_error(model_type, checkpoint, ch
 
 
 def test_diffusion_options_for_an_autoregressive_model_are_an_error(checkpoints):
-    """The seeds ignore them, so that a wrong path would go unnoticed."""
+    """The papers' code ignore them, so that a wrong path would go unnoticed."""
     with pytest.raises(ValueError, match="num_steps"):
         LLaDACausalLM(checkpoints["llama"], diffusion_config={"steps": 32})
 
