@@ -61,8 +61,8 @@ SETTINGS = {
     "LLADA_STEPS": "2", "LLADA_SCALING": "none",
 }  # fmt: skip
 #: Tests that hold tables of bad inputs or of damage; those that are there are run.
-TABLES = ("test_bad_*.py", "test_finetune_errors.py", "test_durability.py", "test_ending.py",
-          "test_files.py")  # fmt: skip
+TABLES = ("test_bad_*.py", "test_finetune_errors.py", "test_finetune_inputs.py",
+          "test_durability.py", "test_ending.py", "test_files.py")  # fmt: skip
 NAME = "20260101_000000"
 PARTS = ("kills", "writes", "training", "damage", "tables")
 #: What a training's log says of the machine.

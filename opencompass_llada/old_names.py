@@ -44,6 +44,12 @@ MOVED = {
 }
 
 
+def current_name(kind: str) -> str:
+    """Return the present dotted name of a class, whichever version a config was dumped by."""
+    module, _, name = kind.removeprefix(f"{PACKAGE}.").rpartition(".")
+    return f"{PACKAGE}.{MOVED[module]}.{name}" if module in MOVED else kind
+
+
 class OldNames(MetaPathFinder, Loader):
     """Finds modules of earlier versions; asked last, so that it never hides a file."""
 

@@ -53,9 +53,9 @@ NEEDLE_CELL: Mapping[str, Any] = {
 }
 #: Kind of data set: its class, and the keywords of a sound one.
 CELLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "needle": ("needlebench.NeedleBenchSingleDataset", NEEDLE_CELL),
+    "needle": ("needle.dataset.NeedleBenchSingleDataset", NEEDLE_CELL),
     "multi": (
-        "multi_needle.MultiNeedleRetrievalDataset",
+        "multi_needle.samples.MultiNeedleRetrievalDataset",
         {**NEEDLE_CELL, "depths": [10, 50], "length": 500},
     ),
     "ruler": (
@@ -64,7 +64,7 @@ CELLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "longbench": ("longbench.dataset.LongBenchDataset", {"task": "lcc", "path": "asset:longbench"}),
     "longbench_v2": ("longbench.v2.LongBenchV2Dataset", {"path": "asset:longbench/v2.jsonl"}),
-    "perplexity": ("perplexity.texts.PerplexityDataset", {"path": "generated"}),
+    "perplexity": ("perplexity.samples.PerplexityDataset", {"path": "generated"}),
 }
 
 

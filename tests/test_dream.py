@@ -146,7 +146,7 @@ def test_fields_that_are_not_implemented_are_refused_by_name(tmp_path, field, va
         ({"hidden_size": 33}, "hidden_size=33 must be a multiple of num_attention_heads=4"),
         ({"num_key_value_heads": 3}, "num_attention_heads=4 must be a multiple"),
         ({"mask_token_id": 264}, "mask_token_id=264 must be in 0 .. vocab_size-1=263"),
-        ({"eos_token_id": -1}, "eos_token_id=-1 must be in"),
+        ({"eos_token_id": -1}, "eos_token_id=-1 must be at least 0"),
     ],
 )
 def test_sizes_and_ids_that_do_not_fit_are_refused(tmp_path, fields, message):

@@ -23,6 +23,8 @@ from opencompass_llada.runs.ending import (
 
 # A driver with one task under a shell, as OpenCompass's local runner starts it.
 DRIVER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite runs behind
 import subprocess, sys, time
 from opencompass_llada.runs.ending import tasks_end_with_this
 task = (

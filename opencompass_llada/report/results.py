@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.old_names import current_name
 from opencompass_llada.report.safe_text import write_csv_rows
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
 from opencompass_llada.runs.completeness import (
@@ -140,9 +141,9 @@ def describe_model(model: Mapping[str, Any]) -> ModelFacts:
 
 
 def dotted_name(kind: Any) -> str:
-    """Return a class as configs name it, whether it is still a class or already a string."""
+    """Return a class as configs name it today, whether it is a class, or a name of any version."""
     if kind is None or isinstance(kind, str):
-        return kind or ""
+        return current_name(kind or "")
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

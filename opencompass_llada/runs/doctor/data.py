@@ -170,7 +170,8 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
     """
     package = kind.rsplit(".", 1)[0]
     path = dataset.get("path")
-    if ".needlebench" in package or package.endswith(".multi_needle"):
+    own = ("opencompass_llada.benchmarks.needle", "opencompass_llada.benchmarks.multi_needle")
+    if ".needlebench" in package or package.startswith(own):
         names = [*dataset.get("file_list", []), dataset.get("needle_file_name")]
         yield "needlebench", str(path), [str(name) for name in names if name]
     elif package.startswith("opencompass_llada.benchmarks.ruler"):
