@@ -60,3 +60,12 @@ def test_old_names_cost_nothing_and_hide_no_file(repository_root):
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=repository_root
     )
     assert run.stdout.split() == ["False", "False"]
+
+
+def test_a_class_that_moved_makes_the_same_answers():
+    from opencompass_llada.benchmarks.needle.scoring import NeedleBenchEvaluator
+    from opencompass_llada.runs.makers import plain
+
+    old = "opencompass_llada.datasets.needle_evaluator.NeedleBenchEvaluator"
+    assert plain({"type": old}) == plain({"type": NeedleBenchEvaluator})
+    assert plain({"type": old}) == {"type": "opencompass_llada.NeedleBenchEvaluator"}

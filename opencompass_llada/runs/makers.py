@@ -362,7 +362,10 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        # Our own go without their module: a class that moves makes the same answers.
+        package, _, _ = __name__.partition(".")
+        module = value.__module__
+        return f"{package if module.startswith(f'{package}.') else module}.{value.__qualname__}"
     return str(value)
 
 
