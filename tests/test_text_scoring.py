@@ -257,3 +257,14 @@ def test_wrong_options_are_refused_before_any_file_is_opened(likelihood, message
         LLaDACausalLM("no/such/folder/anywhere", likelihood=likelihood)
     with pytest.raises(ValueError, match=message):
         parse_scoring(likelihood)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "causal"])
+def test_options_that_part_within_a_character_count_its_bytes(kind, request):
+    """The two share two of three bytes; each rest was counted as U+FFFD, which takes three."""
+    scorer = request.getfixturevalue(kind).scorer
+    texts = ["It is 你", "It is 佣"]
+    assert texts[0].encode()[:-1] == texts[1].encode()[:-1]
+    for text, estimate in zip(texts, scorer.score_options(texts), strict=True):
+        assert estimate.num_tokens == 1
+        assert scorer.count_scored_bytes(text, estimate) == 1

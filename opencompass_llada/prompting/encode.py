@@ -327,6 +327,11 @@ class PromptEncoder:
             )
         )
 
+    def count_bytes(self, token_ids: Sequence[int], before: Sequence[int] = ()) -> int:
+        """Return the UTF-8 bytes of tokens, special ones without any; see `count_bytes`."""
+        special = set(self.tokenizer.all_special_ids)
+        return count_bytes(self.tokenizer, [i for i in token_ids if i not in special], before)
+
     def _encode_pieces(self, text: PromptText) -> list[int]:
         token_ids: list[int] = []
         for piece in text.pieces:

@@ -228,7 +228,7 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         self.scorer = TextScorer(
             self.engine,
             self._ids_to_score,
-            self._encoder.decode,
+            self._encoder.count_bytes,
             start_token_id=self.tokenizer.bos_token_id,
             limit=options.length_limit,
             options=options.likelihood,

@@ -51,7 +51,7 @@ class TextScorer:
         self,
         engine: Scorer,
         encode: Callable[[str], list[int]],
-        decode: Callable[[list[int]], str],
+        count_bytes: Callable[[Sequence[int], Sequence[int]], int],
         *,
         start_token_id: int | None,
         limit: LengthLimit,
@@ -62,14 +62,14 @@ class TextScorer:
         Args:
             engine: Scores token ids.
             encode: Text to token ids, with the beginning of sequence if the model has one.
-            decode: Token ids to text.
+            count_bytes: Tokens, and those before them, to the bytes of UTF-8 that they stand for.
             start_token_id: That beginning's id; it is never scored.
             limit: On condition and target together.
             options: Draws, seed, batch size.
         """
         self._engine = engine
         self._encode = encode
-        self._decode = decode
+        self._count_bytes = count_bytes
         self._start_token_id = start_token_id
         self._limit = limit
         self.options = options
@@ -86,7 +86,7 @@ class TextScorer:
         return TextScorer(
             self._engine,
             self._encode,
-            self._decode,
+            self._count_bytes,
             start_token_id=self._start_token_id,
             limit=self._limit,
             options=parse_scoring(given, self.options),
@@ -172,8 +172,9 @@ class TextScorer:
 
     def count_scored_bytes(self, text: str, estimate: Estimate) -> int:
         """Return the bytes of UTF-8 that the scored end of a text takes, at least 1."""
-        scored = self._encode(text)[-estimate.num_tokens :]
-        return max(len(self._decode(scored).encode("utf-8")), 1)
+        token_ids = self._encode(text)
+        border = len(token_ids) - estimate.num_tokens
+        return max(self._count_bytes(token_ids[border:], token_ids[:border]), 1)
 
     def _score(
         self, condition: Sequence[int], target: Sequence[int], draw_key: Sequence[int]

@@ -27,6 +27,7 @@ from opencompass_llada.benchmarks.perplexity.inferencer import find_scorer
 from opencompass_llada.likelihood import Estimate, parse_scoring
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
+from opencompass_llada.prompting.encode import count_bytes
 from opencompass_llada.wrapper.paper_keywords import LengthLimit
 from opencompass_llada.wrapper.scoring import TextScorer
 
@@ -188,7 +189,7 @@ def make_scorer(
     return TextScorer(
         engine,
         lambda text: list(model.tokenizer(text)["input_ids"]),
-        partial(model.tokenizer.decode, clean_up_tokenization_spaces=False),
+        partial(count_bytes, model.tokenizer),
         start_token_id=model.tokenizer.bos_token_id,
         limit=LengthLimit(max_seq_len=max_seq_len, policy="error", prompt_only=False),
         options=options,
