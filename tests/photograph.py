@@ -148,7 +148,7 @@ def photograph_commands() -> dict[str, str]:
         "watch_help": [*cli, "watch", "--help"],
         "doctor_help": [*cli, "doctor", "--help"],
         "fidelity_help": [*cli, "fidelity", "--help"],
-        "report_nothing": [*cli, "report", "no_such_folder", "-o", "/tmp/no_such_report"],
+        "report_nothing": [*cli, "report", "no_such_folder", "-o", "no_such_report"],
         "run_no_config": [python, "run.py", "configs/eval_llada_nia.py"],
         "train_no_recipe": [python, "-m", "opencompass_llada.finetune", "no_such.yaml"],
     }

@@ -369,7 +369,7 @@ def test_r_alone_takes_the_newest_run_of_the_same_cells(resumed):
 
 
 @pytest.mark.parametrize("field", ["model", "set"])
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", "x" * 300, "a\x00b"])
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..", "", "x" * 300, "a\x00b"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(field, name):
     abbrs = {"model": "m", "set": "d", field: name}
     cfg = {"models": [{"type": "t", "abbr": abbrs["model"], "path": "p"}],

@@ -45,7 +45,7 @@ class PackingPartitioner(NaivePartitioner):
         """
         super().__init__(out_dir=out_dir, n=1, keep_keys=keep_keys)
         if num_tasks < 1:
-            raise ValueError(f"num_tasks={num_tasks} must be at least 1.")
+            raise ValueError(f"num_tasks={num_tasks} must be at least 1; use 1 or more.")
         self.num_tasks = num_tasks
 
     def partition(

@@ -9,7 +9,7 @@ GSAI/LLaDA, generate.py), and Dream's published rules (arXiv:2508.15487; ``diffu
 generation_utils.py of Dream-org/Dream-v0-Instruct-7B) as further settings. With temperature 0 it
 gives the published ids token for token (but for ties and rounding, see below); where random numbers
 are drawn it gives the same distribution from other streams. It knows token ids and a model call, no
-text, no tokenizer and no cache; the loop is in ``loop.py``.
+text, no tokenizer and no cache.
 
 Differs from both published codes:
 

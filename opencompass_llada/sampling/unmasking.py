@@ -4,7 +4,7 @@ In float64, one row at a time. The published codes compute in the logits' dtype,
 confidences of a bfloat16 model tie and are revealed in no defined order.
 
 A table and its checks. An entry of `STRATEGIES`, made here or outside, is all that a strategy
-needs. The entries' score functions are in ``unmasking.py``, the choice in ``acceptance.py``.
+needs. The entries' score functions stand above it, the choice is in ``acceptance.py``.
 
 LLaDA's (generate.py of github.com/ML-GSAI/LLaDA) and Dream's (``alg`` in generation_utils.py of
 Dream-org/Dream-v0-Instruct-7B) differ in three ways: LLaDA's confidence is the token's probability

@@ -2,7 +2,7 @@
 
 Retrieval hides one needle at each of several depths and asks for all of them; reasoning hides the
 steps of a derivation and asks for what follows. Prompts of the chat form equal OpenCompass's own
-byte for byte when counted with GPT-4's tokenizer. Scores no answers (`multi_needle_evaluator`).
+byte for byte when counted with GPT-4's tokenizer. Scores no answers (`scoring`).
 """
 
 from __future__ import annotations

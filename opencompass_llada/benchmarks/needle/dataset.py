@@ -1,6 +1,6 @@
 """Single-needle retrieval on NeedleBench's data: one OpenCompass data set a cell.
 
-Makes no samples itself (`needle_cells`), scores no answers (`needle_evaluator`) and lists no cells
+Makes no samples itself (`samples`), scores no answers (`scoring`) and lists no cells
 (``needlebench/``).
 """
 

@@ -1,8 +1,8 @@
 """The samples of one single-needle cell (one length, one depth), lengths counted by any tokenizer.
 
 Prompts equal those of OpenCompass's own ``NeedleBenchOriginDataset``, which can count with GPT-4's
-tokenizer only, byte for byte when counted that way. Runs without OpenCompass (`needlebench` makes
-its data sets of this), scores no answers (`needle_evaluator`), lists no cells (``needlebench/``).
+tokenizer only, byte for byte when counted that way. Runs without OpenCompass (`dataset` makes
+its data sets of this), scores no answers (`scoring`), lists no cells (``needlebench/``).
 """
 
 from __future__ import annotations
