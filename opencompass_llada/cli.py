@@ -63,11 +63,11 @@ def run_doctor(config: str | None, data: str, work_dir: str) -> int:
         work_dir: Where results will go.
     """
     from opencompass_llada.options import reject_unknown
-    from opencompass_llada.runs.doctor.data import BENCHMARKS
+    from opencompass_llada.runs.doctor.data import listed_data_files
 
     asked = [name.strip() for name in data.split(",") if name.strip()]
     try:
-        reject_unknown("benchmark", asked, BENCHMARKS)
+        reject_unknown("benchmark", asked, listed_data_files())
     except ValueError as error:
         sys.stderr.write(f"opencompass-llada doctor: {error}\n")
         return 2
@@ -107,7 +107,7 @@ def examine_data(asked: Sequence[str]) -> Iterator[Finding]:
     Args:
         asked: Benchmarks whose absence is a fault.
     """
-    from opencompass_llada.runs.doctor.data import BENCHMARKS, check_files, check_tiktoken
+    from opencompass_llada.runs.doctor.data import check_files, check_tiktoken, listed_data_files
 
     cache = os.environ.get("COMPASS_DATA_CACHE")
     missing = bool(cache) and not Path(str(cache)).is_dir()
@@ -119,8 +119,8 @@ def examine_data(asked: Sequence[str]) -> Iterator[Finding]:
         else "COMPASS_DATA_CACHE is not set: real data is looked for in OpenCompass's own cache",
         remedy=f"mkdir -p {cache}   # or correct the variable" if missing else "",
     )
-    for name, benchmark in BENCHMARKS.items():
-        yield check_files(name, benchmark.path, benchmark.files, asked=name in asked)
+    for name, own in listed_data_files().items():
+        yield check_files(name, own.path, own.files, asked=name in asked)
     yield check_tiktoken(asked=False)
 
 

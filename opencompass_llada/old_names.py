@@ -50,6 +50,13 @@ def current_name(kind: str) -> str:
     return f"{PACKAGE}.{MOVED[module]}.{name}" if module in MOVED else kind
 
 
+def dotted_name(kind: Any) -> str:
+    """Return a class as configs name it today, whether it is a class, or a name of any version."""
+    if kind is None or isinstance(kind, str):
+        return current_name(kind or "")
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 class OldNames(MetaPathFinder, Loader):
     """Finds modules of earlier versions; asked last, so that it never hides a file."""
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from opencompass.tasks import OpenICLInferTask
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.report.results import dotted_name
+from opencompass_llada.old_names import dotted_name
 from opencompass_llada.wrapper import LLaDACausalLM
 
 # The shape of LLaDA-8B-Instruct's chat format, as OpenCompass writes it.

@@ -130,12 +130,12 @@ def test_unknown_tasks_are_refused_with_the_nearest():
 
 
 def test_categories_and_averages():
-    groups = {group["name"]: group for group in category_groups()}
+    groups = {group.name: group.to_config() for group in category_groups()}
     assert list(groups) == [*CATEGORIES, "Avg", "Weighted"]
     assert groups["Weighted"]["weighting"] == "samples"
     assert groups["Avg"]["members"] == list(TASKS)
     assert "weighting" not in groups["Avg"]
-    assert "MD" not in {group["name"] for group in category_groups(names=["trec", "lcc"])}
+    assert "MD" not in {group.name for group in category_groups(names=["trec", "lcc"])}
 
 
 def test_longlladas_average_is_nearest_to_the_mean_over_tasks():

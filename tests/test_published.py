@@ -5,15 +5,15 @@ from collections import defaultdict
 import pytest
 from work_dirs import DEPTHS, LENGTHS, RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
 
+from opencompass_llada.benchmarks.facts import Group, find_benchmark
 from opencompass_llada.report.board import make_board
 from opencompass_llada.report.collect import collect
-from opencompass_llada.report.facts import BENCHMARKS
-from opencompass_llada.report.groups import Group, Line, average_group
+from opencompass_llada.report.groups import Line, average_group
 from opencompass_llada.report.published import LEFT_OUT, TRUST, Figure, compare, read_figures
 from opencompass_llada.report.results import ResultRow
 
 LONGLLADA, ULTRALLADA = "LongLLaDA (arXiv 2506.14429v3)", "UltraLLaDA (arXiv 2510.10481v1)"
-RULER_GROUPS = {group.name: group for group in BENCHMARKS["ruler"].groups}
+RULER_GROUPS = {group.name: group for group in find_benchmark("ruler").groups}
 
 
 def row(task, score):
@@ -93,7 +93,7 @@ def test_longlladas_needle_overall_is_the_mean_of_its_lengths():
 
 def test_longbenchs_category_means_do_not_reproduce_longlladas_average():
     """As docs/experiments.md says: the paper's Avg is no mean of its categories' tasks."""
-    sizes = {group.name: len(group.members) for group in BENCHMARKS["longbench"].groups}
+    sizes = {group.name: len(group.members) for group in find_benchmark("longbench").groups}
     gaps = []
     for columns in tables(LONGLLADA, "longbench").values():
         names = [name for name in columns if name in sizes and name not in ("Avg", "Weighted")]

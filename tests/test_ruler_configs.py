@@ -12,12 +12,13 @@ from ruler_data import STOCK, write_ruler
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.counting import name_tokenizer
+from opencompass_llada.benchmarks.facts import parse_groups
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec, parse_spec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.report.group_summarizer import GroupSummarizer
-from opencompass_llada.report.groups import Line, average_group, parse_groups
+from opencompass_llada.report.groups import Line, average_group
 from opencompass_llada.report.results import ResultRow
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 

@@ -5,7 +5,8 @@ def list_groups(benchmark="longbench", tasks=None):
     """List categories and averages; see `opencompass_llada.benchmarks.longbench.facts`."""
     import opencompass_llada.benchmarks.longbench.facts
 
-    return opencompass_llada.benchmarks.longbench.facts.category_groups(benchmark, tasks)
+    groups = opencompass_llada.benchmarks.longbench.facts.category_groups(benchmark, tasks)
+    return [group.to_config() for group in groups]
 
 
 def list_length_parts():

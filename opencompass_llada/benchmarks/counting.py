@@ -73,7 +73,7 @@ class MissingDataError(ValueError):
 
         Args:
             message: What is missing, where it was looked for, and what to do.
-            topic: A key of `runs.doctor.data.BENCHMARKS`, ``tiktoken``, or '' for the user's files.
+            topic: The name of `facts.DataFiles`, ``tiktoken``, or '' for the user's files.
         """
         super().__init__(message)
         self.topic = topic

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from opencompass_llada.benchmarks.facts import GRID_GROUP, Benchmark, Group, find_benchmark
 from opencompass_llada.report.collect import Collection
-from opencompass_llada.report.facts import GRID_GROUP, Benchmark, find_benchmark
 from opencompass_llada.report.frame import TidyRow
-from opencompass_llada.report.groups import Group, GroupRow, Line, average_group
+from opencompass_llada.report.groups import GroupRow, Line, average_group
 from opencompass_llada.report.identity import cell_meaning
 from opencompass_llada.report.score_intervals import grid_interval, strata_interval, task_interval
 from opencompass_llada.report.series import name_series, rows_of_metric, series_keys

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opencompass_llada.benchmarks.facts import find_benchmark
 from opencompass_llada.report.board import Score
-from opencompass_llada.report.facts import find_benchmark
 
 #: RULER (arXiv 2404.06654, section 4): Llama2-7B's score at 4K on its 13 tasks.
 RULER_THRESHOLD = 85.6

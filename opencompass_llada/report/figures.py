@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.benchmarks.facts import find_benchmark
 from opencompass_llada.files import replacing
 from opencompass_llada.report.board import Score
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.curves import COLOURS, MARKERS
 from opencompass_llada.report.effective_length import RULER_THRESHOLD, main_metrics
-from opencompass_llada.report.facts import find_benchmark
 from opencompass_llada.report.frame import TidyRow
 from opencompass_llada.report.grid import Grid, make_grids
 from opencompass_llada.report.results import ModelFacts

@@ -12,15 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.benchmarks.facts import Group, parse_groups
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.report.groups import (
-    Group,
     GroupRow,
     Line,
     average_group,
     make_lines,
-    parse_groups,
     write_group_csv,
 )
 from opencompass_llada.report.reporting import finish, index_by_abbr, merge_model_facts

@@ -7,58 +7,13 @@ the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.benchmarks.facts import Group
 from opencompass_llada.report.results import ResultRow
 from opencompass_llada.report.safe_text import write_csv_rows
-
-WEIGHTINGS = ("mean", "samples")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """A named average of tasks."""
-
-    name: str
-    """Heading of its column."""
-    members: tuple[str, ...]
-    """Task names as the data set configs give them (``task=...``)."""
-    weighting: str = "mean"
-    """``'mean'``: every task counts the same; ``'samples'``: by its number of samples."""
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: For an unknown weighting, or members that are none or named twice.
-        """
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                unknown_name_message(
-                    f"weighting of group {self.name!r}", self.weighting, WEIGHTINGS
-                )
-            )
-        if not self.members or len(set(self.members)) < len(self.members):
-            raise ValueError(
-                f"group {self.name!r}: members={list(self.members)} must be one or more task "
-                "names, none of them twice."
-            )
-
-
-def parse_groups(groups: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """Read groups from a config.
-
-    Raises:
-        ValueError: For an unknown key or a wrong value.
-    """
-    parsed = []
-    for options in groups:
-        reject_unknown("group option", options, [entry.name for entry in fields(Group)])
-        parsed.append(Group(**{**options, "members": tuple(options["members"])}))
-    return parsed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.report.results import dotted_name
+from opencompass_llada.old_names import dotted_name
 from opencompass_llada.runs.provenance import hash_values
 from opencompass_llada.sampling import STRATEGIES
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.old_names import current_name
+from opencompass_llada.benchmarks.facts import Benchmark, benchmark_of
+from opencompass_llada.old_names import dotted_name
 from opencompass_llada.report.safe_text import write_csv_rows
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
 from opencompass_llada.runs.completeness import (
@@ -22,24 +23,8 @@ from opencompass_llada.runs.completeness import (
     read_result,
 )
 
-#: Dotted class of a data set -> benchmark, where its config has no ``benchmark=...`` of its own.
-#: Other classes are named by their last part.
-BENCHMARKS = {
-    "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset": "niah",
-    "opencompass.datasets.needlebench.origin.NeedleBenchOriginDataset": "niah",
-    "opencompass.datasets.needlebench_v2.origin.NeedleBenchOriginDataset": "niah",
-}
 #: Classes whose own evaluators report ``score`` alone, where ours report more.
 STOCK_PREFIX = "opencompass.datasets.needlebench"
-#: The metrics that a benchmark reports, which a missing cell gets a row for.
-METRICS = {
-    "niah": ("accuracy", "score"),
-    "ruler": ("score",),
-    "longbench": ("score",),
-    "perplexity": ("perplexity",),
-}
-#: What stands for a missing result of a benchmark that reports parts; ``score`` for others.
-HEADLINES = {"longbench_v2": "accuracy"}
 LANGUAGES = {"English": "en", "Chinese": "zh"}
 STATUSES = ("ok", "missing", "failed")
 
@@ -140,32 +125,26 @@ def describe_model(model: Mapping[str, Any]) -> ModelFacts:
     )
 
 
-def dotted_name(kind: Any) -> str:
-    """Return a class as configs name it today, whether it is a class, or a name of any version."""
-    if kind is None or isinstance(kind, str):
-        return current_name(kind or "")
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _cell_rows(
     facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
 ) -> Iterator[ResultRow]:
     """Yield a row for each metric of one model on one data set."""
     kind = dotted_name(dataset["type"])
-    named = dataset.get("benchmark") or BENCHMARKS.get(kind)
-    benchmark = str(named or kind.rsplit(".", 1)[-1])
+    benchmark = benchmark_of(dataset)
     name = dataset_name(dataset)
     path = work_dir / "results" / facts.abbr / f"{name}.json"
     result, reason = read_result(path)
     status = "ok" if not reason else ("failed" if path.is_file() else "missing")
     if status == "ok" and (fault := _count_fault(dataset, _count("", result))):
         result, status, reason = {}, "failed", fault
-    metrics = METRICS.get(benchmark) or tuple(_numeric_names(result))
+    metrics = benchmark.metrics
+    if benchmark.has_more_metrics:
+        metrics = tuple(_numeric_names(result)) or metrics[:1]
     if _has_stock_evaluator(dataset):
         metrics = ("score",)
     elif kind.startswith(STOCK_PREFIX):
         metrics = tuple(metric for metric in metrics if metric in result)
-    metrics = metrics or (HEADLINES.get(benchmark, "score"),)
+    metrics = metrics or ("score",)
     language, guide, files = (dataset.get(key) for key in ("language", "guide", "file_list"))
     for metric in metrics:
         score = finite(result.get(metric))
@@ -176,7 +155,7 @@ def _cell_rows(
             model=facts.abbr,
             title=facts.title,
             scaling=facts.scaling,
-            benchmark=benchmark,
+            benchmark=benchmark.name,
             dataset=name,
             task=dataset.get("task"),
             language=None if language is None else LANGUAGES.get(language, language),
@@ -215,11 +194,11 @@ def finite(value: Any) -> float | None:
         return None
 
 
-def _number_fault(benchmark: str, metric: str, score: float | None) -> str:
+def _number_fault(benchmark: Benchmark, metric: str, score: float | None) -> str:
     if score is None:
         return f"the result has no finite number {metric!r}"
-    is_share = metric.partition("_")[0] == "accuracy" or benchmark in METRICS
-    if is_share and benchmark != "perplexity" and not 0 <= score <= 100:
+    is_percent = benchmark.is_percent or metric.partition("_")[0] == "accuracy"
+    if is_percent and not 0 <= score <= 100:
         return f"{metric}={score:g} is outside 0 to 100, which no evaluator gives"
     return ""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+from opencompass_llada.benchmarks.facts import Group
 from opencompass_llada.report.collect import Collection, check_samples
 from opencompass_llada.report.frame import TidyRow
-from opencompass_llada.report.groups import Group
 from opencompass_llada.report.statistics import (
     Stratum,
     clustered_interval,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 
-from opencompass_llada.report.facts import find_benchmark
+from opencompass_llada.benchmarks.facts import find_benchmark
 from opencompass_llada.report.frame import TidyRow
 
 

@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.benchmarks.facts import find_benchmark
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.report.grid import Grid, make_grids, write_markdown
 from opencompass_llada.report.reporting import finish, index_by_abbr, merge_model_facts
 from opencompass_llada.report.results import (
-    METRICS,
     ModelFacts,
     ResultRow,
     read_results,
@@ -48,7 +48,7 @@ class NeedleSummarizer:
                 length is marked.
         """
         if metric is not None:
-            reject_unknown("metric", [metric], METRICS["niah"])
+            reject_unknown("metric", [metric], find_benchmark("niah").metrics)
         self.config = config
         self.metric = metric
         self.described = index_by_abbr(models)
@@ -66,7 +66,7 @@ class NeedleSummarizer:
         stamp = time_str or datetime.now().strftime("%Y%m%d_%H%M%S")
         models = merge_model_facts(self.config, self.described)
         rows = read_results(self.config, work_dir, models)
-        metric = self.metric or METRICS["niah"][0]
+        metric = self.metric or find_benchmark("niah").metrics[0]
         paths = write_summary(rows, models, metric, work_dir / "summary", stamp)
         for path in paths:
             logger.info("wrote %s", path.resolve())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from opencompass_llada.benchmarks.facts import find_benchmark
 from opencompass_llada.report.board import Score
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.effective_length import (
@@ -18,7 +19,6 @@ from opencompass_llada.report.effective_length import (
     EffectiveLength,
     main_metrics,
 )
-from opencompass_llada.report.facts import find_benchmark
 from opencompass_llada.report.published import TRUST, Comparison, Figure
 
 #: Line, benchmark, task and length -> anchor of the samples.

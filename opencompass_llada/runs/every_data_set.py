@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.stock import SCORING_PACKAGES
-from opencompass_llada.report.results import dotted_name
+from opencompass_llada.old_names import dotted_name
 from opencompass_llada.runs.doctor import data
 from opencompass_llada.runs.doctor.data import check_data
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.report.results import BENCHMARKS, dotted_name
+from opencompass_llada.benchmarks.facts import benchmark_of
 from opencompass_llada.report.runs import Run
 from opencompass_llada.runs.completeness import dataset_name, find_answer_files, model_name
 from opencompass_llada.runs.provenance import read_provenance
@@ -82,7 +82,7 @@ def read_progress(run: Run, now: datetime | None = None) -> list[Progress]:
     moment = now or datetime.now()
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for model, dataset in run.pairs:
-        groups.setdefault((model_name(model), _benchmark(dataset)), []).append(dataset)
+        groups.setdefault((model_name(model), benchmark_of(dataset).name), []).append(dataset)
     starts = _read_starts(run)
     return [
         _look(run.path, model, benchmark, datasets, starts, moment)
@@ -178,11 +178,6 @@ def _read_starts(run: Run) -> dict[tuple[str, str], datetime]:
         if started is not None:
             found[key] = started.astimezone().replace(tzinfo=None)
     return found
-
-
-def _benchmark(dataset: Mapping[str, Any]) -> str:
-    kind = dotted_name(dataset.get("type"))
-    return str(dataset.get("benchmark") or BENCHMARKS.get(kind) or kind.rsplit(".", 1)[-1])
 
 
 def _clock(moment: datetime, now: datetime) -> str:

@@ -11,10 +11,12 @@ LongBench's own numbers and those of the two papers, which differ. Knows tasks a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from opencompass_llada.benchmarks.facts import Benchmark, DataFiles, Group
 from opencompass_llada.benchmarks.longbench.prompts import PROMPTS
 from opencompass_llada.options import reject_unknown
 
@@ -34,7 +36,6 @@ BUCKETS: dict[str, tuple[int, float]] = {
     "4-8k": (4000, 8000),
     "8k+": (8000, float("inf")),
 }
-BENCHMARKS = ("longbench", "longbench_e")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +118,13 @@ def list_tasks(benchmark: str, names: Sequence[str] | None = None) -> list[LongB
     """Return tasks in LongBench's order.
 
     Args:
-        benchmark: One of `BENCHMARKS`.
+        benchmark: ``longbench`` or ``longbench_e``.
         names: Which; all by default.
 
     Raises:
         ValueError: For an unknown benchmark or task; names the nearest.
     """
-    reject_unknown("LongBench benchmark", [benchmark], BENCHMARKS)
+    reject_unknown("LongBench benchmark", [benchmark], ("longbench", "longbench_e"))
     known = list(TASKS) if benchmark == "longbench" else list(LONGBENCH_E_TASKS)
     reject_unknown(f"{benchmark} task", names or (), known)
     return [TASKS[name] for name in known if not names or name in names]
@@ -136,7 +137,7 @@ def bucket_of(length: int) -> str:
 
 def category_groups(
     benchmark: str = "longbench", names: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
+) -> tuple[Group, ...]:
     """Return the groups of a table of LongBench results.
 
     A category is the mean of its tasks, as in LongBench's and LongLLaDA's tables. ``Avg`` is the
@@ -149,16 +150,16 @@ def category_groups(
             out.
     """
     tasks = list_tasks(benchmark, names)
-    everything = [task.name for task in tasks]
+    everything = tuple(task.name for task in tasks)
     by_category = {
-        category: [task.name for task in tasks if task.category == category]
+        category: tuple(task.name for task in tasks if task.category == category)
         for category in CATEGORIES
     }
-    return [
-        *(dict(name=name, members=members) for name, members in by_category.items() if members),
-        dict(name="Avg", members=everything),
-        dict(name="Weighted", members=everything, weighting="samples"),
-    ]
+    return (
+        *(Group(name=name, members=members) for name, members in by_category.items() if members),
+        Group(name="Avg", members=everything),
+        Group(name="Weighted", members=everything, weighting="samples"),
+    )
 
 
 #: What LongLLaDA's and UltraLLaDA's wrappers round lengths up to: their block length.
@@ -210,3 +211,70 @@ def output_length(setting: str, task_name: str) -> int:
     reject_unknown("output length setting", [setting], OUTPUT_LENGTHS)
     reject_unknown("LongBench task", [task_name], TASKS)
     return OUTPUT_LENGTHS[setting](TASKS[task_name])
+
+
+def _needed(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:
+    if kind.startswith("opencompass_llada.benchmarks.longbench.dataset."):
+        suffix = "_e" if dataset.get("benchmark") == "longbench_e" else ""
+        file = f"data/{dataset['task']}{suffix}.jsonl"
+        yield str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]
+
+
+def _needed_by_v2(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:
+    if kind.startswith("opencompass_llada.benchmarks.longbench.v2."):
+        path = Path(str(dataset.get("path", "opencompass/longbenchv2")))
+        is_file = path.suffix in (".json", ".jsonl")
+        folder, file = (path.parent, path.name) if is_file else (path, "data.json")
+        yield str(folder), [file]
+
+
+LONGBENCH_FILES = DataFiles(
+    name="longbench",
+    folders={"opencompass/Longbench": "data/Longbench"},
+    files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
+    fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
+    needed=_needed,
+)
+LONGBENCH = Benchmark(
+    name="longbench",
+    title="LongBench",
+    dataset_classes=(),
+    metrics=("score",),
+    has_more_metrics=False,
+    is_percent=True,
+    groups=category_groups("longbench"),
+    headline="Avg",
+    is_grid=False,
+    source="LongBench (arXiv 2308.14508): six categories; Weighted is UltraLLaDA's total",
+    data=LONGBENCH_FILES,
+)
+BENCHMARKS = (
+    LONGBENCH,
+    replace(
+        LONGBENCH,
+        name="longbench_e",
+        title="LongBench-E",
+        has_more_metrics=True,
+        groups=category_groups("longbench_e"),
+        source="LongBench (arXiv 2308.14508)",
+    ),
+    Benchmark(
+        name="longbench_v2",
+        title="LongBench v2",
+        dataset_classes=(),
+        metrics=("accuracy",),
+        has_more_metrics=True,
+        is_percent=True,
+        groups=(),
+        headline=None,
+        is_grid=False,
+        source="LongBench v2 (arXiv 2412.15204)",
+        data=DataFiles(
+            name="longbench_v2",
+            folders={"opencompass/longbenchv2": "data/longbenchv2"},
+            files=("data.json",),
+            fetch="hf download THUDM/LongBench-v2 data.json --repo-type dataset --local-dir FOLDER",
+            needed=_needed_by_v2,
+        ),
+    ),
+)

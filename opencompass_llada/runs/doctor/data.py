@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +19,11 @@ from opencompass_llada.benchmarks.counting import (
     tiktoken_path,
     tiktoken_state,
 )
-from opencompass_llada.report.results import dotted_name
+from opencompass_llada.benchmarks.facts import DataFiles, all_data_files
+from opencompass_llada.old_names import dotted_name
 from opencompass_llada.runs.doctor.machine import Finding, check_attention
 
-#: Short-context data sets, which OpenCompass downloads by itself: id -> folder below the cache and
-#: a name in it.
-STOCK_FILES = {
-    "opencompass/gsm8k": ("data/gsm8k", "test.jsonl"),
-    "opencompass/math": ("data/math", "math.json"),
-    "opencompass/humaneval": ("data/humaneval", "human-eval-v2-20210705.jsonl"),
-    "opencompass/mbpp": ("data/mbpp", "mbpp.jsonl"),
-    "opencompass/mmlu": ("data/mmlu", "test"),
-    "opencompass/ai2_arc-dev": ("data/ARC/ARC-c", "ARC-Challenge-Dev.jsonl"),
-    "opencompass/hellaswag": ("data/hellaswag", "hellaswag.jsonl"),
-    "opencompass/winogrande": ("data/winogrande", "dev.jsonl"),
-}
-#: Data set id -> folder below the cache, as OpenCompass has them.
-LOCAL_FOLDERS = {
-    **{name: folder for name, (folder, _) in STOCK_FILES.items()},
-    "opencompass/needlebench": "data/needlebench",
-    "opencompass/Longbench": "data/Longbench",
-    "opencompass/longbenchv2": "data/longbenchv2",
-    "data/ruler": "data/ruler",
-    "./data/ruler": "data/ruler",
-}
 OPENCOMPASS_CACHE = "~/.cache/opencompass"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """A benchmark's files, as far as this package's own configs read them."""
-
-    path: str
-    """What configs give as path."""
-    files: tuple[str, ...]
-    """Names below its folder; ``a|b`` is a file that may be in either place."""
-    fetch: str
-    """The command that fetches them into a folder that stands as ``FOLDER``."""
-
-
-_GET = 'python -c "from opencompass.utils import get_data_path as get; get({})"'
-BENCHMARKS = {
-    "needlebench": Benchmark(
-        path="opencompass/needlebench",
-        files=("needles.jsonl", "en_un_asr.jsonl", "PaulGrahamEssays.jsonl", "zh_all.jsonl",
-               "multi_needle_reasoning_en.json", "multi_needle_reasoning_zh.json"),
-        fetch="hf download opencompass/needlebench --repo-type dataset --local-dir FOLDER",
-    ),
-    "ruler": Benchmark(
-        path="data/ruler",
-        files=("PaulGrahamEssays.jsonl", "dev-v2.0.json", "hotpotqa.json"),
-        fetch=_GET.format("'data/ruler/hotpotqa.json', local_mode=True"),
-    ),
-    "longbench": Benchmark(
-        path="opencompass/Longbench",
-        files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
-        fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
-    ),
-    "longbench_v2": Benchmark(
-        path="opencompass/longbenchv2",
-        files=("data.json",),
-        fetch="hf download THUDM/LongBench-v2 data.json --repo-type dataset --local-dir FOLDER",
-    ),
-}  # fmt: skip
 
 
 def find_folder(path: str) -> Path:
@@ -90,7 +31,8 @@ def find_folder(path: str) -> Path:
     location = Path(resolve_location(path)).expanduser()
     if location.exists() or location.is_absolute():
         return location
-    below = LOCAL_FOLDERS.get(path, path)
+    known = (own.folders[path] for own in all_data_files().values() if path in own.folders)
+    below = next(known, path)
     cache = os.environ.get("COMPASS_DATA_CACHE", "")
     places = [Path(cache, below), Path(OPENCOMPASS_CACHE).expanduser() / below]
     return next((place for place in places if place.exists()), places[0])
@@ -107,7 +49,7 @@ def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> 
     """Check that files are there.
 
     Args:
-        topic: A key of `BENCHMARKS`, or another name.
+        topic: A name of `all_data_files`, or another one.
         path: As a config gives it.
         files: Names below the path; ``a|b`` for either.
         asked: Whether their absence is a fault.
@@ -116,18 +58,27 @@ def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> 
     missing = missing_files(folder, files)
     if not missing:
         return Finding(topic=topic, level="ok", text=f"{len(files)} files at {folder}")
-    from_hub = os.environ.get("DATASET_SOURCE") in ("HF", "ModelScope")
-    can_fetch = not folder.exists() and path in LOCAL_FOLDERS
+    own = all_data_files().get(topic)
     remedy = "give the folder that holds them (LLADA_DATA=FOLDER for the shipped configs)"
-    if path in LOCAL_FOLDERS and topic in BENCHMARKS:
-        below = LOCAL_FOLDERS[path]
-        fetch = BENCHMARKS[topic].fetch.replace("FOLDER", f'"$COMPASS_DATA_CACHE/{below}"')
-        variable = "" if os.environ.get("COMPASS_DATA_CACHE") else "export COMPASS_DATA_CACHE=DIR; "
-        remedy = f"{variable}{fetch}   # or set the variable to a folder that has {below}"
-    can_fetch = can_fetch and (from_hub or path in STOCK_FILES)
+    can_fetch = False
+    if own is not None and path in own.folders:
+        from_hub = os.environ.get("DATASET_SOURCE") in ("HF", "ModelScope")
+        can_fetch = not folder.exists() and (from_hub or not own.fetch)
+        if own.fetch:
+            below = own.folders[path]
+            fetch = own.fetch.replace("FOLDER", f'"$COMPASS_DATA_CACHE/{below}"')
+            variable = (
+                "" if os.environ.get("COMPASS_DATA_CACHE") else "export COMPASS_DATA_CACHE=DIR; "
+            )
+            remedy = f"{variable}{fetch}   # or set the variable to a folder that has {below}"
     level = ("fetch" if can_fetch else "fault") if asked else "note"
     what = "no folder" if not folder.exists() else f"lacks {', '.join(missing)}:"
     return Finding(topic=topic, level=level, text=f"{what} {folder}", remedy=remedy)
+
+
+def listed_data_files() -> dict[str, DataFiles]:
+    """Return the files that are looked for without a config that needs them, by name."""
+    return {name: own for name, own in all_data_files().items() if own.files}
 
 
 def how_to_get(topic: str) -> str:
@@ -138,9 +89,9 @@ def how_to_get(topic: str) -> str:
     """
     if topic == "tiktoken":
         return check_tiktoken(asked=True).remedy
-    if topic not in BENCHMARKS:
+    if (own := listed_data_files().get(topic)) is None:
         return ""
-    return check_files(topic, BENCHMARKS[topic].path, BENCHMARKS[topic].files, asked=True).remedy
+    return check_files(topic, own.path, own.files, asked=True).remedy
 
 
 def check_tiktoken(*, asked: bool) -> Finding:
@@ -168,35 +119,9 @@ def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, s
         dataset: The config.
         kind: Its class as a dotted name.
     """
-    package = kind.rsplit(".", 1)[0]
-    path = dataset.get("path")
-    own = ("opencompass_llada.benchmarks.needle", "opencompass_llada.benchmarks.multi_needle")
-    if ".needlebench" in package or package.startswith(own):
-        names = [*dataset.get("file_list", []), dataset.get("needle_file_name")]
-        yield "needlebench", str(path), [str(name) for name in names if name]
-    elif package.startswith("opencompass_llada.benchmarks.ruler"):
-        from opencompass_llada.benchmarks.ruler.prompts import TASKS
-
-        facts = TASKS[dataset["task"]]
-        name = getattr(facts, "file", None)
-        if getattr(facts, "haystack", None) == "essay":
-            name = dataset.get("essay_file", "PaulGrahamEssays.jsonl")
-        if name:
-            yield "ruler", str(dataset.get("path", "data/ruler")), [str(name)]
-    elif package.startswith("opencompass_llada.benchmarks.longbench.dataset"):
-        suffix = "_e" if dataset.get("benchmark") == "longbench_e" else ""
-        file = f"data/{dataset['task']}{suffix}.jsonl"
-        yield "longbench", str(dataset.get("path", "opencompass/Longbench")), [f"{file}|data.zip"]
-    elif package == "opencompass_llada.benchmarks.longbench.v2":
-        given = Path(str(dataset.get("path", "opencompass/longbenchv2")))
-        is_file = given.suffix in (".json", ".jsonl")
-        folder, data_file = (given.parent, given.name) if is_file else (given, "data.json")
-        yield "longbench_v2", str(folder), [data_file]
-    elif path in STOCK_FILES:
-        yield "short context", str(path), [STOCK_FILES[path][1]]
-    elif package.startswith("opencompass_llada.benchmarks.perplexity"):
-        is_local = path != "generated" and not str(path).startswith("hub:")
-        yield from [("perplexity", str(Path(str(path)).parent), [Path(str(path)).name])] * is_local
+    for name, own in all_data_files().items():
+        for path, files in own.needed(dataset, kind):
+            yield name, path, files
 
 
 WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
