@@ -44,7 +44,7 @@ from inference_shapes import (
 from recording import ROOT, describe_run, write_record
 
 from opencompass_llada.inference import FastNetwork, PassServer
-from opencompass_llada.inference.attention_rule import attend_with
+from opencompass_llada.networks.attention import attend_with
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 
@@ -158,7 +158,7 @@ class Bench:
         heads = [
             torch.randn(
                 total, network.num_heads, network.head_dim, device=self.device, dtype=network.dtype
-            ).transpose(0, 1)
+            ).transpose(0, 1)[None]
             for _ in range(3)
         ]
         attend_with(network.choose_attention(total, total, len(network.layers)), *heads)

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opencompass_llada.inference.attention_rule import (
-    attend_with,
-    attention_operations,
-)
+from opencompass_llada.inference.attention_rule import attention_operations
+from opencompass_llada.networks.attention import attend_with
 
 
 def synchronize(device: torch.device) -> None:
@@ -73,7 +71,8 @@ def attention_rate(
     """Return operations a second of non-causal attention over one row."""
 
     def heads() -> Tensor:
-        return torch.randn(length, num_heads, head_dim, device=device, dtype=dtype).transpose(0, 1)
+        x_LHD = torch.randn(length, num_heads, head_dim, device=device, dtype=dtype)
+        return x_LHD.transpose(0, 1)[None]
 
     q, k, v = heads(), heads(), heads()
     seconds = median_seconds(

@@ -18,7 +18,6 @@ from inference_sweep import kept_keys, print_sweep, split_call, sweep_tilings
 from recording import describe_run, write_record
 
 from opencompass_llada.inference import PassServer
-from opencompass_llada.inference.attention_rule import attend_with
 from opencompass_llada.inference.elementwise import (
     FusedElementwise,
     PlainElementwise,
@@ -26,6 +25,7 @@ from opencompass_llada.inference.elementwise import (
 )
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.networks import LLaDAForMaskedDiffusion
+from opencompass_llada.networks.attention import attend_with
 from opencompass_llada.networks.transformer import RMSNorm
 
 SHAPES = ((32, 5000), (64, 300), (100, 70), (200, 4100), (288, 16931), (512, 16900))
@@ -113,9 +113,7 @@ def _attention_error(
     q = torch.randn(num_queries, num_heads, 128, device=device)
     q = q.to(torch.bfloat16 if dtype == FLOAT8 else dtype)
     k, v = cache.layers[0].read(37, 37 + num_keys, torch.float32)
-    expected = attend_with(
-        None, q.float().transpose(0, 1), k.float().transpose(0, 1), v.float().transpose(0, 1)
-    )
+    expected = attend_with(None, *(x.float().transpose(0, 1)[None] for x in (q, k, v)))[0]
     return relative_error(split_call(cache, q, 37, num_keys, None)(), expected.transpose(0, 1))
 
 

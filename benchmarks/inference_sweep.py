@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from inference_ceilings import median_seconds
 
-from opencompass_llada.inference.attention_rule import attend_with, attention_operations
+from opencompass_llada.inference.attention_rule import attention_operations
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.inference.tilings import TILINGS, Tiling
+from opencompass_llada.networks.attention import attend_with
 
 FEW = ((32, 32768),)
 MANY = ((512, 16900), (288, 16900), (128, 16900))
@@ -75,12 +76,12 @@ def split_call(
         num_keys: Its keys.
         tiling: How the work is cut; None for the kernel's own choice.
     """
-    from opencompass_llada.inference.triton.launch import attend_kept
+    from opencompass_llada.inference.triton.launch import attend_cached
 
     layer, device = cache.layers[0], q.device
     offsets = torch.tensor([first], dtype=torch.int32, device=device)
     lengths = torch.tensor([num_keys], dtype=torch.int32, device=device)
-    return lambda: attend_kept(
+    return lambda: attend_cached(
         q,
         layer.keys_SGD,
         layer.values_SGD,
@@ -123,7 +124,7 @@ def _kernels(
 ) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
     """Yield the name and a call of each kernel to be timed."""
     k, v = (torch.randn(num_keys, 32, 128, device=q.device).bfloat16() for _ in range(2))
-    heads = [t.transpose(0, 1) for t in (q, k, v)]
+    heads = [t.transpose(0, 1)[None] for t in (q, k, v)]
     for backend in ("flash", "cudnn"):
         yield f"{backend} bfloat16", lambda backend=backend: attend_with(backend, *heads)
     for dtype in (torch.bfloat16, FLOAT8):

@@ -9,10 +9,10 @@ import torch
 
 from opencompass_llada.inference.attention_rule import (
     AttentionRates,
-    attend_with,
     attention_operations,
     make_rule,
 )
+from opencompass_llada.networks.attention import attend_with
 
 LAYERS, HEADS, SIZE = 32, 32, 128
 
@@ -56,4 +56,5 @@ def test_kernels_give_the_written_out_attention(backend):
     q, k, v = torch.randn(4, 5, 16), torch.randn(2, 9, 16), torch.randn(2, 9, 16)
     wide_k, wide_v = k.repeat_interleave(2, 0), v.repeat_interleave(2, 0)
     expected = torch.softmax(q @ wide_k.transpose(1, 2) / 4.0, -1) @ wide_v
-    torch.testing.assert_close(attend_with(backend, q, k, v), expected, rtol=1e-4, atol=1e-5)
+    found = attend_with(backend, q[None], k[None], v[None])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -9,11 +9,11 @@ from test_finetune_packing import text_of
 from tiny import EOS_ID, MASK_ID, VOCAB_SIZE, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opencompass_llada.finetune.document_attention import document_attend
-from opencompass_llada.finetune.forward import TrainingNetwork
+from opencompass_llada.finetune.forward import TrainingNetwork, document_attend
 from opencompass_llada.finetune.networks import hidden_states
 from opencompass_llada.finetune.packing import PackedText
 from opencompass_llada.finetune.rows import collate
+from opencompass_llada.networks.attention_pattern import Documents
 
 LENGTH = 32
 CPU = torch.device("cpu")
@@ -153,7 +153,7 @@ def test_masks_stand_where_tokens_are_predicted(monkeypatch):
 def test_grouped_heads_attend_as_repeated_ones():
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 8, 6), torch.randn(2, 2, 8, 6), torch.randn(2, 2, 8, 6)
-    attend = document_attend((3, 5, 8), CPU)
+    attend = document_attend(Documents((3, 5, 8)), CPU)
     repeated = [x.repeat_interleave(2, dim=1) for x in (k, v)]
     torch.testing.assert_close(attend(q, k, v), attend(q, *repeated))
 
@@ -184,8 +184,8 @@ def test_variable_length_kernel_equals_a_call_for_each_document():
         torch.randn(2, 4, 512, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
         for _ in range(3)
     )
-    ours = document_attend(spans, device)(q, k, v)
-    expected = document_attend(spans, CPU)(*(x.float().cpu() for x in (q, k, v)))
+    ours = document_attend(Documents(spans), device)(q, k, v)
+    expected = document_attend(Documents(spans), CPU)(*(x.float().cpu() for x in (q, k, v)))
     torch.testing.assert_close(ours.float().cpu(), expected, rtol=2e-2, atol=2e-2)
     ours.float().square().sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (q, k, v))

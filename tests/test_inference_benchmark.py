@@ -58,7 +58,7 @@ for num_tokens, num_wanted in ((5, None), (8, 5)):
 SPLIT = """
 import torch
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
-from opencompass_llada.inference.triton.launch import attend_kept
+from opencompass_llada.inference.triton.launch import attend_cached
 from opencompass_llada.inference.tilings import Tiling
 
 LENGTHS = (1, 130, 64, 256)  # less than a tile, a rest, one tile, whole tiles
@@ -76,7 +76,7 @@ def check(num_queries, dtype, tiling):
         kept[:3] = kept[454:] = float("nan")  # nothing beside the rows is read
     q = torch.randn(len(LENGTHS), num_queries, 2, 16)
     offsets, lengths = (torch.tensor(t, dtype=torch.int32) for t in (OFFSETS, LENGTHS))
-    found = attend_kept(q.flatten(0, 1), layer.keys_SGD, layer.values_SGD, offsets, lengths,
+    found = attend_cached(q.flatten(0, 1), layer.keys_SGD, layer.values_SGD, offsets, lengths,
                         k_scales_SG=layer.key_scales_SG, v_scales_SG=layer.value_scales_SG,
                         tiling=tiling).view_as(q)
     k, v = layer.read(0, 460, torch.float32)

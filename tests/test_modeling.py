@@ -18,7 +18,7 @@ from opencompass_llada.networks import (
     load_checkpoint,
     read_model_config,
 )
-from opencompass_llada.networks.attention import ATTENTION_BACKENDS, choose_attention
+from opencompass_llada.networks.attention import ATTENTION_BACKENDS, attend_with, find_kernel
 from opencompass_llada.rope.methods import parse_rope_scaling
 
 
@@ -146,7 +146,7 @@ def test_attention_backends_agree(name):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 2, 9, 16)
     exact = torch.softmax(q @ k.transpose(-1, -2) / 4, -1) @ v
-    torch.testing.assert_close(choose_attention(name, "cpu")(q, k, v, None), exact)
+    torch.testing.assert_close(attend_with(find_kernel(name, "cpu"), q, k, v), exact)
 
 
 @pytest.mark.gpu
@@ -159,21 +159,21 @@ def test_attention_backends_agree_on_cuda(name):
     exact = torch.softmax(q @ k.transpose(-1, -2) / 8, -1) @ v
     low = [x.bfloat16() for x in (q, k, v)]
     plain = torch.softmax(low[0] @ low[1].transpose(-1, -2) / 8, -1) @ low[2]
-    error = (choose_attention(name, "cuda")(*low, None).float() - exact).norm()
+    error = (attend_with(find_kernel(name, "cuda"), *low).float() - exact).norm()
     assert error < 2 * (plain.float() - exact).norm()
     padding = torch.ones(2, 1, 1, 300, dtype=torch.bool, device="cuda")
     padding[1, ..., 200:] = False
     if name in ("auto", "sdpa_efficient"):
-        masked = choose_attention(name, "cuda")(*low, padding).float()
+        masked = attend_with(find_kernel(name, "cuda"), *low, padding).float()
         short = torch.softmax(q[1] @ k[1, :, :200].transpose(-1, -2) / 8, -1) @ v[1, :, :200]
         assert (masked[1] - short).norm() < 2 * (plain.float() - exact).norm()
 
 
 def test_attention_backend_errors():
     with pytest.raises(ValueError, match="sdpa_flash"):
-        choose_attention("sdpa_flush", "cpu")
+        find_kernel("sdpa_flush", "cpu")
     with pytest.raises(ValueError, match="auto"):
-        choose_attention("sdpa_cudnn", "cpu")
+        find_kernel("sdpa_cudnn", "cpu")
     assert ATTENTION_BACKENDS[0] == "auto"
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from opencompass_llada.engines import AutoregressiveEngine, Engine, SamplerSettings
 from opencompass_llada.families.base import Family, LoadRequest
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
+from opencompass_llada.networks.attention_pattern import CAUSAL
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
 from opencompass_llada.rope.methods import RopeScaling
 
@@ -109,4 +110,5 @@ AUTOREGRESSIVE = Family(
     check=_check,
     load=_load,
     special_tokens=read_special_tokens,
+    attention_pattern=CAUSAL,
 )

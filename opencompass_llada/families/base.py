@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines import Engine, SamplerSettings
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.rope.methods import RopeScaling
 
 
@@ -73,6 +74,9 @@ class Family:
 
     special_tokens: Callable[[str, Mapping[str, Any], PreTrainedTokenizerBase], EndTokens]
     """Reads the ids from the checkpoint's path, its config.json and the tokenizer."""
+
+    attention_pattern: AttentionPattern = FULL
+    """Who sees whom; a native network is built with it, one of transformers has its own kernels."""
 
     sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampler options that take the place of `SamplerConfig`'s defaults."""

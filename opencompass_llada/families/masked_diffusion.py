@@ -22,6 +22,7 @@ from opencompass_llada.inference import (
 )
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import load_checkpoint, open_checkpoint
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import SpecialTokens, make_progress
@@ -34,6 +35,7 @@ def masked_diffusion_family(
     name: str,
     label: str,
     turn_end: str,
+    attention_pattern: AttentionPattern = FULL,
     sampler_defaults: Mapping[str, Any] = MappingProxyType({}),
     paper_defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Family:
@@ -43,6 +45,7 @@ def masked_diffusion_family(
         name: The family's name, as `model_type` of the wrapper takes it.
         label: Its name in messages.
         turn_end: Text of the token that ends a chat turn; a tokenizer without it has none.
+        attention_pattern: Who sees whom in its networks.
         sampler_defaults: Sampler options that differ from `SamplerConfig`'s.
         paper_defaults: Those of the papers' wrapper, for options given in its form.
 
@@ -87,6 +90,7 @@ def masked_diffusion_family(
             dtype=request.dtype,
             device=request.device,
             attention_backend=request.attention_backend,
+            attention_pattern=attention_pattern,
         )
         return MaskedDiffusionEngine(model, settings, tokens, progress=progress)
 
@@ -96,6 +100,7 @@ def masked_diffusion_family(
         check=check,
         load=load,
         special_tokens=special_tokens,
+        attention_pattern=attention_pattern,
         sampler_defaults=sampler_defaults,
         paper_defaults=paper_defaults,
     )

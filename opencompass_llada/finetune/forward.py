@@ -27,13 +27,14 @@ from torch.utils.checkpoint import (
 )
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from opencompass_llada.finetune.document_attention import document_attend
 from opencompass_llada.finetune.networks import hidden_states
 from opencompass_llada.finetune.objective import weighted_cross_entropy
 from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import Batch
 from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.networks.attention import StretchedAttention
+from opencompass_llada.networks.attention_pattern import Documents
 from opencompass_llada.networks.transformer import Attend, Block, Rotation, rotation_at
 from opencompass_llada.rope.frequencies import rotation_table
 
@@ -46,6 +47,34 @@ _ATTENTION = (
     ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
     ("torch_attn", "_varlen_attn"),
 )
+
+#: Mean tokens of a document from which a call each is faster on CUDA than a variable-length one,
+#: and tokens from which cuDNN's plan for a new length pays for itself (docs/finetune.md).
+LONG_DOCUMENT = 4096
+
+
+def document_attend(documents: Documents, device: torch.device) -> Attend:
+    """Return attention inside the documents of a batch of packed rows, laid end to end.
+
+    Args:
+        documents: Tokens that attend to each other, run by run, over all rows of the batch.
+        device: The batch's.
+
+    Returns:
+        A function of queries [B, H, L, D], keys and values [B, G, L, D].
+    """
+    on_cuda, total = device.type == "cuda", sum(documents.lengths)
+    along = StretchedAttention(
+        documents.stretches(total),
+        lambda queries, keys: "cudnn_first" if on_cuda and queries >= LONG_DOCUMENT else None,
+        in_one_call=total < LONG_DOCUMENT * len(documents.lengths),
+    )
+
+    def attend(q_BHLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor) -> Tensor:
+        lines = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHLD, k_BGLD, v_BGLD))
+        return along(*lines).unflatten(0, (q_BHLD.shape[0], -1)).transpose(1, 2)
+
+    return attend
 
 
 def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
@@ -209,7 +238,8 @@ class TrainingNetwork(nn.Module):
         return model.final_norm(x_BLM)
 
     def _attend(self, spans: Sequence[int]) -> Attend:
-        attend = document_attend(spans, self._device)
+        pattern = cast(BidirectionalNetwork, self.model).attention_pattern
+        attend = document_attend(Documents(tuple(spans), pattern), self._device)
         return attend if self._group is None else ulysses_attend(attend, self._group)
 
     def _rotate(self, positions_BL: Tensor | None, length: int) -> Rotation:

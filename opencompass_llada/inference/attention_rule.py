@@ -16,24 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.networks.attention import check_attention_backend, choose_attention
+from opencompass_llada.networks.attention import attend_with, find_kernel
 
 logger = get_logger(__name__)
 
 _MEASURED_LENGTH = 8192
 _ALIGNED = (8192, 8216, 8232, 8248)  # multiples of 8; the first one also pays for what comes once
 _ODD = (8191, 8199, 8213, 8237)
-_BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,26 +80,6 @@ def attention_operations(num_queries: int, num_keys: int, num_heads: int, head_d
     return 4.0 * num_queries * num_keys * num_heads * head_dim
 
 
-def attend_with(backend: str | None, q_HLD: Tensor, k_GLD: Tensor, v_GLD: Tensor) -> Tensor:
-    """Return the attention of one row, [H, L, D].
-
-    Args:
-        backend: ``flash``, ``cudnn``, ``efficient`` or ``math``; ``flash_attn`` for that package;
-            None for PyTorch's own choice.
-        q_HLD: Queries.
-        k_GLD: Keys.
-        v_GLD: Values.
-    """
-    q, k, v = q_HLD[None], k_GLD[None], v_GLD[None]
-    grouped = q.shape[1] != k.shape[1]
-    if backend is None:
-        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)[0]
-    if backend == "flash_attn":
-        return choose_attention("flash_attn", q.device)(q, k, v, None)[0]
-    with sdpa_kernel(_BACKENDS[backend]):
-        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)[0]
-
-
 @functools.cache
 def measure_rates(
     device: torch.device, dtype: torch.dtype, num_heads: int, num_groups: int, head_dim: int
@@ -128,7 +100,8 @@ def measure_rates(
     def inputs(length: int) -> list[Tensor]:
         heads = (num_heads, num_groups, num_groups)
         shapes = [(length, number, head_dim) for number in heads]
-        return [torch.randn(s, device=device, dtype=dtype).transpose(0, 1) for s in shapes]
+        rows = (torch.randn(s, device=device, dtype=dtype) for s in shapes)
+        return [row.transpose(0, 1)[None] for row in rows]
 
     *_, flash = _times("flash", inputs(_MEASURED_LENGTH), 4)
     try:
@@ -184,8 +157,7 @@ def make_rule(
         PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
     """
     if asked != "auto":
-        check_attention_backend(asked, device)
-        forced = None if asked == "sdpa" else asked.removeprefix("sdpa_")
+        forced = find_kernel(asked, device)
         return lambda num_queries, num_keys, num_calls: forced
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return lambda num_queries, num_keys, num_calls: None

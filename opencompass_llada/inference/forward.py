@@ -8,7 +8,7 @@ network's plain forward pass goes on working.
 Rows lie end to end without padding; the MLP runs in chunks and writes over its input, so that
 activations stay flat; the last layer's queries and MLP are computed only where logits are read;
 weights that share an input are packed; what stands between the products is fused on CUDA. What
-attends to what, and what is kept, is decided by the caller (``session.py``).
+attends to what, and what is cached, is decided by the caller (``session.py``).
 
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
@@ -130,8 +130,8 @@ def _join(parameters: Sequence[Tensor]) -> Tensor:
 logger = get_logger(__name__)
 
 
-class Keep(NamedTuple):
-    """Where a pass keeps its keys and values."""
+class CacheSlots(NamedTuple):
+    """Where a pass caches its keys and values."""
 
     cache: KeyValueCache
     slots_T: Tensor
@@ -196,11 +196,6 @@ class FastNetwork:
             self.head_dim,
         )
 
-    @property
-    def logit_shift(self) -> int:
-        """See BidirectionalNetwork."""
-        return self.network.logit_shift
-
     def rotation(self, length: int) -> Rotation:
         """Return cos and sin [>= length, D] of the network."""
         self.network.prepare(length, self.device)
@@ -223,7 +218,7 @@ class FastNetwork:
         rotation: Rotation,
         attend: LayerAttend,
         wanted_W: Tensor | None = None,
-        keep: Keep | None = None,
+        into: CacheSlots | None = None,
     ) -> Tensor:
         """Run all layers and the final norm.
 
@@ -231,9 +226,9 @@ class FastNetwork:
             x_TM: Embedded tokens; overwritten.
             positions_T: Each token's position in its row.
             rotation: cos and sin of positions.
-            attend: Attention, after keys and values were kept.
+            attend: Attention, after keys and values were cached.
             wanted_W: int64, places in x whose states are wanted; None for all.
-            keep: Where keys and values are kept; None for nowhere.
+            into: Where keys and values are cached; None for nowhere.
 
         Returns:
             Normalised states, [T, M] or [W, M].
@@ -243,7 +238,7 @@ class FastNetwork:
         for index, layer in enumerate(self.layers):
             x_TM, h_TM = self.ops.add_norm(x_TM, delta_TM, layer.parts.attention_norm)
             wanted = wanted_W if index == last else None
-            q_THD, k_TGD, v_TGD = self._project(index, h_TM, positions_T, rotation, wanted, keep)
+            q_THD, k_TGD, v_TGD = self._project(index, h_TM, positions_T, rotation, wanted, into)
             del h_TM
             x_TM = x_TM if wanted is None else x_TM[wanted]
             out_THD = attend(index, q_THD, k_TGD, v_TGD)
@@ -262,20 +257,20 @@ class FastNetwork:
         positions_T: Tensor,
         rotation: Rotation,
         wanted_W: Tensor | None,
-        keep: Keep | None,
+        into: CacheSlots | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a layer's rotated queries (of what is wanted), keys and values, kept if asked."""
+        """Return a layer's rotated queries (of what is wanted), keys and values; cache these."""
         layer = self.layers[index]
-        kept = None if keep is None else keep.cache.layers[index]
-        slots_T = None if keep is None else keep.slots_T
+        cached = None if into is None else into.cache.layers[index]
+        slots_T = None if into is None else into.slots_T
         if wanted_W is not None:
             k_TGD, v_TGD = layer.keys_values(h_TM)
-            _, k_TGD = self.ops.place(None, k_TGD, v_TGD, positions_T, rotation, kept, slots_T)
+            _, k_TGD = self.ops.place(None, k_TGD, v_TGD, positions_T, rotation, cached, slots_T)
             q_WHD = layer.queries(h_TM[wanted_W])
             return self.ops.rotate(q_WHD, positions_T[wanted_W], rotation), k_TGD, v_TGD
         q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
         rotated_THD, k_TGD = self.ops.place(
-            q_THD, k_TGD, v_TGD, positions_T, rotation, kept, slots_T
+            q_THD, k_TGD, v_TGD, positions_T, rotation, cached, slots_T
         )
         assert rotated_THD is not None, "queries were given"
         return rotated_THD, k_TGD, v_TGD

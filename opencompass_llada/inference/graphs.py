@@ -1,7 +1,7 @@
-"""Partial passes replayed from CUDA graphs: one launch a pass instead of hundreds.
+"""Replays partial passes from CUDA graphs: one launch a pass instead of hundreds.
 
 A graph is captured once for each number of rows, span length and number of states wanted, and
-serves every prompt length, since positions, slots and row lengths are read from the device. It
+serves every prompt length, since positions, slots and numbers of keys are read from the device. It
 holds the addresses of the cache and the rotation tables that it was captured with; a new cache
 needs new graphs.
 
@@ -10,14 +10,14 @@ Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from opencompass_llada.inference.elementwise import kernels_fit
-from opencompass_llada.inference.forward import FastNetwork, Keep, LayerAttend
+from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.transformer import Rotation
@@ -25,40 +25,38 @@ from opencompass_llada.networks.transformer import Rotation
 logger = get_logger(__name__)
 
 _MOST_GRAPHS = 64
-"""Graphs kept; the oldest goes when one more is needed."""
+"""Graphs held; the oldest goes when one more is needed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Span:
-    """Where the tokens of a partial pass stand; the same for all steps of a block."""
+    """Where the tokens of a partial pass stand and what they see; the same for a block's steps."""
 
     positions_T: Tensor
     """int64, positions in their rows, row after row."""
-
     slots_T: Tensor
-    """int64, where they are kept."""
+    """int64, where they are cached."""
+    first_keys_B: Tensor
+    """int32, slot of the first key that each row's span sees."""
+    num_keys_B: Tensor
+    """int32, keys that each row's span sees."""
+    is_uniform: bool
+    """Whether the tokens of a row's span all see the same keys."""
 
-    offsets_B: Tensor
-    """int32, first slot of each row."""
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return what a graph reads from the device."""
+        return self.positions_T, self.slots_T, self.first_keys_B, self.num_keys_B
 
-    lengths_B: Tensor
-    """int32, kept tokens of each row."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpanInputs:
-    """What a partial pass reads besides weights and kept keys and values."""
-
-    ids_T: Tensor
-    """int64, tokens of the spans, row after row."""
-
-    span: Span
-    """Where they stand."""
-
-    def clone(self) -> SpanInputs:
+    def clone(self) -> Span:
         """Return a copy in memory of its own."""
-        held = {f.name: getattr(self.span, f.name).clone() for f in fields(Span)}
-        return SpanInputs(ids_T=self.ids_T.clone(), span=Span(**held))
+        positions_T, slots_T, first_keys_B, num_keys_B = (x.clone() for x in self.tensors())
+        return Span(
+            positions_T=positions_T,
+            slots_T=slots_T,
+            first_keys_B=first_keys_B,
+            num_keys_B=num_keys_B,
+            is_uniform=self.is_uniform,
+        )
 
 
 @dataclass(kw_only=True)
@@ -66,17 +64,19 @@ class _Captured:
     """A graph and the memory that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
-    inputs: SpanInputs
+    ids_T: Tensor
+    span: Span
     states_WM: Tensor
     rotation: Rotation
-    span: Span | None = None
+    shown: Span | None = None
+    """The span whose numbers ``span`` holds."""
 
-    def replay(self, inputs: SpanInputs) -> Tensor:
-        self.inputs.ids_T.copy_(inputs.ids_T)
-        if inputs.span is not self.span:
-            for field in fields(Span):
-                getattr(self.inputs.span, field.name).copy_(getattr(inputs.span, field.name))
-            self.span = inputs.span
+    def replay(self, ids_T: Tensor, span: Span) -> Tensor:
+        self.ids_T.copy_(ids_T)
+        if span is not self.shown:
+            for own, given in zip(self.span.tensors(), span.tensors(), strict=True):
+                own.copy_(given)
+            self.shown = span
         self.graph.replay()
         return self.states_WM
 
@@ -87,8 +87,8 @@ class GraphedPasses:
     def __init__(self, network: FastNetwork) -> None:
         """Decide whether there will be any; the choice is logged.
 
-        Args:
-            network: The prepared network.
+        Raises:
+            ValueError: If they are asked for and cannot be had.
         """
         self._network = network
         self._captured: dict[tuple[int, ...], _Captured] = {}
@@ -118,46 +118,47 @@ class GraphedPasses:
         self._pool = None
 
     def run(
-        self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+        self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
     ) -> Tensor:
         """Return states [W, M] of a partial pass; they are overwritten by the next one.
 
         Args:
-            inputs: The spans.
-            cache: Kept keys and values; written to.
+            ids_T: int64, tokens of the spans, row after row.
+            span: Where they stand; uniform.
+            cache: Cached keys and values; written to.
             rotation: cos and sin.
             num_wanted: Leading tokens of each span whose states are returned.
         """
-        sizes = (inputs.span.lengths_B.shape[0], inputs.ids_T.shape[0], num_wanted)
+        sizes = (span.num_keys_B.shape[0], ids_T.shape[0], num_wanted)
         shape = (*sizes, id(cache), rotation[0].data_ptr())
         found = self._captured.get(shape)
         if found is None:
             if len(self._captured) >= _MOST_GRAPHS:
                 del self._captured[next(iter(self._captured))]
-            found = self._captured[shape] = self._capture(inputs, cache, rotation, num_wanted)
-        return found.replay(inputs)
+            found = self._captured[shape] = self._capture(ids_T, span, cache, rotation, num_wanted)
+        return found.replay(ids_T, span)
 
     def span_states(
-        self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+        self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
     ) -> Tensor:
         """Run a partial pass with the split kernel, without a graph; see `run`."""
         network = self._network
         return network.run_layers(
-            network.embed(inputs.ids_T),
-            inputs.span.positions_T,
+            network.embed(ids_T),
+            span.positions_T,
             rotation,
-            _split_attend(inputs, cache),
-            leading_places(inputs.span.lengths_B.shape[0], inputs.ids_T, num_wanted),
-            keep=Keep(cache, inputs.span.slots_T),
+            _split_attend(span, cache),
+            leading_places(span.num_keys_B.shape[0], ids_T, num_wanted),
+            CacheSlots(cache, span.slots_T),
         )
 
     def _capture(
-        self, inputs: SpanInputs, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+        self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
     ) -> _Captured:
-        held = inputs.clone()
+        ids_T, span = ids_T.clone(), span.clone()
 
         def run() -> Tensor:
-            return self.span_states(held, cache, rotation, num_wanted)
+            return self.span_states(ids_T, span, cache, rotation, num_wanted)
 
         stream = torch.cuda.Stream(self._network.device)
         stream.wait_stream(torch.cuda.current_stream())
@@ -169,22 +170,17 @@ class GraphedPasses:
             states_WM = run()
         self._pool = self._pool or graph.pool()
         logger.info(
-            "Captured a graph for %d rows and %d tokens",
-            held.span.lengths_B.shape[0],
-            len(held.ids_T),
+            "Captured a graph for %d rows and %d tokens", span.num_keys_B.shape[0], len(ids_T)
         )
-        return _Captured(graph=graph, inputs=held, states_WM=states_WM, rotation=rotation)
+        return _Captured(
+            graph=graph, ids_T=ids_T, span=span, states_WM=states_WM, rotation=rotation
+        )
 
 
 def leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | None:
     """Return the places [W] of the leading tokens of each span; None if they are all tokens.
 
     Two spans of 4 tokens, 2 wanted: 0, 1, 4, 5.
-
-    Args:
-        num_rows: Spans, all of one length.
-        ids_T: Tokens of all spans.
-        num_wanted: Leading tokens of each.
     """
     num_tokens = ids_T.shape[0] // num_rows
     if num_wanted == num_tokens:
@@ -193,17 +189,17 @@ def leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | No
     return (starts_B1 + torch.arange(num_wanted, device=ids_T.device)).flatten()
 
 
-def _split_attend(inputs: SpanInputs, cache: KeyValueCache) -> LayerAttend:
-    from opencompass_llada.inference.triton.launch import attend_kept
+def _split_attend(span: Span, cache: KeyValueCache) -> LayerAttend:
+    from opencompass_llada.inference.triton.launch import attend_cached
 
     def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
         layer = cache.layers[index]
-        return attend_kept(
+        return attend_cached(
             q_THD,
             layer.keys_SGD,
             layer.values_SGD,
-            inputs.span.offsets_B,
-            inputs.span.lengths_B,
+            span.first_keys_B,
+            span.num_keys_B,
             k_scales_SG=layer.key_scales_SG,
             v_scales_SG=layer.value_scales_SG,
         )

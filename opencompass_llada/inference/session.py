@@ -1,8 +1,9 @@
-"""Passes over one batch: full ones that may keep keys and values, partial ones that use them.
+"""Passes over one batch: full ones that may cache keys and values, partial ones that use them.
 
-A partial pass recomputes a span of each row against everything that is kept of the row. It first
-writes the span's own new keys and values over the kept ones, so that its tokens see each other as
-they are now. Which span, and when a full pass refreshes everything, is the sampler's policy.
+A partial pass recomputes a span of each row against what is cached of the row. It first writes the
+span's own new keys and values over the cached ones, so that its tokens see each other as they are
+now. Who sees whom is the network's attention pattern; which span, and when a full pass refreshes
+everything, is the sampler's policy.
 
 Shape suffixes: B rows, L padded length, T tokens of all rows, P positions asked for, V vocabulary,
 H query heads, G key/value heads, D head size, M hidden size.
@@ -10,18 +11,14 @@ H query heads, G key/value heads, D head size, M hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from opencompass_llada.inference.forward import FastNetwork, Keep, LayerAttend
-from opencompass_llada.inference.graphs import (
-    GraphedPasses,
-    Span,
-    SpanInputs,
-    leading_places,
-)
+from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
+from opencompass_llada.inference.graphs import GraphedPasses, Span, leading_places
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.inference.memory import (
     SLOT_STEP,
@@ -30,10 +27,37 @@ from opencompass_llada.inference.memory import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.inference.rows import PackedRows, attend_rows
 from opencompass_llada.logs import get_logger
+from opencompass_llada.networks.attention import StretchedAttention
+from opencompass_llada.networks.attention_pattern import Stretch
 
 logger = get_logger(__name__)
+
+VARLEN_LONGEST = 2048
+"""Longest row, in tokens, for which one varlen call serves a batch; longer rows fill the card
+alone, and there cuDNN, which has no such call, is faster."""
+
+
+class PackedRows:
+    """A batch's rows laid end to end, without padding; on the host and on the device."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        """Lay the rows out, each of at least one token."""
+        self.lengths = tuple(lengths)
+        self.starts = tuple(itertools.accumulate(self.lengths[:-1], initial=0))
+        self.num_tokens = sum(self.lengths)
+        self.offsets_B = torch.tensor(self.starts, dtype=torch.int32, device=device)
+        self.positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
+        self.slots_T = torch.arange(self.num_tokens, device=device)
+
+    def pack(self, ids_BL: Tensor) -> Tensor:
+        """Return the rows' tokens end to end, [T]."""
+        rows = [ids[:length] for ids, length in zip(ids_BL, self.lengths, strict=True)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def slots_of(self, positions_BP: Tensor) -> Tensor:
+        """Return where the positions of each row stand, int64 [B * P]."""
+        return (self.offsets_B[:, None] + positions_BP).flatten()
 
 
 class PassServer:
@@ -44,11 +68,7 @@ class PassServer:
     """
 
     def __init__(self, network: FastNetwork) -> None:
-        """Keep the network.
-
-        Args:
-            network: The prepared network.
-        """
+        """Take a prepared network."""
         self.network = network
         self.graphs = GraphedPasses(network)
         self._cache: KeyValueCache | None = None
@@ -61,7 +81,7 @@ class PassServer:
     @property
     def logit_shift(self) -> int:
         """How many positions before its token a prediction is made."""
-        return self.network.logit_shift
+        return self.network.network.logit_shift
 
     def open(
         self,
@@ -77,7 +97,7 @@ class PassServer:
         Args:
             row_lengths: Tokens of each row, masks included.
             block_length: Most positions of a row that logits are asked for at once.
-            cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None keeps
+            cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None caches
                 nothing.
             passes: Full passes to come, for the choice of the attention kernel.
             guided: Whether the logits are combined with another session's, see `MemoryPlan`.
@@ -89,7 +109,16 @@ class PassServer:
         Raises:
             MemoryPlanError: If it does not fit the card; names the nearest plan that does.
         """
-        self._plan(row_lengths, block_length, cache_dtype, guided)
+        self._plan(
+            MemoryPlan(
+                size=self._size,
+                row_lengths=tuple(row_lengths),
+                block_length=block_length,
+                cache_dtype=cache_dtype,
+                mlp_chunk=self.network.options.mlp_chunk,
+                guided=guided,
+            )
+        )
         rows = PackedRows(row_lengths, self.network.device)
         cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
         return Session(self, rows, cache, passes)
@@ -99,27 +128,13 @@ class PassServer:
         self.graphs.clear()
         self._cache = None
 
-    def _plan(
-        self,
-        row_lengths: Sequence[int],
-        block_length: int,
-        cache_dtype: str | None,
-        guided: bool,
-    ) -> None:
-        plan = MemoryPlan(
-            size=self._size,
-            row_lengths=tuple(row_lengths),
-            block_length=block_length,
-            cache_dtype=cache_dtype,
-            mlp_chunk=self.network.options.mlp_chunk,
-            guided=guided,
-        )
+    def _plan(self, plan: MemoryPlan) -> None:
         self.plan = plan
         if self._budget is None:
             return
         self.plan = plan = check_plan(plan, self._budget)
         self.network.mlp_chunk = plan.mlp_chunk
-        about = f"{cache_dtype} {plan.num_tokens // SLOT_STEP} {plan.mlp_chunk}"
+        about = f"{plan.cache_dtype} {plan.num_tokens // SLOT_STEP} {plan.mlp_chunk}"
         if about not in self._logged:  # once for each size of cache, not for each sample
             self._logged.add(about)
             budget = self._budget / 1e9
@@ -144,26 +159,22 @@ class PassServer:
 
 
 class Session:
-    """Passes over one batch of rows."""
+    """Passes over one batch of rows; see `PassServer.open`."""
 
     def __init__(
         self, server: PassServer, rows: PackedRows, cache: KeyValueCache | None, passes: int
     ) -> None:
-        """See `PassServer.open`.
-
-        Args:
-            server: Where the network and the graphs are.
-            rows: The batch's rows.
-            cache: Where keys and values are kept; None for nowhere.
-            passes: Full passes to come.
-        """
+        """Begin with rows; without a cache there are full passes only."""
         self._server = server
         self._network = server.network
+        self._pattern = server.network.network.attention_pattern
         self._rows = rows
         self._cache = cache
-        self._passes = passes
         self._rotation = self._network.rotation(max(rows.lengths))
         self._spans: dict[tuple[int, ...], Span] = {}
+        self._num_calls = passes * len(self._network.layers)
+        whole = [self._pattern.of_queries(0, length, length) for length in rows.lengths]
+        self._whole_rows = self._attention(whole, (0,) * len(whole), self._choose)
 
     @torch.inference_mode()
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
@@ -172,7 +183,7 @@ class Session:
         Args:
             ids_BL: int64, right-padded to one length; padding is not read.
             positions_BP: int64, positions in each row whose tokens are predicted.
-            keep: Keep all keys and values.
+            keep: Cache all keys and values.
 
         Returns:
             Logits [B, P, V].
@@ -181,14 +192,21 @@ class Session:
         num_rows, num_wanted = positions_BP.shape
         wanted_W = rows.slots_of(network.network.predicting_positions(positions_BP))
         assert self._cache is not None or not keep, "a session without a cache keeps nothing"
+        # Only where all see all do any queries see the same keys.
+        narrows = all(map(self._pattern.sees_all, rows.lengths))
+        last = self._whole_rows
+        if narrows:
+            wanted = [[Stretch(0, num_wanted, 0, length)] for length in rows.lengths]
+            last = self._attention(wanted, (0,) * num_rows, self._choose)
         states = network.run_layers(
             network.embed(rows.pack(ids_BL)),
             rows.positions_T,
             self._rotation,
-            self._full_attend(num_wanted),
-            wanted_W,
-            Keep(self._cache, rows.slots_T) if keep and self._cache is not None else None,
+            self._layers(self._whole_rows, last),
+            wanted_W if narrows else None,
+            CacheSlots(self._cache, rows.slots_T) if keep and self._cache is not None else None,
         )
+        states = states if narrows else states[wanted_W]
         return network.head(states.view(num_rows, num_wanted, -1))
 
     @torch.inference_mode()
@@ -200,7 +218,7 @@ class Session:
         positions_BP: Tensor,
         num_wanted: int | None = None,
     ) -> Tensor:
-        """Run a span of each row against what is kept of the row.
+        """Run a span of each row against what is cached of the row.
 
         Args:
             ids_BL: int64, right-padded to one length.
@@ -218,20 +236,19 @@ class Session:
         num_wanted = num_wanted or num_tokens
         span = self._span(tuple(starts), num_tokens)
         positions_BS = span.positions_T.view(len(starts), num_tokens)
-        inputs = SpanInputs(
-            ids_T=ids_BL.gather(1, positions_BS).flatten(),
-            span=span,
-        )
-        if self._server.graphs.enabled:
-            states_WM = self._server.graphs.run(inputs, self._cache, self._rotation, num_wanted)
+        ids_T = ids_BL.gather(1, positions_BS).flatten()
+        if self._server.graphs.enabled and span.is_uniform:
+            states_WM = self._server.graphs.run(
+                ids_T, span, self._cache, self._rotation, num_wanted
+            )
         else:
             states_WM = network.run_layers(
-                network.embed(inputs.ids_T),
+                network.embed(ids_T),
                 span.positions_T,
                 self._rotation,
-                self._span_attend(num_tokens, num_wanted, self._cache),
-                leading_places(len(starts), inputs.ids_T, num_wanted),
-                keep=Keep(self._cache, span.slots_T),
+                self._span_attend(starts, num_tokens, num_wanted, self._cache),
+                leading_places(len(starts), ids_T, num_wanted),
+                CacheSlots(self._cache, span.slots_T),
             )
         states_BWM = states_WM.view(len(starts), num_wanted, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
@@ -245,36 +262,70 @@ class Session:
             device, rows = self._network.device, self._rows
             first_B1 = torch.tensor(starts, device=device)[:, None]
             positions_BS = first_B1 + torch.arange(num_tokens, device=device)
+            seen = self._seen(starts, num_tokens)
+            first_keys = [
+                stretches[0].first_key + offset
+                for stretches, offset in zip(seen, rows.starts, strict=True)
+            ]
+            num_keys = [stretches[0].end_key - stretches[0].first_key for stretches in seen]
             self._spans[key] = Span(
                 positions_T=positions_BS.flatten(),
                 slots_T=rows.slots_of(positions_BS),
-                offsets_B=rows.offsets_B,
-                lengths_B=rows.lengths_B,
+                first_keys_B=torch.tensor(first_keys, dtype=torch.int32, device=device),
+                num_keys_B=torch.tensor(num_keys, dtype=torch.int32, device=device),
+                is_uniform=all(len(stretches) == 1 for stretches in seen),
             )
         return self._spans[key]
 
-    def _full_attend(self, num_wanted: int) -> LayerAttend:
-        rows, network = self._rows, self._network
-        calls = self._passes * len(network.layers)
-        last = len(network.layers) - 1
+    def _seen(self, starts: Sequence[int], num_queries: int) -> list[list[Stretch]]:
+        """Return what consecutive queries of each row see of it, in positions of the row."""
+        return [
+            self._pattern.of_queries(start, start + num_queries, length)
+            for start, length in zip(starts, self._rows.lengths, strict=True)
+        ]
 
-        def choose(num_queries: int, num_keys: int) -> str | None:
-            return network.choose_attention(num_queries, num_keys, calls)
+    def _choose(self, num_queries: int, num_keys: int) -> str | None:
+        return self._network.choose_attention(num_queries, num_keys, self._num_calls)
 
-        def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-            lengths = rows.lengths if index < last else (num_wanted,) * len(rows.lengths)
-            return attend_rows(q_THD, k_TGD, v_TGD, lengths, rows.lengths, choose)
+    def _attention(
+        self,
+        seen: Sequence[Sequence[Stretch]],
+        starts: Sequence[int],
+        choose: Callable[[int, int], str | None],
+    ) -> StretchedAttention:
+        """Return attention over the rows, given what each row's queries from its start on see."""
+        stretches: list[Stretch] = []
+        num_queries = 0
+        for row, start, offset in zip(seen, starts, self._rows.starts, strict=True):
+            place = num_queries - start
+            for first_query, end_query, first_key, end_key in row:
+                queries = (first_query + place, end_query + place)
+                stretches.append(Stretch(*queries, first_key + offset, end_key + offset))
+                num_queries = end_query + place
+        lengths = self._rows.lengths
+        together = len(lengths) > 1 and max(lengths) <= VARLEN_LONGEST
+        return StretchedAttention(stretches, choose, in_one_call=together)
+
+    def _layers(self, every: StretchedAttention, last: StretchedAttention) -> LayerAttend:
+        last_index = len(self._network.layers) - 1
+
+        def attend(index: int, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+            return (every if index < last_index else last)(q_THD, k_SGD, v_SGD)
 
         return attend
 
-    def _span_attend(self, num_tokens: int, num_wanted: int, cache: KeyValueCache) -> LayerAttend:
-        """Return attention over the kept keys with PyTorch's own kernels, row by row."""
-        rows, network = self._rows, self._network
-        last = len(network.layers) - 1
+    def _span_attend(
+        self, starts: Sequence[int], num_tokens: int, num_wanted: int, cache: KeyValueCache
+    ) -> LayerAttend:
+        """Return attention over the cached keys with PyTorch's own kernels."""
+        every, last = (
+            self._attention(self._seen(starts, number), starts, lambda queries, keys: None)
+            for number in (num_tokens, num_wanted)
+        )
+        layers = self._layers(every, last)
 
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-            kept_k, kept_v = cache.layers[index].read(0, rows.num_tokens, network.dtype)
-            lengths = (num_tokens if index < last else num_wanted,) * len(rows.lengths)
-            return attend_rows(q_THD, kept_k, kept_v, lengths, rows.lengths, lambda p, s: None)
+            cached = cache.layers[index].read(0, self._rows.num_tokens, self._network.dtype)
+            return layers(index, q_THD, *cached)
 
         return attend

@@ -1,72 +1,46 @@
-"""Bidirectional attention: one place that picks the kernel.
+"""Calls attention kernels: one call with an optional mask, or maskless ones along stretches.
 
-Full attention over each row, with right padding left out of the keys. No causal masks, no
-positional bias, no caches.
+Who sees whom is `networks.attention_pattern`'s business. No positional bias, no caches.
 
-Shape suffixes: B batch, H query heads, L positions, D head size.
+Shape suffixes: B batch, H query heads, G key/value heads, P queries, L keys, D head size; T queries
+and S keys of all rows, end to end.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opencompass_llada.logs import get_logger
+from opencompass_llada.networks.attention_pattern import Stretch
 from opencompass_llada.options import unknown_name_message
 
 logger = get_logger(__name__)
 
-Attention = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor
-]
+ATTENTION_BACKENDS = (
+    *("auto", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math"),
+    "flash_attn",
+)
 
-_SDPA_KERNELS: dict[str, list[SDPBackend]] = {
-    "sdpa_flash": [SDPBackend.FLASH_ATTENTION],
-    "sdpa_cudnn": [SDPBackend.CUDNN_ATTENTION],
-    "sdpa_efficient": [SDPBackend.EFFICIENT_ATTENTION],
-    "sdpa_math": [SDPBackend.MATH],
+_SDPA_KERNELS = {
+    "flash": [SDPBackend.FLASH_ATTENTION],
+    "cudnn": [SDPBackend.CUDNN_ATTENTION],
+    "efficient": [SDPBackend.EFFICIENT_ATTENTION],
+    "math": [SDPBackend.MATH],
+    "cudnn_first": [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ],
 }
-ATTENTION_BACKENDS = ("auto", "sdpa", *_SDPA_KERNELS, "flash_attn")
-
-
-def padding_mask(lengths_B: torch.Tensor | None, length: int) -> torch.Tensor | None:
-    """Mark the keys that hold real tokens.
-
-    Args:
-        lengths_B: int64 [batch], real tokens in each right-padded row; None for no padding.
-        length: Padded length L.
-
-    Returns:
-        bool [batch, 1, 1, L] (broadcast over heads and queries, so nothing of size L x L is
-        built), or None when no row is padded, which keeps the maskless kernels in use.
-    """
-    if lengths_B is None:
-        return None
-    positions_L = torch.arange(length, device=lengths_B.device)
-    return (positions_L[None, :] < lengths_B[:, None])[:, None, None, :]
-
-
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
-    )
-
-
-def _flash_attn(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    if mask is not None:  # flash-attn takes no padding mask; padded batches go through SDPA
-        return _sdpa(q, k, v, mask)
-    from flash_attn import flash_attn_func
-
-    out_BLHD = flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out_BLHD.transpose(1, 2)
 
 
 def check_backend_name(name: str) -> str:
@@ -80,12 +54,15 @@ def check_backend_name(name: str) -> str:
     return name
 
 
-def check_attention_backend(name: str, device: torch.device | str) -> None:
-    """Refuse a backend that is unknown or cannot run here, before weights load.
+def find_kernel(name: str, device: torch.device | str) -> str | None:
+    """Return the kernel of a backend, refused before weights load if it cannot run here.
 
     Args:
         name: One of ATTENTION_BACKENDS.
         device: Where the model will run.
+
+    Returns:
+        A name for `attend_with`; None for PyTorch's own choice (``auto`` and ``sdpa``).
 
     Raises:
         ValueError: If the name is unknown, or the kernel needs CUDA and the device is not.
@@ -107,39 +84,99 @@ def check_attention_backend(name: str, device: torch.device | str) -> None:
                 "pip install flash-attn --no-build-isolation. attention_backend='auto' uses "
                 "PyTorch's own flash and cuDNN kernels without it."
             ) from error
+    return None if name in ("auto", "sdpa") else name.removeprefix("sdpa_")
 
 
-def choose_attention(name: str, device: torch.device | str) -> Attention:
-    """Return the attention function for a backend name.
-
-    ``auto`` is PyTorch's SDPA with PyTorch's own choice among flash, cuDNN, memory-efficient and
-    math kernels; the choice is logged.
+def attend_with(
+    kernel: str | None, q_BHPD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return the attention of every row, [B, H, P, D].
 
     Args:
-        name: One of ATTENTION_BACKENDS.
-        device: Where the model will run.
-
-    Returns:
-        A function of queries, keys, values [B, H, L, D] and an optional bool mask
-        [B, 1, 1, L] that returns [B, H, L, D].
-
-    Raises:
-        ValueError: See check_attention_backend.
-        ImportError: See check_attention_backend.
+        kernel: ``flash``, ``cudnn``, ``efficient``, ``math``, ``cudnn_first`` (the others where it
+            cannot serve) or ``flash_attn`` (that package); None for PyTorch's own choice.
+        q_BHPD: Queries.
+        k_BGLD: Keys.
+        v_BGLD: Values.
+        mask: bool that broadcasts to [B, H, P, L], true where a key is seen; None for all.
     """
-    check_attention_backend(name, device)
-    logger.info(
-        "Attention backend %s on %s%s", name, device, " (PyTorch SDPA)" if name == "auto" else ""
-    )
-    if name == "flash_attn":
-        return _flash_attn
-    kernels = _SDPA_KERNELS.get(name)
+    if kernel == "flash_attn" and mask is None:  # it takes no mask; those go through SDPA
+        from flash_attn import flash_attn_func
 
-    def attend(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        context = sdpa_kernel(kernels) if kernels else contextlib.nullcontext()
-        with context:
-            return _sdpa(q, k, v, mask)
+        out_BPHD = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHPD, k_BGLD, v_BGLD)))
+        return out_BPHD.transpose(1, 2)
+    options: dict[str, Any] = {
+        "attn_mask": mask,
+        "enable_gqa": q_BHPD.shape[1] != k_BGLD.shape[1],
+    }
+    if kernel is None or kernel == "flash_attn":
+        return F.scaled_dot_product_attention(q_BHPD, k_BGLD, v_BGLD, **options)
+    kernels = _SDPA_KERNELS[kernel]
+    with sdpa_kernel(kernels, set_priority=len(kernels) > 1):
+        return F.scaled_dot_product_attention(q_BHPD, k_BGLD, v_BGLD, **options)
 
-    return _sdpa if kernels is None else attend
+
+class StretchedAttention:
+    """Maskless attention over rows that lie end to end.
+
+    A call for each stretch or, if asked and where it can be, one variable-length call for all:
+    on CUDA in 16 bit, for stretches that share no keys.
+    """
+
+    def __init__(
+        self,
+        stretches: Sequence[Stretch],
+        choose: Callable[[int, int], str | None],
+        *,
+        in_one_call: bool,
+    ) -> None:
+        """Keep what is attended to.
+
+        Args:
+            stretches: In places of the queries and of the keys, each end to end.
+            choose: Names the kernel of a call for a number of queries and keys.
+            in_one_call: Ask for the variable-length kernel.
+        """
+        self._stretches = stretches
+        self._choose = choose
+        ends = [0, *(stretch.end_key for stretch in stretches)]
+        starts = [stretch.first_key for stretch in stretches]
+        self._in_one_call = in_one_call and starts == ends[:-1]
+        self._bounds: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+        """Return the attention of all rows, [T, H, D]."""
+        if self._in_one_call and q_THD.is_cuda and q_THD.dtype in (torch.bfloat16, torch.float16):
+            return self._variable_length(q_THD, k_SGD, v_SGD)
+        outs = []
+        for first_query, end_query, first_key, end_key in self._stretches:
+            parts = (q_THD[first_query:end_query], k_SGD[first_key:end_key])
+            rows = (x.transpose(0, 1)[None] for x in (*parts, v_SGD[first_key:end_key]))
+            kernel = self._choose(end_query - first_query, end_key - first_key)
+            outs.append(attend_with(kernel, *rows)[0].transpose(0, 1))
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _variable_length(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        options: dict[str, Any] = {}
+        repeats = q_THD.shape[1] // k_SGD.shape[1]
+        if repeats > 1:
+            if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # from torch 2.12 on
+                options["enable_gqa"] = True
+            else:
+                k_SGD, v_SGD = (x.repeat_interleave(repeats, dim=1) for x in (k_SGD, v_SGD))
+        lengths = (
+            [stretch.end_query - stretch.first_query for stretch in self._stretches],
+            [stretch.end_key - stretch.first_key for stretch in self._stretches],
+        )
+        if self._bounds is None:  # made once for all layers, since it waits for the device
+            queries, keys = (
+                torch.tensor([0, *itertools.accumulate(n)], dtype=torch.int32, device=q_THD.device)
+                for n in lengths
+            )
+            self._bounds = queries, keys
+        longest = (max(number) for number in lengths)
+        out_THD = varlen_attn(q_THD, k_SGD, v_SGD, *self._bounds, *longest, **options)
+        assert isinstance(out_THD, Tensor), "auxiliary outputs were not asked for"
+        return out_THD

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.networks.attention import check_attention_backend
+from opencompass_llada.networks.attention import find_kernel
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.networks.declared_rope import read_declared_rope
 from opencompass_llada.networks.dream import DreamForMaskedDiffusion
 from opencompass_llada.networks.llada import LLaDAForMaskedDiffusion
@@ -220,6 +221,7 @@ def open_checkpoint(
     *,
     rope_scaling: RopeScaling | None = None,
     attention_backend: str = "auto",
+    attention_pattern: AttentionPattern = FULL,
 ) -> tuple[BidirectionalNetwork, list[Path]]:
     """Check a checkpoint by its config.json and safetensors headers; no weight is read.
 
@@ -227,6 +229,7 @@ def open_checkpoint(
         path: A folder or a hub id.
         rope_scaling: Scaling to apply; None for none.
         attention_backend: See networks.attention.
+        attention_pattern: Who sees whom, as the checkpoint's family states it.
 
     Returns:
         The network without weights (on the meta device), and the files that hold them.
@@ -249,7 +252,7 @@ def open_checkpoint(
     stored = read_stored_shapes(shards)
     check_num_layers(fields, len(stored))
     with torch.device("meta"):
-        model = network(config, rope_scaling, attention_backend)
+        model = network(config, rope_scaling, attention_backend, attention_pattern)
     _check_base(model, fields, rope_scaling, str(path))
     check_tensors(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
@@ -266,6 +269,7 @@ def load_checkpoint(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     attention_backend: str = "auto",
+    attention_pattern: AttentionPattern = FULL,
 ) -> BidirectionalNetwork:
     """Load a checkpoint in the published format of one of the native networks.
 
@@ -275,6 +279,7 @@ def load_checkpoint(
         dtype: dtype of the weights in memory.
         device: Where the model goes.
         attention_backend: See networks.attention.
+        attention_pattern: Who sees whom, as the checkpoint's family states it.
 
     Returns:
         The model in evaluation mode, gradients off.
@@ -283,9 +288,12 @@ def load_checkpoint(
         CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
         ValueError: If the scaling or the attention backend does not fit.
     """
-    check_attention_backend(attention_backend, device)
+    find_kernel(attention_backend, device)
     model, shards = open_checkpoint(
-        path, rope_scaling=rope_scaling, attention_backend=attention_backend
+        path,
+        rope_scaling=rope_scaling,
+        attention_backend=attention_backend,
+        attention_pattern=attention_pattern,
     )
     for shard in shards:
         stored = load_file(shard, device=str(device))

@@ -55,6 +55,11 @@ class BidirectionalConfig(PretrainedConfig):
     published_by: ClassVar[str] = ""
     """The checkpoints that the family's networks read, for messages."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give a subclass its parent's fields; transformers 5 would write another ``__init__``."""
+        cls.__init__ = cls.__init__  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a configuration from the fields of a config.json.

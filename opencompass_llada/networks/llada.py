@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, BlockParts, RMSNorm
 from opencompass_llada.rope.methods import RopeScaling
@@ -220,6 +221,7 @@ class LLaDAForMaskedDiffusion(BidirectionalNetwork):
         config: LLaDAConfig,
         rope_scaling: RopeScaling | None = None,
         attention_backend: str = "auto",
+        attention_pattern: AttentionPattern = FULL,
     ) -> None:
         """Build the network; see BidirectionalNetwork.
 
@@ -227,8 +229,9 @@ class LLaDAForMaskedDiffusion(BidirectionalNetwork):
             config: Sizes and special token ids.
             rope_scaling: Scaling to apply to ``config.rope_theta``; None for none.
             attention_backend: See networks.attention; resolved at the first forward pass.
+            attention_pattern: Who sees whom in a row.
         """
-        super().__init__(config, rope_scaling, attention_backend)
+        super().__init__(config, rope_scaling, attention_backend, attention_pattern)
         self.model = LLaDABackbone(config)
         self.post_init()
 

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from opencompass_llada.networks.attention import Attention, choose_attention, padding_mask
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks.attention import attend_with, find_kernel
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.rope.frequencies import (
     ResolvedRope,
@@ -31,6 +33,8 @@ from opencompass_llada.rope.frequencies import (
     rotation_table,
 )
 from opencompass_llada.rope.methods import RopeScaling
+
+logger = get_logger(__name__)
 
 Rotation = tuple[Tensor, Tensor]
 """cos and sin, float32 [L, D], or [B, 1, P, D] where rows have positions of their own."""
@@ -181,6 +185,7 @@ class BidirectionalNetwork(PreTrainedModel):
         config: BidirectionalConfig,
         rope_scaling: RopeScaling | None = None,
         attention_backend: str = "auto",
+        attention_pattern: AttentionPattern = FULL,
     ) -> None:
         """Fix the RoPE scaling; it cannot change from here on.
 
@@ -188,6 +193,7 @@ class BidirectionalNetwork(PreTrainedModel):
             config: Sizes and special token ids.
             rope_scaling: Scaling to apply to ``config.rope_theta``; None for none.
             attention_backend: See networks.attention; resolved at the first forward pass.
+            attention_pattern: Who sees whom in a row.
         """
         super().__init__(config)
         _refuse_second_multiplier(config, rope_scaling)
@@ -198,8 +204,9 @@ class BidirectionalNetwork(PreTrainedModel):
             trained_length=config.trained_length,
         )
         self.attention_backend = attention_backend
+        self.attention_pattern = attention_pattern
         self._built_with_theta = config.rope_theta
-        self._attend: Attention | None = None
+        self._kernel: str | None = None
         self._rotation: Rotation | None = None
 
     @property
@@ -260,8 +267,9 @@ class BidirectionalNetwork(PreTrainedModel):
         Raises:
             RuntimeError: If config.rope_theta was changed after the network was built.
         """
-        if self._attend is None:
-            self._attend = choose_attention(self.attention_backend, device)
+        if self._rotation is None:
+            self._kernel = find_kernel(self.attention_backend, device)
+            logger.info("Attention backend %s on %s", self.attention_backend, device)
         if self.config.rope_theta != self._built_with_theta:
             raise RuntimeError(
                 f"config.rope_theta was changed from {self._built_with_theta} to "
@@ -296,19 +304,21 @@ class BidirectionalNetwork(PreTrainedModel):
         length = input_ids_BL.shape[1]
         self.prepare(length, input_ids_BL.device)
         assert self._rotation is not None
-        assert self._attend is not None
         rotation = (self._rotation[0][:length], self._rotation[1][:length])
-        kernel, mask = self._attend, padding_mask(lengths_B, length)
+        mask = self.attention_pattern.batch_mask(lengths_B, length, input_ids_BL.device)
 
         def attend(q_BHPD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor) -> Tensor:
-            return kernel(q_BHPD, k_BGLD, v_BGLD, mask)
+            return attend_with(self._kernel, q_BHPD, k_BGLD, v_BGLD, mask)
 
         if positions_BP is None and self.logit_shift:
             positions_BP = torch.arange(length, device=input_ids_BL.device).expand_as(input_ids_BL)
         if positions_BP is not None:
             positions_BP = self.predicting_positions(positions_BP)
         x_BLM = self.get_input_embeddings()(input_ids_BL)
-        return self.run_blocks(x_BLM, rotation, attend, positions_BP)
+        if positions_BP is None or self.attention_pattern.sees_all(length):
+            return self.run_blocks(x_BLM, rotation, attend, positions_BP)
+        # The mask is of all queries, and so the last block runs for all of them, too.
+        return take(self.run_blocks(x_BLM, rotation, attend), positions_BP)
 
     def run_blocks(
         self,

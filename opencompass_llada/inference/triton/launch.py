@@ -27,7 +27,7 @@ from opencompass_llada.inference.triton.split_attention import combine_kernel, s
 _LOG2_E = math.log2(math.e)
 
 
-def attend_kept(
+def attend_cached(
     q_THD: Tensor,
     k_SGD: Tensor,
     v_SGD: Tensor,

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from opencompass_llada.runs.environment import (
     EnvironmentFault,
@@ -149,14 +148,14 @@ def try_backend(name: str, device: str) -> str:
     """Run a backend and return what went wrong, '' if its result is right."""
     import torch
 
-    from opencompass_llada.networks.attention import choose_attention
+    from opencompass_llada.networks.attention import attend_with, find_kernel
 
     generator = torch.Generator().manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     q, k, v = torch.randn(3, 1, 2, 16, 64, generator=generator).to(device, dtype)
     expected = (q.float() @ k.float().mT / 8).softmax(-1) @ v.float()
     try:
-        found: Any = choose_attention(name, device)(q, k, v, None)
+        found = attend_with(find_kernel(name, device), q, k, v)
     except (ValueError, RuntimeError, ImportError) as error:
         return str(error).splitlines()[0][:160]
     difference = (found.float() - expected).abs().max().item()

@@ -1,0 +1,152 @@
+"""States who sees whom in a row, once for each pattern; everything else follows from it.
+
+A pattern is a list of stretches: consecutive queries that all see the same consecutive keys. From
+it come the boolean mask, which is the oracle; the calls of maskless kernels (`networks.attention`);
+and how much of a row a cache of keys and values may hold as final. Knows no kernel and no network.
+
+Shape suffixes: B batch, L positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Stretch(NamedTuple):
+    """Consecutive queries that all see the same consecutive keys; ends are exclusive."""
+
+    first_query: int
+    end_query: int
+    first_key: int
+    end_key: int
+
+
+class AttentionPattern:
+    """Who sees whom in a row; a subclass answers `stretches` and nothing else."""
+
+    def stretches(self, length: int) -> list[Stretch]:
+        """Return the stretches of a row of that length, in order and without gaps of queries."""
+        raise NotImplementedError
+
+    def sees_all(self, length: int) -> bool:
+        """Tell whether every query of a row of that length sees every key."""
+        return self.stretches(length) == [Stretch(0, length, 0, length)]
+
+    def of_queries(self, first: int, end: int, length: int) -> list[Stretch]:
+        """Return the stretches of the queries from ``first`` to ``end`` alone.
+
+        Args:
+            first: First query, by its position in the row.
+            end: Query after the last one.
+            length: Tokens of the row.
+
+        Returns:
+            Stretches in positions of the row.
+        """
+        return [
+            stretch._replace(
+                first_query=max(stretch.first_query, first), end_query=min(stretch.end_query, end)
+            )
+            for stretch in self.stretches(length)
+            if stretch.first_query < end and first < stretch.end_query
+        ]
+
+    def mask(self, length: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return who sees whom as bool [L, L], queries by keys."""
+        stretches = self.stretches(length)
+        sizes = torch.tensor([s.end_query - s.first_query for s in stretches])
+        first_L, end_L = (
+            torch.tensor(bounds).repeat_interleave(sizes).to(device)[:, None]
+            for bounds in ([s.first_key for s in stretches], [s.end_key for s in stretches])
+        )
+        keys_L = torch.arange(length, device=device)
+        return (first_L <= keys_L) & (keys_L < end_L)
+
+    def batch_mask(
+        self, lengths_B: Tensor | None, length: int, device: torch.device | str
+    ) -> Tensor | None:
+        """Return the mask of a right-padded batch.
+
+        Args:
+            lengths_B: int64, real tokens of each row; None for no padding.
+            length: Padded length L.
+            device: Where the mask is needed.
+
+        Returns:
+            bool that broadcasts to [B, heads, L, L], or None where all see all, which keeps the
+            maskless kernels in use. Padding alone takes [B, 1, 1, L].
+        """
+        mask = None if self.sees_all(length) else self.mask(length, device)[None, None]
+        if lengths_B is None:
+            return mask
+        positions_L = torch.arange(length, device=device)
+        real = (positions_L[None, :] < lengths_B[:, None])[:, None, None, :]
+        return real if mask is None else mask & real
+
+    def final_length(self, num_known: int, length: int) -> int:
+        """Return how many leading tokens have final keys and values.
+
+        What a token's keys and values depend on are the tokens that it sees, those that these see,
+        and so on; a cache may keep them once all of those are known. Blocks of 4, 10 tokens known:
+        8. Where all see all, nothing is final before everything is known.
+
+        Args:
+            num_known: Leading tokens that will not change any more.
+            length: Tokens of the row.
+        """
+        final = reach = 0
+        for stretch in self.stretches(length):
+            reach = max(reach, stretch.end_key)
+            if reach > num_known:
+                break
+            if reach <= stretch.end_query:
+                final = stretch.end_query
+        return final
+
+
+@dataclass(frozen=True)
+class Full(AttentionPattern):
+    """Every token sees every token, as in LLaDA and Dream."""
+
+    def stretches(self, length: int) -> list[Stretch]:
+        """Return one stretch."""
+        return [Stretch(0, length, 0, length)]
+
+
+@dataclass(frozen=True)
+class Blocks(AttentionPattern):
+    """A token sees its whole block and all blocks before it; blocks count from a row's start."""
+
+    block_length: int
+
+    def stretches(self, length: int) -> list[Stretch]:
+        """Return a stretch for each block."""
+        starts = range(0, length, self.block_length)
+        ends = [min(start + self.block_length, length) for start in starts]
+        return [Stretch(start, end, 0, end) for start, end in zip(starts, ends, strict=True)]
+
+
+FULL = Full()
+CAUSAL = Blocks(1)
+
+
+@dataclass(frozen=True)
+class Documents(AttentionPattern):
+    """Documents end to end, each with a pattern of its own inside and blind to the others."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each document; their sum is the length of the row."""
+    inside: AttentionPattern = FULL
+
+    def stretches(self, length: int) -> list[Stretch]:
+        """Return those of each document."""
+        assert sum(self.lengths) == length, (self.lengths, length)
+        found, start = [], 0
+        for tokens in self.lengths:
+            found += [Stretch(*(start + n for n in s)) for s in self.inside.stretches(tokens)]
+            start += tokens
+        return found
