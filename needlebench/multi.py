@@ -9,7 +9,7 @@ from mmengine.config import read_base
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.opencompass_bases import LiteralPromptTemplate
 from opencompass_llada.benchmarks.multi_needle.samples import (
     MultiNeedleReasoningDataset,
     MultiNeedleRetrievalDataset,

@@ -17,7 +17,8 @@ from typing import Any
 PACKAGE = __package__ or "opencompass_llada"
 #: Module of an earlier version -> where its classes are now.
 MOVED = {
-    "datasets.literal_template": "benchmarks.literal_template",
+    "benchmarks.literal_template": "benchmarks.opencompass_bases",
+    "datasets.literal_template": "benchmarks.opencompass_bases",
     "datasets.longbench.dataset": "benchmarks.longbench.dataset",
     "datasets.longbench.evaluator": "benchmarks.longbench.dataset",
     "datasets.longbench.v2": "benchmarks.longbench.v2",

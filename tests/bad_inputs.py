@@ -30,7 +30,7 @@ models = [dict(type='opencompass_llada.wrapper.LLaDACausalLM', abbr='tiny', max_
                sampler=dict(block_length=8, num_steps=8), run_cfg=dict(num_gpus=0))]
 datasets = [dict(type='opencompass_llada.benchmarks.{kind}', abbr='data',
     reader_cfg=dict(input_columns=['prompt'], output_column='answer'),
-    infer_cfg=dict(prompt_template=dict(type='opencompass_llada.benchmarks.literal_template.LiteralPromptTemplate'),
+    infer_cfg=dict(prompt_template=dict(type='opencompass_llada.benchmarks.opencompass_bases.LiteralPromptTemplate'),
                    retriever=dict(type='opencompass.openicl.icl_retriever.ZeroRetriever'),
                    inferencer=dict(type='opencompass.openicl.icl_inferencer.GenInferencer')),
     eval_cfg=dict(evaluator=dict(type='opencompass_llada.benchmarks.needle.scoring.NeedleBenchEvaluator')))]

@@ -15,7 +15,7 @@ from tiny_chat import (
     write_chat_checkpoint,
 )
 
-from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.opencompass_bases import LiteralPromptTemplate
 from opencompass_llada.engines import Generation
 from opencompass_llada.prompting import chat
 from opencompass_llada.prompting.chat import parse_chat

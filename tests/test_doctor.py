@@ -10,7 +10,8 @@ from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
 from opencompass_llada.benchmarks import counting
-from opencompass_llada.benchmarks.counting import MissingDataError, TiktokenTokenizer
+from opencompass_llada.benchmarks.counting import TiktokenTokenizer
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.runs import checks
 from opencompass_llada.runs.doctor import data, machine
 from opencompass_llada.runs.doctor.machine import Finding, write_report

@@ -6,7 +6,7 @@ import sys
 import pytest
 from needle_data import write_needlebench
 
-from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.longbench.facts import TASKS
 from opencompass_llada.benchmarks.longbench.samples import read_rows
 from opencompass_llada.benchmarks.longbench.v2 import read_rows as read_v2_rows

@@ -8,11 +8,11 @@ import pytest
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 
 from opencompass_llada.assets import resolve_asset
-from opencompass_llada.benchmarks import locations
-from opencompass_llada.benchmarks.counting import MissingDataError
-from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks import data_files
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
 from opencompass_llada.benchmarks.longbench.facts import LONGBENCH_E_TASKS, TASKS
+from opencompass_llada.benchmarks.opencompass_bases import LiteralPromptTemplate
 from opencompass_llada.synthetic.longbench_rows import MAKERS, make_row
 from opencompass_llada.synthetic.longbench_samples import V2_FILE, write_samples
 
@@ -91,7 +91,7 @@ def test_missing_data_is_one_paragraph_that_says_where_and_how(tmp_path, monkeyp
         raise OSError("no network")
 
     monkeypatch.delenv("COMPASS_DATA_CACHE", raising=False)
-    monkeypatch.setattr(locations, "opencompass_location", fail)
+    monkeypatch.setattr(data_files, "opencompass_location", fail)
     with pytest.raises(MissingDataError, match="no network.*asset:longbench") as caught:
         LongBenchDataset.load(task="lcc")
     assert "\n" not in str(caught.value)

@@ -7,8 +7,9 @@ from needle_data import FILES, write_lines, write_needlebench
 from tiny import tiny_tokenizer
 from tiny_chat import write_chat_checkpoint
 
-from opencompass_llada.benchmarks import locations
-from opencompass_llada.benchmarks.counting import TIKTOKEN_FILES, MissingDataError
+from opencompass_llada.benchmarks import data_files
+from opencompass_llada.benchmarks.counting import TIKTOKEN_FILES
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.multi_needle.prompts import (
     read_reasoning_needles,
     read_retrieval_needles,
@@ -17,11 +18,10 @@ from opencompass_llada.benchmarks.multi_needle.samples import MultiNeedleRetriev
 from opencompass_llada.benchmarks.needle.dataset import (
     NeedleBenchSingleDataset,
     check_cells,
-    make_samples,
-    parse_needle_cell,
 )
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore, choose_needle, read_needles
 from opencompass_llada.benchmarks.needle.prompts import FIT_TOLERANCE, fit_prompt, write_question
+from opencompass_llada.benchmarks.needle.samples import make_samples, parse_needle_cell
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -298,7 +298,7 @@ def test_missing_opencompass_data_is_said_after_its_download_failed(
         raise error
 
     monkeypatch.delenv("COMPASS_DATA_CACHE", raising=False)
-    monkeypatch.setattr(locations, "opencompass_location", fail)
+    monkeypatch.setattr(data_files, "opencompass_location", fail)
     with pytest.raises(MissingDataError, match=f"{message}.*asset:needlebench"):
         NeedleBenchSingleDataset.load(**{**options, "path": "opencompass/needlebench"})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.perplexity.samples import parse_text_options, read_texts
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ import wonderwords.random_word
 from ruler_data import stock_samples, write_ruler
 
 from opencompass_llada.assets import resolve_asset
-from opencompass_llada.benchmarks.counting import MissingDataError
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.ruler import words
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.benchmarks.ruler.prompts import TASKS

@@ -156,13 +156,13 @@ def make_datasets(values):
 
 def full_path(path):
     """Return where the data lies, in full: a dumped config must not depend on variables."""
-    import opencompass_llada.benchmarks.locations
+    import opencompass_llada.benchmarks.data_files
     import opencompass_llada.benchmarks.longbench.samples
 
     if path.startswith("asset:"):
         return path
     how_to_get = opencompass_llada.benchmarks.longbench.samples.HOW_TO_GET
-    found = opencompass_llada.benchmarks.locations.find_data(
+    found = opencompass_llada.benchmarks.data_files.find_data(
         path, benchmark="LongBench", how_to_get=how_to_get
     )
     return str(found.resolve())

@@ -7,7 +7,7 @@ A config pulls functions in with ``read_base`` under names that start with two u
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.openicl.icl_retriever import ZeroRetriever
 
-from opencompass_llada.benchmarks.literal_template import LiteralPromptTemplate
+from opencompass_llada.benchmarks.opencompass_bases import LiteralPromptTemplate
 from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
 from opencompass_llada.benchmarks.longbench.dataset import LongBenchEvaluator
 from opencompass_llada.benchmarks.longbench.v2 import LongBenchV2Dataset, LongBenchV2Evaluator

@@ -1,7 +1,4 @@
-"""Tokenizers that context lengths are counted with: GPT-4's, or a model's own.
-
-tiktoken deletes a file whose hash is wrong and downloads it again; where there is no network that
-loses the file. Here it is only read.
+"""Counts tokens of prompts with GPT-4's tokenizer or a model's own.
 
 Turns text into tokens and back. Does not know prompts, needles or OpenCompass.
 """
@@ -18,69 +15,51 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Protocol
 
-from opencompass_llada.logs import get_logger
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.runs.provenance import find_tokenizer
 
-#: Vocabulary -> name of its file (sha1 of its URL) and sha256 of its content, as tiktoken has them.
-KNOWN_FILES = {
-    "cl100k_base": (
+#: tiktoken's model name -> its vocabulary, and name (sha1 of its URL) and sha256 of the file of it.
+TIKTOKEN_FILES = {
+    "gpt-4": (
+        "cl100k_base",
         "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
         "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
     )
 }
-STATES = ("present", "missing", "damaged")
+_VOCABULARY, _FILE_NAME, _SHA256 = TIKTOKEN_FILES["gpt-4"]
 
 
-def tiktoken_path(vocabulary: str = "cl100k_base") -> Path:
-    """Return where tiktoken looks for a vocabulary's file."""
+def tiktoken_path() -> Path:
+    """Return where tiktoken looks for the file of GPT-4's vocabulary."""
     variables = ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
     named = next((os.environ[name] for name in variables if name in os.environ), None)
     folder = Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
-    return folder / KNOWN_FILES[vocabulary][0]
+    return folder / _FILE_NAME
 
 
-def tiktoken_state(vocabulary: str = "cl100k_base") -> str:
-    """Return one of `STATES`; a damaged file is one that tiktoken would delete."""
-    path = tiktoken_path(vocabulary)
+def tiktoken_state() -> str:
+    """Return present, missing or damaged; a damaged file is one that tiktoken would delete."""
+    path = tiktoken_path()
     if not path.is_file():
         return "missing"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return "present" if digest == KNOWN_FILES[vocabulary][1] else "damaged"
+    return "present" if digest == _SHA256 else "damaged"
 
 
-def describe_damage(vocabulary: str = "cl100k_base") -> str:
-    """Say what is wrong with a damaged file and what mends it."""
-    path = tiktoken_path(vocabulary)
+def describe_damage() -> str:
+    """Say what is wrong with a damaged file and how to replace it."""
+    path = tiktoken_path()
     return (
-        f"{path} is not tiktoken's {vocabulary} file: its sha256 is not "
-        f"{KNOWN_FILES[vocabulary][1][:16]}..., so that tiktoken would delete it. Copy the file "
-        "again from a machine where tiktoken has run, or fetch it where there is a network: "
-        f"rm {path} && python -c \"import tiktoken; tiktoken.get_encoding('{vocabulary}')\""
+        f"{path} is not tiktoken's {_VOCABULARY} file: its sha256 is not {_SHA256[:16]}..., so "
+        "that tiktoken would delete it. Copy the file again from a machine where tiktoken has "
+        "run, or fetch it where there is a network: "
+        f"rm {path} && python -c \"import tiktoken; tiktoken.get_encoding('{_VOCABULARY}')\""
     )
 
 
-logger = get_logger(__name__)
-
-#: tiktoken model name -> (vocabulary, name of its file in TIKTOKEN_CACHE_DIR: sha1 of its URL).
-TIKTOKEN_FILES = {"gpt-4": ("cl100k_base", KNOWN_FILES["cl100k_base"][0])}
-
-
-class MissingDataError(ValueError):
-    """A file that a data set needs is not where it was looked for; the text says what to do."""
-
-    def __init__(self, message: str, topic: str = "") -> None:
-        """Keep what the doctor knows the missing files by.
-
-        Args:
-            message: What is missing, where it was looked for, and what to do.
-            topic: The name of `facts.DataFiles`, ``tiktoken``, or '' for the user's files.
-        """
-        super().__init__(message)
-        self.topic = topic
-
-
 class CountingTokenizer(Protocol):
-    """What the NeedleBench data set asks of a tokenizer."""
+    """A tokenizer that lengths are counted with."""
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a piece of text, without special tokens."""
@@ -91,9 +70,7 @@ class CountingTokenizer(Protocol):
     def count(self, text: str, *, as_turn: bool = False) -> int:
         """Return how many tokens a model that uses this tokenizer sees for a whole prompt.
 
-        Args:
-            text: The prompt.
-            as_turn: With the tokenizer's chat template around it, if it has one.
+        With ``as_turn`` the tokenizer's chat template, if it has one, is put around the prompt.
         """
 
     def template(self) -> str | None:
@@ -104,13 +81,14 @@ class CountingTokenizer(Protocol):
 
 
 class TiktokenTokenizer:
-    """GPT-4's tokenizer, which NeedleBench counts lengths with."""
+    """GPT-4's tokenizer, which NeedleBench counts lengths with; it has no template.
+
+    tiktoken deletes a file whose hash is wrong and downloads it again; where there is no network
+    that loses the file. Here a damaged one is refused before tiktoken sees it.
+    """
 
     def __init__(self, name: str) -> None:
-        """Load the vocabulary.
-
-        Args:
-            name: A key of `TIKTOKEN_FILES`.
+        """Load the vocabulary of a key of `TIKTOKEN_FILES`.
 
         Raises:
             MissingDataError: If tiktoken finds its file neither on disk nor on the network, or
@@ -118,19 +96,17 @@ class TiktokenTokenizer:
         """
         import tiktoken
 
-        vocabulary, file_name = TIKTOKEN_FILES[name]
-        if tiktoken_state(vocabulary) == "damaged":
-            text = f"tokenizer={name!r}: {describe_damage(vocabulary)}"
-            raise MissingDataError(text, "tiktoken")
+        if tiktoken_state() == "damaged":
+            raise MissingDataError(f"tokenizer={name!r}: {describe_damage()}", "tiktoken")
         try:
-            self._encoding = tiktoken.get_encoding(vocabulary)
+            self._encoding = tiktoken.get_encoding(_VOCABULARY)
         except Exception as error:
             reason = shorten(str(error), 160, placeholder=" ...")
             raise MissingDataError(
-                f"tokenizer={name!r} needs tiktoken's {vocabulary} file, which is not in "
+                f"tokenizer={name!r} needs tiktoken's {_VOCABULARY} file, which is not in "
                 "TIKTOKEN_CACHE_DIR and could not be downloaded "
                 f"({type(error).__name__}: {reason}). Set TIKTOKEN_CACHE_DIR to a folder "
-                f"that holds the file under the name {file_name} (copy it from a machine where "
+                f"that holds the file under the name {_FILE_NAME} (copy it from a machine where "
                 "tiktoken has run), or count lengths with the model's own tokenizer instead "
                 "(tokenizer=<the model's path>, or LLADA_TOKENIZER=model for the shipped configs).",
                 "tiktoken",
@@ -160,10 +136,7 @@ class ModelTokenizer:
     """A model's own tokenizer, loaded with transformers."""
 
     def __init__(self, path: str) -> None:
-        """Load the tokenizer.
-
-        Args:
-            path: A folder, a hub name, or ``asset:NAME`` for a shipped checkpoint.
+        """Load the tokenizer of a folder, a hub name, or ``asset:NAME``.
 
         Raises:
             MissingDataError: If there is no tokenizer at the path.
@@ -171,7 +144,7 @@ class ModelTokenizer:
         from opencompass_llada.prompting.encode import load_tokenizer
 
         try:
-            self._tokenizer: Any = load_tokenizer(resolve_location(path), {})
+            self._tokenizer: Any = load_tokenizer(resolve_path(path), {})
         except (OSError, ValueError) as error:
             raise MissingDataError(
                 f"tokenizer={path!r} could not be loaded "
@@ -186,7 +159,7 @@ class ModelTokenizer:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special tokens and spaces kept as they are."""
+        """Return the text of tokens, special tokens and spaces left as they are."""
         return self._tokenizer.decode(
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -194,10 +167,7 @@ class ModelTokenizer:
     def count(self, text: str, *, as_turn: bool = False) -> int:
         """Return the number of tokens of a prompt, with those that the tokenizer adds itself.
 
-        Args:
-            text: The prompt.
-            as_turn: With the checkpoint's chat template around it, if there is one, as the
-                wrapper's ``chat=True`` puts it.
+        The chat template is put around it as the wrapper's ``chat=True`` does.
         """
         if as_turn and self._in_template is not None:
             return self._in_template(text)
@@ -232,15 +202,6 @@ class ModelTokenizer:
         return f"{type(self._tokenizer).__name__} {digest}"
 
 
-def resolve_location(path: str) -> str:
-    """Return a path with ``asset:NAME`` replaced by the folder of that shipped asset."""
-    if not path.startswith("asset:"):
-        return path
-    from opencompass_llada.assets import resolve_asset
-
-    return str(resolve_asset(path))
-
-
 def name_tokenizer(name: str) -> str:
     """Return what the names of data sets call a tokenizer: two with one content have one name.
 
@@ -262,11 +223,7 @@ def name_tokenizer(name: str) -> str:
 
 
 def find_template(name: str) -> str | None:
-    """Return a tokenizer's chat template, which chat prompts are counted with; None without one.
-
-    Args:
-        name: As of `load_counting_tokenizer`; where its files are not at hand, no prompt is made.
-    """
+    """Return a tokenizer's chat template; None without one, or where its files are not at hand."""
     try:
         return load_counting_tokenizer(name).template()
     except MissingDataError:
@@ -289,6 +246,4 @@ def load_counting_tokenizer(name: str) -> CountingTokenizer:
             "run with: give the model's path, or use needlebench/niah.py's functions, which put "
             "it in its place."
         )
-    if name in TIKTOKEN_FILES:
-        return TiktokenTokenizer(name)
-    return ModelTokenizer(name)
+    return TiktokenTokenizer(name) if name in TIKTOKEN_FILES else ModelTokenizer(name)

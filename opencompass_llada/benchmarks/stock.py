@@ -1,4 +1,4 @@
-"""Checks of OpenCompass's own data sets before a run. Loads samples, no model."""
+"""Checks OpenCompass's own data sets before a run. Loads samples, no model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ _HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 
 
 def check_data_set(cell: Mapping[str, Any]) -> None:
-    """Load a data set as its task will, and look for what its evaluator needs.
-
-    Args:
-        cell: A data set config of a class of OpenCompass's.
+    """Load a data set of a class of OpenCompass's, and look for what its evaluator needs.
 
     Raises:
         ValueError: If it cannot be read or scored; says what to do.

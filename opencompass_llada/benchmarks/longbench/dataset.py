@@ -16,7 +16,6 @@ from typing import Any
 from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
-from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
 from opencompass_llada.benchmarks.longbench.facts import (
     BUCKETS,
     TASKS,
@@ -27,6 +26,7 @@ from opencompass_llada.benchmarks.longbench.facts import (
 from opencompass_llada.benchmarks.longbench.prompts import WORDINGS, write_prompt
 from opencompass_llada.benchmarks.longbench.samples import DEFAULT_PATH, LongBenchRow, read_rows
 from opencompass_llada.benchmarks.longbench.scoring import METRICS
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, check_complete
 from opencompass_llada.options import build, check_fields, reject_unknown
 
 

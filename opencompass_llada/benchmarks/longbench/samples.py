@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from opencompass_llada.benchmarks.counting import MissingDataError
-from opencompass_llada.benchmarks.json_files import parse_json_lines, take
-from opencompass_llada.benchmarks.locations import find_data
+from opencompass_llada.benchmarks.data_files import (
+    MissingDataError,
+    find_data,
+    parse_json_lines,
+    take,
+)
 from opencompass_llada.benchmarks.longbench.facts import LongBenchTask, list_tasks
 from opencompass_llada.benchmarks.longbench.v2 import read_rows as read_v2_rows
 from opencompass_llada.logs import get_logger

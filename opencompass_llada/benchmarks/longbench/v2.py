@@ -15,9 +15,8 @@ from typing import Any
 from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
-from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
-from opencompass_llada.benchmarks.json_files import read_json, read_json_lines, take
-from opencompass_llada.benchmarks.locations import find_data
+from opencompass_llada.benchmarks.data_files import find_data, read_json, read_json_lines, take
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, check_complete
 from opencompass_llada.options import check_value, reject_unknown, show
 
 DEFAULT_PATH = "opencompass/longbenchv2"

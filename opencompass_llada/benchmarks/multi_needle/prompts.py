@@ -1,4 +1,4 @@
-"""NeedleBench's multi-needle prompts: needles, questions, wording, and where the needles go.
+"""Writes NeedleBench's multi-needle prompts: needles, questions, and where the needles go.
 
 The chat form is NeedleBench's (``NeedleBenchParallelDataset`` for retrieval, ``...MultiDataset``
 for reasoning, of OpenCompass 0.5.4), byte for byte. The base-model form, which NeedleBench lacks,
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.json_files import parse_json_line, read_json, read_text, take
-from opencompass_llada.benchmarks.needle.haystack import check_keyword
+from opencompass_llada.benchmarks.data_files import parse_json_line, read_json, read_text, take
+from opencompass_llada.benchmarks.needle.haystack import Needle, parse_needle
 from opencompass_llada.benchmarks.needle.prompts import WORDINGS
 from opencompass_llada.options import check_value
 
@@ -32,7 +32,6 @@ class MultiWording:
     questions: str
     """Introduces the questions of a retrieval prompt; ``{question}`` stands for them."""
     question_end: str
-    """What a question ends with."""
     sentence_end: str
     """What the quoted sentence with the blank ends with."""
     answer_format: str
@@ -76,18 +75,6 @@ MULTI_WORDINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalNeedle:
-    """One line of ``needles.jsonl``, as several are asked for at once."""
-
-    text: str
-    """The sentence to hide, without line breaks around it."""
-    question: str
-    """The question with its format hint."""
-    keyword: str
-    """What the answer must contain."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReasoningNeedles:
     """One record of ``multi_needle_reasoning_*.json``."""
 
@@ -99,7 +86,7 @@ class ReasoningNeedles:
     """The answer, whose words are the keywords."""
 
 
-def read_retrieval_needles(path: Path, language: str, count: int) -> list[RetrievalNeedle]:
+def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle]:
     """Choose needles that share neither subject nor keyword, the same ones for the same file.
 
     Differs from the original in that the lines are shuffled with seed 0: there it is with whatever
@@ -110,7 +97,8 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Retrie
     """
     lines = list(enumerate(io.StringIO(read_text(path)), start=1))  # ends at \n only
     random.Random(0).shuffle(lines)
-    chosen: list[Mapping[str, Any]] = []
+    chosen: list[Needle] = []
+    taken: set[tuple[str, str]] = set()
     for number, text in lines:
         if not text.strip():
             continue
@@ -118,23 +106,17 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Retrie
         row = parse_json_line(text, where)
         if take(row, "language", where) != language:
             continue
-        check_keyword(row, where)
-        for name in ("arg1", "arg2", "needle", "retrieval_question"):
-            take(row, name, where)
-        is_new = all(row[name] != other[name] for other in chosen for name in ("arg1", "arg2"))
-        if is_new:
-            chosen.append(row)
+        needle = parse_needle(row, where)
+        names = {("subject", take(row, "arg1", where)), ("keyword", needle.keyword)}
+        if not names & taken:
+            chosen.append(needle)
+            taken |= names
         if len(chosen) == count:
-            break
-    if len(chosen) < count:
-        raise ValueError(
-            f"{count} depths need as many needles, and {path} holds {len(chosen)} in {language} "
-            "that share neither subject nor keyword; give fewer depths."
-        )
-    return [
-        RetrievalNeedle(text=row["needle"], question=row["retrieval_question"], keyword=row["arg2"])
-        for row in chosen
-    ]
+            return chosen
+    raise ValueError(
+        f"{count} depths need as many needles, and {path} holds {len(chosen)} in {language} "
+        "that share neither subject nor keyword; give fewer depths."
+    )
 
 
 def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedles]:
@@ -144,42 +126,37 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
         ValueError: If there are none; names the numbers that there are. If an answer is empty.
     """
     rows = check_value(str(path), read_json(path), Sequence[Mapping[str, Any]])
-    for number, row in enumerate(rows):
-        where = f"{path}, record {number + 1}"
-        take(row, "derivation_count", where, int)
-        take(row, "derivations", where, Sequence[str])
-        take(row, "question", where)
-    found = [row for row in rows if row.get("derivation_count") == num_needles]
+    found = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, record {number}"
+        steps = take(row, "derivation_count", where, int)
+        texts = take(row, "derivations", where, Sequence[str])
+        question = take(row, "question", where)
+        if steps == num_needles:
+            found.append((where, texts, question, row["answer"]))
     if not found:
         numbers = sorted({row["derivation_count"] for row in rows})
         raise ValueError(
             f"num_needles={num_needles}: {path} holds no derivation of that many steps; use one "
             f"of {', '.join(map(str, numbers))}."
         )
-    for row in found:
-        if not isinstance(row["answer"], str) or not row["answer"].strip():
+    for where, _, _, answer in found:
+        if not isinstance(answer, str) or not answer.strip():
             raise ValueError(
-                f"{path}, record {rows.index(row) + 1}: answer={row['answer']!r} must be a text: "
-                "an empty one stands in every answer. Mend the record or take it out."
+                f"{where}: answer={answer!r} must be a text: an empty one stands in every answer. "
+                "Correct the record or take it out."
             )
     return [
-        ReasoningNeedles(
-            texts=tuple(row["derivations"]), question=row["question"], answer=row["answer"]
-        )
-        for row in found
+        ReasoningNeedles(texts=tuple(texts), question=question, answer=answer)
+        for _, texts, question, answer in found
     ]
 
 
-def write_retrieval_question(
-    needles: Sequence[RetrievalNeedle], language: str, *, guide: bool
-) -> str:
-    """Write the questions for several needles and, by ``guide``, what follows them.
+def write_retrieval_question(needles: Sequence[Needle], language: str, *, guide: bool) -> str:
+    """Write the questions for several needles, in the order of their depths.
 
-    Args:
-        needles: In the order of their depths.
-        language: A key of `MULTI_WORDINGS`.
-        guide: The chat form, which asks for sentences to be filled in (True), or the base-model
-            form, which ends in the beginning of the first sentence (False).
+    The chat form (``guide``) asks for sentences to be filled in; the base-model form ends in the
+    beginning of the first sentence.
     """
     wording = MULTI_WORDINGS[language]
     questions = JOINT.join(
@@ -205,15 +182,7 @@ def write_reasoning_question(question: str, language: str, *, guide: bool) -> st
 def write_retrieval_prompt(
     context: str, question: str, language: str, position: str, *, guide: bool
 ) -> str:
-    """Put preface, context and questions together.
-
-    Args:
-        context: The haystack with its needles.
-        question: From `write_retrieval_question`.
-        language: A key of `MULTI_WORDINGS`.
-        position: ``'End'`` for the question after the context, ``'Start'`` for before it.
-        guide: The chat form, which ends in a line break after the question as the original does.
-    """
+    """Put preface, context and questions together; the chat form ends in a line break as there."""
     wording, single = MULTI_WORDINGS[language], WORDINGS[language]
     preface = single.preface + wording.reading_advice
     if position == "Start":
@@ -221,24 +190,6 @@ def write_retrieval_prompt(
     document = single.document.replace("{context}", context)
     asked = wording.questions.replace("{question}", question)
     return preface + document + asked + ("\n" if guide else "")
-
-
-def place_parallel(
-    context: Sequence[int], needles: Sequence[Sequence[int]], depths: Sequence[float]
-) -> list[int]:
-    """Put each needle at its own depth, percent of the context without needles.
-
-    Args:
-        context: Tokens of the haystack.
-        needles: Tokens of each needle.
-        depths: As many, ascending.
-    """
-    placed, inserted = list(context), 0
-    for needle, depth in zip(needles, depths, strict=True):
-        at = min(int(len(context) * (depth / 100)) + inserted, len(placed))
-        placed[at:at] = needle
-        inserted += len(needle)
-    return placed
 
 
 def place_chain(

@@ -1,4 +1,4 @@
-"""Multi-needle retrieval and reasoning on NeedleBench's data, lengths counted by any tokenizer.
+"""Makes multi-needle data sets on NeedleBench's data, lengths counted by any tokenizer.
 
 Retrieval hides one needle at each of several depths and asks for all of them; reasoning hides the
 steps of a derivation and asks for what follows. Prompts of the chat form equal OpenCompass's own
@@ -8,41 +8,26 @@ byte for byte when counted with GPT-4's tokenizer. Scores no answers (`scoring`)
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-from datasets import Dataset
-from opencompass.datasets.base import BaseDataset
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from opencompass_llada.benchmarks.multi_needle.prompts import (
-    ReasoningNeedles,
-    RetrievalNeedle,
     place_chain,
-    place_parallel,
     read_reasoning_needles,
     read_retrieval_needles,
     write_reasoning_question,
     write_retrieval_prompt,
     write_retrieval_question,
 )
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchDataset
 from opencompass_llada.benchmarks.needle.haystack import (
     HaystackStore,
-    document_orders,
     require_file,
     resolve_data_directory,
 )
-from opencompass_llada.benchmarks.needle.prompts import write_prompt
-from opencompass_llada.benchmarks.needle.samples import (
-    NeedleCell,
-    find_source,
-    parse_needle_cell,
-    size_prompt,
-)
-
-#: What result tables read of a data set config; it does not change the samples.
-TABLE_KEYS = ("benchmark", "task")
-Place = Callable[[Sequence[int], Sequence[Sequence[int]]], list[int]]
+from opencompass_llada.benchmarks.needle.prompts import place_needles, write_prompt
+from opencompass_llada.benchmarks.needle.samples import Hidden, NeedleCell, fill_haystacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +35,7 @@ class _MultiCell(NeedleCell):
     """Rules that both kinds of cell share."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: With the name, the value, the rule and a valid value.
-        """
+        """Check every field; a ValueError names the rule and a valid value."""
         super().__post_init__()
         if not self.guide and self.position != "End":
             raise ValueError(
@@ -73,11 +54,7 @@ class RetrievalCell(_MultiCell):
     """Where the needles stand, percent, ascending; one needle each."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: With the name, the value, the rule and a valid value.
-        """
+        """Check every field; a ValueError names the rule and a valid value."""
         super().__post_init__()
         depths = list(self.depths)
         if not depths or depths != sorted(depths) or not 0 <= depths[0] <= depths[-1] <= 100:
@@ -97,187 +74,72 @@ class ReasoningCell(_MultiCell):
     """Percent of the context between two needles; NeedleBench's is 10."""
 
 
-class _MultiNeedleDataset(BaseDataset):
-    """What both data sets offer to the checks before a run."""
-
-    cell: ClassVar[type[NeedleCell]]
-
-    @classmethod
-    def check_options(cls, **options: Any) -> NeedleCell:
-        """Check the keywords, before any file is opened."""
-        return parse_needle_cell(_without_table_keys(options), cls.cell)
-
-    @staticmethod
-    def source(options: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return what its samples are made of: cells that share it are checked together."""
-        return find_source(options)
-
-    @classmethod
-    def check_data(cls, cells: Sequence[Mapping[str, Any]]) -> None:
-        """Make one sample of the shortest and of the longest cell, and forget them."""
-        by_length = sorted(cells, key=lambda cell: cell["length"])
-        for options in (by_length[0], by_length[-1]):
-            cls.load(**{**options, "num_repeats_per_file": 1})
-
-
-class MultiNeedleRetrievalDataset(_MultiNeedleDataset):
+class MultiNeedleRetrievalDataset(NeedleBenchDataset):
     """OpenCompass data set of one cell; keywords are the fields of `RetrievalCell`."""
 
-    cell = RetrievalCell
+    options_class = RetrievalCell
+    table_keys = ("benchmark", "task")
 
-    #: Shared by all cells of a process; bounded.
-    store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
-
-    @staticmethod
-    def load(**options: Any) -> Dataset:
-        """Make the samples of a cell.
-
-        Args:
-            **options: Fields of `RetrievalCell`, and `TABLE_KEYS`.
-
-        Returns:
-            Columns prompt and answer (``KEYWORD*KEYWORD#DEPTH*DEPTH``, NeedleBench's own format).
-
-        Raises:
-            ValueError: For a wrong option, missing data or a length that cannot be had.
-        """
-        cell = parse_needle_cell(_without_table_keys(options), RetrievalCell)
-        assert isinstance(cell, RetrievalCell)
-        samples = retrieval_samples(cell, MultiNeedleRetrievalDataset.store)
-        return Dataset.from_list(list(samples))
+    @classmethod
+    def make_rows(cls, options: RetrievalCell) -> Iterator[dict[str, str]]:
+        """Make the samples; see `retrieval_samples`."""
+        return retrieval_samples(options, cls.store)
 
 
-class MultiNeedleReasoningDataset(_MultiNeedleDataset):
+class MultiNeedleReasoningDataset(NeedleBenchDataset):
     """OpenCompass data set of one cell; keywords are the fields of `ReasoningCell`."""
 
-    cell = ReasoningCell
+    options_class = ReasoningCell
+    table_keys = ("benchmark", "task")
 
-    @staticmethod
-    def load(**options: Any) -> Dataset:
-        """Make the samples of a cell.
-
-        Args:
-            **options: Fields of `ReasoningCell`, and `TABLE_KEYS`.
-
-        Returns:
-            Columns prompt and answer (``ANSWER*ANSWER``, NeedleBench's own format).
-
-        Raises:
-            ValueError: For a wrong option, missing data or a length that cannot be had.
-        """
-        cell = parse_needle_cell(_without_table_keys(options), ReasoningCell)
-        assert isinstance(cell, ReasoningCell)
-        samples = reasoning_samples(cell, MultiNeedleRetrievalDataset.store)
-        return Dataset.from_list(list(samples))
-
-
-def _without_table_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in TABLE_KEYS}
+    @classmethod
+    def make_rows(cls, options: ReasoningCell) -> Iterator[dict[str, str]]:
+        """Make the samples; see `reasoning_samples`."""
+        return reasoning_samples(options, cls.store)
 
 
 def retrieval_samples(cell: RetrievalCell, store: HaystackStore) -> Iterator[dict[str, str]]:
-    """Yield a cell's samples, file by file and repeat by repeat.
+    """Yield a cell's samples: prompt and answer (``KEYWORD*KEYWORD#DEPTH*DEPTH``, NeedleBench's).
 
-    Args:
-        cell: The cell.
-        store: Where tokenizers and tokenized haystacks are kept.
+    Raises:
+        ValueError: For missing data or a length that cannot be had.
     """
-    directory = resolve_data_directory(cell.path)
-    path = require_file(directory, cell.needle_file_name)
+    path = require_file(resolve_data_directory(cell.path), cell.needle_file_name)
     chosen = read_retrieval_needles(path, cell.language, len(cell.depths))
 
-    def make(repeat: int) -> tuple[list[str], Callable[[str], str], str]:
-        needles: list[RetrievalNeedle] = list(chosen)
+    def hide(repeat: int) -> Hidden:
+        needles = list(chosen)
         random.Random(repeat).shuffle(needles)
         question = write_retrieval_question(needles, cell.language, guide=cell.guide)
         keywords = "*".join(needle.keyword for needle in needles)
-        depths = "*".join(map(str, cell.depths))
-
-        def write(context: str) -> str:
-            return write_retrieval_prompt(
+        return Hidden(
+            texts=[needle.text for needle in needles],
+            write=lambda context: write_retrieval_prompt(
                 context, question, cell.language, cell.position, guide=cell.guide
-            )
+            ),
+            columns={"answer": f"{keywords}#{'*'.join(map(str, cell.depths))}"},
+        )
 
-        return [needle.text for needle in needles], write, f"{keywords}#{depths}"
-
-    yield from _samples(
-        cell, store, make, lambda context, needles: place_parallel(context, needles, cell.depths)
-    )
+    return fill_haystacks(cell, store, hide, partial(place_needles, depths=cell.depths))
 
 
 def reasoning_samples(cell: ReasoningCell, store: HaystackStore) -> Iterator[dict[str, str]]:
-    """Yield a cell's samples, file by file and repeat by repeat.
-
-    Args:
-        cell: The cell.
-        store: Where tokenizers and tokenized haystacks are kept.
-    """
-    directory = resolve_data_directory(cell.path)
-    path = require_file(directory, cell.needle_file_name)
-    records = read_reasoning_needles(path, cell.num_needles)
-
-    def make(repeat: int) -> tuple[list[str], Callable[[str], str], str]:
-        record: ReasoningNeedles = random.Random(repeat).choice(records)
-        question = write_reasoning_question(record.question, cell.language, guide=cell.guide)
-
-        def write(context: str) -> str:
-            return write_prompt(context, question, cell.language, cell.position)
-
-        return list(record.texts), write, f"{record.answer}*{record.answer}"
-
-    yield from _samples(
-        cell,
-        store,
-        make,
-        lambda context, needles: place_chain(context, needles, cell.depth, cell.diff),
-    )
-
-
-def _samples(
-    cell: NeedleCell,
-    store: HaystackStore,
-    make: Callable[[int], tuple[list[str], Callable[[str], str], str]],
-    place: Place,
-) -> Iterator[dict[str, str]]:
-    """Yield samples; ``make`` gives needles, a writer of the prompt and the answer column."""
-    tokenizer = store.tokenizer(cell.tokenizer)
-    directory = resolve_data_directory(cell.path)
-    for path in [require_file(directory, name) for name in cell.file_list]:
-        haystack = store.haystack(path, cell.tokenizer)
-        orders = document_orders(len(haystack), cell.num_repeats_per_file)
-        for repeat, order in enumerate(orders):
-            texts, write_around, answer = make(repeat)
-            needles = [tokenizer.encode(f"\n{text}\n") for text in texts]
-            context = haystack.take(order, cell.length)
-
-            def write(
-                num_tokens: int,
-                context: Sequence[int] = context,
-                needles: Sequence[Sequence[int]] = needles,
-                write_around: Callable[[str], str] = write_around,
-            ) -> str:
-                return write_around(tokenizer.decode(place(context[:num_tokens], needles)))
-
-            num_needle_tokens = sum(map(len, needles))
-            prompt = size_prompt(cell, write, num_needle_tokens, len(context), tokenizer, path.name)
-            yield {"prompt": prompt, "answer": answer}
-
-
-def check_cells(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Make one sample of the shortest and of the longest retrieval cell, and forget them.
-
-    Args:
-        configs: Data set configs of `MultiNeedleRetrievalDataset`.
+    """Yield a cell's samples: prompt and answer (``ANSWER*ANSWER``, NeedleBench's own format).
 
     Raises:
-        ValueError: As `MultiNeedleRetrievalDataset.load`.
+        ValueError: For missing data or a length that cannot be had.
     """
-    host_keys = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg", *TABLE_KEYS)
-    by_length = sorted(configs, key=lambda config: config["length"])
-    for config in (by_length[0], by_length[-1]):
-        options = {name: value for name, value in config.items() if name not in host_keys}
-        cell = parse_needle_cell(options, RetrievalCell)
-        assert isinstance(cell, RetrievalCell)
-        small = replace(cell, num_repeats_per_file=1)
-        for _ in retrieval_samples(small, MultiNeedleRetrievalDataset.store):
-            pass
+    path = require_file(resolve_data_directory(cell.path), cell.needle_file_name)
+    records = read_reasoning_needles(path, cell.num_needles)
+
+    def hide(repeat: int) -> Hidden:
+        record = random.Random(repeat).choice(records)
+        question = write_reasoning_question(record.question, cell.language, guide=cell.guide)
+        return Hidden(
+            texts=record.texts,
+            write=lambda context: write_prompt(context, question, cell.language, cell.position),
+            columns={"answer": f"{record.answer}*{record.answer}"},
+        )
+
+    place = partial(place_chain, depth=cell.depth, gap=cell.diff)
+    return fill_haystacks(cell, store, hide, place)

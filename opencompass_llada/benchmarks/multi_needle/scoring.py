@@ -1,14 +1,15 @@
-"""NeedleBench's keyword scores of multi-needle answers, refused when a sample is missing.
-
-Scores answers; chooses no needles and averages nothing over cells.
-"""
+"""Scores multi-needle answers by NeedleBench's keywords, one cell at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
+from opencompass_llada.benchmarks.opencompass_bases import (
+    CompleteEvaluator,
+    check_complete,
+    percent,
+)
 
 
 class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
@@ -17,12 +18,7 @@ class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
     def score(
         self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
     ) -> dict[str, Any]:
-        """Score the answers of one cell.
-
-        Args:
-            predictions: The model's answers.
-            references: The answer column: ``KEYWORD*KEYWORD#DEPTH*DEPTH``.
-            test_set: The samples, to check the number of predictions against.
+        """Score answers against the answer column: ``KEYWORD*KEYWORD#DEPTH*DEPTH``.
 
         Returns:
             score (needles found, percent: NeedleBench's average_score), accuracy (answers with
@@ -31,7 +27,7 @@ class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
         Raises:
             ValueError: If the number of predictions is not that of the samples, or is 0.
         """
-        _require(predictions, references if test_set is None else test_set)
+        check_complete(predictions, references if test_set is None else test_set)
         found_by_depth: dict[str, list[bool]] = {}
         details = []
         for prediction, reference in zip(predictions, references, strict=True):
@@ -39,19 +35,11 @@ class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
             found = [keyword in prediction for keyword in keywords.split("*")]
             for depth, hit in zip(depths.split("*"), found, strict=True):
                 found_by_depth.setdefault(depth, []).append(hit)
-            details.append(
-                {
-                    "prediction": prediction,
-                    "keywords": keywords,
-                    "num_found": sum(found),
-                    "score": _percent(found),
-                    "correct": all(found),
-                }
-            )
-        shares = {depth: _percent(hits) for depth, hits in found_by_depth.items()}
+            details.append(_describe(prediction, keywords, found))
+        shares = {depth: percent(hits) for depth, hits in found_by_depth.items()}
         return {
             "score": sum(shares.values()) / len(shares),
-            "accuracy": _percent([bool(detail["correct"]) for detail in details]),
+            "accuracy": percent([detail["correct"] for detail in details]),
             **{f"Depth{depth}": share for depth, share in shares.items()},
             "num_samples": len(details),
             "details": details,
@@ -64,12 +52,7 @@ class MultiNeedleReasoningEvaluator(CompleteEvaluator):
     def score(
         self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
     ) -> dict[str, Any]:
-        """Score the answers of one cell, upper and lower case alike.
-
-        Args:
-            predictions: The model's answers.
-            references: The answer column: ``ANSWER*ANSWER``.
-            test_set: The samples, to check the number of predictions against.
+        """Score answers against the answer column, ``ANSWER*ANSWER``, in any letter case.
 
         Returns:
             score (NeedleBench's: words of the answer found, percent, averaged over samples),
@@ -78,34 +61,25 @@ class MultiNeedleReasoningEvaluator(CompleteEvaluator):
         Raises:
             ValueError: If the number of predictions is not that of the samples, or is 0.
         """
-        _require(predictions, references if test_set is None else test_set)
+        check_complete(predictions, references if test_set is None else test_set)
         details = []
         for prediction, reference in zip(predictions, references, strict=True):
-            words = reference.split("*")[1].lower().split()
-            found = [word in prediction.lower() for word in words]
-            details.append(
-                {
-                    "prediction": prediction,
-                    "keywords": reference.split("*")[1],
-                    "num_found": sum(found),
-                    "score": _percent(found),
-                    "correct": all(found),
-                }
-            )
-        scores = [float(str(detail["score"])) for detail in details]
+            answer = reference.split("*")[1]
+            found = [word in prediction.lower() for word in answer.lower().split()]
+            details.append(_describe(prediction, answer, found))
         return {
-            "score": sum(scores) / len(scores),
-            "accuracy": _percent([bool(detail["correct"]) for detail in details]),
+            "score": sum(detail["score"] for detail in details) / len(details),
+            "accuracy": percent([detail["correct"] for detail in details]),
             "num_samples": len(details),
             "details": details,
         }
 
 
-def _require(predictions: Sequence[str], samples: Any) -> None:
-    check_complete(predictions, samples)
-    if not predictions:
-        raise ValueError("There are no predictions, so there is no score.")
-
-
-def _percent(hits: Sequence[bool]) -> float:
-    return 100 * sum(hits) / len(hits)
+def _describe(prediction: str, keywords: str, found: Sequence[bool]) -> dict[str, Any]:
+    return {
+        "prediction": prediction,
+        "keywords": keywords,
+        "num_found": sum(found),
+        "score": percent(found),
+        "correct": all(found),
+    }

@@ -1,82 +1,59 @@
-"""Single-needle retrieval on NeedleBench's data: one OpenCompass data set a cell.
-
-Makes no samples itself (`samples`), scores no answers (`scoring`) and lists no cells
-(``needlebench/``).
-"""
+"""Makes OpenCompass data sets of NeedleBench's cells, one a cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from datasets import Dataset
-from opencompass.datasets.base import BaseDataset
-
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import (
-    NeedleCell,
-    find_source,
-    make_samples,
-    parse_needle_cell,
-)
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, find_source, make_samples
+from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset
 
 
-class NeedleBenchSingleDataset(BaseDataset):
-    """OpenCompass data set of one cell; keywords are the fields of `NeedleCell`."""
+class NeedleBenchDataset(CheckedDataset):
+    """A cell of any of NeedleBench's tasks; keywords are the fields of its `options_class`."""
 
+    title = "NeedleBench data set"
     #: Shared by all cells of a process; bounded.
     store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
 
-    @staticmethod
-    def load(**options: Any) -> Dataset:
-        """Make the samples of a cell.
-
-        Args:
-            **options: Fields of `NeedleCell`.
-
-        Returns:
-            Columns prompt, answer (needle, ``*``, keyword: NeedleBench's own format), needle,
-            keyword.
-
-        Raises:
-            ValueError: For a wrong option, missing data or a length that cannot be had.
-        """
-        cell = parse_needle_cell(options)
-        return Dataset.from_list(list(make_samples(cell, NeedleBenchSingleDataset.store)))
-
-    @staticmethod
-    def check_options(**options: Any) -> NeedleCell:
-        """Check the keywords, before any file is opened."""
-        return parse_needle_cell(options)
-
-    @staticmethod
-    def source(options: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return what its samples are made of: cells that share it are checked together."""
+    @classmethod
+    def source(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return folder, files, tokenizer and language."""
         return find_source(options)
 
-    @staticmethod
-    def check_data(cells: Sequence[Mapping[str, Any]]) -> None:
-        """Make a few samples of cells with one source; see `check_cells`."""
-        check_cells(cells)
+    @classmethod
+    def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
+        """Make the samples of the shortest cell and one of the longest, and forget them."""
+        by_length = sorted(same, key=lambda options: options["length"])
+        # Needles and questions differ in length: what fits the first sample need not fit all.
+        for options in (by_length[0], {**by_length[-1], "num_repeats_per_file": 1}):
+            for _ in cls.make_rows(cls.check_options(**options)):
+                pass
+
+
+class NeedleBenchSingleDataset(NeedleBenchDataset):
+    """Retrieval of a single needle."""
+
+    options_class = NeedleCell
+
+    @classmethod
+    def make_rows(cls, options: NeedleCell) -> Iterator[dict[str, str]]:
+        """Make the samples; see `make_samples`."""
+        return make_samples(options, cls.store)
 
 
 def check_cells(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Make the samples of the shortest cell and one of the longest, and forget them.
+    """Make a few samples of single-needle data set configs.
 
     A fault in data, tokenizer or lengths shows this way before any model is loaded; OpenCompass
     itself builds the model first.
-
-    Args:
-        configs: Data set configs of this class.
 
     Raises:
         ValueError: As `NeedleBenchSingleDataset.load`.
     """
     names = {field.name for field in fields(NeedleCell)}
-    by_length = sorted(configs, key=lambda config: config["length"])
-    # Needles and questions differ in length: what fits the first sample need not fit the others.
-    for config, change in ((by_length[0], {}), (by_length[-1], {"num_repeats_per_file": 1})):
-        options = {name: value for name, value in config.items() if name in names}
-        for _ in make_samples(parse_needle_cell(options | change), NeedleBenchSingleDataset.store):
-            pass
+    NeedleBenchSingleDataset.check_data(
+        [{name: config[name] for name in config if name in names} for config in configs]
+    )

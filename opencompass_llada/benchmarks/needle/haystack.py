@@ -1,7 +1,7 @@
-"""NeedleBench's files: where they lie, their needles, and their documents as tokens.
+"""Reads NeedleBench's files: needles, and documents as tokens.
 
-Reads the format (a ``{"title", "text"}`` line per document; a needle with its question, keyword
-and language per line of ``needles.jsonl``). Does not place needles or write prompts.
+The format is a ``{"title", "text"}`` line a document, and a needle with its question, keyword and
+language a line of ``needles.jsonl``. Does not place needles or write prompts.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import random
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.counting import (
-    CountingTokenizer,
+from opencompass_llada.benchmarks.counting import CountingTokenizer, load_counting_tokenizer
+from opencompass_llada.benchmarks.data_files import (
     MissingDataError,
-    load_counting_tokenizer,
+    find_data,
+    read_json_lines,
+    take,
 )
-from opencompass_llada.benchmarks.json_files import read_json_lines, take
-from opencompass_llada.benchmarks.locations import find_data
 
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/needlebench holds NeedleBench's files "
@@ -43,7 +43,7 @@ class Needle:
 
 
 def resolve_data_directory(path: str) -> Path:
-    """Find NeedleBench's folder; see `locations.find_data`."""
+    """Find NeedleBench's folder; see `data_files.find_data`."""
     return find_data(path, benchmark="NeedleBench", how_to_get=HOW_TO_GET)
 
 
@@ -70,34 +70,22 @@ def read_needles(path: Path, language: str) -> list[Needle]:
     Raises:
         ValueError: If the file has none, or one that cannot be scored; names file and line.
     """
-    needles = []
-    for where, row in read_json_lines(path):
-        if take(row, "language", where) == language:
-            check_keyword(row, where)
-            text, keyword = take(row, "needle", where), take(row, "arg2", where)
-            question = take(row, "retrieval_question", where)
-            needles.append(
-                Needle(
-                    text=text,
-                    question=question,
-                    keyword=keyword,
-                )
-            )
+    needles = [
+        parse_needle(row, where)
+        for where, row in read_json_lines(path)
+        if take(row, "language", where) == language
+    ]
     if not needles:
         raise ValueError(f"language={language!r}: {path} holds no needle in that language.")
     return needles
 
 
-def check_keyword(row: Mapping[str, Any], where: str) -> None:
-    """Refuse a needle whose answers cannot be told right from wrong.
-
-    Args:
-        row: A line of ``needles.jsonl``.
-        where: File and line.
+def parse_needle(row: Mapping[str, Any], where: str) -> Needle:
+    """Return the needle of a line of ``needles.jsonl``.
 
     Raises:
-        ValueError: If the keyword is empty or not in the needle, or the answer column cannot hold
-            them.
+        ValueError: If answers cannot be told right from wrong: the keyword is empty or not in the
+            needle, or the answer column cannot hold them.
     """
     needle, keyword = (take(row, name, where, Any) for name in ("needle", "arg2"))
     if "*" in f"{needle}{keyword}":
@@ -109,21 +97,17 @@ def check_keyword(row: Mapping[str, Any], where: str) -> None:
     if not texts or not keyword.strip() or keyword not in needle:
         raise ValueError(
             f"{where}: the keyword arg2={keyword!r} must be a part of the needle {needle!r}: an "
-            "empty one stands in every answer, and one that the needle lacks in none. Mend the "
+            "empty one stands in every answer, and one that the needle lacks in none. Correct the "
             "line or take it out."
         )
+    return Needle(text=needle, question=take(row, "retrieval_question", where), keyword=keyword)
 
 
 class Haystack:
-    """The documents of one file, tokenized when first asked for and kept."""
+    """The documents of one file (a JSON object with ``text`` a line), each tokenized once."""
 
     def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
-        """Read the documents; tokenizes nothing yet.
-
-        Args:
-            path: A NeedleBench file, one JSON object with ``text`` a line.
-            tokenizer: What to count tokens with.
-        """
+        """Read the documents; tokenizes nothing yet."""
         self.path = path
         self._tokenizer = tokenizer
         self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
@@ -136,25 +120,18 @@ class Haystack:
         return len(self._texts)
 
     def take(self, order: Sequence[int], num_tokens: int) -> list[int]:
-        """Return the first ``num_tokens`` tokens of the documents in the given order.
+        """Return the first ``num_tokens`` tokens of the documents in the given order, or all.
 
         Documents are tokenized one by one and put end to end, as NeedleBench does.
-
-        Args:
-            order: Document numbers.
-            num_tokens: How many tokens are wanted; fewer come back if the documents hold fewer.
         """
         taken: list[int] = []
         for document in order:
             if len(taken) >= num_tokens:
                 break
-            taken.extend(self._document_tokens(document))
+            if document not in self._tokens:
+                self._tokens[document] = array("l", self._tokenizer.encode(self._texts[document]))
+            taken.extend(self._tokens[document])
         return taken[:num_tokens]
-
-    def _document_tokens(self, document: int) -> array:
-        if document not in self._tokens:
-            self._tokens[document] = array("l", self._tokenizer.encode(self._texts[document]))
-        return self._tokens[document]
 
 
 def document_orders(num_documents: int, num_repeats: int) -> list[list[int]]:
@@ -177,35 +154,28 @@ def choose_needle(needles: Sequence[Needle], repeat: int) -> Needle:
 
 
 class HaystackStore:
-    """Keeps the last few tokenizers and tokenized files, so that the cells of a run share them."""
+    """Holds the tokenizers and tokenized files used last, which the cells of a run share."""
 
     def __init__(self, max_entries: int = 4) -> None:
-        """Start empty.
-
-        Args:
-            max_entries: How many tokenizers, and how many haystacks, are kept at once.
-        """
+        """Start empty; at most so many tokenizers, and haystacks, are held at once."""
         self._max_entries = max_entries
         self._tokenizers: OrderedDict[str, CountingTokenizer] = OrderedDict()
         self._haystacks: OrderedDict[tuple[Path, int, str], Haystack] = OrderedDict()
 
     def tokenizer(self, name: str) -> CountingTokenizer:
         """Return the tokenizer of that name, loading it the first time."""
-        if name not in self._tokenizers:
-            self._tokenizers[name] = load_counting_tokenizer(name)
-            self._drop_oldest(self._tokenizers)
-        self._tokenizers.move_to_end(name)
-        return self._tokenizers[name]
+        return self._recall(self._tokenizers, name, lambda: load_counting_tokenizer(name))
 
     def haystack(self, path: Path, tokenizer_name: str) -> Haystack:
         """Return a file's documents under a tokenizer, reading them the first time."""
         key = (path, path.stat().st_mtime_ns, tokenizer_name)
-        if key not in self._haystacks:
-            self._haystacks[key] = Haystack(path, self.tokenizer(tokenizer_name))
-            self._drop_oldest(self._haystacks)
-        self._haystacks.move_to_end(key)
-        return self._haystacks[key]
+        tokenizer = self.tokenizer(tokenizer_name)
+        return self._recall(self._haystacks, key, lambda: Haystack(path, tokenizer))
 
-    def _drop_oldest(self, kept: OrderedDict) -> None:
-        while len(kept) > self._max_entries:
-            kept.popitem(last=False)
+    def _recall(self, held: OrderedDict, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in held:
+            held[key] = make()
+            if len(held) > self._max_entries:
+                held.popitem(last=False)
+        held.move_to_end(key)
+        return held[key]

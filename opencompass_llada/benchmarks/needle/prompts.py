@@ -1,4 +1,4 @@
-"""NeedleBench's single-needle prompts: wording, question forms, and where the needle goes.
+"""Writes NeedleBench's single-needle prompts, puts needles into a context and fits its length.
 
 The wording is NeedleBench's (``NeedleBenchOriginDataset`` of OpenCompass 0.5.4), byte for byte.
 Knows text and token lists; reads no files and chooses no needles.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from opencompass_llada.benchmarks.needle.haystack import Needle
 
 #: A fitted prompt is at most this many tokens shorter than asked for. Joining pieces of text may
 #: merge or split tokens at the seams, so that some totals cannot be had.
@@ -23,13 +21,12 @@ class Wording:
     """The fixed text of one language's prompt."""
 
     preface: str
-    """What stands before everything else."""
     document: str
     """Introduces the context; ``{context}`` stands for it."""
     question: str
     """Introduces the question; ``{question}`` stands for it."""
     hint: str
-    """The words in the question that the format hint starts with."""
+    """How the format hint in the question starts."""
     advice: str
     """What NeedleBench puts in front of the hint."""
 
@@ -71,11 +68,6 @@ def write_question(question: str, language: str, *, guide: bool) -> str:
         ... Please answer in the format 'The item on the Emerald Island is________.'   guide
         ... The item on the Emerald Island is                                          no guide
 
-    Args:
-        question: ``retrieval_question`` of ``needles.jsonl``.
-        language: A key of `WORDINGS`.
-        guide: The chat form (True) or the base-model form (False).
-
     Raises:
         ValueError: If the question lacks the hint or the sentence with a blank.
     """
@@ -98,14 +90,9 @@ def write_question(question: str, language: str, *, guide: bool) -> str:
 
 
 def write_prompt(context: str, question: str, language: str, position: str) -> str:
-    """Put preface, context and question together.
+    """Put preface, context and question together, with the question at the End or the Start.
 
-    Args:
-        context: The haystack with its needle.
-        question: From `write_question`.
-        language: A key of `WORDINGS`.
-        position: ``'End'`` for the question after the context, ``'Start'`` for before it. Differs
-            from the original for Chinese and ``'Start'``, where that makes a pair, not a text.
+    Differs from the original for Chinese and ``'Start'``, where that makes a pair, not a text.
     """
     wording = WORDINGS[language]
     document = wording.document.replace("{context}", context)
@@ -114,21 +101,23 @@ def write_prompt(context: str, question: str, language: str, position: str) -> s
     return wording.preface + "".join(parts)
 
 
-def insert_needle(context: Sequence[int], needle: Sequence[int], depth: float) -> list[int]:
-    """Put the needle's tokens into the context's, ``depth`` percent of the way down.
+def place_needles(
+    context: Sequence[int], needles: Sequence[Sequence[int]], depths: Sequence[float]
+) -> list[int]:
+    """Put the tokens of each needle into the context's, at its own depth.
 
     Args:
         context: Tokens of the haystack.
-        needle: Tokens of the needle with its line breaks.
-        depth: 0 (before everything) to 100 (after everything).
+        needles: Tokens of each needle.
+        depths: As many, ascending; percent of the context without needles, from 0 (before
+            everything) to 100 (after everything).
     """
-    at = int(len(context) * (depth / 100))
-    return [*context[:at], *needle, *context[at:]]
-
-
-def hidden_text(needle: Needle) -> str:
-    """Return the needle as it is hidden: on a line of its own."""
-    return f"\n{needle.text}\n"
+    placed, inserted = list(context), 0
+    for needle, depth in zip(needles, depths, strict=True):
+        at = int(len(context) * (depth / 100)) + inserted
+        placed[at:at] = needle
+        inserted += len(needle)
+    return placed
 
 
 def fit_prompt(

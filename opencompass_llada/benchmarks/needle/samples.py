@@ -1,4 +1,4 @@
-"""The samples of one single-needle cell (one length, one depth), lengths counted by any tokenizer.
+"""Makes the samples of a NeedleBench cell (one length), lengths counted by any tokenizer.
 
 Prompts equal those of OpenCompass's own ``NeedleBenchOriginDataset``, which can count with GPT-4's
 tokenizer only, byte for byte when counted that way. Runs without OpenCompass (`dataset` makes
@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.needle.haystack import (
-    Haystack,
     HaystackStore,
-    Needle,
     choose_needle,
     document_orders,
     read_needles,
@@ -27,8 +25,7 @@ from opencompass_llada.benchmarks.needle.prompts import (
     WORDINGS,
     LengthTooSmall,
     fit_prompt,
-    hidden_text,
-    insert_needle,
+    place_needles,
     write_prompt,
     write_question,
 )
@@ -70,11 +67,7 @@ class NeedleCell:
     """Tokens kept for the answer when ``length_buffer='fit'``."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: With the name, the value, the rule and a valid value.
-        """
+        """Check every field; a ValueError names the rule and a valid value."""
         check_fields(self)
         if self.language not in WORDINGS:
             raise ValueError(unknown_name_message("language", self.language, WORDINGS))
@@ -103,14 +96,14 @@ class NeedleCell:
             )
 
 
-def parse_needle_cell(
-    options: Mapping[str, Any], kind: type[NeedleCell] = NeedleCell
-) -> NeedleCell:
-    """Read a data set config's keywords.
+Cell = TypeVar("Cell", bound=NeedleCell)
 
-    Args:
-        options: The keywords.
-        kind: The class of the cell.
+
+def parse_needle_cell(
+    options: Mapping[str, Any],
+    kind: type[Cell] = NeedleCell,  # type: ignore[assignment]
+) -> Cell:
+    """Read a data set config's keywords as a kind of cell.
 
     Raises:
         ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
@@ -118,58 +111,92 @@ def parse_needle_cell(
     return build(kind, options, "NeedleBench data set")
 
 
-def find_source(options: Mapping[str, Any]) -> tuple[Any, ...]:
+def find_source(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what a cell's samples are made of: folder, files, tokenizer and language."""
     names = ("path", "file_list", "needle_file_name", "tokenizer", "language")
     return tuple(str(options.get(name)) for name in names)
 
 
-def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, str]]:
-    """Yield a cell's samples, file by file and repeat by repeat.
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """What one sample hides in its haystack and asks for."""
 
-    Args:
-        cell: The cell.
-        store: Where tokenizers and tokenized haystacks are kept.
+    texts: Sequence[str]
+    """The needles, without the line breaks that are put around them."""
+    write: Callable[[str], str]
+    """Makes the prompt around a context."""
+    columns: Mapping[str, str]
+    """What the sample holds besides its prompt."""
+
+
+def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, str]]:
+    """Yield a single-needle cell's samples, file by file and repeat by repeat.
+
+    Columns: prompt, answer (needle, ``*``, keyword: NeedleBench's own format), needle, keyword.
+
+    Raises:
+        ValueError: For missing data or a length that cannot be had.
     """
     directory = resolve_data_directory(cell.path)
     needles = read_needles(require_file(directory, cell.needle_file_name), cell.language)
+
+    def hide(repeat: int) -> Hidden:
+        needle = choose_needle(needles, repeat)
+        question = write_question(needle.question, cell.language, guide=cell.guide)
+        return Hidden(
+            texts=[needle.text],
+            write=lambda context: write_prompt(context, question, cell.language, cell.position),
+            columns={
+                "answer": f"\n{needle.text}\n*{needle.keyword}",
+                "needle": needle.text,
+                "keyword": needle.keyword,
+            },
+        )
+
+    return fill_haystacks(cell, store, hide, partial(place_needles, depths=[cell.depth]))
+
+
+def fill_haystacks(
+    cell: NeedleCell,
+    store: HaystackStore,
+    hide: Callable[[int], Hidden],
+    place: Callable[[Sequence[int], Sequence[Sequence[int]]], list[int]],
+) -> Iterator[dict[str, str]]:
+    """Yield the samples of a cell of any kind, file by file and repeat by repeat.
+
+    Args:
+        cell: Says which files, how long and how often.
+        store: Holds tokenizers and tokenized haystacks.
+        hide: Returns what the sample of a repeat hides.
+        place: Puts the tokens of needles into those of a context.
+    """
+    directory = resolve_data_directory(cell.path)
     paths = [require_file(directory, name) for name in cell.file_list]
     tokenizer = store.tokenizer(cell.tokenizer)
     for path in paths:
         haystack = store.haystack(path, cell.tokenizer)
         orders = document_orders(len(haystack), cell.num_repeats_per_file)
         for repeat, order in enumerate(orders):
-            needle = choose_needle(needles, repeat)
-            yield {
-                "prompt": _make_prompt(cell, needle, haystack, order, tokenizer),
-                "answer": f"{hidden_text(needle)}*{needle.keyword}",
-                "needle": needle.text,
-                "keyword": needle.keyword,
-            }
+            hidden = hide(repeat)
+            needles = [tokenizer.encode(f"\n{text}\n") for text in hidden.texts]
+            context = haystack.take(order, cell.length)
+
+            def write(
+                num_tokens: int,
+                hidden: Hidden = hidden,
+                needles: Sequence[Sequence[int]] = needles,
+                context: Sequence[int] = context,
+            ) -> str:
+                return hidden.write(tokenizer.decode(place(context[:num_tokens], needles)))
+
+            num_needle_tokens = sum(map(len, needles))
+            prompt = _size_prompt(
+                cell, write, num_needle_tokens, len(context), tokenizer, path.name
+            )
+            yield {"prompt": prompt, **hidden.columns}
 
 
-def _make_prompt(
-    cell: NeedleCell,
-    needle: Needle,
-    haystack: Haystack,
-    order: Sequence[int],
-    tokenizer: CountingTokenizer,
-) -> str:
-    """Write one prompt with as much context as the cell's length leaves."""
-    needle_tokens = tokenizer.encode(hidden_text(needle))
-    question = write_question(needle.question, cell.language, guide=cell.guide)
-    context_tokens = haystack.take(order, cell.length)
-
-    def write(num_context_tokens: int) -> str:
-        placed = insert_needle(context_tokens[:num_context_tokens], needle_tokens, cell.depth)
-        return write_prompt(tokenizer.decode(placed), question, cell.language, cell.position)
-
-    return size_prompt(
-        cell, write, len(needle_tokens), len(context_tokens), tokenizer, haystack.path.name
-    )
-
-
-def size_prompt(
+def _size_prompt(
     cell: NeedleCell,
     write: Callable[[int], str],
     num_needle_tokens: int,
@@ -177,19 +204,7 @@ def size_prompt(
     tokenizer: CountingTokenizer,
     haystack_name: str,
 ) -> str:
-    """Write a prompt with as much context as a cell's length and length_buffer leave.
-
-    Args:
-        cell: Says how long.
-        write: Makes the prompt with that many context tokens.
-        num_needle_tokens: Tokens of all needles.
-        num_at_hand: Context tokens that there are.
-        tokenizer: Counts the prompt's tokens.
-        haystack_name: For messages.
-
-    Raises:
-        ValueError: If the length is too small for the needles, or too large for the haystack.
-    """
+    """Write a prompt with as much context as a cell's length and length_buffer leave."""
     if isinstance(cell.length_buffer, str):
         try:
             return fit_prompt(

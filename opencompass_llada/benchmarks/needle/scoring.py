@@ -1,7 +1,4 @@
-"""NeedleBench's keyword score and the plain hit rate, refused when a sample is missing.
-
-Scores answers. Does not choose needles, and averages nothing over cells.
-"""
+"""Scores answers by NeedleBench's keyword score and the plain hit rate, one cell at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +8,11 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
+from opencompass_llada.benchmarks.opencompass_bases import (
+    CompleteEvaluator,
+    check_complete,
+    percent,
+)
 
 #: What an answer without the keyword gets of its similarity to the needle.
 PARTIAL_CREDIT = 0.2
@@ -22,11 +23,6 @@ def score_answer(prediction: str, needle: str, keyword: str) -> dict[str, Any]:
 
     100 if the keyword stands in the prediction; else 0.2 times the similarity of prediction and
     needle, which is 100 * (1 - edit distance / longer length), white space left out of both.
-
-    Args:
-        prediction: The model's answer.
-        needle: The hidden sentence.
-        keyword: What the answer must contain.
 
     Returns:
         prediction, needle, keyword, correct (bool), edit_distance and score (0 to 100).
@@ -57,31 +53,22 @@ class NeedleBenchEvaluator(CompleteEvaluator):
     def score(
         self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
     ) -> dict[str, Any]:
-        """Score the answers of one cell.
-
-        Args:
-            predictions: The model's answers.
-            references: NeedleBench's answer column: needle, ``*``, keyword.
-            test_set: The samples, to check the number of predictions against.
+        """Score answers against the answer column: needle, ``*``, keyword.
 
         Returns:
-            score, accuracy (both 0 to 100), num_samples, and details, one dictionary a sample
-            (see `score_answer`).
+            score, accuracy (both 0 to 100), num_samples, and details (see `score_answer`).
 
         Raises:
             ValueError: If the number of predictions is not that of the samples, or is 0.
         """
         check_complete(predictions, references if test_set is None else test_set)
-        if not predictions:
-            raise ValueError("There are no predictions, so there is no score.")
-        details = []
-        for prediction, reference in zip(predictions, references, strict=True):
-            needle, keyword = reference.split("*")
-            details.append(score_answer(prediction, needle, keyword))
-        num_samples = len(details)
+        details = [
+            score_answer(prediction, *reference.split("*"))
+            for prediction, reference in zip(predictions, references, strict=True)
+        ]
         return {
-            "score": sum(detail["score"] for detail in details) / num_samples,
-            "accuracy": 100 * sum(detail["correct"] for detail in details) / num_samples,
-            "num_samples": num_samples,
+            "score": sum(detail["score"] for detail in details) / len(details),
+            "accuracy": percent([detail["correct"] for detail in details]),
+            "num_samples": len(details),
             "details": details,
         }

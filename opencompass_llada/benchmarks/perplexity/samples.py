@@ -16,8 +16,8 @@ from typing import Any
 from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
-from opencompass_llada.benchmarks.counting import MissingDataError, resolve_location
-from opencompass_llada.benchmarks.json_files import read_json_lines, read_text
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, read_text
 from opencompass_llada.options import build, check_fields, unknown_name_message
 from opencompass_llada.synthetic import generate_documents
 
@@ -145,7 +145,7 @@ def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
         return _generated_texts(options)
     if options.path.startswith(HUB_PREFIX):
         return _hub_texts(options)
-    path = Path(resolve_location(options.path)).expanduser()
+    path = Path(resolve_path(options.path)).expanduser()
     if not path.exists():
         raise MissingDataError(
             f"path={options.path!r} is no file or folder here; give a .txt or .jsonl file, a "

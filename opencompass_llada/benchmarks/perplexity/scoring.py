@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, check_complete
 from opencompass_llada.benchmarks.perplexity.inferencer import read_estimates
 from opencompass_llada.likelihood import pool
 from opencompass_llada.likelihood.estimate import safe_exp

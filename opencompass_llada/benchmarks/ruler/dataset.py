@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from datasets import Dataset
 from opencompass.datasets.base import BaseDataset
 
-from opencompass_llada.benchmarks.complete import CompleteEvaluator, check_complete
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, check_complete
 from opencompass_llada.benchmarks.ruler.prompts import RulerSpec, parse_spec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.benchmarks.ruler.scoring import MATCHES

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.json_files import read_json
+from opencompass_llada.benchmarks.data_files import read_json
 from opencompass_llada.benchmarks.ruler.fitting import RulerSample
 from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES, QuestionTask, RulerSpec
 

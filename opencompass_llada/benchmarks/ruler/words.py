@@ -15,8 +15,8 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from opencompass_llada.benchmarks.counting import MissingDataError, resolve_location
-from opencompass_llada.benchmarks.json_files import read_json_lines, take
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, take
 
 WORD_FILES = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
 
@@ -132,7 +132,7 @@ def find_file(path: str, name: str) -> Path:
     Raises:
         MissingDataError: If it is not there and cannot be downloaded.
     """
-    folder = Path(resolve_location(path))
+    folder = Path(resolve_path(path))
     if folder.is_dir() or folder.is_absolute():
         file, reason = folder / name, "no such file"
     else:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.counting import (
     TIKTOKEN_FILES,
     describe_damage,
-    resolve_location,
     tiktoken_path,
     tiktoken_state,
 )
@@ -28,7 +28,7 @@ OPENCOMPASS_CACHE = "~/.cache/opencompass"
 
 def find_folder(path: str) -> Path:
     """Return where a data set's folder is or should be, without downloading it."""
-    location = Path(resolve_location(path)).expanduser()
+    location = Path(resolve_path(path)).expanduser()
     if location.exists() or location.is_absolute():
         return location
     known = (own.folders[path] for own in all_data_files().values() if path in own.folders)
@@ -172,7 +172,7 @@ def check_checkpoint(path: str) -> Finding:
     topic = "checkpoint"
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     try:
-        folder = resolve_location(path)
+        folder = resolve_path(path)
         if is_hub_id and not Path(path).is_dir():
             cached = _cached_snapshot(path)
             if cached is None:
@@ -201,7 +201,7 @@ def check_checkpoint(path: str) -> Finding:
 
 def _mend_checkpoint(path: str, is_hub_id: bool, remedy: str) -> str:
     """Return the command that fetches a damaged checkpoint again, and what else its error says."""
-    if Path(resolve_location(path)).expanduser().is_dir():
+    if Path(resolve_path(path)).expanduser().is_dir():
         return f"hf download ORGANISATION/NAME --local-dir {path}   # {remedy}"
     if is_hub_id:
         return f"hf download {path} --force-download   # {remedy}"

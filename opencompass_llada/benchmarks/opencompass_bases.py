@@ -1,0 +1,178 @@
+"""Holds bases of benchmarks' OpenCompass classes: data sets, evaluators, inferencers, prompts.
+
+Knows no benchmark. What a benchmark does without OpenCompass stands in its own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from opencompass.datasets.base import BaseDataset
+from opencompass.openicl import BaseEvaluator
+from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
+    BaseInferencer,
+    GenInferencerOutputHandler,
+)
+from opencompass.openicl.icl_prompt_template import PromptTemplate
+from opencompass.utils.prompt import PromptList
+
+from opencompass_llada.options import build
+from opencompass_llada.prompting.encode import VerbatimText
+
+
+class CheckedDataset(BaseDataset):
+    """A data set whose keywords are the fields of a dataclass, and that is checked before a run.
+
+    A subclass names the dataclass and writes `make_rows`.
+    """
+
+    options_class: ClassVar[type[Any]]
+    title: ClassVar[str]
+    """What messages call it."""
+    table_keys: ClassVar[tuple[str, ...]] = ()
+    """Further keywords, which result tables read and the samples do not depend on."""
+
+    @classmethod
+    def make_rows(cls, options: Any) -> Iterable[Mapping[str, Any]]:
+        """Make the samples, one mapping of columns each, of an instance of `options_class`."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, **options: Any) -> Dataset:
+        """Make the data set of a config's keywords.
+
+        Raises:
+            ValueError: For a wrong option or missing data; says what to do.
+        """
+        return Dataset.from_list(list(cls.make_rows(cls.check_options(**options))))
+
+    @classmethod
+    def check_options(cls, **options: Any) -> Any:
+        """Check the keywords, before any file is opened; returns an `options_class`."""
+        return build(cls.options_class, options, cls.title, also=cls.table_keys)
+
+    @classmethod
+    def source(cls, options: Mapping[str, Any]) -> Hashable:
+        """Return what its samples are made of: data sets that share it are checked together."""
+        return cls.check_options(**options)
+
+    @classmethod
+    def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
+        """Make or read samples of data sets with one source, and forget them."""
+        for _ in cls.make_rows(cls.check_options(**same[0])):
+            pass
+
+
+class CompleteEvaluator(BaseEvaluator):
+    """Raises where a sample has no prediction; subclasses write `score`.
+
+    Some of OpenCompass's own evaluators (NeedleBench, RULER) take the references from the
+    prediction file, and so average what is left when a shard of predictions is lost. This one
+    compares with the data set. Subclasses take ``references``, not ``gold``, in `score`.
+    """
+
+    def evaluate(self, k: Any, n: int, original_dataset: Any, **score_kwargs: Any) -> Any:
+        """Check that every sample was predicted, then score (see `score`).
+
+        Raises:
+            ValueError: If predictions are missing.
+        """
+        check_complete(score_kwargs["predictions"], original_dataset)
+        return super().evaluate(k, n, original_dataset, **score_kwargs)
+
+
+def check_complete(predictions: Sequence[str], samples: Any) -> None:
+    """Raise unless there are predictions, one a sample.
+
+    Raises:
+        ValueError: With both numbers and what to do.
+    """
+    if len(predictions) != len(samples):
+        raise ValueError(
+            f"There are {len(predictions)} predictions for {len(samples)} samples: a shard of the "
+            "predictions is missing or left over, and a score of the rest would be wrong. Run "
+            "inference again with -r <the run's folder>; it makes only what is missing."
+        )
+    if not predictions:
+        raise ValueError("There are no predictions, so there is no score.")
+
+
+def percent(hits: Sequence[bool]) -> float:
+    """Return the share of hits in percent."""
+    return 100 * sum(hits) / len(hits)
+
+
+class ScoringInferencer(BaseInferencer):
+    """Writes one record a sample to the prediction file; a run that was cut off goes on."""
+
+    def write_records(
+        self,
+        num_samples: int,
+        make_record: Callable[[int], dict[str, Any]],
+        folder: str | None,
+        name: str | None,
+        samples_a_write: int = 1,
+    ) -> list[Any]:
+        """Make the records that are missing and return the predictions of all.
+
+        Args:
+            num_samples: Of the data set.
+            make_record: Makes the record of a sample, with its ``prediction``.
+            folder: Of the prediction file; None for the inferencer's own.
+            name: Of the prediction file; None for the inferencer's own.
+            samples_a_write: Samples between two writes of the file that a run resumes from.
+        """
+        target = Path(folder or self.output_json_filepath)
+        name = str(name or self.output_json_filename)
+        unfinished = f"tmp_{Path(name).with_suffix('.jsonl')}"
+        handler = GenInferencerOutputHandler()
+        done = len(handler.restore_from_jsonl(str(target), unfinished))
+        for index in range(done, num_samples):
+            handler.results_dict[str(index)] = make_record(index)
+            if (index + 1) % samples_a_write == 0:
+                handler.write_to_jsonl(str(target), unfinished)
+        target.mkdir(parents=True, exist_ok=True)
+        handler.write_to_json(str(target), name)
+        (target / unfinished).unlink(missing_ok=True)
+        return [record["prediction"] for record in handler.results_dict.values()]
+
+
+class LiteralPromptTemplate(PromptTemplate):
+    """Puts a sample's prompt in as it is: ``prompt_template=dict(type=LiteralPromptTemplate)``.
+
+    OpenCompass's own template replaces ``{column}`` for every column of the sample, one after the
+    other, also inside what it has just put in: a program with ``{idx}`` in it, as LongBench's code
+    tasks have, would reach the model with the sample's number in its place.
+    """
+
+    def __init__(self, column: str = "prompt", chat: bool = True) -> None:
+        """Say where the prompt is and who it is for.
+
+        Args:
+            column: The data set's column with the whole prompt.
+            chat: True: a user's turn, around which a model's chat template (its chat or
+                meta_template) goes. False: plain text, which every model gets as it is.
+        """
+        super().__init__(template="{" + column + "}")
+        self.column = column
+        self.chat = chat
+
+    def generate_item(
+        self, entry: Mapping[str, Any], *unused: Any, **also_unused: Any
+    ) -> PromptList | str:
+        """Return a sample's prompt; there are no answers or examples for other arguments to fill.
+
+        Args:
+            entry: The sample.
+            *unused: OpenCompass's other arguments.
+            **also_unused: The same by name.
+        """
+        text = str(entry[self.column])
+        if not self.chat:
+            return VerbatimText(text)
+        turn = dict(role="HUMAN", prompt=text)
+        begin, end = dict(section="round", pos="begin"), dict(section="round", pos="end")
+        return PromptList([begin, turn, end])
