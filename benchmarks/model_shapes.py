@@ -31,8 +31,8 @@ from opencompass_llada.assets import resolve_asset
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import SamplerSettings
-from opencompass_llada.families import LoadRequest, find_family
+from opencompass_llada.engines import LoadRequest, SamplerSettings
+from opencompass_llada.families import find_family
 from opencompass_llada.networks import NETWORKS
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.rope.methods import parse_rope_scaling
@@ -190,7 +190,7 @@ def measure(name: str, folder: Path, device: torch.device, *, tiny: bool) -> dic
         config=fields,
         tokenizer=tokenizer,
         rope_scaling=parse_rope_scaling(None),
-        settings=SamplerSettings(sampler),
+        settings=SamplerSettings(sampler, family.defaults()),
         dtype=choose_dtype(None, device),
         device=device,
         attention_backend="auto",

@@ -23,8 +23,8 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import Engine, SamplerSettings
-from opencompass_llada.families import LoadRequest, find_family
+from opencompass_llada.engines import Engine, LoadRequest, SamplerSettings
+from opencompass_llada.families import find_family
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.rope.methods import parse_rope_scaling
@@ -112,7 +112,7 @@ def load_engine(
         config=config,
         tokenizer=tokenizer,
         rope_scaling=parse_rope_scaling(scaling),
-        settings=SamplerSettings(sampler),
+        settings=SamplerSettings(sampler, family.defaults()),
         dtype=choose_dtype(None, device),
         device=device,
         attention_backend="auto",

@@ -20,10 +20,10 @@ from typing import Any
 
 from recording import ROOT, describe_run, write_record
 
+from opencompass_llada.likelihood import TextScorer
 from opencompass_llada.synthetic.longbench_rows import paragraph
 from opencompass_llada.synthetic.needles import FAMILIES, Needle, held_out, make_needle
 from opencompass_llada.wrapper import LLaDACausalLM
-from opencompass_llada.wrapper.scoring import TextScorer
 
 DRAWS = (8, 32)
 SEEDS = (0, 1)

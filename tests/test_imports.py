@@ -36,7 +36,7 @@ NEEDS_TRITON = {
     "inference.triton.launch",
 }
 HOST_ALLOWED = {
-    *("wrapper.model", "wrapper.chat_turns", "registry", "runs", "benchmarks"),
+    *("wrapper.model", "registry", "runs", "benchmarks"),
     *("report.summarizer", "report.side_by_side_summarizer"),
 }
 

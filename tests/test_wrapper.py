@@ -194,7 +194,7 @@ def test_wrong_arguments_are_refused_before_any_file_is_opened(keywords, message
 
 def test_a_wrong_variable_is_refused_before_the_weights_load(checkpoint, monkeypatch):
     monkeypatch.setenv("OPENCOMPASS_LLADA_PROGRESS", "onn")
-    monkeypatch.setattr("opencompass_llada.families.masked_diffusion.load_checkpoint", None)
+    monkeypatch.setattr("opencompass_llada.engines.masked_diffusion.load_checkpoint", None)
     with pytest.raises(ValueError, match="Did you mean 'on'"):
         LLaDACausalLM(checkpoint)
 

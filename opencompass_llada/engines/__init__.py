@@ -1,16 +1,27 @@
-"""One interface over all models: prompt ids in, generated ids or likelihoods out."""
+"""Gives one interface over all models: prompt ids in, generated ids or likelihoods out."""
 
-from opencompass_llada.engines.autoregressive import AutoregressiveEngine
-from opencompass_llada.engines.base import Engine, Generation, Totals, length_buckets
-from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine
+from opencompass_llada.engines.autoregressive import AutoregressiveEngine, AutoregressiveFamily
+from opencompass_llada.engines.base import (
+    EndTokens,
+    Engine,
+    Family,
+    Generation,
+    LoadRequest,
+    length_buckets,
+)
+from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine, MaskedDiffusionFamily
 from opencompass_llada.engines.settings import SamplerSettings
 
 __all__ = [
     "AutoregressiveEngine",
+    "AutoregressiveFamily",
+    "EndTokens",
     "Engine",
+    "Family",
     "Generation",
+    "LoadRequest",
     "MaskedDiffusionEngine",
+    "MaskedDiffusionFamily",
     "SamplerSettings",
-    "Totals",
     "length_buckets",
 ]

@@ -1,29 +1,47 @@
-"""Generates and scores with an autoregressive model: the baselines of masked diffusion models.
+"""Loads autoregressive checkpoints, the baselines of masked diffusion models; generates and scores.
 
-Greedy decoding by transformers' own `generate`, with its key/value cache. Rows of a batch are
-padded on the left and the padding is masked, so that each row's answer ends where generation
-starts.
+Every checkpoint that AutoModelForCausalLM loads without remote code: LLaMA-3 in both papers,
+tiny-ar here. Greedy decoding by transformers' own `generate`, with its key/value cache. Rows of a
+batch are padded on the left and the padding is masked, so that each row's answer ends where
+generation starts.
 
 Shape letters: B rows, L row length.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import Generation, Totals
+from opencompass_llada.engines.base import Engine, Family, Generation, LoadRequest
+from opencompass_llada.engines.settings import SamplerSettings
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
+from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
+from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
 from opencompass_llada.rope.frequencies import ResolvedRope
+from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import IsComplete
 
+#: Ends of a turn of widespread chat formats, counted as ends where the tokenizer has them.
+TURN_ENDS = (EOT_TOKEN, "<|im_end|>")
+#: What else changes greedy decoding: options of generation_config.json and what leaves them out.
+_WITHOUT_EFFECT: dict[str, Any] = {
+    **{"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0},
+    **dict.fromkeys(("min_new_tokens", "suppress_tokens", "begin_suppress_tokens")),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "stop_strings", "max_time")),
+}
 
-class AutoregressiveEngine:
-    """Generates greedily with an AutoModelForCausalLM and keeps count of what that took."""
+
+class AutoregressiveEngine(Engine):
+    """Generates greedily with an AutoModelForCausalLM."""
 
     generates_by = "autoregressive"
 
@@ -43,23 +61,10 @@ class AutoregressiveEngine:
             pad_token_id: What fills the left of shorter rows; never attended to.
             rope: The scaling that the network has, if it has rotary embeddings.
         """
-        self.model = model
-        self.totals = Totals()
-        self.device: torch.device = next(model.parameters()).device
+        super().__init__(model, rope)
         self.end_token_ids = tuple(end_token_ids)
         self._pad_token_id = pad_token_id
-        self._rope = rope
         self._scorer = CausalScorer(causal_logits(model), device=self.device)
-
-    @property
-    def longest_context(self) -> int | None:
-        """Tokens up to which the model's RoPE was computed; None where it is not resolved here."""
-        return None if self._rope is None else self._rope.longest_context
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether a RoPE scaling of ours is at work."""
-        return self._rope is not None and self._rope.method != "none"
 
     def generate(
         self,
@@ -120,10 +125,10 @@ class AutoregressiveEngine:
         )
 
     def _read(self, row: Sequence[int], seconds: float) -> Generation:
-        """Keep a row up to its first end token; what follows is padding for longer rows."""
+        """Take a row up to its first end token; what follows is padding for longer rows."""
         ends = [index for index, token_id in enumerate(row) if token_id in self.end_token_ids]
-        kept = list(row[: ends[0] + 1] if ends else row)
-        return Generation(token_ids=kept, num_forward_passes=len(kept), seconds=seconds)
+        taken = list(row[: ends[0] + 1] if ends else row)
+        return Generation(token_ids=taken, num_forward_passes=len(taken), seconds=seconds)
 
 
 def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
@@ -136,24 +141,12 @@ def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
     return logits_BV
 
 
-#: What else changes greedy decoding: options of generation_config.json and what leaves them out.
-_WITHOUT_EFFECT: dict[str, Any] = {
-    **{"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0},
-    **dict.fromkeys(("min_new_tokens", "suppress_tokens", "begin_suppress_tokens")),
-    **dict.fromkeys(("bad_words_ids", "sequence_bias", "exponential_decay_length_penalty")),
-    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "stop_strings", "max_time")),
-}
-
-
 def greedy_options(generation_config: Any) -> dict[str, Any]:
     """Return the options of greedy decoding, whatever a checkpoint's generation_config says.
 
     The key/value cache is on too: many fine-tuned checkpoints leave ``use_cache`` false behind.
     Options that only sampling reads are put back to their defaults: LLaMA-3's own file sets
     temperature 0.6 and top_p 0.9, which transformers would warn of at every call.
-
-    Args:
-        generation_config: The checkpoint's.
     """
     defaults = type(generation_config)()
     names = ("temperature", "top_p", "top_k", "min_p", "typical_p")
@@ -164,20 +157,86 @@ def greedy_options(generation_config: Any) -> dict[str, Any]:
 def pad_left(
     prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Lay out prompts so that all end in the last column.
+    """Lay out prompts, none empty, so that all end in the last column.
 
     Prompts ``[7, 8]`` and ``[9]`` with padding P give the rows ``[7, 8]`` and ``[P, 9]``, and the
-    attention mask ``[1, 1]`` and ``[0, 1]``.
-
-    Args:
-        prompts: Token ids, none empty.
-        pad_token_id: What fills the left.
-        device: Where the tensors go.
-
-    Returns:
-        Ids and attention mask (1 at real tokens), int64 [B, L] each.
+    attention mask ``[1, 1]`` and ``[0, 1]``, int64 [B, L] each.
     """
     longest = max(map(len, prompts))
     rows = [[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+
+class CausalTokens(NamedTuple):
+    """Special tokens of an autoregressive checkpoint, which has no mask."""
+
+    end_token_ids: tuple[int, ...]
+    mask_token_id: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveFamily(Family):
+    """Every autoregressive checkpoint; its config.json names one of transformers' architectures."""
+
+    engine: ClassVar[type[Engine]] = AutoregressiveEngine
+
+    def special_tokens(
+        self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> CausalTokens:
+        """Gather all end tokens: of config.json, generation_config.json, tokenizer and chat turns.
+
+        Raises:
+            ValueError: If there are none: generation would never end early, nor batches be padded;
+                or if the tokenizer has ids beyond the network's embedding.
+        """
+        text = config.get("text_config")
+        check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
+        groups = [config.get("eos_token_id"), _generation_end(path), tokenizer.eos_token_id]
+        groups += [find_token_id(tokenizer, token) for token in TURN_ENDS]
+        listed = [group if isinstance(group, list | tuple) else [group] for group in groups]
+        ids = dict.fromkeys(int(i) for group in listed for i in group if i is not None)
+        if not ids:
+            raise ValueError(
+                "config.json has no eos_token_id and the tokenizer no end of sequence; add "
+                "eos_token_id to the checkpoint's config.json"
+            )
+        return CausalTokens(tuple(ids))
+
+    def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
+        """Refuse sampler options, and check files and scaling."""
+        if settings.given:
+            raise ValueError(
+                f"sampler options ({', '.join(settings.given)}) say how a masked diffusion model "
+                f"samples, and {path!r} is autoregressive: it decodes greedily, one token a step. "
+                "Leave sampler (or diffusion_config) out."
+            )
+        check_causal(path, rope_scaling=rope_scaling)
+
+    def load(self, request: LoadRequest) -> AutoregressiveEngine:
+        """Load the weights."""
+        self.check(request.path, request.rope_scaling, request.settings)
+        tokens = self.special_tokens(request.path, request.config, request.tokenizer)
+        model, rope = load_causal(
+            request.path,
+            rope_scaling=request.rope_scaling,
+            dtype=request.dtype,
+            device=request.device,
+            attention_backend=request.attention_backend,
+        )
+        pad = request.tokenizer.pad_token_id
+        return AutoregressiveEngine(
+            model,
+            end_token_ids=tokens.end_token_ids,
+            pad_token_id=tokens.end_token_ids[0] if pad is None else pad,
+            rope=rope,
+        )
+
+
+def _generation_end(path: str) -> Any:
+    """Return the end tokens of generation_config.json, where chat checkpoints list theirs."""
+    name = "generation_config.json"
+    file = locate_checkpoint(path, files=["config.json", name]) / name
+    if not file.is_file():
+        return None
+    return json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")

@@ -1,15 +1,23 @@
-"""What every engine offers: prompt ids in, generated ids or likelihoods out, batches, and counts.
+"""Defines what an engine answers, and what a family of checkpoints gives to become one.
 
-Knows token ids only. How a family generates is in the file of its own kind.
+An engine takes prompt ids and returns generated ids or likelihoods; it knows token ids only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from opencompass_llada.engines.settings import SamplerSettings
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.rope.frequencies import ResolvedRope
+from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import IsComplete
 
 
@@ -30,24 +38,20 @@ class Generation:
     """Wall time of the batch divided by its rows."""
 
 
+@dataclass(kw_only=True)
 class Totals:
     """Counts of everything that an engine generated."""
 
-    def __init__(self) -> None:
-        """Start at nothing."""
-        self.num_prompts = 0
-        self.num_generated_tokens = 0
-        self.num_forward_passes = 0
-        self.num_batch_passes = 0
-        self.seconds = 0.0
+    num_prompts: int = 0
+    num_generated_tokens: int = 0
+    num_forward_passes: int = 0
+    """Of prompts, each on its own."""
+    num_batch_passes: int = 0
+    """Of batches as a whole."""
+    seconds: float = 0.0
 
     def add(self, generations: Sequence[Generation], num_batch_passes: int) -> None:
-        """Count a batch.
-
-        Args:
-            generations: What its prompts gave.
-            num_batch_passes: Passes of the batch as a whole.
-        """
+        """Count a batch."""
         self.num_prompts += len(generations)
         self.num_generated_tokens += sum(len(g.token_ids) for g in generations)
         self.num_forward_passes += sum(g.num_forward_passes for g in generations)
@@ -65,28 +69,30 @@ class Totals:
         )
 
 
-class Engine(Protocol):
-    """A loaded model with its settings."""
+class Engine(ABC):
+    """A loaded network that generates and scores, and counts what that took."""
 
-    model: Any
-    """The network."""
-
-    totals: Totals
-    """Counts of everything generated so far."""
-
-    generates_by: str
+    generates_by: ClassVar[str]
     """``masked_diffusion`` or ``autoregressive``; recorded with every run."""
+
+    def __init__(self, model: Any, rope: ResolvedRope | None) -> None:
+        """Keep the network, in evaluation mode, and the RoPE scaling that it has, if known."""
+        self.model = model
+        self.device: torch.device = next(model.parameters()).device
+        self.totals = Totals()
+        self._rope = rope
 
     @property
     def longest_context(self) -> int | None:
-        """Tokens up to which the model's RoPE was computed; None if nobody knows."""
-        ...
+        """Tokens up to which the model's RoPE was computed; None where it is not resolved here."""
+        return None if self._rope is None else self._rope.longest_context
 
     @property
     def is_scaled(self) -> bool:
         """Whether that is by a RoPE scaling, and not the length that the model was trained on."""
-        ...
+        return self._rope is not None and self._rope.method != "none"
 
+    @abstractmethod
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -105,8 +111,8 @@ class Engine(Protocol):
         Returns:
             One generation a prompt, in order; each equals that of the prompt alone.
         """
-        ...
 
+    @abstractmethod
     def score(
         self,
         prefix: Sequence[int],
@@ -122,8 +128,8 @@ class Engine(Protocol):
             options: How; an autoregressive model needs none of them.
             draw_key: What drawn masks depend on in the target's place; see `estimate_bound`.
         """
-        ...
 
+    @abstractmethod
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
         """Return the exact negative log-likelihood of each of several single tokens.
 
@@ -134,13 +140,92 @@ class Engine(Protocol):
         Returns:
             One estimate a token; one forward pass in all.
         """
+
+
+class EndTokens(Protocol):
+    """The special tokens that text handling needs; `sampling.SpecialTokens` is one."""
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The mask, which no prompt may hold; None for an autoregressive family."""
         ...
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Ids at the first of which an answer ends."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """Everything that is decided before weights load."""
+
+    path: str
+    """Folder or hub id."""
+    config: Mapping[str, Any]
+    """The checkpoint's config.json."""
+    tokenizer: PreTrainedTokenizerBase
+    rope_scaling: RopeScaling
+    settings: SamplerSettings
+    """How to sample, over the family's defaults; only masked diffusion models read it."""
+    dtype: torch.dtype
+    device: torch.device
+    attention_backend: str
+    context_length: int | None = None
+    """Tokens of the longest prompt and generation to come, if it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(ABC):
+    """One kind of checkpoint: how its files are read, checked and loaded."""
+
+    name: str
+    """``model_type`` of its config.json."""
+
+    attention_pattern: AttentionPattern = FULL
+    """Who sees whom; a native network is built with it, one of transformers has its own kernels."""
+
+    sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Sampler options that take the place of `SamplerConfig`'s defaults."""
+
+    paper_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the papers' wrapper takes for this family where their diffusion_config is silent."""
+
+    engine: ClassVar[type[Engine]]
+    """What `load` returns."""
+
+    @property
+    def generates_by(self) -> str:
+        """``masked_diffusion`` or ``autoregressive``."""
+        return self.engine.generates_by
+
+    def defaults(self, *, paper_form: bool = False) -> dict[str, Any]:
+        """Return the sampler's defaults, for options in the papers' form or the typed one."""
+        return {**self.sampler_defaults, **(self.paper_defaults if paper_form else {})}
+
+    @abstractmethod
+    def special_tokens(
+        self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> EndTokens:
+        """Read the ids from the checkpoint's path, its config.json and the tokenizer.
+
+        Raises:
+            ValueError: If one is missing, or the tokenizer has ids beyond the embedding.
+        """
+
+    @abstractmethod
+    def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
+        """Check files, scaling and sampler options as loading does, and read no weights."""
+
+    @abstractmethod
+    def load(self, request: LoadRequest) -> Engine:
+        """Load the weights."""
 
 
 def length_buckets(
     lengths: Sequence[int], batch_size: int, *, spread: float = 2.0
 ) -> list[list[int]]:
-    """Sort prompts into batches of like lengths.
+    """Sort prompts into batches of similar lengths.
 
     Rows of a batch share their small passes, whose time goes by the longest row, and stay together
     until all are done; full passes cost each row its own tokens whatever the batch. Lengths

@@ -1,21 +1,30 @@
-"""Generates and scores with a masked diffusion model.
+"""Loads masked diffusion checkpoints; generates and scores with them.
 
-Sampling is `sampling`'s business, likelihoods are `likelihood`'s; here the model, its settings and
-its special tokens come together.
+Sampling is `sampling`'s business, likelihoods are `likelihood`'s; here the network, its settings
+and its special tokens come together.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
+from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import Generation, Totals
+from opencompass_llada.engines.base import Engine, Family, Generation, LoadRequest
 from opencompass_llada.engines.settings import SamplerSettings
-from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import (
+    FastNetwork,
+    MemoryPlan,
+    NetworkSize,
+    PassOptions,
+    PassServer,
+    card_budget,
+    check_plan,
+)
 from opencompass_llada.likelihood import (
     EntropyFunction,
     Estimate,
@@ -27,7 +36,10 @@ from opencompass_llada.likelihood import (
     score_alternatives,
 )
 from opencompass_llada.likelihood.bound import sliced_entropies
-from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.logs import get_logger
+from opencompass_llada.networks import BidirectionalNetwork, load_checkpoint, open_checkpoint
+from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
+from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
     IsComplete,
     Progress,
@@ -37,9 +49,11 @@ from opencompass_llada.sampling import (
     sample,
 )
 
+logger = get_logger(__name__)
 
-class MaskedDiffusionEngine:
-    """Generates with a masked diffusion model and keeps count of what that took."""
+
+class MaskedDiffusionEngine(Engine):
+    """Generates and scores with a masked diffusion model."""
 
     generates_by = "masked_diffusion"
 
@@ -61,11 +75,9 @@ class MaskedDiffusionEngine:
             progress: Told of every step; None is a bar where stderr is a terminal.
             pass_options: How passes are arranged; nothing of it changes an answer.
         """
-        self.model = model
+        super().__init__(model, model.resolved_rope)
         self.settings = settings
         self.special_tokens = special_tokens
-        self.device: torch.device = next(model.parameters()).device
-        self.totals = Totals()
         self._pass_options = pass_options
         self._server: PassServer | None = None
         self._progress = make_progress() if progress is None else progress
@@ -78,16 +90,6 @@ class MaskedDiffusionEngine:
             self._server = PassServer(FastNetwork(self.model, self._pass_options))
         return self._server
 
-    @property
-    def longest_context(self) -> int | None:
-        """Tokens up to which the model's RoPE was computed."""
-        return self.model.resolved_rope.longest_context
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether a RoPE scaling is at work."""
-        return self.model.resolved_rope.method != "none"
-
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -95,20 +97,12 @@ class MaskedDiffusionEngine:
         max_new_tokens: int,
         is_complete: IsComplete | None = None,
     ) -> list[Generation]:
-        """Generate after each prompt of one batch.
+        """Generate after each prompt of one batch; see `Engine.generate`.
 
         A prompt's random numbers come from the run's seed, its own ids and how often this engine
         met it before, so that batches, shards and resuming do not change its answer while repeats
         of one prompt are different samples. Repeats are counted in this engine alone: a shard or
         a resumed run that begins between two repeats of a prompt numbers them anew.
-
-        Args:
-            prompts: Token ids; lengths may differ.
-            max_new_tokens: Tokens to generate, at least 1.
-            is_complete: With the sampler's ``early_stop``, a test of when an answer is complete.
-
-        Returns:
-            One generation a prompt, in order.
 
         Raises:
             MemoryPlanError: If the batch does not fit the card.
@@ -128,13 +122,9 @@ class MaskedDiffusionEngine:
             progress=self._progress,
             is_complete=is_complete,
         )
-        seconds = time.perf_counter() - start
+        seconds = (time.perf_counter() - start) / max(len(prompts), 1)
         generations = [
-            Generation(
-                token_ids=token_ids,
-                num_forward_passes=passes,
-                seconds=seconds / len(prompts),
-            )
+            Generation(token_ids=token_ids, num_forward_passes=passes, seconds=seconds)
             for token_ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
         ]
         self.totals.add(generations, output.num_forward_passes)
@@ -151,24 +141,12 @@ class MaskedDiffusionEngine:
 
         A target with no more masks than there are draws is not estimated but computed.
 
-        Args:
-            prefix: Ids before the target; may be empty.
-            target: Ids to score, at least one.
-            options: Which estimator, how many draws.
-            draw_key: What the masks depend on in the target's place; see `estimate_bound`.
-
-        Returns:
-            The estimate; see `likelihood`.
-
         Raises:
             ValueError: If the target is empty, or the text holds the mask's id.
             FloatingPointError: If the model's logits are not finite.
         """
-        entropies = self._entropies()
-        place: dict[str, Any] = {
-            "mask_token_id": self.special_tokens.mask_token_id,
-            "device": self.device,
-        }
+        entropies, mask_id = self._entropies(), self.special_tokens.mask_token_id
+        place: dict[str, Any] = {"mask_token_id": mask_id, "device": self.device}
         if options.estimator == "longllada":
             return estimate_longllada(entropies, prefix, target, options, **place)
         if is_enumerable(len(target), options):
@@ -207,5 +185,82 @@ class MaskedDiffusionEngine:
             if mask in prompt:
                 raise ValueError(
                     f"prompt {index} of the batch holds the mask id {mask}, which is no text; "
-                    "encode it with tokenization.PromptEncoder"
+                    "encode it with prompting.encode.PromptEncoder"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedDiffusionFamily(Family):
+    """A family of native masked diffusion networks: a network, a mask, a sampler."""
+
+    engine: ClassVar[type[Engine]] = MaskedDiffusionEngine
+
+    label: str
+    """Its name in messages."""
+
+    turn_end: str
+    """Text of the token that ends a chat turn; a tokenizer without it has none."""
+
+    def special_tokens(
+        self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> SpecialTokens:
+        """Read mask and end of text from config.json, the end of a turn from the tokenizer."""
+        needed = ("mask_token_id", "eos_token_id")
+        missing = [name for name in needed if config.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"config.json has no {' and no '.join(missing)}; {self.label}'s published "
+                "checkpoints have both. Add them to the checkpoint's config.json."
+            )
+        check_vocabulary(tokenizer, config.get("embedding_size") or config.get("vocab_size"))
+        return SpecialTokens(
+            mask_token_id=config["mask_token_id"],
+            eos_token_id=config["eos_token_id"],
+            eot_token_id=find_token_id(tokenizer, self.turn_end),
+        )
+
+    def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
+        """Check files and scaling; the settings are checked as they are made."""
+        open_checkpoint(path, rope_scaling=rope_scaling)
+
+    def load(self, request: LoadRequest) -> MaskedDiffusionEngine:
+        """Load the weights.
+
+        Raises:
+            MemoryPlanError: If not even one row fits the card.
+        """
+        progress = make_progress()  # reads a variable, whose fault shows before the weights load
+        settings = request.settings
+        if settings.unset:
+            what = "Sampler options that are not given are %s's own: %s"
+            logger.info(what, self.label, settings.unset)
+        tokens = self.special_tokens(request.path, request.config, request.tokenizer)
+        _plan_memory(request)
+        model = load_checkpoint(
+            request.path,
+            rope_scaling=request.rope_scaling,
+            dtype=request.dtype,
+            device=request.device,
+            attention_backend=request.attention_backend,
+            attention_pattern=self.attention_pattern,
+        )
+        return MaskedDiffusionEngine(model, settings, tokens, progress=progress)
+
+
+def _plan_memory(request: LoadRequest) -> None:
+    """Log what one row of the longest context will take, or refuse it, before weights load."""
+    budget = card_budget(request.device)
+    if request.context_length is None or budget is None:
+        return
+    network, _ = open_checkpoint(request.path, rope_scaling=request.rope_scaling)
+    sampler = request.settings.for_length(request.settings.default_length or 1)
+    plan = MemoryPlan(
+        size=NetworkSize.of(network, request.dtype),
+        row_lengths=(request.context_length,),
+        block_length=sampler.block_length or sampler.generation_length,
+        cache_dtype=sampler.cache.dtype,
+        mlp_chunk=PassOptions().mlp_chunk,
+        guided=sampler.cfg_scale > 0,
+    )
+    plan = check_plan(plan, budget)
+    logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

@@ -1,38 +1,35 @@
-"""Which model families there are, told apart by the checkpoint's config.json.
+"""Tells model families apart by a checkpoint's config.json; reads no weights.
 
-A table lookup: a new family is a file of its own in this folder and one more entry here. Reads
-config.json, no weights.
+Each file of this folder describes one family, as its ``FAMILY``, and is found by being here.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from opencompass_llada.families.autoregressive import AUTOREGRESSIVE
-from opencompass_llada.families.base import EndTokens, Family, LoadRequest
-from opencompass_llada.families.dream import DREAM
-from opencompass_llada.families.llada import LLADA
+from opencompass_llada.engines import AutoregressiveFamily, Family
 from opencompass_llada.networks import is_causal_architecture
+from opencompass_llada.networks.attention_pattern import CAUSAL
 from opencompass_llada.options import unknown_name_message
 
+AUTOREGRESSIVE = AutoregressiveFamily(name="autoregressive", attention_pattern=CAUSAL)
+_FOUND = [
+    importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)
+]
 #: config.json's model_type -> family; what is not here may still be an autoregressive network.
-FAMILIES = {"llada": LLADA, "Dream": DREAM}
+#: Those that sample by the sampler's own defaults come first, since options are checked by them
+#: where the family is not known.
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in sorted(_FOUND, key=lambda module: len(module.FAMILY.sampler_defaults))
+}
 
 #: What the papers' configs pass as model_type (the first part of an abbreviation), and what people
-#: call the models -> the family's name.
+#: call the models -> the name of config.json, in small letters.
 _OTHER_NAMES = {"ultra": "llada", "ultrallada": "llada", "llama3": "llama"}
-
-__all__ = [
-    "FAMILIES",
-    "EndTokens",
-    "Family",
-    "LoadRequest",
-    "check_model_type",
-    "find_family",
-    "generates_by",
-    "possible_sampler_defaults",
-]
 
 
 def check_model_type(model_type: str | None) -> str | None:
@@ -61,6 +58,16 @@ def check_model_type(model_type: str | None) -> str | None:
     raise ValueError(unknown_name_message("model_type", str(model_type), names))
 
 
+def possible_families(model_type: str | None) -> list[Family]:
+    """Return the families that a checkpoint may be of while its config.json is not at hand.
+
+    Raises:
+        ValueError: See `check_model_type`.
+    """
+    name = check_model_type(model_type)
+    return list(FAMILIES.values()) if name is None else [FAMILIES.get(name, AUTOREGRESSIVE)]
+
+
 def generates_by(model_type: str) -> str | None:
     """Return how models of a family generate: ``masked_diffusion`` or ``autoregressive``.
 
@@ -68,32 +75,12 @@ def generates_by(model_type: str) -> str | None:
         model_type: As config.json or the wrapper's keyword has it.
 
     Returns:
-        None for one that is not supported.
+        None where it is not supported.
     """
     try:
-        name = check_model_type(model_type)
+        return possible_families(model_type)[0].generates_by
     except ValueError:
         return None
-    return FAMILIES.get(str(name), AUTOREGRESSIVE).generates_by
-
-
-def possible_sampler_defaults(
-    name: str | None, *, paper_form: bool = False
-) -> list[Mapping[str, Any]]:
-    """Return the sampler defaults that may apply while config.json has not been read.
-
-    Args:
-        name: What check_model_type returned.
-        paper_form: Whether the options come as the papers' diffusion_config.
-
-    Returns:
-        The named family's, or those of every family, LLaDA's first.
-    """
-    named = FAMILIES.values() if name is None else [FAMILIES.get(name, AUTOREGRESSIVE)]
-    return [
-        {**family.sampler_defaults, **(family.paper_defaults if paper_form else {})}
-        for family in named
-    ]
 
 
 def find_family(config: Mapping[str, Any], path: str, model_type: str | None) -> Family:
@@ -103,9 +90,6 @@ def find_family(config: Mapping[str, Any], path: str, model_type: str | None) ->
         config: Its config.json.
         path: Where it came from, for messages.
         model_type: What the user says it is; None to go by config.json alone.
-
-    Returns:
-        The family.
 
     Raises:
         ValueError: If the family is not supported, or is not the one that the user named.

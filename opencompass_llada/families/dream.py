@@ -1,4 +1,4 @@
-"""Dream-v0-Base-7B, Dream-v0-Instruct-7B and every checkpoint of their format.
+"""Describes Dream-v0-Base-7B, Dream-v0-Instruct-7B and every checkpoint of their format.
 
 Special tokens are ``<|mask|>`` (151666), ``<|endoftext|>`` (151643, end of text and padding) and
 ``<|im_end|>`` (151645, end of a turn). Samples by default as the model card does and as LongLLaDA
@@ -6,10 +6,10 @@ evaluated Dream (arXiv 2506.14429); the checkpoints' own generation_config.json 
 rule at temperature 0, which is ``sampler=dict(remasking='origin', temperature=0, top_p=None)``.
 """
 
-from opencompass_llada.families.masked_diffusion import masked_diffusion_family
+from opencompass_llada.engines import MaskedDiffusionFamily
 
-DREAM = masked_diffusion_family(
-    name="dream",
+FAMILY = MaskedDiffusionFamily(
+    name="Dream",
     label="Dream",
     turn_end="<|im_end|>",
     sampler_defaults={

@@ -1,9 +1,9 @@
-"""LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5, UltraLLaDA and every checkpoint of their format."""
+"""Describes LLaDA-8B-Base and -Instruct, LLaDA-1.5, UltraLLaDA and all of their format."""
 
-from opencompass_llada.families.masked_diffusion import masked_diffusion_family
+from opencompass_llada.engines import MaskedDiffusionFamily
 from opencompass_llada.prompting.encode import EOT_TOKEN
 
-LLADA = masked_diffusion_family(
+FAMILY = MaskedDiffusionFamily(
     name="llada",
     label="LLaDA",
     turn_end=EOT_TOKEN,

@@ -1,7 +1,7 @@
-"""Conversations as prompts, by the checkpoint's own chat template.
+"""Renders conversations to prompts by the checkpoint's own chat template.
 
-Renders turns to text; which turns there are is read elsewhere, and token ids are `tokenization`'s.
-A template is used where a config asks for it and nowhere else: nothing is decided by a name.
+Reads turns from OpenCompass's prompt structure; token ids are `encode`'s. A template is used where
+a config asks for it and nowhere else: nothing is decided by a name.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30
 _PROBE = "Is this turn in the prompt?"
 #: Characters that Unicode leaves to private use; those that no turn holds mark places in a text.
 _PRIVATE = range(0xF0000, 0xFFFFE)
+#: OpenCompass's roles, and those of messages as chat APIs take them -> the templates' roles.
+_ROLES = {
+    "SYSTEM": "system",
+    "HUMAN": "user",
+    "BOT": "assistant",
+    **{role: role for role in ("system", "user", "assistant")},
+}
 
 
 class Turn(NamedTuple):
@@ -34,7 +41,6 @@ class Turn(NamedTuple):
     role: str
     """``system``, ``user`` or ``assistant``, as chat templates know them."""
     content: str
-    """What is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +57,7 @@ class ChatOptions:
     """Variables that the template reads, e.g. ``dict(enable_thinking=False)``."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: With the name, the value and the rule.
-        """
+        """Check every field."""
         check_fields(self, "chat: ")
         for name in ("template", "system"):
             if getattr(self, name) == "":
@@ -63,17 +65,7 @@ class ChatOptions:
 
 
 def parse_chat(chat: Any) -> ChatOptions | None:
-    """Return the options of the wrapper's ``chat``.
-
-    Args:
-        chat: True, the fields of `ChatOptions`, or None or False for no template.
-
-    Returns:
-        The options; None where no template is asked for.
-
-    Raises:
-        ValueError: If it is none of these, or a field is unknown or does not fit.
-    """
+    """Return the options of the wrapper's ``chat``: True, fields of `ChatOptions`, or none."""
     if chat is None or chat is False:
         return None
     if chat is True:
@@ -85,15 +77,77 @@ def parse_chat(chat: Any) -> ChatOptions | None:
     return build(ChatOptions, chat, "chat")
 
 
+def read_turns(items: Sequence[Any], mode: str) -> list[Turn]:
+    """Return the turns of a prompt.
+
+    As OpenCompass's own chat wrapper does, empty turns are skipped and neighbours of one role are
+    joined by a line break. Unlike there a system turn stays one (there it becomes the user's),
+    and text outside of any turn is the user's (there it is dropped with a warning).
+
+    Args:
+        items: Of a PromptList: turns, texts, and the borders of its sections; or messages.
+        mode: ``gen`` leaves out the answer, the assistant's turn that ends the round, and all
+            that follows it; ``ppl`` leaves out nothing.
+
+    Raises:
+        ValueError: For a role that is unknown and has no known fallback, or a turn of no text.
+    """
+    turns: list[Turn] = []
+    asked: list[bool] = []  # whether the turn stands in the round that is asked, not before it
+    section: str | None = "round"
+    for item in items:
+        if isinstance(item, Mapping) and "section" in item:
+            section = item["section"] if item["pos"] == "begin" else None
+        elif not isinstance(item, str) or item.strip():
+            turns.append(_read_turn(item))
+            asked.append(section == "round")
+    if mode == "gen":
+        turns = _without_answer(turns, asked)
+    merged: list[Turn] = []
+    for turn in turns:
+        if not turn.content:
+            continue
+        if merged and merged[-1].role == turn.role:
+            merged[-1] = Turn(turn.role, f"{merged[-1].content}\n{turn.content}")
+        else:
+            merged.append(turn)
+    return merged
+
+
+def _read_turn(item: Any) -> Turn:
+    if isinstance(item, str):
+        return Turn("user", item)
+    role = _ROLES.get(item["role"], _ROLES.get(item.get("fallback_role")))
+    if role is None:
+        raise ValueError(
+            f"The data set's prompt has a turn of role {item['role']!r}; a chat template knows "
+            f"{', '.join(_ROLES)}. Change the role, or give it a fallback_role of these."
+        )
+    said = item.get("prompt", item.get("content"))
+    if said is not None and not isinstance(said, str):
+        raise ValueError(
+            f"The data set's prompt has a turn of {type(said).__name__} where text is wanted: "
+            f"{str(said)[:60]!r}. Only text is supported."
+        )
+    return Turn(role, said or "")
+
+
+def _without_answer(turns: list[Turn], asked: Sequence[bool]) -> list[Turn]:
+    """Cut before the answer: the assistant's turns that end the round that is asked."""
+    first = len(turns)
+    for index in reversed(range(len(turns))):
+        if asked[index] and turns[index].role != "assistant":
+            break
+        if asked[index]:
+            first = index
+    return turns[:first]
+
+
 class ChatRenderer:
     """Renders conversations by one template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> None:
         """Find the template and try it.
-
-        Args:
-            tokenizer: The checkpoint's.
-            options: Which template, and what goes into it.
 
         Raises:
             ValueError: If there is no template, or it fails on a plain question.

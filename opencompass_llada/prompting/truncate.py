@@ -1,13 +1,14 @@
-"""Shorten prompts that are longer than a limit, counted in tokens.
+"""Shortens prompts that are longer than a limit, counted in tokens.
 
-Knows token ids only: not where the limit comes from, nor what the tokens mean.
+Knows token ids only: not where the limit comes from, nor what the tokens say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from opencompass_llada.options import unknown_name_message
+from opencompass_llada.options import reject_unknown
 
 TRUNCATION_POLICIES = ("middle", "left", "right", "error")
 
@@ -16,15 +17,42 @@ class PromptTooLongError(ValueError):
     """A prompt is longer than the limit and the policy is ``error``."""
 
 
-def check_truncation_policy(policy: str) -> str:
-    """Return the policy if it is a known one.
+@dataclass(frozen=True, kw_only=True)
+class LengthLimit:
+    """How long a prompt may be and what happens to a longer one."""
 
-    Raises:
-        ValueError: For an unknown policy; the message names the nearest valid one.
-    """
-    if policy not in TRUNCATION_POLICIES:
-        raise ValueError(unknown_name_message("truncation policy", policy, TRUNCATION_POLICIES))
-    return policy
+    max_seq_len: int | None
+    """Tokens; None for no limit."""
+
+    policy: str
+    """One of `TRUNCATION_POLICIES`."""
+
+    prompt_only: bool
+    """True: max_seq_len bounds the prompt, as the papers' and OpenCompass's drop_middle has it.
+    False: it bounds prompt and generation together."""
+
+    def __post_init__(self) -> None:
+        """Check the policy and the limit."""
+        reject_unknown("truncation policy", [self.policy], TRUNCATION_POLICIES)
+        if self.max_seq_len is not None and self.max_seq_len < 1:
+            raise ValueError(f"max_seq_len={self.max_seq_len} must be a positive integer, or None")
+
+    def prompt_limit(self, generation_length: int) -> int | None:
+        """Return the most prompt tokens beside a generation; None for no limit.
+
+        Raises:
+            ValueError: If nothing is left for the prompt.
+        """
+        if self.max_seq_len is None or self.prompt_only:
+            return self.max_seq_len
+        limit = self.max_seq_len - generation_length
+        if limit < 1:
+            raise ValueError(
+                f"max_seq_len={self.max_seq_len} leaves no room for a prompt beside "
+                f"{generation_length} generated tokens; raise max_seq_len to "
+                f"{generation_length + 1} or more, or lower max_out_len"
+            )
+        return limit
 
 
 def truncate(token_ids: Sequence[int], *, limit: int, policy: str) -> list[int]:
@@ -35,19 +63,11 @@ def truncate(token_ids: Sequence[int], *, limit: int, policy: str) -> list[int]:
     wrappers), ``[3, 4, 5, 6]`` under ``left`` (the start goes) and ``[1, 2, 3, 4]`` under
     ``right`` (the end goes).
 
-    Args:
-        token_ids: The prompt.
-        limit: The most tokens to keep, at least 1.
-        policy: One of ``TRUNCATION_POLICIES``.
-
-    Returns:
-        A new list; equal to the prompt where it fits.
-
     Raises:
         PromptTooLongError: If the prompt does not fit and the policy is ``error``.
         ValueError: If the limit is below 1 or the policy is unknown.
     """
-    check_truncation_policy(policy)
+    reject_unknown("truncation policy", [policy], TRUNCATION_POLICIES)
     if limit < 1:
         raise ValueError(f"limit={limit} leaves no room for a prompt; it must be at least 1 token")
     if len(token_ids) <= limit:
@@ -58,9 +78,5 @@ def truncate(token_ids: Sequence[int], *, limit: int, policy: str) -> list[int]:
             f"{len(token_ids) - limit} or more to take it whole, or choose truncation='middle', "
             "'left' or 'right' to shorten it."
         )
-    if policy == "left":
-        return list(token_ids[len(token_ids) - limit :])
-    if policy == "right":
-        return list(token_ids[:limit])
-    head = limit // 2
+    head = {"left": 0, "right": limit, "middle": limit // 2}[policy]
     return [*token_ids[:head], *token_ids[len(token_ids) - (limit - head) :]]

@@ -21,7 +21,8 @@ from typing import Any
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.stock import find_class
 from opencompass_llada.devices import choose_device
-from opencompass_llada.families import Family, find_family
+from opencompass_llada.engines import Family
+from opencompass_llada.families import find_family
 from opencompass_llada.faults import is_deliberate
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import is_hub_id, read_model_config
@@ -392,11 +393,8 @@ def _check_model(
         inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
         lengths.add(options.generation_length(inferencer.get("max_out_len")))
     family = _find_family(options)
-    settings = options.settings
-    if family is not None:
-        settings = settings.with_defaults(family.sampler_defaults, family.paper_defaults)
     for length in sorted(lengths):
-        settings.for_length(length)
+        options.settings.for_length(length)
         options.length_limit.prompt_limit(length)
     if family is None:
         return

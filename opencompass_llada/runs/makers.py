@@ -20,10 +20,8 @@ from typing import Any
 
 from opencompass_llada import __version__
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.families import find_family
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
-from opencompass_llada.networks import read_model_config
 from opencompass_llada.runs.completeness import find_answer_files, split_shard_name
 from opencompass_llada.runs.provenance import (
     add_record,
@@ -222,8 +220,7 @@ def _describe_ours(
     maker["generation_length"] = number = options.generation_length(length)
     folder = find_folder(options.path, fetch=fetch)
     if folder is not None:
-        family = find_family(read_model_config(str(folder)), options.path, options.family)
-        settings = options.settings.with_defaults(family.sampler_defaults, family.paper_defaults)
+        settings = LLaDACausalLM.check_arguments(**{**keywords, "path": str(folder)}).settings
         sampler = plain(settings.for_length(number))
         maker["seed"] = sampler.pop("seed", None)
         maker["sampler"] = sampler

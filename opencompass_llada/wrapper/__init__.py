@@ -1,9 +1,7 @@
-"""LLaDACausalLM, the model class that OpenCompass builds, and its keywords.
+"""Offers LLaDACausalLM, the model class that OpenCompass builds.
 
 The class is imported when it is asked for: its keywords are read where OpenCompass is missing, too.
 """
-
-from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,51 +1,107 @@
-"""All of the wrapper's keywords as one checked set.
+"""Checks all keywords of LLaDACausalLM, as far as they, and config.json, can tell.
 
-Everything that depends on arguments alone is checked here, before a file is opened. Reads nothing
-from disk, and knows neither OpenCompass nor a model.
+What a keyword says is documented by the class. Knows neither OpenCompass nor a model.
 """
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from opencompass_llada.engines import SamplerSettings
-from opencompass_llada.families import check_model_type, possible_sampler_defaults
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.engines import Family, SamplerSettings
+from opencompass_llada.families import check_model_type, find_family, possible_families
 from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
-from opencompass_llada.logs import get_logger
-from opencompass_llada.networks import AdapterSource, parse_adapter
-from opencompass_llada.options import check_call
+from opencompass_llada.networks import AdapterSource, parse_adapter, read_model_config
+from opencompass_llada.options import build, check_fields
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.stop import merge_stop_strings
+from opencompass_llada.prompting.truncate import LengthLimit
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper.paper_keywords import (
-    LengthLimit,
+    PaperKeywords,
     Placement,
-    parse_length_limit,
-    parse_placement,
-    parse_sampler,
-    parse_scaling,
+    read_length_limit,
+    read_placement,
+    read_sampler,
+    read_scaling,
 )
-
-logger = get_logger(__name__)
 
 _DEFAULT_OUT_LEN = 128
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keywords(PaperKeywords):
+    """The keywords as given, their types checked."""
+
+    path: str
+    model_type: str | None = None
+    rope_scaling: Mapping[str, Any] | RopeScaling | None = None
+    sampler: Mapping[str, Any] | SamplerConfig | None = None
+    seed: int | None = None
+    max_seq_len: int | None = None
+    truncation: str | None = None
+    max_out_len: int | None = None
+    batch_size: int | None = None
+    stop_words: Sequence[str] | str | None = None
+    chat: Any = None
+    likelihood: Mapping[str, Any] | None = None
+    tokenizer_path: str | None = None
+    tokenizer_kwargs: Mapping[str, Any] | None = None
+    add_bos: bool = False
+    dtype: str | torch.dtype | None = None
+    device: str | int | torch.device | None = None
+    attention_backend: str | None = None
+    peft_path: str | None = None
+    peft_kwargs: Mapping[str, Any] | None = None
+    # OpenCompass's own.
+    meta_template: Mapping[str, Any] | None = None
+    tokenizer_only: bool = False
+    sync_rank: bool = False
+    generation_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Check types, and what no other keyword decides.
+
+        Raises:
+            ValueError: For the first keyword that does not fit; the message says what to do.
+        """
+        check_fields(self)
+        if not self.path:
+            raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
+        for name in ("max_out_len", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value!r} must be a positive integer")
+        extra = {k: v for k, v in (self.generation_kwargs or {}).items() if v is not None}
+        if extra not in ({}, {"num_return_sequences": 1}):
+            raise ValueError(
+                f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
+                "sampler=dict(temperature=..., num_steps=..., ...)"
+            )
+
+
+_HOST = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
+KEYWORDS = tuple(f.name for f in dataclasses.fields(Keywords) if f.name not in _HOST)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WrapperOptions:
-    """All of the wrapper's keywords that do not belong to OpenCompass's base class, checked."""
+    """What the keywords say together, whichever form they were given in."""
 
     path: str
     family: str | None
+    """What model_type names; None where config.json alone decides."""
     rope_scaling: RopeScaling
     settings: SamplerSettings
     mask_token_id: int | None
+    """As given, to be compared with the checkpoint's."""
     length_limit: LengthLimit
     placement: Placement
     stop_words: tuple[str, ...]
@@ -64,96 +120,78 @@ class WrapperOptions:
         return max_out_len or own or _DEFAULT_OUT_LEN
 
 
-def parse_wrapper_options(
-    path: str,
-    *,
-    model_type: str | None = None,
-    scaling_config: Mapping[str, Any] | None = None,
-    rope_scaling: Mapping[str, Any] | RopeScaling | None = None,
-    diffusion_config: Mapping[str, Any] | None = None,
-    sampler: Mapping[str, Any] | SamplerConfig | None = None,
-    seed: int | None = None,
-    max_seq_len: int | None = None,
-    drop_middle: bool = False,
-    truncation: str | None = None,
-    max_out_len: int | None = None,
-    batch_size: int | None = None,
-    stop_words: Sequence[str] | str | None = None,
-    chat: Any = None,
-    likelihood: Mapping[str, Any] | None = None,
-    tokenizer_path: str | None = None,
-    tokenizer_kwargs: Mapping[str, Any] | None = None,
-    add_bos: bool = False,
-    model_kwargs: Mapping[str, Any] | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | int | torch.device | None = None,
-    attention_backend: str | None = None,
-    peft_path: str | None = None,
-    peft_kwargs: Mapping[str, Any] | None = None,
-    pad_token_id: int | None = None,
-) -> WrapperOptions:
-    """Check the wrapper's keywords; `wrapper.LLaDACausalLM` documents each.
+def parse_keywords(given: Mapping[str, Any], *, fetch: bool) -> WrapperOptions:
+    """Read config.json, if it can be had, and check the keywords by it.
 
-    Returns:
-        The checked set.
+    Args:
+        given: Keywords of `LLaDACausalLM`.
+        fetch: Whether config.json of a hub id may be downloaded.
 
     Raises:
         ValueError: For the first keyword that does not fit; the message says what to do.
     """
-    given = check_call(parse_wrapper_options, locals())
-    path, seed = given["path"], given["seed"]
-    if not path:
-        raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
-    max_out_len, batch_size, max_seq_len = (
-        given[name] for name in ("max_out_len", "batch_size", "max_seq_len")
+    words = build(Keywords, given, "LLaDACausalLM")
+    family = check_model_type(words.model_type)
+    candidates = _possible_families(words, fetch)
+    sampler, mask_token_id = read_sampler(words, words.sampler, words.seed)
+    paper_form = words.diffusion_config is not None
+    settings = SamplerSettings.over_any(
+        sampler, [each.defaults(paper_form=paper_form) for each in candidates], words.max_out_len
     )
-    if pad_token_id is not None:
-        logger.info("pad_token_id has no effect: padding is never attended to.")
-    for name, value in (("max_out_len", max_out_len), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value!r} must be a positive integer")
-    family = check_model_type(model_type)
-    settings, mask_token_id = parse_sampler(
-        diffusion_config,
-        sampler,
-        seed,
-        defaults=possible_sampler_defaults(family, paper_form=diffusion_config is not None),
-        max_out_len=max_out_len,
+    length_limit = read_length_limit(words, words.max_seq_len, words.truncation)
+    if words.max_out_len is not None:
+        length_limit.prompt_limit(words.max_out_len)
+    return WrapperOptions(
+        path=words.path,
+        family=family,
+        rope_scaling=read_scaling(words, words.rope_scaling),
+        settings=settings,
+        mask_token_id=mask_token_id,
+        length_limit=length_limit,
+        placement=read_placement(words, words.dtype, words.device, words.attention_backend),
+        stop_words=merge_stop_strings(words.stop_words),
+        max_out_len=words.max_out_len,
+        batch_size=words.batch_size,
+        tokenizer_path=words.tokenizer_path or words.path,
+        tokenizer_kwargs=dict(words.tokenizer_kwargs or {}),
+        add_bos=words.add_bos,
+        chat=_read_chat(words, length_limit),
+        likelihood=parse_scoring(words.likelihood),
+        adapter=parse_adapter(words.peft_path, words.peft_kwargs),
     )
-    length_limit = parse_length_limit(max_seq_len, drop_middle, truncation)
-    chat_options = parse_chat(chat)
-    if chat_options is not None and length_limit.policy in ("left", "right"):
+
+
+def _possible_families(words: Keywords, fetch: bool) -> list[Family]:
+    """Return the family that config.json names; those that it may be where that cannot be read.
+
+    What is wrong with the file, or contradicts model_type, is said when the model is loaded.
+    """
+    try:
+        folder = resolve_path(words.path)
+        if fetch or Path(folder).expanduser().is_dir():
+            return [find_family(read_model_config(folder), words.path, words.model_type)]
+    except ValueError:
+        pass
+    return possible_families(words.model_type)
+
+
+def _read_chat(words: Keywords, length_limit: LengthLimit) -> ChatOptions | None:
+    chat = parse_chat(words.chat)
+    if chat is None:
+        return None
+    if length_limit.policy in ("left", "right"):
         raise ValueError(
             f"truncation={length_limit.policy!r} would cut off an end of the chat template, where "
             "turns are opened; use truncation='middle' with chat"
         )
-    if not isinstance(add_bos, bool):
-        raise ValueError(f"add_bos={add_bos!r} must be True or False")
-    if add_bos and chat_options is not None:
+    if words.add_bos:
         raise ValueError(
             "add_bos=True has no effect with chat, whose template writes all that stands before "
             "the first turn; leave it out"
         )
-    if max_out_len is not None:
-        length_limit.prompt_limit(max_out_len)
-    return WrapperOptions(
-        path=path,
-        family=family,
-        rope_scaling=parse_scaling(scaling_config, rope_scaling),
-        settings=settings,
-        mask_token_id=mask_token_id,
-        length_limit=length_limit,
-        placement=parse_placement(model_kwargs, dtype, device, attention_backend),
-        stop_words=merge_stop_strings(stop_words),
-        max_out_len=max_out_len,
-        batch_size=batch_size,
-        tokenizer_path=given["tokenizer_path"] or path,
-        tokenizer_kwargs=dict(tokenizer_kwargs or {}),
-        add_bos=add_bos,
-        chat=chat_options,
-        likelihood=parse_scoring(likelihood),
-        adapter=parse_adapter(peft_path, peft_kwargs),
-    )
-
-
-KEYWORDS = tuple(inspect.signature(parse_wrapper_options).parameters)
+    if words.meta_template:
+        raise ValueError(
+            "chat and meta_template are both given and say the same thing; keep chat for the "
+            "checkpoint's own template, or meta_template for one that the config spells out"
+        )
+    return chat

@@ -1,10 +1,7 @@
-"""LLaDACausalLM, the model class that OpenCompass builds: strings in, strings out.
+"""Gives OpenCompass LLaDACausalLM, its model class for this package: strings in, strings out.
 
-What arguments alone can tell is checked in `wrapper.keywords`.
-
-Takes the keywords of LongLLaDA's and UltraLLaDA's wrappers as they are and a typed form besides.
-Tokens, sampling and weights are handled below it; see `wrapper.keywords` for the keywords,
-`families` for what it can load, `engines` for how it generates.
+Tokens, sampling and weights are handled below it: `keywords` checks what it is given, `families`
+says what it can load, `engines` how it generates and scores.
 """
 
 from __future__ import annotations
@@ -13,17 +10,19 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from opencompass.models.base import BaseModel
 from opencompass.utils.prompt import PromptList
-from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import Engine, Generation, length_buckets
-from opencompass_llada.families import EndTokens, LoadRequest, find_family
+from opencompass_llada.engines import EndTokens, Engine, Generation, LoadRequest, length_buckets
+from opencompass_llada.families import find_family
+from opencompass_llada.likelihood import TextScorer
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import (
     Adapter,
@@ -33,9 +32,13 @@ from opencompass_llada.networks import (
     open_adapter,
     read_model_config,
 )
-from opencompass_llada.options import check_value, reject_unknown
-from opencompass_llada.prompting.chat import ChatRenderer
-from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
+from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
+from opencompass_llada.prompting.encode import (
+    PromptEncoder,
+    PromptText,
+    VerbatimText,
+    load_tokenizer,
+)
 from opencompass_llada.prompting.stop import (
     cut_at_stop_strings,
     cut_at_token_ids,
@@ -43,58 +46,7 @@ from opencompass_llada.prompting.stop import (
     merge_stop_strings,
 )
 from opencompass_llada.prompting.truncate import truncate
-from opencompass_llada.wrapper.chat_turns import ChatTemplateParser
-from opencompass_llada.wrapper.keywords import KEYWORDS, WrapperOptions, parse_wrapper_options
-from opencompass_llada.wrapper.paper_keywords import LengthLimit
-from opencompass_llada.wrapper.scoring import LikelihoodMethods, TextScorer
-
-
-def open_fitting_adapter(options: WrapperOptions) -> Adapter | None:
-    """Open the adapter that a model asks for and check that it fits, without reading weights.
-
-    Args:
-        options: The model's.
-
-    Returns:
-        The adapter; None where none is asked for.
-
-    Raises:
-        CheckpointError: If it is not there, is no LoRA or does not fit the checkpoint.
-    """
-    if options.adapter is None:
-        return None
-    adapter = open_adapter(options.adapter)
-    check_adapter(adapter, build_without_weights(resolve_path(options.path)))
-    return adapter
-
-
-def refuse_ranks() -> None:
-    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
-        raise ValueError(
-            "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
-            "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
-            "data sets over tasks instead"
-        )
-
-
-def check_mask_id(given: int | None, found: int | None) -> None:
-    """Refuse a mask id that is not the checkpoint's."""
-    if given is not None and given != found:
-        raise ValueError(
-            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
-            "leave mask_id out"
-        )
-
-
-def check_bos(options: WrapperOptions, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse to add a BOS that the tokenizer does not have."""
-    if options.add_bos and tokenizer.bos_token_id is None:
-        raise ValueError(
-            f"add_bos=True, but the tokenizer at {options.tokenizer_path!r} names no bos_token; "
-            "leave add_bos out, or name one in tokenizer_kwargs"
-        )
-
+from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
 
 logger = get_logger(__name__)
 
@@ -113,7 +65,49 @@ class Answer:
     """All generated ids, passes and time."""
 
 
-class LLaDACausalLM(LikelihoodMethods, BaseModel):
+class ChatTemplateParser:
+    """Renders prompts by a chat template; the wrapper's ``template_parser`` if ``chat`` is set."""
+
+    def __init__(self, renderer: ChatRenderer) -> None:
+        """Take the renderer of the checkpoint's template."""
+        self.renderer = renderer
+
+    def parse_template(self, prompt_template: Any, mode: str) -> Any:
+        """Render one prompt, or each of a batch.
+
+        Args:
+            prompt_template: A text, which is one turn of the user; OpenCompass's PromptList; a
+                list of messages with role and content; or a batch of these.
+            mode: ``gen``: the turn to be generated is opened and what the data set holds of it is
+                left out. ``ppl``: the whole conversation, ending in its last turn's own words.
+
+        Returns:
+            A `PromptText`, or a list of them. A `VerbatimText` and an empty text stay what they
+            are.
+
+        Raises:
+            ValueError: For an unknown role, or a conversation that the template does not take.
+        """
+        assert mode in ("gen", "ppl"), mode
+        if isinstance(prompt_template, str):
+            return self.render_text(prompt_template, mode)
+        if isinstance(prompt_template, PromptList) or _is_conversation(prompt_template):
+            turns = read_turns(prompt_template, mode)
+            return self.renderer.render(turns, for_answer=mode == "gen") if turns else ""
+        return [self.parse_template(prompt, mode) for prompt in prompt_template]
+
+    def render_text(self, text: str, mode: str = "gen") -> str:
+        """Render a text as one turn of the user, unless it says that it is to stay as it is."""
+        if not text or isinstance(text, PromptText | VerbatimText):
+            return text
+        return self.renderer.render([Turn("user", text)], for_answer=mode == "gen")
+
+
+def _is_conversation(prompt: Any) -> bool:
+    return bool(prompt) and all(isinstance(item, Mapping) and "role" in item for item in prompt)
+
+
+class LLaDACausalLM(BaseModel):
     """A language model for OpenCompass's generation and likelihood tasks.
 
     Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`):
@@ -155,55 +149,44 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
     ======================  =====================================================================
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        meta_template: Mapping[str, Any] | None = None,
-        tokenizer_only: bool = False,
-        sync_rank: bool = False,
-        generation_kwargs: Mapping[str, Any] | None = None,
-        **keywords: Any,
-    ) -> None:
+    scorer: TextScorer | None = None
+    """Scores texts with the loaded model; None where only the tokenizer was loaded."""
+
+    def __init__(self, path: str, **keywords: Any) -> None:
         """Check every argument, read config.json and the tokenizer, then load the weights.
 
         Args:
             path: Checkpoint; see the class.
-            meta_template: OpenCompass's chat template, if any.
-            tokenizer_only: Load no weights; only token counts work.
-            sync_rank: OpenCompass's option for several ranks.
-            generation_kwargs: Must be empty: `sampler` says how to generate.
-            keywords: See the class.
+            keywords: See the class, and OpenCompass's: meta_template, its chat template, if any;
+                tokenizer_only, which loads no weights, so that only token counts work; sync_rank;
+                generation_kwargs, which must be empty: `sampler` says how to generate.
 
         Raises:
             ValueError: For the first argument, file or tensor that does not fit.
         """
-        options = self.check_arguments(
-            path, generation_kwargs=generation_kwargs, meta_template=meta_template, **keywords
-        )
-        refuse_ranks()
+        options = parse_keywords({"path": path, **keywords}, fetch=True)
+        _refuse_ranks()
+        template = keywords.get("meta_template")
+        tokenizer_only = keywords.get("tokenizer_only", False)
         super().__init__(
             path=path,
             max_seq_len=options.length_limit.max_seq_len,
             tokenizer_only=tokenizer_only,
-            meta_template=dict(meta_template) if meta_template else None,
+            meta_template=dict(template) if template else None,
             generation_kwargs={},
-            sync_rank=sync_rank,
+            sync_rank=keywords.get("sync_rank", False),
         )
         self.options = options
         self.engine: Engine | None = None
         self._warned_too_long = False
-        local_path = resolve_path(options.path)
-        config = read_model_config(local_path)
+        folder = resolve_path(options.path)
+        config = read_model_config(folder)
         family = find_family(config, options.path, options.family)
-        self.tokenizer = load_tokenizer(
-            resolve_path(options.tokenizer_path), options.tokenizer_kwargs
-        )
-        self.special_tokens: EndTokens = family.special_tokens(local_path, config, self.tokenizer)
-        check_mask_id(options.mask_token_id, self.special_tokens.mask_token_id)
-        check_bos(options, self.tokenizer)
+        tokenizer_path = resolve_path(options.tokenizer_path)
+        self.tokenizer = load_tokenizer(tokenizer_path, options.tokenizer_kwargs)
+        self.special_tokens: EndTokens = family.special_tokens(folder, config, self.tokenizer)
+        self._check_ids()
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
-        self._stop_ids = set(self.special_tokens.end_token_ids)
         if options.chat is not None:
             self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
         adapter = open_fitting_adapter(options)
@@ -212,7 +195,7 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         device = choose_device(options.placement.device)
         self.engine = family.load(
             LoadRequest(
-                path=local_path,
+                path=folder,
                 config=config,
                 tokenizer=self.tokenizer,
                 rope_scaling=options.rope_scaling,
@@ -226,61 +209,28 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         if adapter is not None:
             merge_adapter(adapter, self.engine.model)
         self.scorer = TextScorer(
-            self.engine,
-            self._ids_to_score,
-            self._encoder.count_bytes,
+            engine=self.engine,
+            encode=self._ids_to_score,
+            count_bytes=self._encoder.count_bytes,
             start_token_id=self.tokenizer.bos_token_id,
             limit=options.length_limit,
             options=options.likelihood,
         )
-        _log_choices(options)
+        _log_limit(options)
         weakref.finalize(self, _log_totals, self.engine, options.path)
 
     @staticmethod
-    def check_arguments(
-        path: str,
-        *,
-        generation_kwargs: Mapping[str, Any] | None = None,
-        meta_template: Mapping[str, Any] | None = None,
-        tokenizer_only: bool = False,
-        sync_rank: bool = False,
-        **keywords: Any,
-    ) -> WrapperOptions:
-        """Check the arguments as far as they can be without opening a file.
+    def check_arguments(path: str, **keywords: Any) -> WrapperOptions:
+        """Check the arguments as far as they, and a config.json on this machine, can tell.
 
         Args:
             path: See the class.
-            generation_kwargs: See the constructor.
-            meta_template: See the constructor.
-            tokenizer_only: Not checked here.
-            sync_rank: Not checked here.
-            keywords: See the class.
-
-        Returns:
-            The checked keywords.
+            keywords: See the constructor.
 
         Raises:
             ValueError: For the first argument that does not fit.
         """
-        own = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
-        reject_unknown("LLaDACausalLM keyword", keywords, [*KEYWORDS, *own])
-        check_value("tokenizer_only", tokenizer_only, bool)
-        check_value("sync_rank", sync_rank, bool)
-        check_value("generation_kwargs", generation_kwargs, Mapping[str, Any] | None)
-        check_value("meta_template", meta_template, Mapping[str, Any] | None)
-        extra = {k: v for k, v in (generation_kwargs or {}).items() if v is not None}
-        if extra not in ({}, {"num_return_sequences": 1}):
-            raise ValueError(
-                f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
-                "sampler=dict(temperature=..., num_steps=..., ...)"
-            )
-        options = parse_wrapper_options(path, **keywords)
-        if options.chat is not None and meta_template:
-            raise ValueError(
-                "chat and meta_template are both given and say the same thing; keep chat for the "
-                "checkpoint's own template, or meta_template for one that the config spells out"
-            )
-        return options
+        return parse_keywords({"path": path, **keywords}, fetch=False)
 
     def generate(
         self,
@@ -312,29 +262,15 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         max_out_len: int | None = None,
         stopping_criteria: Sequence[str] | str | None = None,
     ) -> list[Answer]:
-        """Generate as `generate` does, and return ids, passes and time beside each text.
-
-        Args:
-            inputs: See `generate`.
-            max_out_len: See `generate`.
-            stopping_criteria: See `generate`.
-
-        Returns:
-            One answer a prompt.
-
-        Raises:
-            ValueError: See `generate`.
-            RuntimeError: See `generate`.
-        """
-        if self.engine is None:
-            raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
+        """Generate as `generate` does, and return ids, passes and time beside each text."""
+        engine = _loaded(self.engine)
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
         prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
         answers: dict[int, Answer] = {}
         for places in length_buckets([len(prompt) for prompt in prompts], size):
-            batch = self.engine.generate(
+            batch = engine.generate(
                 [prompts[place] for place in places],
                 max_new_tokens=length,
                 is_complete=self._complete_test(stops),
@@ -342,6 +278,63 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
             for place, generation in zip(places, batch, strict=True):
                 answers[place] = self._read_answer(generation, stops)
         return [answers[place] for place in range(len(prompts))]
+
+    def get_ppl(
+        self, inputs: Sequence[str], mask_length: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """Return the negative log-likelihood of each text, for PPLInferencer.
+
+        Exact for an autoregressive model; for a masked diffusion model an estimate of its bound
+        with the draws of ``likelihood``. A text's first token is not scored where an
+        autoregressive model has nothing to predict it from (OpenCompass's own wrappers divide by
+        it all the same).
+
+        Args:
+            inputs: Texts, after OpenCompass's templates.
+            mask_length: Leading tokens of each that are given and not scored; None for none.
+
+        Returns:
+            Nats per scored token, one a text.
+
+        Raises:
+            ValueError: If a text has no token to score.
+            PromptTooLongError: If a text is longer than max_seq_len.
+            RuntimeError: If only the tokenizer was loaded.
+        """
+        scorer = _loaded(self.scorer)
+        given = [0] * len(inputs) if mask_length is None else [int(n) for n in mask_length]
+        texts = [self._as_prompt(text, "ppl") for text in inputs]
+        pairs = zip(texts, given, strict=True)
+        return np.array([scorer.score_text(text, count).nll_per_token for text, count in pairs])
+
+    def get_loglikelihood(self, inputs: Sequence[str], conts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the log-likelihood of each text's ending given the rest, for LLInferencer.
+
+        Args:
+            inputs: Whole texts, after OpenCompass's templates.
+            conts: Their endings.
+
+        Returns:
+            Nats of the ending's tokens together, at most 0; for a masked diffusion model a lower
+            bound in expectation.
+
+        Raises:
+            ValueError: If a text does not end in its continuation.
+            PromptTooLongError: If a text is longer than max_seq_len.
+            RuntimeError: If only the tokenizer was loaded.
+        """
+        scorer = _loaded(self.scorer)
+        texts = [self._as_prompt(text, "ppl") for text in inputs]
+        pairs = zip(texts, conts, strict=True)
+        return np.array([-scorer.score_continuation(text, cont).nll for text, cont in pairs])
+
+    def get_ppl_tokenwise(self, *args: Any, **keywords: Any) -> NoReturn:
+        """Refuse: a masked diffusion model's bound belongs to a text, not to its tokens."""
+        raise NotImplementedError(
+            "get_ppl_tokenwise asks for the loss of each token, and a masked diffusion model has "
+            "a likelihood bound of the whole text only: its tokens are predicted in every order. "
+            "Use PPLInferencer, LLInferencer or opencompass_llada.benchmarks.short.inferencer."
+        )
 
     def get_token_len(self, prompt: str) -> int:
         """Return how many tokens a prompt has before any truncation."""
@@ -370,10 +363,9 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         start = self.tokenizer.bos_token_id
         if self.options.add_bos and token_ids[:1] != [start]:
             token_ids = [start, *token_ids]
-        limits: LengthLimit = self.options.length_limit
-        limit = limits.prompt_limit(generation_length)
+        limit = self.options.length_limit.prompt_limit(generation_length)
         if limit is not None:
-            token_ids = truncate(token_ids, limit=limit, policy=limits.policy)
+            token_ids = truncate(token_ids, limit=limit, policy=self.options.length_limit.policy)
         self._warn_if_too_long(len(token_ids) + generation_length)
         return token_ids
 
@@ -400,12 +392,55 @@ class LLaDACausalLM(LikelihoodMethods, BaseModel):
         return lambda token_ids: cut_is_settled(self._encoder.decode(token_ids), stops)
 
     def _read_answer(self, generation: Generation, stops: Sequence[str]) -> Answer:
-        kept = cut_at_token_ids(generation.token_ids, self._stop_ids)
-        text = cut_at_stop_strings(self._encoder.decode(kept), stops)
-        return Answer(text=text, token_ids=tuple(kept), generation=generation)
+        token_ids = cut_at_token_ids(generation.token_ids, self.special_tokens.end_token_ids)
+        text = cut_at_stop_strings(self._encoder.decode(token_ids), stops)
+        return Answer(text=text, token_ids=tuple(token_ids), generation=generation)
+
+    def _check_ids(self) -> None:
+        """Refuse a mask id that is not the checkpoint's, and a BOS that the tokenizer lacks."""
+        given, found = self.options.mask_token_id, self.special_tokens.mask_token_id
+        if given is not None and given != found:
+            raise ValueError(
+                f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is "
+                f"{found}; leave mask_id out"
+            )
+        if self.options.add_bos and self.tokenizer.bos_token_id is None:
+            raise ValueError(
+                f"add_bos=True, but the tokenizer at {self.options.tokenizer_path!r} names no "
+                "bos_token; leave add_bos out, or name one in tokenizer_kwargs"
+            )
 
 
-def _log_choices(options: WrapperOptions) -> None:
+def _loaded(part: Any) -> Any:
+    if part is None:
+        raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
+    return part
+
+
+def open_fitting_adapter(options: WrapperOptions) -> Adapter | None:
+    """Open the adapter that a model asks for and check that it fits, without reading weights.
+
+    Raises:
+        CheckpointError: If it is not there, is no LoRA or does not fit the checkpoint.
+    """
+    if options.adapter is None:
+        return None
+    adapter = open_adapter(options.adapter)
+    check_adapter(adapter, build_without_weights(resolve_path(options.path)))
+    return adapter
+
+
+def _refuse_ranks() -> None:
+    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        raise ValueError(
+            "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
+            "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
+            "data sets over tasks instead"
+        )
+
+
+def _log_limit(options: WrapperOptions) -> None:
     limit = options.length_limit
     if limit.max_seq_len is not None:
         logger.info(

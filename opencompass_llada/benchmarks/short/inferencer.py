@@ -24,12 +24,11 @@ from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
 )
 
 from opencompass_llada.benchmarks.perplexity.inferencer import find_scorer
-from opencompass_llada.likelihood import Estimate, parse_scoring
+from opencompass_llada.likelihood import Estimate, TextScorer, parse_scoring
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import count_bytes
-from opencompass_llada.wrapper.paper_keywords import LengthLimit
-from opencompass_llada.wrapper.scoring import TextScorer
+from opencompass_llada.prompting.truncate import LengthLimit
 
 logger = get_logger(__name__)
 
@@ -185,11 +184,10 @@ def make_scorer(
     if isinstance(own, TextScorer):
         return own.with_options(likelihood)
     options = parse_scoring(likelihood)
-    engine = find_scorer(model)
     return TextScorer(
-        engine,
-        lambda text: list(model.tokenizer(text)["input_ids"]),
-        partial(count_bytes, model.tokenizer),
+        engine=find_scorer(model),
+        encode=lambda text: list(model.tokenizer(text)["input_ids"]),
+        count_bytes=partial(count_bytes, model.tokenizer),
         start_token_id=model.tokenizer.bos_token_id,
         limit=LengthLimit(max_seq_len=max_seq_len, policy="error", prompt_only=False),
         options=options,

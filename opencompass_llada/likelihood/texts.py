@@ -1,0 +1,194 @@
+"""Scores texts: splits them into condition and target in tokens, and asks an engine.
+
+A whole text is tokenised once, as the model would read it, and split at the longest common token
+prefix: of the text and its condition alone, or of several texts that differ in their endings.
+Counting the condition's own tokens, as common evaluation harnesses do, goes wrong where the
+tokenizer merges across the border; splitting by characters needs the place of every token in the
+text, which not all tokenizers tell.
+
+In "So the sum is 12" of the five tokens [So, _the, _sum, _is, _12] with the condition "So the sum
+is 1", of [So, _the, _sum, _is, _1], the common prefix is [So, _the, _sum, _is] and [_12] is scored.
+By counting, all five tokens are the condition's and the "2" is never scored. No token of the
+condition holds a character of what is scored; the first scored token may hold the condition's last
+characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from opencompass_llada.likelihood.estimate import Estimate
+from opencompass_llada.likelihood.options import LikelihoodOptions, parse_scoring
+from opencompass_llada.prompting.encode import Piece, PromptText
+from opencompass_llada.prompting.truncate import LengthLimit, PromptTooLongError, truncate
+
+
+class Scorer(Protocol):
+    """An engine, as far as scoring goes."""
+
+    def score(
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
+    ) -> Estimate:
+        """Return the negative log-likelihood of a target given a clean prefix, or its bound."""
+        ...
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return the negative log-likelihood of each of several single tokens."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextScorer:
+    """Scores texts with one model."""
+
+    engine: Scorer
+    encode: Callable[[str], list[int]]
+    """Text to token ids, with the beginning of sequence if the model has one."""
+    count_bytes: Callable[[Sequence[int], Sequence[int]], int]
+    """Tokens, and those before them, to the bytes of UTF-8 that they stand for."""
+    start_token_id: int | None
+    """That beginning's id; it is never scored."""
+    limit: LengthLimit
+    """On condition and target together."""
+    options: LikelihoodOptions
+
+    def with_options(self, given: Mapping[str, Any] | None) -> TextScorer:
+        """Return a scorer with other draws, seed or batch size; see `parse_scoring`."""
+        return replace(self, options=parse_scoring(given, self.options))
+
+    def score_text(self, text: str, num_condition_tokens: int = 0) -> Estimate:
+        """Score a text, its first tokens being given.
+
+        Texts with as many scored tokens are masked alike, whatever they say, so that a comparison
+        of two suffers no noise of the masks. A beginning of sequence that the tokenizer adds is
+        one of the condition's tokens, and never scored.
+
+        Raises:
+            ValueError: If no token is left to score.
+            PromptTooLongError: If the text is longer than the limit.
+        """
+        token_ids = self.encode(text)
+        has_start = token_ids[:1] == [self.start_token_id]
+        border = max(num_condition_tokens, int(has_start))
+        if border >= len(token_ids):
+            raise ValueError(
+                f"the text {text[:60]!r} has {len(token_ids)} tokens, of which {border} are given: "
+                "none is left to score; look at the data set's prompt_template"
+            )
+        return self._score(token_ids[:border], token_ids[border:], draw_key=())
+
+    def score_continuation(self, text: str, continuation: str) -> Estimate:
+        """Score the end of a whole text given what stands before it.
+
+        Raises:
+            ValueError: If the text does not end in the continuation.
+            PromptTooLongError: If the continuation alone is longer than the limit.
+        """
+        if not continuation or not text.endswith(continuation):
+            raise ValueError(
+                f"the text ...{text[-60:]!r} does not end in its continuation {continuation!r}, "
+                "which is to be scored given the rest; make the data set's prompt_template end in "
+                "its column 'cont'"
+            )
+        whole = self.encode(text)
+        context = self.encode(_without_end(text, len(continuation)))
+        border = min(common_prefix_length([whole, context]), len(whole) - 1)
+        return self._score(whole[:border], whole[border:], draw_key=())
+
+    def score_options(self, texts: Sequence[str]) -> list[Estimate]:
+        """Score what differs between texts, given the tokens that they all begin with.
+
+        Rests of one length are masked alike; rests of one token each take one pass together.
+
+        Raises:
+            ValueError: If a text has no tokens, or the texts begin differently and the model is
+                autoregressive, so that nothing predicts their first tokens.
+            PromptTooLongError: If a rest alone is longer than the limit.
+        """
+        condition, rests = split_options([self.encode(text) for text in texts])
+        if condition and all(len(rest) == 1 for rest in rests):
+            shortened = self._shorten(condition, 1)
+            return self.engine.score_next(shortened, [rest[0] for rest in rests])
+        estimates = [self._score(condition, rest, draw_key=condition) for rest in rests]
+        for text, rest, estimate in zip(texts, rests, estimates, strict=True):
+            if estimate.num_tokens != len(rest):
+                raise ValueError(
+                    f"the options' texts begin differently ({text[:40]!r}), and an autoregressive "
+                    "model predicts nothing at the start of a text; begin the prompt_template of "
+                    "every label with the same words"
+                )
+        return estimates
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has."""
+        return len(self.encode(text))
+
+    def count_scored_bytes(self, text: str, estimate: Estimate) -> int:
+        """Return the bytes of UTF-8 that the scored end of a text takes, at least 1."""
+        token_ids = self.encode(text)
+        border = len(token_ids) - estimate.num_tokens
+        return max(self.count_bytes(token_ids[border:], token_ids[:border]), 1)
+
+    def _score(
+        self, condition: Sequence[int], target: Sequence[int], draw_key: Sequence[int]
+    ) -> Estimate:
+        shortened = self._shorten(condition, len(target))
+        return self.engine.score(shortened, target, self.options, draw_key)
+
+    def _shorten(self, condition: Sequence[int], target_length: int) -> Sequence[int]:
+        """Cut the condition to what the limit leaves beside the target, by the limit's policy."""
+        most = self.limit.max_seq_len
+        if most is None or len(condition) + target_length <= most:
+            return condition
+        room = most - target_length
+        if room < 1:
+            raise PromptTooLongError(
+                f"{target_length} tokens are to be scored and max_seq_len={most} leaves no room "
+                "beside them; only what stands before them can be shortened. Raise max_seq_len to "
+                f"{len(condition) + target_length} or more."
+            )
+        return truncate(condition, limit=room, policy=self.limit.policy)
+
+
+def _without_end(text: str, length: int) -> str:
+    """Return a text without its last characters; a rendered conversation stays one."""
+    if not isinstance(text, PromptText):
+        return text[:-length]
+    pieces, left = [], len(text) - length
+    for piece in text.pieces:
+        part = piece.text[: max(left, 0)]
+        left -= len(piece.text)
+        if part:
+            pieces.append(Piece(part, is_literal=piece.is_literal and part == piece.text))
+    return PromptText(pieces)
+
+
+def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many leading tokens all rows share; ``[1, 2, 3]`` and ``[1, 2, 4, 5]`` share 2."""
+    length = 0
+    for tokens in zip(*rows, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return length
+
+
+def split_options(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Split texts into the condition that they share and the rest of each.
+
+    ``[1, 2, 3]`` and ``[1, 2, 4, 5]`` give ``[1, 2]`` and ``[[3], [4, 5]]``. Every rest keeps at
+    least one token: ``[1, 2]`` and ``[1, 2, 3]`` give ``[1]`` and ``[[2], [2, 3]]``.
+
+    Raises:
+        ValueError: If a text has no tokens.
+    """
+    if not all(rows):
+        raise ValueError("a text to score has no tokens; look at the data set's prompt_template")
+    length = min(common_prefix_length(rows), min(map(len, rows)) - 1)
+    return list(rows[0][:length]), [list(row[length:]) for row in rows]
