@@ -174,7 +174,7 @@ def test_an_adapter_for_another_shape_is_refused(family, tmp_path, monkeypatch):
     other = write_checkpoint(family, tmp_path / "other", **width)
     adapter = write_adapter(family, other, tmp_path / "lora")
     monkeypatch.setattr("opencompass_llada.networks.checkpoint.load_file", None)
-    monkeypatch.setattr("opencompass_llada.families.autoregressive.load_causal", None)
+    monkeypatch.setattr("opencompass_llada.engines.autoregressive.load_causal", None)
     with pytest.raises(CheckpointError, match=r"another shape.*give the checkpoint that it was"):
         LLaDACausalLM(base, peft_path=adapter)
 

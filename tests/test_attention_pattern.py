@@ -9,9 +9,8 @@ import torch
 from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model, tiny_tokenizer, write_tiny_checkpoint
 
-from opencompass_llada.engines import SamplerSettings
-from opencompass_llada.families import FAMILIES, LoadRequest, find_family
-from opencompass_llada.families.masked_diffusion import masked_diffusion_family
+from opencompass_llada.engines import LoadRequest, MaskedDiffusionFamily, SamplerSettings
+from opencompass_llada.families import FAMILIES, find_family
 from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
 from opencompass_llada.networks import NETWORKS, LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.networks.attention import StretchedAttention
@@ -171,7 +170,7 @@ class ToyNetwork(LLaDAForMaskedDiffusion):
     config_class = ToyConfig
 
 
-TOY = masked_diffusion_family(
+TOY = MaskedDiffusionFamily(
     name="toy_blocks", label="Toy", turn_end="<|eot_id|>", attention_pattern=PairsOfPairs()
 )
 
