@@ -21,7 +21,7 @@ A run is healed if its predictions and results are byte-equal to those of the fi
 is 0, and nothing is left over. Writes benchmarks/records/survival.json; fails if anything is not
 healed or any number is wrong. The runs are forks of one process that has imported everything, with
 ``--debug``: tasks in the run's own process. That tasks end with their driver is tested in
-tests/test_ending.py. Not a timed test; about three seconds a run.
+tests/test_task_lifetime.py. Not a timed test; about three seconds a run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SETTINGS = {
 }  # fmt: skip
 #: Tests that hold tables of bad inputs or of damage; those that are there are run.
 TABLES = ("test_bad_*.py", "test_finetune_errors.py", "test_finetune_inputs.py",
-          "test_durability.py", "test_ending.py", "test_files.py")  # fmt: skip
+          "test_durability.py", "test_task_lifetime.py", "test_files.py")  # fmt: skip
 NAME = "20260101_000000"
 PARTS = ("kills", "writes", "training", "damage", "tables")
 #: What a training's log says of the machine.

@@ -19,8 +19,7 @@ from typing import Any
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.files import sealed_line
-from opencompass_llada.runs.completeness import describe_predictions
-from opencompass_llada.runs.provenance import seal_file
+from opencompass_llada.runs.recorded_files import describe_predictions, seal_file
 
 Damage = Callable[[Path], None]
 

@@ -20,14 +20,14 @@ from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
 from opencompass_llada.cli import main
 from opencompass_llada.files import append_line, sealed_line, temporary_name
 from opencompass_llada.report.runs import read_run
-from opencompass_llada.runs.completeness import find_missing, read_answers, read_result
 from opencompass_llada.runs.durability import (
     WRITERS,
-    clear_surroundings,
+    clear_working_folder,
     heal,
     whole_files,
 )
-from opencompass_llada.runs.provenance import read_seals
+from opencompass_llada.runs.exit_status import find_missing
+from opencompass_llada.runs.recorded_files import read_answers, read_result, read_seals
 
 ANSWERS = {str(i): {"origin_prompt": f"a\u2028b\u0085 {i}", "prediction": "x"} for i in range(4)}
 
@@ -192,11 +192,11 @@ def test_left_overs_of_dead_processes_go(run, tmp_path, monkeypatch):
     Path("tmp/foreign_params.py").write_text("models = []\n")
     (tmp_path / ".cache").mkdir()
     Path(".cache/dataset_size.json").write_text('{"a": 1')
-    clear_surroundings(tmp_path)
+    clear_working_folder(tmp_path)
     assert sorted(os.listdir("tmp")) == ["foreign_params.py", "own_params.py"]
     assert os.listdir(".cache") == []
     assert Config.fromfile("tmp/own_params.py").models == []
-    clear_surroundings(tmp_path, with_own=True)
+    clear_working_folder(tmp_path, with_own=True)
     assert sorted(os.listdir("tmp")) == ["foreign_params.py"]
 
 

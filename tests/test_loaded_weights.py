@@ -14,7 +14,7 @@ from opencompass_llada.engines import AutoregressiveEngine
 from opencompass_llada.likelihood import LikelihoodOptions
 from opencompass_llada.networks import CheckpointError, check_causal, load_causal, load_checkpoint
 from opencompass_llada.networks.checkpoint import open_checkpoint
-from opencompass_llada.runs.provenance import hash_checkpoint
+from opencompass_llada.runs.hashes import hash_checkpoint
 from opencompass_llada.weight_files import INDEX_NAME, SINGLE_NAME, list_weight_files
 
 WRITERS = {

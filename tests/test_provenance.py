@@ -8,17 +8,16 @@ import torch
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada.report.reporting import finish
-from opencompass_llada.runs import provenance
+from opencompass_llada.runs import hashes
+from opencompass_llada.runs.hashes import hash_checkpoint, hash_rows, hash_text, hash_tokenizer
 from opencompass_llada.runs.provenance import (
+    describe_model,
     find_commit,
-    hash_checkpoint,
-    hash_rows,
-    hash_text,
-    hash_tokenizer,
     read_provenance,
+    record_model,
     record_run,
+    recording,
 )
-from opencompass_llada.runs.recording import describe_model, record_model, recording
 from opencompass_llada.wrapper import LLaDACausalLM
 
 
@@ -115,7 +114,7 @@ def test_hashes_follow_contents(tmp_path, monkeypatch):
     assert first == hash_checkpoint(tmp_path / "b"), "the place does not count"
     (tmp_path / "b/model.safetensors").write_bytes(bytes(999) + b"1")
     assert hash_checkpoint(tmp_path / "b") != first
-    monkeypatch.setattr(provenance, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(hashes, "WHOLE_BYTES", 10)
     assert hash_checkpoint(tmp_path / "a").startswith("sampled-")
     assert hash_checkpoint(tmp_path) == ""
     assert hash_tokenizer(tmp_path) == ""

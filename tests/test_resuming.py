@@ -19,15 +19,11 @@ from opencompass_llada.files import append_line, sealed_line
 from opencompass_llada.report.collect import collect
 from opencompass_llada.runs import launch as launch_module
 from opencompass_llada.runs.checks import check_file_names
-from opencompass_llada.runs.completeness import find_finished
-from opencompass_llada.runs.makers import (
-    describe_maker,
-    hash_files,
-    list_differences,
-    set_aside,
-)
+from opencompass_llada.runs.hashes import hash_values
+from opencompass_llada.runs.makers import describe_maker, hash_files, list_differences, set_aside
 from opencompass_llada.runs.partitioner import plan_ranges
-from opencompass_llada.runs.provenance import hash_values, read_provenance
+from opencompass_llada.runs.provenance import read_provenance
+from opencompass_llada.runs.recorded_files import find_finished
 from opencompass_llada.runs.tasks import read_cell_answers
 
 CONFIG = """
@@ -598,7 +594,7 @@ def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
     """A service's model may be named as on the hub; the working folder is nobody's checkpoint."""
     import huggingface_hub
 
-    from opencompass_llada.runs.recording import describe_model
+    from opencompass_llada.runs.provenance import describe_model
 
     def fetch(name, local_files_only=False, **_):
         assert local_files_only, f"{name} would be downloaded"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.runs.provenance import find_tokenizer
+from opencompass_llada.runs.hashes import find_tokenizer
 
 #: tiktoken's model name -> its vocabulary, and name (sha1 of its URL) and sha256 of the file of it.
 TIKTOKEN_FILES = {

@@ -32,7 +32,8 @@ from opencompass_llada.finetune.start import TrainingTokenizer
 from opencompass_llada.finetune.token_cache import TokenizedText
 from opencompass_llada.finetune.training_state import write_state
 from opencompass_llada.networks import locate_checkpoint
-from opencompass_llada.runs.provenance import find_commit, hash_checkpoint, hash_values
+from opencompass_llada.runs.hashes import hash_checkpoint, hash_values
+from opencompass_llada.runs.provenance import find_commit
 
 
 def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:

@@ -16,7 +16,7 @@ from opencompass_llada.report.groups import GroupRow, Line, average_group
 from opencompass_llada.report.identity import cell_meaning
 from opencompass_llada.report.score_intervals import grid_interval, strata_interval, task_interval
 from opencompass_llada.report.series import name_series, rows_of_metric, series_keys
-from opencompass_llada.runs.provenance import hash_values
+from opencompass_llada.runs.hashes import hash_values
 
 
 @dataclass(frozen=True, kw_only=True)

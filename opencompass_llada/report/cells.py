@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.report.results import finite
-from opencompass_llada.runs.completeness import find_predictions, read_answers, read_result
-from opencompass_llada.runs.provenance import DIGITS, hash_text
+from opencompass_llada.runs.hashes import DIGITS, hash_text
+from opencompass_llada.runs.recorded_files import find_predictions, read_answers, read_result
 
 HEAD_CHARACTERS = 160
 TAIL_CHARACTERS = 260

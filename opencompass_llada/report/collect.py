@@ -26,21 +26,19 @@ from opencompass_llada.report.meaning import (
 from opencompass_llada.report.results import ResultRow, read_results
 from opencompass_llada.report.runs import Run, find_runs
 from opencompass_llada.report.safe_text import show_controls
-from opencompass_llada.runs.completeness import (
-    MissingCell,
-    dataset_name,
-    describe_missing,
-    find_missing,
-    is_part,
-    model_name,
-    split_shard_name,
-)
+from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
+from opencompass_llada.runs.hashes import find_tokenizer
 from opencompass_llada.runs.provenance import (
     Provenance,
     describe_versions,
-    find_tokenizer,
     last_time,
     read_provenance,
+)
+from opencompass_llada.runs.recorded_files import (
+    dataset_name,
+    is_part,
+    model_name,
+    split_shard_name,
 )
 
 SAMPLES_KEPT = 3

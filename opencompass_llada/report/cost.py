@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada.report.collect import Collection
-from opencompass_llada.runs.completeness import is_part
+from opencompass_llada.runs.recorded_files import is_part
 
 
 @dataclass(frozen=True, kw_only=True)

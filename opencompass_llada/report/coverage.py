@@ -14,7 +14,7 @@ from typing import Any
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.report.safe_text import table_field
-from opencompass_llada.runs.completeness import describe_missing, find_missing
+from opencompass_llada.runs.exit_status import describe_missing, find_missing
 
 logger = get_logger(__name__)
 

@@ -17,7 +17,7 @@ from opencompass_llada.likelihood import Estimate, pool
 from opencompass_llada.likelihood.estimate import safe_exp
 from opencompass_llada.report.results import ModelFacts, finite, list_pairs
 from opencompass_llada.report.safe_text import table_field, write_csv_rows
-from opencompass_llada.runs.completeness import read_result
+from opencompass_llada.runs.recorded_files import read_result
 
 BENCHMARK = "perplexity"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.report.frame import TidyRow
-from opencompass_llada.runs.provenance import hash_values
+from opencompass_llada.runs.hashes import hash_values
 
 #: Meaning's parts that must agree for a whole benchmark, with what a note calls them.
 SETTINGS = {"sampler": "sampler", "prompt_limit": "limit on prompts"}

@@ -14,7 +14,7 @@ from typing import Any
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.old_names import dotted_name
-from opencompass_llada.runs.provenance import hash_values
+from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.sampling import STRATEGIES
 
 #: Parts of a data set's config that do not change what the model is asked: names, places in the

@@ -27,7 +27,8 @@ from opencompass_llada.report.runs import Run
 from opencompass_llada.report.safe_text import show_controls
 from opencompass_llada.report.score_intervals import grid_interval
 from opencompass_llada.report.tables import Table, make_published
-from opencompass_llada.runs.provenance import Provenance, hash_text
+from opencompass_llada.runs.hashes import hash_text
+from opencompass_llada.runs.provenance import Provenance
 
 
 @dataclass(frozen=True, kw_only=True)

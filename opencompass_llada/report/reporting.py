@@ -11,7 +11,8 @@ from typing import Any
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.report.results import ModelFacts, ResultRow, describe_model
-from opencompass_llada.runs.completeness import describe_missing, find_missing, list_pairs
+from opencompass_llada.runs.exit_status import describe_missing, find_missing
+from opencompass_llada.runs.recorded_files import list_pairs
 
 logger = get_logger(__name__)
 

@@ -16,12 +16,7 @@ from opencompass_llada.benchmarks.facts import Benchmark, benchmark_of
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.report.safe_text import write_csv_rows
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
-from opencompass_llada.runs.completeness import (
-    dataset_name,
-    list_pairs,
-    model_name,
-    read_result,
-)
+from opencompass_llada.runs.recorded_files import dataset_name, list_pairs, model_name, read_result
 
 #: Classes whose own evaluators report ``score`` alone, where ours report more.
 STOCK_PREFIX = "opencompass.datasets.needlebench"

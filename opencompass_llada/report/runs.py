@@ -14,13 +14,13 @@ from typing import Any
 
 from opencompass_llada.report.results import ModelFacts, describe_model
 from opencompass_llada.report.run_config import read_dumped_config
-from opencompass_llada.runs.completeness import (
+from opencompass_llada.runs.recorded_files import (
     dataset_name,
     find_damage,
     list_pairs,
     model_name,
+    seal_fault,
 )
-from opencompass_llada.runs.provenance import seal_fault
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 #: What makes a model config another model, and not another way to run it.

@@ -28,10 +28,10 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
-from opencompass_llada.runs.completeness import dataset_name, model_name
 from opencompass_llada.runs.doctor.data import check_needs
 from opencompass_llada.runs.hardware import count_gpus
-from opencompass_llada.runs.makers import HOST_KEYS, is_ours
+from opencompass_llada.runs.makers import model_keywords
+from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_name
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper.keywords import WrapperOptions
 
@@ -381,7 +381,7 @@ def _naming(what: str, item: Mapping[str, Any]) -> Iterator[None]:
 def _check_model(
     model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]], runs_locally: bool
 ) -> None:
-    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
+    keywords = model_keywords(model)
     check_value("its config", keywords, Mapping[str, Any])
     if keywords.get("path") is None:
         raise ValueError("path is missing; give the checkpoint's folder, hub id or asset:NAME")

@@ -12,7 +12,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,12 +32,12 @@ from opencompass_llada.files import (
 )
 from opencompass_llada.logs import get_logger
 from opencompass_llada.report.runs import read_run_config
-from opencompass_llada.runs.completeness import (
+from opencompass_llada.runs.recorded_files import (
     describe_predictions,
     read_answers,
     read_result,
+    seal_file,
 )
-from opencompass_llada.runs.provenance import seal_file
 
 logger = get_logger(__name__)
 
@@ -84,13 +84,8 @@ def _open(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
 def _open_whole(
     path: Path, mode: str, args: Sequence[Any], options: dict[str, Any]
 ) -> Iterator[IO[Any]]:
-    before: Callable[[Path], None] | None = None
-    if path.suffix == ".json" and path.parts[-3:-2] in (("predictions",), ("results",)):
-        before = lambda temporary: _seal(path, temporary)  # noqa: E731
-    elif path.parts[-2:-1] == ("configs",) and _DUMPED.fullmatch(path.name):
-        before = lambda temporary: seal_file(path, temporary)  # noqa: E731
     with (
-        replacing(path, before) as temporary,
+        replacing(path, lambda temporary: _seal(path, temporary)) as temporary,
         temporary.open(mode, *args, **options) as file,
     ):
         if path.name.endswith("_params.py"):
@@ -99,12 +94,13 @@ def _open_whole(
 
 
 def _seal(path: Path, temporary: Path) -> None:
-    """Seal a file of predictions, or a result with the predictions that it was made of."""
-    run_path, model = path.parents[2], path.parent.name
-    if path.parts[-3] == "predictions":
+    """Seal a run's config, predictions, or a result with the predictions that it was made of."""
+    stage = path.parts[-3] if len(path.parts) > 2 and path.suffix == ".json" else ""
+    is_config = path.parent.name == "configs" and _DUMPED.fullmatch(path.name)
+    if stage == "predictions" or is_config:
         seal_file(path, temporary)
-    else:
-        made_of = describe_predictions(run_path, model, path.stem)
+    elif stage == "results":
+        made_of = describe_predictions(path.parents[2], path.parent.name, path.stem)
         seal_file(path, temporary, predictions=made_of)
 
 
@@ -130,16 +126,13 @@ def _restore_answers(handler: Any, save_dir: str, filename: str) -> dict[str, An
 
 
 def restore_answers(path: Path) -> dict[str, Any]:
-    """Read the answers of an unfinished data set, and cut off what is not whole.
-
-    Args:
-        path: A file ``tmp_*.jsonl``.
+    """Read the answers of an unfinished ``tmp_*.jsonl``, and cut off what is not whole.
 
     Returns:
         By index as text, from ``"0"`` on without a gap.
     """
     answers: dict[str, Any] = {}
-    kept: list[bytes] = []
+    whole: list[bytes] = []
     lines = list(read_lines(path))
     for _, line in lines:
         answer = open_line(line)
@@ -150,10 +143,10 @@ def restore_answers(path: Path) -> dict[str, Any]:
                 len(answers),
                 len(lines) - len(answers),
             )
-            write_text(path, b"".join(kept).decode("utf-8"))
+            write_text(path, b"".join(whole).decode("utf-8"))
             break
         answers[str(len(answers))] = answer
-        kept.append(line + b"\n")
+        whole.append(line + b"\n")
     return answers
 
 
@@ -201,11 +194,11 @@ def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> li
     return said
 
 
-def clear_surroundings(folder: Path, with_own: bool = False) -> None:
-    """Remove what dead runs left in the folder that they were started from.
+def clear_working_folder(folder: Path, with_own: bool = False) -> None:
+    """Remove what dead runs left in ``tmp/`` and ``.cache/`` of the folder they were started from.
 
     Args:
-        folder: The present one; OpenCompass puts ``tmp/`` and ``.cache/`` there.
+        folder: The present one.
         with_own: Whether this process is about to end, and its own tasks' files go, too.
     """
     for path in sorted((folder / "tmp").glob("*_params.py")):

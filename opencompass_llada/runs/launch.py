@@ -20,10 +20,12 @@ from opencompass_llada.faults import guard
 from opencompass_llada.files import FolderInUse, folder_lock, remove
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
-from opencompass_llada.runs.completeness import describe_missing, find_missing
 from opencompass_llada.runs.environment import check_environment, read_requirements
+from opencompass_llada.runs.exit_status import describe_missing, find_missing
 from opencompass_llada.runs.hardware import list_gpus, visible_devices_as_indices
 from opencompass_llada.runs.provenance import record_run
+from opencompass_llada.runs.recorded_files import type_name
+from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 
 logger = get_logger(__name__)
 
@@ -40,57 +42,61 @@ class _Run:
     """Its own folder, once it is locked."""
     held: ExitStack = field(default_factory=ExitStack)
 
+    @property
+    def writes(self) -> bool:
+        """Whether this run makes files of a run."""
+        return self.arguments.mode != "viz" and not self.arguments.dry_run
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether --debug is given; a dry run is a debugged one to OpenCompass."""
+        debug, dry = (getattr(self.arguments, name, False) for name in ("debug", "dry_run"))
+        return bool(debug and not dry)
+
+    @property
+    def log_folder(self) -> Path | None:
+        """The folder of the run's logs; None before the run has one."""
+        work_dir = None if self.cfg is None else self.cfg.get("work_dir")
+        return None if work_dir is None else Path(work_dir) / "logs"
+
     def enter(self, folder: Path, own_config: str = "") -> None:
-        """Keep a folder for this run, and remove what an earlier one left half-done in it.
+        """Lock a folder for this run, and remove what an earlier one left half-done in it.
 
         Raises:
             FolderInUse: If another run is at work there.
         """
-        from opencompass_llada.runs.durability import clear_surroundings, heal
+        from opencompass_llada.runs.durability import clear_working_folder, heal
 
-        if self.arguments.mode == "viz" or self.arguments.dry_run or self.folder == folder:
+        if not self.writes or self.folder == folder:
             return
         self.held.enter_context(folder_lock(folder, "an evaluation"))
         self.folder = folder
         makes_predictions = self.arguments.mode in ("all", "infer")
         heal(folder, makes_predictions=makes_predictions, own_config=own_config)
-        clear_surroundings(Path.cwd())
+        clear_working_folder(Path.cwd())
 
     def mark(self, cfg: Mapping[str, Any]) -> None:
         """Let the tasks of this run end with it."""
-        from opencompass_llada.runs.durability import clear_surroundings
-        from opencompass_llada.runs.ending import tasks_end_with_this
+        from opencompass_llada.runs.durability import clear_working_folder
 
-        if self.arguments.mode == "viz" or self.arguments.dry_run:
+        if not self.writes:
             return
-        stages = [((cfg.get(stage) or {}).get("runner") or {}) for stage in ("infer", "eval")]
-        runners = [str(runner.get("type")) for runner in stages]
+        runners = [_runner_name(cfg, stage) for stage in ("infer", "eval")]
 
         def clear() -> None:
             try:
                 self.held.close()
             except (ValueError, RuntimeError) as error:  # the signal came while it was entered
                 logger.warning("The run's lock is left: %s", error)
-            clear_surroundings(Path.cwd(), with_own=True)
+            clear_working_folder(Path.cwd(), with_own=True)
 
         self.held.enter_context(
             tasks_end_with_this(
-                in_tasks=not self.is_debugged(),
+                in_tasks=not self.is_debugged,
                 on_slurm=self.arguments.slurm or any("Slurm" in name for name in runners),
                 cleared=clear,
             )
         )
-
-    def log_folder(self) -> Path | None:
-        """Return the folder of the run's logs; None before the run has one."""
-        work_dir = None if self.cfg is None else self.cfg.get("work_dir")
-        return None if work_dir is None else Path(work_dir) / "logs"
-
-    def is_debugged(self) -> bool:
-        """Return whether --debug is given."""
-        # A dry run is a debugged one to OpenCompass.
-        debug, dry = (getattr(self.arguments, name, False) for name in ("debug", "dry_run"))
-        return bool(debug and not dry)
 
 
 def launch() -> int:
@@ -104,40 +110,21 @@ def launch() -> int:
             this package that found results missing and has said which.
     """
     run = _Run()
-    return guard(lambda: _launch(run), log_folder=run.log_folder, show_traceback=run.is_debugged)
+    return guard(
+        lambda: _launch(run),
+        log_folder=lambda: run.log_folder,
+        show_traceback=lambda: run.is_debugged,
+    )
 
 
 def _launch(run: _Run) -> int:
+    """Call OpenCompass's main() with our own functions in the place of some of its."""
     _use_gpu_indices()
-    main_module: Any = importlib.import_module("opencompass.cli.main")
+    host: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
     from opencompass_llada.runs.durability import whole_files
 
-    original, parse = main_module.get_config_from_arg, main_module.parse_args
-
-    def get_checked_config(arguments: Any) -> Any:
-        from opencompass_llada.runs import checks
-
-        run.arguments = arguments
-        try:
-            _check_arguments(arguments)
-            config = getattr(arguments, "config", None)
-            read = partial(original, arguments)
-            cfg = checks.read_config(config, read) if config else read()
-            checks.check_file_names(cfg)
-            _check_reuse(cfg, arguments)
-            if arguments.mode != "viz":
-                checks.check_parts(cfg, scores=arguments.mode != "infer")
-            if arguments.mode in ("all", "infer"):
-                checks.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
-            run.mark(cfg)
-            _use_own_stages(cfg)
-            if getattr(arguments, "reuse", None):
-                _resume(cfg, arguments, run)
-        except ValueError as error:
-            raise SystemExit(f"Nothing was run. {error}") from error
-        run.cfg = cfg
-        return cfg
+    read_dumped = host.Config.fromfile
 
     class DumpedConfig:
         """Stands for mmengine's `Config`: main() reads by it what it has dumped in the folder."""
@@ -151,36 +138,52 @@ def _launch(run: _Run) -> int:
                 run.cfg = None
                 remove(dumped)
                 raise SystemExit(f"Nothing was run. {error}") from error
-            return read_config(path, **options)
+            return read_dumped(path, **options)
 
-    read_config = main_module.Config.fromfile
-    fill_infer, fill_eval = main_module.fill_infer_cfg, main_module.fill_eval_cfg
+    def fill_own(fill: Callable[[Any, Any], None], cfg: Any, arguments: Any) -> None:
+        fill(cfg, arguments)
+        _use_own_stages(cfg)
 
-    def fill(of_host: Any) -> Any:
-        def fill_own(cfg: Any, arguments: Any) -> None:
-            of_host(cfg, arguments)
-            _use_own_stages(cfg)
-
-        return fill_own
-
-    main_module.get_config_from_arg = get_checked_config
-    main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill(fill_infer), fill(fill_eval)
-    main_module.parse_args = partial(_parse_arguments, parse)
+    own = {
+        "get_config_from_arg": partial(_read_checked, run, host.get_config_from_arg),
+        "parse_args": partial(_parse_arguments, host.parse_args),
+        "fill_infer_cfg": partial(fill_own, host.fill_infer_cfg),
+        "fill_eval_cfg": partial(fill_own, host.fill_eval_cfg),
+        "Config": DumpedConfig,
+    }
     try:
-        with (
-            run.held,
-            whole_files(),
-            mock.patch.object(main_module, "Config", DumpedConfig),
-        ):
-            main_module.main()
+        with mock.patch.multiple(host, **own), run.held, whole_files():
+            host.main()
             return _report_missing(run)
     except Exception:
         # In debug mode a task's error comes through; what it left undone is said before it.
         _report_missing(run)
         raise
-    finally:
-        main_module.get_config_from_arg, main_module.parse_args = original, parse
-        main_module.fill_infer_cfg, main_module.fill_eval_cfg = fill_infer, fill_eval
+
+
+def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
+    """Read the config as OpenCompass does, and refuse what cannot run."""
+    from opencompass_llada.runs import checks
+
+    run.arguments = arguments
+    try:
+        _check_arguments(arguments)
+        config = getattr(arguments, "config", None)
+        cfg = checks.read_config(config, partial(read, arguments)) if config else read(arguments)
+        checks.check_file_names(cfg)
+        _check_reuse(cfg, arguments)
+        if arguments.mode != "viz":
+            checks.check_parts(cfg, scores=arguments.mode != "infer")
+        if arguments.mode in ("all", "infer"):
+            checks.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+        run.mark(cfg)
+        _use_own_stages(cfg)
+        if getattr(arguments, "reuse", None):
+            _resume(cfg, arguments, run)
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run. {error}") from error
+    run.cfg = cfg
+    return cfg
 
 
 def _work_dir(cfg: Any, arguments: Any) -> Path:
@@ -235,9 +238,7 @@ def _use_own_stages(cfg: Any) -> None:
         settings = cfg.get(stage) or {}
         settings = settings.get("runner") or {} if part == "task" else settings
         settings = settings.get(part) or {}
-        kind = settings.get("type")
-        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-        if name.rpartition(".")[2] == stock:
+        if type_name(settings) == stock:
             settings["type"] = f"opencompass_llada.runs.{own}"
             logger.info("%s: %s takes the place of %s.", stage, own, stock)
 
@@ -302,11 +303,14 @@ def _report_missing(run: _Run) -> int:
 def _runs_locally(cfg: Mapping[str, Any], arguments: Any) -> bool:
     if arguments.slurm or arguments.dlc:
         return False
-    infer = cfg.get("infer")
-    runner = infer.get("runner") if isinstance(infer, Mapping) else None
-    runner = runner.get("type", "LocalRunner") if isinstance(runner, Mapping) else "LocalRunner"
-    name = runner if isinstance(runner, str) else getattr(runner, "__name__", str(runner))
-    return name.endswith("LocalRunner")
+    return _runner_name(cfg, "infer").endswith("LocalRunner")
+
+
+def _runner_name(cfg: Mapping[str, Any], stage: str) -> str:
+    """Return the bare or dotted name of a stage's runner, OpenCompass's own where none is given."""
+    runner = (cfg.get(stage) or {}).get("runner") or {}
+    kind = runner.get("type", "LocalRunner")
+    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
 
 
 def _use_gpu_indices() -> None:
@@ -323,17 +327,13 @@ def _use_gpu_indices() -> None:
 
 
 def main() -> int:
-    """Check the installed packages' versions, then launch.
+    """Check the installed packages' versions, then launch; return the exit status."""
 
-    Returns:
-        The exit status.
-    """
-    return guard(_check_and_launch, program="opencompass_llada")
+    def check_and_launch() -> int:
+        check_environment(read_requirements())
+        return launch()
 
-
-def _check_and_launch() -> int:
-    check_environment(read_requirements())
-    return launch()
+    return guard(check_and_launch, program="opencompass_llada")
 
 
 if __name__ == "__main__":

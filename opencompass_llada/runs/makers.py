@@ -4,7 +4,7 @@ The *maker* of a cell's answers is all that decides them: contents of checkpoint
 adapter, the model's options as they resolve, the samples, their wording, the lengths, the versions.
 Batch size, number of GPUs, paths and names are no part of it: they change no answer. It is written
 as ``NAME.maker`` beside the answers before the first of them, and holds for ``NAME.json`` and for
-the unfinished ``tmp_NAME.jsonl`` alike. Which cells of a resumed run are kept is `resuming`'s.
+the unfinished ``tmp_NAME.jsonl`` alike. Which cells of a resumed run are reused is `resuming`'s.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada import __version__
-from opencompass_llada.assets import resolve_path
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
-from opencompass_llada.runs.completeness import find_answer_files, split_shard_name
-from opencompass_llada.runs.provenance import (
-    add_record,
+from opencompass_llada.runs.hashes import (
+    find_folder,
     hash_checkpoint,
     hash_rows,
     hash_settings,
     hash_tokenizer,
     hash_values,
 )
-from opencompass_llada.weight_files import SMALL_FILES
+from opencompass_llada.runs.provenance import add_record
+from opencompass_llada.runs.recorded_files import (
+    find_answer_files,
+    is_ours,
+    split_shard_name,
+    type_name,
+)
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper.keywords import WrapperOptions
 
@@ -57,12 +61,9 @@ SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "Perplexi
 Maker = dict[str, Any]
 
 
-def is_ours(config: Mapping[str, Any], ours: type = LLaDACausalLM) -> bool:
-    """Tell whether a config's type is a class of this package."""
-    kind = config.get("type")
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    module = "" if isinstance(kind, str) else getattr(kind, "__module__", "")
-    return f"{module}.{name}".lstrip(".") == f"{ours.__module__}.{ours.__name__}"
+def model_keywords(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a model's class in its config."""
+    return {key: model[key] for key in model if key not in HOST_KEYS}
 
 
 def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None]:
@@ -93,44 +94,13 @@ def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None
             continue
         folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
         if folder is not None:
-            kept = (hash_content(folder / below), hash_settings(folder / below))
-            found[name] = "+".join(part for part in kept if part) or None
+            hashes = (hash_content(folder / below), hash_settings(folder / below))
+            found[name] = "+".join(part for part in hashes if part) or None
     return found
 
 
-def find_folder(path: str, *, fetch: bool, weights: bool = True) -> Path | None:
-    """Return a checkpoint's folder: its own, or the hub's copy of it; None if it is not here.
-
-    Args:
-        path: A folder, a hub id or ``asset:NAME``.
-        fetch: Whether a hub id that is not on this machine may be downloaded.
-        weights: Whether to download weights, too.
-    """
-    if not path:
-        return None
-    folder = Path(resolve_path(path)).expanduser()
-    if folder.is_dir():
-        return folder
-    try:
-        from opencompass_llada.networks.checkpoint import FILES, is_hub_id, locate_checkpoint
-
-        if fetch:
-            return locate_checkpoint(path, FILES if weights else SMALL_FILES)
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(path, local_files_only=True)) if is_hub_id(path) else None
-    except (OSError, ValueError) as error:
-        logger.info("No files of %s are looked at: %s", path, error)
-        return None
-
-
 def describe_data(dataset: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a maker that is the samples: what the model is asked and shown.
-
-    Args:
-        dataset: The data set as OpenCompass built it.
-        config: Its config.
-    """
+    """Return a maker's part on a built data set: the samples that the model is asked and shown."""
     rows = getattr(dataset, "test", None)
     part = {"samples": None if rows is None else hash_rows(rows)}
     infer = config.get("infer_cfg") or {}
@@ -179,7 +149,7 @@ def describe_maker(
         **data,
         "wording": hash_values([plain(infer), plain(columns), plain(model.get("meta_template"))]),
         "inference": plain(own),
-        "versions": describe_versions(),
+        "versions": _deciding_versions(),
     }
     length = inferencer.get("max_out_len") or None
     scores = type_name(inferencer) in SCORING
@@ -201,8 +171,7 @@ def _describe_ours(
     model: Mapping[str, Any], length: int | None, *, scores: bool, fetch: bool
 ) -> Maker:
     """Return what this package's wrapper makes of its keywords, every default put in its place."""
-    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
-    options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
+    options: WrapperOptions = LLaDACausalLM.check_arguments(**model_keywords(model))
     names = [f.name for f in dataclasses.fields(options) if f.name not in _RESOLVED]
     chat = plain(options.chat)
     if options.chat is not None and options.chat.template is not None:
@@ -227,8 +196,8 @@ def _describe_ours(
     return maker
 
 
-def describe_versions() -> dict[str, str]:
-    """Return the versions that decide an answer: this package's whole, its hosts' first number."""
+def _deciding_versions() -> dict[str, str]:
+    """Return this package's version whole, and the first number of its hosts'."""
     versions = {"opencompass_llada": __version__}
     for name in ("torch", "transformers"):
         versions[name] = metadata.version(name).partition(".")[0]
@@ -238,10 +207,7 @@ def describe_versions() -> dict[str, str]:
 def list_differences(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
     """Return the fields in which two makers differ, e.g. ``sampler.num_steps``.
 
-    Args:
-        recorded: Of the answers; None where nothing is recorded.
-        expected: Of those that would be made now; what it leaves out is not known and not
-            compared.
+    What ``expected`` leaves out is not known and not compared.
     """
     if recorded is None:
         return [NO_RECORD]
@@ -264,13 +230,9 @@ def describe_scoring(
     answers: Iterable[Maker | None],
     **task: Any,
 ) -> Maker:
-    """Return the maker of a result: the answers, and how they are scored.
+    """Return the maker of a result: the makers of its answers in order, and how they are scored.
 
-    Args:
-        model: The model's config.
-        dataset: The data set's config.
-        answers: Makers of the prediction files, in order.
-        task: Options of the evaluation task that change what it writes.
+    ``task`` are options of the evaluation task that change what it writes.
     """
     how = [plain(dataset.get("eval_cfg")), plain(model.get("pred_postprocessor")), plain(task)]
     return {
@@ -302,18 +264,12 @@ def write_maker(file: Path, maker: Maker) -> None:
     write_text(maker_path(file), text + "\n", errors="replace")
 
 
-def set_aside(run_path: Path, paths: Iterable[Path], name: str | None = None) -> Path:
-    """Move files of a run into its superseded/ folder, where nothing reads them.
+def set_aside(run_path: Path, paths: Iterable[Path]) -> Path:
+    """Move files of a run, as far as they exist, to where nothing reads them; return that folder.
 
-    Args:
-        run_path: The run's folder.
-        paths: Files below it; those that are not there are passed over.
-        name: Folder in superseded/; the time by default.
-
-    Returns:
-        The folder that they lie in.
+    It is ``superseded/TIME``.
     """
-    target = run_path / SUPERSEDED / (name or stamp())
+    target = run_path / SUPERSEDED / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     for path in paths:
         if not path.exists():
             continue
@@ -329,15 +285,10 @@ def set_aside(run_path: Path, paths: Iterable[Path], name: str | None = None) ->
             continue
         folder, *between, _ = path.relative_to(run_path).parts
         if folder == "predictions" and path.suffix != SUFFIX:
-            stem = path.stem.removeprefix("tmp_" if path.suffix == ".jsonl" else "")
-            add_record(run_path, between[0], {"kind": "superseded", "model": between[0],
-                                              "dataset": stem})  # fmt: skip
+            stem = maker_path(path).stem
+            record = {"kind": "superseded", "model": between[0], "dataset": stem}
+            add_record(run_path, record)
     return target
-
-
-def stamp() -> str:
-    """Return the time as a folder's name."""
-    return datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
 
 
 def plain(value: Any) -> Any:
@@ -377,23 +328,11 @@ def _resolve(kind: Any) -> Any:
         return kind
 
 
-def type_name(config: Mapping[str, Any]) -> str:
-    """Return the bare name of a config's type, ``''`` if it has none."""
-    kind = config.get("type")
-    return str(kind).rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
-
-
 def claim(run_path: Path, model: str, dataset: str, maker: Maker) -> None:
     """Write whose answers a cell's are going to be, after setting aside those of another maker.
 
     Called by the process that holds the model, before the first answer: whatever started it, a cell
-    never holds answers of two makers.
-
-    Args:
-        run_path: The run's folder.
-        model: The model's abbreviation.
-        dataset: The data set's, or a shard's name.
-        maker: Of the answers to come.
+    never holds answers of two makers. ``dataset`` may be a shard's name.
     """
     folder = run_path / "predictions" / model
     own = folder / f"{dataset}.json"

@@ -21,7 +21,7 @@ from mmengine.config import Config
 from opencompass.partitioners import NaivePartitioner, NumWorkerPartitioner, SizePartitioner
 from opencompass.utils import build_dataset_from_cfg
 
-from opencompass_llada.runs.completeness import (
+from opencompass_llada.runs.recorded_files import (
     dataset_name,
     find_answer_files,
     model_name,

@@ -1,4 +1,4 @@
-"""Decides what a resumed run keeps: which run it is, and which of its cells this config made.
+"""Decides what a resumed run reuses: which run it is, and which of its cells this config made.
 
 Compares each prediction file, finished or not, and each result with the maker that the present
 config gives it (`makers`). What differs is moved into the run's ``superseded/`` folder before the
@@ -12,23 +12,13 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from opencompass_llada.devices import parse_dtype
 from opencompass_llada.logs import get_logger
 from opencompass_llada.report.run_config import read_dumped_config
-from opencompass_llada.runs.completeness import (
-    AnswerFile,
-    dataset_name,
-    find_answer_files,
-    find_finished,
-    list_names,
-    list_pairs,
-    model_name,
-    split_shard_name,
-)
 from opencompass_llada.runs.makers import (
-    HOST_KEYS,
     NO_RECORD,
     SUFFIX,
     Maker,
@@ -36,12 +26,23 @@ from opencompass_llada.runs.makers import (
     describe_maker,
     describe_scoring,
     hash_files,
-    is_ours,
     list_differences,
     maker_path,
+    model_keywords,
     plain,
     read_maker,
     set_aside,
+)
+from opencompass_llada.runs.recorded_files import (
+    AnswerFile,
+    dataset_name,
+    find_answer_files,
+    find_finished,
+    is_ours,
+    list_names,
+    list_pairs,
+    model_name,
+    split_shard_name,
 )
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -53,7 +54,7 @@ _NO_ANSWERS = "no answers beside the result"
 _TOLD = (NO_RECORD, _BY_NUMBER, _NO_ANSWERS, "versions")
 #: What makes a model another one under the same name.
 _OF_THE_MODEL = ("checkpoint", "adapter", "scaling")
-#: Differences of a result that scoring again mends.
+#: Differences of a result that go when it is scored again.
 _RESCORED = ("answers", "scoring")
 
 
@@ -72,20 +73,39 @@ class ResumedAs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Finding:
+class _Cell:
+    """A model on a data set, and where a run has its files."""
+
+    run_path: Path
+    model: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{model_name(self.model)} on {dataset_name(self.dataset)}"
+
+    @property
+    def result(self) -> Path:
+        folder = self.run_path / "results" / model_name(self.model)
+        return folder / f"{dataset_name(self.dataset)}.json"
+
+    def answer_files(self, datasets: Container[str], *, finished: bool) -> list[AnswerFile]:
+        folder = self.run_path / "predictions" / model_name(self.model)
+        find = find_finished if finished else find_answer_files
+        return find(folder, dataset_name(self.dataset), datasets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Difference:
     """A cell whose answers or result are not this config's."""
 
     name: str
-    differing: tuple[str, ...]
+    fields: tuple[str, ...]
     paths: tuple[Path, ...]
 
 
 def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
     """Return the newest run in a work directory that was asked for the same cells.
-
-    Args:
-        cfg: The resolved config.
-        work_dir: The folder that holds the runs.
 
     Returns:
         The run's name; None where the folder holds no run.
@@ -95,19 +115,17 @@ def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
     """
     asked = _cells(cfg)
     others: list[tuple[int, str]] = []
-    folders = sorted(work_dir.iterdir(), reverse=True) if work_dir.is_dir() else []
-    for folder in folders:
+    for folder in sorted(work_dir.iterdir(), reverse=True) if work_dir.is_dir() else []:
         found: set[tuple[str, str]] = set()
         for file in sorted((folder / "configs").glob("*.py")):
             try:
                 found |= _cells(read_dumped_config(file))
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning("%s is passed over: %s", file, error)
-        if not found:
-            continue
-        if found == asked:
+        if found == asked and found:
             return folder.name
-        others.append((len(found & asked), folder.name))
+        if found:
+            others.append((len(found & asked), folder.name))
     if not others:
         return None
     named = ", ".join(
@@ -131,62 +149,57 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
     Raises:
         ValueError: If no answers are to be made and those that are there are of another maker.
     """
-    makes = how.mode in ("all", "infer")
     files: dict[str, dict[str, str | None]] = {}
-    findings: list[_Finding] = []
-    num_cells = 0
     datasets = list_names(cfg)
-    by_data: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
-    for model, dataset in list_pairs(cfg):
-        if (
-            find_answer_files(*_place(run_path, model, dataset), datasets)
-            or _result(run_path, model, dataset).exists()
-        ):
-            own = {k: v for k, v in dataset.items() if k not in ("infer_cfg", "eval_cfg")}
-            by_data.setdefault(str(plain(own)), []).append((model, dataset))
-            num_cells += 1
-    for pairs in by_data.values():
-        built = _build(pairs[0][1]) if how.mode != "viz" else None
-        for model, dataset in pairs:
-            name = model_name(model)
+    cells = [
+        cell
+        for cell in (_Cell(run_path=run_path, model=m, dataset=d) for m, d in list_pairs(cfg))
+        if cell.answer_files(datasets, finished=False) or cell.result.exists()
+    ]
+    by_data: dict[str, list[_Cell]] = {}
+    for cell in cells:
+        own = {k: v for k, v in cell.dataset.items() if k not in ("infer_cfg", "eval_cfg")}
+        by_data.setdefault(str(plain(own)), []).append(cell)
+    found: list[_Difference] = []
+    for same in by_data.values():
+        built = _build(same[0].dataset) if how.mode != "viz" else None
+        for cell in same:
+            name = model_name(cell.model)
             if name not in files:
-                files[name] = hash_files(model, fetch=False)
-            finding = _check_cell(run_path, (model, dataset), files[name], built, how, datasets)
-            if finding is not None:
-                findings.append(finding)
+                files[name] = hash_files(cell.model, fetch=False)
+            difference = _compare(cell, files[name], built, how, datasets)
+            found += [] if difference is None else [difference]
+    makes = how.mode in ("all", "infer")
     if makes:
         _set_aside_strangers(cfg, run_path, files)
-    if not findings:
+    if not found:
         return
-    told = _count(findings)
+    told = _count(found)
     if makes:
-        target = set_aside(run_path, [path for finding in findings for path in finding.paths])
+        target = set_aside(run_path, [path for difference in found for path in difference.paths])
         logger.warning(
             "%d of %d cells in %s were not made as this config makes them, and are made again: %s. "
             "What was there lies in %s.",
-            len(findings), num_cells, run_path, told, target,
+            len(found), len(cells), run_path, told, target,
         )  # fmt: skip
         return
     known = (*_TOLD, *_RESCORED) if how.mode == "eval" else _TOLD
-    refused = [
-        finding
-        for finding in findings
-        if any(not name.startswith(known) for name in finding.differing)
-    ]
+    refused = [item for item in found if any(not name.startswith(known) for name in item.fields)]
     if refused:
-        names = ", ".join(finding.name for finding in refused[:5])
+        names = ", ".join(difference.name for difference in refused[:5])
         raise ValueError(
-            f"-r: {len(refused)} of {num_cells} cells in {str(run_path)!r} were made by something "
+            f"-r: {len(refused)} of {len(cells)} cells in {str(run_path)!r} were made by something "
             f"else than this config describes: {_count(refused)}; first {names}. Give the config "
             f"that made them; or leave out -m {how.mode}, and they are made again and the old ones "
             "set aside"
         )
     if how.mode == "eval":
         done = "may be of another maker than this config; what is there is scored (again)"
-        set_aside(run_path, [p for f in findings for p in f.paths if _is_result(run_path, p)])
+        results = run_path / "results"
+        set_aside(run_path, [p for item in found for p in item.paths if p.is_relative_to(results)])
     else:
         done = "cannot be compared with this config and are shown as they are"
-    logger.warning("%d of %d cells in %s %s: %s.", len(findings), num_cells, run_path, done, told)
+    logger.warning("%d of %d cells in %s %s: %s.", len(found), len(cells), run_path, done, told)
 
 
 def _set_aside_strangers(
@@ -211,8 +224,7 @@ def _set_aside_strangers(
             answers = maker.with_suffix(".json")
             if not list_differences(read_maker(answers), wanted):
                 continue
-            whole = split_shard_name(maker.stem)[0]
-            result = run_path / "results" / name / f"{whole}.json"
+            result = run_path / "results" / name / f"{split_shard_name(maker.stem)[0]}.json"
             paths += [result, maker_path(result), answers]
             paths += [maker.with_name(f"tmp_{maker.stem}.jsonl"), maker]
     if paths:
@@ -223,23 +235,21 @@ def _set_aside_strangers(
         )
 
 
-def _check_cell(
-    run_path: Path,
-    pair: tuple[Mapping[str, Any], Mapping[str, Any]],
+def _compare(
+    cell: _Cell,
     files: Mapping[str, str | None],
     built: Any,
     how: ResumedAs,
     datasets: Container[str],
-) -> _Finding | None:
-    model, dataset = pair
-    folder, name = _place(run_path, model, dataset)
-    result = _result(run_path, model, dataset)
+) -> _Difference | None:
+    """Compare a cell's answers and result with what this config would make."""
+    model, dataset, result = cell.model, cell.dataset, cell.result
     expected = describe_maker(
         model, dataset, files=files, data={}, dtype=_dtype_of(model, how), fetch=False
     )
     paths: list[Path] = []
     differing: dict[str, None] = {}
-    for file in find_answer_files(folder, name, datasets):
+    for file in cell.answer_files(datasets, finished=False):
         wanted = {**expected, **_samples(built, dataset, file)}
         found = list_differences(read_maker(file.path), wanted)
         if file.number is not None:
@@ -248,41 +258,29 @@ def _check_cell(
             differing |= dict.fromkeys(found)
             paths += [file.path, maker_path(file.path)]
     if result.exists():
-        answers = find_finished(folder, name, datasets)
-        wanted = describe_scoring(
-            model, dataset, [read_maker(file.path) for file in answers], **how.scoring
-        )
-        found = list_differences(read_maker(result), wanted)
-        if not answers:
-            found = [_NO_ANSWERS]
+        makers = [read_maker(f.path) for f in cell.answer_files(datasets, finished=True)]
+        wanted = describe_scoring(model, dataset, makers, **how.scoring)
+        found = list_differences(read_maker(result), wanted) if makers else [_NO_ANSWERS]
         differing |= dict.fromkeys(found)
         if differing:
             paths[:0] = [result, result.with_suffix(""), maker_path(result)]
     if not differing:
         return None
-    return _Finding(
-        name=f"{model_name(model)} on {name}", differing=tuple(differing), paths=tuple(paths)
-    )
+    return _Difference(name=cell.name, fields=tuple(differing), paths=tuple(paths))
 
 
 def _samples(built: Any, dataset: Mapping[str, Any], file: AnswerFile) -> Maker:
+    """Return the maker's part on the samples that a file should answer."""
     if built is None:
         return {}
     data = describe_data(built, dataset)
     if file.stop is not None:
         rows = built.test
         start, stop = file.start or 0, min(file.stop, len(rows))
-        data |= describe_data(_Rows(test=[rows[i] for i in range(start, stop)]), {})
+        data |= describe_data(SimpleNamespace(test=[rows[i] for i in range(start, stop)]), {})
         if file.total != len(rows):
             data["samples"] = f"{len(rows)} samples"
     return data
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Stands for a data set of some rows."""
-
-    test: Sequence[Mapping[str, Any]]
 
 
 def _build(dataset: Mapping[str, Any]) -> Any:
@@ -301,43 +299,27 @@ def _dtype_of(model: Mapping[str, Any], how: ResumedAs) -> str | None:
     """Return the dtype that a task would hold the weights in; None where it cannot be known."""
     if not is_ours(model):
         return None
-    keywords = {key: model[key] for key in model if key not in HOST_KEYS}
-    placement = LLaDACausalLM.check_arguments(**keywords).placement
+    placement = LLaDACausalLM.check_arguments(**model_keywords(model)).placement
     asked = parse_dtype(placement.dtype)
     if asked is not None:
         return str(asked).removeprefix("torch.")
     if how.mode in ("eval", "viz"):  # perhaps on another machine than the answers were made on
         return None
-    if placement.device is None and not how.runs_locally:
+    if placement.device is not None:
+        return "bfloat16" if str(placement.device).startswith("cuda") else "float32"
+    if not how.runs_locally:
         return None
     import torch
 
-    on_cuda = bool((model.get("run_cfg") or {}).get("num_gpus", 0))
-    if how.debug:
-        on_cuda = torch.cuda.is_available()
-    if placement.device is not None:
-        on_cuda = str(placement.device).startswith("cuda")
+    num_gpus = (model.get("run_cfg") or {}).get("num_gpus", 0)
+    on_cuda = torch.cuda.is_available() if how.debug else bool(num_gpus)
     return "bfloat16" if on_cuda else "float32"
 
 
-def _is_result(run_path: Path, path: Path) -> bool:
-    return path.relative_to(run_path).parts[0] == "results"
-
-
-def _count(findings: Sequence[_Finding]) -> str:
-    counts = Counter(name for finding in findings for name in finding.differing)
+def _count(found: Sequence[_Difference]) -> str:
+    counts = Counter(name for difference in found for name in difference.fields)
     return ", ".join(f"{count} for {name}" for name, count in counts.most_common(8))
 
 
 def _cells(cfg: Mapping[str, Any]) -> set[tuple[str, str]]:
     return {(model_name(model), dataset_name(dataset)) for model, dataset in list_pairs(cfg)}
-
-
-def _place(
-    run_path: Path, model: Mapping[str, Any], dataset: Mapping[str, Any]
-) -> tuple[Path, str]:
-    return run_path / "predictions" / model_name(model), dataset_name(dataset)
-
-
-def _result(run_path: Path, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path:
-    return run_path / "results" / model_name(model) / f"{dataset_name(dataset)}.json"

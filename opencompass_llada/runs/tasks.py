@@ -23,17 +23,9 @@ from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
-from opencompass_llada.runs.completeness import (
-    TASK_NAME,
-    AnswerFile,
-    dataset_name,
-    find_finished,
-    find_gap,
-    model_name,
-    read_answers,
-)
 from opencompass_llada.runs.durability import whole_files
-from opencompass_llada.runs.ending import end_with_the_run, mark_job
+from opencompass_llada.runs.exit_status import TASK_NAME
+from opencompass_llada.runs.hashes import hash_rows
 from opencompass_llada.runs.makers import (
     SCORING,
     claim,
@@ -42,47 +34,45 @@ from opencompass_llada.runs.makers import (
     describe_scoring,
     hash_files,
     read_maker,
-    type_name,
     write_maker,
 )
-from opencompass_llada.runs.provenance import hash_rows
-from opencompass_llada.runs.recording import record_model, recording
+from opencompass_llada.runs.provenance import record_model, recording
+from opencompass_llada.runs.recorded_files import (
+    AnswerFile,
+    dataset_name,
+    find_finished,
+    find_gap,
+    model_name,
+    read_answers,
+    type_name,
+)
+from opencompass_llada.runs.task_lifetime import end_with_the_run, mark_job
 
 logger = get_logger(__name__)
 
 
-def short_name(prefix: str, model_cfgs: Sequence[Any], dataset_cfgs: Sequence[Any]) -> str:
-    """Name a task by its models and the number of its cells.
+class _ShortNamed:
+    """Names a task by its models and the number of its cells."""
 
-    Args:
-        prefix: What kind of task it is.
-        model_cfgs: The task's models.
-        dataset_cfgs: One list of data sets a model.
-
-    Returns:
-        For example ``OpenICLInfer[tiny-llada: 44 data sets]``.
-    """
-    parts = [
-        f"{model['abbr']}: {len(datasets)} data sets"
-        for model, datasets in zip(model_cfgs, dataset_cfgs, strict=True)
-    ]
-    return f"{prefix}[{', '.join(parts)}]"
-
-
-class ShortNamedInferTask(OpenICLInferTask):
-    """The stock inference task under a short name; writes provenance/ into the run's folder."""
+    name_prefix: str
+    model_cfgs: Sequence[Any]
+    dataset_cfgs: Sequence[Any]
 
     @property
     def name(self) -> str:
-        """What the console shows of the task."""
-        return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
+        """What the console shows, for example ``OpenICLInfer[tiny-llada: 44 data sets]``."""
+        parts = [
+            f"{model['abbr']}: {len(datasets)} data sets"
+            for model, datasets in zip(self.model_cfgs, self.dataset_cfgs, strict=True)
+        ]
+        return f"{self.name_prefix}[{', '.join(parts)}]"
+
+
+class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
+    """The stock inference task under a short name; writes provenance/ into the run's folder."""
 
     def get_command(self, cfg_path: str, template: str) -> str:
         """Return the shell command that runs this task in a process of its own.
-
-        Args:
-            cfg_path: File of the task's config.
-            template: The runner's command with ``{task_cmd}`` in it.
 
         Raises:
             RuntimeError: If OpenCompass's own command has changed its form.
@@ -97,12 +87,7 @@ class ShortNamedInferTask(OpenICLInferTask):
         return command.replace(script, f"-m {__name__} --infer {cfg_path}")
 
     def run(self, *arguments: Any, **options: Any) -> None:
-        """Make the predictions of all data sets.
-
-        Args:
-            arguments: The stock task's.
-            options: The stock task's.
-        """
+        """Make the predictions of all data sets."""
         with whole_files():
             super().run(*arguments, **options)
 
@@ -129,22 +114,12 @@ class ShortNamedInferTask(OpenICLInferTask):
             super()._inference()
 
 
-class CellByCellEvalTask(OpenICLEvalTask):
+class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
     """Evaluates every data set of a task that can be, then fails if any could not."""
 
-    @property
-    def name(self) -> str:
-        """What the console shows of the task."""
-        return short_name(self.name_prefix, self.model_cfgs, self.dataset_cfgs)
-
     def get_command(self, cfg_path: str, template: str) -> str:
-        """Return the shell command that runs this task in a process of its own.
-
-        Args:
-            cfg_path: File of the task's config.
-            template: The runner's command with ``{task_cmd}`` in it.
-        """
-        command = f"{sys.executable} -m opencompass_llada.runs.tasks {cfg_path}"
+        """Return the shell command that runs this task in a process of its own."""
+        command = f"{sys.executable} -m {__name__} {cfg_path}"
         return mark_job(template).format(task_cmd=command)
 
     def run(self) -> None:
@@ -185,9 +160,8 @@ class CellByCellEvalTask(OpenICLEvalTask):
         stored = type_name(kind) in ("GenInferencer", *SCORING)
         column = self.output_column if stored else None
         answers = read_cell_answers(folder, files, self._samples, column)
-        keys = answers[0]
-        columns = {key: [answer.get(key) for answer in answers] for key in keys}
-        return answers, columns.pop("prediction", None)
+        has_texts = "prediction" in answers[0]
+        return answers, [answer.get("prediction") for answer in answers] if has_texts else None
 
     def _record_scoring(self) -> None:
         model, dataset = model_name(self.model_cfg), dataset_name(self.dataset_cfg)
@@ -206,16 +180,13 @@ class CellByCellEvalTask(OpenICLEvalTask):
 def read_cell_answers(
     folder: Path, files: Sequence[AnswerFile], samples: Any, column: str | None
 ) -> list[dict[str, Any]]:
-    """Read a cell's answers, each of which must be to the sample that it is scored against.
+    """Read a cell's answers in order, each of which must be to the sample it is scored against.
 
     Args:
         folder: Where the files should be.
         files: From `find_finished`.
         samples: The data set's samples, before any postprocessing.
         column: Of the samples, that answers hold as ``gold``; None if they hold none.
-
-    Returns:
-        One answer a sample, in order.
 
     Raises:
         ValueError: If answers are missing, torn, of other samples or to another reference.

@@ -18,7 +18,8 @@ from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.runs.fidelity.comparison import Answered, Comparison, compare
 from opencompass_llada.runs.fidelity.samples import SampleSet
 from opencompass_llada.runs.fidelity.settings import apply_setting
-from opencompass_llada.runs.provenance import describe_environment, hash_values
+from opencompass_llada.runs.hashes import hash_values
+from opencompass_llada.runs.provenance import describe_environment
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = get_logger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from opencompass_llada.files import describe_owner, folder_lock, process_exists
-from opencompass_llada.runs.ending import (
+from opencompass_llada.runs.task_lifetime import (
     VARIABLE,
     _is_there,
     cancel_jobs,
@@ -26,9 +26,9 @@ DRIVER = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite runs behind
 import subprocess, sys, time
-from opencompass_llada.runs.ending import tasks_end_with_this
+from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 task = (
-    "import sys, time; from opencompass_llada.runs.ending import end_with_the_run;"
+    "import sys, time; from opencompass_llada.runs.task_lifetime import end_with_the_run;"
     "end_with_the_run(sys.argv[1]); open(sys.argv[1] + '/pid', 'w').write(str(__import__('os')"
     ".getpid())); time.sleep(60)"
 )
@@ -140,7 +140,7 @@ def test_a_killed_drivers_jobs_are_cancelled(slurm, tmp_path):
 
 def test_a_task_of_another_host_goes_by_the_lock(tmp_path):
     script = (
-        "import sys, time; from opencompass_llada.runs.ending import end_with_the_run\n"
+        "import sys, time; from opencompass_llada.runs.task_lifetime import end_with_the_run\n"
         "end_with_the_run(sys.argv[1]); print('on', flush=True); time.sleep(60)"
     )
     mark = {**describe_owner(), "host": "elsewhere", "token": "llada-x"}

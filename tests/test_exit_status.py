@@ -4,11 +4,7 @@ import json
 
 import pytest
 
-from opencompass_llada.runs.completeness import (
-    describe_missing,
-    find_missing,
-    read_last_error,
-)
+from opencompass_llada.runs.exit_status import describe_missing, find_missing, read_last_error
 
 CONFIG = {
     "models": [{"abbr": "good"}, {"abbr": "bad"}],

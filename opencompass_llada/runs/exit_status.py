@@ -1,0 +1,131 @@
+"""Says why a run exits with 1: which (model, data set) cells have no result, and what went wrong.
+
+OpenCompass exits 0 when every task failed. This looks at the files that a run should have left in
+its work directory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.runs.recorded_files import (
+    LOG_FOLDERS,
+    STAGES,
+    dataset_name,
+    is_part,
+    list_names,
+    list_pairs,
+    model_name,
+    predictions_fault,
+    result_fault,
+)
+
+_LAST_LINES = 3
+#: What a task's process puts before the reason that it ended for.
+TASK_NAME = "task"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingCell:
+    """One model on one data set without a usable result."""
+
+    model: str
+    """The model's abbreviation."""
+    dataset: str
+    """The data set's abbreviation."""
+    stage: str
+    """The first stage that failed: ``predictions`` or ``results``."""
+    reason: str
+    """What is wrong with it."""
+    log_path: Path | None
+    """Log file of the task, if there is one."""
+
+
+def find_missing(
+    cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = STAGES
+) -> list[MissingCell]:
+    """Compare a run's config with the files it left.
+
+    Args:
+        cfg: The resolved config, with ``models`` and ``datasets`` or
+            ``model_dataset_combinations``.
+        work_dir: The run's own directory, which holds predictions/, results/ and logs/.
+        stages: What to look for; a run with ``-m infer`` leaves no results.
+
+    Returns:
+        The missing cells in the config's order; each with its first missing stage.
+    """
+    root = Path(work_dir)
+    missing = []
+    datasets = list_names(cfg)
+    for model, dataset in ((model_name(m), dataset_name(d)) for m, d in list_pairs(cfg)):
+        for stage in stages:
+            check = predictions_fault if stage == "predictions" else result_fault
+            if reason := check(root, model, dataset, datasets):
+                log = find_log(root, model, dataset, stage)
+                missing.append(
+                    MissingCell(
+                        model=model, dataset=dataset, stage=stage, reason=reason, log_path=log
+                    )
+                )
+                break
+    return missing
+
+
+def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
+    """Write a paragraph on missing cells: what is wrong, the log file, its last error.
+
+    Args:
+        missing: At least one cell.
+        limit: Cells to write out; the others are counted.
+    """
+    lines = [f"{len(missing)} (model, data set) pairs have no result:"]
+    logs: set[Path] = set()
+    for cell in missing[:limit]:
+        lines.append(f"  {cell.model} on {cell.dataset}: {cell.reason}")
+        if cell.log_path is not None and cell.log_path not in logs:
+            logs.add(cell.log_path)
+            lines.append(f"    log: {cell.log_path}")
+            lines += [f"    | {line}" for line in read_last_error(cell.log_path)]
+    if len(missing) > limit:
+        lines.append(f"  and {len(missing) - limit} more")
+    return "\n".join(lines)
+
+
+def read_last_error(log_path: Path) -> list[str]:
+    """Return the few lines of a log that say why it ended.
+
+    They are the paragraph of `faults.guard`, else the last exception, else the log's end.
+    """
+    text = log_path.read_text(encoding="utf-8", errors="replace")
+    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    ends = [i for i, line in enumerate(lines) if line.startswith(f"{TASK_NAME}: ")]
+    exception = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt)\b")
+    ends = ends or [i for i, line in enumerate(lines) if exception.match(line)]
+    start = ends[-1] if ends else len(lines) - _LAST_LINES
+    return lines[max(start, 0) :][:_LAST_LINES]
+
+
+def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
+    """Return the log of the task that a cell belonged to; None in debug mode, which writes none.
+
+    A task's log is named after its first data set; for the others the log that names the cell is
+    looked for.
+    """
+    folder = root / "logs" / LOG_FOLDERS[stage] / model
+    own = folder / f"{dataset}.out"
+    if own.is_file():
+        return own
+    logs = sorted(folder.glob("*.out"))
+    if shards := [path for path in logs if is_part(path.stem, dataset)]:
+        return shards[-1]
+    # A task of several models has its log in the folder of its first model.
+    name = re.compile(re.escape(f"{model}/{dataset}") + r"[,\]_]")
+    for log_path in [*logs, *sorted(folder.parent.glob("*/*.out"))]:
+        if name.search(log_path.read_text(encoding="utf-8", errors="replace")):
+            return log_path
+    return None

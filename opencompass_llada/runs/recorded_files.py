@@ -1,0 +1,369 @@
+"""Names the cells of a run, and judges the files that they left: sealed, whole, every sample once.
+
+A cell is a model on a data set. Every file of predictions, results and configs has a seal in
+``provenance/files.seals``: its digest, written before it came into place. Computes no scores and
+imports no OpenCompass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada.files import append_line, open_line, read_lines, sealed_line
+from opencompass_llada.options import show
+from opencompass_llada.runs.hashes import hash_file, once_a_version
+
+NO_PREDICTIONS = "no predictions were written"
+STAGES = ("predictions", "results")
+#: OpenCompass's folder of a stage's logs.
+LOG_FOLDERS = {"predictions": "infer", "results": "eval"}
+WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
+PROVENANCE = "provenance"
+SEALS = "files.seals"
+
+
+def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield every (model config, data set config) that a run evaluates, model by model."""
+    for group in cfg.get("model_dataset_combinations") or [cfg]:
+        for model in group.get("models") or ():
+            for dataset in group.get("datasets") or ():
+                yield model, dataset
+
+
+def list_names(cfg: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of all data sets of a run."""
+    return frozenset(dataset_name(dataset) for _, dataset in list_pairs(cfg))
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """Return what a model's files are named by: its abbr, else as OpenCompass names it."""
+    if "abbr" in model:
+        return str(model["abbr"])
+    tail = "_".join(os.path.realpath(model["path"]).split("/")[-2:])
+    return f"{model['type']}_{tail}".replace("/", "_")
+
+
+def dataset_name(dataset: Mapping[str, Any]) -> str:
+    """Return what a data set's files are named by: its abbr, else as OpenCompass names it."""
+    if "abbr" in dataset:
+        return str(dataset["abbr"])
+    parts = [dataset["path"], *([dataset["name"]] if "name" in dataset else [])]
+    return "_".join(parts).replace("/", "_")
+
+
+def type_name(config: Mapping[str, Any]) -> str:
+    """Return the bare name of a config's type, ``''`` if it has none."""
+    kind = config.get("type")
+    return str(kind).rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def is_ours(model: Mapping[str, Any]) -> bool:
+    """Tell whether a model's type is this package's wrapper."""
+    kind = model.get("type")
+    if not isinstance(kind, str):
+        kind = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__name__', '')}"
+    return kind == WRAPPER
+
+
+def seal_file(path: Path, content: Path, **facts: Any) -> None:
+    """Record what a file of a run will hold, before it comes into place.
+
+    Args:
+        path: Where it will be, in a folder of the run: ``predictions/MODEL/NAME.json``.
+        content: Where it is now.
+        facts: What else is recorded of it.
+    """
+    run_path = path.parents[1 if path.parent.name in ("configs", PROVENANCE) else 2]
+    record = {"file": path.relative_to(run_path).as_posix(), "sha256": hash_file(content), **facts}
+    append_line(run_path / PROVENANCE / SEALS, sealed_line(record))
+
+
+def read_seals(run_path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return the newest record of each sealed file, by its path in the run's folder."""
+    path = run_path / PROVENANCE / SEALS
+    return _read_seals(path) if path.is_file() else {}
+
+
+@once_a_version
+def _read_seals(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    records = (open_line(line) for _, line in read_lines(path))
+    return {str(record["file"]): record for record in records if record and "file" in record}
+
+
+def seal_fault(path: Path, run_path: Path) -> str:
+    """Say if a file is not what the run wrote; '' if it is, or if nothing is recorded of it."""
+    seal = read_seals(run_path).get(path.relative_to(run_path).as_posix())
+    if not path.is_file():
+        return "is no file"
+    if seal is None or seal.get("sha256") == hash_file(path):
+        return ""
+    return "is not as the run wrote it (its digest is another): torn, changed or of another run"
+
+
+def _read_object(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the JSON object of ``RUN/STAGE/MODEL/NAME.json``, and what is wrong with the file."""
+    try:
+        text = path.read_bytes()
+        if not text.strip():
+            return {}, "is empty"
+        if fault := seal_fault(path, path.parents[2]):
+            return {}, fault
+        content = json.loads(text.decode("utf-8"))
+    except OSError as error:
+        return {}, f"cannot be read ({error})"
+    except (ValueError, RecursionError) as error:
+        return {}, f"is not valid JSON ({error})"
+    return (content, "") if isinstance(content, dict) else ({}, "is not a JSON object")
+
+
+def read_answers(path: Path) -> tuple[dict[str, Any], str]:
+    """Read ``RUN/predictions/MODEL/NAME.json``.
+
+    Returns:
+        Answers by index as text, and what is wrong with the file; one of both is empty.
+    """
+    content, fault = _read_object(path)
+    if not fault and not content:
+        fault = "is empty"
+    if not fault and [*content] != [str(index) for index in range(len(content))]:
+        fault = "does not number its samples from 0 on"
+    if not fault and not all(isinstance(answer, dict) for answer in content.values()):
+        fault = "holds samples that are no records"
+    return ({}, fault) if fault else (content, "")
+
+
+def answers_fault(path: Path) -> str:
+    """Say what is wrong with a file of predictions, '' if nothing; asked again, it is not read."""
+    try:
+        return _answers_fault(path)
+    except OSError as error:
+        return f"cannot be read ({error})"
+
+
+@once_a_version
+def _answers_fault(path: Path) -> str:
+    return read_answers(path)[1]
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], str]:
+    """Read ``RUN/results/MODEL/NAME.json``.
+
+    Returns:
+        Its content, and what is wrong with it; {} if anything is. A result beside predictions
+        that it was not made of is none.
+    """
+    if not path.is_file():
+        return {}, "no result was written"
+    content, fault = _read_object(path)
+    if fault:
+        return {}, f"the result {fault}"
+    if "error" in content:
+        return {}, f"the evaluator reported an error: {content['error']}"
+    if fault := _origin_fault(path):
+        return {}, fault
+    if fault := _share_fault(content):
+        return {}, f"the result {fault}"
+    return content, ""
+
+
+def _origin_fault(path: Path) -> str:
+    """Say if the predictions beside a result are not those that it was made of."""
+    run_path, model = path.parents[2], path.parent.name
+    seal = read_seals(run_path).get(path.relative_to(run_path).as_posix(), {})
+    made_of = seal.get("predictions")
+    if not isinstance(made_of, dict):
+        return ""
+    present = describe_predictions(run_path, model, path.stem)
+    if not present or present == made_of:
+        return ""
+    differing = sorted(
+        name for name in {*present, *made_of} if present.get(name) != made_of.get(name)
+    )
+    return (
+        f"the result was not made of the predictions beside it (predictions/{model}/{differing[0]} "
+        "is another file by now)"
+    )
+
+
+def _share_fault(content: Mapping[str, Any]) -> str:
+    """Say if an accuracy is no share; evaluators give it in percent."""
+    for name, value in content.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name.partition("_")[0] == "accuracy" and is_number and (value < 0 or value > 100):
+            return f"has {name}={show(value)}, outside 0 to 100, which no evaluator gives"
+    return ""
+
+
+def describe_predictions(run_path: Path, model: str, dataset: str) -> dict[str, str]:
+    """Return the SHA-256 of each prediction file of a cell, by the file's name."""
+    files = find_predictions(run_path / "predictions" / model, dataset)
+    return {path.name: hash_file(path) for path in files}
+
+
+def find_damage(root: Path) -> list[str]:
+    """Say which files of a run's predictions and results are torn, changed or of another run."""
+    found = []
+    for stage in STAGES:
+        for path in sorted((root / stage).glob("*/*.json")):
+            if stage == STAGES[0]:
+                fault = answers_fault(path)
+            else:
+                content, fault = _read_object(path)
+                fault = fault or ("" if content else "is empty")
+                fault = fault or _origin_fault(path) or _share_fault(content)
+            if fault:
+                found.append(f"{path} {fault}")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFile:
+    """A file with answers of a cell: all of them, or those of a shard."""
+
+    path: Path
+    """``NAME.json``, or ``tmp_NAME.jsonl`` while it is unfinished."""
+    start: int | None = None
+    """First sample of a shard that is named by its samples."""
+    stop: int | None = None
+    """The sample after its last."""
+    total: int | None = None
+    """Samples of the whole data set."""
+    number: int | None = None
+    """Of a shard as OpenCompass names it, by its number: its samples are not known."""
+    is_partial: bool = False
+    """Whether inference is unfinished."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds the whole data set, finished."""
+        return self.stop is None and self.number is None and not self.is_partial
+
+
+def shard_name(dataset: str, start: int, stop: int, total: int) -> str:
+    """Return the name of a shard: that of the data set, with its samples, e.g. ``niah_0-4of10``."""
+    return f"{dataset}_{start}-{stop}of{total}"
+
+
+def split_shard_name(name: str) -> tuple[str, tuple[int, int, int] | None]:
+    """Return the data set's name of a shard's, and start, stop, total; None for no such shard."""
+    match = re.fullmatch(r"(.+)_(\d+)-(\d+)of(\d+)", name, re.DOTALL)
+    if match is None:
+        return name, None
+    return match[1], (int(match[2]), int(match[3]), int(match[4]))
+
+
+def is_part(name: str, dataset: str, datasets: Container[str] = ()) -> bool:
+    """Tell whether a name is a data set's or that of a shard of it, of either way of naming.
+
+    Args:
+        name: Of a file or a record.
+        dataset: The data set's.
+        datasets: Names of data sets of the run; one such as ``NAME_4`` is no shard of ``NAME``.
+    """
+    head, _, number = name.rpartition("_")
+    numbered = head == dataset and number.isdigit() and name not in datasets
+    return name == dataset or numbered or split_shard_name(name)[0] == dataset
+
+
+def find_answer_files(
+    folder: Path, dataset: str, datasets: Container[str] = ()
+) -> list[AnswerFile]:
+    """Return the files that hold answers of a cell, shards in the order of their samples.
+
+    Args:
+        folder: predictions/MODEL of a run.
+        dataset: The data set's abbreviation.
+        datasets: As of `is_part`.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        partial = path.suffix == ".jsonl" and path.name.startswith("tmp_")
+        stem = path.stem.removeprefix("tmp_") if partial else path.stem
+        if not (partial or path.suffix == ".json") or not is_part(stem, dataset, datasets):
+            continue
+        if not path.is_file():
+            continue
+        _, samples = split_shard_name(stem)
+        start, stop, total = samples if samples and stem != dataset else (None, None, None)
+        number = int(stem.rpartition("_")[2]) if stem != dataset and not samples else None
+        found.append(
+            AnswerFile(
+                path=path, start=start, stop=stop, total=total, number=number, is_partial=partial
+            )
+        )
+    return sorted(found, key=lambda file: (file.start or 0, file.number or 0, file.path.name))
+
+
+def find_finished(folder: Path, dataset: str, datasets: Container[str] = ()) -> list[AnswerFile]:
+    """Return the files that make up a cell's answers: the whole one, else its shards in order."""
+    files = [file for file in find_answer_files(folder, dataset, datasets) if not file.is_partial]
+    whole = [file for file in files if file.is_whole]
+    ranges = [file for file in files if file.stop is not None]
+    return whole or ranges or files
+
+
+def find_predictions(folder: Path, dataset: str) -> list[Path]:
+    """Return the paths of `find_finished`."""
+    return [file.path for file in find_finished(folder, dataset)]
+
+
+def find_gap(shards: Sequence[AnswerFile]) -> str | None:
+    """Say which samples no shard holds, or two; None if each is in one.
+
+    Args:
+        shards: Those named by their samples, in order; at least one.
+    """
+    totals = {shard.total for shard in shards}
+    if len(totals) > 1:
+        return f"its shards are of data sets of {sorted(map(str, totals))} samples"
+    reached = 0
+    for shard in shards:
+        assert shard.start is not None, "shards here are named by their samples"
+        if shard.start > reached:
+            return f"samples {reached} to {shard.start - 1} are missing"
+        if shard.start < reached:
+            return f"sample {shard.start} is in two shards ({shard.path.name})"
+        reached = shard.stop or 0
+    (total,) = totals
+    return f"samples {reached} to {total - 1} are missing" if reached != total else None  # type: ignore[operator]
+
+
+def predictions_fault(root: Path, model: str, dataset: str, datasets: Container[str]) -> str | None:
+    """Say why a cell's predictions are not all there and sound; None if they are."""
+    folder = root / "predictions" / model
+    for file in find_answer_files(folder, dataset, datasets):
+        if file.is_partial:
+            return f"inference stopped half-way ({file.path.name} is left)"
+    files = find_finished(folder, dataset, datasets)
+    for file in files:
+        if fault := answers_fault(file.path):
+            return f"predictions/{model}/{file.path.name} {fault}"
+    if not files:
+        return NO_PREDICTIONS
+    if files[0].is_whole:
+        return None
+    if files[0].stop is not None:
+        return find_gap(files)
+    numbers = {file.number for file in files if file.number is not None}
+    # The last shard leaves no gap when it is lost; its task's log says that there was one.
+    logs = root / "logs" / LOG_FOLDERS["predictions"] / model
+    numbered = re.compile(rf"{re.escape(dataset)}_(\d+)\.out")
+    started = {int(m[1]) for path in logs.glob("*.out") if (m := numbered.fullmatch(path.name))}
+    gaps = sorted(set(range(max(numbers | started) + 1)) - numbers)
+    return f"prediction shards {gaps} are missing" if gaps else None
+
+
+def result_fault(root: Path, model: str, dataset: str, datasets: Container[str]) -> str | None:
+    """Say what is wrong with a result, or with the predictions that lie beside it, if any do."""
+    content, fault = read_result(root / "results" / model / f"{dataset}.json")
+    if not fault and not content:
+        fault = "the result is empty"
+    if not fault:
+        fault = predictions_fault(root, model, dataset, datasets) or ""
+    return None if fault in ("", NO_PREDICTIONS) else fault
