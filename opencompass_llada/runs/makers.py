@@ -171,7 +171,8 @@ def _describe_ours(
     model: Mapping[str, Any], length: int | None, *, scores: bool, fetch: bool
 ) -> Maker:
     """Return what this package's wrapper makes of its keywords, every default put in its place."""
-    options: WrapperOptions = LLaDACausalLM.check_arguments(**model_keywords(model))
+    keywords = model_keywords(model)
+    options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
     names = [f.name for f in dataclasses.fields(options) if f.name not in _RESOLVED]
     chat = plain(options.chat)
     if options.chat is not None and options.chat.template is not None:
