@@ -1,30 +1,23 @@
-"""Choose the device, the dtype and the attention backend of a model, and log why.
-
-Decides from the arguments and the machine alone, before any weight is read.
-"""
+"""Chooses the device and the dtype of a model from arguments and machine, and logs why."""
 
 from __future__ import annotations
 
 import torch
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.options import show, unknown_name_message
+from opencompass_llada.options import reject_unknown, show
 
 logger = get_logger(__name__)
 
 _DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "half": torch.float16,
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "float": torch.float32,
+    **dict.fromkeys(("bfloat16", "bf16"), torch.bfloat16),
+    **dict.fromkeys(("float16", "fp16", "half"), torch.float16),
+    **dict.fromkeys(("float32", "fp32", "float"), torch.float32),
 }
+_DEVICES = "use 'auto', 'cpu', 'cuda' or 'cuda:1'"
 
 
-def parse_device(name: str | torch.device | None) -> torch.device | None:
+def parse_device(name: str | int | torch.device | None) -> torch.device | None:
     """Read a device's name, without asking whether this machine has it.
 
     Args:
@@ -41,25 +34,14 @@ def parse_device(name: str | torch.device | None) -> torch.device | None:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device={show(name)} is no device; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
-        ) from error
+        raise ValueError(f"device={show(name)} is no device; {_DEVICES}") from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"device={str(device)!r} is not supported; use 'auto', 'cpu', 'cuda' or 'cuda:1'"
-        )
+        raise ValueError(f"device={str(device)!r} is not supported; {_DEVICES}")
     return device
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:
-    """Return the device to run on.
-
-    Args:
-        name: See `parse_device`; None or ``auto`` takes the first CUDA device, and the CPU where
-            there is none.
-
-    Returns:
-        The device.
+    """Return the device to run on; None or ``auto`` takes CUDA where there is any.
 
     Raises:
         ValueError: If the name is no device, or a CUDA device is asked for and absent.
@@ -70,8 +52,7 @@ def choose_device(name: str | torch.device | None) -> torch.device:
         device = torch.device("cuda" if found else "cpu")
         reason = "CUDA is available" if found else "no CUDA device is visible"
         logger.info("device=%s, because %s", device, reason)
-        return device
-    if device.type == "cuda" and not found:
+    elif device.type == "cuda" and not found:
         raise ValueError(
             f"device={str(device)!r}, but no CUDA device is visible to PyTorch "
             f"{torch.__version__}; use device='cpu', install a CUDA build of torch, or give the "
@@ -100,22 +81,15 @@ def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
             raise ValueError(f"dtype={name} is not supported; use bfloat16, float16 or float32")
         return name
     text = str(name).removeprefix("torch.")
-    if text not in _DTYPES:
-        raise ValueError(unknown_name_message("dtype", text, [*_DTYPES, "auto"]))
+    reject_unknown("dtype", [text], [*_DTYPES, "auto"])
     return _DTYPES[text]
 
 
 def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the dtype to hold the weights in.
+    """Return the dtype to hold the weights in, by default bfloat16 on CUDA and float32 elsewhere.
 
-    Args:
-        name: See `parse_dtype`; None or ``auto`` is bfloat16 on CUDA, the dtype that LLaDA was
-            trained in, and float32 elsewhere, where bfloat16 is emulated on many processors and
-            gives answers that differ between them.
-        device: Where the model goes.
-
-    Returns:
-        The dtype.
+    LLaDA was trained in bfloat16; on many processors it is emulated, and answers differ between
+    them.
 
     Raises:
         ValueError: If the name is unknown; the nearest one is named.

@@ -2,7 +2,6 @@
 
 The one place where an exception becomes what a user reads. Nothing is repaired and nothing is
 checked here: whoever refuses an input raises, with a text that names it, the rule and the remedy.
-Imports nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def guard(
     log_folder: Callable[[], Path | None] = lambda: None,
     show_traceback: bool | Callable[[], bool] = False,
 ) -> int:
-    """Call a command and return its exit status, whatever it raises.
+    """Call a command and return its exit status, whatever it raises but SystemExit.
 
     Args:
         main: The command; None as its result is status 0.
@@ -50,9 +49,6 @@ def guard(
 
     Returns:
         The command's status; 1 where it raised, 130 where it was interrupted.
-
-    Raises:
-        SystemExit: As the command raised it.
     """
     try:
         return int(main() or 0)
@@ -62,8 +58,7 @@ def guard(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except BaseException as error:  # some of torch's own are no Exception
-        shown = show_traceback() if callable(show_traceback) else show_traceback
-        if shown:
+        if show_traceback() if callable(show_traceback) else show_traceback:
             sys.stderr.write(redact("".join(traceback.format_exception(error))))
         name = program or Path(sys.argv[0]).name
         sys.stderr.write(redact(f"{name}: {describe_fault(error, log_folder)}\n"))
@@ -73,25 +68,15 @@ def guard(
 def describe_fault(
     error: BaseException, log_folder: Callable[[], Path | None] = lambda: None
 ) -> str:
-    """Write the paragraph on an exception; the traceback of a bug goes into a file.
-
-    Args:
-        error: What was raised.
-        log_folder: See `guard`.
-
-    Returns:
-        One paragraph without the program's name.
-    """
+    """Write the paragraph on an exception; the traceback of a bug goes into a file."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by an interrupt; what is finished is kept."
     if is_foreseen(error):
         return str(error)
     text = f"{type(error).__name__}: {error}".rstrip(": ")
-    helps = next(
-        (_MACHINE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _MACHINE), None
-    )
-    if helps is not None:
-        return f"the memory does not suffice ({text}). {helps}"
+    for kind in type(error).__mro__:
+        if kind.__name__ in _MACHINE:
+            return f"the memory does not suffice ({text}). {_MACHINE[kind.__name__]}"
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         file = f" {error.filename}" if error.filename is not None else ""
         return (
@@ -99,8 +84,10 @@ def describe_fault(
             f"right, that it may be read and written, and that the disk has room. "
             f"{_keep_traceback(error, log_folder)}"
         )
-    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
-    where = f" (raised in {frame.filename}, line {frame.lineno})" if frame else ""
+    last = _last_frame(error)
+    where = ""
+    if last is not None:
+        where = f" (raised in {last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
     return (
         f"this is a bug in opencompass_llada, please report: {text}{where}. "
         f"{_keep_traceback(error, log_folder)} Send it along with the command and the config."
@@ -112,9 +99,6 @@ def is_foreseen(error: BaseException) -> bool:
 
     A ``KeyError`` of a missing key or a ``ValueError`` of ``int()`` is raised by Python inside a
     line of this package, and is a bug; so is a failed ``assert``.
-
-    Args:
-        error: What was raised.
     """
     last = _last_frame(error)
     if last is None or isinstance(error, AssertionError) or not is_deliberate(error):
@@ -123,11 +107,7 @@ def is_foreseen(error: BaseException) -> bool:
 
 
 def is_deliberate(error: BaseException) -> bool:
-    """Return whether a statement ``raise`` made the exception, in whatever file it stands.
-
-    Args:
-        error: What was raised.
-    """
+    """Return whether a statement ``raise`` made the exception, in whatever file it stands."""
     last = _last_frame(error)
     return last is not None and (
         last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]

@@ -1,8 +1,8 @@
-"""Files that are whole or absent, and locks on folders, so that no killed process leaves a half.
+"""Writes files whole or not at all, and locks folders, so that no killed process leaves a half.
 
 A file is written under a temporary name beside its place and moved there once it is on the disk.
 The temporary name and a lock say whose they are (host and process), so that a later run knows what
-a dead process has left. Knows nothing of what the files hold.
+a dead process has left.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{8}\.part", re.S)
 #: Bytes of the target's name that the temporary one repeats; file systems take 255 for the whole.
 _NAME_BYTES = 80
-
-
 #: Environment variable: folder of what is kept between runs; ``none`` keeps nothing. Not LLADA_*:
 #: those choose what is run.
 CACHE_VARIABLE = "OPENCOMPASS_LLADA_CACHE"
@@ -48,11 +46,7 @@ class FolderInUse(ValueError):
 
 
 def user_cache(name: str) -> Path | None:
-    """Return the user's folder for what is kept between runs; None if nothing is to be kept.
-
-    Args:
-        name: Folder in it, e.g. ``"ruler"``.
-    """
+    """Return a folder, such as ``"ruler"``, of what is kept between runs; None to keep nothing."""
     chosen = os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen.lower() == "none":
         return None
@@ -61,14 +55,7 @@ def user_cache(name: str) -> Path | None:
 
 
 def check_user_cache(name: str) -> None:
-    """Refuse a cache folder in whose place a file lies.
-
-    Args:
-        name: As of `user_cache`.
-
-    Raises:
-        ValueError: With the file and the variable to set.
-    """
+    """Refuse a `user_cache` in whose place a file lies."""
     folder = user_cache(name)
     for path in () if folder is None else (folder, *folder.parents):
         if path.is_dir():
@@ -85,31 +72,22 @@ def replacing(path: str | Path, before: Callable[[Path], None] | None = None) ->
     """Give a temporary path in the target's folder, and move what is there into place at the end.
 
     The target is the old one or the new one, whole, at every moment, also if the machine stops.
+    After any error inside the block, or of the disk, the temporary file is removed.
 
     Args:
         path: The file (or, where none of that name exists, the folder) to make; its folder must
             exist.
         before: Called with the temporary path when it is on the disk, before it is moved.
-
-    Yields:
-        The temporary path. Nothing lies there yet.
-
-    Raises:
-        OSError: If writing fails, a full disk for instance. The temporary file is removed then, as
-            after any error inside the block.
     """
     target = Path(os.path.realpath(path))  # through a link, as `open` writes
     temporary = target.with_name(temporary_name(target.name))
     try:
         yield temporary
-        if temporary.is_dir():
-            settle_folder(temporary)
-        else:
-            _settle(temporary)
+        settle(temporary)
         if before is not None:
             before(temporary)
         os.replace(temporary, target)
-        _settle(target.parent)
+        settle(target.parent, inside=False)
     except BaseException:
         remove(temporary)
         raise
@@ -119,12 +97,9 @@ def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
     """Write a UTF-8 file whole or not at all, its folder made if need be.
 
     Args:
-        path: The file.
+        path: The file; after an OSError the earlier one is as it was.
         text: What it holds.
         errors: What becomes of half surrogates, as in `str.encode`.
-
-    Raises:
-        OSError: If it cannot be written; the earlier file is as it was.
     """
     content = text.encode("utf-8", errors=errors)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +110,7 @@ def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
 def append_line(path: str | Path, line: str) -> None:
     """Append a line in one write; a line that an earlier process left torn is closed first.
 
-    Args:
-        path: The file, made if need be, with its folder.
-        line: The text, without a line break in it. Half surrogates become question marks.
-
-    Raises:
-        OSError: If it cannot be written; what was written of it is cut off again.
+    Half surrogates become question marks. What a full disk took of it is cut off again.
     """
     content = line.encode("utf-8", errors="replace") + b"\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -154,30 +124,18 @@ def append_line(path: str | Path, line: str) -> None:
         if written != len(content):  # a disk that became full takes a part
             if os.fstat(file.fileno()).st_size == end + written:
                 file.truncate(end)
-            raise OSError(28, "No space left on device", str(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def sealed_line(record: Mapping[str, Any]) -> str:
-    """Return a record as a line of JSON that begins with the digest of the rest of it.
-
-    Args:
-        record: Values that JSON knows; others become text. Half surrogates become question marks.
-    """
+    """Return a record as a line of JSON that begins with the digest of the rest of it."""
     text = json.dumps(record, ensure_ascii=False, default=str)
     text = text.encode("utf-8", errors="replace").decode("utf-8")
     return f'{{"digest": "{_digest(text[1:].encode())}", {text[1:]}'
 
 
 def open_line(line: bytes, must_be_sealed: bool = True) -> dict[str, Any] | None:
-    """Return the record of a line, without its digest.
-
-    Args:
-        line: From `read_lines`.
-        must_be_sealed: Whether a line without a digest is refused.
-
-    Returns:
-        None for a line that is torn, damaged, or no record.
-    """
+    """Return a line's record without its digest; None if it is torn, damaged or no record."""
     sealed = re.match(rb'\{"digest": "([0-9a-f]{16})", ', line)
     if sealed is None and must_be_sealed:
         return None
@@ -202,9 +160,6 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
     Only ``\n`` ends a line: `str.splitlines` also cuts at U+2028 and U+0085, which JSON allows
     inside a text.
-
-    Args:
-        path: The file.
     """
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if line.strip():
@@ -212,11 +167,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 
 def temporary_name(name: str) -> str:
-    """Return a name for what is being written, of this process and of no other call.
-
-    Args:
-        name: The name that it will have.
-    """
+    """Return a name, of this process and no other call, for what will have the given one."""
     short = name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
     return f".{short}~{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}.part"
 
@@ -227,14 +178,9 @@ def host_name() -> str:
 
 
 def remove_left_overs(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Remove what dead processes were writing when they ended.
+    """Remove what dead processes were writing when they ended, and return it.
 
-    Args:
-        folder: Where to look; may be missing.
-        recursive: Whether to look into folders inside it, too.
-
-    Returns:
-        What was removed. Files of living processes, and young ones of other hosts, stay.
+    Files of living processes, and young ones of other hosts, stay.
     """
     removed = []
     pattern = "**/.*.part" if recursive else ".*.part"
@@ -257,13 +203,13 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
-    """Keep a folder for this process: a second one that asks for it is refused.
+    """Keep a folder, made if need be, for this process: a second one that asks for it is refused.
 
     The lock is a file that names host and process. One whose process is dead is taken over at once;
     of another host, when it was not renewed for `STALE_SECONDS`.
 
     Args:
-        folder: The folder, made if need be.
+        folder: The folder.
         doing: What is done there, for the other process's message: ``an evaluation``.
 
     Raises:
@@ -359,7 +305,7 @@ def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
 
 
 def process_exists(pid: int, since: str | None = None) -> bool:
-    """Say whether a process of this machine is there and no mere entry of a dead one.
+    """Say whether a process of this machine is there and no zombie.
 
     Args:
         pid: Its number.
@@ -391,8 +337,10 @@ def _stat_of(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def _settle(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk, where that can be asked."""
+def settle(path: Path, *, inside: bool = True) -> None:
+    """Wait until a file, or a folder's list of names and what is ``inside``, is on the disk."""
+    for part in sorted(path.rglob("*"), reverse=True) if inside and path.is_dir() else ():
+        settle(part, inside=False)
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -402,19 +350,7 @@ def _settle(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not path.is_dir() and error.errno not in (22, 95):  # a file system without fsync
-            raise
+        if not path.is_dir() and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise  # of a file system that has fsync
     finally:
         os.close(descriptor)
-
-
-def settle_folder(folder: Path, *, inside: bool = True) -> None:
-    """Wait until a folder's list of names is on the disk, and all that is inside it.
-
-    Args:
-        folder: The folder.
-        inside: Whether to wait for its content, too.
-    """
-    for path in sorted(folder.rglob("*"), reverse=True) if inside else ():
-        _settle(path)
-    _settle(folder)

@@ -1,8 +1,7 @@
-"""Checks of user-given options: unknown names are refused, and values of another type.
+"""Builds options classes from what a config gives, and refuses unknown names and wrong types.
 
-An options class is a frozen dataclass; its annotations alone say which types its values have
-(`check_fields`), and `build` is the one way from a config's mapping to it. Knows nothing of what
-the options mean: ranges are checked by each class itself.
+An options class is a frozen dataclass; its annotations alone say which types its values have.
+`build` is the one way from a mapping to it; ranges are checked by each class itself.
 """
 
 from __future__ import annotations
@@ -30,92 +29,44 @@ _EXPECTED = {
 }
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name closest in spelling to ``name``.
+def build(
+    cls: type[Options],
+    given: Any,
+    what: str,
+    also: Iterable[str] = (),
+    by_name: str | None = None,
+) -> Options:
+    """Make an options class of what a config gives for it.
 
     Args:
-        name: What the user wrote.
-        allowed: The valid names.
-
-    Returns:
-        The closest valid name, or None when nothing comes near.
-    """
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return matches[0] if matches else None
-
-
-def unknown_name_message(what: str, name: str, allowed: Iterable[str]) -> str:
-    """Compose the error text for one unknown name.
-
-    Args:
-        what: The kind of thing named, e.g. ``"RoPE scaling type"``.
-        name: What the user wrote.
-        allowed: The valid names.
-
-    Returns:
-        One sentence that names the value, the nearest valid name and all valid names.
-    """
-    names = sorted(allowed)
-    guess = nearest(name, names)
-    hint = f" Did you mean {guess!r}?" if guess else ""
-    return f"Unknown {what} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}."
-
-
-def reject_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise if any given name is not allowed.
-
-    Args:
-        what: The kind of thing named, used in the message.
-        given: The names that the user wrote.
-        allowed: The valid names.
+        cls: The class, a dataclass that checks its own values (`check_fields`, then ranges).
+        given: A mapping of its fields, an instance, or None for all defaults.
+        what: What messages call it, e.g. ``"cache"``.
+        also: Further names that a mapping may hold; they are left out.
+        by_name: The field that a text alone stands for, such as ``"type"``; None for none.
 
     Raises:
-        ValueError: For the first unknown name; the message names the nearest valid one.
+        ValueError: If it is no mapping, a name is unknown (the nearest is named), one is missing,
+            or a value does not fit.
     """
-    names = list(allowed)
-    for name in given:
-        if name not in names:
-            raise ValueError(unknown_name_message(what, str(name), names))
-
-
-def show(value: object) -> str:
-    """Return a value as a message shows it: one line, shortened."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of more digits than Python writes
-        text = f"<{type(value).__name__} of too many digits>"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
-
-
-def check_value(name: str, value: Any, expected: Any) -> Any:
-    """Return a value in the type that is expected of it.
-
-    Args:
-        name: What the message calls it.
-        value: What the user gave. Integers of any library stand for int and float, and paths for
-            texts; booleans for neither, and texts for no number.
-        expected: A type or annotation: int, float, bool, str, None, unions, mappings, sequences and
-            tuples of these, or a class whose instances are meant. Any is anything.
-
-    Returns:
-        The value; numbers as Python's own, paths as texts, sequences of a checked type as tuples.
-
-    Raises:
-        ValueError: If it is something else; says what is expected, and what helps.
-    """
-    for alternative in _alternatives(expected):
-        fits, converted = _convert(name, value, alternative)
-        if fits:
-            return converted
-    kinds = dict.fromkeys(_describe(alternative) for alternative in _alternatives(expected))
-    remedy = "use True or False" if expected is bool else "leave it out for the default"
-    if isinstance(value, str) and not {str, bool} & set(_alternatives(expected)):
-        try:
-            float(value)
-            remedy = "write it without quotes"
-        except ValueError:
-            pass
-    raise ValueError(f"{name}={show(value)} must be {' or '.join(kinds)}; {remedy}")
+    if isinstance(given, cls):
+        return given
+    if by_name is not None and isinstance(given, str):
+        given = {by_name: given}
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    if given is not None and not isinstance(given, Mapping):
+        alone = "" if by_name is None else f"a {by_name}'s name or "
+        raise ValueError(
+            f"{what}={show(given)} must be {alone}a dict of options, of these: {', '.join(names)}"
+        )
+    values = dict(given or {})
+    reject_unknown(f"{what} option", values, [*names, *also])
+    absent = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is absent and f.default_factory is absent]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{what} needs {', '.join(missing)}, which the config does not give")
+    return cls(**{name: value for name, value in values.items() if name in names})
 
 
 def check_fields(options: Any, prefix: str = "") -> None:
@@ -137,68 +88,45 @@ def check_fields(options: Any, prefix: str = "") -> None:
 
 
 def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check keywords against a function's annotations.
-
-    Args:
-        function: The function; parameters that are not given are not checked.
-        given: Keywords that it takes.
-
-    Returns:
-        The keywords, each as `check_value` returns it.
-
-    Raises:
-        ValueError: For the first value of another type.
-    """
+    """Return keywords checked against a function's annotations; see `check_value`."""
     hints = typing.get_type_hints(function)
     return {name: check_value(name, value, hints.get(name, Any)) for name, value in given.items()}
 
 
-def build(
-    cls: type[Options],
-    given: Any,
-    what: str,
-    also: Iterable[str] = (),
-    by_name: str | None = None,
-) -> Options:
-    """Make an options class of what a config gives for it.
+def check_value(name: str, value: Any, expected: Any) -> Any:
+    """Return a value in the type that is expected of it.
 
     Args:
-        cls: The class, a dataclass that checks its own values.
-        given: A mapping of its fields, an instance, or None for all defaults.
-        what: What messages call it, e.g. ``"cache"``.
-        also: Further names that a mapping may hold; they are left out.
-        by_name: The field that a text alone stands for, such as ``"type"``; None for none.
+        name: What the message calls it.
+        value: What the user gave. Integers of any library stand for int and float, and paths for
+            texts; booleans for neither, and texts for no number.
+        expected: A type or annotation: int, float, bool, str, None, unions, mappings, sequences and
+            tuples of these, or a class whose instances are meant. Any is anything.
 
     Returns:
-        The checked instance.
+        The value; numbers as Python's own, paths as texts, sequences of a checked type as tuples.
 
     Raises:
-        ValueError: If it is no mapping, a name is unknown (the nearest is named), one is missing,
-            or a value does not fit.
+        ValueError: If it is something else; says what is expected, and what helps.
     """
-    if isinstance(given, cls):
-        return given
-    if by_name is not None and isinstance(given, str):
-        given = {by_name: given}
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    names = [field.name for field in fields]
-    if given is not None and not isinstance(given, Mapping):
-        alone = "" if by_name is None else f"a {by_name}'s name or "
-        raise ValueError(
-            f"{what}={show(given)} must be {alone}a dict of options, of these: {', '.join(names)}"
-        )
-    values = dict(given or {})
-    also = list(also)
-    reject_unknown(f"{what} option", values, [*names, *also])
-    absent = dataclasses.MISSING
-    needed = [f.name for f in fields if f.default is absent and f.default_factory is absent]
-    if missing := [name for name in needed if name not in values]:
-        raise ValueError(f"{what} needs {', '.join(missing)}, which the config does not give")
-    return cls(**{name: value for name, value in values.items() if name in names})
+    alternatives = _alternatives(expected)
+    for alternative in alternatives:
+        fits, converted = _convert(name, value, alternative)
+        if fits:
+            return converted
+    kinds = dict.fromkeys(map(_describe, alternatives))
+    remedy = "use True or False" if expected is bool else "leave it out for the default"
+    if isinstance(value, str) and not {str, bool} & set(alternatives):
+        try:
+            float(value)
+            remedy = "write it without quotes"
+        except ValueError:
+            pass
+    raise ValueError(f"{name}={show(value)} must be {' or '.join(kinds)}; {remedy}")
 
 
 def _alternatives(expected: Any) -> tuple[Any, ...]:
-    """Return the members of a union, None as its type; the narrow kinds of number first."""
+    """Return the members of a union, None as its type."""
     if typing.get_origin(expected) in (typing.Union, types.UnionType):
         return typing.get_args(expected)
     return (type(None) if expected is None else expected,)
@@ -208,29 +136,18 @@ def _convert(name: str, value: Any, expected: Any) -> tuple[bool, Any]:
     """Return whether a value is of one type, and the value in that type's own form."""
     if expected is Any or expected is object:
         return True, value
-    origin = typing.get_origin(expected)
     if expected is bool:
         is_bool = isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
         return is_bool, bool(value) if is_bool else value
-    if expected is int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            return False, value
-        if abs(int(value)) > _LARGEST:
-            raise ValueError(
-                f"{name}={show(value)} must be at most {_LARGEST}; use {_LARGEST} or less"
-            )
-        return True, int(value)
-    if expected is float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            return False, value
-        if isinstance(value, numbers.Integral):
-            return _convert(name, value, int)
-        return math.isfinite(value), float(value)
+    if expected in (int, float):
+        return _convert_number(name, value, expected)
     if expected is str:
-        return isinstance(value, str | os.PathLike), _as_text(value)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        fits = isinstance(value, str | os.PathLike)
+        return fits, os.fspath(value) if isinstance(value, os.PathLike) else value
+    origin = typing.get_origin(expected)
+    if _is_a(origin, Mapping):
         return isinstance(value, Mapping) and all(isinstance(key, str) for key in value), value
-    if inspect.isclass(origin) and issubclass(origin, Sequence):
+    if _is_a(origin, Sequence):
         if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             return False, value
         item = typing.get_args(expected)[0]
@@ -239,16 +156,66 @@ def _convert(name: str, value: Any, expected: Any) -> tuple[bool, Any]:
     return inspect.isclass(kind) and isinstance(value, kind), value
 
 
-def _as_text(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _convert_number(name: str, value: Any, expected: type) -> tuple[bool, Any]:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False, value
+    if not isinstance(value, numbers.Integral):
+        return expected is float and math.isfinite(value), float(value)
+    if abs(int(value)) > _LARGEST:
+        raise ValueError(f"{name}={show(value)} must be at most {_LARGEST}; use {_LARGEST} or less")
+    return True, int(value)
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, base)
 
 
 def _describe(expected: Any) -> str:
     if expected in _EXPECTED:
         return _EXPECTED[expected]
     origin = typing.get_origin(expected)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
+    if _is_a(origin, Mapping):
         return "a dict of options"
-    if inspect.isclass(origin) and issubclass(origin, Sequence):
+    if _is_a(origin, Sequence):
         return f"a list, each {_describe(typing.get_args(expected)[0])}"
     return f"a {getattr(expected, '__name__', expected)}"
+
+
+def show(value: object) -> str:
+    """Return a value as a message shows it: one line, shortened."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"<{type(value).__name__} of too many digits>"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+
+
+def reject_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise for the first name that is not allowed, naming the nearest that is.
+
+    Args:
+        what: The kind of thing named, used in the message.
+        given: The names that the user wrote.
+        allowed: The valid names.
+
+    Raises:
+        ValueError: See `unknown_name_message`.
+    """
+    names = list(allowed)
+    for name in given:
+        if name not in names:
+            raise ValueError(unknown_name_message(what, str(name), names))
+
+
+def unknown_name_message(what: str, name: str, allowed: Iterable[str]) -> str:
+    """Return one sentence that names the value, the nearest valid name and all valid names."""
+    names = sorted(allowed)
+    guess = nearest(name, names)
+    hint = f" Did you mean {guess!r}?" if guess else ""
+    return f"Unknown {what} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}."
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name closest in spelling; None when nothing comes near."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return matches[0] if matches else None

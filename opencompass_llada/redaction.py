@@ -14,10 +14,9 @@ from typing import Any
 HIDDEN = "<hidden>"
 #: Keys whose texts are secrets; ``eos_token`` and the like are none.
 _NAMES = (
-    "token|hf_token|auth_token|use_auth_token|access_token|refresh_token|bearer_token|api_key|"
-    "apikey|api_token|password|passwd|secret|client_secret|secret_key|secretkey|access_key|"
-    "private_key|"
-    "authorization"
+    "token|hf_token|auth_token|use_auth_token|access_token|refresh_token|bearer_token|api_token|"
+    "api_key|apikey|secret_key|secretkey|access_key|private_key|client_secret|secret|password|"
+    "passwd|authorization"
 )
 _NAME = re.compile(_NAMES, re.IGNORECASE)
 _VARIABLE = re.compile(rf"\w+_(?:{_NAMES})", re.IGNORECASE)
@@ -45,11 +44,7 @@ _PLACEHOLDERS = ("", "ENV", "EMPTY", "None", "True", "False", HIDDEN)
 
 
 def redact(text: str) -> str:
-    """Return a text, such as a command line or a traceback, with its secrets hidden.
-
-    Args:
-        text: Any.
-    """
+    """Return a text, such as a command line or a traceback, with its secrets hidden."""
     for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text
@@ -65,9 +60,6 @@ def chosen_variables() -> dict[str, str]:
 
 def refuse_secrets(cfg: Mapping[str, Any]) -> None:
     """Refuse a config that holds a secret: it is dumped, recorded and shown in reports.
-
-    Args:
-        cfg: The resolved config.
 
     Raises:
         ValueError: With the place of the secret, never the secret, and what to do.

@@ -1,4 +1,4 @@
-"""What mmengine imports before it looks up a class of this package by its dotted name.
+"""Imports all that OpenCompass may ask a class of; mmengine looks for this file by its name.
 
 mmengine imports ``<package>.registry`` for every dotted type and swallows an ImportError there, so
 that a broken import would end as "... is not in the opencompass::model registry". Here it becomes
@@ -11,39 +11,18 @@ from __future__ import annotations
 import importlib
 import logging
 
+from opencompass_llada.old_names import MOVED
+
+#: Modules with classes of which OpenCompass may be asked; one that never moved is named here.
 MODULES = (
     "opencompass_llada.wrapper",
     "opencompass_llada.wrapper.model",
-    "opencompass_llada.benchmarks.multi_needle.samples",
-    "opencompass_llada.benchmarks.multi_needle.scoring",
-    "opencompass_llada.benchmarks.needle.dataset",
-    "opencompass_llada.benchmarks.needle.scoring",
-    "opencompass_llada.benchmarks.opencompass_bases",
-    "opencompass_llada.benchmarks.short.inferencer",
-    "opencompass_llada.benchmarks.longbench.dataset",
-    "opencompass_llada.benchmarks.longbench.v2",
-    "opencompass_llada.benchmarks.ruler.dataset",
-    "opencompass_llada.benchmarks.perplexity.scoring",
-    "opencompass_llada.benchmarks.perplexity.inferencer",
-    "opencompass_llada.benchmarks.perplexity.samples",
-    "opencompass_llada.report.perplexity_summarizer",
-    "opencompass_llada.report.summarizer",
-    "opencompass_llada.report.breakdown",
-    "opencompass_llada.report.coverage",
-    "opencompass_llada.report.group_summarizer",
-    "opencompass_llada.report.leaderboard_summarizer",
-    "opencompass_llada.report.side_by_side_summarizer",
-    "opencompass_llada.runs.local_runner",
-    "opencompass_llada.runs.partitioner",
-    "opencompass_llada.runs.tasks",
+    *sorted({f"opencompass_llada.{module}" for module in MOVED.values()}),
 )
 
 
 def import_components(modules: tuple[str, ...] = MODULES) -> None:
     """Import every module that OpenCompass may ask a class of.
-
-    Args:
-        modules: Dotted module names.
 
     Raises:
         RuntimeError: If one cannot be imported, with the reason.

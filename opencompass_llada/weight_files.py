@@ -1,7 +1,6 @@
-"""Says which files hold a checkpoint's weights, and what their headers hold.
+"""Finds the files that hold a checkpoint's weights, for loading and for the hash that names it.
 
-One answer for loading and for the hash that names a checkpoint. Reads names and headers, no
-weights.
+Reads names and headers, no weights.
 """
 
 from __future__ import annotations
@@ -39,17 +38,11 @@ def list_some(names: list[str]) -> str:
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """List the files that a checkpoint's weights are read from: all of them, and no other.
+    """List the files that a checkpoint's weights are read from, in order of their names.
 
     They are the files that ``model.safetensors.index.json`` names, or ``model.safetensors``.
     Other files beside them (averaged weights, a state of the optimizer) are left alone and named
     in the log.
-
-    Args:
-        folder: A local folder.
-
-    Returns:
-        Paths in order of their names.
 
     Raises:
         CheckpointError: If there are none, the index is damaged or names files that are missing,
@@ -110,10 +103,7 @@ def _read_index(index: Path) -> list[str]:
 
 
 def read_stored_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor by name, from the files' headers.
-
-    Args:
-        files: Safetensors files.
+    """Return the shape of every tensor by name, from the headers of safetensors files.
 
     Raises:
         CheckpointError: If a file cannot be read, a tensor stands in two of them, or is stored in

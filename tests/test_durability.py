@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_old_file_or_none(folder, writer, monkeypatch):
     def is_full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("opencompass_llada.files._settle", is_full)
+    monkeypatch.setattr("opencompass_llada.files.settle", is_full)
     for old in (None, b'{"0": {}}'):
         if old is not None:
             path.write_bytes(old)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from opencompass_llada.files import remove, settle_folder
+from opencompass_llada.files import remove, settle
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.networks import BidirectionalNetwork
 
@@ -227,12 +227,12 @@ def write_atomically(
             fill(part)
             wait()
             if is_main:
-                settle_folder(part)
+                settle(part)
                 remove(old)
                 if target.exists():
                     os.replace(target, old)
                 os.replace(part, target)
-                settle_folder(target.parent, inside=False)
+                settle(target.parent, inside=False)
                 remove(old)
     except BaseException:
         if is_main:
