@@ -199,7 +199,7 @@ class Bench:
             num_steps=shape.steps,
             cache=cache,
         )
-        if cache.keeps:  # reserves the cache and captures the graphs at a short prompt's price
+        if cache.enabled:  # reserves the cache and captures the graphs at a short prompt's price
             self.server.open(
                 [shape.prompt + shape.new], block_length=32, cache_dtype=cache.dtype, passes=1
             )

@@ -13,6 +13,7 @@ from opencompass_llada.prompting.stop import cut_at_stop_strings, cut_is_settled
 from opencompass_llada.sampling import (
     ACCEPTANCE_RULES,
     AcceptanceOptions,
+    AcceptanceRule,
     SamplerConfig,
     StepContext,
     sample,
@@ -98,6 +99,25 @@ def test_rules_that_are_never_sure_equal_one_token_a_step(name, value):
     plain = SamplerConfig(generation_length=12, block_length=6)
     outputs = [sample(ToyDenoiser(), PROMPTS, c, TOKENS, device="cpu") for c in (config, plain)]
     assert outputs[0].token_ids == outputs[1].token_ids
+
+
+def test_a_rule_from_outside_is_one_entry(monkeypatch):
+    def even_positions(step, value):
+        return (torch.arange(step.scores_BP.shape[1]) % value == 0).expand_as(step.scores_BP)
+
+    rule = AcceptanceRule(
+        choose=even_positions,
+        default=2.0,
+        fits=lambda value: value >= 1,
+        possible="at least 1",
+        needs_probabilities=False,
+    )
+    monkeypatch.setitem(ACCEPTANCE_RULES, "even_positions", rule)
+    config = SamplerConfig(generation_length=8, block_length=8, acceptance="even_positions")
+    output = sample(ToyDenoiser(), PROMPTS, config, TOKENS, device="cpu")
+    assert 3 <= output.num_forward_passes <= 4, "half of what is left at each step, and the surest"
+    with pytest.raises(ValueError, match="must be at least 1 for type='even_positions'"):
+        SamplerConfig(acceptance={"type": "even_positions", "value": 0.5})
 
 
 def test_wrong_options_name_the_rule():

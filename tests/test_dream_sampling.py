@@ -22,13 +22,11 @@ from opencompass_llada.sampling import (
     SpecialTokens,
     parse_sampler_config,
     plan_blocks,
-    plan_steps,
     sample,
 )
-from opencompass_llada.sampling.noise import make_generators
+from opencompass_llada.sampling.noise import make_generators, perturb
 from opencompass_llada.sampling.prediction import keep_likely
-from opencompass_llada.sampling.schedule import reveals_at_timesteps, timestep_shares
-from opencompass_llada.sampling.unmasking import perturb
+from opencompass_llada.sampling.schedule import plan_steps, reveals_at_timesteps, timestep_shares
 
 ALGS = ["origin", "maskgit_plus", "topk_margin", "entropy"]
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], [11, 13, 17, 19, 2]]

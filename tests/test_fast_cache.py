@@ -11,7 +11,7 @@ from test_fast_exact import MODELS, TOKENS, prompts_of
 from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache, dequantise, quantise
 from opencompass_llada.rope.frequencies import rotation_table
-from opencompass_llada.sampling import CacheOptions, SamplerConfig, parse_cache_options, sample
+from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 
 class NaiveKept:
@@ -166,7 +166,7 @@ def test_float8_takes_half_of_16_bit_and_its_scales():
 )
 def test_wrong_options_name_the_rule(options, message):
     with pytest.raises(ValueError, match=message):
-        parse_cache_options(options)
+        SamplerConfig(cache=options)
 
 
 def test_options_survive_a_config_as_a_mapping():

@@ -13,21 +13,20 @@ from torch import Tensor
 from toy_denoiser import TOKENS, VOCABULARY, ToyDenoiser
 
 from opencompass_llada.sampling import (
-    NoProgress,
     SamplerConfig,
-    ScheduledAcceptance,
     SpecialTokens,
     StepContext,
-    StepPlan,
+    StepListener,
     derive_seed,
     plan_blocks,
     sample,
 )
-from opencompass_llada.sampling.forward import FullForward
-from opencompass_llada.sampling.loop import DenoisingParts, cut_generated, denoise
+from opencompass_llada.sampling.block_cache import BlockForward
+from opencompass_llada.sampling.loop import DenoisingParts, denoise, lay_out_rows
 from opencompass_llada.sampling.noise import gumbel_argmax, make_generators
 from opencompass_llada.sampling.prediction import Predictor
-from opencompass_llada.sampling.token_rows import make_canvas
+from opencompass_llada.sampling.schedule import StepPlan
+from opencompass_llada.sampling.unmasking import accept_scheduled
 
 MASK = TOKENS.mask_token_id
 # The second prompt holds the mask id: it must be treated as any other token.
@@ -222,50 +221,49 @@ def test_equal_scores_are_revealed_from_the_left() -> None:
     scores = torch.tensor([[0.5, 0.7, 0.5, 0.7, -math.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
     plan = StepPlan(index=0, num_steps=2, num_scheduled=3, reveal_probability=0.6)
     step = StepContext(plan=plan, scores_BP=scores, tokens_BP=scores, logits_BPV=scores)
-    accepted = ScheduledAcceptance()(step)
+    accepted = accept_scheduled(step)
     assert accepted.int().tolist() == [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]
 
 
-class ThresholdRule:
+def accept_above(step: StepContext) -> Tensor:
     """A rule as a later mode would add it: all that is sure enough, at least the scheduled."""
-
-    reveals_as_scheduled = False
-
-    def __call__(self, step: StepContext) -> Tensor:
-        return ScheduledAcceptance()(step) | (step.scores_BP > 0.35)
+    return accept_scheduled(step) | (step.scores_BP > 0.35)
 
 
-class LazyRule:
+def accept_nothing(step: StepContext) -> Tensor:
     """Breaks the contract: reveals nothing."""
-
-    reveals_as_scheduled = False
-
-    def __call__(self, step: StepContext) -> Tensor:
-        return torch.zeros_like(step.scores_BP, dtype=torch.bool)
+    return torch.zeros_like(step.scores_BP, dtype=torch.bool)
 
 
-class RecordingForward(FullForward):
-    """A policy that remembers where blocks began, as a cache would."""
+class RecordingForward(BlockForward):
+    """Remembers where blocks began, as a cache would."""
 
-    def __init__(self, model: ToyDenoiser, lengths_B: Tensor | None) -> None:
-        super().__init__(model, lengths_B)
-        self.starts: list[list[int]] = []
+    starts: list[list[int]]
 
-    def start_block(self, ids_BL: Tensor, block_start_B: Tensor, block_length: int) -> None:
-        self.starts.append(block_start_B.tolist())
+    def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
+        if block_index == len(self.starts):
+            self.starts.append(positions_BP[:, 0].tolist())
+        return super().logits(ids_BL, positions_BP, block_index)
 
 
-def run_with(rule: Any, prompts: list[list[int]], config: SamplerConfig) -> Any:
+def run_with(accept: Any, prompts: list[list[int]], config: SamplerConfig) -> Any:
     device = torch.device("cpu")
-    plan = plan_blocks(config)
-    canvas = make_canvas(prompts, num_masks=plan.padded_length, mask_token_id=MASK, device=device)
+    plan, lengths = plan_blocks(config), [len(prompt) for prompt in prompts]
     seeds = [derive_seed(config.seed, prompt) for prompt in prompts]
-    forward = RecordingForward(ToyDenoiser(), canvas.lengths_B)
+    forward = RecordingForward(
+        ToyDenoiser(), lengths, plan, config.cache, cfg_scale=0.0, mask_token_id=MASK,
+        device=device,
+    )  # fmt: skip
+    forward.starts = []
     predictor = Predictor(config, TOKENS, make_generators(seeds, device), device)
-    parts = DenoisingParts(forward=forward, predictor=predictor, rule=rule, progress=NoProgress())
-    ids, passes = denoise(canvas, plan, parts)
+    parts = DenoisingParts(
+        forward=forward, predictor=predictor, accept=accept, progress=StepListener()
+    )
+    ids_BL = lay_out_rows(prompts, plan.padded_length, MASK)
+    ids_BL, passes = denoise(ids_BL, torch.tensor(lengths), plan, parts)
     forward.passes_per_prompt = passes.tolist()
-    return cut_generated(ids, canvas.prompt_lengths, config.generation_length), forward
+    rows = zip(ids_BL.tolist(), lengths, strict=True)
+    return [row[start : start + config.generation_length] for row, start in rows], forward
 
 
 @pytest.mark.parametrize("options", [{}, RANDOM], ids=["greedy", "random"])
@@ -273,8 +271,8 @@ def test_a_rule_may_reveal_more_than_scheduled_and_a_batch_still_equals_one(
     options: dict[str, Any],
 ) -> None:
     config = SamplerConfig(generation_length=12, block_length=6, **options)
-    together, forward = run_with(ThresholdRule(), PROMPTS, config)
-    alone = [run_with(ThresholdRule(), [prompt], config) for prompt in PROMPTS]
+    together, forward = run_with(accept_above, PROMPTS, config)
+    alone = [run_with(accept_above, [prompt], config) for prompt in PROMPTS]
     assert together == [ids[0] for ids, _ in alone]
     passes = [single.num_forward_passes for _, single in alone]
     assert forward.passes_per_prompt == passes
@@ -285,7 +283,7 @@ def test_a_rule_may_reveal_more_than_scheduled_and_a_batch_still_equals_one(
 
 def test_a_rule_that_leaves_masks_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="must reveal at least the scheduled number"):
-        run_with(LazyRule(), PROMPTS, SamplerConfig(generation_length=4, block_length=2))
+        run_with(accept_nothing, PROMPTS, SamplerConfig(generation_length=4, block_length=2))
 
 
 def test_a_checkpoint_without_eot_suppresses_eos_alone() -> None:

@@ -34,16 +34,16 @@ from opencompass_llada.likelihood import (
     estimate_longllada,
     is_enumerable,
     score_alternatives,
+    sliced_entropies,
 )
-from opencompass_llada.likelihood.bound import sliced_entropies
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import BidirectionalNetwork, load_checkpoint, open_checkpoint
 from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
     IsComplete,
-    Progress,
     SpecialTokens,
+    StepListener,
     derive_seed,
     make_progress,
     sample,
@@ -63,7 +63,7 @@ class MaskedDiffusionEngine(Engine):
         settings: SamplerSettings,
         special_tokens: SpecialTokens,
         *,
-        progress: Progress | None = None,
+        progress: StepListener | None = None,
         pass_options: PassOptions | None = None,
     ) -> None:
         """Put the parts together.

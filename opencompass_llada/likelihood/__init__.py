@@ -1,9 +1,6 @@
-"""Scores text: a likelihood bound of masked diffusion models, LongLLaDA's estimator, exact scores.
+"""Scores texts: a masked diffusion model's likelihood bound, and autoregressive models exactly.
 
-`bound` draws masks and gives the likelihood bound with its standard error, or takes all masks of a
-short target; `longllada` estimates as LongLLaDA's script does; `exact` scores autoregressive models
-on the same tokens; `texts` splits texts into tokens to score. Windows and OpenCompass live
-elsewhere.
+Knows no OpenCompass; windows of long texts are cut elsewhere.
 """
 
 from opencompass_llada.likelihood.bound import (
@@ -11,11 +8,12 @@ from opencompass_llada.likelihood.bound import (
     entropies_from_logits,
     enumerate_bound,
     estimate_bound,
+    estimate_longllada,
     is_enumerable,
+    sliced_entropies,
 )
 from opencompass_llada.likelihood.estimate import Estimate, pool, student_t_quantile
 from opencompass_llada.likelihood.exact import CausalScorer, causal_logits, score_alternatives
-from opencompass_llada.likelihood.longllada import estimate_longllada
 from opencompass_llada.likelihood.options import ESTIMATORS, LikelihoodOptions, parse_scoring
 from opencompass_llada.likelihood.texts import TextScorer, common_prefix_length, split_options
 
@@ -36,6 +34,7 @@ __all__ = [
     "parse_scoring",
     "pool",
     "score_alternatives",
+    "sliced_entropies",
     "split_options",
     "student_t_quantile",
 ]

@@ -1,18 +1,11 @@
-"""The likelihood bound of masked diffusion: masks, cross entropies, the bound, drawn or exact.
+"""Computes the likelihood bound of masked diffusion: drawn, exact, or as LongLLaDA's script does.
+
+Source of the bound: LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6):
+with L target tokens, draw a count l uniform on 1..L and l places without replacement; then L / l *
+(sum of the masked tokens' cross entropies) has the bound as its mean. The bound is also the mean,
+over all orders of the tokens, of the negative log-likelihood in that order.
 
 Random numbers come from a generator on the CPU, so that every device draws the same masks.
-
-Draws no masks and weights nothing.
-
-Source: LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6): with L target
-tokens, draw a count l uniform on 1..L and l places without replacement; then L / l * (sum of the
-masked tokens' cross entropies) has the bound as its mean. The bound is also the mean, over all
-orders of the tokens, of the negative log-likelihood in that order.
-
-Source: LLaDA, arXiv 2502.09992, Eq. 14, whose expectation is written out. A target of L tokens has
-2^L - 1 masks; from 128 draws on that is cheaper than drawing for L up to 7, and it leaves no error.
-The one token of a multiple-choice answer takes one forward pass (LLaDA's own evaluation sets
-mc_num=1 for those tasks).
 
 Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries, T target tokens.
 """
@@ -20,51 +13,17 @@ Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entrie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opencompass_llada.likelihood.estimate import Estimate, satterthwaite
+from opencompass_llada.likelihood.estimate import Estimate, pool, satterthwaite
 from opencompass_llada.likelihood.options import LikelihoodOptions
-from opencompass_llada.sampling import derive_seed
-from opencompass_llada.sampling.forward import LogitsFunction
-
-
-def stratified_counts(
-    num_tokens: int, num_strata: int, generator: torch.Generator
-) -> list[tuple[int, int]]:
-    """Draw numbers of masked tokens, two in each stratum of the mask ratio.
-
-    Stratum h holds the ratios from h / num_strata to (h + 1) / num_strata. A ratio u, uniform in
-    it, becomes the count 1 + floor(u * num_tokens), so that over all strata a count is uniform on
-    1..num_tokens as the objective asks.
-
-    Args:
-        num_tokens: Tokens of the target, at least 1.
-        num_strata: At least 1.
-        generator: Source of randomness, on the CPU.
-
-    Returns:
-        Pairs of independent counts, one pair a stratum. With 4 tokens and 2 strata, say:
-        [(1, 2), (4, 3)].
-    """
-    uniform = torch.rand(num_strata, 2, generator=generator, dtype=torch.float64)
-    ratios = (uniform + torch.arange(num_strata)[:, None]) / num_strata
-    counts = (ratios * num_tokens).floor().long().clamp(max=num_tokens - 1) + 1
-    return [(int(first), int(second)) for first, second in counts.tolist()]
-
-
-def draw_places(num_tokens: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw which tokens are masked: ``count`` of ``num_tokens`` without replacement, ascending.
-
-    Returns:
-        int64 [count].
-    """
-    return torch.randperm(num_tokens, generator=generator)[:count].sort().values
-
+from opencompass_llada.sampling import LogitsFunction, derive_seed
 
 EntropyFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(input_ids_BL, positions_BP, targets_BP) -> entropies_BP``: one call of the model.
@@ -77,14 +36,7 @@ POSITIONS_AT_ONCE = 4096
 
 
 def entropies_from_logits(logits_function: LogitsFunction) -> EntropyFunction:
-    """Make cross entropies of a function that returns logits for the asked positions.
-
-    Args:
-        logits_function: A model's ``logits_at``.
-
-    Returns:
-        A function that holds the logits of all its positions at once.
-    """
+    """Make cross entropies of a model's ``logits_at``; holds all positions' logits at once."""
 
     def entropies(input_ids_BL: Tensor, positions_BP: Tensor, targets_BP: Tensor) -> Tensor:
         return _cross_entropy(logits_function(input_ids_BL, positions_BP, None), targets_BP)
@@ -111,13 +63,8 @@ def sliced_entropies(
     def entropies(input_ids_BL: Tensor, positions_BP: Tensor, targets_BP: Tensor) -> Tensor:
         states_BPM = hidden_states(input_ids_BL, None, positions_BP)
         size = max(1, POSITIONS_AT_ONCE // len(input_ids_BL))
-        parts = [
-            _cross_entropy(head(states_BPM[:, start : start + size]), targets)
-            for start, targets in zip(
-                range(0, targets_BP.shape[1], size), targets_BP.split(size, dim=1), strict=True
-            )
-        ]
-        return torch.cat(parts, dim=1)
+        slices = zip(states_BPM.split(size, dim=1), targets_BP.split(size, dim=1), strict=True)
+        return torch.cat([_cross_entropy(head(states), t) for states, t in slices], dim=1)
 
     return entropies
 
@@ -127,6 +74,15 @@ def _cross_entropy(logits_BPV: Tensor, targets_BP: Tensor) -> Tensor:
         logits_BPV.flatten(0, 1).float(), targets_BP.flatten(), reduction="none"
     )
     return losses.view(targets_BP.shape)
+
+
+def check_finite(values: Iterable[float]) -> None:
+    """Raise if a cross entropy is not finite."""
+    if not all(map(math.isfinite, values)):
+        raise FloatingPointError(
+            "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
+            "the checkpoint."
+        )
 
 
 def masked_entropies(
@@ -142,23 +98,8 @@ def masked_entropies(
     """Sum the cross entropies of the masked tokens, for every draw.
 
     Draws of like size share a call, so that little is computed for padding; each draw is one
-    forward pass of one row.
-
-    Args:
-        entropies: The model call.
-        prefix: Ids before the target, never masked.
-        target: Ids of the target.
-        masks: int64 [P] each: the places in the target that a draw masks, P from 1 on.
-        mask_token_id: What stands at masked places.
-        batch_size: Rows a call.
-        device: The model's.
-
-    Returns:
-        Nats, one sum a draw, in the order of the masks.
-
-    Raises:
-        ValueError: If prefix or target hold the mask.
-        FloatingPointError: If a sum is not finite.
+    forward pass of one row. ``masks`` are int64 [P] each: the places in the target that a draw
+    masks, P from 1 on. Returns nats, one sum a draw, in their order.
     """
     row_L = torch.tensor([*prefix, *target], dtype=torch.int64)
     if bool((row_L == mask_token_id).any()):
@@ -170,39 +111,45 @@ def masked_entropies(
     order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))
     for start in range(0, len(order), batch_size):
         draws = order[start : start + batch_size]
-        for draw, value in zip(
-            draws,
-            _score_batch(entropies, row_L, len(prefix), [masks[i] for i in draws], mask_token_id,
-                         device),
-            strict=True,
-        ):  # fmt: skip
+        widest = max(len(masks[draw]) for draw in draws)
+        # A shorter draw repeats its first place; what the model says there again is left out.
+        padded = [F.pad(masks[draw], (0, widest - len(masks[draw])), value=-1) for draw in draws]
+        places_BP = torch.stack(padded)
+        real_BP = places_BP >= 0
+        places_BP = torch.where(real_BP, places_BP, places_BP[:, :1]) + len(prefix)
+        ids_BL = row_L.repeat(len(draws), 1).scatter(1, places_BP, mask_token_id)
+        call = (ids_BL.to(device), places_BP.to(device), row_L[places_BP].to(device))
+        losses_BP = torch.where(real_BP.to(device), entropies(*call).double(), 0.0)
+        values = losses_BP.sum(-1).tolist()
+        check_finite(values)
+        for draw, value in zip(draws, values, strict=True):
             sums[draw] = value
     return sums
 
 
-def _score_batch(
-    entropies: EntropyFunction,
-    row_L: Tensor,
-    prefix_length: int,
-    masks: Sequence[Tensor],
-    mask_token_id: int,
-    device: torch.device | str,
-) -> list[float]:
-    widest = max(map(len, masks))
-    # A shorter draw repeats its first place; what the model says there again is left out.
-    places_BP = torch.stack([F.pad(mask, (0, widest - len(mask)), value=-1) for mask in masks])
-    real_BP = places_BP >= 0
-    places_BP = torch.where(real_BP, places_BP, places_BP[:, :1]) + prefix_length
-    targets_BP = row_L[places_BP]
-    input_ids_BL = row_L.repeat(len(masks), 1).scatter(1, places_BP, mask_token_id)
-    losses_BP = entropies(input_ids_BL.to(device), places_BP.to(device), targets_BP.to(device))
-    sums_B = torch.where(real_BP.to(device), losses_BP.double(), 0.0).sum(-1)
-    if not bool(torch.isfinite(sums_B).all()):
-        raise FloatingPointError(
-            "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
-            "the checkpoint."
-        )
-    return sums_B.tolist()
+def stratified_counts(
+    num_tokens: int, num_strata: int, generator: torch.Generator
+) -> list[tuple[int, int]]:
+    """Draw numbers of masked tokens, two in each stratum of the mask ratio.
+
+    Stratum h holds the ratios from h / num_strata to (h + 1) / num_strata. A ratio u, uniform in
+    it, becomes the count 1 + floor(u * num_tokens), so that over all strata a count is uniform on
+    1..num_tokens as the objective asks. With 4 tokens and 2 strata, say: [(1, 2), (4, 3)].
+    """
+    uniform = torch.rand(num_strata, 2, generator=generator, dtype=torch.float64)
+    ratios = (uniform + torch.arange(num_strata)[:, None]) / num_strata
+    counts = (ratios * num_tokens).floor().long().clamp(max=num_tokens - 1) + 1
+    return [(int(first), int(second)) for first, second in counts.tolist()]
+
+
+def _draw_places(num_tokens: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` of the tokens without replacement, ascending, int64."""
+    return torch.randperm(num_tokens, generator=generator)[:count].sort().values
+
+
+def _check_target(target: Sequence[int]) -> None:
+    if not target:
+        raise ValueError("target=[] must hold at least one token to score.")
 
 
 def estimate_bound(
@@ -239,33 +186,20 @@ def estimate_bound(
         ValueError: If the target is empty, or the text holds the mask.
         FloatingPointError: If the model's output is not finite.
     """
-    if not target:
-        raise ValueError("target=[] must hold at least one token to score.")
+    _check_target(target)
     num_tokens, num_strata = len(target), options.draws // 2
     key = target if draw_key is None else draw_key
     generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
-    pairs = stratified_counts(num_tokens, num_strata, generator)
-    counts = [count for pair in pairs for count in pair]
-    masks = [draw_places(num_tokens, count, generator) for count in counts]
+    counts = [n for pair in stratified_counts(num_tokens, num_strata, generator) for n in pair]
+    masks = [_draw_places(num_tokens, count, generator) for count in counts]
     sums = masked_entropies(
-        entropies,
-        prefix,
-        target,
-        masks,
-        mask_token_id=mask_token_id,
-        batch_size=options.batch_size,
-        device=device,
-    )
+        entropies, prefix, target, masks,
+        mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
+    )  # fmt: skip
     weighted = [value * num_tokens / count for value, count in zip(sums, counts, strict=True)]
-    return _combine(weighted, num_tokens, num_strata)
-
-
-def _combine(weighted: Sequence[float], num_tokens: int, num_strata: int) -> Estimate:
-    """Average draws, two a stratum; the variance of a pair's mean is difference squared over 4."""
-    variances = [
-        ((first - second) / 2 / num_strata) ** 2
-        for first, second in zip(weighted[::2], weighted[1::2], strict=True)
-    ]
+    # Two draws a stratum: the variance of a pair's mean is their difference squared over 4.
+    pairs = zip(weighted[::2], weighted[1::2], strict=True)
+    variances = [((first - second) / 2 / num_strata) ** 2 for first, second in pairs]
     return Estimate(
         estimator="bound",
         nll=sum(weighted) / len(weighted),
@@ -278,7 +212,11 @@ def _combine(weighted: Sequence[float], num_tokens: int, num_strata: int) -> Est
 
 
 def is_enumerable(num_tokens: int, options: LikelihoodOptions) -> bool:
-    """Tell whether all masks of a target are no more than the draws allowed for it."""
+    """Tell whether all masks of a target are no more than the draws allowed for it.
+
+    There are 2^L - 1: from 128 draws on all of them are cheaper than drawing for L up to 7, and
+    leave no error.
+    """
     return options.estimator == "bound" and num_tokens < 60 and 2**num_tokens - 1 <= options.draws
 
 
@@ -291,28 +229,15 @@ def enumerate_bound(
     mask_token_id: int,
     device: torch.device | str = "cpu",
 ) -> Estimate:
-    """Compute the bound on the negative log-likelihood of a target given a clean prefix.
+    """Compute the bound without error, from all 2^L - 1 masks of a target of L tokens.
 
     A mask of l places has the probability 1 / L / C(L, l) and the weight L / l, so that its sum
-    of cross entropies counts 1 / (l C(L, l)) times.
+    of cross entropies counts 1 / (l C(L, l)) times. The one token of a multiple-choice answer takes
+    one forward pass (LLaDA's own evaluation sets mc_num=1 for those tasks).
 
-    Args:
-        entropies: The model call.
-        prefix: Ids before the target, never masked; may be empty.
-        target: Ids to score, at least one; see `is_enumerable`.
-        options: Batch size; nothing is drawn.
-        mask_token_id: The model's mask.
-        device: The model's.
-
-    Returns:
-        The bound, without error. 2^L - 1 forward passes.
-
-    Raises:
-        ValueError: If the target is empty, or the text holds the mask.
-        FloatingPointError: If the model's output is not finite.
+    Arguments and errors are those of `estimate_bound`; see `is_enumerable`. Nothing is drawn.
     """
-    if not target:
-        raise ValueError("target=[] must hold at least one token to score.")
+    _check_target(target)
     num_tokens = len(target)
     masks = [
         torch.tensor(places)
@@ -320,24 +245,74 @@ def enumerate_bound(
         for places in combinations(range(num_tokens), count)
     ]
     sums = masked_entropies(
-        entropies,
-        prefix,
-        target,
-        masks,
-        mask_token_id=mask_token_id,
-        batch_size=options.batch_size,
-        device=device,
-    )
+        entropies, prefix, target, masks,
+        mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
+    )  # fmt: skip
     nll = math.fsum(
         value / len(mask) / math.comb(num_tokens, len(mask))
         for value, mask in zip(sums, masks, strict=True)
     )
-    return Estimate(
-        estimator="bound",
-        nll=nll,
-        variance=0.0,
-        degrees_of_freedom=math.inf,
-        num_tokens=num_tokens,
-        num_draws=len(masks),
-        num_forward_passes=len(masks),
-    )
+    return Estimate.exact("bound", nll, num_tokens, num_draws=len(masks), passes=len(masks))
+
+
+def estimate_longllada(
+    entropies: EntropyFunction,
+    prefix: Sequence[int],
+    target: Sequence[int],
+    options: LikelihoodOptions,
+    *,
+    mask_token_id: int,
+    device: torch.device | str = "cpu",
+) -> Estimate:
+    """Score a stretch of text chunk by chunk as LongLLaDA does, to compare with its Figure 1.
+
+    LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): a text is cut into
+    chunks of 64 tokens, each scored given all text before it, clean; 8 times a number of masked
+    tokens is drawn, uniform on 1..64 and independent of the others, and then their places, one row
+    a pass; the figure of a draw is the mean of its masked tokens' cross entropies, that of a chunk
+    the mean over its draws, and that of a context length the geometric mean of the perplexities of
+    its chunks. The mean over a draw's masked tokens is the bound's weight, so that the expectation
+    of a chunk is its likelihood bound per token. `estimate_bound` differs in masking a whole target
+    at once and in stratifying the number of masks, which lowers the error.
+
+    Args:
+        entropies: The model call.
+        prefix: Ids before the target, never masked; may be empty.
+        target: Ids to score; the last chunk may be shorter than the others.
+        options: Draws a chunk, chunk length, batch size and seed.
+        mask_token_id: The model's mask.
+        device: The model's.
+
+    Returns:
+        The chunks added up, so that nats a token are the mean of equally long chunks and the
+        perplexity is their geometric mean. Draws times chunks forward passes. The variance is
+        that of the mean over a chunk's draws, without bias.
+
+    Raises:
+        ValueError: If the target is empty, or the text holds the mask.
+        FloatingPointError: If the model's output is not finite.
+    """
+    _check_target(target)
+    text, chunks, draws = [*prefix, *target], [], options.draws
+    for start in range(len(prefix), len(text), options.chunk_length):
+        chunk = text[start : start + options.chunk_length]
+        generator = torch.Generator().manual_seed(derive_seed(options.seed, chunk))
+        counts = torch.randint(1, len(chunk) + 1, (draws,), generator=generator).tolist()
+        masks = [_draw_places(len(chunk), count, generator) for count in counts]
+        sums = masked_entropies(
+            entropies, text[:start], chunk, masks,
+            mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
+        )  # fmt: skip
+        means = [value / count for value, count in zip(sums, counts, strict=True)]
+        chunks.append(
+            Estimate(
+                estimator="longllada",
+                nll=statistics.fmean(means) * len(chunk),
+                variance=statistics.variance(means) / draws * len(chunk) ** 2,
+                degrees_of_freedom=draws - 1.0,
+                num_tokens=len(chunk),
+                num_draws=draws,
+                num_forward_passes=draws,
+            )
+        )
+    return pool(chunks)

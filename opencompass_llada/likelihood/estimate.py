@@ -1,4 +1,4 @@
-"""What an estimate of a negative log-likelihood is, and how several are put together.
+"""Holds estimates of negative log-likelihoods and their errors, and adds several up.
 
 Knows numbers only: no tokens, no model.
 """
@@ -34,6 +34,21 @@ class Estimate:
     num_forward_passes: int
     """Forward passes of one row each."""
 
+    @classmethod
+    def exact(
+        cls, estimator: str, nll: float, num_tokens: int, *, num_draws: int, passes: int
+    ) -> Estimate:
+        """Return a value without error."""
+        return cls(
+            estimator=estimator,
+            nll=nll,
+            variance=0.0,
+            degrees_of_freedom=math.inf,
+            num_tokens=num_tokens,
+            num_draws=num_draws,
+            num_forward_passes=passes,
+        )
+
     @property
     def nll_per_token(self) -> float:
         """Nats a token; its exponential is the perplexity."""
@@ -50,11 +65,7 @@ class Estimate:
         return safe_exp(self.nll_per_token)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return a confidence interval of ``nll_per_token``, by Student's t.
-
-        Args:
-            level: Coverage, between 0 and 1.
-        """
+        """Return an interval of ``nll_per_token`` with this coverage, by Student's t."""
         half = student_t_quantile(level, self.degrees_of_freedom) * self.standard_error
         return self.nll_per_token - half, self.nll_per_token + half
 
@@ -67,11 +78,7 @@ def safe_exp(value: float) -> float:
 def pool(estimates: Sequence[Estimate]) -> Estimate:
     """Add up estimates of different tokens, made with independent draws.
 
-    Args:
-        estimates: At least one, all by the same estimator.
-
-    Returns:
-        The estimate of all tokens. Its degrees of freedom are Satterthwaite's.
+    The degrees of freedom of the sum are Satterthwaite's.
 
     Raises:
         ValueError: If there are none, or of several estimators.
@@ -97,11 +104,7 @@ def pool(estimates: Sequence[Estimate]) -> Estimate:
 def satterthwaite(variances: Sequence[tuple[float, float]]) -> float:
     """Return the degrees of freedom of a sum of variance estimates (Satterthwaite 1946).
 
-    Args:
-        variances: Pairs of an estimate and its own degrees of freedom.
-
-    Returns:
-        Infinite if the sum is 0.
+    Takes pairs of an estimate and its own degrees of freedom. Infinite if the sum is 0.
     """
     total = math.fsum(variance for variance, _ in variances)
     squares = math.fsum(variance**2 / freedom for variance, freedom in variances)
@@ -111,9 +114,7 @@ def satterthwaite(variances: Sequence[tuple[float, float]]) -> float:
 def student_t_quantile(level: float, degrees_of_freedom: float) -> float:
     """Return the two-sided quantile of Student's t: P(|t| <= quantile) = level.
 
-    Args:
-        level: Between 0 and 1.
-        degrees_of_freedom: Above 0, need not be whole; infinite for the normal distribution.
+    Degrees of freedom need not be whole; infinite ones give the normal distribution.
     """
     half = (1 + level) / 2
     infinite = math.isinf(degrees_of_freedom)

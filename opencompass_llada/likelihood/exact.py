@@ -1,8 +1,6 @@
-"""Exact scores: of autoregressive models, and of single tokens in one place.
+"""Scores exactly: texts with autoregressive models, and single tokens in one place with any model.
 
-One forward pass a target. Any AutoModelForCausalLM of transformers will do.
-
-The model reads the same row for all of them, so that a pass each would repeat itself.
+Token ids only; any AutoModelForCausalLM of transformers will do.
 
 Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
 """
@@ -10,17 +8,16 @@ Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entrie
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from opencompass_llada.likelihood.bound import EntropyFunction, entropies_from_logits
+from opencompass_llada.likelihood.bound import EntropyFunction, check_finite, entropies_from_logits
 from opencompass_llada.likelihood.estimate import Estimate
 from opencompass_llada.likelihood.options import LikelihoodOptions
-from opencompass_llada.sampling.forward import LogitsFunction
+from opencompass_llada.sampling import LogitsFunction
 
 
 def causal_logits(model: Any) -> LogitsFunction:
@@ -28,9 +25,6 @@ def causal_logits(model: Any) -> LogitsFunction:
 
     Position p's logits predict token p + 1. Models that can (``logits_to_keep``) compute logits
     for the asked positions alone; others compute all of them first.
-
-    Args:
-        model: The model, in evaluation mode.
     """
     can_choose = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -54,12 +48,7 @@ class CausalScorer:
     """Scores targets with an autoregressive model; takes the place of a diffusion engine."""
 
     def __init__(self, logits_function: LogitsFunction, device: torch.device | str = "cpu") -> None:
-        """Keep the model call.
-
-        Args:
-            logits_function: From `causal_logits`, or any function of its kind.
-            device: The model's.
-        """
+        """Take the model call, from `causal_logits` or any function of its kind, and its device."""
         self._entropies = entropies_from_logits(logits_function)
         self._device = device
 
@@ -70,7 +59,7 @@ class CausalScorer:
         options: LikelihoodOptions,
         draw_key: Sequence[int] | None = None,
     ) -> Estimate:
-        """Return the exact negative log-likelihood of a target given a prefix.
+        """Return the exact negative log-likelihood of a target given a prefix, by one forward pass.
 
         Args:
             prefix: Ids before the target. If empty, the target's first token has nothing to be
@@ -93,17 +82,8 @@ class CausalScorer:
         positions_P = torch.arange(first - 1, len(row_L) - 1, device=self._device)
         losses = self._entropies(row_L[None, :-1], positions_P[None], row_L[None, first:])
         nll = losses.double().sum().item()
-        if not math.isfinite(nll):
-            raise FloatingPointError("The model's cross entropies are not finite.")
-        return Estimate(
-            estimator="autoregressive",
-            nll=nll,
-            variance=0.0,
-            degrees_of_freedom=math.inf,
-            num_tokens=len(row_L) - first,
-            num_draws=0,
-            num_forward_passes=1,
-        )
+        check_finite([nll])
+        return Estimate.exact("autoregressive", nll, len(row_L) - first, num_draws=0, passes=1)
 
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
         """Return the exact negative log-likelihood of each of several tokens after a prefix.
@@ -140,7 +120,7 @@ def score_alternatives(
 
     Args:
         entropies: The model call; the one position is asked for as often as there are candidates.
-        row: Ids that the model reads.
+        row: Ids that the model reads, the same for all.
         position: The position to ask for.
         candidates: Token ids, at least one.
         estimator: What the estimates are called.
@@ -156,20 +136,9 @@ def score_alternatives(
     targets_BP = torch.tensor([list(candidates)], device=device)
     positions_BP = torch.full_like(targets_BP, position)
     values = entropies(row_BL, positions_BP, targets_BP)[0].double().tolist()
-    if not all(map(math.isfinite, values)):
-        raise FloatingPointError(
-            "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
-            "the checkpoint."
-        )
+    check_finite(values)
+    draws = int(estimator == "bound")
     return [
-        Estimate(
-            estimator=estimator,
-            nll=value,
-            variance=0.0,
-            degrees_of_freedom=math.inf,
-            num_tokens=1,
-            num_draws=int(estimator == "bound"),
-            num_forward_passes=int(index == 0),
-        )
+        Estimate.exact(estimator, value, 1, num_draws=draws, passes=int(index == 0))
         for index, value in enumerate(values)
     ]

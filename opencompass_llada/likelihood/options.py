@@ -1,4 +1,4 @@
-"""The options of a perplexity estimate, checked before anything is computed."""
+"""Checks the options of a likelihood estimate before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from opencompass_llada.options import (
-    check_fields,
-    check_value,
-    reject_unknown,
-    unknown_name_message,
-)
+from opencompass_llada.options import check_fields, check_value, reject_unknown
 
 ESTIMATORS = ("bound", "longllada")
 #: Estimator -> draws where none are given: LongLLaDA's own number, and one that this package's
@@ -45,9 +40,8 @@ class LikelihoodOptions:
             ValueError: With the name, the value, the rule and a valid value.
         """
         check_fields(self)
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(unknown_name_message("estimator", self.estimator, ESTIMATORS))
-        if not self.seed >= 0:
+        reject_unknown("estimator", [self.estimator], ESTIMATORS)
+        if self.seed < 0:
             raise ValueError(f"seed={self.seed} must be at least 0; use 0 or more")
         for name in ("chunk_length", "batch_size"):
             if getattr(self, name) < 1:
@@ -85,9 +79,6 @@ def parse_scoring(
         given: ``num_draws``, ``seed`` and ``batch_size``; None for none.
         base: What holds where nothing is given; None for `SCORING_DRAWS`, seed 0 and
             `SCORING_BATCH_SIZE`.
-
-    Returns:
-        Options of the likelihood bound.
 
     Raises:
         ValueError: If a name is unknown (the nearest is named) or a value does not fit.

@@ -1,41 +1,28 @@
-"""Sampling from a masked diffusion model: settings, the reference sampler and its parts.
+"""Samples from a masked diffusion model: settings, the reference sampler and its parts.
 
 Knows token ids and a model call. Text, tokenizers and OpenCompass live above it, in the wrapper.
 """
 
-from opencompass_llada.sampling.acceptance import (
-    ACCEPTANCE_RULES,
-    AcceptanceOptions,
-    AcceptanceRule,
-    IndependentAcceptance,
-    RuleKind,
-    ScheduledAcceptance,
-    StepContext,
-    parse_acceptance_options,
-)
-from opencompass_llada.sampling.block_cache import CacheOptions, parse_cache_options
-from opencompass_llada.sampling.config import (
-    SamplerConfig,
-    SpecialTokens,
-    parse_sampler_config,
-)
-from opencompass_llada.sampling.early_stop import IsComplete
-from opencompass_llada.sampling.forward import (
-    ForwardPolicy,
-    FullForward,
-    GuidedForward,
-    KeptForward,
+from opencompass_llada.sampling.block_cache import (
+    BlockForward,
+    CacheOptions,
     LogitsFunction,
     PassProvider,
     PassSession,
 )
+from opencompass_llada.sampling.config import (
+    SamplerConfig,
+    SpecialTokens,
+    parse_sampler_config,
+    plan_blocks,
+)
+from opencompass_llada.sampling.early_stop import IsComplete
 from opencompass_llada.sampling.loop import SamplerOutput, sample
 from opencompass_llada.sampling.noise import derive_seed
 from opencompass_llada.sampling.progress import (
     PROGRESS_VARIABLE,
-    NoProgress,
-    Progress,
     ProgressBar,
+    StepListener,
     make_progress,
 )
 from opencompass_llada.sampling.schedule import (
@@ -43,46 +30,43 @@ from opencompass_llada.sampling.schedule import (
     BlockPlan,
     StepPlan,
     cap_steps,
-    plan_blocks,
     plan_steps,
     reveals_per_step,
 )
-from opencompass_llada.sampling.unmasking import STRATEGIES, Strategy
+from opencompass_llada.sampling.unmasking import (
+    ACCEPTANCE_RULES,
+    STRATEGIES,
+    AcceptanceOptions,
+    AcceptanceRule,
+    StepContext,
+    Strategy,
+)
 
 __all__ = [
     "ACCEPTANCE_RULES",
-    "AcceptanceOptions",
-    "RuleKind",
-    "parse_acceptance_options",
     "PROGRESS_VARIABLE",
     "SCHEDULES",
     "STRATEGIES",
+    "AcceptanceOptions",
     "AcceptanceRule",
+    "BlockForward",
     "BlockPlan",
     "CacheOptions",
-    "ForwardPolicy",
-    "FullForward",
-    "GuidedForward",
-    "IndependentAcceptance",
     "IsComplete",
-    "KeptForward",
     "LogitsFunction",
-    "NoProgress",
     "PassProvider",
     "PassSession",
-    "Progress",
     "ProgressBar",
     "SamplerConfig",
     "SamplerOutput",
-    "ScheduledAcceptance",
     "SpecialTokens",
-    "Strategy",
     "StepContext",
+    "StepListener",
     "StepPlan",
+    "Strategy",
     "cap_steps",
     "derive_seed",
     "make_progress",
-    "parse_cache_options",
     "parse_sampler_config",
     "plan_blocks",
     "plan_steps",

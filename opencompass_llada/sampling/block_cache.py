@@ -1,19 +1,22 @@
-"""What a sampler keeps between denoising steps, and when it refreshes it: the settings.
+"""Obtains the active block's logits, with keys and values cached between steps or without.
 
-``none`` recomputes everything at every step and is exact. ``prompt`` keeps keys and values of
-everything before the active block and recomputes the block and what follows it; ``dual`` keeps
-what follows it too and recomputes the block alone (prefix and dual cache of Fast-dLLM, arXiv
-2505.22618). Both are approximate, since in a bidirectional network every token's keys and values
-depend on all others; a refresh recomputes and keeps everything anew.
+Decides at each step whether everything is recomputed or a span of each row, and which. Knows no
+network: passes come from a `PassProvider`, or all are full ones of a plain model call.
+
+Shape suffixes: B rows, L row length, P masked positions of the active block, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
-from opencompass_llada.options import build, check_fields, unknown_name_message
+import torch
+from torch import Tensor
+
+from opencompass_llada.options import check_fields, reject_unknown, unknown_name_message
+from opencompass_llada.sampling.schedule import BlockPlan
 
 CACHE_TYPES = ("none", "prompt", "dual")
 REFRESH_NAMES = ("block", "never")
@@ -22,15 +25,20 @@ CACHE_DTYPES = ("bfloat16", "float8")
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions:
-    """What is kept, in what dtype, and how often it is refreshed."""
+    """What is cached between denoising steps, in what dtype, and how often it is refreshed.
+
+    All but ``none`` are approximate, since in a bidirectional network every token's keys and
+    values depend on all others (prefix and dual cache of Fast-dLLM, arXiv 2505.22618).
+    """
 
     type: str = "none"
-    """``none``, ``prompt`` or ``dual``."""
+    """``none`` recomputes everything at every step; ``prompt`` caches keys and values of all that
+    is before the active block; ``dual`` those of what follows it, too."""
 
     refresh: str | int | None = None
-    """``block`` (the default): at the start of every block; a number: after that many steps,
-    the refreshing one counted; ``never``: the first pass alone keeps, and only the prompt counts
-    as kept before the active block."""
+    """When everything is computed and cached anew. ``block`` (the default): at the start of every
+    block; a number: after that many steps, the refreshing one counted; ``never``: the first pass
+    alone caches, and only the prompt counts as cached before the active block."""
 
     dtype: str | None = None
     """``bfloat16`` (the default): the network's own 16-bit or 32-bit dtype; ``float8``: half of
@@ -43,8 +51,7 @@ class CacheOptions:
             ValueError: For the first value that does not fit, with the rule and a value that does.
         """
         check_fields(self, "cache ")
-        if self.type not in CACHE_TYPES:
-            raise ValueError(unknown_name_message("cache type", str(self.type), CACHE_TYPES))
+        reject_unknown("cache type", [self.type], CACHE_TYPES)
         if self.type == "none":
             for name in ("refresh", "dtype"):
                 if getattr(self, name) is not None:
@@ -53,47 +60,213 @@ class CacheOptions:
                         "which keeps nothing; use type='prompt' or 'dual', or leave it out"
                     )
             return
-        if self.refresh is None:
-            object.__setattr__(self, "refresh", "block")
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", "bfloat16")
-        _check_refresh(self.refresh)
-        if self.dtype not in CACHE_DTYPES:
-            raise ValueError(unknown_name_message("cache dtype", str(self.dtype), CACHE_DTYPES))
+        refresh = "block" if self.refresh is None else self.refresh
+        dtype = "bfloat16" if self.dtype is None else self.dtype
+        object.__setattr__(self, "refresh", refresh)
+        object.__setattr__(self, "dtype", dtype)
+        if isinstance(refresh, str) and refresh not in REFRESH_NAMES:
+            names = [*REFRESH_NAMES, "a number of steps"]
+            raise ValueError(unknown_name_message("cache refresh", refresh, names))
+        if isinstance(refresh, int) and refresh < 1:
+            raise ValueError(
+                f"cache refresh={refresh!r} must be 'block', 'never' or a number of steps; use 1 "
+                "or more"
+            )
+        reject_unknown("cache dtype", [dtype], CACHE_DTYPES)
 
     @property
-    def keeps(self) -> bool:
-        """Whether anything is kept."""
+    def enabled(self) -> bool:
+        """Whether anything is cached."""
         return self.type != "none"
 
     def describe(self) -> str:
         """Return a short name, such as ``prompt, refresh block, bfloat16``."""
-        return f"{self.type}, refresh {self.refresh}, {self.dtype}" if self.keeps else "none"
+        return f"{self.type}, refresh {self.refresh}, {self.dtype}" if self.enabled else "none"
 
 
-def parse_cache_options(options: Mapping[str, Any] | CacheOptions | str | None) -> CacheOptions:
-    """Make cache options of a mapping such as ``dict(type='prompt', refresh=8)`` or a type's name.
+LogitsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``(input_ids_BL, positions_BP, lengths_B or None) -> logits_BPV``: one forward pass.
 
-    Args:
-        options: Field names and values; a type alone; None for the default; options are returned
-            as they are.
+Rows are right-padded; ``lengths_B`` (int64) counts each row's real tokens and None means that no
+row is padded. Positions count from 0 in each row. The result is of any float type.
+"""
 
-    Returns:
-        The checked options.
 
-    Raises:
-        ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
+class PassSession(Protocol):
+    """Passes over one batch; see inference.session."""
+
+    def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
+        """Run every token, cache all keys and values if asked, return logits [B, P, V]."""
+
+    def partial_pass(
+        self,
+        ids_BL: Tensor,
+        starts: Sequence[int],
+        num_tokens: int,
+        positions_BP: Tensor,
+        num_wanted: int | None = None,
+    ) -> Tensor:
+        """Run a span of each row against what is cached, return logits [B, P, V].
+
+        Only states of the ``num_wanted`` leading tokens of the span are asked for.
+        """
+
+
+@runtime_checkable
+class PassProvider(Protocol):
+    """Opens sessions; what a network offers to a sampler that caches keys and values."""
+
+    @property
+    def logit_shift(self) -> int:
+        """How many positions before its token a prediction is made."""
+
+    def open(
+        self,
+        row_lengths: Sequence[int],
+        *,
+        block_length: int,
+        cache_dtype: str | None,
+        passes: int,
+        guided: bool,
+    ) -> PassSession:
+        """Begin with a batch of rows of these lengths, masks included."""
+
+
+class _CallSession:
+    """Full passes by a plain model call."""
+
+    def __init__(self, call: LogitsFunction, row_lengths: Sequence[int], device: torch.device):
+        self._call = call
+        padded = len(set(row_lengths)) > 1
+        self._lengths_B = torch.tensor(row_lengths, device=device) if padded else None
+
+    def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
+        logits_BPV = self._call(ids_BL, positions_BP, self._lengths_B)
+        if logits_BPV.ndim != 3 or logits_BPV.shape[:2] != positions_BP.shape:
+            raise ValueError(
+                f"the logits function returned shape {tuple(logits_BPV.shape)} but must return "
+                f"[rows, positions, vocabulary] with {tuple(positions_BP.shape)} rows and "
+                "positions; return logits for the asked positions only"
+            )
+        return logits_BPV
+
+    def partial_pass(self, *args: object) -> Tensor:
+        raise AssertionError("a plain call caches nothing, so that every pass is a full one")
+
+
+class BlockForward:
+    """Full passes over one batch, and partial ones between them as far as the cache allows.
+
+    A worked example: prompt of 5, blocks of 2, two of them (row of 9), refresh each block. Block 0
+    starts with a full pass; its later steps recompute positions 5 to 8 (``prompt``) or 5 and 6
+    (``dual``). Block 1 starts with a full pass; its later steps recompute 7 and 8. With refresh
+    ``never`` block 1 has no full pass, and all its steps recompute 5 to 8 under both.
+
+    Classifier-free guidance takes a second pass with the prompt masked: ``logits = unconditional +
+    (scale + 1) * (conditional - unconditional)``, in the model's float type as in the published
+    code (unsupervised guidance of masked diffusion models, arXiv:2410.18514). That code runs both
+    halves as one batch of twice the rows; two passes need half the memory and do the same work.
     """
-    return build(CacheOptions, options, "cache", by_name="type")
 
+    def __init__(
+        self,
+        model: LogitsFunction | PassProvider,
+        prompt_lengths: Sequence[int],
+        plan: BlockPlan,
+        options: CacheOptions,
+        *,
+        cfg_scale: float,
+        mask_token_id: int,
+        device: torch.device,
+    ) -> None:
+        """Begin with a batch; ``mask_token_id`` hides the prompt where ``cfg_scale`` is above 0.
 
-def _check_refresh(refresh: str | int | None) -> None:
-    if isinstance(refresh, str):
-        if refresh not in REFRESH_NAMES:
-            names = [*REFRESH_NAMES, "a number of steps"]
-            raise ValueError(unknown_name_message("cache refresh", refresh, names))
-    elif refresh is None or refresh < 1:
-        raise ValueError(
-            f"cache refresh={refresh!r} must be 'block', 'never' or a number of steps; use 1 or "
-            "more"
+        Raises:
+            ValueError: If the model is a plain call and cannot cache, or a prompt is too short
+                for anything to be cached before the first block.
+        """
+        self._prompt_lengths = tuple(prompt_lengths)
+        self._plan = plan
+        self._options = options
+        self._cfg_scale = cfg_scale
+        self._mask_token_id = mask_token_id
+        self._prompt_lengths_B1 = torch.tensor(self._prompt_lengths, device=device)[:, None]
+        self._shift = 0
+        self._session = self._open(model, device)
+        #: Passes so far, in each of which all rows take part, and those that ran every token.
+        self.num_forward_passes = self.num_full_passes = 0
+        self._cached_block: int | None = None  # the active block of the last full pass
+        self._steps_since_refresh = 0
+
+    def _open(self, model: LogitsFunction | PassProvider, device: torch.device) -> PassSession:
+        options, plan = self._options, self._plan
+        row_lengths = [length + plan.padded_length for length in self._prompt_lengths]
+        if not isinstance(model, PassProvider):
+            if options.enabled:
+                raise ValueError(
+                    f"cache={options.type!r} needs a model that keeps keys and values, and got "
+                    "a mere call; give inference.PassServer, or use cache='none'"
+                )
+            return _CallSession(model, row_lengths, device)
+        self._shift = model.logit_shift
+        if options.enabled and min(self._prompt_lengths) < max(self._shift, 1):
+            raise ValueError(
+                f"cache={options.type!r} keeps the prompt, but a prompt has "
+                f"{min(self._prompt_lengths)} tokens; use cache='none' for empty prompts"
+            )
+        return model.open(
+            row_lengths,
+            block_length=plan.block_length,
+            cache_dtype=options.dtype,
+            passes=plan.num_blocks if options.enabled else plan.num_steps,
+            guided=self._cfg_scale > 0,
         )
+
+    def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
+        """Return the logits at masked positions of the active block, [B, P, V] of any float type.
+
+        Positions count from 0 in each row and ascend, blocks come left to right. The tokens are
+        never written to.
+
+        Raises:
+            ValueError: If the model call returns another shape.
+        """
+        if self._refresh_is_due(block_index):
+            self._cached_block, self._steps_since_refresh = block_index, 1
+            return self._full_pass(ids_BL, positions_BP)
+        self.num_forward_passes += 1
+        self._steps_since_refresh += 1
+        options, length = self._options, self._plan.block_length
+        cached_before, block_end = (self._cached_block or 0) * length, (block_index + 1) * length
+        end = block_end if options.type == "dual" else self._plan.padded_length
+        starts = [prompt + cached_before - self._shift for prompt in self._prompt_lengths]
+        num_tokens = end - cached_before + self._shift
+        # One span serves all blocks of a prompt that is never refreshed: one graph, too.
+        whole = options.type == "prompt" and options.refresh == "never"
+        num_wanted = None if whole else block_end - cached_before
+        return self._session.partial_pass(ids_BL, starts, num_tokens, positions_BP, num_wanted)
+
+    def _refresh_is_due(self, block_index: int) -> bool:
+        if not self._options.enabled or self._cached_block is None:
+            return True
+        refresh = self._options.refresh
+        if isinstance(refresh, int):
+            return self._steps_since_refresh >= refresh
+        return refresh == "block" and self._cached_block != block_index
+
+    def _full_pass(self, ids_BL: Tensor, positions_BP: Tensor) -> Tensor:
+        def run(ids_BL: Tensor) -> Tensor:
+            self.num_forward_passes += 1
+            self.num_full_passes += 1
+            return self._session.full_pass(ids_BL, positions_BP, keep=self._options.enabled)
+
+        conditional_BPV = run(ids_BL)
+        if not self._cfg_scale:
+            return conditional_BPV
+        columns_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+        is_prompt_BL = columns_L < self._prompt_lengths_B1
+        unconditional_BPV = run(torch.where(is_prompt_BL, self._mask_token_id, ids_BL))
+        guided_BPV = conditional_BPV - unconditional_BPV
+        guided_BPV *= self._cfg_scale + 1.0  # in place: three tensors of logits at once, not five
+        guided_BPV += unconditional_BPV
+        return guided_BPV

@@ -1,7 +1,7 @@
-"""Settings of the sampler, checked when they are made, before any weight is read.
+"""Checks the sampler's settings when they are made, before any weight is read.
 
 Holds no model, no tokenizer and no defaults that depend on a checkpoint: the ids of the special
-tokens come from the checkpoint through :class:`SpecialTokens`.
+tokens come from the checkpoint through `SpecialTokens`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.options import build, check_fields, unknown_name_message
-from opencompass_llada.sampling.acceptance import (
-    AcceptanceOptions,
-    parse_acceptance_options,
-)
-from opencompass_llada.sampling.block_cache import CacheOptions, parse_cache_options
-from opencompass_llada.sampling.schedule import SCHEDULES, plan_blocks
-from opencompass_llada.sampling.unmasking import (
-    STRATEGIES,
-)
+from opencompass_llada.options import build, check_fields, reject_unknown
+from opencompass_llada.sampling.block_cache import CacheOptions
+from opencompass_llada.sampling.schedule import SCHEDULES, BlockPlan, count_blocks
+from opencompass_llada.sampling.unmasking import ACCEPTANCE_RULES, STRATEGIES, AcceptanceOptions
 
 PUBLISHED_TIMESTEP_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
 _LARGEST_SEED = 2**63 - 1
@@ -80,58 +74,104 @@ class SamplerConfig:
     appendix B.4)."""
 
     acceptance: AcceptanceOptions = AcceptanceOptions()
-    """What a step reveals beyond its schedule; may be given as a mapping or a rule's name. See
-    `acceptance_options`."""
+    """What a step reveals beyond its schedule; may be given as a mapping such as
+    ``dict(type='threshold', value=0.9)`` or a rule's name."""
 
     early_stop: bool = False
     """Stop once everything up to an end token is revealed, or the caller says that the answer is
     complete; the rest is filled with end tokens, which the answer does not show."""
 
     cache: CacheOptions = CacheOptions()
-    """What is kept between steps; may be given as a mapping or a type's name. See `cache`."""
+    """What is cached between steps; may be given as a mapping such as
+    ``dict(type='prompt', refresh=8)`` or a type's name."""
 
     def __post_init__(self) -> None:
-        """Check every value.
+        """Check every value, and that none is without effect beside the others.
 
         Raises:
             ValueError: For the first value that does not fit, with the rule and a value that fits.
         """
-        object.__setattr__(self, "acceptance", parse_acceptance_options(self.acceptance))
-        object.__setattr__(self, "cache", parse_cache_options(self.cache))
+        for name, options in (("acceptance", AcceptanceOptions), ("cache", CacheOptions)):
+            built = build(options, getattr(self, name), name, by_name="type")
+            object.__setattr__(self, name, built)
         check_fields(self)
-        _check_integer("generation_length", self.generation_length, lowest=1)
-        for name in ("block_length", "num_steps", "top_k"):
-            if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), lowest=1)
-        _check_integer("seed", self.seed, lowest=0, highest=_LARGEST_SEED)
-        _check_not_negative("temperature", self.temperature)
-        _check_not_negative("cfg_scale", self.cfg_scale)
-        _check_not_negative("remasking_temperature", self.remasking_temperature)
-        _check_fraction("top_p", self.top_p, includes_zero=False)
-        _check_fraction("timestep_eps", self.timestep_eps, includes_zero=True)
-        if self.remasking not in STRATEGIES:
-            raise ValueError(unknown_name_message("remasking", self.remasking, STRATEGIES))
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ValueError(unknown_name_message("schedule", str(self.schedule), SCHEDULES))
-        check_combinations(self)
+        self._check_values()
+        self._check_idle_options()
         self._check_fast_modes()
         plan_blocks(self)
 
+    def _check_values(self) -> None:
+        for name in ("generation_length", "block_length", "num_steps", "top_k"):
+            _check_at_least(name, getattr(self, name), 1)
+        _check_at_least("seed", self.seed, 0)
+        if self.seed > _LARGEST_SEED:
+            raise ValueError(
+                f"seed={self.seed} must be at most {_LARGEST_SEED}; use {_LARGEST_SEED} or less"
+            )
+        for name in ("temperature", "cfg_scale", "remasking_temperature"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} must be a finite number of at least 0; use 0 "
+                    "for none"
+                )
+        for name, lowest in (("top_p", "above 0"), ("timestep_eps", "at least 0")):
+            value = getattr(self, name)
+            if value is not None and not (0 < value < 1 or (value == 0 and name != "top_p")):
+                raise ValueError(
+                    f"{name}={value!r} must be {lowest} and below 1; use None to leave it out"
+                )
+        reject_unknown("remasking", [self.remasking], STRATEGIES)
+        if self.schedule is not None:
+            reject_unknown("schedule", [self.schedule], SCHEDULES)
+
+    def _check_idle_options(self) -> None:
+        """Refuse options that have no effect beside others; the published codes ignore them."""
+        strategy, name = STRATEGIES[self.remasking], self.remasking
+        if self.suppress_eos_eot_confidence and not strategy.of_token:
+            raise ValueError(
+                f"suppress_eos_eot_confidence=True has no effect with remasking={name!r}, which "
+                "uses no confidence of a token; use remasking='low_confidence' or 'maskgit_plus', "
+                "or suppress_eos_logits=True"
+            )
+        if self.remasking_temperature and not strategy.confident:
+            raise ValueError(
+                f"remasking_temperature={self.remasking_temperature} has no effect with "
+                f"remasking={name!r}, which chooses positions at random as it is; leave it out, "
+                "or use remasking='entropy'"
+            )
+        for option in ("top_p", "top_k"):
+            idle = self.temperature == 0 and not strategy.of_drawn_distribution
+            if getattr(self, option) is not None and idle:
+                raise ValueError(
+                    f"{option}={getattr(self, option)} has no effect at temperature=0 with "
+                    f"remasking={name!r}; use {option}=None, or a temperature above 0"
+                )
+        if self.timestep_eps is not None and self.resolved_schedule != "timesteps":
+            raise ValueError(
+                f"timestep_eps={self.timestep_eps} has no effect with schedule="
+                f"{self.resolved_schedule!r}; leave it out, or use schedule='timesteps'"
+            )
+        if strategy.independent and self.resolved_schedule != "timesteps":
+            raise ValueError(
+                f"schedule={self.schedule!r} gives no probabilities, by which remasking={name!r} "
+                "reveals; use schedule='timesteps' (or None), or remasking='random'"
+            )
+
     def _check_fast_modes(self) -> None:
-        strategy = STRATEGIES[self.remasking]
-        if self.acceptance.needs_probabilities and not strategy.of_token:
+        strategy, rule = STRATEGIES[self.remasking], ACCEPTANCE_RULES.get(self.acceptance.type)
+        if rule is not None and rule.needs_probabilities and not strategy.of_token:
             raise ValueError(
                 f"acceptance={self.acceptance.type!r} goes by the probability of the predicted "
                 f"token, which remasking={self.remasking!r} does not give; use "
                 "remasking='low_confidence' or acceptance='entropy_bound'"
             )
-        if self.acceptance.type != "scheduled" and not strategy.confident:
+        if rule is not None and not strategy.confident:
             raise ValueError(
                 f"acceptance={self.acceptance.type!r} ranks positions by what the model says, and "
                 f"remasking={self.remasking!r} chooses them at random; use "
                 "remasking='low_confidence'"
             )
-        if self.cache.keeps and self.cfg_scale:
+        if self.cache.enabled and self.cfg_scale:
             raise ValueError(
                 f"cfg_scale={self.cfg_scale} runs every step with and without the prompt, and "
                 f"cache={self.cache.type!r} keeps keys and values of one of the two; use "
@@ -149,12 +189,29 @@ class SamplerConfig:
         """The schedule's name, never None."""
         return self.schedule or STRATEGIES[self.remasking].schedule
 
-    @property
-    def resolved_timestep_eps(self) -> float | None:
-        """Where the timesteps end; None for the schedule without timesteps."""
-        if self.resolved_schedule != "timesteps":
-            return None
-        return PUBLISHED_TIMESTEP_EPS if self.timestep_eps is None else self.timestep_eps
+
+def plan_blocks(config: SamplerConfig) -> BlockPlan:
+    """Cut a generation into blocks and steps.
+
+    Args:
+        config: The settings; ``num_steps=None`` means one token at each step.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If ``num_steps`` does not fit the blocks; the nearest values that do are named.
+    """
+    length = config.generation_length
+    block_length = length if config.block_length is None else config.block_length
+    eps = PUBLISHED_TIMESTEP_EPS if config.timestep_eps is None else config.timestep_eps
+    one_a_token = count_blocks(length, block_length) * block_length
+    return BlockPlan(
+        generation_length=length,
+        block_length=block_length,
+        num_steps=one_a_token if config.num_steps is None else config.num_steps,
+        timestep_eps=eps if config.resolved_schedule == "timesteps" else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +227,6 @@ class SpecialTokens:
     eot_token_id: int | None = None
     """End of a chat turn; None where the checkpoint has none."""
 
-    @property
-    def end_token_ids(self) -> tuple[int, ...]:
-        """EOS and, where there is one, EoT: ids at the first of which an answer ends."""
-        return tuple(i for i in (self.eos_token_id, self.eot_token_id) if i is not None)
-
     def __post_init__(self) -> None:
         """Check that the ids are possible.
 
@@ -182,16 +234,19 @@ class SpecialTokens:
             ValueError: If an id is no integer or negative, or EOS or EoT is the mask.
         """
         check_fields(self)
-        _check_integer("mask_token_id", self.mask_token_id, lowest=0)
-        _check_integer("eos_token_id", self.eos_token_id, lowest=0)
-        if self.eot_token_id is not None:
-            _check_integer("eot_token_id", self.eot_token_id, lowest=0)
+        for name in ("mask_token_id", "eos_token_id", "eot_token_id"):
+            _check_at_least(name, getattr(self, name), 0)
         for name in ("eos_token_id", "eot_token_id"):
             if getattr(self, name) == self.mask_token_id:
                 raise ValueError(
                     f"{name}={self.mask_token_id} must differ from mask_token_id; take both from "
                     "the checkpoint's config.json and tokenizer"
                 )
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """EOS and, where there is one, EoT: ids at the first of which an answer ends."""
+        return tuple(i for i in (self.eos_token_id, self.eot_token_id) if i is not None)
 
 
 def parse_sampler_config(options: Mapping[str, Any] | SamplerConfig | None) -> SamplerConfig:
@@ -210,62 +265,6 @@ def parse_sampler_config(options: Mapping[str, Any] | SamplerConfig | None) -> S
     return build(SamplerConfig, options, "sampler")
 
 
-def _check_integer(name: str, value: int, *, lowest: int, highest: int | None = None) -> None:
-    if value < lowest:
+def _check_at_least(name: str, value: int | None, lowest: int) -> None:
+    if value is not None and value < lowest:
         raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")
-    if highest is not None and value > highest:
-        raise ValueError(f"{name}={value} must be at most {highest}; use {highest} or less")
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if value < 0:
-        raise ValueError(f"{name}={value!r} must be a finite number of at least 0; use 0 for none")
-
-
-def _check_fraction(name: str, value: float | None, *, includes_zero: bool) -> None:
-    if value is None:
-        return
-    if not 0 <= value < 1 or (value == 0 and not includes_zero):
-        lowest = "at least 0" if includes_zero else "above 0"
-        raise ValueError(f"{name}={value!r} must be {lowest} and below 1; use None to leave it out")
-
-
-def check_combinations(config: SamplerConfig) -> None:
-    """Refuse options that have no effect beside others; the published codes ignore them.
-
-    Args:
-        config: A config whose values are each valid.
-
-    Raises:
-        ValueError: For the first option without effect, with what to do instead.
-    """
-    strategy, name = STRATEGIES[config.remasking], config.remasking
-    if config.suppress_eos_eot_confidence and not strategy.of_token:
-        raise ValueError(
-            f"suppress_eos_eot_confidence=True has no effect with remasking={name!r}, which "
-            "uses no confidence of a token; use remasking='low_confidence' or 'maskgit_plus', or "
-            "suppress_eos_logits=True"
-        )
-    if config.remasking_temperature and not strategy.confident:
-        raise ValueError(
-            f"remasking_temperature={config.remasking_temperature} has no effect with "
-            f"remasking={name!r}, which chooses positions at random as it is; leave it out, or "
-            "use remasking='entropy'"
-        )
-    for option in ("top_p", "top_k"):
-        idle = config.temperature == 0 and not strategy.of_drawn_distribution
-        if getattr(config, option) is not None and idle:
-            raise ValueError(
-                f"{option}={getattr(config, option)} has no effect at temperature=0 with "
-                f"remasking={name!r}; use {option}=None, or a temperature above 0"
-            )
-    if config.timestep_eps is not None and config.resolved_schedule != "timesteps":
-        raise ValueError(
-            f"timestep_eps={config.timestep_eps} has no effect with schedule="
-            f"{config.resolved_schedule!r}; leave it out, or use schedule='timesteps'"
-        )
-    if strategy.independent and config.resolved_schedule != "timesteps":
-        raise ValueError(
-            f"schedule={config.schedule!r} gives no probabilities, by which remasking={name!r} "
-            "reveals; use schedule='timesteps' (or None), or remasking='random'"
-        )

@@ -1,4 +1,4 @@
-"""Stopping before all masks are revealed, once the rest cannot change the answer.
+"""Stops before all masks are revealed, once the rest cannot change the answer.
 
 Revealed tokens never change, so that an answer is complete when everything up to its first end
 token is revealed; or, where the caller can tell from finished blocks (a stop string, say), when it
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.sampling.config import SpecialTokens
-from opencompass_llada.sampling.token_rows import BlockState, Canvas
 
 IsComplete = Callable[[list[int]], bool]
 """Whether the answer is complete, given a row's ids of finished blocks; once True, True for all
@@ -28,39 +27,33 @@ class EarlyStop:
 
     def __init__(
         self,
-        canvas: Canvas,
+        prompt_lengths_B: Tensor,
         num_masks: int,
         special_tokens: SpecialTokens,
         is_complete: IsComplete | None,
     ) -> None:
-        """Note where the generated tokens stand.
-
-        Args:
-            canvas: The batch.
-            num_masks: Tokens after each prompt.
-            special_tokens: What ends an answer, and what fills the rest.
-            is_complete: A further test at the end of each block.
-        """
-        device = canvas.ids_BL.device
+        """Note where the generated tokens stand: ``num_masks`` of them after each prompt."""
+        device, num_rows = prompt_lengths_B.device, len(prompt_lengths_B)
         self._offsets_N = torch.arange(num_masks, device=device)
-        self._positions_BN = canvas.prompt_lengths_B[:, None] + self._offsets_N
+        self._positions_BN = prompt_lengths_B[:, None] + self._offsets_N
         self._ends_E = torch.tensor(special_tokens.end_token_ids, device=device)
         self._eos = special_tokens.eos_token_id
         self._is_complete = is_complete
-        self._complete_from: list[int | None] = [None] * len(canvas.prompt_lengths)
+        self._complete_from: list[int | None] = [None] * num_rows
         self._flag = LaggedFlag(device)
         #: Rows whose answers are complete, bool [B].
-        self.complete_B = torch.zeros(len(canvas.prompt_lengths), dtype=torch.bool, device=device)
+        self.complete_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
-    def after_step(self, ids_BL: Tensor, block: BlockState) -> bool:
+    def after_step(self, ids_BL: Tensor, starts_B: Tensor, masked_BK: Tensor) -> bool:
         """Return whether every row was seen to be complete, at this step or an earlier one.
 
-        Never waits for the device: on CUDA it may say so some steps late.
+        Never waits for the device: on CUDA it may say so some steps late. The active block begins
+        at ``starts_B`` and is masked where ``masked_BK`` is True.
         """
-        revealed_BN = self._positions_BN < block.starts_B[:, None]
-        places_BK = block.starts_B[:, None] - self._positions_BN[:, :1]
-        places_BK = places_BK + torch.arange(block.masked_BK.shape[1], device=ids_BL.device)
-        revealed_BN = revealed_BN.scatter(1, places_BK, ~block.masked_BK)
+        revealed_BN = self._positions_BN < starts_B[:, None]
+        places_BK = starts_B[:, None] - self._positions_BN[:, :1]
+        places_BK = places_BK + torch.arange(masked_BK.shape[1], device=ids_BL.device)
+        revealed_BN = revealed_BN.scatter(1, places_BK, ~masked_BK)
         known_BN = revealed_BN.cumprod(dim=1).bool()
         self.complete_B = self.complete_B | (self._is_end(ids_BL) & known_BN).any(dim=1)
         return self._flag.submit(self.complete_B.all())
@@ -80,14 +73,13 @@ class EarlyStop:
 
     def fill(self, ids_BL: Tensor) -> Tensor:
         """Return the tokens with end tokens after each answer's end."""
-        ended_BN = self._is_end(ids_BL).cumsum(dim=1)
-        beyond_BN = (ended_BN - self._is_end(ids_BL).long()) > 0
+        is_end_BN = self._is_end(ids_BL).long()
         num_masks = len(self._offsets_N)
         froms = [num_masks if found is None else found for found in self._complete_from]
         from_B1 = torch.tensor(froms, device=ids_BL.device)[:, None]
-        beyond_BN = beyond_BN | (self._offsets_N >= from_B1)
-        kept_BN = ids_BL.gather(1, self._positions_BN)
-        return ids_BL.scatter(1, self._positions_BN, kept_BN.masked_fill(beyond_BN, self._eos))
+        beyond_BN = (is_end_BN.cumsum(dim=1) > is_end_BN) | (self._offsets_N >= from_B1)
+        tokens_BN = ids_BL.gather(1, self._positions_BN).masked_fill(beyond_BN, self._eos)
+        return ids_BL.scatter(1, self._positions_BN, tokens_BN)
 
     def _is_end(self, ids_BL: Tensor) -> Tensor:
         return torch.isin(ids_BL.gather(1, self._positions_BN), self._ends_E)
@@ -97,11 +89,7 @@ class LaggedFlag:
     """A device's boolean, read on the host without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:
-        """Take page-locked memory on CUDA.
-
-        Args:
-            device: Where the booleans are made.
-        """
+        """Take page-locked memory on CUDA."""
         self._cuda = device.type == "cuda"
         self._seen = False
         self._host = torch.zeros((), dtype=torch.bool, pin_memory=self._cuda)

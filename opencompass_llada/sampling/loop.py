@@ -1,240 +1,43 @@
-"""The sampler: prompts and a model call in, generated ids out, by blocks and denoising steps.
+"""Samples: prompts and a model call in, generated ids out, by blocks and denoising steps.
 
-Which logits, which tokens and which reveals are the business of the parts that it is given
-(``forward.py``, ``prediction.py``, ``acceptance.py``); the loop only keeps the books. It reads the
-device once a block, and once a step under a rule that decides the number of reveals itself.
+Which logits, which tokens and which reveals are the business of ``block_cache.py``,
+``prediction.py`` and ``unmasking.py``; the loop only keeps the books. It reads the device once a
+block, and once a step under a rule that decides the number of reveals itself.
 
 Semi-autoregressive denoising as in LLaDA's published ``generate`` (arXiv:2502.09992; github.com/ML-
 GSAI/LLaDA, generate.py), and Dream's published rules (arXiv:2508.15487; ``diffusion_generate`` in
 generation_utils.py of Dream-org/Dream-v0-Instruct-7B) as further settings. With temperature 0 it
-gives the published ids token for token (but for ties and rounding, see below); where random numbers
-are drawn it gives the same distribution from other streams. It knows token ids and a model call, no
-text, no tokenizer and no cache.
-
-Differs from both published codes:
-
-- Revealed positions are remembered as booleans. There a position is masked as long as it holds
-  the mask id, so that a mask id in the prompt is overwritten and a predicted mask id is predicted
-  again, at the cost of reveals of a later block. Here the prompt stays, and a predicted mask id
-  counts as revealed and is part of the result.
-- Only the active block's masked positions get logits, noise and confidence.
-- Of equal scores the leftmost position is revealed; ``torch.topk`` promises no order. It matters
-  where only tokens with suppressed confidence are left, which all score 0.
-- Random streams are one a row (see ``noise.py``), and noise is added in the log domain.
-- Logits that are not finite stop the generation; Dream's code takes the likeliest token then.
-
-From LLaDA's alone:
-
-- ``suppress_eos_eot_confidence`` works at any temperature, not only at 0.
-- The two halves of guidance are two passes and not one batch of twice the rows.
-
-From Dream's alone:
-
-- Rows are right-padded and count their positions from 0, where that code pads on the left.
-- How many tokens a step reveals is each row's own; there it is the mean over the batch's rows.
-- Probabilities, confidences and top-p's sums are in float64, not in the logits' dtype.
-- Positions drawn by ``remasking_temperature`` are drawn without an error where the probabilities of
-  all but a few vanish (``torch.multinomial`` refuses that).
-- Blocks, guidance and the suppression of EOS, which are LLaDA's, can be combined with its rules;
-  every block runs through the timesteps anew.
+gives the published ids token for token (but for ties and rounding); where random numbers are drawn
+it gives the same distribution from other streams. Differences: docs/model_and_sampler.md.
 
 Shape suffixes: B rows, L row length, K block length, P masked positions of the active block.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from opencompass_llada.logs import get_logger
-from opencompass_llada.sampling.acceptance import (
-    AcceptanceRule,
-    IndependentAcceptance,
-    ScheduledAcceptance,
-    StepContext,
-)
-from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
+from opencompass_llada.sampling.block_cache import BlockForward, LogitsFunction, PassProvider
+from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens, plan_blocks
 from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
-from opencompass_llada.sampling.forward import (
-    ForwardPolicy,
-    FullForward,
-    GuidedForward,
-    KeptForward,
-    LogitsFunction,
-    PassProvider,
-)
 from opencompass_llada.sampling.noise import derive_seed, make_generators
 from opencompass_llada.sampling.prediction import Predictor
-from opencompass_llada.sampling.progress import NoProgress, Progress
-from opencompass_llada.sampling.schedule import BlockPlan, StepPlan, plan_blocks, plan_steps
-from opencompass_llada.sampling.token_rows import (
-    BlockState,
-    Canvas,
-    make_canvas,
-    open_block,
-    write_tokens,
+from opencompass_llada.sampling.progress import StepListener
+from opencompass_llada.sampling.schedule import BlockPlan, StepPlan, plan_steps
+from opencompass_llada.sampling.unmasking import (
+    STRATEGIES,
+    Accept,
+    StepContext,
+    accept_independently,
+    accept_scheduled,
 )
-from opencompass_llada.sampling.unmasking import STRATEGIES
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoisingParts:
-    """What the loop is put together from."""
-
-    forward: ForwardPolicy
-    """Gives logits at the masked positions."""
-
-    predictor: Predictor
-    """Gives tokens and scores."""
-
-    rule: AcceptanceRule
-    """Chooses what is revealed."""
-
-    progress: Progress
-    """Is told of every step."""
-
-    early_stop: EarlyStop | None = None
-    """Tells when the rest cannot change the answers; None goes on to the end."""
-
-
-def denoise(canvas: Canvas, plan: BlockPlan, parts: DenoisingParts) -> tuple[Tensor, Tensor]:
-    """Finish all blocks from left to right.
-
-    Args:
-        canvas: The batch; not changed.
-        plan: Blocks and steps.
-        parts: What the loop is put together from.
-
-    Returns:
-        Tokens, int64 [B, L], with every mask between prompt and padding revealed, or filled after
-        the answers' ends; and the forward passes of each row, int64 [B], as many as alone: those
-        at which it had something to reveal and its answer was not complete.
-
-    Raises:
-        FloatingPointError: If the model's logits are not finite.
-        RuntimeError: If the rule leaves a position of a block masked.
-    """
-    ids_BL = canvas.ids_BL
-    passes_B = torch.zeros_like(canvas.prompt_lengths_B)
-    parts.progress.start_batch(len(canvas.prompt_lengths), plan)
-    try:
-        for block_index in range(plan.num_blocks):
-            starts_B = canvas.prompt_lengths_B + block_index * plan.block_length
-            ids_BL, block_passes_B, stopped = denoise_block(
-                ids_BL, starts_B, block_index, plan, parts
-            )
-            passes_B = passes_B + block_passes_B
-            if stopped:
-                break
-    finally:
-        parts.progress.finish_batch()
-    if parts.early_stop is not None:
-        ids_BL = parts.early_stop.fill(ids_BL)
-    return ids_BL, passes_B
-
-
-def denoise_block(
-    ids_BL: Tensor, starts_B: Tensor, block_index: int, plan: BlockPlan, parts: DenoisingParts
-) -> tuple[Tensor, Tensor, bool]:
-    """Reveal every position of one block, or those that can still change the answers.
-
-    Args:
-        ids_BL: Current tokens, int64; not changed.
-        starts_B: First position of the block in each row, int64.
-        block_index: The block's number, from 0.
-        plan: Blocks and steps.
-        parts: What the loop is put together from.
-
-    Returns:
-        Tokens, int64 [B, L], positions outside the block as they were; the block's forward passes
-        of each row, int64 [B]; and whether all answers are complete.
-
-    Raises:
-        FloatingPointError: If the model's logits are not finite.
-        RuntimeError: If the rule leaves a position of the block masked.
-    """
-    parts.forward.start_block(ids_BL, starts_B, plan.block_length)
-    block = open_block(starts_B, plan.block_length)
-    finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
-    passes_B = torch.zeros_like(starts_B)
-    for step in plan_steps(plan):
-        if block.num_positions == 0:
-            break
-        active_B, before = block.masked_BK.any(dim=1), parts.forward.num_forward_passes
-        if parts.early_stop is not None:
-            active_B = active_B & ~parts.early_stop.complete_B
-        ids_BL, block, step_finite = denoise_step(ids_BL, block, step, parts)
-        passes_B = passes_B + active_B * (parts.forward.num_forward_passes - before)
-        finite = finite & step_finite
-        parts.progress.finish_step(block_index, step.index)
-        if parts.early_stop is not None and parts.early_stop.after_step(ids_BL, block):
-            _check_finite(finite, block_index)
-            return ids_BL, passes_B, True
-    _check_finite(finite, block_index)
-    _check_finished(block, block_index)
-    if parts.early_stop is None:
-        return ids_BL, passes_B, False
-    num_finished = (block_index + 1) * plan.block_length
-    return ids_BL, passes_B, parts.early_stop.after_block(ids_BL, num_finished)
-
-
-def denoise_step(
-    ids_BL: Tensor, block: BlockState, step: StepPlan, parts: DenoisingParts
-) -> tuple[Tensor, BlockState, Tensor]:
-    """Predict all masked positions of the block and reveal those that the rule chooses.
-
-    Args:
-        ids_BL: Current tokens, int64; not changed.
-        block: What is masked, at least one position in some row; not changed.
-        step: What the schedule plans.
-        parts: What the loop is put together from.
-
-    Returns:
-        New tokens, the new state of the block, and a bool scalar: were all logits finite.
-    """
-    offsets_BP, valid_BP = block.offsets_BP(), block.valid_BP
-    positions_BP = block.starts_B[:, None] + offsets_BP
-    logits_BPV = parts.forward.logits(ids_BL, positions_BP)
-    prediction = parts.predictor(logits_BPV, block.counts)
-    context = StepContext(
-        plan=step,
-        scores_BP=prediction.scores_BP.masked_fill(~valid_BP, -torch.inf),
-        tokens_BP=prediction.tokens_BP,
-        logits_BPV=logits_BPV,
-    )
-    accepted_BP = parts.rule(context) & valid_BP
-    masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
-    if parts.rule.reveals_as_scheduled:
-        counts = tuple(count - step.num_scheduled for count in block.counts)
-    else:
-        counts = tuple(masked_BK.sum(dim=1).tolist())
-    return (
-        write_tokens(ids_BL, positions_BP, prediction.tokens_BP, accepted_BP),
-        BlockState(starts_B=block.starts_B, masked_BK=masked_BK, counts=counts),
-        (prediction.finite_BP | ~valid_BP).all(),
-    )
-
-
-def _check_finite(finite: Tensor, block_index: int) -> None:
-    if not finite.item():
-        raise FloatingPointError(
-            f"the model's logits are not finite in block {block_index}; float16 overflows in "
-            "LLaDA, load it in bfloat16 or float32, and check the checkpoint's weights"
-        )
-
-
-def _check_finished(block: BlockState, block_index: int) -> None:
-    if block.num_positions:
-        raise RuntimeError(
-            f"the acceptance rule left {block.counts} positions of block {block_index} masked; "
-            "a rule must reveal at least the scheduled number at every step, or all at the last"
-        )
-
 
 _logger = get_logger(__name__)
 
@@ -249,12 +52,12 @@ class SamplerOutput:
     num_forward_passes: int
     """Forward passes of the batch; guidance takes two."""
 
-    passes_per_prompt: list[int] = dataclasses.field(default_factory=list)
+    passes_per_prompt: list[int] = field(default_factory=list)
     """Forward passes that each prompt went through until its answer was complete, as many as it
     takes alone; the batch's further ones are for the other prompts."""
 
     num_full_passes: int = 0
-    """Those of them that ran every token; the rest used kept keys and values."""
+    """Those of them that ran every token; the rest used cached keys and values."""
 
 
 @torch.no_grad()
@@ -266,7 +69,7 @@ def sample(
     *,
     seeds: Sequence[int] | None = None,
     device: torch.device | str,
-    progress: Progress | None = None,
+    progress: StepListener | None = None,
     is_complete: IsComplete | None = None,
 ) -> SamplerOutput:
     """Generate ``config.generation_length`` tokens after each prompt.
@@ -276,7 +79,7 @@ def sample(
 
     Args:
         model: The model call, see :data:`LogitsFunction`; or where passes come from that can
-            keep keys and values, see `PassProvider`.
+            cache keys and values, see `PassProvider`.
         prompts: Token ids, one sequence a prompt; they may differ in length.
         config: The settings; not changed.
         special_tokens: Ids of the checkpoint.
@@ -298,116 +101,49 @@ def sample(
     plan = plan_blocks(config)
     _log_rounding(plan)
     device = torch.device(device)
-    canvas = make_canvas(
-        prompts,
-        num_masks=plan.padded_length,
-        mask_token_id=special_tokens.mask_token_id,
+    lengths, mask = [len(prompt) for prompt in prompts], special_tokens.mask_token_id
+    lengths_B = torch.tensor(lengths, device=device)
+    stop = None
+    if config.early_stop:
+        stop = EarlyStop(lengths_B, plan.padded_length, special_tokens, is_complete)
+    by_chance = STRATEGIES[config.remasking].independent  # acceptance rules go with scores only
+    forward = BlockForward(
+        model, lengths, plan, config.cache, cfg_scale=config.cfg_scale, mask_token_id=mask,
         device=device,
-    )
+    )  # fmt: skip
     parts = DenoisingParts(
-        forward=make_forward_policy(model, canvas, config, plan, special_tokens),
+        forward=forward,
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
-        rule=make_rule(config),
-        progress=progress or NoProgress(),
-        early_stop=EarlyStop(canvas, plan.padded_length, special_tokens, is_complete)
-        if config.early_stop
-        else None,
+        accept=accept_independently if by_chance else config.acceptance.make(),
+        progress=progress or StepListener(),
+        early_stop=stop,
     )
-    ids_BL, passes_B = denoise(canvas, plan, parts)
+    ids_BL = lay_out_rows(prompts, plan.padded_length, mask).to(device)
+    ids_BL, passes_B = denoise(ids_BL, lengths_B, plan, parts)
     return SamplerOutput(
-        token_ids=cut_generated(ids_BL, canvas.prompt_lengths, plan.generation_length),
-        num_forward_passes=parts.forward.num_forward_passes,
+        token_ids=[
+            row_L[start : start + plan.generation_length].tolist()
+            for row_L, start in zip(ids_BL, lengths, strict=True)
+        ],
+        num_forward_passes=forward.num_forward_passes,
         passes_per_prompt=passes_B.tolist(),
-        num_full_passes=parts.forward.num_full_passes,
+        num_full_passes=forward.num_full_passes,
     )
 
 
-def make_rule(config: SamplerConfig) -> AcceptanceRule:
-    """Choose the acceptance rule: the one asked for, or that of the remasking strategy.
+def lay_out_rows(prompts: Sequence[Sequence[int]], num_masks: int, mask_token_id: int) -> Tensor:
+    """Lay out each row as its prompt, its masks and padding (the mask id too), int64 [B, L].
 
-    Args:
-        config: The settings.
-
-    Returns:
-        The rule.
+    Prompts ``[7, 8]`` and ``[9]`` with 2 masks M give the rows ``[7, 8, M, M]`` and
+    ``[9, M, M, M]``, the last M being padding: masks start at the row's own prompt length, so
+    that positions and results equal those of a batch of one.
     """
-    asked = config.acceptance.make()
-    if asked is not None:
-        return asked
-    independent = STRATEGIES[config.remasking].independent
-    return IndependentAcceptance() if independent else ScheduledAcceptance()
-
-
-def make_forward_policy(
-    model: LogitsFunction | PassProvider,
-    canvas: Canvas,
-    config: SamplerConfig,
-    plan: BlockPlan,
-    special_tokens: SpecialTokens,
-) -> ForwardPolicy:
-    """Choose how logits are obtained: kept keys and values, guidance, or neither.
-
-    Args:
-        model: The model call, or where passes come from.
-        canvas: The batch.
-        config: The settings.
-        plan: Blocks and steps.
-        special_tokens: Ids of the checkpoint.
-
-    Returns:
-        A policy that has counted no pass yet.
-
-    Raises:
-        ValueError: If keys and values are to be kept and the model is a mere call.
-    """
-
-    def make() -> ForwardPolicy:
-        if isinstance(model, PassProvider):
-            return KeptForward(
-                model,
-                config.cache,
-                prompt_lengths=canvas.prompt_lengths,
-                num_masks=plan.padded_length,
-                block_length=plan.block_length,
-                full_passes=plan.num_steps if not config.cache.keeps else plan.num_blocks,
-                guided=config.cfg_scale > 0,
-            )
-        if config.cache.keeps:
-            raise ValueError(
-                f"cache={config.cache.type!r} needs a model that keeps keys and values, and got "
-                "a mere call; give inference.PassServer, or use cache='none'"
-            )
-        return FullForward(model, canvas.lengths_B)
-
-    conditional = make()
-    if config.cfg_scale == 0:
-        return conditional
-    return GuidedForward(
-        conditional,
-        make(),
-        cfg_scale=config.cfg_scale,
-        prompt_mask_BL=canvas.prompt_mask_BL,
-        mask_token_id=special_tokens.mask_token_id,
-    )
-
-
-def cut_generated(
-    ids_BL: Tensor, prompt_lengths: Sequence[int], generation_length: int
-) -> list[list[int]]:
-    """Cut each row's generated tokens out: no prompt, no surplus, no padding.
-
-    Args:
-        ids_BL: Finished tokens, int64.
-        prompt_lengths: Tokens of each prompt.
-        generation_length: Tokens to keep of each row.
-
-    Returns:
-        Token ids of each row.
-    """
-    return [
-        ids_L[start : start + generation_length].tolist()
-        for ids_L, start in zip(ids_BL, prompt_lengths, strict=True)
-    ]
+    row_length = max(map(len, prompts)) + num_masks
+    ids_BL = torch.full((len(prompts), row_length), mask_token_id, dtype=torch.int64)
+    for ids_L, prompt in zip(ids_BL, prompts, strict=True):
+        if len(prompt):  # by way of an array, which is ten times as fast as from a list
+            ids_L[: len(prompt)] = torch.frombuffer(array("q", prompt), dtype=torch.int64)
+    return ids_BL
 
 
 def _seeds_of_rows(
@@ -436,4 +172,164 @@ def _log_rounding(plan: BlockPlan) -> None:
             plan.block_length,
             plan.padded_length,
             plan.surplus,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingParts:
+    """What the loop is put together from."""
+
+    forward: BlockForward
+    """Gives logits at the masked positions."""
+
+    predictor: Predictor
+    """Gives tokens and scores."""
+
+    accept: Accept
+    """Chooses what is revealed."""
+
+    progress: StepListener
+    """Is told of every step."""
+
+    early_stop: EarlyStop | None = None
+    """Tells when the rest cannot change the answers; None goes on to the end."""
+
+
+def denoise(
+    ids_BL: Tensor, prompt_lengths_B: Tensor, plan: BlockPlan, parts: DenoisingParts
+) -> tuple[Tensor, Tensor]:
+    """Finish all blocks from left to right.
+
+    Returns the tokens, int64 [B, L], with every mask between prompt and padding revealed, or filled
+    after the answers' ends; and the forward passes of each row, int64 [B], as many as alone: those
+    at which it had something to reveal and its answer was not complete.
+    """
+    passes_B = torch.zeros_like(prompt_lengths_B)
+    parts.progress.start_batch(len(prompt_lengths_B), plan)
+    try:
+        for block_index in range(plan.num_blocks):
+            starts_B = prompt_lengths_B + block_index * plan.block_length
+            block = BlockState.masked(block_index, starts_B, plan.block_length)
+            ids_BL, block_passes_B, stopped = denoise_block(ids_BL, block, plan, parts)
+            passes_B = passes_B + block_passes_B
+            if stopped:
+                break
+    finally:
+        parts.progress.finish_batch()
+    if parts.early_stop is not None:
+        ids_BL = parts.early_stop.fill(ids_BL)
+    return ids_BL, passes_B
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockState:
+    """What is revealed of the active block.
+
+    Whether a position is revealed is never read off its token: a prompt may hold the mask id, and
+    the model may predict it.
+    """
+
+    index: int
+    """The block's number, from 0."""
+
+    starts_B: Tensor
+    """First position of the block in each row, int64."""
+
+    masked_BK: Tensor
+    """Bool, True where the block's position is not revealed yet."""
+
+    counts: tuple[int, ...]
+    """Masked positions left in each row, known without asking the device."""
+
+    @classmethod
+    def masked(cls, index: int, starts_B: Tensor, block_length: int) -> BlockState:
+        """Return the state of a block of which nothing is revealed."""
+        shape = (len(starts_B), block_length)
+        masked_BK = torch.ones(shape, dtype=torch.bool, device=starts_B.device)
+        counts = (block_length,) * len(starts_B)
+        return cls(index=index, starts_B=starts_B, masked_BK=masked_BK, counts=counts)
+
+    def offsets_BP(self) -> tuple[Tensor, Tensor]:
+        """Return each row's masked positions, from the block's start, and which are no filler.
+
+        Int64, ascending, and bool. Filler follows in rows that have fewer masked positions than
+        others: positions of the block that are revealed already.
+        """
+        order_BK = self.masked_BK.logical_not().byte().argsort(dim=-1, stable=True)
+        offsets_BP = order_BK[:, : max(self.counts)]
+        if min(self.counts) == max(self.counts):
+            return offsets_BP, torch.ones_like(offsets_BP, dtype=torch.bool)
+        return offsets_BP, self.masked_BK.gather(1, offsets_BP)
+
+
+def denoise_block(
+    ids_BL: Tensor, block: BlockState, plan: BlockPlan, parts: DenoisingParts
+) -> tuple[Tensor, Tensor, bool]:
+    """Reveal every position of one block, or those that can still change the answers.
+
+    Returns the tokens, int64 [B, L]; the block's forward passes of each row, int64 [B]; and
+    whether all answers are complete.
+    """
+    stop = parts.early_stop
+    finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
+    passes_B = torch.zeros_like(block.starts_B)
+    for step in plan_steps(plan):
+        if not any(block.counts):
+            break
+        active_B, before = block.masked_BK.any(dim=1), parts.forward.num_forward_passes
+        if stop is not None:
+            active_B = active_B & ~stop.complete_B
+        ids_BL, block, step_finite = denoise_step(ids_BL, block, step, parts)
+        passes_B = passes_B + active_B * (parts.forward.num_forward_passes - before)
+        finite = finite & step_finite
+        parts.progress.finish_step(block.index, step.index)
+        if stop is not None and stop.after_step(ids_BL, block.starts_B, block.masked_BK):
+            _check_finite(finite, block)
+            return ids_BL, passes_B, True
+    _check_finite(finite, block)
+    if any(block.counts):
+        raise RuntimeError(
+            f"the acceptance rule left {block.counts} positions of block {block.index} masked; "
+            "a rule must reveal at least the scheduled number at every step, or all at the last"
+        )
+    num_finished = (block.index + 1) * plan.block_length
+    return ids_BL, passes_B, stop is not None and stop.after_block(ids_BL, num_finished)
+
+
+def denoise_step(
+    ids_BL: Tensor, block: BlockState, step: StepPlan, parts: DenoisingParts
+) -> tuple[Tensor, BlockState, Tensor]:
+    """Predict all masked positions of the block and reveal those that are accepted.
+
+    Returns new tokens, the new state of the block, and a bool scalar: were all logits finite.
+    """
+    offsets_BP, valid_BP = block.offsets_BP()
+    positions_BP = block.starts_B[:, None] + offsets_BP
+    logits_BPV = parts.forward.logits(ids_BL, positions_BP, block.index)
+    tokens_BP, scores_BP, finite_BP = parts.predictor(logits_BPV, block.counts)
+    context = StepContext(
+        plan=step,
+        scores_BP=scores_BP.masked_fill(~valid_BP, -torch.inf),
+        tokens_BP=tokens_BP,
+        logits_BPV=logits_BPV,
+    )
+    accepted_BP = parts.accept(context) & valid_BP
+    masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
+    if parts.accept is accept_scheduled:  # known without reading the device
+        counts = tuple(count - step.num_scheduled for count in block.counts)
+    else:
+        counts = tuple(masked_BK.sum(dim=1).tolist())
+    written_BP = torch.where(accepted_BP, tokens_BP, ids_BL.gather(1, positions_BP))
+    return (
+        ids_BL.scatter(1, positions_BP, written_BP),
+        replace(block, masked_BK=masked_BK, counts=counts),
+        (finite_BP | ~valid_BP).all(),
+    )
+
+
+def _check_finite(finite: Tensor, block: BlockState) -> None:
+    if not finite.item():
+        raise FloatingPointError(
+            f"the model's logits are not finite in block {block.index}; float16 overflows in "
+            "LLaDA, load it in bfloat16 or float32, and check the checkpoint's weights"
         )

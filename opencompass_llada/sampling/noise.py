@@ -1,4 +1,4 @@
-"""Random numbers of the sampler: one generator a row, so that a batch changes nothing.
+"""Draws the sampler's random numbers: one generator a row, so that a batch changes nothing.
 
 Order of a row's stream, at each denoising step: with temperature > 0 one float64 uniform for
 each masked position of the active block and each vocabulary entry, position by position from left
@@ -39,52 +39,39 @@ def derive_seed(seed: int, prompt: Sequence[int]) -> int:
 
 
 def make_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
-    """Make one seeded generator for each row.
-
-    Args:
-        seeds: One seed for each row.
-        device: Where the numbers are drawn; CPU and CUDA draw different numbers from one seed.
-
-    Returns:
-        The generators, in the order of ``seeds``.
-    """
+    """Make one generator a seed; CPU and CUDA draw different numbers from one seed."""
     return [torch.Generator(device=device).manual_seed(int(seed)) for seed in seeds]
 
 
-def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw float64 uniforms in [0, 1) from a row's generator.
-
-    Args:
-        shape: Shape of the result.
-        generator: The row's generator.
-
-    Returns:
-        A float64 tensor on the generator's device.
-    """
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw float64 uniforms in [0, 1) on the generator's device."""
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
 
 
-def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw standard Gumbel noise, ``-log(-log(u))`` of as many uniforms, in float64."""
-    return uniform(shape, generator).log_().neg_().log_().neg_()
-
-
 def gumbel_argmax(logits_PV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one token for each position from ``softmax(logits / temperature)``.
+    """Draw one token for each position from ``softmax(logits / temperature)``, int64 [P].
 
     Takes the argmax of ``logits - temperature * log(-log(u))`` in float64, because low-precision
     Gumbel noise lowers the quality of masked diffusion models (arXiv:2409.02908). The published
     code takes the argmax of ``exp(logits) / (-log(u)) ** temperature``, whose logarithm this is;
     its ``exp`` overflows above a logit of 709, which guidance can reach, and then every
     overflowing token ties at infinity.
-
-    Args:
-        logits_PV: Logits of any float type.
-        temperature: Above 0.
-        generator: The row's generator; P * V numbers are drawn.
-
-    Returns:
-        Token ids, int64 [P].
     """
-    exponential_PV = uniform(tuple(logits_PV.shape), generator).log_().neg_()
+    exponential_PV = _uniform(tuple(logits_PV.shape), generator).log_().neg_()
     return (logits_PV.double() - temperature * exponential_PV.log_()).argmax(dim=-1)
+
+
+def random_scores(count: int, generator: torch.Generator, num_positions: int) -> Tensor:
+    """Draw a uniform score for each of ``count`` masked positions; filler gets 0. Float64 [P]."""
+    return torch.nn.functional.pad(_uniform((count,), generator), (0, num_positions - count))
+
+
+def perturb(scores_P: Tensor, temperature: float, count: int, generator: torch.Generator) -> Tensor:
+    """Make the highest of ``count`` scores a random choice, likelier the higher a score was.
+
+    Taking the n highest of ``score / temperature + Gumbel noise`` draws n positions without
+    replacement with probabilities softmax(score / temperature), as Dream's ``alg_temp`` does by
+    ``torch.multinomial`` (Gumbel top-k, arXiv:1903.06059). Filler is left as it is.
+    """
+    gumbel_P = _uniform((count,), generator).log_().neg_().log_().neg_()
+    return torch.cat([scores_P[:count] / temperature + gumbel_P, scores_P[count:]])

@@ -1,19 +1,18 @@
-"""Remasking strategies: what each ranks predictions by, and the scores themselves.
+"""Decides which predictions a denoising step reveals: in which order, and how many.
 
-In float64, one row at a time. The published codes compute in the logits' dtype, where many
-confidences of a bfloat16 model tie and are revealed in no defined order.
+A remasking strategy scores predictions, the highest are revealed first; an acceptance rule reveals
+more than scheduled where the model is sure. An entry of `STRATEGIES` or `ACCEPTANCE_RULES`, made
+here or outside, is all that a new one needs.
 
-A table and its checks. An entry of `STRATEGIES`, made here or outside, is all that a strategy
-needs. The entries' score functions stand above it, the choice is in ``acceptance.py``.
+LLaDA's strategies (generate.py of github.com/ML-GSAI/LLaDA) and Dream's (``alg`` in
+generation_utils.py of Dream-org/Dream-v0-Instruct-7B) differ in three ways: LLaDA's confidence is
+the token's probability before temperature, Dream's is made of the distribution that the token was
+drawn from (after temperature, top-p and top-k); LLaDA spreads reveals evenly, Dream goes by
+timesteps (``schedule.py``); and LLaDA's ``random`` reveals a fixed number of random positions where
+Dream's ``origin`` decides for each position alone. Both compute in the logits' dtype, where many
+confidences of a bfloat16 model tie; here all is float64, one row at a time.
 
-LLaDA's (generate.py of github.com/ML-GSAI/LLaDA) and Dream's (``alg`` in generation_utils.py of
-Dream-org/Dream-v0-Instruct-7B) differ in three ways: LLaDA's confidence is the token's probability
-before temperature, Dream's is made of the distribution that the token was drawn from (after
-temperature, top-p and top-k); LLaDA spreads reveals evenly, Dream goes by timesteps
-(``schedule.py``); and LLaDA's ``random`` reveals a fixed number of random positions where Dream's
-``origin`` decides for each position alone.
-
-Shape suffixes: P masked positions of one row, V vocabulary.
+Shape suffixes: B rows, P masked positions of the active block, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,88 +23,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opencompass_llada.options import unknown_name_message
-from opencompass_llada.sampling.noise import gumbel, uniform
-from opencompass_llada.sampling.schedule import SCHEDULES
+from opencompass_llada.options import check_fields, reject_unknown
+from opencompass_llada.sampling.schedule import SCHEDULES, StepPlan
 
 
 def token_probabilities(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
-    """Return the probability of one token at each position (``low_confidence``, ``maskgit_plus``).
-
-    A suppressed token gets 0, the lowest score, and can still be revealed when nothing else is
-    left; so does any token where suppression leaves nothing of top-p and top-k.
-
-    Args:
-        probabilities_PV: Float64.
-        tokens_P: Token ids, int64.
-
-    Returns:
-        Float64 [P] in [0, 1].
-    """
+    """Return each predicted token's probability; 0 where suppression leaves nothing to draw."""
     return probabilities_PV.gather(-1, tokens_P[:, None])[:, 0].nan_to_num(nan=0.0)
 
 
 def margins(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
-    """Return by how much the likeliest token leads over the second (``topk_margin``).
-
-    Args:
-        probabilities_PV: Float64; at least two entries.
-        tokens_P: Not looked at.
-
-    Returns:
-        Float64 [P] in [0, 1], whichever token was drawn.
-    """
+    """Return by how much the likeliest token leads over the second, whichever was drawn."""
     best_P2 = probabilities_PV.topk(2, dim=-1).values
     return best_P2[:, 0] - best_P2[:, 1]
 
 
 def negative_entropies(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
-    """Return minus the entropy in nats (``entropy``).
-
-    Differs from the published code by at most 1e-10 a token, which it adds inside the logarithm.
-
-    Args:
-        probabilities_PV: Float64.
-        tokens_P: Not looked at.
-
-    Returns:
-        Float64 [P], at most 0, whichever token was drawn.
-    """
-    return -torch.special.entr(probabilities_PV).sum(dim=-1)
+    """Return minus the entropy in nats; the published code adds 1e-10 inside the logarithm."""
+    return -_entropies(probabilities_PV)
 
 
-def random_scores(count: int, generator: torch.Generator, num_positions: int) -> Tensor:
-    """Draw a score for each masked position (``random``, ``origin``).
-
-    Args:
-        count: Masked positions; only these draw.
-        generator: The row's generator.
-        num_positions: P; filler gets 0.
-
-    Returns:
-        Uniforms in [0, 1), float64 [P].
-    """
-    return torch.nn.functional.pad(uniform((count,), generator), (0, num_positions - count))
-
-
-def perturb(scores_P: Tensor, temperature: float, count: int, generator: torch.Generator) -> Tensor:
-    """Make the highest scores a random choice, likelier the higher a score was.
-
-    Taking the n highest of ``score / temperature + Gumbel noise`` draws n positions without
-    replacement with probabilities softmax(score / temperature), as Dream's ``alg_temp`` does by
-    ``torch.multinomial`` (Gumbel top-k, arXiv:1903.06059).
-
-    Args:
-        scores_P: Float64.
-        temperature: Above 0; near 0 the choice is the highest scores themselves.
-        count: Masked positions; only these draw, filler is left as it is.
-        generator: The row's generator.
-
-    Returns:
-        Float64 [P].
-    """
-    noisy_P = scores_P[:count] / temperature + gumbel((count,), generator)
-    return torch.cat([noisy_P, scores_P[count:]])
+def _entropies(probabilities_PV: Tensor) -> Tensor:
+    return torch.special.entr(probabilities_PV).sum(dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +64,10 @@ class Strategy:
     as many as scheduled. Only with score None and a schedule of timesteps."""
 
     of_drawn_distribution: bool = False
-    """Whether that is read off the distribution after temperature, top-p and top-k."""
+    """Whether the score is read off the distribution after temperature, top-p and top-k."""
 
     of_token: bool = False
-    """Whether that is the predicted token's own probability."""
+    """Whether the score is the predicted token's own probability."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together.
@@ -136,8 +75,7 @@ class Strategy:
         Raises:
             ValueError: With the fields and the rule.
         """
-        if self.schedule not in SCHEDULES:
-            raise ValueError(unknown_name_message("schedule", self.schedule, SCHEDULES))
+        reject_unknown("schedule", [self.schedule], SCHEDULES)
         if self.score is None and (self.of_drawn_distribution or self.of_token):
             raise ValueError(
                 f"{self}: of_drawn_distribution and of_token say what a score is read off; give a "
@@ -165,3 +103,182 @@ STRATEGIES = {
     "topk_margin": Strategy(schedule="timesteps", score=margins, of_drawn_distribution=True),
     "entropy": Strategy(schedule="timesteps", score=negative_entropies, of_drawn_distribution=True),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """All that may decide which predictions of the active block are revealed at one step."""
+
+    plan: StepPlan
+    """The step's number, and what the schedule plans for it."""
+
+    scores_BP: Tensor
+    """Float64, higher is surer; minus infinity marks filler, which the loop ignores whether
+    chosen or not. Positions ascend within a row."""
+
+    tokens_BP: Tensor
+    """The predicted tokens, int64."""
+
+    logits_BPV: Tensor
+    """The model's logits, of any float type; their softmax is what it thinks of every token. A
+    rule that needs probabilities takes them a row at a time: all of them are large."""
+
+
+Accept = Callable[[StepContext], Tensor]
+"""Chooses the predictions to reveal, bool [B, P], looking at each row alone: at least as many of
+the masked positions as scheduled, or all of them at the last step."""
+
+
+def accept_scheduled(step: StepContext) -> Tensor:
+    """Choose as many positions as scheduled, the highest scores first, of equal ones the leftmost.
+
+    The published codes leave ties to ``torch.topk``, which promises no order.
+    """
+    order_BP = step.scores_BP.argsort(dim=-1, descending=True, stable=True)
+    accepted_BP = torch.zeros_like(step.scores_BP, dtype=torch.bool)
+    return accepted_BP.scatter(1, order_BP[:, : step.plan.num_scheduled], True)
+
+
+def accept_independently(step: StepContext) -> Tensor:
+    """Choose each position with the step's probability, all of them at the last step.
+
+    Dream's ``origin``, the reverse process of masked diffusion itself: how many positions a step
+    reveals is random. Scores are uniforms in [0, 1).
+    """
+    return step.scores_BP >= 1.0 - step.plan.reveal_probability
+
+
+def above_threshold(step: StepContext, threshold: float) -> Tensor:
+    """Choose every prediction of at least this confidence.
+
+    Confidence-aware parallel decoding of Fast-dLLM, arXiv 2505.22618.
+    """
+    return step.scores_BP >= threshold
+
+
+def within_factor(step: StepContext, factor: float) -> Tensor:
+    """Choose the n surest, n the largest with ``(n + 1) (1 - confidence of the nth) < factor``.
+
+    Factor-based decoding of Fast-dLLM, arXiv 2505.22618, which follows from a bound on how far
+    parallel decoding can be from one token at a time. Differs from its published code at the last
+    masked position, which that reveals whatever its confidence.
+    """
+    ranked_BP, order_BP = step.scores_BP.sort(dim=-1, descending=True, stable=True)
+    numbers_P = torch.arange(2, ranked_BP.shape[1] + 2, device=ranked_BP.device)
+    return _first_ranks(numbers_P * (1 - ranked_BP) < factor, order_BP)
+
+
+def within_entropy_bound(step: StepContext, bound: float) -> Tensor:
+    """Choose the n surest, n the largest whose entropies exceed their largest by at most a bound.
+
+    EB-sampler, arXiv 2505.24857: the sum of the entropies of what is revealed together less the
+    largest of them bounds the dependence that is ignored. Positions are ranked by the remasking
+    strategy's score, entropies are those of the model's logits, in nats.
+    """
+    order_BP = step.scores_BP.argsort(dim=-1, descending=True, stable=True)
+    rows = [_entropies(logits_PV.double().softmax(dim=-1)) for logits_PV in step.logits_BPV]
+    ranked_BP = torch.stack(rows).gather(1, order_BP)
+    excess_BP = ranked_BP.cumsum(dim=-1) - ranked_BP.cummax(dim=-1).values
+    return _first_ranks(excess_BP <= bound, order_BP)
+
+
+def _first_ranks(holds_BP: Tensor, order_BP: Tensor) -> Tensor:
+    """Mark the positions of the ranks before the first one that does not hold."""
+    first_BP = holds_BP.cumprod(dim=-1).bool()
+    return torch.zeros_like(first_BP).scatter(1, order_BP, first_BP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptanceRule:
+    """A rule that reveals sure predictions beside the scheduled ones, so that blocks end early.
+
+    Approximate: tokens that are revealed together were predicted apart.
+    """
+
+    choose: Callable[[StepContext, float], Tensor]
+    """``(step, value) -> bool [B, P]``, True where a prediction is sure. Looks at each row alone,
+    or a batch would change a row's result."""
+
+    default: float
+    """The value where none is given."""
+
+    fits: Callable[[float], bool]
+    """Whether a value is possible."""
+
+    possible: str
+    """Which values are, for messages."""
+
+    needs_probabilities: bool
+    """Whether scores must be probabilities of the predicted tokens."""
+
+
+ACCEPTANCE_RULES = {
+    "threshold": AcceptanceRule(
+        choose=above_threshold,
+        default=0.9,
+        fits=lambda value: 0 < value <= 1,
+        possible="a probability above 0",
+        needs_probabilities=True,
+    ),
+    "factor": AcceptanceRule(
+        choose=within_factor,
+        default=1.0,
+        fits=lambda value: value > 0,
+        possible="above 0",
+        needs_probabilities=True,
+    ),
+    "entropy_bound": AcceptanceRule(
+        choose=within_entropy_bound,
+        default=0.1,
+        fits=lambda value: value >= 0,
+        possible="at least 0, in nats",
+        needs_probabilities=False,
+    ),
+}
+"""The rules beside the schedule, by the name that ``acceptance=dict(type=...)`` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptanceOptions:
+    """Which predictions a step reveals beyond those that the schedule plans."""
+
+    type: str = "scheduled"
+    """``scheduled`` (none, the published samplers' way) or a name in `ACCEPTANCE_RULES`."""
+
+    value: float | None = None
+    """The rule's number; None is its default."""
+
+    def __post_init__(self) -> None:
+        """Fill the default in and check both.
+
+        Raises:
+            ValueError: If the name is unknown or the number does not fit; says what does.
+        """
+        check_fields(self, "acceptance ")
+        if self.type == "scheduled":
+            if self.value is not None:
+                raise ValueError(
+                    f"acceptance value={self.value!r} has no effect with type='scheduled'; leave "
+                    "it out, or use type='threshold'"
+                )
+            return
+        reject_unknown("acceptance rule", [self.type], ["scheduled", *ACCEPTANCE_RULES])
+        rule = ACCEPTANCE_RULES[self.type]
+        value = rule.default if self.value is None else self.value
+        object.__setattr__(self, "value", value)
+        if not rule.fits(value):
+            raise ValueError(
+                f"acceptance value={value!r} must be {rule.possible} for type={self.type!r}; its "
+                f"default is {rule.default}"
+            )
+
+    def make(self) -> Accept:
+        """Return what chooses: the schedule, and what the rule adds to it."""
+        if self.value is None:
+            return accept_scheduled
+        choose, value = ACCEPTANCE_RULES[self.type].choose, self.value
+        return lambda step: accept_scheduled(step) | choose(step, value)
+
+    def describe(self) -> str:
+        """Return a short name, such as ``threshold 0.9``."""
+        return self.type if self.value is None else f"{self.type} {self.value:g}"
