@@ -30,10 +30,10 @@ from opencompass_llada.benchmarks.needle.haystack import (
     resolve_data_directory,
 )
 from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
-from opencompass_llada.benchmarks.ruler.fitting import NoRoom
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, QuestionTask, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples, sources_digest
-from opencompass_llada.benchmarks.ruler.words import file_digest
+from opencompass_llada.benchmarks.ruler.word_lists import file_digest
+from opencompass_llada.benchmarks.ruler.writer import NoRoom
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
 

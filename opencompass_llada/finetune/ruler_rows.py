@@ -14,17 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from opencompass_llada.benchmarks.ruler import tracing
 from opencompass_llada.benchmarks.ruler.aggregation import (
     NUM_ASKED,
     CommonWordsWriter,
     FrequentWordsWriter,
     number_words,
-)
-from opencompass_llada.benchmarks.ruler.needles import (
-    join_with_and,
-    question_template,
-    write_needle,
 )
 from opencompass_llada.benchmarks.ruler.prompts import (
     SENTENCES,
@@ -35,7 +29,14 @@ from opencompass_llada.benchmarks.ruler.prompts import (
     RulerSpec,
     TracingTask,
 )
-from opencompass_llada.benchmarks.ruler.words import adjective_nouns, plain_words
+from opencompass_llada.benchmarks.ruler.retrieval import (
+    TracingDraw,
+    TracingWriter,
+    join_with_and,
+    question_template,
+    write_needle,
+)
+from opencompass_llada.benchmarks.ruler.word_lists import adjective_nouns, plain_words
 from opencompass_llada.finetune.pieces import MIN_CONTEXT, Pieces
 
 TRAINED_SHARE = 8  # one adjective-noun pair in so many is trained on
@@ -180,13 +181,13 @@ class RulerRows:
         num_hops = rng.choice((1, 2, 3, 4, 4, 4))
         names = ["".join(rng.choices(string.ascii_uppercase, k=5)) for _ in range(num_hops + 1)]
         task = TracingTask(num_hops=num_hops)
-        writer = tracing.TracingWriter(RulerSpec(task="vt", length=length), task)
+        writer = TracingWriter(RulerSpec(task="vt", length=length), task)
         most = max(1, length // len(self._encode(SENTENCES)))
         value = rng.randint(10000, 99998)
 
         def write(num_items: int) -> Pieces:
             places = sorted(rng.randint(0, num_items) for _ in names)
-            drawn = tracing.Draw(num_items=num_items, names=names, value=value, places=places)
+            drawn = TracingDraw(num_items=num_items, names=names, value=value, places=places)
             return self._whole(writer.write(drawn).prompt, f"{', '.join(names)}.")
 
         return _largest(write, 1, most, length, rng)

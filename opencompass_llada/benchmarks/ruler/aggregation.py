@@ -1,9 +1,7 @@
-"""RULER's aggregation tasks: common words (cwe) and frequent words (fwe).
+"""Writes RULER's aggregation tasks: common words (cwe) and frequent words (fwe).
 
 Draws and wording are OpenCompass's ``RulerCweDataset``, with its worked example and its smaller
-numbers of repeats below 4,096 tokens. Reads no files.
-
-Draws and wording are OpenCompass's ``RulerFweDataset``. Reads no files.
+numbers of repeats below 4,096 tokens, and ``RulerFweDataset``. Reads no files.
 """
 
 from __future__ import annotations
@@ -12,74 +10,59 @@ import math
 import random
 import string
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import zeta
 
-from opencompass_llada.benchmarks.ruler.fitting import NoRoom, RulerSample
 from opencompass_llada.benchmarks.ruler.prompts import (
     TEMPLATES,
     CommonWordsTask,
     FrequentWordsTask,
     RulerSpec,
 )
+from opencompass_llada.benchmarks.ruler.writer import NoRoom, RulerSample, Writer
+
+#: The most frequent word of fwe is replaced by dots; the next three are asked for.
+NUM_ASKED = 3
+#: Tokens of length for each different word of fwe's vocabulary.
+TOKENS_A_WORD = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class Draw:
-    """What chance decides in one sample: the words of the example's list and of the list."""
-
-    example: list[str]
-    """Words of the example, the common ones first."""
-    words: list[str]
-    """Words of the list, the common ones first."""
-
-
-class CommonWordsWriter:
-    """Writes samples; an item is one different word of the list."""
+class CommonWordsWriter(Writer):
+    """Writes samples of cwe; an item is one different word of the list."""
 
     def __init__(self, spec: RulerSpec, task: CommonWordsTask, words: Sequence[str]) -> None:
-        """Keep the task, shuffle the words and start the stream of random numbers.
-
-        Args:
-            spec: The data set.
-            task: Its task's parameters.
-            words: All words, sorted.
-        """
+        """Keep the task and shuffle all words, which are given sorted."""
+        super().__init__(spec)
         self.num_common = task.num_common
-        self.seed = spec.seed
         self.words = list(words)
         random.Random(spec.seed).shuffle(self.words)
-        self.rng = random.Random(spec.seed)
         if spec.as_published:
+            self.step = 10
             self.example_size, self.example_repeats = 40, (10, 3)
             self.repeats = (task.common_repeats, task.uncommon_repeats)
         else:
             self.example_size, self.example_repeats = 20, (3, 1)
             self.repeats = (6, 1)
-        self.step = 10 if spec.as_published else 1
         # With no uncommon word at all there would be nothing to tell the common ones from.
-        self.fewest = task.num_common if spec.as_published else task.num_common + 1
+        self.fewest = task.num_common + (not spec.as_published)
         self.most = len(self.words)
         self.last_tried = self.most // self.step * self.step
-        self.patience = 1
 
-    def draw(self, index: int, num_items: int) -> Draw:
-        """Take a sample's draws, in OpenCompass's order."""
-        return Draw(
-            example=self.rng.sample(self.words, self.example_size),
-            words=self.rng.sample(self.words, num_items),
-        )
+    def draw(self, index: int, num_items: int) -> tuple[list[str], list[str]]:
+        """Draw the words of the worked example and of the list, the common ones first."""
+        example = self.rng.sample(self.words, self.example_size)
+        return example, self.rng.sample(self.words, num_items)
 
-    def write(self, drawn: Draw) -> RulerSample:
-        """Write the sample of a draw."""
-        example = self.write_question(drawn.example, self.example_repeats)
-        answer = number_words(drawn.example[: self.num_common])
-        question = self.write_question(drawn.words, self.repeats)
+    def write(self, drawn: tuple[list[str], list[str]]) -> RulerSample:
+        """Write the worked example with its answer, then the question."""
+        example, words = drawn
+        shown = self.write_question(example, self.example_repeats)
+        answer = number_words(example[: self.num_common])
+        question = self.write_question(words, self.repeats)
         return RulerSample(
-            prompt=f"{example}{answer}\n{question}",
-            answers=tuple(drawn.words[: self.num_common]),
+            prompt=f"{shown}{answer}\n{question}", answers=tuple(words[: self.num_common])
         )
 
     def write_question(self, words: Sequence[str], repeats: tuple[int, int]) -> str:
@@ -95,7 +78,7 @@ class CommonWordsWriter:
         return TEMPLATES[CommonWordsTask].format(context=number_words(listed))
 
     def with_answer(self, sample: RulerSample) -> str:
-        """Return the prompt and the numbered answers, as OpenCompass counts."""
+        """Return the prompt and the numbered answers."""
         return f"{sample.prompt} {number_words(sample.answers)}"
 
 
@@ -104,22 +87,11 @@ def number_words(words: Sequence[str]) -> str:
     return " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
 
 
-#: The most frequent word is replaced by dots; the next three are asked for.
-NUM_ASKED = 3
-#: Tokens of length for each different word of the vocabulary.
-TOKENS_A_WORD = 50
-
-
 class FrequentWordsWriter:
-    """Draws vocabularies and writes samples of any number of words."""
+    """Draws vocabularies of fwe and writes samples of any number of words."""
 
     def __init__(self, spec: RulerSpec, task: FrequentWordsTask) -> None:
-        """Keep the task and start the stream of random numbers.
-
-        Args:
-            spec: The data set.
-            task: Its task's parameters.
-        """
+        """Keep the task and start the stream of random numbers."""
         self.alpha = task.alpha
         self.word_length = task.word_length
         self.seed = spec.seed
@@ -158,15 +130,11 @@ class FrequentWordsWriter:
 def make_frequent_words(
     spec: RulerSpec, task: FrequentWordsTask, count: Callable[[str], int]
 ) -> Iterator[RulerSample]:
-    """Yield samples of at most the data set's length.
+    """Yield samples of fwe of at most the data set's length.
 
     Both originals keep no room for the answer in this task, so that many prompts are too long
-    with it; ``fwe_room=False`` makes those.
-
-    Args:
-        spec: The data set.
-        task: Its task's parameters.
-        count: Counts a text's tokens.
+    with it; ``fwe_room=False`` makes those. All samples start from the number of words that fits
+    the first vocabulary.
 
     Raises:
         NoRoom: If a sample of the fewest words does not fit, or the length gives a vocabulary of
@@ -198,7 +166,7 @@ def make_frequent_words(
                 raise NoRoom(total)
             words = max(words - step, writer.fewest)
             sample = writer.write(vocabulary, words)
-        yield RulerSample(prompt=sample.prompt, answers=sample.answers, num_tokens=total)
+        yield replace(sample, num_tokens=total)
 
 
 def _last_that_fits(measure: Callable[[int], int], fewest: int, limit: int) -> int:

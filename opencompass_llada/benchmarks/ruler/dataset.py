@@ -1,16 +1,17 @@
-"""RULER for OpenCompass: the data set of one task at one length, and its evaluator."""
+"""Makes OpenCompass data sets of RULER's tasks at a length, and scores them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar
 
-from datasets import Dataset
-from opencompass.datasets.base import BaseDataset
-
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, check_complete
+from opencompass_llada.benchmarks.opencompass_bases import (
+    CheckedDataset,
+    CompleteEvaluator,
+    check_complete,
+)
 from opencompass_llada.benchmarks.ruler.prompts import RulerSpec, parse_spec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.benchmarks.ruler.scoring import MATCHES
@@ -18,64 +19,45 @@ from opencompass_llada.files import check_user_cache
 from opencompass_llada.options import reject_unknown
 
 
-class RulerDataset(BaseDataset):
-    """Keywords are the fields of `tasks.RulerSpec`."""
+class RulerDataset(CheckedDataset):
+    """Keywords are the fields of `RulerSpec`."""
 
-    #: Keeps tokenizers for all data sets of a process.
+    options_class = RulerSpec
+    title = "RULER data set"
+    #: Holds tokenizers for all data sets of a process.
     store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
 
-    @staticmethod
-    def load(**options: Any) -> Dataset:
-        """Make or read the samples.
-
-        Args:
-            **options: Fields of `tasks.RulerSpec`.
-
-        Returns:
-            Columns prompt, answer (a list of references) and num_tokens (of the prompt).
-
-        Raises:
-            ValueError: For a wrong option, missing data or a length that is too small.
-        """
-        spec = parse_spec(options)
-        samples = build_samples(spec, RulerDataset.store.tokenizer(spec.tokenizer))
-        return Dataset.from_dict(
-            {
-                "prompt": [sample.prompt for sample in samples],
-                "answer": [list(sample.answers) for sample in samples],
-                "num_tokens": [sample.num_tokens for sample in samples],
+    @classmethod
+    def make_rows(cls, options: RulerSpec) -> Iterator[dict[str, Any]]:
+        """Make or read the samples: prompt, answer (a list of references) and num_tokens of it."""
+        for sample in build_samples(options, cls.store.tokenizer(options.tokenizer)):
+            yield {
+                "prompt": sample.prompt,
+                "answer": list(sample.answers),
+                "num_tokens": sample.num_tokens,
             }
-        )
 
-    @staticmethod
-    def check_options(**options: Any) -> RulerSpec:
-        """Check the keywords, before any file is opened."""
-        return parse_spec(options)
-
-    @staticmethod
-    def source(options: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return what its samples are made of: cells that share it are checked together."""
+    @classmethod
+    def source(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return folder, essays and tokenizer."""
         return tuple(str(options.get(name)) for name in ("path", "essay_file", "tokenizer"))
 
-    @staticmethod
-    def check_data(cells: Iterable[Mapping[str, Any]]) -> None:
-        """Make a few samples of cells with one source; see `check_cells`."""
+    @classmethod
+    def check_data(cls, same: Iterable[Mapping[str, Any]]) -> None:
+        """Make a few samples of data sets with one source; see `check_cells`."""
         check_user_cache("ruler")
-        check_cells(cells)
+        check_cells(same)
 
 
 def check_cells(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Make one sample of every task at its smallest length.
+    """Make one sample of every task at its smallest length, of data set configs of `RulerDataset`.
 
     A fault in data, tokenizer or lengths shows this way before any model is loaded.
-
-    Args:
-        configs: Data set configs of this class.
 
     Raises:
         ValueError: As `RulerDataset.load`.
     """
-    names = {entry.name for entry in fields(RulerSpec)}
+    names = {field.name for field in fields(RulerSpec)}
     smallest: dict[str, RulerSpec] = {}
     for config in configs:
         spec = parse_spec({name: value for name, value in config.items() if name in names})
@@ -90,10 +72,7 @@ class RulerEvaluator(CompleteEvaluator):
     """Reports ``score`` (0 to 100, two decimals as in RULER) and ``num_samples``."""
 
     def __init__(self, match: str = "all") -> None:
-        """Keep how answers are scored.
-
-        Args:
-            match: ``'all'`` (niah, vt, cwe, fwe) or ``'part'`` (qa).
+        """Keep how answers are scored: ``'all'`` (niah, vt, cwe, fwe) or ``'part'`` (qa).
 
         Raises:
             ValueError: For another.
@@ -108,12 +87,7 @@ class RulerEvaluator(CompleteEvaluator):
         references: Sequence[Sequence[str]],
         test_set: Any = None,
     ) -> dict[str, Any]:
-        """Score the answers of one data set.
-
-        Args:
-            predictions: The model's answers.
-            references: For each sample, what its answer must contain.
-            test_set: The samples, to check the number of predictions against.
+        """Score answers against lists of what each must contain.
 
         Returns:
             score, num_samples, and details: prediction, references and score (0 to 100) of each.
@@ -122,20 +96,13 @@ class RulerEvaluator(CompleteEvaluator):
             ValueError: If the number of predictions is not that of the samples, or is 0.
         """
         check_complete(predictions, references if test_set is None else test_set)
-        if not predictions:
-            raise ValueError("There are no predictions, so there is no score.")
-        match = MATCHES[self.match]
-        details = [
-            {
-                "prediction": prediction,
-                "references": list(expected),
-                "score": 100 * match(prediction, expected),
-            }
-            for prediction, expected in zip(predictions, references, strict=True)
-        ]
-        shares = [match(p, r) for p, r in zip(predictions, references, strict=True)]
+        pairs = list(zip(predictions, references, strict=True))
+        shares = [MATCHES[self.match](prediction, expected) for prediction, expected in pairs]
         return {
             "score": round(sum(shares) / len(shares) * 100, 2),
-            "num_samples": len(details),
-            "details": details,
+            "num_samples": len(shares),
+            "details": [
+                {"prediction": prediction, "references": list(expected), "score": 100 * share}
+                for (prediction, expected), share in zip(pairs, shares, strict=True)
+            ],
         }

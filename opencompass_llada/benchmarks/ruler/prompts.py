@@ -1,4 +1,4 @@
-"""RULER's 13 tasks: their parameters, wording and what one data set config says.
+"""States RULER's 13 tasks: their parameters, their wording and what a data set config says.
 
 Facts of NVIDIA RULER (github.com/NVIDIA/RULER, scripts/synthetic.yaml and scripts/data) as
 OpenCompass 0.5.4 has them (opencompass/datasets/ruler, opencompass/configs/datasets/ruler). It
@@ -23,7 +23,17 @@ PUBLISHED_FROM = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class NiahTask:
+class Task:
+    """A task's parameters; each kind of task has its own besides."""
+
+    tokens_to_generate: int
+    """Room kept for the answer."""
+    match: str = "all"
+    """How answers are scored: a key of `scoring.MATCHES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiahTask(Task):
     """Needles in a haystack."""
 
     haystack: str
@@ -39,25 +49,19 @@ class NiahTask:
     num_queries: int = 1
     """Keys asked for."""
     tokens_to_generate: int = 128
-    """Room kept for the answer."""
-    match: str = "all"
-    """How answers are scored, see `evaluator`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TracingTask:
+class TracingTask(Task):
     """Variable tracking: which variables get a value through a chain of assignments."""
 
     num_hops: int = 4
     """Assignments after the first."""
     tokens_to_generate: int = 30
-    """Room kept for the answer."""
-    match: str = "all"
-    """How answers are scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonWordsTask:
+class CommonWordsTask(Task):
     """Common words extraction: the ten words that stand in a list most often."""
 
     num_common: int = 10
@@ -67,13 +71,10 @@ class CommonWordsTask:
     uncommon_repeats: int = 3
     """How often each of the others does."""
     tokens_to_generate: int = 120
-    """Room kept for the answer."""
-    match: str = "all"
-    """How answers are scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrequentWordsTask:
+class FrequentWordsTask(Task):
     """Frequent words extraction: the three most frequent of coded words with a Zipf law."""
 
     alpha: float = 2.0
@@ -81,13 +82,11 @@ class FrequentWordsTask:
     word_length: int = 6
     """Letters of a coded word."""
     tokens_to_generate: int = 50
-    """Room kept for the answer; both originals keep none, see ``RulerSpec.fwe_room``."""
-    match: str = "all"
-    """How answers are scored."""
+    """Both originals keep no room for it, see ``RulerSpec.fwe_room``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionTask:
+class QuestionTask(Task):
     """Questions on one or several of many documents."""
 
     file: str
@@ -95,12 +94,8 @@ class QuestionTask:
     layout: str
     """Its layout: ``squad`` or ``hotpotqa``."""
     tokens_to_generate: int = 50
-    """Room kept for the answer."""
     match: str = "part"
-    """How answers are scored."""
 
-
-Task = NiahTask | TracingTask | CommonWordsTask | FrequentWordsTask | QuestionTask
 
 TASKS: dict[str, Task] = {
     "niah_single_1": NiahTask(haystack="repeat"),
@@ -186,11 +181,7 @@ class RulerSpec:
     """What result tables call it."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: With the name, the value and the rule.
-        """
+        """Check every field; a ValueError names the rule."""
         check_fields(self)
         reject_unknown("RULER task", [self.task], TASKS)
         for name in ("length", "num_samples"):

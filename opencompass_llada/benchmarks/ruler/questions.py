@@ -1,4 +1,4 @@
-"""RULER's question answering (qa_squad, qa_hotpotqa): a question's documents among others.
+"""Writes RULER's question answering (qa_squad, qa_hotpotqa): a question's documents among others.
 
 Draws and wording are OpenCompass's ``RulerQaDataset``. Reads the two published file layouts.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.data_files import read_json
-from opencompass_llada.benchmarks.ruler.fitting import RulerSample
 from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES, QuestionTask, RulerSpec
+from opencompass_llada.benchmarks.ruler.writer import RulerSample, Writer
 
 DOCUMENT = "Document {i}:\n{document}"
 
@@ -23,9 +23,8 @@ class Question:
     """One question of the data."""
 
     text: str
-    """The question."""
     answers: tuple[str, ...]
-    """Answers, any of which will do."""
+    """Any of them will do."""
     documents: tuple[int, ...]
     """Numbers of the documents that answer it."""
     related: tuple[int, ...]
@@ -43,11 +42,7 @@ class Library:
 
 
 def read_library(path: Path, layout: str) -> Library:
-    """Read a file of questions.
-
-    Args:
-        path: SQuAD 2.0's dev-v2.0.json or HotpotQA's distractor file.
-        layout: ``squad`` or ``hotpotqa``.
+    """Read SQuAD 2.0's dev-v2.0.json (``squad``) or HotpotQA's distractor file (``hotpotqa``).
 
     Raises:
         ValueError: If it is no JSON, or of another form than the published file.
@@ -104,34 +99,29 @@ def _read_hotpotqa(data: Sequence[Mapping[str, Any]]) -> Library:
     return Library(documents=tuple(documents), questions=questions)
 
 
-class QuestionWriter:
+class QuestionWriter(Writer):
     """Writes samples; an item is a document. Sample i asks question i."""
 
-    def __init__(self, spec: RulerSpec, task: QuestionTask, library: Library) -> None:
-        """Keep the documents and start the stream of random numbers.
+    most: int
 
-        Args:
-            spec: The data set.
-            task: Its task's parameters.
-            library: Documents and questions.
+    def __init__(self, spec: RulerSpec, task: QuestionTask, library: Library) -> None:
+        """Keep the documents.
 
         Raises:
             ValueError: If there are fewer questions than samples.
         """
+        super().__init__(spec)
         if spec.num_samples > len(library.questions):
             raise ValueError(
                 f"num_samples={spec.num_samples} is more than the {len(library.questions)} "
                 f"questions of {task.file}; use at most that many."
             )
         self.library = library
-        self.seed = spec.seed
-        self.rng = random.Random(spec.seed)
         asked = library.questions[: spec.num_samples]
         self.step = 10 if spec.as_published else 1
         self.fewest = max(len(question.documents) for question in asked)
         self.most = len(library.documents)
         self.last_tried = self.most // self.step * self.step
-        self.patience = 1
 
     def draw(self, index: int, num_items: int) -> tuple[Question, list[int]]:
         """Draw the documents of a sample: the question's, related ones, then any."""
@@ -148,7 +138,7 @@ class QuestionWriter:
         return question, own + related + self.rng.sample(others, missing)
 
     def write(self, drawn: tuple[Question, list[int]]) -> RulerSample:
-        """Write the sample of a draw."""
+        """Number the documents in a shuffled order and ask."""
         question, numbers = drawn
         documents = [self.library.documents[number] for number in numbers]
         # Differs from the original where all documents are taken: it shuffles its own list then.
@@ -159,7 +149,3 @@ class QuestionWriter:
         )
         prompt = TEMPLATES[QuestionTask].format(context=context, query=question.text)
         return RulerSample(prompt=prompt, answers=question.answers)
-
-    def with_answer(self, sample: RulerSample) -> str:
-        """Return the prompt and the answers as Python writes a list, as OpenCompass counts."""
-        return f"{sample.prompt} {list(sample.answers)}"

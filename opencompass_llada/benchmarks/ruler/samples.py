@@ -1,9 +1,7 @@
-"""RULER's samples: made by a task at a length, once a machine, and kept on disk.
+"""Makes RULER's samples of a task at a length, once a machine, and keeps them on disk.
 
 A file is named after a digest of everything that its samples depend on, and repeats that text in
-its first line. Makes no samples.
-
-Knows no OpenCompass class.
+its first line. Knows no OpenCompass class.
 """
 
 from __future__ import annotations
@@ -20,14 +18,6 @@ from typing import Any
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.ruler.aggregation import CommonWordsWriter, make_frequent_words
-from opencompass_llada.benchmarks.ruler.fitting import (
-    NoRoom,
-    RulerSample,
-    Writer,
-    find_num_items,
-    fit_samples,
-)
-from opencompass_llada.benchmarks.ruler.needles import NiahWriter
 from opencompass_llada.benchmarks.ruler.prompts import (
     CommonWordsTask,
     FrequentWordsTask,
@@ -37,14 +27,21 @@ from opencompass_llada.benchmarks.ruler.prompts import (
     TracingTask,
 )
 from opencompass_llada.benchmarks.ruler.questions import QuestionWriter, read_library
-from opencompass_llada.benchmarks.ruler.tracing import TracingWriter
-from opencompass_llada.benchmarks.ruler.words import (
+from opencompass_llada.benchmarks.ruler.retrieval import NiahWriter, TracingWriter
+from opencompass_llada.benchmarks.ruler.word_lists import (
     adjective_nouns,
     file_digest,
-    find_file,
+    find_ruler_file,
     plain_words,
     read_essay_words,
     words_digest,
+)
+from opencompass_llada.benchmarks.ruler.writer import (
+    NoRoom,
+    RulerSample,
+    Writer,
+    find_num_items,
+    fit_samples,
 )
 from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
 from opencompass_llada.logs import get_logger
@@ -52,81 +49,6 @@ from opencompass_llada.logs import get_logger
 logger = get_logger(__name__)
 
 DIGITS_IN_NAME = 20
-
-
-def cache_folder() -> Path | None:
-    """Return the folder of RULER's samples, or None if nothing is to be kept."""
-    return user_cache("ruler")
-
-
-@lru_cache(maxsize=1)
-def sources_digest() -> str:
-    """Return a digest of this package's own code: changed code makes other samples."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-class SampleCache:
-    """The file of one set of samples."""
-
-    def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
-        """Work out the file's name; reads nothing.
-
-        Args:
-            folder: Where files lie; created when one is written.
-            name: How the file's name begins, for people.
-            key: Everything that the samples depend on, as JSON can hold it.
-        """
-        self.key = json.dumps(key, sort_keys=True)
-        digest = hashlib.sha256(self.key.encode()).hexdigest()[:DIGITS_IN_NAME]
-        self.path = folder / f"{name}_{digest}.jsonl.gz"
-
-    def read(self, num_samples: int) -> list[RulerSample] | None:
-        """Return the samples, or None where there is no whole file of them.
-
-        Args:
-            num_samples: How many there must be.
-        """
-        if not self.path.is_file():
-            return None
-        try:
-            with gzip.open(self.path, "rt", encoding="utf-8", newline="") as lines:
-                if json.loads(next(lines))["key"] != self.key:
-                    raise ValueError("it belongs to another set")
-                rows = [json.loads(line) for line in lines]
-            samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
-            if len(samples) != num_samples:
-                raise ValueError(f"it holds {len(samples)} samples")
-        except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
-            logger.warning("%s is not usable and is made again: %s", self.path, e or type(e))
-            return None
-        return samples
-
-    def write(self, samples: Sequence[RulerSample]) -> None:
-        """Write the samples; other processes see the whole file or none.
-
-        A folder that cannot be written is logged, and the samples are made again next time.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            remove_left_overs(self.path.parent, recursive=False)
-            # Several tasks of a run may make the same set at the same time.
-            with (
-                replacing(self.path) as temporary,
-                gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
-            ):
-                for row in [{"key": self.key}, *map(asdict, samples)]:
-                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as error:
-            logger.warning(
-                "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
-                error,
-                CACHE_VARIABLE,
-            )
-
-
-logger = get_logger(__name__)
-
 MAX_LENGTHS_TRIED = 40
 
 
@@ -138,19 +60,18 @@ def build_samples(
     Args:
         spec: The data set.
         tokenizer: What counts its tokens.
-        folder: Where samples are kept; None for `cache.cache_folder`.
+        folder: Where samples are kept; None for `cache_folder`.
 
     Raises:
         MissingDataError: If a data file is not there.
         ValueError: If the length is too small; names one that fits.
     """
     data_file = find_data_file(spec)
-    kept = folder or cache_folder()
-    if kept is None:
+    folder = folder or cache_folder()
+    if folder is None:
         return _build_or_say_length(spec, tokenizer, data_file)
-    cache = SampleCache(
-        kept, f"{spec.task}_{spec.length}", describe_dependencies(spec, tokenizer, data_file)
-    )
+    key = describe_dependencies(spec, tokenizer, data_file)
+    cache = SampleCache(folder, f"{spec.task}_{spec.length}", key)
     samples = cache.read(spec.num_samples)
     if samples is None:
         samples = _build_or_say_length(spec, tokenizer, data_file)
@@ -161,9 +82,9 @@ def build_samples(
 def find_data_file(spec: RulerSpec) -> Path | None:
     """Return the file that a data set's texts come from; None for generated ones."""
     if isinstance(spec.facts, QuestionTask):
-        return find_file(spec.path, spec.facts.file)
+        return find_ruler_file(spec.path, spec.facts.file)
     if isinstance(spec.facts, NiahTask) and spec.facts.haystack == "essay":
-        return find_file(spec.path, spec.essay_file)
+        return find_ruler_file(spec.path, spec.essay_file)
     return None
 
 
@@ -206,11 +127,7 @@ def find_smallest_length(
 ) -> int:
     """Return the smallest length that a data set can be made for, by making it.
 
-    Args:
-        spec: A data set whose length is too small.
-        tokenizer: What counts its tokens.
-        data_file: Where its texts come from.
-        fault: What making it raised.
+    Begins with what the fault, raised at the length that is too small, says is needed.
     """
     length, count = spec.length, partial(tokenizer.count, as_turn=spec.chat)
     for _ in range(MAX_LENGTHS_TRIED):
@@ -245,12 +162,7 @@ def _generate(
 
 
 def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
-    """Return what writes a data set's samples.
-
-    Args:
-        spec: The data set; of any task but fwe, which has a fit of its own.
-        data_file: Where its texts come from.
-    """
+    """Return what writes a data set's samples; fwe, which has a fit of its own, has none."""
     facts = spec.facts
     if isinstance(facts, NiahTask):
         essay = () if data_file is None else read_essay_words(data_file)
@@ -262,3 +174,64 @@ def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
     if isinstance(facts, QuestionTask) and data_file is not None:
         return QuestionWriter(spec, facts, read_library(data_file, facts.layout))
     raise TypeError(f"{spec.task} has no writer")
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of RULER's samples, or None if nothing is to be kept."""
+    return user_cache("ruler")
+
+
+@lru_cache(maxsize=1)
+def sources_digest() -> str:
+    """Return a digest of this package's own code: changed code makes other samples."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+class SampleCache:
+    """The file of one set of samples."""
+
+    def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
+        """Name the file by a digest of what the samples depend on; reads nothing."""
+        self.key = json.dumps(key, sort_keys=True)
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:DIGITS_IN_NAME]
+        self.path = folder / f"{name}_{digest}.jsonl.gz"
+
+    def read(self, num_samples: int) -> list[RulerSample] | None:
+        """Return the samples, or None where there is no whole file of so many."""
+        if not self.path.is_file():
+            return None
+        try:
+            with gzip.open(self.path, "rt", encoding="utf-8", newline="") as lines:
+                if json.loads(next(lines))["key"] != self.key:
+                    raise ValueError("it belongs to another set")
+                rows = [json.loads(line) for line in lines]
+            samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+            if len(samples) != num_samples:
+                raise ValueError(f"it holds {len(samples)} samples")
+        except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
+            logger.warning("%s is not usable and is made again: %s", self.path, e or type(e))
+            return None
+        return samples
+
+    def write(self, samples: Sequence[RulerSample]) -> None:
+        """Write the samples; other processes see the whole file or none.
+
+        A folder that cannot be written is logged, and the samples are made again next time.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_overs(self.path.parent, recursive=False)
+            # Several tasks of a run may make the same set at the same time.
+            with (
+                replacing(self.path) as temporary,
+                gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
+            ):
+                for row in [{"key": self.key}, *map(asdict, samples)]:
+                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            logger.warning(
+                "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
+                error,
+                CACHE_VARIABLE,
+            )

@@ -1,4 +1,4 @@
-"""RULER's two scores of one answer. Runs without OpenCompass; averages nothing.
+"""Scores one answer by RULER's two rules. Runs without OpenCompass; averages nothing.
 
 ``string_match_all`` and ``string_match_part`` of NVIDIA RULER
 (scripts/eval/synthetic/constants.py): a reference counts if it stands anywhere in the prediction,

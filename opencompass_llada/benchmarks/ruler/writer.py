@@ -1,15 +1,18 @@
-"""How much context goes into a sample: the search for the number of items, and each sample's fit.
+"""Writes RULER samples of a number of items, and finds the number that fills a length.
 
-Knows writers and a token counter; no wording. The order of random draws is OpenCompass's, so that
-a writer whose draws are OpenCompass's makes its samples.
+Knows a token counter; the tasks' wording and draws are in subclasses of `Writer`. The order of
+random draws is OpenCompass's, so that a writer whose draws are OpenCompass's makes its samples.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
+
+from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
 
 #: Draws that are tried with the fewest items before a length is called too small.
 MAX_REDRAWS = 20
@@ -36,32 +39,36 @@ class NoRoom(ValueError):
         self.needed = needed
 
 
-class Writer(Protocol):
-    """Draws and writes samples of any number of items (sentences, words, documents)."""
+class Writer:
+    """Draws and writes samples of any number of items: sentences, words, documents."""
 
-    step: int
+    step = 1
     """Items that the search adds at a time."""
-    fewest: int
+    fewest = 1
     """Items below which no sample can be written."""
-    patience: int
+    patience = 1
     """Draws of one size that are tried before the size is lowered."""
+    most: int | None = None
+    """Items at hand; None for any number."""
+    last_tried: int | None = None
+    """The number of items after which the search takes `most`; None if it never does."""
 
-    @property
-    def most(self) -> int | None:
-        """Items at hand; None for any number."""
-
-    @property
-    def last_tried(self) -> int | None:
-        """The number of items after which the search takes `most`; None if it never does."""
+    def __init__(self, spec: RulerSpec) -> None:
+        """Start the stream of random numbers."""
+        self.seed = spec.seed
+        self.rng = random.Random(spec.seed)
 
     def draw(self, index: int, num_items: int) -> Any:
-        """Take sample ``index``'s random draws; cheap, writes nothing."""
+        """Take sample ``index``'s random draws in OpenCompass's order; cheap, writes nothing."""
+        raise NotImplementedError
 
     def write(self, drawn: Any) -> RulerSample:
         """Write the sample of a draw."""
+        raise NotImplementedError
 
     def with_answer(self, sample: RulerSample) -> str:
-        """Return the text whose tokens the search counts: the prompt with its answer."""
+        """Return the text whose tokens the search counts, as OpenCompass: prompt and answers."""
+        return f"{sample.prompt} {list(sample.answers)}"
 
 
 def fit_samples(
@@ -70,7 +77,7 @@ def fit_samples(
     """Yield samples whose prompts have at most ``limit`` tokens.
 
     Args:
-        writer: What makes them.
+        writer: The task's.
         count: Counts a text's tokens.
         num_items: From `find_num_items`; a sample that is too long of so many gets fewer.
         limit: Tokens of the longest prompt.
@@ -84,17 +91,12 @@ def fit_samples(
 
 
 def find_num_items(writer: Writer, count: Callable[[str], int], limit: int) -> int:
-    """Return the number of items of which a sample with its answer just fits.
+    """Return the number of items of which a sample with its answer just fits ``limit`` tokens.
 
     OpenCompass writes and tokenizes samples of 1, 2, 3, ... steps and takes the last before the
     first that is too long. Sizes that cannot be near the limit are only drawn here, not written:
     from a size with t tokens the next looked at is limit / t times as large, less four standard
     deviations of the length (items that vary by half of their mean). The last sizes are all tried.
-
-    Args:
-        writer: What makes samples.
-        count: Counts a text's tokens.
-        limit: Tokens of the longest prompt with its answer.
 
     Raises:
         NoRoom: If the fewest items are too many.
@@ -126,17 +128,15 @@ def _fit(
     writer: Writer, count: Callable[[str], int], index: int, num_items: int, limit: int
 ) -> RulerSample:
     """Write one sample, with fewer items where its draw is too long."""
-    items, tries = num_items, 0
-    fewest_tokens: int | None = None
+    items, tries, totals = num_items, 0, []
     while True:
         sample = writer.write(writer.draw(index, items))
-        total = count(sample.prompt)
-        if total <= limit:
-            return RulerSample(prompt=sample.prompt, answers=sample.answers, num_tokens=total)
-        fewest_tokens = total if fewest_tokens is None else min(fewest_tokens, total)
+        totals.append(count(sample.prompt))
+        if totals[-1] <= limit:
+            return replace(sample, num_tokens=totals[-1])
         tries += 1
         if items > writer.fewest:
             if tries >= writer.patience:
                 items, tries = max(items - writer.step, writer.fewest), 0
         elif tries >= MAX_REDRAWS:
-            raise NoRoom(fewest_tokens)
+            raise NoRoom(min(totals))

@@ -1,4 +1,4 @@
-"""RULER's word lists and data files: where they lie, their digests.
+"""Reads RULER's word lists and essays, and digests of what samples are made of.
 
 RULER draws keys from the sorted list of all adjective-noun pairs, some 6 million texts; here the
 i-th pair is worked out when it is asked for. The words are those of the package wonderwords.
@@ -7,7 +7,6 @@ i-th pair is worked out when it is asked for. The words are those of the package
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -15,14 +14,14 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, take
+from opencompass_llada.benchmarks.data_files import find_file, read_json_lines, take
 
 WORD_FILES = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
 
 
-def read_word_file(name: str) -> list[str]:
-    """Return the words of one of wonderwords' files, in its order.
+@lru_cache(maxsize=1)
+def word_lists() -> tuple[tuple[str, ...], ...]:
+    """Return nouns, adjectives and verbs in wonderwords' order; read once a process.
 
     Raises:
         ImportError: If wonderwords is not installed; says how to install it.
@@ -33,14 +32,7 @@ def read_word_file(name: str) -> list[str]:
         raise ImportError(
             "RULER's keys and word lists come from the package wonderwords: pip install wonderwords"
         ) from error
-    return random_word._get_words_from_text_file(name)
-
-
-@lru_cache(maxsize=1)
-def word_lists() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return nouns, adjectives and verbs; read once a process."""
-    nouns, adjectives, verbs = (tuple(read_word_file(name)) for name in WORD_FILES)
-    return nouns, adjectives, verbs
+    return tuple(tuple(random_word._get_words_from_text_file(name)) for name in WORD_FILES)
 
 
 @lru_cache(maxsize=1)
@@ -70,12 +62,7 @@ class AdjectiveNouns(Sequence[str]):
     """
 
     def __init__(self, adjectives: Sequence[str], nouns: Sequence[str]) -> None:
-        """Sort the words and find the adjectives that must be listed together.
-
-        Args:
-            adjectives: In any order; repeated ones count once.
-            nouns: In any order; repeated ones count once.
-        """
+        """Sort the words, each once, and find the adjectives that must be listed together."""
         self._nouns = sorted(set(nouns))
         self._blocks: list[str | list[str]] = [
             cluster[0] if len(cluster) == 1 else self._list_pairs(cluster)
@@ -121,43 +108,9 @@ HOW_TO_GET = (
 )
 
 
-def find_file(path: str, name: str) -> Path:
-    """Find one of RULER's files.
-
-    Args:
-        path: A folder, ``asset:NAME``, or a relative folder that OpenCompass looks for in
-            COMPASS_DATA_CACHE and its own cache, and downloads (``data/ruler``).
-        name: The file.
-
-    Raises:
-        MissingDataError: If it is not there and cannot be downloaded.
-    """
-    folder = Path(resolve_path(path))
-    if folder.is_dir() or folder.is_absolute():
-        file, reason = folder / name, "no such file"
-    else:
-        file, reason = _opencompass_file(path, name)
-    if not file.is_file():
-        cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
-        raise MissingDataError(
-            f"RULER's file {name!r} was not found at path={path!r} (looked at {file}; "
-            f"COMPASS_DATA_CACHE is {cache}; {reason}). {HOW_TO_GET}",
-            "ruler",
-        )
-    return file
-
-
-def _opencompass_file(path: str, name: str) -> tuple[Path, str]:
-    """Return where OpenCompass has or puts the file, and what went wrong."""
-    from opencompass.utils import get_data_path
-
-    wanted = os.path.join(path, name)
-    try:
-        return Path(get_data_path(wanted, local_mode=True)), "no such file"
-    except Exception as error:
-        expected = Path(os.environ.get("COMPASS_DATA_CACHE", ""), wanted)
-        first_line = (str(error).splitlines() or [""])[0]
-        return expected, f"OpenCompass: {type(error).__name__}: {first_line[:200]}"
+def find_ruler_file(path: str, name: str) -> Path:
+    """Find one of RULER's files; see `data_files.find_file`."""
+    return find_file(path, name, benchmark="RULER", how_to_get=HOW_TO_GET)
 
 
 def file_digest(path: Path) -> str:

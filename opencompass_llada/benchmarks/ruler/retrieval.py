@@ -1,36 +1,45 @@
-"""RULER's needles in a haystack: eight tasks of one writer.
+"""Writes RULER's needles in a haystack (niah, eight tasks) and its variable tracking (vt).
 
-Draws and wording are OpenCompass's ``RulerNiahDataset``. Reads no files.
+Draws and wording are OpenCompass's ``RulerNiahDataset``, and ``RulerVtDataset`` with one chain.
+Reads no files.
 """
 
 from __future__ import annotations
 
 import random
+import string
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from opencompass_llada.benchmarks.ruler.fitting import RulerSample
-from opencompass_llada.benchmarks.ruler.prompts import SENTENCES, TEMPLATES, NiahTask, RulerSpec
+import numpy as np
+
+from opencompass_llada.benchmarks.ruler.prompts import (
+    SENTENCES,
+    TEMPLATES,
+    NiahTask,
+    RulerSpec,
+    TracingTask,
+)
+from opencompass_llada.benchmarks.ruler.writer import RulerSample, Writer
 
 NEEDLE = "One of the special magic {type_needle_v} for {key} is: {value}."
-
 #: ``round(linspace(0, 100, 40))``: where needles may stand in an essay, percent.
 DEPTHS = tuple(round(100 * number / 39) for number in range(40))
+NAME_LETTERS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
-    """What chance decides in one sample."""
+class NeedleDraw:
+    """What chance decides in one sample of niah."""
 
     num_items: int
     """Words of the essay, or sentences."""
-    keys: list[Any]
+    keys: list[int]
     """Keys hidden, as drawn (see `NiahWriter._name`)."""
-    values: list[list[Any]]
-    """Their values."""
-    distractors: list[tuple[Any, Any]]
+    values: list[list[int]]
+    """The values of each key."""
+    distractors: list[tuple[int, int]]
     """Keys and values of the other needles that make the haystack."""
     places: list[int]
     """Depths in percent (essay) or sentence numbers."""
@@ -38,39 +47,29 @@ class Draw:
     """Numbers of the keys asked for."""
 
 
-class NiahWriter:
+class NiahWriter(Writer):
     """Writes samples; items are words of the essay, or sentences."""
 
     def __init__(
         self, spec: RulerSpec, task: NiahTask, pairs: Sequence[str], essay: Sequence[str] = ()
     ) -> None:
-        """Keep task and texts, and start the stream of random numbers.
-
-        Args:
-            spec: The data set.
-            task: Its task's parameters.
-            pairs: Adjective-noun pairs.
-            essay: The words of the essays, if the haystack is one.
-        """
+        """Keep task, adjective-noun pairs and, if the haystack is one, the essays' words."""
+        super().__init__(spec)
         self.task = task
         self.pairs = pairs
         self.essay = essay
-        self.seed = spec.seed
-        self.rng = random.Random(spec.seed)
         self.num_keys = max(task.num_keys, task.num_queries)
-        self.patience = 1
-        is_essay = task.haystack == "essay"
-        if spec.as_published:
-            self.step = 500 if is_essay else 25
+        if task.haystack == "essay":
+            self.step = self.fewest = 500 if spec.as_published else 10
+            self.most = len(essay)
+            # The original stops one step after the essays' end.
+            self.last_tried = (len(essay) // self.step + 1) * self.step
         else:
-            self.step = 10 if is_essay else 1
-        self.fewest = self.step if is_essay else self.num_keys * task.num_values
-        self.most = len(essay) if is_essay else None
-        # The original stops one step after the essays' end.
-        self.last_tried = (len(essay) // self.step + 1) * self.step if is_essay else None
+            self.step = 25 if spec.as_published else 1
+            self.fewest = self.num_keys * task.num_values
 
-    def draw(self, index: int, num_items: int) -> Draw:
-        """Take a sample's draws, in OpenCompass's order."""
+    def draw(self, index: int, num_items: int) -> NeedleDraw:
+        """Draw keys, values, other needles, places and what is asked for."""
         task, rng = self.task, self.rng
         keys, values = [], []
         for _ in range(self.num_keys):
@@ -87,7 +86,7 @@ class NiahWriter:
                     for _ in range(num_items)
                 ]
             places = sorted(rng.sample(range(num_items), num_needles), reverse=True)
-        return Draw(
+        return NeedleDraw(
             num_items=num_items,
             keys=keys,
             values=values,
@@ -113,8 +112,8 @@ class NiahWriter:
         names = self._name(self.task.key_kind, key), self._name(self.task.value_kind, value)
         return write_needle(self.task, *names)
 
-    def write(self, drawn: Draw) -> RulerSample:
-        """Write the sample of a draw."""
+    def write(self, drawn: NeedleDraw) -> RulerSample:
+        """Hide the needles and ask for some."""
         task = self.task
         needles = [
             self._needle(key, value)
@@ -135,7 +134,7 @@ class NiahWriter:
         prompt = question_template(task).format(context=context, query=join_with_and(queries))
         return RulerSample(prompt=prompt, answers=tuple(answers))
 
-    def _essay_context(self, drawn: Draw, needles: Sequence[str]) -> str:
+    def _essay_context(self, drawn: NeedleDraw, needles: Sequence[str]) -> str:
         """Put needles between sentences; the full stops between sentences are lost, as there."""
         text = " ".join(self.essay[: drawn.num_items])
         sentences = [sentence.strip() for sentence in text.split(". ") if sentence]
@@ -146,7 +145,7 @@ class NiahWriter:
             last = place
         return " ".join([*parts, " ".join(sentences[last:])])
 
-    def _sentence_context(self, drawn: Draw, needles: Sequence[str]) -> str:
+    def _sentence_context(self, drawn: NeedleDraw, needles: Sequence[str]) -> str:
         if self.task.haystack == "repeat":
             sentences = [SENTENCES] * drawn.num_items
         else:
@@ -183,3 +182,63 @@ def _in_singular(template: str) -> str:
 def join_with_and(names: Sequence[str]) -> str:
     """Join names as RULER does: ``a``; ``a, and b``; ``a, b, and c``."""
     return ", ".join(names[:-1]) + ", and " + names[-1] if len(names) > 1 else names[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracingDraw:
+    """What chance decides in one sample of vt."""
+
+    num_items: int
+    """Times the sentences stand."""
+    names: list[str]
+    """Variables, in the chain's order."""
+    value: int
+    """What the first is assigned."""
+    places: list[int]
+    """Before which of the sentences the assignments stand, ascending."""
+
+
+class TracingWriter(Writer):
+    """Writes samples; an item is one line of repeated sentences."""
+
+    def __init__(self, spec: RulerSpec, task: TracingTask) -> None:
+        """Keep the length of the chain and start the second stream of random numbers."""
+        super().__init__(spec)
+        self.num_hops = task.num_hops
+        # The legacy generator: values come from numpy's, and must be those of the original.
+        self.value_rng = np.random.RandomState(spec.seed)  # noqa: NPY002
+        self.step = 10 if spec.as_published else 1
+        self.fewest = task.num_hops + 2  # fewer lines would be cut into sentences there
+        # The original draws again and never shortens.
+        self.patience = 20 if spec.as_published else 1
+
+    def draw(self, index: int, num_items: int) -> TracingDraw:
+        """Draw names, value and places."""
+        names = [self._draw_name() for _ in range(self.num_hops + 1)]
+        while len(set(names)) < len(names):
+            # Differs from the original, which fails here (once in a million samples).
+            names = [self._draw_name() for _ in names]
+        return TracingDraw(
+            num_items=num_items,
+            names=names,
+            value=int(self.value_rng.randint(10000, 99999)),
+            places=sorted(self.rng.sample(range(num_items), len(names))),
+        )
+
+    def _draw_name(self) -> str:
+        return "".join(self.rng.choices(string.ascii_uppercase, k=NAME_LETTERS))
+
+    def write(self, drawn: TracingDraw) -> RulerSample:
+        """Put the chain of assignments between the sentences."""
+        names = drawn.names
+        chain = [f"VAR {names[0]} = {drawn.value}"]
+        chain += [f"VAR {new} = VAR {old} " for old, new in zip(names, names[1:], strict=False)]
+        lines = [SENTENCES + "\n"] * drawn.num_items
+        for number, (place, assignment) in enumerate(zip(drawn.places, chain, strict=True)):
+            lines.insert(place + number, assignment)
+        prompt = TEMPLATES[TracingTask].format(
+            context=" ".join(lines).replace(". \n", ".\n"),
+            query=str(drawn.value),
+            num_v=len(names),
+        )
+        return RulerSample(prompt=prompt, answers=tuple(names))
