@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_config
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from opencompass_llada.networks import LLaDAForMaskedDiffusion
 from opencompass_llada.rope.frequencies import (
+    ResolvedRope,
     apply_rotary,
     critical_dimension,
-    resolve_rope,
+    inverse_frequencies,
     rotation_table,
 )
-from opencompass_llada.rope.methods import parse_rope_scaling
+from opencompass_llada.rope.methods import (
+    SCALING_TYPES,
+    RopeScaling,
+    parse_rope_scaling,
+    resolve_rope,
+)
 
 LLADA = {"rope_theta": 500000.0, "head_dim": 128, "trained_length": 4096}
 LLAMA3 = {**LLADA, "trained_length": 8192}
@@ -284,3 +294,38 @@ def test_description_says_that_a_scaling_changes_nothing():
     for target in (4 * K, 8 * K):
         text = resolve({"type": "ntk", "target_length": target}, **LLADA).describe()
         assert "NOTHING" not in text
+
+
+def scaled_model(scaling):
+    """A tiny network with a scaling and always the same weights."""
+    torch.manual_seed(0)
+    return LLaDAForMaskedDiffusion(tiny_config(), scaling).eval().requires_grad_(False)
+
+
+def test_a_method_from_outside_is_one_class(monkeypatch):
+    """Adding a scaling touches one file: its options, checks and formula are one class."""
+    monkeypatch.setitem(SCALING_TYPES, "halving", None)  # so that it is gone afterwards
+
+    @dataclass(frozen=True, kw_only=True)
+    class HalvingScaling(RopeScaling):
+        type: ClassVar[str] = "halving"
+        times: int = 1
+
+        def frequencies(self, rope_theta, head_dim, trained_length) -> ResolvedRope:
+            plain = super().frequencies(rope_theta, head_dim, trained_length)
+            halved_D = inverse_frequencies(rope_theta, head_dim) / 2**self.times
+            longest = trained_length * 2**self.times
+            return replace(plain, longest_context=longest, inverse_frequencies_D=halved_D)
+
+    model = scaled_model(parse_rope_scaling({"type": "halving", "times": 2}))
+    linear = scaled_model(parse_rope_scaling({"type": "linear", "factor": 4}))
+    assert model.resolved_rope.describe().startswith("RoPE scaling halving")
+    ids = torch.arange(40)[None]
+    torch.testing.assert_close(model(ids).logits, linear(ids).logits)
+    assert (scaled_model(None)(ids).logits - model(ids).logits).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="Did you mean 'times'"):
+        parse_rope_scaling({"type": "halving", "tims": 2})
+    with pytest.raises(ValueError, match="above 0"):
+        parse_rope_scaling({"type": "halving", "times": 0})
+    with pytest.raises(ValueError, match="Did you mean 'halving'"):
+        parse_rope_scaling({"type": "halvin"})

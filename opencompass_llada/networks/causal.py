@@ -28,8 +28,8 @@ from opencompass_llada.networks.declared_rope import (
     fields_for_installed_major,
     read_declared_rope,
 )
-from opencompass_llada.rope.frequencies import ResolvedRope, resolve_rope
-from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.rope.frequencies import ResolvedRope
+from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 from opencompass_llada.weight_files import (
     CheckpointError,
     list_some,
@@ -183,9 +183,9 @@ def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | Non
         ValueError: If the method is for bidirectional models, the network has no plain rotary
             embeddings to scale, or the numbers do not fit.
     """
-    if scaling.type == "diffusion_ntk":
+    if scaling.bidirectional_only:
         raise ValueError(
-            "rope_scaling 'diffusion_ntk' is for bidirectional models, which see relative "
+            f"rope_scaling {scaling.type!r} is for bidirectional models, which see relative "
             "positions from -(T-1) to T-1 and so train on 2T of them; an autoregressive model "
             "sees 0 to T-1. Use type='ntk' with the same target_length."
         )

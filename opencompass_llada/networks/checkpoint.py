@@ -21,8 +21,7 @@ from opencompass_llada.networks.declared_rope import read_declared_rope
 from opencompass_llada.networks.dream import DreamForMaskedDiffusion
 from opencompass_llada.networks.llada import LLaDAForMaskedDiffusion
 from opencompass_llada.networks.transformer import BidirectionalNetwork
-from opencompass_llada.rope.frequencies import resolve_rope
-from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 from opencompass_llada.weight_files import (
     SMALL_FILES,
     CheckpointError,

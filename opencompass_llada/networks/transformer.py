@@ -29,10 +29,9 @@ from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.rope.frequencies import (
     ResolvedRope,
     apply_rotary,
-    resolve_rope,
     rotation_table,
 )
-from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 
 logger = get_logger(__name__)
 

@@ -1,11 +1,15 @@
-"""The RoPE scaling methods as typed options, checked before anything loads.
+"""Defines the RoPE scaling methods: what each can be asked for, and what it does to a network.
 
-Says what can be asked for; opencompass_llada.rope.frequencies works it out.
+A method is one class here, checked before anything loads; `SCALING_TYPES` fills itself. ``linear``,
+``yarn`` and ``longrope`` are transformers' own (``modeling_rope_utils``); ``ntk`` (LongLLaDA, arXiv
+2506.14429, Eq. 6) and ``diffusion_ntk`` (UltraLLaDA, arXiv 2510.10481) change the base. A scaling
+is fixed before the network is built.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,11 +21,21 @@ from opencompass_llada.options import (
     show,
     unknown_name_message,
 )
+from opencompass_llada.rope.frequencies import (
+    ResolvedRope,
+    critical_dimension,
+    inverse_frequencies,
+    theta_multiplier,
+    transformers_frequencies,
+)
+
+SCALING_TYPES: dict[str, type[RopeScaling]] = {}
+"""The methods by what ``type`` calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """No scaling; also the common base of all methods.
+    """No scaling; also the common base of all methods, which name their `type`.
 
     Attributes:
         trained_length: Tokens that the checkpoint was trained on, if it differs from what its
@@ -29,23 +43,61 @@ class RopeScaling:
     """
 
     type: ClassVar[str] = "none"
+    bidirectional_only: ClassVar[bool] = False
+    """Whether the formula holds for networks alone whose tokens see those after them."""
     trained_length: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter a method into the table."""
+        super().__init_subclass__(**kwargs)
+        if "type" in cls.__dict__:
+            SCALING_TYPES[cls.type] = cls
 
     def __post_init__(self) -> None:
         """Refuse lengths and factors that no model can have."""
         check_fields(self, f"rope_scaling {self.type!r}: ")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if any(not number > 0 for number in _numbers(value)):
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(number is not None and not number > 0 for number in numbers):
                 raise ValueError(
                     f"rope_scaling {self.type!r}: {field.name}={show(value)} must be a number "
                     "above 0."
                 )
 
+    def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
+        """Work the method out; called by `resolve_rope`, which has checked the lengths."""
+        return ResolvedRope(
+            method=self.type,
+            rope_theta=rope_theta,
+            trained_length=trained_length,
+            longest_context=trained_length,
+            inverse_frequencies_D=inverse_frequencies(rope_theta, head_dim),
+        )
+
+    def _require_one_of(self, first: str, second: str) -> None:
+        given = [name for name in (first, second) if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"rope_scaling {self.type!r} takes exactly one of {first} and {second}; "
+                f"got {' and '.join(given) or 'neither'}."
+            )
+
+    def _require_at_least_one(self, name: str, multiplied: str) -> None:
+        value = getattr(self, name)
+        if value is not None and value < 1:
+            raise ValueError(
+                f"rope_scaling {self.type!r}: {name}={value} must be at least 1; it multiplies "
+                f"{multiplied}. Use type='none' for no scaling."
+            )
+
+
+SCALING_TYPES[RopeScaling.type] = RopeScaling
+
 
 @dataclass(frozen=True, kw_only=True)
-class _FactorScaling(RopeScaling):
-    """Shared fields of the methods that stretch positions by a factor.
+class LinearScaling(RopeScaling):
+    """Position interpolation (arXiv 2306.15595): every frequency divided by the factor.
 
     Attributes:
         target_length: Context length to reach, in tokens; the factor is its ratio to the trained
@@ -53,30 +105,93 @@ class _FactorScaling(RopeScaling):
         factor: The stretch itself, at least 1.
     """
 
+    type: ClassVar[str] = "linear"
     target_length: int | None = None
     factor: float | None = None
 
     def __post_init__(self) -> None:
         """Require exactly one of target_length and factor."""
         super().__post_init__()
-        _require_one_of(self, "target_length", "factor")
-        if self.factor is not None and self.factor < 1:
+        self._require_one_of("target_length", "factor")
+        self._require_at_least_one("factor", "the context length")
+
+    def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
+        """Ask transformers."""
+        return _ask_transformers(self, rope_theta, head_dim, trained_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NTKScaling(RopeScaling):
+    """NTK scaling of the base (LongLLaDA, arXiv 2506.14429, Eq. 6).
+
+    Attributes:
+        target_length: Context length to reach, in tokens. Give this or ``theta_multiplier``.
+        theta_multiplier: Lambda itself, what the base is multiplied with, at least 1.
+        critical_dimension: Overrides the number of dimensions whose period fits the trained
+            length (1 to the head size).
+    """
+
+    type: ClassVar[str] = "ntk"
+    reach: ClassVar[int] = 1
+    target_length: int | None = None
+    theta_multiplier: float | None = None
+    critical_dimension: int | None = None
+
+    def __post_init__(self) -> None:
+        """Require exactly one of target_length and theta_multiplier."""
+        super().__post_init__()
+        self._require_one_of("target_length", "theta_multiplier")
+        self._require_at_least_one("theta_multiplier", "the RoPE base")
+
+    def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
+        """Multiply the base."""
+        critical_dim = self.critical_dimension or critical_dimension(
+            rope_theta, head_dim, self.reach * trained_length
+        )
+        if critical_dim > head_dim:
             raise ValueError(
-                f"rope_scaling {self.type!r}: factor={self.factor} must be at least 1; "
-                "it multiplies the context length. Use type='none' for no scaling."
+                f"rope_scaling {self.type!r}: critical_dimension={critical_dim} must be at most "
+                f"the head size {head_dim}."
             )
+        if self.theta_multiplier is not None:
+            multiplier = self.theta_multiplier
+            # Inverse of Eq. 6: the context at which a period of the critical dimension ends.
+            period = 2 * math.pi * (multiplier * rope_theta) ** (critical_dim / head_dim)
+            longest = max(int(period / self.reach), trained_length)
+        else:
+            assert self.target_length is not None, self
+            longest = self.target_length
+            # The ceiling in d_crit gives lambda < 1 near the trained length, where nothing needs
+            # scaling: 1 keeps "target = trained" the identity.
+            multiplier = max(
+                1.0, theta_multiplier(rope_theta, head_dim, self.reach * longest, critical_dim)
+            )
+        return ResolvedRope(
+            method=self.type,
+            rope_theta=multiplier * rope_theta,
+            theta_multiplier=multiplier,
+            critical_dimension=critical_dim,
+            trained_length=trained_length,
+            longest_context=longest,
+            inverse_frequencies_D=inverse_frequencies(multiplier * rope_theta, head_dim),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearScaling(_FactorScaling):
-    """Position interpolation (arXiv 2306.15595): every frequency divided by the factor."""
+class DiffusionNTKScaling(NTKScaling):
+    """Diffusion-aware NTK scaling (UltraLLaDA, arXiv 2510.10481): 2T in T's place on both sides.
 
-    type: ClassVar[str] = "linear"
+    A bidirectional model sees relative positions from -(T-1) to T-1. Same fields as NTKScaling.
+    """
+
+    type: ClassVar[str] = "diffusion_ntk"
+    bidirectional_only: ClassVar[bool] = True
+    reach: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class YarnScaling(_FactorScaling):
-    """YaRN (arXiv 2309.00071), as transformers computes it.
+class YarnScaling(LinearScaling):
+    """YaRN (arXiv 2309.00071), as transformers computes it; the factor is given as in linear.
 
     Attributes:
         attention_factor: Multiplies cosine and sine; None takes YaRN's own rule.
@@ -108,73 +223,71 @@ class LongRopeScaling(RopeScaling):
     short_factor: tuple[float, ...]
     attention_factor: float | None = None
 
-
-@dataclass(frozen=True, kw_only=True)
-class NTKScaling(RopeScaling):
-    """NTK scaling of the base (LongLLaDA, arXiv 2506.14429, Eq. 6).
-
-    Attributes:
-        target_length: Context length to reach, in tokens. Give this or ``theta_multiplier``.
-        theta_multiplier: Lambda itself, what the base is multiplied with, at least 1.
-        critical_dimension: Overrides the number of dimensions whose period fits the trained
-            length (1 to the head size).
-    """
-
-    type: ClassVar[str] = "ntk"
-    reach: ClassVar[int] = 1
-    target_length: int | None = None
-    theta_multiplier: float | None = None
-    critical_dimension: int | None = None
-
-    def __post_init__(self) -> None:
-        """Require exactly one of target_length and theta_multiplier."""
-        super().__post_init__()
-        _require_one_of(self, "target_length", "theta_multiplier")
-        if self.theta_multiplier is not None and self.theta_multiplier < 1:
-            raise ValueError(
-                f"rope_scaling {self.type!r}: theta_multiplier={self.theta_multiplier} must be at "
-                "least 1; it multiplies the RoPE base. Use type='none' for no scaling."
-            )
+    def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
+        """Ask transformers."""
+        for name in ("long_factor", "short_factor"):
+            number = len(getattr(self, name))
+            if number != head_dim // 2:
+                raise ValueError(
+                    f"rope_scaling 'longrope': {name} has {number} entries, "
+                    f"it must have head size / 2 = {head_dim // 2}."
+                )
+        return _ask_transformers(self, rope_theta, head_dim, trained_length)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiffusionNTKScaling(NTKScaling):
-    """Diffusion-aware NTK scaling (UltraLLaDA, arXiv 2510.10481).
-
-    A bidirectional model sees relative positions from -(T-1) to T-1, so 2T takes the place of T
-    on both sides of the formula. Same fields as NTKScaling.
-    """
-
-    type: ClassVar[str] = "diffusion_ntk"
-    reach: ClassVar[int] = 2
-
-
-SCALING_TYPES: dict[str, type[RopeScaling]] = {
-    scaling.type: scaling
-    for scaling in (
-        RopeScaling,
-        LinearScaling,
-        NTKScaling,
-        DiffusionNTKScaling,
-        YarnScaling,
-        LongRopeScaling,
+def _ask_transformers(
+    scaling: RopeScaling, rope_theta: float, head_dim: int, trained_length: int
+) -> ResolvedRope:
+    """Put a scaling into transformers' terms and ask it for the frequencies."""
+    given = {name: value for name, value in vars(scaling).items() if value is not None}
+    given.pop("trained_length", None)
+    target_length = given.pop("target_length", None)
+    factor = given.pop("factor", None) or target_length / trained_length
+    longest = round(factor * trained_length)
+    options = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()}
+    if options:  # linear has none, and knows no trained length either
+        options["original_max_position_embeddings"] = trained_length
+    frequencies_D, attention_factor = transformers_frequencies(
+        {"rope_type": scaling.type, "factor": factor, **options},
+        rope_theta=rope_theta,
+        head_dim=head_dim,
+        max_position_embeddings=trained_length if scaling.type == "yarn" else longest,
+        length=longest,
     )
-}
+    return ResolvedRope(
+        method=scaling.type,
+        rope_theta=rope_theta,
+        trained_length=trained_length,
+        longest_context=longest,
+        inverse_frequencies_D=frequencies_D,
+        attention_factor=attention_factor,
+    )
 
 
-def _numbers(value: float | tuple[float, ...] | None) -> tuple[float, ...]:
-    if value is None:
-        return ()
-    return value if isinstance(value, tuple) else (value,)
+def resolve_rope(
+    scaling: RopeScaling, *, rope_theta: float, head_dim: int, trained_length: int
+) -> ResolvedRope:
+    """Work out base and frequencies of a scaling for a network.
 
+    Args:
+        scaling: The method and its options.
+        rope_theta: The checkpoint's base.
+        head_dim: Head size, even.
+        trained_length: The checkpoint's trained length in tokens; the scaling's own overrides it.
 
-def _require_one_of(scaling: RopeScaling, first: str, second: str) -> None:
-    given = [name for name in (first, second) if getattr(scaling, name) is not None]
-    if len(given) != 1:
+    Raises:
+        ValueError: If the target is shorter than the trained length, the critical dimension
+            exceeds the head size, or longrope's factors have another length than head_dim / 2.
+    """
+    trained_length = scaling.trained_length or trained_length
+    target_length = getattr(scaling, "target_length", None)
+    if target_length is not None and target_length < trained_length:
         raise ValueError(
-            f"rope_scaling {scaling.type!r} takes exactly one of {first} and {second}; "
-            f"got {' and '.join(given) or 'neither'}."
+            f"rope_scaling {scaling.type!r}: target_length={target_length} is below the trained "
+            f"length {trained_length}; scaling only lengthens. Use type='none' up to "
+            f"{trained_length} tokens."
         )
+    return scaling.frequencies(rope_theta, head_dim, trained_length)
 
 
 def parse_rope_scaling(options: Mapping[str, Any] | RopeScaling | None) -> RopeScaling:
@@ -183,9 +296,6 @@ def parse_rope_scaling(options: Mapping[str, Any] | RopeScaling | None) -> RopeS
     Args:
         options: ``dict(type='ntk', target_length=32768)`` and the like, a RopeScaling, or None
             for no scaling.
-
-    Returns:
-        The typed, checked scaling.
 
     Raises:
         ValueError: For an unknown type or option (naming the nearest) or a value out of range.
