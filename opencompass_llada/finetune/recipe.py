@@ -12,7 +12,6 @@ does.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import types
 from collections.abc import Mapping
 from typing import (
@@ -240,8 +239,8 @@ def _check_styles(recipe: Recipe) -> None:
 
 
 def _check_start(recipe: Recipe) -> None:
-    known = inspect.signature(LLaDAConfig.__init__).parameters.keys()
-    reject_unknown("model key", recipe.model, known - {"self", "kwargs", *_SET_BY_TRAINER})
+    known = LLaDAConfig.published_fields().keys()
+    reject_unknown("model key", recipe.model, known - {*_SET_BY_TRAINER})
     if recipe.objective == "autoregressive":
         reject_unknown("model key of the autoregressive objective", recipe.model, LLAMA_NAMES)
     for name, value in recipe.model.items():

@@ -16,7 +16,6 @@ from opencompass_llada.networks.causal import (
     load_causal,
 )
 from opencompass_llada.networks.checkpoint import (
-    NETWORKS,
     is_hub_id,
     load_checkpoint,
     locate_checkpoint,
@@ -25,7 +24,7 @@ from opencompass_llada.networks.checkpoint import (
 )
 from opencompass_llada.networks.dream import DreamConfig, DreamForMaskedDiffusion
 from opencompass_llada.networks.llada import LLaDAConfig, LLaDAForMaskedDiffusion
-from opencompass_llada.networks.transformer import BidirectionalNetwork
+from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork, register_network
 from opencompass_llada.weight_files import CheckpointError
 
 __all__ = [
@@ -53,4 +52,5 @@ __all__ = [
     "open_checkpoint",
     "parse_adapter",
     "read_model_config",
+    "register_network",
 ]

@@ -20,11 +20,11 @@ from torch import nn
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.causal import build_causal
 from opencompass_llada.networks.checkpoint import (
-    NETWORKS,
     is_hub_id,
     open_checkpoint,
     read_model_config,
 )
+from opencompass_llada.networks.transformer import NETWORKS
 from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.weight_files import CheckpointError, list_some, read_stored_shapes
 

@@ -17,11 +17,8 @@ from safetensors.torch import load_file
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
-from opencompass_llada.networks.declared_rope import read_declared_rope
-from opencompass_llada.networks.dream import DreamForMaskedDiffusion
-from opencompass_llada.networks.llada import LLaDAForMaskedDiffusion
-from opencompass_llada.networks.transformer import BidirectionalNetwork
-from opencompass_llada.rope.methods import RopeScaling, resolve_rope
+from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork
+from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
     SMALL_FILES,
     CheckpointError,
@@ -31,12 +28,6 @@ from opencompass_llada.weight_files import (
 )
 
 logger = get_logger(__name__)
-
-NETWORKS: dict[str, type[BidirectionalNetwork]] = {
-    network.config_class.model_type: network
-    for network in (LLaDAForMaskedDiffusion, DreamForMaskedDiffusion)
-}
-"""The native networks by the ``model_type`` of config.json."""
 
 FILES = (*SMALL_FILES, "*.safetensors")
 
@@ -190,31 +181,6 @@ def refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) 
         )
 
 
-def _check_base(
-    model: BidirectionalNetwork,
-    fields: Mapping[str, Any],
-    scaling: RopeScaling | None,
-    source: str,
-) -> None:
-    """Compare the network's frequencies with those of the base that config.json declares."""
-    declared = read_declared_rope(fields)[""]
-    assert declared.theta is not None, "check_fields refuses a config.json without a base"
-    wanted = resolve_rope(
-        scaling or RopeScaling(),
-        rope_theta=declared.theta,
-        head_dim=model.config.head_dim,
-        trained_length=model.config.trained_length,
-    )
-    if not torch.equal(
-        wanted.inverse_frequencies_D.cpu(), model.resolved_rope.inverse_frequencies_D.cpu()
-    ):
-        raise CheckpointError(
-            f"Checkpoint {source}: config.json declares RoPE with {declared.describe()}, which "
-            f"gives {wanted.describe()}; the network was built with "
-            f"{model.resolved_rope.describe()}. Report this: it is a fault of this package."
-        )
-
-
 def open_checkpoint(
     path: str | Path,
     *,
@@ -252,7 +218,6 @@ def open_checkpoint(
     check_num_layers(fields, len(stored))
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend, attention_pattern)
-    _check_base(model, fields, rope_scaling, str(path))
     check_tensors(
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
         stored,

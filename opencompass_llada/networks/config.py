@@ -1,23 +1,24 @@
-"""What the configurations of all native networks share: checks that name the field.
+"""Reads the config.json of the native networks: every field checked, and named where it is wrong.
 
-A configuration keeps the published names of its own family's config.json; the network reads the
-few facts that it needs under one name each (``rope_theta``, ``head_dim``, ``trained_length``,
-``init_std``). A config.json must say all that the network is made of, and may say nothing that
-would change the computation and is not known here.
-Scaling of RoPE is not part of it: it is given when the network is built.
+A configuration states its family's published fields with their defaults, and its sizes under one
+name each (`NetworkShape`). A config.json must say all that the network is made of, and may say
+nothing that would change the computation and is not known here. Scaling of RoPE is not part of it:
+it is given when the network is built.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 
 from opencompass_llada.networks.declared_rope import ROPE_FIELDS, read_declared_rope
-from opencompass_llada.options import check_call
+from opencompass_llada.options import check_value
 from opencompass_llada.weight_files import CheckpointError
 
 #: Fields of transformers' own making (either major) that say nothing about a network's forward
@@ -40,33 +41,84 @@ _BOOKKEEPING = frozenset(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkShape:
+    """A network's sizes, whatever its config.json calls them."""
+
+    width: int
+    num_heads: int
+    num_groups: int
+    """Key/value heads."""
+    head_dim: int
+    mlp_width: int
+    num_layers: int
+    vocabulary: int
+    """Rows of the embedding."""
+    norm_eps: float
+    has_qkv_bias: bool = False
+
+
 class BidirectionalConfig(PretrainedConfig):
-    """Base of the configurations of the native masked diffusion networks."""
+    """Base of the configurations of the native masked diffusion networks.
+
+    A subclass annotates its published fields, each with the default of its family's checkpoints.
+    """
 
     implemented: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Published fields whose value must be one of these: what the network does."""
-
     without_effect: ClassVar[frozenset[str]] = frozenset()
     """Fields that the family's own code ignores, or reads for training alone."""
-
     required: ClassVar[tuple[str, ...]] = ()
     """Fields that a config.json must have: no default is right for every checkpoint."""
-
     published_by: ClassVar[str] = ""
     """The checkpoints that the family's networks read, for messages."""
+    default_theta: ClassVar[float] = 10000.0
+    """RoPE's base in a network made from scratch."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give a subclass its parent's fields; transformers 5 would write another ``__init__``."""
+        """Leave ``__init__`` as it is; transformers 5 would write one of its own."""
         cls.__init__ = cls.__init__  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Make a configuration from the fields of a config.json.
+    def __init__(self, **fields: Any) -> None:
+        """Take the published fields; check shapes and refuse what is not implemented.
 
         Args:
-            config_dict: The fields.
-            **kwargs: As in transformers.
+            **fields: As in config.json; those in ``implemented`` are checked, other ones stored.
+
+        Raises:
+            ValueError: For a field value that the network does not implement, or sizes that do
+                not fit together.
+        """
+        theta = self._take_theta(fields)
+        self._refuse_unimplemented(fields)
+        # transformers 4 ties the output to the input embeddings unless it is told not to.
+        fields["tie_word_embeddings"] = False
+        names = self.published_fields().keys() - {"rope_theta"}
+        own = {name: fields.pop(name, getattr(type(self), name)) for name in names}
+        special = {name: own[name] for name in ("eos_token_id", "pad_token_id")}
+        super().__init__(**special, **fields)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.rope_theta = self.default_theta if theta is None else theta
+        self.complete()
+
+    def complete(self) -> None:
+        """Fill in the sizes that others imply, and check that all fit together."""
+
+    @classmethod
+    def published_fields(cls) -> dict[str, Any]:
+        """Return the types of the fields that sizes and special tokens stand in."""
+        classes = cls.__mro__[: cls.__mro__.index(BidirectionalConfig)]
+        found = {}
+        for each in reversed(classes):
+            found |= inspect.get_annotations(each, eval_str=True)
+        own = {k: kind for k, kind in found.items() if typing.get_origin(kind) is not ClassVar}
+        return {**own, "rope_theta": float | None}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration from the fields of a config.json; ``kwargs`` as in transformers.
 
         Raises:
             CheckpointError: If a field is missing, is not known, or RoPE's base is declared twice.
@@ -77,9 +129,6 @@ class BidirectionalConfig(PretrainedConfig):
     @classmethod
     def check_fields(cls, fields: Mapping[str, Any]) -> None:
         """Refuse a config.json that lacks a field, or has one that is not known here.
-
-        Args:
-            fields: Of a config.json.
 
         Raises:
             CheckpointError: Naming the fields; those with a number that is not finite, too.
@@ -104,8 +153,8 @@ class BidirectionalConfig(PretrainedConfig):
         if odd:
             raise CheckpointError(f"config.json: {', '.join(odd)} must be finite. Fetch it again.")
         cls._check_values(fields)
-        known = {*inspect.signature(cls.__init__).parameters, *cls.implemented}
-        known |= {*_BOOKKEEPING, *cls.without_effect, *ROPE_FIELDS}
+        known = {*cls.published_fields(), *cls.implemented, *cls.without_effect}
+        known |= {*_BOOKKEEPING, *ROPE_FIELDS}
         unknown = sorted(k for k, v in fields.items() if k not in known and v is not None)
         if unknown:
             named = ", ".join(f"{name}={fields[name]!r}" for name in unknown)
@@ -114,16 +163,15 @@ class BidirectionalConfig(PretrainedConfig):
                 f"computes; {cls.published_by} has no such field. If it changes nothing, take it "
                 "out of config.json; otherwise use a checkpoint of that family."
             )
-        cls._check_values(fields)
 
     @classmethod
     def _check_values(cls, fields: Mapping[str, Any]) -> None:
         """Refuse fields of another type than the network computes with, and sizes below 1."""
-        names = inspect.signature(cls.__init__).parameters
-        given = {k: v for k, v in fields.items() if k in names and v is not None}
         try:
-            values = check_call(cls.__init__, given)
-            for name, value in values.items():
+            for name, kind in cls.published_fields().items():
+                if fields.get(name) is None:
+                    continue
+                value = check_value(name, fields[name], kind)
                 lowest = int(not name.endswith("_token_id"))
                 if isinstance(value, int) and value < lowest and name != "pad_token_id":
                     raise ValueError(f"{name}={value} must be at least {lowest}")
@@ -136,23 +184,27 @@ class BidirectionalConfig(PretrainedConfig):
             ) from error
 
     @property
+    def shape(self) -> NetworkShape:
+        """The network's sizes."""
+        raise NotImplementedError
+
+    @property
     def head_dim(self) -> int:
         """Head size in channels."""
-        raise NotImplementedError
+        return self.shape.head_dim
 
     @property
     def trained_length(self) -> int:
         """Tokens that the checkpoint was trained on, from which RoPE scaling counts."""
         raise NotImplementedError
 
-    def _take_theta(self, fields: dict[str, Any], rope_theta: float | None) -> float | None:
+    def _take_theta(self, fields: dict[str, Any]) -> float | None:
         """Return the base, and take the fields that declare it out, whichever major wrote them.
 
         A scaling is refused: it is given as an option when the network is built, so that a method
         is never applied twice.
         """
-        found = {"rope_theta": rope_theta}
-        found |= {name: fields.pop(name) for name in ROPE_FIELDS if name in fields}
+        found = {name: fields.pop(name) for name in ROPE_FIELDS if name in fields}
         declared = read_declared_rope(found).get("")
         if declared is None or declared.is_scaled or declared.rotated_share not in (None, 1.0):
             name = "rope_scaling" if found.get("rope_scaling") else "rope_parameters"

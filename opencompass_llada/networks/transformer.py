@@ -1,11 +1,9 @@
-"""The native networks: one block and the bidirectional transformer of it, but for names and sizes.
+"""Runs the native networks: one bidirectional transformer, but for its tensors' names and sizes.
 
-Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP. Which keys a query sees is
-decided by the ``attend`` that the caller gives; the tensors' published names by the subclass.
-
-transformers conventions (PreTrainedModel), no remote code. Gives hidden states, and logits only for
-the positions asked for. It does no sampling, computes no loss and keeps no cache of keys and
-values.
+Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP. A network's file gives names
+(`NetworkNames`) and a configuration, and registers it. transformers conventions (PreTrainedModel),
+no remote code. Gives hidden states, and logits only for the positions asked for. It does no
+sampling, computes no loss and keeps no cache of keys and values.
 
 Shape suffixes: B batch, L positions (keys), P positions asked for (queries), M hidden size, H query
 heads, G key/value heads, D head size, V vocabulary entries.
@@ -14,18 +12,18 @@ heads, G key/value heads, D head size, V vocabulary entries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import attend_with, find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
-from opencompass_llada.networks.config import BidirectionalConfig
+from opencompass_llada.networks.config import BidirectionalConfig, NetworkShape
 from opencompass_llada.rope.frequencies import (
     ResolvedRope,
     apply_rotary,
@@ -42,16 +40,14 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(queries_BHPD, keys_BGLD, values_BGLD) -> out_BHPD``; masks are bound in it."""
 
 
+T = TypeVar("T")
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm in float32, scaled in the input's dtype (as LLaDA's and Qwen2's)."""
 
     def __init__(self, size: int, eps: float) -> None:
-        """Create the scale.
-
-        Args:
-            size: Channels.
-            eps: Added to the mean square.
-        """
+        """Create the scale of so many channels; ``eps`` is added to the mean square."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
@@ -64,29 +60,77 @@ class RMSNorm(nn.Module):
         return self.weight.to(x_BLM.dtype) * (x32_BLM * scale_BL1).to(x_BLM.dtype)
 
 
-class BlockParts(NamedTuple):
-    """The modules of a block by what they do, whatever a checkpoint calls them."""
+class BlockParts(NamedTuple, Generic[T]):
+    """The modules of a block, or their published names, by what they do."""
 
-    attention_norm: nn.Module
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    attention_out: nn.Module
-    mlp_norm: nn.Module
-    gate: nn.Module
-    up: nn.Module
-    down: nn.Module
+    attention_norm: T
+    query: T
+    key: T
+    value: T
+    attention_out: T
+    mlp_norm: T
+    gate: T
+    up: T
+    down: T
+
+
+class NetworkNames(NamedTuple):
+    """The published names of a network's modules, with dots."""
+
+    embedding: str
+    blocks: str
+    final_norm: str
+    head: str
+    block: BlockParts[str]
+
+
+def _place(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module where its name with dots says."""
+    *folders, last = name.split(".")
+    for folder in folders:
+        if not hasattr(root, folder):
+            root.add_module(folder, nn.Module())
+        root = getattr(root, folder)
+    root.add_module(last, module)
+
+
+def _find(root: nn.Module, name: str) -> nn.Module:
+    for part in name.split("."):
+        root = getattr(root, part)
+    return root
 
 
 class Block(nn.Module):
-    """One block; a subclass makes the modules under their published names."""
+    """One block."""
 
-    head_dim: int
+    def __init__(self, shape: NetworkShape, names: BlockParts[str]) -> None:
+        """Make the modules under their names."""
+        super().__init__()
+        self.head_dim = shape.head_dim
+        self._names = names
+        queries, keys = (shape.head_dim * n for n in (shape.num_heads, shape.num_groups))
+
+        def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
+            return nn.Linear(inputs, outputs, bias=bias)
+
+        modules: BlockParts[nn.Module] = BlockParts(
+            attention_norm=RMSNorm(shape.width, shape.norm_eps),
+            query=linear(shape.width, queries, shape.has_qkv_bias),
+            key=linear(shape.width, keys, shape.has_qkv_bias),
+            value=linear(shape.width, keys, shape.has_qkv_bias),
+            attention_out=linear(queries, shape.width),
+            mlp_norm=RMSNorm(shape.width, shape.norm_eps),
+            gate=linear(shape.width, shape.mlp_width),
+            up=linear(shape.width, shape.mlp_width),
+            down=linear(shape.mlp_width, shape.width),
+        )
+        for name, module in zip(names, modules, strict=True):
+            _place(self, name, module)
 
     @property
-    def parts(self) -> BlockParts:
+    def parts(self) -> BlockParts[nn.Module]:
         """The modules, looked up anew each time, since adapters replace them."""
-        raise NotImplementedError
+        return BlockParts(*(_find(self, name) for name in self._names))
 
     def forward(
         self,
@@ -95,18 +139,7 @@ class Block(nn.Module):
         attend: Attend,
         positions_BP: Tensor | None = None,
     ) -> Tensor:
-        """Add attention and MLP to the residual stream.
-
-        Args:
-            x_BLM: Residual stream.
-            rotation: cos and sin of its positions.
-            attend: The attention function.
-            positions_BP: int64, the only positions whose output is wanted; None for all. Keys
-                and values are of all positions either way.
-
-        Returns:
-            The new residual stream, [B, L, M] or [B, P, M].
-        """
+        """Add attention and MLP to the residual stream; see `BidirectionalNetwork.run_blocks`."""
         q_BHPD, k_BGLD, v_BGLD = self.attention_inputs(x_BLM, rotation, positions_BP)
         if positions_BP is not None:
             x_BLM = take(x_BLM, positions_BP)
@@ -116,7 +149,7 @@ class Block(nn.Module):
         self, x_BLM: Tensor, rotation: Rotation, positions_BP: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, H, P, D] of the positions asked for, keys and values of all."""
-        h_BLM = self.parts.attention_norm(x_BLM)
+        h_BLM = self._run("attention_norm", x_BLM)
         k_BGLD, v_BGLD = self.keys_values(h_BLM, rotation)
         if positions_BP is not None:
             h_BLM = take(h_BLM, positions_BP)
@@ -125,26 +158,28 @@ class Block(nn.Module):
 
     def queries(self, h_BPM: Tensor, rotation: Rotation) -> Tensor:
         """Return the rotated queries [B, H, P, D] of normalised states."""
-        return apply_rotary(self._heads(self.parts.query(h_BPM)), *rotation)
+        return apply_rotary(self._heads(self._run("query", h_BPM)), *rotation)
 
     def keys_values(self, h_BLM: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Return the rotated keys and the values, [B, G, L, D] each, of normalised states."""
-        k_BGLD = apply_rotary(self._heads(self.parts.key(h_BLM)), *rotation)
-        return k_BGLD, self._heads(self.parts.value(h_BLM))
+        k_BGLD = apply_rotary(self._heads(self._run("key", h_BLM)), *rotation)
+        return k_BGLD, self._heads(self._run("value", h_BLM))
 
     def add_attention(self, x_BPM: Tensor, out_BHPD: Tensor) -> Tensor:
         """Add the attention's output, all heads together, to the residual stream."""
-        return x_BPM + self.parts.attention_out(out_BHPD.transpose(1, 2).flatten(-2))
+        return x_BPM + self._run("attention_out", out_BHPD.transpose(1, 2).flatten(-2))
 
     def add_mlp(self, x_BPM: Tensor) -> Tensor:
         """Add the gated MLP of the normalised states to the residual stream."""
-        return x_BPM + self.parts.down(self.inner_states(x_BPM))
+        return x_BPM + self._run("down", self.inner_states(x_BPM))
 
     def inner_states(self, x_BPM: Tensor) -> Tensor:
         """Return the gated MLP's inner states of the residual stream."""
-        parts = self.parts
-        h_BPM = parts.mlp_norm(x_BPM)
-        return F.silu(parts.gate(h_BPM)) * parts.up(h_BPM)
+        h_BPM = self._run("mlp_norm", x_BPM)
+        return F.silu(self._run("gate", h_BPM)) * self._run("up", h_BPM)
+
+    def _run(self, part: str, x: Tensor) -> Tensor:
+        return _find(self, getattr(self._names, part))(x)
 
     def _heads(self, x_BLM: Tensor) -> Tensor:
         return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -162,19 +197,21 @@ def rotation_at(rotation: Rotation, positions_BP: Tensor) -> Rotation:
 
 
 class BidirectionalNetwork(PreTrainedModel):
-    """A bidirectional transformer with a prediction head.
+    """A transformer for masked diffusion, with a prediction head.
 
-    A subclass makes the modules under their published names, calls ``post_init`` and answers
-    ``blocks``, ``final_norm``, ``get_input_embeddings`` and ``get_output_embeddings``.
+    A subclass states ``config_class`` and ``names`` and is entered by `register_network`.
 
     Attributes:
         resolved_rope: The RoPE scaling that the network was built with.
+        attention_pattern: Who sees whom in a row.
     """
 
     config_class = BidirectionalConfig
     base_model_prefix = "model"
     _supports_sdpa = True
+    _no_split_modules = ("Block",)
 
+    names: ClassVar[NetworkNames]
     logit_shift: ClassVar[int] = 0
     """How many positions before its token a prediction is made; the first tokens, which have
     none before them, are predicted at position 0."""
@@ -186,7 +223,7 @@ class BidirectionalNetwork(PreTrainedModel):
         attention_backend: str = "auto",
         attention_pattern: AttentionPattern = FULL,
     ) -> None:
-        """Fix the RoPE scaling; it cannot change from here on.
+        """Make the modules, and fix the RoPE scaling; it cannot change from here on.
 
         Args:
             config: Sizes and special token ids.
@@ -199,7 +236,7 @@ class BidirectionalNetwork(PreTrainedModel):
         self.resolved_rope: ResolvedRope = resolve_rope(
             rope_scaling or RopeScaling(),
             rope_theta=config.rope_theta,
-            head_dim=config.head_dim,
+            head_dim=config.shape.head_dim,
             trained_length=config.trained_length,
         )
         self.attention_backend = attention_backend
@@ -207,6 +244,16 @@ class BidirectionalNetwork(PreTrainedModel):
         self._built_with_theta = config.rope_theta
         self._kernel: str | None = None
         self._rotation: Rotation | None = None
+        self._make_modules(config.shape)
+        self.post_init()
+
+    def _make_modules(self, shape: NetworkShape) -> None:
+        names = self.names
+        _place(self, names.embedding, nn.Embedding(shape.vocabulary, shape.width))
+        blocks = [Block(shape, names.block) for _ in range(shape.num_layers)]
+        _place(self, names.blocks, nn.ModuleList(blocks))
+        _place(self, names.final_norm, RMSNorm(shape.width, shape.norm_eps))
+        _place(self, names.head, nn.Linear(shape.width, shape.vocabulary, bias=False))
 
     @property
     def rotation_tables(self) -> Rotation | None:
@@ -216,31 +263,25 @@ class BidirectionalNetwork(PreTrainedModel):
     @property
     def blocks(self) -> Sequence[Block]:
         """The blocks, first to last."""
-        raise NotImplementedError
+        return cast(Sequence[Block], _find(self, self.names.blocks))
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
-        raise NotImplementedError
+        return _find(self, self.names.final_norm)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
-        raise NotImplementedError
+        return _find(self, self.names.embedding)
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the prediction head."""
-        raise NotImplementedError
+        return _find(self, self.names.head)
 
     def predicting_positions(self, positions_BP: Tensor) -> Tensor:
         """Return the positions whose states predict the tokens at the given ones.
 
         With ``logit_shift`` 1, positions 0, 1, 5 give 0, 0, 4.
-
-        Args:
-            positions_BP: int64, from 0 in each row.
-
-        Returns:
-            int64 of the same shape.
         """
         if self.logit_shift == 0:
             return positions_BP
@@ -326,17 +367,15 @@ class BidirectionalNetwork(PreTrainedModel):
         attend: Attend,
         positions_BP: Tensor | None = None,
     ) -> Tensor:
-        """Run the blocks and the final norm.
+        """Run the blocks and the final norm; return [B, L, M] or [B, P, M].
 
         Args:
             x_BLM: Embedded tokens.
             rotation: cos and sin of their positions.
             attend: The attention function, with its masks.
             positions_BP: int64, the only positions whose states are wanted, by their place in
-                x; None for all. What they predict is ``predicting_positions``'s business.
-
-        Returns:
-            [B, L, M] or [B, P, M].
+                x; None for all. Keys and values are of all positions either way. What they
+                predict is ``predicting_positions``'s business.
         """
         *blocks, last = self.blocks
         for block in blocks:
@@ -375,6 +414,18 @@ class BidirectionalNetwork(PreTrainedModel):
     ) -> Tensor:
         """Return logits [B, P, V] at the given positions, without gradients; see forward."""
         return self(input_ids_BL, lengths_B, positions_BP).logits
+
+
+NETWORKS: dict[str, type[BidirectionalNetwork]] = {}
+"""The native networks by the ``model_type`` of config.json."""
+
+
+def register_network(network: type[BidirectionalNetwork]) -> None:
+    """Enter a network, by its config's ``model_type``, here and with transformers' Auto classes."""
+    config = network.config_class
+    NETWORKS[config.model_type] = network
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, network, exist_ok=True)
 
 
 def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling | None) -> None:
