@@ -81,8 +81,9 @@ def hidden_states(model: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.T
 def network_shape(config: PretrainedConfig, adapter_rank: int = 0) -> Shape:
     """Return the sizes that memory and arithmetic depend on, of a LLaDA's or a Llama's config."""
     if isinstance(config, LLaDAConfig):
-        heads, kv_heads, width = config.n_heads, config.n_kv_heads, config.d_model
-        layers, inner, entries = config.n_layers, config.mlp_hidden_size, config.embedding_size
+        own = config.shape
+        heads, kv_heads, width = own.num_heads, own.num_groups, own.width
+        layers, inner, entries = own.num_layers, own.mlp_width, own.vocabulary
     else:
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         width, layers = config.hidden_size, config.num_hidden_layers

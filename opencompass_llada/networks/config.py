@@ -110,7 +110,7 @@ class BidirectionalConfig(PretrainedConfig):
     def published_fields(cls) -> dict[str, Any]:
         """Return the types of the fields that sizes and special tokens stand in."""
         classes = cls.__mro__[: cls.__mro__.index(BidirectionalConfig)]
-        found = {}
+        found: dict[str, Any] = {}
         for each in reversed(classes):
             found |= inspect.get_annotations(each, eval_str=True)
         own = {k: kind for k, kind in found.items() if typing.get_origin(kind) is not ClassVar}
