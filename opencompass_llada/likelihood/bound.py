@@ -49,14 +49,8 @@ def sliced_entropies(
 ) -> EntropyFunction:
     """Make cross entropies of a network's two halves, a slice of positions at a time.
 
-    A whole text of 128K tokens would have 31 GiB of logits in 16 bit otherwise.
-
-    Args:
-        hidden_states: ``(input_ids_BL, None, positions_BP)`` to the states before the head.
-        head: States to logits.
-
-    Returns:
-        A function of one forward pass; gradients are off.
+    A whole text of 128K tokens would have 31 GiB of logits in 16 bit otherwise. The halves are
+    ``(input_ids_BL, None, positions_BP)`` to states and states to logits; gradients are off.
     """
 
     @torch.inference_mode()
@@ -235,15 +229,12 @@ def enumerate_bound(
     of cross entropies counts 1 / (l C(L, l)) times. The one token of a multiple-choice answer takes
     one forward pass (LLaDA's own evaluation sets mc_num=1 for those tasks).
 
-    Arguments and errors are those of `estimate_bound`; see `is_enumerable`. Nothing is drawn.
+    Arguments and errors are those of `estimate_bound`; see `is_enumerable`.
     """
     _check_target(target)
     num_tokens = len(target)
-    masks = [
-        torch.tensor(places)
-        for count in range(1, num_tokens + 1)
-        for places in combinations(range(num_tokens), count)
-    ]
+    sizes = range(1, num_tokens + 1)
+    masks = [torch.tensor(m) for size in sizes for m in combinations(range(num_tokens), size)]
     sums = masked_entropies(
         entropies, prefix, target, masks,
         mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
@@ -252,7 +243,14 @@ def enumerate_bound(
         value / len(mask) / math.comb(num_tokens, len(mask))
         for value, mask in zip(sums, masks, strict=True)
     )
-    return Estimate.exact("bound", nll, num_tokens, num_draws=len(masks), passes=len(masks))
+    number = len(masks)
+    return Estimate(
+        estimator="bound",
+        nll=nll,
+        num_tokens=num_tokens,
+        num_draws=number,
+        num_forward_passes=number,
+    )
 
 
 def estimate_longllada(
@@ -275,22 +273,10 @@ def estimate_longllada(
     of a chunk is its likelihood bound per token. `estimate_bound` differs in masking a whole target
     at once and in stratifying the number of masks, which lowers the error.
 
-    Args:
-        entropies: The model call.
-        prefix: Ids before the target, never masked; may be empty.
-        target: Ids to score; the last chunk may be shorter than the others.
-        options: Draws a chunk, chunk length, batch size and seed.
-        mask_token_id: The model's mask.
-        device: The model's.
-
-    Returns:
-        The chunks added up, so that nats a token are the mean of equally long chunks and the
-        perplexity is their geometric mean. Draws times chunks forward passes. The variance is
-        that of the mean over a chunk's draws, without bias.
-
-    Raises:
-        ValueError: If the target is empty, or the text holds the mask.
-        FloatingPointError: If the model's output is not finite.
+    Arguments and errors are those of `estimate_bound`; the last chunk may be shorter. Returns the
+    chunks added up, so that nats a token are the mean of equally long chunks and the perplexity is
+    their geometric mean. Draws times chunks forward passes. The variance is that of the mean over
+    a chunk's draws, without bias.
     """
     _check_target(target)
     text, chunks, draws = [*prefix, *target], [], options.draws

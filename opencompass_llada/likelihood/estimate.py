@@ -23,9 +23,9 @@ class Estimate:
     """``bound``, ``longllada`` or ``autoregressive``."""
     nll: float
     """Of all tokens together, nats."""
-    variance: float
-    """Of ``nll`` over the draws; 0 for an autoregressive model."""
-    degrees_of_freedom: float
+    variance: float = 0.0
+    """Of ``nll`` over the draws; 0 for what is exact."""
+    degrees_of_freedom: float = math.inf
     """Of the variance; infinite where it is known to be 0."""
     num_tokens: int
     """Tokens scored."""
@@ -33,21 +33,6 @@ class Estimate:
     """Masks drawn in all; 0 for an autoregressive model."""
     num_forward_passes: int
     """Forward passes of one row each."""
-
-    @classmethod
-    def exact(
-        cls, estimator: str, nll: float, num_tokens: int, *, num_draws: int, passes: int
-    ) -> Estimate:
-        """Return a value without error."""
-        return cls(
-            estimator=estimator,
-            nll=nll,
-            variance=0.0,
-            degrees_of_freedom=math.inf,
-            num_tokens=num_tokens,
-            num_draws=num_draws,
-            num_forward_passes=passes,
-        )
 
     @property
     def nll_per_token(self) -> float:

@@ -61,12 +61,8 @@ class CausalScorer:
     ) -> Estimate:
         """Return the exact negative log-likelihood of a target given a prefix, by one forward pass.
 
-        Args:
-            prefix: Ids before the target. If empty, the target's first token has nothing to be
-                predicted from and is not counted.
-            target: Ids to score.
-            options: Ignored: there is nothing to draw.
-            draw_key: Ignored too.
+        Without a prefix the target's first token has nothing to be predicted from and is not
+        counted. Options and ``draw_key`` are ignored: there is nothing to draw.
 
         Raises:
             ValueError: If no token is left to score.
@@ -83,28 +79,22 @@ class CausalScorer:
         losses = self._entropies(row_L[None, :-1], positions_P[None], row_L[None, first:])
         nll = losses.double().sum().item()
         check_finite([nll])
-        return Estimate.exact("autoregressive", nll, len(row_L) - first, num_draws=0, passes=1)
+        return Estimate(
+            estimator="autoregressive",
+            nll=nll,
+            num_tokens=len(row_L) - first,
+            num_draws=0,
+            num_forward_passes=1,
+        )
 
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Return the exact negative log-likelihood of each of several tokens after a prefix.
-
-        Args:
-            prefix: Ids before them, at least one.
-            candidates: Token ids.
-
-        Returns:
-            One estimate a token; one forward pass in all.
-        """
+        """Return each candidate's negative log-likelihood after a prefix, by one pass in all."""
         if not prefix:
             raise ValueError("prefix=[] must hold at least one token that the next is predicted of")
         return score_alternatives(
-            self._entropies,
-            prefix,
-            len(prefix) - 1,
-            candidates,
-            estimator="autoregressive",
-            device=self._device,
-        )
+            self._entropies, prefix, len(prefix) - 1, candidates,
+            estimator="autoregressive", device=self._device,
+        )  # fmt: skip
 
 
 def score_alternatives(
@@ -116,18 +106,10 @@ def score_alternatives(
     estimator: str,
     device: torch.device | str = "cpu",
 ) -> list[Estimate]:
-    """Return the negative log-likelihood of each candidate in one place.
+    """Return the exact negative log-likelihood of each candidate token at one position of a row.
 
-    Args:
-        entropies: The model call; the one position is asked for as often as there are candidates.
-        row: Ids that the model reads, the same for all.
-        position: The position to ask for.
-        candidates: Token ids, at least one.
-        estimator: What the estimates are called.
-        device: The model's.
-
-    Returns:
-        Exact values, in order. The one forward pass is counted with the first.
+    The position is asked for as often as there are candidates, at least one; the one forward pass
+    is counted with the first.
 
     Raises:
         FloatingPointError: If the model's output is not finite.
@@ -137,8 +119,13 @@ def score_alternatives(
     positions_BP = torch.full_like(targets_BP, position)
     values = entropies(row_BL, positions_BP, targets_BP)[0].double().tolist()
     check_finite(values)
-    draws = int(estimator == "bound")
     return [
-        Estimate.exact(estimator, value, 1, num_draws=draws, passes=int(index == 0))
+        Estimate(
+            estimator=estimator,
+            nll=value,
+            num_tokens=1,
+            num_draws=int(estimator == "bound"),
+            num_forward_passes=int(index == 0),
+        )
         for index, value in enumerate(values)
     ]

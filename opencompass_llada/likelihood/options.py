@@ -75,10 +75,8 @@ def parse_scoring(
 ) -> LikelihoodOptions:
     """Read a ``likelihood`` option: how answers and texts are scored for OpenCompass.
 
-    Args:
-        given: ``num_draws``, ``seed`` and ``batch_size``; None for none.
-        base: What holds where nothing is given; None for `SCORING_DRAWS`, seed 0 and
-            `SCORING_BATCH_SIZE`.
+    It may give ``num_draws``, ``seed`` and ``batch_size``; the base holds where nothing is given,
+    by default `SCORING_DRAWS`, seed 0 and `SCORING_BATCH_SIZE`.
 
     Raises:
         ValueError: If a name is unknown (the nearest is named) or a value does not fit.

@@ -36,11 +36,9 @@ class Scorer(Protocol):
         draw_key: Sequence[int] | None = None,
     ) -> Estimate:
         """Return the negative log-likelihood of a target given a clean prefix, or its bound."""
-        ...
 
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
         """Return the negative log-likelihood of each of several single tokens."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

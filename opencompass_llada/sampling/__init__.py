@@ -3,13 +3,7 @@
 Knows token ids and a model call. Text, tokenizers and OpenCompass live above it, in the wrapper.
 """
 
-from opencompass_llada.sampling.block_cache import (
-    BlockForward,
-    CacheOptions,
-    LogitsFunction,
-    PassProvider,
-    PassSession,
-)
+from opencompass_llada.sampling.block_cache import CacheOptions, LogitsFunction
 from opencompass_llada.sampling.config import (
     SamplerConfig,
     SpecialTokens,
@@ -25,14 +19,7 @@ from opencompass_llada.sampling.progress import (
     StepListener,
     make_progress,
 )
-from opencompass_llada.sampling.schedule import (
-    SCHEDULES,
-    BlockPlan,
-    StepPlan,
-    cap_steps,
-    plan_steps,
-    reveals_per_step,
-)
+from opencompass_llada.sampling.schedule import SCHEDULES, BlockPlan, cap_steps
 from opencompass_llada.sampling.unmasking import (
     ACCEPTANCE_RULES,
     STRATEGIES,
@@ -49,27 +36,21 @@ __all__ = [
     "STRATEGIES",
     "AcceptanceOptions",
     "AcceptanceRule",
-    "BlockForward",
     "BlockPlan",
     "CacheOptions",
     "IsComplete",
     "LogitsFunction",
-    "PassProvider",
-    "PassSession",
     "ProgressBar",
     "SamplerConfig",
     "SamplerOutput",
     "SpecialTokens",
     "StepContext",
     "StepListener",
-    "StepPlan",
     "Strategy",
     "cap_steps",
     "derive_seed",
     "make_progress",
     "parse_sampler_config",
     "plan_blocks",
-    "plan_steps",
-    "reveals_per_step",
     "sample",
 ]

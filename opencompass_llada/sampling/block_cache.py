@@ -34,12 +34,10 @@ class CacheOptions:
     type: str = "none"
     """``none`` recomputes everything at every step; ``prompt`` caches keys and values of all that
     is before the active block; ``dual`` those of what follows it, too."""
-
     refresh: str | int | None = None
     """When everything is computed and cached anew. ``block`` (the default): at the start of every
     block; a number: after that many steps, the refreshing one counted; ``never``: the first pass
     alone caches, and only the prompt counts as cached before the active block."""
-
     dtype: str | None = None
     """``bfloat16`` (the default): the network's own 16-bit or 32-bit dtype; ``float8``: half of
     16 bit, with a scale for each token and head."""
@@ -179,12 +177,7 @@ class BlockForward:
         mask_token_id: int,
         device: torch.device,
     ) -> None:
-        """Begin with a batch; ``mask_token_id`` hides the prompt where ``cfg_scale`` is above 0.
-
-        Raises:
-            ValueError: If the model is a plain call and cannot cache, or a prompt is too short
-                for anything to be cached before the first block.
-        """
+        """Begin with a batch; ``mask_token_id`` hides the prompt where ``cfg_scale`` is above 0."""
         self._prompt_lengths = tuple(prompt_lengths)
         self._plan = plan
         self._options = options
@@ -227,9 +220,6 @@ class BlockForward:
 
         Positions count from 0 in each row and ascend, blocks come left to right. The tokens are
         never written to.
-
-        Raises:
-            ValueError: If the model call returns another shape.
         """
         if self._refresh_is_due(block_index):
             self._cached_block, self._steps_since_refresh = block_index, 1

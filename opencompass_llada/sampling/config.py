@@ -25,62 +25,46 @@ class SamplerConfig:
 
     generation_length: int = 128
     """Tokens to generate. Not a multiple of ``block_length``: rounded up, the surplus is cut."""
-
     block_length: int | None = 32
     """Tokens in a block; blocks are finished left to right (semi-autoregressive). None is one
     block of all tokens."""
-
     num_steps: int | None = None
     """Denoising steps of the whole generation, the same number in each block; None is one token
     at each step."""
-
     temperature: float = 0.0
     """Sampling temperature; 0 takes the likeliest token."""
-
     top_p: float | None = None
     """Tokens are drawn from the fewest likeliest ones whose probabilities exceed this together;
     None from all."""
-
     top_k: int | None = None
     """Tokens are drawn from this many likeliest ones; None from all."""
-
     cfg_scale: float = 0.0
     """Scale of classifier-free guidance; 0 is none, anything above doubles the forward passes."""
-
     remasking: str = "low_confidence"
-    """Which predictions a step keeps. LLaDA's: the most confident (``low_confidence``) or any
+    """Which predictions a step reveals. LLaDA's: the most confident (``low_confidence``) or any
     (``random``). Dream's: each by its own chance (``origin``), or those with the highest
     probability (``maskgit_plus``), lead over the second likeliest token (``topk_margin``) or
     negative entropy (``entropy``) in the distribution that tokens are drawn from."""
-
     remasking_temperature: float = 0.0
     """Dream's ``alg_temp``: above 0 positions are drawn by softmax(score / this), not ranked."""
-
     schedule: str | None = None
-    """How many predictions each step of a block keeps: an equal share (``even``, LLaDA's) or by
+    """How many predictions each step of a block reveals: an equal share (``even``, LLaDA's) or by
     Dream's ``timesteps``; None is the one that the remasking strategy was published with."""
-
     timestep_eps: float | None = None
     """Dream's ``eps``, where the timesteps end; None is the published 0.001."""
-
     seed: int = 0
     """Seed of every random number; only temperatures above 0 and remasking at random draw any."""
-
     suppress_eos_logits: bool = False
     """Never predict EOS (LLaDA's ``logits_eos_inf``; LLaDA, appendix B.4)."""
-
     suppress_eos_eot_confidence: bool = False
     """Reveal tokens predicted as EOS or EoT last (LLaDA's ``confidence_eos_eot_inf``; LLaDA,
     appendix B.4)."""
-
     acceptance: AcceptanceOptions = AcceptanceOptions()
     """What a step reveals beyond its schedule; may be given as a mapping such as
     ``dict(type='threshold', value=0.9)`` or a rule's name."""
-
     early_stop: bool = False
     """Stop once everything up to an end token is revealed, or the caller says that the answer is
     complete; the rest is filled with end tokens, which the answer does not show."""
-
     cache: CacheOptions = CacheOptions()
     """What is cached between steps; may be given as a mapping such as
     ``dict(type='prompt', refresh=8)`` or a type's name."""
@@ -193,12 +177,6 @@ class SamplerConfig:
 def plan_blocks(config: SamplerConfig) -> BlockPlan:
     """Cut a generation into blocks and steps.
 
-    Args:
-        config: The settings; ``num_steps=None`` means one token at each step.
-
-    Returns:
-        The plan.
-
     Raises:
         ValueError: If ``num_steps`` does not fit the blocks; the nearest values that do are named.
     """
@@ -220,10 +198,8 @@ class SpecialTokens:
 
     mask_token_id: int
     """What stands at a position that is not revealed yet."""
-
     eos_token_id: int
     """End of the text."""
-
     eot_token_id: int | None = None
     """End of a chat turn; None where the checkpoint has none."""
 
@@ -250,14 +226,7 @@ class SpecialTokens:
 
 
 def parse_sampler_config(options: Mapping[str, Any] | SamplerConfig | None) -> SamplerConfig:
-    """Make a sampler config of a mapping such as ``dict(block_length=32, num_steps=32)``.
-
-    Args:
-        options: Field names and values; None or an empty mapping gives the defaults, a config is
-            returned as it is. The mapping is not changed.
-
-    Returns:
-        The checked config.
+    """Make a config of a mapping such as ``dict(block_length=32, num_steps=32)``, or of nothing.
 
     Raises:
         ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.

@@ -48,14 +48,11 @@ class SamplerOutput:
 
     token_ids: list[list[int]]
     """Generated ids of each prompt, exactly ``generation_length`` each."""
-
     num_forward_passes: int
     """Forward passes of the batch; guidance takes two."""
-
     passes_per_prompt: list[int] = field(default_factory=list)
     """Forward passes that each prompt went through until its answer was complete, as many as it
     takes alone; the batch's further ones are for the other prompts."""
-
     num_full_passes: int = 0
     """Those of them that ran every token; the rest used cached keys and values."""
 
@@ -103,9 +100,6 @@ def sample(
     device = torch.device(device)
     lengths, mask = [len(prompt) for prompt in prompts], special_tokens.mask_token_id
     lengths_B = torch.tensor(lengths, device=device)
-    stop = None
-    if config.early_stop:
-        stop = EarlyStop(lengths_B, plan.padded_length, special_tokens, is_complete)
     by_chance = STRATEGIES[config.remasking].independent  # acceptance rules go with scores only
     forward = BlockForward(
         model, lengths, plan, config.cache, cfg_scale=config.cfg_scale, mask_token_id=mask,
@@ -116,7 +110,9 @@ def sample(
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         accept=accept_independently if by_chance else config.acceptance.make(),
         progress=progress or StepListener(),
-        early_stop=stop,
+        early_stop=EarlyStop(lengths_B, plan.padded_length, special_tokens, is_complete)
+        if config.early_stop
+        else None,
     )
     ids_BL = lay_out_rows(prompts, plan.padded_length, mask).to(device)
     ids_BL, passes_B = denoise(ids_BL, lengths_B, plan, parts)
@@ -166,12 +162,9 @@ def _log_rounding(plan: BlockPlan) -> None:
     """Log a generation that is rounded up, once for each distinct plan (hence the cache)."""
     if plan.surplus:
         _logger.info(
-            "generation_length=%d is not a multiple of block_length=%d: %d tokens are generated "
-            "and the last %d are cut",
-            plan.generation_length,
-            plan.block_length,
-            plan.padded_length,
-            plan.surplus,
+            f"generation_length={plan.generation_length} is not a multiple of block_length="
+            f"{plan.block_length}: {plan.padded_length} tokens are generated and the last "
+            f"{plan.surplus} are cut"
         )
 
 
@@ -181,16 +174,12 @@ class DenoisingParts:
 
     forward: BlockForward
     """Gives logits at the masked positions."""
-
     predictor: Predictor
     """Gives tokens and scores."""
-
     accept: Accept
     """Chooses what is revealed."""
-
     progress: StepListener
     """Is told of every step."""
-
     early_stop: EarlyStop | None = None
     """Tells when the rest cannot change the answers; None goes on to the end."""
 
@@ -231,13 +220,10 @@ class BlockState:
 
     index: int
     """The block's number, from 0."""
-
     starts_B: Tensor
     """First position of the block in each row, int64."""
-
     masked_BK: Tensor
     """Bool, True where the block's position is not revealed yet."""
-
     counts: tuple[int, ...]
     """Masked positions left in each row, known without asking the device."""
 

@@ -42,11 +42,9 @@ class ProgressBar(StepListener):
     """
 
     def __init__(self, num_samples: int | None = None, *, delay: float = 0.5) -> None:
-        """Make a bar that shows nothing until a batch begins.
+        """Count up to the samples of the whole run, if known.
 
-        Args:
-            num_samples: Samples of the whole run, if known.
-            delay: Seconds before a batch's bar appears, so that quick batches do not flicker.
+        A batch's bar appears after ``delay`` seconds, so that quick batches do not flicker.
         """
         self._delay = delay
         self._total = "" if num_samples is None else f"/{num_samples}"
@@ -92,9 +90,8 @@ class ProgressBar(StepListener):
 def make_progress(num_samples: int | None = None, *, enabled: bool | None = None) -> StepListener:
     """Make the bar for ``sample`` if it should be shown, else a listener that shows nothing.
 
-    Args:
-        num_samples: Samples of the whole run, if known.
-        enabled: None asks the environment, then whether stderr is a terminal.
+    Counts the samples of the whole run if their number is given. With ``enabled`` None it asks
+    the environment, then whether stderr is a terminal.
 
     Raises:
         ValueError: If the environment variable holds neither on, off nor auto.

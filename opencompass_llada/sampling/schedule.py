@@ -27,13 +27,10 @@ class BlockPlan:
 
     generation_length: int
     """Tokens that the caller asked for and gets."""
-
     block_length: int
     """Tokens in a block; blocks are finished from left to right."""
-
     num_steps: int
     """Denoising steps of the whole generation."""
-
     timestep_eps: float | None = None
     """Where the timesteps of a block end; None spreads its reveals evenly instead."""
 
@@ -90,13 +87,10 @@ class StepPlan:
 
     index: int
     """The step's number in its block, from 0."""
-
     num_steps: int
     """Denoising steps of the block."""
-
     num_scheduled: int
     """Positions to reveal; more than are left where a rule was ahead of the schedule."""
-
     reveal_probability: float
     """Share of the masked positions to reveal; 1 at the last step."""
 

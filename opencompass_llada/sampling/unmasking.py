@@ -40,11 +40,7 @@ def margins(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
 
 def negative_entropies(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
     """Return minus the entropy in nats; the published code adds 1e-10 inside the logarithm."""
-    return -_entropies(probabilities_PV)
-
-
-def _entropies(probabilities_PV: Tensor) -> Tensor:
-    return torch.special.entr(probabilities_PV).sum(dim=-1)
+    return -torch.special.entr(probabilities_PV).sum(dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +49,15 @@ class Strategy:
 
     schedule: str
     """The schedule that it was published with."""
-
     score: Callable[[Tensor, Tensor], Tensor] | None
     """How positions are ranked by what the model says: ``(probabilities_PV, tokens_P) ->
     scores_P``, float64 probabilities and predicted tokens of a row's masked positions to float64
     scores, higher is revealed sooner. None ranks them by chance."""
-
     independent: bool = False
     """Whether each position is revealed by a chance of its own, which the schedule gives, and not
     as many as scheduled. Only with score None and a schedule of timesteps."""
-
     of_drawn_distribution: bool = False
     """Whether the score is read off the distribution after temperature, top-p and top-k."""
-
     of_token: bool = False
     """Whether the score is the predicted token's own probability."""
 
@@ -111,14 +103,11 @@ class StepContext:
 
     plan: StepPlan
     """The step's number, and what the schedule plans for it."""
-
     scores_BP: Tensor
     """Float64, higher is surer; minus infinity marks filler, which the loop ignores whether
     chosen or not. Positions ascend within a row."""
-
     tokens_BP: Tensor
     """The predicted tokens, int64."""
-
     logits_BPV: Tensor
     """The model's logits, of any float type; their softmax is what it thinks of every token. A
     rule that needs probabilities takes them a row at a time: all of them are large."""
@@ -176,8 +165,9 @@ def within_entropy_bound(step: StepContext, bound: float) -> Tensor:
     strategy's score, entropies are those of the model's logits, in nats.
     """
     order_BP = step.scores_BP.argsort(dim=-1, descending=True, stable=True)
-    rows = [_entropies(logits_PV.double().softmax(dim=-1)) for logits_PV in step.logits_BPV]
-    ranked_BP = torch.stack(rows).gather(1, order_BP)
+    chances = (logits_PV.double().softmax(dim=-1) for logits_PV in step.logits_BPV)
+    entropies_BP = torch.stack([torch.special.entr(rows).sum(dim=-1) for rows in chances])
+    ranked_BP = entropies_BP.gather(1, order_BP)
     excess_BP = ranked_BP.cumsum(dim=-1) - ranked_BP.cummax(dim=-1).values
     return _first_ranks(excess_BP <= bound, order_BP)
 
@@ -198,16 +188,12 @@ class AcceptanceRule:
     choose: Callable[[StepContext, float], Tensor]
     """``(step, value) -> bool [B, P]``, True where a prediction is sure. Looks at each row alone,
     or a batch would change a row's result."""
-
     default: float
     """The value where none is given."""
-
     fits: Callable[[float], bool]
     """Whether a value is possible."""
-
     possible: str
     """Which values are, for messages."""
-
     needs_probabilities: bool
     """Whether scores must be probabilities of the predicted tokens."""
 
@@ -244,7 +230,6 @@ class AcceptanceOptions:
 
     type: str = "scheduled"
     """``scheduled`` (none, the published samplers' way) or a name in `ACCEPTANCE_RULES`."""
-
     value: float | None = None
     """The rule's number; None is its default."""
 
