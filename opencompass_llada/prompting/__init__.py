@@ -1,1 +1,1 @@
-"""Prompts as token ids and answers as text: encoding, truncation, and where an answer ends."""
+"""Reads prompts as token ids and answers as text, shortens the one and ends the other."""

@@ -6,23 +6,34 @@ a config asks for it and nowhere else: nothing is decided by a name.
 
 from __future__ import annotations
 
+import ctypes
+import operator
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import build, check_fields, show
-from opencompass_llada.prompting.bounds import bounded
 from opencompass_llada.prompting.encode import Piece, PromptText
+
+try:
+    import resource
+except ImportError:  # not on Windows, where memory stays unbounded
+    resource = None  # type: ignore[assignment]
 
 logger = get_logger(__name__)
 
 #: What a chat template may take for one conversation; a published one takes milliseconds.
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30
+_MOST_EXPONENT = 1000
 _PROBE = "Is this turn in the prompt?"
 #: Characters that Unicode leaves to private use; those that no turn holds mark places in a text.
 _PRIVATE = range(0xF0000, 0xFFFFE)
@@ -212,7 +223,7 @@ class ChatRenderer:
     def _apply(self, messages: Sequence[Mapping[str, str]], for_answer: bool) -> str:
         size = sum(len(message["content"]) for message in messages)
         try:
-            with bounded(RENDER_SECONDS, RENDER_BYTES + 64 * size):
+            with _bounded(RENDER_SECONDS, RENDER_BYTES + 64 * size):
                 return str(
                     self._tokenizer.apply_chat_template(
                         list(messages),
@@ -273,3 +284,68 @@ def _cut(text: str, names: Mapping[str, str]) -> Iterator[Piece]:
     for part in re.split(f"([{''.join(names)}])", text):
         if part:
             yield Piece(names.get(part, part), is_literal=part in names)
+
+
+@contextmanager
+def _bounded(seconds: float, num_bytes: int) -> Iterator[None]:
+    """Bound the time, memory and powers of a template, which is a stranger's program.
+
+    transformers renders in jinja's sandbox, which keeps templates from files and processes and not
+    from loops without end, ``'x' * 10**10`` or ``10 ** (10 ** 9)``. Not for threads inside; memory,
+    besides what the process has, on Linux alone. Raises TimeoutError, MemoryError or ValueError.
+    """
+    table = {**SandboxedEnvironment.default_binop_table, "**": _power}
+    with (
+        mock.patch.object(SandboxedEnvironment, "intercepted_binops", frozenset({"**"})),
+        mock.patch.object(SandboxedEnvironment, "default_binop_table", table),
+        _limited_memory(num_bytes),
+        _limited_time(seconds),
+    ):
+        yield
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if not abs(exponent) <= _MOST_EXPONENT:
+        raise ValueError(f"the template asks for a power of {exponent}")
+    return operator.pow(base, exponent)
+
+
+@contextmanager
+def _limited_time(seconds: float) -> Iterator[None]:
+    lock, thread, is_over = threading.Lock(), ctypes.c_ulong(threading.get_ident()), False
+
+    def stop() -> None:
+        with lock:
+            if not is_over:
+                _raise_in(thread, ctypes.py_object(TimeoutError))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            is_over = True
+        _raise_in(thread, None)  # takes back what was not raised yet
+        timer.cancel()
+
+
+def _raise_in(thread: ctypes.c_ulong, error: Any) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
+
+
+@contextmanager
+def _limited_memory(num_bytes: int) -> Iterator[None]:
+    facts = Path("/proc/self/statm")
+    if resource is None or not facts.is_file():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(facts.read_text().split()[0]) * resource.getpagesize()
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([taken + num_bytes, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,15 +1,11 @@
-"""Text to token ids and back, for prompts that may contain anything.
+"""Turns text to token ids and back, for prompts that may contain anything.
 
-No remote code, and only `tokenizer(...)` calls: `batch_encode_plus` is gone in transformers 5.
-Neither truncates nor pads. Where there is a tokenizer.json, it says how text is read and what
-stands before it, under either major of transformers; nothing is ever put behind a text.
-
-Both are strings, so that OpenCompass can print, join and save them as it does any prompt.
+Loads tokenizers without remote code. Where there is a tokenizer.json, it says how text is read and
+what stands before it, under either major of transformers; nothing is ever put behind a text.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,14 +41,7 @@ _SAME_AS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 
 
 def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or a hub id.
-
-    Args:
-        path: Where the tokenizer's files are.
-        options: Keywords of ``from_pretrained``.
-
-    Returns:
-        The tokenizer.
+    """Load a tokenizer from a folder or a hub id, with keywords of ``from_pretrained``.
 
     Raises:
         ValueError: If there is none, or it needs remote code.
@@ -91,9 +80,9 @@ def _fetch(name: str, options: Mapping[str, Any]) -> Path:
 
 
 def _load(folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    if _written_by_transformers_5(folder):
-        return PreTrainedTokenizerFast.from_pretrained(folder, **keywords)
     name = get_tokenizer_config(str(folder)).get("tokenizer_class")
+    if name == "TokenizersBackend":  # written by transformers 5, unknown to 4
+        return PreTrainedTokenizerFast.from_pretrained(folder, **keywords)
     if name in _SAME_AS:
         known = getattr(transformers, _SAME_AS[name])
         logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
@@ -121,11 +110,7 @@ def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _keep_start_alone(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let nothing be put behind a text: an answer would begin after its end of sequence.
-
-    Raises:
-        ValueError: If the tokenizer offers no way to do so.
-    """
+    """Let nothing be put behind a text: an answer would begin after its end of sequence."""
     before, after = added_ids(tokenizer)
     if not after:
         return
@@ -176,11 +161,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -
     """Refuse a tokenizer with an id that the network has no embedding for.
 
     But for placeholders of images and sounds: Gemma 3's 1B text model has one beyond its embedding,
-    and `PromptEncoder` reads them as text.
-
-    Args:
-        tokenizer: Any tokenizer of transformers.
-        num_rows: Rows of the network's embedding; None where config.json does not say.
+    and `PromptEncoder` reads them as text. ``num_rows`` is None where config.json does not say.
 
     Raises:
         ValueError: Naming tokens and ids.
@@ -206,15 +187,6 @@ def _placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {found for found in ids if found is not None}
 
 
-def _written_by_transformers_5(folder: Path) -> bool:
-    """Tell whether the files name a class that transformers 4 does not have."""
-    settings = folder / "tokenizer_config.json"
-    if not settings.is_file():
-        return False
-    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
-    return name == "TokenizersBackend"
-
-
 def find_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     """Return the id of a token that the tokenizer knows as one, else None."""
     return tokenizer.get_vocab().get(token)
@@ -223,7 +195,7 @@ def find_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
 def count_bytes(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], before: Sequence[int] = ()
 ) -> int:
-    """Return how many UTF-8 bytes tokens stand for.
+    """Return how many UTF-8 bytes tokens stand for; over consecutive stretches they add up.
 
     Tokens may begin or end within a character, whose bytes decoding them would turn into U+FFFD.
     So a token's own bytes are counted where it has any: all of a byte-level vocabulary, and
@@ -233,9 +205,6 @@ def count_bytes(
         tokenizer: Any tokenizer of transformers.
         token_ids: The tokens.
         before: What stands before them in the text; a word may be decoded in another way behind it.
-
-    Returns:
-        Bytes; over consecutive stretches they add up to the text's.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
     if _is_byte_level(tokenizer):  # one character of a token is one byte
@@ -250,8 +219,7 @@ def count_bytes(
 
 def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether a vocabulary's entries are bytes, each written as one character."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = getattr(backend, "decoder", None)
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if decoder is not None:
         return b'"ByteLevel"' in decoder.__getstate__()
     return hasattr(tokenizer, "byte_decoder")
@@ -267,11 +235,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int | None) -> None:
-        """Remember the tokenizer and how the texts of its mask and placeholders read as plain text.
-
-        Args:
-            tokenizer: Any tokenizer of transformers.
-            mask_token_id: The id that a prompt must not contain; None where there is no mask.
+        """Find how the texts of mask and placeholders read as plain text; None is no mask.
 
         Raises:
             ValueError: If the tokenizer offers no way to read the text literally.
@@ -292,12 +256,6 @@ class PromptEncoder:
         A prompt that begins with BOS already, from a meta_template say, does not get a second one.
         To a `PromptText` it adds nothing: its template wrote what there is to be.
 
-        Args:
-            text: The prompt.
-
-        Returns:
-            Token ids without the mask's and placeholders'.
-
         Raises:
             ValueError: If the text of a special token cannot be read as text.
         """
@@ -315,17 +273,12 @@ class PromptEncoder:
             self._warned = True
             what = "mask token's" if self.mask_token_id in found else "image or sound token's"
             logger.warning("A prompt contains the %s text; it is read as plain text.", what)
-        return [
-            piece for token_id in token_ids for piece in self._literal_ids.get(token_id, [token_id])
-        ]
+        return [own for i in token_ids for own in self._literal_ids.get(i, [i])]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of generated ids, special tokens left out, every space as it is."""
-        return str(
-            self.tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(token_ids), **options))
 
     def count_bytes(self, token_ids: Sequence[int], before: Sequence[int] = ()) -> int:
         """Return the UTF-8 bytes of tokens, special ones without any; see `count_bytes`."""
@@ -364,7 +317,6 @@ class Piece(NamedTuple):
     """A stretch of a rendered conversation."""
 
     text: str
-    """The stretch."""
     is_literal: bool
     """True: the name of a special token that somebody wrote, which means no special token."""
 
@@ -372,21 +324,17 @@ class Piece(NamedTuple):
 class PromptText(str):
     """A conversation with its chat template, which wrote every special token that there is to be.
 
-    `tokenization.PromptEncoder` reads it piece by piece and adds nothing: no second beginning of
-    sequence.
+    `PromptEncoder` reads it piece by piece and adds nothing: no second beginning of sequence. A
+    string, so that OpenCompass can print, join and save it as it does any prompt.
     """
 
     pieces: tuple[Piece, ...]
 
     def __new__(cls, pieces: Iterable[Piece]) -> PromptText:
-        """Join the pieces.
-
-        Args:
-            pieces: In order.
-        """
-        kept = tuple(pieces)
-        text = super().__new__(cls, "".join(piece.text for piece in kept))
-        text.pieces = kept
+        """Join the pieces."""
+        joined = tuple(pieces)
+        text = super().__new__(cls, "".join(piece.text for piece in joined))
+        text.pieces = joined
         return text
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Cut a finished generation where it should have ended.
+"""Cuts a finished generation where it should have ended.
 
 A masked diffusion model fills all of its positions, so stopping is a cut after the fact: of ids at
 the first end token, of text before the first stop string. Ending the sampling early is the
@@ -11,15 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def cut_at_token_ids(token_ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
-    """Return the ids before the first one that is in ``stop_ids``.
-
-    Args:
-        token_ids: Generated ids.
-        stop_ids: Ids that end a text, e.g. EOS and EoT.
-
-    Returns:
-        A new list without the end token and everything after it.
-    """
+    """Return the ids before the first one that is in ``stop_ids``, in a new list."""
     for index, token_id in enumerate(token_ids):
         if token_id in stop_ids:
             return list(token_ids[:index])
@@ -27,15 +19,7 @@ def cut_at_token_ids(token_ids: Sequence[int], stop_ids: Collection[int]) -> lis
 
 
 def cut_at_stop_strings(text: str, stop_strings: Iterable[str]) -> str:
-    """Return the text before the earliest occurrence of any stop string.
-
-    Args:
-        text: Generated text.
-        stop_strings: Non-empty strings; their order does not matter.
-
-    Returns:
-        The text up to, and without, the stop string that begins first.
-    """
+    """Return the text before the stop string, none of them empty, that begins first."""
     starts = [text.find(stop) for stop in stop_strings]
     return text[: min((start for start in starts if start >= 0), default=len(text))]
 
@@ -45,10 +29,6 @@ def cut_is_settled(text: str, stop_strings: Sequence[str]) -> bool:
 
     ``"ab"`` is settled with the stop string ``"b"``, and not with ``"b"`` and ``"abc"``, since a
     following ``"c"`` would move the cut to the front.
-
-    Args:
-        text: The beginning of a generated text.
-        stop_strings: Non-empty strings.
     """
     cut = len(cut_at_stop_strings(text, stop_strings))
     if cut == len(text):
@@ -61,13 +41,7 @@ def cut_is_settled(text: str, stop_strings: Sequence[str]) -> bool:
 
 
 def merge_stop_strings(*groups: Iterable[str] | str | None) -> tuple[str, ...]:
-    """Join several sources of stop strings into one, without repeats, in their order.
-
-    Args:
-        groups: Lists of strings; one bare string is one stop string, None is none.
-
-    Returns:
-        The stop strings.
+    """Join lists of stop strings, bare strings and Nones, without repeats, in their order.
 
     Raises:
         ValueError: If one is empty or not a string: an empty one would cut every answer to
