@@ -3,15 +3,15 @@
     python benchmarks/fidelity.py              # some minutes on a CPU
     python benchmarks/fidelity.py --limit 1    # a look
 
-The reference is the exact sampler, one token a step. Shipped defaults follow from this record: a
-mode that loses more than 0.5 points on any group is off unless asked for. Writes one record.
+The reference is the exact sampler, one token a step; it and every mode are a run of their own in
+--work-dir. Shipped defaults follow from this record: a mode that loses more than 0.5 points on any
+group is off unless asked for. Writes one record.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,36 +60,44 @@ def main() -> None:
     """Run every mode beside the reference and write the record."""
     import fnmatch
 
-    from opencompass_llada.runs.fidelity.command import answer_all, find_model, write_table
-    from opencompass_llada.runs.fidelity.comparison import compare
-    from opencompass_llada.runs.fidelity.samples import SampleSet
-    from opencompass_llada.runs.fidelity.settings import apply_setting
+    from opencompass_llada.runs.fidelity import (
+        apply_setting,
+        compare,
+        find_model,
+        limit_samples,
+        pair_runs,
+        pool,
+        start_run,
+        write_table,
+    )
 
     parser = argparse.ArgumentParser(description="What each fast mode costs on the tiny models.")
     parser.add_argument("--limit", type=int, help="samples of each data set")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--record", type=Path, default=ROOT / "benchmarks/records/fidelity.json")
+    parser.add_argument("--work-dir", type=Path, default=Path("outputs/fidelity_modes"))
     given = parser.parse_args()
     configs = [
         read("eval_llada_niah.py", NIAH),
         read("eval_llada_ruler.py", RULER),
         read("eval_llada_ruler.py", AGGREGATION),
     ]
-    sets = [SampleSet(c, given.limit) for config in configs for c in config["datasets"]]
-    base = find_model(configs[0], None)
-    reference = answer_all(apply_setting(base, REFERENCE), sets)
+    datasets = [dict(dataset) for config in configs for dataset in config["datasets"]]
+    if given.limit is not None:
+        datasets = [limit_samples(dataset, given.limit) for dataset in datasets]
+    base = find_model(configs[0])
+    reference = start_run(apply_setting(base, REFERENCE), datasets, given.work_dir / "reference")
     record: dict[str, Any] = {**describe_run(), "reference": REFERENCE}
     record["results"] = {}
     for mode in given.modes:
-        answers = answer_all(apply_setting(base, {**REFERENCE, **MODES[mode]}), sets)
+        model = apply_setting(base, {**REFERENCE, **MODES[mode]})
+        run = start_run(model, datasets, given.work_dir / mode.replace(" ", "_"))
+        pairs = pair_runs((reference, run))
         found = {}
         for group, pattern in GROUPS.items():
-            places = [i for i, s in enumerate(sets) if fnmatch.fnmatchcase(s.name, pattern)]
-            pooled = [[a for i in places for a in run[i]] for run in (reference, answers)]
-            found[group] = compare(*pooled)
-        record["results"][mode] = {
-            group: {**asdict(c), "speed_up": c.speed_up} for group, c in found.items()
-        }
+            own = [pairs[name] for name in pairs if fnmatch.fnmatchcase(name, pattern)]
+            found[group] = compare(*map(pool, zip(*own, strict=True)))
+        record["results"][mode] = found
         print(f"{mode}\n{write_table(found)}", flush=True)
         write_record(given.record, record)
     print(f"\nwrote {given.record}")

@@ -6,15 +6,12 @@ Reads arguments, prints reports and sets the exit status; what it prints is work
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from opencompass_llada.faults import guard
 from opencompass_llada.report.commands import add_commands
-from opencompass_llada.runs.doctor.machine import Finding, write_report
-from opencompass_llada.runs.fidelity.words import add_fidelity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,124 +44,45 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         help="benchmarks whose files must be there, separated by commas",
     )
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
-    doctor.set_defaults(run=lambda asked: run_doctor(asked.config, asked.data, asked.work_dir))
+    doctor.set_defaults(run=_run_doctor)
     add_commands(commands)
-    add_fidelity(commands)
+    _add_fidelity(commands)
     given = parser.parse_args(arguments)
     return int(given.run(given))
 
 
-def run_doctor(config: str | None, data: str, work_dir: str) -> int:
-    """Check everything, print the report and return 1 if anything is broken that was asked for.
+def _run_doctor(given: argparse.Namespace) -> int:
+    from opencompass_llada.runs.doctor import run_doctor
 
-    Args:
-        config: A config file, or None.
-        data: Benchmarks that must be there, separated by commas.
-        work_dir: Where results will go.
-    """
-    from opencompass_llada.options import reject_unknown
-    from opencompass_llada.runs.doctor.data import listed_data_files
-
-    asked = [name.strip() for name in data.split(",") if name.strip()]
-    try:
-        reject_unknown("benchmark", asked, listed_data_files())
-    except ValueError as error:
-        sys.stderr.write(f"opencompass-llada doctor: {error}\n")
-        return 2
-    findings = list(examine(config, asked, Path(work_dir)))
-    sys.stdout.write(write_report(findings))
-    return int(any(finding.level == "fault" for finding in findings))
+    return run_doctor(given.config, given.data, given.work_dir)
 
 
-def examine(config: str | None, asked: Sequence[str], work_dir: Path) -> Iterator[Finding]:
-    """Yield all findings; what needs the packages is left out where they do not fit.
-
-    Args:
-        config: A config file, or None.
-        asked: Benchmarks whose files must be there.
-        work_dir: Where results will go.
-    """
-    from opencompass_llada.runs.doctor import machine
-
-    checkout = Path(__file__).resolve().parents[1]
-    packages = list(
-        machine.check_packages(checkout if (checkout / "requirements.txt").is_file() else None)
+def _add_fidelity(commands: Any) -> None:
+    fidelity = commands.add_parser(
+        "fidelity",
+        help="compare two settings on the same samples: agreement, score difference, passes, time",
+        description="Runs a config under two settings, or takes two finished runs, and pairs what "
+        "they recorded. A setting is name=value, several times: sampler options and model "
+        "keywords, such as cache=prompt num_steps=16. Without any it is the config's own.",
     )
-    yield from packages
-    yield from machine.check_disk(work_dir)
-    if any(finding.level == "fault" for finding in packages):
-        return
-    yield from machine.check_gpu()
-    yield from machine.check_attention()
-    yield from examine_data(asked)
-    if config is not None:
-        yield from examine_config(config)
+    source = fidelity.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", help="models and data sets to take from")
+    source.add_argument("--runs", nargs=2, type=Path, help="folders of two finished runs")
+    fidelity.add_argument("--first", nargs="*", default=[], help="one setting")
+    fidelity.add_argument("--second", nargs="+", default=[], help="the other setting")
+    fidelity.add_argument("--model", help="the model's abbr; the first by default")
+    fidelity.add_argument("--datasets", nargs="+", default=["*"], help="patterns of their abbr")
+    fidelity.add_argument("--limit", type=int, help="samples of each data set")
+    fidelity.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    fidelity.add_argument("-w", "--work-dir", type=Path, default=Path("outputs/fidelity"),
+                          help="where the two runs go")  # fmt: skip
+    fidelity.set_defaults(run=_run_fidelity)
 
 
-def examine_data(asked: Sequence[str]) -> Iterator[Finding]:
-    """Yield findings on every benchmark's files and GPT-4's tokenizer file.
+def _run_fidelity(given: argparse.Namespace) -> int:
+    from opencompass_llada.runs.fidelity import run_fidelity
 
-    Args:
-        asked: Benchmarks whose absence is a fault.
-    """
-    from opencompass_llada.runs.doctor.data import check_files, check_tiktoken, listed_data_files
-
-    cache = os.environ.get("COMPASS_DATA_CACHE")
-    missing = bool(cache) and not Path(str(cache)).is_dir()
-    yield Finding(
-        topic="data",
-        level="fault" if missing else ("ok" if cache else "note"),
-        text=f"COMPASS_DATA_CACHE={cache}" + (", which is no folder" if missing else "")
-        if cache
-        else "COMPASS_DATA_CACHE is not set: real data is looked for in OpenCompass's own cache",
-        remedy=f"mkdir -p {cache}   # or correct the variable" if missing else "",
-    )
-    for name, own in listed_data_files().items():
-        yield check_files(name, own.path, own.files, asked=name in asked)
-    yield check_tiktoken(asked=False)
-
-
-def examine_config(config: str) -> Iterator[Finding]:
-    """Yield findings on what a config needs.
-
-    Args:
-        config: A config file.
-    """
-    from opencompass_llada.runs import checks
-    from opencompass_llada.runs.doctor.data import check_needs, how_to_get
-
-    remedy = f"correct {config}, or the LLADA_* variable that it names"
-    if not Path(config).is_file():
-        yield Finding(
-            topic="config", level="fault", text=f"no file {config}", remedy="ls configs/eval_*.py"
-        )
-        return
-    try:
-        cfg = checks.read_config(config)
-    except ValueError as error:
-        command = how_to_get(getattr(error, "topic", ""))
-        yield Finding(topic="config", level="fault", text=str(error), remedy=command or remedy)
-        return
-    try:
-        checks.check_file_names(cfg)
-        checks.check_parts(cfg, scores=True)
-        checks.check_options(cfg, runs_locally=True)
-        yield Finding(topic="config", level="ok", text=f"{config}: models and data sets fit")
-    except ValueError as error:
-        text = f"{config}: {error}"
-        yield Finding(topic="config", level="fault", text=text, remedy=remedy)
-        return
-    needs = list(check_needs(cfg))
-    yield from needs
-    if any(finding.level == "fault" for finding in needs):
-        return
-    try:
-        checks.check_data(cfg)
-    except ValueError as error:
-        command = how_to_get(getattr(error, "topic", ""))
-        yield Finding(
-            topic="data", level="fault", text=str(error), remedy=command or "correct the file"
-        )
+    return run_fidelity(given)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
 from opencompass_llada.report import published
-from opencompass_llada.runs import checks
+from opencompass_llada.runs import doctor
 
 GOOD: dict[str, str] = {
     "as it is": "",
@@ -86,7 +86,7 @@ def test_good_inputs_are_taken(name, checkpoint):
     dataset = {"type": f"opencompass_llada.benchmarks.{kind}", "abbr": "data", **cell}
     names = {"int64": int64, "float64": float64, "Path": Path, "ConfigDict": ConfigDict}
     exec(GOOD[name], {**names, "model": model, "dataset": dataset})
-    checks.check_config({"models": [model], "datasets": [dataset]}, runs_locally=True)
+    doctor.check_config({"models": [model], "datasets": [dataset]}, runs_locally=True)
 
 
 @pytest.mark.parametrize("value", [900, "HUGE"])

@@ -8,9 +8,8 @@ from work_dirs import make_model
 
 from opencompass_llada.benchmarks import facts
 from opencompass_llada.benchmarks.facts import Benchmark, DataFiles, Group, find_benchmark, register
-from opencompass_llada.cli import run_doctor
 from opencompass_llada.report.results import read_results
-from opencompass_llada.runs.doctor.data import check_data
+from opencompass_llada.runs.doctor import check_data, run_doctor
 
 
 class ToyDataset:

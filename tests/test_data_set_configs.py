@@ -118,7 +118,7 @@ def check_full_lengths(folder):
 
 
 def test_without_data_each_config_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.runs.doctor.data.OPENCOMPASS_CACHE", str(tmp_path))
+    monkeypatch.setattr("opencompass_llada.runs.doctor.OPENCOMPASS_CACHE", str(tmp_path))
     monkeypatch.delenv("TOKENIZER_MODEL", raising=False)
     for name in ("COMPASS_DATA_CACHE", "TIKTOKEN_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path))

@@ -12,9 +12,8 @@ from opencompass_llada import cli
 from opencompass_llada.benchmarks import counting
 from opencompass_llada.benchmarks.counting import TiktokenTokenizer
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.runs import checks
-from opencompass_llada.runs.doctor import data, machine
-from opencompass_llada.runs.doctor.machine import Finding, write_report
+from opencompass_llada.runs import checks, doctor
+from opencompass_llada.runs.doctor import Finding, write_report
 from opencompass_llada.runs.environment import EnvironmentFault
 
 
@@ -23,7 +22,7 @@ def clean_environment(monkeypatch, tmp_path):
     for name in ("COMPASS_DATA_CACHE", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR",
                  "DATASET_SOURCE"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(data, "OPENCOMPASS_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(doctor, "OPENCOMPASS_CACHE", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -54,9 +53,9 @@ def test_real_data_is_found(real_data_root, monkeypatch, capsys):
 
 def test_a_file_that_is_missing_from_a_folder_is_named(tmp_path):
     folder = write_needlebench(tmp_path / "needles")
-    found = data.check_files("needlebench", str(folder), ["needles.jsonl"], asked=True)
+    found = doctor.check_files("needlebench", str(folder), ["needles.jsonl"], asked=True)
     assert found.level == "ok"
-    found = data.check_files(
+    found = doctor.check_files(
         "needlebench", str(folder), ["needles.jsonl", "zh_tech.jsonl"], asked=True
     )
     assert (found.level, "zh_tech.jsonl" in found.text) == ("fault", True)
@@ -65,11 +64,11 @@ def test_a_file_that_is_missing_from_a_folder_is_named(tmp_path):
 
 def test_a_damaged_tiktoken_file_is_found_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    assert data.check_tiktoken(asked=True).level == "fetch"
-    assert data.check_tiktoken(asked=False).level == "note"
+    assert doctor.check_tiktoken(asked=True).level == "fetch"
+    assert doctor.check_tiktoken(asked=False).level == "note"
     path = counting.tiktoken_path()
     path.write_text("half of it")
-    found = data.check_tiktoken(asked=False)
+    found = doctor.check_tiktoken(asked=False)
     assert found.level == "fault"
     assert str(path) in found.text
     with pytest.raises(MissingDataError, match="would delete it"):
@@ -84,41 +83,41 @@ def test_the_right_tiktoken_file_is_known(real_data_root, monkeypatch):
 
 def test_checkpoints_are_checked_by_their_headers(tmp_path):
     folder = write_tiny_checkpoint(tmp_path / "good")
-    assert data.check_checkpoint(str(folder)).level == "ok"
-    assert data.check_checkpoint("asset:tiny-llada").level == "ok"
-    assert data.check_checkpoint("nobody/not-downloaded").level == "fetch"
+    assert doctor.check_checkpoint(str(folder)).level == "ok"
+    assert doctor.check_checkpoint("asset:tiny-llada").level == "ok"
+    assert doctor.check_checkpoint("nobody/not-downloaded").level == "fetch"
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    found = data.check_checkpoint(str(folder))
+    found = doctor.check_checkpoint(str(folder))
     assert found.level == "fault"
     command = f"hf download ORGANISATION/NAME --local-dir {folder}"
     assert found.remedy == f"{command}   # Download it again."
-    assert data.check_checkpoint(str(tmp_path / "absent")).level == "fault"
+    assert doctor.check_checkpoint(str(tmp_path / "absent")).level == "fault"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "other"}))
-    assert data.check_checkpoint(str(folder)).level == "ok", "others' formats are not judged"
+    assert doctor.check_checkpoint(str(folder)).level == "ok", "others' formats are not judged"
 
 
 def test_every_backend_is_really_run(monkeypatch):
-    found = one(machine.check_attention())
+    found = one(doctor.check_attention())
     assert "auto" in found.text
     assert "sdpa_math" in found.text
-    asked = list(machine.check_attention(frozenset({"flash_attn"})))
+    asked = list(doctor.check_attention(frozenset({"flash_attn"})))
     assert asked[-1].level == "fault" or "flash_attn" in asked[0].text.split(";")[0]
     monkeypatch.setattr(
         "torch.nn.functional.scaled_dot_product_attention", lambda q, k, v, **_: v.roll(1, 2)
     )
-    assert "off by" in machine.try_backend("auto", "cpu")
+    assert "off by" in doctor.try_backend("auto", "cpu")
 
 
 def test_package_faults_carry_the_pip_command(monkeypatch):
     def fail(requirements):
         raise EnvironmentFault("numpy 2.0 does not fit <2. Install what fits: pip install 'numpy'")
 
-    monkeypatch.setattr(machine, "check_environment", fail)
-    found = one(machine.check_packages(None))
+    monkeypatch.setattr(doctor, "check_environment", fail)
+    found = doctor.check_packages(None)
     assert (found.level, found.remedy) == ("fault", "pip install 'numpy'")
-    topics = [finding.topic for finding in cli.examine(None, [], machine.Path())]
+    topics = [finding.topic for finding in doctor.examine(None, [], doctor.Path())]
     assert topics == ["packages", "disk"], "the rest needs the packages"
 
 
@@ -126,24 +125,24 @@ def test_little_disk_space_is_said(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     for free, level in ((10, "fault"), (2**30, "note"), (2**40, "ok")):
         monkeypatch.setattr(
-            machine.shutil, "disk_usage", lambda path, f=free: usage._replace(free=f)
+            doctor.shutil, "disk_usage", lambda path, f=free: usage._replace(free=f)
         )
-        assert one(machine.check_disk(tmp_path / "not" / "there")).level == level
+        assert doctor.check_disk(tmp_path / "not" / "there").level == level
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_fault(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(machine, "list_gpus", lambda: ["GPU 0: X"])
-    assert one(machine.check_gpu()).level == "fault"
-    monkeypatch.setattr(machine, "list_gpus", list)
-    assert one(machine.check_gpu()).level == "note"
+    monkeypatch.setattr(doctor, "list_gpus", lambda: ["GPU 0: X"])
+    assert doctor.check_gpu().level == "fault"
+    monkeypatch.setattr(doctor, "list_gpus", list)
+    assert doctor.check_gpu().level == "note"
 
 
 def small_config(checkpoint, folder, **dataset):
     return Config(
         dict(
             models=[
-                dict(type=data.WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))
+                dict(type=doctor.WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))
             ],
             datasets=[
                 dict(
@@ -171,16 +170,16 @@ def test_a_run_is_refused_for_what_its_config_needs_and_lacks(tmp_path, monkeypa
     checkpoint = write_tiny_checkpoint(tmp_path / "model")
     folder = write_needlebench(tmp_path / "needles")
     cfg = small_config(checkpoint, folder)
-    checks.check_config(cfg, runs_locally=True)
+    doctor.check_config(cfg, runs_locally=True)
     (folder / "needles.jsonl").unlink()
     with pytest.raises(ValueError, match=r"needlebench: lacks needles\.jsonl.*Mend it"):
-        checks.check_config(cfg, runs_locally=True)
+        doctor.check_config(cfg, runs_locally=True)
     cfg = small_config(checkpoint, write_needlebench(tmp_path / "other"))
     cfg.datasets[0]["tokenizer"] = "gpt-4"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     counting.tiktoken_path().write_text("x")
     with pytest.raises(ValueError, match="tiktoken: .*would delete it"):
-        checks.check_config(cfg, runs_locally=True)
+        doctor.check_config(cfg, runs_locally=True)
 
 
 def test_the_doctor_reads_a_config(tmp_path, capsys, repository_root, monkeypatch):
@@ -238,15 +237,15 @@ def test_stock_data_sets_are_known_too():
     stock = dict(path="opencompass/needlebench", file_list=["PaulGrahamEssays.jsonl"],
                  needle_file_name="needles.jsonl")  # fmt: skip
     for kind in ("needlebench.origin", "needlebench_v2.origin"):
-        found = one(data.needed_files(stock, f"opencompass.datasets.{kind}.X"))
+        found = one(doctor.needed_files(stock, f"opencompass.datasets.{kind}.X"))
         assert found[0] == "needlebench"
         assert found[2] == ["PaulGrahamEssays.jsonl", "needles.jsonl"]
     texts = "opencompass_llada.benchmarks.perplexity.samples.PerplexityDataset"
-    assert one(data.needed_files({"path": "a/b.txt"}, texts)) == ("perplexity", "a", ["b.txt"])
-    assert list(data.needed_files({"path": "generated"}, texts)) == []
+    assert one(doctor.needed_files({"path": "a/b.txt"}, texts)) == ("perplexity", "a", ["b.txt"])
+    assert list(doctor.needed_files({"path": "generated"}, texts)) == []
     ruler = "opencompass_llada.benchmarks.ruler.dataset.RulerDataset"
-    assert list(data.needed_files({"task": "vt"}, ruler)) == []
-    assert one(data.needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]
+    assert list(doctor.needed_files({"task": "vt"}, ruler)) == []
+    assert one(doctor.needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]
 
 
 def test_the_report_lines_up_and_counts():

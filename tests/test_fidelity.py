@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from mmengine.config import Config
 from tiny import write_tiny_checkpoint
@@ -13,42 +14,64 @@ from opencompass_llada import cli
 from opencompass_llada.needlebench.niah import niah_cells
 from opencompass_llada.report.statistics import paired_interval
 from opencompass_llada.runs import checks
-from opencompass_llada.runs.fidelity.comparison import Answered, compare
-from opencompass_llada.runs.fidelity.settings import apply_setting, parse_setting
+from opencompass_llada.runs.fidelity import apply_setting, compare, parse_setting, write_table
 from opencompass_llada.wrapper import LLaDACausalLM
 
 
-def answered(ids, text, score=100.0, passes=4, seconds=2.0):
-    return Answered(
-        token_ids=tuple(ids), text=text, score=score, num_forward_passes=passes, seconds=seconds
-    )
+def answered(*rows, **columns):
+    """Return answers of (ids, text, score, passes, seconds), a question and a unit each."""
+    named = ["token_ids", "text", "score", "passes", "seconds"]
+    frame = pd.DataFrame(rows, columns=named)
+    unique = [f"{place}" for place in range(len(rows))]
+    own = {"question": unique, "unit": unique, "gold": "x", "samples": None, "is_own_score": True}
+    return frame.assign(**{**own, **columns})
 
 
 def test_a_comparison_by_hand():
-    first = [answered([1, 2, 3], "abc"), answered([5, 6], "de", score=40.0)]
-    second = [answered([1, 9, 3, 4], "abc", seconds=0.5), answered([5, 6], "de ", 30.0, passes=1)]
+    first = answered(([1, 2, 3], "abc", 100.0, 4, 2.0), ([5, 6], "de", 40.0, 4, 2.0))
+    second = answered(([1, 9, 3, 4], "abc", 100.0, 4, 0.5), ([5, 6], "de ", 30.0, 1, 2.0))
     found = compare(first, second)
-    assert found.token_agreement == pytest.approx(4 / 6)
-    assert found.answer_agreement == 0.5
-    assert (found.first_score, found.second_score, found.score_difference) == (70.0, 65.0, -5.0)
-    assert (found.first_passes, found.second_passes) == (4.0, 2.5)
-    assert found.speed_up == pytest.approx(2.0 / 1.25)
-    assert (found.num_samples, found.num_units) == (2, 2)
-    assert found.difference_low < -10.0
-    assert found.difference_high > 0.0
+    assert found["token_agreement"] == pytest.approx(4 / 6)
+    assert found["answer_agreement"] == 0.5
+    scores = [found[name] for name in ("first_score", "second_score", "score_difference")]
+    assert scores == [70.0, 65.0, -5.0]
+    assert (found["first_passes"], found["second_passes"]) == (4.0, 2.5)
+    assert found["speed_up"] == pytest.approx(2.0 / 1.25)
+    assert (found["num_samples"], found["num_units"]) == (2, 2)
+    assert found["difference_low"] < -10.0
+    assert found["difference_high"] > 0.0
 
 
 def test_a_question_asked_again_counts_once_and_needles_are_the_units():
     """Three models with one tokenizer had three copies of each prompt: n was 36 for 12."""
-    first = [replace(answered([1], "a"), question=q, unit=u) for q, u in ("px", "qx", "ry") * 3]
-    second = [replace(a, score=0.0 if a.question == "p" else 100.0) for a in first]
+    asked = {"question": list("pqr") * 3, "unit": list("xxy") * 3}
+    first = answered(*[([1], "a", 100.0, 4, 2.0)] * 9, **asked)
+    second = first.assign(score=[0.0, 100.0, 100.0] * 3)
     found = compare(first, second)
-    assert (found.num_samples, found.num_units) == (3, 2)
-    assert found.score_difference == pytest.approx(-100 / 3)
-    assert (found.difference_low, found.difference_high) == paired_interval(
+    assert (found["num_samples"], found["num_units"]) == (3, 2)
+    assert found["score_difference"] == pytest.approx(-100 / 3)
+    assert (found["difference_low"], found["difference_high"]) == paired_interval(
         [-100.0, 0.0, 0.0], ["x", "x", "y"]
     )
-    assert compare(first[:3], [replace(a, score=300.0) for a in first[:3]]).difference_low is None
+    assert compare(first[:3], first[:3].assign(score=300.0))["difference_low"] is None
+
+
+def test_what_is_not_recorded_has_no_figure():
+    first = answered(([1], "a", 50.0, float("nan"), 1.0), (None, "b", 50.0, 4, 1.0))
+    found = compare(first.assign(is_own_score=False), first)
+    unknown = ("token_agreement", "difference_low", "difference_high", "first_passes")
+    assert [found[name] for name in unknown] == [None] * 4
+    assert "    -/-  " in write_table({"a": found})
+
+
+@pytest.mark.parametrize("other", [{"gold": "y"}, {"samples": "another hash"}])
+def test_answers_to_other_samples_are_not_compared(other):
+    first = answered(([1], "a", 50.0, 4, 1.0), samples="a hash")
+    compare(first, first.assign(samples=None))
+    with pytest.raises(ValueError, match="other samples"):
+        compare(first, first.assign(**other))
+    with pytest.raises(ValueError, match="1 and 0 answers"):
+        compare(first, first[:0])
 
 
 def test_settings_are_read_as_python_or_text():
@@ -92,8 +115,9 @@ def config(tmp_path, monkeypatch):
 
 
 def test_the_command_compares_two_settings_on_the_same_samples(config, tmp_path, capsys):
-    record = tmp_path / "record.json"
-    words = ["fidelity", "--config", "config.py", "--limit", "2", "--record", str(record)]
+    record, work_dir = tmp_path / "record.json", tmp_path / "runs"
+    ours = ["--record", str(record)]
+    words = ["fidelity", "--config", "config.py", "--limit", "2", "-w", str(work_dir), *ours]
     assert cli.main([*words, "--second", "cache=prompt", "num_steps=8"]) == 0
     table = capsys.readouterr().out
     assert "difference (95 %)" in table
@@ -104,13 +128,24 @@ def test_the_command_compares_two_settings_on_the_same_samples(config, tmp_path,
     assert pooled["num_samples"] == 4
     assert pooled["num_units"] == 2, "two needles, each at two depths"
     assert pooled["first_passes"] == pooled["second_passes"] == 8
+    assert pooled["first_seconds"] > 0
+    assert pooled["difference_low"] is not None, "each sample's score is recorded"
     assert 0 <= pooled["token_agreement"] <= 1
-    # The same setting twice is the same in everything but time.
-    assert cli.main([*words, "--second", "num_steps=8"]) == 0
+    first, second = found["runs"]
+    # The finished runs are compared again, and one with itself is the same in everything.
+    assert cli.main(["fidelity", "--runs", first, second, *ours]) == 0
+    assert json.loads(record.read_text())["results"] == found["results"]
+    assert cli.main(["fidelity", "--runs", first, first, *ours]) == 0
     same = json.loads(record.read_text())["results"]["all"]
     assert same["token_agreement"] == same["answer_agreement"] == 1.0
     assert same["score_difference"] == 0.0
     assert same["first_score"] == pooled["first_score"]
+    # Nothing is compared of a run that lost an answer.
+    (lost, *_) = Path(second).glob("predictions/*/*.json")
+    lost.unlink()
+    capsys.readouterr()
+    assert cli.main(["fidelity", "--runs", first, second]) == 2
+    assert "no predictions were written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -120,9 +155,10 @@ def test_the_command_compares_two_settings_on_the_same_samples(config, tmp_path,
         (["--second", "cache=promptt"], "Did you mean 'prompt'"),
         (["--second", "cache=prompt", "--model", "tinny"], "Did you mean 'tiny'"),
         (["--second", "cache=prompt", "--datasets", "ruler*"], "no data set is named like"),
+        ([], "--second is missing"),
     ],
 )
 def test_wrong_words_are_said_before_a_weight_is_read(config, words, message, capsys, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.runs.fidelity.command.answer_all", None)
+    monkeypatch.setattr("opencompass_llada.runs.fidelity.start_run", None)
     assert cli.main(["fidelity", "--config", "config.py", *words]) == 2
     assert message in capsys.readouterr().err

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.runs import checks, environment
+from opencompass_llada.runs import checks, doctor, environment
 
 CONFIG = """
 from mmengine.config import read_base
@@ -39,7 +39,7 @@ def reloaded(config, tmp_path):
 
 
 def check(config):
-    checks.check_config(config, runs_locally=True)
+    doctor.check_config(config, runs_locally=True)
 
 
 def test_a_sound_config_passes_before_and_after_its_dump(config, tmp_path):
@@ -141,7 +141,7 @@ def test_more_gpus_than_there_are_is_an_error_that_says_so(config, monkeypatch):
     config.models[0]["run_cfg"]["num_gpus"] = 1
     with pytest.raises(ValueError, match="num_gpus=1, and 0 are visible"):
         check(config)
-    checks.check_config(config, runs_locally=False)
+    doctor.check_config(config, runs_locally=False)
 
 
 def test_several_processes_a_model_are_refused(config):
@@ -167,7 +167,7 @@ def test_missing_data_of_a_needle_cell_is_found(config, tmp_path):
     config.datasets = [*config.datasets, cell]
     with pytest.raises(ValueError, match="no-data"):
         check(config)
-    checks.check_config(config, runs_locally=False)
+    doctor.check_config(config, runs_locally=False)
 
 
 def test_two_models_of_one_name_are_refused(config):

@@ -11,7 +11,7 @@ from short_data import write_short_data
 
 from opencompass_llada.benchmarks.stock import check_data_set
 from opencompass_llada.runs.checks import check_options
-from opencompass_llada.runs.doctor.data import check_data
+from opencompass_llada.runs.doctor import check_data
 from opencompass_llada.runs.every_data_set import find_data_sets
 from opencompass_llada.wrapper import LLaDACausalLM
 

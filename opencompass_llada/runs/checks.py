@@ -1,8 +1,8 @@
-"""Check a resolved OpenCompass config before any task starts.
+"""Checks a resolved OpenCompass config before any task starts.
 
 A task that fails says so in a log file, minutes later; what can be known from the config and the
 checkpoint's config.json is said here, at once: of this package's models and data sets all, of
-others the form of their config.
+others the form of their config. What a run needs of the machine is `doctor`'s.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
-from opencompass_llada.runs.doctor.data import check_needs
 from opencompass_llada.runs.hardware import count_gpus
 from opencompass_llada.runs.makers import model_keywords
 from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_name
@@ -45,11 +44,7 @@ _DATA_SET_HOST_KEYS = ("type", "abbr", "reader_cfg", "infer_cfg", "eval_cfg", "k
 
 
 def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
-    """Read a config file as OpenCompass does.
-
-    Args:
-        path: The file.
-        read: What reads it; mmengine's own reader by default.
+    """Read a config file as OpenCompass does, by ``read`` if it is given.
 
     Raises:
         ValueError: For whatever the file's own code runs into, with its line.
@@ -82,29 +77,6 @@ def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str
         ) from error
 
 
-def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
-    """Check options (see `check_options`), then the files and kernels that the config needs.
-
-    What is absent and can be fetched when it is needed is logged.
-
-    Args:
-        cfg: The resolved config.
-        runs_locally: Whether the tasks run on this machine.
-
-    Raises:
-        ValueError: For the first fault; the message says what to do.
-    """
-    check_options(cfg, runs_locally=runs_locally)
-    if not runs_locally:
-        return  # files and kernels are those of other machines
-    for finding in check_needs(cfg):
-        if finding.level == "fault":
-            raise ValueError(f"{finding.topic}: {finding.text}. Mend it: {finding.remedy}")
-        if finding.level == "fetch":
-            logger.warning("%s: %s. If that fails: %s", finding.topic, finding.text, finding.remedy)
-    check_data(cfg)
-
-
 def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     """Check models, data sets and how they fit together.
 
@@ -116,7 +88,20 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
         ValueError: For the first fault; the message says what to do.
     """
     with _naming_imports():
-        _check_parts(cfg, runs_locally)
+        _check_form(cfg)
+        for models, datasets in _groups(cfg):
+            _check_names("models", [str(m["abbr"]) for m in models if "abbr" in m])
+            _check_names("datasets", [str(d["abbr"]) for d in datasets if "abbr" in d])
+            for dataset in datasets:
+                with _naming("data set", dataset):
+                    _check_data_set(dataset)
+            for model in models:
+                with _naming("model", model):
+                    if _is_known(model["type"]):
+                        find_class(model["type"])
+                    _check_processes(model, runs_locally)
+                    if is_ours(model):
+                        _check_model(model, datasets, runs_locally)
 
 
 @contextmanager
@@ -126,23 +111,6 @@ def _naming_imports() -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(f"{error}; correct the name, or install what provides it") from error
-
-
-def _check_parts(cfg: Mapping[str, Any], runs_locally: bool) -> None:
-    _check_form(cfg)
-    for models, datasets in _groups(cfg):
-        _check_names("models", [str(m["abbr"]) for m in models if "abbr" in m])
-        _check_names("datasets", [str(d["abbr"]) for d in datasets if "abbr" in d])
-        for dataset in datasets:
-            with _naming("data set", dataset):
-                _check_data_set(dataset)
-        for model in models:
-            with _naming("model", model):
-                if _is_known(model["type"]):
-                    find_class(model["type"])
-                _check_processes(model, runs_locally)
-                if is_ours(model):
-                    _check_model(model, datasets, runs_locally)
 
 
 def _check_form(cfg: Mapping[str, Any]) -> None:
@@ -201,9 +169,6 @@ def _check_names(what: str, names: Sequence[str]) -> None:
 def check_file_names(cfg: Mapping[str, Any]) -> None:
     """Check what goes into the run's folder: names that can name files, and no secret.
 
-    Args:
-        cfg: The resolved config.
-
     Raises:
         ValueError: If an ``abbr`` leads out of the run's folder, or is no file's name.
     """
@@ -211,31 +176,34 @@ def check_file_names(cfg: Mapping[str, Any]) -> None:
         _check_form(cfg)
         refuse_secrets(cfg)
     for models, datasets in _groups(cfg):
-        for what, items, name_of in (("models", models, model_name),
-                                     ("datasets", datasets, dataset_name)):  # fmt: skip
-            for item in items:
-                if not isinstance(item.get("abbr", ""), str):
-                    raise ValueError(f"{what}: abbr={item['abbr']!r} must be a text")
-                name = name_of(item)
-                size = len(name.encode("utf-8", "surrogatepass"))
-                if (
-                    not name.strip() or name in (".", "..") or size > _NAME_BYTES
-                    or any(character in "/\\" or ord(character) < 32 for character in name)
-                ):  # fmt: skip
-                    raise ValueError(
-                        f"{what}: abbr={name[:100]!r} names files in the run's folder, so it must "
-                        f"be a plain name of at most {_NAME_BYTES} bytes without '/', '\\' or "
-                        "control characters; a path would lead out of the folder. Rename it, e.g. "
-                        f"abbr={_plain_name(name)!r}"
-                    )
+        for model in models:
+            _check_file_name("models", model, model_name)
+        for dataset in datasets:
+            _check_file_name("datasets", dataset, dataset_name)
+
+
+def _check_file_name(
+    what: str, item: Mapping[str, Any], name_of: Callable[[Mapping[str, Any]], str]
+) -> None:
+    if not isinstance(item.get("abbr", ""), str):
+        raise ValueError(f"{what}: abbr={item['abbr']!r} must be a text")
+    name = name_of(item)
+    is_long = len(name.encode("utf-8", "surrogatepass")) > _NAME_BYTES
+    is_plain = all(character not in "/\\" and ord(character) >= 32 for character in name)
+    if is_long or not is_plain or not name.strip() or name in (".", ".."):
+        parts = re.split(r"[/\\\x00-\x1f]+", name)
+        better = "_".join(part for part in parts if part.strip(". "))[:_NAME_BYTES] or "model"
+        raise ValueError(
+            f"{what}: abbr={name[:100]!r} names files in the run's folder, so it must be a plain "
+            f"name of at most {_NAME_BYTES} bytes without '/', '\\' or control characters; a path "
+            f"would lead out of the folder. Rename it, e.g. abbr={better!r}"
+        )
 
 
 def check_parts(cfg: Mapping[str, Any], *, scores: bool) -> None:
     """Check that data sets have the parts that OpenCompass's tasks take for granted.
 
-    Args:
-        cfg: The resolved config.
-        scores: Whether answers are scored, too.
+    ``scores`` says whether answers are scored, too.
 
     Raises:
         ValueError: For the first part that is missing or that the reader does not take.
@@ -270,11 +238,6 @@ def _check_reader(reader: Mapping[str, Any]) -> None:
                 "output_column='answer') with the columns of this data set"
             )
         check_value(f"reader_cfg[{name!r}]", reader[name], kind)
-
-
-def _plain_name(name: str) -> str:
-    parts = re.split(r"[/\\\x00-\x1f]+", name)
-    return "_".join(part for part in parts if part.strip(". "))[:_NAME_BYTES] or "model"
 
 
 def _is_known(kind: Any) -> bool:
@@ -419,9 +382,6 @@ def check_data(cfg: Mapping[str, Any]) -> None:
 
     Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
     read them are read, each source once. What a task would fetch from the hub is left to it.
-
-    Args:
-        cfg: The resolved config.
 
     Raises:
         ValueError: For a file that does not fit; names it and the line.

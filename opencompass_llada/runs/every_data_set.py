@@ -16,8 +16,8 @@ from typing import Any
 
 from opencompass_llada.benchmarks.stock import SCORING_PACKAGES
 from opencompass_llada.old_names import dotted_name
-from opencompass_llada.runs.doctor import data
-from opencompass_llada.runs.doctor.data import check_data
+from opencompass_llada.runs import doctor
+from opencompass_llada.runs.doctor import check_data
 
 #: Keywords of data set configs that say how many samples are made.
 SAMPLE_KEYS = ("num_samples", "num_repeats_per_file", "num_texts")
@@ -85,7 +85,7 @@ def _stock_fault(cell: Mapping[str, Any]) -> str:
         return ""
     path = str(cell["path"])
     local = DATASETS_MAPPING.get(path, {}).get("local", path)
-    folders = ("", os.environ.get("COMPASS_DATA_CACHE", ""), data.OPENCOMPASS_CACHE)
+    folders = ("", os.environ.get("COMPASS_DATA_CACHE", ""), doctor.OPENCOMPASS_CACHE)
     places = [Path(folder).expanduser() / local for folder in folders]
     if not any(place.exists() for place in places):
         return f"{path}: no file or folder {places[1]}"

@@ -163,7 +163,7 @@ def _launch(run: _Run) -> int:
 
 def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
     """Read the config as OpenCompass does, and refuse what cannot run."""
-    from opencompass_llada.runs import checks
+    from opencompass_llada.runs import checks, doctor
 
     run.arguments = arguments
     try:
@@ -175,7 +175,7 @@ def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
         if arguments.mode != "viz":
             checks.check_parts(cfg, scores=arguments.mode != "infer")
         if arguments.mode in ("all", "infer"):
-            checks.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+            doctor.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
         run.mark(cfg)
         _use_own_stages(cfg)
         if getattr(arguments, "reuse", None):

@@ -1,4 +1,4 @@
-"""OpenCompass's local runner, with the machine's cores divided among the tasks that it starts.
+"""Divides the machine's cores among the tasks of OpenCompass's local runner.
 
 Every task process would otherwise start one thread a core: two tasks on two cores take five times
 as long as with one thread each (measured: 22 cells of tiny-llada, 25 to 41 s against 5 s). Starts
@@ -25,14 +25,7 @@ class CoreSharingLocalRunner(LocalRunner):
     """Takes the stock runner's keywords; leaves OMP_NUM_THREADS alone where it is set."""
 
     def launch(self, tasks: Sequence[Any]) -> Any:
-        """Run all tasks and wait for them.
-
-        Args:
-            tasks: Task configs, from a partitioner.
-
-        Returns:
-            Pairs of task name and exit status.
-        """
+        """Run all tasks and wait for them; returns pairs of task name and exit status."""
         if self.debug:  # The tasks run one by one in this process.
             return super().launch(tasks)
         num_processes = max(1, min(self.max_num_workers, len(tasks)))

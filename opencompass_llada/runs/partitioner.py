@@ -1,4 +1,4 @@
-"""OpenCompass partitioners: one packs all work into tasks, the others cut data sets into shards.
+"""Packs a run's cells into tasks, or cuts data sets into shards: OpenCompass partitioners.
 
 Packing: starting a task process costs about 10 seconds of imports, which is more than a tiny model
 takes for a dozen cells. The stock partitioners never put two models into one task; this one does,
@@ -33,16 +33,7 @@ class PackingPartitioner(NaivePartitioner):
     """Splits the unfinished (model, data set) pairs, in order, into tasks of equal size."""
 
     def __init__(self, out_dir: str, num_tasks: int, keep_keys: list[str] | None = None) -> None:
-        """Keep the number of tasks.
-
-        Args:
-            out_dir: Where finished pairs leave their files; OpenCompass gives it.
-            num_tasks: Tasks to make, at least 1; fewer are made of fewer pairs.
-            keep_keys: Parts of the config that tasks get besides; OpenCompass's by default.
-
-        Raises:
-            ValueError: If num_tasks is below 1.
-        """
+        """Check the number of tasks: at least 1; fewer are made of fewer pairs."""
         super().__init__(out_dir=out_dir, n=1, keep_keys=keep_keys)
         if num_tasks < 1:
             raise ValueError(f"num_tasks={num_tasks} must be at least 1; use 1 or more.")
@@ -55,17 +46,7 @@ class PackingPartitioner(NaivePartitioner):
         out_dir: str,
         add_cfg: Mapping[str, Any] | None = None,
     ) -> list[Config]:
-        """Make the tasks.
-
-        Args:
-            model_dataset_combinations: Groups of ``models`` and ``datasets``.
-            work_dir: The run's folder.
-            out_dir: Where finished pairs leave their files.
-            add_cfg: What every task gets besides.
-
-        Returns:
-            Task configs: ``models``, and ``datasets`` with one list a model.
-        """
+        """Make the tasks: ``models``, and ``datasets`` with one list a model."""
         pairs = super().partition(model_dataset_combinations, work_dir, out_dir, {})
         size = -(-len(pairs) // self.num_tasks) or 1
         return [
@@ -82,14 +63,8 @@ def _join(pairs: Sequence[Config], work_dir: str, add_cfg: Mapping[str, Any]) ->
         model, dataset = pair["models"][0], pair["datasets"][0][0]
         models.setdefault(model["abbr"], model)
         datasets.setdefault(model["abbr"], []).append(dataset)
-    return Config(
-        {
-            "models": list(models.values()),
-            "datasets": list(datasets.values()),
-            "work_dir": work_dir,
-            **add_cfg,
-        }
-    )
+    cells = {"models": list(models.values()), "datasets": list(datasets.values())}
+    return Config({**cells, "work_dir": work_dir, **add_cfg})
 
 
 class _ShardsBySample:
@@ -104,14 +79,7 @@ class _ShardsBySample:
         out_dir: str,
         add_cfg: Mapping[str, Any] | None = None,
     ) -> list[Config]:
-        """Make the tasks, model by model, since each has answers of its own already.
-
-        Args:
-            model_dataset_combinations: Groups of ``models`` and ``datasets``.
-            work_dir: The run's folder.
-            out_dir: Where finished pairs leave their files.
-            add_cfg: What every task gets besides.
-        """
+        """Make the tasks, model by model, since each has answers of its own already."""
         tasks: list[Config] = []
         for group in model_dataset_combinations:
             for model in group["models"]:
@@ -129,12 +97,7 @@ class _ShardsBySample:
         return sizes[key]
 
     def cut(self, dataset: Mapping[str, Any], step: int) -> list[Any]:
-        """Return the configs of the shards that are to be made.
-
-        Args:
-            dataset: The data set's config.
-            step: Samples of a shard.
-        """
+        """Return the configs of the shards, of ``step`` samples each, that are to be made."""
         total, name = self.count(dataset), dataset_name(dataset)
         given = dataset["reader_cfg"].get("test_range") or ""
         files = find_answer_files(self._folder, name)

@@ -41,7 +41,7 @@ from opencompass_llada.runs.recorded_files import (
     dataset_name,
     is_ours,
     model_name,
-    seal_fault,
+    read_object,
     seal_file,
 )
 
@@ -78,13 +78,8 @@ def add_record(run_path: Path, record: Mapping[str, Any]) -> None:
 def record_run(run_path: Path) -> Path | None:
     """Write what the process that starts the tasks knows, once they have ended.
 
-    A second call for the same config replaces the first one's file.
-
-    Args:
-        run_path: The run's folder.
-
-    Returns:
-        The file; None where OpenCompass dumped no config.
+    A second call for the same config replaces the first one's file. Returns the file; None where
+    OpenCompass dumped no config.
     """
     configs = sorted((run_path / "configs").glob("*.py"))
     if not configs:
@@ -93,8 +88,8 @@ def record_run(run_path: Path) -> Path | None:
     started = datetime.fromtimestamp(configs[-1].stat().st_mtime, timezone.utc)
     finished = datetime.now(timezone.utc)
     record = {
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
+        "started": _iso(started),
+        "finished": _iso(finished),
         "wall_seconds": round((finished - started).total_seconds(), 1),
         **describe_environment(),
         "config_file": configs[-1].name,
@@ -117,20 +112,15 @@ def recording(
     dataset_cfg: Mapping[str, Any],
     dataset: Any,
 ) -> Iterator[None]:
-    """Record one data set on one loaded model: around its inference.
+    """Record one data set, as OpenCompass built it, on one loaded model: around its inference.
 
-    Args:
-        run_path: The run's folder.
-        model: The model; of other wrappers the fields stay empty that they do not offer.
-        model_cfg: Its config; ``abbr`` names the file.
-        dataset_cfg: The data set's config.
-        dataset: The data set as OpenCompass built it.
+    Models of other wrappers leave the fields empty that they do not offer.
     """
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    before, started, clock = _read_counters(model), _now(), time.perf_counter()
+    before, started, clock = _read_counters(model), _iso(datetime.now()), time.perf_counter()
     yield
     rows = getattr(dataset, "test", None)
     record = {
@@ -155,7 +145,7 @@ def record_model(run_path: Path, model: Any, model_cfg: Mapping[str, Any]) -> di
     record = {
         "kind": "model",
         "model": model_name(model_cfg),
-        "started": _now(),
+        "started": _iso(datetime.now()),
         **describe_model(model, model_cfg),
         **describe_environment(),
     }
@@ -200,8 +190,8 @@ def _read_counters(model: Any) -> dict[str, Any]:
     return {name: getattr(totals, name, None) for name in COUNTERS}
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).isoformat(timespec="seconds")
 
 
 def _hash_folder(path: str, hash_content: Callable[[Path], str], *, fetch: bool) -> str | None:
@@ -257,26 +247,15 @@ def _peak_memory() -> int | None:
 
 
 def read_provenance(run_path: Path) -> Provenance:
-    """Read all records of a run; a run without any has empty ones.
-
-    Args:
-        run_path: The run's folder.
-    """
+    """Read all records of a run; a run without any has empty ones."""
     folder, notes = run_path / PROVENANCE, []
     runs: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("run_*.json")):
-        if fault := seal_fault(path, run_path):
+        content, fault = read_object(path, run_path)
+        if fault:
             notes.append(f"{path.name} {fault}; it is left out")
-            continue
-        try:
-            content = json.loads(path.read_bytes().decode("utf-8"))
-        except (OSError, ValueError) as error:
-            notes.append(f"{path.name} is not valid JSON ({error}); it is left out")
-            continue
-        if isinstance(content, dict):
-            runs.append(content)
         else:
-            notes.append(f"{path.name} is no record of a run; it is left out")
+            runs.append(content)
     models: dict[str, Mapping[str, Any]] = {}
     datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.jsonl")):
@@ -312,13 +291,9 @@ def _read_records(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str,
 
 
 def last_time(times: Iterable[Any]) -> str:
-    """Return the last of some recorded times, '' where none is one.
+    """Return the last of some recorded times in ISO 8601 and UTC, '' where none is one.
 
-    Args:
-        times: ISO 8601, or OpenCompass's stamps (``20260131_235959``), which are local.
-
-    Returns:
-        ISO 8601 in UTC, to be compared as text.
+    They are in ISO 8601, or OpenCompass's stamps (``20260131_235959``), which are local.
     """
     found = []
     for value in times:
@@ -330,18 +305,14 @@ def last_time(times: Iterable[Any]) -> str:
                 if stamp
                 else datetime.fromisoformat(text.replace("Z", "+00:00"))
             )
-            found.append(moment.astimezone(timezone.utc).isoformat(timespec="seconds"))
+            found.append(_iso(moment))
         except (ValueError, OverflowError, OSError):
             continue
     return max(found, default="")
 
 
 def describe_versions(records: Mapping[str, Provenance]) -> list[str]:
-    """Say of the packages that decide numbers where runs, or models of one, had different ones.
-
-    Args:
-        records: By run.
-    """
+    """Say of the packages that decide numbers which runs (keys), or models of one, had others."""
     notes = []
     for package in DECIDING:
         runs: dict[str, set[str]] = defaultdict(set)
@@ -380,24 +351,20 @@ def describe_environment() -> dict[str, Any]:
 def find_commit() -> str | None:
     """Return the commit of the checkout that this package is run from, ``+changes`` if edited.
 
-    Returns:
-        None outside a git checkout, or where git is missing.
+    None outside a git checkout, or where git is missing.
     """
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
-    try:
-        commit = _git(checkout, "rev-parse", "HEAD")
-        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("The commit is not recorded: git said %s", error)
-        return None
-    return commit + ("+changes" if changed else "")
-
-
-def _git(checkout: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(checkout), *arguments],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    return done.stdout.strip()
+    said = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(checkout), *words],
+                capture_output=True, text=True, timeout=30, check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.warning("The commit is not recorded: git said %s", error)
+            return None
+        said.append(done.stdout.strip())
+    return said[0] + ("+changes" if said[1] else "")

@@ -106,13 +106,13 @@ def seal_fault(path: Path, run_path: Path) -> str:
     return "is not as the run wrote it (its digest is another): torn, changed or of another run"
 
 
-def _read_object(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the JSON object of ``RUN/STAGE/MODEL/NAME.json``, and what is wrong with the file."""
+def read_object(path: Path, run_path: Path) -> tuple[dict[str, Any], str]:
+    """Return the JSON object in a file of a run, and what is wrong with the file."""
     try:
         text = path.read_bytes()
         if not text.strip():
             return {}, "is empty"
-        if fault := seal_fault(path, path.parents[2]):
+        if fault := seal_fault(path, run_path):
             return {}, fault
         content = json.loads(text.decode("utf-8"))
     except OSError as error:
@@ -128,7 +128,7 @@ def read_answers(path: Path) -> tuple[dict[str, Any], str]:
     Returns:
         Answers by index as text, and what is wrong with the file; one of both is empty.
     """
-    content, fault = _read_object(path)
+    content, fault = read_object(path, path.parents[2])
     if not fault and not content:
         fault = "is empty"
     if not fault and [*content] != [str(index) for index in range(len(content))]:
@@ -160,7 +160,7 @@ def read_result(path: Path) -> tuple[dict[str, Any], str]:
     """
     if not path.is_file():
         return {}, "no result was written"
-    content, fault = _read_object(path)
+    content, fault = read_object(path, path.parents[2])
     if fault:
         return {}, f"the result {fault}"
     if "error" in content:
@@ -214,7 +214,7 @@ def find_damage(root: Path) -> list[str]:
             if stage == STAGES[0]:
                 fault = answers_fault(path)
             else:
-                content, fault = _read_object(path)
+                content, fault = read_object(path, path.parents[2])
                 fault = fault or ("" if content else "is empty")
                 fault = fault or _origin_fault(path) or _share_fault(content)
             if fault:
@@ -229,15 +229,13 @@ class AnswerFile:
     path: Path
     """``NAME.json``, or ``tmp_NAME.jsonl`` while it is unfinished."""
     start: int | None = None
-    """First sample of a shard that is named by its samples."""
+    """First sample of a shard that is named by its samples: ``start`` to ``stop - 1``."""
     stop: int | None = None
-    """The sample after its last."""
     total: int | None = None
     """Samples of the whole data set."""
     number: int | None = None
     """Of a shard as OpenCompass names it, by its number: its samples are not known."""
     is_partial: bool = False
-    """Whether inference is unfinished."""
 
     @property
     def is_whole(self) -> bool:

@@ -8,6 +8,7 @@ in their name.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -17,8 +18,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,7 @@ def tasks_end_with_this(
         cleared: Called before a signal ends this process: gives back what it holds.
     """
     mark = {**describe_owner(), "token": f"llada-{uuid.uuid4().hex[:12]}"}
-    earlier = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = json.dumps(mark)
     _watch_in_forks()
-    is_main = threading.current_thread() is threading.main_thread()
-    handlers = {}
 
     def stop(number: int, frame: Any) -> None:
         if os.getpid() != mark["pid"]:  # a fork that inherited this handler
@@ -70,26 +67,27 @@ def tasks_end_with_this(
         sys.stderr.flush()
         os._exit(128 + number)
 
-    if is_main:
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # Under nohup, or behind `&` in a script, who started this has it ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 handlers[number] = signal.signal(number, stop)
     if on_slurm:
-        del os.environ[VARIABLE]  # this one outlives the run
-        subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(mark)], start_new_session=True,
+        others = {name: value for name, value in os.environ.items() if name != VARIABLE}
+        subprocess.Popen(  # it outlives the run
+            [sys.executable, "-m", __name__, json.dumps(mark)], start_new_session=True, env=others,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.environ[VARIABLE] = json.dumps(mark)
+    earlier = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = json.dumps(mark)
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if earlier is None:
-            os.environ.pop(VARIABLE, None)
-        else:
+        os.environ.pop(VARIABLE, None)
+        if earlier is not None:
             os.environ[VARIABLE] = earlier
 
 
@@ -99,18 +97,34 @@ def end_with_the_run(folder: str | Path | None = None) -> None:
     Args:
         folder: The run's folder, whose lock tells a task on another host; None before it is known.
     """
-    mark = _read_mark()
-    if mark is None:
-        return
+    if (mark := _read_mark()) is not None:
+        said = "task: the run that started this task has ended; so does the task.\n"
+        _start_watching(mark, None if folder is None else Path(folder), said)
+
+
+def _start_watching(mark: Mapping[str, Any], folder: Path | None, said: str) -> None:
+    """End this process with a driver."""
 
     def look() -> None:
-        while _is_there(mark, None if folder is None else Path(folder)):
+        while _is_there(mark, folder):
             time.sleep(_PERIOD)
-        sys.stderr.write("task: the run that started this task has ended; so does the task.\n")
+        sys.stderr.write(said)
         sys.stderr.flush()
         os._exit(_ORPHANED)
 
     threading.Thread(target=look, daemon=True, name="end with the run").start()
+
+
+@functools.cache
+def _watch_in_forks() -> None:
+    """Let forks of a driver (the workers of OpenCompass's Slurm runner) end with it, too."""
+
+    def start() -> None:
+        if (mark := _read_mark()) is not None:
+            _start_watching(mark, None, "")
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=start)
 
 
 def mark_job(template: str) -> str:
@@ -120,18 +134,12 @@ def mark_job(template: str) -> str:
 
 
 def end_tasks(token: str) -> None:
-    """End the processes of this machine and the jobs of Slurm that carry a run's mark.
-
-    Args:
-        token: The mark.
-    """
+    """End the processes of this machine and the jobs of Slurm that carry a run's mark."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         marked = _find_processes(token)
         for pid in marked:
-            try:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-            except (ProcessLookupError, PermissionError):
-                continue
         deadline = time.monotonic() + 5
         while marked and time.monotonic() < deadline:
             marked = [pid for pid in marked if process_exists(pid)]
@@ -168,7 +176,7 @@ def _read_mark() -> dict[str, Any] | None:
         return None
 
 
-def _is_there(mark: dict[str, Any], folder: Path | None) -> bool:
+def _is_there(mark: Mapping[str, Any], folder: Path | None) -> bool:
     """Say whether the driver lives; of another host's, whether it renews its run's lock."""
     if mark["host"] == host_name():
         return process_exists(mark["pid"], mark["since"])
@@ -193,29 +201,6 @@ def _find_processes(token: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-_WATCHES_FORKS = threading.Event()
-
-
-def _watch_in_forks() -> None:
-    """Let forks of a driver (the workers of OpenCompass's Slurm runner) end with it, too."""
-    if _WATCHES_FORKS.is_set() or not hasattr(os, "register_at_fork"):
-        return
-    _WATCHES_FORKS.set()
-
-    def look() -> None:
-        mark = _read_mark()
-        while mark is not None and _is_there(mark, None):
-            time.sleep(_PERIOD)
-        if mark is not None:
-            os._exit(_ORPHANED)
-
-    def start() -> None:
-        if VARIABLE in os.environ:
-            threading.Thread(target=look, daemon=True, name="end with the run").start()
-
-    os.register_at_fork(after_in_child=start)
 
 
 def main() -> None:

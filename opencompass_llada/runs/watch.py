@@ -1,4 +1,4 @@
-"""How far a run is: one line a model and benchmark, with the expected end.
+"""Tells how far a run is: one line a model and benchmark, with the expected end.
 
 Looks at the files that tasks leave while they run; starts and stops nothing.
 """
@@ -18,7 +18,7 @@ from opencompass_llada.runs.recorded_files import dataset_name, find_answer_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RunProgress:
     """One model on one benchmark."""
 
     model: str
@@ -44,12 +44,7 @@ class Progress:
         return self.num_scored == self.num_cells
 
     def describe(self, now: datetime, width: int = 0) -> str:
-        """Return the line.
-
-        Args:
-            now: The time.
-            width: Characters that the model's name takes.
-        """
+        """Return the line, the model's name in ``width`` characters."""
         parts = [
             f"{self.model:<{width}} {self.benchmark:<14} {100 * self.share:4.0f} %",
             f"{self.num_answered}/{self.num_cells} answered, {self.num_scored} scored",
@@ -68,16 +63,12 @@ class Progress:
         return "  ".join(parts)
 
 
-def read_progress(run: Run, now: datetime | None = None) -> list[Progress]:
+def read_progress(run: Run, now: datetime | None = None) -> list[RunProgress]:
     """Look at a run's files.
 
     The expected end takes a benchmark's pace so far, from its first data set's start to its last
     answer, for what is left of it. It is wrong by as much as time does not go with length, and
-    where other models share the machine.
-
-    Args:
-        run: The run.
-        now: The time; the machine's by default.
+    where other models share the machine. ``now`` is the machine's time by default.
     """
     moment = now or datetime.now()
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -97,7 +88,7 @@ def _look(
     datasets: Sequence[Mapping[str, Any]],
     starts: Mapping[tuple[str, str], datetime],
     now: datetime,
-) -> Progress:
+) -> RunProgress:
     done, total, answered, scored = 0.0, 0.0, 0, 0
     changes: list[datetime] = []
     begun: list[datetime] = []
@@ -122,7 +113,7 @@ def _look(
     end = None
     if 0 < share < 1 and start is not None and last is not None and last > start:
         end = now + (last - start) * ((1 - share) / share)
-    return Progress(
+    return RunProgress(
         model=model,
         benchmark=benchmark,
         num_cells=len(datasets),
@@ -142,28 +133,18 @@ def _answered_share(
     if whole.is_file():
         return 1.0, [_changed(whole)]
     expected = dataset.get("num_samples") or dataset.get("num_repeats_per_file")
-    parts = [file.path for file in find_answer_files(folder, name)]
-    lines = sum(
-        _count_lines(path) if path.suffix == ".jsonl" else _count_answers(path) for path in parts
-    )
-    times = [_changed(path) for path in parts]
-    return (min(lines / expected, 0.99) if expected else 0.0), times
+    parts = find_answer_files(folder, name)
+    answers = sum(_count(file.path) for file in parts)
+    times = [_changed(file.path) for file in parts]
+    return (min(answers / expected, 0.99) if expected else 0.0), times
 
 
-def _count_lines(path: Path) -> int:
-    return sum(block.count(b"\n") for block in iter_blocks(path))
-
-
-def _count_answers(path: Path) -> int:
-    return sum(block.count(b'"prediction"') for block in iter_blocks(path))
-
-
-def iter_blocks(path: Path) -> list[bytes]:
-    """Return a file's bytes line by line; nothing if it has just been renamed."""
+def _count(path: Path) -> int:
+    """Return the answers in a file, finished or not; 0 if it has just been renamed."""
     try:
-        return path.read_bytes().splitlines(keepends=True)
+        return path.read_bytes().count(b"\n" if path.suffix == ".jsonl" else b'"prediction"')
     except FileNotFoundError:
-        return []
+        return 0
 
 
 def _changed(path: Path) -> datetime:
