@@ -22,11 +22,12 @@ from opencompass_llada.benchmarks.perplexity.inferencer import (
 )
 from opencompass_llada.benchmarks.perplexity.samples import (
     PerplexityDataset,
+    cut_windows,
     parse_text_options,
+    parse_window_options,
     read_texts,
 )
 from opencompass_llada.benchmarks.perplexity.scoring import PerplexityEvaluator
-from opencompass_llada.benchmarks.perplexity.windows import cut_windows, parse_window_options
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
 from opencompass_llada.likelihood.bound import entropies_from_logits
 from opencompass_llada.report.curves import read_curves

@@ -8,8 +8,12 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from opencompass_llada.benchmarks.perplexity.samples import parse_text_options, read_texts
-from opencompass_llada.benchmarks.perplexity.windows import cut_windows, parse_window_options
+from opencompass_llada.benchmarks.perplexity.samples import (
+    cut_windows,
+    parse_text_options,
+    parse_window_options,
+    read_texts,
+)
 from opencompass_llada.prompting.encode import count_bytes
 
 

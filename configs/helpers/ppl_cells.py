@@ -51,7 +51,7 @@ def ppl_cells(
         ValueError: For options that do not fit.
     """
     import opencompass_llada.benchmarks.perplexity.inferencer
-    import opencompass_llada.benchmarks.perplexity.windows
+    import opencompass_llada.benchmarks.perplexity.samples
 
     likelihood = dict(estimator=estimator, num_draws=num_draws)
     chunk_length = opencompass_llada.benchmarks.perplexity.inferencer.parse_likelihood_options(
@@ -71,7 +71,7 @@ def ppl_cells(
             window.update(target="segment", previous_length=previous or chunk_length)
         elif target != "whole":
             window.update(target="last", target_tokens=target)
-        options = opencompass_llada.benchmarks.perplexity.windows.parse_window_options(window)
+        options = opencompass_llada.benchmarks.perplexity.samples.parse_window_options(window)
         label = window["target"] + (str(target) if window["target"] == "last" else "")
         cell = dict(
             abbr=f"ppl_{estimator}_{label}_{name}_length{length}",

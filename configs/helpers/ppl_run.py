@@ -157,12 +157,10 @@ def group_models(values):
 def check_texts(cells):
     """Read the longest cell's texts, so that a fault shows before any model is loaded."""
     import opencompass_llada.benchmarks.perplexity.samples
-    import opencompass_llada.benchmarks.perplexity.windows
 
     texts = opencompass_llada.benchmarks.perplexity.samples
-    windows = opencompass_llada.benchmarks.perplexity.windows
     host_keys = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
     options = {name: value for name, value in cells[-1].items() if name not in host_keys}
-    window = windows.parse_window_options(cells[-1]["infer_cfg"]["inferencer"]["window"])
+    window = texts.parse_window_options(cells[-1]["infer_cfg"]["inferencer"]["window"])
     for row in texts.read_texts(texts.parse_text_options(options)):
         window.check_text(len(row["text"].encode()), "bytes")

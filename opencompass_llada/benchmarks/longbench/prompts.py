@@ -1,8 +1,8 @@
-"""LongBench's prompt wordings, one a task.
+"""States LongBench's prompt wordings, one a task, and fills them.
 
-Facts of LongBench (arXiv 2308.14508), from ``config/dataset2prompt.json`` of its repository
-THUDM/LongBench. OpenCompass's configs, which LongLLaDA and UltraLLaDA ran, have the same but for
-two tasks.
+They are those of LongBench (arXiv 2308.14508), from ``config/dataset2prompt.json`` of its
+repository THUDM/LongBench. OpenCompass's configs, which LongLLaDA and UltraLLaDA ran, have the
+same but for two tasks.
 """
 
 from __future__ import annotations
@@ -125,19 +125,10 @@ WORDINGS: dict[str, dict[str, str]] = {
 
 
 def write_prompt(task: str, context: str, question: str, wording: str = "original") -> str:
-    """Fill a task's wording.
+    """Fill a task's wording with a row's ``context`` and ``input``.
 
     The two texts are put in as they are: what looks like a placeholder in them (``{input}`` in a
     program) stays text, where OpenCompass's own template would fill it in.
-
-    Args:
-        task: A key of `PROMPTS`.
-        context: The row's ``context``.
-        question: The row's ``input``.
-        wording: A key of `WORDINGS`.
-
-    Returns:
-        The prompt.
     """
     before, _, rest = WORDINGS[wording][task].partition("{context}")
     return before + context + rest.replace("{input}", question)

@@ -1,9 +1,7 @@
-"""LongBench's published rows: where the files lie, their lines, checked, and a look before a run.
+"""Reads LongBench's published rows, and checks each.
 
 The files are read as they are (``data/TASK.jsonl``, ``data/TASK_e.jsonl``, or ``data.zip`` with
 both, as on the hub); no loader script is run. Writes no prompts.
-
-OpenCompass itself loads the model first and reads the data after it, in a task's own process.
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ class LongBenchRow:
     """One line of a file."""
 
     context: str
-    """The long text."""
     question: str
     """The row's ``input``; empty for tasks that only have a context."""
     answers: tuple[str, ...]
@@ -111,33 +108,28 @@ def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
 
 
 def _parse_row(row: Mapping[str, Any], task: LongBenchTask, where: str) -> LongBenchRow:
-    kinds = {"context": str, "input": str, "answers": Sequence[str], "length": int}
-    for name, kind in kinds.items():
-        take(row, name, where, kind)
-    take({"all_classes": None, **row}, "all_classes", where, Sequence[str] | None)
-    answers = row["answers"]
+    context, question = take(row, "context", where), take(row, "input", where)
+    answers = take(row, "answers", where, Sequence[str])
+    length = take(row, "length", where, int)
+    classes = take({"all_classes": None, **row}, "all_classes", where, Sequence[str] | None) or ()
     if not answers:
-        raise ValueError(f"{where}: answers={answers!r} must be a list of at least one text.")
-    classes = row.get("all_classes") or []
+        raise ValueError(
+            f"{where}: answers={row['answers']!r} must be a list of at least one text."
+        )
     if task.metric == "classification" and not classes:
         raise ValueError(f"{where}: a row of {task.name} must name its classes in all_classes.")
     return LongBenchRow(
-        context=row["context"],
-        question=row["input"],
-        answers=tuple(answers),
-        length=row["length"],
-        classes=tuple(classes),
+        context=context, question=question, answers=answers, length=length, classes=classes
     )
 
 
 def check_data_sets(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Read the rows of every data set and forget them.
+    """Read the rows of data set configs of any of LongBench's benchmarks, and forget them.
 
-    Args:
-        configs: Data set configs with ``benchmark``, ``task`` and ``path``.
+    OpenCompass itself loads the model first and reads the data after it.
 
     Raises:
-        ValueError: As `reading.read_rows` and `v2.read_rows`.
+        ValueError: As `read_rows` and `v2.read_rows`.
     """
     for config in configs:
         if config["benchmark"] == "longbench_v2":

@@ -1,8 +1,8 @@
-"""LongBench's metrics: one answer against one gold answer, from 0 to 1.
+"""Scores one answer against one gold answer by LongBench's metrics, from 0 to 1.
 
-Each returns what the function of the same meaning in LongBench's ``metrics.py`` (THUDM/LongBench)
+Each returns what the function for the same in LongBench's ``metrics.py`` (THUDM/LongBench)
 returns, but for ROUGE of very long texts (see `rouge_score`). The best of several gold answers is
-taken by `evaluator`.
+taken by `dataset`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 Metric = Callable[[str, str, Sequence[str]], float]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NUMBER = re.compile(r"\d+")
 _CHINESE_PUNCTUATION = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕"
     "〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
@@ -77,19 +77,23 @@ def classification_score(prediction: str, answer: str, classes: Sequence[str] = 
     return 1.0 / len(named) if answer in named else 0.0
 
 
-def retrieval_score(prediction: str, answer: str, classes: Sequence[str] = ()) -> float:
+def retrieval_score(
+    prediction: str, answer: str, classes: Sequence[str] = (), *, pattern: str = r"Paragraph (\d+)"
+) -> float:
     """Share of the prediction's numbers that are the gold paragraph's ("Paragraph 12")."""
-    return _share_of_numbers(prediction, _paragraph_number(r"Paragraph (\d+)", answer))
-
-
-def retrieval_zh_score(prediction: str, answer: str, classes: Sequence[str] = ()) -> float:
-    """Share of the prediction's numbers that are the gold paragraph's ("段落12")."""
-    return _share_of_numbers(prediction, _paragraph_number(r"段落(\d+)", answer))
+    match = re.search(pattern, answer)
+    if match is None:
+        raise ValueError(
+            f"The gold answer {answer!r} of a retrieval task names no paragraph ({pattern}); "
+            "the data file is not LongBench's."
+        )
+    return count_score(prediction, match.group(1))
 
 
 def count_score(prediction: str, answer: str, classes: Sequence[str] = ()) -> float:
     """Share of the prediction's numbers that are the gold number."""
-    return _share_of_numbers(prediction, answer)
+    numbers = re.findall(r"\d+", prediction)
+    return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
 def code_similarity_score(prediction: str, answer: str, classes: Sequence[str] = ()) -> float:
@@ -106,7 +110,7 @@ def code_similarity_score(prediction: str, answer: str, classes: Sequence[str] =
     return round(fuzz.ratio(code, answer)) / 100
 
 
-#: Name in `tasks.TASKS` -> metric.
+#: Name in `facts.TASKS` -> metric.
 METRICS: dict[str, Metric] = {
     "qa_f1": qa_f1_score,
     "qa_f1_zh": qa_f1_zh_score,
@@ -114,7 +118,7 @@ METRICS: dict[str, Metric] = {
     "rouge_zh": rouge_zh_score,
     "classification": classification_score,
     "retrieval": retrieval_score,
-    "retrieval_zh": retrieval_zh_score,
+    "retrieval_zh": partial(retrieval_score, pattern=r"段落(\d+)"),
     "count": count_score,
     "code_similarity": code_similarity_score,
 }
@@ -148,21 +152,6 @@ def _f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
         return 0.0
     precision, recall = num_common / len(prediction), num_common / len(answer)
     return 2 * precision * recall / (precision + recall)
-
-
-def _paragraph_number(pattern: str, answer: str) -> str:
-    match = re.search(pattern, answer)
-    if match is None:
-        raise ValueError(
-            f"The gold answer {answer!r} of a retrieval task names no paragraph ({pattern}); "
-            "the data file is not LongBench's."
-        )
-    return match.group(1)
-
-
-def _share_of_numbers(prediction: str, number: str) -> float:
-    numbers = _NUMBER.findall(prediction)
-    return numbers.count(number) / len(numbers) if numbers else 0.0
 
 
 @contextmanager

@@ -1,23 +1,25 @@
-"""LongBench v2: questions with four choices on long texts, zero-shot.
+"""Makes the OpenCompass data set of LongBench v2 (questions with four choices), and scores it.
 
-Data set and evaluator for OpenCompass. Wording, answer extraction and scoring are the original's
-(arXiv 2412.15204; THUDM/LongBench, ``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for
-two differences, said where they are.
+Wording, answer extraction and scoring are the original's (arXiv 2412.15204; THUDM/LongBench,
+``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for two differences, said where they are.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from opencompass.datasets.base import BaseDataset
-
 from opencompass_llada.benchmarks.data_files import find_data, read_json, read_json_lines, take
-from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, check_complete
-from opencompass_llada.options import check_value, reject_unknown, show
+from opencompass_llada.benchmarks.opencompass_bases import (
+    CheckedDataset,
+    CompleteEvaluator,
+    check_complete,
+    percent,
+)
+from opencompass_llada.options import check_fields, check_value, show
 
 DEFAULT_PATH = "opencompass/longbenchv2"
 MAX_NEW_TOKENS = 128
@@ -52,13 +54,10 @@ _ANSWERS = (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D]
 
 
 def write_prompt(row: Mapping[str, str]) -> str:
-    """Fill the wording; white space around each text goes, as in the original.
+    """Fill the wording with a row's fields; white space around each goes, as in the original.
 
     Differs from the original, which fills one slot after the other and so also what looks like a
     slot inside a text.
-
-    Args:
-        row: The published fields.
     """
     return _SLOT.sub(lambda slot: row[slot.group(1)].strip(), PROMPT)
 
@@ -66,11 +65,8 @@ def write_prompt(row: Mapping[str, str]) -> str:
 def extract_answer(response: str) -> str | None:
     """Return the letter that a response settles on, or None."""
     text = response.strip().replace("*", "")
-    for pattern in _ANSWERS:
-        match = re.search(pattern, text)
-        if match:
-            return match.group(1)
-    return None
+    matches = (re.search(pattern, text) for pattern in _ANSWERS)
+    return next((match.group(1) for match in matches if match), None)
 
 
 def read_rows(path: str) -> list[dict[str, str]]:
@@ -88,16 +84,16 @@ def read_rows(path: str) -> list[dict[str, str]]:
     if location.is_dir():
         name = next((n for n in ("data.json", "v2.jsonl") if (location / n).is_file()), "data.json")
         location = find_data(str(location / name), benchmark="LongBench v2", how_to_get=HOW_TO_GET)
-    rows = [_check_row(row, where) for row, where in _parse_file(location)]
+    rows = [_check_row(row, where) for where, row in _parse_file(location)]
     if not rows:
         raise ValueError(f"{location} holds no rows. {HOW_TO_GET}")
     return rows
 
 
-def _parse_file(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield each row with its place in the file."""
+def _parse_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each row with its place in the file before it."""
     if path.suffix == ".jsonl":
-        yield from ((row, where) for where, row in read_json_lines(path))
+        yield from read_json_lines(path)
         return
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -106,65 +102,42 @@ def _parse_file(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         )
     for number, row in enumerate(rows):
         where = f"{path}, row {number}"
-        yield check_value(where, row, Mapping[str, Any]), where
+        yield where, check_value(where, row, Mapping[str, Any])
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
-    for name in FIELDS:
-        take(row, name, where)
+    checked = {name: take(row, name, where) for name in FIELDS}
     for name, allowed in (("answer", "ABCD"), ("difficulty", DIFFICULTIES), ("length", LENGTHS)):
         if row[name] not in tuple(allowed):
             raise ValueError(f"{where}: {name}={row[name]!r} must be one of {', '.join(allowed)}.")
-    return {
-        name: row[name] for name in (*FIELDS, "domain", "_id") if isinstance(row.get(name), str)
-    }
+    return checked
 
 
-class LongBenchV2Dataset(BaseDataset):
+@dataclass(frozen=True, kw_only=True)
+class LongBenchV2Options:
+    """What a data set config says."""
+
+    path: str = DEFAULT_PATH
+    """See `read_rows`."""
+
+    def __post_init__(self) -> None:
+        """Check the type."""
+        check_fields(self)
+
+
+class LongBenchV2Dataset(CheckedDataset):
     """OpenCompass data set of LongBench v2."""
 
-    @staticmethod
-    def load(**options: Any) -> Dataset:
-        """Make the samples.
+    options_class = LongBenchV2Options
+    title = "LongBench v2 data set"
+    table_keys = ("benchmark", "task")
 
-        Args:
-            **options: ``path`` (see `read_rows`); ``benchmark`` and ``task`` only name the set
-                for summaries.
-
-        Returns:
-            Columns prompt, answer, difficulty, length.
-
-        Raises:
-            ValueError: For a wrong option, missing data or a row in another format.
-        """
-        rows = read_rows(LongBenchV2Dataset.check_options(**options))
-        return Dataset.from_list(
-            [
-                {
-                    "prompt": write_prompt(row),
-                    "answer": row["answer"],
-                    "difficulty": row["difficulty"],
-                    "length": row["length"],
-                }
-                for row in rows
-            ]
-        )
-
-    @staticmethod
-    def check_options(**options: Any) -> str:
-        """Check the keywords, before any file is opened, and return where the rows are."""
-        reject_unknown("LongBench v2 data set option", options, ("path", "benchmark", "task"))
-        return str(check_value("path", options.get("path", DEFAULT_PATH), str))
-
-    @staticmethod
-    def source(options: Mapping[str, Any]) -> str:
-        """Return what its samples are made of: data sets that share it are checked together."""
-        return LongBenchV2Dataset.check_options(**options)
-
-    @staticmethod
-    def check_data(same: Sequence[Mapping[str, Any]]) -> None:
-        """Read the rows of data sets with one source, and forget them."""
-        read_rows(LongBenchV2Dataset.check_options(**same[0]))
+    @classmethod
+    def make_rows(cls, options: LongBenchV2Options) -> Iterator[dict[str, str]]:
+        """Make the samples: prompt, answer, difficulty, length."""
+        for row in read_rows(options.path):
+            columns = {name: row[name] for name in ("answer", "difficulty", "length")}
+            yield {"prompt": write_prompt(row), **columns}
 
 
 class LongBenchV2Evaluator(CompleteEvaluator):
@@ -177,10 +150,6 @@ class LongBenchV2Evaluator(CompleteEvaluator):
     def score(self, predictions: Sequence[str], test_set: Any) -> dict[str, Any]:
         """Score the answers.
 
-        Args:
-            predictions: The model's answers.
-            test_set: The samples.
-
         Returns:
             accuracy, accuracy_easy, ..., accuracy_long (those with samples), num_samples and
             num_samples_easy, ..., num_unanswered (answers without "The correct answer is (X)",
@@ -190,34 +159,23 @@ class LongBenchV2Evaluator(CompleteEvaluator):
             ValueError: If the number of predictions is not that of the samples, or is 0.
         """
         check_complete(predictions, test_set)
-        if not predictions:
-            raise ValueError("There are no predictions, so there is no score.")
         details = []
         for prediction, sample in zip(predictions, test_set, strict=True):
             chosen = extract_answer(prediction)
+            columns = {name: sample[name] for name in ("answer", "difficulty", "length")}
+            correct = chosen == sample["answer"]
             details.append(
-                {
-                    "prediction": prediction,
-                    "chosen": chosen,
-                    "answer": sample["answer"],
-                    "difficulty": sample["difficulty"],
-                    "length": sample["length"],
-                    "correct": chosen == sample["answer"],
-                }
+                {"prediction": prediction, "chosen": chosen, **columns, "correct": correct}
             )
         result: dict[str, Any] = {
-            "accuracy": _accuracy(details),
+            "accuracy": percent([detail["correct"] for detail in details]),
             "num_samples": len(details),
             "num_unanswered": sum(detail["chosen"] is None for detail in details),
         }
         for column, names in (("difficulty", DIFFICULTIES), ("length", LENGTHS)):
             for name in names:
-                part = [detail for detail in details if detail[column] == name]
-                if part:
-                    result[f"accuracy_{name}"] = _accuracy(part)
-                    result[f"num_samples_{name}"] = len(part)
+                correct_ones = [d["correct"] for d in details if d[column] == name]
+                if correct_ones:
+                    result[f"accuracy_{name}"] = percent(correct_ones)
+                    result[f"num_samples_{name}"] = len(correct_ones)
         return {**result, "details": details}
-
-
-def _accuracy(details: Sequence[Mapping[str, Any]]) -> float:
-    return 100 * sum(bool(detail["correct"]) for detail in details) / len(details)

@@ -1,4 +1,4 @@
-"""The OpenCompass inferencer that scores texts instead of generating answers.
+"""Scores texts with OpenCompass's inferencer interface, instead of generating answers.
 
 A sample is a text; its "prediction" is a JSON string of estimates (see `write_estimates`), so that
 prediction files, resuming and completeness work as they do for generation. Works with this
@@ -11,32 +11,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
-    BaseInferencer,
-    GenInferencerOutputHandler,
-)
-
-from opencompass_llada.benchmarks.perplexity.windows import (
+from opencompass_llada.benchmarks.opencompass_bases import ScoringInferencer
+from opencompass_llada.benchmarks.perplexity.samples import (
     WindowOptions,
     cut_windows,
     parse_window_options,
 )
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import build, check_value, reject_unknown, show
 from opencompass_llada.prompting.encode import count_bytes
-
-logger = get_logger(__name__)
 
 #: What OpenCompass's task passes to every inferencer and this one has no use for.
 _HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
                   "dump_only_message_path")  # fmt: skip
 
 
-class PerplexityInferencer(BaseInferencer):
+class PerplexityInferencer(ScoringInferencer):
     """Scores the windows of each text; ``infer_cfg=dict(inferencer=dict(type=...))``."""
 
     def __init__(
@@ -88,32 +80,18 @@ class PerplexityInferencer(BaseInferencer):
         output_json_filepath: str | None = None,
         output_json_filename: str | None = None,
     ) -> list[str]:
-        """Score all texts and write the prediction file.
-
-        Args:
-            retriever: Holds the data set.
-            ice_template: Not used.
-            prompt_template: Not used: texts are scored as they are.
-            output_json_filepath: Folder of the predictions.
-            output_json_filename: Their file.
-
-        Returns:
-            The predictions.
-        """
-        folder = Path(output_json_filepath or self.output_json_filepath)
-        name = str(output_json_filename or self.output_json_filename)
-        unfinished = f"tmp_{Path(name).with_suffix('.jsonl')}"
-        handler = GenInferencerOutputHandler()
-        done = len(handler.restore_from_jsonl(str(folder), unfinished))
+        """Score all texts as they are and write the prediction file; templates have no effect."""
         texts = retriever.dataset_reader.dataset["test"]
         scorer = find_scorer(self.model)
-        for index in range(done, len(texts)):
-            prediction = self._score_text(scorer, texts[index]["text"])
-            handler.save_results(texts[index]["name"], prediction, index)
-            handler.write_to_jsonl(str(folder), unfinished)
-        handler.write_to_json(str(folder), name)
-        (folder / unfinished).unlink(missing_ok=True)
-        return [result["prediction"] for result in handler.results_dict.values()]
+
+        def make_record(index: int) -> dict[str, Any]:
+            text = texts[index]
+            prediction = self._score_text(scorer, text["text"])
+            return {"origin_prompt": text["name"], "prediction": prediction}
+
+        return self.write_records(
+            len(texts), make_record, output_json_filepath, output_json_filename
+        )
 
     def _score_text(self, scorer: Any, text: str) -> str:
         estimates, num_bytes = [], []
@@ -141,17 +119,13 @@ def parse_likelihood_options(options: Mapping[str, Any], batch_size: int) -> Lik
 
 
 def find_scorer(model: Any) -> Any:
-    """Return what scores targets with a model of OpenCompass.
+    """Return an object with ``score(prefix, target, options) -> Estimate`` for a model.
 
-    Args:
-        model: This package's wrapper, or one that holds an AutoModelForCausalLM as ``model``
-            (OpenCompass's HuggingFaceBaseModel and its kin).
-
-    Returns:
-        An object with ``score(prefix, target, options) -> Estimate``.
+    That is this package's wrapper, or one that holds an AutoModelForCausalLM as ``model``
+    (OpenCompass's HuggingFaceBaseModel and its kin).
 
     Raises:
-        ValueError: If it can be done with neither.
+        ValueError: If it is neither.
     """
     engine = getattr(model, "engine", None)
     if hasattr(engine, "score"):
@@ -167,12 +141,7 @@ def find_scorer(model: Any) -> Any:
 
 
 def read_ids(model: Any, text: str) -> list[int]:
-    """Return a text's ids without a beginning-of-sequence token: only one window would have it.
-
-    Args:
-        model: OpenCompass's model.
-        text: The text.
-    """
+    """Return a text's ids without a beginning-of-sequence token: only one window would have it."""
     if hasattr(model, "engine"):
         token_ids = model.encode(text).tolist()
     else:

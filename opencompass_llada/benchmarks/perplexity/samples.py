@@ -1,7 +1,6 @@
-"""Texts to measure perplexity on: generated, text files, jsonl files, or a data set of the hub.
+"""Reads texts to measure perplexity on, and cuts the windows that are scored out of their tokens.
 
-Gives whole texts. Which tokens of them are scored is decided by `windows`, once a model's
-tokenizer is known.
+Texts are generated, text files, jsonl files, or a data set of the hub.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from opencompass.datasets.base import BaseDataset
-
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, read_text
+from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset
 from opencompass_llada.options import build, check_fields, unknown_name_message
 from opencompass_llada.synthetic import generate_documents
 
@@ -29,6 +26,7 @@ GENERATED_SEED = 3
 SEED_STEP = 1000
 #: Keys of a data set config that say what its cell is; the summarizer reads them, the text not.
 CELL_KEYS = ("benchmark", "task", "length", "previous_length", "target")
+TARGETS = ("last", "segment", "whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +51,7 @@ class TextOptions:
     """Split of a hub data set."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: With the name, the value and the rule.
-        """
+        """Check every field; a ValueError names the rule."""
         check_fields(self)
         for name in ("num_texts", "min_characters"):
             if getattr(self, name) < 1:
@@ -68,43 +62,23 @@ class TextOptions:
             )
 
 
-class PerplexityDataset(BaseDataset):
-    """OpenCompass data set of texts; keywords are the fields of `TextOptions`.
+class PerplexityDataset(CheckedDataset):
+    """OpenCompass data set of texts; keywords are the fields of `TextOptions`, and `CELL_KEYS`."""
 
-    Takes besides, without effect on the texts, what a curve is drawn by: see `CELL_KEYS`.
-    """
+    options_class = TextOptions
+    title = "perplexity data set"
+    table_keys = CELL_KEYS
 
-    @staticmethod
-    def load(**options: Any) -> Dataset:
-        """Read the texts.
+    @classmethod
+    def make_rows(cls, options: TextOptions) -> list[dict[str, str]]:
+        """Read the texts: columns text and name."""
+        return read_texts(options)
 
-        Args:
-            **options: Fields of `TextOptions`, and `CELL_KEYS`.
-
-        Returns:
-            Columns text and name.
-
-        Raises:
-            ValueError: For a wrong option or missing data.
-        """
-        return Dataset.from_list(read_texts(parse_text_options(options)))
-
-    @staticmethod
-    def check_options(**options: Any) -> TextOptions:
-        """Check the keywords, before any file is opened."""
-        return parse_text_options(options)
-
-    @staticmethod
-    def source(options: Mapping[str, Any]) -> TextOptions:
-        """Return what its samples are made of: points of one curve share it."""
-        return parse_text_options(options)
-
-    @staticmethod
-    def check_data(same: Sequence[Mapping[str, Any]]) -> None:
+    @classmethod
+    def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
         """Read the texts of points with one source, and forget them; not those of the hub."""
-        options = parse_text_options(same[0])
-        if not options.path.startswith(HUB_PREFIX):
-            read_texts(options)
+        if not cls.check_options(**same[0]).path.startswith(HUB_PREFIX):
+            super().check_data(same)
 
 
 def parse_text_options(options: Mapping[str, Any]) -> TextOptions:
@@ -113,7 +87,7 @@ def parse_text_options(options: Mapping[str, Any]) -> TextOptions:
     Raises:
         ValueError: For an unknown keyword (names the nearest), or a wrong value.
     """
-    return build(TextOptions, options, "perplexity data set", also=CELL_KEYS)
+    return PerplexityDataset.check_options(**options)
 
 
 def read_texts(options: TextOptions) -> list[dict[str, str]]:
@@ -141,10 +115,16 @@ def read_texts(options: TextOptions) -> list[dict[str, str]]:
 
 
 def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each."""
     if options.path == GENERATED:
-        return _generated_texts(options)
+        yield from _generated_texts(options)
+        return
     if options.path.startswith(HUB_PREFIX):
-        return _hub_texts(options)
+        name = options.path.removeprefix(HUB_PREFIX)
+        for number, row in enumerate(_load_from_hub(name, options)):
+            where = f"{options.path}, row {number}"
+            yield f"{name} {number}", _take_text(row, options.text_field, where)
+        return
     path = Path(resolve_path(options.path)).expanduser()
     if not path.exists():
         raise MissingDataError(
@@ -153,9 +133,11 @@ def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
             "(LLADA_DATA for the shipped configs)."
         )
     if path.suffix in (".jsonl", ".json"):
-        return _jsonl_texts(path, options.text_field)
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    return ((file.name, read_text(file)) for file in files)
+        for number, (where, row) in enumerate(read_json_lines(path)):
+            yield f"{path.name} {number}", _take_text(row, options.text_field, where)
+        return
+    for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
+        yield file.name, read_text(file)
 
 
 def _generated_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
@@ -170,18 +152,12 @@ def _generated_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
         yield f"generated {number}", text
 
 
-def _jsonl_texts(path: Path, field: str) -> Iterator[tuple[str, str]]:
-    for number, (where, row) in enumerate(read_json_lines(path)):
-        yield f"{path.name} {number}", _field(row, field, where)
-
-
-def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
+def _load_from_hub(name: str, options: TextOptions) -> Any:
     from datasets import load_dataset
 
-    name = options.path.removeprefix(HUB_PREFIX)
     try:
         # Else `datasets` asks at the terminal, under an alarm that outlives the call.
-        rows = load_dataset(name, options.hub_config, split=options.split, trust_remote_code=False)
+        return load_dataset(name, options.hub_config, split=options.split, trust_remote_code=False)
     except Exception as error:  # any network, cache or hub error ends in the same remedy
         raise MissingDataError(
             f"path={options.path!r} could not be loaded by the datasets package "
@@ -189,20 +165,123 @@ def _hub_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
             f"hub_config={options.hub_config!r} and split={options.split!r}, or fetch it where "
             f"there is a network (hf download {name} --repo-type dataset) and give the file."
         ) from error
-    for number, row in enumerate(rows):
-        where = f"{options.path}, row {number}"
-        yield f"{name} {number}", _field(row, options.text_field, where)
 
 
-def _field(row: Mapping[str, Any], field: str, source: str) -> str:
+def _take_text(row: Mapping[str, Any], field: str, where: str) -> str:
     if field not in row:
         raise MissingDataError(
-            f"text_field={field!r} is no field of {source}, which has {', '.join(row)}; set "
+            f"text_field={field!r} is no field of {where}, which has {', '.join(row)}; set "
             "text_field (LLADA_TEXT_FIELD) to one of them."
         )
     if not isinstance(row[field], str):
         raise ValueError(
-            f"{source}: {field}={row[field]!r} must be a text; take the row out, or set text_field "
+            f"{where}: {field}={row[field]!r} must be a text; take the row out, or set text_field "
             "(LLADA_TEXT_FIELD) to the field that holds the text."
         )
     return row[field]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions:
+    """One point of a curve over context length, the same whatever the curve's other points are.
+
+    Of a text of 8 tokens 01234567, with a length of 4 and a target of 2 tokens, there are scored
+    (given what stands before the bar): ``last`` 45|67, at every length the same tokens;
+    ``segment``, previous_length 2: 01|23, so that the segments up to a length make up the text;
+    ``whole`` |0123. A second window is 23|45 for ``last`` and |4567 for ``whole``.
+    """
+
+    length: int
+    """Tokens of prefix and target together."""
+    target: str = "last"
+    """One of `TARGETS`."""
+    target_tokens: int | None = None
+    """Tokens scored, for ``last`` alone."""
+    previous_length: int | None = None
+    """Where the segment begins, for ``segment`` alone."""
+    windows_per_text: int = 1
+    """Windows taken of a text; they share no scored token. 1 for ``segment``."""
+
+    def __post_init__(self) -> None:
+        """Check how the numbers fit together; a ValueError names the rule."""
+        check_fields(self, "window ")
+        if self.target not in TARGETS:
+            raise ValueError(unknown_name_message("target", self.target, TARGETS))
+        for name in ("length", "windows_per_text"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.target == "segment" and self.windows_per_text > 1:
+            raise ValueError(
+                f"windows_per_text={self.windows_per_text} must be 1 with target='segment', whose "
+                "segments of all lengths make up one text; take more texts instead (LLADA_TEXTS)."
+            )
+        for name, target in (("target_tokens", "last"), ("previous_length", "segment")):
+            if (getattr(self, name) is None) == (self.target == target):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} with target={self.target!r}: target={target!r} "
+                    "needs it, and it has no effect with others."
+                )
+        if self.target_tokens is not None and not 1 <= self.target_tokens <= self.length:
+            raise ValueError(
+                f"target_tokens={self.target_tokens} must be from 1 to length={self.length}, the "
+                "shortest context; use a shorter target or longer lengths."
+            )
+        if self.previous_length is not None and not 0 <= self.previous_length < self.length:
+            raise ValueError(
+                f"previous_length={self.previous_length} must be from 0 to below "
+                f"length={self.length}."
+            )
+
+    @property
+    def needed_tokens(self) -> int:
+        """Tokens of the shortest text that holds all windows."""
+        if self.target == "last":
+            return self.length + (self.windows_per_text - 1) * (self.target_tokens or 0)
+        return self.length * self.windows_per_text
+
+    def check_text(self, size: int, unit: str = "tokens") -> None:
+        """Refuse a text that is too short.
+
+        A size in bytes is a bound that no text of fewer tokens passes.
+
+        Raises:
+            ValueError: With both sizes and what to do.
+        """
+        if size < self.needed_tokens:
+            raise ValueError(
+                f"A text has {size} {unit}, and {self.windows_per_text} windows of {self.length} "
+                f"tokens need {self.needed_tokens}; lower the lengths or the number of windows, "
+                "raise min_characters (LLADA_MIN_CHARACTERS) to pass over short texts, or give "
+                "longer ones."
+            )
+
+
+def parse_window_options(options: Mapping[str, Any]) -> WindowOptions:
+    """Read the inferencer's ``window`` option.
+
+    Raises:
+        ValueError: For an unknown name (the nearest is named), a missing one or a wrong value.
+    """
+    return build(WindowOptions, options, "window")
+
+
+def cut_windows(
+    token_ids: Sequence[int], options: WindowOptions
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield (prefix, target) for each window of a text's tokens.
+
+    Raises:
+        ValueError: If the text is too short.
+    """
+    options.check_text(len(token_ids))
+    ids, length = list(token_ids), options.length
+    for number in range(options.windows_per_text):
+        if options.target == "last":
+            assert options.target_tokens is not None, "checked on construction"
+            end = len(ids) - number * options.target_tokens
+            border = end - options.target_tokens
+            yield ids[end - length : border], ids[border:end]
+        elif options.target == "segment":
+            yield ids[: options.previous_length], ids[options.previous_length : length]
+        else:
+            yield [], ids[number * length : (number + 1) * length]

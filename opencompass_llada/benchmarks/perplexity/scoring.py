@@ -23,12 +23,7 @@ class PerplexityEvaluator(CompleteEvaluator):
     def score(
         self, predictions: Sequence[str], references: Any = None, test_set: Any = None
     ) -> dict[str, Any]:
-        """Score one cell.
-
-        Args:
-            predictions: From `PerplexityInferencer`.
-            references: Not used.
-            test_set: The texts, to check the number of predictions against.
+        """Score one cell by the predictions of `PerplexityInferencer`; there are no references.
 
         Returns:
             perplexity, perplexity_low and perplexity_high (95 %, of the masks drawn, not of the
@@ -38,11 +33,8 @@ class PerplexityEvaluator(CompleteEvaluator):
         Raises:
             ValueError: If predictions are missing or torn.
         """
-        if test_set is not None:
-            check_complete(predictions, test_set)
+        check_complete(predictions, predictions if test_set is None else test_set)
         pairs = [pair for prediction in predictions for pair in read_estimates(prediction)]
-        if not pairs:
-            raise ValueError("There are no predictions, so there is no perplexity.")
         total = pool([estimate for estimate, _ in pairs])
         num_bytes = sum(size for _, size in pairs)
         low, high = total.interval(INTERVAL_LEVEL)

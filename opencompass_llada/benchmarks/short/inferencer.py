@@ -1,4 +1,4 @@
-"""The OpenCompass inferencer of multiple-choice questions: the likeliest option, given the rest.
+"""Chooses the likeliest option of multiple-choice questions, given the rest, for OpenCompass.
 
 OpenCompass's PPLInferencer compares the likelihoods of whole texts. For a masked diffusion model
 those are estimates, and the noise of a long question hides the difference of two short options.
@@ -15,22 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
-    BaseInferencer,
-    GenInferencerOutputHandler,
-)
-
+from opencompass_llada.benchmarks.opencompass_bases import ScoringInferencer
 from opencompass_llada.benchmarks.perplexity.inferencer import find_scorer
 from opencompass_llada.likelihood import Estimate, TextScorer, parse_scoring
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import count_bytes
 from opencompass_llada.prompting.truncate import LengthLimit
-
-logger = get_logger(__name__)
 
 #: What OpenCompass's task passes to every inferencer and this one has no use for.
 _HOST_KEYWORDS = ("max_out_len", "min_out_len", "dump_res_length", "dump_only_message_path",
@@ -39,7 +31,7 @@ _OWN_KEYWORDS = ("labels", "per", "likelihood", "batch_size", "max_seq_len")
 PER = ("option", "token", "byte")
 
 
-class OptionScoringInferencer(BaseInferencer):
+class OptionScoringInferencer(ScoringInferencer):
     """Takes PPLInferencer's place: same templates, labels, prediction files and evaluators."""
 
     def __init__(
@@ -93,43 +85,25 @@ class OptionScoringInferencer(BaseInferencer):
         output_json_filepath: str | None = None,
         output_json_filename: str | None = None,
     ) -> list[Any]:
-        """Score the options of all samples and write the prediction file.
-
-        Args:
-            retriever: Holds the data set and the in-context examples.
-            ice_template: Template of in-context examples.
-            prompt_template: Template of a sample, a text or turns for each label.
-            output_json_filepath: Folder of the predictions.
-            output_json_filename: Their file.
-
-        Returns:
-            The label predicted for each sample.
+        """Score the options of all samples, write the prediction file and return the labels.
 
         Raises:
             ValueError: If there are fewer than two labels, or a text has nothing to score.
         """
-        folder = Path(output_json_filepath or self.output_json_filepath)
-        name = str(output_json_filename or self.output_json_filename)
-        unfinished = f"tmp_{Path(name).with_suffix('.jsonl')}"
         templates = {"ice_template": ice_template, "prompt_template": prompt_template}
         labels = self.labels or retriever.get_labels(**templates)
         if len(labels) < 2:
             raise ValueError(f"labels={labels} must be at least two, for there is a choice to make")
-        handler = GenInferencerOutputHandler()
-        done = len(handler.restore_from_jsonl(str(folder), unfinished))
         examples = retriever.retrieve()
         column = retriever.dataset_reader.output_column
-        for index in range(done, len(examples)):
+
+        def make_record(index: int) -> dict[str, Any]:
             found = self._score_sample(retriever, templates, labels, index, list(examples[index]))
-            if column:
-                found["gold"] = retriever.test_ds[index][column]
-            handler.results_dict[str(index)] = found
-            if (index + 1) % self.batch_size == 0:
-                handler.write_to_jsonl(str(folder), unfinished)
-        folder.mkdir(parents=True, exist_ok=True)
-        handler.write_to_json(str(folder), name)
-        (folder / unfinished).unlink(missing_ok=True)
-        return [result["prediction"] for result in handler.results_dict.values()]
+            return found | ({"gold": retriever.test_ds[index][column]} if column else {})
+
+        return self.write_records(
+            len(examples), make_record, output_json_filepath, output_json_filename, self.batch_size
+        )
 
     def _score_sample(
         self,
@@ -139,7 +113,7 @@ class OptionScoringInferencer(BaseInferencer):
         index: int,
         examples: list[int],
     ) -> dict[str, Any]:
-        """Return a sample's entry of the prediction file, in PPLInferencer's form."""
+        """Return a sample's record in the prediction file, in PPLInferencer's form."""
         while True:
             ice = retriever.generate_ice(examples, ice_template=templates["ice_template"])
             prompts = [
@@ -150,16 +124,17 @@ class OptionScoringInferencer(BaseInferencer):
                 break
             examples = examples[:-1]
         estimates = self.scorer.score_options(texts)
-        entry: dict[str, Any] = {"in-context examples": self.model.parse_template(ice, mode="ppl")}
-        entry["origin_prompt"] = texts[0]
+        record: dict[str, Any] = {
+            "in-context examples": self.model.parse_template(ice, mode="ppl"),
+            "origin_prompt": texts[0],
+        }
         values = []
         for label, text, estimate in zip(labels, texts, estimates, strict=True):
             num_bytes = self.scorer.count_scored_bytes(text, estimate)
             divisor = {"option": 1, "token": estimate.num_tokens, "byte": num_bytes}[self.per]
             values.append(estimate.nll / divisor)
-            entry[f"label: {label}"] = _describe(text, values[-1], estimate, num_bytes)
-        entry["prediction"] = labels[values.index(min(values))]
-        return entry
+            record[f"label: {label}"] = _describe(text, values[-1], estimate, num_bytes)
+        return {**record, "prediction": labels[values.index(min(values))]}
 
     def _fits(self, texts: Sequence[str]) -> bool:
         if self.max_seq_len is None:
@@ -170,10 +145,10 @@ class OptionScoringInferencer(BaseInferencer):
 def make_scorer(
     model: Any, likelihood: Mapping[str, Any] | None, max_seq_len: int | None
 ) -> TextScorer:
-    """Return what scores texts with a model of OpenCompass.
+    """Return what scores texts with this package's wrapper, or a model that `find_scorer` knows.
 
     Args:
-        model: This package's wrapper, or one that `find_scorer` knows.
+        model: OpenCompass's model.
         likelihood: See `parse_scoring`; None for the model's own.
         max_seq_len: Limit of a model that is not ours.
 
@@ -195,7 +170,7 @@ def make_scorer(
 
 
 def _describe(text: str, value: float, estimate: Estimate, num_bytes: int) -> dict[str, Any]:
-    """Return an option's entry: PPLInferencer's names, and what an estimate is made of."""
+    """Return an option's record: PPLInferencer's names, and what an estimate is made of."""
     return {
         "testing input": text,
         "prompt": text,
