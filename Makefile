@@ -99,15 +99,15 @@ model-configs: install
 
 # Into checkpoints/; the same command goes on where it stopped.
 tiny-llada-long: install
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_pretrain.yaml num_workers=$(WORKERS)
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_first.yaml num_workers=$(WORKERS) \
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_pretrain.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_long_first.yaml num_workers=$(WORKERS) \
 	  init_from=checkpoints/tiny-llada/final
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_second.yaml num_workers=$(WORKERS)
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long_third.yaml num_workers=$(WORKERS)
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_long.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_long_second.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_long_third.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_long.yaml num_workers=$(WORKERS)
 
 tiny-models: tiny-llada-long
-	$(BIN)/python -m opencompass_llada.finetune configs/finetune/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
 
 wheel: install
 	rm -rf build

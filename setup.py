@@ -1,8 +1,8 @@
 """Package metadata, and the mapping of the top-level folders to subpackages.
 
-`configs/`, `needlebench/` and `ruler_patches/` lie at the top of a checkout, where people look for
-them, and install as `opencompass_llada.configs`, `.needlebench` and `.ruler_patches`, so that
-nothing generic lands in site-packages and relative `read_base` imports resolve the same in both
+`configs/`, `needlebench/`, `ruler_patches/` and `tiny_models/` lie at the top of a checkout, where
+people look for them, and install as `opencompass_llada.configs` and so on, so that nothing generic
+lands in site-packages and relative `read_base` imports resolve the same in both
 places. Symbolic links of those names inside opencompass_llada/ serve absolute `read_base` imports
 (`from opencompass_llada.needlebench.niah import ...`) in a checkout and an editable install, where
 mmengine joins paths; they are left out here. Tool settings are in pyproject.toml, requirements in
@@ -16,7 +16,7 @@ from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent
 PACKAGE = "opencompass_llada"
-MAPPED_FOLDERS = ("configs", "needlebench", "ruler_patches")
+MAPPED_FOLDERS = ("configs", "needlebench", "ruler_patches", "tiny_models")
 
 
 def read_version() -> str:

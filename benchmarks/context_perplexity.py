@@ -29,9 +29,9 @@ from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.engines import Engine
 from opencompass_llada.finetune.evaluation import context_windows
+from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import TextSource
-from opencompass_llada.finetune.start import TrainingTokenizer
-from opencompass_llada.finetune.token_cache import TokenizedText, default_folder, tokenize_source
+from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
 from opencompass_llada.likelihood import LikelihoodOptions, pool
 
 GENERATED = "generated"

@@ -33,7 +33,7 @@ from recording import describe_run, write_record  # noqa: E402
 from opencompass_llada.finetune.arithmetic import peak_flops, step_flops  # noqa: E402
 from opencompass_llada.finetune.checks import plan_memory  # noqa: E402
 from opencompass_llada.finetune.forward import TrainingNetwork  # noqa: E402
-from opencompass_llada.finetune.networks import network_shape  # noqa: E402
+from opencompass_llada.finetune.network import network_shape, place_network  # noqa: E402
 from opencompass_llada.finetune.optimizer import build_optimizer  # noqa: E402
 from opencompass_llada.finetune.parallel import (  # noqa: E402
     any_rank,
@@ -43,7 +43,6 @@ from opencompass_llada.finetune.parallel import (  # noqa: E402
 )
 from opencompass_llada.finetune.recipe import Recipe  # noqa: E402
 from opencompass_llada.finetune.recipe_file import parse_override, parse_recipe  # noqa: E402
-from opencompass_llada.finetune.start import place_network  # noqa: E402
 from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion  # noqa: E402
 
 K = 1024

@@ -24,7 +24,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -42,9 +42,8 @@ from study_cell import (  # noqa: E402
 )
 from study_prompts import prepare_sets  # noqa: E402
 
-from opencompass_llada.finetune.recipe import Strategy  # noqa: E402
-from opencompass_llada.finetune.start import make_tokenizer  # noqa: E402
-from opencompass_llada.finetune.token_cache import tokenize_source  # noqa: E402
+from opencompass_llada.finetune.packing import STRATEGIES  # noqa: E402
+from opencompass_llada.finetune.tokens import make_tokenizer, tokenize_source  # noqa: E402
 
 #: Arguments that decide what a figure means; one record holds one value of each.
 SETTINGS = (
@@ -200,7 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scalings", nargs="+", default=["diffusion_ntk"], choices=SCALINGS)
-    parser.add_argument("--strategies", nargs="+", default=["eod"], choices=get_args(Strategy))
+    parser.add_argument("--strategies", nargs="+", default=["eod"], choices=list(STRATEGIES))
     parser.add_argument("--methods", nargs="+", default=["full"], choices=["full", "lora"])
     parser.add_argument("--factors", nargs="+", type=read_factor, default=[4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

@@ -55,7 +55,7 @@ eval = dict(
     partitioner=dict(type=NaivePartitioner, n=50),
     runner=dict(type=LocalRunner, max_num_workers=2, task=dict(type=OpenICLEvalTask)))
 """
-TREES = ("opencompass_llada", "configs", "needlebench", "ruler_patches")
+TREES = ("opencompass_llada", "configs", "needlebench", "ruler_patches", "tiny_models")
 FILES = ("run.py", "setup.py", "pyproject.toml", "requirements.txt", "MANIFEST.in")
 
 _HIDER = """

@@ -131,6 +131,7 @@ def test_links_and_named_files_are_there(page):
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             lost += [target] if part not in map(anchor, headings) else []
     folders = "configs|benchmarks|tests|docs|opencompass_llada|needlebench|ruler_patches"
+    folders += "|tiny_models|studies"
     for name in re.findall(rf"(?<![\w/.])(?:{folders})/[\w./-]+\.(?:py|yaml|md|csv|json)\b", text):
         if "NAME" not in name and not any(
             (folder / name).exists() for folder in (REPOSITORY_ROOT, page.parent)

@@ -15,9 +15,10 @@ from finetune_runs import SHORT, first_batches, small_recipe, small_trainer
 
 from opencompass_llada.files import host_name
 from opencompass_llada.finetune.evaluation import measure_perplexity
+from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import TextSource
-from opencompass_llada.finetune.text import Document, read_documents, train_tokenizer
-from opencompass_llada.finetune.token_cache import TokenizedText, tokenize_source
+from opencompass_llada.finetune.text import Document, read_documents
+from opencompass_llada.finetune.tokens import tokenize_source, train_tokenizer
 
 ROWS = [{"text": "one two", "q": "how"}, {"text": "three", "q": "why not"}]
 
@@ -192,7 +193,7 @@ def test_text_of_special_tokens_is_plain_text_everywhere(tmp_path):
     text = [{"paths": [str(file)], "prompt_field": "q"}]
     changes = {"text": text, "strategy": "eod", "retrieval_share": 0.0, "phases": SHORT}
     trainer = small_trainer(tmp_path / "out", **changes)
-    tokens, made = trainer.tokens, trainer.data._packed[128]._texts[0]
+    tokens, made = trainer.tokens, trainer.data._rows[128].texts[0]
     assert made.tokens.tolist().count(tokens.end_token_id) == 1  # the document's own
     assert tokens.mask_token_id not in made.tokens
     assert tokens.decode(made.tokens[:-1].tolist()) == SPECIAL * 10

@@ -19,16 +19,23 @@ from tiny import tiny_tokenizer, write_tiny_checkpoint
 from opencompass_llada.files import host_name
 from opencompass_llada.finetune import saving
 from opencompass_llada.finetune.__main__ import main
-from opencompass_llada.finetune.arithmetic import Shape
-from opencompass_llada.finetune.checks import DoesNotFit, check_memory, plan_memory
+from opencompass_llada.finetune.arithmetic import NetworkShape
+from opencompass_llada.finetune.checkpoints import SaveError
+from opencompass_llada.finetune.checks import (
+    DoesNotFit,
+    check_memory,
+    claim_output,
+    plan_memory,
+)
 from opencompass_llada.finetune.parallel import read_ranks
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.recipe_file import load_recipe
-from opencompass_llada.finetune.surroundings import claim_output
 from opencompass_llada.finetune.text import read_documents
 from opencompass_llada.networks import load_checkpoint
 
-LLADA_8B = Shape(width=4096, kv_width=4096, num_layers=32, mlp_width=12288, vocab_size=126464)
+LLADA_8B = NetworkShape(
+    width=4096, kv_width=4096, num_layers=32, mlp_width=12288, vocab_size=126464
+)
 
 
 def jsonl(folder, *rows, name="a.jsonl"):
@@ -95,7 +102,7 @@ def test_a_tokenizer_without_end_of_document(tmp_path):
     with pytest.raises(ValueError, match="retrieval_share=0"):
         small_trainer(tmp_path / "b", LONGER, init_from=path, retrieval_share=0.5)
     trainer = small_trainer(tmp_path / "c", LONGER, init_from=path, strategy="adaptive")
-    assert not trainer.data._packed[512]._texts[0].has_end
+    assert not trainer.data._rows[512].texts[0].has_end
 
 
 def test_a_target_below_the_trained_length(tmp_path):
@@ -160,7 +167,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     for target in (folder, None):  # the same step again, and another
         if target is not None:
             trainer.step = 0
-        with pytest.raises(saving.SaveError, match="No space left.*Earlier checkpoints"):
+        with pytest.raises(SaveError, match="No space left.*Earlier checkpoints"):
             trainer.save({})
         assert (folder / "model.safetensors").read_bytes() == before
         load_checkpoint(folder)
@@ -215,7 +222,7 @@ def test_missing_peft_names_the_command(tmp_path, monkeypatch):
         small_trainer(tmp_path / "a", LONGER, init_from=checkpoint(tmp_path), lora={"rank": 2})
 
 
-def test_surroundings_are_checked_before_anything_loads(tmp_path, monkeypatch):
+def test_the_machine_is_checked_before_anything_loads(tmp_path, monkeypatch):
     nothing = {**LONGER, "init_from": str(tmp_path / "no-checkpoint")}
     with pytest.raises(ValueError, match="no file matches path"):
         small_trainer(tmp_path / "a", nothing, text=[{"paths": [str(tmp_path / "*.txt")]}])
@@ -316,14 +323,14 @@ def test_a_full_disk_in_a_state_leaves_nothing_and_is_a_save_error(tmp_path, mon
     for owner, name in ((torch, "save"), (type(tmp_path), "write_text"), (os, "fsync")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
-            with pytest.raises(saving.SaveError, match="could not be written .*No space left"):
+            with pytest.raises(SaveError, match="could not be written .*No space left"):
                 trainer.save({})
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert names == ["checkpoints.json", "step-000000"], name
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(saving.SaveError, match="checkpoints.json could not be written"):
+    with pytest.raises(SaveError, match="checkpoints.json could not be written"):
         trainer.index.write()
-    with pytest.raises(saving.SaveError, match="metrics.jsonl could not be written"):
+    with pytest.raises(SaveError, match="metrics.jsonl could not be written"):
         trainer.train()
     monkeypatch.undo()
     small_trainer(tmp_path / "out", phases=SHORT).train()

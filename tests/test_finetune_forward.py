@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from finetune_runs import small_recipe
@@ -10,8 +12,8 @@ from tiny import EOS_ID, MASK_ID, VOCAB_SIZE, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opencompass_llada.finetune.forward import TrainingNetwork, document_attend
-from opencompass_llada.finetune.networks import hidden_states
-from opencompass_llada.finetune.packing import PackedText
+from opencompass_llada.finetune.network import hidden_states
+from opencompass_llada.finetune.packing import STRATEGIES
 from opencompass_llada.finetune.rows import collate
 from opencompass_llada.networks.attention_pattern import Documents
 
@@ -57,8 +59,8 @@ def test_documents_give_the_states_that_each_alone_gives():
     ("strategy", "leaks"), [("adaptive", False), ("eod", True), ("direct", True)]
 )
 def test_perturbing_a_document_reaches_others_only_under_full_attention(strategy, leaks):
-    packed = PackedText([text_of([9, 14, 7])], LENGTH, strategy, seed=0, pad_token_id=EOS_ID)
-    row = packed.row(0)
+    packed = STRATEGIES[strategy]([text_of([9, 14, 7])], LENGTH, seed=0, pad_token_id=EOS_ID)
+    row = packed.row(0, random.Random(0))
     net = network()
     owner = torch.from_numpy(row.input_ids) // 1000
     ids = torch.from_numpy(row.input_ids) % 200

@@ -19,7 +19,7 @@ from tiny import write_tiny_checkpoint
 
 from opencompass_llada.finetune import trainer
 from opencompass_llada.finetune.__main__ import main
-from opencompass_llada.finetune.arithmetic import Shape
+from opencompass_llada.finetune.arithmetic import NetworkShape
 from opencompass_llada.finetune.checks import check_fits
 from opencompass_llada.finetune.parallel import Ranks
 
@@ -387,7 +387,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 def test_only_logits_that_are_computed_count():
     """At 256K tokens all logits of an 8B take 130 GB; perplexity needs those of the target."""
     ranks = Ranks(rank=0, world_size=1, sequence_parallel=1, device=torch.device("cpu"))
-    shape = Shape(width=64, kv_width=64, num_layers=1, mlp_width=64, vocab_size=126464)
+    shape = NetworkShape(width=64, kv_width=64, num_layers=1, mlp_width=64, vocab_size=126464)
     text, length = {"generated_seed": 8, "num_documents": 1}, 262144
 
     def recipe(**evaluation):

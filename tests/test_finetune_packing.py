@@ -11,10 +11,13 @@ from finetune_runs import RECIPE, SHORT, ranks_of, small_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opencompass_llada.finetune.packing import PackedText, Piece, pack
-from opencompass_llada.finetune.token_cache import TokenizedText
+from opencompass_llada.finetune.packing import (
+    STRATEGIES,
+    DocumentSlice,
+    TokenizedText,
+)
 
-STRATEGIES = ("adaptive", "eod", "direct")
+PACKED = ("adaptive", "eod", "direct")
 
 
 def text_of(lengths, prompts=None):
@@ -27,40 +30,49 @@ def text_of(lengths, prompts=None):
     )
 
 
+def packed_of(lengths, row_length, strategy, seed=0):
+    return STRATEGIES[strategy]([text_of(lengths)], row_length, seed=seed, pad_token_id=7)
+
+
 def test_worked_example():
-    rows, report = pack([7, 3, 2, 4, 1], 4, "adaptive", seed=0)
+    packed = packed_of([7, 3, 2, 4, 1], 4, "adaptive", seed=0)
+    rows = packed._rows
     expected = [
-        [Piece(0, 0, 4)],
-        [Piece(3, 0, 4)],
-        [Piece(0, 4, 7), Piece(4, 0, 1)],
-        [Piece(1, 0, 3)],
-        [Piece(2, 0, 2)],
+        [DocumentSlice(0, 0, 4)],
+        [DocumentSlice(3, 0, 4)],
+        [DocumentSlice(0, 4, 7), DocumentSlice(4, 0, 1)],
+        [DocumentSlice(1, 0, 3)],
+        [DocumentSlice(2, 0, 2)],
     ]
     assert sorted(rows) == sorted(expected)
-    assert (report.num_rows, report.num_packed, report.num_cut) == (5, 1, 1)
-    assert (report.num_tokens, report.num_padding) == (17, 3)
-    assert "15.0 %" in report.describe()
+    assert packed.describe() == (
+        "Packing adaptive: 5 documents (17 tokens) in 5 rows of 4; 1 rows hold several pieces, 1 "
+        "documents are cut, 3 tokens (15.0 %) are padding"
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
     row_length=st.integers(1, 24),
-    strategy=st.sampled_from(STRATEGIES),
+    strategy=st.sampled_from(PACKED),
 )
 def test_every_token_is_in_one_row_once(lengths, row_length, strategy):
-    rows, report = pack(lengths, row_length, strategy, seed=1)
+    packed = packed_of(lengths, row_length, strategy, seed=1)
+    rows = packed._rows
     seen = collections.Counter(
         (piece.document, place)
         for row in rows
         for piece in row
         for place in range(piece.start, piece.stop)
     )
-    assert set(seen) == {(d, i) for d, n in enumerate(lengths) for i in range(n)}
+    assert set(seen) == {
+        (d, i) for d, n in enumerate(lengths) for i in range(n + packed.keeps_ends)
+    }
     assert set(seen.values()) == {1}
     sizes = [sum(piece.length for piece in row) for row in rows]
     assert max(sizes) <= row_length
-    assert report.num_padding == sum(row_length - size for size in sizes)
+    assert f", {sum(row_length - size for size in sizes)} tokens (" in packed.describe()
     if strategy == "adaptive":  # whatever fits a row is whole
         whole = {d for d, n in enumerate(lengths) if n <= row_length}
         assert {p.document for row in rows for p in row if p.start} <= set(range(99)) - whole
@@ -68,16 +80,17 @@ def test_every_token_is_in_one_row_once(lengths, row_length, strategy):
         assert sizes.count(row_length) >= len(rows) - 1
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", PACKED)
 @pytest.mark.parametrize("has_prompt", [False, True])
 def test_rows_hold_their_documents_tokens(strategy, has_prompt):
     text = text_of([5, 9, 3], prompts=[0, 4 * has_prompt, 0])
-    packed = PackedText([text], 8, strategy, seed=0, pad_token_id=7, restart_positions=True)
-    rows = [packed.row(number) for number in range(len(packed))]
+    packed = STRATEGIES[strategy]([text], 8, seed=0, pad_token_id=7, restart_positions=True)
+    rows = [packed.row(number, None) for number in range(len(packed._rows))]
     tokens = np.concatenate([row.input_ids for row in rows])
     real = tokens[tokens != 7]
     assert sorted(real) == sorted(t for t in text.tokens if t != 7)
-    ends = int((tokens == 7).sum()) - packed.report.num_padding
+    num_padding = int(packed.describe().split(" documents are cut, ")[1].split()[0])
+    ends = int((tokens == 7).sum()) - num_padding
     # Between documents under eod alone, and after the answer to a prompt in any case.
     assert ends == (3 if has_prompt or strategy == "eod" else 0)
     for row in rows:
@@ -91,18 +104,18 @@ def test_rows_hold_their_documents_tokens(strategy, has_prompt):
 
 
 def test_padding_is_attended_by_nothing_real_and_never_trained_on():
-    packed = PackedText([text_of([5, 2])], 8, "direct", seed=0, pad_token_id=7)
-    (row,) = [packed.row(0)]
+    packed = STRATEGIES["direct"]([text_of([5, 2])], 8, seed=0, pad_token_id=7)
+    (row,) = [packed.row(0, None)]
     assert row.spans == (7, 1)
     assert row.weights.tolist() == [1.0] * 7 + [0.0]
-    packed = PackedText([text_of([5, 2])], 8, "adaptive", seed=0, pad_token_id=7)
-    assert packed.row(0).spans == (5, 2, 1)
+    packed = STRATEGIES["adaptive"]([text_of([5, 2])], 8, seed=0, pad_token_id=7)
+    assert packed.row(0, None).spans == (5, 2, 1)
 
 
 def test_an_epoch_is_every_row_once_in_another_order():
-    packed = PackedText([text_of([8] * 20)], 8, "adaptive", seed=0, pad_token_id=7)
+    packed = STRATEGIES["adaptive"]([text_of([8] * 20)], 8, seed=0, pad_token_id=7)
     epochs = [
-        [int(packed.row(epoch * 20 + place).input_ids[0]) for place in range(20)]
+        [int(packed.row(epoch * 20 + place, None).input_ids[0]) for place in range(20)]
         for epoch in range(3)
     ]
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
@@ -115,15 +128,15 @@ def test_end_of_document_strategy_needs_the_token():
         tokens=text.tokens[:3], ends=np.array([3]), prompt_lengths=np.array([0]), has_end=False
     )
     with pytest.raises(ValueError, match="eos_token"):
-        PackedText([without], 8, "eod", seed=0, pad_token_id=0)
-    assert PackedText([without], 8, "direct", seed=0, pad_token_id=0).row(0).spans == (3, 5)
+        STRATEGIES["eod"]([without], 8, seed=0, pad_token_id=0)
+    assert STRATEGIES["direct"]([without], 8, seed=0, pad_token_id=0).row(0, None).spans == (3, 5)
 
 
 @pytest.fixture(scope="module")
 def data():
     """Data of a recipe that mixes packed documents and retrieval rows."""
-    from opencompass_llada.finetune.data import TrainingData
-    from opencompass_llada.finetune.start import make_tokenizer
+    from opencompass_llada.finetune.rows import TrainingData
+    from opencompass_llada.finetune.tokens import make_tokenizer
 
     recipe = small_recipe(strategy="adaptive", phases=[SHORT[0], RECIPE["phases"][1], SHORT[0]])
     return TrainingData(recipe, make_tokenizer(recipe))
@@ -182,8 +195,8 @@ def test_padding_and_prompts_are_never_predicted(data):
 
 @pytest.mark.parametrize("strategy", ["eod", "windows"])
 def test_continuation_rows_are_text_rows_with_their_end_alone_masked(strategy):
-    from opencompass_llada.finetune.data import TrainingData
-    from opencompass_llada.finetune.start import make_tokenizer
+    from opencompass_llada.finetune.rows import TrainingData
+    from opencompass_llada.finetune.tokens import make_tokenizer
 
     made = {}
     for share in (0.0, 1.0):

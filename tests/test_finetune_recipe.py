@@ -12,22 +12,24 @@ from opencompass_llada.finetune.recipe_file import load_recipe, parse_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = REPOSITORY / "configs" / "finetune"
+TINY = REPOSITORY / "tiny_models"
+SHIPPED = sorted([*RECIPES.glob("*.yaml"), *TINY.glob("*.yaml")])
 
 
-@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_recipes_are_valid(file):
     assert load_recipe(file, ["seed=3"]).seed == 3
 
 
 def test_the_issues_recipes_are_all_there():
-    assert {file.stem for file in RECIPES.glob("*.yaml")} >= {
+    assert {file.stem for file in SHIPPED} >= {
         *("tiny_pretrain", "tiny_ar_pretrain", "tiny_long"),
         *("ultrallada_8b_64k", "ultrallada_8b_128k", "lora_8b_64k"),
     }
 
 
 def test_twin_differs_from_tiny_llada_in_its_objective_alone():
-    first, twin = (load_recipe(RECIPES / f"tiny_{n}.yaml") for n in ("pretrain", "ar_pretrain"))
+    first, twin = (load_recipe(TINY / f"tiny_{n}.yaml") for n in ("pretrain", "ar_pretrain"))
     differing = {name for name in vars(first) if getattr(first, name) != getattr(twin, name)}
     assert differing == {"output_dir", "objective"}
 
@@ -113,17 +115,17 @@ def test_prompts_need_whole_documents():
 
 
 def test_cycles_go_through_all_phases_again():
-    recipe = load_recipe(RECIPES / "tiny_long_first.yaml", ["cycles=3"])
+    recipe = load_recipe(TINY / "tiny_long_first.yaml", ["cycles=3"])
     lengths = [phase.sequence_length for phase in recipe.phases]
     assert lengths == [512, 2048, 8192, 16384] * 4  # last_phases follow once
     assert [phase.continuation_share for phase in recipe.phases] == [None] * 12 + [0.25] * 4
     with pytest.raises(ValueError, match="cycles=0 must be a whole number from 1"):
-        load_recipe(RECIPES / "tiny_long_first.yaml", ["cycles=0"])
+        load_recipe(TINY / "tiny_long_first.yaml", ["cycles=0"])
 
 
 def test_each_part_of_tiny_llada_long_begins_where_the_one_before_ended():
     names = ("tiny_long_first", "tiny_long_second", "tiny_long_third", "tiny_long")
-    parts = [load_recipe(RECIPES / f"{name}.yaml") for name in names]
+    parts = [load_recipe(TINY / f"{name}.yaml") for name in names]
     for before, after in itertools.pairwise(parts):
         assert after.init_from == f"{before.output_dir}/final"
         assert after.rope_scaling == {"type": "none"}  # the base after scaling is in the checkpoint

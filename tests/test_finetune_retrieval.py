@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 
 from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES, NiahTask, TracingTask
-from opencompass_llada.finetune.random_strings import draw_text_words, draw_words
-from opencompass_llada.finetune.recipe import SHORTEST_ROW, TextSource
-from opencompass_llada.finetune.retrieval import RetrievalRows
-from opencompass_llada.finetune.ruler_rows import draw_pair, is_trained_pair
-from opencompass_llada.finetune.styles import STYLES
-from opencompass_llada.finetune.text import read_documents, train_tokenizer
-from opencompass_llada.finetune.token_cache import tokenize_source
-from opencompass_llada.finetune.windows import TokenWindows
+from opencompass_llada.finetune.packing import TokenWindows
+from opencompass_llada.finetune.recipe import TextSource
+from opencompass_llada.finetune.text import read_documents
+from opencompass_llada.finetune.tokens import (
+    TrainingTokenizer,
+    tokenize_source,
+    train_tokenizer,
+)
 from opencompass_llada.synthetic.grammar import RULES
 from opencompass_llada.synthetic.needles import held_out, make_needle
+from opencompass_llada.tiny_models.random_text import draw_text_words, draw_words
+from opencompass_llada.tiny_models.retrieval import RetrievalRows
+from opencompass_llada.tiny_models.ruler_rows import draw_pair, is_trained_pair
 
+STYLES, SHORTEST_ROW = RetrievalRows.STYLES, RetrievalRows.SHORTEST
 PAIR = re.compile(r"for ([a-z']+(?:-[a-z']+)+) is: ")
 
 
@@ -36,9 +40,11 @@ def sources():
         folder=None,
     )
     windows = TokenWindows([text], [1.0])
-    return RetrievalRows(
-        windows, lambda text: tokenizer(text).input_ids, tokenizer.decode, 0
-    ), tokenizer
+    return RetrievalRows(windows, tokens_of(tokenizer), STYLES), tokenizer
+
+
+def tokens_of(tokenizer):
+    return TrainingTokenizer(tokenizer=tokenizer, end_token_id=0, mask_token_id=None)
 
 
 def answers_of(row):
@@ -111,7 +117,7 @@ def test_text_words_are_of_one_document(sources):
         def draw(self, length, rng):
             return joined
 
-    rows = RetrievalRows(Windows(), retrieval._encode, tokenizer.decode, 0)
+    rows = RetrievalRows(Windows(), tokens_of(tokenizer), STYLES)
     drawn = {rows._draw_text_words(random.Random(seed)) for seed in range(300)}
     longest = max(documents, key=len)
     whole = set(tokenizer.decode(longest).split()[1:-1])

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from opencompass_llada.faults import guard
+from opencompass_llada.finetune.checkpoints import SaveError
+from opencompass_llada.finetune.checks import check_machine, claim_output
 from opencompass_llada.finetune.parallel import stop_processes
 from opencompass_llada.finetune.recipe_file import load_recipe
-from opencompass_llada.finetune.saving import SaveError
-from opencompass_llada.finetune.surroundings import check_surroundings, claim_output
 from opencompass_llada.finetune.trainer import Trainer
 
 
@@ -53,7 +53,7 @@ def _train(arguments: list[str] | None, logs: list[Path]) -> int:
         stack.callback(stop_processes)
         try:
             recipe = load_recipe(options.recipe, options.overrides)
-            check_surroundings(recipe)
+            check_machine(recipe)
             if is_main:
                 stack.enter_context(claim_output(recipe))
             logs.append(Path(recipe.output_dir).absolute() / "logs")

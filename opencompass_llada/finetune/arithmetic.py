@@ -1,4 +1,4 @@
-"""How much arithmetic a step takes, and what a device can do: for MFU.
+"""Counts how much arithmetic a step takes, and says what a device can do: for MFU.
 
 Counts multiplications and additions of matrix products and attention, forward once and backward
 twice; what checkpointing computes again is not counted (model FLOPs, as arXiv 2204.02311 counts).
@@ -15,17 +15,8 @@ PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The sizes that the arithmetic depends on.
-
-    Attributes:
-        width: Hidden size.
-        kv_width: Width of keys and of values.
-        num_layers: Blocks.
-        mlp_width: Inner width of the gated MLP.
-        vocab_size: Rows of the head.
-        adapter_rank: Rank of adapters on all linear layers; 0 for none.
-    """
+class NetworkShape:
+    """The sizes that memory and arithmetic depend on; adapter_rank is 0 without adapters."""
 
     width: int
     kv_width: int
@@ -46,10 +37,15 @@ class Shape:
         return self.width * self.vocab_size
 
     @property
+    def norm_parameters(self) -> int:
+        """Parameters of all norms."""
+        return (2 * self.num_layers + 1) * self.width
+
+    @property
     def num_parameters(self) -> int:
         """Parameters of the network, norms included."""
-        norms = (2 * self.num_layers + 1) * self.width
-        return self.num_layers * self.block_parameters + 2 * self.head_parameters + norms
+        blocks = self.num_layers * self.block_parameters
+        return blocks + 2 * self.head_parameters + self.norm_parameters
 
     @property
     def adapter_parameters(self) -> int:
@@ -60,18 +56,15 @@ class Shape:
 
 
 def step_flops(
-    shape: Shape, spans: Sequence[int], num_predicted: int, *, frozen: bool = False
+    shape: NetworkShape, spans: Sequence[int], num_predicted: int, *, frozen: bool = False
 ) -> float:
-    """Return a batch's operations, forward and backward.
+    """Return a batch's floating-point operations, forward and backward.
 
     Args:
         shape: The network's.
         spans: Tokens that attend to each other, run by run.
         num_predicted: Positions that get logits.
         frozen: Weights have no gradients of their own (adapters): two passes' worth, not three.
-
-    Returns:
-        Floating-point operations.
     """
     tokens = sum(spans)
     linear = 2.0 * shape.num_layers * shape.block_parameters * tokens

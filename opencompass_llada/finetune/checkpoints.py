@@ -1,14 +1,18 @@
-"""A run's checkpoints: which are kept, where it goes on, and whether it may.
+"""Keeps the checkpoints of an output folder: which there are, where a run goes on, whether it may.
 
 ``output_dir`` holds ``step-000100/`` and so on (published format, with ``state/`` for going on),
 ``checkpoints.json`` (which is the last and the best), ``final/`` (published format alone) and logs.
-Writes no weights itself.
+Folders appear whole or not at all; what is in them is finetune.saving's business.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,8 @@ from typing import Any
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from opencompass_llada.files import write_text
-from opencompass_llada.finetune.saving import (
-    saving,
-)
+from opencompass_llada.files import remove, settle, write_text
+from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
@@ -28,6 +30,31 @@ INDEX_FILE = "checkpoints.json"
 FINAL = "final"
 STATE = "state"
 _OWN = (INDEX_FILE, FINAL, "logs")
+#: Keys that may differ when a run goes on: they change where and how fast, not what is trained.
+MAY_DIFFER = {
+    *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
+    *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
+    *("activation_checkpointing", "offload_checkpoints", "mlp_tile", "sequence_parallel"),
+}
+#: Keys of task rows: without effect where there are none.
+_OF_TASK_ROWS = ("rows", "retrieval_styles")
+
+
+class SaveError(OSError):
+    """A file of a run could not be written; earlier checkpoints are as they were."""
+
+
+@contextmanager
+def saving(what: Path) -> Iterator[None]:
+    """Turn whatever writing a file or folder raises into one error with its remedy."""
+    try:
+        yield
+    except Exception as error:  # safetensors and torch raise kinds of their own for a full disk
+        raise SaveError(
+            f"{what} could not be written ({type(error).__name__}: {error}). Earlier checkpoints "
+            "are as they were. Free space or name another output_dir, and start the same command "
+            "again: it goes on from the last one."
+        ) from error
 
 
 @dataclass(config=ConfigDict(strict=True))
@@ -40,7 +67,7 @@ class CheckpointIndex:
         best_step: The step with the lowest score; None before the first score.
         best_score: Its score.
         recipe: The recipe that the run began with.
-        made_from: Digests of what it began with: see record.describe_inputs.
+        made_from: Digests of what it began with: see saving.describe_inputs.
     """
 
     folder: Path
@@ -66,10 +93,12 @@ class CheckpointIndex:
                 if index.steps != sorted(set(index.steps)) or min(index.steps, default=0) < 0:
                     raise ValueError(f"steps {index.steps} do not ascend from 0")
             except (OSError, ValueError, TypeError) as error:
+                lines = " ".join(filter(None, map(str.strip, str(error).splitlines()[:3])))
+                reason = f"{type(error).__name__}: {lines}"[:300]
                 raise ValueError(
-                    f"output_dir={str(folder)!r}: {INDEX_FILE} cannot be read ({_first_line(error)}"
-                    "). Restore it, or start anew in another output_dir, with init_from naming the "
-                    "newest step-* folder in this one to keep what was learnt."
+                    f"output_dir={str(folder)!r}: {INDEX_FILE} cannot be read ({reason}). Restore "
+                    "it, or start anew in another output_dir, with init_from naming the newest "
+                    "step-* folder in this one to keep what was learnt."
                 ) from error
             return index
         foreign = folder.is_dir() and any(
@@ -92,12 +121,9 @@ class CheckpointIndex:
         return self.path(self.steps[-1]) if self.steps else None
 
     def add(self, step: int, score: float | None, keep_last: int) -> None:
-        """Take note of a checkpoint that has been written, and drop those no longer kept.
+        """Take note of a checkpoint, better when its score is lower; drop those no longer kept.
 
-        Args:
-            step: Its step.
-            score: What is better when lower; None if nothing was measured.
-            keep_last: Newest ones to keep, beside the best.
+        The newest ``keep_last`` stay, and the best.
         """
         self.steps = sorted({*self.steps, step})
         if score is not None and (self.best_score is None or score < self.best_score):
@@ -111,102 +137,87 @@ class CheckpointIndex:
                 shutil.rmtree(path, ignore_errors=True)
 
     def write(self) -> None:
-        """Write the index, whole or not at all.
-
-        Raises:
-            SaveError: If it cannot be written.
-        """
-        values = {
-            "steps": self.steps,
-            "best_step": self.best_step,
-            "best_score": self.best_score,
-            "recipe": self.recipe,
-            "made_from": self.made_from,
-        }
+        """Write the index, whole or not at all; a SaveError if it cannot be written."""
+        values = dataclasses.asdict(self)
+        del values["folder"]
         with saving(self.folder / INDEX_FILE):
             write_text(self.folder / INDEX_FILE, json.dumps(values, indent=2) + "\n")
 
+    def begin(self, recipe: Recipe) -> None:
+        """Take note of the recipe of a run that begins or goes on here.
 
-def score_figures(figures: dict[str, float]) -> float | None:
-    """Return a checkpoint's score, better when lower.
+        Raises:
+            ValueError: If the folder holds a run of another recipe, or any run and the recipe says
+                ``resume: false``.
+        """
+        folder, now = str(self.folder), dataclasses.asdict(recipe)
+        if self.steps and not recipe.resume:
+            raise ValueError(
+                f"resume=false, and output_dir={folder!r} holds a run "
+                f"({self.last}). Delete it or name another folder, or leave resume out to go "
+                "on."
+            )
+        if self.recipe:
+            earlier = {**_defaults_of(Recipe), **self.recipe}
+            free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
+            differing = [
+                name
+                for name in sorted({*earlier, *now} - free)
+                if _as_json(earlier.get(name)) != _as_json(now.get(name))
+            ]
+            if differing:
+                shown = "; ".join(
+                    f"{n}: {earlier.get(n)!r} -> {now.get(n)!r}" for n in differing[:3]
+                )
+                raise ValueError(
+                    f"output_dir={folder!r} holds a run of another recipe ({shown}). Name another "
+                    "folder, go on with the same recipe, or delete the folder to start anew."
+                )
+        self.recipe = now
 
-    Args:
-        figures: From `evaluation.evaluate`.
+    def check_inputs(self, now: dict[str, Any]) -> None:
+        """Refuse to go on with another start, tokenizer or text than the run began with.
 
-    Returns:
-        Perplexity at the longest length, or else the mean of the retrieval figures with its sign
-        changed; None if nothing was measured.
-    """
-    perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
-    if perplexity:
-        return perplexity[-1]
-    return -sum(figures.values()) / len(figures) if figures else None
+        Takes `saving.describe_inputs` of today.
 
-
-#: Keys that may differ when a run goes on: they change where and how fast, not what is trained.
-MAY_DIFFER = {
-    *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
-    *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
-    *("activation_checkpointing", "offload_checkpoints", "mlp_tile", "sequence_parallel"),
-}
-
-
-def check_same_recipe(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with another recipe.
-
-    Args:
-        earlier: The recipe of the run that the folder holds.
-        now: This run's.
-        folder: The output folder.
-
-    Raises:
-        ValueError: Naming what differs.
-    """
-    differing = [
-        name
-        for name in sorted({*earlier, *now} - MAY_DIFFER)
-        if json.dumps(earlier.get(name), sort_keys=True)
-        != json.dumps(now.get(name), sort_keys=True)
-    ]
-    if differing:
-        shown = "; ".join(f"{n}: {earlier.get(n)!r} -> {now.get(n)!r}" for n in differing[:3])
-        raise ValueError(
-            f"output_dir={str(folder)!r} holds a run of another recipe ({shown}). Name another "
-            "folder, go on with the same recipe, or delete the folder to start anew."
+        Raises:
+            ValueError: Naming what differs.
+        """
+        earlier = self.made_from
+        if not earlier:
+            logger.warning(
+                "%s was begun by a version that kept no digests of text and start; whether they "
+                "are the same is not known",
+                self.folder,
+            )
+            return
+        differing = [name for name in ("init_from", "tokenizer") if earlier.get(name) != now[name]]
+        texts = zip(
+            [*earlier["text"], earlier["evaluation"]],
+            [*now["text"], now["evaluation"]],
+            [*(f"text source {n + 1}" for n in range(len(now["text"]))), "evaluation's text"],
+            strict=True,
         )
+        for before, text, name in texts:
+            if text is not None and before["tokens"] != text["tokens"]:
+                differing.append(f"{name} ({_name_files(before['files'], text['files'])})")
+        if differing:
+            raise ValueError(
+                f"output_dir={str(self.folder)!r} holds a run that began with other content than "
+                f"there is now: {'; '.join(differing)}. The steps already done never saw it. "
+                "Restore it, name another output_dir, or delete the folder to start anew."
+            )
 
 
-def check_same_inputs(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with another start, tokenizer or text than the run began with.
+def _defaults_of(cls: type) -> dict[str, Any]:
+    """Return the plain defaults of a class: of keys that an earlier version did not know."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
-    Args:
-        earlier: From `record.describe_inputs` when it began; empty of a run by an earlier version.
-        now: The same of today.
-        folder: The output folder.
 
-    Raises:
-        ValueError: Naming what differs.
-    """
-    if not earlier:
-        logger.warning(
-            "%s was begun by a version that kept no digests of text and start; whether they are "
-            "the same is not known",
-            folder,
-        )
-        return
-    differing = [name for name in ("init_from", "tokenizer") if earlier.get(name) != now[name]]
-    for number, text in enumerate([*now["text"], now["evaluation"]]):
-        before = [*earlier["text"], earlier["evaluation"]][number]
-        if text is not None and before["tokens"] != text["tokens"]:
-            is_evaluation = number == len(now["text"])
-            name = "evaluation's text" if is_evaluation else f"text source {number + 1}"
-            differing.append(f"{name} ({_name_files(before['files'], text['files'])})")
-    if differing:
-        raise ValueError(
-            f"output_dir={str(folder)!r} holds a run that began with other content than there is "
-            f"now: {'; '.join(differing)}. The steps already done never saw it. Restore it, name "
-            "another output_dir, or delete the folder to start anew."
-        )
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON holds it: lists for tuples."""
+    return json.loads(json.dumps(value))
 
 
 def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:
@@ -216,11 +227,65 @@ def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:
         f"{name} is {'new' if name not in earlier else 'gone' if name not in now else 'changed'}"
         for name in names
     ]
-    return ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} more" if len(kinds) > 3 else "") or (
-        "other tokens of the same files"
-    )
+    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+    return ", ".join(kinds[:3]) + more or "other tokens of the same files"
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])}"[:300]
+def score_figures(figures: dict[str, float]) -> float | None:
+    """Return a checkpoint's score, better when lower.
+
+    Perplexity at the longest length, or else the mean of the retrieval figures with its sign
+    changed; None if nothing was measured.
+    """
+    perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
+    if perplexity:
+        return perplexity[-1]
+    return -sum(figures.values()) / len(figures) if figures else None
+
+
+def write_atomically(
+    target: Path, fill: Callable[[Path], None], *, is_main: bool, wait: Callable[[], None]
+) -> None:
+    """Fill a folder beside the target and move it into place once it is whole.
+
+    Every rank calls it, and ``fill``; the main one makes and moves folders, ``wait`` waits for all.
+    An earlier folder of that name stays until then (as ``.old`` for an instant: see
+    `restore_checkpoints`).
+
+    Raises:
+        SaveError: If writing fails (a full disk, say); nothing of it is left.
+    """
+    part, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
+    try:
+        with saving(target):
+            if is_main:
+                remove(part)
+                part.mkdir(parents=True)
+            wait()
+            fill(part)
+            wait()
+            if is_main:
+                settle(part)
+                remove(old)
+                if target.exists():
+                    os.replace(target, old)
+                os.replace(part, target)
+                settle(target.parent, inside=False)
+                remove(old)
+    except BaseException:
+        if is_main:
+            remove(part)
+        raise
+    wait()
+
+
+def restore_checkpoints(folder: Path) -> None:
+    """Undo what a killed process left half done in an output folder that no other one uses."""
+    for old in folder.glob(".*.old"):
+        target = folder / old.name[1 : -len(".old")]
+        if target.exists():
+            remove(old)
+        else:
+            os.replace(old, target)
+    for part in folder.glob(".*.part"):
+        remove(part)

@@ -1,43 +1,106 @@
-"""Whether network, recipe and machine fit together: the memory plan, before weights load.
+"""Checks whether a recipe fits this machine, before anything loads: packages, folders, memory.
 
-An estimate from sizes alone: parameters and optimiser exactly, activations by counting the tensors
-that live at once (docs/finetune.md compares it with measurements). Allocates nothing.
+The memory plan is an estimate from sizes alone: parameters and optimiser exactly, activations by
+counting the tensors that live at once (docs/finetune.md compares it with measurements).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from opencompass_llada.finetune.arithmetic import Shape
-from opencompass_llada.finetune.lora import check_targets
-from opencompass_llada.finetune.parallel import Ranks, check_heads
+from opencompass_llada.files import folder_lock
+from opencompass_llada.finetune.arithmetic import NetworkShape
+from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.text import matching_files
 from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
 
 GB = 1e9
 _WORKSPACE = 2.5 * GB  # CUDA context, cuBLAS and attention workspaces, fragmentation
 _COMMUNICATION = 2.5 * GB  # NCCL, and the blocks that FSDP gathers ahead
 
 
+def missing_package(key: str, package: str) -> ImportError:
+    """Return the error for a recipe's key whose package is not installed."""
+    return ImportError(f"{key} needs the package {package}: pip install {package}")
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Check packages, text files and the output folder.
+
+    Raises:
+        ImportError: If a package that the recipe needs is missing.
+        ValueError: If a path matches no file that can be read as text, or output_dir cannot be
+            written to.
+    """
+    needed = {"lora": "peft"} if recipe.lora else {}
+    if recipe.tensorboard:
+        needed["tensorboard=true"] = "tensorboard"
+    for key, package in needed.items():
+        if find_spec(package) is None:
+            raise missing_package(key, package)
+    for source in (*recipe.text, *([recipe.evaluation.text] if recipe.evaluation.text else [])):
+        matching_files(source)
+    folder = Path(recipe.output_dir).absolute()
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:  # a name that is too long, or links in a circle
+        raise _not_writable(recipe, error.strerror or str(error)) from error
+    if not there.is_dir():
+        raise _not_writable(recipe, f"{str(there)!r} is a file")
+    if not os.access(there, os.W_OK):
+        raise _not_writable(recipe, f"no right to write to {str(there)!r}")
+
+
+@contextmanager
+def claim_output(recipe: Recipe) -> Iterator[None]:
+    """Keep the output folder for this process; one that was made for it and stays empty goes again.
+
+    Raises:
+        ValueError: If another process trains there, or it cannot be written to.
+    """
+    folder = Path(recipe.output_dir).absolute()
+    with ExitStack() as stack:
+        if not folder.exists():
+            stack.callback(_remove_empty, folder)
+        try:
+            stack.enter_context(folder_lock(folder, "a training"))
+        except OSError as error:
+            raise _not_writable(recipe, error.strerror or str(error)) from error
+        yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds a run
+        folder.rmdir()
+
+
+def _not_writable(recipe: Recipe, reason: str) -> ValueError:
+    return ValueError(
+        f"output_dir={recipe.output_dir!r} cannot be written: {reason}. Name another folder."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
+class StepMemory:
     """Bytes on one device.
 
     Attributes:
         weights: Parameters, this device's share.
         gradients: Of the trained ones.
         optimizer: AdamW's two moments, and the moving average.
-        kept: Activations kept from forward to backward: one or two a block, or all of them.
+        kept: Activations from forward to backward: one or two a block, or all of them.
         block: The largest block's own tensors in its backward pass.
         logits: One chunk of logits with its gradient.
         workspace: Libraries, fragmentation, communication.
@@ -59,22 +122,17 @@ class MemoryPlan:
     def describe(self) -> str:
         """Return one line for the log."""
         parts = ", ".join(
-            f"{item.name} {getattr(self, item.name) / GB:.1f}" for item in dataclasses.fields(self)
+            f"{name} {size / GB:.1f}" for name, size in dataclasses.asdict(self).items()
         )
         return f"{self.total / GB:.1f} GB a device ({parts})"
 
 
-def plan_memory(recipe: Recipe, shape: Shape, world_size: int, *, on_cuda: bool) -> MemoryPlan:
-    """Estimate a step's memory on each device.
+def plan_memory(
+    recipe: Recipe, shape: NetworkShape, world_size: int, *, on_cuda: bool
+) -> StepMemory:
+    """Estimate a step's memory on each of the devices, in the phase that needs the most.
 
-    Args:
-        recipe: Rows, precision and what is saved.
-        shape: The network's sizes.
-        world_size: Devices.
-        on_cuda: Whether activations are 16 bit.
-
-    Returns:
-        The plan of the phase that needs the most.
+    On CUDA activations are 16 bit.
     """
     plans = []
     for phase in recipe.phases:
@@ -87,16 +145,15 @@ def plan_memory(recipe: Recipe, shape: Shape, world_size: int, *, on_cuda: bool)
 
 
 def _plan(
-    recipe: Recipe, shape: Shape, world_size: int, tokens: int, stretch: int, on_cuda: bool
-) -> MemoryPlan:
+    recipe: Recipe, shape: NetworkShape, world_size: int, tokens: int, stretch: int, on_cuda: bool
+) -> StepMemory:
     trained_bytes = 4 if recipe.parameter_dtype == "float32" else 2
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
     unit = 2 if on_cuda else 4
-    norms = (2 * shape.num_layers + 1) * shape.width
-    if recipe.lora is None:
-        trained, frozen = shape.num_parameters, 0
-    else:
-        trained, frozen = shape.adapter_parameters + norms, shape.num_parameters - norms
+    trained, frozen = shape.num_parameters, 0
+    if recipe.lora is not None:
+        trained = shape.adapter_parameters + shape.norm_parameters
+        frozen = shape.num_parameters - shape.norm_parameters
     copies = 2 + (recipe.ema_decay is not None)
     width, inner = shape.width, shape.mlp_width
     # Positions of the MLP's inner tensors that exist at once.
@@ -104,8 +161,7 @@ def _plan(
     # Per token: residuals, norms, queries, keys, values, output and their gradients, rotations in
     # float32; per tiled token: gate, up, their product and gradients.
     attention = tokens * unit * (8 * width + 4 * shape.kv_width) + tokens * 4 * 2 * width
-    mlp = tiled * unit * 6 * inner
-    block = attention + mlp
+    block = attention + tiled * unit * 6 * inner
     cast = 0 if not on_cuda or world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
         number = 0 if recipe.offload_checkpoints else 1 + recipe.keep_attention
@@ -114,31 +170,16 @@ def _plan(
         per_token = unit * (6 * width + 2 * shape.kv_width + 4 * inner) + 4 * 2 * width
         kept = shape.num_layers * tokens * per_token
         block = 0
-    kept += cast
     predicted = min(recipe.loss_chunk, tokens)
-    logits = predicted * shape.vocab_size * (4 + 4 + unit) + tokens * unit * 2 * width
-    return MemoryPlan(
+    return StepMemory(
         weights=(trained * trained_bytes + frozen * frozen_bytes) / world_size,
         gradients=trained * trained_bytes / world_size,
         optimizer=copies * trained * trained_bytes / world_size,
-        kept=kept,
+        kept=kept + cast,
         block=block,
-        logits=logits,
+        logits=predicted * shape.vocab_size * (4 + 4 + unit) + tokens * unit * 2 * width,
         workspace=(_WORKSPACE if on_cuda else 0) + (_COMMUNICATION if world_size > 1 else 0),
     )
-
-
-def measuring_bytes(shape: Shape, length: int, num_predicted: int, *, on_cuda: bool) -> float:
-    """Estimate the memory of an evaluation's forward pass over a row, without the weights.
-
-    Args:
-        shape: The network's sizes.
-        length: Tokens of the row.
-        num_predicted: Those of them that logits are computed of.
-        on_cuda: Whether activations are 16 bit.
-    """
-    hidden = (2 if on_cuda else 4) * (4 * shape.width + 2 * shape.mlp_width)
-    return length * hidden + num_predicted * 4 * shape.vocab_size
 
 
 class DoesNotFit(ValueError):
@@ -146,19 +187,9 @@ class DoesNotFit(ValueError):
 
 
 def check_memory(
-    recipe: Recipe, shape: Shape, world_size: int, available: float, *, on_cuda: bool
-) -> MemoryPlan:
-    """Refuse a recipe whose plan exceeds a device's memory.
-
-    Args:
-        recipe: The recipe.
-        shape: The network's sizes.
-        world_size: Devices.
-        available: Bytes of one device.
-        on_cuda: Whether activations are 16 bit.
-
-    Returns:
-        The plan.
+    recipe: Recipe, shape: NetworkShape, world_size: int, available: float, *, on_cuda: bool
+) -> StepMemory:
+    """Return the plan of a recipe whose step fits the bytes of a device.
 
     Raises:
         DoesNotFit: Naming the settings nearest to the recipe's that fit.
@@ -170,7 +201,7 @@ def check_memory(
         changed = dataclasses.replace(recipe, **changes)
         nearest = plan_memory(changed, shape, world_size, on_cuda=on_cuda)
         if nearest.total <= available:
-            settings = " ".join(f"{name}={_as_yaml(value)}" for name, value in changes.items())
+            settings = " ".join(f"{name}={value}".lower() for name, value in changes.items())
             remedy = f"Nearest settings that fit: {settings} ({nearest.total / GB:.1f} GB)."
             break
     else:
@@ -186,44 +217,32 @@ def check_memory(
     )
 
 
-def _as_yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Yield changes of the recipe, those that cost the least time first."""
-    chunk: dict[str, Any] = {} if recipe.loss_chunk <= 4096 else {"loss_chunk": 4096}
-    rows = {} if recipe.micro_rows == 1 else {"micro_rows": 1}
-    kept = {} if recipe.activation_checkpointing else {"activation_checkpointing": True}
-    tile = {} if recipe.mlp_tile is not None else {"mlp_tile": 4096}
-    again = {"keep_attention": False} if recipe.keep_attention else {}
-    away = {} if recipe.offload_checkpoints else {"offload_checkpoints": True}
-    ladder = [chunk, rows, kept, tile, again, away]
-    for count in range(1, len(ladder) + 1):
-        changes: dict[str, Any] = {}
-        for part in itertools.islice(ladder, count):
-            changes |= part
-        if changes:
+    ladder: list[tuple[bool, dict[str, Any]]] = [
+        (recipe.loss_chunk > 4096, {"loss_chunk": 4096}),
+        (recipe.micro_rows != 1, {"micro_rows": 1}),
+        (not recipe.activation_checkpointing, {"activation_checkpointing": True}),
+        (recipe.mlp_tile is None, {"mlp_tile": 4096}),
+        (recipe.keep_attention, {"keep_attention": False}),
+        (not recipe.offload_checkpoints, {"offload_checkpoints": True}),
+    ]
+    changes: dict[str, Any] = {}
+    for helps, change in ladder:
+        if helps:
+            changes |= change
             yield changes
 
 
-logger = get_logger(__name__)
-
-
-def check_fits(recipe: Recipe, shape: Shape, ranks: Ranks) -> None:
+def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
     """Check that steps and evaluations fit the memory, and log the plan.
-
-    Args:
-        recipe: The recipe.
-        shape: The network's sizes.
-        ranks: The processes.
 
     Raises:
         ValueError: If the plan does not fit; names what does.
     """
     on_cuda = ranks.device.type == "cuda"
     if recipe.memory_limit is not None:
-        available = recipe.memory_limit * 1e9
+        available = recipe.memory_limit * GB
     elif on_cuda:
         available = torch.cuda.get_device_properties(ranks.device).total_memory
     else:
@@ -235,30 +254,14 @@ def check_fits(recipe: Recipe, shape: Shape, ranks: Ranks) -> None:
         longest = predicted = max(getattr(chosen, name), default=1)
         if name == "lengths" and recipe.objective == "masked_diffusion":  # logits of the target
             predicted = min(longest, chosen.target_tokens)
-        needed = measuring_bytes(shape, longest, predicted, on_cuda=on_cuda)
+        hidden = (2 if on_cuda else 4) * (4 * shape.width + 2 * shape.mlp_width)
+        needed = longest * hidden + predicted * 4 * shape.vocab_size
         if needed > available:
             raise ValueError(
-                f"evaluation: {name}={longest} needs {needed / 1e9:.1f} GB for one row's "
-                f"logits and hidden states, more than the {available / 1e9:.1f} GB of a device. "
+                f"evaluation: {name}={longest} needs {needed / GB:.1f} GB for one row's "
+                f"logits and hidden states, more than the {available / GB:.1f} GB of a device. "
                 "Give shorter lengths."
             )
-
-
-def check_network(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Check adapters and heads.
-
-    Args:
-        model: The network, on any device.
-        recipe: The recipe.
-
-    Raises:
-        ValueError: If an adapter has no layer, or heads do not divide.
-    """
-    if recipe.lora is not None:
-        check_targets(model, recipe.lora)
-    if recipe.sequence_parallel > 1:
-        config = model.config
-        check_heads(config.n_heads, config.n_kv_heads, recipe.sequence_parallel)
 
 
 def host_memory() -> int:

@@ -1,9 +1,7 @@
-"""What is measured while training: retrieval, by a quick probe and held out, and perplexity.
+"""Measures a network while it trains: held-out task rows and perplexity.
 
-A lead for the log, not a result: no sampler, no benchmark, argmax at all answer positions (for an
+Leads for the log, not results: few samples, no sampler, argmax at all answer positions (for an
 autoregressive network with the true answer before each).
-
-Leads for the log, not results: few samples, no sampler.
 """
 
 from __future__ import annotations
@@ -16,10 +14,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from opencompass_llada.finetune.pieces import Row
+from opencompass_llada.finetune.packing import Row, TokenizedText
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.retrieval import RetrievalRows
-from opencompass_llada.finetune.token_cache import TokenizedText
+from opencompass_llada.finetune.rows import TaskRows
 from opencompass_llada.likelihood import (
     LikelihoodOptions,
     entropies_from_logits,
@@ -32,30 +29,21 @@ _TOKENS_AT_ONCE = 65536
 
 
 @torch.no_grad()
-def probe_retrieval(
+def probe_tasks(
     model: PreTrainedModel,
-    retrieval: RetrievalRows,
+    tasks: TaskRows,
     *,
     length: int,
     style: str,
     num_rows: int,
     device: torch.device,
 ) -> float:
-    """Measure how many held-out rows have every answer token right.
+    """Measure how many held-out rows have every answer token right, in percent.
 
-    Args:
-        model: The network.
-        retrieval: Maker of rows.
-        length: Tokens a row.
-        style: Row style, see finetune.retrieval.
-        num_rows: Rows; the standard error is at most 50 / sqrt(num_rows) percent.
-        device: The network's.
-
-    Returns:
-        Percent.
+    The standard error is at most 50 / sqrt(num_rows).
     """
     rng = random.Random(f"probe-{length}-{style}")
-    rows = [retrieval.make(length, rng, evaluation=True, style=style) for _ in range(num_rows)]
+    rows = [tasks.make(length, rng, evaluation=True, style=style) for _ in range(num_rows)]
     size = max(1, _TOKENS_AT_ONCE // length)
     right = [
         _answers_right(model, rows[start : start + size], device)
@@ -85,34 +73,22 @@ def _answers_right(
 def evaluate(
     model: PreTrainedModel,
     recipe: Recipe,
-    retrieval: RetrievalRows,
+    tasks: TaskRows | None,
     held_out: TokenizedText | None,
     *,
     length: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Measure the network.
-
-    Args:
-        model: The network, in evaluation mode, whole on this device.
-        recipe: What to measure.
-        retrieval: Maker of held-out rows.
-        held_out: Text for perplexity; None for none.
-        length: Row length of the phase.
-        device: The network's.
-
-    Returns:
-        ``NAME@LENGTH`` in percent for retrieval styles of the recipe, ``perplexity@LENGTH``.
-    """
+    """Measure the network."""
     figures: dict[str, float] = {}
     chosen = recipe.evaluation
-    if recipe.retrieval_share and chosen.retrieval_rows:
+    if tasks is not None and chosen.retrieval_rows:
         for row_length in chosen.retrieval_lengths or (length,):
-            for style, share in recipe.retrieval_styles.items():
+            for style, share in (recipe.retrieval_styles or {}).items():
                 if share > 0:
-                    figures[f"{style}@{row_length}"] = probe_retrieval(
+                    figures[f"{style}@{row_length}"] = probe_tasks(
                         model,
-                        retrieval,
+                        tasks,
                         length=row_length,
                         style=style,
                         num_rows=chosen.retrieval_rows,
@@ -126,20 +102,7 @@ def evaluate(
 def measure_perplexity(
     model: PreTrainedModel, recipe: Recipe, held_out: TokenizedText, device: torch.device
 ) -> dict[str, float]:
-    """Measure perplexity of the same target tokens with contexts of several lengths.
-
-    Args:
-        model: The network.
-        recipe: Lengths, target and draws.
-        held_out: The text.
-        device: The network's.
-
-    Returns:
-        ``perplexity@LENGTH``: of the likelihood bound for masked diffusion, exact otherwise.
-
-    Raises:
-        ValueError: If the text is shorter than the longest length.
-    """
+    """Measure perplexity of the same target tokens with contexts of several lengths."""
     chosen = recipe.evaluation
     figures = {}
     places = context_windows(held_out.tokens, chosen.lengths, chosen.num_texts)
@@ -152,19 +115,7 @@ def measure_perplexity(
 def context_windows(
     tokens: np.ndarray, lengths: Sequence[int], num_texts: int
 ) -> dict[int, list[list[int]]]:
-    """Cut windows of several lengths that end at the same places of a text.
-
-    Args:
-        tokens: Of the text, [tokens].
-        lengths: Tokens of a window.
-        num_texts: Places, spread evenly over the text.
-
-    Returns:
-        For each length the windows, in the order of the places.
-
-    Raises:
-        ValueError: If the text is shorter than the longest length.
-    """
+    """Cut windows of several lengths that end at the same places of a text."""
     longest = max(lengths)
     if len(tokens) < longest:
         raise ValueError(

@@ -27,8 +27,9 @@ from torch.utils.checkpoint import (
 )
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from opencompass_llada.finetune.networks import hidden_states
+from opencompass_llada.finetune.network import hidden_states
 from opencompass_llada.finetune.objective import weighted_cross_entropy
+from opencompass_llada.finetune.packing import find_strategy
 from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import Batch
@@ -170,7 +171,7 @@ class TrainingNetwork(nn.Module):
         """
         recipe = self._recipe
         by_block = (
-            recipe.strategy == "adaptive"
+            find_strategy(recipe.strategy).attends_documents
             or recipe.restart_positions
             or recipe.activation_checkpointing
             or self._group is not None

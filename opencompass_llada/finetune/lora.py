@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft, and merging them into plain weights for a checkpoint.
+"""Adds low-rank adapters through peft, and merges them into plain weights for a checkpoint.
 
 Norms stay trainable (LongLoRA, arXiv 2309.12307). Builds no optimiser and writes no files.
 """
@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from opencompass_llada.finetune.checks import missing_package
 from opencompass_llada.finetune.parallel import whole_tensor
 from opencompass_llada.finetune.recipe import Lora
-from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.options import unknown_name_message
 
 _ADAPTER = "default"
 
 
 def check_targets(model: nn.Module, lora: Lora) -> None:
-    """Refuse adapters on modules that are not there or are no linear layers.
-
-    Args:
-        model: The network, on any device.
-        lora: The adapters.
-
-    Raises:
-        ValueError: Naming the nearest linear layer.
-    """
+    """Refuse adapters on modules that are not there or are no linear layers."""
     linear = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
@@ -45,14 +37,8 @@ def check_targets(model: nn.Module, lora: Lora) -> None:
 def add_adapters(model: nn.Module, lora: Lora, dtype: torch.dtype) -> None:
     """Freeze the network, add adapters in place, and keep norms trainable.
 
-    Args:
-        model: The network.
-        lora: The adapters.
-        dtype: Of the trained weights.
-
     Raises:
         ImportError: If peft is not installed.
-        ValueError: See check_targets.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -82,31 +68,10 @@ def _is_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def merge(name: str, weight: Tensor, adapters: Mapping[str, Tensor], scale: float) -> Tensor:
-    """Return a weight with its adapter's product added, in float32; other weights as they are.
-
-    Args:
-        name: In the network with adapters, ``...q_proj.base_layer.weight``.
-        weight: The frozen weight.
-        adapters: All adapter tensors by name.
-        scale: alpha / rank.
-    """
-    stem, is_base, _ = name.partition(".base_layer.weight")
-    if not is_base:
-        return weight
-    down = adapters[f"{stem}.lora_A.{_ADAPTER}.weight"].to(weight.device)
-    up = adapters[f"{stem}.lora_B.{_ADAPTER}.weight"].to(weight.device)
-    return weight.float() + scale * (up.float() @ down.float())
-
-
 def initial_adapters(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Yield fresh adapters by name: A as peft draws it, B zero, so that nothing changes at first.
 
     Drawn on the CPU from each name's own seed: every rank and device draws the same.
-
-    Args:
-        model: With adapters.
-        seed: The recipe's.
     """
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
@@ -124,10 +89,7 @@ def published_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor by its published name, whole and merged, on the CPU.
 
-    Args:
-        model: With adapters or without, sharded or not; all ranks must take all tensors.
-        lora: The adapters; None for none.
-        dtype: Of the tensors.
+    All ranks must take all tensors.
     """
     values = dict(model.named_parameters())
     adapters = {name: whole_tensor(values[name].detach()) for name in values if _is_adapter(name)}
@@ -135,6 +97,12 @@ def published_tensors(
         if _is_adapter(name):
             continue
         weight = whole_tensor(value.detach())
-        if lora is not None:
-            weight = merge(name, weight, adapters, lora.alpha / lora.rank)
+        stem, is_adapted, _ = name.partition(".base_layer.weight")
+        if is_adapted:
+            assert lora is not None
+            down, up = (
+                adapters[f"{stem}.lora_{side}.{_ADAPTER}.weight"].to(weight.device).float()
+                for side in "AB"
+            )
+            weight = weight.float() + lora.alpha / lora.rank * (up @ down)
         yield name.replace(".base_layer.", "."), weight.to("cpu", dtype).contiguous()

@@ -1,4 +1,4 @@
-"""What a run says while it goes: speed, log lines, metrics.jsonl, TensorBoard, a progress bar.
+"""Logs what a run does: speed, log lines, metrics.jsonl, TensorBoard, a progress bar.
 
 Only the main rank's object does anything.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from opencompass_llada.files import append_line, remove_left_overs, write_text
 from opencompass_llada.finetune.arithmetic import peak_flops, step_flops
+from opencompass_llada.finetune.checkpoints import saving
+from opencompass_llada.finetune.checks import missing_package
 from opencompass_llada.finetune.recipe import Phase
 from opencompass_llada.finetune.rows import Batch
 from opencompass_llada.finetune.run_state import RunState
-from opencompass_llada.finetune.saving import saving
-from opencompass_llada.finetune.surroundings import missing_package
 from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
 
 
 class Throughput:
@@ -74,48 +76,31 @@ class Throughput:
         }
 
 
-logger = get_logger(__name__)
-
-
 class RunLog:
     """The logs of one run, in ``output_dir/logs``."""
 
-    def __init__(
-        self,
-        folder: Path,
-        num_steps: int,
-        *,
-        tensorboard: bool,
-        is_main: bool,
-        history: Sequence[Mapping[str, Any]] = (),
-        first_step: int = 0,
-    ) -> None:
-        """Open the logs; what metrics.jsonl holds is the history from here on.
+    def __init__(self, run: RunState) -> None:
+        """Open the logs; what metrics.jsonl holds is the run's history from here on.
 
-        Args:
-            folder: Created if need be.
-            num_steps: Of the whole run.
-            tensorboard: Write TensorBoard's format, too.
-            is_main: Whether to do anything.
-            history: Rows of the steps already done. Later ones of an interrupted run, and a line
-                that it left torn, are dropped.
-            first_step: Steps already done.
+        Later rows of an interrupted run, and a line that it left torn, are dropped.
 
         Raises:
             ImportError: If TensorBoard is asked for and not installed.
             SaveError: If the logs cannot be written.
         """
-        self._is_main, self._bar, self._writer = is_main, None, None
-        if not is_main:
+        self._is_main, self._bar, self._writer = run.ranks.is_main, None, None
+        if not self._is_main:
             return
+        folder = run.index.folder / "logs"
         self._file = folder / "metrics.jsonl"
         with saving(self._file):
             remove_left_overs(folder, recursive=False)
-            write_text(self._file, "".join(json.dumps(row) + "\n" for row in history))
-        if tensorboard:
+            write_text(self._file, "".join(json.dumps(row) + "\n" for row in run.history))
+        if run.recipe.tensorboard:
             self._writer = _open_tensorboard(folder)
         if sys.stderr.isatty():
-            self._bar = tqdm(total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
+            total = run.recipe.num_steps
+            self._bar = tqdm(total=total, initial=run.step, unit="step", dynamic_ncols=True)
 
     def step(self) -> None:
         """Move the progress bar."""
@@ -123,14 +108,7 @@ class RunLog:
             self._bar.update()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write one row of figures.
-
-        Args:
-            row: ``step`` and figures by name; None for what is not known.
-
-        Raises:
-            SaveError: If it cannot be written.
-        """
+        """Write one row: ``step`` and figures by name, None for what is not known."""
         if not self._is_main:
             return
         with saving(self._file):

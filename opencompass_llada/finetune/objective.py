@@ -1,4 +1,4 @@
-"""The objective: which tokens are masked, and the weighted cross entropy where they are.
+"""Draws which tokens of a row are masked, and computes the weighted cross entropy where they are.
 
 Source: LLaDA, arXiv 2502.09992, section 2.1: t ~ U[0, 1], each token masked with probability t.
 Differs in two ways: t may come from a low-discrepancy grid over the rows of a step (less variance),
@@ -30,19 +30,10 @@ SHORTEST_END = 16
 def draw_mask_ratio(
     seed: int, step: int, place: int, num_rows: int, minimum: float, *, spread: bool = True
 ) -> float:
-    """Draw the mask ratio of one row of a step.
+    """Draw t in [minimum, 1), the mask ratio of the row at a place of a step.
 
-    Args:
-        seed: The recipe's.
-        step: Of the optimiser.
-        place: The row's among those of the step, from 0.
-        num_rows: Rows of the step.
-        minimum: Smallest ratio.
-        spread: Take a place of a grid over [minimum, 1) with a random offset, another for each row
-            of the step; else draw each row's ratio by itself.
-
-    Returns:
-        t in [minimum, 1).
+    With ``spread`` t lies on a grid over that range with a random offset, at another point for each
+    row of the step; else each row's is drawn by itself.
     """
     rng = np.random.default_rng([seed, step, 0x7A7])
     if spread:
@@ -54,43 +45,21 @@ def draw_mask_ratio(
 
 
 def draw_masked(weights_L: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw which tokens of a row are masked.
-
-    Args:
-        weights_L: float32; positions of weight 0 are never masked.
-        ratio: t.
-        rng: Source of randomness.
-
-    Returns:
-        bool [L].
-    """
+    """Draw which tokens of a row are masked, bool [L]; those of weight 0 never are."""
     return (rng.random(len(weights_L)) < ratio) & (weights_L > 0)
 
 
 def draw_end(row_length: int, rng: random.Random) -> int:
     """Draw how many tokens at a row's end may be masked where its beginning is given.
 
-    Args:
-        row_length: Tokens of the row.
-        rng: Source of randomness.
-
-    Returns:
-        `SHORTEST_END` to half the row, short ends as often as long ones (log-uniform).
+    `SHORTEST_END` to half the row, short ends as often as long ones (log-uniform).
     """
     longest = max(SHORTEST_END, row_length // 2)
     return round(math.exp(rng.uniform(math.log(SHORTEST_END), math.log(longest))))
 
 
 def keep_end(weights_L: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Return a row's weights with all but the last positions that have one set to 0.
-
-    Args:
-        weights_L: float32; padding and prompts have weight 0 and do not count.
-        num_tokens: Positions that keep theirs.
-
-    Returns:
-        float32 [L].
-    """
+    """Return a row's weights with all but the last positions that have one set to 0."""
     kept = np.zeros_like(weights_L)
     last = np.flatnonzero(weights_L)[-num_tokens:]
     kept[last] = weights_L[last]
@@ -103,14 +72,6 @@ def scale_losses(weights_L: np.ndarray, ratio: float, loss_weight: str) -> np.nd
     The row's loss is then sum_i w_i CE_i / t / sum_i w_i (``inverse_t``, Eq. 3 of LLaDA, whose mean
     over masks is the bound a token) or the same without 1/t (``none``, UltraLLaDA's Eq. 1 as
     transcribed). Every row counts alike, so that a short answer is not drowned by text.
-
-    Args:
-        weights_L: float32.
-        ratio: t.
-        loss_weight: ``inverse_t`` or ``none``.
-
-    Returns:
-        float32 [L]; zeros for a row without weights.
     """
     total = weights_L.sum() * (ratio if loss_weight == "inverse_t" else 1.0)
     return weights_L / total if total > 0 else np.zeros_like(weights_L)
@@ -122,18 +83,14 @@ Head = Callable[[Tensor], Tensor]
 def weighted_cross_entropy(
     head: Head, hidden_NM: Tensor, tokens_N: Tensor, scale_N: Tensor, chunk: int
 ) -> Tensor:
-    """Return the weighted sum of cross entropies.
+    """Return the weighted sum of cross entropies, a float32 scalar.
 
     Args:
         head: Hidden states to logits.
         hidden_NM: Hidden states of predicted positions, any float dtype.
         tokens_N: int64, the tokens to predict.
         scale_N: float32, weight of each.
-        chunk: Positions at a time.
-
-    Returns:
-        float32 scalar; 0 with a gradient of 0 where nothing is predicted. Chunks are summed in
-        float32: with several the result differs from one by rounding alone.
+        chunk: Positions whose logits exist at a time; sums of several chunks differ by rounding.
     """
     if len(tokens_N) <= chunk:
         return _sum(head, hidden_NM, tokens_N, scale_N)

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, and the moving average of weights."""
+"""Builds AdamW, its learning rate, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ _NO_DECAY = ("norm", "ln_f", "wte", "embed_tokens")
 def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
     """Return the rate of a step: linear warm-up, then cosine decay to a tenth of the peak.
 
-    Args:
-        recipe: Peak, warm-up, total steps and time limit.
-        step: From 0.
-        seconds: Since training began; they count where the recipe has a time limit.
-
-    Returns:
-        The learning rate.
+    Under a time limit the seconds since training began count, too; torch's schedulers know steps
+    alone.
     """
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
@@ -32,15 +27,7 @@ def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
 
 
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, with weight decay on matrices alone.
-
-    Args:
-        network: Its parameters are grouped by name.
-        recipe: Rate, betas and decay.
-
-    Returns:
-        The optimizer.
-    """
+    """Return AdamW over the trainable parameters, with weight decay on matrices alone."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -65,12 +52,7 @@ class MovingAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float | None) -> None:
-        """Start from the weights as they are.
-
-        Args:
-            network: What is averaged.
-            decay: Share that an old average keeps at each step; None for no average.
-        """
+        """Start from the weights as they are."""
         self._network, self._decay = network, decay
         self.weights: dict[str, torch.Tensor] = {}
         if decay is not None:

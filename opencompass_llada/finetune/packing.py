@@ -1,29 +1,82 @@
-"""Rows of packed documents: which pieces make up each row, its tokens, what attends to what.
-
-Knows lengths alone; reads no tokens.
+"""Makes rows of text: a strategy says which pieces make up a row, and what attends to what.
 
 Source: UltraLLaDA, arXiv 2510.10481: documents shorter than a row are packed, longer ones cut into
 consecutive windows. Differs where the paper says nothing: ``adaptive`` packs by best fit, so that a
 document that fits a row is never cut, and pads; ``eod`` and ``direct`` cut the stream of all
-documents at the rows' ends and pad the last row alone.
-
-Knows documents of several sources and rows of one length; masks nothing.
+documents at the rows' ends and pad the last row alone. Masks nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import pkgutil
 import random
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from opencompass_llada.finetune.token_cache import TokenizedText
+from opencompass_llada.options import unknown_name_message
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class TokenizedText:
+    """The documents of one source, each followed by the end-of-document token.
+
+    Attributes:
+        tokens: int32, all documents one after another.
+        ends: int64 [documents], where each ends in ``tokens``, its end token included.
+        prompt_lengths: int32 [documents], tokens at its beginning that are never masked.
+        has_end: Whether each document is followed by an end token (a tokenizer may have none).
+        digest: SHA-256 of the arrays above: what is trained on.
+        files: Digest by name of the files that the text was read from.
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    prompt_lengths: np.ndarray
+    has_end: bool = True
+    digest: str = ""
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents."""
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document without its end token, int64 [documents]."""
+        return np.diff(self.ends, prepend=0) - int(self.has_end)
+
+    def piece(self, document: int, start: int, stop: int) -> np.ndarray:
+        """Return tokens start .. stop - 1 of a document; one more than it has is its end token."""
+        first = int(self.ends[document - 1]) if document else 0
+        return self.tokens[first + start : first + stop]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row before masking.
+
+    Attributes:
+        input_ids: int64 [length]; padding at the end.
+        weights: float32 [length], of each position's loss; 0 on padding, prompts and questions.
+        positions: int64 [length]; None for 0 to the end.
+        spans: Tokens that attend to each other, run by run; they add up to the length. None for
+            the whole row.
+    """
+
+    input_ids: np.ndarray
+    weights: np.ndarray
+    positions: np.ndarray | None = None
+    spans: tuple[int, ...] | None = None
+
+
+class DocumentSlice(NamedTuple):
     """Tokens start .. stop - 1 of a document; one more than it has is its end token."""
 
     document: int
@@ -36,223 +89,275 @@ class Piece(NamedTuple):
         return self.stop - self.start
 
 
-Row = list[Piece]
+class TokenWindows:
+    """Random windows over the joined documents of several sources."""
+
+    def __init__(self, texts: Sequence[TokenizedText], shares: Sequence[float]) -> None:
+        """Keep the texts, and the share of the windows drawn from each."""
+        self._arrays = [text.tokens for text in texts]
+        self._shares = list(shares)
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Tokens of each source."""
+        return [len(array) for array in self._arrays]
+
+    def draw(self, length: int, rng: random.Random) -> np.ndarray:
+        """Draw a window, int32 [length]; a source shorter than that is repeated."""
+        array = rng.choices(self._arrays, self._shares)[0]
+        start = rng.randrange(max(1, len(array) - length))
+        return np.resize(array[start : start + length], length)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackingReport:
-    """What packing did with the documents.
+class PackingStrategy:
+    """Packs documents into rows; an epoch is every row once, in an order of its own.
 
-    Attributes:
-        strategy: Its name.
-        row_length: Tokens a row.
-        num_documents: Documents.
-        num_rows: Rows.
-        num_packed: Rows of more than one piece.
-        num_cut: Documents that no row holds whole.
-        num_tokens: Tokens of documents, end tokens included where the strategy has them.
-        num_padding: Tokens of padding.
+    The one entry of a packing strategy: a subclass says how documents are cut (`pack`), and where
+    it differs what attends to what, where positions begin and what the loss weighs. Recipes name
+    it by its key in `STRATEGIES` or by a dotted path.
     """
 
-    strategy: str
-    row_length: int
-    num_documents: int
-    num_rows: int
-    num_packed: int
-    num_cut: int
-    num_tokens: int
-    num_padding: int
-
-    def describe(self) -> str:
-        """Return one line for the log."""
-        share = 100 * self.num_padding / max(1, self.num_rows * self.row_length)
-        return (
-            f"Packing {self.strategy}: {self.num_documents} documents ({self.num_tokens} tokens) "
-            f"in {self.num_rows} rows of {self.row_length}; {self.num_packed} rows hold several "
-            f"pieces, {self.num_cut} documents are cut, {self.num_padding} tokens ({share:.1f} %) "
-            "are padding"
-        )
-
-
-def pack(
-    lengths: Sequence[int], row_length: int, strategy: str, seed: int
-) -> tuple[list[Row], PackingReport]:
-    """Make rows of documents.
-
-    Five documents of 7, 3, 2, 4 and 1 tokens in rows of 4, ``adaptive``: (0: 0-4), (3: 0-4),
-    (0: 4-7 and 4: 0-1), (1: 0-3), (2: 0-2).
-
-    Args:
-        lengths: Tokens of each document, its end token included where one is wanted.
-        row_length: Tokens a row.
-        strategy: ``adaptive``, ``eod`` or ``direct``.
-        seed: Decides the order of documents (eod, direct) or of rows (adaptive).
-
-    Returns:
-        The rows in the order of training, and the report.
-    """
-    if strategy == "adaptive":
-        rows = _best_fit(lengths, row_length)
-        random.Random(f"packing-{seed}").shuffle(rows)
-    else:
-        order = list(range(len(lengths)))
-        random.Random(f"packing-{seed}").shuffle(order)
-        documents = [(number, int(lengths[number])) for number in order]
-        rows = list(_stream(documents, row_length))
-    pieces = [piece for row in rows for piece in row]
-    num_tokens = sum(piece.length for piece in pieces)
-    times: dict[int, int] = {}
-    for piece in pieces:
-        times[piece.document] = times.get(piece.document, 0) + 1
-    return rows, PackingReport(
-        strategy=strategy,
-        row_length=row_length,
-        num_documents=len(lengths),
-        num_rows=len(rows),
-        num_packed=sum(len(row) > 1 for row in rows),
-        num_cut=sum(count > 1 for count in times.values()),
-        num_tokens=num_tokens,
-        num_padding=len(rows) * row_length - num_tokens,
-    )
-
-
-def _best_fit(lengths: Sequence[int], row_length: int) -> list[Row]:
-    """Put each piece, the longest first, into the row that it fills best."""
-    pieces = []
-    for document, length in enumerate(lengths):
-        for start in range(0, int(length), row_length):
-            pieces.append(Piece(document, start, min(start + row_length, int(length))))
-    pieces.sort(key=lambda piece: (-piece.length, piece.document, piece.start))
-    rows: list[Row] = []
-    open_rows: list[tuple[int, int]] = []  # (room, number), ascending
-    for piece in pieces:
-        place = bisect_left(open_rows, (piece.length, 0))
-        if place == len(open_rows):
-            rows.append([])
-            room, number = row_length, len(rows) - 1
-        else:
-            room, number = open_rows.pop(place)
-        rows[number].append(piece)
-        if room > piece.length:
-            insort(open_rows, (room - piece.length, number))
-    return rows
-
-
-def _stream(documents: Sequence[tuple[int, int]], row_length: int) -> Iterator[Row]:
-    """Cut the documents, one after another, at the rows' ends."""
-    row: Row = []
-    room = row_length
-    for document, length in documents:
-        start = 0
-        while start < length:
-            stop = min(length, start + room)
-            row.append(Piece(document, start, stop))
-            room -= stop - start
-            start = stop
-            if room == 0:
-                yield row
-                row, room = [], row_length
-    if row:
-        yield row
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedRow:
-    """One row before masking.
-
-    Attributes:
-        input_ids: int64 [length]; padding at the end.
-        weights: float32 [length]; 0 on padding and on prompts.
-        positions: int64 [length], from 0 in each row, or in each document.
-        spans: Tokens that attend to each other, run by run; they add up to the length.
-    """
-
-    input_ids: np.ndarray
-    weights: np.ndarray
-    positions: np.ndarray
-    spans: tuple[int, ...]
-
-
-def _keeps_end(text: TokenizedText, strategy: str) -> bool:
-    """Tell whether documents keep their end token: under ``eod``, and as answers to prompts."""
-    return text.has_end and (strategy == "eod" or bool(text.prompt_lengths.any()))
-
-
-class PackedText:
-    """All rows of one length; an epoch is every row once, in an order of its own."""
+    #: A document attends to itself alone, not to the whole row.
+    attends_documents: ClassVar[bool] = False
+    #: Documents keep the end token that follows them; a tokenizer without one is refused.
+    keeps_ends: ClassVar[bool] = False
+    #: Rows begin inside documents, so that prompts and answers are torn apart.
+    cuts_anywhere: ClassVar[bool] = False
 
     def __init__(
         self,
         texts: Sequence[TokenizedText],
         row_length: int,
-        strategy: str,
         *,
         seed: int,
         pad_token_id: int,
         restart_positions: bool = False,
+        shares: Sequence[float] | None = None,
     ) -> None:
         """Pack the documents of all sources together.
 
         Args:
             texts: One a source.
             row_length: Tokens a row.
-            strategy: See finetune.packing.
             seed: Decides all orders.
             pad_token_id: Fills rows up; never attended to and never trained on.
             restart_positions: Count positions from 0 in every document.
+            shares: Of each source among the rows, where rows are drawn.
 
         Raises:
-            ValueError: For ``eod`` without end tokens.
+            ValueError: For a strategy that needs end tokens where a text has none.
         """
-        if strategy == "eod" and not all(text.has_end for text in texts):
+        self.texts, self.row_length, self.seed = texts, row_length, seed
+        self.shares = [1.0] * len(texts) if shares is None else list(shares)
+        self._pad, self._restart = pad_token_id, restart_positions
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Pack once, before the first row."""
+        if self.keeps_ends and not all(text.has_end for text in self.texts):
             raise ValueError(
-                "strategy='eod' puts an end-of-document token between documents, and the tokenizer "
-                "has none (no eos_token). Use strategy='adaptive' or 'direct', or a tokenizer with "
-                "an eos_token."
+                f"strategy={_name_of(type(self))!r} puts an end-of-document token between "
+                "documents, and the tokenizer has none (no eos_token). Use strategy='adaptive' or "
+                "'direct', or a tokenizer with an eos_token."
             )
-        self._texts, self._length, self._strategy = texts, row_length, strategy
-        self._seed, self._pad, self._restart = seed, pad_token_id, restart_positions
-        counts = [text.num_documents for text in texts]
-        self._first = np.concatenate(([0], np.cumsum(counts)))
-        lengths = np.concatenate([text.lengths + int(_keeps_end(text, strategy)) for text in texts])
-        self._rows, self.report = pack(lengths.tolist(), row_length, strategy, seed)
+        self._first = np.cumsum([0, *(text.num_documents for text in self.texts)])
+        lengths = np.concatenate([text.lengths + int(self._with_end(text)) for text in self.texts])
+        self._rows = self.pack(
+            lengths.tolist(), self.row_length, random.Random(f"packing-{self.seed}")
+        )
         if not self._rows:
             raise ValueError("The text holds no tokens.")
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
-    report: PackingReport
+    def pack(
+        self, lengths: Sequence[int], row_length: int, rng: random.Random
+    ) -> list[list[DocumentSlice]]:
+        """Make rows of documents.
 
-    def __len__(self) -> int:
-        """Rows of an epoch."""
-        return len(self._rows)
+        Args:
+            lengths: Tokens of each document, its end token included where one is wanted.
+            row_length: Tokens a row.
+            rng: Decides the order.
 
-    def row(self, number: int) -> PackedRow:
+        Returns:
+            The pieces of each row, in the order of training.
+        """
+        raise NotImplementedError
+
+    def spans(self, pieces: Sequence[DocumentSlice]) -> list[int]:
+        """Return the tokens that attend to each other, run by run, without padding."""
+        lengths = [piece.length for piece in pieces]
+        return lengths if self.attends_documents else [sum(lengths)]
+
+    def positions(self, pieces: Sequence[DocumentSlice]) -> np.ndarray:
+        """Return the positions of the pieces' tokens, int64."""
+        if self._restart:
+            return np.concatenate([np.arange(piece.length) for piece in pieces])
+        return np.arange(sum(piece.length for piece in pieces))
+
+    def weights(self, piece: DocumentSlice, prompt_length: int) -> np.ndarray:
+        """Return the weight of each token's loss, float32: 0 in the document's prompt."""
+        places = np.arange(piece.start, piece.stop)
+        return (places >= prompt_length).astype(np.float32)
+
+    def row(self, number: int, rng: random.Random) -> Row:
         """Return the row of that number, which may run over many epochs."""
         epoch, place = divmod(number, len(self._rows))
         if self._order[0] != epoch:
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._rows))
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self._rows))
             self._order = (epoch, order)
         return self._assemble(self._rows[int(self._order[1][place])])
 
-    def _assemble(self, pieces: Sequence[Piece]) -> PackedRow:
-        ids = np.full(self._length, self._pad, np.int64)
-        weights = np.zeros(self._length, np.float32)
-        positions = np.arange(self._length)
+    def _assemble(self, pieces: Sequence[DocumentSlice]) -> Row:
+        ids = np.full(self.row_length, self._pad, np.int64)
+        weights = np.zeros(self.row_length, np.float32)
+        positions = np.arange(self.row_length)
         place = 0
         for piece in pieces:
             source = int(np.searchsorted(self._first, piece.document, side="right")) - 1
-            document = piece.document - int(self._first[source])
-            text = self._texts[source]
+            document, text = piece.document - int(self._first[source]), self.texts[source]
             end = place + piece.length
             ids[place:end] = text.piece(document, piece.start, piece.stop)
-            in_prompt = max(0, int(text.prompt_lengths[document]) - piece.start)
-            weights[place + min(in_prompt, piece.length) : end] = 1.0
-            if self._restart:
-                positions[place:end] = np.arange(piece.length)
+            weights[place:end] = self.weights(piece, int(text.prompt_lengths[document]))
             place = end
-        lengths = [piece.length for piece in pieces]
-        spans = lengths if self._strategy == "adaptive" else [place]
-        padding = [self._length - place] if place < self._length else []
-        return PackedRow(
-            input_ids=ids, weights=weights, positions=positions, spans=(*spans, *padding)
+        positions[:place] = self.positions(pieces)
+        padding = [self.row_length - place] if place < self.row_length else []
+        spans = (*self.spans(pieces), *padding)
+        return Row(input_ids=ids, weights=weights, positions=positions, spans=spans)
+
+    def _with_end(self, text: TokenizedText) -> bool:
+        """Tell whether documents keep their end token: also as answers to prompts."""
+        return text.has_end and (self.keeps_ends or bool(text.prompt_lengths.any()))
+
+    def describe(self) -> str | None:
+        """Return one line on what is packed, padded and cut; None where nothing is packed."""
+        pieces = [piece for row in self._rows for piece in row]
+        num_tokens = sum(piece.length for piece in pieces)
+        num_padding = len(self._rows) * self.row_length - num_tokens
+        share = 100 * num_padding / (len(self._rows) * self.row_length)
+        num_packed = sum(len(row) > 1 for row in self._rows)
+        num_cut = sum(count > 1 for count in Counter(p.document for p in pieces).values())
+        return (
+            f"Packing {_name_of(type(self))}: {int(self._first[-1])} documents ({num_tokens} "
+            f"tokens) in {len(self._rows)} rows of {self.row_length}; {num_packed} rows hold "
+            f"several pieces, {num_cut} documents are cut, {num_padding} tokens ({share:.1f} %) "
+            "are padding"
         )
+
+
+class Adaptive(PackingStrategy):
+    """Puts each piece, the longest first, into the row that it fills best.
+
+    Five documents of 7, 3, 2, 4 and 1 tokens in rows of 4: (0: 0-4), (3: 0-4), (0: 4-7 and
+    4: 0-1), (1: 0-3), (2: 0-2).
+    """
+
+    attends_documents = True
+
+    def pack(
+        self, lengths: Sequence[int], row_length: int, rng: random.Random
+    ) -> list[list[DocumentSlice]]:
+        """Pack by best fit; the rows' order is random."""
+        pieces = [
+            DocumentSlice(document, start, min(start + row_length, length))
+            for document, length in enumerate(lengths)
+            for start in range(0, length, row_length)
+        ]
+        pieces.sort(key=lambda piece: (-piece.length, piece.document, piece.start))
+        rows: list[list[DocumentSlice]] = []
+        open_rows: list[tuple[int, int]] = []  # (room, number), ascending
+        for piece in pieces:
+            place = bisect_left(open_rows, (piece.length, 0))
+            if place == len(open_rows):
+                rows.append([])
+                room, number = row_length, len(rows) - 1
+            else:
+                room, number = open_rows.pop(place)
+            rows[number].append(piece)
+            if room > piece.length:
+                insort(open_rows, (room - piece.length, number))
+        rng.shuffle(rows)
+        return rows
+
+
+class Direct(PackingStrategy):
+    """Cuts the stream of shuffled documents at the rows' ends."""
+
+    def pack(
+        self, lengths: Sequence[int], row_length: int, rng: random.Random
+    ) -> list[list[DocumentSlice]]:
+        """Cut the documents one after another."""
+        order = list(range(len(lengths)))
+        rng.shuffle(order)
+        rows: list[list[DocumentSlice]] = []
+        room = 0
+        for document in order:
+            start = 0
+            while start < lengths[document]:
+                if room == 0:
+                    rows.append([])
+                    room = row_length
+                stop = min(lengths[document], start + room)
+                rows[-1].append(DocumentSlice(document, start, stop))
+                room -= stop - start
+                start = stop
+        return rows
+
+
+class EndOfDocument(Direct):
+    """Cuts the same stream, with an end token after each document."""
+
+    keeps_ends = True
+
+
+class Windows(PackingStrategy):
+    """Takes random windows of the joined documents, for training from scratch."""
+
+    cuts_anywhere = True
+
+    def prepare(self) -> None:
+        """Pack nothing."""
+        self._windows = TokenWindows(self.texts, self.shares)
+
+    def row(self, number: int, rng: random.Random) -> Row:
+        """Draw a window; the number is not asked."""
+        window = self._windows.draw(self.row_length, rng).astype(np.int64)
+        return Row(input_ids=window, weights=np.ones(self.row_length, np.float32))
+
+    def describe(self) -> str | None:
+        """Return None: nothing is packed."""
+        return None
+
+
+STRATEGIES: dict[str, type[PackingStrategy]] = {
+    "windows": Windows,
+    "adaptive": Adaptive,
+    "eod": EndOfDocument,
+    "direct": Direct,
+}
+
+
+def find_strategy(name: str) -> type[PackingStrategy]:
+    """Return the strategy of a key of `STRATEGIES`, or of a dotted path.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    found = find_class(name) if "." in name else None
+    if not isinstance(found, type) or not issubclass(found, PackingStrategy):
+        raise ValueError("recipe: " + unknown_name_message("strategy", name, STRATEGIES))
+    return found
+
+
+def find_class(path: str) -> Any:
+    """Return what a dotted path names; None where there is nothing."""
+    try:
+        return pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _name_of(strategy: type[PackingStrategy]) -> str:
+    return next((name for name, own in STRATEGIES.items() if own is strategy), strategy.__name__)

@@ -1,4 +1,4 @@
-"""The processes of a run: ranks, groups, sharding, and rows shared by Ulysses parallelism.
+"""Connects the processes of a run, shards networks and rows over them, and lets them end well.
 
 torchrun's environment variables say how many there are; without them there is one.
 
@@ -11,14 +11,19 @@ ranks, K heads of this rank.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_to_all_single
 
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.networks.transformer import Attend
@@ -26,14 +31,7 @@ from opencompass_llada.networks.transformer import Attend
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Who this process is.
-
-    Attributes:
-        rank: Of this process among all.
-        world_size: All processes.
-        sequence_parallel: Processes that share each row; neighbours by rank.
-        device: This process's.
-    """
+    """Who this process is; processes that share each row (sequence_parallel) are neighbours."""
 
     rank: int
     world_size: int
@@ -57,13 +55,7 @@ class Ranks:
 
 
 def read_ranks(recipe: Recipe) -> Ranks:
-    """Read who this process is, and check that the recipe fits.
-
-    Args:
-        recipe: Its steps' rows and sequence parallelism.
-
-    Returns:
-        The ranks.
+    """Read who this process is.
 
     Raises:
         ValueError: If processes, rows of a step and micro rows do not divide evenly.
@@ -95,16 +87,7 @@ def read_ranks(recipe: Recipe) -> Ranks:
 
 
 def read_variable(name: str, default: int, *, lowest: int = 0) -> int:
-    """Return a whole number that torchrun puts into the environment.
-
-    Args:
-        name: The variable.
-        default: Where it is not set.
-        lowest: Smallest value.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Return a whole number that torchrun puts into the environment."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal() or int(text) < lowest:
         raise ValueError(
@@ -115,14 +98,7 @@ def read_variable(name: str, default: int, *, lowest: int = 0) -> int:
 
 
 def start_processes(ranks: Ranks) -> dist.ProcessGroup | None:
-    """Connect the processes.
-
-    Args:
-        ranks: From `read_ranks`.
-
-    Returns:
-        The group of ranks that share rows with this one; None where rows are not shared.
-    """
+    """Connect the processes; return the group that shares rows with this one, if any does."""
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
@@ -151,11 +127,6 @@ def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
 
     Computes in bfloat16 on CUDA and reduces gradients in float32. With one process nothing is
     done.
-
-    Args:
-        network: Whose forward pass is called; parameters outside blocks are its own group.
-        blocks: Each is gathered when its turn comes.
-        ranks: The processes.
     """
     if ranks.world_size == 1:
         return
@@ -209,47 +180,27 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if full is None else full()
 
 
-class _Exchange(torch.autograd.Function):
-    """All-to-all over the first dimension; its gradient is the exchange back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        out = torch.empty_like(x)
-        dist.all_to_all_single(out, x, group=group)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Exchange.apply(grads[0].contiguous(), ctx.group), None
+def _exchange(x_RBKSD: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Exchange over the first dimension; the gradient is the exchange back."""
+    return all_to_all_single(torch.empty_like(x_RBKSD), x_RBKSD, group=group)
 
 
 def _to_heads(x_BHSD: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Give away heads, get the whole rows: [B, H, S, D] to [B, K, L, D]."""
     ranks = dist.get_world_size(group)
     x_RBKSD = x_BHSD.unflatten(1, (ranks, -1)).movedim(1, 0).contiguous()
-    x_RBKSD = _Exchange.apply(x_RBKSD, group)
-    return x_RBKSD.movedim(0, 2).flatten(2, 3)
+    return _exchange(x_RBKSD, group).movedim(0, 2).flatten(2, 3)
 
 
 def _to_stretches(x_BKLD: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Give away positions, get all heads: [B, K, L, D] to [B, H, S, D]."""
     ranks = dist.get_world_size(group)
     x_RBKSD = x_BKLD.unflatten(2, (ranks, -1)).movedim(2, 0).contiguous()
-    x_RBKSD = _Exchange.apply(x_RBKSD, group)
-    return x_RBKSD.movedim(0, 1).flatten(1, 2)
+    return _exchange(x_RBKSD, group).movedim(0, 1).flatten(1, 2)
 
 
 def ulysses_attend(attend: Attend, group: dist.ProcessGroup) -> Attend:
-    """Return attention over whole rows for ranks that hold stretches of them.
-
-    Args:
-        attend: Attention over whole rows with some of the heads.
-        group: The ranks that share rows, in the order of their stretches.
-
-    Returns:
-        A function of this rank's queries, keys and values [B, H, S, D].
-    """
+    """Return attention over whole rows for ranks that hold stretches of them."""
 
     def exchanging(q_BHSD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
         return _to_stretches(
@@ -260,11 +211,7 @@ def ulysses_attend(attend: Attend, group: dist.ProcessGroup) -> Attend:
 
 
 def check_heads(num_heads: int, num_kv_heads: int, ranks: int) -> None:
-    """Refuse more ranks than heads can be given to.
-
-    Raises:
-        ValueError: If heads do not divide evenly.
-    """
+    """Refuse more ranks than heads can be given to."""
     for name, heads in (("n_heads", num_heads), ("n_kv_heads", num_kv_heads)):
         if heads % ranks:
             allowed = [n for n in range(1, heads + 1) if heads % n == 0]
@@ -272,3 +219,62 @@ def check_heads(num_heads: int, num_kv_heads: int, ranks: int) -> None:
                 f"sequence_parallel={ranks} must divide {name}={heads}: attention gives each "
                 f"device whole heads. Use one of {', '.join(map(str, allowed))}."
             )
+
+
+#: What asks a run to stop: SIGTERM, as Slurm sends before it kills, and Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def outlive_signals(worker: int = 0) -> None:
+    """Let a process that makes rows live until its trainer, which gets the same signal, has saved.
+
+    Slurm and terminals signal all processes of a job. The worker ends when its trainer does, even
+    by SIGKILL and with rows that nobody takes from it (DataLoader's own worker then waits on).
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None, "a worker has a trainer"
+    trainer.join()
+    os._exit(1)
+
+
+def end_workers() -> None:
+    """Kill the daemon processes that are left when the interpreter exits, as after an error.
+
+    Multiprocessing asks them with SIGTERM, which a worker ignores, and would wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler raises for a dead worker
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+class StopRequest:
+    """The signal that asks to stop, by its number; None while there was none."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def catch_signals() -> Iterator[StopRequest]:
+    """Note a signal instead of ending the process; a second one ends it."""
+    request = StopRequest()
+
+    def give_back() -> None:
+        while earlier:
+            signal.signal(*earlier.popitem())
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        give_back()
+
+    earlier = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        give_back()

@@ -1,45 +1,26 @@
-"""The training recipe: every choice of a run, checked completely before anything loads.
+"""Holds the training recipe: every choice of a run, checked completely before anything loads.
 
-Types and ranges are the annotations, which pydantic checks without turning one type into another;
-what concerns several values is checked below them, or by finetune.recipe_checks.
-
-Types and ranges of single values stand at the recipe's fields; `explain` words what is wrong there.
-
-Holds no code that trains and reads no files (finetune.recipe_file does); every field says what it
-does.
+Types and ranges of single values are the annotations, which pydantic checks without turning one
+type into another; what concerns several values is checked below the classes. Reads no files, and
+looks up no names of packing strategies and task rows (finetune.recipe_file does both).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Mapping
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic.fields import FieldInfo
 
-from opencompass_llada.finetune.networks import LLAMA_NAMES
-from opencompass_llada.finetune.styles import STYLES
 from opencompass_llada.networks import LLaDAConfig
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import reject_unknown
 from opencompass_llada.rope.methods import parse_rope_scaling
 from opencompass_llada.synthetic.embedded import SEED
 
-#: Tokens that a row of every style needs: the longest copied span with its cue fits in it.
-SHORTEST_ROW = 110
-
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_STRICT_VALUE = ConfigDict(strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(**_STRICT_VALUE, extra="forbid")
 # What a value may be, with the words that an error has for it.
 Text = Annotated[
     str, Field(pattern="^[^\\x00]+$", description="text of at least one letter, without NUL")
@@ -57,13 +38,16 @@ Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Field(ge=0, description="a number from 0")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Inside = Annotated[float, Field(gt=0, lt=1, description="a number above 0 and below 1")]
+Workers = Annotated[int, Field(ge=0, le=1024, description="a whole number from 0 to 1024")]
 Draws = Annotated[
     int,
     Field(ge=4, le=10_000, multiple_of=2, description="an even whole number from 4 to 10,000"),
 ]
-RetrievalLength = Annotated[
-    int, Field(ge=SHORTEST_ROW, description=f"a whole number from {SHORTEST_ROW}")
+StrategyName = Annotated[
+    str, Field(description="windows, adaptive, eod, direct or the dotted path of a strategy")
 ]
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[_Beta, _Beta], Field(description="two numbers from 0 to below 1")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -180,7 +164,7 @@ class Evaluation:
     target_tokens: Count = 64
     num_texts: Count = 8
     draws: Draws = 8
-    retrieval_lengths: tuple[RetrievalLength, ...] = ()
+    retrieval_lengths: tuple[Whole, ...] = ()
     retrieval_rows: CountOrZero = 128
 
     def __post_init__(self) -> None:
@@ -193,229 +177,6 @@ class Evaluation:
                     f"evaluation: lengths must be at least target_tokens={self.target_tokens}, "
                     f"got {length}."
                 )
-
-
-#: Scalings that a checkpoint can carry: they change the base alone, or nothing.
-TRAINED_SCALINGS = ("none", "ntk", "diffusion_ntk")
-#: Sizes that are no whole numbers, that may be null, and what the trainer sets itself.
-_REAL = ("rope_theta", "rms_norm_eps", "init_std", "mlp_ratio")
-_MAY_BE_NONE = ("n_kv_heads", "mlp_hidden_size")
-_SET_BY_TRAINER = (
-    *("vocab_size", "embedding_size", "max_sequence_length"),
-    *("mask_token_id", "eos_token_id", "pad_token_id"),
-)
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Check everything that needs no file and no device.
-
-    Args:
-        recipe: Not checked yet.
-
-    Raises:
-        ValueError: For the first value or combination that is wrong; says what would be right.
-    """
-    if not recipe.text or not recipe.phases:
-        raise ValueError("recipe: text and phases need at least one entry each.")
-    _check_styles(recipe)
-    _check_start(recipe)
-    _check_combinations(recipe)
-
-
-def _check_styles(recipe: Recipe) -> None:
-    styles = recipe.retrieval_styles
-    reject_unknown("style in retrieval_styles", styles, STYLES)
-    if not sum(styles.values()) > 0:
-        raise ValueError(
-            f"recipe: retrieval_styles={dict(styles)!r} must map styles to shares from 0, one "
-            "of them above 0."
-        )
-    shortest = min(phase.sequence_length for phase in recipe.phases)
-    if recipe.retrieval_share and shortest < SHORTEST_ROW:
-        raise ValueError(
-            f"recipe phases: sequence_length={shortest} must be at least {SHORTEST_ROW}, which "
-            "retrieval rows need."
-        )
-
-
-def _check_start(recipe: Recipe) -> None:
-    known = LLaDAConfig.published_fields().keys()
-    reject_unknown("model key", recipe.model, known - {*_SET_BY_TRAINER})
-    if recipe.objective == "autoregressive":
-        reject_unknown("model key of the autoregressive objective", recipe.model, LLAMA_NAMES)
-    for name, value in recipe.model.items():
-        kind: Any = Positive if name in _REAL else Whole
-        if value is not None or name not in _MAY_BE_NONE:
-            try:
-                TypeAdapter(kind, config=STRICT).validate_python(value)
-            except ValidationError:
-                raise ValueError(wrong_value("recipe model", name, value, kind)) from None
-    try:
-        scaling = parse_rope_scaling(recipe.rope_scaling).type
-    except ValueError as error:
-        raise ValueError(f"recipe: rope_scaling={recipe.rope_scaling!r}: {error}") from error
-    if scaling not in TRAINED_SCALINGS:
-        raise ValueError(
-            f"recipe: rope_scaling {scaling!r} changes more than RoPE's base, which "
-            "config.json cannot say to other loaders; train with "
-            f"{', '.join(TRAINED_SCALINGS)}."
-        )
-    if recipe.init_from is None:
-        if not recipe.model or recipe.vocab_size is None:
-            raise ValueError(
-                "recipe: give init_from (a checkpoint to post-train), or model and vocab_size "
-                "for a network from scratch."
-            )
-        if recipe.rope_scaling is not None:
-            raise ValueError(
-                "recipe: rope_scaling changes a checkpoint's RoPE and needs init_from; a "
-                "network from scratch takes model.rope_theta."
-            )
-        _check_sizes(recipe.model)
-    elif recipe.model or recipe.vocab_size is not None:
-        raise ValueError(
-            "recipe: init_from brings its own sizes and tokenizer; leave model and vocab_size out."
-        )
-
-
-def _check_sizes(sizes: Mapping[str, Any]) -> None:
-    """Refuse sizes that make no network; the special tokens come later."""
-    try:
-        head = LLaDAConfig(**sizes, mask_token_id=0, eos_token_id=0).head_dim
-    except (ValueError, ZeroDivisionError) as error:
-        reason = str(error).removeprefix("config.json: ")
-        raise ValueError(f"recipe model: {reason}") from error
-    if head % 2:
-        raise ValueError(
-            f"recipe model: d_model / n_heads={head} must be even, since RoPE turns pairs."
-        )
-
-
-def _check_combinations(recipe: Recipe) -> None:
-    if recipe.objective == "autoregressive":
-        for name, needed in (
-            ("strategy", "windows"),
-            ("init_from", None),
-            ("lora", None),
-            ("continuation_share", 0.0),
-            ("sequence_parallel", 1),
-        ):
-            if getattr(recipe, name) != needed:
-                raise ValueError(
-                    f"recipe: {name}={getattr(recipe, name)!r} does not work with "
-                    f"objective='autoregressive', which is the small twin; it takes {needed!r}."
-                )
-        if any(phase.continuation_share for phase in recipe.phases):
-            raise ValueError(
-                "recipe phases: continuation_share does not work with objective='autoregressive', "
-                "which is the small twin; leave it out."
-            )
-    if recipe.strategy == "windows" and any(source.prompt_field for source in recipe.text):
-        raise ValueError(
-            "recipe: prompt_field needs whole documents, which strategy='windows' cuts; use "
-            "adaptive, eod or direct."
-        )
-    for name in ("offload_checkpoints", "keep_attention"):
-        if getattr(recipe, name) and not recipe.activation_checkpointing:
-            raise ValueError(
-                f"recipe: {name}=true says what activation checkpoints keep and where; it needs "
-                "activation_checkpointing=true."
-            )
-    if recipe.offload_checkpoints and recipe.keep_attention:
-        raise ValueError(
-            "recipe: offload_checkpoints=true keeps one activation a block on the host, "
-            "keep_attention=true keeps another on the device; choose one."
-        )
-    for phase in recipe.phases:
-        if phase.sequence_length % recipe.sequence_parallel:
-            raise ValueError(
-                f"recipe phases: sequence_length={phase.sequence_length} must be a multiple of "
-                f"sequence_parallel={recipe.sequence_parallel}."
-            )
-
-
-def explain(error: ValidationError, what: str, cls: type) -> str:
-    """Word the first fault that pydantic found as this package's errors are.
-
-    Args:
-        error: What it raised.
-        what: The group of keys, ``recipe phases``.
-        cls: The group's class.
-
-    Returns:
-        One paragraph with the value, the rule and the remedy.
-    """
-    fault = error.errors()[0]
-    if fault["type"] == "value_error":  # from a check of ours, in its own words
-        return str(fault["ctx"]["error"])
-    name, *inner = fault["loc"]
-    annotation = get_type_hints(cls, include_extras=True)[str(name)]
-    for _ in inner:
-        annotation = _element(annotation)
-    place = str(name) + "".join(f"[{part!r}]" for part in inner)
-    if get_origin(annotation) is Literal and isinstance(fault["input"], str):
-        allowed = get_args(annotation)
-        return f"{what}: " + unknown_name_message(place, fault["input"], allowed)
-    return wrong_value(what, place, fault["input"], annotation)
-
-
-def wrong_value(what: str, name: str, value: Any, annotation: Any) -> str:
-    """Say what a value must be by its annotation.
-
-    Args:
-        what: The group of keys.
-        name: The key.
-        value: What was given.
-        annotation: What it must be; its Field's description is the rule.
-    """
-    rule, hint = _rule(annotation), ""
-    if isinstance(value, str) and "number" in rule:
-        hint = _number_hint(value)
-    elif rule == "a list":
-        hint = f": [{value}]"
-    verb = "" if rule.startswith("name") else "be "
-    return f"{what}: {name}={value!r} must {verb}{rule}{hint}."
-
-
-def _number_hint(text: str) -> str:
-    """Say how YAML takes a number: 3e-3 is text, 3.0e-3 is none."""
-    mantissa, mark, exponent = text.strip().lower().partition("e")
-    try:
-        number = f"{float(mantissa)}e{exponent}" if mark else str(yaml.safe_load(text))
-        float(number)
-    except (ValueError, yaml.YAMLError):
-        return ""
-    return f" (YAML takes {text} for text: write {number})"
-
-
-def _element(annotation: Any) -> Any:
-    """Return the annotation of a list's entries or of a mapping's values."""
-    if get_origin(annotation) is Annotated:
-        return annotation  # its description is of the entries
-    first, *others = get_args(annotation)
-    return first if get_origin(annotation) is tuple else others[-1]
-
-
-def _rule(annotation: Any) -> str:
-    """Say in words what an annotation allows."""
-    members = get_args(annotation)
-    for part in members:
-        if isinstance(part, FieldInfo) and part.description:
-            return part.description
-    origin = get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_rule(part) for part in members if part is not type(None)) + ", or null"
-    if origin is Literal:
-        return f"one of {', '.join(members)}"
-    if origin is tuple:
-        return "a list"
-    return "true or false" if annotation is bool else "a mapping of keys to values"
-
-
-Strategy = Literal["windows", "adaptive", "eod", "direct"]
-_Beta = Annotated[float, Field(ge=0, lt=1)]
-Betas = Annotated[tuple[_Beta, _Beta], Field(description="two numbers from 0 to below 1")]
-Workers = Annotated[int, Field(ge=0, le=1024, description="a whole number from 0 to 1024")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -439,7 +200,7 @@ class Recipe:
         strategy: How rows are made of text (UltraLLaDA's three, and one more): ``adaptive`` packs
             documents that attend to themselves alone, ``eod`` joins them by an end-of-document
             token under full attention, ``direct`` joins them by nothing; ``windows`` takes random
-            windows of ``eod``'s text.
+            windows of ``eod``'s text. Or the dotted path of a `packing.PackingStrategy`.
         restart_positions: Count positions from 0 in every document (adaptive, eod, direct).
         max_document_tokens: Longest document allowed, an error above; None for any. Documents
             longer than a row are cut into consecutive windows.
@@ -447,9 +208,11 @@ class Recipe:
             nothing on disk.
         continuation_share: Share of the text rows of which the end alone is masked (16 tokens to
             half the row), as when a model continues a text; the others are masked everywhere.
-        retrieval_share: Share of rows that hold needles and questions (0 to 1).
+        retrieval_share: Share of rows that hold needles and questions.
         retrieval_masked_everywhere: Share of those rows that are masked like plain text.
-        retrieval_styles: Share of each style among the retrieval rows, relative to the others.
+        rows: Dotted path of the class that makes those rows: see `rows.TaskRows`.
+        retrieval_styles: Share of each style among them, relative to the others; None for those
+            of the class.
         loss_weight: ``inverse_t`` is the likelihood bound's weight, ``none`` leaves it out
             (UltraLLaDA's Eq. 1 as transcribed).
         mask_ratios: ``low_discrepancy`` spreads t evenly over the rows of a step, ``uniform`` draws
@@ -498,16 +261,15 @@ class Recipe:
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vocab_size: Count | None = None
     objective: Literal["masked_diffusion", "autoregressive"] = "masked_diffusion"
-    strategy: Strategy = "windows"
+    strategy: StrategyName = "windows"
     restart_positions: bool = False
     max_document_tokens: Whole | None = None
     cache_dir: Text | None = None
     continuation_share: Share = 0.0
     retrieval_share: Share = 0.0
     retrieval_masked_everywhere: Share = 0.25
-    retrieval_styles: Mapping[str, NotNegative] = dataclasses.field(
-        default_factory=lambda: dict(STYLES)
-    )
+    rows: Text = "opencompass_llada.tiny_models.retrieval.RetrievalRows"
+    retrieval_styles: Mapping[str, NotNegative] | None = None
     loss_weight: Literal["inverse_t", "none"] = "inverse_t"
     mask_ratios: Literal["low_discrepancy", "uniform"] = "low_discrepancy"
     min_mask_ratio: Inside = 0.1
@@ -541,7 +303,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check everything that needs no file and no device."""
-        check_recipe(self)
+        if not self.text or not self.phases:
+            raise ValueError("recipe: text and phases need at least one entry each.")
+        if self.model:
+            _check_sizes(self)
+        _check_start(self)
+        _check_combinations(self)
 
     @property
     def trained_length(self) -> int:
@@ -552,3 +319,122 @@ class Recipe:
     def num_steps(self) -> int:
         """Optimiser steps of all phases."""
         return sum(phase.num_steps for phase in self.phases)
+
+
+#: Scalings that a checkpoint can carry: they change the base alone, or nothing.
+TRAINED_SCALINGS = ("none", "ntk", "diffusion_ntk")
+#: LLaDA's name of a size -> Llama's, of the autoregressive network of the same shape.
+LLAMA_NAMES = {
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "n_layers": "num_hidden_layers",
+    "mlp_hidden_size": "intermediate_size",
+    "rms_norm_eps": "rms_norm_eps",
+    "init_std": "initializer_range",
+    "rope_theta": "rope_theta",
+}
+#: Sizes that are no whole numbers, that may be null, and what the trainer sets itself.
+_REAL = ("rope_theta", "rms_norm_eps", "init_std", "mlp_ratio")
+_MAY_BE_NONE = ("n_kv_heads", "mlp_hidden_size")
+_SET_BY_TRAINER = (
+    *("vocab_size", "embedding_size", "max_sequence_length"),
+    *("mask_token_id", "eos_token_id", "pad_token_id"),
+)
+#: What the small autoregressive twin alone takes.
+_OF_THE_TWIN = {
+    "strategy": "windows",
+    "init_from": None,
+    "lora": None,
+    "continuation_share": 0.0,
+    "sequence_parallel": 1,
+}
+
+
+def _check_start(recipe: Recipe) -> None:
+    """Check the scaling, and that the run starts from a checkpoint or from sizes, not both."""
+    try:
+        scaling = parse_rope_scaling(recipe.rope_scaling).type
+    except ValueError as error:
+        raise ValueError(f"recipe: rope_scaling={recipe.rope_scaling!r}: {error}") from error
+    if scaling not in TRAINED_SCALINGS:
+        raise ValueError(
+            f"recipe: rope_scaling {scaling!r} changes more than RoPE's base, which "
+            "config.json cannot say to other loaders; train with "
+            f"{', '.join(TRAINED_SCALINGS)}."
+        )
+    if recipe.init_from is not None:
+        if recipe.model or recipe.vocab_size is not None:
+            raise ValueError(
+                "recipe: init_from brings its own sizes and tokenizer; leave model and vocab_size "
+                "out."
+            )
+        return
+    if not recipe.model or recipe.vocab_size is None:
+        raise ValueError(
+            "recipe: give init_from (a checkpoint to post-train), or model and vocab_size "
+            "for a network from scratch."
+        )
+    if recipe.rope_scaling is not None:
+        raise ValueError(
+            "recipe: rope_scaling changes a checkpoint's RoPE and needs init_from; a "
+            "network from scratch takes model.rope_theta."
+        )
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    """Refuse sizes that make no network; the special tokens come later."""
+    sizes = recipe.model
+    known = LLaDAConfig.published_fields().keys()
+    reject_unknown("model key", sizes, known - {*_SET_BY_TRAINER})
+    if recipe.objective == "autoregressive":
+        reject_unknown("model key of the autoregressive objective", sizes, LLAMA_NAMES)
+    for name, value in sizes.items():
+        kind: Any = Positive if name in _REAL else Whole
+        if value is not None or name not in _MAY_BE_NONE:
+            try:
+                TypeAdapter(kind, config=_STRICT_VALUE).validate_python(value)
+            except ValidationError:
+                rule = kind.__metadata__[0].description
+                raise ValueError(f"recipe model: {name}={value!r} must be {rule}.") from None
+    try:
+        head = LLaDAConfig(**sizes, mask_token_id=0, eos_token_id=0).head_dim
+    except (ValueError, ZeroDivisionError) as error:
+        reason = str(error).removeprefix("config.json: ")
+        raise ValueError(f"recipe model: {reason}") from error
+    if head % 2:
+        raise ValueError(
+            f"recipe model: d_model / n_heads={head} must be even, since RoPE turns pairs."
+        )
+
+
+def _check_combinations(recipe: Recipe) -> None:
+    if recipe.objective == "autoregressive":
+        for name, needed in _OF_THE_TWIN.items():
+            if getattr(recipe, name) != needed:
+                raise ValueError(
+                    f"recipe: {name}={getattr(recipe, name)!r} does not work with "
+                    f"objective='autoregressive', which is the small twin; it takes {needed!r}."
+                )
+        if any(phase.continuation_share for phase in recipe.phases):
+            raise ValueError(
+                "recipe phases: continuation_share does not work with objective='autoregressive', "
+                "which is the small twin; leave it out."
+            )
+    for name in ("offload_checkpoints", "keep_attention"):
+        if getattr(recipe, name) and not recipe.activation_checkpointing:
+            raise ValueError(
+                f"recipe: {name}=true says what activation checkpoints keep and where; it needs "
+                "activation_checkpointing=true."
+            )
+    if recipe.offload_checkpoints and recipe.keep_attention:
+        raise ValueError(
+            "recipe: offload_checkpoints=true keeps one activation a block on the host, "
+            "keep_attention=true keeps another on the device; choose one."
+        )
+    for phase in recipe.phases:
+        if phase.sequence_length % recipe.sequence_parallel:
+            raise ValueError(
+                f"recipe phases: sequence_length={phase.sequence_length} must be a multiple of "
+                f"sequence_parallel={recipe.sequence_parallel}."
+            )

@@ -1,48 +1,29 @@
-"""Recipe files: YAML over a base, with overrides, to a checked recipe.
+"""Reads recipe files: YAML over a base, with overrides, to a checked recipe.
 
-Knows how the groups of keys nest; the values are checked by their classes.
+Looks up what a recipe names beside values (packing strategy, class of task rows), and words
+pydantic's errors as this package's are; the values are checked by their classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from opencompass_llada.finetune.recipe import Evaluation, Lora, Phase, Recipe, TextSource, explain
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.finetune.packing import find_strategy
+from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.rows import find_task_rows
+from opencompass_llada.options import reject_unknown, unknown_name_message
 
 _MOST_CYCLES = 10_000
-
-
-def _build(cls: type, what: str, values: Mapping[str, Any]) -> Any:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{what}={values!r} must be a mapping of keys to values.")
-    fields = {item.name for item in dataclasses.fields(cls) if item.init}
-    reject_unknown(f"{what} key", values, fields)
-    required = {
-        item.name
-        for item in dataclasses.fields(cls)
-        if item.init
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - values.keys()):
-        raise ValueError(f"{what}: {', '.join(missing)} must be given.")
-    try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except ValidationError as error:
-        raise ValueError(explain(error, what, cls)) from error
-
-
-def _build_evaluation(values: Any) -> Evaluation:
-    if isinstance(values, Mapping) and values.get("text") is not None:
-        values = {**values, "text": _build(TextSource, "recipe evaluation text", values["text"])}
-    return _build(Evaluation, "recipe evaluation", values)
+_UNIONS = (Union, types.UnionType)
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -52,32 +33,165 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     through, one after the other. Rows of several lengths then alternate, so that post-training to a
     long context does not unlearn the short one. ``last_phases`` follow them, once.
 
-    Args:
-        values: The YAML mapping.
-
-    Returns:
-        The recipe.
-
     Raises:
         ValueError: For unknown or missing keys and values out of range.
     """
     values = dict(values)
-    for name, cls in (("text", TextSource), ("phases", Phase), ("last_phases", Phase)):
-        items = values.get(name, ())
-        if not isinstance(items, list | tuple) or not all(isinstance(i, Mapping) for i in items):
-            raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
-        values[name] = tuple(_build(cls, f"recipe {name}", item) for item in items)
     cycles = values.pop("cycles", 1)
     if isinstance(cycles, bool) or not isinstance(cycles, int) or not 1 <= cycles <= _MOST_CYCLES:
         raise ValueError(
             f"recipe: cycles={cycles!r} must be a whole number from 1 to {_MOST_CYCLES:,}."
         )
-    values["phases"] = values["phases"] * cycles + values.pop("last_phases")
-    if values.get("lora") is not None:
-        values["lora"] = _build(Lora, "recipe lora", values["lora"])
-    if "evaluation" in values:
-        values["evaluation"] = _build_evaluation(values["evaluation"] or {})
-    return _build(Recipe, "recipe", values)
+    last = values.pop("last_phases", [])
+    for name, items in (("phases", values.get("phases", [])), ("last_phases", last)):
+        if not isinstance(items, list | tuple) or not all(isinstance(i, Mapping) for i in items):
+            raise ValueError(f"recipe: {name}={items!r} must be a list of mappings.")
+    values["phases"] = [*values.get("phases", [])] * cycles + [*last]
+    if not values.get("evaluation", True):
+        del values["evaluation"]
+    try:
+        # As JSON, in which lists are tuples and mappings are classes, and nothing else changes.
+        text = json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:  # a date, an alias of itself
+        raise ValueError(
+            f"recipe: values must be texts, numbers, lists and mappings ({error}). Put a date into "
+            "quotes."
+        ) from error
+    try:
+        return _look_up(TypeAdapter(Recipe).validate_json(text))
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def _look_up(recipe: Recipe) -> Recipe:
+    """Check the recipe against the strategy and the class of rows that it names."""
+    strategy = find_strategy(recipe.strategy)
+    if strategy.cuts_anywhere and any(source.prompt_field for source in recipe.text):
+        raise ValueError(
+            f"recipe: prompt_field needs whole documents, which strategy={recipe.strategy!r} cuts; "
+            "use adaptive, eod or direct."
+        )
+    if not recipe.retrieval_share and recipe.retrieval_styles is None:
+        return recipe
+    rows = find_task_rows(recipe.rows)
+    given = recipe.retrieval_styles
+    styles = dict(rows.STYLES if given is None else given)
+    reject_unknown("style in retrieval_styles", styles, rows.STYLES)
+    if not sum(styles.values()) > 0:
+        raise ValueError(
+            f"recipe: retrieval_styles={styles!r} must map styles to shares from 0, one "
+            "of them above 0."
+        )
+    shortest = min(phase.sequence_length for phase in recipe.phases)
+    if recipe.retrieval_share and shortest < rows.SHORTEST:
+        raise ValueError(
+            f"recipe phases: sequence_length={shortest} must be at least {rows.SHORTEST}, which "
+            "retrieval rows need."
+        )
+    if min(recipe.evaluation.retrieval_lengths, default=rows.SHORTEST) < rows.SHORTEST:
+        raise ValueError(
+            f"recipe evaluation: retrieval_lengths={list(recipe.evaluation.retrieval_lengths)} "
+            f"must be whole numbers from {rows.SHORTEST}, which retrieval rows need."
+        )
+    return dataclasses.replace(recipe, retrieval_styles=styles)
+
+
+def explain(error: ValidationError) -> str:
+    """Word the first fault of a recipe that pydantic found: the value, the rule and the remedy."""
+    faults = error.errors()
+    order = {"unexpected_keyword_argument": 0, "missing": 1}
+    fault = min(faults, key=lambda fault: order.get(fault["type"], 2))
+    if fault["type"] == "value_error":  # from a check of ours, in its own words
+        return str(fault["ctx"]["error"])
+    cls: Any = Recipe
+    what, place, rule = "recipe", "", None
+    for part in fault["loc"]:
+        if not place:
+            place, rule = str(part), get_type_hints(cls, include_extras=True).get(str(part))
+        else:
+            place, rule = f"{place}[{part!r}]", _element(rule)
+        members = get_args(rule) if get_origin(rule) in _UNIONS else [rule]
+        if group := next(filter(dataclasses.is_dataclass, members), None):  # a group of keys
+            what, cls, place, rule = f"{what} {place.partition('[')[0]}", group, "", None
+    if fault["type"] == "unexpected_keyword_argument":
+        names = [field.name for field in dataclasses.fields(cls)]
+        return unknown_name_message(f"{what} key", place, names)
+    if fault["type"] == "missing" and not place.endswith("]"):  # a key, not an entry of a list
+        group = fault["loc"][:-1]
+        missing = [f["loc"] for f in faults if f["type"] == "missing" and f["loc"][:-1] == group]
+        return f"{what}: {', '.join(sorted(str(loc[-1]) for loc in missing))} must be given."
+    value = fault["input"]
+    if not place:
+        return f"{what}={value!r} must be a mapping of keys to values."
+    if get_origin(rule) is Literal and isinstance(value, str):
+        return f"{what}: " + unknown_name_message(place, value, get_args(rule))
+    words, hint = _describe(rule), ""
+    if isinstance(value, str) and "number" in words:
+        hint = _number_hint(value)
+    elif words == "a list":
+        hint = f": [{value}]"
+    verb = "" if words.startswith("name") else "be "
+    return f"{what}: {place}={value!r} must {verb}{words}{hint}."
+
+
+def _element(annotation: Any) -> Any:
+    """Return the annotation of a list's entries or of a mapping's values."""
+    if get_origin(annotation) is Annotated:
+        return annotation  # its description is of the entries
+    first, *others = get_args(annotation)
+    return first if get_origin(annotation) is tuple else others[-1]
+
+
+def _describe(annotation: Any) -> str:
+    """Say in words what an annotation allows."""
+    members = get_args(annotation)
+    for part in members:
+        if isinstance(part, FieldInfo) and part.description:
+            return part.description
+    origin = get_origin(annotation)
+    if origin in _UNIONS:
+        return " or ".join(_describe(part) for part in members if part is not type(None)) + (
+            ", or null"
+        )
+    if origin is Literal:
+        return f"one of {', '.join(members)}"
+    if origin is tuple:
+        return "a list of mappings" if dataclasses.is_dataclass(members[0]) else "a list"
+    return "true or false" if annotation is bool else "a mapping of keys to values"
+
+
+def _number_hint(text: str) -> str:
+    """Say how YAML takes a number: 3e-3 is text, 3.0e-3 is none."""
+    mantissa, mark, exponent = text.strip().lower().partition("e")
+    try:
+        number = f"{float(mantissa)}e{exponent}" if mark else str(yaml.safe_load(text))
+        float(number)
+    except (ValueError, yaml.YAMLError):
+        return ""
+    return f" (YAML takes {text} for text: write {number})"
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    A recipe with ``base: OTHER.yaml`` (beside it) takes every key that it does not give from there.
+
+    Args:
+        path: YAML file.
+        overrides: ``key=value`` pairs, ``group.key=value`` for keys of a group (``lora.rank=8``);
+            the value is parsed as YAML.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If the file is missing or no mapping, or a key or value is wrong.
+    """
+    values = _read(Path(path))
+    for override in overrides:
+        key, value = parse_override(override)
+        _put(values, key, value, override)
+    return parse_recipe(values)
 
 
 def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -105,16 +219,23 @@ def _read(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """Parse YAML.
-
-    Raises:
-        ValueError: In one line, if it is none.
-    """
+    """Parse YAML; a ValueError of one line where it is none."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"no valid YAML: {reason[:300]}") from error
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``, the value parsed as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ValueError(f"Override {override!r} must have the form key=value.")
+    try:
+        return key, _parse(text)
+    except ValueError as error:
+        raise ValueError(f"Override {override!r}: its value is {error}") from error
 
 
 def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
@@ -127,41 +248,3 @@ def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
             raise ValueError(f"Override {override!r}: {group} is no group of keys.")
         values[group] = values = dict(inner)
     values[last] = value
-
-
-def parse_override(override: str) -> tuple[str, Any]:
-    """Return key and value of ``key=value``, the value parsed as YAML.
-
-    Raises:
-        ValueError: If there is no equals sign, no key, or the value is no YAML.
-    """
-    key, separator, text = override.partition("=")
-    if not separator or not all(key.split(".")):
-        raise ValueError(f"Override {override!r} must have the form key=value.")
-    try:
-        return key, _parse(text)
-    except ValueError as error:
-        raise ValueError(f"Override {override!r}: its value is {error}") from error
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file.
-
-    A recipe with ``base: OTHER.yaml`` (beside it) takes every key that it does not give from there.
-
-    Args:
-        path: YAML file.
-        overrides: ``key=value`` pairs, ``group.key=value`` for keys of a group (``lora.rank=8``);
-            the value is parsed as YAML.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        ValueError: If the file is missing or no mapping, or a key or value is wrong.
-    """
-    values = _read(Path(path))
-    for override in overrides:
-        key, value = parse_override(override)
-        _put(values, key, value, override)
-    return parse_recipe(values)

@@ -1,4 +1,4 @@
-"""The stream of training rows: row number in, row out, whatever process makes it.
+"""Makes the training rows of a recipe: row number in, masked row out, whatever process makes it.
 
 Row i of a length depends on the recipe's seed, the length and i alone, so workers, restarts,
 devices and accumulation do not change what is trained on, masks included.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -23,26 +25,72 @@ from opencompass_llada.finetune.objective import (
     keep_end,
     scale_losses,
 )
-from opencompass_llada.finetune.packing import PackedRow, PackedText
-from opencompass_llada.finetune.recipe import Phase, Recipe
-from opencompass_llada.finetune.retrieval import RetrievalRows
-from opencompass_llada.finetune.stopping import end_workers, outlive_signals
-from opencompass_llada.finetune.windows import TokenWindows
+from opencompass_llada.finetune.packing import (
+    PackingStrategy,
+    Row,
+    TokenizedText,
+    TokenWindows,
+    find_class,
+    find_strategy,
+)
+from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
+from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
+from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
+from opencompass_llada.logs import get_logger
+
+logger = get_logger(__name__)
 
 Batch = dict[str, Any]
 
 
+class TaskRows(Protocol):
+    """What a recipe's ``rows`` names: a class that makes rows of a task, beside those of the text.
+
+    Its rows are of exactly the length asked for, and a function of that and of ``rng``; weights are
+    1 where an answer's tokens are predicted.
+    """
+
+    #: Kinds of rows, and the share of each where a recipe gives none.
+    STYLES: ClassVar[Mapping[str, float]]
+    #: Tokens of the shortest row that can be made.
+    SHORTEST: ClassVar[int]
+
+    def __init__(
+        self, windows: TokenWindows, tokens: TrainingTokenizer, styles: Mapping[str, float]
+    ) -> None:
+        """Keep the training text, the tokenizer (with an end token) and the shares."""
+
+    def make(
+        self, length: int, rng: random.Random, *, evaluation: bool = False, style: str | None = None
+    ) -> Row:
+        """Make a row, of a random style if None; for evaluation one that is never trained on."""
+
+
+def find_task_rows(path: str) -> type[TaskRows]:
+    """Return the class of task rows that a dotted path names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = find_class(path)
+    if not all(hasattr(found, name) for name in ("STYLES", "SHORTEST", "make")):
+        raise ValueError(
+            f"recipe: rows={path!r} must be the dotted path of a class with STYLES, SHORTEST and "
+            "make (finetune.rows.TaskRows); leave it out for the package's own."
+        )
+    return found
+
+
 class TrainingRows(Dataset):
-    """Text and retrieval rows of one phase, masked."""
+    """Text and task rows of one phase, masked."""
 
     def __init__(
         self,
         recipe: Recipe,
         phase: Phase,
-        windows: TokenWindows,
-        retrieval: RetrievalRows,
+        text: PackingStrategy,
+        tasks: TaskRows | None,
         *,
-        packed: PackedText | None = None,
         first_row: int = 0,
         first_step: int = 0,
     ) -> None:
@@ -51,14 +99,12 @@ class TrainingRows(Dataset):
         Args:
             recipe: Shares of row kinds, the objective and the seed.
             phase: Row length and number of rows.
-            windows: Text by the window.
-            retrieval: Maker of retrieval rows.
-            packed: Text by packed documents; None for windows.
+            text: Rows of text.
+            tasks: Rows of a task; None for none.
             first_row: Rows of the same length in earlier phases, which are not made again.
             first_step: Steps of all earlier phases.
         """
-        self._recipe, self._phase = recipe, phase
-        self._windows, self._retrieval, self._packed = windows, retrieval, packed
+        self._recipe, self._phase, self._text, self._tasks = recipe, phase, text, tasks
         self._first_row, self._first_step = first_row, first_step
 
     def __len__(self) -> int:
@@ -79,40 +125,35 @@ class TrainingRows(Dataset):
         before = int(number * recipe.retrieval_share)
         mask_all = False
         if int((number + 1) * recipe.retrieval_share) > before:
-            made = self._retrieval.make(length, rng)
+            assert self._tasks is not None
+            row = self._tasks.make(length, rng)
             everywhere = rng.random() < recipe.retrieval_masked_everywhere
             # Half of the answers start as sampling starts: nothing revealed yet.
             mask_all = not everywhere and rng.random() < 0.5
-            weights = np.ones(length, np.float32) if everywhere else made.weights
-            row = _whole(made.input_ids, weights)
+            if everywhere:
+                row = dataclasses.replace(row, weights=np.ones(length, np.float32))
         else:
-            row = self._text(number - before, rng)
+            row = self._text_row(number - before, rng)
         targets, scale = self._choose_targets(index, row.weights, mask_all, rng)
-        return {
-            "input_ids": torch.from_numpy(row.input_ids),
-            "targets": torch.from_numpy(targets),
-            "scale": torch.from_numpy(scale),
-            "positions": torch.from_numpy(row.positions),
-            "spans": row.spans,
-        }
+        positions = np.arange(length) if row.positions is None else row.positions
+        arrays = (row.input_ids, targets, scale, positions)
+        names = ("input_ids", "targets", "scale", "positions")
+        tensors = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
+        return {**tensors, "spans": (length,) if row.spans is None else row.spans}
 
-    def _text(self, number: int, rng: random.Random) -> PackedRow:
-        """Return text row ``number`` of this length."""
-        length, share = self._phase.sequence_length, self._phase.continuation_share
+    def _text_row(self, number: int, rng: random.Random) -> Row:
+        share = self._phase.continuation_share
         share = self._recipe.continuation_share if share is None else share
-        if self._packed is not None:
-            row = self._packed.row(number)
-        else:
-            window = self._windows.draw(length, rng).astype(np.int64)
-            row = _whole(window, np.ones(length, np.float32))
+        row = self._text.row(number, rng)
         if share and rng.random() < share:
-            weights = keep_end(row.weights, draw_end(length, rng))
+            weights = keep_end(row.weights, draw_end(self._phase.sequence_length, rng))
             row = dataclasses.replace(row, weights=weights)
         return row
 
     def _choose_targets(
         self, index: int, weights: np.ndarray, mask_all: bool, rng: random.Random
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions to predict and the weight of each one's cross entropy."""
         recipe = self._recipe
         if recipe.objective == "autoregressive":
             weights = weights.copy()
@@ -133,23 +174,11 @@ class TrainingRows(Dataset):
         return masked, scale_losses(weights, ratio, recipe.loss_weight)
 
 
-def _whole(input_ids: np.ndarray, weights: np.ndarray) -> PackedRow:
-    """Return a row whose tokens all attend to each other."""
-    length = len(input_ids)
-    return PackedRow(
-        input_ids=input_ids, weights=weights, positions=np.arange(length), spans=(length,)
-    )
-
-
 def collate(rows: list[dict[str, Any]]) -> Batch:
     """Stack rows.
 
-    Args:
-        rows: From `TrainingRows`.
-
-    Returns:
-        Tensors [B, L]; ``positions`` is None where all rows count from 0 to the end, and ``spans``
-        (a tuple over all rows) is None where all rows attend to the whole of themselves.
+    ``positions`` is None where all rows count from 0 to the end, and ``spans`` (a tuple over all
+    rows) where all rows attend to the whole of themselves.
     """
     batch: Batch = {
         name: torch.stack([row[name] for row in rows])
@@ -181,7 +210,7 @@ class _Places(Sampler[int]):
 
 
 def row_loader(
-    rows: TrainingRows,
+    rows: Dataset,
     phase: Phase,
     *,
     num_workers: int,
@@ -190,19 +219,9 @@ def row_loader(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> DataLoader:
-    """Return a loader of the phase's batches for one data-parallel rank.
+    """Return a loader of the phase's batches for one of the ranks that rows are split over.
 
-    Args:
-        rows: The rows.
-        phase: Rows per step.
-        num_workers: Processes; 0 for none.
-        micro_rows: Rows a batch; None for the rank's share of a step.
-        first_step: Step of the phase to start at.
-        rank: This rank among those that data are split over.
-        num_ranks: Their number, which divides the rows of a step.
-
-    Returns:
-        An iterable of batches; a step's are ``rows_per_step / num_ranks / micro_rows`` of them.
+    A step's batches are ``rows_per_step / num_ranks / micro_rows``; without micro_rows one.
     """
     if num_workers:
         atexit.unregister(end_workers)  # once, and before multiprocessing's own, which waits
@@ -227,6 +246,104 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def describe_batch(batch: Mapping[str, Any]) -> str:
-    """Return a batch's shape for messages."""
-    return "x".join(map(str, batch["input_ids"].shape))
+class TrainingData:
+    """Everything that rows are made from, tokenised and packed.
+
+    Attributes:
+        texts: Tokens of the recipe's text, one a source.
+        windows: Random windows of them.
+        tasks: Maker of task rows; None where the recipe wants none.
+        held_out: Tokens of the evaluation's text; None for none.
+        packing: One line a row length on what is packed, padded and cut.
+    """
+
+    def __init__(self, recipe: Recipe, tokens: TrainingTokenizer) -> None:
+        """Tokenise (or find the tokens of) all text and pack it for every row length.
+
+        Raises:
+            ValueError: If a source is wrong or empty, a document too long, or the tokenizer lacks
+                the end token that the strategy or retrieval rows need.
+        """
+        self._recipe, self._tokens = recipe, tokens
+        self.texts = [self._tokenize(source) for source in recipe.text]
+        if recipe.retrieval_share and tokens.end_token_id is None:
+            raise ValueError(
+                "retrieval_share: retrieval rows end in the end-of-document token, and the "
+                "tokenizer has none (no eos_token). Set retrieval_share=0, or use a tokenizer with "
+                "an eos_token."
+            )
+        shares = [source.weight for source in recipe.text]
+        self.windows = TokenWindows(self.texts, shares)
+        logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
+        self.tasks = None
+        if recipe.retrieval_share:
+            styles = recipe.retrieval_styles or {}
+            self.tasks = find_task_rows(recipe.rows)(self.windows, tokens, styles)
+        self._rows = self._pack(shares)
+        described = [rows.describe() for rows in self._rows.values()]
+        self.packing = [line for line in described if line is not None]
+        for line in self.packing:
+            logger.info("%s", line)
+        held_out = recipe.evaluation.text
+        self.held_out = None if held_out is None else self._tokenize(held_out)
+
+    def _tokenize(self, source: TextSource) -> TokenizedText:
+        recipe, tokens = self._recipe, self._tokens
+        if recipe.cache_dir is None:
+            folder = default_folder()
+        else:
+            folder = None if recipe.cache_dir == "none" else Path(recipe.cache_dir).expanduser()
+        return tokenize_source(
+            source,
+            tokens.encode_all,
+            end_token_id=tokens.end_token_id,
+            tokenizer_digest=tokens.digest,
+            folder=folder,
+            max_document_tokens=recipe.max_document_tokens,
+        )
+
+    def _pack(self, shares: Sequence[float]) -> dict[int, PackingStrategy]:
+        """Return the text's rows of every length."""
+        recipe = self._recipe
+        strategy = find_strategy(recipe.strategy)
+        return {
+            length: strategy(
+                self.texts,
+                length,
+                seed=recipe.seed,
+                pad_token_id=self._tokens.end_token_id or 0,
+                restart_positions=recipe.restart_positions,
+                shares=shares,
+            )
+            for length in sorted({phase.sequence_length for phase in recipe.phases})
+        }
+
+    def phases(self, ranks: Ranks, first_step: int = 0) -> Iterator[tuple[Phase, DataLoader]]:
+        """Yield the phases that are left after some steps, each with this rank's batches."""
+        recipe = self._recipe
+        num_made: Counter[int] = Counter()  # rows by length
+        steps_before = 0
+        for phase in recipe.phases:
+            length = phase.sequence_length
+            rows = TrainingRows(
+                recipe,
+                phase,
+                self._rows[length],
+                self.tasks,
+                first_row=num_made[length],
+                first_step=steps_before,
+            )
+            num_made[length] += len(rows)
+            done = min(max(0, first_step - steps_before), phase.num_steps)
+            steps_before += phase.num_steps
+            if done < phase.num_steps:
+                loader = row_loader(
+                    rows,
+                    phase,
+                    num_workers=recipe.num_workers,
+                    micro_rows=recipe.micro_rows,
+                    first_step=done,
+                    rank=ranks.data_rank,
+                    num_ranks=ranks.num_data_ranks,
+                )
+                yield phase, loader

@@ -1,25 +1,37 @@
-"""Writing a checkpoint in its family's published format (LLaDA, Llama), all files or none.
+"""Writes a checkpoint in its family's published format (LLaDA, Llama), all files or none.
 
-config.json, safetensors shards with an index, tokenizer and training.json. Which checkpoints are
-kept is finetune.checkpoints's business.
+config.json, safetensors shards with an index, tokenizer and training.json, which says how it was
+made; and beside them the state to go on from. Which are kept is finetune.checkpoints's business.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import platform
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from opencompass_llada.files import remove, settle
+import opencompass_llada
+from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.checkpoints import STATE, write_atomically
+from opencompass_llada.finetune.lora import published_tensors
+from opencompass_llada.finetune.packing import TokenizedText
+from opencompass_llada.finetune.parallel import wait_for_all
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.finetune.rows import TrainingData
+from opencompass_llada.finetune.run_state import RunState, write_state
+from opencompass_llada.finetune.tokens import TrainingTokenizer
+from opencompass_llada.networks import BidirectionalNetwork, locate_checkpoint
+from opencompass_llada.runs.hashes import hash_checkpoint, hash_values
+from opencompass_llada.runs.provenance import find_commit
 
 RECORD_FILE = "training.json"
 #: Bytes of one file of weights, as the hub's checkpoints are cut.
@@ -31,28 +43,34 @@ _CONFIG_FIELDS = (
 )
 
 
-class SaveError(OSError):
-    """A file of a run could not be written; earlier checkpoints are as they were."""
-
-
-@contextmanager
-def saving(what: Path) -> Iterator[None]:
-    """Turn whatever writing raises into one error with its remedy.
-
-    Args:
-        what: The file or folder that is written.
+def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
+    """Write a checkpoint, whole or not at all, over an earlier one; every rank calls it.
 
     Raises:
-        SaveError: If writing fails (a full disk, say).
+        SaveError: If it cannot be written.
     """
-    try:
-        yield
-    except Exception as error:  # safetensors and torch raise kinds of their own for a full disk
-        raise SaveError(
-            f"{what} could not be written ({type(error).__name__}: {error}). Earlier checkpoints "
-            "are as they were. Free space or name another output_dir, and start the same command "
-            "again: it goes on from the last one."
-        ) from error
+    recipe, ranks = run.recipe, run.ranks
+
+    def fill(part: Path) -> None:
+        run.average.swap()
+        tensors = published_tensors(run.model, recipe.lora, getattr(torch, recipe.dtype))
+        try:
+            write_weights(part, tensors, write=ranks.is_main)
+        finally:
+            run.average.swap()
+        if ranks.is_main:
+            _write_json(part / "config.json", config_fields(run.model, recipe))
+            _write_json(part / RECORD_FILE, describe_run(run))
+            run.tokens.tokenizer.save_pretrained(part)
+            _adapt_tokenizer_config(part / "tokenizer_config.json")
+        if with_state:
+            write_state(run, part / STATE)
+
+    write_atomically(folder, fill, is_main=ranks.is_main, wait=lambda: wait_for_all(ranks))
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
@@ -61,13 +79,6 @@ def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
     A scaling of RoPE that changes the base is written as the base itself (``rope_theta``) with the
     length it was trained for (``max_sequence_length``), which every LLaDA loader gets right;
     ``rope_training`` says how it came about, and our own loader refuses to multiply it again.
-
-    Args:
-        model: The network.
-        recipe: How it was trained.
-
-    Returns:
-        What loaders of that family need, our own and others'.
     """
     if isinstance(model, LlamaForCausalLM):
         return _llama_fields(model.config, recipe.dtype)
@@ -120,7 +131,7 @@ def _llama_fields(config: LlamaConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _mend_tokenizer_config(file: Path) -> None:
+def _adapt_tokenizer_config(file: Path) -> None:
     """Write names that both majors of transformers load (5 writes some that 4 lacks)."""
     fields = json.loads(file.read_text(encoding="utf-8"))
     extra = fields.get("extra_special_tokens")
@@ -129,7 +140,7 @@ def _mend_tokenizer_config(file: Path) -> None:
     for name in ("is_local", "local_files_only"):  # of where it was loaded from
         fields.pop(name, None)
     fields["tokenizer_class"] = "PreTrainedTokenizerFast"
-    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_json(file, fields)
 
 
 def write_weights(
@@ -141,11 +152,8 @@ def write_weights(
 ) -> None:
     """Write tensors into one file, or several with an index.
 
-    Args:
-        folder: Exists and is empty.
-        tensors: By published name, on the CPU; taken one after another.
-        write: Whether to write; other ranks only take the tensors.
-        shard_bytes: Bytes of one file at most, but for a larger tensor.
+    Takes them one after another, by published name and on the CPU; other ranks only take them
+    (``write=False``). A file has ``shard_bytes`` at most, but for a larger tensor.
     """
     shards: list[dict[str, int]] = []
     pending: dict[str, torch.Tensor] = {}
@@ -174,84 +182,52 @@ def write_weights(
     weight_map = {key: name for shard, name in zip(shards, names, strict=True) for key in shard}
     total = sum(size for shard in shards for size in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    _write_json(folder / "model.safetensors.index.json", index)
 
 
-def write_facts(
-    folder: Path,
-    config: dict[str, Any],
-    tokenizer: PreTrainedTokenizerFast,
-    record: dict[str, Any],
-) -> None:
-    """Write config.json, the training record and the tokenizer.
-
-    Args:
-        folder: Exists.
-        config: From `config_fields`.
-        tokenizer: Saved with ``save_pretrained``.
-        record: JSON-serialisable facts of the run.
-    """
-    for name, values in (("config.json", config), (RECORD_FILE, record)):
-        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        (folder / name).write_text(text, encoding="utf-8")
-    tokenizer.save_pretrained(folder)
-    _mend_tokenizer_config(folder / "tokenizer_config.json")
-
-
-def write_atomically(
-    target: Path, fill: Callable[[Path], None], *, is_main: bool, wait: Callable[[], None]
-) -> None:
-    """Fill a folder beside the target and move it into place once it is whole.
-
-    An earlier folder of that name stays until then (as ``.old`` for an instant: see
-    `restore_checkpoints`).
-
-    Args:
-        target: The folder.
-        fill: Writes the files into the folder it is given; every rank calls it.
-        is_main: Whether this rank makes and moves folders.
-        wait: Waits for all ranks.
-
-    Raises:
-        SaveError: If writing fails (a full disk, say); nothing of it is left.
-    """
-    part, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
-    try:
-        with saving(target):
-            if is_main:
-                remove(part)
-                part.mkdir(parents=True)
-            wait()
-            fill(part)
-            wait()
-            if is_main:
-                settle(part)
-                remove(old)
-                if target.exists():
-                    os.replace(target, old)
-                os.replace(part, target)
-                settle(target.parent, inside=False)
-                remove(old)
-    except BaseException:
-        if is_main:
-            remove(part)
-        raise
-    wait()
+def describe_run(run: RunState) -> dict[str, Any]:
+    """Return the resolved recipe, the data, the figures, and the versions."""
+    recipe = dataclasses.asdict(run.recipe)
+    for name in ("output_dir", "cache_dir"):  # paths of the machine, of no use elsewhere
+        del recipe[name]
+    cuda = run.ranks.device.type == "cuda"
+    return {
+        "recipe": recipe,
+        "made_from": run.index.made_from,
+        "text_tokens": run.data.windows.num_tokens,
+        "packing": run.data.packing,
+        "step": run.step,
+        "tokens": run.tokens_seen,
+        "seconds": round(run.seconds, 1),
+        "history": run.history,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": find_commit(),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor(),
+        "processes": run.ranks.world_size,
+        "versions": {
+            "opencompass_llada": opencompass_llada.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
-def restore_checkpoints(folder: Path) -> None:
-    """Undo what a killed process left half done in an output folder that no other one uses.
+def describe_inputs(
+    recipe: Recipe, tokens: TrainingTokenizer, data: TrainingData
+) -> dict[str, Any]:
+    """Return digests of all that a recipe names and does not hold: start, tokenizer and text."""
+    start = None
+    if recipe.init_from is not None:
+        start = hash_checkpoint(locate_checkpoint(resolve_path(recipe.init_from)), whole=True)
+    vocabulary = tokens.tokenizer.get_vocab()
+    return {
+        "init_from": start,
+        "tokenizer": hash_values([vocabulary, tokens.end_token_id, tokens.mask_token_id]),
+        "text": [_describe_text(text) for text in data.texts],
+        "evaluation": None if data.held_out is None else _describe_text(data.held_out),
+    }
 
-    Args:
-        folder: Of checkpoints; may be missing.
-    """
-    for old in folder.glob(".*.old"):
-        target = folder / old.name[1 : -len(".old")]
-        if target.exists():
-            remove(old)
-        else:
-            os.replace(old, target)
-    for part in folder.glob(".*.part"):
-        remove(part)
+
+def _describe_text(text: TokenizedText) -> dict[str, Any]:
+    return {"tokens": text.digest, "files": text.files}

@@ -1,13 +1,13 @@
-"""Text sources, one document at a time, and the tokenizer that is trained on them.
+"""Reads text sources one document at a time: files, data sets, generated documents.
 
-Tokenises nothing and packs nothing.
-
-Digits are one token each, which retrieval of numbers needs; any byte can be encoded.
+Tokenises nothing and packs nothing. Files are read here and not by the package datasets, whose
+errors name neither line nor remedy.
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import re
@@ -15,11 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
-
 from opencompass_llada.finetune.recipe import TextSource
-from opencompass_llada.prompting.encode import EOT_TOKEN
 from opencompass_llada.synthetic import generate_documents
 
 
@@ -74,12 +70,6 @@ def matching_files(source: TextSource) -> list[Path]:
 def read_documents(source: TextSource) -> Iterator[Document]:
     """Yield the documents of a source.
 
-    Args:
-        source: Files, a data set or generated documents.
-
-    Yields:
-        One document at a time.
-
     Raises:
         ValueError: If no file matches a path, a row is no JSON or lacks the text field, or the
             data set cannot be loaded.
@@ -87,53 +77,60 @@ def read_documents(source: TextSource) -> Iterator[Document]:
     if source.generated_seed is not None:
         for document in generate_documents(source.generated_seed, source.num_documents):
             yield Document(document["text"])
-    elif source.dataset is not None:
-        yield from _read_dataset(source)
-    else:
-        for file in matching_files(source):
-            if file.suffix in (".jsonl", ".json"):
-                yield from _read_json_lines(file, source)
-            elif file.suffix == ".parquet":
-                yield from _read_parquet(file, source)
-            else:
-                yield _document({source.text_field: _read_text(file)}, source, str(file))
+        return
+    rows = _dataset_rows(source) if source.dataset is not None else _file_rows(source)
+    for place, row in rows:
+        yield _document(row, source, place)
 
 
-def _document(row: Mapping[str, Any], source: TextSource, place: str) -> Document:
+def _fields(source: TextSource) -> list[str]:
+    return [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
+
+
+def _document(row: Any, source: TextSource, place: str) -> Document:
+    """Return a row's document, checked."""
     if not isinstance(row, Mapping):
         raise ValueError(
             f"text source: {place} is no JSON object but {str(row)[:40]!r}. Give one object a line."
         )
-    fields = [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
-    for field in fields:
+    for field in _fields(source):
         if field not in row:
             raise ValueError(
                 f"text source: {place} has no field {field!r}; it has {', '.join(row)}. Set "
                 f"{'text_field' if field == source.text_field else 'prompt_field'}."
             )
-        if not isinstance(row[field], str):
+        text = row[field]
+        if not isinstance(text, str):
             raise ValueError(
-                f"text source: field {field!r} of {place} is no text but {str(row[field])[:40]!r}. "
+                f"text source: field {field!r} of {place} is no text but {str(text)[:40]!r}. "
                 "Correct the row, or name another field."
             )
-        _check_text(row[field], place)
-    return Document(*(row[field] for field in fields))
+        if "\0" in text:
+            raise ValueError(
+                f"text source: {place} holds NUL characters, as binary files and UTF-16 do. "
+                "Convert it to UTF-8, or leave it out."
+            )
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text source: {place} holds half a surrogate pair ({text[error.start]!r} at "
+                f"character {error.start}), which is no character. Write the text again as UTF-8."
+            ) from error
+    return Document(*(row[field] for field in _fields(source)))
 
 
-def _check_text(text: str, place: str) -> None:
-    """Refuse what no tokenizer reads, and what no document holds."""
-    if "\0" in text:
-        raise ValueError(
-            f"text source: {place} holds NUL characters, as binary files and UTF-16 do. Convert it "
-            "to UTF-8, or leave it out."
-        )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text source: {place} holds half a surrogate pair ({text[error.start]!r} at character "
-            f"{error.start}), which is no character. Write the text again as UTF-8."
-        ) from error
+Rows = Iterator[tuple[str, Any]]  # what messages call a row, and the row
+
+
+def _file_rows(source: TextSource) -> Rows:
+    for file in matching_files(source):
+        if file.suffix in (".jsonl", ".json"):
+            yield from _json_rows(file)
+        elif file.suffix == ".parquet":
+            yield from _parquet_rows(file, source)
+        else:
+            yield str(file), {source.text_field: _read_text(file)}
 
 
 def _read_text(file: Path) -> str:
@@ -149,7 +146,7 @@ def _read_text(file: Path) -> str:
         raise ValueError(f"text source: {file} cannot be read ({error.strerror}).") from error
 
 
-def _read_json_lines(file: Path, source: TextSource) -> Iterator[Document]:
+def _json_rows(file: Path) -> Rows:
     # Not splitlines, which also breaks at U+2028 and the like, which JSON strings may hold.
     for number, line in enumerate(_read_text(file).split("\n"), start=1):
         if not line.strip():
@@ -162,28 +159,26 @@ def _read_json_lines(file: Path, source: TextSource) -> Iterator[Document]:
                 f"text source: {place} is not a JSON object ({error}). Give one object a line, or "
                 "name a text file .txt."
             ) from error
-        yield _document(row, source, place)
+        yield place, row
 
 
-def _read_parquet(file: Path, source: TextSource) -> Iterator[Document]:
+def _parquet_rows(file: Path, source: TextSource) -> Rows:
     import pyarrow.parquet
 
-    number = 0
+    number = itertools.count()
     try:
         table = pyarrow.parquet.ParquetFile(file)
         _document(dict.fromkeys(table.schema_arrow.names, ""), source, str(file))
-        columns = [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
-        for batch in table.iter_batches(batch_size=64, columns=columns):
+        for batch in table.iter_batches(batch_size=64, columns=_fields(source)):
             for row in batch.to_pylist():
-                yield _document(row, source, f"row {number} of {file}")
-                number += 1
+                yield f"row {next(number)} of {file}", row
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
             f"text source: {file} is not a readable Parquet file ({error}). Fetch it again."
         ) from error
 
 
-def _read_dataset(source: TextSource) -> Iterator[Document]:
+def _dataset_rows(source: TextSource) -> Rows:
     try:
         import datasets
     except ImportError as error:
@@ -191,7 +186,7 @@ def _read_dataset(source: TextSource) -> Iterator[Document]:
     name = os.path.expandvars(str(source.dataset))
     try:
         if Path(name).is_dir() and (Path(name) / "state.json").is_file():
-            rows = datasets.load_from_disk(name)
+            rows: Iterable[Any] = datasets.load_from_disk(name)
         else:
             rows = datasets.load_dataset(
                 name,
@@ -201,73 +196,29 @@ def _read_dataset(source: TextSource) -> Iterator[Document]:
                 trust_remote_code=False,
             )
     except Exception as error:  # any network, cache or hub error ends in the same remedy
-        reason = str(error).partition("\n")[0]
         raise ValueError(
             f"text source: dataset={source.dataset!r} (split {source.split!r}) could not be loaded "
-            f"({type(error).__name__}: {reason}). Check the name, or download it and give paths."
+            f"({_reason(error)}). Check the name, or download it and give paths."
         ) from error
-    for number, row in enumerate(_rows_of(rows, source)):
-        if source.num_documents and number >= source.num_documents:
-            return
-        yield _document(row, source, f"row {number} of data set {source.dataset!r}")
-
-
-def _rows_of(rows: Iterable[Mapping[str, Any]], source: TextSource) -> Iterator[Mapping[str, Any]]:
-    """Yield a data set's rows; a damaged file shows when its rows are read."""
     if isinstance(rows, Mapping):
         raise ValueError(
             f"text source: dataset={source.dataset!r} holds the splits {', '.join(rows)}; name the "
             "folder of one of them."
         )
-    reader = iter(rows)
-    while True:
+    reader = itertools.islice(rows, source.num_documents or None)
+    for number in itertools.count():
         try:
             row = next(reader)
         except StopIteration:
             return
         except Exception as error:  # pyarrow, the file system and the hub have kinds of their own
-            reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"text source: dataset={source.dataset!r} cannot be read to its end "
-                f"({type(error).__name__}: {reason}). Fetch it again."
+                f"({_reason(error)}). Fetch it again."
             ) from error
-        yield row
+        yield f"row {number} of data set {source.dataset!r}", row
 
 
-EOS_TOKEN = "<|endoftext|>"
-MASK_TOKEN = "<|mdm_mask|>"
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer.
-
-    Args:
-        texts: Training text.
-        vocab_size: Entries, special tokens included.
-
-    Returns:
-        A tokenizer that saves and loads with AutoTokenizer.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[EOS_TOKEN, EOT_TOKEN, MASK_TOKEN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=EOS_TOKEN,
-        pad_token=EOS_TOKEN,
-        mask_token=MASK_TOKEN,
-        additional_special_tokens=[EOT_TOKEN],
-        clean_up_tokenization_spaces=False,
-    )
+def _reason(error: Exception) -> str:
+    lines = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {lines}"

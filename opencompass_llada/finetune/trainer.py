@@ -1,4 +1,4 @@
-"""The training loop: recipe in, checkpoints out.
+"""Trains by a recipe: recipe in, checkpoints out.
 
 AdamW, warm-up and cosine decay, accumulation, bfloat16 over float32 weights on CUDA. Goes on from
 the last checkpoint; a non-finite gradient stops it before the update.
@@ -6,7 +6,6 @@ the last checkpoint; a non-finite gradient stops it before the update.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +17,24 @@ from opencompass_llada.finetune.checkpoints import (
     FINAL,
     STATE,
     CheckpointIndex,
-    check_same_inputs,
-    check_same_recipe,
+    restore_checkpoints,
     score_figures,
 )
-from opencompass_llada.finetune.checks import check_fits, check_network
-from opencompass_llada.finetune.data import TrainingData
-from opencompass_llada.finetune.evaluation import evaluate
+from opencompass_llada.finetune.checks import check_fits, check_machine
+from opencompass_llada.finetune.evaluation import context_windows, evaluate
 from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
-from opencompass_llada.finetune.networks import network_shape
+from opencompass_llada.finetune.network import (
+    build_network,
+    network_config,
+    network_shape,
+    place_network,
+)
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
 from opencompass_llada.finetune.parallel import (
+    StopRequest,
     any_rank,
+    catch_signals,
     read_ranks,
     reshard,
     start_processes,
@@ -39,19 +43,10 @@ from opencompass_llada.finetune.parallel import (
     whole_tensor,
 )
 from opencompass_llada.finetune.recipe import Phase, Recipe
-from opencompass_llada.finetune.rows import Batch, to_device
-from opencompass_llada.finetune.run_state import RunState
-from opencompass_llada.finetune.saving import restore_checkpoints
-from opencompass_llada.finetune.start import (
-    build_network,
-    make_tokenizer,
-    network_config,
-    place_network,
-)
-from opencompass_llada.finetune.stopping import StopRequest
-from opencompass_llada.finetune.surroundings import check_surroundings
-from opencompass_llada.finetune.training_state import read_state
-from opencompass_llada.finetune.writing import describe_inputs, write_checkpoint
+from opencompass_llada.finetune.rows import Batch, TrainingData, to_device
+from opencompass_llada.finetune.run_state import RunState, read_state
+from opencompass_llada.finetune.saving import describe_inputs, write_checkpoint
+from opencompass_llada.finetune.tokens import make_tokenizer
 from opencompass_llada.logs import get_logger
 
 logger = get_logger(__name__)
@@ -72,61 +67,48 @@ class Trainer(RunState):
                 the recipe, output_dir holds another run, of other text or another start, or cannot
                 be written to, or the state that it would go on from cannot be read.
         """
-        check_surroundings(recipe)
-        self.recipe = recipe
+        check_machine(recipe)
+        self.recipe, self.history = recipe, []
         self.ranks = read_ranks(recipe)
-        self.output = Path(recipe.output_dir).absolute()
-        self.index = CheckpointIndex.read(self.output)
+        output = Path(recipe.output_dir).absolute()
+        self.index = CheckpointIndex.read(output)
         if self.ranks.is_main:
-            restore_checkpoints(self.output)
-        now = dataclasses.asdict(recipe)
-        if self.index.steps and not recipe.resume:
-            raise ValueError(
-                f"resume=false, and output_dir={str(self.output)!r} holds a run "
-                f"({self.index.last}). Delete it or name another folder, or leave resume out to go "
-                "on."
-            )
-        if self.index.recipe:
-            check_same_recipe(self.index.recipe, now, self.output)
-        self.index.recipe = now
+            restore_checkpoints(output)
+        self.index.begin(recipe)
         self.tokens = make_tokenizer(recipe)
         config = network_config(recipe, self.tokens)
         self.shape = network_shape(config, recipe.lora.rank if recipe.lora else 0)
         check_fits(recipe, self.shape, self.ranks)
-        model, stored = build_network(recipe, config)
-        check_network(model, recipe)
+        self.model, stored = build_network(recipe, config)
         group = start_processes(self.ranks)
-        if not self.ranks.is_main:
-            wait_for_all(self.ranks)  # the main rank writes the tokens that the others read
-        self.data = TrainingData(recipe, self.tokens)
-        if self.ranks.is_main:
-            wait_for_all(self.ranks)
-            made_from = describe_inputs(recipe, self.tokens, self.data)
-            if self.index.steps:
-                check_same_inputs(self.index.made_from, made_from, self.output)
-            self.index.made_from = made_from
+        self._prepare_data()
         device = self.ranks.device
         self.network = place_network(
-            model,
+            self.model,
             recipe,
             self.ranks,
             stored,
             lambda network: TrainingNetwork(network, recipe, device, group),
         )
-        self.model = model
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema_decay)
-        self.step, self.tokens_seen, self.seconds = 0, 0, 0.0
-        self.history, self.stopped_by = [], None
         if self.index.last is not None:
-            self._go_back(self.index.last)
+            read_state(self, self.index.last / STATE)
+            logger.info("Going on from step %d (%s)", self.step, self.index.last)
 
-    def _go_back(self, folder: Path) -> None:
-        """Load the state of a checkpoint."""
-        facts = read_state(folder / STATE, self.network, self.optimizer, self.average.weights)
-        self.step, self.tokens_seen = facts["step"], facts["tokens"]
-        self.seconds, self.history = facts["seconds"], facts["history"]
-        logger.info("Going on from step %d (%s)", self.step, folder)
+    def _prepare_data(self) -> None:
+        """Tokenise and pack on the main rank, whose tokens the others then read."""
+        if not self.ranks.is_main:
+            wait_for_all(self.ranks)
+        self.data = TrainingData(self.recipe, self.tokens)
+        if self.data.held_out is not None:
+            context_windows(self.data.held_out.tokens, self.recipe.evaluation.lengths, 1)
+        if self.ranks.is_main:
+            wait_for_all(self.ranks)
+            made_from = describe_inputs(self.recipe, self.tokens, self.data)
+            if self.index.steps:
+                self.index.check_inputs(made_from)
+            self.index.made_from = made_from
 
     def train(self) -> Path:
         """Run the steps that are left and write the final checkpoint.
@@ -138,26 +120,18 @@ class Trainer(RunState):
             FloatingPointError: If a gradient is not finite; the batch is saved.
             SaveError: If a checkpoint cannot be written.
         """
-        recipe, ranks = self.recipe, self.ranks
-        log = RunLog(
-            self.output / "logs",
-            recipe.num_steps,
-            tensorboard=recipe.tensorboard,
-            is_main=ranks.is_main,
-            history=self.history,
-            first_step=self.step,
-        )
-        if ranks.is_main:
+        log = RunLog(self)
+        if self.ranks.is_main:
             self.index.write()
         try:
-            with StopRequest() as stop:
+            with catch_signals() as stop:
                 self._run(log, stop)
         finally:
             log.close()
         if self.stopped_by is not None:
             assert self.index.last is not None
             return self.index.last
-        final = self.output / FINAL
+        final = self.index.folder / FINAL
         write_checkpoint(self, final, with_state=False)
         return final
 
@@ -209,12 +183,7 @@ class Trainer(RunState):
     def take_step(
         self, phase: Phase, batches: list[Batch], seconds: float = 0.0
     ) -> tuple[torch.Tensor, float]:
-        """Do one optimiser step.
-
-        Args:
-            phase: Its rows per step.
-            batches: This rank's; their gradients are accumulated.
-            seconds: Since training began.
+        """Do one optimiser step; gradients of this rank's batches are accumulated.
 
         Returns:
             This rank's part of the loss, detached, and the gradient norm before clipping.
@@ -247,7 +216,7 @@ class Trainer(RunState):
         return total, norm
 
     def _keep_batches(self, batches: list[Batch]) -> Path:
-        file = self.output / "logs" / f"not-finite-{self.step + 1}-rank{self.ranks.rank}.pt"
+        file = self.index.folder / "logs" / f"not-finite-{self.step + 1}-rank{self.ranks.rank}.pt"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"step": self.step + 1, "batches": batches}, file)
@@ -273,7 +242,7 @@ class Trainer(RunState):
             lambda model: evaluate(
                 model,
                 self.recipe,
-                self.data.retrieval,
+                self.data.tasks,
                 self.data.held_out,
                 length=phase.sequence_length,
                 device=self.ranks.device,
@@ -285,14 +254,7 @@ class Trainer(RunState):
         return figures
 
     def save(self, figures: dict[str, float]) -> Path:
-        """Write a checkpoint of this step, and drop those that are no longer kept.
-
-        Args:
-            figures: What was measured; see checkpoints.score_figures for which one is best.
-
-        Returns:
-            Its folder.
-        """
+        """Write a checkpoint of this step and return its folder; drop those no longer kept."""
         folder = self.index.path(self.step)
         write_checkpoint(self, folder, with_state=True)
         if self.ranks.is_main:

@@ -1,4 +1,4 @@
-"""Training rows in the form of RULER's tasks, short enough for a tiny model's window.
+"""Makes training rows in the form of RULER's tasks, short enough for a tiny model's window.
 
 Prompts come from the package's own RULER templates and writers; keys, values, sizes and seeds are
 drawn here. Adjective-noun keys are those of the training split alone: seven of eight pairs are
@@ -37,7 +37,7 @@ from opencompass_llada.benchmarks.ruler.retrieval import (
     write_needle,
 )
 from opencompass_llada.benchmarks.ruler.word_lists import adjective_nouns, plain_words
-from opencompass_llada.finetune.pieces import MIN_CONTEXT, Pieces
+from opencompass_llada.tiny_models.draft import MIN_CONTEXT, Draft
 
 TRAINED_SHARE = 8  # one adjective-noun pair in so many is trained on
 _NIAH_TASKS = tuple(task for task in TASKS.values() if isinstance(task, NiahTask))
@@ -45,14 +45,7 @@ _KINDS = ("numbers", "words", "uuids")
 
 
 def is_trained_pair(pair: str) -> bool:
-    """Tell whether an adjective-noun pair may be a key of training rows.
-
-    Args:
-        pair: Such as ``quiet-lantern``.
-
-    Returns:
-        True for one pair in `TRAINED_SHARE`, by a checksum of its text.
-    """
+    """Tell whether an adjective-noun pair may be a key of training rows."""
     return zlib.crc32(pair.encode()) % TRAINED_SHARE == 0
 
 
@@ -101,30 +94,26 @@ def _common_words_writer() -> CommonWordsWriter:
 
 
 def _largest(
-    write: Callable[[int], Pieces], fewest: int, most: int, length: int, rng: random.Random
-) -> Pieces:
-    """Return pieces of as many items as fit, or in a quarter of the cases of fewer."""
+    write: Callable[[int], Draft], fewest: int, most: int, length: int, rng: random.Random
+) -> Draft:
+    """Return a draft of as many items as fit, or in a quarter of the cases of fewer."""
     items = most if rng.random() < 0.75 else rng.randint(fewest, most)
     while True:
-        pieces = write(items)
-        if pieces.fits(length) or items == fewest:
-            return pieces
+        draft = write(items)
+        if draft.fits(length) or items == fewest:
+            return draft
         # Their length is about linear in the items: go there, and on by single items.
-        items = max(fewest, min(items - 1, items * length // pieces.fixed_length))
+        items = max(fewest, min(items - 1, items * length // draft.fixed_length))
 
 
 class RulerRows:
-    """Makes the pieces of RULER-like rows from a tokenizer."""
+    """Makes drafts of RULER-like rows from a tokenizer."""
 
     def __init__(self, encode: Callable[[str], list[int]]) -> None:
-        """Keep the tokenizer.
-
-        Args:
-            encode: Turns a text into token ids.
-        """
+        """Keep the tokenizer."""
         self._encode = encode
 
-    def niah(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def niah(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """Needles between essays, repeated sentences or other needles."""
         task = _draw_niah_task(rng)
         num_keys = max(task.num_keys, task.num_queries)
@@ -144,7 +133,7 @@ class RulerRows:
         sentences = [write_needle(task, *needle) for needle in needles]
         if task.haystack == "essay":
             facts = [self._encode(f" {sentence}") for sentence in sentences]
-            return Pieces(head=head, facts=facts, queries=[(query, answer)])
+            return Draft(head=head, facts=facts, queries=[(query, answer)])
 
         def fill() -> Iterator[str]:
             while True:
@@ -155,7 +144,7 @@ class RulerRows:
 
         room = length - len(head) - len(query) - len(answer) - MIN_CONTEXT
         context = self._lines(sentences, fill(), room, rng)
-        return Pieces(head=head + context, queries=[(query, answer)], is_whole=True)
+        return Draft(head=head + context, queries=[(query, answer)], is_whole=True)
 
     def _lines(
         self, sentences: Sequence[str], fill: Iterator[str], room: int, rng: random.Random
@@ -176,7 +165,7 @@ class RulerRows:
             lines.insert(place, sentence)
         return self._encode("\n".join(lines))
 
-    def tracing(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def tracing(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """A chain of assignments between repeated sentences."""
         num_hops = rng.choice((1, 2, 3, 4, 4, 4))
         names = ["".join(rng.choices(string.ascii_uppercase, k=5)) for _ in range(num_hops + 1)]
@@ -185,26 +174,26 @@ class RulerRows:
         most = max(1, length // len(self._encode(SENTENCES)))
         value = rng.randint(10000, 99998)
 
-        def write(num_items: int) -> Pieces:
+        def write(num_items: int) -> Draft:
             places = sorted(rng.randint(0, num_items) for _ in names)
             drawn = TracingDraw(num_items=num_items, names=names, value=value, places=places)
             return self._whole(writer.write(drawn).prompt, f"{', '.join(names)}.")
 
         return _largest(write, 1, most, length, rng)
 
-    def frequent(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def frequent(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """Coded words, the three most frequent of which are asked for."""
         writer = _frequent_words_writer(max(length, 256))
         writer.seed, writer.rng = rng.getrandbits(32), rng
         vocabulary = writer.draw_vocabulary()
         answer = f" {', '.join(vocabulary[1 : 1 + NUM_ASKED])}."
 
-        def write(num_words: int) -> Pieces:
+        def write(num_words: int) -> Draft:
             return self._whole(writer.write(vocabulary, num_words).prompt, answer)
 
         return _largest(write, writer.fewest, max(writer.fewest, length // 3), length, rng)
 
-    def common(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def common(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """A numbered list of words, ten of which stand in it more often than the others."""
         writer = _common_words_writer()
         writer.seed = rng.getrandbits(32)
@@ -212,7 +201,7 @@ class RulerRows:
         repeats = rng.choice((2, 3, 3, 4) if length < 1024 else (3, 4, 6, 6))
         words = rng.sample(writer.words, num_common + max(1, length // 8))
 
-        def write(num_others: int) -> Pieces:
+        def write(num_others: int) -> Draft:
             prompt = writer.write_question(words[: num_common + num_others], (repeats, 1))
             # In the order of their first place, which the model can know.
             common = sorted(words[:num_common], key=lambda word: prompt.index(f" {word}"))
@@ -220,7 +209,5 @@ class RulerRows:
 
         return _largest(write, 1, len(words) - num_common, length, rng)
 
-    def _whole(self, prompt: str, answer: str) -> Pieces:
-        return Pieces(
-            head=self._encode(prompt), queries=[([], self._encode(answer))], is_whole=True
-        )
+    def _whole(self, prompt: str, answer: str) -> Draft:
+        return Draft(head=self._encode(prompt), queries=[([], self._encode(answer))], is_whole=True)

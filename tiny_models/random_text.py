@@ -1,4 +1,4 @@
-"""Random strings and words, made-up or of a text, to be copied exactly, long ones included.
+"""Draws random strings and words, made-up or of a text, to be copied exactly, long ones included.
 
 A language model's tokens of natural text never teach that a digit must not be dropped.
 """
@@ -70,14 +70,6 @@ def draw_text_words(text: str, rng: random.Random) -> str:
 
     The last of them get capitals, as many as is drawn: names and titles end in them. A word is
     letters, with hyphens and apostrophes inside; numbers and punctuation part neighbours.
-
-    Args:
-        text: Words parted by single spaces.
-        rng: Source of randomness.
-
-    Returns:
-        The words, parted by spaces; made-up words (`draw_words`) where as many as were drawn do
-        not stand together.
     """
     count = rng.choice((1, 2, 2, 3, 3, 4, 5))
     runs = [run.split(" ") for run in _RUN.findall(text)]

@@ -1,32 +1,24 @@
-"""Rows that teach retrieval: text with needles in it, questions at the end, answers masked.
+"""Makes rows that teach retrieval: text with needles in it, questions at the end, answers masked.
 
-Styles (finetune.styles): NeedleBench's own prompt, a plain question, the answer prefix alone (with
-one to four questions), key-value lists, copying a span of the text, copying random strings, and
-RULER's tasks (finetune.ruler_rows); for long rows NeedleBench's prompt about made-up words, many
-questions at once, and either of these about words of the training text. Needles of these never
-have held-out keys; lists, strings and spans are drawn afresh each time, from all keys and all text.
-The answers are followed by a full stop, the end-of-sequence token and more of it, as LLaDA's
-supervised fine-tuning pads.
+Styles: NeedleBench's own prompt, a plain question, the answer prefix alone (with one to four
+questions), key-value lists, copying a span of the text, copying random strings, and RULER's tasks
+(ruler_rows); for long rows NeedleBench's prompt about made-up words, many questions at once, and
+either of these about words of the training text. Needles of these never have held-out keys; lists,
+strings and spans are drawn afresh each time, from all keys and all text. The answers are followed
+by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised fine-tuning pads.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from opencompass_llada.benchmarks.needle.prompts import WORDINGS, write_question
-from opencompass_llada.finetune.pieces import Pieces, Row, assemble
-from opencompass_llada.finetune.random_strings import (
-    LONG_VALUES,
-    draw_string,
-    draw_text_words,
-    draw_words,
-)
-from opencompass_llada.finetune.ruler_rows import RulerRows
-from opencompass_llada.finetune.styles import STYLES
-from opencompass_llada.finetune.windows import TokenWindows
+from opencompass_llada.finetune.packing import Row, TokenWindows
+from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.synthetic.grammar import fill
 from opencompass_llada.synthetic.needles import (
     FAMILIES,
@@ -36,6 +28,14 @@ from opencompass_llada.synthetic.needles import (
     held_out,
     make_needle,
 )
+from opencompass_llada.tiny_models.draft import Draft, assemble
+from opencompass_llada.tiny_models.random_text import (
+    LONG_VALUES,
+    draw_string,
+    draw_text_words,
+    draw_words,
+)
+from opencompass_llada.tiny_models.ruler_rows import RulerRows
 
 _NUM_NEEDLES = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 _LONG_VALUE_SHARE = 0.3
@@ -46,32 +46,36 @@ _TOKENS_OF_WORDS = 32
 
 
 class RetrievalRows:
-    """Makes retrieval rows from a tokenizer and windows of text."""
+    """Makes retrieval rows from a tokenizer and windows of text; see `finetune.rows.TaskRows`."""
+
+    #: Styles of share 0 are for recipes that ask for them: tiny-llada was pretrained without.
+    STYLES: ClassVar[Mapping[str, float]] = {
+        "needlebench": 3,
+        "question": 2,
+        "prefix": 2,
+        "pairs": 1,
+        "copy": 2,
+        "strings": 2,
+        "ruler_niah": 4,
+        "ruler_vt": 1,
+        "ruler_fwe": 1,
+        "ruler_cwe": 1,
+        "words": 0,
+        "many": 0,
+        "text_words": 0,
+    }
+    #: The longest copied span with its cue fits in it.
+    SHORTEST = 110
 
     def __init__(
-        self,
-        windows: TokenWindows,
-        encode: Callable[[str], list[int]],
-        decode: Callable[[Sequence[int]], str],
-        eos_token_id: int,
-        styles: Mapping[str, float] = STYLES,
+        self, windows: TokenWindows, tokens: TrainingTokenizer, styles: Mapping[str, float]
     ) -> None:
-        """Keep what rows are made from.
-
-        Args:
-            windows: Text to hide needles in.
-            encode: Turns a text into token ids.
-            decode: Turns token ids into their text.
-            eos_token_id: Ends an answer and fills the rest.
-            styles: Share of each style, relative to the others.
-        """
-        self._windows = windows
-        self._encode = encode
-        self._decode = decode
-        self._eos = eos_token_id
-        self._styles = dict(styles)
-        ruler = RulerRows(encode)
-        self._makers: dict[str, Callable[[int, random.Random, bool], Pieces]] = {
+        """Keep the text to hide needles in, the tokenizer and the share of each style."""
+        assert tokens.end_token_id is not None
+        self._windows, self._styles = windows, dict(styles)
+        self._encode, self._decode, self._eos = tokens.encode, tokens.decode, tokens.end_token_id
+        ruler = RulerRows(self._encode)
+        self._makers: dict[str, Callable[[int, random.Random, bool], Draft]] = {
             "needlebench": self._needlebench,
             "question": self._question,
             "prefix": self._prefix,
@@ -90,24 +94,12 @@ class RetrievalRows:
     def make(
         self, length: int, rng: random.Random, *, evaluation: bool = False, style: str | None = None
     ) -> Row:
-        """Make one row.
-
-        Args:
-            length: Tokens of the row.
-            rng: Source of randomness.
-            evaluation: Take held-out keys instead of training keys.
-            style: One of `styles.STYLES`; random if None.
-
-        Returns:
-            The row; a style whose fixed text does not fit the length gives way to ``copy``.
-        """
+        """Make one row; a style whose fixed text does not fit the length gives way to ``copy``."""
         style = style or rng.choices(list(self._styles), list(self._styles.values()))[0]
-        pieces = self._makers[style](length, rng, evaluation)
-        if not pieces.fits(length):
-            pieces = self._copy(length, rng, evaluation)
-        return assemble(
-            pieces, length, rng, lambda count: self._windows.draw(count, rng), self._eos
-        )
+        draft = self._makers[style](length, rng, evaluation)
+        if not draft.fits(length):
+            draft = self._copy(length, rng, evaluation)
+        return assemble(draft, length, rng, lambda count: self._windows.draw(count, rng), self._eos)
 
     def _needles(
         self,
@@ -141,7 +133,7 @@ class RetrievalRows:
     def _answer(self, needle: Needle) -> list[int]:
         return self._encode(f" {needle.value}.")
 
-    def _needlebench(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _needlebench(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         return self._prompt(self._needles(rng, evaluation, most=1 + length // 256), rng)
 
     def _words(
@@ -150,24 +142,24 @@ class RetrievalRows:
         rng: random.Random,
         evaluation: bool,
         draw: Callable[[random.Random], str] = draw_words,
-    ) -> Pieces:
+    ) -> Draft:
         most = 1 + length // 256
         return self._prompt(self._needles(rng, evaluation, most, words=1.0, draw=draw), rng)
 
-    def _prompt(self, needles: list[Needle], rng: random.Random) -> Pieces:
+    def _prompt(self, needles: list[Needle], rng: random.Random) -> Draft:
         wording, asked = WORDINGS["English"], needles[0]
         question = write_question(
             str(asked.as_needlebench()["retrieval_question"]), "English", guide=False
         )
         before, after = wording.document.split("{context}")
         tail = after + wording.question.replace("{question}", question)
-        return Pieces(
+        return Draft(
             head=self._encode(wording.preface + before),
             facts=self._facts(needles, rng),
             queries=[(self._encode(tail), self._answer(asked))],
         )
 
-    def _question(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _question(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         needles = self._needles(rng, evaluation)
         asked = needles[0]
         tail = rng.choice(
@@ -177,16 +169,16 @@ class RetrievalRows:
                 f"\n\nQ: {asked.question} A:",
             ]
         )
-        return Pieces(
+        return Draft(
             facts=self._facts(needles, rng),
             queries=[(self._encode(tail), self._answer(asked))],
         )
 
-    def _prefix(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _prefix(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         needles = self._needles(rng, evaluation)
         return self._ask(needles, rng.randint(1, 4), rng)
 
-    def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         if rng.random() < 0.5:
             return self._many(length, rng, evaluation, words=1.0, draw=self._draw_text_words)
         return self._words(length, rng, evaluation, draw=self._draw_text_words)
@@ -208,40 +200,40 @@ class RetrievalRows:
         *,
         words: float = _WORDS_SHARE,
         draw: Callable[[random.Random], str] = draw_words,
-    ) -> Pieces:
+    ) -> Draft:
         most = max(4, length // _TOKENS_A_NEEDLE)
         count = rng.randint(1 + most // 2, most)
         needles = self._needles(rng, evaluation, count=count, words=words, draw=draw)
         return self._ask(needles, rng.randint(1 + most // 4, most), rng)
 
-    def _ask(self, needles: list[Needle], most: int, rng: random.Random) -> Pieces:
+    def _ask(self, needles: list[Needle], most: int, rng: random.Random) -> Draft:
         asked = needles[:most]
         queries = [
             (self._encode(f"\n{needle.answer_prefix}"), self._answer(needle)) for needle in asked
         ]
-        return Pieces(facts=self._facts(needles, rng), queries=queries)
+        return Draft(facts=self._facts(needles, rng), queries=queries)
 
-    def _pairs(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _pairs(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         pairs: dict[str, str] = {}
         for _ in range(rng.randint(2, max(3, length // 24))):
             pairs.setdefault(fill(rng.choice(KEYS), rng), fill(rng.choice(VALUES), rng))
         return self._list(pairs, rng)
 
-    def _strings(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _strings(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         pairs: dict[str, str] = {}
         for _ in range(rng.choice((1, 2, 4, 8))):
             pairs.setdefault(fill(rng.choice(KEYS), rng), draw_string(rng))
         return self._list(pairs, rng)
 
-    def _list(self, pairs: Mapping[str, str], rng: random.Random) -> Pieces:
+    def _list(self, pairs: Mapping[str, str], rng: random.Random) -> Draft:
         asked = rng.sample(list(pairs), k=min(len(pairs), rng.randint(1, 4)))
         order = rng.sample(list(pairs), k=len(pairs))
-        return Pieces(
+        return Draft(
             facts=[self._encode(f"\n{key}: {pairs[key]}.") for key in order],
             queries=[(self._encode(f"\n{key}:"), self._encode(f" {pairs[key]}.")) for key in asked],
         )
 
-    def _copy(self, length: int, rng: random.Random, evaluation: bool) -> Pieces:
+    def _copy(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         num_cue, num_answer = rng.randint(4, 12), rng.randint(3, 12)
         if not evaluation and rng.random() < 0.5:  # long spans: a dense signal that copying pays
             num_answer = rng.randint(12, length // 4)
@@ -249,4 +241,4 @@ class RetrievalRows:
         start = rng.randrange(length - 2 * (num_cue + num_answer) - 30)
         span = context[start : start + num_cue + num_answer].tolist()
         cue = self._encode("\n\n") + span[:num_cue]
-        return Pieces(queries=[(cue, span[num_cue:])], context=context)
+        return Draft(queries=[(cue, span[num_cue:])], context=context)

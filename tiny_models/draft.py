@@ -1,8 +1,6 @@
-"""A retrieval row in pieces, and putting the pieces together to an exact length.
+"""Puts the parts of a retrieval row together to an exact length.
 
 Knows token lists; no wording and no draws of needles.
-
-Rows are numpy int64 arrays of exactly the length asked for.
 """
 
 from __future__ import annotations
@@ -13,27 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opencompass_llada.finetune.packing import Row
+
 EOS_WEIGHT = 0.1  # of each end-of-sequence token after the first, which is easy to predict
 MIN_CONTEXT = 24
 _MOST_PADDING = 24
 
 
-@dataclass(frozen=True)
-class Row:
-    """One training row.
-
-    Attributes:
-        input_ids: int64 [length], unmasked.
-        weights: float32 [length], weight of each position's loss; 0 where it is never masked.
-    """
-
-    input_ids: np.ndarray
-    weights: np.ndarray
-
-
 @dataclass(frozen=True, kw_only=True)
-class Pieces:
-    """A row before it is made to fit its length: text pieces as token lists.
+class Draft:
+    """A row before it is made to fit its length: its parts as token lists.
 
     Attributes:
         head: What stands before the context.
@@ -57,50 +44,43 @@ class Pieces:
         return len(self.head) + sum(map(len, self.facts)) + queries
 
     def fits(self, length: int) -> bool:
-        """Tell whether a row of that length can hold the pieces."""
+        """Tell whether a row of that length can hold the parts."""
         return length - self.fixed_length >= (1 if self.is_whole else MIN_CONTEXT)
 
 
 def assemble(
-    pieces: Pieces,
+    draft: Draft,
     length: int,
     rng: random.Random,
     draw_text: Callable[[int], np.ndarray],
     eos_token_id: int,
 ) -> Row:
-    """Make a row of exactly ``length`` tokens.
+    """Make a row of exactly ``length`` tokens; only answers and what follows them have a weight.
 
-    Args:
-        pieces: They must fit.
-        length: Tokens of the row.
-        rng: Source of randomness.
-        draw_text: Returns that many tokens of training text.
-        eos_token_id: Ends an answer, fills the rest, and parts other text from the pieces.
-
-    Returns:
-        The row: only answers and what follows them have a weight.
+    The draft must fit. ``eos_token_id`` ends an answer, fills the rest, and parts other text from
+    the draft; ``draw_text`` returns that many tokens of training text.
     """
-    room = length - pieces.fixed_length
+    room = length - draft.fixed_length
     padding = rng.randint(1, _MOST_PADDING) if room > 2 * _MOST_PADDING else 1
     room -= padding
-    num_context = 0 if pieces.is_whole else room
-    if pieces.context is not None:
-        num_context = min(num_context, len(pieces.context))
+    num_context = 0 if draft.is_whole else room
+    if draft.context is not None:
+        num_context = min(num_context, len(draft.context))
     elif num_context > 2 * MIN_CONTEXT and rng.random() < 0.25:
         num_context = rng.randint(MIN_CONTEXT, room - 1)
     before = draw_text(room - num_context).tolist()
     if before:
         before[-1] = eos_token_id
-    context = draw_text(num_context) if pieces.context is None else pieces.context[:num_context]
-    ids = before + list(pieces.head) + _insert(context.tolist(), pieces.facts, rng)
+    context = draw_text(num_context) if draft.context is None else draft.context[:num_context]
+    ids = before + list(draft.head) + _insert(context.tolist(), draft.facts, rng)
     weights = [0.0] * len(ids)
-    for question, answer in pieces.queries:
+    for question, answer in draft.queries:
         ids += [*question, *answer]
         weights += [0.0] * len(question) + [1.0] * len(answer)
     ids += [eos_token_id] * padding
     weights += [1.0] + [EOS_WEIGHT] * (padding - 1)
     assert len(ids) == length, (len(ids), length)
-    return Row(np.array(ids, np.int64), np.array(weights, np.float32))
+    return Row(input_ids=np.array(ids, np.int64), weights=np.array(weights, np.float32))
 
 
 def _insert(context: list[int], facts: Sequence[Sequence[int]], rng: random.Random) -> list[int]:
