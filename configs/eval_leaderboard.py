@@ -11,7 +11,7 @@ LLADA_LENGTHS and LLADA_WORKERS, which win. Runs made elsewhere join in with
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.leaderboard_summarizer import LeaderboardSummarizer
+from opencompass_llada.report.summarizers import LeaderboardSummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus

@@ -16,7 +16,7 @@ configs/helpers/datasets_run.py lists all settings.
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.coverage import CoverageSummarizer
+from opencompass_llada.report.summarizers import CoverageSummarizer
 
 with read_base():
     from .helpers.datasets_run import plan_run as __plan_run

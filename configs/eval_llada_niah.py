@@ -15,7 +15,7 @@ that OpenCompass dumps into the run's folder repeats the run without any variabl
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.summarizer import NeedleSummarizer
+from opencompass_llada.report.summarizers import NeedleSummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus

@@ -16,7 +16,7 @@ same text: add OpenCompass's own ``HuggingFaceBaseModel`` to `models`.
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.perplexity_summarizer import PerplexitySummarizer
+from opencompass_llada.report.summarizers import PerplexitySummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus

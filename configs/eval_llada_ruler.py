@@ -14,7 +14,7 @@ kept in ~/.cache/opencompass_llada; OPENCOMPASS_LLADA_CACHE names another folder
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.summarizers import GroupSummarizer
 
 with read_base():
     from .helpers.hardware import count_gpus as __count_gpus

@@ -93,7 +93,7 @@ def test_the_report_takes_metric_and_benchmark_from_the_record(toy, tmp_path):
     folder = tmp_path / "results" / model["abbr"]
     folder.mkdir(parents=True)
     (folder / "toy_one.json").write_text(json.dumps(dict(hits=50.0, other=3.0)))
-    rows = read_results(dict(models=[model], datasets=cells), tmp_path)
+    rows = read_results(dict(models=[model], datasets=cells), tmp_path).itertuples()
     assert [(row.benchmark, row.metric, row.score, row.status) for row in rows] == [
         ("toy", "hits", 50.0, "ok"),
         ("toy", "hits", None, "missing"),

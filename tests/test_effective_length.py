@@ -5,11 +5,10 @@ import json
 import pytest
 from work_dirs import RULER_TASKS, make_model, ruler_cell, write_run
 
-from opencompass_llada.report.board import Score, make_board
+from opencompass_llada.report.board import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.cost import find_costs
-from opencompass_llada.report.effective_length import find_effective_lengths
-from opencompass_llada.report.ranking import rank_scores
+from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 
 
 def make(entry="m", length=4096, score=90.0, low=None, high=None, **options):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.summarizers import GroupSummarizer
 
 GROUPS = [
     {"name": "PAIR", "members": ["a", "b"]},

@@ -1,45 +1,31 @@
 """Heat maps: the numbers stand in their cells, missing cells say so, all share one scale."""
 
+import pandas
 import pytest
 
 from opencompass_llada.report import heatmap
-from opencompass_llada.report.grid import Grid
+from opencompass_llada.report.heatmap import Grid, draw_heat_maps
+from opencompass_llada.report.writers import save_figure
 
 LENGTHS, DEPTHS = (256, 512, 1024), (0, 50, 100)
 
 
 def make_grid(missing=(), trained_length=512, title="model, no scaling", num_samples=4):
-    scores = {
-        (length, depth): float(10 * i + j)
-        for i, length in enumerate(LENGTHS)
-        for j, depth in enumerate(DEPTHS)
-    }
-    scores.update(dict.fromkeys(missing))
+    scores = pandas.DataFrame(
+        {length: [float(10 * i + j) for j in range(3)] for i, length in enumerate(LENGTHS)},
+        index=DEPTHS,
+    )
+    for length, depth in missing:
+        scores.loc[depth, length] = float("nan")
     return Grid(
         model="model",
         title=title,
         metric="accuracy",
         unit="tokens of model",
-        lengths=LENGTHS,
-        depths=DEPTHS,
         scores=scores,
         num_samples=num_samples,
         trained_length=trained_length,
     )
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Collect the figures instead of losing them after they are saved."""
-    kept = []
-    save = heatmap._save
-
-    def keep(figure, path):
-        kept.append(figure)
-        return save(figure, path)
-
-    monkeypatch.setattr(heatmap, "_save", keep)
-    return kept
 
 
 def texts(axes):
@@ -48,10 +34,11 @@ def texts(axes):
     }
 
 
-def test_values_stand_at_their_length_and_depth(tmp_path, figures):
-    path = heatmap.draw_heat_map(make_grid(), tmp_path / "one.png")
+def test_values_stand_at_their_length_and_depth(tmp_path):
+    figure = draw_heat_maps([make_grid()])
+    (path,) = save_figure(figure, tmp_path / "one.png")
     assert path.read_bytes().startswith(b"\x89PNG")
-    axes = figures[0].axes[0]
+    axes = figure.axes[0]
     written = texts(axes)
     image = axes.images[0].get_array()
     for column in range(3):
@@ -60,14 +47,13 @@ def test_values_stand_at_their_length_and_depth(tmp_path, figures):
             assert image[row, column] == 10 * column + row
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["256", "512", "1,024"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0", "50", "100"]
-    assert "tokens" in axes.get_xlabel()
-    assert "%" in axes.get_ylabel()
-    assert "%" in figures[0].axes[1].get_ylabel()
+    assert "tokens" in figure.get_supxlabel()
+    assert "%" in figure.get_supylabel()
+    assert "%" in figure.axes[1].get_ylabel()
 
 
-def test_missing_cells_are_hatched_and_named_and_have_no_colour(tmp_path, figures):
-    heatmap.draw_heat_map(make_grid(missing=[(512, 50)]), tmp_path / "one.png")
-    axes = figures[0].axes[0]
+def test_missing_cells_are_hatched_and_named_and_have_no_colour():
+    axes = draw_heat_maps([make_grid(missing=[(512, 50)])]).axes[0]
     assert texts(axes)[(1, 1)] == "missing"
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert [patch.get_xy() for patch in hatched] == [(0.5, 0.5)]
@@ -79,29 +65,30 @@ def test_missing_cells_are_hatched_and_named_and_have_no_colour(tmp_path, figure
     ("trained_length", "where"),
     [(256, 0.5), (512, 1.5), (700, 1.5), (1024, None), (100, None), (None, None)],
 )
-def test_line_stands_after_the_last_trained_length(tmp_path, figures, trained_length, where):
-    heatmap.draw_heat_map(make_grid(trained_length=trained_length), tmp_path / "one.png")
-    positions = {line.get_xdata()[0] for line in figures[0].axes[0].lines}
+def test_line_stands_after_the_last_trained_length(trained_length, where):
+    figure = draw_heat_maps([make_grid(trained_length=trained_length)])
+    positions = {line.get_xdata()[0] for line in figure.axes[0].lines}
     assert positions == (set() if where is None else {where})
 
 
-def test_small_multiples_share_one_scale_and_keep_full_names(tmp_path, figures):
+def test_small_multiples_share_one_scale_and_keep_full_names(tmp_path):
     title = "a model with a very long name, diffusion_ntk target_length=131072"
     grids = [make_grid(), make_grid(title=title), make_grid(), make_grid(missing=[(256, 0)])]
-    path = heatmap.draw_small_multiples(grids, tmp_path / "all.png")
+    figure = draw_heat_maps(grids)
+    (path,) = save_figure(figure, tmp_path / "all.png")
     assert path.stat().st_size > 10_000
-    panels = [axes for axes in figures[0].axes if axes.images]
+    panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == 4
     assert {axes.images[0].get_clim() for axes in panels} == {(0, 100)}
     assert panels[1].get_title().replace("\n", " ") == title
     assert texts(panels[3])[(0, 0)] == "missing"
 
 
-def test_all_cells_missing_is_still_a_figure(tmp_path, figures):
+def test_all_cells_missing_is_still_a_figure(tmp_path):
     grid = make_grid(missing=[(length, depth) for length in LENGTHS for depth in DEPTHS])
-    heatmap.draw_heat_map(grid, tmp_path / "one.png")
-    heatmap.draw_small_multiples([grid], tmp_path / "all.png")
-    assert list(texts(figures[0].axes[0]).values()).count("missing") == 9
+    figure = draw_heat_maps([grid])
+    save_figure(figure, tmp_path / "one.png")
+    assert list(texts(figure.axes[0]).values()).count("missing") == 9
 
 
 def test_colours_grow_darker_with_the_score():
@@ -116,5 +103,5 @@ def test_pyplot_stays_untouched(tmp_path):
     import matplotlib.pyplot as plt
 
     before = plt.get_fignums()
-    heatmap.draw_heat_map(make_grid(), tmp_path / "one.png")
+    save_figure(draw_heat_maps([make_grid()]), tmp_path / "one.png")
     assert plt.get_fignums() == before

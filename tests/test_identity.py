@@ -9,9 +9,8 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_run
 from opencompass_llada.cli import main as run_command
 from opencompass_llada.report.board import make_board
 from opencompass_llada.report.collect import collect
-from opencompass_llada.report.identity import cell_meaning
-from opencompass_llada.report.meaning import describe_sampler, find_kind
-from opencompass_llada.report.ranking import rank_scores
+from opencompass_llada.report.identity import describe_sampler, find_kind, hash_protocol
+from opencompass_llada.report.scores import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
 ONE = [make_model("one")]
@@ -294,7 +293,7 @@ def test_perplexities_in_tokens_of_unknown_kinds_are_not_ranked_together(tmp_pat
     del cell["tokenizer"]
     run = write_run(tmp_path / "a", [make_model("one"), make_model("two")], [cell])
     one, two = collect([run]).rows
-    assert cell_meaning(one) != cell_meaning(two)
+    assert hash_protocol(one) != hash_protocol(two)
     path = run / "provenance/one.jsonl"
     path.write_text(path.read_text().replace('"device"', '"tokenizer_hash": "abc", "device"'))
     assert [row.tokenizer_hash for row in collect([run]).rows] == ["abc", None]
@@ -328,7 +327,7 @@ def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
     cfg = config.Config(json.loads(json.dumps({**values, "names": []})))
     cfg.names = values["names"]
     cfg.dump(str(tmp_path / "dump.py"))
-    from opencompass_llada.report.run_config import read_dumped_config
+    from opencompass_llada.report.runs import read_dumped_config
 
     own = read_dumped_config(tmp_path / "dump.py")
     theirs = config.Config.fromfile(str(tmp_path / "dump.py"))._cfg_dict.to_dict()

@@ -37,7 +37,7 @@ NEEDS_TRITON = {
 }
 HOST_ALLOWED = {
     *("wrapper.model", "registry", "runs", "benchmarks"),
-    *("report.summarizer", "report.side_by_side_summarizer"),
+    "report.summarizers",
 }
 
 

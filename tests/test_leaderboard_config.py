@@ -7,8 +7,8 @@ import pytest
 from mmengine.config import Config
 
 import opencompass_llada.assets
-from opencompass_llada.report.leaderboard_summarizer import LeaderboardSummarizer
-from opencompass_llada.report.run_config import read_dumped_config
+from opencompass_llada.report.runs import read_dumped_config
+from opencompass_llada.report.summarizers import LeaderboardSummarizer
 from opencompass_llada.runs.checks import check_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ def test_every_shipped_model_runs_every_benchmark(tmp_path):
     assert any(abbr.startswith("tiny-llada_diffusion_ntk") for abbr in asked)
     assert cfg["summarizer"]["type"] in (
         LeaderboardSummarizer,
-        "opencompass_llada.report.leaderboard_summarizer.LeaderboardSummarizer",
+        "opencompass_llada.report.summarizers.LeaderboardSummarizer",
     )
     check_options(cfg, runs_locally=True)
     cfg.dump(str(tmp_path / "dump.py"))

@@ -12,8 +12,7 @@ from tiny import write_tiny_checkpoint
 
 import opencompass_llada.assets
 from opencompass_llada.benchmarks.longbench.facts import CATEGORIES, LONGBENCH_E_TASKS, TASKS
-from opencompass_llada.report.breakdown import BreakdownSummarizer
-from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.summarizers import BreakdownSummarizer, GroupSummarizer
 from opencompass_llada.runs.tasks import CellByCellEvalTask, ShortNamedInferTask
 from opencompass_llada.wrapper import LLaDACausalLM
 

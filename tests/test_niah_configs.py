@@ -16,7 +16,7 @@ from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
-from opencompass_llada.report.summarizer import NeedleSummarizer
+from opencompass_llada.report.summarizers import NeedleSummarizer
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
 

@@ -31,8 +31,8 @@ from opencompass_llada.benchmarks.perplexity.scoring import PerplexityEvaluator
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
 from opencompass_llada.likelihood.bound import entropies_from_logits
 from opencompass_llada.report.curves import read_curves
-from opencompass_llada.report.perplexity_summarizer import PerplexitySummarizer
-from opencompass_llada.report.reporting import merge_model_facts
+from opencompass_llada.report.runs import describe_model
+from opencompass_llada.report.summarizers import PerplexitySummarizer
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -146,7 +146,7 @@ def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpo
     lengths = (128, 192, 320)
     cells = make_cells(lengths=lengths, estimator="longllada", num_draws=2, num_texts=1)
     cfg = make_run(tmp_path, [ours(checkpoint)], cells)
-    models = merge_model_facts(cfg, {})
+    models = [describe_model(model) for model in cfg["models"]]
     points = read_curves(cfg, tmp_path, models)
     # All but the first chunk of 64, as in LongLLaDA's script; nothing is scored twice.
     assert [point.num_tokens for point in points] == [length - 64 for length in lengths]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.report.reporting import finish
+from opencompass_llada.report.summarizers import LeaderboardSummarizer
 from opencompass_llada.runs import hashes
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_rows, hash_text, hash_tokenizer
 from opencompass_llada.runs.provenance import (
@@ -146,11 +146,12 @@ def _hashes_of_tokenizers(folder):
 
 def test_a_summarizers_end_writes_the_report_before_it_fails(tmp_path):
     config = {
+        "work_dir": str(tmp_path),
         "models": [{"type": "m", "abbr": "one", "path": "x"}],
         "datasets": [{"type": "d", "abbr": "set", "benchmark": "bench", "task": "t"}],
     }
     with pytest.raises(SystemExit) as stop:
-        finish(config, tmp_path, [], {})
+        LeaderboardSummarizer(config).summarize()
     assert stop.value.code == 1
     text = (tmp_path / "report/leaderboard.md").read_text()
     assert "no predictions were written" in text

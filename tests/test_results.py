@@ -7,13 +7,19 @@ import math
 
 import pytest
 
-from opencompass_llada.report.grid import make_grids, write_markdown
-from opencompass_llada.report.results import ModelFacts, describe_model, read_results, write_csv
+from opencompass_llada.report.heatmap import make_grids, write_means
+from opencompass_llada.report.results import COLUMNS, read_results
+from opencompass_llada.report.runs import ModelFacts, describe_model
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
-from opencompass_llada.report.summarizer import NeedleSummarizer
+from opencompass_llada.report.summarizers import NeedleSummarizer
+from opencompass_llada.report.writers import write_csv_rows
 
 DATASET_TYPE = "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset"
 LENGTHS, DEPTHS = (256, 512), (0, 50, 100)
+
+
+def rows_of(cfg, work_dir):
+    return list(read_results(cfg, work_dir).itertuples())
 
 
 def make_config(work_dir, models=("plain", "scaled")):
@@ -66,7 +72,7 @@ def run(tmp_path):
 
 def test_table_has_one_row_a_model_cell_and_metric(run):
     cfg, work_dir = run
-    rows = read_results(cfg, work_dir)
+    rows = rows_of(cfg, work_dir)
     keys = {(row.model, row.length, row.depth, row.metric) for row in rows}
     assert len(rows) == len(keys) == 2 * 2 * 3 * 2
     row = next(r for r in rows if r.model == "scaled" and r.metric == "accuracy")
@@ -95,7 +101,7 @@ def test_unusable_result_is_a_row_without_a_number(run, what, content, status, r
     (work_dir / "results" / "plain" / "cell_256_50.json").unlink()
     if content is not None:
         write_result(work_dir, "plain", "cell_256_50", content)
-    rows = read_results(cfg, work_dir)
+    rows = rows_of(cfg, work_dir)
     bad = [row for row in rows if row.status != "ok"]
     assert [(row.model, row.length, row.depth) for row in bad] == [("plain", 256, 50)] * 2
     assert {row.metric for row in bad} == {"accuracy", "score"}
@@ -105,7 +111,7 @@ def test_unusable_result_is_a_row_without_a_number(run, what, content, status, r
 
 
 def test_no_results_folder_at_all_is_all_missing(tmp_path):
-    rows = read_results(make_config(tmp_path), tmp_path)
+    rows = rows_of(make_config(tmp_path), tmp_path)
     assert {row.status for row in rows} == {"missing"}
     assert len(rows) == 24
 
@@ -114,7 +120,8 @@ def test_csv_keeps_every_row_and_leaves_missing_numbers_empty(run):
     cfg, work_dir = run
     (work_dir / "results" / "plain" / "cell_256_50.json").unlink()
     rows = read_results(cfg, work_dir)
-    read = list(csv.DictReader(io.StringIO(write_csv(rows))))
+    text = write_csv_rows(list(COLUMNS), rows.to_numpy())
+    read = list(csv.DictReader(io.StringIO(text)))
     assert len(read) == len(rows)
     missing = [row for row in read if row["status"] == "missing"]
     assert len(missing) == 2
@@ -129,14 +136,15 @@ def test_combinations_and_other_benchmarks_are_read(tmp_path):
         {"models": cfg["models"][1:], "datasets": [other]},
     ]
     write_result(tmp_path, "scaled", "ruler_vt", {"vt": 40.0, "num_samples": 5})
-    rows = read_results(cfg, tmp_path)
+    results = read_results(cfg, tmp_path)
+    rows = list(results.itertuples())
     assert [(row.model, row.metric) for row in rows] == [
         ("plain", "accuracy"),
         ("plain", "score"),
         ("scaled", "vt"),
     ]
     assert (rows[2].benchmark, rows[2].score, rows[2].length) == ("Vt", 40.0, None)
-    assert len(make_grids(rows, "accuracy")) == 1
+    assert len(make_grids(results, "accuracy")) == 1
 
 
 def test_the_papers_scaling_factor_is_named_as_ntk():
@@ -153,7 +161,7 @@ def test_means_are_not_taken_over_what_is_left(run):
     write_result(work_dir, "plain", "cell_512_0", {"accuracy": 0.0, "score": 0.0, "num_samples": 3})
     facts = [ModelFacts(abbr="plain", title="The Model", scaling="none", trained_length=256)]
     rows = read_results(cfg, work_dir, facts)
-    grids = make_grids(rows, "accuracy", facts)
+    grids = make_grids(rows, "accuracy", {"plain": facts[0].trained_length})
     assert [grid.title for grid in grids] == [
         "The Model, no scaling",
         "scaled, ntk target_length=2048",
@@ -164,7 +172,7 @@ def test_means_are_not_taken_over_what_is_left(run):
     assert plain.mean_over_depths(512) == pytest.approx(40.0)
     assert plain.mean() is None
     assert grids[1].mean() == 60.0
-    text = write_markdown(grids)
+    text = write_means(grids)
     assert "| The Model, no scaling | missing 1 of 3 | 40.0 | missing |" in text
     assert "| 60.0 | 60.0 | 60.0 |" in text
 
@@ -286,7 +294,7 @@ def test_result_of_another_number_of_samples_is_no_result(run, change, status):
     cfg, work_dir = run
     cell = {"num_repeats_per_file": 10, "file_list": ["a.jsonl"], **change}
     cfg["datasets"] = [{**cfg["datasets"][0], **cell}]
-    rows = read_results(cfg, work_dir)
+    rows = rows_of(cfg, work_dir)
     assert {row.status for row in rows} == {status}
     if status == "failed":
         assert {row.score for row in rows} == {None}

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import ConfigDict
 from work_dirs import make_model, ruler_cell, write_run
 
-from opencompass_llada.report.side_by_side_summarizer import SideBySideSummarizer
+from opencompass_llada.report.summarizers import SideBySideSummarizer
 
 MODELS = [make_model("one"), make_model("two")]
 HOST = "opencompass.openicl"

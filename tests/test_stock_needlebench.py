@@ -13,7 +13,7 @@ from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 from prompt_capture import plain
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.report.summarizer import NeedleSummarizer
+from opencompass_llada.report.summarizers import NeedleSummarizer
 
 STOCK = Path(opencompass.__file__).parent / "configs/datasets"
 

@@ -3,8 +3,8 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.report.breakdown import BreakdownSummarizer
-from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.summarizers import BreakdownSummarizer
+from opencompass_llada.report.summarizers import GroupSummarizer
 from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():

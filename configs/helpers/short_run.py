@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 from opencompass.partitioners import NaivePartitioner
 
-from opencompass_llada.report.side_by_side_summarizer import SideBySideSummarizer
+from opencompass_llada.report.summarizers import SideBySideSummarizer
 from opencompass_llada.runs.partitioner import PackingPartitioner
 
 with read_base():

@@ -10,7 +10,7 @@ sources and differences.
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.summarizers import GroupSummarizer
 
 with read_base():
     from ..helpers.hardware import count_gpus as __count_gpus

@@ -1,5 +1,5 @@
 """`--summarizer leaderboard`: leaderboard and HTML report of everything that a run did."""
 
-from opencompass_llada.report.leaderboard_summarizer import LeaderboardSummarizer
+from opencompass_llada.report.summarizers import LeaderboardSummarizer
 
 summarizer = dict(type=LeaderboardSummarizer)

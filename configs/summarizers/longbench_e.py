@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.breakdown import BreakdownSummarizer
+from opencompass_llada.report.summarizers import BreakdownSummarizer
 
 with read_base():
     from ..helpers.longbench_groups import longbench_e_groups, longbench_e_parts

@@ -1,5 +1,5 @@
 """`--summarizer niah`: table, CSV and heat maps of single-needle retrieval."""
 
-from opencompass_llada.report.summarizer import NeedleSummarizer
+from opencompass_llada.report.summarizers import NeedleSummarizer
 
 summarizer = dict(type=NeedleSummarizer)

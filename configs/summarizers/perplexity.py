@@ -1,5 +1,5 @@
 """`--summarizer perplexity`: CSV, table and curves over context length."""
 
-from opencompass_llada.report.perplexity_summarizer import PerplexitySummarizer
+from opencompass_llada.report.summarizers import PerplexitySummarizer
 
 summarizer = dict(type=PerplexitySummarizer)

@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.group_summarizer import GroupSummarizer
+from opencompass_llada.report.summarizers import GroupSummarizer
 
 with read_base():
     from ...ruler_patches.groups import ruler_groups as __groups

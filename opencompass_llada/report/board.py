@@ -1,218 +1,317 @@
-"""The leaderboard as data: a score with interval and status for each line and column.
+"""Averages results into the scores of the leaderboard, each with interval and status.
 
-Averages rows of the tidy table by the groups of `benchmarks`; ranks are given in `ranking`, tables
-are written in `writers`. A column with a missing member has no number.
+A column with a missing member has no number; it is never the mean of the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from opencompass_llada.benchmarks.facts import GRID_GROUP, Benchmark, Group, find_benchmark
 from opencompass_llada.report.collect import Collection
-from opencompass_llada.report.frame import TidyRow
-from opencompass_llada.report.groups import GroupRow, Line, average_group
-from opencompass_llada.report.identity import cell_meaning
-from opencompass_llada.report.score_intervals import grid_interval, strata_interval, task_interval
-from opencompass_llada.report.series import name_series, rows_of_metric, series_keys
+from opencompass_llada.report.identity import hash_protocol
+from opencompass_llada.report.scores import Score
+from opencompass_llada.report.statistics import (
+    Interval,
+    Stratum,
+    clip,
+    clustered_interval,
+    stratified_interval,
+    wilson,
+)
 from opencompass_llada.runs.hashes import hash_values
+
+#: A row of the results, as `DataFrame.itertuples` gives it.
+Row = Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """One line's number in one column of the leaderboard."""
+class Average:
+    """A group's average for one model at one length."""
 
-    entry: str
-    """Line: model and scaling."""
-    kind: str
-    """``diffusion``, ``autoregressive`` or ``unknown``."""
-    benchmark: str
-    """E.g. ``ruler``."""
-    series: str
-    """The benchmark's title, with language or data where there are several."""
-    column: str
-    """Group of tasks, or a task."""
-    is_group: bool
-    """Whether the column is an average of several."""
-    length: int | None
-    """Tokens; None for all lengths together, or a benchmark without lengths."""
-    metric: str
-    """What is averaged."""
-    higher_is_better: bool
-    """False for perplexity."""
-    num_cells: int
-    """Members of the average."""
+    num_tasks: int
     n: int | None
     """Samples of all members together."""
     score: float | None
     """None unless status is ``ok``."""
-    low: float | None
-    """Lower end of the 95 % interval; None where samples have no scores of their own."""
-    high: float | None
-    """Upper end."""
+    standard_error: float | None
+    """From the members' own, taken as independent; None if any has none."""
     status: str
-    """``ok``, ``missing`` or ``not run``."""
-    reason: str
-    """Why, where it is not ``ok``."""
-    protocol: str
-    """Hash of what all members ask; only scores that share it are ranked together."""
-    is_embedded: bool
-    """Whether the data is this package's own generated text, which no paper reports on."""
-    rank: int | None = None
-    """1 plus the number of lines whose interval lies wholly on the better side."""
-    is_top: bool = False
-    """Whether none that it is ranked with is better and some are worse; not a test."""
-    tied: bool = False
-    """Whether another line's interval overlaps this one's."""
+    """``ok``, ``missing`` (a member has no result) or ``not run`` (not part of the run)."""
+    reason: str = ""
+
+
+def average_group(by_task: Mapping[Any, Row], group: Group) -> Average:
+    """Average the members of a group, given one model's rows at one length by task."""
+    present = [by_task[name] for name in group.members if name in by_task]
+    absent = [name for name in group.members if name not in by_task]
+    bad = [str(row.task) for row in present if row.status != "ok"]
+    counts = [row.n for row in present if row.n]
+    status, reason = "ok", ""
+    if bad:
+        status, reason = "missing", f"no result of {', '.join(bad)}"
+    elif absent:
+        status, reason = "not run", f"not in this run: {', '.join(absent)}"
+    elif group.weighting == "samples" and len(counts) < len(present):
+        status, reason = "missing", "a member has no number of samples to be weighted by"
+    score = error = None
+    if status == "ok":
+        weights = _weights(present, group)
+        pairs = list(zip(weights, present, strict=True))
+        score = sum(w * row.score for w, row in pairs) / sum(weights)
+        if all(row.standard_error is not None for row in present):
+            error = math.hypot(*(w * row.standard_error for w, row in pairs)) / sum(weights)
+    return Average(
+        num_tasks=len(group.members),
+        n=sum(counts) if score is not None and len(counts) == len(present) else None,
+        score=score,
+        standard_error=error,
+        status=status,
+        reason=reason,
+    )
+
+
+def _weights(rows: Sequence[Row], group: Group) -> list[float]:
+    return [float(row.n or 0) if group.weighting == "samples" else 1.0 for row in rows]
+
+
+def task_interval(rows: Sequence[Row], group: Group) -> Interval | None:
+    """Return the interval of a group of tasks that all have a score, None without sample scores."""
+    weights = _weights(rows, group)
+    total = sum(weights)
+    return strata_interval(rows, [weight / total for weight in weights])
+
+
+def strata_interval(rows: Sequence[Row], weights: Sequence[float]) -> Interval | None:
+    """Return the interval of a weighted mean of cells, None without sample scores.
+
+    Cells are independent, but for those of one task with the same questions, as RULER's qa has at
+    every length: there each question's mean over the cells is one observation.
+    """
+    strata: dict[Hashable, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
+    for row, weight in zip(rows, weights, strict=True):
+        if row.sample_scores is None:
+            return None
+        strata[(row.task, row.units) if _knows_units(row) else id(row)].append(
+            (weight, row.sample_scores)
+        )
+    if len(rows) == 1 and set(rows[0].sample_scores) <= {0.0, 100.0}:
+        return wilson(rows[0].score or 0.0, len(rows[0].sample_scores))
+    return stratified_interval([_join(cells) for cells in strata.values()])
+
+
+def _knows_units(row: Row) -> bool:
+    return len(row.units) == len(row.sample_scores) and all(row.units)
+
+
+def _join(cells: Sequence[tuple[float, tuple[float, ...]]]) -> Stratum:
+    """Average cells sample by sample."""
+    total = sum(weight for weight, _ in cells)
+    columns = zip(*(scores for _, scores in cells), strict=True)
+    shares = [weight / total for weight, _ in cells]
+    means = [sum(s * x for s, x in zip(shares, column, strict=True)) for column in columns]
+    return Stratum(weight=min(total, 1.0), scores=tuple(map(clip, means)))
+
+
+def grid_interval(rows: Sequence[Row]) -> Interval | None:
+    """Return the interval of a mean over places, whose needles are the same at each.
+
+    The needles are what was drawn, and one may be hidden in several samples of a place; where they
+    are not recorded, samples of one number stand for one needle. None without scores by sample.
+    """
+    if any(row.sample_scores is None for row in rows):
+        return None
+    if len({len(row.sample_scores) for row in rows}) != 1:
+        return None
+    clusters: dict[Hashable, list[float]] = defaultdict(list)
+    for row in rows:
+        units = row.units if _knows_units(row) else range(len(row.sample_scores))
+        for unit, score in zip(units, row.sample_scores, strict=True):
+            clusters[unit if isinstance(unit, str) else str(unit)].append(score)
+    means = [sum(scores) / len(scores) for scores in clusters.values()]
+    return clustered_interval(means, sizes=[len(scores) for scores in clusters.values()])
 
 
 def make_board(collection: Collection) -> list[Score]:
     """Make every score of the leaderboard, without ranks.
 
-    Args:
-        collection: From `collect`.
-
     Returns:
         Scores by benchmark, line, length and column in the order of the runs.
     """
-    series: dict[tuple[str, str], list[TidyRow]] = {}
-    rows = [row for row in collection.rows if row.benchmark != "perplexity"]
-    keys = series_keys(rows)
-    titles = name_series(list(dict.fromkeys(keys.values())))
-    for row in rows:
-        series.setdefault((row.benchmark, titles[keys[id(row)]]), []).append(row)
+    results = collection.results
+    results = results[results.benchmark != "perplexity"]
+    titled = results.assign(series=_name_series(list(results.itertuples())))
     scores: list[Score] = []
-    for (name, title), members in series.items():
+    for (name, title), members in titled.groupby(["benchmark", "series"], sort=False):
         benchmark = find_benchmark(name)
-        present = dict.fromkeys(row.metric for row in members if row.score is not None)
-        present = present or dict.fromkeys(row.metric for row in members)
-        metrics = [metric for metric in benchmark.metrics if metric in present] or list(present)
+        present = list(members.metric[members.score.notna()].unique()) or list(
+            members.metric.unique()
+        )
+        metrics = [metric for metric in benchmark.metrics if metric in present] or present
         # A grid's other metrics are series of their own: papers report NeedleBench's score.
         for metric in metrics if benchmark.is_grid else metrics[:1]:
-            own = list(rows_of_metric(members, metric, present))
-            heading = title if metric == metrics[0] else f"{title}, {metric}"
-            for entry in dict.fromkeys(row.entry for row in own):
-                lines = [row for row in own if row.entry == entry]
-                make = _score_grid if benchmark.is_grid else _score_tasks
-                scores += make(collection, benchmark, heading, lines)
+            lines: dict[str, list[Row]] = {}
+            for row in _rows_of_metric(list(members.itertuples()), metric, present):
+                lines.setdefault(row.entry, []).append(row)
+            heading = str(title) if metric == metrics[0] else f"{title}, {metric}"
+            make = _score_grid if benchmark.is_grid else _score_tasks
+            for rows in lines.values():
+                scores += make(benchmark, heading, rows)
     return [*scores, *_score_curves(collection)]
 
 
-def _score_grid(
-    collection: Collection, benchmark: Benchmark, series: str, rows: Sequence[TidyRow]
-) -> Iterator[Score]:
+def _name_series(rows: Sequence[Row]) -> list[str]:
+    """Return the title of the table that each row belongs to.
+
+    A table is of one benchmark, language and haystack; besides, where a run asks the same place
+    twice, of what counts lengths, the prompt's form and, if that does not tell them apart, the
+    data set. Its title names what tells it from the benchmark's others.
+    """
+    keys: list[tuple[str | None, ...]] = []
+    for row in rows:
+        data = row.haystack or ("embedded" if row.data.startswith("asset:") else "")
+        keys.append((row.benchmark, row.language, data))
+    for more in (("tokenizer", "prompt"), ("dataset",)):
+        places = Counter(
+            (key, row.entry, row.metric, row.task or row.depth, row.length)
+            for key, row in zip(keys, rows, strict=True)
+            if row.task is not None or row.depth is not None
+        )
+        twice = {key for (key, *_), count in places.items() if count > 1}
+        keys = [
+            (*key, *(getattr(row, name) for name in more)) if key in twice else key
+            for key, row in zip(keys, rows, strict=True)
+        ]
+    titles = {}
+    for key in dict.fromkeys(keys):
+        others = [other for other in set(keys) if other[0] == key[0]]
+        parts = [
+            str(value)
+            for place, value in enumerate(key)
+            if place and value and len({other[place : place + 1] for other in others}) > 1
+        ]
+        titles[key] = ", ".join([find_benchmark(str(key[0])).title, *parts])
+    return [titles[key] for key in keys]
+
+
+def _rows_of_metric(rows: Sequence[Row], metric: str, present: Sequence[str]) -> Iterator[Row]:
+    """Yield a metric's rows, and the cells without a result that are to be shown among them.
+
+    What a cell without a result would have reported is not known of every benchmark; its row then
+    has a metric that no other row has (`present` are those that a number was reported for).
+    """
+    having = {(row.run, row.model, row.dataset) for row in rows if row.metric == metric}
+    for row in rows:
+        if row.metric == metric:
+            yield row
+        elif row.metric not in present and (row.run, row.model, row.dataset) not in having:
+            yield row._replace(metric=metric)
+
+
+def _lengths(rows: Sequence[Row]) -> list[int]:
+    return sorted({row.length for row in rows if row.length is not None})
+
+
+def _score_grid(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iterator[Score]:
     """Yield the mean over depths at each length, and over all cells."""
-    for length in [*sorted({row.length for row in rows if row.length is not None}), None]:
-        members = [row for row in rows if length is None or row.length == length]
+    for length in (*_lengths(rows), None):
         by_place = {
-            f"{row.length} at {row.depth:g} %": row for row in members if row.depth is not None
+            f"{row.length} at {row.depth:g} %": row
+            for row in rows
+            if row.depth is not None and length in (None, row.length)
         }
-        if not by_place:
-            continue
-        group = Group(name=GRID_GROUP, members=tuple(by_place))
-        average = average_group(Line(first=members[0], by_task=dict(by_place)), group)
-        interval = None
-        if average.score is not None:
-            interval = grid_interval(collection, list(by_place.values()))
-        yield _make_score(benchmark, series, group.name, list(by_place.values()), average, length,
-                          interval, is_group=True)  # fmt: skip
+        if by_place:
+            members = list(by_place.values())
+            group = Group(name=GRID_GROUP, members=tuple(by_place))
+            average = average_group(by_place, group)
+            score = _make_score(benchmark, series, group, members, average, length)
+            yield _with_interval(score, grid_interval, members)
 
 
-def _score_tasks(
-    collection: Collection, benchmark: Benchmark, series: str, rows: Sequence[TidyRow]
-) -> Iterator[Score]:
-    """Yield groups and tasks at each length, and groups over all lengths."""
-    lengths: list[int | None] = [*sorted({row.length for row in rows if row.length is not None})]
+def _score_tasks(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iterator[Score]:
+    """Yield groups and tasks at each length, and the headline over all lengths."""
     headline: list[Score] = []
-    for length in lengths or [None]:
+    for length in _lengths(rows) or [None]:
         at_length = [row for row in rows if row.length == length]
-        by_task: dict[str, TidyRow] = {}
+        by_task: dict[str, Row] = {}
         for row in at_length:
             by_task.setdefault(row.task or row.dataset, row)
-        line = Line(first=at_length[0], by_task=dict(by_task))
         tasks = [Group(name=task, members=(task,)) for task in by_task]
         for group in (*benchmark.groups, *tasks):
-            average = average_group(line, group)
+            average = average_group(by_task, group)
             members = [by_task[name] for name in group.members if name in by_task]
-            interval = None
-            if average.score is not None:
-                interval = task_interval(collection, members, group)
-            score = _make_score(
-                benchmark, series, group.name, members or at_length[:1], average, length, interval,
-                is_group=group in benchmark.groups,
-            )  # fmt: skip
+            shown = members or at_length[:1]
+            score = _make_score(benchmark, series, group, shown, average, length)
+            score = _with_interval(score, task_interval, members, group)
             if group.name == benchmark.headline:
                 headline.append(score)
             yield score
     if len(headline) > 1:
-        yield _mean_over_lengths(collection, benchmark, headline, rows)
+        yield _mean_over_lengths(benchmark, headline, rows)
 
 
-def _mean_over_lengths(
-    collection: Collection, benchmark: Benchmark, scores: Sequence[Score], rows: Sequence[TidyRow]
-) -> Score:
+def _mean_over_lengths(benchmark: Benchmark, scores: Sequence[Score], rows: Sequence[Row]) -> Score:
     """Average the headline over lengths, as RULER's table does; missing if any length is."""
     bad = next((score for score in scores if score.status != "ok"), None)
     values = [score.score for score in scores if score.score is not None]
+    counts = [score.n for score in scores if score.n is not None]
     group = next(group for group in benchmark.groups if group.name == benchmark.headline)
     members = [row for row in rows if row.task in group.members]
-    interval = None
-    if bad is None:
-        interval = strata_interval(
-            collection, members, [1 / len(scores) / len(group.members)] * len(members)
-        )
-    first = scores[0]
-    values_of = {name: getattr(first, name) for name in ("entry", "kind", "benchmark", "series",
-                 "column", "metric", "higher_is_better", "is_group")}  # fmt: skip
-    counts = [score.n for score in scores]
-    return Score(
-        **values_of,
+    weights = [1 / len(scores) / len(group.members)] * len(members)
+    score = replace(
+        scores[0],
         length=None,
         num_cells=sum(score.num_cells for score in scores),
-        n=None if bad or None in counts else sum(count or 0 for count in counts),
+        n=None if bad or len(counts) < len(scores) else sum(counts),
         score=None if bad else sum(values) / len(values),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
+        low=None,
+        high=None,
         status=bad.status if bad else "ok",
         reason=f"at {bad.length}: {bad.reason}" if bad else "",
         protocol=hash_values([(score.length, score.protocol) for score in scores]),
-        is_embedded=first.is_embedded,
     )
+    return _with_interval(score, strata_interval, members, weights)
+
+
+def _with_interval(score: Score, find: Any, *parts: Any) -> Score:
+    """Give a score that has a number the interval that a function finds of its parts."""
+    interval = None if score.score is None else find(*parts)
+    return score if interval is None else replace(score, low=interval[0], high=interval[1])
 
 
 def _make_score(
     benchmark: Benchmark,
     series: str,
-    column: str,
-    members: Sequence[TidyRow],
-    average: GroupRow,
+    group: Group,
+    members: Sequence[Row],
+    average: Average,
     length: int | None,
-    interval: tuple[float, float] | None,
-    *,
-    is_group: bool,
 ) -> Score:
-    meanings = sorted(
-        (str(row.task), str(row.length), str(row.depth), cell_meaning(row)) for row in members
+    protocols = sorted(
+        (str(row.task), str(row.length), str(row.depth), hash_protocol(row)) for row in members
     )
     return Score(
         entry=members[0].entry,
         kind=members[0].kind,
         benchmark=benchmark.name,
         series=series,
-        column=column,
-        is_group=is_group,
+        column=group.name,
+        is_group=benchmark.is_grid or group in benchmark.groups,
         length=length,
-        metric=average.metric,
+        metric=members[0].metric,
         higher_is_better=True,
         num_cells=average.num_tasks,
         n=average.n,
         score=average.score,
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
+        low=None,
+        high=None,
         status=average.status,
         reason=average.reason,
-        protocol=hash_values(meanings),
+        protocol=hash_values(protocols),
         is_embedded=any(row.data.startswith("asset:") for row in members),
     )
 
@@ -220,14 +319,12 @@ def _make_score(
 def _score_curves(collection: Collection) -> Iterator[Score]:
     """Yield perplexities with their own intervals, over the masks drawn."""
     kinds = {row.entry: row.kind for row in collection.rows}
-    meanings = {(row.entry, row.dataset): cell_meaning(row) for row in collection.rows}
+    protocols = {(row.entry, row.dataset): hash_protocol(row) for row in collection.rows}
     for entry, point in collection.curves:
-        kind = kinds.get(entry, "unknown")
-        if point.estimator == "autoregressive":
-            kind = "autoregressive"
+        own_kind = kinds.get(entry, "unknown")
         yield Score(
             entry=entry,
-            kind=kind,
+            kind="autoregressive" if point.estimator == "autoregressive" else own_kind,
             benchmark="perplexity",
             series=f"Perplexity, {point.target} text",
             column="perplexity",
@@ -243,6 +340,6 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             status=point.status,
             reason=point.reason,
             # An exact value and a bound of one text may be compared.
-            protocol=hash_values([meanings.get((entry, point.dataset))]),
+            protocol=hash_values([protocols.get((entry, point.dataset))]),
             is_embedded=point.text == "generated",
         )

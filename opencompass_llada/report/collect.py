@@ -1,31 +1,32 @@
-"""Several runs -> one tidy table with everything that tables, plots and the report need.
+"""Reads several runs into one frame of results, with everything that a report needs.
 
-Reads files; averages nothing and draws nothing. A cell that is missing, failed or partial is a row
-without a number.
+Averages nothing and draws nothing. A cell that is missing, failed or partial is a row without a
+number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.report.cells import CellFiles, read_cell
+import pandas
+
+from opencompass_llada.files import replacing
 from opencompass_llada.report.curves import CurvePoint, read_curves
-from opencompass_llada.report.frame import TidyRow
-from opencompass_llada.report.identity import separate
-from opencompass_llada.report.meaning import (
-    describe_sampler,
-    find_kind,
-    generation_length,
-    prompt_limit,
-    template_hash,
+from opencompass_llada.report.identity import describe_protocol, find_kind, separate
+from opencompass_llada.report.results import (
+    COLUMNS,
+    CellFiles,
+    Row,
+    make_frame,
+    read_cell,
+    read_cell_rows,
 )
-from opencompass_llada.report.results import ResultRow, read_results
-from opencompass_llada.report.runs import Run, find_runs
-from opencompass_llada.report.safe_text import show_controls
+from opencompass_llada.report.runs import Config, Run, find_runs
+from opencompass_llada.report.writers import show_controls, write_csv_rows
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.hashes import find_tokenizer
 from opencompass_llada.runs.provenance import (
@@ -35,14 +36,38 @@ from opencompass_llada.runs.provenance import (
     read_provenance,
 )
 from opencompass_llada.runs.recorded_files import (
+    NO_PREDICTIONS,
     dataset_name,
     is_part,
     model_name,
     split_shard_name,
 )
 
-SAMPLES_KEPT = 3
-_NO_PREDICTIONS = "no predictions were written"
+#: The tidy table: a run's own columns, where a result comes from, what makes it comparable.
+TIDY_COLUMNS = {
+    **COLUMNS,
+    "run": "string",
+    "entry": "string",  # line of the leaderboard: model and scaling, and what tells it from others
+    "checkpoint": "string",  # the model's path, and the adapter's besides where there is one
+    "kind": "string",  # ``diffusion``, ``autoregressive`` or ``unknown``
+    "sampler": "string",
+    "generation_length": "int64",  # tokens, where the config says
+    "prompt_limit": "string",  # max_seq_len and truncation; empty for nothing
+    "template_hash": "string",
+    "prompt_hash": "string",  # of the prompts, in order; None where no predictions are left
+    "tokenizer_hash": "string",  # of what counts lengths, where its files are at hand
+    "data": "string",  # the data set's path in the config
+    "trained_length": "int64",  # tokens that the model was trained on, where known
+    "recorded": "string",  # when the answers were made, ISO 8601 in UTC; empty where nothing says
+}
+#: What averages need besides: each sample's score and what it depends on, None where not recorded.
+SAMPLE_COLUMNS = ("sample_scores", "units")
+#: What a perplexity point loses where its cell is not whole.
+CURVE_NUMBERS = ("perplexity", "perplexity_low", "perplexity_high", "nll_per_token",
+                 "standard_error", "bits_per_byte")  # fmt: skip
+#: Run, model and data set.
+CellKey = tuple[str, str, str]
+NUM_SAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +75,35 @@ class Collection:
     """Everything read from several runs."""
 
     runs: tuple[Run, ...]
-    """The runs, in the order given; which number is the later one goes by recorded time."""
-    rows: tuple[TidyRow, ...]
-    """The tidy table."""
-    cells: Mapping[tuple[str, str, str], CellFiles] = field(hash=False)
-    """By run, model and data set."""
+    """In the order given; which number is the later one goes by recorded time."""
+    results: pandas.DataFrame = field(hash=False)
+    """Of `TIDY_COLUMNS` and `SAMPLE_COLUMNS`, one row a model, data set and metric."""
+    cells: Mapping[CellKey, CellFiles] = field(hash=False)
     curves: tuple[tuple[str, CurvePoint], ...]
     """Perplexity points with the entry that each belongs to."""
     provenance: Mapping[str, Provenance] = field(hash=False)
     """By run."""
     notes: tuple[str, ...]
     """What a reader has to know: what is missing, what was kept apart and why."""
+
+    @property
+    def rows(self) -> list[Any]:
+        """The rows of the results, with a column an attribute."""
+        return list(self.results.itertuples())
+
+    def write_csv(self) -> str:
+        """Return the tidy table as CSV; what is missing is an empty field."""
+        return write_csv_rows(list(TIDY_COLUMNS), self.results[[*TIDY_COLUMNS]].to_numpy())
+
+    def write_parquet(self, path: Path) -> Path:
+        """Write the tidy table with a type for every column even if all of it is missing."""
+        import pyarrow
+
+        kinds = {"string": pyarrow.string(), "int64": pyarrow.int64(), "float64": pyarrow.float64()}
+        schema = pyarrow.schema([(name, kinds[kind]) for name, kind in TIDY_COLUMNS.items()])
+        with replacing(path) as temporary:
+            self.results[[*TIDY_COLUMNS]].to_parquet(temporary, schema=schema, index=False)
+        return path
 
 
 def collect(work_dirs: Sequence[str | Path]) -> Collection:
@@ -80,105 +123,103 @@ def collect(work_dirs: Sequence[str | Path]) -> Collection:
 
 
 def collect_runs(runs: Sequence[Run]) -> Collection:
-    """Read runs that were found or made already.
-
-    Args:
-        runs: The runs; their names differ.
-    """
-    rows: list[TidyRow] = []
-    cells: dict[tuple[str, str, str], CellFiles] = {}
-    provenance, notes = {}, []
+    """Read runs that were found or made already; their names differ."""
+    rows: list[Row] = []
+    cells: dict[CellKey, CellFiles] = {}
+    provenance: dict[str, Provenance] = {}
+    notes: list[str] = []
     for run in runs:
-        records = read_provenance(run.path)
-        provenance[run.name] = records
-        found = {(name, data): cell for name, data, cell in _read_cells(run)}
-        cells |= {(run.name, *key): cell for key, cell in found.items()}
+        records = provenance[run.name] = read_provenance(run.path)
         absent = find_missing(run.as_config(), run.path)
-        rows += _read_rows(run, found, records, {(c.model, c.dataset): c for c in absent})
+        own: list[Row] = []
+        for model, dataset in run.pairs:
+            key = (run.name, model_name(model), dataset_name(dataset))
+            cells[key] = read_cell(run.path, *key[1:], NUM_SAMPLES)
+            own += _read_rows(run, model, dataset, cells[key], records, absent)
+        rows += own
         notes += [f"{run.name}: {note}" for note in (*run.notes, *run.damage, *records.notes)]
         if absent:
             notes.append(f"{run.name}: {describe_missing(absent)}")
-        notes += _describe_faulty(run, [row for row in rows if row.run == run.name], absent)
-    started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
-    names = list(started)
-    if all(started.values()):
-        names.sort(key=lambda name: started[name])
-    order = {name: place for place, name in enumerate(names)}
+        notes += _describe_faulty(run, own, absent)
+    results = make_frame(rows, [*TIDY_COLUMNS, *SAMPLE_COLUMNS])
     checkpoints = {
         (name, model): str(record.get("checkpoint_hash") or "")
         for name, records in provenance.items()
         for model, record in records.models.items()
     }
-    separated, remarks = separate(_name_counters(rows), order, checkpoints)
+    results, remarks = separate(
+        _name_tokenizers(results), _order_by_time(runs, provenance), checkpoints
+    )
     return Collection(
         runs=tuple(runs),
-        rows=tuple(separated),
+        results=results,
         cells=cells,
-        curves=tuple(_read_curves(runs, separated)),
+        curves=tuple(_read_curves(runs, results)),
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks),
     )
 
 
-def _name_counters(rows: Sequence[TidyRow]) -> list[TidyRow]:
+def _order_by_time(runs: Sequence[Run], provenance: Mapping[str, Provenance]) -> dict[str, int]:
+    """Return each run's place, oldest first; as given where one of them has no time."""
+    started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
+    names = list(started)
+    if all(started.values()):
+        names.sort(key=lambda name: started[name])
+    return {name: place for place, name in enumerate(names)}
+
+
+def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:
     """Call tokenizers of one content by one name, the first: tables and series go by the name."""
-    names: dict[str, str | None] = {}
-    for row in rows:
-        if row.tokenizer_hash and row.tokenizer:
-            names.setdefault(row.tokenizer_hash, row.tokenizer)
-    return [
-        replace(row, tokenizer=names[row.tokenizer_hash])
-        if row.tokenizer and row.tokenizer_hash
-        else row
-        for row in rows
-    ]
-
-
-def _read_cells(run: Run) -> Iterator[tuple[str, str, CellFiles]]:
-    for model, dataset in run.pairs:
-        name, data = model_name(model), dataset_name(dataset)
-        yield name, data, read_cell(run.path, name, data, SAMPLES_KEPT)
+    known = results.dropna(subset=["tokenizer", "tokenizer_hash"])
+    first = known.groupby("tokenizer_hash").tokenizer.transform("first")
+    return results.assign(
+        tokenizer=results.tokenizer.where(~results.index.isin(first.index), first)
+    )
 
 
 def _read_rows(
     run: Run,
-    cells: Mapping[tuple[str, str], CellFiles],
+    model: Config,
+    dataset: Config,
+    cell: CellFiles,
     records: Provenance,
-    absent: Mapping[tuple[str, str], MissingCell],
-) -> Iterator[TidyRow]:
-    """Yield a run's rows; the entry is the model's own name until `separate` says otherwise."""
-    pairs = {(model_name(m), dataset_name(d)): (m, d) for m, d in run.pairs}
-    facts = {entry.abbr: entry for entry in run.facts}
-    for row in read_results(run.as_config(), run.path, run.facts):
-        key = (row.model, row.dataset)
-        (model, dataset), cell = pairs[key], cells[key]
-        limits = records.models.get(row.model)
-        yield TidyRow(
-            **asdict(_judge(row, run, cell, absent.get(key), records)),
-            run=run.name,
-            entry=name_entry(row),
-            checkpoint=name_weights(model),
-            kind=find_kind(model, limits),
-            sampler=describe_sampler(model),
-            generation_length=generation_length(model, dataset),
-            prompt_limit=prompt_limit(model),
-            template_hash=template_hash(dataset),
-            prompt_hash=cell.prompt_hash,
-            tokenizer_hash=_hash_counter(row, model, records),
-            data=str(dataset.get("path", "")),
-            trained_length=facts[row.model].trained_length,
-            recorded=_find_time(run, records, row.model, row.dataset),
-        )
+    absent: Sequence[MissingCell],
+) -> Iterator[Row]:
+    """Yield a cell's rows; the entry is the model's own name until `separate` says otherwise."""
+    abbr, name = model_name(model), dataset_name(dataset)
+    facts = next(facts for facts in run.facts if facts.abbr == abbr)
+    lost = next((c.reason for c in absent if (c.model, c.dataset) == (abbr, name)
+                 and c.stage == "predictions"), "")  # fmt: skip
+    limits = records.models.get(abbr)
+    adapter = model.get("peft_path")
+    title = facts.title if facts.scaling == "none" else f"{facts.title}, {facts.scaling}"
+    shared = {
+        "run": run.name,
+        "entry": show_controls(title),
+        "checkpoint": str(model.get("path", "")) + (f" + {adapter}" if adapter else ""),
+        "kind": find_kind(model, limits),
+        **describe_protocol(model, dataset),
+        "prompt_hash": cell.prompt_hash,
+        "data": str(dataset.get("path", "")),
+        "trained_length": facts.trained_length,
+        "recorded": _find_time(run, records, abbr, name),
+    }
+    for row in read_cell_rows(facts, dataset, run.path):
+        status, reason = _judge(row, run, cell, lost, records)
+        if status != row["status"]:
+            row |= {"score": None, "n": None, "standard_error": None}
+        row |= {"status": status, "reason": reason, **shared}
+        row["tokenizer_hash"] = _hash_tokenizer(row, model, records)
+        row["sample_scores"] = _sample_scores(row, cell)
+        row["units"] = cell.units
+        yield row
 
 
 def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = "") -> str:
     """Return when a cell's answers were made, or a run without one; '' where nothing says."""
     sources: list[list[Any]] = [
-        [
-            record.get("started")
-            for (name, part), record in records.datasets.items()
-            if name == model and is_part(part, dataset, run.datasets)
-        ],
+        [record.get("started") for record in find_records(run, records, model, dataset).values()],
         [records.models.get(model, {}).get("started")],
         [record.get("started") for record in records.runs],
         [*(file.stem for file in run.config_files), run.path.resolve().name],
@@ -186,62 +227,52 @@ def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = ""
     return next((time for source in sources if (time := last_time(source))), "")
 
 
-def _hash_counter(row: ResultRow, model: Mapping[str, Any], records: Provenance) -> str | None:
+def find_records(
+    run: Run, records: Provenance, model: str, dataset: str
+) -> dict[str, Mapping[str, Any]]:
+    """Return what processes recorded of a cell, by the name of the data set or of its shard."""
+    return {
+        name: record
+        for (abbr, name), record in records.datasets.items()
+        if abbr == model and is_part(name, dataset, run.datasets)
+    }
+
+
+def _hash_tokenizer(row: Row, model: Config, records: Provenance) -> str | None:
     """Hash what counts tokens; a perplexity is a token's of the model itself.
 
     Where the files are not on this machine, what a process recorded of that path stands for them.
     """
-    counter = row.tokenizer
-    if counter is None and row.benchmark == "perplexity":
-        counter = str(model.get("tokenizer_path") or model.get("path"))
-    if counter is None:
+    path = row["tokenizer"]
+    if path is None and row["benchmark"] == "perplexity":
+        path = str(model.get("tokenizer_path") or model.get("path"))
+    if path is None:
         return None
-    if found := find_tokenizer(counter):
+    if found := find_tokenizer(path):
         return found[0]
-    told = [entry for entry in records.models.values() if entry.get("path") == counter]
-    if not told and row.tokenizer is None:
-        told = [records.models.get(row.model, {})]
-    return next((entry["tokenizer_hash"] for entry in told if entry.get("tokenizer_hash")), None)
+    told = [record for record in records.models.values() if record.get("path") == path]
+    if not told and row["tokenizer"] is None:
+        told = [records.models.get(row["model"], {})]
+    return next((record["tokenizer_hash"] for record in told if record.get("tokenizer_hash")), None)
 
 
-def name_weights(model: Mapping[str, Any]) -> str:
-    """Return where a model's weights are from: its path and the adapter merged into it, if any."""
-    adapter = model.get("peft_path")
-    return str(model.get("path", "")) + (f" + {adapter}" if adapter else "")
-
-
-def name_entry(row: ResultRow) -> str:
-    """Return the line of the leaderboard that a row belongs to: title and scaling."""
-    return show_controls(row.title if row.scaling == "none" else f"{row.title}, {row.scaling}")
-
-
-def _judge(
-    row: ResultRow, run: Run, cell: CellFiles, absent: MissingCell | None, records: Provenance
-) -> ResultRow:
-    """Take the number from a row whose cell is not whole, and say why."""
-
-    def without(status: str, reason: str) -> ResultRow:
-        return replace(row, status=status, reason=reason, score=None, n=None, standard_error=None)
-
-    if row.model in run.ambiguous:
-        return without("failed", f"{row.model!r} is the abbr of more than one model of this run")
-    lost = absent.reason if absent is not None and absent.stage == "predictions" else ""
-    if lost and lost != _NO_PREDICTIONS:
-        return without("partial", lost)
-    if row.status != "ok":
-        return replace(row, reason=lost or row.reason) if row.status == "missing" else row
-    if cell.num_predictions is not None and row.benchmark != "perplexity":
-        parts = {
-            name: record
-            for (model, name), record in records.datasets.items()
-            if model == row.model and is_part(name, row.dataset, run.datasets)
-        }
-        expected = max(row.n or 0, _count_asked(row.dataset, parts))
+def _judge(row: Row, run: Run, cell: CellFiles, lost: str, records: Provenance) -> tuple[str, str]:
+    """Return a row's status and reason; with another status than its own it has no number."""
+    if row["model"] in run.ambiguous:
+        return "failed", f"{row['model']!r} is the abbr of more than one model of this run"
+    if lost and lost != NO_PREDICTIONS:
+        return "partial", lost
+    if row["status"] != "ok":
+        return row["status"], (lost or row["reason"]) if row["status"] == "missing" else row[
+            "reason"
+        ]
+    if cell.num_predictions is not None and row["benchmark"] != "perplexity":
+        parts = find_records(run, records, row["model"], row["dataset"])
+        expected = max(row["n"] or 0, _count_asked(row["dataset"], parts))
         # A result of part of the samples (LongBench-E's buckets) has fewer than were asked.
         if cell.num_predictions < expected:
-            reason = f"{cell.num_predictions} of {expected} predictions are left"
-            return without("partial", reason)
-    return row
+            return "partial", f"{cell.num_predictions} of {expected} predictions are left"
+    return "ok", row["reason"]
 
 
 def _count_asked(dataset: str, parts: Mapping[str, Mapping[str, Any]]) -> int:
@@ -261,47 +292,42 @@ def _count_asked(dataset: str, parts: Mapping[str, Mapping[str, Any]]) -> int:
     return max(numbered, *known)
 
 
-def _describe_faulty(
-    run: Run, rows: Sequence[TidyRow], absent: Sequence[MissingCell]
-) -> Iterator[str]:
-    said = {(cell.model, cell.dataset) for cell in absent}
+def _sample_scores(row: Row, cell: CellFiles) -> tuple[float, ...] | None:
+    """Return a row's scores by sample if they add up to its score; of hits also without details."""
+    score, number = row["score"], row["n"]
+    scores = cell.scores.get(row["metric"])
+    if score is None or not number:
+        return None
+    in_range = scores and len(scores) == number and all(0 <= value <= 100 for value in scores)
+    # RULER rounds a score to two decimals.
+    if scores and in_range and math.isclose(math.fsum(scores) / number, score, abs_tol=0.006):
+        return scores
+    hits = score / 100 * number
+    if row["metric"] == "accuracy" and abs(hits - round(hits)) < 1e-6:
+        return (100.0,) * round(hits) + (0.0,) * (number - round(hits))
+    return None
+
+
+def _describe_faulty(run: Run, rows: Sequence[Row], absent: Sequence[MissingCell]) -> Iterator[str]:
+    """Yield a line for each cell without a number that `describe_missing` does not name."""
+    named = {(cell.model, cell.dataset) for cell in absent}
     for row in rows:
-        key = (row.model, row.dataset)
-        if row.status != "ok" and key not in said and row.model not in run.ambiguous:
-            said.add(key)
-            yield f"{run.name}: {row.model} on {row.dataset}: {row.reason}"
+        key = (row["model"], row["dataset"])
+        if row["status"] != "ok" and key not in named and row["model"] not in run.ambiguous:
+            named.add(key)
+            yield f"{run.name}: {row['model']} on {row['dataset']}: {row['reason']}"
 
 
-def _read_curves(runs: Sequence[Run], rows: Sequence[TidyRow]) -> Iterator[tuple[str, CurvePoint]]:
-    entries = {(row.run, row.model, row.dataset): row.entry for row in rows}
-    statuses = {(row.run, row.model, row.dataset): row.status for row in rows}
+def _read_curves(
+    runs: Sequence[Run], results: pandas.DataFrame
+) -> Iterator[tuple[str, CurvePoint]]:
+    """Yield perplexity points with their entries; a cell that is not whole has none."""
+    rows = {(row.run, row.model, row.dataset): row for row in results.itertuples()}
     for run in runs:
         for point in read_curves(run.as_config(), run.path, run.facts):
-            key = (run.name, point.model, point.dataset)
-            if statuses.get(key) not in ("ok", None) and point.status == "ok":
-                point = _without_numbers(point, statuses[key])
-            yield entries.get(key, point.title), point
-
-
-def _without_numbers(point: CurvePoint, status: str) -> CurvePoint:
-    kept: Any = replace(
-        point, status="missing", reason=f"the cell is {status}", perplexity=None,
-        perplexity_low=None, perplexity_high=None, nll_per_token=None, standard_error=None,
-        bits_per_byte=None,
-    )  # fmt: skip
-    return kept
-
-
-def check_samples(scores: Sequence[float] | None, row: TidyRow) -> tuple[float, ...] | None:
-    """Return a cell's scores by sample if they add up to its score, else None.
-
-    Args:
-        scores: From `CellFiles.scores`.
-        row: The cell's row.
-    """
-    if not scores or row.score is None or len(scores) != row.n:
-        return None
-    # RULER rounds a score to two decimals.
-    matches = math.isclose(math.fsum(scores) / len(scores), row.score, abs_tol=0.006)
-    in_range = all(0 <= score <= 100 for score in scores)
-    return tuple(scores) if matches and in_range else None
+            row = rows.get((run.name, point.model, point.dataset))
+            if row is not None and row.status != "ok" and point.status == "ok":
+                numbers = dict.fromkeys(CURVE_NUMBERS)
+                reason = f"the cell is {row.status}"
+                point = replace(point, status="missing", reason=reason, **numbers)  # type: ignore[arg-type]
+            yield (point.title if row is None else row.entry), point

@@ -1,7 +1,4 @@
-"""The commands ``opencompass-llada report`` and ``opencompass-llada watch``: arguments and output.
-
-What they report is worked out elsewhere.
-"""
+"""Runs the commands ``opencompass-llada report`` and ``opencompass-llada watch``."""
 
 from __future__ import annotations
 
@@ -12,13 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+MOST_LISTED = 20
+
 
 def add_commands(commands: Any) -> None:
-    """Add both to the command line.
-
-    Args:
-        commands: What `argparse.ArgumentParser.add_subparsers` returned.
-    """
+    """Add both to what `argparse.ArgumentParser.add_subparsers` returned."""
     report = commands.add_parser(
         "report", help="write the leaderboard of one or several runs: HTML, Markdown, CSV, LaTeX"
     )
@@ -37,11 +32,13 @@ def add_commands(commands: Any) -> None:
     watch.set_defaults(run=run_watch)
 
 
+def _refuse(command: str, reason: object) -> int:
+    sys.stderr.write(f"opencompass-llada {command}: {reason}\n")
+    return 2
+
+
 def run_report(given: argparse.Namespace) -> int:
     """Write a report.
-
-    Args:
-        given: The parsed arguments.
 
     Returns:
         0, also if results are missing: the report says which; 1 if files are damaged; 2 if there is
@@ -54,14 +51,12 @@ def run_report(given: argparse.Namespace) -> int:
         runs = find_runs(given.work_dirs)
         paths = write_report(runs, Path(given.output), given.title or TITLE)
     except ValueError as error:
-        sys.stderr.write(f"opencompass-llada report: {error}\n")
-        return 2
+        return _refuse("report", error)
     sys.stdout.write(f"{len(runs)} runs, {len(paths)} files; open {paths[0].resolve()}\n")
     damage = [text for run in runs for text in run.damage]
     if damage:
-        listed = "\n  ".join(
-            [*damage[:20], *([f"and {len(damage) - 20} more"] * (len(damage) > 20))]
-        )
+        more = [f"and {len(damage) - MOST_LISTED} more"] if len(damage) > MOST_LISTED else []
+        listed = "\n  ".join([*damage[:MOST_LISTED], *more])
         sys.stderr.write(
             f"opencompass-llada report: {len(damage)} files are damaged and nothing of them is "
             f"shown; a run with -r makes them again:\n  {listed}\n"
@@ -72,9 +67,6 @@ def run_report(given: argparse.Namespace) -> int:
 def run_watch(given: argparse.Namespace) -> int:
     """Show progress until everything is scored, or once.
 
-    Args:
-        given: The parsed arguments.
-
     Returns:
         0; 2 if there is no run. An interrupt from the keyboard ends it, too.
     """
@@ -82,14 +74,12 @@ def run_watch(given: argparse.Namespace) -> int:
     from opencompass_llada.runs.watch import read_progress
 
     if not 0 < given.every < float("inf"):
-        sys.stderr.write(f"opencompass-llada watch: --every {given.every} must be above 0\n")
-        return 2
+        return _refuse("watch", f"--every {given.every} must be above 0")
     while True:
         try:
             run = find_runs([given.work_dir])[-1]
         except ValueError as error:
-            sys.stderr.write(f"opencompass-llada watch: {error}\n")
-            return 2
+            return _refuse("watch", error)
         now = datetime.now()
         lines = read_progress(run, now)
         width = max((len(line.model) for line in lines), default=0)

@@ -1,59 +1,90 @@
-"""Figures of the leaderboard, PNG and SVG: readable in print and by the colour-blind.
+"""Draws the figures of the leaderboard, readable in print and by the colour-blind.
 
-Few models share one panel; more have a panel each, with the others in grey behind.
+Few models share one panel; more have a panel each, with the others in grey behind. Heat maps are
+drawn in `heatmap`.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.facts import find_benchmark
-from opencompass_llada.files import replacing
-from opencompass_llada.report.board import Score
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
-from opencompass_llada.report.curves import COLOURS, MARKERS
-from opencompass_llada.report.effective_length import RULER_THRESHOLD, main_metrics
-from opencompass_llada.report.frame import TidyRow
-from opencompass_llada.report.grid import Grid, make_grids
-from opencompass_llada.report.results import ModelFacts
-from opencompass_llada.report.tables import file_name
+from opencompass_llada.report.curves import CurvePoint, split_curves
+from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
+from opencompass_llada.report.scores import (
+    RULER_THRESHOLD,
+    Score,
+    choose_headlines,
+    main_metrics,
+)
+from opencompass_llada.report.writers import file_name, new_figure
 
+#: Okabe and Ito's palette, told apart by the colour-blind; black is left for lines of reference.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
 #: Masked diffusion is drawn with full lines and marks, autoregressive broken and hollow.
 LINE_STYLES = {"diffusion": "-", "autoregressive": "--", "unknown": ":"}
-DOTS_PER_INCH = 160
-#: Larger figures get fewer dots an inch; drawing them takes time with the square of it.
-MOST_DOTS = 2400
+_HATCHES = {"diffusion": "", "autoregressive": "////", "unknown": "...."}
+_BAR_INCHES = 0.21
+#: More bands than this in one panel cannot be told apart.
+MOST_IN_A_PANEL = 5
+_COLUMNS = 4
+HEAT_MAPS = "niah_heat_maps"
+TARGET_TITLES = {
+    "last": "the same {tokens} tokens, given a growing prefix",
+    "segment": "all text up to a length, in chunks given what stands before them",
+    "whole": "the whole text up to a length, nothing given",
+}
+ESTIMATOR_NAMES = {
+    "bound": "likelihood bound",
+    "longllada": "likelihood bound of chunks, as LongLLaDA's script",
+    "autoregressive": "exact, autoregressive",
+}
+NAN = float("nan")
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return a figure with a canvas of its own: pyplot's global state stays untouched.
+def make_plots(
+    collection: Collection, scores: Sequence[Score], costs: Sequence[Cost]
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, caption and figure of everything that there is something to draw for.
 
     Args:
-        width: Inches.
-        height: Inches.
+        collection: What was read.
+        scores: Ranked scores.
+        costs: What generation took.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    if grids := make_entry_grids(collection.results):
+        figure = draw_heat_maps(grids, 3 if len(grids) <= 9 else 5)
+        yield HEAT_MAPS, "Needle in a haystack by length and depth", figure
+    for series in dict.fromkeys(score.series for score in scores):
+        own = [score for score in scores if score.series == series]
+        main = main_metrics(scores, own[0].benchmark)
+        if own[0].benchmark == "perplexity" or (main and own[0].metric not in main):
+            continue
+        if (figure := draw_lengths(series, own)) is not None:
+            yield f"{file_name(series)}_by_length", f"{series} over context length", figure
+        if (figure := draw_groups(series, own)) is not None:
+            yield f"{file_name(series)}_by_group", f"{series} by group of tasks", figure
+    if collection.curves:
+        points = [replace(point, model=entry) for entry, point in collection.curves]
+        trained = {row.entry: row.trained_length for row in collection.rows}
+        figure = draw_curves(points, trained)
+        yield "perplexity_by_length", "Perplexity over context length", figure
+    if (figure := draw_costs(scores, costs)) is not None:
+        yield "score_against_cost", "Score against cost of generation", figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
-
-def look_of(place: int, kind: str) -> dict[str, Any]:
+def _look_of(place: int, kind: str = "diffusion") -> dict[str, Any]:
     """Return how the line of that place in the leaderboard is drawn in every figure.
 
     Colour and marker together tell 36 lines apart, without colour six.
-
-    Args:
-        place: From 0.
-        kind: ``diffusion``, ``autoregressive`` or ``unknown``.
     """
     colour = COLOURS[place % len(COLOURS)]
     return {
@@ -64,95 +95,45 @@ def look_of(place: int, kind: str) -> dict[str, Any]:
     }
 
 
-def save_both(figure: Any, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as SVG whose bytes are the same every time.
-
-    Args:
-        figure: The figure.
-        folder: Where to.
-        name: File name without suffix.
-    """
-    import matplotlib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none",
-                                "font.family": "DejaVu Sans"}):  # fmt: skip
-        dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
-        with replacing(paths[0]) as temporary:
-            figure.savefig(temporary, format="png", dpi=dots, metadata={"Software": None})
-        # The layout found for the first file holds; finding it takes as long as drawing.
-        figure.set_layout_engine("none")
-        with replacing(paths[1]) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-    return paths
-
-
-def place_legend(figure: Any, axes: Any, num_entries: int) -> None:
-    """Put the legend below the axes, in columns."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(2, num_entries), fontsize=8,
-        frameon=False,
-    )  # fmt: skip
-
-
-def label_seconds(axes: Any) -> None:
-    """Give the x axis a logarithmic scale with plain numbers on it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    steps = (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def label_lengths(axes: Any, lengths: Sequence[int]) -> None:
+def _label_lengths(axes: Any, lengths: Sequence[int]) -> None:
     """Give an axis of lengths a logarithmic scale with the measured lengths on it."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45, fontsize=8)
     axes.minorticks_off()
 
 
+def _label_numbers(axis: Any, steps: Sequence[float], form: str) -> None:
+    """Write plain numbers on a logarithmic axis, several a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format(value, form)))
+
+
 def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
-    """Draw each benchmark's headline against what an answer takes.
-
-    Args:
-        scores: Ranked scores.
-        costs: What generation took.
-
-    Returns:
-        A figure; None if nothing has both.
-    """
-    from opencompass_llada.report.tables import choose_headlines
-
+    """Draw each benchmark's headline against what an answer takes; None if nothing has both."""
     entries = list(dict.fromkeys(score.entry for score in scores))
     index = {(s.entry, s.series, s.column, s.length): s for s in scores}
-    panels: list[tuple[str, list[tuple[Score, Cost]]]] = []
+    panels: dict[str, list[tuple[Score, float]]] = {}
     for series, column, length in choose_headlines(scores):
-        pairs = []
         for cost in costs:
             score = index.get((cost.entry, series, column, length))
             if score is None or score.benchmark != cost.benchmark or score.score is None:
                 continue
             if cost.seconds_per_sample is not None:
-                pairs.append((score, cost))
-        if pairs:
-            panels.append((f"{series}: {column}", pairs))
+                point = (score, cost.seconds_per_sample)
+                panels.setdefault(f"{series}: {column}", []).append(point)
     if not panels:
         return None
-    shown = {score.entry for _, pairs in panels for score, _ in pairs}
+    shown = {score.entry for pairs in panels.values() for score, _ in pairs}
     figure = new_figure(4.6 * len(panels) + 0.6, 3.8 + 0.12 * len(shown))
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     drawn: dict[str, Any] = {}
-    for axes, (title, pairs) in zip(all_axes, panels, strict=True):
-        for score, cost in pairs:
-            drawn.setdefault(
-                score.entry, _draw_point(axes, score, cost, entries.index(score.entry))
-            )
-        label_seconds(axes)
+    for axes, (title, pairs) in zip(all_axes, panels.items(), strict=True):
+        for score, seconds in pairs:
+            look = _look_of(entries.index(score.entry), score.kind)
+            drawn.setdefault(score.entry, _draw_point(axes, score, seconds, look))
+        _label_seconds(axes)
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel("seconds a sample")
@@ -163,38 +144,30 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     return figure
 
 
-def _draw_point(axes: Any, score: Score, cost: Cost, place: int) -> Any:
-    look = look_of(place, score.kind)
+def _draw_point(axes: Any, score: Score, seconds: float, look: dict[str, Any]) -> Any:
     value = score.score or 0.0
     low = value if score.low is None else score.low
     high = value if score.high is None else score.high
     return axes.errorbar(
-        cost.seconds_per_sample, value, yerr=[[value - low], [high - value]], capsize=2.5,
-        markersize=7, linewidth=1, color=look["color"], marker=look["marker"], linestyle="none",
-        markerfacecolor=look["markerfacecolor"],
+        seconds, value, yerr=[[value - low], [high - value]], capsize=2.5,
+        markersize=7, linewidth=1, **{**look, "linestyle": "none"},
     )  # fmt: skip
 
 
-_HATCHES = {"diffusion": "", "autoregressive": "////", "unknown": "...."}
-_BAR_INCHES = 0.21
+def _label_seconds(axes: Any) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    _label_numbers(axes.xaxis, (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,), ".10g")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
-    """Draw every group that some model has a number in.
-
-    Args:
-        series: Title.
-        scores: Of the series.
-
-    Returns:
-        A figure; None with fewer than two groups.
-    """
+    """Draw every group that some model has a number in; None with fewer than two groups."""
     entries = list(dict.fromkeys(score.entry for score in scores))
-    groups = [
-        name
-        for name in dict.fromkeys(score.column for score in scores if score.is_group)
-        if any(score.column == name and score.status != "not run" for score in scores)
-    ]
+    run = {score.column for score in scores if score.status != "not run"}
+    groups = list(dict.fromkeys(s.column for s in scores if s.is_group and s.column in run))
     lengths: list[int | None] = [*sorted({s.length for s in scores if s.length is not None})]
     lengths = lengths or [None]
     if len(groups) < 2:
@@ -205,8 +178,7 @@ def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
     panels = figure.subplots(len(lengths), len(groups), squeeze=False, sharex=True, sharey=True)
     for row, length in zip(panels, lengths, strict=True):
         for axes, group in zip(row, groups, strict=True):
-            own = [index.get((entry, group, length)) for entry in entries]
-            _draw_panel(axes, own)
+            _draw_bars(axes, [index.get((entry, group, length)) for entry in entries])
         where = "" if length is None else f"{length:,} tokens"
         row[0].set_ylabel(where, fontsize=9)
         row[0].set_yticks(range(len(entries)), entries, fontsize=7.5)
@@ -219,16 +191,15 @@ def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
     return figure
 
 
-def _draw_panel(axes: Any, scores: Sequence[Score | None]) -> None:
+def _draw_bars(axes: Any, scores: Sequence[Score | None]) -> None:
     for place, score in enumerate(scores):
         if score is None or score.score is None:
             missing = score is not None and score.status == "missing"
             axes.text(1, place, "missing" if missing else "not run", fontsize=6.5, va="center",
                       color="0.35", in_layout=False)  # fmt: skip
             continue
-        look = look_of(place, score.kind)
-        axes.barh(place, score.score, height=0.74, color=look["color"], edgecolor="white",
-                  hatch=_HATCHES[score.kind], linewidth=0)  # fmt: skip
+        axes.barh(place, score.score, height=0.74, color=COLOURS[place % len(COLOURS)],
+                  edgecolor="white", hatch=_HATCHES[score.kind], linewidth=0)  # fmt: skip
         end = score.score
         if score.low is not None and score.high is not None:
             axes.plot([score.low, score.high], [place, place], color="black", linewidth=1)
@@ -241,44 +212,31 @@ def _draw_panel(axes: Any, scores: Sequence[Score | None]) -> None:
     axes.set_axisbelow(True)
 
 
-#: More bands than this in one panel cannot be told apart.
-MOST_IN_A_PANEL = 5
-_COLUMNS = 4
-
-
 def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
-    """Draw the headline of a benchmark, or the first group that was run.
-
-    Args:
-        series: Title.
-        scores: Of the series.
-
-    Returns:
-        A figure; None with fewer than two lengths.
-    """
-    headline = find_benchmark(scores[0].benchmark).headline
+    """Draw a benchmark's headline, or the first group that was run; None below two lengths."""
     present = [s for s in scores if s.length is not None and s.is_group and s.status != "not run"]
     names = list(dict.fromkeys(score.column for score in present))
     if not names:
         return None
+    headline = find_benchmark(scores[0].benchmark).headline
     column = headline if headline in names else names[0]
-    lengths = sorted({s.length for s in present if s.length is not None and s.column == column})
+    present = sorted((s for s in present if s.column == column), key=lambda s: s.length or 0)
+    lengths = sorted({s.length for s in present if s.length is not None})
     if len(lengths) < 2:
         return None
     entries = list(dict.fromkeys(score.entry for score in scores))
-    lines = {
-        entry: sorted(
-            (s for s in present if s.column == column and s.entry == entry),
-            key=lambda score: score.length or 0,
-        )
-        for entry in entries
-    }
+    lines = {entry: [s for s in present if s.entry == entry] for entry in entries}
     lines = {entry: line for entry, line in lines.items() if line}
-    looks = {entry: look_of(entries.index(entry), line[0].kind) for entry, line in lines.items()}
+    looks = {entry: _look_of(entries.index(entry), line[0].kind) for entry, line in lines.items()}
     draw = _draw_together if len(lines) <= MOST_IN_A_PANEL else _draw_apart
     figure, all_axes = draw(lines, looks)
     for axes in all_axes:
-        _finish(axes, lengths, scores[0].benchmark == "ruler")
+        _label_lengths(axes, lengths)
+        axes.set_ylim(-3, 103)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.grid(True, color="0.92")
+        if scores[0].benchmark == "ruler":
+            _mark_threshold(axes)
     figure.suptitle(f"{series}: {column}, % (bands: 95 %)", fontsize=11)
     if len(all_axes) > 1:
         figure.supxlabel("context length, tokens", fontsize=9)
@@ -287,20 +245,22 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     return figure
 
 
-def _draw_together(
-    lines: dict[str, list[Score]], looks: dict[str, dict[str, Any]]
-) -> tuple[Any, list[Any]]:
+Lines = Mapping[str, Sequence[Score]]
+Looks = Mapping[str, dict[str, Any]]
+
+
+def _draw_together(lines: Lines, looks: Looks) -> tuple[Any, list[Any]]:
     figure = new_figure(7.2, 4.4 + 0.11 * len(lines))
     axes = figure.subplots()
     for entry, line in lines.items():
         _draw_line(axes, line, looks[entry])
-    place_legend(figure, axes, len(lines))
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(lines)),
+                  fontsize=8, frameon=False)  # fmt: skip
     return figure, [axes]
 
 
-def _draw_apart(
-    lines: dict[str, list[Score]], looks: dict[str, dict[str, Any]]
-) -> tuple[Any, list[Any]]:
+def _draw_apart(lines: Lines, looks: Looks) -> tuple[Any, list[Any]]:
     rows = math.ceil(len(lines) / _COLUMNS)
     figure = new_figure(2.7 * _COLUMNS, 2.1 * rows + 0.6)
     panels = list(figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True).ravel())
@@ -314,28 +274,24 @@ def _draw_apart(
     return figure, panels[: len(lines)]
 
 
-def _finish(axes: Any, lengths: Sequence[int], with_threshold: bool) -> None:
-    label_lengths(axes, lengths)
-    axes.set_ylim(-3, 103)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.grid(True, color="0.92")
-    if with_threshold:
-        axes.axhline(RULER_THRESHOLD, color="0.35", linestyle=(0, (1, 2)), linewidth=1)
-        axes.annotate(f"threshold {RULER_THRESHOLD:g}", (0.01, RULER_THRESHOLD), va="bottom",
-                      xycoords=("axes fraction", "data"), fontsize=6.5, color="0.35")  # fmt: skip
+def _mark_threshold(axes: Any) -> None:
+    axes.axhline(RULER_THRESHOLD, color="0.35", linestyle=(0, (1, 2)), linewidth=1)
+    axes.annotate(f"threshold {RULER_THRESHOLD:g}", (0.01, RULER_THRESHOLD), va="bottom",
+                  xycoords=("axes fraction", "data"), fontsize=6.5, color="0.35")  # fmt: skip
+
+
+def _floats(items: Sequence[Any], name: str) -> list[float]:
+    """Return an attribute of each, NaN where it is missing, which breaks a line."""
+    return [NAN if getattr(item, name) is None else getattr(item, name) for item in items]
 
 
 def _points(line: Sequence[Score]) -> tuple[list[int | None], list[float]]:
-    """Return lengths and scores; a missing one breaks the line."""
-    values = [float("nan") if score.score is None else score.score for score in line]
-    return [score.length for score in line], values
+    return [score.length for score in line], _floats(line, "score")
 
 
 def _draw_line(axes: Any, line: Sequence[Score], look: dict[str, Any]) -> None:
-    nan = float("nan")
     x, values = _points(line)
-    lows = [nan if score.low is None else score.low for score in line]
-    highs = [nan if score.high is None else score.high for score in line]
+    lows, highs = _floats(line, "low"), _floats(line, "high")
     axes.fill_between(x, lows, highs, color=look["color"], alpha=0.14, linewidth=0)
     axes.plot(x, values, markersize=5, linewidth=1.6, label=line[0].entry, zorder=3, **look)
     for score in line:
@@ -344,72 +300,78 @@ def _draw_line(axes: Any, line: Sequence[Score], look: dict[str, Any]) -> None:
                           color=look["color"], rotation=90)  # fmt: skip
 
 
-HEAT_MAPS = "niah_heat_maps"
-
-
-def make_plots(
-    collection: Collection, scores: list[Score], costs: list[Cost]
-) -> Iterator[tuple[str, str, Any]]:
-    """Yield name, caption and figure of everything that there is something to draw for.
+def draw_curves(points: Sequence[CurvePoint], trained_lengths: Mapping[str, int | None]) -> Any:
+    """Draw perplexity over context length, one panel a text and target.
 
     Args:
-        collection: What was read.
-        scores: Ranked scores.
-        costs: What generation took.
+        points: From `curves.read_curves`.
+        trained_lengths: Tokens that each model was trained on, by abbreviation, where known.
     """
-    from opencompass_llada.report.curves import build_curves
-    from opencompass_llada.report.heatmap import build_small_multiples
-
-    if grids := make_entry_grids(collection):
-        caption = "Needle in a haystack by length and depth"
-        yield HEAT_MAPS, caption, build_small_multiples(grids, 3 if len(grids) <= 9 else 5)
-    for series in dict.fromkeys(score.series for score in scores):
-        own = [score for score in scores if score.series == series]
-        main = main_metrics(scores, own[0].benchmark)
-        if own[0].benchmark == "perplexity" or (main and own[0].metric not in main):
-            continue
-        if (figure := draw_lengths(series, own)) is not None:
-            yield f"{file_name(series)}_by_length", f"{series} over context length", figure
-        if (figure := draw_groups(series, own)) is not None:
-            yield f"{file_name(series)}_by_group", f"{series} by group of tasks", figure
-    if collection.curves:
-        points = [replace(point, model=entry) for entry, point in collection.curves]
-        trained = {row.entry: row.trained_length for row in collection.rows}
-        yield (
-            "perplexity_by_length",
-            "Perplexity over context length",
-            build_curves(points, trained),
-        )
-    if (figure := draw_costs(scores, costs)) is not None:
-        yield "score_against_cost", "Score against cost of generation", figure
+    panels: dict[tuple[str, str], list[list[CurvePoint]]] = {}
+    for curve in split_curves(points):
+        panels.setdefault((curve[0].text, curve[0].target), []).append(curve)
+    most = max((len(curves) for curves in panels.values()), default=0)
+    figure = new_figure(7.0 * len(panels), 4.6 + 0.2 * most)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, curves in zip(all_axes, panels.values(), strict=True):
+        _draw_panel(axes, curves, trained_lengths)
+    return figure
 
 
-def make_entry_grids(collection: Collection) -> list[Grid]:
-    """Return one grid a line of the leaderboard, of hits where they are reported."""
-    rows = [row for row in collection.rows if row.depth is not None]
-    metric = "accuracy" if any(row.metric == "accuracy" for row in rows) else "score"
-    own = [replace(row, model=row.entry) for row in rows if row.metric == metric]
-    facts = {
-        row.entry: ModelFacts(
-            abbr=row.entry,
-            title=row.title,
-            scaling=row.scaling,
-            trained_length=row.trained_length,
-        )
-        for row in rows
-    }
-    grids = make_grids(own, metric, list(facts.values()))
-    several = {grid.model for grid in grids if sum(g.model == grid.model for g in grids) > 1}
-    origins = {(row.run, row.entry, row.dataset): row for row in rows if row.metric == metric}
-    return [
-        replace(
-            grid,
-            title=grid.title if grid.model in several else grid.model,
-            rows={
-                place: origins[row.run, row.entry, row.dataset]
-                for place, row in grid.rows.items()
-                if isinstance(row, TidyRow)
-            },
-        )
-        for grid in grids
-    ]
+def _draw_panel(
+    axes: Any, curves: Sequence[Sequence[CurvePoint]], trained_lengths: Mapping[str, int | None]
+) -> None:
+    for number, curve in enumerate(curves):
+        _draw_curve(axes, curve, number)
+    points = [point for curve in curves for point in curve]
+    lengths = sorted({point.length for point in points})
+    axes.set_yscale("log")
+    _label_lengths(axes, lengths)
+    known = [value for value in _floats(points, "perplexity") if math.isfinite(value)]
+    known = known or [1.0]  # all may be missing
+    # A very wide bar runs out of the panel, so that the curves stay legible.
+    axes.set_ylim(min(known) / 2, max(known) * 2)
+    span = 4 * max(known) / min(known)
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if span < 1000 else (1.0,)
+    if span < 8:
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    _label_numbers(axes.yaxis, steps, ",.10g")
+    for length in sorted({trained_lengths.get(point.model) or 0 for point in points}):
+        if lengths[0] <= length <= lengths[-1]:
+            axes.axvline(length, color="0.35", linestyle="--", linewidth=1)
+            axes.annotate(
+                f"trained on {length:,}", (length, 0.98), xycoords=("data", "axes fraction"),
+                rotation=90, ha="right", va="top", fontsize=7.5, color="0.35",
+            )  # fmt: skip
+    counts = {point.num_tokens for point in points if point.num_tokens}
+    tokens = f"{counts.pop():,}" if len(counts) == 1 else ""
+    title = TARGET_TITLES[points[0].target].format(tokens=tokens)
+    axes.set_title(title.replace("  ", " "), fontsize=10)
+    axes.set_xlabel(f"context length, tokens (text: {Path(points[0].text).name})")
+    axes.set_ylabel("perplexity a token\n(bars: 95 % over the masks drawn)")
+    axes.grid(True, which="major", color="0.9")
+    # Below the panel: inside, six models' names lie over curves and marks.
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+
+
+def _draw_curve(axes: Any, curve: Sequence[CurvePoint], number: int) -> None:
+    """Draw one model; a missing point breaks the line and is marked at the bottom."""
+    look, first = _look_of(number), curve[0]
+    values, lows, highs = (
+        _floats(curve, name) for name in ("perplexity", "perplexity_low", "perplexity_high")
+    )
+    below = [value - low for value, low in zip(values, lows, strict=True)]
+    above = [high - value for value, high in zip(values, highs, strict=True)]
+    kinds = sorted({ESTIMATOR_NAMES[point.estimator] for point in curve if point.estimator})
+    scaling = "no scaling" if first.scaling == "none" else first.scaling
+    axes.errorbar(
+        [point.length for point in curve], values, yerr=[below, above], color=look["color"],
+        capsize=2.5, marker=look["marker"], markersize=4.5, linewidth=1.5,
+        label=f"{first.title}, {scaling} ({', '.join(kinds) or 'missing'})",
+    )  # fmt: skip
+    for point in curve:
+        if point.perplexity is None:
+            axes.annotate(
+                "missing", (point.length, 0.02 + 0.05 * number), rotation=0, fontsize=7,
+                xycoords=("data", "axes fraction"), ha="center", color=look["color"],
+            )  # fmt: skip

@@ -1,18 +1,16 @@
-"""Heat maps of scores by length and depth: one model, or all of a run on one scale.
-
-Draws grids. Reads no results and computes no scores.
-"""
+"""Arranges results by length and depth as grids, one a model, and draws them as heat maps."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from opencompass_llada.files import replacing
-from opencompass_llada.report.grid import Grid
+import pandas
+
+from opencompass_llada.report.writers import new_figure, plain_field, write_plain_table
 
 #: Sequential, light to dark, told apart by the colour-blind and in black and white.
 COLOUR_MAP = "YlGnBu"
@@ -25,169 +23,235 @@ CELL_INCHES = (0.62, 0.34)
 PANEL_TITLE_CHARACTERS = 34
 
 
-def draw_heat_map(grid: Grid, path: Path) -> Path:
-    """Draw one model's grid.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """One model's scores by length and depth."""
+
+    model: str
+    title: str
+    metric: str
+    unit: str  # what the lengths are counted with
+    #: A row a depth (percent), a column a length (tokens), both ascending; NaN where missing.
+    scores: pandas.DataFrame
+    num_samples: int | None  # a cell, where all cells have the same number
+    trained_length: int | None  # tokens that the model was trained on, where known
+    #: Rows of the results by (length, depth).
+    rows: Mapping[tuple[int, float], Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens, ascending."""
+        return tuple(self.scores.columns)
+
+    @property
+    def depths(self) -> tuple[float, ...]:
+        """Percent, ascending."""
+        return tuple(self.scores.index)
+
+    def mean_over_depths(self, length: int) -> float | None:
+        """Return a length's mean score, or None if any of its cells is missing."""
+        return _known(self.scores[length].mean(skipna=False))
+
+    def mean(self) -> float | None:
+        """Return the mean over all cells, or None if any is missing."""
+        return _known(self.scores.mean(skipna=False).mean(skipna=False))
+
+    @property
+    def num_trained(self) -> int:
+        """How many of the lengths the model was trained on; 0 where it is not known."""
+        return sum(length <= (self.trained_length or 0) for length in self.lengths)
+
+    @property
+    def has_longer(self) -> bool:
+        """Whether some lengths were trained on, and some are longer."""
+        return 0 < self.num_trained < len(self.lengths)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def make_grids(
+    results: pandas.DataFrame,
+    metric: str,
+    trained_lengths: Mapping[str, int | None] | None = None,
+    by: str = "model",
+) -> list[Grid]:
+    """Arrange the rows of a metric that have a length and a depth.
+
+    Each model has one grid for every benchmark, language, prompt form, haystack and tokenizer; the
+    title names those that tell a run's grids apart.
 
     Args:
-        grid: The scores.
-        path: PNG to write.
+        results: From `results.read_results`, or of a collection.
+        metric: Which metric's rows.
+        trained_lengths: By model, where known.
+        by: Column that names a model.
 
-    Returns:
-        The path.
+    Raises:
+        ValueError: If two data sets stand for the same cell of a grid.
     """
-    width = max(4.6, 2.6 + CELL_INCHES[0] * len(grid.lengths))
-    height = max(3.2, 1.9 + CELL_INCHES[1] * len(grid.depths))
-    figure = _new_figure(width, height)
-    axes = figure.subplots()
-    image = _draw_panel(axes, grid)
-    axes.set_title(_wrap(grid.title, int(width * 8.5)), fontsize=11, pad=22)
-    axes.text(
-        0.5, 1.015, _describe_cells([grid]), transform=axes.transAxes,
-        ha="center", va="bottom", fontsize=8, color="0.3",
-    )  # fmt: skip
-    axes.set_xlabel(f"context length, {grid.unit}")
-    axes.set_ylabel("depth of the needle, % of the context")
-    _add_colour_bar(figure, image, axes, grid.metric)
-    return _save(figure, path)
+    keys = [by, "benchmark", "language", "prompt", "haystack", "tokenizer"]
+    own = results[(results.metric == metric) & results.length.notna() & results.depth.notna()]
+    groups = [list(rows.itertuples()) for _, rows in own.groupby(keys, sort=False, dropna=False)]
+    firsts = [rows[0] for rows in groups]
+    grids = []
+    for rows, first in zip(groups, firsts, strict=True):
+        model, numbers = getattr(first, by), {row.n for row in rows if row.status == "ok"}
+        scaling = "no scaling" if first.scaling == "none" else first.scaling
+        grids.append(
+            Grid(
+                model=model,
+                title=", ".join([first.title, scaling, *_name_differences(first, firsts, by)]),
+                metric=metric,
+                unit=_describe_unit(first.tokenizer),
+                scores=_pivot(rows),
+                num_samples=numbers.pop() if len(numbers) == 1 else None,
+                trained_length=(trained_lengths or {}).get(model),
+                rows={(row.length, row.depth): row for row in rows},
+            )
+        )
+    return grids
 
 
-def draw_small_multiples(grids: Sequence[Grid], path: Path, max_columns: int = 3) -> Path:
-    """Draw all grids side by side on one colour scale.
+def _pivot(rows: Sequence[Any]) -> pandas.DataFrame:
+    """Return scores by depth and length, where each place is asked for once."""
+    frame = pandas.DataFrame(rows)
+    for row in frame[frame.duplicated(["length", "depth"])].itertuples():
+        raise ValueError(
+            f"model {row.model!r}: data set {row.dataset!r} has length {row.length} and depth "
+            f"{row.depth:g}, which another one of the same grid has too; a heat map cannot "
+            "show both. Evaluate one of them in a run of its own."
+        )
+    return frame.pivot(index="depth", columns="length", values="score").astype(float)
 
-    Args:
-        grids: Grids of one metric.
-        path: PNG or SVG to write.
-        max_columns: Panels in a row.
 
-    Returns:
-        The path.
+def _name_differences(own: Any, others: Sequence[Any], by: str) -> list[str]:
+    """Return what tells a grid from the run's others besides its model and scaling."""
+    same_language = [other for other in others if other.language == own.language]
+    same_model = [other for other in others if getattr(other, by) == getattr(own, by)]
+    parts: list[tuple[str | None, set[str | None]]] = [
+        (own.benchmark, {other.benchmark for other in others}),
+        (own.language, {other.language for other in others}),
+        (own.prompt and f"{own.prompt} prompt", {other.prompt for other in others}),
+        (own.haystack, {other.haystack for other in same_language}),
+        (_describe_unit(own.tokenizer), {other.tokenizer for other in same_model}),
+    ]
+    return [name for name, values in parts if name and len(values) > 1]
+
+
+def _describe_unit(tokenizer: str | None) -> str:
+    if tokenizer is None:
+        return "tokens"
+    if tokenizer == "gpt-4":
+        return "GPT-4 tokens"
+    return f"tokens of {tokenizer.removeprefix('asset:')}"
+
+
+def make_entry_grids(results: pandas.DataFrame) -> list[Grid]:
+    """Return one grid a line of the leaderboard, of hits where they are reported."""
+    rows = results[results.depth.notna()]
+    metric = "accuracy" if (rows.metric == "accuracy").any() else "score"
+    trained = dict(zip(rows.entry, rows.trained_length, strict=True))
+    grids = make_grids(rows, metric, trained, by="entry")
+    names = [grid.model for grid in grids]
+    return [g if names.count(g.model) > 1 else replace(g, title=g.model) for g in grids]
+
+
+def write_means(grids: Sequence[Grid]) -> str:
+    """Write a table of the means over depths of grids of one metric, one column a length.
+
+    A mean with a missing cell is not shown: the field says how many are missing.
     """
-    return _save(build_small_multiples(grids, max_columns), path)
+    lengths = sorted({length for grid in grids for length in grid.lengths})
+    heads = ["model", *(f"{length:,}" for length in lengths), "all"]
+    rows = []
+    for grid in grids:
+        overall = grid.mean()
+        fields = [_mean_field(grid, length) for length in lengths]
+        fields.append("missing" if overall is None else f"{overall:.1f}")
+        rows.append([plain_field(grid.title), *fields])
+    title = f"Mean {grids[0].metric} over depths, percent; lengths in tokens"
+    return f"{title}\n\n{write_plain_table(heads, rows)}\n"
 
 
-def build_small_multiples(grids: Sequence[Grid], max_columns: int = 3) -> Any:
-    """Return the figure of `draw_small_multiples`.
+def _mean_field(grid: Grid, length: int) -> str:
+    if length not in grid.lengths:
+        return ""
+    mean = grid.mean_over_depths(length)
+    if mean is None:
+        return f"missing {grid.scores[length].isna().sum()} of {len(grid.depths)}"
+    return f"{mean:.1f}"
 
-    Args:
-        grids: Grids of one metric.
-        max_columns: Panels in a row.
-    """
+
+def draw_heat_maps(grids: Sequence[Grid], max_columns: int = 3) -> Any:
+    """Return a figure of all grids, which are of one metric, side by side on one colour scale."""
     columns = min(max_columns, len(grids))
     rows = math.ceil(len(grids) / columns)
     widest = max(len(grid.lengths) for grid in grids)
     tallest = max(len(grid.depths) for grid in grids)
-    panel_width = max(2.9, 0.7 + CELL_INCHES[0] * widest)
-    panel_height = max(2.6, 1.1 + CELL_INCHES[1] * tallest)
-    figure = _new_figure(columns * panel_width + 1.2, rows * panel_height + 0.9)
+    width = columns * max(2.9, 0.7 + CELL_INCHES[0] * widest) + 1.2
+    height = rows * max(2.6, 1.1 + CELL_INCHES[1] * tallest) + 0.9
+    figure = new_figure(width, height)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     image = None
     for axes, grid in zip(panels, grids, strict=False):
         image = _draw_panel(axes, grid)
-        axes.set_title(_wrap(grid.title, PANEL_TITLE_CHARACTERS), fontsize=9)
+        axes.set_title("\n".join(textwrap.wrap(grid.title, PANEL_TITLE_CHARACTERS)), fontsize=9)
     for axes in panels[len(grids) :]:
         axes.set_axis_off()
     units = {grid.unit for grid in grids}
     unit = units.pop() if len(units) == 1 else "tokens (as each model's tokenizer counts)"
     figure.supxlabel(f"context length, {unit}", fontsize=10)
     figure.supylabel("depth of the needle, % of the context", fontsize=10)
-    figure.suptitle(f"Needle in a haystack: {_describe_cells(grids)}", fontsize=11)
-    _add_colour_bar(figure, image, list(panels), grids[0].metric)
-    return figure
-
-
-def _new_figure(width: float, height: float) -> Any:
-    """Return a figure with a canvas of its own: pyplot's global state stays untouched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    heading = f"Needle in a haystack: {_describe_cells(grids)}"
+    figure.suptitle("\n".join(textwrap.wrap(heading, int(11 * width))), fontsize=11)
+    bar = figure.colorbar(image, ax=list(panels), shrink=0.9, aspect=max(30, 5 * height), pad=0.02)
+    bar.set_label(METRIC_NAMES.get(grids[0].metric, grids[0].metric), fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 
 def _draw_panel(axes: Any, grid: Grid) -> Any:
     """Draw cells, their values, the missing ones and the trained length; return the image."""
-    values = [
-        [_as_float(grid.scores.get((length, depth))) for length in grid.lengths]
-        for depth in grid.depths
-    ]
-    image = axes.imshow(values, vmin=0, vmax=100, cmap=COLOUR_MAP, aspect="auto")
-    for row, depth in enumerate(grid.depths):
-        for column, length in enumerate(grid.lengths):
-            _label_cell(axes, column, row, grid.scores.get((length, depth)))
+    image = axes.imshow(grid.scores, vmin=0, vmax=100, cmap=COLOUR_MAP, aspect="auto")
+    for row, scores in enumerate(grid.scores.to_numpy()):
+        for column, score in enumerate(scores):
+            _label_cell(axes, column, row, score)
     axes.set_xticks(range(len(grid.lengths)), [f"{length:,}" for length in grid.lengths])
     axes.set_yticks(range(len(grid.depths)), [f"{depth:g}" for depth in grid.depths])
     axes.tick_params(labelsize=8)
-    _mark_trained_length(axes, grid)
+    if grid.has_longer:
+        axes.axvline(grid.num_trained - 0.5, color="black", lw=3.2)
+        axes.axvline(grid.num_trained - 0.5, color="#ff7f0e", lw=1.8)
     return image
 
 
-def _label_cell(axes: Any, column: int, row: int, score: float | None) -> None:
-    if score is None:
+def _label_cell(axes: Any, column: int, row: int, score: float) -> None:
+    if math.isnan(score):
         from matplotlib.patches import Rectangle
 
-        corner = (column - 0.5, row - 0.5)
-        axes.add_patch(
-            Rectangle(corner, 1, 1, facecolor=MISSING_COLOUR, edgecolor="0.5", hatch="////", lw=0)
-        )
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=MISSING_COLOUR,
+                                 edgecolor="0.5", hatch="////", lw=0))  # fmt: skip
         box = {"facecolor": MISSING_COLOUR, "edgecolor": "none", "pad": 0.6}
         text = axes.text(column, row, "missing", ha="center", va="center", fontsize=6.5, bbox=box)
-        text.set_in_layout(False)
-        return
-    colour = "white" if score > 60 else "black"
-    text = axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8)
-    text.set_color(colour)
+    else:
+        text = axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8)
+        text.set_color("white" if score > 60 else "black")
     text.set_in_layout(False)  # it lies inside; measuring a thousand of them takes seconds
-
-
-def _mark_trained_length(axes: Any, grid: Grid) -> None:
-    """Draw a line after the last length that the model was trained on, if there are longer ones."""
-    if grid.trained_length is None:
-        return
-    inside = sum(length <= grid.trained_length for length in grid.lengths)
-    if 0 < inside < len(grid.lengths):
-        axes.axvline(inside - 0.5, color="black", lw=3.2)
-        axes.axvline(inside - 0.5, color="#ff7f0e", lw=1.8)
 
 
 def _describe_cells(grids: Sequence[Grid]) -> str:
     """Say how many samples a cell has and what the line means."""
     numbers = {grid.num_samples for grid in grids}
     number = numbers.pop() if len(numbers) == 1 else None
+    trained = {grid.trained_length for grid in grids}
+    length = trained.pop() if len(trained) == 1 else None
     parts = []
     if number is not None:
         parts.append(f"{number} sample{'s' * (number != 1)} a cell")
-    trained = {grid.trained_length for grid in grids}
-    length = trained.pop() if len(trained) == 1 else None
     if length is not None:
         parts.append(f"trained on {length:,} tokens")
-    if any(_has_line(grid) for grid in grids):
+    if any(grid.has_longer for grid in grids):
         parts.append("orange line: end of the trained length")
     return "; ".join(parts) or "scores by length and depth"
-
-
-def _has_line(grid: Grid) -> bool:
-    trained = grid.trained_length
-    return trained is not None and grid.lengths[0] <= trained < grid.lengths[-1]
-
-
-def _add_colour_bar(figure: Any, image: Any, axes: Any, metric: str) -> None:
-    height = figure.get_size_inches()[1]
-    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=max(30, 5 * height), pad=0.02)
-    bar.set_label(METRIC_NAMES.get(metric, metric), fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-
-
-def _as_float(score: float | None) -> float:
-    return math.nan if score is None else score
-
-
-def _wrap(text: str, characters: int) -> str:
-    return "\n".join(textwrap.wrap(text, characters))
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160, format=path.suffix[1:])
-    return path

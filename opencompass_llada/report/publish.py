@@ -6,27 +6,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from opencompass_llada.files import write_text
-from opencompass_llada.report.board import Score, make_board
-from opencompass_llada.report.collect import Collection, collect_runs
+from opencompass_llada.report.board import make_board
+from opencompass_llada.report.collect import CellKey, Collection, collect_runs
 from opencompass_llada.report.cost import find_costs
-from opencompass_llada.report.effective_length import find_effective_lengths
-from opencompass_llada.report.figures import HEAT_MAPS, make_plots, save_both
-from opencompass_llada.report.frame import write_tidy_csv, write_tidy_parquet
-from opencompass_llada.report.page import make_blocks, make_plot, render_page
-from opencompass_llada.report.published import compare
-from opencompass_llada.report.ranking import rank_scores
+from opencompass_llada.report.figures import HEAT_MAPS, make_plots
+from opencompass_llada.report.page import choose_samples, key_of, make_plot, render_page
+from opencompass_llada.report.published import compare, read_figures
 from opencompass_llada.report.runs import Run
-from opencompass_llada.report.safe_text import escape_markdown, write_csv_rows
-from opencompass_llada.report.tables import Links, Table, make_tables
-from opencompass_llada.report.writers import WRITERS
+from opencompass_llada.report.scores import find_effective_lengths, rank_scores, write_scores
+from opencompass_llada.report.tables import Links, make_published, make_tables
+from opencompass_llada.report.writers import WRITERS, escape_markdown, save_figure
 
 TITLE = "Long-context leaderboard"
+MOST_NAMED = 4
 
 
 def write_report(runs: Sequence[Run], folder: Path, title: str = TITLE) -> list[Path]:
@@ -43,80 +40,70 @@ def write_report(runs: Sequence[Run], folder: Path, title: str = TITLE) -> list[
     collection = collect_runs(runs)
     scores, remarks = rank_scores(make_board(collection))
     lengths, costs = find_effective_lengths(scores), find_costs(collection)
-    blocks, anchors, remark = make_blocks(collection)
-    links = _find_links(collection, anchors)
+    samples = choose_samples(collection)
+    links = _find_links(collection, samples.anchors)
     tables = make_tables(scores, lengths, costs, compare(scores), links)
     notes = [*collection.notes, *remarks]
     folder.mkdir(parents=True, exist_ok=True)
     plots, figures = [], []
     for name, caption, figure in make_plots(collection, scores, costs):
-        paths = save_both(figure, folder / "plots", name)
-        figures += paths
+        files = [folder / "plots" / f"{name}.{suffix}" for suffix in ("png", "svg")]
+        figures += save_figure(figure, *files)
         if name != HEAT_MAPS:  # the page has its own, with values to hover
-            plots.append(make_plot(caption, figure, paths[1].read_bytes()))
+            plots.append(make_plot(caption, figure, files[1].read_bytes()))
     page = render_page(
+        collection,
+        samples,
         title=title,
         subtitle=_describe(collection),
-        collection=collection,
         notes=notes,
         tables=tables,
         plots=plots,
-        blocks=blocks,
-        anchors=anchors,
-        remark=remark,
+        published=make_published(read_figures()),
     )
-    paths = [_write(folder / "report.html", page)]
-    paths += _write_tables(folder, tables, notes)
-    paths.append(_write(folder / "scores.csv", _write_scores(scores)))
-    paths.append(_write(folder / "results.csv", write_tidy_csv(collection.rows)))
-    paths.append(write_tidy_parquet(collection.rows, folder / "results.parquet"))
-    paths.append(_write(folder / "provenance.json", _write_provenance(collection)))
-    return [*paths, *figures]
+    texts = {
+        "report.html": page,
+        "leaderboard.md": _write_notes(notes) + "\n".join(map(WRITERS["md"], tables)),
+        "leaderboard.tex": "\n".join(map(WRITERS["tex"], tables)),
+        **{f"tables/{table.name}.csv": WRITERS["csv"](table) for table in tables},
+        "scores.csv": write_scores(scores),
+        "results.csv": collection.write_csv(),
+        "provenance.json": _write_provenance(collection),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text, errors="replace")
+    parquet = collection.write_parquet(folder / "results.parquet")
+    return [*(folder / name for name in texts), parquet, *figures]
 
 
-def _find_links(collection: Collection, anchors: dict[tuple[str, str, str], str]) -> Links:
+def _find_links(collection: Collection, anchors: Mapping[CellKey, str]) -> Links:
     """Return the anchor behind each score that is of one cell."""
     links: dict[tuple[str, str, str, int | None], str] = {}
     for row in collection.rows:
         if row.depth is None:
             column = "perplexity" if row.benchmark == "perplexity" else row.task or row.dataset
-            anchor = anchors.get((row.run, row.model, row.dataset), "")
-            links.setdefault((row.entry, row.benchmark, column, row.length), anchor)
+            key = (row.entry, row.benchmark, column, row.length)
+            links.setdefault(key, anchors.get(key_of(row), ""))
     return links
 
 
 def _describe(collection: Collection) -> str:
-    entries = {row.entry for row in collection.rows}
-    cells = {(row.run, row.model, row.dataset) for row in collection.rows}
-    bad = {(r.run, r.model, r.dataset) for r in collection.rows if r.status != "ok"}
-    runs = ", ".join(run.name for run in collection.runs[:4])
-    more = f" and {len(collection.runs) - 4} more" if len(collection.runs) > 4 else ""
+    rows = collection.rows
+    bad = {key_of(row) for row in rows if row.status != "ok"}
+    names = [run.name for run in collection.runs]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     state = f"{len(bad)} of them without a result" if bad else "all with a result"
     return (
-        f"{len(entries)} models and scalings, {len(cells)} cells, {state}. Runs: {runs}{more}. "
+        f"{len({row.entry for row in rows})} models and scalings, {len(set(map(key_of, rows)))} "
+        f"cells, {state}. Runs: {', '.join(names[:MOST_NAMED])}{more}. "
         f"Written {datetime.now().strftime('%Y-%m-%d %H:%M')}."
     )
 
 
-def _write_tables(folder: Path, tables: Sequence[Table], notes: Sequence[str]) -> list[Path]:
-    """Write leaderboard.md and .tex with all tables, and a CSV file a table."""
-    paths = []
-    for suffix in ("md", "tex"):
-        text = "\n".join(WRITERS[suffix](table) for table in tables)
-        if suffix == "md" and notes:
-            listed = "\n".join(
-                "- " + "\n  ".join(map(escape_markdown, note.splitlines())) for note in notes
-            )
-            text = f"## What to know\n\n{listed}\n\n{text}"
-        paths.append(_write(folder / f"leaderboard.{suffix}", text))
-    for table in tables:
-        paths.append(_write(folder / "tables" / f"{table.name}.csv", WRITERS["csv"](table)))
-    return paths
-
-
-def _write_scores(scores: Sequence[Score]) -> str:
-    """Return all scores as CSV, a line each; what is missing is an empty field."""
-    return write_csv_rows([field.name for field in fields(Score)], map(asdict, scores))
+def _write_notes(notes: Sequence[str]) -> str:
+    """Return what to know as Markdown; lines of a note stay lines."""
+    listed = ["- " + "\n  ".join(map(escape_markdown, note.splitlines())) for note in notes]
+    return "\n".join(["## What to know", "", *listed, "", ""]) if notes else ""
 
 
 def _write_provenance(collection: Collection) -> str:
@@ -138,8 +125,3 @@ def _write_provenance(collection: Collection) -> str:
             "datasets": [dict(record) for record in known.datasets.values()],
         }
     return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
-
-
-def _write(path: Path, text: str) -> Path:
-    write_text(path, text, errors="replace")
-    return path

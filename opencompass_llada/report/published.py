@@ -1,4 +1,4 @@
-"""Figures of the two papers, with where each comes from, beside measured ones.
+"""Reads the figures of the two papers and pairs them with measured ones.
 
 The figures are in published_figures.csv, one a line, each with source and trust level. Nothing is
 computed from them here but the difference.
@@ -7,14 +7,15 @@ computed from them here but the difference.
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 from opencompass_llada.options import unknown_name_message
-from opencompass_llada.report.board import Score
 from opencompass_llada.report.results import finite
+from opencompass_llada.report.scores import Score
 
 FILE = Path(__file__).with_name("published_figures.csv")
 #: Trust levels, from what can be cited to what cannot without the paper in hand.
@@ -39,7 +40,11 @@ METRICS = {"niah": "score"}
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One published number."""
+    """One published number.
+
+    Raises:
+        ValueError: For an unknown trust level.
+    """
 
     paper: str
     """Name and version."""
@@ -65,23 +70,17 @@ class Figure:
     """What else to know; '' for nothing."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: For an unknown trust level.
-        """
+        """Check the trust level."""
         if self.trust not in TRUST:
             raise ValueError(unknown_name_message("trust level", self.trust, TRUST))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class FigurePair:
     """A published figure beside the measured one."""
 
     figure: Figure
-    """What was published."""
     measured: Score
-    """What was measured here."""
 
     @property
     def difference(self) -> float | None:
@@ -127,7 +126,7 @@ def _read_figure(row: dict[str, str]) -> Figure:
     return Figure(**{**row, "length": length, "value": value})  # type: ignore[arg-type]
 
 
-def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) -> list[Comparison]:
+def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) -> list[FigurePair]:
     """Pair measured scores with published ones of the same model, scaling, column and length.
 
     Scores on embedded data are passed over: they are of other texts.
@@ -139,11 +138,10 @@ def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) ->
     Returns:
         Pairs in the order of the scores; a conflicting figure makes one pair a version.
     """
-    index: dict[tuple[str, str, str, int | None], list[Figure]] = {}
+    index: dict[tuple[str, str, str, int | None], list[Figure]] = defaultdict(list)
     for figure in read_figures() if figures is None else figures:
         name = figure.model if figure.scaling == "none" else f"{figure.model}, {figure.scaling}"
-        key = (name, figure.benchmark, figure.column, figure.length)
-        index.setdefault(key, []).append(figure)
+        index[name, figure.benchmark, figure.column, figure.length].append(figure)
     pairs = []
     for score in scores:
         if score.benchmark not in COMPARABLE or score.is_embedded:
@@ -151,6 +149,6 @@ def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) ->
         if METRICS.get(score.benchmark, score.metric) != score.metric:
             continue
         name = score.entry.partition(" [")[0]  # without what tells runs of one model apart
-        key = (name, score.benchmark, score.column, score.length)
-        pairs += [Comparison(figure=figure, measured=score) for figure in index.get(key, ())]
+        found = index.get((name, score.benchmark, score.column, score.length), ())
+        pairs += [FigurePair(figure=figure, measured=score) for figure in found]
     return pairs

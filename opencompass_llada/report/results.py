@@ -1,182 +1,142 @@
-"""The results of an OpenCompass run as a tidy table: one row a model, data set and metric.
+"""Reads the results of a run as a pandas frame, and the samples behind them; averages nothing.
 
-Reads a config and the files under results/. Draws nothing, averages nothing. A cell without a
-usable result is a row that says so and has no number.
+The frame has one row a model, data set and metric. A cell (a model on a data set) without a usable
+result is a row that says so and has no number. Columns are objects, so that a missing value stays
+None: as NaN, it would vanish from a mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from opencompass_llada.benchmarks.facts import Benchmark, benchmark_of
 from opencompass_llada.old_names import dotted_name
-from opencompass_llada.report.safe_text import write_csv_rows
+from opencompass_llada.report.runs import ModelFacts, describe_model
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
-from opencompass_llada.runs.recorded_files import dataset_name, list_pairs, model_name, read_result
+from opencompass_llada.runs.hashes import DIGITS, hash_text
+from opencompass_llada.runs.recorded_files import (
+    dataset_name,
+    find_predictions,
+    list_pairs,
+    model_name,
+    read_answers,
+    read_result,
+)
 
+#: The columns, with their kind in a Parquet file; docs/report.md says what they mean.
+COLUMNS = {
+    "model": "string",
+    "title": "string",
+    "scaling": "string",
+    "benchmark": "string",
+    "dataset": "string",
+    "task": "string",
+    "language": "string",  # ``en`` or ``zh``
+    "prompt": "string",  # ``base`` (ends in the answer prefix) or ``chat``
+    "haystack": "string",  # names of the text files, joined by ``+``
+    "tokenizer": "string",  # what the length is counted with
+    "length": "int64",  # tokens
+    "depth": "float64",  # percent
+    "metric": "string",  # name in the result file
+    "n": "int64",  # samples scored
+    "score": "float64",
+    # Of ``accuracy`` by Wilson at one standard deviation; of others the standard deviation over
+    # the root of n, where each sample's score is recorded.
+    "standard_error": "float64",
+    # ``ok``, ``missing`` (no result file), ``failed`` (a file without this number), ``partial``
+    # (a result exists, and predictions of it are lost).
+    "status": "string",
+    "reason": "string",
+}
+Row = dict[str, Any]
 #: Classes whose own evaluators report ``score`` alone, where ours report more.
 STOCK_PREFIX = "opencompass.datasets.needlebench"
 LANGUAGES = {"English": "en", "Chinese": "zh"}
-STATUSES = ("ok", "missing", "failed")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What a table or figure says about a model."""
-
-    abbr: str
-    """OpenCompass's abbreviation, unique in a run."""
-    title: str
-    """The model's full name."""
-    scaling: str
-    """RoPE scaling and its options, e.g. ``ntk target_length=2048``; ``none``."""
-    trained_length: int | None
-    """Tokens that the model was trained on, where known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultRow:
-    """One metric of one model on one data set."""
-
-    model: str
-    """Abbreviation."""
-    title: str
-    """Full name."""
-    scaling: str
-    """RoPE scaling."""
-    benchmark: str
-    """E.g. ``niah``."""
-    dataset: str
-    """Abbreviation."""
-    task: str | None
-    """Part of the benchmark, where the data set's config names it (``task=...``)."""
-    language: str | None
-    """``en`` or ``zh``."""
-    prompt: str | None
-    """``base`` (ends in the answer prefix) or ``chat``."""
-    haystack: str | None
-    """Names of the text files, joined by ``+``."""
-    tokenizer: str | None
-    """What the length is counted with."""
-    length: int | None
-    """Tokens."""
-    depth: float | None
-    """Percent."""
-    metric: str
-    """Name in the result file."""
-    n: int | None
-    """Samples scored."""
-    score: float | None
-    """None unless status is ``ok``."""
-    standard_error: float | None
-    """Of the score, in its units: of ``accuracy`` by Wilson at one standard deviation, of others
-    the sample standard deviation over the root of n, where each sample's score is recorded."""
-    status: str
-    """``ok``, ``missing`` (no result file) or ``failed`` (a file without this number)."""
-    reason: str = ""
-    """Why, where the status is not ``ok``."""
+def make_frame(rows: Iterable[Row], columns: Iterable[str]) -> pandas.DataFrame:
+    """Return rows as a frame of objects."""
+    return pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
 
 
 def read_results(
     cfg: Mapping[str, Any], work_dir: str | Path, models: Sequence[ModelFacts] | None = None
-) -> list[ResultRow]:
+) -> pandas.DataFrame:
     """Read every result that a run's config asks for.
 
     Args:
         cfg: The config, with ``models`` and ``datasets`` or ``model_dataset_combinations``.
         work_dir: The run's own directory, which holds results/.
-        models: What to say of the models; by default what `describe_model` reads from the config.
+        models: What to say of the models; by default what the config does.
 
     Returns:
-        Rows in the config's order; each cell has one a metric.
+        A frame of `COLUMNS` in the config's order; each cell has one row a metric.
     """
     known = {facts.abbr: facts for facts in models or ()}
-    rows: list[ResultRow] = []
+    rows: list[Row] = []
     for model, dataset in list_pairs(cfg):
         facts = known.get(model_name(model)) or describe_model(model)
-        rows += _cell_rows(facts, dataset, Path(work_dir))
-    return rows
+        rows += read_cell_rows(facts, dataset, Path(work_dir))
+    return make_frame(rows, COLUMNS)
 
 
-def describe_model(model: Mapping[str, Any]) -> ModelFacts:
-    """Read from a model config what it says itself: name and scaling."""
-    options = dict(model.get("rope_scaling") or {"type": "none"})
-    factor = (model.get("scaling_config") or {}).get("scaling_factor", 1)
-    if factor != 1:
-        options = {"type": "ntk", "theta_multiplier": factor}
-    method = str(options.pop("type"))
-    if method == "none":  # a trained length may stand beside it, and scales nothing
-        options = {}
-    scaling = " ".join([method, *(f"{name}={value}" for name, value in options.items())])
-    return ModelFacts(
-        abbr=model_name(model),
-        title=str(model.get("summarizer_abbr") or model_name(model)),
-        scaling=scaling,
-        trained_length=None,
-    )
-
-
-def _cell_rows(
-    facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
-) -> Iterator[ResultRow]:
+def read_cell_rows(facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path) -> Iterator[Row]:
     """Yield a row for each metric of one model on one data set."""
-    kind = dotted_name(dataset["type"])
-    benchmark = benchmark_of(dataset)
-    name = dataset_name(dataset)
+    benchmark, name = benchmark_of(dataset), dataset_name(dataset)
     path = work_dir / "results" / facts.abbr / f"{name}.json"
     result, reason = read_result(path)
     status = "ok" if not reason else ("failed" if path.is_file() else "missing")
     if status == "ok" and (fault := _count_fault(dataset, _count("", result))):
         result, status, reason = {}, "failed", fault
-    metrics = benchmark.metrics
-    if benchmark.has_more_metrics:
-        metrics = tuple(_numeric_names(result)) or metrics[:1]
-    if _has_stock_evaluator(dataset):
-        metrics = ("score",)
-    elif kind.startswith(STOCK_PREFIX):
-        metrics = tuple(metric for metric in metrics if metric in result)
-    metrics = metrics or ("score",)
     language, guide, files = (dataset.get(key) for key in ("language", "guide", "file_list"))
-    for metric in metrics:
+    for metric in _list_metrics(dataset, benchmark, result):
         score = finite(result.get(metric))
         fault = _number_fault(benchmark, metric, score)
         fault = fault and f"{fault} ({path.relative_to(work_dir)})"
         usable = status == "ok" and not fault
-        yield ResultRow(
-            model=facts.abbr,
-            title=facts.title,
-            scaling=facts.scaling,
-            benchmark=benchmark.name,
-            dataset=name,
-            task=dataset.get("task"),
-            language=None if language is None else LANGUAGES.get(language, language),
-            prompt=None if guide is None else ("chat" if guide else "base"),
-            haystack="+".join(files) if files else None,
-            tokenizer=dataset.get("tokenizer") or dataset.get("tokenizer_model"),
-            length=dataset.get("length"),
-            depth=dataset.get("depth"),
-            metric=metric,
-            n=_count(metric, result) if usable else None,
-            score=score if usable else None,
-            standard_error=_standard_error(metric, score, result) if usable else None,
-            status="failed" if status == "ok" and fault else status,
-            reason=reason or fault,
-        )
+        yield {
+            "model": facts.abbr,
+            "title": facts.title,
+            "scaling": facts.scaling,
+            "benchmark": benchmark.name,
+            "dataset": name,
+            "task": dataset.get("task"),
+            "language": None if language is None else LANGUAGES.get(language, language),
+            "prompt": None if guide is None else ("chat" if guide else "base"),
+            "haystack": "+".join(files) if files else None,
+            "tokenizer": dataset.get("tokenizer") or dataset.get("tokenizer_model"),
+            "length": dataset.get("length"),
+            "depth": dataset.get("depth"),
+            "metric": metric,
+            "n": _count(metric, result) if usable else None,
+            "score": score if usable else None,
+            "standard_error": _standard_error(metric, score, result) if usable else None,
+            "status": "failed" if status == "ok" and fault else status,
+            "reason": reason or fault,
+        }
 
 
-def _has_stock_evaluator(dataset: Mapping[str, Any]) -> bool:
+def _list_metrics(
+    dataset: Mapping[str, Any], benchmark: Benchmark, result: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return the metrics that a cell has a row for, whether or not its result has them."""
     evaluator = (dataset.get("eval_cfg") or {}).get("evaluator") or {}
-    return dotted_name(evaluator.get("type")).startswith(STOCK_PREFIX)
-
-
-def _numeric_names(result: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in result.items():
-        if not name.startswith("num_") and finite(value) is not None:
-            yield name
+    if dotted_name(evaluator.get("type")).startswith(STOCK_PREFIX):
+        return ("score",)
+    metrics = benchmark.metrics
+    if benchmark.has_more_metrics:
+        numbers = [name for name, value in result.items() if finite(value) is not None]
+        metrics = tuple(name for name in numbers if not name.startswith("num_")) or metrics[:1]
+    if dotted_name(dataset["type"]).startswith(STOCK_PREFIX):
+        metrics = tuple(metric for metric in metrics if metric in result)
+    return metrics or ("score",)
 
 
 def finite(value: Any) -> float | None:
@@ -237,15 +197,132 @@ def _standard_error(metric: str, score: float | None, result: Mapping[str, Any])
         return None
     if metric.partition("_")[0] == "accuracy":
         return hit_rate_standard_error(score / 100 * num_samples, num_samples)
-    # OpenCompass writes each field of a detail as a list, one entry a run of the data set.
     details = result.get("details")
     details = details if isinstance(details, list) else []
-    scores = [detail.get(metric) for detail in details if isinstance(detail, Mapping)]
-    values = [value[0] if isinstance(value, list) and value else value for value in scores]
-    numbers = [number for number in map(finite, values) if number is not None]
+    scores = [_first(detail.get(metric)) for detail in details if isinstance(detail, Mapping)]
+    numbers = [number for number in map(finite, scores) if number is not None]
     return mean_standard_error(numbers) if len(numbers) == num_samples else None
 
 
-def write_csv(rows: Sequence[ResultRow]) -> str:
-    """Return the table as CSV; what is missing is an empty field."""
-    return write_csv_rows([field.name for field in fields(ResultRow)], map(asdict, rows))
+HEAD_CHARACTERS, TAIL_CHARACTERS, ANSWER_CHARACTERS = 160, 260, 400
+#: Metrics that are means over samples; the first that is recorded is shown with each sample.
+SAMPLE_METRICS = ("accuracy", "score")
+#: Names under which evaluators report what an answer is compared with.
+_EXPECTED = ("keyword", "references", "answers", "answer", "gold", "reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One prompt with a model's answer, shortened for showing."""
+
+    head: str  # the prompt's beginning
+    tail: str  # its end; empty where the head holds all of it
+    length: int  # characters of the whole prompt
+    needle: str  # the hidden sentence, where there is one
+    expected: str  # what the answer must contain, or the gold answers
+    prediction: str
+    score: float | None  # 0 to 100, where the evaluator reports one a sample
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellFiles:
+    """What a cell's files hold besides its score."""
+
+    num_predictions: int | None  # samples that were answered; None without prediction files
+    prompt_hash: str | None  # of all prompts in order; None without prediction files
+    scores: Mapping[str, tuple[float, ...]]  # by metric: one a sample, where recorded
+    units: tuple[str, ...]  # what each sample depends on: its needle, else its gold answer, else ''
+    samples: tuple[Sample, ...]  # the first few
+
+
+def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> CellFiles:
+    """Read a cell's files, some samples of them to show.
+
+    Files that are missing or torn leave their fields empty; what is wrong is said elsewhere.
+    """
+    answers = _read_predictions(run_path / "predictions" / model, dataset)
+    details = _read_details(run_path / "results" / model / f"{dataset}.json")
+    scores = {}
+    for metric in SAMPLE_METRICS:
+        found = [_score_of(detail, metric) for detail in details]
+        known = tuple(score for score in found if score is not None)
+        if known and len(known) == len(found):
+            scores[metric] = known
+    shown = next(iter(scores), SAMPLE_METRICS[0])
+    prompts = [_as_text(answer.get("origin_prompt", "")) for answer in answers or ()]
+    needles = [_first(detail.get("needle")) for detail in details]
+    golds = [answer.get("gold") for answer in answers or ()]
+    first = list(zip(prompts, answers or (), [*details, *({} for _ in prompts)], strict=False))
+    return CellFiles(
+        num_predictions=None if answers is None else len(answers),
+        prompt_hash=hash_text("\0".join(prompts))[:DIGITS] if prompts else None,
+        scores=scores,
+        units=tuple(_as_text(needle or gold or "") for needle, gold in zip_longest(needles, golds)),
+        samples=tuple(_make_sample(*parts, shown) for parts in first[:num_samples]),
+    )
+
+
+def _read_predictions(folder: Path, dataset: str) -> list[dict[str, Any]] | None:
+    """Return the answers in order, shard after shard."""
+    answers: list[dict[str, Any]] = []
+    files = find_predictions(folder, dataset)
+    for path in files:
+        content, fault = read_answers(path)
+        if fault:
+            return None
+        answers += content.values()
+    return answers if files else None
+
+
+def _read_details(path: Path) -> list[dict[str, Any]]:
+    details = read_result(path)[0].get("details") or []
+    if isinstance(details, Mapping):  # OpenCompass's own evaluators number them
+        details = [details[key] for key in sorted(filter(str.isdecimal, details), key=int)]
+    return [dict(detail) for detail in details if isinstance(detail, Mapping)]
+
+
+def _score_of(detail: Mapping[str, Any], metric: str) -> float | None:
+    """Return a sample's score: the metric itself, or 0 or 100 for a hit rate."""
+    value = _first(detail.get(metric))
+    if value is None and metric.partition("_")[0] == "accuracy":
+        value = _first(detail.get("correct"))
+    return 100.0 * value if isinstance(value, bool) else finite(value)
+
+
+def _first(value: Any) -> Any:
+    """OpenCompass writes each field of a detail as a list, one value a run of the data set."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _make_sample(
+    prompt: str, answer: Mapping[str, Any], detail: Mapping[str, Any], metric: str
+) -> Sample:
+    expected = next((detail[name] for name in _EXPECTED if detail.get(name)), answer.get("gold"))
+    short = len(prompt) <= HEAD_CHARACTERS + TAIL_CHARACTERS
+    return Sample(
+        head=prompt if short else prompt[:HEAD_CHARACTERS],
+        tail="" if short else prompt[-TAIL_CHARACTERS:],
+        length=len(prompt),
+        needle=shorten(_as_text(_first(detail.get("needle")) or "")),
+        expected=shorten(_as_text("" if expected is None else expected)),
+        prediction=shorten(_as_text(answer.get("prediction", ""))),
+        score=_score_of(detail, metric),
+    )
+
+
+def _as_text(value: Any) -> str:
+    """Return a prompt or answer as text: a conversation's turns one below the other."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        parts = [
+            item.get("prompt", "") if isinstance(item, Mapping) else _as_text(item)
+            for item in value
+        ]
+        return "\n".join(str(part) for part in parts)
+    return str(value)
+
+
+def shorten(text: str, most: int = ANSWER_CHARACTERS) -> str:
+    """Cut a text after so many characters and say so."""
+    return text if len(text) <= most else text[:most] + " …"

@@ -1,4 +1,4 @@
-"""Finds the runs in work directories and what each was asked for. Reads no results.
+"""Finds the runs in work directories and reads what each was asked for; reads no results.
 
 A run is a folder with the configs/ that OpenCompass dumps at its start; a work directory is such a
 folder or holds several. A folder that was run more than once (``-r``, or several hosts) has
@@ -7,13 +7,12 @@ several configs: their (model, data set) pairs are put together, the last one's 
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.report.results import ModelFacts, describe_model
-from opencompass_llada.report.run_config import read_dumped_config
 from opencompass_llada.runs.recorded_files import (
     dataset_name,
     find_damage,
@@ -22,13 +21,50 @@ from opencompass_llada.runs.recorded_files import (
     seal_fault,
 )
 
-Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+Config = Mapping[str, Any]
+Pair = tuple[Config, Config]
 #: What makes a model config another model, and not another way to run it.
 MODEL_KEYS = ("path", "peft_path", "rope_scaling", "scaling_config", "type")
 #: What changes answers of the same model.
 WAYS_TO_RUN = ("sampler", "diffusion_config", "generation_kwargs", "max_out_len", "max_seq_len",
                "truncation", "drop_middle", "meta_template", "chat", "add_bos", "seed",
                "stop_words", "likelihood", "dtype", "tokenizer_path")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a table or figure says about a model."""
+
+    abbr: str
+    """OpenCompass's abbreviation, unique in a run."""
+    title: str
+    scaling: str
+    """RoPE scaling and its options, e.g. ``ntk target_length=2048``; ``none``."""
+    trained_length: int | None
+    """Tokens that the model was trained on, where known."""
+
+
+def describe_model(model: Config, described: Config | None = None) -> ModelFacts:
+    """Return what a model's config says itself, and what its author says of it besides.
+
+    Args:
+        model: The model's config.
+        described: ``title`` and ``trained_length``, where the author gives them.
+    """
+    options = dict(model.get("rope_scaling") or {"type": "none"})
+    factor = (model.get("scaling_config") or {}).get("scaling_factor", 1)
+    if factor != 1:
+        options = {"type": "ntk", "theta_multiplier": factor}
+    method = str(options.pop("type"))
+    if method == "none":  # a trained length may stand beside it, and scales nothing
+        options = {}
+    abbr, told = model_name(model), described or {}
+    return ModelFacts(
+        abbr=abbr,
+        title=str(told.get("title", model.get("summarizer_abbr") or abbr)),
+        scaling=" ".join([method, *(f"{name}={value}" for name, value in options.items())]),
+        trained_length=told.get("trained_length"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +132,23 @@ def find_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
 
 
 def name_runs(folders: Sequence[Path]) -> list[str]:
-    """Name folders by their last part, or by the last two where these are not unique."""
-    short = [folder.resolve().name for folder in folders]
-    longer = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
-    named = [
-        name if short.count(name) == 1 else long for name, long in zip(short, longer, strict=True)
-    ]
-    return [
-        name if named.count(name) == 1 else str(folder)
-        for name, folder in zip(named, folders, strict=True)
-    ]
+    """Name folders by their last part, by the last two, or by the whole: the first that is unique.
+
+    What is unique is decided folder by folder.
+    """
+    named = [folder.resolve().name for folder in folders]
+    for longer in (["/".join(f.resolve().parts[-2:]) for f in folders], list(map(str, folders))):
+        pairs = zip(named, longer, strict=True)
+        named = [name if named.count(name) == 1 else other for name, other in pairs]
+    return named
 
 
 def read_run(
     path: Path,
     name: str | None = None,
     *,
-    config: Mapping[str, Any] | None = None,
-    described: Iterable[Mapping[str, Any]] = (),
+    config: Config | None = None,
+    described: Iterable[Config] = (),
 ) -> Run:
     """Read what a run was asked for.
 
@@ -125,7 +160,7 @@ def read_run(
             ``trained_length``), besides what the dumped configs say.
     """
     files = sorted((path / "configs").glob("*.py"))
-    configs: list[tuple[str, Mapping[str, Any]]] = []
+    configs: list[tuple[str, Config]] = []
     damage = []
     for file in files if config is None else files[:-1]:
         try:
@@ -134,13 +169,67 @@ def read_run(
             damage.append(f"{error}; what it asked for is not shown")
     if config is not None:
         configs.append((files[-1].name if files else "the config", config))
-    told = [
-        entry
-        for _, known in configs
-        for entry in (known.get("summarizer") or {}).get("models") or ()
-    ]
-    run = _assemble(path, name or path.resolve().name, configs, [*told, *described], tuple(files))
-    return replace(run, damage=(*damage, *find_damage(path)))
+    told = [model for _, known in configs for model in _described_models(known)]
+    pairs, models, ambiguous, notes = _merge(configs, (path / "superseded").is_dir())
+    by_abbr = {str(model["abbr"]): model for model in [*told, *described]}
+    return Run(
+        path=path,
+        name=name or path.resolve().name,
+        pairs=tuple(pairs.values()),
+        facts=tuple(describe_model(model, by_abbr.get(abbr)) for abbr, model in models.items()),
+        ambiguous=frozenset(ambiguous),
+        notes=tuple(dict.fromkeys(notes)),
+        damage=(*damage, *find_damage(path)),
+        config_files=tuple(files),
+    )
+
+
+def _described_models(config: Config) -> Iterator[Config]:
+    yield from (config.get("summarizer") or {}).get("models") or ()
+
+
+def _merge(
+    configs: Sequence[tuple[str, Config]], has_superseded: bool
+) -> tuple[dict[tuple[str, str], Pair], dict[str, Config], set[str], list[str]]:
+    """Return pairs and models of all configs, abbreviations of several models, and remarks."""
+    pairs: dict[tuple[str, str], Pair] = {}
+    models: dict[str, Config] = {}
+    ambiguous: set[str] = set()
+    notes: list[str] = []
+    for file, config in configs:
+        own: dict[str, Config] = {}
+        asked: dict[tuple[str, str], Config] = {}
+        earlier = dict(pairs)
+        for model, dataset in list_pairs(config):
+            abbr, key = model_name(model), (model_name(model), dataset_name(dataset))
+            # One name may be run in two ways on different data sets, not on the same one.
+            first = asked.setdefault(key, model)
+            if differing := _differences(own.setdefault(abbr, model), first, model):
+                ambiguous.add(abbr)
+                notes.append(
+                    f"{abbr!r} is the abbr of more than one model of {file} (they differ in "
+                    f"{differing}): their results overwrote each other and are not shown"
+                )
+            pairs[key] = (model, dataset)
+            before, _ = earlier.get(key, (model, dataset))
+            if differing := _differences(models.get(abbr, model), before, model):
+                both = "results of both lie under one name: shown"
+                if has_superseded:  # where `-r` puts what another maker made
+                    both = "what was made before and differs lies in superseded/: shown"
+                notes.append(
+                    f"{abbr!r} was run again in this folder with another "
+                    f"{differing}; {both} as {file} describes them"
+                )
+        models |= own
+    return pairs, models, ambiguous, notes
+
+
+def _differences(other: Config, same_cell: Config, model: Config) -> str:
+    """Name what makes it another model, else what makes it another way to run on one data set."""
+    for first, keys in ((other, MODEL_KEYS), (same_cell, WAYS_TO_RUN)):
+        if found := [key for key in keys if str(first.get(key)) != str(model.get(key))]:
+            return ", ".join(found)
+    return ""
 
 
 def read_run_config(file: Path) -> dict[str, Any]:
@@ -165,94 +254,87 @@ def read_run_config(file: Path) -> dict[str, Any]:
     groups = config.get("model_dataset_combinations") or [config]
     for group in groups if isinstance(groups, list) else [groups]:
         for part in ("models", "datasets"):
-            entries = group.get(part) if isinstance(group, Mapping) else None
-            if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+            members = group.get(part) if isinstance(group, Mapping) else None
+            if not isinstance(members, list) or not all(map(_is_readable, members)):
                 raise ValueError(f"{file} names no {part}: it is empty, torn or of another program")
     summarizer = config.get("summarizer") or {}
     told = (summarizer.get("models") or []) if isinstance(summarizer, Mapping) else None
-    if not isinstance(told, list) or not all(isinstance(e, Mapping) and "abbr" in e for e in told):
+    if not isinstance(told, list) or not all(isinstance(m, Mapping) and "abbr" in m for m in told):
         raise ValueError(f"{file} has a summarizer without models by abbr")
     return config
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_readable(config: Any) -> bool:
     """Say whether this is the config of a model or a data set, with what it is read by."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
+    if not isinstance(config, Mapping) or not isinstance(config.get("type"), str):
         return False
-    if not all(isinstance(entry.get(key, ""), str) for key in ("abbr", "path")):
+    if not all(isinstance(config.get(key, ""), str) for key in ("abbr", "path")):
         return False
-    numbers = (entry.get("length"), entry.get("depth"))
-    return ("abbr" in entry or "path" in entry) and all(
+    numbers = (config.get("length"), config.get("depth"))
+    return ("abbr" in config or "path" in config) and all(
         number is None or (isinstance(number, int | float) and not isinstance(number, bool))
         for number in numbers
     )
 
 
-def _assemble(
-    path: Path,
-    name: str,
-    configs: Sequence[tuple[str, Mapping[str, Any]]],
-    described: Iterable[Mapping[str, Any]],
-    files: tuple[Path, ...] = (),
-) -> Run:
-    pairs: dict[tuple[str, str], Pair] = {}
-    models: dict[str, Mapping[str, Any]] = {}
-    ambiguous: set[str] = set()
-    notes: list[str] = []
-    for file, config in configs:
-        own: dict[str, Mapping[str, Any]] = {}
-        asked: dict[tuple[str, str], Mapping[str, Any]] = {}
-        earlier = dict(pairs)
-        for model, dataset in list_pairs(config):
-            abbr = model_name(model)
-            # One name may be run in two ways on different data sets, not on the same one.
-            first = asked.setdefault((abbr, dataset_name(dataset)), model)
-            differing = _differences(own.setdefault(abbr, model), model)
-            if differing := differing or _differences(first, model, WAYS_TO_RUN):
-                ambiguous.add(abbr)
-                differ = ", ".join(differing)
-                notes.append(
-                    f"{abbr!r} is the abbr of more than one model of {file} (they differ in "
-                    f"{differ}): their results overwrote each other and are not shown"
-                )
-            pairs[abbr, dataset_name(dataset)] = (model, dataset)
-            before, _ = earlier.get((abbr, dataset_name(dataset)), (model, dataset))
-            differing = _differences(models.get(abbr, model), model)
-            if differing := differing or _differences(before, model, WAYS_TO_RUN):
-                both = "results of both lie under one name: shown"
-                if (path / "superseded").is_dir():  # where `-r` puts what another maker made
-                    both = "what was made before and differs lies in superseded/: shown"
-                notes.append(
-                    f"{abbr!r} was run again in this folder with another "
-                    f"{', '.join(differing)}; {both} as {file} describes them"
-                )
-        models |= own
-    told = {str(entry["abbr"]): entry for entry in described}
-    return Run(
-        path=path,
-        name=name,
-        pairs=tuple(pairs.values()),
-        facts=tuple(_facts(models, told)),
-        ambiguous=frozenset(ambiguous),
-        notes=tuple(dict.fromkeys(notes)),
-        config_files=files,
+def read_dumped_config(path: Path) -> dict[str, Any]:
+    """Return a dumped config's values by name; classes are dotted names. Nothing in it is run.
+
+    A dumped config is assignments of literals and of ``dict(...)``. A hand-written one, with
+    imports and `read_base`, is refused.
+
+    Raises:
+        ValueError: For anything but literals and ``dict(...)``; names file and line.
+    """
+    try:
+        tree = ast.parse(path.read_bytes().decode("utf-8"), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path} is no Python file ({error}); was it cut off?") from error
+    values = {}
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                values[name] = _read_value(path, value)
+            case _:
+                raise _refusal(path, statement)
+    return values
+
+
+def _read_value(path: Path, node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        return _read_call(path, node)
+    if isinstance(node, ast.Dict):
+        return {
+            _read_value(path, key): _read_value(path, value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if key is not None
+        }
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        items = [_read_value(path, item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise _refusal(path, node) from error
+
+
+def _read_call(path: Path, node: ast.Call) -> dict[str, Any]:
+    """Read ``dict(...)`` and ``dict({...}, ...)``."""
+    if not isinstance(node.func, ast.Name) or node.func.id != "dict":
+        raise _refusal(path, node)
+    values: dict[str, Any] = {}
+    for argument in node.args:
+        values |= _read_value(path, argument)
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise _refusal(path, keyword.value)
+        values[keyword.arg] = _read_value(path, keyword.value)
+    return values
+
+
+def _refusal(path: Path, node: ast.stmt | ast.expr) -> ValueError:
+    return ValueError(
+        f"{path}, line {node.lineno}: {ast.unparse(node)[:60]!r} is not what a dumped config "
+        "holds (literals and dict(...)). Point to the run's own folder, whose configs/ OpenCompass "
+        "wrote, not to a hand-written config."
     )
-
-
-def _differences(
-    first: Mapping[str, Any], second: Mapping[str, Any], keys: Sequence[str] = MODEL_KEYS
-) -> list[str]:
-    return [key for key in keys if str(first.get(key)) != str(second.get(key))]
-
-
-def _facts(
-    models: Mapping[str, Mapping[str, Any]], told: Mapping[str, Mapping[str, Any]]
-) -> Iterator[ModelFacts]:
-    for abbr, model in models.items():
-        own, entry = describe_model(model), told.get(abbr, {})
-        yield ModelFacts(
-            abbr=abbr,
-            title=str(entry.get("title", own.title)),
-            scaling=own.scaling,
-            trained_length=entry.get("trained_length"),
-        )

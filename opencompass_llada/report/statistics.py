@@ -1,9 +1,12 @@
-"""Standard errors and confidence intervals of scores between 0 and 100. Knows numbers only.
+"""Computes standard errors and confidence intervals of scores between 0 and 100.
 
 Wilson's interval for the hit rate of one cell, and for averages the same interval on an effective
 number of samples, as surveys use it; for differences on the same samples exact limits of gains and
 losses. `benchmarks/interval_coverage.py` simulates how often they hold the truth; a percentile
 bootstrap, compared there, gives a cell with ten hits of ten no width.
+
+`scipy.stats.binomtest` has Wilson's and Clopper and Pearson's limits, too, but for whole numbers of
+hits and samples only; an effective number is not whole, so they stand here on `scipy.special`.
 """
 
 from __future__ import annotations
@@ -18,16 +21,16 @@ from scipy.special import betaincinv
 
 from opencompass_llada.likelihood.estimate import satterthwaite, student_t_quantile
 
+LEVEL = 0.95
+FULL_SCORE = 100.0
+Interval = tuple[float, float]
+
 
 def hit_rate_standard_error(num_hits: float, num_samples: int) -> float:
     """Return the standard error of a hit rate, in percentage points.
 
     The half-width of Wilson's score interval at one standard deviation (Wilson 1927, z = 1). Near
     50 % it is the binomial standard error; for 10 hits of 10, where that would claim 0, it is 4.5.
-
-    Args:
-        num_hits: Hits, 0 to num_samples.
-        num_samples: Samples, at least 1.
     """
     rate = num_hits / num_samples
     variance = rate * (1 - rate) / num_samples + 1 / (4 * num_samples**2)
@@ -35,29 +38,17 @@ def hit_rate_standard_error(num_hits: float, num_samples: int) -> float:
 
 
 def mean_standard_error(values: Sequence[float]) -> float | None:
-    """Return the standard error of a mean: sample standard deviation over the root of n.
-
-    Args:
-        values: One score a sample.
-
-    Returns:
-        None for fewer than two values. 0 if all are alike, which says little for few samples.
-    """
-    num_values = len(values)
-    if num_values < 2:
-        return None
-    mean = sum(values) / num_values
-    squares = sum((value - mean) ** 2 for value in values)
-    return math.sqrt(squares / (num_values - 1) / num_values)
-
-
-LEVEL = 0.95
-FULL_SCORE = 100.0
+    """Return the sample standard deviation over the root of n; None for fewer than two values."""
+    return math.sqrt(_variance_of_mean(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stratum:
-    """Scores of independent samples of one part of an average, and the part's weight."""
+    """Scores of independent samples of one part of an average, and the part's weight.
+
+    Raises:
+        ValueError: For no scores, or a score or weight out of range.
+    """
 
     weight: float
     """Share of the average; the weights of all parts add up to 1."""
@@ -65,11 +56,7 @@ class Stratum:
     """One a sample, 0 to 100."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: For no scores, or a score or weight out of range.
-        """
+        """Check the fields."""
         if not self.scores or not all(0 <= score <= FULL_SCORE for score in self.scores):
             raise ValueError(
                 f"scores={self.scores[:5]} must be one or more numbers from 0 to 100; other "
@@ -79,7 +66,12 @@ class Stratum:
             raise ValueError(f"weight={self.weight} must be above 0 and at most 1.")
 
 
-def wilson(mean: float, num_samples: float, level: float = LEVEL) -> tuple[float, float]:
+def normal_quantile(level: float) -> float:
+    """Return the two-sided quantile of the normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def wilson(mean: float, num_samples: float, level: float = LEVEL) -> Interval:
     """Return Wilson's score interval (Wilson 1927) of a rate.
 
     Args:
@@ -97,7 +89,7 @@ def wilson(mean: float, num_samples: float, level: float = LEVEL) -> tuple[float
         raise ValueError(
             f"mean={mean} must be from 0 to 100, and num_samples={num_samples} above 0."
         )
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = normal_quantile(level)
     rate = mean / FULL_SCORE
     spread = z * math.sqrt(rate * (1 - rate) / num_samples + z**2 / (4 * num_samples**2))
     centre = rate + z**2 / (2 * num_samples)
@@ -108,8 +100,8 @@ def wilson(mean: float, num_samples: float, level: float = LEVEL) -> tuple[float
     return max(low, 0.0), min(high, FULL_SCORE)
 
 
-def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tuple[float, float]:
-    """Return an interval of a weighted average of independent parts.
+def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> Interval:
+    """Return an interval of a weighted average of independent parts, percent.
 
     Wilson's interval on the effective number of samples p (1 - p) / v, where v is the average's
     estimated variance, shortened by (z / t)^2 for the degrees of freedom that v has (Korn and
@@ -117,41 +109,30 @@ def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tupl
     more variance than hits on so many samples (p (1 - p) is concave). That floor alone is used
     where v is unknown or 0.
 
-    Args:
-        strata: The parts.
-        level: Coverage aimed at.
-
-    Returns:
-        Lower and upper end, percent.
-
     Raises:
         ValueError: If the weights do not add up to 1.
     """
     total = math.fsum(stratum.weight for stratum in strata)
     if not math.isclose(total, 1, abs_tol=1e-9):
         raise ValueError(f"the weights of the parts add up to {total}; they must add up to 1.")
-    mean = math.fsum(stratum.weight * _mean(stratum.scores) for stratum in strata)
+    mean = clip(math.fsum(stratum.weight * _mean(stratum.scores) for stratum in strata))
     floor = min(len(stratum.scores) / stratum.weight for stratum in strata)
-    pieces = []
-    for stratum in strata:
-        num_samples = len(stratum.scores)
-        if num_samples < 2:
-            return wilson(_clip(mean), floor, level)
-        pieces.append((stratum.weight**2 * _variance(stratum.scores), num_samples - 1.0))
+    if any(len(stratum.scores) < 2 for stratum in strata):
+        return wilson(mean, floor, level)
+    pieces = [(s.weight**2 * _variance_of_mean(s.scores), len(s.scores) - 1.0) for s in strata]
     variance = math.fsum(piece for piece, _ in pieces)
     rate = mean / FULL_SCORE
     if variance == 0 or not 0 < rate < 1:
-        return wilson(_clip(mean), floor, level)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    shrinkage = (z / student_t_quantile(level, satterthwaite(pieces))) ** 2
+        return wilson(mean, floor, level)
+    shrinkage = (normal_quantile(level) / student_t_quantile(level, satterthwaite(pieces))) ** 2
     effective = rate * (1 - rate) / (variance / FULL_SCORE**2) * shrinkage
-    return wilson(_clip(mean), max(floor, effective), level)
+    return wilson(mean, max(floor, effective), level)
 
 
 def clustered_interval(
     clusters: Sequence[float], level: float = LEVEL, sizes: Sequence[int] | None = None
-) -> tuple[float, float]:
-    """Return an interval of a mean whose samples come in dependent clusters.
+) -> Interval:
+    """Return an interval of a mean whose samples come in dependent clusters, percent.
 
     Needle in a haystack asks for the same needles at every depth and length, so the needle is what
     was drawn: its mean over all its samples is one observation, and the interval is Wilson's on as
@@ -171,13 +152,13 @@ def clustered_interval(
         raise ValueError("clusters=[] must be at least one mean score.")
     shares = _shares(sizes or [1] * len(clusters))
     mean = math.fsum(share * score for share, score in zip(shares, clusters, strict=True))
-    return wilson(_clip(mean), effective_number(shares), level)
+    return wilson(clip(mean), effective_number(shares), level)
 
 
 def paired_interval(
     differences: Sequence[float], clusters: Sequence[Hashable] | None = None, level: float = LEVEL
-) -> tuple[float, float] | None:
-    """Return an interval of the mean difference of two scores of the same samples.
+) -> Interval | None:
+    """Return an interval of the mean difference of two scores of the same samples, points.
 
     The difference is the mean gain less the mean loss, both shares of the full score. Each has
     Clopper and Pearson's exact limits on the number of independent clusters, and the two are put
@@ -192,8 +173,8 @@ def paired_interval(
         level: Coverage aimed at.
 
     Returns:
-        Lower and upper end, points; None where a difference is beyond 100 points, since no limit
-        of such a metric is known.
+        Lower and upper end; None where a difference is beyond 100 points, since no limit of such a
+        metric is known.
 
     Raises:
         ValueError: For no differences, or another number of clusters.
@@ -226,8 +207,8 @@ def paired_interval(
     return FULL_SCORE * max(low, -1.0), FULL_SCORE * min(high, 1.0)
 
 
-def clopper_pearson(rate: float, num_samples: float, level: float = LEVEL) -> tuple[float, float]:
-    """Return Clopper and Pearson's exact limits (1934) of a rate.
+def clopper_pearson(rate: float, num_samples: float, level: float = LEVEL) -> Interval:
+    """Return Clopper and Pearson's exact limits (1934) of a rate from 0 to 1.
 
     Args:
         rate: 0 to 1; the hits need not be whole.
@@ -246,6 +227,11 @@ def effective_number(shares: Sequence[float]) -> float:
     return 1 / math.fsum(share**2 for share in shares)
 
 
+def clip(mean: float) -> float:
+    """Return a mean that rounding took beyond 0 or 100, within them."""
+    return min(max(mean, 0.0), FULL_SCORE)
+
+
 def _shares(sizes: Sequence[int]) -> list[float]:
     return [size / sum(sizes) for size in sizes]
 
@@ -254,12 +240,6 @@ def _mean(scores: Sequence[float]) -> float:
     return math.fsum(scores) / len(scores)
 
 
-def _variance(scores: Sequence[float]) -> float:
-    """Return the variance of the scores' mean."""
+def _variance_of_mean(scores: Sequence[float]) -> float:
     mean = _mean(scores)
-    squares = math.fsum((score - mean) ** 2 for score in scores)
-    return squares / (len(scores) - 1) / len(scores)
-
-
-def _clip(mean: float) -> float:
-    return min(max(mean, 0.0), FULL_SCORE)
+    return math.fsum((score - mean) ** 2 for score in scores) / (len(scores) - 1) / len(scores)

@@ -1,77 +1,53 @@
-"""The report's tables: cells, tables of scores, effective lengths, costs and published figures.
+"""Makes the report's tables: scores, effective lengths, costs and published figures.
 
-Missing numbers are words.
-
-No table averages or ranks anything.
+Missing numbers are words. No table averages or ranks anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from opencompass_llada.benchmarks.facts import find_benchmark
-from opencompass_llada.report.board import Score
 from opencompass_llada.report.cost import Cost
-from opencompass_llada.report.effective_length import (
+from opencompass_llada.report.published import LEFT_OUT, TRUST, Figure, FigurePair
+from opencompass_llada.report.scores import (
     OWN_SHARE,
     RULER_THRESHOLD,
     EffectiveLength,
-    main_metrics,
+    Score,
+    choose_headlines,
 )
-from opencompass_llada.report.published import TRUST, Comparison, Figure
+from opencompass_llada.report.writers import Cell, Table, file_name
 
 #: Line, benchmark, task and length -> anchor of the samples.
 Links = Mapping[tuple[str, str, str, int | None], str]
 NOT_RUN = "-"
 MISSING = "missing"
 ALL = "all"
+RULE_NAMES = {
+    "absolute": f"≥ {RULER_THRESHOLD:g} %",
+    "relative": f"≥ {100 * OWN_SHARE:g} % of own",
+}
+TRUST_NOTES = tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One field of a table."""
-
-    text: str
-    """What stands there."""
-    value: float | None = None
-    """What it sorts by, where that is a number."""
-    hover: str = ""
-    """What a pointer resting on it shows."""
-    is_best: bool = False
-    """Whether it is the best number of its column."""
-    link: str = ""
-    """Anchor of the samples behind it; '' for an average of several cells."""
+def _row(*fields: Cell | str) -> tuple[Cell, ...]:
+    return tuple(Cell(text=field) if isinstance(field, str) else field for field in fields)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table with its notes."""
-
-    name: str
-    """Short name, for files and anchors."""
-    title: str
-    """Heading."""
-    heads: tuple[str, ...]
-    """Heads of the columns."""
-    rows: tuple[tuple[Cell, ...], ...]
-    """As many cells a row as heads."""
-    notes: tuple[str, ...] = ()
-    """What to know to read it."""
-    num_labels: int = field(default=1)
-    """Columns on the left that name a row, not measured."""
+def _number_cell(value: float | None, form: str, missing: str = MISSING, hover: str = "") -> Cell:
+    """Return a number, or a word where it is missing."""
+    if value is None:
+        return Cell(text=missing, hover=hover)
+    return Cell(text=form.format(value), value=value)
 
 
-def score_cell(score: Score | None, links: Links | None = None) -> Cell:
-    """Return a score with its interval; words where there is none.
-
-    Args:
-        score: The score.
-        links: Anchors of samples.
-    """
+def _score_cell(score: Score | None, links: Links) -> Cell:
+    """Return a score with its interval; words where there is none."""
     if score is None or score.status == "not run":
         return Cell(text=NOT_RUN, hover="" if score is None else score.reason)
-    link = (links or {}).get((score.entry, score.benchmark, score.column, score.length), "")
+    link = links.get((score.entry, score.benchmark, score.column, score.length), "")
     if score.score is None:
         return Cell(text=MISSING, hover=score.reason, link=link)
     form = "{:.1f}" if score.higher_is_better else "{:.4g}"
@@ -80,50 +56,33 @@ def score_cell(score: Score | None, links: Links | None = None) -> Cell:
         text += f" [{form.format(score.low)}, {form.format(score.high)}]"
     parts = [f"{score.num_cells} cells"] if score.num_cells > 1 else []
     parts += [f"{score.n:,} {'samples' if score.higher_is_better else 'tokens'}"] if score.n else []
-    parts += [f"rank {score.rank}{'=' if score.tied else ''}"] if score.rank else []
+    parts += [f"rank {_describe_rank(score)}"] if score.rank else []
     return Cell(
-        text=text,
-        value=score.score,
-        hover=", ".join(parts),
-        is_best=score.is_top,
-        link=link,
+        text=text, value=score.score, hover=", ".join(parts), is_best=score.is_top, link=link
     )
 
 
-def rank_cell(score: Score | None) -> Cell:
-    """Return a score's rank, ``=`` after it where tied."""
-    if score is None or score.rank is None:
-        return Cell(text="")
-    return Cell(text=f"{score.rank}{'=' if score.tied else ''}", value=float(score.rank))
+def _describe_rank(score: Score | None) -> str:
+    return f"{score.rank}{'=' if score.tied else ''}" if score is not None and score.rank else ""
 
 
-def length_cell(item: EffectiveLength | None) -> Cell:
-    """Return an effective length."""
+def _rank_cell(score: Score | None) -> Cell:
+    rank = None if score is None else score.rank
+    return Cell(text=_describe_rank(score), value=None if rank is None else float(rank))
+
+
+def _length_cell(item: EffectiveLength | None) -> Cell:
     if item is None:
         return Cell(text=NOT_RUN)
-    value = item.tokens if item.tokens is not None else (0 if item.bound == "below" else None)
-    return Cell(text=item.describe(), value=value)
-
-
-def number_cell(value: float | None, form: str, reason: str) -> Cell:
-    """Return a number, or that it is missing and why."""
-    if value is None:
-        return Cell(text=MISSING, hover=reason)
-    return Cell(text=form.format(value), value=value)
-
-
-def file_name(title: str) -> str:
-    """Return a title as part of a file's name."""
-    kept = "".join(letter if letter.isalnum() else "_" for letter in title.lower())
-    return "_".join(part for part in kept.split("_") if part)
+    return Cell(text=item.describe(), value=item.value)
 
 
 def make_tables(
     scores: Sequence[Score],
     lengths: Sequence[EffectiveLength],
     costs: Sequence[Cost],
-    comparisons: Sequence[Comparison],
-    links: Links | None = None,
+    pairs: Sequence[FigurePair],
+    links: Links,
 ) -> list[Table]:
     """Make every table but the list of all published figures.
 
@@ -131,23 +90,19 @@ def make_tables(
         scores: Ranked scores.
         lengths: Effective lengths.
         costs: What generation took.
-        comparisons: Measured beside published figures.
-        links: Anchors of samples, for a report that has them.
+        pairs: Measured beside published figures.
+        links: Anchors of samples.
     """
-    tables = [make_overview(scores, lengths)]
+    tables = [_make_overview(scores, lengths)]
     for series in dict.fromkeys(score.series for score in scores):
-        own = [score for score in scores if score.series == series]
-        tables.append(make_series(series, own, links or {}))
-    if lengths:
-        tables.append(make_lengths(lengths))
-    if costs:
-        tables.append(make_costs(costs))
-    if comparisons:
-        tables.append(make_comparisons(comparisons))
+        tables.append(_make_series(series, [s for s in scores if s.series == series], links))
+    tables += [_make_lengths(lengths)] if lengths else []
+    tables += [_make_costs(costs)] if costs else []
+    tables += [_make_comparison(pairs)] if pairs else []
     return tables
 
 
-def make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) -> Table:
+def _make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) -> Table:
     """Return the leaderboard: a line a model, headline and effective length of each benchmark."""
     columns = choose_headlines(scores)
     heads = ["model", "kind"]
@@ -160,13 +115,15 @@ def make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) -
     effective = {(item.entry, item.series, item.rule): item for item in lengths}
     rows = []
     for entry in dict.fromkeys(score.entry for score in scores):
-        kind = next(score.kind for score in scores if score.entry == entry)
-        row = [Cell(text=entry), Cell(text=kind)]
-        for key in columns:
-            score = index.get((entry, *key))
-            row += [score_cell(score), rank_cell(score)]
-        row += [length_cell(effective.get((entry, *rule))) for rule in rules]
-        rows.append(tuple(row))
+        own = [index.get((entry, *key)) for key in columns]
+        rows.append(
+            _row(
+                entry,
+                next(score.kind for score in scores if score.entry == entry),
+                *(cell for score in own for cell in (_score_cell(score, {}), _rank_cell(score))),
+                *(_length_cell(effective.get((entry, *rule))) for rule in rules),
+            )
+        )
     return Table(
         name="leaderboard",
         title="Leaderboard",
@@ -183,112 +140,66 @@ def make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) -
     )
 
 
-def choose_headlines(scores: Sequence[Score]) -> list[tuple[str, str, int | None]]:
-    """Choose each series' column for the overview: headline over all lengths, else the longest."""
-    chosen = []
-    for series in dict.fromkeys(score.series for score in scores):
-        own = [score for score in scores if score.series == series]
-        if own[0].benchmark != "perplexity" and own[0].metric not in main_metrics(
-            scores, own[0].benchmark
-        ):
-            continue
-        groups = [s for s in own if s.is_group and s.status != "not run"]
-        whole = [s for s in groups if s.length is None and _is_headline(s)]
-        headline = [s for s in groups if _is_headline(s)]
-        best = whole or headline or groups or [s for s in own if s.status != "not run"] or own
-        longest = max(best, key=lambda score: score.length or 0)
-        chosen.append((series, longest.column, longest.length))
-    return chosen
-
-
-def _is_headline(score: Score) -> bool:
-    return score.column == find_benchmark(score.benchmark).headline
-
-
-def make_series(series: str, scores: Sequence[Score], links: Links | None = None) -> Table:
-    """Return one benchmark's table: columns by length, or a row a length where there are tasks.
-
-    Args:
-        series: Title.
-        scores: Of the series.
-        links: Anchors of samples.
-    """
-    anchors = links or {}
+def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:
+    """Return one benchmark's table: columns by length, or a row a length where there are tasks."""
     present = {s.column for s in scores if s.status != "not run"} or {s.column for s in scores}
     absent = list(dict.fromkeys(s.column for s in scores if s.column not in present))
-    scores = [score for score in scores if score.column in present]
-    columns = list(dict.fromkeys((s.column, s.is_group) for s in scores))
-    entries = list(dict.fromkeys(score.entry for score in scores))
-    lengths = sorted({s.length for s in scores if s.length is not None})
-    index = {(s.entry, s.column, s.length): s for s in scores}
-    with_all = any(score.length is None for score in scores)
+    shown = [score for score in scores if score.column in present]
+    columns = list(dict.fromkeys((s.column, s.is_group) for s in shown))
+    entries = list(dict.fromkeys(score.entry for score in shown))
+    lengths = sorted({s.length for s in shown if s.length is not None})
+    places = [*lengths, *([None] if any(s.length is None for s in shown) else [])]
+    index = {(s.entry, s.column, s.length): s for s in shown}
+    unit = "percent" if scores[0].higher_is_better else "lower is better"
+    notes = [f"{scores[0].metric}, {unit}"]
     if len(columns) == 1:
-        places: list[int | None] = [*lengths, *([None] if with_all else [])]
+        column = columns[0][0]
         heads = ["model", *(ALL if place is None else f"{place:,}" for place in places)]
         rows = [
-            (
-                Cell(text=entry),
-                *(score_cell(index.get((entry, columns[0][0], p)), anchors) for p in places),
-            )
+            _row(entry, *(_score_cell(index.get((entry, column, p)), links) for p in places))
             for entry in entries
         ]
-        notes: tuple[str, ...] = (f"{columns[0][0]}; columns: context length in tokens",)
-        labels = 1
+        notes.append(f"{column}; columns: context length in tokens")
     else:
         heads = ["model", "length", *(name for name, _ in columns)]
         rows = []
-        for entry in entries:
-            for place in [*lengths, *([None] if with_all else [])]:
-                cells = [index.get((entry, name, place)) for name, _ in columns]
-                if any(cell is not None for cell in cells):
-                    where = (ALL if lengths else "") if place is None else f"{place:,}"
-                    label = Cell(text=where, value=float(place or 10**9))
-                    rows.append(
-                        (Cell(text=entry), label, *(score_cell(cell, anchors) for cell in cells))
-                    )
+        for entry, place in ((entry, place) for entry in entries for place in places):
+            own = [index.get((entry, name, place)) for name, _ in columns]
+            if any(score is not None for score in own):
+                where = (ALL if lengths else "") if place is None else f"{place:,}"
+                label = Cell(text=where, value=float(place or 10**9))
+                rows.append(_row(entry, label, *(_score_cell(score, links) for score in own)))
         groups = [name for name, is_group in columns if is_group]
-        notes = (f"averages: {', '.join(groups)}; the others are tasks",) if groups else ()
-        labels = 2
+        notes += [f"averages: {', '.join(groups)}; the others are tasks"] if groups else []
     if absent:
-        notes += (f"not shown, since a task of them was not run: {', '.join(absent)}",)
+        notes.append(f"not shown, since a task of them was not run: {', '.join(absent)}")
     return Table(
         name=file_name(series),
         title=series,
         heads=tuple(heads),
         rows=tuple(rows),
-        notes=(f"{scores[0].metric}, " + ("percent" if scores[0].higher_is_better
-               else "lower is better"), *notes),
-        num_labels=labels,
-    )  # fmt: skip
+        notes=tuple(notes),
+        num_labels=1 if len(columns) == 1 else 2,
+    )
 
 
-RULE_NAMES = {
-    "absolute": f"≥ {RULER_THRESHOLD:g} %",
-    "relative": f"≥ {100 * OWN_SHARE:g} % of own",
-}
-
-
-def make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
+def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
     """Return effective lengths with their thresholds."""
-    rows = []
-    for item in lengths:
-        threshold = "missing" if item.threshold is None else f"{item.threshold:.1f}"
-        base = "" if item.base_length is None else f"{item.base_length:,}"
-        rows.append(
-            (
-                Cell(text=item.entry),
-                Cell(text=item.series),
-                Cell(text=RULE_NAMES[item.rule]),
-                Cell(text=threshold, value=item.threshold),
-                Cell(text=base, value=item.base_length),
-                length_cell(item),
-            )
-        )
     return Table(
         name="effective_length",
         title="Effective context length",
         heads=("model", "benchmark", "rule", "threshold", "own score at", "effective length"),
-        rows=tuple(rows),
+        rows=tuple(
+            _row(
+                item.entry,
+                item.series,
+                RULE_NAMES[item.rule],
+                _number_cell(item.threshold, "{:.1f}"),
+                _number_cell(item.base_length, "{:,}", missing=""),
+                _length_cell(item),
+            )
+            for item in lengths
+        ),
         num_labels=3,
         notes=(
             "RULER's rule: the longest measured length whose score holds the threshold; shorter "
@@ -304,34 +215,34 @@ def make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
     )
 
 
-def make_costs(costs: Sequence[Cost]) -> Table:
+def _make_costs(costs: Sequence[Cost]) -> Table:
     """Return what generation took."""
-    rows = []
-    for cost in costs:
-        memory = cost.peak_memory_bytes
-        numbers = (
-            (cost.seconds, "{:.1f}"),
-            (cost.seconds_per_sample, "{:.3g}"),
-            (cost.nfe_per_sample, "{:.4g}"),
-            (cost.num_batch_passes, "{:,.0f}"),
-            (cost.tokens_per_second, "{:.1f}"),
-            (None if memory is None else memory / 2**30, "{:.2f}"),
-        )
-        rows.append(
-            (
-                Cell(text=cost.entry),
-                Cell(text=cost.kind),
-                Cell(text=find_benchmark(cost.benchmark).title),
-                *(number_cell(value, form, cost.reason) for value, form in numbers),
-                Cell(text=cost.device or "not recorded"),
-            )
-        )
+    columns: dict[str, tuple[str, Any]] = {
+        "seconds": ("{:.1f}", lambda cost: cost.seconds),
+        "seconds a sample": ("{:.3g}", lambda cost: cost.seconds_per_sample),
+        "NFE a sample": ("{:.4g}", lambda cost: cost.nfe_per_sample),
+        "passes of batches": ("{:,.0f}", lambda cost: cost.num_batch_passes),
+        "generated tokens/s": ("{:.1f}", lambda cost: cost.tokens_per_second),
+        "peak memory, GiB": (
+            "{:.2f}",
+            lambda cost: cost.peak_memory_bytes and cost.peak_memory_bytes / 2**30,
+        ),
+    }
     return Table(
         name="cost",
         title="Cost of generation",
-        heads=("model", "kind", "benchmark", "seconds", "seconds a sample", "NFE a sample",
-               "passes of batches", "generated tokens/s", "peak memory, GiB", "device"),
-        rows=tuple(rows),
+        heads=("model", "kind", "benchmark", *columns, "device"),
+        rows=tuple(
+            _row(
+                cost.entry,
+                cost.kind,
+                find_benchmark(cost.benchmark).title,
+                *(_number_cell(value(cost), form, hover=cost.reason) for form, value in
+                  columns.values()),
+                cost.device or "not recorded",
+            )
+            for cost in costs
+        ),
         num_labels=3,
         notes=(
             "Seconds in the model, loading left out. NFE: forward passes that a sample went "
@@ -343,61 +254,60 @@ def make_costs(costs: Sequence[Cost]) -> Table:
     )  # fmt: skip
 
 
-def make_comparisons(comparisons: Sequence[Comparison]) -> Table:
+def _trust_cell(figure: Figure) -> Cell:
+    return Cell(text=figure.trust.replace("_", "-"), hover=TRUST[figure.trust])
+
+
+def _make_comparison(pairs: Sequence[FigurePair]) -> Table:
     """Return measured beside published figures."""
-    rows = []
-    for pair in comparisons:
-        figure, score = pair.figure, pair.measured
-        inside = {True: "yes", False: "no", None: ""}[pair.is_inside]
-        rows.append(
-            (
-                Cell(text=score.entry),
-                Cell(text=score.series),
-                Cell(text=figure.column),
-                Cell(text="" if figure.length is None else f"{figure.length:,}",
-                     value=figure.length),
-                score_cell(score),
-                Cell(text=f"{figure.value:g}", value=figure.value, hover=figure.note),
-                number_cell(pair.difference, "{:+.1f}", score.reason),
-                Cell(text=inside),
-                Cell(text=figure.trust.replace("_", "-"), hover=TRUST[figure.trust]),
-                Cell(text=f"{figure.paper}, {figure.table}", hover=figure.source),
-            )
-        )  # fmt: skip
+    inside = {True: "yes", False: "no", None: ""}
     return Table(
         name="published_beside_measured",
         title="Published beside measured",
         heads=("model", "benchmark", "column", "length", "measured", "published", "difference",
                "inside the interval", "trust", "paper"),
-        rows=tuple(rows),
+        rows=tuple(
+            _row(
+                measured.entry,
+                measured.series,
+                figure.column,
+                _number_cell(figure.length, "{:,}", missing=""),
+                _score_cell(measured, {}),
+                Cell(text=f"{figure.value:g}", value=figure.value, hover=figure.note),
+                _number_cell(pair.difference, "{:+.1f}", hover=measured.reason),
+                inside[pair.is_inside],
+                _trust_cell(figure),
+                Cell(text=f"{figure.paper}, {figure.table}", hover=figure.source),
+            )
+            for pair in pairs
+            for figure, measured in [(pair.figure, pair.measured)]
+        ),
         num_labels=4,
-        notes=tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items()),
+        notes=TRUST_NOTES,
     )  # fmt: skip
 
 
-def make_published(figures: Sequence[Figure], left_out: Sequence[str]) -> Table:
+def make_published(figures: Iterable[Figure]) -> Table:
     """Return all published figures."""
-    rows = [
-        (
-            Cell(text=f"{figure.paper}, {figure.table}"),
-            Cell(text=figure.model),
-            Cell(text=figure.scaling),
-            Cell(text=figure.benchmark),
-            Cell(text=figure.column),
-            Cell(text="" if figure.length is None else f"{figure.length:,}", value=figure.length),
-            Cell(text=f"{figure.value:g}", value=figure.value),
-            Cell(text=figure.trust.replace("_", "-"), hover=TRUST[figure.trust]),
-            Cell(text="; ".join(part for part in (figure.source, figure.note) if part)),
-        )
-        for figure in figures
-    ]
     return Table(
         name="published",
         title="Published figures",
         heads=("paper", "model", "scaling", "benchmark", "column", "length", "value", "trust",
                "source"),
-        rows=tuple(rows),
+        rows=tuple(
+            _row(
+                f"{figure.paper}, {figure.table}",
+                figure.model,
+                figure.scaling,
+                figure.benchmark,
+                figure.column,
+                _number_cell(figure.length, "{:,}", missing=""),
+                _number_cell(figure.value, "{:g}"),
+                _trust_cell(figure),
+                "; ".join(part for part in (figure.source, figure.note) if part),
+            )
+            for figure in figures
+        ),
         num_labels=6,
-        notes=(*(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items()),
-               *(f"left out: {reason}" for reason in left_out)),
+        notes=(*TRUST_NOTES, *(f"left out: {reason}" for reason in LEFT_OUT)),
     )  # fmt: skip

@@ -1,23 +1,25 @@
-"""Writes tables as text: Markdown, CSV and LaTeX. HTML is in `page`."""
+"""Writes tables as Markdown, CSV and LaTeX, and figures; texts of others are shown as they are.
+
+A spreadsheet computes a cell that begins with a sign, Markdown has markup, and control characters
+hide or turn around what stands beside them. HTML is escaped by its template.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from opencompass_llada.report.safe_text import escape_markdown, show_controls, write_csv_rows
-from opencompass_llada.report.tables import Cell, Table
+from opencompass_llada.files import replacing
 
-
-def write_csv(table: Table) -> str:
-    """Return a table as it is read by people; `leaderboard_scores.csv` is the one for programs.
-
-    Args:
-        table: The table.
-    """
-    return write_csv_rows(table.heads, ([cell.text for cell in row] for row in table.rows))
-
-
-_SIGNS = {
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_MARKUP = "\\`*_|<>[&$~"
+#: Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm.
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_SPACES = "\t\n\r"
+_LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "≥": r"$\geq$", "<": r"$<$", ">": r"$>$", "−": "--", "±": r"$\pm$", "…": r"\ldots{}",
@@ -25,59 +27,179 @@ _SIGNS = {
 }  # fmt: skip
 
 
-def write_latex(table: Table) -> str:
-    r"""Return a tabular between booktabs rules; needs ``\usepackage{booktabs}``.
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One field of a table."""
 
-    Best numbers are bold. Notes are comments.
+    text: str
+    value: float | None = None
+    """What it sorts by, where that is a number."""
+    hover: str = ""
+    """What a pointer resting on it shows."""
+    is_best: bool = False
+    """Whether it is the best number of its column."""
+    link: str = ""
+    """Anchor of the samples behind it; '' for an average of several cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its notes."""
+
+    name: str
+    """Short name, for files and anchors."""
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    """As many cells a row as heads."""
+    notes: tuple[str, ...] = ()
+    """What to know to read it."""
+    num_labels: int = 1
+    """Columns on the left that name a row, not measured."""
+
+
+def show_controls(text: str) -> str:
+    r"""Return a text with control characters and changes of direction as ``\u202e`` or such."""
+    if text.isprintable():  # the marks of direction are not
+        return text
+    return "".join(
+        f"\\u{ord(sign):04x}"
+        if sign in _DIRECTIONS
+        or (unicodedata.category(sign) in ("Cc", "Cs") and sign not in _SPACES)
+        else sign
+        for sign in text
+    )
+
+
+def file_name(title: str) -> str:
+    """Return a title as part of a file's name."""
+    letters = "".join(letter if letter.isalnum() else " " for letter in title.lower())
+    return "_".join(letters.split())
+
+
+def write_csv_rows(heads: Sequence[str], rows: Iterable[Iterable[Any] | Mapping[str, Any]]) -> str:
+    """Return rows as CSV in which no field is a formula; what is missing is an empty field.
+
+    A text that a spreadsheet would compute has an apostrophe before it, as spreadsheets write it
+    themselves. Numbers stay numbers, also where they are texts: ``-0.5``, ``+2``.
 
     Args:
-        table: The table.
+        heads: Names of the columns.
+        rows: Values in their order, or by name.
     """
+    import pandas
+
+    named = ([row[h] for h in heads] if isinstance(row, Mapping) else row for row in rows)
+    # Objects, since pandas would turn a column of whole numbers with a gap into one of floats.
+    frame = pandas.DataFrame([list(map(_guard, row)) for row in named], columns=heads, dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _guard(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    shown = show_controls(value)
+    if not shown.lstrip().startswith(_FORMULA_SIGNS):
+        return shown
+    try:
+        float(shown)
+    except ValueError:
+        return "'" + shown
+    return shown
+
+
+def write_csv(table: Table) -> str:
+    """Return a table as it is read by people; `scores.csv` is the one for programs."""
+    return write_csv_rows(table.heads, ([cell.text for cell in row] for row in table.rows))
+
+
+def write_latex(table: Table) -> str:
+    r"""Return a tabular between booktabs rules, best numbers bold, notes as comments."""
     columns = "l" * table.num_labels + "r" * (len(table.heads) - table.num_labels)
     lines = [f"% {table.title}; needs \\usepackage{{booktabs}}"]
     lines += [f"% {' '.join(show_controls(note).split())}" for note in table.notes]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines += [" & ".join(escape_latex(head) for head in table.heads) + r" \\", r"\midrule"]
-    lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Return a text whose signs LaTeX prints as they are."""
-    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(show_controls(text).split()))
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = escape_latex(cell.text)
-    return rf"\textbf{{{text}}}" if cell.is_best and text else text
+    lines += [" & ".join(map(escape_latex, table.heads)) + r" \\", r"\midrule"]
+    for row in table.rows:
+        lines.append(" & ".join(_emphasize(c, escape_latex, r"\textbf{%s}") for c in row) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def write_markdown(table: Table) -> str:
-    """Return a table with its heading and notes; best numbers are bold.
-
-    Args:
-        table: The table.
-    """
-    heads = " | ".join(escape_markdown(head) for head in table.heads)
+    """Return a table with its heading and notes; best numbers are bold."""
     rule = "---|" * table.num_labels + "---:|" * (len(table.heads) - table.num_labels)
-    lines = [f"## {escape_markdown(table.title)}", "", f"| {heads} |", f"|{rule}"]
-    lines += [f"| {' | '.join(_markdown_cell(cell) for cell in row)} |" for row in table.rows]
+    lines = [f"## {escape_markdown(table.title)}", ""]
+    lines += [f"| {' | '.join(map(escape_markdown, table.heads))} |", f"|{rule}"]
+    for row in table.rows:
+        lines.append(f"| {' | '.join(_emphasize(c, escape_markdown, '**%s**') for c in row)} |")
     if table.notes:
         lines += ["", *(f"- {escape_markdown(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_cell(cell: Cell) -> str:
-    text = escape_markdown(cell.text)
-    return f"**{text}**" if cell.is_best and text else text
+def _emphasize(cell: Cell, escape: Callable[[str], str], form: str) -> str:
+    text = escape(cell.text)
+    return form % text if cell.is_best and text else text
 
 
-#: Suffix of the file -> what writes one table. A new format is an entry here.
+def escape_latex(text: str) -> str:
+    """Return a text whose signs LaTeX prints as they are."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(show_controls(text).split()))
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text as one line whose markup is not read as such."""
+    text = show_controls(text)
+    return " ".join("".join("\\" + s if s in _MARKUP else s for s in text).split())
+
+
+def plain_field(text: str) -> str:
+    """Return a text that stays in its field of a table that is read as plain text, too."""
+    return " ".join(show_controls(text).replace("|", "\\|").split())
+
+
+def write_plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> str:
+    """Return a table for a log, in Markdown that stays legible as it is; lines without a break."""
+    rule = "---|" * labels + "---:|" * (len(heads) - labels)
+    return "\n".join([f"| {' | '.join(heads)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in
+                      rows)])  # fmt: skip
+
+
+DOTS_PER_INCH = 160
+#: Larger figures get fewer dots an inch; drawing them takes time with the square of it.
+MOST_DOTS = 2400
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return a figure of that many inches with a canvas of its own: pyplot stays untouched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, *paths: Path) -> tuple[Path, ...]:
+    """Write a figure as PNG or, by the suffix, as SVG whose bytes are the same every time."""
+    import matplotlib
+
+    dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        style = {"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.family": "DejaVu Sans"}
+        with matplotlib.rc_context(style), replacing(path) as temporary:
+            options = {"dpi": dots, "metadata": {"Software": None}}
+            options = {"metadata": {"Date": None}} if path.suffix == ".svg" else options
+            figure.savefig(temporary, format=path.suffix[1:], **options)
+        # The layout found for the first file holds; finding it takes as long as drawing.
+        figure.set_layout_engine("none")
+    return paths
+
+
+#: Suffix of the file -> what writes one table. A new format is a line here.
 WRITERS: Mapping[str, Callable[[Table], str]] = {
     "md": write_markdown,
     "csv": write_csv,
     "tex": write_latex,
 }
-
-__all__ = ["WRITERS", "write_csv", "write_latex", "write_markdown"]

@@ -29,8 +29,7 @@ from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import nearest, reject_unknown
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
-from opencompass_llada.report.cells import read_cell
-from opencompass_llada.report.results import finite
+from opencompass_llada.report.results import finite, read_cell
 from opencompass_llada.report.runs import Run, read_run
 from opencompass_llada.report.statistics import paired_interval
 from opencompass_llada.runs import checks, doctor

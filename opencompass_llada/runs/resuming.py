@@ -17,7 +17,7 @@ from typing import Any
 
 from opencompass_llada.devices import parse_dtype
 from opencompass_llada.logs import get_logger
-from opencompass_llada.report.run_config import read_dumped_config
+from opencompass_llada.report.runs import read_dumped_config
 from opencompass_llada.runs.makers import (
     NO_RECORD,
     SUFFIX,

@@ -1,0 +1,225 @@
+"""Ranks scores of the leaderboard and finds how long a context a model really uses.
+
+Effective length goes by RULER's rule (arXiv 2404.06654, table 3: the maximum length passing the
+threshold): shorter lengths that fall short do not end it, and are named. It counts measured
+lengths only. Two thresholds: RULER's, and a share of the model's own score at 4K.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+from opencompass_llada.benchmarks.facts import find_benchmark
+from opencompass_llada.report.writers import write_csv_rows
+
+#: RULER (arXiv 2404.06654, section 4): Llama2-7B's score at 4K on its 13 tasks.
+RULER_THRESHOLD = 85.6
+#: NoLiMa (arXiv 2502.05167, section 4.2) takes 85 % of a model's own short-context score.
+OWN_SHARE = 0.85
+#: What counts as the model's own 4K: 4,000 tokens of NeedleBench, 4,096 of RULER.
+BASE_LENGTHS = (4000, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One line's number in one column of the leaderboard."""
+
+    entry: str  # line: model and scaling
+    kind: str  # ``diffusion``, ``autoregressive`` or ``unknown``
+    benchmark: str
+    series: str  # the benchmark's title, with language or data where there are several
+    column: str  # group of tasks, or a task
+    is_group: bool  # whether the column is an average of several
+    length: int | None  # tokens; None for all lengths together, or a benchmark without lengths
+    metric: str
+    higher_is_better: bool  # False for perplexity
+    num_cells: int  # members of the average
+    n: int | None  # samples of all members together
+    score: float | None  # None unless status is ``ok``
+    low: float | None  # of the 95 % interval; None where samples have no scores of their own
+    high: float | None
+    status: str  # ``ok``, ``missing`` or ``not run``
+    reason: str
+    protocol: str  # hash of what all members ask; scores that share it are ranked together
+    is_embedded: bool  # of this package's own generated text, which no paper reports on
+    rank: int | None = None  # 1 plus the number of lines that lie wholly on the better side
+    is_top: bool = False  # none that it is ranked with is better and some are worse; not a test
+    tied: bool = False  # whether another line's interval overlaps this one's
+
+    def is_above(self, other: Score) -> bool:
+        """Whether the whole interval lies on the better side of the other's."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return False
+        return self.low > other.high if self.higher_is_better else self.high < other.low
+
+
+def write_scores(scores: Sequence[Score]) -> str:
+    """Return all scores as CSV, a line each; what is missing is an empty field."""
+    return write_csv_rows([field.name for field in fields(Score)], map(asdict, scores))
+
+
+def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
+    """Give every score its rank in its column.
+
+    A line's rank is 1 plus the number of lines whose 95 % interval lies wholly on the better side
+    of its own; lines with overlapping intervals are tied. That is careful: two intervals that just
+    touch differ at about the 0.6 % level, not 5 %. Scores of other protocols (prompts, tokenizer,
+    number of samples) are ranked among themselves, and scores without an interval have no rank.
+
+    Returns:
+        The scores with ranks, in order, and remarks on columns with several protocols.
+    """
+    columns: dict[tuple[str, str, int | None], dict[str, list[Score]]] = {}
+    for score in scores:
+        column = columns.setdefault((score.series, score.column, score.length), defaultdict(list))
+        if score.score is not None:
+            column[score.protocol].append(score)
+    ranked: dict[int, Score] = {}
+    mixed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for (series, _, _), by_protocol in columns.items():
+        groups = list(by_protocol.values())
+        if len(groups) > 1:
+            mixed[series].add(tuple(" + ".join(s.entry for s in group) for group in groups))
+        ranked |= {id(score): _rank(score, group) for group in groups for score in group}
+    remarks: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for series, groupings in mixed.items():
+        remarks[max(sorted(groupings), key=len)].append(series)
+    notes = [
+        f"{' and '.join(names)}: not all lines were asked the same (prompts, tokenizer, number of "
+        f"samples or lengths differ), so ranks count within {' | '.join(grouping)}"
+        for grouping, names in remarks.items()
+    ]
+    return [ranked.get(id(score), score) for score in scores], notes
+
+
+def _rank(score: Score, group: Sequence[Score]) -> Score:
+    values = [other.score or 0.0 for other in group]
+    best = max(values) if score.higher_is_better else min(values)
+    score = replace(score, is_top=score.score == best and len(set(values)) > 1)
+    if score.low is None or score.high is None:
+        return score
+    others = [other for other in group if other.entry != score.entry and other.low is not None]
+    better = sum(other.is_above(score) for other in others)
+    worse = sum(score.is_above(other) for other in others)
+    return replace(score, rank=1 + better, tied=better + worse < len(others))
+
+
+def main_metrics(scores: Sequence[Score], benchmark: str) -> list[str]:
+    """Return the metric that a benchmark is shown by: its first that was reported."""
+    present = {score.metric for score in scores if score.benchmark == benchmark}
+    return [name for name in find_benchmark(benchmark).metrics if name in present][:1]
+
+
+def choose_headlines(scores: Sequence[Score]) -> list[tuple[str, str, int | None]]:
+    """Choose each series' column for the overview: headline over all lengths, else the longest."""
+    chosen = []
+    for series in dict.fromkeys(score.series for score in scores):
+        own = [score for score in scores if score.series == series]
+        first = own[0]
+        if first.benchmark != "perplexity" and first.metric not in main_metrics(
+            scores, first.benchmark
+        ):
+            continue
+        groups = [s for s in own if s.is_group and s.status != "not run"]
+        headline = [s for s in groups if s.column == find_benchmark(s.benchmark).headline]
+        whole = [s for s in headline if s.length is None]
+        best = whole or headline or groups or [s for s in own if s.status != "not run"] or own
+        longest = max(best, key=lambda score: score.length or 0)
+        chosen.append((series, longest.column, longest.length))
+    return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectiveLength:
+    """A line's effective length on one benchmark under one threshold."""
+
+    entry: str
+    series: str
+    rule: str  # ``absolute`` (RULER's threshold) or ``relative`` (to the model's own first length)
+    threshold: float | None  # percent; None where the model's own score is missing
+    base_length: int | None  # for ``relative``: the length whose score it is relative to
+    #: The longest measured length whose score is at least the threshold; None if none is.
+    tokens: int | None
+    #: The longest whose 95 % interval lies wholly at the threshold or above, and the longest whose
+    #: interval reaches it; None if none does, or intervals are not known.
+    low: int | None
+    high: int | None
+    has_interval: bool  # whether every measured length has one
+    measured: tuple[int, ...]  # lengths, ascending
+    short_at: tuple[int, ...]  # measured lengths below ``tokens`` that fall short of the threshold
+
+    @property
+    def value(self) -> int | None:
+        """What tables sort by: 0 where no measured length holds, None where nothing is known."""
+        if not self.measured or self.threshold is None:
+            return None
+        return self.tokens or 0
+
+    def describe(self) -> str:
+        """Return the result as a table shows it: the length, its interval, what falls short."""
+        if self.value is None:
+            return "missing"
+        text = self._name(self.tokens)
+        if self.has_interval and not self.low == self.high == self.tokens:
+            text += f" [{self._name(self.low)} to {self._name(self.high)}]"
+        if self.short_at:
+            text += f", not at {', '.join(f'{length:,}' for length in self.short_at)}"
+        return text
+
+    def _name(self, length: int | None) -> str:
+        if length is None:
+            return f"< {self.measured[0]:,}"
+        return f"{'≥ ' if length == self.measured[-1] else ''}{length:,}"
+
+
+def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
+    """Find both effective lengths of every line on every benchmark with lengths."""
+    lines: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        if score.length is None or score.metric not in main_metrics(scores, score.benchmark):
+            continue
+        if score.column == find_benchmark(score.benchmark).headline:
+            lines.setdefault((score.entry, score.series), []).append(score)
+    return [
+        length
+        for members in lines.values()
+        if any(score.status != "not run" for score in members)
+        for length in _apply_thresholds(members)
+    ]
+
+
+def _apply_thresholds(line: Sequence[Score]) -> Iterator[EffectiveLength]:
+    measured = sorted((s for s in line if s.score is not None), key=lambda s: s.length or 0)
+    base = next((s for s in measured if s.length in BASE_LENGTHS), next(iter(measured), None))
+    own = None if base is None or base.score is None else OWN_SHARE * base.score
+    base_length = None if base is None else base.length
+    for rule, threshold, relative_to in (
+        ("absolute", RULER_THRESHOLD, None),
+        ("relative", own, base_length),
+    ):
+        # A threshold of 0 is held by nothing, since no context is used there.
+        holding = {
+            name: [
+                s.length
+                for s in measured
+                if threshold and s.length and (getattr(s, name) or 0) >= threshold
+            ]
+            for name in ("score", "low", "high")
+        }
+        tokens, low, high = (lengths[-1] if lengths else None for lengths in holding.values())
+        lengths = tuple(s.length for s in measured if s.length is not None)
+        yield EffectiveLength(
+            entry=line[0].entry,
+            series=line[0].series,
+            rule=rule,
+            threshold=threshold,
+            base_length=relative_to,
+            tokens=tokens,
+            low=low,
+            high=high,
+            has_interval=all(s.low is not None and s.high is not None for s in measured),
+            measured=lengths,
+            short_at=tuple(n for n in lengths if n < (tokens or 0) and n not in holding["score"]),
+        )

@@ -1,0 +1,409 @@
+"""Writes a run's tables into summary/ and its report into report/, and exits with its state.
+
+One summarizer does it, and makes the run exit with 1 if a result is missing or unusable; its
+subclasses name the tables that runs of a kind have besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pandas
+
+from opencompass_llada.benchmarks.facts import Group, find_benchmark, parse_groups
+from opencompass_llada.files import write_text
+from opencompass_llada.logs import get_logger
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.report.board import average_group
+from opencompass_llada.report.curves import BENCHMARK, read_curves, write_curves
+from opencompass_llada.report.figures import draw_curves
+from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_means
+from opencompass_llada.report.publish import write_report
+from opencompass_llada.report.results import COLUMNS, read_results
+from opencompass_llada.report.runs import Run, read_run
+from opencompass_llada.report.writers import (
+    plain_field,
+    save_figure,
+    write_csv_rows,
+    write_plain_table,
+)
+from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
+from opencompass_llada.runs.provenance import record_run
+
+logger = get_logger(__name__)
+NOT_RUN = "-"
+MOST_LISTED = 20
+#: One model's rows at one length, by task.
+Line = dict[str, Any]
+#: Stem and suffix of a file in summary/, and its text or figure.
+SummaryFile = tuple[str, str, Any]
+
+
+class FinishedRun(NamedTuple):
+    """What a run is summarized from."""
+
+    run: Run
+    results: pandas.DataFrame  # what `read_results` finds of the config at hand
+    missing: list[MissingCell]
+    stamp: str  # part of every file's name
+
+
+@dataclass(eq=False)
+class LeaderboardSummarizer:
+    """Writes the report and logs the leaderboard; for runs of any benchmarks.
+
+    Use it in any config: ``summarizer=dict(type=LeaderboardSummarizer)``. OpenCompass gives the
+    run's config. `models` is what configs know of models besides: ``dict(abbr=..., title=...,
+    trained_length=...)`` each; without it the abbreviation is the title, and no trained length is
+    marked.
+    """
+
+    config: Mapping[str, Any]
+    _: KW_ONLY
+    models: Sequence[Mapping[str, Any]] = ()
+    logs_board: ClassVar[bool] = True
+    has_scores: ClassVar[bool] = True  # whether more is told of results than that they are there
+
+    def write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
+        """Yield the files of summary/; Markdown is logged, too."""
+        return ()
+
+    def summarize(self, time_str: str | None = None) -> None:
+        """Write all files and log their paths.
+
+        Args:
+            time_str: Names the files of summary/; OpenCompass gives the run's.
+
+        Raises:
+            SystemExit: With status 1, if a result is missing; the log lists them.
+        """
+        work_dir, written = Path(self.config["work_dir"]), []
+        run = read_run(work_dir, config=self.config, described=self.models)
+        finished = FinishedRun(
+            run=run,
+            results=read_results(self.config, work_dir, run.facts),
+            missing=find_missing(self.config, work_dir),
+            stamp=time_str or datetime.now().strftime("%Y%m%d_%H%M%S"),
+        )
+        for stem, suffix, content in self.write_tables(finished):
+            written.append(work_dir / "summary" / f"{stem}_{finished.stamp}.{suffix}")
+            if isinstance(content, str):
+                write_text(written[-1], content)
+            else:
+                save_figure(content, written[-1])
+            if suffix == "md":
+                logger.info("\n%s", content)
+        for path in written:
+            logger.info("wrote %s", path.resolve())
+        if self.has_scores:
+            record_run(work_dir)
+            paths = write_report([run], work_dir / "report")
+            if self.logs_board:
+                board = (work_dir / "report" / "leaderboard.md").read_text(encoding="utf-8")
+                logger.info("\n%s", board.partition("## Effective")[0])
+            logger.info("wrote %s and %d files beside it", paths[0].resolve(), len(paths) - 1)
+        self._exit_if_missing(finished)
+
+    def _exit_if_missing(self, finished: FinishedRun) -> None:
+        named = {(cell.model, cell.dataset) for cell in finished.missing}
+        faulty = [
+            f"{row.model} on {row.dataset}: {row.reason}"
+            for row in finished.results.itertuples()
+            if self.has_scores and row.status != "ok" and (row.model, row.dataset) not in named
+        ]
+        if finished.missing:
+            logger.error("%s", describe_missing(finished.missing))
+        if faulty:
+            head = f"{len(faulty)} results hold no usable number:"
+            logger.error("%s", "\n  ".join([head, *faulty[:MOST_LISTED]]))
+        if finished.missing or faulty:
+            raise SystemExit(1)
+
+
+def _results_file(finished: FinishedRun) -> SummaryFile:
+    return "results", "csv", write_csv_rows(list(COLUMNS), finished.results.to_numpy())
+
+
+@dataclass(eq=False)
+class NeedleSummarizer(LeaderboardSummarizer):
+    """Writes means over depths and heat maps besides; for needle in a haystack.
+
+    `metric` is what they show: ``accuracy`` (keyword hits) or ``score`` (NeedleBench's, with its
+    part credit for similar answers). None is accuracy, or score where OpenCompass's own evaluator
+    was used, which reports nothing else.
+    """
+
+    metric: str | None = None
+    logs_board: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the metric."""
+        if self.metric is not None:
+            reject_unknown("metric", [self.metric], find_benchmark("niah").metrics)
+
+    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
+        """Yield the results, their means and heat maps, one a model and one of all."""
+        yield _results_file(finished)
+        metric = self.metric or find_benchmark("niah").metrics[0]
+        metric = _choose_metric(finished.results, metric)
+        trained = {facts.abbr: facts.trained_length for facts in finished.run.facts}
+        grids = make_grids(finished.results, metric, trained)
+        if not grids:
+            logger.warning("No data set has a length and a depth: there is no heat map to draw.")
+            return
+        yield "summary", "md", write_means(grids)
+        names = [grid.model for grid in grids]
+        for number, grid in enumerate(grids):
+            # A model that has several grids (languages, tokenizers) gets their numbers.
+            suffix = f"_{number}" if names.count(grid.model) > 1 else ""
+            yield f"heatmap_{grid.model}{suffix}", "png", draw_heat_maps([grid])
+        yield "heatmap_all", "png", draw_heat_maps(grids)
+
+
+def _choose_metric(results: pandas.DataFrame, metric: str) -> str:
+    """Return the metric to show; OpenCompass's own NeedleBench evaluator has no accuracy."""
+    places = set(results.dataset[results.length.notna() & results.depth.notna()])
+    without = places - set(results.dataset[results.metric == metric])
+    if without and without == places:
+        logger.warning("No data set reports %r: means and heat maps show 'score' instead.", metric)
+        return "score"
+    if without:
+        logger.warning(
+            "%d data sets report no %r and are not in means and heat maps, among them %s; "
+            "metric='score' shows them too.",
+            len(without),
+            metric,
+            min(without),
+        )
+    return metric
+
+
+@dataclass(eq=False)
+class GroupSummarizer(LeaderboardSummarizer):
+    """Writes a table of tasks and group averages besides; for benchmarks of many tasks.
+
+    ``benchmark``, ``task`` and ``length`` are read from each data set's config, never from its
+    abbreviation. A group is ``dict(name='NIAH', members=['niah_single_1', ...],
+    weighting='mean')``; weighting is ``'mean'`` (the default) or ``'samples'``. `metric` is which
+    number of the result files is shown.
+
+    Raises:
+        ValueError: For a wrong group.
+    """
+
+    groups: Sequence[Mapping[str, Any]] = ()
+    metric: str = "score"
+    logs_board: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Parse the groups."""
+        self.parsed = parse_groups(self.groups)
+
+    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
+        """Yield the results, the averages, and a line a model and length."""
+        lines = make_lines(finished.results, self.metric)
+        yield _results_file(finished)
+        yield _averages_file(lines, self.parsed)
+        firsts = [_first(line) for line in lines]
+        title, heads, labels = f"{self.metric}, percent", [], [[] for _ in lines]
+        if any(first.length is not None for first in firsts):
+            title, heads = f"{title}; lengths in tokens", ["length"]
+            labels = [["" if own.length is None else f"{own.length:,}"] for own in firsts]
+        table = _write_lines(lines, labels, heads, self.parsed, num_left=2)
+        notes = [
+            f"- {group.name}: {'weighted by samples' if group.weighting == 'samples' else 'mean'} "
+            f"of {', '.join(group.members)}"
+            for group in self.parsed
+        ]
+        if counted := sorted({first.tokenizer for first in firsts if first.tokenizer}):
+            notes.append(f"- lengths counted with: {', '.join(counted)}")
+        if any(average_group(ln, g).status == "not run" for ln in lines for g in self.parsed):
+            notes.append(f"- {NOT_RUN}: not part of this run, or a group with such a task")
+        yield "summary", "md", "\n".join([title, "", table, "", *notes]).rstrip() + "\n"
+
+
+@dataclass(eq=False)
+class BreakdownSummarizer(LeaderboardSummarizer):
+    """Writes a table with a line a model and part besides: LongBench-E by length, v2 by difficulty.
+
+    `parts` are the labels of lines with their metrics in the result files, e.g. ``{'all': 'score',
+    '0-4k': 'score_0-4k'}``; the first is one that every result has. `groups` are as
+    `GroupSummarizer` takes them.
+
+    Raises:
+        ValueError: For a wrong group, or no parts.
+    """
+
+    parts: Mapping[str, str]
+    groups: Sequence[Mapping[str, Any]] = ()
+    logs_board: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the parts and parse the groups."""
+        if not self.parts:
+            raise ValueError("parts={} must name at least one metric, as in {'all': 'score'}.")
+        self.parsed = parse_groups(self.groups)
+
+    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
+        """Yield the results, the averages, and a line a model and part."""
+        lines = [
+            (label, line)
+            for label, metric in self.parts.items()
+            for line in make_lines(finished.results, metric)
+        ]
+        yield _results_file(finished)
+        yield _averages_file([line for _, line in lines], self.parsed)
+        tasks = [task for _, line in lines for task in line]
+        models = [_first(line).model for _, line in lines]
+        lines.sort(key=lambda labelled: models.index(_first(labelled[1]).model))
+        own, labels = [line for _, line in lines], [[label] for label, _ in lines]
+        table = _write_lines(own, labels, ["part"], self.parsed, num_left=3, tasks=tasks)
+        note = f"- {NOT_RUN}: the data has no samples in this part, or a group such a task"
+        yield "summary", "md", f"percent\n\n{table}\n\n{note}\n"
+
+
+def make_lines(results: pandas.DataFrame, metric: str) -> list[Line]:
+    """Collect rows that name a task into lines, in order of model, benchmark and length.
+
+    Raises:
+        ValueError: If two data sets of a line have the same task.
+    """
+    own = results[(results.metric == metric) & results.task.notna()]
+    keys = ["model", "benchmark", "length", "tokenizer"]
+    lines: list[Line] = []
+    for _, rows in own.groupby(keys, sort=False, dropna=False):
+        line: Line = {}
+        for row in rows.itertuples():
+            if row.task in line:
+                raise ValueError(
+                    f"{row.model}: {line[row.task].dataset!r} and {row.dataset!r} both "
+                    f"are task={row.task!r} at length={row.length}; a table has room for one of "
+                    "them: give them different task names or lengths."
+                )
+            line[row.task] = row
+        lines.append(line)
+    models = list(dict.fromkeys(results.model))
+    place = {id(line): models.index(_first(line).model) for line in lines}
+    return sorted(
+        lines, key=lambda ln: (place[id(ln)], _first(ln).benchmark, _first(ln).length or 0)
+    )
+
+
+def _first(line: Line) -> Any:
+    """Return any of a line's rows: model, benchmark, length and tokenizer are the same in all."""
+    return next(iter(line.values()))
+
+
+def _averages_file(lines: Sequence[Line], groups: Sequence[Group]) -> SummaryFile:
+    shared = ["model", "title", "scaling", "benchmark", "tokenizer", "length"]
+    rows = [
+        {name: getattr(_first(line), name) for name in (*shared, "metric")}
+        | {"group": group.name, "weighting": group.weighting}
+        | asdict(average_group(line, group))
+        for line in lines
+        for group in groups
+    ]
+    heads = [*shared, "group", "weighting", "metric", "num_tasks", "n", "score", "standard_error",
+             "status", "reason"]  # fmt: skip
+    return "groups", "csv", write_csv_rows(heads, rows)
+
+
+def _write_lines(
+    lines: Sequence[Line],
+    labels: Sequence[Sequence[str]],
+    label_heads: Sequence[str],
+    groups: Sequence[Group],
+    *,
+    num_left: int,
+    tasks: Iterable[str] | None = None,
+) -> str:
+    """Write lines with their labels: a column a group and a task, the first columns to the left."""
+    names = list(dict.fromkeys(tasks or (task for line in lines for task in line)))
+    rows = []
+    for line, own_labels in zip(lines, labels, strict=True):
+        scaling = "no scaling" if _first(line).scaling == "none" else _first(line).scaling
+        fields = [plain_field(_first(line).title), scaling, *own_labels]
+        averages = [average_group(line, group) for group in groups]
+        fields += [_field(own.score, own.status != "not run", "**{:.1f}**") for own in averages]
+        scores = {task: row.score for task, row in line.items()}
+        fields += [_field(scores.get(task), task in line, "{:.1f}") for task in names]
+        rows.append(fields)
+    heads = ["model", "scaling", *label_heads, *(f"**{group.name}**" for group in groups), *names]
+    return write_plain_table(heads, rows, num_left)
+
+
+def _field(score: float | None, was_run: bool, form: str) -> str:
+    if not was_run:
+        return NOT_RUN
+    return "missing" if score is None else form.format(score)
+
+
+@dataclass(eq=False)
+class PerplexitySummarizer(LeaderboardSummarizer):
+    """Writes the curves' table and figure besides; for perplexity."""
+
+    logs_board: ClassVar[bool] = False
+
+    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
+        """Yield the points as CSV and Markdown, and the curves."""
+        facts = finished.run.facts
+        points = read_curves(self.config, finished.run.path, facts)
+        if not points:
+            logger.warning("No data set says benchmark=%r: there is no curve to draw.", BENCHMARK)
+            return
+        for suffix, text in write_curves(points).items():
+            yield "perplexity", suffix, text
+        figure = draw_curves(points, {model.abbr: model.trained_length for model in facts})
+        yield "perplexity", "png", figure
+
+
+@dataclass(eq=False)
+class SideBySideSummarizer(LeaderboardSummarizer):
+    """Writes OpenCompass's table of models side by side besides; for its own data sets.
+
+    `dataset_abbrs` are the table's lines (None for all data sets), and `summary_groups` means over
+    data sets, both in the form of OpenCompass's DefaultSummarizer.
+    """
+
+    dataset_abbrs: Sequence[Any] | None = None
+    summary_groups: Sequence[Mapping[str, Any]] = ()
+    logs_board: ClassVar[bool] = False
+
+    def write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
+        """Let OpenCompass write its table, into files of its own names."""
+        from opencompass.summarizers import DefaultSummarizer
+
+        groups = list(self.summary_groups)
+        table = DefaultSummarizer(
+            self.config, dataset_abbrs=self.dataset_abbrs, summary_groups=groups
+        )
+        table.summarize(time_str=finished.stamp)
+        return ()
+
+
+@dataclass(eq=False)
+class CoverageSummarizer(LeaderboardSummarizer):
+    """Says of each data set config whether all of it ran, and no more: scores do not matter.
+
+    A set is ``dict(name=..., datasets=[abbr, ...], absent=...)``; `absent` says why it was not run,
+    and is empty for those that were.
+    """
+
+    sets: Sequence[Mapping[str, Any]]
+    logs_board: ClassVar[bool] = False
+    has_scores: ClassVar[bool] = False
+
+    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
+        """Yield a line a set: its cells, how many have no result, or why it was not run."""
+        missing = {cell.dataset for cell in finished.missing}
+        lines = ["| data set config | cells | without a result | |", "|---|---:|---:|---|"]
+        for own in self.sets:
+            lost = len(missing & set(own["datasets"]))
+            state = f"not run: {own['absent']}" if own["absent"] else ("MISSING" if lost else "ran")
+            name = plain_field(own["name"])
+            lines.append(f"| {name} | {len(own['datasets'])} | {lost} | {state} |")
+        yield "summary", "md", "\n".join(lines) + "\n"
