@@ -37,6 +37,12 @@ def list_some(names: list[str]) -> str:
     return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
 
+def list_differences(**found: list[str]) -> str:
+    """Describe tensors that do not fit, such as ``1 missing: a; 2 extra: b, c``; '' for none."""
+    kinds = ((kind.replace("_", " "), names) for kind, names in found.items() if names)
+    return "; ".join(f"{len(names)} {kind}: {list_some(names)}" for kind, names in kinds)
+
+
 def list_weight_files(folder: Path) -> list[Path]:
     """List the files that a checkpoint's weights are read from, in order of their names.
 

@@ -1,4 +1,4 @@
-"""LoRA adapters in peft's format: checked without weights, then merged into a loaded network.
+"""Merges LoRA adapters in peft's format into a loaded network, checked before weights load.
 
 Works for every family alike, since peft goes by module names. What an adapter needs is worked out
 by peft itself on a network without weights and compared with the adapter's file, so that nothing
@@ -8,25 +8,29 @@ is found out after the weights have loaded.
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.causal import build_causal
 from opencompass_llada.networks.checkpoint import (
-    is_hub_id,
+    find_folder,
     open_checkpoint,
+    read_json_object,
     read_model_config,
 )
 from opencompass_llada.networks.transformer import NETWORKS
 from opencompass_llada.options import check_value, reject_unknown
-from opencompass_llada.weight_files import CheckpointError, list_some, read_stored_shapes
+from opencompass_llada.weight_files import (
+    CheckpointError,
+    list_differences,
+    list_some,
+    read_stored_shapes,
+)
 
 logger = get_logger(__name__)
 
@@ -43,7 +47,6 @@ class AdapterSource:
     path: str
     """Folder or hub id."""
     revision: str | None = None
-    """Revision of a hub id."""
     subfolder: str = ""
     """Folder below the path that holds the files."""
 
@@ -53,7 +56,6 @@ class Adapter:
     """An adapter's files, read as far as its weights."""
 
     folder: Path
-    """Holds `CONFIG_NAME` and `WEIGHTS_NAME`."""
     config: Mapping[str, Any]
     """The parsed adapter_config.json."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -61,14 +63,11 @@ class Adapter:
 
 
 def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
-    """Return where the adapter is, from the wrapper's keywords.
+    """Return where the adapter is, from the wrapper's keywords; None for no adapter.
 
     Args:
         peft_path: Folder or hub id; None for no adapter.
         peft_kwargs: ``revision`` and ``subfolder``; ``is_trainable`` must be False if given.
-
-    Returns:
-        The source; None for no adapter.
 
     Raises:
         ValueError: If an option is unknown or does not fit, or peft is not installed.
@@ -92,16 +91,21 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
 
 
 def open_adapter(source: AdapterSource) -> Adapter:
-    """Find an adapter and read its configuration and the header of its weights.
-
-    Args:
-        source: Where it is; a hub id is downloaded.
+    """Find an adapter, or download it, and read its configuration and its weights' header.
 
     Raises:
         CheckpointError: If a file is missing or unreadable, or the adapter is no plain LoRA.
     """
-    folder = _locate(source)
-    config = _read_config(folder)
+    prefix = f"{source.subfolder}/" if source.subfolder else ""
+    names = [f"{prefix}{name}" for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    found = find_folder(source.path, names, f"peft_path={source.path!r}", source.revision)
+    folder = found / source.subfolder
+    if not (folder / CONFIG_NAME).is_file():
+        raise CheckpointError(
+            f"peft_path {folder} has no {CONFIG_NAME}. Give the folder that peft's "
+            "save_pretrained wrote."
+        )
+    config = read_json_object(folder / CONFIG_NAME)
     kind = str(config.get("peft_type"))
     if kind.upper() != "LORA":
         raise CheckpointError(
@@ -130,8 +134,7 @@ def check_adapter(adapter: Adapter, network: nn.Module) -> None:
 
     Args:
         adapter: From `open_adapter`.
-        network: Of the same configuration as the one to merge into, on the meta device. It is
-            used up: peft's layers stay in it.
+        network: As the one to merge into, on the meta device. It is used up: peft's layers stay.
 
     Raises:
         CheckpointError: Naming target modules that the network lacks, and missing, extra and
@@ -153,20 +156,27 @@ def check_adapter(adapter: Adapter, network: nn.Module) -> None:
         ) from error
     needed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     allowed = get_peft_model_state_dict(wrapped, save_embedding_layers="auto")
-    problems = list(_compare(needed, allowed, adapter.shapes))
-    if problems:
+    stored = adapter.shapes
+    wrong = [
+        f"{name} is {list(shape)}, the network asks for {list(allowed[name].shape)}"
+        for name, shape in sorted(stored.items())
+        if name in allowed and tuple(allowed[name].shape) != shape
+    ]
+    differences = list_differences(
+        wrongly_shaped=wrong,
+        missing=sorted(needed.keys() - stored.keys()),
+        extra=sorted(stored.keys() - allowed.keys()),
+    )
+    if differences:
         raise CheckpointError(
-            f"Adapter {adapter.folder} does not fit the network: {'; '.join(problems)}. It was "
+            f"Adapter {adapter.folder} does not fit the network: {differences}. It was "
             "trained on a model of another shape, or is torn; give the checkpoint that it was "
             "trained on as path, or download it again."
         )
 
 
 def build_without_weights(path: str | Path) -> nn.Module:
-    """Return a checkpoint's network on the meta device, of whatever family it is.
-
-    Args:
-        path: A folder or a hub id.
+    """Return the network of a folder or hub id on the meta device, of whatever family it is.
 
     Raises:
         CheckpointError: If a file is wrong.
@@ -211,47 +221,6 @@ def merge_adapter(adapter: Adapter, network: nn.Module) -> None:
     )
 
 
-def _locate(source: AdapterSource) -> Path:
-    folder = Path(source.path).expanduser()
-    if folder.is_dir():
-        return folder / source.subfolder
-    if not is_hub_id(source.path):
-        raise CheckpointError(
-            f"peft_path={source.path!r} is neither an existing folder nor a hub id "
-            "'organisation/name'. Correct it."
-        )
-    from huggingface_hub import snapshot_download
-
-    prefix = f"{source.subfolder}/" if source.subfolder else ""
-    names = [f"{prefix}{name}" for name in (CONFIG_NAME, WEIGHTS_NAME)]
-    try:
-        fetched = snapshot_download(source.path, revision=source.revision, allow_patterns=names)
-    except Exception as error:  # any network, cache or hub error ends in the same remedy
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"peft_path={source.path!r} is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}: {reason}). Download it where there is a network (hf download"
-            f" {source.path}) and give the folder, or check the name."
-        ) from error
-    return Path(fetched) / source.subfolder
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG_NAME
-    if not file.is_file():
-        raise CheckpointError(
-            f"peft_path {folder} has no {CONFIG_NAME}. Give the folder that peft's "
-            "save_pretrained wrote."
-        )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no JSON object. Fetch it again.")
-    return config
-
-
 def _lora_config(adapter: Adapter) -> Any:
     from peft import LoraConfig
 
@@ -278,20 +247,3 @@ def _check_targets(adapter: Adapter, network: nn.Module) -> None:
             f"{list_some(sorted(lacking))}. It was trained on another architecture; give the "
             "checkpoint that it was trained on as path."
         )
-
-
-def _compare(
-    needed: Mapping[str, torch.Tensor],
-    allowed: Mapping[str, torch.Tensor],
-    stored: Mapping[str, tuple[int, ...]],
-) -> Iterator[str]:
-    wrong = [
-        f"{name} is {list(shape)}, the network asks for {list(allowed[name].shape)}"
-        for name, shape in sorted(stored.items())
-        if name in allowed and tuple(allowed[name].shape) != shape
-    ]
-    missing = sorted(needed.keys() - stored.keys())
-    extra = sorted(stored.keys() - allowed.keys())
-    for kind, found in (("wrongly shaped", wrong), ("missing", missing), ("extra", extra)):
-        if found:
-            yield f"{len(found)} {kind}: {list_some(found)}"

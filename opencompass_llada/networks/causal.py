@@ -1,4 +1,4 @@
-"""Loading autoregressive checkpoints through transformers, with this package's RoPE scaling.
+"""Loads autoregressive checkpoints through transformers, with this package's RoPE scaling.
 
 Any architecture of AutoModelForCausalLM that needs no remote code. Its network is transformers'
 own; only the frequencies of its rotary embeddings are replaced, by the ones that `rope` works out,
@@ -20,6 +20,7 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.checkpoint import (
     locate_checkpoint,
     read_model_config,
+    refuse_differences,
     refuse_non_finite,
 )
 from opencompass_llada.networks.declared_rope import (
@@ -32,7 +33,7 @@ from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 from opencompass_llada.weight_files import (
     CheckpointError,
-    list_some,
+    list_differences,
     list_weight_files,
     read_stored_shapes,
 )
@@ -51,10 +52,6 @@ def is_causal_architecture(model_type: Any) -> bool:
 def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -> None:
     """Check a checkpoint's config.json, headers and scaling as loading does; read no weights.
 
-    Args:
-        path: A folder or a hub id.
-        rope_scaling: Scaling to apply; None for none.
-
     Raises:
         CheckpointError: If the path or a file is wrong.
         ValueError: If the scaling does not fit.
@@ -67,9 +64,6 @@ def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -
 
 def build_causal(path: str | Path) -> nn.Module:
     """Build an autoregressive checkpoint's network on the meta device, without weights.
-
-    Args:
-        path: A folder or a hub id.
 
     Raises:
         CheckpointError: If config.json describes no network.
@@ -153,7 +147,9 @@ def load_causal(
         ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         output_loading_info=True,
     )
-    _check_report(report, str(path))
+    kinds = {"missing": "missing", "extra": "unexpected", "wrongly_shaped": "mismatched"}
+    found = {kind: sorted(map(str, report[f"{name}_keys"])) for kind, name in kinds.items()}
+    refuse_differences(list_differences(**found), str(path))
     refuse_non_finite(model.named_parameters(), str(path))
     check_frequencies(model, declared, text_config(config), str(path))
     if rope is not None and rope.method != "none":
@@ -169,15 +165,10 @@ def load_causal(
 
 
 def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
-    """Work out the scaled frequencies of an autoregressive network.
-
-    Args:
-        config: The checkpoint's config, of transformers.
-        scaling: The scaling asked for.
+    """Work out the scaled frequencies of an autoregressive network, given transformers' config.
 
     Returns:
-        The resolved scaling; None for a network without rotary embeddings, or whose config.json
-        scales them itself.
+        None for a network without rotary embeddings, or whose config.json scales them itself.
 
     Raises:
         ValueError: If the method is for bidirectional models, the network has no plain rotary
@@ -211,10 +202,6 @@ def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | Non
 
 def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
     """Replace the frequencies of every rotary embedding of a network that has not run yet.
-
-    Args:
-        model: A network of transformers.
-        rope: The frequencies, and the factor on cosine and sine.
 
     Raises:
         ValueError: If no module keeps its frequencies where transformers' rotary embeddings do.
@@ -253,13 +240,8 @@ def _read_rope(config: Any) -> tuple[float | None, str, float]:
 def read_causal_config(folder: Path) -> tuple[Any, dict[str, DeclaredRope]]:
     """Read config.json as the installed transformers does, and what it declares of RoPE.
 
-    A form of RoPE that only the other major knows is put into the installed one's.
-
-    Args:
-        folder: Of the checkpoint.
-
-    Returns:
-        The config of transformers, and RoPE by kind of layer.
+    A form of RoPE that only the other major knows is put into the installed one's. RoPE is by kind
+    of layer.
 
     Raises:
         CheckpointError: If config.json describes no network that can be built, holds quantised
@@ -290,14 +272,3 @@ def read_causal_config(folder: Path) -> tuple[Any, dict[str, DeclaredRope]]:
 def text_config(config: Any) -> Any:
     """Return the part of a config of transformers that describes the language model."""
     return config.get_text_config(decoder=True)
-
-
-def _check_report(report: Mapping[str, Any], source: str) -> None:
-    kinds = {"missing": "missing", "extra": "unexpected", "wrongly shaped": "mismatched"}
-    found = {kind: sorted(map(str, report[f"{name}_keys"])) for kind, name in kinds.items()}
-    if any(found.values()):
-        listed = (f"{len(v)} {kind}: {list_some(v) or 'none'}" for kind, v in found.items())
-        raise CheckpointError(
-            f"Checkpoint {source}: its tensors do not fit its config.json; {'; '.join(listed)}. "
-            "Download it again, or give the folder whose config.json belongs to these weights."
-        )

@@ -22,6 +22,7 @@ from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
     SMALL_FILES,
     CheckpointError,
+    list_differences,
     list_some,
     list_weight_files,
     read_stored_shapes,
@@ -39,36 +40,49 @@ def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
         path: A folder, or a hub id such as ``GSAI-ML/LLaDA-8B-Base``.
         files: Patterns of the files to download.
 
-    Returns:
-        A folder that holds config.json.
-
     Raises:
         CheckpointError: If there is no such folder and no such hub id can be fetched.
     """
+    folder = find_folder(str(path), files, f"Checkpoint {str(path)!r}")
+    if Path(path).expanduser().is_dir() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"Checkpoint folder {str(path)!r} has no config.json. Give the folder that holds "
+            "config.json and the .safetensors files."
+        )
+    return folder
+
+
+def find_folder(path: str, files: Sequence[str], named: str, revision: str | None = None) -> Path:
+    """Return a folder, or the one into which a hub id's files are downloaded.
+
+    Args:
+        path: The folder or hub id.
+        files: Patterns of the files to download.
+        named: What messages call it.
+        revision: Of a hub id.
+
+    Raises:
+        CheckpointError: If it is neither, or cannot be fetched.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"Checkpoint folder {str(path)!r} has no config.json. Give the folder that holds "
-                "config.json and the .safetensors files."
-            )
         return folder
-    text = str(path)
-    if not is_hub_id(text):
+    if not is_hub_id(path):
         raise CheckpointError(
-            f"Checkpoint {text!r} is neither an existing folder nor a hub id 'organisation/name'. "
+            f"{named} is neither an existing folder nor a hub id 'organisation/name'. "
             "Correct the path, or give a hub id such as 'GSAI-ML/LLaDA-8B-Base'."
         )
     from huggingface_hub import snapshot_download
 
+    options = {} if revision is None else {"revision": revision}
     try:
-        return Path(snapshot_download(text, allow_patterns=list(files)))
+        return Path(snapshot_download(path, allow_patterns=list(files), **options))
     except Exception as error:  # any network, cache or hub error ends in the same remedy
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"Checkpoint {text!r} is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}: {reason}). Download it where there is "
-            "a network (hf download " + text + ") and give the folder as path, or check the name."
+            f"{named} is no folder here and could not be fetched from the hub "
+            f"({type(error).__name__}: {reason}). Download it where there is a network "
+            f"(hf download {path}) and give the folder as path, or check the name."
         ) from error
 
 
@@ -78,43 +92,38 @@ def is_hub_id(path: str) -> bool:
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint's config.json.
-
-    Args:
-        path: A folder or a hub id.
-
-    Returns:
-        The parsed config.json.
+    """Read the config.json of a folder or a hub id.
 
     Raises:
         CheckpointError: If the path is wrong or the file is no JSON object.
     """
     file = locate_checkpoint(path, files=["config.json"]) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not file.is_file():
         raise CheckpointError(
             f"Checkpoint {str(path)!r} has no config.json on the hub. Check the name."
-        ) from error
+        )
+    return read_json_object(file)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        CheckpointError: If it cannot be read or holds something else.
+    """
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8 or brackets without end
         raise CheckpointError(f"{file} is not valid JSON ({error}). Fetch it again.") from error
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}).") from error
-    if not isinstance(config, dict):
+    if not isinstance(fields, dict):
         raise CheckpointError(f"{file} holds no JSON object. Fetch it again.")
-    return config
+    return fields
 
 
-def check_num_layers(fields: Mapping[str, Any], num_tensors: int) -> None:
-    """Refuse more layers than there are tensors, before a network of that many is built.
-
-    Args:
-        fields: Of config.json.
-        num_tensors: In the files of weights.
-
-    Raises:
-        CheckpointError: With both numbers.
-    """
+def _check_num_layers(fields: Mapping[str, Any], num_tensors: int) -> None:
+    """Refuse more layers than there are tensors, before a network of that many is built."""
     for name in ("n_layers", "num_hidden_layers"):
         number = fields.get(name)
         if isinstance(number, int) and number > num_tensors:
@@ -124,34 +133,11 @@ def check_num_layers(fields: Mapping[str, Any], num_tensors: int) -> None:
             )
 
 
-def check_tensors(
-    expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]], source: str
-) -> None:
-    """Compare the tensors that the network needs with those that the files hold.
-
-    Args:
-        expected: Name to shape, from the network.
-        stored: Name to shape, from the files.
-        source: Where the files are, for the message.
-
-    Raises:
-        CheckpointError: Listing missing, extra and wrongly shaped tensors.
-    """
-    missing = sorted(expected.keys() - stored.keys())
-    extra = sorted(stored.keys() - expected.keys())
-    wrong = [
-        f"{name} is {list(stored[name])}, config.json asks for {list(shape)}"
-        for name, shape in sorted(expected.items())
-        if name in stored and stored[name] != shape
-    ]
-    problems = [
-        f"{len(found)} {kind}: {list_some(found)}"
-        for kind, found in (("missing", missing), ("extra", extra), ("wrongly shaped", wrong))
-        if found
-    ]
-    if problems:
+def refuse_differences(differences: str, source: str) -> None:
+    """Refuse a checkpoint whose tensors differ from the network's; see `list_differences`."""
+    if differences:
         raise CheckpointError(
-            f"Checkpoint {source}: its tensors do not fit its config.json; {'; '.join(problems)}. "
+            f"Checkpoint {source}: its tensors do not fit its config.json; {differences}. "
             "Download it again, or give the folder whose config.json belongs to these weights."
         )
 
@@ -159,11 +145,7 @@ def check_tensors(
 def refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
     """Refuse weights with a NaN or an infinity, which would make every answer worthless.
 
-    Reads each tensor once and makes no copy of it.
-
-    Args:
-        tensors: Name and weights, in the dtype that they will be used in.
-        source: Where they come from, for the message.
+    Reads each tensor, in the dtype that it will be used in, once and makes no copy of it.
 
     Raises:
         CheckpointError: Naming the tensors.
@@ -190,11 +172,7 @@ def open_checkpoint(
 ) -> tuple[BidirectionalNetwork, list[Path]]:
     """Check a checkpoint by its config.json and safetensors headers; no weight is read.
 
-    Args:
-        path: A folder or a hub id.
-        rope_scaling: Scaling to apply; None for none.
-        attention_backend: See networks.attention.
-        attention_pattern: Who sees whom, as the checkpoint's family states it.
+    Arguments are as in `load_checkpoint`.
 
     Returns:
         The network without weights (on the meta device), and the files that hold them.
@@ -215,14 +193,21 @@ def open_checkpoint(
     config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
     shards = list_weight_files(folder)
     stored = read_stored_shapes(shards)
-    check_num_layers(fields, len(stored))
+    _check_num_layers(fields, len(stored))
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend, attention_pattern)
-    check_tensors(
-        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-        stored,
-        str(path),
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = [
+        f"{name} is {list(stored[name])}, config.json asks for {list(shape)}"
+        for name, shape in sorted(needed.items())
+        if stored.get(name, shape) != shape
+    ]
+    differences = list_differences(
+        missing=sorted(needed.keys() - stored.keys()),
+        extra=sorted(stored.keys() - needed.keys()),
+        wrongly_shaped=wrong,
     )
+    refuse_differences(differences, str(path))
     return model, shards
 
 
@@ -235,7 +220,7 @@ def load_checkpoint(
     attention_backend: str = "auto",
     attention_pattern: AttentionPattern = FULL,
 ) -> BidirectionalNetwork:
-    """Load a checkpoint in the published format of one of the native networks.
+    """Load a checkpoint in the published format of one of the native networks, for evaluation.
 
     Args:
         path: A folder or a hub id.
@@ -244,9 +229,6 @@ def load_checkpoint(
         device: Where the model goes.
         attention_backend: See networks.attention.
         attention_pattern: Who sees whom, as the checkpoint's family states it.
-
-    Returns:
-        The model in evaluation mode, gradients off.
 
     Raises:
         CheckpointError: If the path, the config.json, the model type or the tensors are wrong.

@@ -64,9 +64,6 @@ class DeclaredRope:
 def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
     """Read RoPE out of a config.json's fields.
 
-    Args:
-        fields: Of a config.json that describes one network.
-
     Returns:
         What is declared, by kind of layer; under ``""`` where all layers are alike.
 
@@ -91,9 +88,6 @@ def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
 
 def fields_for_installed_major(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config.json's fields in the form that the installed transformers reads.
-
-    Args:
-        fields: Of a config.json that describes one network.
 
     Raises:
         CheckpointError: If transformers 4 is installed and cannot express what is declared.
@@ -165,11 +159,7 @@ def check_frequencies(
 
 
 def held_frequencies(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, float]]:
-    """Yield kind of layer, inverse frequencies [D] and attention factor of each rotary embedding.
-
-    Args:
-        model: A network of transformers.
-    """
+    """Yield kind of layer, inverse frequencies [D] and attention factor of each embedding."""
     get_decoder = getattr(model, "get_decoder", None)
     text = (get_decoder() if get_decoder is not None else None) or model  # not an image's encoder
     for name, table_D in text.named_buffers():
@@ -253,8 +243,8 @@ def _completed(
     # the base of all where the class has no other; transformers 5 gives it to Olmo 3's full ones.
     if flat.theta is not None and isinstance(getattr(config, "default_theta", None), int | float):
         own = {kind: replace(rope, theta=flat.theta) for kind, rope in own.items()}
-    kept = flat.theta is None or flat.theta in {rope.theta for rope in own.values()}
-    if not kept or (flat.is_scaled and not any(rope.is_scaled for rope in own.values())):
+    is_known = flat.theta is None or flat.theta in {rope.theta for rope in own.values()}
+    if not is_known or (flat.is_scaled and not any(rope.is_scaled for rope in own.values())):
         return {"": flat}
     return own
 
