@@ -18,11 +18,7 @@ from inference_sweep import kept_keys, print_sweep, split_call, sweep_tilings
 from recording import describe_run, write_record
 
 from opencompass_llada.inference import PassServer
-from opencompass_llada.inference.elementwise import (
-    FusedElementwise,
-    PlainElementwise,
-    kernels_fit,
-)
+from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.networks import LLaDAForMaskedDiffusion
 from opencompass_llada.networks.attention import attend_with
@@ -72,6 +68,8 @@ def attention_errors(
 
 
 def _elementwise_errors(device: torch.device) -> dict[str, Any]:
+    from opencompass_llada.inference.triton.elementwise import FusedElementwise
+
     torch.manual_seed(0)
     kind = {"device": device, "dtype": torch.bfloat16}
     x, delta = torch.randn(777, 4096, **kind), torch.randn(777, 4096, **kind)

@@ -76,7 +76,7 @@ def split_call(
         num_keys: Its keys.
         tiling: How the work is cut; None for the kernel's own choice.
     """
-    from opencompass_llada.inference.triton.launch import attend_cached
+    from opencompass_llada.inference.triton.split_attention import attend_cached
 
     layer, device = cache.layers[0], q.device
     offsets = torch.tensor([first], dtype=torch.int32, device=device)

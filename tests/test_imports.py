@@ -33,7 +33,6 @@ BESIDE = {"assets", "synthetic", "old_names"}
 NEEDS_TRITON = {
     "inference.triton.elementwise",
     "inference.triton.split_attention",
-    "inference.triton.launch",
 }
 HOST_ALLOWED = {
     *("wrapper.model", "registry", "runs", "benchmarks"),

@@ -36,7 +36,7 @@ KERNELS = """
 import torch
 from tiny import tiny_model
 from opencompass_llada.inference import FastNetwork, PassServer
-from opencompass_llada.inference.elementwise import FusedElementwise
+from opencompass_llada.inference.triton.elementwise import FusedElementwise
 
 model = tiny_model(n_kv_heads=1, n_layers=3, d_model=64, n_heads=2)
 ids, lengths = torch.randint(0, 250, (3, 40)), (40, 23, 31)
@@ -58,7 +58,7 @@ for num_tokens, num_wanted in ((5, None), (8, 5)):
 SPLIT = """
 import torch
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
-from opencompass_llada.inference.triton.launch import attend_cached
+from opencompass_llada.inference.triton.split_attention import attend_cached
 from opencompass_llada.inference.tilings import Tiling
 
 LENGTHS = (1, 130, 64, 256)  # less than a tile, a rest, one tile, whole tiles

@@ -75,10 +75,10 @@ def test_a_smaller_chunk_is_taken_before_anything_is_refused(llada_8b):
 def test_planned_bytes_of_a_cache_are_those_it_takes(dtype):
     size = NetworkSize.of(MODELS["grouped"], torch.float32)
     cache = KeyValueCache(
-        num_layers=size.num_layers,
+        num_layers=size.shape.num_layers,
         num_slots=2048,
-        num_heads=size.key_width // size.head_dim,
-        head_dim=size.head_dim,
+        num_heads=size.shape.num_groups,
+        head_dim=size.shape.head_dim,
         dtype=FLOAT8 if dtype == "float8" else torch.float32,
         device=torch.device("cpu"),
     )
@@ -106,7 +106,7 @@ def test_the_plan_is_logged_once_for_each_size(caplog):
         sample(server, prompts_of((length,), seed=0), config, TOKENS, device="cpu")
     plans = [r.getMessage() for r in caplog.records if "Memory plan" in r.getMessage()]
     assert len(plans) == 2
-    assert "bfloat16 kept" in plans[0]
+    assert "bfloat16 cached" in plans[0]
 
 
 def test_what_other_processes_hold_is_not_at_hand(monkeypatch):

@@ -1,4 +1,4 @@
-"""Which maskless attention kernel serves a shape: a rule with rates measured on the machine.
+"""Chooses the maskless attention kernel for a shape, by rates measured on the machine.
 
 On CUDA, PyTorch's flash and cuDNN kernels are timed once a process (a few seconds). cuDNN is the
 faster one on Hopper but builds a plan for every new shape, so that it pays only where a shape's
@@ -34,29 +34,22 @@ class AttentionRates:
 
     flash: float
     """Operations a second of the flash kernel."""
-
     cudnn: float | None
-    """Operations a second of the cuDNN kernel; None where it does not run."""
-
+    """The same of the cuDNN kernel; None where it does not run."""
     cudnn_odd: float | None
-    """The same for lengths that are no multiple of 8."""
-
+    """The same at lengths that are no multiple of 8."""
     plan_seconds: float
     """What cuDNN's first call with a new shape takes beyond a later one."""
-
     plan_seconds_odd: float
-    """The same for lengths that are no multiple of 8."""
+    """The same at lengths that are no multiple of 8."""
 
     def choose(self, num_operations: float, num_calls: int, *, odd: bool) -> str:
-        """Return the faster kernel for a shape, the plan counted in.
+        """Return ``cudnn`` or ``flash``, the faster one for a shape, the plan counted in.
 
         Args:
-            num_operations: Of one call: 4 x queries x keys x heads x head size.
+            num_operations: Of one call, see `attention_operations`.
             num_calls: Calls that will share the shape.
             odd: Whether a length is no multiple of 8.
-
-        Returns:
-            ``"cudnn"`` or ``"flash"``.
         """
         cudnn = self.cudnn_odd if odd else self.cudnn
         if cudnn is None:
@@ -84,18 +77,7 @@ def attention_operations(num_queries: int, num_keys: int, num_heads: int, head_d
 def measure_rates(
     device: torch.device, dtype: torch.dtype, num_heads: int, num_groups: int, head_dim: int
 ) -> AttentionRates:
-    """Time both kernels on a CUDA device.
-
-    Args:
-        device: A CUDA device.
-        dtype: Of queries, keys and values.
-        num_heads: Query heads.
-        num_groups: Key/value heads.
-        head_dim: Head size.
-
-    Returns:
-        The rates of a warm call, and what plans cost.
-    """
+    """Time warm calls of both kernels on a CUDA device, and what plans cost."""
 
     def inputs(length: int) -> list[Tensor]:
         heads = (num_heads, num_groups, num_groups)
@@ -153,8 +135,8 @@ def make_rule(
         head_dim: Head size.
 
     Returns:
-        A function of queries, keys and calls of that shape that names a kernel, or None for
-        PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
+        A function of the numbers of queries, keys and calls of that shape. It names a kernel, or
+        gives None for PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
     """
     if asked != "auto":
         forced = find_kernel(asked, device)

@@ -1,4 +1,4 @@
-"""The fast forward pass of a bidirectional network: packed products, flat memory, fused steps.
+"""Runs the fast forward pass of a native network: packed products, flat memory, fused steps.
 
 Packing queries, keys and values (and the MLP's gate and up) makes one wide product of several
 narrow ones, which matters where few tokens are multiplied with weights that must all be read. The
@@ -7,8 +7,8 @@ network's plain forward pass goes on working.
 
 Rows lie end to end without padding; the MLP runs in chunks and writes over its input, so that
 activations stay flat; the last layer's queries and MLP are computed only where logits are read;
-weights that share an input are packed; what stands between the products is fused on CUDA. What
-attends to what, and what is cached, is decided by the caller (``session.py``).
+what stands between the products is fused on CUDA. What attends to what, and what is cached, is
+decided by the caller (``session.py``).
 
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
@@ -25,22 +25,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opencompass_llada.inference.attention_rule import make_rule
-from opencompass_llada.inference.elementwise import Elementwise, choose_elementwise
+from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
+
+logger = get_logger(__name__)
 
 
 class Projections:
     """The products of one block."""
 
     def __init__(self, block: Block, *, pack: bool) -> None:
-        """Find the modules and pack their weights if asked.
-
-        Args:
-            block: The block; with ``pack``, its parameters become views.
-            pack: Pack where the modules are plain linear ones (adapters are left as they are).
-        """
+        """Pack the weights if asked, and where the modules are plain linear ones (no adapters)."""
         self.parts = block.parts
         self.head_dim = block.head_dim
         parts = self.parts
@@ -49,8 +46,9 @@ class Projections:
         if self.packed:
             self._qkv = _pack(parts.query, parts.key, parts.value)
             self._gate_up = _pack(parts.gate, parts.up)
-            self._query_width = output_width(parts.query)
-            self._key_width = output_width(parts.key)
+            self._query_width, self._key_width = (
+                cast(Tensor, module.weight).shape[0] for module in (parts.query, parts.key)
+            )
 
     def queries_keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [T, H, D], keys and values [T, G, D], not rotated."""
@@ -92,11 +90,6 @@ class Projections:
         return x_TM.unflatten(-1, (-1, self.head_dim))
 
 
-def output_width(module: nn.Module) -> int:
-    """Return the output channels of a linear module or of an adapter around one."""
-    return cast(Tensor, module.weight).shape[0]
-
-
 def _pack(*modules: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return one weight and bias for several linear modules, whose own become views of them."""
     linears = [module for module in modules if isinstance(module, nn.Linear)]
@@ -127,9 +120,6 @@ def _join(parameters: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-logger = get_logger(__name__)
-
-
 class CacheSlots(NamedTuple):
     """Where a pass caches its keys and values."""
 
@@ -148,17 +138,13 @@ class PassOptions:
 
     pack_weights: bool | None = None
     """Pack weights that share an input; None packs on CUDA."""
-
     mlp_chunk: int = 16384
     """Tokens that the MLP takes at once; 16,384 of LLaDA-8B take 1.2 GB. A memory plan may take
     fewer."""
-
     fused: bool | None = None
     """Use the Triton kernels; None uses them where they can run."""
-
     graphs: bool | None = None
     """Replay small passes from CUDA graphs; None does on CUDA with the Triton kernels."""
-
     memory_budget: int | None = None
     """Bytes that a run may fill; None is most of the card, and no limit where there is none."""
 
@@ -167,12 +153,7 @@ class FastNetwork:
     """A network prepared for fast passes."""
 
     def __init__(self, network: BidirectionalNetwork, options: PassOptions | None = None) -> None:
-        """Pack the weights and choose the kernels.
-
-        Args:
-            network: The loaded network; its parameters may become views of packed ones.
-            options: How passes are arranged.
-        """
+        """Choose the kernels and pack the weights; parameters may become views of packed ones."""
         self.network = network
         self.options = options or PassOptions()
         self.mlp_chunk = self.options.mlp_chunk
@@ -183,10 +164,9 @@ class FastNetwork:
         pack = self.options.pack_weights
         pack = self.device.type == "cuda" if pack is None else pack
         self.layers = [Projections(block, pack=pack) for block in network.blocks]
-        parts = self.layers[0].parts
-        self.num_heads: int = output_width(parts.query) // self.head_dim
-        self.num_groups: int = output_width(parts.key) // self.head_dim
-        self.ops = self._choose_ops()
+        self.num_heads: int = network.config.shape.num_heads
+        self.num_groups: int = network.config.shape.num_groups
+        self.ops = _choose_elementwise(self.device, self.head_dim, self.options.fused)
         self.choose_attention = make_rule(
             network.attention_backend,
             self.device,
@@ -281,10 +261,16 @@ class FastNetwork:
         for part_TM in h_TM.split(self.mlp_chunk):
             layer.down_into(self.ops.gate(*layer.gate_up(part_TM)), part_TM)
 
-    def _choose_ops(self) -> Elementwise:
-        from opencompass_llada.inference.elementwise import PlainElementwise
 
-        if self.options.fused is False:
-            logger.info("Norms, rotation and gate: plain PyTorch, as asked")
-            return PlainElementwise()
-        return choose_elementwise(self.device, self.head_dim)
+def _choose_elementwise(
+    device: torch.device, head_dim: int, asked: bool | None
+) -> PlainElementwise:
+    """Return the fused kernels where they can run and may, else plain PyTorch; log why."""
+    obstacle = "it was asked for" if asked is False else kernels_fit(device, head_dim)
+    if obstacle is None:
+        from opencompass_llada.inference.triton.elementwise import FusedElementwise
+
+        logger.info("Norms, rotation and gate: fused Triton kernels on %s", device)
+        return FusedElementwise()
+    logger.info("Norms, rotation and gate: plain PyTorch, because %s", obstacle)
+    return PlainElementwise()

@@ -190,7 +190,7 @@ def leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | No
 
 
 def _split_attend(span: Span, cache: KeyValueCache) -> LayerAttend:
-    from opencompass_llada.inference.triton.launch import attend_cached
+    from opencompass_llada.inference.triton.split_attention import attend_cached
 
     def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
         layer = cache.layers[index]

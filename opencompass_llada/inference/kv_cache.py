@@ -1,7 +1,7 @@
-"""Kept keys and values of the tokens of a batch, in the network's dtype or in float8.
+"""Stores keys and values of the tokens of a batch, in the network's dtype or in float8.
 
-Storage only: which slot belongs to which token, and when something is kept, is decided by the
-pass (``inference/session.py``) and by the sampler's policy.
+Which slot belongs to which token is decided by the pass (``inference/session.py``), when something
+is cached by the sampler's policy, and what of it is final by the attention pattern.
 
 float8 is e4m3 with one float32 scale for each token and head (the largest magnitude over 448), so
 that a value's error is at most 1/16 of itself, or 2^-10 x 448 scales near zero.
@@ -23,28 +23,15 @@ _SMALLEST_SCALE = 1e-30
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCache:
-    """What one layer keeps."""
+    """The rotated keys and the values of one layer; of float8 ones float32 scales, too."""
 
     keys_SGD: Tensor
-    """Rotated keys."""
-
     values_SGD: Tensor
-    """Values."""
-
     key_scales_SG: Tensor | None
-    """float32 scales of float8 keys, else None."""
-
     value_scales_SG: Tensor | None
-    """float32 scales of float8 values, else None."""
 
     def write(self, slots_T: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Put tokens into their slots.
-
-        Args:
-            slots_T: int64, distinct.
-            k_TGD: Rotated keys.
-            v_TGD: Values.
-        """
+        """Put rotated keys and values into their slots, int64 and distinct."""
         if self.key_scales_SG is None or self.value_scales_SG is None:
             self.keys_SGD[slots_T] = k_TGD
             self.values_SGD[slots_T] = v_TGD
@@ -53,13 +40,7 @@ class LayerCache:
         self.values_SGD[slots_T], self.value_scales_SG[slots_T] = quantise(v_TGD)
 
     def read(self, first: int, end: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return keys and values of slots ``first`` to ``end`` in a dtype, [end - first, G, D].
-
-        Args:
-            first: First slot.
-            end: Slot after the last one.
-            dtype: What the pass computes in.
-        """
+        """Return keys and values of slots ``first`` to ``end`` in a dtype, [end - first, G, D]."""
         k_TGD, v_TGD = self.keys_SGD[first:end], self.values_SGD[first:end]
         if self.key_scales_SG is None or self.value_scales_SG is None:
             return k_TGD, v_TGD
@@ -82,16 +63,7 @@ class KeyValueCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Take the memory.
-
-        Args:
-            num_layers: Layers.
-            num_slots: Tokens that fit.
-            num_heads: Key/value heads.
-            head_dim: Head size.
-            dtype: What keys and values are kept in; float8_e4m3fn brings scales.
-            device: Where.
-        """
+        """Take the memory of ``num_slots`` tokens and so many key/value heads."""
         self.num_slots = num_slots
         self.dtype = dtype
         shape = (num_slots, num_heads, head_dim)
@@ -113,22 +85,12 @@ class KeyValueCache:
 
 
 def quantise(x_TGD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float8 values and their scales, float32 [T, G].
-
-    Args:
-        x_TGD: Any float dtype.
-    """
+    """Return float8 values and their scales, float32 [T, G]."""
     x32_TGD = x_TGD.float()
     scales_TG = (x32_TGD.abs().amax(dim=-1) / FLOAT8_MAX).clamp(min=_SMALLEST_SCALE)
     return (x32_TGD / scales_TG[..., None]).to(FLOAT8), scales_TG
 
 
 def dequantise(x_TGD: Tensor, scales_TG: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return float8 values times their scales in another dtype.
-
-    Args:
-        x_TGD: float8.
-        scales_TG: float32.
-        dtype: Of the result.
-    """
+    """Return float8 values times their scales in another dtype."""
     return (x_TGD.float() * scales_TG[..., None]).to(dtype)

@@ -1,9 +1,9 @@
-"""What a run will need of the card's memory, worked out before it starts.
+"""Plans what a run will need of the card's memory, before it starts.
 
-An estimate from sizes alone: weights, kept keys and values, the activations that live at once in a
-full pass, logits and their float64 softmax. It leaves out fragmentation and libraries' own memory,
-for which `USABLE` keeps a share of what is free on the card. ``benchmarks/inference.py`` measures
-the real peak beside it.
+An estimate from sizes alone: weights, cached keys and values, the activations that live at once in
+a full pass, logits and their float64 softmax. It leaves out fragmentation and libraries' own
+memory, for which `USABLE` keeps a share of what is free on the card. ``benchmarks/inference.py``
+measures the real peak beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from opencompass_llada.networks.config import NetworkShape
 from opencompass_llada.networks.transformer import BidirectionalNetwork
 
 USABLE = 0.94
@@ -30,44 +31,18 @@ class MemoryPlanError(ValueError):
 class NetworkSize:
     """What of a network decides its memory."""
 
-    num_layers: int
-    width: int
-    query_width: int
-    key_width: int
-    head_dim: int
-    mlp_width: int
-    vocabulary: int
+    shape: NetworkShape
     num_parameters: int
     element_size: int
     """Bytes of a weight and of an activation."""
 
     @classmethod
     def of(cls, network: BidirectionalNetwork, dtype: torch.dtype) -> NetworkSize:
-        """Read a network's sizes; it may be on the meta device.
-
-        Args:
-            network: The network.
-            dtype: What it computes in.
-        """
-
-        def width(module: torch.nn.Module) -> int:
-            weight = module.weight
-            assert isinstance(weight, torch.Tensor), "a linear module has a weight"
-            return weight.shape[0]
-
-        parts = network.blocks[0].parts
-        embedding = network.get_input_embeddings().weight
-        assert isinstance(embedding, torch.Tensor), "an embedding has a weight"
+        """Read the sizes of a network, which may be on the meta device, in a dtype."""
         return cls(
-            num_layers=len(network.blocks),
-            width=embedding.shape[1],
-            query_width=width(parts.query),
-            key_width=width(parts.key),
-            head_dim=network.config.head_dim,
-            mlp_width=width(parts.gate),
-            vocabulary=width(network.get_output_embeddings()),
+            shape=network.config.shape,
             num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-            element_size=torch.empty((), dtype=dtype).element_size(),
+            element_size=dtype.itemsize,
         )
 
 
@@ -97,26 +72,26 @@ class MemoryPlan:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of kept keys and values with their scales."""
+        """Bytes of cached keys and values with their scales."""
         if self.cache_dtype is None:
             return 0
-        size = self.size
+        shape = self.size.shape
         slots = -(-self.num_tokens // SLOT_STEP) * SLOT_STEP
-        per_head = size.head_dim * size.element_size
+        per_head = shape.head_dim * self.size.element_size
         if self.cache_dtype == "float8":
-            per_head = size.head_dim + 4
-        return 2 * size.num_layers * slots * (size.key_width // size.head_dim) * per_head
+            per_head = shape.head_dim + 4
+        return 2 * shape.num_layers * slots * shape.num_groups * per_head
 
     @property
     def activation_bytes(self) -> int:
         """Bytes of what lives at once in a full pass, rotation tables included."""
-        size, tokens = self.size, self.num_tokens
-        attention = tokens * (size.width + 2 * size.query_width + 2 * size.key_width)
-        attention += tokens * size.width
+        shape, tokens = self.size.shape, self.num_tokens
+        heads = 2 * shape.head_dim * (shape.num_heads + shape.num_groups)
+        attention = tokens * (2 * shape.width + heads)
         chunk = min(self.mlp_chunk, tokens)
-        mlp = tokens * 2 * size.width + chunk * 3 * size.mlp_width
-        tables = 2 * 4 * size.head_dim * max(self.row_lengths)
-        return max(attention, mlp) * size.element_size + tables
+        mlp = tokens * 2 * shape.width + chunk * 3 * shape.mlp_width
+        tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
+        return max(attention, mlp) * self.size.element_size + tables
 
     @property
     def logit_bytes(self) -> int:
@@ -124,14 +99,15 @@ class MemoryPlan:
 
         Guidance holds three tensors of logits, of both passes and combined, before the softmax.
         """
-        alone = self._logit_tensor_bytes + 2 * self.block_length * self.size.vocabulary * 8
+        softmax = 2 * self.block_length * self.size.shape.vocabulary * 8
+        alone = self._logit_tensor_bytes + softmax
         return max(alone, 3 * self._logit_tensor_bytes) if self.guided else alone
 
     @property
     def _logit_tensor_bytes(self) -> int:
         """Bytes of one pass's logits."""
         tokens = len(self.row_lengths) * self.block_length
-        return tokens * self.size.vocabulary * self.size.element_size
+        return tokens * self.size.shape.vocabulary * self.size.element_size
 
     @property
     def peak_bytes(self) -> int:
@@ -143,9 +119,9 @@ class MemoryPlan:
     def describe(self) -> str:
         """Return one line for the log."""
         rows = f"{len(self.row_lengths)} rows of up to {max(self.row_lengths)} tokens"
-        kept = "nothing kept" if self.cache_dtype is None else f"{self.cache_dtype} kept"
+        cached = "nothing cached" if self.cache_dtype is None else f"{self.cache_dtype} cached"
         return (
-            f"{rows}, {kept}, MLP in chunks of {self.mlp_chunk}: about "
+            f"{rows}, {cached}, MLP in chunks of {self.mlp_chunk}: about "
             f"{self.peak_bytes / 1e9:.1f} GB (weights {self.weight_bytes / 1e9:.1f}, keys and "
             f"values {self.cache_bytes / 1e9:.1f}, activations {self.activation_bytes / 1e9:.1f}, "
             f"logits {self.logit_bytes / 1e9:.1f})"
@@ -153,14 +129,7 @@ class MemoryPlan:
 
 
 def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
-    """Return the plan, with a smaller MLP chunk if that is what makes it fit.
-
-    Args:
-        plan: What is asked for.
-        budget: Bytes that may be filled.
-
-    Returns:
-        The plan.
+    """Return the plan, with a smaller MLP chunk if that is what makes it fit a budget in bytes.
 
     Raises:
         MemoryPlanError: If it does not fit; names the nearest plan that does.
@@ -173,7 +142,7 @@ def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
     text = f"{plan.describe()} do not fit the {budget / 1e9:.1f} GB at hand. "
     if fitting is None:
         raise MemoryPlanError(
-            f"{text}Not even one row without kept keys and values does; use a larger card"
+            f"{text}Not even one row without cached keys and values does; use a larger card"
         )
     raise MemoryPlanError(f"{text}Nearest plan that does: {_changes(plan, fitting)}.")
 
@@ -197,16 +166,16 @@ def _nearest(plan: MemoryPlan) -> Iterator[MemoryPlan]:
 
 
 def _changes(asked: MemoryPlan, fitting: MemoryPlan) -> str:
-    """Say what to change, in the words of the sampler's options."""
-    words = []
+    """Name what to change by the sampler's options."""
+    changes = []
     if fitting.cache_dtype != asked.cache_dtype:
-        kept = "type='none'" if fitting.cache_dtype is None else "dtype='float8'"
-        words.append(f"cache=dict({kept})")
+        option = "type='none'" if fitting.cache_dtype is None else "dtype='float8'"
+        changes.append(f"cache=dict({option})")
     if len(fitting.row_lengths) != len(asked.row_lengths):
-        words.append(f"batch_size={len(fitting.row_lengths)}")
+        changes.append(f"batch_size={len(fitting.row_lengths)}")
     if max(fitting.row_lengths) < max(asked.row_lengths):
-        words.append(f"at most {max(fitting.row_lengths)} tokens")
-    return f"{', '.join(words)} ({fitting.peak_bytes / 1e9:.1f} GB)"
+        changes.append(f"at most {max(fitting.row_lengths)} tokens")
+    return f"{', '.join(changes)} ({fitting.peak_bytes / 1e9:.1f} GB)"
 
 
 def card_budget(device: torch.device) -> int | None:
@@ -214,9 +183,6 @@ def card_budget(device: torch.device) -> int | None:
 
     What other processes hold is not at hand; what this process holds is, since a plan counts the
     weights whether they are loaded yet or not.
-
-    Args:
-        device: Where the network runs.
     """
     if device.type != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""How the split attention kernel cuts its work: tiles, warps, splits; numbers only, no kernel.
+"""Chooses how the split attention kernel cuts its work: tiles, warps, splits; no kernel here.
 
 With few queries the time goes into reading the keys, so that many programs read small parts of
 them; with many it goes into arithmetic, so that tiles are large and the processors filled in whole
@@ -17,22 +17,15 @@ class Tiling:
 
     keys: int
     """Keys in a tile."""
-
     stages: int
     """Tiles in flight."""
-
     queries: int = 64
     """Most queries in a tile; fewer where a row has fewer."""
-
     warps: int = 4
-    """Warps of a program."""
-
     programs: int | None = 512
     """Programs to aim for over all splits; None fills the processors in whole waves."""
-
     peeled: bool = False
     """Read full tiles without a mask and the rest apart: less work, and more registers."""
-
     resident: int = 1
     """Programs that a processor runs at once; read where ``programs`` is None."""
 
@@ -59,12 +52,7 @@ a wave of 0.3 ms (512 queries, 16.9K keys) with some allowance."""
 
 
 def choose_tiling(num_queries: int, *, quantised: bool) -> Tiling:
-    """Return the tiling for a number of queries a row.
-
-    Args:
-        num_queries: Queries of each row.
-        quantised: Whether the keys are float8.
-    """
+    """Return the tiling for a number of queries a row, and keys in float8 or not."""
     dtype = "float8" if quantised else "16 bit"
     return TILINGS[dtype if num_queries <= FEW_QUERIES else f"{dtype}, many"]
 
@@ -81,7 +69,7 @@ def fit_tiling(
         tiling: The fastest where there is room.
         num_queries: Queries in a tile.
         head_dim: Head size.
-        key_bytes: Bytes of a kept number.
+        key_bytes: Bytes of a cached number.
         shared_memory: Bytes that one program may have.
     """
     room = shared_memory - 2 * num_queries * head_dim

@@ -74,7 +74,7 @@ def find_folder(path: str, files: Sequence[str], named: str, revision: str | Non
         )
     from huggingface_hub import snapshot_download
 
-    options = {} if revision is None else {"revision": revision}
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         return Path(snapshot_download(path, allow_patterns=list(files), **options))
     except Exception as error:  # any network, cache or hub error ends in the same remedy

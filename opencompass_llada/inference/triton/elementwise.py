@@ -1,4 +1,4 @@
-"""Triton kernels for what stands between the matrix products of a pass.
+"""Runs Triton kernels for what stands between the matrix products of a pass.
 
 Each rounds where the plain network rounds (after the norm, after SiLU, after each addition), so
 that it gives the same numbers but for the order of a sum. Memory-bound: every tensor is read and
@@ -12,9 +12,11 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
+from opencompass_llada.inference.elementwise import PlainElementwise
 from opencompass_llada.inference.kv_cache import FLOAT8_MAX, LayerCache
+from opencompass_llada.networks.transformer import RMSNorm, Rotation
 
 
 @triton.jit
@@ -176,101 +178,102 @@ def _rotate_kernel(
     _rotated(x_ptr, token * row_stride, num_heads, cos, sin, HALF, BLOCK_H)
 
 
-def add_norm(
-    x_TM: Tensor, delta_TM: Tensor | None, weight_M: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Add ``delta`` to ``x`` in place, if there is one, and return ``x`` and its norm."""
-    num_tokens, size = x_TM.shape
-    out_TM = torch.empty_like(x_TM)
-    block = triton.next_power_of_2(size)
-    _add_norm_kernel[(num_tokens,)](
-        x_TM,
-        x_TM if delta_TM is None else delta_TM,
-        weight_M,
-        x_TM,
-        out_TM,
-        size,
-        eps,
-        HAS_DELTA=delta_TM is not None,
-        BLOCK=block,
-        num_warps=8 if block >= 4096 else 4,
-    )
-    return x_TM, out_TM
+class FusedElementwise(PlainElementwise):
+    """The kernels; they write in place, and need head sizes that are powers of two.
 
-
-def gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-    """Return ``silu(gate) * up``, contiguous; the inputs may be slices of one wider tensor."""
-    num_tokens, size = gate_TF.shape
-    out_TF = gate_TF.new_empty((num_tokens, size))
-    block = min(triton.next_power_of_2(size), 4096)
-    _gate_kernel[(num_tokens, triton.cdiv(size, block))](
-        gate_TF, up_TF, out_TF, size, gate_TF.stride(0), up_TF.stride(0), BLOCK=block, num_warps=8
-    )
-    return out_TF
-
-
-def rotate(x_THD: Tensor, positions_T: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
-    """Rotate queries or keys in place; heads must be dense, tokens may be strided."""
-    num_tokens, num_heads, size = x_THD.shape
-    _rotate_kernel[(num_tokens,)](
-        x_THD,
-        positions_T,
-        cos_LD,
-        sin_LD,
-        x_THD.stride(0),
-        num_heads,
-        HALF=size // 2,
-        BLOCK_H=triton.next_power_of_2(num_heads),
-        num_warps=4,
-    )
-    return x_THD
-
-
-def place(
-    q_THD: Tensor | None,
-    k_TGD: Tensor,
-    v_TGD: Tensor,
-    positions_T: Tensor,
-    cos_LD: Tensor,
-    sin_LD: Tensor,
-    layer: LayerCache | None,
-    slots_T: Tensor | None,
-) -> None:
-    """Rotate queries and keys in place and keep keys and values in their slots, if there are any.
-
-    Heads must be dense, tokens may be strided. Without queries the rest is done alone.
+    Heads must be dense; tokens may be strided, as slices of one wider tensor are.
     """
-    num_tokens, num_groups, size = k_TGD.shape
-    first_part = 1 if q_THD is None else 0
-    q_THD = k_TGD if q_THD is None else q_THD
-    num_heads = q_THD.shape[1]
-    keep = layer is not None
-    keys = k_TGD if layer is None else layer.keys_SGD
-    values = v_TGD if layer is None else layer.values_SGD
-    quantised = layer is not None and layer.key_scales_SG is not None
-    _place_kernel[(num_tokens, (3 if keep else 2) - first_part)](
-        q_THD,
-        k_TGD,
-        v_TGD,
-        positions_T,
-        slots_T if keep else positions_T,
-        cos_LD,
-        sin_LD,
-        keys,
-        values,
-        layer.key_scales_SG if layer is not None and quantised else cos_LD,
-        layer.value_scales_SG if layer is not None and quantised else cos_LD,
-        q_THD.stride(0),
-        k_TGD.stride(0),
-        v_TGD.stride(0),
-        num_heads,
-        num_groups,
-        FIRST_PART=first_part,
-        KEEP=keep,
-        QUANTISED=quantised,
-        LARGEST=FLOAT8_MAX,
-        HALF=size // 2,
-        BLOCK_H=triton.next_power_of_2(num_heads),
-        BLOCK_G=triton.next_power_of_2(num_groups),
-        num_warps=4,
-    )
+
+    def add_norm(
+        self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """Add in place, if there is a delta, and normalise."""
+        assert isinstance(norm, RMSNorm), f"the kernel is RMSNorm's, got {type(norm).__name__}"
+        num_tokens, size = x_TM.shape
+        out_TM = torch.empty_like(x_TM)
+        block = triton.next_power_of_2(size)
+        _add_norm_kernel[(num_tokens,)](
+            x_TM,
+            x_TM if delta_TM is None else delta_TM,
+            norm.weight,
+            x_TM,
+            out_TM,
+            size,
+            norm.eps,
+            HAS_DELTA=delta_TM is not None,
+            BLOCK=block,
+            num_warps=8 if block >= 4096 else 4,
+        )
+        return x_TM, out_TM
+
+    def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+        """Gate; the result is contiguous."""
+        num_tokens, size = gate_TF.shape
+        out_TF = gate_TF.new_empty((num_tokens, size))
+        block = min(triton.next_power_of_2(size), 4096)
+        strides = gate_TF.stride(0), up_TF.stride(0)
+        _gate_kernel[(num_tokens, triton.cdiv(size, block))](
+            gate_TF, up_TF, out_TF, size, *strides, BLOCK=block, num_warps=8
+        )
+        return out_TF
+
+    def rotate(self, x_THD: Tensor, positions_T: Tensor, rotation: Rotation) -> Tensor:
+        """Rotate in place."""
+        num_tokens, num_heads, size = x_THD.shape
+        _rotate_kernel[(num_tokens,)](
+            x_THD,
+            positions_T,
+            *rotation,
+            x_THD.stride(0),
+            num_heads,
+            HALF=size // 2,
+            BLOCK_H=triton.next_power_of_2(num_heads),
+            num_warps=4,
+        )
+        return x_THD
+
+    def place(
+        self,
+        q_THD: Tensor | None,
+        k_TGD: Tensor,
+        v_TGD: Tensor,
+        positions_T: Tensor,
+        rotation: Rotation,
+        layer: LayerCache | None,
+        slots_T: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Rotate in place and write to the slots, in one launch."""
+        num_tokens, num_groups, size = k_TGD.shape
+        first_part = 1 if q_THD is None else 0
+        rotated = k_TGD if q_THD is None else q_THD
+        num_heads = rotated.shape[1]
+        keep = layer is not None
+        keys = k_TGD if layer is None else layer.keys_SGD
+        values = v_TGD if layer is None else layer.values_SGD
+        quantised = layer is not None and layer.key_scales_SG is not None
+        _place_kernel[(num_tokens, (3 if keep else 2) - first_part)](
+            rotated,
+            k_TGD,
+            v_TGD,
+            positions_T,
+            slots_T if keep else positions_T,
+            *rotation,
+            keys,
+            values,
+            layer.key_scales_SG if layer is not None and quantised else rotation[0],
+            layer.value_scales_SG if layer is not None and quantised else rotation[0],
+            rotated.stride(0),
+            k_TGD.stride(0),
+            v_TGD.stride(0),
+            num_heads,
+            num_groups,
+            FIRST_PART=first_part,
+            KEEP=keep,
+            QUANTISED=quantised,
+            LARGEST=FLOAT8_MAX,
+            HALF=size // 2,
+            BLOCK_H=triton.next_power_of_2(num_heads),
+            BLOCK_G=triton.next_power_of_2(num_groups),
+            num_warps=4,
+        )
+        return q_THD, k_TGD
