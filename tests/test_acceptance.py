@@ -132,7 +132,7 @@ def test_wrong_options_name_the_rule():
     with pytest.raises(ValueError, match="chooses them at random"):
         SamplerConfig(acceptance="entropy_bound", remasking="random")
     assert {name for name, _ in RULES} == set(ACCEPTANCE_RULES)
-    assert SamplerConfig(acceptance="threshold").acceptance.describe() == "threshold 0.9"
+    assert SamplerConfig(acceptance="threshold").acceptance.value == 0.9
 
 
 def answer(token_ids):

@@ -172,5 +172,6 @@ def test_wrong_options_name_the_rule(options, message):
 def test_options_survive_a_config_as_a_mapping():
     config = SamplerConfig(cache={"type": "dual", "refresh": 4, "dtype": "float8"})
     assert config.cache == CacheOptions(type="dual", refresh=4, dtype="float8")
-    assert SamplerConfig(cache="prompt").cache.describe() == "prompt, refresh block, bfloat16"
-    assert SamplerConfig().cache.describe() == "none"
+    filled = CacheOptions(type="prompt", refresh="block", dtype="bfloat16")
+    assert SamplerConfig(cache="prompt").cache == filled
+    assert not SamplerConfig().cache.enabled

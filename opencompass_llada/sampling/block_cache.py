@@ -77,10 +77,6 @@ class CacheOptions:
         """Whether anything is cached."""
         return self.type != "none"
 
-    def describe(self) -> str:
-        """Return a short name, such as ``prompt, refresh block, bfloat16``."""
-        return f"{self.type}, refresh {self.refresh}, {self.dtype}" if self.enabled else "none"
-
 
 LogitsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``(input_ids_BL, positions_BP, lengths_B or None) -> logits_BPV``: one forward pass.

@@ -263,7 +263,3 @@ class AcceptanceOptions:
             return accept_scheduled
         choose, value = ACCEPTANCE_RULES[self.type].choose, self.value
         return lambda step: accept_scheduled(step) | choose(step, value)
-
-    def describe(self) -> str:
-        """Return a short name, such as ``threshold 0.9``."""
-        return self.type if self.value is None else f"{self.type} {self.value:g}"
