@@ -1,4 +1,4 @@
-"""Files shipped with the package, addressed as ``asset:NAME`` in configs."""
+"""Finds files shipped with the package, addressed as ``asset:NAME`` in configs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def resolve_path(path: str) -> str:
-    """Return a path as it is, or where it lies if it is ``asset:NAME``.
-
-    Args:
-        path: A folder, a hub id or ``asset:NAME``.
-
-    Returns:
-        A folder or a hub id.
+    """Return a path or hub id as it is, or where it lies if it is ``asset:NAME``.
 
     Raises:
         ValueError: If no asset of that name is shipped.
@@ -26,20 +20,14 @@ def resolve_path(path: str) -> str:
 
 
 def resolve_asset(name: str) -> Path:
-    """Return where a shipped file or folder lies.
-
-    Args:
-        name: ``asset:NAME``, NAME being a path below this folder.
-
-    Returns:
-        An existing path.
+    """Return where a shipped file or folder lies, NAME being a path below this folder.
 
     Raises:
         ValueError: If nothing of that name is shipped; the nearest name is given.
     """
     path = FOLDER / name.removeprefix(PREFIX)
     if not name.startswith(PREFIX) or not path.exists():
-        folders = [entry.name for entry in FOLDER.iterdir() if entry.is_dir()]
+        folders = [item.name for item in FOLDER.iterdir() if item.is_dir()]
         shipped = [PREFIX + folder for folder in folders if not folder.startswith("_")]
         raise ValueError(unknown_name_message("asset", name, shipped))
     return path

@@ -1,4 +1,4 @@
-"""The grammar behind the generated text: words, sentence rules and their random expansion.
+"""Generates text from a grammar: words, sentence rules and their random expansion.
 
 Knows no needles, no tokens and no files.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
@@ -152,28 +153,34 @@ RULES: dict[str, list[str]] = {
 
 
 def expand(rule: str, rng: random.Random) -> str:
-    """Expand one rule at random.
-
-    Args:
-        rule: A key of RULES; a capital first letter capitalises the expansion.
-        rng: Source of randomness.
-
-    Returns:
-        Plain text.
-    """
+    """Expand a key of `RULES` at random; a capital first letter capitalises the expansion."""
     text = fill(rng.choice(RULES[rule[0].lower() + rule[1:]]), rng)
     text = _ARTICLE.sub(r"\1n ", text)
     return text[0].upper() + text[1:] if rule[0].isupper() else text
 
 
 def fill(template: str, rng: random.Random) -> str:
-    """Expand every ``{rule}`` slot of a template, left to right.
+    """Expand every ``{rule}`` slot of a template, left to right."""
+    return _SLOT.sub(lambda match: expand(match.group(1), rng), template)
+
+
+def paragraph(rng: random.Random, num_sentences: int) -> str:
+    """Return random sentences."""
+    return " ".join(expand("sentence", rng) for _ in range(num_sentences))
+
+
+def generate_documents(seed: int, num_documents: int) -> Iterator[dict[str, str]]:
+    """Generate documents of 4 to 12 paragraphs of random sentences, which never repeat in a cycle.
 
     Args:
-        template: Text with slots.
-        rng: Source of randomness.
+        seed: Same seed, same documents.
+        num_documents: How many.
 
-    Returns:
-        The text without slots.
+    Yields:
+        ``{"title": ..., "text": ...}`` as in NeedleBench's haystack files.
     """
-    return _SLOT.sub(lambda match: expand(match.group(1), rng), template)
+    rng = random.Random(f"haystack-{seed}")
+    for _ in range(num_documents):
+        title = f"The {expand('quality', rng)} {expand('thing', rng)} of {expand('name', rng)}"
+        paragraphs = [paragraph(rng, rng.randint(3, 9)) for _ in range(rng.randint(4, 12))]
+        yield {"title": title, "text": "\n".join(paragraphs) + "\n"}

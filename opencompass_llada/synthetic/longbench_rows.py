@@ -1,4 +1,4 @@
-"""Generated rows in LongBench's format, one function a task, one task a category.
+"""Generates rows in LongBench's format, one function a task, one task a category.
 
 Each makes a context that holds the answer, small enough for a tiny model. None of LongBench's own
 data occurs here. Writes no files.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from opencompass_llada.synthetic.grammar import expand, fill
+from opencompass_llada.synthetic.grammar import fill, paragraph
 from opencompass_llada.synthetic.needles import FAMILIES, Needle, held_out, make_needle
 
 #: What a row's question and answer are: context, question, gold answers, classes.
@@ -22,11 +22,6 @@ QUESTION_TYPES = {
     "Date": "When was the {idea} of {name} announced?",
     "Reason": "Why was the {person} of {name} so {quality}?",
 }
-
-
-def paragraph(rng: random.Random, num_sentences: int) -> str:
-    """Return random sentences."""
-    return " ".join(expand("sentence", rng) for _ in range(num_sentences))
 
 
 def _new_needle(rng: random.Random) -> Needle:
@@ -120,16 +115,7 @@ MAKERS: dict[str, Callable[[random.Random, int], Parts]] = {
 
 
 def make_row(task: str, number: int, num_paragraphs: int) -> dict[str, object]:
-    """Make a row of a task.
-
-    Args:
-        task: A key of `MAKERS`.
-        number: Same number, same row.
-        num_paragraphs: How long the context is.
-
-    Returns:
-        LongBench's fields.
-    """
+    """Make a row of a task with LongBench's fields; the same number gives the same row."""
     rng = random.Random(f"longbench-{task}-{number}")
     context, question, answers, classes = MAKERS[task](rng, num_paragraphs)
     return {
@@ -147,10 +133,7 @@ def make_row(task: str, number: int, num_paragraphs: int) -> dict[str, object]:
 def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
     """Make a row in LongBench v2's format: a fact, and four values to choose from.
 
-    Args:
-        number: Same number, same row. Odd ones are called hard: their wrong choices stand in the
-            text too.
-        num_paragraphs: How long the context is.
+    Odd numbers are called hard: their wrong choices stand in the text, too.
     """
     rng = random.Random(f"longbench-v2-{number}")
     needle = _new_needle(rng)

@@ -1,4 +1,4 @@
-"""Generated needles: a fact, the question for it, and the value to find.
+"""Generates needles: a fact, the question for it, and the value to find.
 
 In NeedleBench's fields and question format, so that NeedleBench's own prompt rules apply. None of
 NeedleBench's own facts, places or values occurs here.
@@ -6,9 +6,9 @@ NeedleBench's own facts, places or values occurs here.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from opencompass_llada.synthetic.grammar import fill
 
@@ -71,25 +71,22 @@ VALUES = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Needle:
-    """One fact and how it is asked for.
-
-    Attributes:
-        family: Key of FAMILIES.
-        fact: The sentence hidden in the haystack.
-        question: The question, without a format hint.
-        answer_prefix: What a base model is to continue with the value.
-        key: The thing asked about.
-        value: What is to be found.
-    """
+    """One fact and how it is asked for."""
 
     family: str
+    """A key of `FAMILIES`."""
     fact: str
+    """The sentence hidden in the haystack."""
     question: str
+    """Without a format hint."""
     answer_prefix: str
+    """What a base model is to continue with the value."""
     key: str
+    """The thing asked about."""
     value: str
+    """What is to be found."""
 
     def as_needlebench(self) -> dict[str, str | int]:
         """Return a line of NeedleBench's needles.jsonl."""
@@ -107,16 +104,7 @@ class Needle:
 
 
 def make_needle(rng: random.Random, family: str, values: Sequence[str] = tuple(VALUES)) -> Needle:
-    """Make one random needle of a family.
-
-    Args:
-        rng: Source of randomness.
-        family: Key of FAMILIES.
-        values: Templates of the value.
-
-    Returns:
-        The needle.
-    """
+    """Make one random needle of a family; the value is of one of the templates."""
     key, value = fill(rng.choice(KEYS), rng), fill(rng.choice(values), rng)
     fact, question, prefix = (
         text.replace("{key}", key).replace("{value}", value) for text in FAMILIES[family]
@@ -132,12 +120,9 @@ def generate_needles(
     """Generate needles, cycling through the families.
 
     Args:
-        seed: Same seed, same needles.
+        seed: Same seed, same needles; no two have one key.
         num_needles: How many.
-        accept: Keeps a needle or draws again; used to hold evaluation needles out of training.
-
-    Returns:
-        The needles, with pairwise different keys.
+        accept: Takes a needle or has it drawn again; holds evaluation needles out of training.
     """
     rng = random.Random(f"needles-{seed}")
     families = list(FAMILIES)
@@ -152,14 +137,5 @@ def generate_needles(
 
 
 def held_out(needle: Needle) -> bool:
-    """Tell whether a needle belongs to the evaluation split.
-
-    One key in eight, by a checksum of its text, is never used in training rows.
-
-    Args:
-        needle: Any generated needle.
-
-    Returns:
-        True for evaluation only.
-    """
+    """Tell whether a needle is for evaluation only: one key in eight, by a checksum of its text."""
     return sum(needle.key.encode()) % 8 == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.data_files import parse_json_line, read_json, read_text, take
-from opencompass_llada.benchmarks.needle.haystack import Needle, parse_needle
+from opencompass_llada.benchmarks.needle.haystack import NeedleBenchNeedle, parse_needle
 from opencompass_llada.benchmarks.needle.prompts import WORDINGS
 from opencompass_llada.options import check_value
 
@@ -86,7 +86,7 @@ class ReasoningNeedles:
     """The answer, whose words are the keywords."""
 
 
-def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle]:
+def read_retrieval_needles(path: Path, language: str, count: int) -> list[NeedleBenchNeedle]:
     """Choose needles that share neither subject nor keyword, the same ones for the same file.
 
     Differs from the original in that the lines are shuffled with seed 0: there it is with whatever
@@ -97,7 +97,7 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle
     """
     lines = list(enumerate(io.StringIO(read_text(path)), start=1))  # ends at \n only
     random.Random(0).shuffle(lines)
-    chosen: list[Needle] = []
+    chosen: list[NeedleBenchNeedle] = []
     taken: set[tuple[str, str]] = set()
     for number, text in lines:
         if not text.strip():
@@ -152,7 +152,9 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
     ]
 
 
-def write_retrieval_question(needles: Sequence[Needle], language: str, *, guide: bool) -> str:
+def write_retrieval_question(
+    needles: Sequence[NeedleBenchNeedle], language: str, *, guide: bool
+) -> str:
     """Write the questions for several needles, in the order of their depths.
 
     The chat form (``guide``) asks for sentences to be filled in; the base-model form ends in the

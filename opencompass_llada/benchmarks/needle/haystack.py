@@ -31,7 +31,7 @@ HOW_TO_GET = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needle:
+class NeedleBenchNeedle:
     """One line of ``needles.jsonl``."""
 
     text: str
@@ -64,7 +64,7 @@ def require_file(directory: Path, name: str) -> Path:
     return path
 
 
-def read_needles(path: Path, language: str) -> list[Needle]:
+def read_needles(path: Path, language: str) -> list[NeedleBenchNeedle]:
     """Read the needles of one language, in the file's order.
 
     Raises:
@@ -80,7 +80,7 @@ def read_needles(path: Path, language: str) -> list[Needle]:
     return needles
 
 
-def parse_needle(row: Mapping[str, Any], where: str) -> Needle:
+def parse_needle(row: Mapping[str, Any], where: str) -> NeedleBenchNeedle:
     """Return the needle of a line of ``needles.jsonl``.
 
     Raises:
@@ -100,7 +100,9 @@ def parse_needle(row: Mapping[str, Any], where: str) -> Needle:
             "empty one stands in every answer, and one that the needle lacks in none. Correct the "
             "line or take it out."
         )
-    return Needle(text=needle, question=take(row, "retrieval_question", where), keyword=keyword)
+    return NeedleBenchNeedle(
+        text=needle, question=take(row, "retrieval_question", where), keyword=keyword
+    )
 
 
 class Haystack:
@@ -148,7 +150,7 @@ def document_orders(num_documents: int, num_repeats: int) -> list[list[int]]:
     return orders
 
 
-def choose_needle(needles: Sequence[Needle], repeat: int) -> Needle:
+def choose_needle(needles: Sequence[NeedleBenchNeedle], repeat: int) -> NeedleBenchNeedle:
     """Return NeedleBench's needle for a repeat: always the same one for the same list."""
     return random.Random(repeat).choice(needles)
 
