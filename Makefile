@@ -19,7 +19,7 @@ TRANSFORMERS4_PACKAGES := transformers==4.57.6 huggingface_hub==0.36.2 tokenizer
 TRANSFORMERS4_TESTS := $(addprefix tests/test_,$(addsuffix .py,declared_rope loaded_weights rope texts \
   modeling dream autoregressive adapters))
 
-.PHONY: help install niah datasets report test test-transformers4 check format constraints model-configs tiny-llada-long tiny-models wheel clean
+.PHONY: help install niah datasets report test test-transformers4 check format constraints tiny-llada-long tiny-models wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
@@ -34,7 +34,6 @@ help:
 	@echo "make format       rewrite the sources in the house format"
 	@echo "make tiny-models  train the three shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
 	@echo "make tiny-llada-long  the same without the autoregressive twin"
-	@echo "make model-configs  write configs/models/ from configs/helpers/model_facts.py"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make clean        remove what runs and builds left; keeps $(VENV) and outputs/"
@@ -93,9 +92,6 @@ constraints: $(BIN)/python
 	    | sed -E 's/ @ .*//; s/\+[A-Za-z0-9.]+$$//' | grep '==' ; } > constraints.new
 	mv constraints.new constraints.txt
 	touch $(STAMP)
-
-model-configs: install
-	$(BIN)/python -m configs.helpers.write_models
 
 # Into checkpoints/; the same command goes on where it stopped.
 tiny-llada-long: install

@@ -11,12 +11,8 @@ LLADA_LENGTHS and LLADA_WORKERS, which win. Runs made elsewhere join in with
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.summarizers import LeaderboardSummarizer
-
 with read_base():
-    from .helpers.hardware import count_gpus as __count_gpus
-    from .helpers.leaderboard_run import plan_run as __plan_run
-    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
+    from .helpers.planning import plan_leaderboard as __plan_leaderboard
 
 # What to run; a setting that is left out takes its default.
 settings = dict(benchmarks=["niah", "ruler", "ppl"])
@@ -43,15 +39,15 @@ options = dict(
     ppl=dict(data="generated", estimator="bound", lengths=[256, 512, 1024, 2048], draws=8),
 )
 
-__run = __plan_run(settings, options, __count_gpus())
+__run = __plan_leaderboard(settings, options)
 
-settings = __run["settings"]
-models = __run["models"]
-datasets = __run["datasets"]
-model_dataset_combinations = __run["combinations"]
+settings = __run.settings
+models = __run.models
+datasets = __run.datasets
+model_dataset_combinations = __run.combinations
 
 work_dir = "outputs/llada_leaderboard"
 
-infer = __make_infer(__run)
-eval = __make_eval(__run, dump_details=True)  # each answer with its score
-summarizer = dict(type=LeaderboardSummarizer, models=__run["described_models"])
+infer = __run.infer
+eval = __run.eval
+summarizer = __run.summarizer

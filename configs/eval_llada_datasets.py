@@ -11,17 +11,13 @@ and cut in the middle to what the model takes. The scores mean nothing. Choose o
     COMPASS_DATA_CACHE=... TIKTOKEN_CACHE_DIR=... LLADA_ABSENT=error    # all, or it fails
     LLADA_DATASETS=ruler_128k_base_gen,niah_zh
 
-configs/helpers/datasets_run.py lists all settings.
+opencompass_llada/runs/every_data_set.py lists all settings.
 """
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.summarizers import CoverageSummarizer
-
 with read_base():
-    from .helpers.datasets_run import plan_run as __plan_run
-    from .helpers.hardware import count_gpus as __count_gpus
-    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
+    from .helpers.planning import plan_data_sets as __plan_data_sets
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -33,14 +29,14 @@ settings = dict(
     absent="skip",
 )
 
-__run = __plan_run(settings, __count_gpus())
+__run = __plan_data_sets(settings)
 
-settings = __run["settings"]
-models = __run["models"]
-datasets = __run["datasets"]
+settings = __run.settings
+models = __run.models
+datasets = __run.datasets
 
 work_dir = "outputs/llada_datasets"
 
-infer = __make_infer(__run)
-eval = __make_eval(__run)
-summarizer = dict(type=CoverageSummarizer, sets=__run["sets"])
+infer = __run.infer
+eval = __run.eval
+summarizer = __run.summarizer

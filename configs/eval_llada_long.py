@@ -12,16 +12,14 @@ LongLLaDA's Table 1 and UltraLLaDA's, as their published code runs them::
 
 ``LLADA_BENCHMARK=longbench_e`` scores by length, ``longbench_v2`` asks multiple choice.
 
-configs/helpers/longbench_run.py lists all settings, docs/models.md the models. The
+opencompass_llada/benchmarks/longbench/plan.py lists all settings, docs/models.md the models. The
 config that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 
 from mmengine.config import read_base
 
 with read_base():
-    from .helpers.hardware import count_gpus as __count_gpus
-    from .helpers.longbench_run import plan_run as __plan_run
-    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
+    from .helpers.planning import plan_run as __plan_run
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -31,14 +29,14 @@ settings = dict(
     benchmark="longbench",
 )
 
-__run = __plan_run(settings, __count_gpus())
+__run = __plan_run("longbench", settings)
 
-settings = __run["settings"]
-models = __run["models"]
-datasets = __run["datasets"]
+settings = __run.settings
+models = __run.models
+datasets = __run.datasets
 
 work_dir = "outputs/llada_long"
 
-infer = __make_infer(__run)
-eval = __make_eval(__run, dump_details=True)  # each answer with its score
-summarizer = __run["summarizer"]
+infer = __run.infer
+eval = __run.eval
+summarizer = __run.summarizer

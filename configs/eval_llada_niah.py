@@ -9,18 +9,14 @@ environment variables of the same names, which win::
 
     LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=14 LLADA_DATA=needlebench
 
-configs/helpers/selection.py lists all settings, docs/models.md the models. The config
-that OpenCompass dumps into the run's folder repeats the run without any variable.
+opencompass_llada/benchmarks/needle/plan.py lists all settings, docs/models.md the models. The
+config that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.summarizers import NeedleSummarizer
-
 with read_base():
-    from .helpers.hardware import count_gpus as __count_gpus
-    from .helpers.niah_run import plan_run as __plan_run
-    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
+    from .helpers.planning import plan_run as __plan_run
 
 # What to run; a setting that is left out takes its default: all shipped models, every 25 %.
 settings = dict(
@@ -30,16 +26,16 @@ settings = dict(
     prompt="base",
 )
 
-__run = __plan_run(settings, __count_gpus())
+__run = __plan_run("niah", settings)
 
-settings = __run["settings"]
-models = __run["models"]
-datasets = __run["datasets"]
-if __run["combinations"]:
-    model_dataset_combinations = __run["combinations"]
+settings = __run.settings
+models = __run.models
+datasets = __run.datasets
+if __run.combinations:
+    model_dataset_combinations = __run.combinations
 
 work_dir = "outputs/llada_niah"
 
-infer = __make_infer(__run)
-eval = __make_eval(__run, dump_details=True)  # each answer with its score
-summarizer = dict(type=NeedleSummarizer, models=__run["described_models"])
+infer = __run.infer
+eval = __run.eval
+summarizer = __run.summarizer

@@ -10,18 +10,14 @@ below, or by environment variables of the same names, which win::
     LLADA_ESTIMATOR=longllada LLADA_LENGTHS=1024,2048,4096,8192     # as LongLLaDA measures
     LLADA_TARGET=64      # the same last 64 tokens at every length, given a growing clean prefix
 
-configs/helpers/ppl_run.py lists all settings. An autoregressive model is scored exactly on the
-same text: add OpenCompass's own ``HuggingFaceBaseModel`` to `models`.
+opencompass_llada/benchmarks/perplexity/plan.py lists all settings. An autoregressive model is
+scored exactly on the same text: add OpenCompass's own ``HuggingFaceBaseModel`` to `models`.
 """
 
 from mmengine.config import read_base
 
-from opencompass_llada.report.summarizers import PerplexitySummarizer
-
 with read_base():
-    from .helpers.hardware import count_gpus as __count_gpus
-    from .helpers.ppl_run import plan_run as __plan_run
-    from .helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
+    from .helpers.planning import plan_run as __plan_run
 
 # What to run; a setting that is left out takes its default.
 settings = dict(
@@ -33,16 +29,16 @@ settings = dict(
     draws=12,
 )
 
-__run = __plan_run(settings, __count_gpus())
+__run = __plan_run("perplexity", settings)
 
-settings = __run["settings"]
-models = __run["models"]
-datasets = __run["datasets"]
-if __run["combinations"]:
-    model_dataset_combinations = __run["combinations"]
+settings = __run.settings
+models = __run.models
+datasets = __run.datasets
+if __run.combinations:
+    model_dataset_combinations = __run.combinations
 
 work_dir = "outputs/llada_ppl"
 
-infer = __make_infer(__run)
-eval = __make_eval(__run)
-summarizer = dict(type=PerplexitySummarizer, models=__run["described_models"])
+infer = __run.infer
+eval = __run.eval
+summarizer = __run.summarizer

@@ -27,7 +27,7 @@ from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 from opencompass_llada.wrapper import LLaDACausalLM
 
 with read_base():
-    from {configs}.helpers.hardware import count_gpus as __count_gpus
+    from {configs}.helpers.planning import count_gpus as __count_gpus
 
 models = [
     dict(type=LLaDACausalLM, abbr=__abbr, path=__path, max_out_len=16, batch_size=2,

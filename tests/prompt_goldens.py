@@ -96,9 +96,9 @@ def ruler_cell(task: str, form: str, real: bool = False) -> dict[str, Any]:
 
 def longbench_cell(task: str) -> dict[str, Any]:
     """Return the config of one row of our own of a LongBench task."""
-    from opencompass_llada.configs.helpers.longbench_sets import longbench_sets
+    from opencompass_llada.benchmarks.longbench.plan import longbench_cells
 
-    (cell,) = longbench_sets(tasks=[task], path=own_data("longbench"))
+    (cell,) = longbench_cells(tasks=[task], path=own_data("longbench"))
     return cell
 
 

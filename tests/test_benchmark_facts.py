@@ -4,42 +4,14 @@ import dataclasses
 import json
 
 import pytest
+from toy_benchmark.facts import TOY
 from work_dirs import make_model
 
 from opencompass_llada.benchmarks import facts
-from opencompass_llada.benchmarks.facts import Benchmark, DataFiles, Group, find_benchmark, register
+from opencompass_llada.benchmarks.facts import Benchmark, find_benchmark, register
 from opencompass_llada.report.results import read_results
 from opencompass_llada.runs.doctor import check_data, run_doctor
-
-
-class ToyDataset:
-    """Stands for a data set class of another package."""
-
-
-def needed(dataset, kind):
-    if kind.endswith(".ToyDataset"):
-        yield dataset["path"], ["toy.jsonl"]
-
-
-TOY = Benchmark(
-    name="toy",
-    title="Toy",
-    dataset_classes=(f"{__name__}.ToyDataset",),
-    metrics=("hits",),
-    has_more_metrics=False,
-    is_percent=True,
-    groups=(Group(name="both", members=("one", "two")),),
-    headline="both",
-    is_grid=False,
-    source="this test",
-    data=DataFiles(
-        name="toy",
-        folders={"me/toy": "data/toy"},
-        files=("toy.jsonl",),
-        fetch="hf download me/toy --local-dir FOLDER",
-        needed=needed,
-    ),
-)
+from opencompass_llada.runs.planning import list_data_sets, plan_run
 
 
 @pytest.fixture
@@ -83,13 +55,31 @@ def test_an_entry_point_adds_benchmarks(monkeypatch):
         facts._installed.cache_clear()
 
 
-def toy_cell(task, path):
-    return dict(abbr=f"toy_{task}", type=ToyDataset, task=task, path=str(path))
+def toy_cells(path):
+    return list_data_sets("toy", data=str(path))
+
+
+def test_a_run_of_it_is_planned_and_its_data_checked(toy, tmp_path, monkeypatch, capsys):
+    rows = [dict(task=task, prompt="1 + 1 =", answer="2") for task in ("one", "two")]
+    (tmp_path / "toy.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setenv("LLADA_TASKS", "two")
+    settings = dict(models=["tiny_llada"], scaling=["none", "ntk"], data=str(tmp_path))
+    run = plan_run("toy", settings, num_gpus=0)
+    assert [cell["abbr"] for cell in run.datasets] == ["toy_two"]
+    assert len(run.models) == 2
+    assert "Toy: 2 models, 1 tasks" in capsys.readouterr().err
+    assert run.infer["partitioner"]["type"].endswith("PackingPartitioner")
+    monkeypatch.setenv("LLADA_TASKS", "three")
+    with pytest.raises(ValueError, match="Valid: one, two"):
+        plan_run("toy", settings, num_gpus=0)
+    monkeypatch.delenv("LLADA_TASKS")
+    with pytest.raises(FileNotFoundError):
+        plan_run("toy", dict(settings, data="/nowhere"), num_gpus=0)
 
 
 def test_the_report_takes_metric_and_benchmark_from_the_record(toy, tmp_path):
     model = make_model("toy-model")
-    cells = [toy_cell("one", tmp_path), toy_cell("two", tmp_path)]
+    cells = toy_cells(tmp_path)
     folder = tmp_path / "results" / model["abbr"]
     folder.mkdir(parents=True)
     (folder / "toy_one.json").write_text(json.dumps(dict(hits=50.0, other=3.0)))
@@ -102,12 +92,12 @@ def test_the_report_takes_metric_and_benchmark_from_the_record(toy, tmp_path):
 
 def test_the_doctor_checks_its_files(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
-    [finding] = check_data([toy_cell("one", "me/toy")])
+    [finding] = check_data(toy_cells("me/toy"))
     assert (finding.topic, finding.level) == ("toy", "fault")
     assert "hf download me/toy" in finding.remedy
     (tmp_path / "data/toy").mkdir(parents=True)
     (tmp_path / "data/toy/toy.jsonl").write_text("")
-    [finding] = check_data([toy_cell("one", "me/toy")])
+    [finding] = check_data(toy_cells("me/toy"))
     assert finding.level == "ok"
     run_doctor(None, "toy", str(tmp_path))
     assert "toy" in capsys.readouterr().out

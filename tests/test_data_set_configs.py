@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from config_forms import NAMES
 from mmengine.config import Config
 from short_data import write_short_data
 
 from opencompass_llada.runs.every_data_set import cut_cells, find_data_sets
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = sorted(path.stem for path in (ROOT / "configs/datasets").glob("[!_]*.py"))
 # MMLU's 57 subjects are not among the samples; HumanEval is scored by a package of its own.
 STOCK = {"short_mmlu", "short_mmlu_chat", "short_humaneval", "short_humaneval_chat"}
 V2_ROW = {

@@ -89,13 +89,13 @@ def test_a_config_counts_them_for_real_and_dumps_the_number(tmp_path, monkeypatc
     fake_nvidia_smi(tmp_path, monkeypatch, GPUS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "helpers").mkdir()
-    source = repository_root / "configs" / "helpers" / "hardware.py"
-    (tmp_path / "helpers" / "hardware.py").write_text(source.read_text())
+    source = repository_root / "configs" / "helpers" / "planning.py"
+    (tmp_path / "helpers" / "planning.py").write_text(source.read_text())
     config = tmp_path / "config.py"
     config.write_text(
         "from mmengine.config import read_base\n"
         "with read_base():\n"
-        "    from .helpers.hardware import count_gpus as __count_gpus\n"
+        "    from .helpers.planning import count_gpus as __count_gpus\n"
         "num_gpus = __count_gpus()\n"
     )
     assert Config.fromfile(str(config)).dump().strip() == "num_gpus = 2"

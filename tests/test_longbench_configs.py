@@ -97,8 +97,8 @@ def test_it_parses_alike_as_a_subpackage(tmp_path):
 @pytest.mark.parametrize("name", DATASET_FILES)
 def test_data_sets_by_name_survive_the_dump_and_load(name, tmp_path, monkeypatch, request):
     cfg = parse(path=ROOT / f"configs/datasets/{name}.py")
-    assert [key for key in cfg if key.endswith("_datasets")] == ["longbench_datasets"]
-    datasets = cfg["longbench_datasets"]
+    assert [key for key in cfg if key.endswith("_datasets")] == [f"{name}_datasets"]
+    datasets = cfg[f"{name}_datasets"]
     again = dump_and_reload(Config({"datasets": datasets[:3]}), tmp_path / "x.py")["datasets"]
     assert plain(again) == plain(datasets[:3])
     if not name.endswith("embedded"):
@@ -116,7 +116,7 @@ def test_data_sets_by_name_survive_the_dump_and_load(name, tmp_path, monkeypatch
 
 def test_data_set_files_have_the_published_tasks():
     counts = {
-        name: len(parse(path=ROOT / f"configs/datasets/{name}.py")["longbench_datasets"])
+        name: len(parse(path=ROOT / f"configs/datasets/{name}.py")[f"{name}_datasets"])
         for name in DATASET_FILES
     }
     assert counts["longbench"] == 21

@@ -2,83 +2,80 @@
 
 from pathlib import Path
 
+import model_tables
 import opencompass
 import pytest
 from mmengine.config import Config
 from opencompass.utils.run import match_cfg_file
 
 import opencompass_llada.assets
-from opencompass_llada.configs.helpers import model_facts, models, write_models
-from opencompass_llada.configs.helpers.model_variants import list_variants
 from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
+from opencompass_llada.runs.models import ModelTable, list_models
 from opencompass_llada.sampling import plan_blocks
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs/models.md"
 HOST_KEYS = ("type", "abbr", "run_cfg")
-# LongLLaDA's lambdas and lengths, and the lengths of UltraLLaDA's table of lambdas.
-LLADA_SUFFIXES = ["", "_ntk", "_ntk4", "_ntk14", "_ntk31", "_ntk55", "_diffusion_ntk"]
-LLADA_SUFFIXES += [f"_diffusion_ntk_{k}k" for k in (8, 16, 32, 64, 128)]
-LLAMA_SUFFIXES = ["", "_ntk", "_ntk4", "_ntk13"]
-NAMES = {
-    "tiny_llada": ["", "_ntk", "_diffusion_ntk"],
-    "tiny_llada_long": [""],
-    "tiny_ar": ["", "_ntk"],
-    "llada_8b_base": LLADA_SUFFIXES,
-    "llada_8b_instruct": LLADA_SUFFIXES,
-    "llada_1_5": LLADA_SUFFIXES,
-    "ultrallada": [""],
-    "dream_v0_7b_base": ["", "_ntk5"],
-    "dream_v0_7b_instruct": ["", "_ntk5"],
-    "llama_3_8b_base": LLAMA_SUFFIXES,
-    "llama_3_8b_instruct": LLAMA_SUFFIXES,
+# What docs/models.md gives to LLADA_SCALING: LongLLaDA's lambdas and lengths, and the lengths of
+# UltraLLaDA's table of lambdas.
+LLADA_SCALINGS = [f"ntk:theta_multiplier={factor}" for factor in (4, 14, 31, 55)]
+LLADA_SCALINGS += [f"diffusion_ntk:target_length={1024 * k}" for k in (8, 16, 32, 64, 128)]
+LLAMA_SCALINGS = ["ntk:theta_multiplier=4", "ntk:theta_multiplier=13"]
+SCALINGS = {
+    "tiny_llada": ["ntk", "diffusion_ntk"],
+    "tiny_llada_long": [],
+    "tiny_ar": ["ntk"],
+    "llada_8b_base": LLADA_SCALINGS,
+    "llada_8b_instruct": LLADA_SCALINGS,
+    "llada_1_5": LLADA_SCALINGS,
+    "ultrallada": [],
+    "dream_v0_7b_base": ["ntk:theta_multiplier=5"],
+    "dream_v0_7b_instruct": ["ntk:theta_multiplier=5"],
+    "llama_3_8b_base": LLAMA_SCALINGS,
+    "llama_3_8b_instruct": LLAMA_SCALINGS,
 }
-ALL_NAMES = [name + suffix for name, suffixes in NAMES.items() for suffix in suffixes]
+ALL_NAMES = list(SCALINGS)
 
 
 @pytest.fixture(autouse=True)
-def no_gpu_and_own_table(monkeypatch):
+def no_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(models, "model_facts", dict(models.model_facts))
 
 
 @pytest.fixture
 def all_assets(monkeypatch, tmp_path):
     """Stand in for a package that ships every asset of the table."""
-    for facts in model_facts.known_models.values():
-        if facts["path"].startswith("asset:"):
-            (tmp_path / facts["path"].removeprefix("asset:")).mkdir()
+    for facts in KNOWN_MODELS.values():
+        if facts.path.startswith("asset:"):
+            (tmp_path / facts.path.removeprefix("asset:")).mkdir()
     monkeypatch.setattr(opencompass_llada.assets, "FOLDER", tmp_path)
-    monkeypatch.setattr(models, "model_facts", models.list_offered())
+
+
+def list_configs(*args, **options):
+    return ModelTable().list_configs(*args, **options)
 
 
 def wrapper_arguments(config):
     return {key: value for key, value in config.items() if key not in HOST_KEYS}
 
 
-def test_every_name_of_the_table_has_its_file_and_no_file_is_left_over():
-    files = {path.stem: path.read_text() for path in (ROOT / "configs/models").glob("[!_]*.py")}
-    assert files == write_models.model_files(), "run `make model-configs`"
-    assert sorted(files) == sorted(ALL_NAMES)
+def test_every_model_of_the_table_has_its_file_and_no_file_is_left_over():
+    files = {path.stem for path in (ROOT / "configs/models").glob("[!_]*.py")}
+    assert files == set(ALL_NAMES) == set(KNOWN_MODELS)
+    for name in files:
+        text = (ROOT / f"configs/models/{name}.py").read_text()
+        assert text.endswith(f'models = __list_models("{name}")\n')
 
 
 def test_the_tables_of_the_docs_are_those_of_the_facts():
-    text = (ROOT / "docs/models.md").read_text()
-    assert write_models.docs_text(text) == text, "run `make model-configs`"
+    text = DOCS.read_text()
+    assert model_tables.docs_text(text) == text, "run `python tests/model_tables.py`"
     assert (
         text.count("| `llada_8b_base` | GSAI-ML/LLaDA-8B-Base | masked diffusion, base | 4,096")
         == 1
     )
-
-
-def test_the_writer_makes_missing_files_and_removes_those_of_no_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(write_models, "MODELS", tmp_path)
-    monkeypatch.setattr(write_models, "DOCS", tmp_path / "models.md")
-    (tmp_path / "models.md").write_text((ROOT / "docs/models.md").read_text())
-    (tmp_path / "llada_9b.py").write_text("")
-    (tmp_path / "__init__.py").write_text("")
-    write_models.main()
-    assert sorted(path.stem for path in tmp_path.glob("*.py")) == sorted(["__init__", *ALL_NAMES])
 
 
 def test_opencompass_finds_ours_by_every_name():
@@ -88,10 +85,19 @@ def test_opencompass_finds_ours_by_every_name():
         assert [Path(path) for _, path in found] == [folders[0] / f"{name}.py"]
 
 
-@pytest.mark.parametrize("name", ["tiny_llada_ntk", "llada_8b_base_ntk14", "llama_3_8b_base_ntk13"])
-def test_a_file_survives_the_dump(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "scaling"),
+    [
+        ("tiny_llada", "ntk"),
+        ("llada_8b_base", "ntk:theta_multiplier=14"),
+        ("llama_3_8b_base", "ntk:theta_multiplier=13"),
+    ],
+)
+def test_a_file_survives_the_dump(name, scaling, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLADA_SCALING", scaling)
     cfg = Config.fromfile(str(ROOT / f"configs/models/{name}.py"), format_python_code=False)
     cfg.dump(str(tmp_path / "x.py"))
+    monkeypatch.delenv("LLADA_SCALING")
     again = Config.fromfile(str(tmp_path / "x.py"), format_python_code=False)
     [first], [second] = cfg["models"], again["models"]
     assert wrapper_arguments(first) == wrapper_arguments(second)
@@ -100,39 +106,59 @@ def test_a_file_survives_the_dump(name, tmp_path):
 
 @pytest.mark.parametrize("name", ALL_NAMES)
 def test_every_named_config_is_accepted_by_the_wrapper(name, all_assets):
-    configs = models.models_of_name(name)
-    assert configs
+    configs = list_models(name, scaling=["all"])
+    assert len(configs) == 1 + len(SCALINGS[name])
     for config in configs:
         LLaDACausalLM.check_arguments(**wrapper_arguments(config))
     assert len({config["abbr"] for config in configs}) == len(configs)
+    own = [option for option in KNOWN_MODELS[name].scalings]
+    assert own == SCALINGS[name]
 
 
 @pytest.mark.parametrize(
-    ("name", "scaling"),
+    ("name", "text", "scaling"),
     [
-        ("llada_8b_base_ntk31", {"type": "ntk", "theta_multiplier": 31}),
-        ("llada_1_5_diffusion_ntk_128k", {"type": "diffusion_ntk", "target_length": 131072}),
-        ("llama_3_8b_base_ntk13", {"type": "ntk", "theta_multiplier": 13}),
+        ("llada_8b_base", "ntk:theta_multiplier=31", {"type": "ntk", "theta_multiplier": 31}),
         (
-            "dream_v0_7b_base_ntk5",
+            "llada_1_5",
+            "diffusion_ntk:target_length=131072",
+            {"type": "diffusion_ntk", "target_length": 131072},
+        ),
+        ("llama_3_8b_base", "ntk:theta_multiplier=13", {"type": "ntk", "theta_multiplier": 13}),
+        (
+            "dream_v0_7b_base",
+            "ntk:theta_multiplier=5",
             {"type": "ntk", "theta_multiplier": 5, "trained_length": 2048},
         ),
-        ("tiny_ar_ntk", {"type": "ntk", "target_length": 2048}),
+        ("tiny_ar", "ntk", {"type": "ntk", "target_length": 2048}),
     ],
 )
-def test_a_name_says_its_scaling(name, scaling, all_assets):
-    [config] = models.models_of_name(name)
+def test_a_variable_chooses_the_scaling(name, text, scaling, all_assets, monkeypatch):
+    monkeypatch.setenv("LLADA_SCALING", text)
+    [config] = list_models(name)
     assert config["rope_scaling"] == scaling
 
 
-def test_ntk_alone_holds_all_lambdas():
-    configs = models.models_of_name("llada_8b_base_ntk")
+def test_variables_of_data_sets_are_of_no_concern_and_wrong_ones_are_named(monkeypatch):
+    monkeypatch.setenv("LLADA_LENGTHS", "4096")
+    monkeypatch.setenv("LLADA_DTYPE", "float16")
+    monkeypatch.setenv("LLADA_BATCH_SIZE", "3")
+    path = str(ROOT / "configs/models/tiny_llada.py")
+    [config] = Config.fromfile(path, format_python_code=False)["models"]
+    assert (config["dtype"], config["batch_size"]) == ("float16", 3)
+    monkeypatch.setenv("LLADA_SCALINGS", "ntk")
+    with pytest.raises(ValueError, match="Did you mean 'LLADA_SCALING'"):
+        Config.fromfile(path, format_python_code=False)
+
+
+def test_ntk_all_holds_all_lambdas():
+    configs = list_models("llada_8b_base", scaling=["ntk:all"])
     assert [c["rope_scaling"]["theta_multiplier"] for c in configs] == [4, 14, 31, 55]
 
 
 @pytest.mark.parametrize("name", ["tiny_llada", "tiny_llada_long"])
 def test_a_tiny_model_by_name_fits_answers_of_any_length(name):
-    [config] = models.models_of_name(name)
+    [config] = list_models(name)
     settings = SamplerSettings(config["sampler"])
     for length in (16, 30, 32, 48, 64, 512):
         assert plan_blocks(settings.for_length(length)).num_steps >= length
@@ -140,17 +166,17 @@ def test_a_tiny_model_by_name_fits_answers_of_any_length(name):
 
 def test_the_tiny_models_take_four_tokens_a_step():
     for benchmark, new_tokens in dict(niah=16, ruler=48, longbench=32).items():
-        [llada] = models.list_model_configs(["tiny_llada"], benchmark=benchmark)
-        [twin] = models.list_model_configs(["tiny_ar"], benchmark=benchmark)
+        [llada] = list_configs(["tiny_llada"], benchmark=benchmark)
+        [twin] = list_configs(["tiny_ar"], benchmark=benchmark)
         assert llada["max_out_len"] == twin["max_out_len"] == new_tokens
         plan = plan_blocks(SamplerSettings(llada["sampler"]).for_length(new_tokens))
         assert plan.padded_length == new_tokens == 4 * plan.num_steps
 
 
 def test_samplers_fit_the_kind_of_model():
-    [llada] = models.list_model_configs(["llada_8b_base"], benchmark="ruler")
-    [llama] = models.list_model_configs(["llama_3_8b_base"], benchmark="ruler", num_steps=8)
-    [dream] = models.list_model_configs(["dream_v0_7b_base"], num_steps=8)
+    [llada] = list_configs(["llada_8b_base"], benchmark="ruler")
+    [llama] = list_configs(["llama_3_8b_base"], benchmark="ruler", num_steps=8)
+    [dream] = list_configs(["dream_v0_7b_base"], num_steps=8)
     assert (llada["max_out_len"], llada["sampler"]) == (64, {"block_length": 64, "num_steps": 64})
     assert llama["max_out_len"] == 64
     assert "sampler" not in llama
@@ -160,39 +186,39 @@ def test_samplers_fit_the_kind_of_model():
 
 def test_a_chat_template_goes_to_chat_models_where_chat_prompts_are_asked_for():
     names = ["llada_8b_base", "llada_8b_instruct"]
-    assert [c.get("chat") for c in models.list_model_configs(names, chat=True)] == [None, True]
-    assert [c.get("chat") for c in models.list_model_configs(names)] == [None, None]
+    assert [c.get("chat") for c in list_configs(names, chat=True)] == [None, True]
+    assert [c.get("chat") for c in list_configs(names)] == [None, None]
 
 
 def test_diffusion_ntk_is_refused_for_an_autoregressive_model_with_the_reason():
     with pytest.raises(ValueError, match=r"0 to T-1 only. Use ntk"):
-        models.list_model_configs(["llama_3_8b_base"], ["diffusion_ntk:target_length=16384"])
+        list_configs(["llama_3_8b_base"], ["diffusion_ntk:target_length=16384"])
 
 
 def test_a_model_is_offered_where_its_asset_is_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(opencompass_llada.assets, "FOLDER", tmp_path)
-    assert "tiny_ar" not in models.list_offered()
-    monkeypatch.setattr(models, "model_facts", models.list_offered())
+    assert "tiny_ar" not in ModelTable().models
     with pytest.raises(ValueError, match="Unknown model 'tiny_ar'") as caught:
-        models.list_model_configs(["tiny_ar"])
+        list_configs(["tiny_ar"])
     assert "tiny_ar" not in str(caught.value).partition("Valid:")[2]
     with pytest.raises(ValueError, match="'asset:tiny-ar' is not shipped"):
-        models.models_of_name("tiny_ar_ntk")
+        list_models("tiny_ar")
     (tmp_path / "tiny-ar").mkdir()
-    assert models.list_offered()["tiny_ar"]["title"] == "tiny-ar"
+    assert ModelTable()["tiny_ar"].title == "tiny-ar"
 
 
 def test_another_checkpoint_of_a_known_kind_by_its_path(tmp_path):
     folder = tmp_path / "long run 3"
     folder.mkdir()
     specs = ["llada_8b_base", f"llada_8b_base={folder}"]
-    base, own = models.list_model_configs(specs, ["ntk:theta_multiplier=4"])
+    table = ModelTable()
+    base, own = table.list_configs(specs, ["ntk:theta_multiplier=4"])
     assert own == {
         **base,
         "path": str(folder),
         "abbr": "llada-8b-base-long-run-3_ntk-theta_multiplier4",
     }
-    titles = [row["title"] for row in models.describe_models([base, own])]
+    titles = [row["title"] for row in table.describe([base, own])]
     assert titles == ["LLaDA-8B-Base", "LLaDA-8B-Base (long-run-3)"]
 
 
@@ -205,25 +231,19 @@ def test_another_checkpoint_of_a_known_kind_by_its_path(tmp_path):
 )
 def test_wrong_checkpoints_are_refused(spec, message):
     with pytest.raises(ValueError, match=message):
-        models.resolve_models([spec])
+        ModelTable().resolve([spec])
 
 
 def test_two_checkpoints_in_folders_of_one_name_are_refused():
     with pytest.raises(ValueError, match="another checkpoint's folder is 'x'"):
-        models.resolve_models(["llada_8b_base=/a/x", "llada_8b_base=/b/x"])
+        ModelTable().resolve(["llada_8b_base=/a/x", "llada_8b_base=/b/x"])
 
 
-def test_an_autoregressive_model_is_one_line(monkeypatch):
-    page = (ROOT / "docs/models.md").read_text()
-    [line] = [line for line in page.splitlines() if line.startswith("qwen2_5_7b=")]
-    entry = eval(f"dict({line})", {"autoregressive": model_facts.autoregressive})
-    monkeypatch.setattr(models, "known_models", {**models.known_models, **entry})
-    monkeypatch.setattr(models, "model_facts", models.list_offered())
-    [config] = models.list_model_configs(["qwen2_5_7b"], ["ntk:target_length=65536"])
+def test_an_autoregressive_model_is_one_line():
+    [line] = [line for line in DOCS.read_text().splitlines() if line.startswith('"qwen2_5_7b": ')]
+    entry = eval(f"{{{line}}}", {"autoregressive": autoregressive})
+    table = ModelTable({**KNOWN_MODELS, **entry})
+    [config] = table.list_configs(["qwen2_5_7b"], ["ntk:target_length=65536"])
     assert config["path"] == "Qwen/Qwen2.5-7B"
     LLaDACausalLM.check_arguments(**wrapper_arguments(config))
-    assert [row["trained_length"] for row in models.describe_models([config])] == [32768]
-
-
-def test_variants_know_only_models_of_the_table():
-    assert {model for model, _ in list_variants().values()} == set(model_facts.known_models)
+    assert [row["trained_length"] for row in table.describe([config])] == [32768]

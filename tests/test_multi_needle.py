@@ -6,6 +6,7 @@ from pathlib import Path
 
 import opencompass
 import pytest
+from config_forms import NAMES, cells_of
 from mmengine.config import Config
 from needle_data import write_lines, write_needlebench
 from opencompass.datasets.needlebench.multi import (
@@ -200,18 +201,12 @@ def test_a_number_of_steps_that_no_record_has(small):
         MultiNeedleReasoningDataset.load(**small, num_needles=4)
 
 
-def by_name(name):
-    return Config.fromfile(str(ROOT / f"configs/datasets/{name}.py"), format_python_code=False)
+MULTI_FORMS = [name for name in NAMES if name.startswith("multi_")]
 
 
-MULTI_FILES = sorted(path.stem for path in (ROOT / "configs/datasets").glob("multi_*.py"))
-
-
-@pytest.mark.parametrize("name", MULTI_FILES)
+@pytest.mark.parametrize("name", MULTI_FORMS)
 def test_sets_by_name_survive_the_dump(name, tmp_path):
-    cfg = by_name(name)
-    (key,) = [key for key in cfg if key.endswith("_datasets")]
-    cells = cfg[key]
+    cells = cells_of(name)
     assert len({cell["abbr"] for cell in cells}) == len(cells)
     Config({"datasets": cells[:1]}).dump(str(tmp_path / "x.py"))
     again = Config.fromfile(str(tmp_path / "x.py"))["datasets"][0]
@@ -221,7 +216,7 @@ def test_sets_by_name_survive_the_dump(name, tmp_path):
 
 
 def test_the_embedded_set_can_be_made():
-    cells = by_name("multi_needle_embedded")["multi_needle_datasets"]
+    cells = cells_of("multi_needle_embedded")
     MultiNeedleRetrievalDataset.check_data(
         [{k: v for k, v in cell.items() if k not in HOST_KEYS} for cell in cells]
     )
@@ -230,7 +225,7 @@ def test_the_embedded_set_can_be_made():
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("form", ["", "_chat"])
 def test_ultralladas_grid(language, form):
-    cells = by_name(f"niah_{language}_128k{form}")["niah_datasets"]
+    cells = cells_of(f"niah_{language}_128k{form}")
     assert sorted({cell["length"] for cell in cells}) == [8192 * step for step in range(1, 17)]
     assert len(cells) == 16 * 11
     assert {cell["guide"] for cell in cells} == {bool(form)}

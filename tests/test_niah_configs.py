@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from config_forms import cells_of
 from mmengine.config import Config
 from needle_data import write_needlebench
 from tiny import write_tiny_checkpoint
@@ -216,12 +217,13 @@ def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value,
     ],
 )
 def test_wrong_settings_in_a_config_are_refused_like_wrong_variables(settings, monkeypatch):
-    from opencompass_llada.configs.helpers.selection import read_settings
+    from opencompass_llada.benchmarks.needle.plan import PLAN
+    from opencompass_llada.runs.settings import LEADING, read_settings
 
     monkeypatch.delenv("LLADA_LENGTHS")
     name = list(settings)[-1] if settings["models"] else "models"
     with pytest.raises(ValueError, match=rf"{name}=.*the config's settings.* must be"):
-        read_settings(settings)
+        read_settings(settings, {**LEADING, **PLAN.settings})
 
 
 def test_embedded_set_by_name_is_the_main_configs_default(monkeypatch):
@@ -229,7 +231,7 @@ def test_embedded_set_by_name_is_the_main_configs_default(monkeypatch):
 
     monkeypatch.delenv("LLADA_LENGTHS")
     monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
-    by_name = parse(path=ROOT / "configs/datasets/niah_embedded.py")["niah_datasets"]
+    by_name = cells_of("niah_embedded")
     assert plain(list(parse()["datasets"])) == plain(list(by_name))
 
 
@@ -308,7 +310,7 @@ def test_8b_models_on_real_needlebench_get_the_published_set(monkeypatch, real_d
     monkeypatch.setenv("COMPASS_DATA_CACHE", str(real_data_root))
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data_root / "data" / "tiktoken"))
     cfg = parse(monkeypatch, models="llada_8b_base", scaling="none", data="needlebench")
-    published = parse(path=ROOT / "configs/datasets/niah_en.py")["niah_datasets"]
+    published = cells_of("niah_en")
     for cell, theirs in zip(cfg["datasets"], published, strict=True):
         assert Path(cell["path"]).is_absolute()
         assert plain({**cell, "path": ""}) == plain({**theirs, "path": ""})

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from config_forms import NAMES, cells_of
 from mmengine.config import Config
 from prompt_capture import plain
 
 from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASET_FILES = sorted(p.stem for p in (ROOT / "configs/datasets").glob("niah_*.py"))
+FORMS = [name for name in NAMES if name.startswith("niah_")]
 HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 
 
@@ -28,21 +29,20 @@ def cell_options(dataset):
     return {key: value for key, value in dataset.items() if key not in HOST_KEYS}
 
 
-@pytest.mark.parametrize("name", DATASET_FILES)
+@pytest.mark.parametrize("name", FORMS)
 def test_data_sets_by_name_survive_the_dump(name, tmp_path):
-    cfg = parse(path=ROOT / f"configs/datasets/{name}.py")
-    assert [key for key in cfg if key.endswith("_datasets")] == ["niah_datasets"]
-    first = cfg["niah_datasets"][0]
+    cells = cells_of(name)
+    first = cells[0]
     small = Config({"datasets": [first]})
     again = dump_and_reload(small, tmp_path / "x.py")["datasets"][0]
     assert cell_options(again) == cell_options(first)
     assert plain(again["type"]) == plain(first["type"])
-    for dataset in cfg["niah_datasets"]:
+    for dataset in cells:
         parse_needle_cell(cell_options(dataset))
 
 
 def test_longllada_grid():
-    cells = parse(path=ROOT / "configs/datasets/niah_en.py")["niah_datasets"]
+    cells = cells_of("niah_en")
     assert {c["length"] for c in cells} == {2000, 4000, 8000, 16000, 24000, 32000}
     assert {c["depth"] for c in cells} == set(range(0, 101, 10))
     assert len(cells) == 66
@@ -51,16 +51,16 @@ def test_longllada_grid():
     }
     assert {c["infer_cfg"]["inferencer"]["max_out_len"] for c in cells} == {32}
     assert {len(c["infer_cfg"]["prompt_template"]["template"]["round"]) for c in cells} == {1}
-    chinese = parse(path=ROOT / "configs/datasets/niah_zh.py")["niah_datasets"]
+    chinese = cells_of("niah_zh")
     assert {(c["length_buffer"], *c["file_list"]) for c in chinese} == {(200, "zh_all.jsonl")}
 
 
 def test_trained_length_of_the_shipped_model_is_its_checkpoints():
-    from opencompass_llada.configs.helpers.models import model_facts
+    from opencompass_llada.runs.model_table import KNOWN_MODELS
 
     shipped = ROOT / "opencompass_llada/assets/tiny-llada/config.json"
     config = json.loads(shipped.read_text(encoding="utf-8"))
-    assert model_facts["tiny_llada"]["trained_length"] == config["max_sequence_length"]
+    assert KNOWN_MODELS["tiny_llada"].trained_length == config["max_sequence_length"]
 
 
 def test_depths_may_be_fractions():

@@ -44,9 +44,9 @@ def test_debug_mode_changes_nothing(launched):
 
 @pytest.mark.parametrize(("models", "cells", "workers", "tasks"), [(3, 44, 2, 2), (8, 66, 2, 6)])
 def test_tiny_models_are_packed_into_few_tasks(tmp_path, models, cells, workers, tasks):
-    from opencompass_llada.configs.helpers.niah_run import choose_partitioner
+    from opencompass_llada.runs.planning import small_cells_partitioner
 
-    options = choose_partitioner(models, cells, workers, num_gpus=0)
+    options = small_cells_partitioner(models * cells, cells, workers, num_gpus=0)
     cfg = {
         "models": [{"abbr": f"m{i}"} for i in range(models)],
         "datasets": [{"abbr": f"d{i}"} for i in range(cells)],
@@ -75,8 +75,8 @@ def test_tiny_models_are_packed_into_few_tasks(tmp_path, models, cells, workers,
 
 
 def test_large_models_get_tasks_of_their_own():
-    from opencompass_llada.configs.helpers.niah_run import choose_partitioner
+    from opencompass_llada.runs.planning import small_cells_partitioner
 
-    options = choose_partitioner(3, 66, 1, num_gpus=1)
-    assert options["type"].__name__ == "NaivePartitioner"
+    options = small_cells_partitioner(3 * 66, 66, 1, num_gpus=1)
+    assert options["type"] == "opencompass.partitioners.NaivePartitioner"
     assert options["n"] == 33

@@ -163,7 +163,7 @@ def test_absolute_and_relative_read_base_work_in_a_checkout_and_the_wheel(
     config.write_text(
         "from mmengine.config import read_base\n"
         "with read_base():\n"
-        "    from opencompass_llada.configs.helpers.hardware import count_gpus as __count\n"
+        "    from opencompass_llada.configs.helpers.planning import count_gpus as __count\n"
         "n = __count()\n"
     )
     script = (

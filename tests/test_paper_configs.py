@@ -8,11 +8,11 @@ from prompt_capture import received_prompts
 from ruler_data import STOCK, write_ruler
 
 import opencompass_llada.assets
-from opencompass_llada.configs.helpers import paper_run
-from opencompass_llada.configs.helpers.models import describe_models, list_model_configs
-from opencompass_llada.configs.helpers.paper_facts import papers
-from opencompass_llada.configs.helpers.ruler_run import plan_run as plan_ruler
+from opencompass_llada.runs import papers
 from opencompass_llada.runs.checks import check_options
+from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.papers import PAPERS
+from opencompass_llada.runs.planning import plan_run
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA = ("meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct")
@@ -68,9 +68,9 @@ def test_each_of_the_six_has_its_file():
 
 @pytest.mark.parametrize(("paper", "benchmark"), EXPECTED)
 def test_rows_are_those_of_the_papers_configs(paper, benchmark):
-    rows = paper_run.list_rows(papers[paper][benchmark], benchmark)
+    rows = papers.list_rows(PAPERS[paper][benchmark], benchmark)
     names = {row["model"] for row in rows}
-    configs = list_model_configs(names, benchmark=benchmark, rows=rows)
+    configs = ModelTable().list_configs(names, benchmark=benchmark, rows=rows)
     assert len(configs) == len(rows) == len(EXPECTED[paper, benchmark])
     assert {row_of(config) for config in configs} == EXPECTED[paper, benchmark]
     assert {config["seed"] for config in configs} == {2025}
@@ -84,9 +84,9 @@ def test_rows_are_those_of_the_papers_configs(paper, benchmark):
 def test_dreams_prompts_begin_with_bos_where_nothing_is_cut_in_the_middle():
     """The repository's wrapper: ``bos_token + prompt`` unless drop_middle."""
     for benchmark in ("niah", "ruler", "longbench"):
-        rows = paper_run.list_rows(papers["longllada"][benchmark], benchmark)
+        rows = papers.list_rows(PAPERS["longllada"][benchmark], benchmark)
         names = {row["model"] for row in rows}
-        for config in list_model_configs(names, benchmark=benchmark, rows=rows):
+        for config in ModelTable().list_configs(names, benchmark=benchmark, rows=rows):
             wanted = config["path"] in DREAM and benchmark != "longbench"
             assert config.get("add_bos", False) == wanted
 
@@ -95,49 +95,49 @@ def test_ultralladas_ruler_prompts_are_opencompass_own(monkeypatch, tmp_path):
     """Byte for byte what the stock data sets give a model without a template: a line break ends."""
     folder = write_ruler(tmp_path / "ruler")
     monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", "none")
-    settings = dict(papers["ultrallada"]["ruler"]["settings"], models=["llada_8b_base"],
+    settings = dict(PAPERS["ultrallada"]["ruler"].settings, models=["llada_8b_base"],
                     lengths=[4500], samples=1, tasks=["vt", "fwe"], data=str(folder),
                     tokenizer="asset:tiny-llada")  # fmt: skip
-    plan = plan_ruler(settings, num_gpus=0, announce=False)
-    assert all("chat" not in model for model in plan["models"])
+    plan = plan_run("ruler", settings, num_gpus=0, announce=False)
+    assert all("chat" not in model for model in plan.models)
     stock = []
     for entry in Config.fromfile(str(STOCK))["ruler_datasets"]:
         if entry["abbr"] in ("ruler_vt_4k", "ruler_fwe_4k"):
             path = str(opencompass_llada.assets.resolve_asset("asset:tiny-llada"))
             entry.update(max_seq_length=4500, num_samples=1, tokenizer_model=path)
             stock.append(entry)
-    ours, theirs = received_prompts(plan["datasets"]), received_prompts(stock)
+    ours, theirs = received_prompts(plan.datasets), received_prompts(stock)
     assert sorted(ours) == sorted(theirs)
     assert all(prompt.rstrip().endswith("are:") and prompt.endswith("\n") for prompt in ours)
 
 
 def test_runs_of_other_steps_have_titles_of_their_own():
     """Or a run of 1 step would stand beside the paper's figure for 32."""
-    rows = paper_run.list_rows(papers["longllada"]["niah"], "niah")
+    rows = papers.list_rows(PAPERS["longllada"]["niah"], "niah")
     rows = [row for row in rows if (row["model"], row["scaling"]) == ("llada_8b_base", "none")]
-    configs = list_model_configs(["llada_8b_base"], benchmark="niah", rows=rows)
-    assert [told["title"] for told in describe_models(configs)] == [
+    configs = ModelTable().list_configs(["llada_8b_base"], benchmark="niah", rows=rows)
+    assert [told["title"] for told in ModelTable().describe(configs)] == [
         "LLaDA-8B-Base",
         *(f"LLaDA-8B-Base, steps {number}" for number in (1, 2, 4, 8, 16)),
     ]
 
 
 def test_lengths_samples_and_truncation_are_the_papers():
-    niah = papers["ultrallada"]["niah"]["settings"]
+    niah = PAPERS["ultrallada"]["niah"].settings
     assert niah["lengths"] == [8192 * k for k in range(1, 17)]
     assert (niah["repeats"], niah["tokenizer"], niah["data"]) == (10, "gpt-4", "needlebench")
-    assert papers["longllada"]["niah"]["settings"] == {
+    assert PAPERS["longllada"]["niah"].settings == {
         **niah,
         "lengths": [2000, 4000, 8000, 16000, 24000, 32000],
     }
-    assert papers["longllada"]["ruler"]["settings"]["lengths"] == [4096, 8192, 16384]
-    assert papers["ultrallada"]["ruler"]["settings"]["samples"] == 100
+    assert PAPERS["longllada"]["ruler"].settings["lengths"] == [4096, 8192, 16384]
+    assert PAPERS["ultrallada"]["ruler"].settings["samples"] == 100
     # UltraLLaDA runs OpenCompass's own RULER configs; LongLLaDA's cuts the answer turn.
-    prompts = {paper: papers[paper]["ruler"]["settings"]["prompt"] for paper in papers}
+    prompts = {paper: PAPERS[paper]["ruler"].settings["prompt"] for paper in PAPERS}
     assert prompts == {"longllada": "base", "ultrallada": "opencompass"}
-    assert {papers[paper]["ruler"]["settings"]["fwe"] for paper in papers} == {"published"}
-    assert papers["longllada"]["longbench"]["settings"]["lengths"] == [3500, 7500]
-    longbench = papers["ultrallada"]["longbench"]["settings"]
+    assert {PAPERS[paper]["ruler"].settings["fwe"] for paper in PAPERS} == {"published"}
+    assert PAPERS["longllada"]["longbench"].settings["lengths"] == [3500, 7500]
+    longbench = PAPERS["ultrallada"]["longbench"].settings
     assert (longbench["lengths"], longbench["output_lengths"]) == ([16000], "repositories")
 
 
@@ -156,12 +156,12 @@ def test_the_demo_needs_nothing_and_passes_the_checks(name, monkeypatch, tmp_pat
 
 
 def test_the_demo_has_the_autoregressive_twin_where_it_is_shipped(monkeypatch, tmp_path):
-    rows = paper_run.list_rows(papers["longllada"]["niah"], "niah")
+    rows = papers.list_rows(PAPERS["longllada"]["niah"], "niah")
     (tmp_path / "tiny-llada").mkdir()
     monkeypatch.setattr(opencompass_llada.assets, "FOLDER", tmp_path)
-    assert {row["model"] for row in paper_run.demo_rows(rows)} == {"tiny_llada"}
+    assert {row["model"] for row in papers.demo_rows(rows)} == {"tiny_llada"}
     (tmp_path / "tiny-ar").mkdir()
-    assert [(row["model"], row["scaling"]) for row in paper_run.demo_rows(rows)] == [
+    assert [(row["model"], row["scaling"]) for row in papers.demo_rows(rows)] == [
         ("tiny_ar", "none"),
         ("tiny_ar", "ntk"),
         ("tiny_llada", "none"),
@@ -170,10 +170,10 @@ def test_the_demo_has_the_autoregressive_twin_where_it_is_shipped(monkeypatch, t
 
 
 def test_variables_choose_among_the_papers_rows(monkeypatch):
-    rows = paper_run.list_rows(papers["longllada"]["ruler"], "ruler")
+    rows = papers.list_rows(PAPERS["longllada"]["ruler"], "ruler")
     monkeypatch.setenv("LLADA_MODELS", "llada_8b_base, llada_1_5=/my/copy")
     monkeypatch.setenv("LLADA_SCALING", "none,ntk:theta_multiplier=31")
-    chosen = paper_run.choose_rows(rows)
+    chosen = papers.choose_rows(rows)
     assert [(row["model"], row["scaling"]) for row in chosen] == [
         ("llada_8b_base", "none"),
         ("llada_8b_base", "ntk:theta_multiplier=31"),
@@ -181,15 +181,15 @@ def test_variables_choose_among_the_papers_rows(monkeypatch):
         ("llada_1_5=/my/copy", "ntk:theta_multiplier=31"),
     ]
     names = [row["model"] for row in chosen]
-    paths = [c["path"] for c in list_model_configs(names, benchmark="ruler", rows=chosen)]
+    paths = [c["path"] for c in ModelTable().list_configs(names, benchmark="ruler", rows=chosen)]
     assert paths == [BASE, BASE, "/my/copy", "/my/copy"]
     monkeypatch.setenv("LLADA_MODELS", "ultrallada")
     with pytest.raises(ValueError, match="Unknown model of this evaluation 'ultrallada'"):
-        paper_run.choose_rows(rows)
+        papers.choose_rows(rows)
     monkeypatch.setenv("LLADA_MODELS", "llada_8b_base")
     monkeypatch.setenv("LLADA_SCALING", "ntk:theta_multiplier=55")
     with pytest.raises(ValueError, match="Unknown scaling of this evaluation"):
-        paper_run.choose_rows(rows)
+        papers.choose_rows(rows)
 
 
 def test_the_papers_precision_can_be_overridden(monkeypatch):
@@ -209,7 +209,6 @@ def test_the_demo_replaces_what_a_config_asks_for(name, monkeypatch, tmp_path):
         "\nsettings = dict(\n", '\nsettings = dict(\n    models=["llada_8b_base"],\n'
     )
     text = text.replace("from .helpers", "from opencompass_llada.configs.helpers")
-    text = text.replace("from ..ruler", "from opencompass_llada.ruler")
     (tmp_path / "edited.py").write_text(text)
     monkeypatch.setenv("LLADA_DEMO", "1")
     cfg = Config.fromfile(str(tmp_path / "edited.py"), format_python_code=False)

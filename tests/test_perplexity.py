@@ -72,7 +72,7 @@ def llama(tmp_path_factory):
 
 
 def make_cells(**options):
-    from opencompass_llada.configs.helpers.ppl_cells import ppl_cells
+    from opencompass_llada.benchmarks.perplexity.plan import ppl_cells
 
     return ppl_cells(**{"lengths": LENGTHS, "num_draws": 4, **options})
 

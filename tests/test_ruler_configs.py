@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from config_forms import NAMES, cells_of, read_form
 from mmengine.config import Config
 from ruler_data import STOCK, write_ruler
 
@@ -24,7 +25,7 @@ from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "configs/eval_llada_ruler.py"
-BY_NAME = sorted((ROOT / "configs/datasets").glob("ruler_*.py"))
+BY_NAME = [name for name in NAMES if name.startswith("ruler_")]
 SUMMARIZERS = sorted((ROOT / "configs/summarizers").glob("ruler*.py"))
 HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 
@@ -50,32 +51,32 @@ def turns_of(dataset):
     return dataset["infer_cfg"]["prompt_template"]["template"]["round"]
 
 
-@pytest.mark.parametrize("path", BY_NAME, ids=lambda path: path.stem)
-def test_data_sets_by_name(path, tmp_path):
-    cfg = parse(path)
-    assert [key for key in cfg if key.endswith("_datasets")] == ["ruler_datasets"]
+@pytest.mark.parametrize("name", BY_NAME)
+def test_data_sets_by_name(name, tmp_path):
+    cfg, key = read_form(name), "ruler_embedded_datasets"
+    key = key if name == "ruler_embedded" else "ruler_datasets"
     cfg.dump(str(tmp_path / "dumped.py"))
-    again = parse(tmp_path / "dumped.py")["ruler_datasets"]
-    cells = cfg["ruler_datasets"]
+    again = parse(tmp_path / "dumped.py")[key]
+    cells = cfg[key]
     assert len({cell["abbr"] for cell in cells}) == len(cells)
     assert [options_of(cell) for cell in again] == [options_of(cell) for cell in cells]
     for cell in cells:
         spec = parse_spec(options_of(cell))
         assert cell["eval_cfg"]["evaluator"]["match"] == TASKS[spec.task].match
-        assert ("chat" in path.stem) == cell["abbr"].endswith("_chat")
+        assert ("chat" in name) == cell["abbr"].endswith("_chat")
         assert f"_by-{name_tokenizer(spec.tokenizer)}" in cell["abbr"]
         assert str(spec.length) in cell["abbr"]
         roles = [turn["role"] for turn in turns_of(cell)]
-        assert roles == (["HUMAN", "BOT"] if "chat" in path.stem else ["HUMAN"])
-    if path.stem != "ruler_embedded":
-        size = int(path.stem.split("_")[1].removesuffix("k")) * 1024
+        assert roles == (["HUMAN", "BOT"] if "chat" in name else ["HUMAN"])
+    if name != "ruler_embedded":
+        size = int(name.split("_")[1].removesuffix("k")) * 1024
         assert [cell["task"] for cell in cells] == list(TASKS)
         assert {(cell["length"], cell["num_samples"]) for cell in cells} == {(size, 100)}
 
 
 def test_chat_prompts_are_the_stock_configs():
     stock = Config.fromfile(str(STOCK))["ruler_datasets"]
-    ours = parse(ROOT / "configs/datasets/ruler_4k_chat_gen.py")["ruler_datasets"]
+    ours = cells_of("ruler_4k_chat_gen")
     by_name = {entry["abbr"]: entry for entry in stock}
     assert len(by_name) == len(ours) == 13
     for cell in ours:
@@ -87,7 +88,7 @@ def test_chat_prompts_are_the_stock_configs():
 
 def test_lengths_by_another_tokenizer_are_in_the_abbreviation(monkeypatch):
     monkeypatch.setenv("TOKENIZER_MODEL", "GSAI-ML/LLaDA-8B-Base")
-    cells = parse(ROOT / "configs/datasets/ruler_8k_base_gen.py")["ruler_datasets"]
+    cells = cells_of("ruler_8k_base_gen")
     assert {cell["tokenizer"] for cell in cells} == {"GSAI-ML/LLaDA-8B-Base"}
     assert all(cell["abbr"].endswith("_length8192_by-LLaDA-8B-Base") for cell in cells)
 
@@ -144,7 +145,7 @@ def assert_rooms(cells):
 
 
 def test_the_data_sets_by_name_keep_the_same_room():
-    assert_rooms(parse(ROOT / "configs/datasets/ruler_embedded.py")["ruler_datasets"])
+    assert_rooms(cells_of("ruler_embedded"))
 
 
 @pytest.mark.parametrize("given", [32, 64])

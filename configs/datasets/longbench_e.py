@@ -3,4 +3,6 @@
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.longbench_sets import longbench_e_all as longbench_datasets
+    from ..helpers.planning import list_data_sets as __list_data_sets
+
+longbench_e_datasets = __list_data_sets("longbench", benchmark="longbench_e")

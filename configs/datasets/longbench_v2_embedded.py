@@ -1,6 +1,10 @@
-"""`--datasets longbench_v2_embedded`: sample questions in LongBench v2's format."""
+"""`--datasets longbench_v2_embedded`: the sample set that comes with the package."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.longbench_sets import longbench_v2_embedded as longbench_datasets
+    from ..helpers.planning import list_data_sets as __list_data_sets
+
+longbench_v2_embedded_datasets = __list_data_sets(
+    "longbench", benchmark="longbench_v2", data="embedded"
+)

@@ -1,6 +1,8 @@
-"""`--datasets niah_embedded`: a single-needle set of needlebench/niah.py."""
+"""`--datasets niah_embedded`: one needle in the texts that come with the package."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ...needlebench.niah import niah_embedded_datasets as niah_datasets
+    from ..helpers.planning import list_data_sets as __list_data_sets
+
+niah_embedded_datasets = __list_data_sets("niah", data="embedded")

@@ -3,6 +3,6 @@
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.ppl_cells import ppl_cells as __ppl_cells, tiny_lengths as __tiny_lengths
+    from ..helpers.planning import list_data_sets as __list_data_sets
 
-ppl_datasets = __ppl_cells(__tiny_lengths, target=64)
+ppl_generated_last_datasets = __list_data_sets("perplexity", target="64")

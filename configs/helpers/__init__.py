@@ -1,1 +1,1 @@
-"""Functions that configs call; read_base runs these files for real."""
+"""What configs call of the package; read_base runs these files for real."""

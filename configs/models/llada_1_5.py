@@ -1,8 +1,8 @@
-"""`--models llada_1_5`; written by `make model-configs`."""
+"""`--models llada_1_5`: LLADA_SCALING and others choose (docs/models.md)."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.models import models_of_name as __models_of_name
+    from ..helpers.planning import list_models as __list_models
 
-models = __models_of_name("llada_1_5")
+models = __list_models("llada_1_5")

@@ -1,8 +1,8 @@
-"""`--models llama_3_8b_base`; written by `make model-configs`."""
+"""`--models llama_3_8b_base`: LLADA_SCALING and others choose (docs/models.md)."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.models import models_of_name as __models_of_name
+    from ..helpers.planning import list_models as __list_models
 
-models = __models_of_name("llama_3_8b_base")
+models = __list_models("llama_3_8b_base")

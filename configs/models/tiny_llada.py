@@ -1,8 +1,8 @@
-"""`--models tiny_llada`; written by `make model-configs`."""
+"""`--models tiny_llada`: LLADA_SCALING and others choose (docs/models.md)."""
 
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.models import models_of_name as __models_of_name
+    from ..helpers.planning import list_models as __list_models
 
-models = __models_of_name("tiny_llada")
+models = __list_models("tiny_llada")

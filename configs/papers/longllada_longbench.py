@@ -11,18 +11,16 @@ sources and differences.
 from mmengine.config import read_base
 
 with read_base():
-    from ..helpers.hardware import count_gpus as __count_gpus
-    from ..helpers.paper_run import plan_run as __plan_run
-    from ..helpers.tasks import make_eval as __make_eval, make_infer as __make_infer
+    from ..helpers.planning import plan_paper as __plan_paper
 
-__run = __plan_run("longllada", "longbench", __count_gpus())
+__run = __plan_paper("longllada", "longbench")
 
-settings = __run["settings"]
-models = __run["models"]
-datasets = __run["datasets"]
+settings = __run.settings
+models = __run.models
+datasets = __run.datasets
 
 work_dir = "outputs/longllada_longbench"
 
-infer = __make_infer(__run)
-eval = __make_eval(__run, dump_details=True)  # each answer with its score
-summarizer = __run["summarizer"]
+infer = __run.infer
+eval = __run.eval
+summarizer = __run.summarizer

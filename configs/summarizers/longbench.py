@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from opencompass_llada.report.summarizers import GroupSummarizer
 
 with read_base():
-    from ..helpers.longbench_groups import longbench_groups
+    from ..helpers.planning import list_groups as __list_groups
 
-summarizer = dict(type=GroupSummarizer, groups=longbench_groups)
+summarizer = dict(type=GroupSummarizer, groups=__list_groups("longbench"))

@@ -5,6 +5,6 @@ from mmengine.config import read_base
 from opencompass_llada.report.summarizers import BreakdownSummarizer
 
 with read_base():
-    from ..helpers.longbench_groups import longbench_v2_parts
+    from ..helpers.planning import list_parts as __list_parts
 
-summarizer = dict(type=BreakdownSummarizer, parts=longbench_v2_parts)
+summarizer = dict(type=BreakdownSummarizer, parts=__list_parts("longbench_v2"))

@@ -125,6 +125,9 @@ class Benchmark:
     """Where it, and its averages, are defined."""
     data: DataFiles
     """The files that it reads."""
+    plan: str
+    """Dotted name of the module that plans its runs. It holds ``DATA_SETS`` and, where the
+    benchmark can be run by itself, ``PLAN``; both are of `runs.planning`."""
 
 
 _registered: dict[str, Benchmark] = {}
@@ -177,6 +180,7 @@ def find_benchmark(name: str) -> Benchmark:
         is_grid=False,
         source="",
         data=NO_FILES,
+        plan="",
     )
 
 

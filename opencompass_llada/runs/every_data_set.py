@@ -1,11 +1,13 @@
-"""All data set configs of the package, each cut to a few samples: does everything build and run?
+"""Plans a run of all data set configs of the package, each cut to a few samples.
 
-Finds the files, says which lack their data, and cuts the others. Cuts samples, depths and answers,
-never the length that a prompt is built at. Runs nothing.
+Does everything build and run? Takes every file of configs/datasets, in each of its `FORMS`, says
+which lack their data, and cuts the others. Cuts samples, depths and answers, never the length that
+a prompt is built at. Runs nothing.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,66 +16,180 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada.benchmarks.cells import plain_config
+from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
 from opencompass_llada.benchmarks.stock import SCORING_PACKAGES
-from opencompass_llada.old_names import dotted_name
-from opencompass_llada.runs import doctor
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs import doctor, hardware
 from opencompass_llada.runs.doctor import check_data
+from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.planning import (
+    Run,
+    make_eval,
+    make_infer,
+    packing_partitioner,
+    summarize_with,
+)
+from opencompass_llada.runs.settings import (
+    LEADING,
+    TRAILING,
+    Setting,
+    number,
+    only_variables,
+    read_settings,
+    text,
+    texts,
+)
 
 #: Keywords of data set configs that say how many samples are made.
 SAMPLE_KEYS = ("num_samples", "num_repeats_per_file", "num_texts")
 #: The fewest draws that each estimator of a likelihood takes.
 FEWEST_DRAWS = {"bound": 4, "longllada": 2}
 
+_LANGUAGES = [
+    (f"_{language}{suffix}", {**({"LANGUAGE": "zh"} if language == "zh" else {}), **prompt})
+    for suffix, prompt in (("", {}), ("_chat", {"PROMPT": "chat"}))
+    for language in ("en", "zh")
+]
+#: Name of a form -> the file of configs/datasets that it is of, and the variables that it sets,
+#: without their prefix. A file without forms is taken as it is.
+FORMS: dict[str, tuple[str, dict[str, str]]] = {
+    **{
+        f"{file}{name}": (file, variables)
+        for file in ("multi_needle", "multi_reasoning", "niah")
+        for name, variables in _LANGUAGES
+    },
+    **{
+        f"niah{name[:3]}_128k{name[3:]}": ("niah_128k", variables) for name, variables in _LANGUAGES
+    },
+    **{
+        f"ruler_{k}k_{prompt}_gen": (
+            "ruler",
+            {"LENGTHS": str(1024 * k), **({"PROMPT": "chat"} if prompt == "chat" else {})},
+        )
+        for k in (4, 8, 16, 32, 48, 64, 128)
+        for prompt in ("base", "chat")
+    },
+    **{
+        f"short_{task}": ("short", {"TASKS": task})
+        for task in (*GENERATION_TASKS, *LIKELIHOOD_TASKS)
+    },
+    **{f"short_{task}_chat": ("short", {"TASKS": task, "PROMPT": "chat"}) for task in CHAT_TASKS},
+}
+_SETTINGS: dict[str, Setting] = {
+    "models": LEADING["models"],
+    "datasets": texts(
+        "names of configs/datasets or forms of them, separated by commas; default all"
+    ),
+    "samples": number("samples of each cell"),
+    "prompt_limit": number(
+        "tokens of a prompt that the model gets; the middle of longer ones is dropped"
+    ),
+    "generation_length": number("most tokens generated for a sample"),
+    "steps": number("denoising steps"),
+    "absent": text(
+        "skip, or error where a data set's files are not on this machine", "skip", "error"
+    ),
+    **TRAILING,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSetFile:
-    """One file of configs/datasets."""
+    """One file of configs/datasets, or one form of it."""
 
     name: str
-    """Its name without ``.py``, as ``--datasets`` takes it."""
+    """Of the file without ``.py``, as ``--datasets`` takes it, or a key of `FORMS`."""
     cells: tuple[dict[str, Any], ...]
     """Its data set configs, whole, classes as dotted names."""
     absent: str
     """What of its data is not on this machine, and how to get it; empty if all is there."""
 
 
+def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run:
+    """Work out a run of all data sets from settings and environment variables; find their data.
+
+    Args:
+        settings: Values by name; None for the default.
+        num_gpus: GPUs of the machine; counted by default.
+
+    Raises:
+        ValueError: For a wrong setting; for data that is not there, if absent='error'.
+    """
+    gpus = hardware.count_gpus() if num_gpus is None else num_gpus
+    values = read_settings(settings, _SETTINGS)
+    files = find_data_sets(values["datasets"])
+    sets, datasets = [], []
+    for file in files:
+        if file.absent and values["absent"] == "error":
+            raise ValueError(f"absent='error': data set config {file.name}: {file.absent}")
+        cells = []
+        if not file.absent:
+            cells = cut_cells(file, values["samples"], values["generation_length"])
+        datasets += cells
+        names = [cell["abbr"] for cell in cells]
+        sets.append({"name": file.name, "datasets": names, "absent": file.absent})
+    skipped = [file.name for file in files if file.absent]
+    headline = f"Every data set: {len(files)} configs, {len(datasets)} cells"
+    values.announce(headline + (f"; no data for {', '.join(skipped)}" if skipped else ""))
+    table, workers = ModelTable(), gpus or 1
+    models = table.list_configs(values["models"], num_gpus=gpus, dtype=values["dtype"])
+    length = values["generation_length"]
+    for config in models:  # prompts are cut in the middle, and answers are one block
+        config["max_out_len"] = length
+        config["likelihood"] = {"num_draws": 4}
+        config["max_seq_len"], config["drop_middle"] = values["prompt_limit"], True
+        if "sampler" in config:  # an autoregressive model has none
+            config["sampler"] = {"block_length": length, "num_steps": values["steps"]}
+    return Run(
+        models=models,
+        datasets=datasets,
+        combinations=None,
+        described_models=table.describe(models),
+        settings=values.values,
+        infer=make_infer(packing_partitioner(workers), workers),
+        eval=make_eval(packing_partitioner(1), workers),
+        summarizer=summarize_with("CoverageSummarizer", sets=sets),
+    )
+
+
 def find_data_sets(names: Sequence[str] | None = None) -> list[DataSetFile]:
     """Read the data set configs of the package.
 
     Args:
-        names: Files to read, without ``.py``; all by default.
+        names: Files to read, without ``.py``, or forms of them; all by default.
 
     Returns:
-        One entry a file, by name.
+        One a name, in order.
 
     Raises:
-        ValueError: For a name that no file has, or a file without ``*_datasets``.
+        ValueError: For a name that no file or form has, or a file without ``*_datasets``.
     """
-    from opencompass_llada.options import reject_unknown
+    folder = Path(importlib.import_module("opencompass_llada.configs").__path__[0]) / "datasets"
+    files = {path.stem for path in folder.glob("[!_]*.py")}
+    plain = files - {file for file, _ in FORMS.values()}
+    known: dict[str, tuple[str, dict[str, str]]] = {name: (name, {}) for name in plain} | FORMS
+    reject_unknown("data set config", names or [], known)
+    found = []
+    for name in sorted(names or known):
+        file, variables = known[name]
+        with only_variables(variables):
+            found.append(_read(name, folder / f"{file}.py"))
+    return found
 
-    files = {path.stem: path for path in _folder().glob("[!_]*.py")}
-    reject_unknown("data set config", names or [], files)
-    return [_read(files[name]) for name in sorted(names or files)]
 
-
-def _folder() -> Path:
-    import opencompass_llada.configs
-
-    return Path(opencompass_llada.configs.__path__[0]) / "datasets"
-
-
-def _read(path: Path) -> DataSetFile:
+def _read(name: str, path: Path) -> DataSetFile:
     from mmengine.config import Config
 
     cfg = Config.fromfile(str(path), format_python_code=False)
     keys = [key for key in cfg if key.endswith("_datasets")]
     if not keys:
         raise ValueError(f"{path.name} must define a *_datasets list, as OpenCompass asks.")
-    cells = tuple(_plain(cell) for key in keys for cell in cfg[key])
+    cells = tuple(plain_config(cell) for key in keys for cell in cfg[key])
     findings = [finding for finding in check_data(cells) if finding.level != "ok"]
     reasons = [f"{finding.topic}: {finding.text}" for finding in findings]
     reasons += [reason for cell in cells if (reason := _stock_fault(cell))]
-    return DataSetFile(name=path.stem, cells=cells, absent="; ".join(dict.fromkeys(reasons)))
+    return DataSetFile(name=name, cells=cells, absent="; ".join(dict.fromkeys(reasons)))
 
 
 def _stock_fault(cell: Mapping[str, Any]) -> str:
@@ -93,15 +209,6 @@ def _stock_fault(cell: Mapping[str, Any]) -> str:
     if needed and importlib.util.find_spec(needed) is None:
         return f"{path}: its score needs the package {distribution}"
     return ""
-
-
-def _plain(value: Any) -> Any:
-    """Return a config value with classes and functions as dotted names, as in a dumped config."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return dotted_name(value) if callable(value) else value
 
 
 def cut_cells(file: DataSetFile, num_samples: int, generation_length: int) -> list[dict[str, Any]]:

@@ -247,6 +247,7 @@ LONGBENCH = Benchmark(
     is_grid=False,
     source="LongBench (arXiv 2308.14508): six categories; Weighted is UltraLLaDA's total",
     data=LONGBENCH_FILES,
+    plan="opencompass_llada.benchmarks.longbench.plan",
 )
 BENCHMARKS = (
     LONGBENCH,
@@ -276,5 +277,6 @@ BENCHMARKS = (
             fetch="hf download THUDM/LongBench-v2 data.json --repo-type dataset --local-dir FOLDER",
             needed=_needed_by_v2,
         ),
+        plan="opencompass_llada.benchmarks.longbench.plan",
     ),
 )

@@ -18,5 +18,6 @@ BENCHMARKS = (
         is_grid=False,
         source="NeedleBench (arXiv 2407.11963)",
         data=NEEDLEBENCH_FILES,
+        plan="opencompass_llada.benchmarks.multi_needle.plan",
     ),
 )

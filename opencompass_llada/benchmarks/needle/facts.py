@@ -42,5 +42,6 @@ BENCHMARKS = (
         is_grid=True,
         source="LongLLaDA (arXiv 2506.14429), figures 1 to 3: mean over depths",
         data=NEEDLEBENCH_FILES,
+        plan="opencompass_llada.benchmarks.needle.plan",
     ),
 )

@@ -29,5 +29,6 @@ BENCHMARKS = (
         is_grid=False,
         source="LLaDA (arXiv 2502.09992), equation 14",
         data=DataFiles(name="perplexity", folders={}, files=(), fetch="", needed=_needed),
+        plan="opencompass_llada.benchmarks.perplexity.plan",
     ),
 )

@@ -76,5 +76,6 @@ BENCHMARKS = (
             fetch=f'python -c "{_FETCH.format("data/ruler/hotpotqa.json")}"',
             needed=_needed,
         ),
+        plan="opencompass_llada.benchmarks.ruler.plan",
     ),
 )

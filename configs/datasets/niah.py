@@ -1,0 +1,8 @@
+"""`--datasets niah`: one needle in NeedleBench's texts, at LongLLaDA's lengths."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..helpers.planning import list_data_sets as __list_data_sets
+
+niah_datasets = __list_data_sets("niah")

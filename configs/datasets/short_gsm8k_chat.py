@@ -1,8 +1,0 @@
-"""`--datasets short_gsm8k_chat`: GSM8K, for models with a chat template."""
-
-from mmengine.config import read_base
-
-with read_base():
-    from ..helpers.short_sets import short_cells as __short_cells
-
-short_datasets = __short_cells(["gsm8k"], chat=True, generation_length=512)

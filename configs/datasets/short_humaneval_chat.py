@@ -1,8 +1,0 @@
-"""`--datasets short_humaneval_chat`: HumanEval, for models with a chat template."""
-
-from mmengine.config import read_base
-
-with read_base():
-    from ..helpers.short_sets import short_cells as __short_cells
-
-short_datasets = __short_cells(["humaneval"], chat=True, generation_length=512)

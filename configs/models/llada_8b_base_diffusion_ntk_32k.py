@@ -1,8 +1,0 @@
-"""`--models llada_8b_base_diffusion_ntk_32k`; written by `make model-configs`."""
-
-from mmengine.config import read_base
-
-with read_base():
-    from ..helpers.models import models_of_name as __models_of_name
-
-models = __models_of_name("llada_8b_base_diffusion_ntk_32k")

@@ -1,8 +1,0 @@
-"""`--models llama_3_8b_instruct_ntk4`; written by `make model-configs`."""
-
-from mmengine.config import read_base
-
-with read_base():
-    from ..helpers.models import models_of_name as __models_of_name
-
-models = __models_of_name("llama_3_8b_instruct_ntk4")

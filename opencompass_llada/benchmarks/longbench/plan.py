@@ -1,0 +1,269 @@
+"""Plans runs of LongBench, LongBench-E and LongBench v2: one data set a task.
+
+The tasks and what is known of them are in `facts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opencompass_llada.benchmarks.cells import (
+    LITERAL_TEMPLATE,
+    Config,
+    generate_with,
+    read_with,
+    score_with,
+)
+from opencompass_llada.benchmarks.data_files import find_data
+from opencompass_llada.benchmarks.longbench import facts, samples, v2
+from opencompass_llada.runs.model_table import LONGLLADA_GENERATION
+from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.planning import (
+    Combination,
+    DataSets,
+    MakeModels,
+    Plan,
+    Run,
+    summarize_with,
+)
+from opencompass_llada.runs.settings import Settings, number, numbers, text, texts
+
+#: By the name of the data: LongBench's folder, and LongBench v2's file.
+FOLDERS = {"embedded": "asset:longbench", "longbench": "opencompass/Longbench"}
+V2_FILES = {"embedded": "asset:longbench/v2.jsonl", "longbench": "opencompass/longbenchv2"}
+#: Tasks of the sample set, one a category.
+EMBEDDED_TASKS = (
+    *("multifieldqa_en", "hotpotqa", "qmsum"),
+    *("trec", "passage_retrieval_en", "lcc"),
+)
+
+
+def longbench_cells(
+    benchmark: str = "longbench",
+    tasks: Sequence[str] | None = None,
+    path: str = FOLDERS["longbench"],
+    output_lengths: str = "original",
+    num_samples: int | None = None,
+    wording: str = "original",
+) -> list[Config]:
+    """List the data set configs of tasks.
+
+    Args:
+        benchmark: ``longbench``, or ``longbench_e`` for the 13 tasks by length.
+        tasks: Names; all by default.
+        path: LongBench's folder: ``asset:longbench``, a folder, or ``opencompass/Longbench``.
+        output_lengths: A key of `facts.OUTPUT_LENGTHS`.
+        num_samples: Take only the first so many of each task.
+        wording: ``original``, or ``opencompass`` for the prompts that both papers ran.
+
+    Raises:
+        ValueError: For an unknown name; the nearest is named.
+    """
+    prefix = benchmark + ("_embedded" if path == FOLDERS["embedded"] else "")
+    suffix = f"out-{output_lengths}" + ("_opencompass" if wording == "opencompass" else "")
+    return [
+        {
+            "abbr": f"{prefix}_{task.name}_{suffix}",
+            "type": "opencompass_llada.benchmarks.longbench.dataset.LongBenchDataset",
+            "path": path,
+            "benchmark": benchmark,
+            "task": task.name,
+            "wording": wording,
+            "reader_cfg": read_with("answers", num_samples),
+            "infer_cfg": generate_with(
+                {"type": LITERAL_TEMPLATE, "chat": task.chat},
+                facts.output_length(output_lengths, task.name),
+            ),
+            "eval_cfg": score_with(
+                "longbench.dataset.LongBenchEvaluator",
+                task=task.name,
+                by_length=benchmark == "longbench_e",
+            ),
+        }
+        for task in facts.list_tasks(benchmark, tasks)
+    ]
+
+
+def longbench_v2_cells(
+    path: str = V2_FILES["longbench"],
+    num_samples: int | None = None,
+    generation_length: int = v2.MAX_NEW_TOKENS,
+) -> list[Config]:
+    """List the one data set config of LongBench v2.
+
+    Args:
+        path: Its file, or ``opencompass/longbenchv2``.
+        num_samples: Take only the first so many.
+        generation_length: Tokens to generate.
+    """
+    return [
+        {
+            "abbr": "longbench_v2" + ("_embedded" if path.startswith("asset:") else ""),
+            "type": "opencompass_llada.benchmarks.longbench.v2.LongBenchV2Dataset",
+            "path": path,
+            "benchmark": "longbench_v2",
+            "task": "v2",
+            "reader_cfg": read_with("answer", num_samples),
+            "infer_cfg": generate_with({"type": LITERAL_TEMPLATE, "chat": True}, generation_length),
+            "eval_cfg": score_with("longbench.v2.LongBenchV2Evaluator"),
+        }
+    ]
+
+
+def _fill_common(values: Settings) -> None:
+    values.default("benchmark", "longbench")
+    if values["data"] == "embedded":
+        values.default("output_lengths", "short", "default of the sample set")
+    values.default("output_lengths", "original")
+    values.default("wording", "original")
+
+
+def _fill_defaults(values: Settings, table: ModelTable) -> None:
+    _fill_common(values)
+    if values["data"] == "embedded":
+        values.default("block_length", 32, "default of the sample set")
+        values.default("steps", 8, "default of the sample set")
+    block_length = LONGLLADA_GENERATION["longbench"]["block_length"]
+    values.default("block_length", block_length, "default: the papers'")
+    if values["steps"] is None:
+        values.sources["steps"] = "default: the papers', one a token"
+    if values["lengths"] is None:
+        values.sources["lengths"] = "default: see default_lengths in benchmarks/longbench/plan.py"
+
+
+def default_lengths(trained_length: int) -> list[int]:
+    """Return the prompt limits that a model is run with.
+
+    LongLLaDA's (its code has 3,500 and 7,500 tokens beside 512 new ones) for models trained on
+    4,096 tokens, UltraLLaDA's 16,000 for those trained on more, and twice the trained length for
+    the tiny ones.
+    """
+    if trained_length < 4096:
+        return [2 * trained_length]
+    return [3500, 7500] if trained_length < 16384 else [16000]
+
+
+def _cells_of(values: Settings, has_full_paths: bool) -> list[Config]:
+    """List the data set configs that the settings ask for."""
+    is_v2, data = values["benchmark"] == "longbench_v2", values["data"]
+    path = (V2_FILES if is_v2 else FOLDERS).get(data, data)
+    if has_full_paths and not path.startswith("asset:"):
+        # In full: a dumped config must not depend on variables.
+        found = find_data(path, benchmark="LongBench", how_to_get=samples.HOW_TO_GET)
+        path = str(found.resolve())
+    if is_v2:
+        if values["tasks"]:
+            raise ValueError(f"tasks={values['tasks']}: LongBench v2 has one task; leave it out.")
+        length = 32 if values["output_lengths"] == "short" else v2.MAX_NEW_TOKENS
+        return longbench_v2_cells(path, values["samples"], length)
+    tasks = values["tasks"]
+    if data == "embedded":
+        if values["benchmark"] != "longbench":
+            raise ValueError(
+                "benchmark='longbench_e': the sample set has no texts of 8,000 words; get "
+                "LongBench's files and set LLADA_DATA=longbench (or their folder)."
+            )
+        tasks = tasks or list(EMBEDDED_TASKS)
+    return longbench_cells(
+        values["benchmark"],
+        tasks,
+        path,
+        values["output_lengths"],
+        values["samples"],
+        values["wording"],
+    )
+
+
+def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
+    """Pair all tasks with the models, each once a prompt limit."""
+    models = []
+    for name in values["models"]:
+        for length in values["lengths"] or default_lengths(table[name].trained_length):
+            made = make_models([name], benchmark="longbench")
+            for config in made:
+                config["abbr"] = f"{config['abbr']}_prompt{length}"
+                config["max_seq_len"], config["drop_middle"] = length, True
+                table.set_sampler(
+                    config, values["block_length"], values["steps"], benchmark="longbench"
+                )
+            models += made
+    return [Combination(models=models, datasets=_cells_of(values, has_full_paths=True))]
+
+
+def _check_data(values: Settings, cells: Sequence[Config]) -> None:
+    """Read every data set once."""
+    samples.check_data_sets(cells)
+
+
+def list_parts(benchmark: str) -> dict[str, str]:
+    """Return the parts of the samples that a benchmark's table shows, with the metric of each."""
+    if benchmark == "longbench_e":
+        return {"all": "score", **{name: f"score_{name}" for name in facts.BUCKETS}}
+    names = (*v2.DIFFICULTIES, *v2.LENGTHS)
+    return {"all": "accuracy", **{name: f"accuracy_{name}" for name in names}}
+
+
+def _make_summarizer(values: Settings, run: Run) -> Config:
+    described = [
+        {**told, "title": f"{told['title']}, prompts up to {config['max_seq_len']:,}"}
+        for told, config in zip(run.described_models, run.models, strict=True)
+    ]
+    benchmark = values["benchmark"]
+    parts: Config = {}
+    if benchmark != "longbench":
+        parts["parts"] = list_parts(benchmark)
+    if benchmark != "longbench_v2":
+        tasks = list(EMBEDDED_TASKS) if values["data"] == "embedded" else None
+        groups = facts.category_groups(benchmark, tasks)
+        parts["groups"] = [group.to_config() for group in groups]
+    kind = "GroupSummarizer" if benchmark == "longbench" else "BreakdownSummarizer"
+    return summarize_with(kind, **parts, models=described)
+
+
+_CELL_SETTINGS = {
+    "benchmark": text(
+        "longbench, longbench_e (by length) or longbench_v2 (multiple choice)",
+        *("longbench", "longbench_e", "longbench_v2"),
+    ),
+    "data": text(
+        "embedded, longbench (where OpenCompass looks), or the folder or file of the data"
+    ),
+    "tasks": texts("names, separated by commas; default all that the data has"),
+    "samples": number("samples a task; default all"),
+    "output_lengths": text(
+        "original, longllada, ultrallada, repositories or short", *facts.OUTPUT_LENGTHS
+    ),
+    "wording": text(
+        "original, or opencompass: the prompts that both papers ran", "original", "opencompass"
+    ),
+}
+PLAN = Plan(
+    headline="{benchmark}: {models} models, {datasets} tasks",
+    settings={
+        **_CELL_SETTINGS,
+        "lengths": numbers(
+            "tokens of a prompt, separated by commas; the middle of longer ones is dropped"
+        ),
+        "block_length": number(
+            "tokens in a block of the sampler; default the papers' 64, sample set 32"
+        ),
+        "steps": number("denoising steps; default one a token, as in the papers, sample set 8"),
+        "batch_size": number("prompts at a time; default the model's"),
+    },
+    demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
+    fill_defaults=_fill_defaults,
+    make_groups=_make_groups,
+    check_data=_check_data,
+    make_summarizer=_make_summarizer,
+    has_small_cells=False,
+    dump_details=True,
+)
+
+
+def _list_cells(values: Settings) -> list[Config]:
+    values.default("data", "longbench")
+    _fill_common(values)
+    return _cells_of(values, has_full_paths=False)
+
+
+DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

@@ -1,0 +1,260 @@
+"""Plans needle-in-a-haystack runs: one data set a cell, which is a length and a depth.
+
+The prompt of a base model ends in the answer prefix; there is no answer turn after it. `abbr` is
+``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER``, and ends in ``_chat`` for the chat form.
+TOKENIZER stands for the tokenizer's content (`counting.name_tokenizer`), so that models with copies
+of one tokenizer are asked the same data sets. It only names files: what reads results takes length,
+depth and the rest from the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opencompass_llada.benchmarks.cells import (
+    PROMPT_TEMPLATE,
+    generate_with,
+    identify_tokenizer,
+    read_with,
+    score_with,
+)
+from opencompass_llada.benchmarks.counting import name_tokenizer
+from opencompass_llada.benchmarks.needle import dataset
+from opencompass_llada.benchmarks.needle.haystack import resolve_data_directory
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs.models import Config, ModelTable
+from opencompass_llada.runs.planning import (
+    Combination,
+    DataSets,
+    MakeModels,
+    Plan,
+    Run,
+    summarize_with,
+)
+from opencompass_llada.runs.settings import Settings, number, numbers, text
+
+#: LongLLaDA (arXiv 2506.14429, section 4.1): lengths counted with GPT-4's tokenizer, 32 new tokens.
+LONGLLADA_LENGTHS = (2000, 4000, 8000, 16000, 24000, 32000)
+#: UltraLLaDA's repository (needlebench_single.py): 8K to 128K in steps of 8,192.
+ULTRALLADA_LENGTHS = tuple(range(8192, 131073, 8192))
+DEPTHS_BY_TEN = tuple(range(0, 101, 10))
+DATA_PATHS = {"needlebench": "opencompass/needlebench", "embedded": "asset:needlebench"}
+#: For each data, each language that it has: haystack files and NeedleBench's length_buffer.
+HAYSTACKS: dict[str, dict[str, Config]] = {
+    "needlebench": {
+        "en": {"language": "English", "file_list": ["en_un_asr.jsonl"], "length_buffer": 600},
+        "zh": {"language": "Chinese", "file_list": ["zh_all.jsonl"], "length_buffer": 200},
+    },
+    "embedded": {
+        "en": {"language": "English", "file_list": ["synthetic_en.jsonl"], "length_buffer": "fit"}
+    },
+}
+#: Samples a cell: LongLLaDA's 10.
+REPEATS = {"needlebench": 10, "embedded": 2}
+#: Embedded cells of one length share their needles, so that more depths say little more.
+DEPTHS = {"needlebench": DEPTHS_BY_TEN, "embedded": (0, 25, 50, 75, 100)}
+
+
+def niah_cells(
+    data: str = "needlebench",
+    language: str = "en",
+    lengths: Sequence[int] = LONGLLADA_LENGTHS,
+    depths: Sequence[float] | None = None,
+    tokenizer: str = "gpt-4",
+    num_repeats: int | None = None,
+    generation_length: int = 32,
+    length_buffer: int | str | None = None,
+    chat: bool = False,
+    path: str | None = None,
+) -> list[Config]:
+    """List the data set configs of a grid, depth by depth, so that any stretch mixes lengths.
+
+    Args:
+        data: ``needlebench`` or ``embedded``.
+        language: ``en``, or ``zh`` for NeedleBench.
+        lengths: Tokens of the whole task.
+        depths: Places of the needle, percent of the context; by default those of `DEPTHS`.
+        tokenizer: What counts: ``gpt-4`` or a checkpoint's path (folder, hub name, asset:NAME).
+        num_repeats: Samples a cell; by default those of `REPEATS`.
+        generation_length: Tokens that the model generates.
+        length_buffer: Tokens kept for all but context and needle, or ``fit``; by default
+            NeedleBench's for GPT-4's tokenizer and ``fit`` for others.
+        chat: Ask for a sentence to be filled in, instead of ending in the answer prefix.
+        path: Folder of the data, where it is not in its usual place.
+
+    Raises:
+        ValueError: For data that does not exist, or does not in that language.
+    """
+    reject_unknown("data", [data], HAYSTACKS)
+    reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
+    haystack = dict(HAYSTACKS[data][language])
+    if length_buffer is None and tokenizer != "gpt-4":
+        length_buffer = "fit"
+    if length_buffer is not None:
+        haystack["length_buffer"] = length_buffer
+    if haystack["length_buffer"] == "fit":
+        haystack["generation_reserve"] = generation_length
+    ending = f"by-{name_tokenizer(tokenizer)}" + ("_chat" if chat else "")
+    # No BOT turn: it would put a line break after the answer prefix.
+    turns = {"round": [{"role": "HUMAN", "prompt": "{prompt}"}]}
+    template = {"type": PROMPT_TEMPLATE, "template": turns}
+    return [
+        {
+            "abbr": f"niah_{data}_{language}_length{length}_depth{f'{depth:g}'.zfill(3)}_{ending}",
+            "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
+            "path": path or DATA_PATHS[data],
+            "length": length,
+            "depth": depth,
+            "tokenizer": tokenizer,
+            "num_repeats_per_file": num_repeats or REPEATS[data],
+            "guide": chat,
+            "needle_file_name": "needles.jsonl",
+            "reader_cfg": read_with("answer"),
+            "infer_cfg": generate_with(template, generation_length),
+            "eval_cfg": score_with("needle.scoring.NeedleBenchEvaluator"),
+            **haystack,
+        }
+        for depth in depths or DEPTHS[data]
+        for length in lengths
+    ]
+
+
+_CELL_SETTINGS = {
+    "lengths": numbers(
+        "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
+    ),
+    "depths": numbers("percent, separated by commas", lowest=0),
+    "repeats": number("samples a cell"),
+    "data": text("embedded, needlebench, or the folder of NeedleBench files"),
+    "language": text("en or zh", "en", "zh"),
+    "tokenizer": text("what counts lengths: model (its own), gpt-4, or a checkpoint's path"),
+    "prompt": text("base (ends in the answer prefix) or chat", "base", "chat"),
+    "generation_length": number("tokens generated for a sample; default the model's"),
+}
+
+
+def _fill_defaults(values: Settings, table: ModelTable) -> None:
+    trained = min(table[name].trained_length for name in values["models"])
+    embedded = values["data"] == "embedded"
+    kind = "embedded" if embedded else "needlebench"
+    gpt4 = not embedded and trained >= LONGLLADA_LENGTHS[0]
+    values.default("depths", list(DEPTHS[kind]), f"default: every {25 if embedded else 10} %")
+    reason = "for embedded data" if embedded else "LongLLaDA's"
+    values.default("repeats", REPEATS[kind], f"default: {reason}")
+    if gpt4:
+        values.default("tokenizer", "gpt-4", "default: as NeedleBench counts")
+    values.default(
+        "tokenizer",
+        "model",
+        "default: embedded data or a trained length below NeedleBench's shortest",
+    )
+    if values["tokenizer"] == "gpt-4":
+        values.default("lengths", list(LONGLLADA_LENGTHS), "default: LongLLaDA's")
+    elif embedded:  # one set for all, so that they stand side by side
+        reason = "default: 1/2, 1, 2 and 4 times the shortest trained length"
+        values.default("lengths", list(_own_lengths(trained)), reason)
+    elif values["lengths"] is None:
+        reason = "default: 1/2, 1, 2 and 4 times the trained length of each model"
+        values.sources["lengths"] = reason
+
+
+def _own_lengths(trained_length: int) -> tuple[int, ...]:
+    return (trained_length // 2, trained_length, 2 * trained_length, 4 * trained_length)
+
+
+def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
+    """Pair each set of cells with the models that run it: lengths and tokenizer may differ.
+
+    A tokenizer is known by its content: models with copies of one are asked the same questions, and
+    the first one's path is in the cells. For chat prompts its template counts, too.
+    """
+    chat, named = values["prompt"] == "chat", values["data"] in DATA_PATHS
+    path = DATA_PATHS[values["data"]] if named else values["data"]
+    if not path.startswith("asset:"):
+        # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
+        path = str(resolve_data_directory(path).resolve())
+    names_by_cells: dict[Any, tuple[str, list[str]]] = {}
+    for name in values["models"]:
+        facts = table[name]
+        lengths = tuple(values["lengths"] or _own_lengths(facts.trained_length))
+        tokenizer = facts.path if values["tokenizer"] == "model" else values["tokenizer"]
+        generation_length = values["generation_length"] or facts.generation["niah"]["max_out_len"]
+        key = (lengths, identify_tokenizer(tokenizer, with_template=chat), generation_length)
+        names_by_cells.setdefault(key, (tokenizer, []))[1].append(name)
+    return [
+        Combination(
+            models=make_models(names, num_steps=values["steps"], chat=chat),
+            datasets=niah_cells(
+                data=values["data"] if named else "needlebench",
+                language=values["language"],
+                lengths=lengths,
+                depths=values["depths"],
+                tokenizer=tokenizer,
+                num_repeats=values["repeats"],
+                generation_length=generation_length,
+                chat=chat,
+                path=path,
+            ),
+        )
+        for (lengths, _, generation_length), (tokenizer, names) in names_by_cells.items()
+    ]
+
+
+def _check_data(values: Settings, cells: Sequence[Config]) -> None:
+    """Make the shortest and the longest cell."""
+    dataset.check_cells(cells)
+
+
+def _make_summarizer(values: Settings, run: Run) -> Config:
+    return summarize_with("NeedleSummarizer", models=run.described_models)
+
+
+PLAN = Plan(
+    headline="Needle in a haystack: {models} models, {cells} cells (length x depth)",
+    settings={
+        **_CELL_SETTINGS,
+        "steps": number("denoising steps; default the model's"),
+        "batch_size": number("prompts at a time; default the model's"),
+    },
+    demo={
+        "models": ["tiny_llada"],
+        "scaling": ["none", "ntk", "diffusion_ntk"],
+        "data": "embedded",
+        "language": "en",
+        "prompt": "base",
+    },
+    fill_defaults=_fill_defaults,
+    make_groups=_make_groups,
+    check_data=_check_data,
+    make_summarizer=_make_summarizer,
+    has_small_cells=True,
+    dump_details=True,
+)
+
+
+def _list_cells(values: Settings) -> list[Config]:
+    """List a grid as the papers run it; for embedded data at tiny-llada's lengths."""
+    values.default("data", "needlebench")
+    if values["data"] == "embedded":
+        # From half to four times its trained length of 512 tokens.
+        values.default("lengths", [256, 512, 1024, 2048])
+        values.default("tokenizer", "asset:tiny-llada")
+        values.default("generation_length", 16)
+    values.default("lengths", list(LONGLLADA_LENGTHS))
+    values.default("generation_length", 32)
+    named = values["data"] in DATA_PATHS
+    return niah_cells(
+        data=values["data"] if named else "needlebench",
+        language=values["language"] or "en",
+        lengths=values["lengths"],
+        depths=values["depths"],
+        tokenizer=values["tokenizer"] or "gpt-4",
+        num_repeats=values["repeats"],
+        generation_length=values["generation_length"],
+        chat=values["prompt"] == "chat",
+        path=None if named else values["data"],
+    )
+
+
+DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

@@ -1,0 +1,309 @@
+"""Plans short-context runs on OpenCompass's own data sets, set up for base or chat models.
+
+Loaders, few-shot examples, post-processing and scores are OpenCompass's. For a base model the
+prompt ends where its answer begins, with no turn after it, and multiple choice is by likelihood of
+the options given the rest. Tokens generated and masks drawn are those of the model's config.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from opencompass_llada import assets
+from opencompass_llada.benchmarks import stock
+from opencompass_llada.benchmarks.cells import Config, plain_config
+from opencompass_llada.benchmarks.short.facts import (
+    ALL_TASKS,
+    BASE_SHORT,
+    BASE_STOPS,
+    CHAT_TASKS,
+    EMBEDDED_DRAWS,
+    EMBEDDED_SHORT,
+    EMBEDDED_TASKS,
+    LIKELIHOOD_DRAWS,
+    LIKELIHOOD_PER,
+    LIKELIHOOD_TASKS,
+    Generation,
+)
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs.model_table import KnownModel
+from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.planning import (
+    Combination,
+    DataSets,
+    MakeModels,
+    Plan,
+    Run,
+    summarize_with,
+)
+from opencompass_llada.runs.settings import Settings, number, text, texts
+
+#: Task -> OpenCompass's config for base models and, where there is one, for chat models.
+STOCK_CONFIGS = {
+    "gsm8k": ("gsm8k/gsm8k_gen_1d7fe4", "gsm8k/gsm8k_gen_1d7fe4"),
+    "math": ("math/math_4shot_base_gen_db136b", "math/math_0shot_gen_11c4b5"),
+    "humaneval": ("humaneval/internal_humaneval_gen_ce6b06", "humaneval/humaneval_gen_8e312c"),
+    "mbpp": ("mbpp/mbpp_gen_830460", "mbpp/mbpp_gen_830460"),
+    "mmlu": ("mmlu/mmlu_ppl_ac766d", "mmlu/mmlu_gen_a484b3"),
+    "arc_c": ("ARC_c/ARC_c_ppl_d52a21", "ARC_c/ARC_c_gen_1e0de5"),
+    "hellaswag": ("hellaswag/hellaswag_ppl_9dbb12", "hellaswag/hellaswag_gen_6faab5"),
+    "winogrande": ("winogrande/winogrande_5shot_ll_252f01", ""),
+}
+#: Where a task's data is below a folder, as OpenCompass lays its own out below data/.
+PLACES = {
+    "gsm8k": "gsm8k",
+    "math": "math",
+    "humaneval": "humaneval/human-eval-v2-20210705.jsonl",
+    "mbpp": "mbpp/mbpp.jsonl",
+    "mmlu": "mmlu",
+    "arc_c": "ARC/ARC-c/ARC-Challenge-Dev.jsonl",
+    "hellaswag": "hellaswag/hellaswag.jsonl",
+    "winogrande": "winogrande",
+}
+#: The subject of MMLU that the sample set has.
+EMBEDDED_SUBJECT = "miscellaneous"
+_INFERENCERS = "opencompass.openicl.icl_inferencer"
+
+
+def short_cells(
+    tasks: Iterable[str],
+    chat: bool = False,
+    folder: str | None = None,
+    samples: int | None = None,
+    subjects: Sequence[str] | None = None,
+    generation_length: int | None = None,
+) -> list[Config]:
+    """List data set configs.
+
+    Args:
+        tasks: Of `facts.ALL_TASKS`, or of `facts.CHAT_TASKS`.
+        chat: Whether they are for models with a chat template.
+        folder: Where the data is, laid out as OpenCompass's data/; None for where it looks.
+        samples: Take the first so many of each data set.
+        subjects: Of MMLU; all by default.
+        generation_length: Tokens generated, instead of the model's own number.
+    """
+    cells = []
+    for task in tasks:
+        for cell in _read_stock(STOCK_CONFIGS[task][chat]):
+            if task == "mmlu" and subjects and cell["name"] not in subjects:
+                continue
+            subject = f"_{cell['name']}" if task == "mmlu" else ""
+            cell["abbr"] = f"{task}{subject}" + ("_chat" if chat else "")
+            if folder is not None:
+                cell["path"] = f"{folder}/{PLACES[task]}"
+            if samples:
+                cell["reader_cfg"]["test_range"] = f"[0:{samples}]"
+            cell["infer_cfg"]["inferencer"] = _make_inferencer(task, chat, generation_length)
+            if task == "humaneval" and not chat:
+                # The function's head alone, as lm-evaluation-harness gives it.
+                cell["infer_cfg"]["prompt_template"]["template"] = "{prompt}"
+            cells.append(cell)
+    return cells
+
+
+def _read_stock(name: str) -> list[Config]:
+    """Read the data set configs of one of OpenCompass's files."""
+    import opencompass
+    from mmengine.config import Config as HostConfig
+
+    path = Path(opencompass.__file__).parent / "configs/datasets" / f"{name}.py"
+    config = HostConfig.fromfile(str(path), format_python_code=False).to_dict()
+    [cells] = [plain_config(config[key]) for key in config if key.endswith("_datasets")]
+    return list(cells)
+
+
+def _make_inferencer(task: str, chat: bool, generation_length: int | None) -> Config:
+    """Return how a task is answered."""
+    if not chat and task == "winogrande":
+        # Scores the rest of the sentence, which all options share.
+        return {"type": f"{_INFERENCERS}.LLInferencer"}
+    if not chat and task in LIKELIHOOD_TASKS:
+        return {
+            "type": "opencompass_llada.benchmarks.short.inferencer.OptionScoringInferencer",
+            "per": LIKELIHOOD_PER.get(task, "option"),
+        }
+    inferencer: Config = {"type": f"{_INFERENCERS}.GenInferencer"}
+    if generation_length:
+        inferencer["max_out_len"] = generation_length
+    if not chat:
+        inferencer["stopping_criteria"] = list(BASE_STOPS[task])
+    return inferencer
+
+
+def _cells_of(
+    values: Settings, tasks: Iterable[str], chat: bool, length: int | None
+) -> list[Config]:
+    """List the data set configs of tasks where their data is."""
+    options: dict[str, Any] = {"samples": values["samples"], "generation_length": length}
+    if values["data"] == "embedded":
+        options |= {
+            "folder": str(assets.resolve_asset("asset:short")),
+            "subjects": [EMBEDDED_SUBJECT],
+        }
+    elif values["data"] != "opencompass":
+        options["folder"] = os.path.abspath(os.path.expanduser(values["data"]))
+    return short_cells(tasks, chat, **options)
+
+
+def _fill_tasks(values: Settings, at_hand: Sequence[str]) -> None:
+    values.default("tasks", list(at_hand), "default: all that the data has")
+    reject_unknown("task of the data", values["tasks"], at_hand)
+
+
+def _fill_defaults(values: Settings, table: ModelTable) -> None:
+    embedded = values["data"] == "embedded"
+    if embedded:
+        values.default("draws", EMBEDDED_DRAWS, "default on embedded data, for speed")
+    values.default("draws", LIKELIHOOD_DRAWS, "default: LLaDA's")
+    _fill_tasks(values, EMBEDDED_TASKS if embedded else ALL_TASKS)
+
+
+def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
+    """Pair each model with the tasks at which it generates alike."""
+    return [
+        Combination(models=[config], datasets=_cells_of(values, tasks, chat, None))
+        for name in values["models"]
+        for chat, generation, tasks in _group_tasks(values, table[name])
+        for config in _set_up(values, table[name], generation, chat, make_models([name], chat=chat))
+    ]
+
+
+def _group_tasks(values: Settings, facts: KnownModel) -> list[tuple[bool, Generation, list[str]]]:
+    """Group a model's tasks by how it generates at them.
+
+    Returns:
+        Triples: whether the data sets are for chat, the generation settings and the tasks. A base
+        model has one group; choices by likelihood need no settings.
+
+    Raises:
+        ValueError: For a chat model that none of the tasks is for.
+    """
+    if not facts.chat:
+        small = values["data"] == "embedded" and facts.dtype is not None
+        return [(False, EMBEDDED_SHORT if small else BASE_SHORT, values["tasks"])]
+    groups: list[tuple[bool, Generation, list[str]]] = []
+    for task in values["tasks"]:
+        if task not in CHAT_TASKS:
+            continue
+        generation = dict(facts.short.get(task, BASE_SHORT))
+        for _, known, tasks in groups:
+            if known == generation:
+                tasks.append(task)
+                break
+        else:
+            groups.append((True, generation, [task]))
+    if not groups:
+        raise ValueError(
+            f"tasks={values['tasks']}: {facts.title!r} is a chat model, which is asked "
+            f"{', '.join(CHAT_TASKS)} only; name one of these, or a base model."
+        )
+    return groups
+
+
+def _set_up(
+    values: Settings,
+    facts: KnownModel,
+    generation: Generation,
+    chat: bool,
+    configs: list[Config],
+) -> list[Config]:
+    """Give a model's configs, one a scaling, the generation settings of some tasks."""
+    length, given = values["generation_length"], dict(generation)
+    if length:
+        blocks = given["block_length"] != given["max_out_len"]
+        given["num_steps"] = given["max_out_len"] = length
+        given["block_length"] = min(given["block_length"], length) if blocks else length
+    own = facts.generation["niah"]
+    for config in configs:
+        config["max_out_len"] = given["max_out_len"]
+        if not chat:
+            config["likelihood"] = {"num_draws": values["draws"]}
+        if "num_steps" not in own:
+            continue
+        dropped = ("max_out_len",) if "block_length" in own else ("max_out_len", "block_length")
+        sampler = {key: value for key, value in given.items() if key not in dropped}
+        config["sampler"] = {**facts.sampler, **sampler}
+    return configs
+
+
+def _check_data(values: Settings, cells: Sequence[Config]) -> None:
+    """Read every data set once.
+
+    Raises:
+        ValueError: With the data set, what went wrong and what to do.
+    """
+    for cell in cells if values["data"] != "embedded" else ():
+        stock.check_data_set(cell)
+
+
+def _make_summarizer(values: Settings, run: Run) -> Config:
+    """Return OpenCompass's table of models side by side, with MMLU's mean over subjects."""
+    groups: list[Config] = []
+    lines: list[str] = []
+    for cell in run.datasets:
+        abbr = cell["abbr"]
+        if not abbr.startswith("mmlu_"):
+            lines.append(abbr)
+            continue
+        name = "mmlu_chat" if abbr.endswith("_chat") else "mmlu"
+        if name not in lines:
+            lines.append(name)
+            groups.append({"name": name, "subsets": []})
+        next(group for group in groups if group["name"] == name)["subsets"].append(abbr)
+    described = {told["abbr"]: told for told in run.described_models}
+    return summarize_with(
+        "SideBySideSummarizer",
+        dataset_abbrs=lines,
+        summary_groups=groups,
+        models=list(described.values()),
+    )
+
+
+_CELL_SETTINGS = {
+    "tasks": texts("names, separated by commas; default all that the data has"),
+    "data": text("embedded, opencompass (where it looks), or a folder laid out as its data/"),
+    "samples": number("samples a data set; default all"),
+}
+PLAN = Plan(
+    headline="Short context: {models} models, {datasets} data sets",
+    settings={
+        **_CELL_SETTINGS,
+        "generation_length": number(
+            "tokens generated, in as many steps, instead of the published numbers"
+        ),
+        "draws": number("masks drawn for a choice, instead of the published numbers"),
+        "batch_size": number("prompts (or draws) at a time; default the model's"),
+    },
+    demo={"models": ["tiny_llada"], "scaling": ["none"], "data": "embedded"},
+    fill_defaults=_fill_defaults,
+    make_groups=_make_groups,
+    check_data=_check_data,
+    make_summarizer=_make_summarizer,
+    has_small_cells=False,
+    dump_details=True,
+    always_combined=True,
+)
+
+
+def _list_cells(values: Settings) -> list[Config]:
+    """List data sets with answers of 256 tokens, or 512 for chat models, 16 of the sample set."""
+    values.default("data", "opencompass")
+    chat, embedded = values["prompt"] == "chat", values["data"] == "embedded"
+    at_hand = EMBEDDED_TASKS if embedded else ALL_TASKS
+    _fill_tasks(values, [task for task in at_hand if not chat or task in CHAT_TASKS])
+    values.default("generation_length", 16 if embedded else 512 if chat else 256)
+    return _cells_of(values, values["tasks"], chat, values["generation_length"])
+
+
+DATA_SETS = DataSets(
+    settings={
+        **_CELL_SETTINGS,
+        "prompt": text("base or chat, for models with a chat template", "base", "chat"),
+        "generation_length": number("tokens generated"),
+    },
+    list_cells=_list_cells,
+)

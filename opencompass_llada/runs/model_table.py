@@ -1,0 +1,210 @@
+"""The table of models: what is known of each checkpoint, every fact once.
+
+`models` makes model configs of it; docs/models.md shows it. Sources: LongLLaDA, arXiv 2506.14429,
+sections 4 and 5, and its repository OpenMOSS/LongLLaDA; UltraLLaDA, arXiv 2510.10481, and its
+repository Relaxed-System-Lab/UltraLLaDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from opencompass_llada.benchmarks.short.facts import INSTRUCT_SHORT, LLADA_1_5_SHORT
+
+#: Benchmark -> ``max_out_len`` (tokens to generate) and what the papers run the sampler with:
+#: without ``block_length`` the sampler has no blocks, without ``num_steps`` there is no sampler.
+Generation = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownModel:
+    """What is known of a checkpoint."""
+
+    title: str
+    """The name in tables and plots."""
+    path: str
+    """Shipped asset or hub name."""
+    family: str
+    """What config.json says, as the wrapper's ``model_type`` takes it; one for all autoregressive
+    networks."""
+    chat: bool = False
+    """Whether it is tuned to a chat template; a base model never gets one."""
+    trained_length: int
+    """Tokens that the checkpoint saw in training."""
+    states_length: bool = True
+    """False where its config.json says another length than that."""
+    scalings: tuple[str, ...] = ()
+    """The RoPE scalings that the papers give it, as `models.parse_scaling` reads them."""
+    generation: Generation
+    """How it generates at each benchmark."""
+    tuned_steps: bool = False
+    """True where the steps fit the blocks of each benchmark's own answers alone, so that
+    ``--models NAME``, for any data set, takes one token a step."""
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the sampler at every benchmark."""
+    short: Generation = field(default_factory=dict)
+    """How a chat model generates at short context, by task."""
+    paper_dtype: str | None = None
+    """The precision that the papers ran it in. Ours is bfloat16 on a GPU."""
+    dtype: str | None = None
+    """Ours, where it is not the wrapper's default."""
+    batch_size: int = 1
+    """Prompts at a time."""
+
+    @property
+    def is_autoregressive(self) -> bool:
+        """Whether it writes from left to right."""
+        return self.family == "autoregressive"
+
+
+# LongLLaDA's lambdas: its Eq. 6, rounded up, for 8K, 16K, 24K and 32K tokens.
+_LONGLLADA_SCALINGS = tuple(f"ntk:theta_multiplier={factor}" for factor in (4, 14, 31, 55))
+# Its LLaMA-3's, for 16K and 32K; Dream's, for 4K, is in its repository alone.
+_LLAMA_SCALINGS = tuple(f"ntk:theta_multiplier={factor}" for factor in (4, 13))
+_DREAM_SCALINGS = ("ntk:theta_multiplier=5",)
+# UltraLLaDA's method, for 8K to 128K tokens.
+_ULTRALLADA_SCALINGS = tuple(
+    f"diffusion_ntk:target_length={1024 * k}" for k in (8, 16, 32, 64, 128)
+)
+
+# One block at NIAH and RULER and one step a token; 512 tokens in blocks of 64 at LongBench, where
+# a data set that asks for fewer gets fewer steps.
+LONGLLADA_GENERATION: Generation = {
+    "niah": {"max_out_len": 32, "block_length": 32, "num_steps": 32},
+    "ruler": {"max_out_len": 64, "block_length": 64, "num_steps": 64},
+    "longbench": {"max_out_len": 512, "block_length": 64, "num_steps": 512},
+}
+# As LongLLaDA's, but two tokens a step at NIAH.
+ULTRALLADA_GENERATION: Generation = {
+    **LONGLLADA_GENERATION,
+    "niah": {"max_out_len": 32, "block_length": 32, "num_steps": 16},
+}
+_DREAM_GENERATION: Generation = {
+    "niah": {"max_out_len": 32, "num_steps": 32},
+    "ruler": {"max_out_len": 64, "num_steps": 64},
+    "longbench": {"max_out_len": 512, "num_steps": 512},
+}
+_LLAMA_GENERATION: Generation = {
+    "niah": {"max_out_len": 32},
+    "ruler": {"max_out_len": 64},
+    "longbench": {"max_out_len": 512},
+}
+# RULER's answers in tiny-llada's tokens, six samples a task counted: a uuid takes 32 to 37, four
+# values 35, ten common words 35 to 48 with commas, so that 32 tokens cut nearly all of them short.
+# 48 holds these and is three blocks of 16. It does not hold ten numbered words, up to 70, and
+# tiny-llada does number them. Tasks for which RULER itself keeps less than 48 get that:
+# `benchmarks.ruler.plan.embedded_cells`.
+TINY_RULER_TOKENS = 48
+# For speed on two cores: four tokens a step.
+TINY_GENERATION: Generation = {
+    "niah": {"max_out_len": 16, "block_length": 16, "num_steps": 4},
+    "ruler": {
+        "max_out_len": TINY_RULER_TOKENS,
+        "block_length": 16,
+        "num_steps": TINY_RULER_TOKENS // 4,
+    },
+    "longbench": {"max_out_len": 32, "block_length": 32, "num_steps": 8},
+}
+
+
+def _llada(title: str, path: str, **facts: Any) -> KnownModel:
+    return KnownModel(
+        title=title,
+        path=path,
+        family="llada",
+        **{
+            "trained_length": 4096,
+            "scalings": _LONGLLADA_SCALINGS + _ULTRALLADA_SCALINGS,
+            "generation": LONGLLADA_GENERATION,
+            "paper_dtype": "float16",
+            **facts,
+        },
+    )
+
+
+def _dream(title: str, path: str, chat: bool) -> KnownModel:
+    return KnownModel(
+        title=title,
+        path=path,
+        family="dream",
+        chat=chat,
+        # LongLLaDA's and UltraLLaDA's number; config.json says max_position_embeddings 131,072.
+        trained_length=2048,
+        states_length=False,
+        scalings=_DREAM_SCALINGS,
+        generation=_DREAM_GENERATION,
+        sampler={"remasking": "entropy", "temperature": 0.2, "top_p": 0.95},
+        paper_dtype="bfloat16",
+    )
+
+
+def autoregressive(title: str, path: str, trained_length: int, **facts: Any) -> KnownModel:
+    """Return an autoregressive baseline, which generates as the papers' LLaMA-3."""
+    return KnownModel(
+        title=title,
+        path=path,
+        family="autoregressive",
+        trained_length=trained_length,
+        **{"generation": _LLAMA_GENERATION, **facts},
+    )
+
+
+def _llama(title: str, path: str, chat: bool) -> KnownModel:
+    return autoregressive(
+        title, path, 8192, chat=chat, scalings=_LLAMA_SCALINGS, paper_dtype="float16"
+    )
+
+
+_TINY: dict[str, Any] = {"dtype": "float32", "batch_size": 2, "tuned_steps": True}
+_TINY_LLADA = {**_TINY, "generation": TINY_GENERATION, "paper_dtype": None}
+
+KNOWN_MODELS: dict[str, KnownModel] = {
+    "tiny_llada": _llada(
+        "tiny-llada",
+        "asset:tiny-llada",
+        trained_length=512,
+        scalings=("ntk", "diffusion_ntk"),
+        **_TINY_LLADA,
+    ),
+    "tiny_llada_long": _llada(
+        "tiny-llada-long",
+        "asset:tiny-llada-long",
+        trained_length=16384,
+        scalings=(),
+        **_TINY_LLADA,
+    ),
+    "tiny_ar": autoregressive(
+        "tiny-ar",
+        "asset:tiny-ar",
+        512,
+        scalings=("ntk",),
+        generation={
+            "niah": {"max_out_len": 16},
+            "ruler": {"max_out_len": TINY_RULER_TOKENS},
+            "longbench": {"max_out_len": 32},
+        },
+        **_TINY,
+    ),
+    "llada_8b_base": _llada("LLaDA-8B-Base", "GSAI-ML/LLaDA-8B-Base"),
+    "llada_8b_instruct": _llada(
+        "LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Instruct", chat=True, short=INSTRUCT_SHORT
+    ),
+    "llada_1_5": _llada("LLaDA-1.5", "GSAI-ML/LLaDA-1.5", chat=True, short=LLADA_1_5_SHORT),
+    "ultrallada": _llada(
+        "UltraLLaDA",
+        "relaxe-system-lab/UltraLLaDA",
+        trained_length=131072,
+        scalings=(),  # its repository runs it with factor 1: the scaling is in config.json
+        generation=ULTRALLADA_GENERATION,
+    ),
+    "dream_v0_7b_base": _dream("Dream-v0-Base-7B", "Dream-org/Dream-v0-Base-7B", chat=False),
+    "dream_v0_7b_instruct": _dream(
+        "Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Instruct-7B", chat=True
+    ),
+    "llama_3_8b_base": _llama("LLaMA-3-8B", "meta-llama/Meta-Llama-3-8B", chat=False),
+    "llama_3_8b_instruct": _llama(
+        "LLaMA-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", chat=True
+    ),
+}

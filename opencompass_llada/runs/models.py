@@ -1,0 +1,291 @@
+"""Makes model configs of the table of models, for every benchmark and every RoPE scaling.
+
+The facts are in `model_table`. A config of OpenCompass is a plain dictionary; classes stand in it
+by their dotted names, as in a dumped one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from opencompass_llada import assets
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.rope.methods import parse_rope_scaling
+from opencompass_llada.runs import hardware
+from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
+from opencompass_llada.runs.settings import DTYPE, SCALING, number, read_settings
+
+Config = dict[str, Any]
+#: What `list_models` takes besides the model's name.
+BY_NAME = {
+    "scaling": SCALING,
+    "batch_size": number("prompts at a time; default the model's"),
+    "dtype": DTYPE,
+}
+
+
+class ModelTable:
+    """The models that can be had, and the checkpoints that a run adds to them by their paths."""
+
+    def __init__(self, known: Mapping[str, KnownModel] = KNOWN_MODELS) -> None:
+        """Keep the models whose checkpoint is no asset or is shipped."""
+        self.models = {name: facts for name, facts in known.items() if _is_offered(facts)}
+
+    def __getitem__(self, name: str) -> KnownModel:
+        """Return what is known of a model that `resolve` returned."""
+        return self.models[name]
+
+    def list_shipped(self) -> list[str]:
+        """List the models whose checkpoints are in the package."""
+        return [n for n, facts in self.models.items() if facts.path.startswith(assets.PREFIX)]
+
+    def resolve(self, specs: Iterable[str]) -> list[str]:
+        """Return the names of models; ``NAME=PATH`` stands for another checkpoint of NAME's kind.
+
+        What is known of NAME is taken to hold for the checkpoint at PATH, a post-trained one say.
+        It is added under its own name, NAME-FOLDER.
+
+        Raises:
+            ValueError: For a name that is not in the table; the nearest is named.
+        """
+        names = []
+        for spec in specs:
+            name, equals, path = (part.strip() for part in spec.partition("="))
+            reject_unknown("model", [name], self.models)
+            if equals and not path:
+                raise ValueError(f"model {spec!r} names no path; write {name}=FOLDER or {name}.")
+            if equals:
+                folder = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(path.rstrip("/")))
+                title = f"{self.models[name].title} ({folder})"
+                path = os.path.abspath(os.path.expanduser(path)) if os.path.isdir(path) else path
+                facts = replace(self.models[name], path=path, title=title)
+                name = f"{name}-{folder}"
+                if self.models.setdefault(name, facts) != facts:
+                    raise ValueError(
+                        f"model {spec!r}: another checkpoint's folder is {folder!r}, too."
+                    )
+            names.append(name)
+        return names
+
+    def list_configs(
+        self,
+        models: Iterable[str],
+        scalings: Sequence[str] = ("none",),
+        *,
+        num_gpus: int = 0,
+        batch_size: int | None = None,
+        num_steps: int | None = None,
+        benchmark: str = "niah",
+        dtype: str | None = None,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        chat: bool = False,
+    ) -> list[Config]:
+        """Make the config of every model with every scaling.
+
+        Args:
+            models: What `resolve` reads.
+            scalings: What `parse_scaling` reads; ``all`` is each model's own, ``METHOD:all`` those
+                of one method.
+            num_gpus: GPUs of the machine; a model takes one if there is one.
+            batch_size: Prompts at a time, instead of the model's own.
+            num_steps: Denoising steps, instead of the model's own; no effect on a model without.
+            benchmark: Whose generation settings; a key of the facts' ``generation``.
+            dtype: Precision of the weights, instead of the model's own.
+            rows: What to make instead of every pair, as far as it is about the models: mappings
+                of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other
+                key is put into the model's config.
+            chat: Put the chat template around prompts of the models that are tuned to one.
+
+        Raises:
+            ValueError: For an unknown model or scaling, or one that does not go with the other.
+        """
+        names = self.resolve(models)
+        if rows is None:
+            rows = [
+                {"model": name, "scaling": text}
+                for name in names
+                for text in _own_scalings(scalings, self.models[name])
+            ]
+        configs = []
+        for row in rows:
+            keys = dict(row)
+            [name] = self.resolve([keys.pop("model")])
+            text, steps = keys.pop("scaling"), keys.pop("num_steps", None)
+            if name not in names:
+                continue
+            config = self._make_config(name, text, steps, benchmark)
+            config["run_cfg"] = {"num_gpus": min(1, num_gpus)}
+            config.update(keys)
+            if chat and self.models[name].chat:
+                config["chat"] = True
+            if batch_size:
+                config["batch_size"] = batch_size
+            if dtype:
+                config["dtype"] = dtype
+            if num_steps:
+                self.set_sampler(config, num_steps=num_steps, benchmark=benchmark)
+            configs.append(config)
+        return configs
+
+    def _make_config(self, name: str, text: str, num_steps: int | None, benchmark: str) -> Config:
+        """Make one model's config, as it is on every machine; given steps are part of its abbr."""
+        facts = self.models[name]
+        scaling = parse_scaling(text, facts.trained_length)
+        _check_scaling(name, facts, scaling)
+        options = [f"-{option}{value}" for option, value in scaling.items() if option != "type"]
+        suffix = "" if scaling["type"] == "none" else f"_{scaling['type']}{''.join(options)}"
+        if not facts.states_length:
+            scaling["trained_length"] = facts.trained_length
+        config = {
+            "type": "opencompass_llada.wrapper.LLaDACausalLM",
+            "abbr": name.replace("_", "-") + suffix + (f"_steps{num_steps}" if num_steps else ""),
+            "path": facts.path,
+            "rope_scaling": scaling,
+            "max_out_len": facts.generation[benchmark]["max_out_len"],
+            "batch_size": facts.batch_size,
+        }
+        if facts.dtype:
+            config["dtype"] = facts.dtype
+        self.set_sampler(config, num_steps=num_steps, benchmark=benchmark)
+        return config
+
+    def set_sampler(
+        self,
+        config: Config,
+        block_length: int | None = None,
+        num_steps: int | None = None,
+        benchmark: str = "niah",
+    ) -> None:
+        """Give a model's config its sampler: what its facts say, or what is given instead.
+
+        A model without a sampler gets none, and one without blocks no block length.
+        """
+        facts = self.facts_of(config)
+        generation = facts.generation[benchmark]
+        if "num_steps" not in generation:
+            return
+        sampler = {"num_steps": num_steps or generation["num_steps"], **facts.sampler}
+        if "block_length" in generation:
+            sampler["block_length"] = block_length or generation["block_length"]
+        config["sampler"] = sampler
+
+    def facts_of(self, config: Config) -> KnownModel:
+        """Return what is known of the model that a config of `list_configs` is about."""
+        return next(facts for facts in self.models.values() if facts.path == config["path"])
+
+    def describe(self, configs: Iterable[Config]) -> list[dict[str, Any]]:
+        """List what summarizers say about models: title and trained length of each abbr.
+
+        A title names the steps that an abbr says are taken instead of the model's own: such a row
+        is another line of the leaderboard, beside which no figure of the usual steps stands.
+        """
+        described = []
+        for config in configs:
+            facts = self.facts_of(config)
+            steps = config["abbr"].partition("_steps")[2].partition("_")[0]
+            described.append(
+                {
+                    "abbr": config["abbr"],
+                    "title": facts.title + (f", steps {steps}" if steps else ""),
+                    "trained_length": facts.trained_length,
+                }
+            )
+        return described
+
+
+def _is_offered(facts: KnownModel) -> bool:
+    """Return whether a model's checkpoint is shipped, if it is an asset."""
+    name = facts.path.removeprefix(assets.PREFIX)
+    return name == facts.path or (assets.FOLDER / name).exists()
+
+
+def list_models(name: str, others: Iterable[str] = (), **settings: Any) -> list[Config]:
+    """Return the configs of one model, for data sets of any kind, on a GPU if there is one.
+
+    Args:
+        name: A key of `KNOWN_MODELS`, as the file of configs/models is called.
+        others: Names of variables that are of no concern here.
+        settings: Of `BY_NAME`; a variable of the same name wins.
+
+    Raises:
+        ValueError: If the model is an asset that is not shipped.
+    """
+    facts, table = KNOWN_MODELS[name], ModelTable()
+    if name not in table.models:
+        raise ValueError(
+            f"--models {name}: {facts.path!r} is not shipped with this version; use another."
+        )
+    values = read_settings(settings, BY_NAME, others=list(others))
+    values.default("scaling", ["none"])
+    configs = table.list_configs(
+        [name],
+        values["scaling"],
+        num_gpus=hardware.count_gpus(),
+        batch_size=values["batch_size"],
+        dtype=values["dtype"],
+    )
+    for config in configs:
+        # One token a step, then also for data sets with longer answers; and where the table's
+        # steps fit the blocks of that benchmark's answers alone.
+        steps = config.get("sampler", {}).get("num_steps")
+        if steps and (steps == config["max_out_len"] or facts.tuned_steps):
+            config["sampler"]["num_steps"] = None
+    return configs
+
+
+def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:
+    """Read a scaling's name: ``METHOD`` or ``METHOD:option=value[:option=value]``.
+
+    Examples: ``none``, ``ntk`` (for four times the trained length), ``ntk:target_length=16384``,
+    ``ntk:theta_multiplier=14`` (LongLLaDA's lambda).
+
+    Returns:
+        The keywords of rope_scaling in a model config, checked.
+    """
+    method, *settings = text.strip().split(":")
+    scaling: dict[str, Any] = {"type": method}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        # Neither infinite nor NaN, whose difference with itself is NaN.
+        if not equals or number - number != 0:
+            raise ValueError(
+                f"scaling {text!r}: {setting!r} must be option=number, as in "
+                "ntk:target_length=16384 or ntk:theta_multiplier=14."
+            )
+        scaling[name] = int(number) if number == int(number) else number
+    if method not in ("none", "") and len(scaling) == 1:
+        scaling["target_length"] = 4 * trained_length
+    parse_rope_scaling(scaling)
+    return scaling
+
+
+def _own_scalings(texts: Iterable[str], facts: KnownModel) -> list[str]:
+    """Return scalings with ``all`` and ``METHOD:all`` replaced by what the table lists."""
+    found: list[str] = []
+    for text in texts:
+        method, _, option = text.strip().partition(":")
+        if method == "all":
+            found += ["none", *facts.scalings]
+        elif option == "all":
+            found += [own for own in facts.scalings if own.partition(":")[0] == method]
+        else:
+            found.append(text)
+    return list(dict.fromkeys(found))
+
+
+def _check_scaling(name: str, facts: KnownModel, scaling: Mapping[str, Any]) -> None:
+    """Refuse a scaling that a model has no use for."""
+    if facts.is_autoregressive and scaling["type"] == "diffusion_ntk":
+        raise ValueError(
+            f"scaling 'diffusion_ntk' is not for {name!r}: it puts 2T in the place of T because a "
+            "bidirectional model sees relative positions from -(T-1) to T-1, and an "
+            "autoregressive one sees those from 0 to T-1 only. Use ntk."
+        )

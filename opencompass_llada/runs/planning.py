@@ -1,0 +1,355 @@
+"""Turns settings into a run: models, data sets, task sizes and summarizer, with its data checked.
+
+Each benchmark says in ``plan.py`` what is its own, as a `Plan` (``PLAN``) and as `DataSets`
+(``DATA_SETS``); all else stands here once. A config of configs/ calls one of these functions while
+it is parsed; class names are dotted, as in a dumped config. Runs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opencompass_llada.benchmarks.facts import all_benchmarks, find_benchmark
+from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs import hardware
+from opencompass_llada.runs.models import BY_NAME, Config, ModelTable, list_models
+from opencompass_llada.runs.settings import (
+    LEADING,
+    TRAILING,
+    WORKERS,
+    Setting,
+    Settings,
+    numbers,
+    only_variables,
+    read_settings,
+    texts,
+)
+
+#: OpenCompass formats each task's config at some 30 data sets a second, and starting a task takes
+#: about 10 seconds of a core.
+MOST_CELLS_A_TASK = 50
+#: The benchmarks that the leaderboard can run.
+ON_BOARD = {"niah": "niah", "ruler": "ruler", "ppl": "perplexity"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """Models and the data sets that each of them runs."""
+
+    models: list[Config]
+    datasets: list[Config]
+
+
+class MakeModels(Protocol):
+    """`ModelTable.list_configs` with a run's scalings, GPUs and precision put in."""
+
+    def __call__(self, models: Iterable[str], **options: Any) -> list[Config]:
+        """Return the configs of models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run of one benchmark has of its own."""
+
+    headline: str
+    """What is announced; ``{models}``, ``{cells}`` (data sets of all groups), ``{datasets}``,
+    ``{results}`` (models x data sets) and names of settings are filled in."""
+    settings: Mapping[str, Setting]
+    """Besides those of every run (`settings.LEADING`, `WORKERS` and `TRAILING`)."""
+    demo: Mapping[str, Any]
+    """What LLADA_DEMO=1 runs."""
+    fill_defaults: Callable[[Settings, ModelTable], None]
+    """Puts defaults where no setting was given; the models are resolved."""
+    make_groups: Callable[[Settings, ModelTable, MakeModels], list[Combination]]
+    """Makes models and data sets."""
+    check_data: Callable[[Settings, Sequence[Config]], None]
+    """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
+    make_summarizer: Callable[[Settings, Run], Config]
+    """Returns the summarizer's config."""
+    has_small_cells: bool
+    """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
+    data sets of one model are spread over all GPUs."""
+    dump_details: bool
+    """Whether each answer is kept with its score."""
+    always_combined: bool = False
+    """Whether the config lists groups even where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSets:
+    """The data sets of a benchmark by themselves, for ``--datasets`` and configs of users."""
+
+    settings: Mapping[str, Setting]
+    list_cells: Callable[[Settings], list[Config]]
+    """Puts in defaults and returns the data set configs."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A planned run, as a config takes it apart."""
+
+    models: list[Config]
+    datasets: list[Config]
+    combinations: list[dict[str, list[Config]]] | None
+    """Groups of models and data sets; None where every model runs every data set."""
+    described_models: list[dict[str, Any]]
+    """What summarizers say of the models."""
+    settings: dict[str, Any]
+    """All of them, resolved."""
+    infer: Config
+    eval: Config
+    summarizer: Config
+
+
+def plan_run(
+    benchmark: str,
+    settings: Mapping[str, Any],
+    num_gpus: int | None = None,
+    *,
+    announce: bool = True,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Run:
+    """Work out a run of one benchmark from settings and environment variables; check its data.
+
+    Args:
+        benchmark: Its name, e.g. ``niah``.
+        settings: Values by name; None for the default.
+        num_gpus: GPUs of the machine; counted by default.
+        announce: Write what was taken, and why, to standard error.
+        rows: What runs, as `ModelTable.list_configs` reads it, instead of every model with every
+            scaling; the models of the settings have to be theirs. The demo is then theirs, too.
+
+    Raises:
+        ValueError: For settings that do not fit, or data that is not there.
+    """
+    plan, table = find_plan(benchmark), ModelTable()
+    gpus = hardware.count_gpus() if num_gpus is None else num_gpus
+    known = {**LEADING, **plan.settings, **WORKERS, **TRAILING}
+    values = read_settings(settings, known, demo=plan.demo if rows is None else None)
+    values.default("models", table.list_shipped(), "default: all that are shipped")
+    values.values["models"] = table.resolve(values["models"])
+    plan.fill_defaults(values, table)
+    values.default("scaling", ["none"])
+    default_workers(values, gpus)
+
+    def make_models(models: Iterable[str], **options: Any) -> list[Config]:
+        given = {"batch_size": values["batch_size"], "dtype": values["dtype"], "rows": rows}
+        return table.list_configs(models, values["scaling"], num_gpus=gpus, **{**given, **options})
+
+    groups = plan.make_groups(values, table, make_models)
+    for group in groups:
+        plan.check_data(values, group.datasets)
+    models = [config for group in groups for config in group.models]
+    datasets = unique(cell for group in groups for cell in group.datasets)
+    results = sum(len(group.models) * len(group.datasets) for group in groups)
+    if announce:
+        counts = {
+            "models": len(unique(models)),
+            "datasets": len(datasets),
+            "cells": sum(len(group.datasets) for group in groups),
+            "results": results,
+        }
+        values.announce(plan.headline.format(**{**values.values, **counts}), unset=("lengths",))
+    workers, evaluations = values["workers"], 1
+    if plan.has_small_cells:
+        partitioner = small_cells_partitioner(results, len(groups[0].datasets), workers, gpus)
+        evaluations = -(-results // (4 * MOST_CELLS_A_TASK))
+    elif gpus:
+        size = max(1, -(-len(datasets) // (2 * gpus)))
+        partitioner = {"type": "opencompass.partitioners.NaivePartitioner", "n": size}
+    else:
+        partitioner = packing_partitioner(workers)
+    several = len(groups) > 1 or plan.always_combined
+    run = Run(
+        models=models,
+        datasets=datasets,
+        combinations=[{"models": g.models, "datasets": g.datasets} for g in groups]
+        if several
+        else None,
+        described_models=table.describe(models),
+        settings=values.values,
+        infer=make_infer(partitioner, workers),
+        eval=make_eval(
+            packing_partitioner(evaluations),
+            workers,
+            **({"dump_details": True} if plan.dump_details else {}),
+        ),
+        summarizer={},
+    )
+    run.summarizer = plan.make_summarizer(values, run)
+    return run
+
+
+def plan_leaderboard(
+    settings: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+    num_gpus: int | None = None,
+) -> Run:
+    """Work out one run of several benchmarks from settings and environment variables.
+
+    Args:
+        settings: Models, scaling, benchmarks, lengths and workers; None for the default.
+        options: Settings of each benchmark besides models, scaling and lengths.
+        num_gpus: GPUs of the machine; counted by default.
+    """
+    known = {
+        **LEADING,
+        "benchmarks": texts("niah, ruler, ppl, separated by commas", *ON_BOARD),
+        "lengths": numbers("context lengths in tokens, separated by commas"),
+        **WORKERS,
+        **TRAILING,
+    }
+    gpus = hardware.count_gpus() if num_gpus is None else num_gpus
+    values = read_settings(settings, known)
+    values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
+    values.default("scaling", ["all"], "default: all that docs/models.md lists")
+    values.default("benchmarks", list(ON_BOARD))
+    default_workers(values, gpus)
+    asked = {name: values[name] for name in ("models", "scaling", "workers", "lengths", "dtype")}
+    asked = {name: value for name, value in asked.items() if value}
+    with only_variables({}):  # each benchmark would refuse those of the others
+        runs = [
+            plan_run(ON_BOARD[name], {**options[name], **asked}, gpus, announce=False)
+            for name in values["benchmarks"]
+        ]
+    combinations = [
+        group
+        for run in runs
+        for group in run.combinations or [{"models": run.models, "datasets": run.datasets}]
+    ]
+    cells = sum(len(group["models"]) * len(group["datasets"]) for group in combinations)
+    values.announce(f"Leaderboard: {cells} cells", unset=("lengths",))
+    largest = max(len(group["datasets"]) for group in combinations)
+    described = unique(entry for run in runs for entry in run.described_models)
+    partitioner = small_cells_partitioner(
+        -(-cells // largest) * largest, largest, values["workers"], gpus
+    )
+    return Run(
+        models=unique(model for group in combinations for model in group["models"]),
+        datasets=unique(cell for group in combinations for cell in group["datasets"]),
+        combinations=combinations,
+        described_models=described,
+        settings=values.values,
+        infer=make_infer(partitioner, values["workers"]),
+        eval=make_eval(runs[0].eval["partitioner"], values["workers"], dump_details=True),
+        summarizer=summarize_with("LeaderboardSummarizer", models=described),
+    )
+
+
+def find_plan(benchmark: str) -> Plan:
+    """Return the plan of a benchmark's runs.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    plans = {
+        name: module.PLAN for name, module in _plan_modules().items() if hasattr(module, "PLAN")
+    }
+    reject_unknown("benchmark", [benchmark], plans)
+    plan: Plan = plans[benchmark]
+    return plan
+
+
+def _plan_modules() -> dict[str, Any]:
+    """Import the module of every benchmark's plans."""
+    return {name: importlib.import_module(own.plan) for name, own in all_benchmarks().items()}
+
+
+def _names_of_variables() -> list[str]:
+    """List the settings that any file of configs/models and configs/datasets takes."""
+    tables = [module.DATA_SETS.settings for module in _plan_modules().values()]
+    return list(dict.fromkeys(name for table in [BY_NAME, *tables] for name in table))
+
+
+def list_data_sets(benchmark: str, /, **settings: Any) -> list[Config]:
+    """Return the data set configs of a benchmark, by themselves.
+
+    Args:
+        benchmark: Its name.
+        settings: Of its `DataSets`; a variable LLADA_NAME wins.
+    """
+    data_sets: DataSets = importlib.import_module(find_benchmark(benchmark).plan).DATA_SETS
+    others = _names_of_variables()
+    return data_sets.list_cells(read_settings(settings, data_sets.settings, others=others))
+
+
+def list_models_by_name(name: str, /, **settings: Any) -> list[Config]:
+    """Return the model configs of one name of docs/models.md, beside data sets by name."""
+    return list_models(name, _names_of_variables(), **settings)
+
+
+def unique(items: Iterable[Config]) -> list[Config]:
+    """Return the first item of each abbr."""
+    found: dict[str, Config] = {}
+    for item in items:
+        found.setdefault(item["abbr"], item)
+    return list(found.values())
+
+
+def default_workers(values: Settings, num_gpus: int) -> None:
+    """Take a task a GPU, or one a core up to two, where nothing else was asked for."""
+    reason = f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores"
+    values.default("workers", num_gpus or min(2, os.cpu_count() or 1), reason)
+
+
+def small_cells_partitioner(
+    num_results: int, cells_a_model: int, workers: int, num_gpus: int
+) -> Config:
+    """Return the partitioner of inference for data sets of a few short samples each.
+
+    On GPUs tasks hold one model each and at most 50 data sets. On a CPU, where only tiny models
+    run, all models are packed into one task a worker, or a few where tasks would get too large.
+    """
+    if num_gpus:
+        tasks = -(-cells_a_model // MOST_CELLS_A_TASK)
+        size = -(-cells_a_model // tasks)
+        return {"type": "opencompass.partitioners.NaivePartitioner", "n": size}
+    return packing_partitioner(-(-num_results // (2 * MOST_CELLS_A_TASK * workers)) * workers)
+
+
+def packing_partitioner(num_tasks: int) -> Config:
+    """Return the partitioner that packs models and data sets into so many tasks."""
+    return {
+        "type": "opencompass_llada.runs.partitioner.PackingPartitioner",
+        "num_tasks": num_tasks,
+    }
+
+
+def make_infer(partitioner: Config, workers: int) -> Config:
+    """Return OpenCompass's ``infer``.
+
+    Args:
+        partitioner: What cuts it into tasks.
+        workers: Tasks at a time.
+    """
+    task = {"type": "opencompass_llada.runs.tasks.ShortNamedInferTask"}
+    return {"partitioner": partitioner, "runner": _make_runner(workers, task)}
+
+
+def make_eval(partitioner: Config, workers: int, **task_options: Any) -> Config:
+    """Return OpenCompass's ``eval``.
+
+    Args:
+        partitioner: What cuts it into tasks.
+        workers: Tasks at a time.
+        task_options: Of the task: ``dump_details=True`` keeps each answer with its score.
+    """
+    task = {"type": "opencompass_llada.runs.tasks.CellByCellEvalTask", **task_options}
+    return {"partitioner": partitioner, "runner": _make_runner(workers, task)}
+
+
+def summarize_with(kind: str, **options: Any) -> Config:
+    """Return OpenCompass's ``summarizer``, given the name of a class of `report.summarizers`."""
+    return {"type": f"opencompass_llada.report.summarizers.{kind}", **options}
+
+
+def _make_runner(workers: int, task: Config) -> Config:
+    return {
+        "type": "opencompass_llada.runs.local_runner.CoreSharingLocalRunner",
+        "max_num_workers": workers,
+        "task": task,
+    }

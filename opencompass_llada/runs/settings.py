@@ -1,0 +1,214 @@
+"""Reads what to run from a config's settings and from LLADA_* environment variables.
+
+A variable wins over the setting of the same name (LLADA_MODELS over ``models``). Everything is
+decided while the config is parsed: the dumped config holds the result and reads no variable.
+``LLADA_DEMO=1`` puts the benchmark's demo in place of a config's settings: tiny models and
+embedded data, which run anywhere in minutes; other variables still win over it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from opencompass_llada.options import reject_unknown
+
+PREFIX = "LLADA_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting of a run, and so one variable."""
+
+    text: str
+    """What it holds, for messages."""
+    is_list: bool = False
+    is_number: bool = False
+    choices: tuple[str, ...] = ()
+    """The values that it takes; () for any."""
+    lowest: int = 1
+    """The smallest number."""
+
+
+def text(text: str, *choices: str) -> Setting:
+    """Return a setting of one text."""
+    return Setting(text=text, choices=choices)
+
+
+def texts(text: str, *choices: str) -> Setting:
+    """Return a setting of texts, separated by commas."""
+    return Setting(text=text, is_list=True, choices=choices)
+
+
+def number(text: str) -> Setting:
+    """Return a setting of one whole number."""
+    return Setting(text=text, is_number=True)
+
+
+def numbers(text: str, lowest: int = 1) -> Setting:
+    """Return a setting of whole numbers, separated by commas."""
+    return Setting(text=text, is_list=True, is_number=True, lowest=lowest)
+
+
+#: Of every run, before and after its benchmark's own.
+SCALING = texts(
+    "METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md; "
+    "METHOD:all: those of one method"
+)
+DTYPE = text(
+    "precision of the weights: bfloat16, float16 or float32; default by model and device",
+    *("bfloat16", "float16", "float32"),
+)
+LEADING = {
+    "models": texts("names of docs/models.md or NAME=PATH, separated by commas"),
+    "scaling": SCALING,
+}
+WORKERS = {
+    "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU")
+}
+TRAILING = {
+    "demo": text(
+        "1 for tiny models on embedded data instead of the config's own settings", "0", "1"
+    ),
+    "dtype": DTYPE,
+}
+
+
+class Settings:
+    """Settings by name, each with where its value comes from; None where none was given."""
+
+    def __init__(self, values: dict[str, Any], sources: dict[str, str]) -> None:
+        """Keep both."""
+        self.values = values
+        self.sources = sources
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a setting's value."""
+        return self.values[name]
+
+    def default(self, name: str, value: Any, reason: str = "default") -> None:
+        """Take a value, and say why, where none was given."""
+        if self.values[name] is None:
+            self.values[name], self.sources[name] = value, reason
+
+    def announce(self, headline: str, unset: Collection[str] = ()) -> None:
+        """Write what is run, and why, to standard error.
+
+        Args:
+            headline: What is run.
+            unset: Settings that are decided for each model and shown all the same.
+        """
+        lines = [headline]
+        for name, value in self.values.items():
+            if value is not None or name in unset:
+                shown = ",".join(map(str, value)) if isinstance(value, list) else value
+                shown = "by model" if shown is None else shown
+                lines.append(f"  {name:<18}{shown}  [{self.sources[name]}]")
+        sys.stderr.write("\n".join(lines) + "\n")
+
+
+def list_variable(name: str) -> list[str]:
+    """Return the parts of a variable that holds a list; none where it is not set."""
+    return _split(os.environ.get(PREFIX + name, ""))
+
+
+def is_demo() -> bool:
+    """Return whether the demo is asked for."""
+    return os.environ.get(PREFIX + "DEMO", "").strip() == "1"
+
+
+@contextmanager
+def only_variables(given: Mapping[str, str]) -> Iterator[None]:
+    """Let a block see these LLADA_* variables and no others.
+
+    Args:
+        given: Values by name without the prefix.
+    """
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
+    names = {PREFIX + name: value for name, value in given.items()}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(hidden)
+
+
+def read_settings(
+    given: Mapping[str, Any],
+    table: Mapping[str, Setting],
+    demo: Mapping[str, Any] | None = None,
+    others: Collection[str] = (),
+) -> Settings:
+    """Merge a config's settings with the environment.
+
+    Args:
+        given: Values by name; None for the default.
+        table: The settings that there are.
+        demo: What LLADA_DEMO=1 takes instead of the given ones; None for these.
+        others: Names of variables besides that are of no concern here.
+
+    Raises:
+        ValueError: For an unknown setting, LLADA_* variable or value; names the nearest.
+    """
+    origin = "the config's settings"
+    if demo is not None and is_demo():
+        given, origin = demo, "the demo"
+    variables = [PREFIX + name.upper() for name in (*table, *others)]
+    reject_unknown("setting", given, table)
+    reject_unknown("variable", [name for name in os.environ if name.startswith(PREFIX)], variables)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, setting in table.items():
+        variable = PREFIX + name.upper()
+        written = os.environ.get(variable, "").strip()
+        value, source = given.get(name), origin
+        if written:
+            value, source = _parse_variable(variable, written, setting), f"${variable}"
+        if value is not None:
+            _check_value(source, name, value, setting)
+        values[name], sources[name] = value, "default" if value is None else source
+    return Settings(values, sources)
+
+
+def _split(written: str) -> list[str]:
+    return [part.strip() for part in written.split(",") if part.strip()]
+
+
+def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
+    """Turn a variable's text into a setting's value."""
+    if not setting.is_list and not setting.is_number:
+        return written
+    parts: Sequence[Any] = _split(written)
+    if setting.is_number:
+        if not parts or not all(part.isdecimal() for part in parts):
+            raise ValueError(
+                f"{variable}={written!r} must be whole numbers, separated by commas "
+                f"({setting.text})."
+            )
+        parts = [int(part) for part in parts]
+    if setting.is_list:
+        return list(dict.fromkeys(parts))
+    if len(parts) != 1:
+        raise ValueError(f"{variable}={written!r} must be one value ({setting.text}).")
+    return parts[0]
+
+
+def _check_value(source: str, name: str, value: Any, setting: Setting) -> None:
+    """Check a setting's value, wherever it comes from."""
+    wanted = int if setting.is_number else str
+    items = value if setting.is_list and isinstance(value, list | tuple) else [value]
+    right = all(isinstance(item, wanted) and not isinstance(item, bool) for item in items)
+    if right and setting.is_number:
+        right = all(item >= setting.lowest for item in items)
+    if not right or not items or (setting.is_list and items is not value):
+        kind = f"whole number from {setting.lowest}" if setting.is_number else "text"
+        kind = f"a list of at least one {kind}" if setting.is_list else f"one {kind}"
+        raise ValueError(f"{name}={value!r} ({source}) must be {kind} ({setting.text}).")
+    if setting.choices:
+        reject_unknown(source + " value", items, setting.choices)

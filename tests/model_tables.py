@@ -1,0 +1,56 @@
+"""Writes the tables of docs/models.md from the table of models.
+
+    python tests/model_tables.py
+
+A test compares them with what this writes.
+"""
+
+from pathlib import Path
+
+from opencompass_llada.runs.model_table import KNOWN_MODELS
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "models.md"
+START, END = "<!-- written by python tests/model_tables.py -->", "<!-- end -->"
+
+
+def models_table() -> str:
+    """Return the table of models in Markdown."""
+    lines = [
+        "| `--models` | checkpoint | kind | trained length | its scalings: `LLADA_SCALING` |",
+        "|---|---|---|---|---|",
+    ]
+    for name, facts in KNOWN_MODELS.items():
+        kind = "autoregressive" if facts.is_autoregressive else "masked diffusion"
+        kind += ", chat" if facts.chat else ", base"
+        scalings = ", ".join(f"`{text}`" for text in facts.scalings)
+        lines.append(
+            f"| `{name}` | {facts.path} | {kind} | {facts.trained_length:,} | {scalings} |"
+        )
+    return "\n".join(lines)
+
+
+def generation_table() -> str:
+    """Return the papers' generation settings in Markdown."""
+    lines = [
+        "| model | benchmark | new tokens | block | steps | paper's precision |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, facts in KNOWN_MODELS.items():
+        for benchmark, values in facts.generation.items():
+            cells = [values.get(key, "-") for key in ("max_out_len", "block_length", "num_steps")]
+            row = [f"`{name}`", benchmark, *cells, facts.paper_dtype or "-"]
+            lines.append("| " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines)
+
+
+def docs_text(text: str) -> str:
+    """Return the page with its tables put in anew."""
+    parts = text.split(START)
+    rests = [part.split(END, 1)[1] for part in parts[1:]]
+    tables = [models_table(), generation_table()]
+    filled = [f"{START}\n{t}\n{END}{rest}" for t, rest in zip(tables, rests, strict=True)]
+    return parts[0] + "".join(filled)
+
+
+if __name__ == "__main__":
+    DOCS.write_text(docs_text(DOCS.read_text(encoding="utf-8")), encoding="utf-8")

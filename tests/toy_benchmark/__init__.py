@@ -1,0 +1,1 @@
+"""A benchmark of another package: all that one needs besides its configs, in three files."""
