@@ -1,4 +1,4 @@
-"""Running OpenCompass from here: checks before a run, the tasks, and the exit status after it."""
+"""Runs OpenCompass: checks before a run, its tasks, what they record, and the exit status."""
 
 from opencompass_llada.runs.task_lifetime import end_with_the_run
 

@@ -105,7 +105,7 @@ def _seal(path: Path, temporary: Path) -> None:
 
 
 def _append_answers(handler: Any, save_dir: str, filename: str) -> None:
-    """Stand in for ``write_to_jsonl``: a sealed line an answer."""
+    """Stand in for ``write_to_jsonl``: a sealed line for each answer."""
     for index, result in handler.results_dict.items():
         if index not in handler.dumped_indices:
             append_line(Path(save_dir) / filename, sealed_line({"idx": index, **result}))
@@ -151,15 +151,12 @@ def restore_answers(path: Path) -> dict[str, Any]:
 
 
 def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> list[str]:
-    """Remove from a run's folder what is torn or damaged, so that it is made again.
+    """Remove from a run's folder what is torn or damaged, so that it is made again, and say what.
 
     Args:
         run_path: The run's folder; its lock must be held.
         makes_predictions: Whether this run makes predictions; else none are removed.
         own_config: Name of the config that this run has just dumped.
-
-    Returns:
-        What was removed and why, a line each.
     """
     said = [f"{path.name}: left half-written by a dead process" for path in
             remove_left_overs(run_path)]  # fmt: skip
@@ -195,12 +192,7 @@ def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> li
 
 
 def clear_working_folder(folder: Path, with_own: bool = False) -> None:
-    """Remove what dead runs left in ``tmp/`` and ``.cache/`` of the folder they were started from.
-
-    Args:
-        folder: The present one.
-        with_own: Whether this process is about to end, and its own tasks' files go, too.
-    """
+    """Remove what dead runs, or this one, left in ``tmp/`` and ``.cache/`` of a folder."""
     for path in sorted((folder / "tmp").glob("*_params.py")):
         owner = _read_owner(path)
         if owner is None or owner["host"] != describe_owner()["host"]:

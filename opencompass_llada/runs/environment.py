@@ -1,4 +1,4 @@
-"""Check that the installed packages are there and fit together, before anything heavy is imported.
+"""Checks that the installed packages are there and fit, before anything heavy is imported.
 
 Compares versions only; imports none of the packages but `packaging`.
 """
@@ -17,15 +17,7 @@ class EnvironmentFault(RuntimeError):
 
 
 def read_requirements(checkout: Path | None = None) -> list[str]:
-    """Return the package's requirements.
-
-    Args:
-        checkout: Folder of a checkout, whose requirements.txt counts; None asks the installed
-            package's metadata.
-
-    Returns:
-        Requirement lines as pip takes them.
-    """
+    """Return the package's requirements, a line each: of a checkout, else of what is installed."""
     if checkout is not None:
         lines = (checkout / "requirements.txt").read_text(encoding="utf-8").splitlines()
         return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -34,14 +26,7 @@ def read_requirements(checkout: Path | None = None) -> list[str]:
 
 
 def check_environment(requirements: list[str]) -> None:
-    """Raise if Python or a package is missing or has a version that does not fit.
-
-    Args:
-        requirements: Requirement lines.
-
-    Raises:
-        EnvironmentFault: With one line for each fault and the pip command that mends them.
-    """
+    """Raise `EnvironmentFault`, with the pip command, if Python or a package does not fit."""
     low, high = PYTHON_RANGE
     if not low <= sys.version_info[:2] < high:
         raise EnvironmentFault(

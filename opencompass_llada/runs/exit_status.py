@@ -12,17 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.runs.recorded_files import (
-    LOG_FOLDERS,
-    STAGES,
-    dataset_name,
-    is_part,
-    list_names,
-    list_pairs,
-    model_name,
-    predictions_fault,
-    result_fault,
-)
+from opencompass_llada.runs import recorded_files as recorded
 
 _LAST_LINES = 3
 #: What a task's process puts before the reason that it ended for.
@@ -34,25 +24,20 @@ class MissingCell:
     """One model on one data set without a usable result."""
 
     model: str
-    """The model's abbreviation."""
     dataset: str
-    """The data set's abbreviation."""
     stage: str
     """The first stage that failed: ``predictions`` or ``results``."""
     reason: str
-    """What is wrong with it."""
     log_path: Path | None
-    """Log file of the task, if there is one."""
 
 
 def find_missing(
-    cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = STAGES
+    cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = recorded.STAGES
 ) -> list[MissingCell]:
     """Compare a run's config with the files it left.
 
     Args:
-        cfg: The resolved config, with ``models`` and ``datasets`` or
-            ``model_dataset_combinations``.
+        cfg: The resolved config.
         work_dir: The run's own directory, which holds predictions/, results/ and logs/.
         stages: What to look for; a run with ``-m infer`` leaves no results.
 
@@ -61,10 +46,12 @@ def find_missing(
     """
     root = Path(work_dir)
     missing = []
-    datasets = list_names(cfg)
-    for model, dataset in ((model_name(m), dataset_name(d)) for m, d in list_pairs(cfg)):
+    datasets = recorded.list_names(cfg)
+    for model, dataset in (
+        (recorded.model_name(m), recorded.dataset_name(d)) for m, d in recorded.list_pairs(cfg)
+    ):
         for stage in stages:
-            check = predictions_fault if stage == "predictions" else result_fault
+            check = recorded.predictions_fault if stage == "predictions" else recorded.result_fault
             if reason := check(root, model, dataset, datasets):
                 log = find_log(root, model, dataset, stage)
                 missing.append(
@@ -77,12 +64,7 @@ def find_missing(
 
 
 def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
-    """Write a paragraph on missing cells: what is wrong, the log file, its last error.
-
-    Args:
-        missing: At least one cell.
-        limit: Cells to write out; the others are counted.
-    """
+    """Write a paragraph on missing cells, some of them in full: what is wrong, log, last error."""
     lines = [f"{len(missing)} (model, data set) pairs have no result:"]
     logs: set[Path] = set()
     for cell in missing[:limit]:
@@ -116,12 +98,12 @@ def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
     A task's log is named after its first data set; for the others the log that names the cell is
     looked for.
     """
-    folder = root / "logs" / LOG_FOLDERS[stage] / model
+    folder = root / "logs" / recorded.LOG_FOLDERS[stage] / model
     own = folder / f"{dataset}.out"
     if own.is_file():
         return own
     logs = sorted(folder.glob("*.out"))
-    if shards := [path for path in logs if is_part(path.stem, dataset)]:
+    if shards := [path for path in logs if recorded.is_part(path.stem, dataset)]:
         return shards[-1]
     # A task of several models has its log in the folder of its first model.
     name = re.compile(re.escape(f"{model}/{dataset}") + r"[,\]_]")

@@ -26,7 +26,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
 from opencompass_llada.old_names import dotted_name
-from opencompass_llada.options import nearest, reject_unknown
+from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
@@ -228,13 +228,9 @@ def _named(models: Mapping[str, Mapping[str, Any]], name: str | None) -> Mapping
     """Return the model of a name, the first where none is given."""
     if not models:
         raise ValueError("there is no model; give a config or a run's folder that has one")
-    if name is None:
-        return next(iter(models.values()))
-    if name not in models:
-        guess = nearest(name, models)
-        hint = f" Did you mean {guess!r}?" if guess else ""
-        raise ValueError(f"no model is called {name!r}.{hint} There are {', '.join(models)}.")
-    return models[name]
+    if name is not None and name not in models:
+        raise ValueError(unknown_name_message("model", name, models))
+    return next(iter(models.values())) if name is None else models[name]
 
 
 def _is_like(name: str, patterns: Sequence[str]) -> bool:

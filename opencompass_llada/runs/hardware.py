@@ -1,4 +1,4 @@
-"""What accelerators a process started from here would see, found without importing torch.
+"""Counts the accelerators that a process started from here would see, without importing torch.
 
 The process that parses configs and hands out tasks should not create a CUDA context. Counts only;
 which device a model goes to is decided in `devices`.
@@ -22,12 +22,6 @@ def count_gpus(environment: Mapping[str, str] | None = None) -> int:
     CUDA_VISIBLE_DEVICES decides where it is set: its entries (indices, GPU-... or MIG-... ids)
     count up to the first that is none of these or does not exist, which hides the rest, as CUDA
     reads it: an empty value, ``all`` and ``cuda:0`` hide all. Else the driver's list is counted.
-
-    Args:
-        environment: Environment variables; the process's own by default.
-
-    Returns:
-        Number of devices; 0 where there is no NVIDIA driver.
     """
     variables = os.environ if environment is None else environment
     devices = list_gpus()
@@ -49,11 +43,9 @@ def count_gpus(environment: Mapping[str, str] | None = None) -> int:
 
 
 def list_gpus() -> list[str]:
-    """Return nvidia-smi's line for each GPU, or each MIG instance where a GPU is split.
+    """Return a line for each GPU, or MIG instance: ``GPU 0: NVIDIA H100 (UUID: GPU-...)``.
 
-    Returns:
-        Lines such as ``GPU 0: NVIDIA H100 (UUID: GPU-...)``; without nvidia-smi the driver's own
-        list in that form; empty where there is no driver, or nvidia-smi fails.
+    They are nvidia-smi's, else the driver's; none where there is no driver, or nvidia-smi fails.
     """
     command = shutil.which("nvidia-smi")
     if command is None:
@@ -85,14 +77,8 @@ def visible_devices_as_indices(visible: str, devices: list[str]) -> str:
     """Rewrite GPU-... ids in a CUDA_VISIBLE_DEVICES value as indices.
 
     OpenCompass 0.5.4's local runner takes every run of digits in the variable for an index, so
-    that a UUID becomes several devices that do not exist.
-
-    Args:
-        visible: The variable's value.
-        devices: The lines of `list_gpus`.
-
-    Returns:
-        The value with each id that a line names replaced by that line's place; others unchanged.
+    that a UUID becomes several devices that do not exist. Ids that no line of `list_gpus` names
+    stay.
     """
     entries = []
     for entry in (part.strip() for part in visible.split(",")):

@@ -1,4 +1,4 @@
-"""Hand a command line over to OpenCompass, and fail where it would not.
+"""Hands a command line over to OpenCompass, and fails where it would not.
 
 Checks the config before the first task and the files after the last one: OpenCompass itself exits
 0 when every task failed. Changes none of OpenCompass's options.
@@ -144,7 +144,7 @@ def _launch(run: _Run) -> int:
         fill(cfg, arguments)
         _use_own_stages(cfg)
 
-    own = {
+    own: dict[str, Any] = {
         "get_config_from_arg": partial(_read_checked, run, host.get_config_from_arg),
         "parse_args": partial(_parse_arguments, host.parse_args),
         "fill_infer_cfg": partial(fill_own, host.fill_infer_cfg),

@@ -67,31 +67,22 @@ def model_keywords(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None]:
-    """Return the hashes of what a model is loaded from.
+    """Return the hashes of what a model is loaded from; ``fetch``: a hub id may be downloaded.
 
-    Args:
-        model: The model's config.
-        fetch: Whether a hub id that is not on this machine may be downloaded.
-
-    Returns:
-        ``checkpoint``, ``tokenizer`` and ``adapter``, each with its small settings files; None
-        for what there is not, and a name left out for what is not on this machine.
+    ``checkpoint``, ``tokenizer`` and ``adapter``, each with its small settings files; None for what
+    there is not, and a name left out for what is not on this machine.
     """
     # Of other wrappers nothing is downloaded: their hub id may be a service's name for its model.
     fetch = fetch and is_ours(model)
-    path = str(model.get("path") or "")
-    peft = model.get("peft_path")
+    path, peft = str(model.get("path") or ""), model.get("peft_path")
     subfolder = str((model.get("peft_kwargs") or {}).get("subfolder") or "")
     wanted = {
         "checkpoint": (path, "", hash_checkpoint),
         "tokenizer": (str(model.get("tokenizer_path") or path), "", hash_tokenizer),
-        "adapter": (str(peft) if peft else None, subfolder, hash_checkpoint),
+        "adapter": (str(peft or ""), subfolder, hash_checkpoint),
     }
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = {} if peft else {"adapter": None}
     for name, (place, below, hash_content) in wanted.items():
-        if place is None:
-            found[name] = None
-            continue
         folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
         if folder is not None:
             hashes = (hash_content(folder / below), hash_settings(folder / below))
@@ -119,7 +110,7 @@ def describe_maker(
     dtype: str | None,
     fetch: bool,
 ) -> Maker:
-    """Return the maker of a model's answers on a data set.
+    """Return the maker of a model's answers on a data set, as it comes back from JSON.
 
     Args:
         model: The model's config, of this package's wrapper or another.
@@ -128,12 +119,6 @@ def describe_maker(
         data: From `describe_data`; empty where the samples are not known.
         dtype: What the weights are held in; None if it is not known.
         fetch: As of `hash_files`.
-
-    Returns:
-        Plain values by field, as they come back from JSON. What is not known is left out.
-
-    Raises:
-        ValueError: If the model's options do not fit.
     """
     infer = dict(dataset.get("infer_cfg") or {})
     inferencer = dict(infer.pop("inferencer", None) or {})
@@ -231,10 +216,7 @@ def describe_scoring(
     answers: Iterable[Maker | None],
     **task: Any,
 ) -> Maker:
-    """Return the maker of a result: the makers of its answers in order, and how they are scored.
-
-    ``task`` are options of the evaluation task that change what it writes.
-    """
+    """Return the maker of a result: of its answers, their scoring and the task's options."""
     how = [plain(dataset.get("eval_cfg")), plain(model.get("pred_postprocessor")), plain(task)]
     return {
         "answers": hash_values(list(answers)),
@@ -266,10 +248,7 @@ def write_maker(file: Path, maker: Maker) -> None:
 
 
 def set_aside(run_path: Path, paths: Iterable[Path]) -> Path:
-    """Move files of a run, as far as they exist, to where nothing reads them; return that folder.
-
-    It is ``superseded/TIME``.
-    """
+    """Move files of a run, as far as they exist, to ``superseded/TIME``, and return that folder."""
     target = run_path / SUPERSEDED / datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_%f")
     for path in paths:
         if not path.exists():

@@ -72,13 +72,7 @@ def is_ours(model: Mapping[str, Any]) -> bool:
 
 
 def seal_file(path: Path, content: Path, **facts: Any) -> None:
-    """Record what a file of a run will hold, before it comes into place.
-
-    Args:
-        path: Where it will be, in a folder of the run: ``predictions/MODEL/NAME.json``.
-        content: Where it is now.
-        facts: What else is recorded of it.
-    """
+    """Record what a file of a run will hold, before ``content`` is moved there."""
     run_path = path.parents[1 if path.parent.name in ("configs", PROVENANCE) else 2]
     record = {"file": path.relative_to(run_path).as_posix(), "sha256": hash_file(content), **facts}
     append_line(run_path / PROVENANCE / SEALS, sealed_line(record))
@@ -123,11 +117,7 @@ def read_object(path: Path, run_path: Path) -> tuple[dict[str, Any], str]:
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], str]:
-    """Read ``RUN/predictions/MODEL/NAME.json``.
-
-    Returns:
-        Answers by index as text, and what is wrong with the file; one of both is empty.
-    """
+    """Return the answers in a file of predictions by index as text, or what is wrong with it."""
     content, fault = read_object(path, path.parents[2])
     if not fault and not content:
         fault = "is empty"
@@ -152,11 +142,9 @@ def _answers_fault(path: Path) -> str:
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], str]:
-    """Read ``RUN/results/MODEL/NAME.json``.
+    """Return the content of ``RUN/results/MODEL/NAME.json``, or {} and what is wrong with it.
 
-    Returns:
-        Its content, and what is wrong with it; {} if anything is. A result beside predictions
-        that it was not made of is none.
+    A result beside predictions that it was not made of is none.
     """
     if not path.is_file():
         return {}, "no result was written"
@@ -208,18 +196,12 @@ def describe_predictions(run_path: Path, model: str, dataset: str) -> dict[str, 
 
 def find_damage(root: Path) -> list[str]:
     """Say which files of a run's predictions and results are torn, changed or of another run."""
-    found = []
-    for stage in STAGES:
-        for path in sorted((root / stage).glob("*/*.json")):
-            if stage == STAGES[0]:
-                fault = answers_fault(path)
-            else:
-                content, fault = read_object(path, path.parents[2])
-                fault = fault or ("" if content else "is empty")
-                fault = fault or _origin_fault(path) or _share_fault(content)
-            if fault:
-                found.append(f"{path} {fault}")
-    return found
+    found = [(path, answers_fault(path)) for path in sorted(root.glob("predictions/*/*.json"))]
+    for path in sorted(root.glob("results/*/*.json")):
+        content, fault = read_object(path, root)
+        fault = fault or ("" if content else "is empty")
+        found.append((path, fault or _origin_fault(path) or _share_fault(content)))
+    return [f"{path} {fault}" for path, fault in found if fault]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,10 +241,7 @@ def split_shard_name(name: str) -> tuple[str, tuple[int, int, int] | None]:
 def is_part(name: str, dataset: str, datasets: Container[str] = ()) -> bool:
     """Tell whether a name is a data set's or that of a shard of it, of either way of naming.
 
-    Args:
-        name: Of a file or a record.
-        dataset: The data set's.
-        datasets: Names of data sets of the run; one such as ``NAME_4`` is no shard of ``NAME``.
+    A name in ``datasets``, all data sets of the run, such as ``NAME_4``, is no shard of ``NAME``.
     """
     head, _, number = name.rpartition("_")
     numbered = head == dataset and number.isdigit() and name not in datasets
@@ -272,13 +251,7 @@ def is_part(name: str, dataset: str, datasets: Container[str] = ()) -> bool:
 def find_answer_files(
     folder: Path, dataset: str, datasets: Container[str] = ()
 ) -> list[AnswerFile]:
-    """Return the files that hold answers of a cell, shards in the order of their samples.
-
-    Args:
-        folder: predictions/MODEL of a run.
-        dataset: The data set's abbreviation.
-        datasets: As of `is_part`.
-    """
+    """Return the files of a cell in ``predictions/MODEL``, shards in the order of their samples."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         partial = path.suffix == ".jsonl" and path.name.startswith("tmp_")
@@ -312,11 +285,7 @@ def find_predictions(folder: Path, dataset: str) -> list[Path]:
 
 
 def find_gap(shards: Sequence[AnswerFile]) -> str | None:
-    """Say which samples no shard holds, or two; None if each is in one.
-
-    Args:
-        shards: Those named by their samples, in order; at least one.
-    """
+    """Say which samples no shard holds, or two; None if each is in one of these, in order."""
     totals = {shard.total for shard in shards}
     if len(totals) > 1:
         return f"its shards are of data sets of {sorted(map(str, totals))} samples"

@@ -1,4 +1,4 @@
-"""OpenCompass's two tasks: short names, records of what ran, faults that stay in their own cell.
+"""Gives OpenCompass's two tasks short names, records of what ran, and faults that stay in a cell.
 
 The stock tasks are named after every model and data set in them, the stock inference leaves no
 record of device, passes or seconds, and the stock evaluation stops at the first data set whose
@@ -23,19 +23,10 @@ from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.faults import guard
 from opencompass_llada.logs import get_logger
+from opencompass_llada.runs import makers
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
-from opencompass_llada.runs.makers import (
-    SCORING,
-    claim,
-    describe_data,
-    describe_maker,
-    describe_scoring,
-    hash_files,
-    read_maker,
-    write_maker,
-)
 from opencompass_llada.runs.provenance import record_model, recording
 from opencompass_llada.runs.recorded_files import (
     AnswerFile,
@@ -98,18 +89,18 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         folder = Path(self.work_dir)
         if getattr(self, "_recorded", None) is not self.model:
             self._recorded = self.model
-            self._files = hash_files(self.model_cfg, fetch=True)
+            self._files = makers.hash_files(self.model_cfg, fetch=True)
             self._dtype = record_model(folder, self.model, self.model_cfg)["dtype"]
         if not self.dump_only_message_path:
-            maker = describe_maker(
+            maker = makers.describe_maker(
                 self.model_cfg,
                 self.dataset_cfg,
                 files=self._files,
-                data=describe_data(self.dataset, self.dataset_cfg),
+                data=makers.describe_data(self.dataset, self.dataset_cfg),
                 dtype=self._dtype,
                 fetch=True,
             )
-            claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
+            makers.claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
 
@@ -157,7 +148,7 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
         folder = Path(self.work_dir) / "predictions" / model_name(self.model_cfg)
         files = find_finished(folder, dataset_name(self.dataset_cfg))
         kind = (self.dataset_cfg.get("infer_cfg") or {}).get("inferencer") or {}
-        stored = type_name(kind) in ("GenInferencer", *SCORING)
+        stored = type_name(kind) in ("GenInferencer", *makers.SCORING)
         column = self.output_column if stored else None
         answers = read_cell_answers(folder, files, self._samples, column)
         has_texts = "prediction" in answers[0]
@@ -167,14 +158,14 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
         model, dataset = model_name(self.model_cfg), dataset_name(self.dataset_cfg)
         folder = Path(self.work_dir)
         answers = find_finished(folder / "predictions" / model, dataset)
-        maker = describe_scoring(
+        maker = makers.describe_scoring(
             self.model_cfg,
             self.dataset_cfg,
-            [read_maker(file.path) for file in answers],
+            [makers.read_maker(file.path) for file in answers],
             dump_details=bool(self.dump_details),
             cal_extract_rate=bool(self.cal_extract_rate),
         )
-        write_maker(folder / "results" / model / f"{dataset}.json", maker)
+        makers.write_maker(folder / "results" / model / f"{dataset}.json", maker)
 
 
 def read_cell_answers(
@@ -206,7 +197,7 @@ def read_cell_answers(
             raise ValueError(f"{file.path} {fault}; run inference again")
         own = list(content.values())
         stop = len(answers) + len(own)
-        asked = (read_maker(file.path) or {}).get("samples")
+        asked = (makers.read_maker(file.path) or {}).get("samples")
         if stop <= len(samples) and asked is not None:
             now = hash_rows(samples[place] for place in range(len(answers), stop))
             if asked != now:
