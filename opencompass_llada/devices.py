@@ -18,17 +18,7 @@ _DEVICES = "use 'auto', 'cpu', 'cuda' or 'cuda:1'"
 
 
 def parse_device(name: str | int | torch.device | None) -> torch.device | None:
-    """Read a device's name, without asking whether this machine has it.
-
-    Args:
-        name: ``cpu``, ``cuda``, ``cuda:1`` and the like; None or ``auto`` for an automatic choice.
-
-    Returns:
-        The device, or None for an automatic choice.
-
-    Raises:
-        ValueError: If the name is no device.
-    """
+    """Read a device's name, whether or not this machine has it; None or ``auto`` give None."""
     if name is None or name == "auto":
         return None
     try:
@@ -41,11 +31,7 @@ def parse_device(name: str | int | torch.device | None) -> torch.device | None:
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:
-    """Return the device to run on; None or ``auto`` takes CUDA where there is any.
-
-    Raises:
-        ValueError: If the name is no device, or a CUDA device is asked for and absent.
-    """
+    """Return the device to run on, which must be here; by default CUDA where there is any."""
     device = parse_device(name)
     found = torch.cuda.is_available()
     if device is None:
@@ -62,17 +48,9 @@ def choose_device(name: str | torch.device | None) -> torch.device:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """Read a dtype's name.
+    """Read a dtype, or its name with or without ``torch.``; None or ``auto`` give None.
 
-    Args:
-        name: A dtype, or its name with or without ``torch.`` (a dumped OpenCompass config turns
-            ``torch.float16`` into the string); None or ``auto`` for an automatic choice.
-
-    Returns:
-        The dtype, or None for an automatic choice.
-
-    Raises:
-        ValueError: If the name is unknown; the nearest one is named.
+    A dumped OpenCompass config turns ``torch.float16`` into the string.
     """
     if name is None or name == "auto":
         return None
@@ -90,9 +68,6 @@ def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.
 
     LLaDA was trained in bfloat16; on many processors it is emulated, and answers differ between
     them.
-
-    Raises:
-        ValueError: If the name is unknown; the nearest one is named.
     """
     dtype = parse_dtype(name)
     if dtype is None:

@@ -94,12 +94,9 @@ def replacing(path: str | Path, before: Callable[[Path], None] | None = None) ->
 
 
 def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
-    """Write a UTF-8 file whole or not at all, its folder made if need be.
+    """Write a UTF-8 file, and its folder if need be, whole or not at all.
 
-    Args:
-        path: The file; after an OSError the earlier one is as it was.
-        text: What it holds.
-        errors: What becomes of half surrogates, as in `str.encode`.
+    ``errors`` says what becomes of half surrogates, as in `str.encode`.
     """
     content = text.encode("utf-8", errors=errors)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -203,17 +200,11 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
-    """Keep a folder, made if need be, for this process: a second one that asks for it is refused.
+    """Keep a folder, made if need be, for this process, which is ``doing`` something there.
 
-    The lock is a file that names host and process. One whose process is dead is taken over at once;
-    of another host, when it was not renewed for `STALE_SECONDS`.
-
-    Args:
-        folder: The folder.
-        doing: What is done there, for the other process's message: ``an evaluation``.
-
-    Raises:
-        FolderInUse: If another living process has it.
+    A second process that asks for it gets `FolderInUse`. The lock is a file that names host and
+    process. One whose process is dead is taken over at once; of another host, when it was not
+    renewed for `STALE_SECONDS`.
     """
     path = Path(folder) / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -305,12 +296,7 @@ def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
 
 
 def process_exists(pid: int, since: str | None = None) -> bool:
-    """Say whether a process of this machine is there and no zombie.
-
-    Args:
-        pid: Its number.
-        since: Its start, from `describe_owner`; numbers are given again.
-    """
+    """Say whether a process of this machine that started then (see `describe_owner`) is alive."""
     if since is not None and _start_of(pid) not in (since, None):
         return False
     try:

@@ -72,12 +72,8 @@ def build(
 def check_fields(options: Any, prefix: str = "") -> None:
     """Check every field of a frozen dataclass against its annotation, in ``__post_init__``.
 
-    Args:
-        options: The instance; its numbers, paths and lists are put into the annotation's form.
-        prefix: What messages put before a field's name.
-
-    Raises:
-        ValueError: For the first field of another type.
+    Numbers, paths and lists are put into the annotation's form (`check_value`). Messages put the
+    prefix before a field's name.
     """
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
@@ -191,16 +187,7 @@ def show(value: object) -> str:
 
 
 def reject_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise for the first name that is not allowed, naming the nearest that is.
-
-    Args:
-        what: The kind of thing named, used in the message.
-        given: The names that the user wrote.
-        allowed: The valid names.
-
-    Raises:
-        ValueError: See `unknown_name_message`.
-    """
+    """Raise a ValueError for the first name that is not allowed; see `unknown_name_message`."""
     names = list(allowed)
     for name in given:
         if name not in names:

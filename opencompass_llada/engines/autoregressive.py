@@ -1,9 +1,7 @@
 """Loads autoregressive checkpoints, the baselines of masked diffusion models; generates and scores.
 
-Every checkpoint that AutoModelForCausalLM loads without remote code: LLaMA-3 in both papers,
-tiny-ar here. Greedy decoding by transformers' own `generate`, with its key/value cache. Rows of a
-batch are padded on the left and the padding is masked, so that each row's answer ends where
-generation starts.
+Every checkpoint that AutoModelForCausalLM loads without remote code. Decodes greedily by
+transformers' own `generate`, with its key/value cache.
 
 Shape letters: B rows, L row length.
 """
@@ -14,13 +12,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import Engine, Family, Generation, LoadRequest
+from opencompass_llada.engines.base import CausalTokens, Engine, Family, Generation, LoadRequest
 from opencompass_llada.engines.settings import SamplerSettings
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
@@ -53,14 +52,7 @@ class AutoregressiveEngine(Engine):
         pad_token_id: int,
         rope: ResolvedRope | None = None,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            model: The loaded network of transformers, in evaluation mode.
-            end_token_ids: Ids after which a row's generation ends, at least one.
-            pad_token_id: What fills the left of shorter rows; never attended to.
-            rope: The scaling that the network has, if it has rotary embeddings.
-        """
+        """Take a network of transformers and at least one id after which a row ends."""
         super().__init__(model, rope)
         self.end_token_ids = tuple(end_token_ids)
         self._pad_token_id = pad_token_id
@@ -73,9 +65,7 @@ class AutoregressiveEngine(Engine):
         max_new_tokens: int,
         is_complete: IsComplete | None = None,
     ) -> list[Generation]:
-        """Generate after each prompt of one batch; see `Engine.generate`.
-
-        Stops at end tokens alone: ``is_complete`` is not asked.
+        """Generate up to end tokens alone (``is_complete`` is not asked); see `Engine.generate`.
 
         Raises:
             ValueError: If a prompt is empty, which leaves nothing to go on from.
@@ -157,22 +147,15 @@ def greedy_options(generation_config: Any) -> dict[str, Any]:
 def pad_left(
     prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Lay out prompts, none empty, so that all end in the last column.
+    """Lay out prompts so that all answers start in one column, and mask the padding: int64 [B, L].
 
     Prompts ``[7, 8]`` and ``[9]`` with padding P give the rows ``[7, 8]`` and ``[P, 9]``, and the
-    attention mask ``[1, 1]`` and ``[0, 1]``, int64 [B, L] each.
+    attention mask ``[1, 1]`` and ``[0, 1]``.
     """
-    longest = max(map(len, prompts))
-    rows = [[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
-
-
-class CausalTokens(NamedTuple):
-    """Special tokens of an autoregressive checkpoint, which has no mask."""
-
-    end_token_ids: tuple[int, ...]
-    mask_token_id: None = None
+    rows = [torch.tensor(prompt, device=device) for prompt in prompts]
+    left = {"batch_first": True, "padding_side": "left"}
+    ids_BL = pad_sequence(rows, padding_value=pad_token_id, **left)
+    return ids_BL, pad_sequence([torch.ones_like(row) for row in rows], **left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +169,7 @@ class AutoregressiveFamily(Family):
     ) -> CausalTokens:
         """Gather all end tokens: of config.json, generation_config.json, tokenizer and chat turns.
 
-        Raises:
-            ValueError: If there are none: generation would never end early, nor batches be padded;
-                or if the tokenizer has ids beyond the network's embedding.
+        Without any, generation would never end early, nor could batches be padded.
         """
         text = config.get("text_config")
         check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))

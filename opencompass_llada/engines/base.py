@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from opencompass_llada.likelihood import Estimate, LikelihoodOptions
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
-from opencompass_llada.sampling import IsComplete
+from opencompass_llada.sampling import IsComplete, SpecialTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,10 @@ class Generation:
     token_ids: list[int]
     """Generated ids. A diffusion model gives as many as were asked for and nothing is cut; an
     autoregressive model stops after its first end token."""
-
     num_forward_passes: int
     """Forward passes that this row went through until its answer was complete (NFE), whatever
     batch it was in. An autoregressive model's first pass reads the prompt, each further one a
     token."""
-
     seconds: float
     """Wall time of the batch divided by its rows."""
 
@@ -100,16 +98,11 @@ class Engine(ABC):
         max_new_tokens: int,
         is_complete: IsComplete | None = None,
     ) -> list[Generation]:
-        """Generate after each prompt of one batch.
+        """Generate at least one token after each prompt of one batch; their lengths may differ.
 
-        Args:
-            prompts: Token ids; lengths may differ.
-            max_new_tokens: Tokens to generate, at least 1.
-            is_complete: Whether an answer is complete, given its first ids; an engine may stop
-                early then, and must not let it change an answer before its end.
-
-        Returns:
-            One generation a prompt, in order; each equals that of the prompt alone.
+        Each generation equals that of the prompt alone. ``is_complete`` says whether an answer is
+        complete, given its first ids; an engine may stop early then, and must not let it change an
+        answer before its end.
         """
 
     @abstractmethod
@@ -122,38 +115,27 @@ class Engine(ABC):
     ) -> Estimate:
         """Return the negative log-likelihood of a target given a clean prefix, or its bound.
 
-        Args:
-            prefix: Ids before the target; may be empty.
-            target: Ids to score, at least one.
-            options: How; an autoregressive model needs none of them.
-            draw_key: What drawn masks depend on in the target's place; see `estimate_bound`.
+        An autoregressive model needs no options. Drawn masks depend on ``draw_key`` in the target's
+        place; see `estimate_bound`.
         """
 
     @abstractmethod
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Return the exact negative log-likelihood of each of several single tokens.
+        """Return the exact negative log-likelihood of each of several single tokens, in one pass.
 
-        Args:
-            prefix: Ids before them; an autoregressive model needs at least one.
-            candidates: Token ids, each an alternative to the others.
-
-        Returns:
-            One estimate a token; one forward pass in all.
+        An autoregressive model needs at least one id before them.
         """
 
 
-class EndTokens(Protocol):
-    """The special tokens that text handling needs; `sampling.SpecialTokens` is one."""
+class CausalTokens(NamedTuple):
+    """Special tokens of an autoregressive checkpoint, which has no mask."""
 
-    @property
-    def mask_token_id(self) -> int | None:
-        """The mask, which no prompt may hold; None for an autoregressive family."""
-        ...
+    end_token_ids: tuple[int, ...]
+    """Ids at the first of which an answer ends."""
+    mask_token_id: None = None
 
-    @property
-    def end_token_ids(self) -> tuple[int, ...]:
-        """Ids at the first of which an answer ends."""
-        ...
+
+EndTokens = SpecialTokens | CausalTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +163,10 @@ class Family(ABC):
 
     name: str
     """``model_type`` of its config.json."""
-
     attention_pattern: AttentionPattern = FULL
     """Who sees whom; a native network is built with it, one of transformers has its own kernels."""
-
     sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampler options that take the place of `SamplerConfig`'s defaults."""
-
     paper_defaults: Mapping[str, Any] = field(default_factory=dict)
     """What the papers' wrapper takes for this family where their diffusion_config is silent."""
 
@@ -207,11 +186,7 @@ class Family(ABC):
     def special_tokens(
         self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
     ) -> EndTokens:
-        """Read the ids from the checkpoint's path, its config.json and the tokenizer.
-
-        Raises:
-            ValueError: If one is missing, or the tokenizer has ids beyond the embedding.
-        """
+        """Read the ids from the checkpoint's path, its config.json and the tokenizer."""
 
     @abstractmethod
     def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
@@ -225,19 +200,12 @@ class Family(ABC):
 def length_buckets(
     lengths: Sequence[int], batch_size: int, *, spread: float = 2.0
 ) -> list[list[int]]:
-    """Sort prompts into batches of similar lengths.
+    """Sort prompts into batches of similar lengths, shortest first; return their places.
 
     Rows of a batch share their small passes, whose time goes by the longest row, and stay together
     until all are done; full passes cost each row its own tokens whatever the batch. Lengths
-    5, 90, 6, 80 in batches of 3 give ``[[0, 2], [3, 1]]``.
-
-    Args:
-        lengths: Tokens of each prompt.
-        batch_size: Most prompts of a batch, at least 1.
-        spread: Longest over shortest length of a batch, at most; empty prompts count as 1.
-
-    Returns:
-        Places of the prompts, shortest first; equal lengths stay in their order.
+    5, 90, 6, 80 in batches of 3 give ``[[0, 2], [3, 1]]``. ``spread`` is the most that the longest
+    may be over the shortest of a batch, empty prompts counting as 1; equal lengths keep order.
     """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):

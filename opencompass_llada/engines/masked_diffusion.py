@@ -140,10 +140,6 @@ class MaskedDiffusionEngine(Engine):
         """Estimate the negative log-likelihood of a target given a clean prefix.
 
         A target with no more masks than there are draws is not estimated but computed.
-
-        Raises:
-            ValueError: If the target is empty, or the text holds the mask's id.
-            FloatingPointError: If the model's logits are not finite.
         """
         entropies, mask_id = self._entropies(), self.special_tokens.mask_token_id
         place: dict[str, Any] = {"mask_token_id": mask_id, "device": self.device}
@@ -154,12 +150,7 @@ class MaskedDiffusionEngine(Engine):
         return estimate_bound(entropies, prefix, target, options, **place, draw_key=draw_key)
 
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Score several single tokens after a prefix in one pass; see `Engine.score_next`.
-
-        Raises:
-            ValueError: If the prefix or a candidate is the mask's id.
-            FloatingPointError: If the model's logits are not finite.
-        """
+        """Score several single tokens after a prefix in one pass; see `Engine.score_next`."""
         self._check_prompts([[*prefix, *candidates]])
         return score_alternatives(
             self._entropies(),
@@ -224,11 +215,7 @@ class MaskedDiffusionFamily(Family):
         open_checkpoint(path, rope_scaling=rope_scaling)
 
     def load(self, request: LoadRequest) -> MaskedDiffusionEngine:
-        """Load the weights.
-
-        Raises:
-            MemoryPlanError: If not even one row fits the card.
-        """
+        """Load the weights, if one row at least fits the card."""
         progress = make_progress()  # reads a variable, whose fault shows before the weights load
         settings = request.settings
         if settings.unset:

@@ -25,15 +25,7 @@ class SamplerSettings:
         options: Mapping[str, Any] | SamplerConfig | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check the options.
-
-        Args:
-            options: Field names and values of `SamplerConfig`; None for its defaults.
-            defaults: A family's own defaults, for what the options leave out.
-
-        Raises:
-            ValueError: If a name is unknown or a value does not fit.
-        """
+        """Check field names and values of `SamplerConfig`, the family's defaults under them."""
         if not isinstance(options, SamplerConfig | Mapping | None):
             raise ValueError(f"sampler={show(options)} must be a dict of options")
         own = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
@@ -59,15 +51,10 @@ class SamplerSettings:
         defaults: Sequence[Mapping[str, Any]],
         generation_length: int | None = None,
     ) -> SamplerSettings:
-        """Return the options over the first defaults that they fit.
+        """Return the options over the first defaults that they fit, at a length if it is given.
 
-        Args:
-            options: As of the constructor.
-            defaults: Of the families that the checkpoint may be of: one, where config.json is read.
-            generation_length: A length that they must fit as well; None for none.
-
-        Raises:
-            ValueError: What is wrong under the first defaults, if they fit none.
+        The defaults are of the families that the checkpoint may be of: one, where config.json is
+        read. If they fit none, what is wrong under the first is raised.
         """
         faults: list[ValueError] = []
         for candidate in defaults:
@@ -81,19 +68,10 @@ class SamplerSettings:
         raise faults[0]
 
     def for_length(self, generation_length: int) -> SamplerConfig:
-        """Return the settings for one generation length.
+        """Return a config of its own for one generation length, in tokens.
 
         More steps than there are tokens are capped, as in the papers' code; fewer that do not fit
-        blocks are an error.
-
-        Args:
-            generation_length: Tokens to generate, at least 1.
-
-        Returns:
-            A config of its own.
-
-        Raises:
-            ValueError: If the steps do not fit; the nearest values that do are named.
+        blocks are a ValueError, which names the nearest values that do.
         """
         free, steps = replace(self.resolved, generation_length=generation_length), self._num_steps
         if steps is None:

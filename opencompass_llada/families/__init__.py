@@ -33,14 +33,11 @@ _OTHER_NAMES = {"ultra": "llada", "ultrallada": "llada", "llama3": "llama"}
 
 
 def check_model_type(model_type: str | None) -> str | None:
-    """Return what a `model_type` keyword names: a family, or an architecture of transformers.
+    """Return what a `model_type` keyword names, as config.json has it, or ``autoregressive``.
 
     Args:
         model_type: ``llada``, ``dream``, ``autoregressive``, ``llama`` and the like, or a name
             that the papers' code uses; None for none.
-
-    Returns:
-        The name as config.json has it, or ``autoregressive``.
 
     Raises:
         ValueError: If it names none that is supported.
@@ -59,24 +56,13 @@ def check_model_type(model_type: str | None) -> str | None:
 
 
 def possible_families(model_type: str | None) -> list[Family]:
-    """Return the families that a checkpoint may be of while its config.json is not at hand.
-
-    Raises:
-        ValueError: See `check_model_type`.
-    """
+    """Return the families that a checkpoint may be of while its config.json is not at hand."""
     name = check_model_type(model_type)
     return list(FAMILIES.values()) if name is None else [FAMILIES.get(name, AUTOREGRESSIVE)]
 
 
 def generates_by(model_type: str) -> str | None:
-    """Return how models of a family generate: ``masked_diffusion`` or ``autoregressive``.
-
-    Args:
-        model_type: As config.json or the wrapper's keyword has it.
-
-    Returns:
-        None where it is not supported.
-    """
+    """Return how models of a type generate, e.g. ``masked_diffusion``; None for unknown ones."""
     try:
         return possible_families(model_type)[0].generates_by
     except ValueError:

@@ -60,10 +60,8 @@ class ChatOptions:
 
     template: str | None = None
     """File with a template in jinja; None takes the tokenizer's own."""
-
     system: str | None = None
     """System turn put before conversations that have none of their own."""
-
     variables: Mapping[str, Any] = field(default_factory=dict)
     """Variables that the template reads, e.g. ``dict(enable_thinking=False)``."""
 
@@ -99,9 +97,6 @@ def read_turns(items: Sequence[Any], mode: str) -> list[Turn]:
         items: Of a PromptList: turns, texts, and the borders of its sections; or messages.
         mode: ``gen`` leaves out the answer, the assistant's turn that ends the round, and all
             that follows it; ``ppl`` leaves out nothing.
-
-    Raises:
-        ValueError: For a role that is unknown and has no known fallback, or a turn of no text.
     """
     turns: list[Turn] = []
     asked: list[bool] = []  # whether the turn stands in the round that is asked, not before it
@@ -158,11 +153,7 @@ class ChatRenderer:
     """Renders conversations by one template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> None:
-        """Find the template and try it.
-
-        Raises:
-            ValueError: If there is no template, or it fails on a plain question.
-        """
+        """Find the template and try it on a plain question."""
         self._tokenizer = tokenizer
         self._options = options
         self._template = _find_template(tokenizer, options.template)
@@ -186,9 +177,6 @@ class ChatRenderer:
             for_answer: True: end in the opening of the assistant's next turn. False: end with the
                 last turn's own words, for scoring them; what the template writes after them is
                 left off.
-
-        Raises:
-            ValueError: If the template does not take this conversation.
         """
         if self._options.system is not None and all(turn.role != "system" for turn in turns):
             turns = [Turn("system", self._options.system), *turns]

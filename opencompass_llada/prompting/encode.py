@@ -41,11 +41,7 @@ _SAME_AS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 
 
 def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or a hub id, with keywords of ``from_pretrained``.
-
-    Raises:
-        ValueError: If there is none, or it needs remote code.
-    """
+    """Load a tokenizer from a folder or a hub id, with keywords of ``from_pretrained``."""
     keywords = {**options, "trust_remote_code": False}
     remedy = (
         "Give a folder that holds tokenizer.json and tokenizer_config.json, or a hub id, as "
@@ -136,11 +132,7 @@ def _set_start(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> Non
 
 
 def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and behind every text.
-
-    Raises:
-        ValueError: If it changes the text's own ids when it adds others.
-    """
+    """Return the ids that a tokenizer puts before and behind every text."""
     for probe in ("a", "0", "!"):
         text = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
         whole = list(tokenizer(probe)["input_ids"])
@@ -162,9 +154,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -
 
     But for placeholders of images and sounds: Gemma 3's 1B text model has one beyond its embedding,
     and `PromptEncoder` reads them as text. ``num_rows`` is None where config.json does not say.
-
-    Raises:
-        ValueError: Naming tokens and ids.
     """
     if num_rows is None:
         return
@@ -199,12 +188,8 @@ def count_bytes(
 
     Tokens may begin or end within a character, whose bytes decoding them would turn into U+FFFD.
     So a token's own bytes are counted where it has any: all of a byte-level vocabulary, and
-    ``<0xE4>`` of one that falls back to bytes.
-
-    Args:
-        tokenizer: Any tokenizer of transformers.
-        token_ids: The tokens.
-        before: What stands before them in the text; a word may be decoded in another way behind it.
+    ``<0xE4>`` of one that falls back to bytes. What stands ``before`` them in the text counts: a
+    word may be decoded in another way behind it.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
     if _is_byte_level(tokenizer):  # one character of a token is one byte
@@ -235,11 +220,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mask_token_id: int | None) -> None:
-        """Find how the texts of mask and placeholders read as plain text; None is no mask.
-
-        Raises:
-            ValueError: If the tokenizer offers no way to read the text literally.
-        """
+        """Find how the texts of mask and placeholders read as plain text; None is no mask."""
         self.tokenizer = tokenizer
         self.mask_token_id = mask_token_id
         masks = () if mask_token_id is None else (mask_token_id,)
@@ -255,9 +236,6 @@ class PromptEncoder:
 
         A prompt that begins with BOS already, from a meta_template say, does not get a second one.
         To a `PromptText` it adds nothing: its template wrote what there is to be.
-
-        Raises:
-            ValueError: If the text of a special token cannot be read as text.
         """
         if isinstance(text, PromptText):
             token_ids = self._encode_pieces(text)

@@ -43,9 +43,7 @@ def cut_is_settled(text: str, stop_strings: Sequence[str]) -> bool:
 def merge_stop_strings(*groups: Iterable[str] | str | None) -> tuple[str, ...]:
     """Join lists of stop strings, bare strings and Nones, without repeats, in their order.
 
-    Raises:
-        ValueError: If one is empty or not a string: an empty one would cut every answer to
-            nothing.
+    An empty string would cut every answer to nothing, and is refused.
     """
     merged: dict[str, None] = {}
     for group in groups:

@@ -23,10 +23,8 @@ class LengthLimit:
 
     max_seq_len: int | None
     """Tokens; None for no limit."""
-
     policy: str
     """One of `TRUNCATION_POLICIES`."""
-
     prompt_only: bool
     """True: max_seq_len bounds the prompt, as the papers' and OpenCompass's drop_middle has it.
     False: it bounds prompt and generation together."""
@@ -37,12 +35,15 @@ class LengthLimit:
         if self.max_seq_len is not None and self.max_seq_len < 1:
             raise ValueError(f"max_seq_len={self.max_seq_len} must be a positive integer, or None")
 
-    def prompt_limit(self, generation_length: int) -> int | None:
-        """Return the most prompt tokens beside a generation; None for no limit.
+    def describe(self) -> str:
+        """Return the limit in words."""
+        together = "" if self.prompt_only else "with their generation "
+        return (
+            f"{together}are limited to max_seq_len={self.max_seq_len} tokens, policy {self.policy}"
+        )
 
-        Raises:
-            ValueError: If nothing is left for the prompt.
-        """
+    def prompt_limit(self, generation_length: int) -> int | None:
+        """Return the most prompt tokens beside a generation, at least 1; None for no limit."""
         if self.max_seq_len is None or self.prompt_only:
             return self.max_seq_len
         limit = self.max_seq_len - generation_length
@@ -61,11 +62,7 @@ def truncate(token_ids: Sequence[int], *, limit: int, policy: str) -> list[int]:
     With limit 4, the prompt ``[1, 2, 3, 4, 5, 6]`` becomes ``[1, 2, 5, 6]`` under ``middle`` (the
     middle goes; an odd limit keeps the extra token at the end, as in the LongLLaDA and UltraLLaDA
     wrappers), ``[3, 4, 5, 6]`` under ``left`` (the start goes) and ``[1, 2, 3, 4]`` under
-    ``right`` (the end goes).
-
-    Raises:
-        PromptTooLongError: If the prompt does not fit and the policy is ``error``.
-        ValueError: If the limit is below 1 or the policy is unknown.
+    ``right`` (the end goes). Under ``error`` it is a PromptTooLongError.
     """
     reject_unknown("truncation policy", [policy], TRUNCATION_POLICIES)
     if limit < 1:

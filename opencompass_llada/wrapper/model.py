@@ -47,6 +47,7 @@ from opencompass_llada.prompting.stop import (
 )
 from opencompass_llada.prompting.truncate import truncate
 from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
+from opencompass_llada.wrapper.paper_keywords import check_mask_id
 
 logger = get_logger(__name__)
 
@@ -57,36 +58,27 @@ class Answer:
 
     text: str
     """Cut at the first end token and stop string, without special tokens."""
-
     token_ids: tuple[int, ...]
-    """Generated ids before the first end token."""
-
+    """Before the first end token."""
     generation: Generation
-    """All generated ids, passes and time."""
 
 
 class ChatTemplateParser:
     """Renders prompts by a chat template; the wrapper's ``template_parser`` if ``chat`` is set."""
 
     def __init__(self, renderer: ChatRenderer) -> None:
-        """Take the renderer of the checkpoint's template."""
+        """Take the checkpoint's renderer."""
         self.renderer = renderer
 
     def parse_template(self, prompt_template: Any, mode: str) -> Any:
-        """Render one prompt, or each of a batch.
+        """Render one prompt to a `PromptText`, or each of a batch.
 
         Args:
-            prompt_template: A text, which is one turn of the user; OpenCompass's PromptList; a
-                list of messages with role and content; or a batch of these.
+            prompt_template: A text, which is one turn of the user (a `VerbatimText` and an empty
+                one stay as they are); OpenCompass's PromptList; a list of messages with role and
+                content; or a batch of these.
             mode: ``gen``: the turn to be generated is opened and what the data set holds of it is
                 left out. ``ppl``: the whole conversation, ending in its last turn's own words.
-
-        Returns:
-            A `PromptText`, or a list of them. A `VerbatimText` and an empty text stay what they
-            are.
-
-        Raises:
-            ValueError: For an unknown role, or a conversation that the template does not take.
         """
         assert mode in ("gen", "ppl"), mode
         if isinstance(prompt_template, str):
@@ -110,21 +102,18 @@ def _is_conversation(prompt: Any) -> bool:
 class LLaDACausalLM(BaseModel):
     """A language model for OpenCompass's generation and likelihood tasks.
 
-    Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`):
+    Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`) and those of
+    the papers' wrappers (`paper_keywords`):
 
     ======================  =====================================================================
     path                    Checkpoint: a folder, a hub id, or ``asset:NAME`` for a shipped one.
     model_type              The family, if it should be checked against config.json.
     rope_scaling            ``dict(type='ntk'|'diffusion_ntk'|..., target_length=..., ...)``.
-    scaling_config          The papers' form of it: ``{'scaling_factor': lambda}``.
     sampler                 Fields of `SamplerConfig`.
-    diffusion_config        The papers' form: ``{'steps', 'block_length', ...}``.
     seed                    Seed of every random number, default 0.
     max_seq_len             Limit in tokens on prompt and generation together; None for none.
     truncation              What happens to a longer prompt: ``error`` (default), ``middle``,
                             ``left`` or ``right`` names what is cut.
-    drop_middle             The papers' form of ``middle``; as there, max_seq_len then bounds the
-                            prompt alone.
     chat                    True for a chat model: the checkpoint's chat template goes around every
                             prompt, OpenCompass's roles as turns. ``dict(template=FILE,
                             system=TEXT, variables={...})`` besides; see `prompting.chat`. Not
@@ -138,8 +127,6 @@ class LLaDACausalLM(BaseModel):
     dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
     device                  Automatic by default: CUDA where there is any.
     attention_backend       See `networks.ATTENTION_BACKENDS`.
-    model_kwargs            The papers' form of the last three: torch_dtype, device_map,
-                            flash_attention.
     peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
     peft_kwargs             ``revision`` and ``subfolder`` of it.
     tokenizer_path          Where the tokenizer is, if not at path.
@@ -153,16 +140,11 @@ class LLaDACausalLM(BaseModel):
     """Scores texts with the loaded model; None where only the tokenizer was loaded."""
 
     def __init__(self, path: str, **keywords: Any) -> None:
-        """Check every argument, read config.json and the tokenizer, then load the weights.
+        """Read config.json, check every argument, read the tokenizer, then load the weights.
 
-        Args:
-            path: Checkpoint; see the class.
-            keywords: See the class, and OpenCompass's: meta_template, its chat template, if any;
-                tokenizer_only, which loads no weights, so that only token counts work; sync_rank;
-                generation_kwargs, which must be empty: `sampler` says how to generate.
-
-        Raises:
-            ValueError: For the first argument, file or tensor that does not fit.
+        With OpenCompass's tokenizer_only no weights are loaded, and only token counts work; its
+        generation_kwargs must be empty. The first argument, file or tensor that does not fit is a
+        ValueError.
         """
         options = parse_keywords({"path": path, **keywords}, fetch=True)
         _refuse_ranks()
@@ -189,7 +171,7 @@ class LLaDACausalLM(BaseModel):
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         if options.chat is not None:
             self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
-        adapter = open_fitting_adapter(options)
+        adapter = _open_adapter(options)
         if tokenizer_only:
             return
         device = choose_device(options.placement.device)
@@ -216,20 +198,13 @@ class LLaDACausalLM(BaseModel):
             limit=options.length_limit,
             options=options.likelihood,
         )
-        _log_limit(options)
+        if options.length_limit.max_seq_len is not None:
+            logger.info("Prompts %s", options.length_limit.describe())
         weakref.finalize(self, _log_totals, self.engine, options.path)
 
     @staticmethod
     def check_arguments(path: str, **keywords: Any) -> WrapperOptions:
-        """Check the arguments as far as they, and a config.json on this machine, can tell.
-
-        Args:
-            path: See the class.
-            keywords: See the constructor.
-
-        Raises:
-            ValueError: For the first argument that does not fit.
-        """
+        """Check the arguments as far as they, and a config.json on this machine, can tell."""
         return parse_keywords({"path": path, **keywords}, fetch=False)
 
     def generate(
@@ -238,16 +213,12 @@ class LLaDACausalLM(BaseModel):
         max_out_len: int | None = None,
         stopping_criteria: Sequence[str] | str | None = None,
     ) -> list[str]:
-        """Generate an answer to each prompt.
+        """Generate an answer to each prompt, cut at the first end token and stop string.
 
         Args:
             inputs: Prompts, after OpenCompass's templates.
             max_out_len: Tokens to generate; None takes the model's own number.
             stopping_criteria: Stop strings of the data set, besides the model's.
-
-        Returns:
-            One answer a prompt, cut at the first end token and stop string, without special
-            tokens.
 
         Raises:
             ValueError: If a prompt is longer than the limit under policy ``error``, or the steps
@@ -295,11 +266,6 @@ class LLaDACausalLM(BaseModel):
 
         Returns:
             Nats per scored token, one a text.
-
-        Raises:
-            ValueError: If a text has no token to score.
-            PromptTooLongError: If a text is longer than max_seq_len.
-            RuntimeError: If only the tokenizer was loaded.
         """
         scorer = _loaded(self.scorer)
         given = [0] * len(inputs) if mask_length is None else [int(n) for n in mask_length]
@@ -308,20 +274,10 @@ class LLaDACausalLM(BaseModel):
         return np.array([scorer.score_text(text, count).nll_per_token for text, count in pairs])
 
     def get_loglikelihood(self, inputs: Sequence[str], conts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the log-likelihood of each text's ending given the rest, for LLInferencer.
+        """Return the log-likelihood of each whole text's ending given the rest, for LLInferencer.
 
-        Args:
-            inputs: Whole texts, after OpenCompass's templates.
-            conts: Their endings.
-
-        Returns:
-            Nats of the ending's tokens together, at most 0; for a masked diffusion model a lower
-            bound in expectation.
-
-        Raises:
-            ValueError: If a text does not end in its continuation.
-            PromptTooLongError: If a text is longer than max_seq_len.
-            RuntimeError: If only the tokenizer was loaded.
+        Nats of the ending's tokens together, at most 0; for a masked diffusion model a lower bound
+        in expectation.
         """
         scorer = _loaded(self.scorer)
         texts = [self._as_prompt(text, "ppl") for text in inputs]
@@ -398,12 +354,7 @@ class LLaDACausalLM(BaseModel):
 
     def _check_ids(self) -> None:
         """Refuse a mask id that is not the checkpoint's, and a BOS that the tokenizer lacks."""
-        given, found = self.options.mask_token_id, self.special_tokens.mask_token_id
-        if given is not None and given != found:
-            raise ValueError(
-                f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is "
-                f"{found}; leave mask_id out"
-            )
+        check_mask_id(self.options.mask_token_id, self.special_tokens.mask_token_id)
         if self.options.add_bos and self.tokenizer.bos_token_id is None:
             raise ValueError(
                 f"add_bos=True, but the tokenizer at {self.options.tokenizer_path!r} names no "
@@ -417,12 +368,8 @@ def _loaded(part: Any) -> Any:
     return part
 
 
-def open_fitting_adapter(options: WrapperOptions) -> Adapter | None:
-    """Open the adapter that a model asks for and check that it fits, without reading weights.
-
-    Raises:
-        CheckpointError: If it is not there, is no LoRA or does not fit the checkpoint.
-    """
+def _open_adapter(options: WrapperOptions) -> Adapter | None:
+    """Open the adapter that a model asks for and check that it fits, without reading weights."""
     if options.adapter is None:
         return None
     adapter = open_adapter(options.adapter)
@@ -437,17 +384,6 @@ def _refuse_ranks() -> None:
             "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "
             "each of them every sample; set run_cfg=dict(num_gpus=1, num_procs=1) and spread the "
             "data sets over tasks instead"
-        )
-
-
-def _log_limit(options: WrapperOptions) -> None:
-    limit = options.length_limit
-    if limit.max_seq_len is not None:
-        logger.info(
-            "Prompts%s are limited to max_seq_len=%d tokens, policy %s",
-            "" if limit.prompt_only else " with their generation",
-            limit.max_seq_len,
-            limit.policy,
         )
 
 

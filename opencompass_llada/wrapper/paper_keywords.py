@@ -22,20 +22,16 @@ from opencompass_llada.sampling import SamplerConfig
 
 logger = get_logger(__name__)
 
-#: The papers' names for sampler options: LLaDA's, then Dream's own.
+#: The papers' names for sampler options: those that are ours, too, LLaDA's, then Dream's own.
+_SAME = ("block_length", "temperature", "cfg_scale", "remasking", "top_p", "top_k")
 _DIFFUSION_NAMES = {
+    **{name: name for name in _SAME},
     "steps": "num_steps",
     "gen_length": "generation_length",
-    "block_length": "block_length",
-    "temperature": "temperature",
-    "cfg_scale": "cfg_scale",
-    "remasking": "remasking",
     "logits_eos_inf": "suppress_eos_logits",
     "confidence_eos_eot_inf": "suppress_eos_eot_confidence",
     "alg": "remasking",
     "alg_temp": "remasking_temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
     "eps": "timestep_eps",
 }
 _MODEL_KWARGS = ("torch_dtype", "dtype", "flash_attention", "device_map", "trust_remote_code")
@@ -108,6 +104,15 @@ def read_sampler(
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
     return options, mask_id
+
+
+def check_mask_id(given: int | None, found: int | None) -> None:
+    """Refuse a mask's id that is not the checkpoint's."""
+    if given is not None and given != found:
+        raise ValueError(
+            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
+            "leave mask_id out"
+        )
 
 
 def read_length_limit(
