@@ -90,7 +90,7 @@ def test_it_runs_through_opencompass(work_dir, paths, name, kind):
     model = load(name, paths[name])
     ids = model.tokenizer(prompt)["input_ids"]
     alone = model.engine.generate([ids], max_new_tokens=8)[0]
-    assert answers["0"]["prediction"] == model._read_answer(alone, ()).text
+    assert answers["0"]["prediction"] == model._read_answer(alone, ())
     start = "Q: sky\nA: is blue" if kind == "base" else "[user] Q: sky\n[assistant] A: is blue"
     assert options["0"]["label: A"]["prompt"] == start
     hits = sum(options[str(i)]["prediction"] == row["answer"] for i, row in enumerate(ROWS))

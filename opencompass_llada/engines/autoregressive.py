@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -153,9 +154,8 @@ def pad_left(
     attention mask ``[1, 1]`` and ``[0, 1]``.
     """
     rows = [torch.tensor(prompt, device=device) for prompt in prompts]
-    left = {"batch_first": True, "padding_side": "left"}
-    ids_BL = pad_sequence(rows, padding_value=pad_token_id, **left)
-    return ids_BL, pad_sequence([torch.ones_like(row) for row in rows], **left)
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    return pad(rows, padding_value=pad_token_id), pad([torch.ones_like(row) for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -109,15 +110,8 @@ def read_turns(items: Sequence[Any], mode: str) -> list[Turn]:
             asked.append(section == "round")
     if mode == "gen":
         turns = _without_answer(turns, asked)
-    merged: list[Turn] = []
-    for turn in turns:
-        if not turn.content:
-            continue
-        if merged and merged[-1].role == turn.role:
-            merged[-1] = Turn(turn.role, f"{merged[-1].content}\n{turn.content}")
-        else:
-            merged.append(turn)
-    return merged
+    said = groupby((turn for turn in turns if turn.content), key=lambda turn: turn.role)
+    return [Turn(role, "\n".join(turn.content for turn in same)) for role, same in said]
 
 
 def _read_turn(item: Any) -> Turn:

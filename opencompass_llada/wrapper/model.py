@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -50,17 +49,6 @@ from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
 from opencompass_llada.wrapper.paper_keywords import check_mask_id
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a prompt gave."""
-
-    text: str
-    """Cut at the first end token and stop string, without special tokens."""
-    token_ids: tuple[int, ...]
-    """Before the first end token."""
-    generation: Generation
 
 
 class ChatTemplateParser:
@@ -225,21 +213,12 @@ class LLaDACausalLM(BaseModel):
                 do not fit the length.
             RuntimeError: If only the tokenizer was loaded.
         """
-        return [answer.text for answer in self.answer(inputs, max_out_len, stopping_criteria)]
-
-    def answer(
-        self,
-        inputs: Sequence[str],
-        max_out_len: int | None = None,
-        stopping_criteria: Sequence[str] | str | None = None,
-    ) -> list[Answer]:
-        """Generate as `generate` does, and return ids, passes and time beside each text."""
         engine = _loaded(self.engine)
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
         prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
-        answers: dict[int, Answer] = {}
+        answers: dict[int, str] = {}
         for places in length_buckets([len(prompt) for prompt in prompts], size):
             batch = engine.generate(
                 [prompts[place] for place in places],
@@ -347,10 +326,9 @@ class LLaDACausalLM(BaseModel):
             return None
         return lambda token_ids: cut_is_settled(self._encoder.decode(token_ids), stops)
 
-    def _read_answer(self, generation: Generation, stops: Sequence[str]) -> Answer:
+    def _read_answer(self, generation: Generation, stops: Sequence[str]) -> str:
         token_ids = cut_at_token_ids(generation.token_ids, self.special_tokens.end_token_ids)
-        text = cut_at_stop_strings(self._encoder.decode(token_ids), stops)
-        return Answer(text=text, token_ids=tuple(token_ids), generation=generation)
+        return cut_at_stop_strings(self._encoder.decode(token_ids), stops)
 
     def _check_ids(self) -> None:
         """Refuse a mask id that is not the checkpoint's, and a BOS that the tokenizer lacks."""
