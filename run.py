@@ -37,7 +37,7 @@ def main() -> int:
 
 def check_and_launch() -> int:
     """Check that the installed packages fit, and only then import what needs them."""
-    from opencompass_llada.runs.environment import check_environment, read_requirements
+    from opencompass_llada.runs.machine import check_environment, read_requirements
 
     check_environment(read_requirements(CHECKOUT))
     from opencompass_llada.runs.launch import launch

@@ -46,9 +46,10 @@ MOVED = {
     "results.perplexity_summarizer": "report.summarizers",
     "results.side_by_side_summarizer": "report.summarizers",
     "results.summarizer": "report.summarizers",
-    "running.local_runner": "runs.local_runner",
+    "running.local_runner": "runs.tasks",
     "running.partitioner": "runs.partitioner",
     "running.tasks": "runs.tasks",
+    "runs.local_runner": "runs.tasks",
 }
 
 

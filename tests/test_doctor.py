@@ -14,7 +14,7 @@ from opencompass_llada.benchmarks.counting import TiktokenTokenizer
 from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.runs import checks, doctor
 from opencompass_llada.runs.doctor import Finding, write_report
-from opencompass_llada.runs.environment import EnvironmentFault
+from opencompass_llada.runs.machine import EnvironmentFault
 
 
 @pytest.fixture(autouse=True)

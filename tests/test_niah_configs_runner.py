@@ -6,8 +6,8 @@ import pytest
 from mmengine.config import Config
 from opencompass.runners import LocalRunner
 
-from opencompass_llada.runs.local_runner import THREADS_VARIABLE, CoreSharingLocalRunner
 from opencompass_llada.runs.partitioner import PackingPartitioner
+from opencompass_llada.runs.tasks import THREADS_VARIABLE, CoreSharingLocalRunner
 
 
 @pytest.fixture

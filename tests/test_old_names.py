@@ -25,6 +25,7 @@ CLASSES = {
     "running.local_runner": "CoreSharingLocalRunner",
     "running.partitioner": "PackingPartitioner",
     "running.tasks": "CellByCellEvalTask",
+    "runs.local_runner": "CoreSharingLocalRunner",
 }
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.runs import checks, doctor, environment
+from opencompass_llada.runs import checks, doctor, machine
 
 CONFIG = """
 from mmengine.config import read_base
@@ -202,8 +202,8 @@ def test_a_data_set_whose_load_is_no_static_method_is_taken(config):
 
 
 def test_the_requirements_are_met_here_and_read_alike(repository_root):
-    requirements = environment.read_requirements(repository_root)
-    environment.check_environment(requirements)
+    requirements = machine.read_requirements(repository_root)
+    machine.check_environment(requirements)
     assert any(line.startswith("pyarrow<") for line in requirements)
 
 
@@ -215,12 +215,12 @@ def test_the_requirements_are_met_here_and_read_alike(repository_root):
     ],
 )
 def test_what_does_not_fit_is_named_with_the_pip_command(requirement, fault):
-    with pytest.raises(environment.EnvironmentFault, match=fault) as caught:
-        environment.check_environment(["tqdm", requirement])
+    with pytest.raises(machine.EnvironmentFault, match=fault) as caught:
+        machine.check_environment(["tqdm", requirement])
     assert f"-m pip install '{requirement}'" in str(caught.value)
 
 
 def test_an_unsupported_python_is_named(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
-    with pytest.raises(environment.EnvironmentFault, match=r"3\.10 to 3\.12"):
-        environment.check_environment([])
+    with pytest.raises(machine.EnvironmentFault, match=r"3\.10 to 3\.12"):
+        machine.check_environment([])

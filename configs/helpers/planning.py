@@ -72,6 +72,6 @@ def list_parts(benchmark):
 
 def count_gpus():
     """Return how many CUDA devices the tasks will see; 0 on a machine without any."""
-    import opencompass_llada.runs.hardware
+    import opencompass_llada.runs.machine
 
-    return opencompass_llada.runs.hardware.count_gpus()
+    return opencompass_llada.runs.machine.count_gpus()

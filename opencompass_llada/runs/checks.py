@@ -28,7 +28,7 @@ from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
-from opencompass_llada.runs.hardware import count_gpus
+from opencompass_llada.runs.machine import count_gpus
 from opencompass_llada.runs.makers import model_keywords
 from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_name
 from opencompass_llada.wrapper import LLaDACausalLM

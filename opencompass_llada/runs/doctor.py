@@ -26,12 +26,12 @@ from opencompass_llada.benchmarks.facts import DataFiles, all_data_files
 from opencompass_llada.logs import get_logger
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs.environment import (
+from opencompass_llada.runs.machine import (
     EnvironmentFault,
     check_environment,
+    list_gpus,
     read_requirements,
 )
-from opencompass_llada.runs.hardware import list_gpus
 from opencompass_llada.runs.recorded_files import WRAPPER
 
 logger = get_logger(__name__)

@@ -20,7 +20,7 @@ from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
 from opencompass_llada.benchmarks.stock import SCORING_PACKAGES
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs import doctor, hardware
+from opencompass_llada.runs import doctor, machine
 from opencompass_llada.runs.doctor import check_data
 from opencompass_llada.runs.models import ModelTable
 from opencompass_llada.runs.planning import (
@@ -116,7 +116,7 @@ def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> 
     Raises:
         ValueError: For a wrong setting; for data that is not there, if absent='error'.
     """
-    gpus = hardware.count_gpus() if num_gpus is None else num_gpus
+    gpus = machine.count_gpus() if num_gpus is None else num_gpus
     values = read_settings(settings, _SETTINGS)
     files = find_data_sets(values["datasets"])
     sets, datasets = [], []

@@ -23,9 +23,9 @@ import pandas as pd
 from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.files import write_text
 from opencompass_llada.logs import get_logger
-from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
@@ -318,22 +318,15 @@ def start_run(
     """
     file = work_dir / "config.py"
     values = {"models": [model], "datasets": datasets}
-    write_text(file, "".join(f"{name} = {_plain(value)!r}\n" for name, value in values.items()))
+    write_text(
+        file, "".join(f"{name} = {plain_config(value)!r}\n" for name, value in values.items())
+    )
     command = [sys.executable, "-m", "opencompass_llada.runs.launch", str(file), "-w",
                str(work_dir), "--debug"]  # fmt: skip
     status = subprocess.run(command, stdout=2, check=False).returncode
     if status:
         raise RuntimeError(f"the run of {file} ended with exit status {status}; it says why above")
     return max(folder for folder in work_dir.iterdir() if (folder / "configs").is_dir())
-
-
-def _plain(value: Any) -> Any:
-    """Return a config's value with classes and functions as dotted names."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return dotted_name(value) if callable(value) else value
 
 
 def run_fidelity(given: argparse.Namespace) -> int:

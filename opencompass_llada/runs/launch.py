@@ -20,9 +20,13 @@ from opencompass_llada.faults import guard
 from opencompass_llada.files import FolderInUse, folder_lock, remove
 from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
-from opencompass_llada.runs.environment import check_environment, read_requirements
 from opencompass_llada.runs.exit_status import describe_missing, find_missing
-from opencompass_llada.runs.hardware import list_gpus, visible_devices_as_indices
+from opencompass_llada.runs.machine import (
+    check_environment,
+    list_gpus,
+    read_requirements,
+    visible_devices_as_indices,
+)
 from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.recorded_files import type_name
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this

@@ -15,7 +15,7 @@ from typing import Any
 from opencompass_llada import assets
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.rope.methods import parse_rope_scaling
-from opencompass_llada.runs import hardware
+from opencompass_llada.runs import machine
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.settings import DTYPE, SCALING, number, read_settings
 
@@ -224,7 +224,7 @@ def list_models(name: str, others: Iterable[str] = (), **settings: Any) -> list[
     configs = table.list_configs(
         [name],
         values["scaling"],
-        num_gpus=hardware.count_gpus(),
+        num_gpus=machine.count_gpus(),
         batch_size=values["batch_size"],
         dtype=values["dtype"],
     )

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from opencompass_llada.benchmarks.facts import all_benchmarks, find_benchmark
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs import hardware
+from opencompass_llada.runs import machine
 from opencompass_llada.runs.models import BY_NAME, Config, ModelTable, list_models
 from opencompass_llada.runs.settings import (
     LEADING,
@@ -127,7 +127,7 @@ def plan_run(
         ValueError: For settings that do not fit, or data that is not there.
     """
     plan, table = find_plan(benchmark), ModelTable()
-    gpus = hardware.count_gpus() if num_gpus is None else num_gpus
+    gpus = machine.count_gpus() if num_gpus is None else num_gpus
     known = {**LEADING, **plan.settings, **WORKERS, **TRAILING}
     values = read_settings(settings, known, demo=plan.demo if rows is None else None)
     values.default("models", table.list_shipped(), "default: all that are shipped")
@@ -203,7 +203,7 @@ def plan_leaderboard(
         **WORKERS,
         **TRAILING,
     }
-    gpus = hardware.count_gpus() if num_gpus is None else num_gpus
+    gpus = machine.count_gpus() if num_gpus is None else num_gpus
     values = read_settings(settings, known)
     values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
     values.default("scaling", ["all"], "default: all that docs/models.md lists")
@@ -349,7 +349,7 @@ def summarize_with(kind: str, **options: Any) -> Config:
 
 def _make_runner(workers: int, task: Config) -> Config:
     return {
-        "type": "opencompass_llada.runs.local_runner.CoreSharingLocalRunner",
+        "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
         "max_num_workers": workers,
         "task": task,
     }

@@ -2,7 +2,8 @@
 
 The stock tasks are named after every model and data set in them, the stock inference leaves no
 record of device, passes or seconds, and the stock evaluation stops at the first data set whose
-predictions are missing or incomplete. Nothing is inferred or scored here.
+predictions are missing or incomplete. The runner divides the machine's cores among them. Nothing is
+inferred or scored here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from opencompass.runners import LocalRunner
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg
@@ -40,6 +43,8 @@ from opencompass_llada.runs.recorded_files import (
 from opencompass_llada.runs.task_lifetime import end_with_the_run, mark_job
 
 logger = get_logger(__name__)
+
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 class _ShortNamed:
@@ -224,6 +229,39 @@ def read_cell_answers(
 
 def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
+
+
+class CoreSharingLocalRunner(LocalRunner):
+    """The stock local runner with the machine's cores divided among the tasks that it starts.
+
+    Every task process would otherwise start one thread a core: two tasks on two cores take five
+    times as long as with one thread each (measured: 22 cells of tiny-llada, 25 to 41 s against
+    5 s). Leaves OMP_NUM_THREADS alone where it is set.
+    """
+
+    def launch(self, tasks: Sequence[Any]) -> Any:
+        """Run all tasks and wait for them; returns pairs of task name and exit status."""
+        if self.debug:  # The tasks run one by one in this process.
+            return super().launch(tasks)
+        num_processes = max(1, min(self.max_num_workers, len(tasks)))
+        with _threads_for_children(max(1, (os.cpu_count() or 1) // num_processes)):
+            return super().launch(tasks)
+
+
+@contextmanager
+def _threads_for_children(num_threads: int) -> Iterator[None]:
+    """Set the number of threads that child processes start, unless the user has set it."""
+    if THREADS_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[THREADS_VARIABLE] = str(num_threads)
+    logger.info(
+        "%s=%d for each task, a share of this machine's cores.", THREADS_VARIABLE, num_threads
+    )
+    try:
+        yield
+    finally:
+        del os.environ[THREADS_VARIABLE]
 
 
 def main() -> None:
