@@ -21,7 +21,7 @@ from opencompass_llada.runs.provenance import find_commit
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers", "triton",
             "safetensors", "peft", "datasets", "tiktoken", "wonderwords", "numpy", "scipy",
-            "matplotlib", "jinja2", "pyarrow")  # fmt: skip
+            "matplotlib", "jinja2", "pyarrow", "liger-kernel", "flashinfer-python")  # fmt: skip
 #: What `describe_run` gives.
 FACTS = ("command", "date", "commit", "machine", "load", "device", "versions")
 

@@ -110,3 +110,26 @@ def test_the_kernels_give_plain_pytorchs_results_in_tritons_interpreter(reposito
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},
     )
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_the_comparison_with_libraries_records_every_way_or_why_not(tmp_path, repository_root):
+    path = tmp_path / "record.json"
+    command = [sys.executable, str(repository_root / "benchmarks" / "library_kernels.py")]
+    run = subprocess.run(
+        [*command, str(path), "--quick", "--layers", "2", "--lengths", "64", "--modes"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repository_root), "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-2000:] + run.stdout[-2000:]
+    record = json.loads(path.read_text())
+    assert {"commit", "command", "machine", "device", "versions"} <= record.keys()
+    ways = record["lengths"]["64"]
+    assert {"plain", "ours", "small pass, ours", "small pass, without graphs"} <= ways.keys()
+    for name, found in ways.items():
+        if "absent" in found:
+            assert "Error" in found["absent"], name
+        else:
+            assert found["relative_error"] < 1e-5, name
+            assert found["argmax_agreement"] == 1.0, name
+            assert found["times_ours"] > 0, name
