@@ -1,7 +1,4 @@
-"""The command line: ``opencompass-llada COMMAND``, or ``python -m opencompass_llada.cli COMMAND``.
-
-Reads arguments, prints reports and sets the exit status; what it prints is worked out elsewhere.
-"""
+"""Reads the arguments of ``opencompass-llada COMMAND`` (or ``python -m opencompass_llada.cli``)."""
 
 from __future__ import annotations
 
@@ -15,14 +12,7 @@ from opencompass_llada.report.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; whatever fails ends in one paragraph (`faults.guard`).
-
-    Args:
-        arguments: Words after the program's name; those of the process by default.
-
-    Returns:
-        The exit status.
-    """
+    """Run a command and return its exit status; what fails ends in one paragraph (`faults`)."""
     return guard(lambda: _run_command(arguments), program="opencompass-llada")
 
 
@@ -33,15 +23,13 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser(
-        "doctor", help="say what would keep an evaluation from running, and what mends it"
+        "doctor", help="say what would keep an evaluation from running, and how to fix it"
     )
     doctor.add_argument(
         "--config", help="check what this config needs, e.g. configs/eval_llada_niah.py"
     )
     doctor.add_argument(
-        "--data",
-        default="",
-        help="benchmarks whose files must be there, separated by commas",
+        "--data", default="", help="benchmarks whose files must be there, separated by commas"
     )
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
     doctor.set_defaults(run=_run_doctor)

@@ -36,8 +36,8 @@ _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{8}\.part", re.S)
 #: Bytes of the target's name that the temporary one repeats; file systems take 255 for the whole.
 _NAME_BYTES = 80
-#: Environment variable: folder of what is kept between runs; ``none`` keeps nothing. Not LLADA_*:
-#: those choose what is run.
+#: Environment variable: folder of what is cached between runs, or ``none``. Not LLADA_*: those
+#: choose what is run.
 CACHE_VARIABLE = "OPENCOMPASS_LLADA_CACHE"
 
 
@@ -46,7 +46,7 @@ class FolderInUse(ValueError):
 
 
 def user_cache(name: str) -> Path | None:
-    """Return a folder, such as ``"ruler"``, of what is kept between runs; None to keep nothing."""
+    """Return a folder, such as ``"ruler"``, of what is cached between runs; None for no cache."""
     chosen = os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen.lower() == "none":
         return None

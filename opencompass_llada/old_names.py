@@ -53,17 +53,12 @@ MOVED = {
 }
 
 
-def current_name(kind: str) -> str:
-    """Return the present dotted name of a class, whichever version a config was dumped by."""
-    module, _, name = kind.removeprefix(f"{PACKAGE}.").rpartition(".")
-    return f"{PACKAGE}.{MOVED[module]}.{name}" if module in MOVED else kind
-
-
 def dotted_name(kind: Any) -> str:
     """Return a class as configs name it today, whether it is a class, or a name of any version."""
-    if kind is None or isinstance(kind, str):
-        return current_name(kind or "")
-    return f"{kind.__module__}.{kind.__qualname__}"
+    if not isinstance(kind, str | None):
+        return f"{kind.__module__}.{kind.__qualname__}"
+    module, _, name = (kind or "").removeprefix(f"{PACKAGE}.").rpartition(".")
+    return f"{PACKAGE}.{MOVED[module]}.{name}" if module in MOVED else kind or ""
 
 
 class OldNames(MetaPathFinder, Loader):

@@ -14,7 +14,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
@@ -81,12 +81,6 @@ def check_fields(options: Any, prefix: str = "") -> None:
         checked = check_value(f"{prefix}{field.name}", value, hints[field.name])
         if checked is not value:
             object.__setattr__(options, field.name, checked)
-
-
-def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords checked against a function's annotations; see `check_value`."""
-    hints = typing.get_type_hints(function)
-    return {name: check_value(name, value, hints.get(name, Any)) for name, value in given.items()}
 
 
 def check_value(name: str, value: Any, expected: Any) -> Any:

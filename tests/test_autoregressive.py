@@ -1,6 +1,7 @@
 """Autoregressive baselines: loading, scaling, greedy decoding, left padding."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import EOS_ID, EOT_ID, MASK_ID
 from tiny_causal import published_llama_fields, write_llama_checkpoint
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from opencompass_llada import families
 from opencompass_llada.engines import AutoregressiveEngine
 from opencompass_llada.families import check_model_type, find_family
 from opencompass_llada.likelihood import LikelihoodOptions
@@ -220,6 +222,12 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 wrongly shaped: .*up_proj"):
         load_causal(folder)
+
+
+def test_a_family_is_found_by_its_file():
+    files = list(Path(families.__file__).parent.glob("[!_]*.py"))
+    assert len(families.FAMILIES) == len(files) > 1
+    assert all(name == family.name for name, family in families.FAMILIES.items())
 
 
 def test_families_are_told_apart_by_config_json(checkpoint):

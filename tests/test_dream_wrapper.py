@@ -75,6 +75,16 @@ def test_a_named_family_is_held_to_its_own_defaults(checkpoint):
         LLaDACausalLM(path, model_type="llada")
 
 
+def test_config_json_decides_the_defaults_before_anything_is_loaded(checkpoint):
+    options = LLaDACausalLM.check_arguments(str(checkpoint), sampler={"top_p": 0.5})
+    config = options.settings.for_length(8)
+    assert (config.remasking, config.temperature, config.top_p) == ("entropy", 0.2, 0.5)
+    unread = LLaDACausalLM.check_arguments("maker/model", sampler={"top_p": 0.5})
+    assert unread.settings.for_length(8) == config, "what fits no other family is Dream's"
+    plain = LLaDACausalLM.check_arguments("maker/model").settings.for_length(8)
+    assert plain.remasking == "low_confidence"
+
+
 def test_special_tokens_are_read_and_the_masks_text_stays_text(checkpoint, monkeypatch):
     model = LLaDACausalLM(str(checkpoint))
     tokens = model.special_tokens

@@ -10,7 +10,7 @@ from opencompass_llada.engines.base import (
     length_buckets,
 )
 from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine, MaskedDiffusionFamily
-from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.engines.sampler_settings import SamplerSettings
 
 __all__ = [
     "AutoregressiveEngine",

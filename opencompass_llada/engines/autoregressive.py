@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.base import CausalTokens, Engine, Family, Generation, LoadRequest
-from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id

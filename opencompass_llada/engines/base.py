@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.rope.frequencies import ResolvedRope

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.base import Engine, Family, Generation, LoadRequest
-from opencompass_llada.engines.settings import SamplerSettings
+from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,

@@ -195,11 +195,11 @@ def count_bytes(
     if _is_byte_level(tokenizer):  # one character of a token is one byte
         added = tokenizer.get_added_vocab()
         return sum(len(token.encode() if token in added else token) for token in tokens)
-    words = [i for i, token in zip(token_ids, tokens, strict=True) if not _BYTE.fullmatch(token)]
+    whole = [i for i, token in zip(token_ids, tokens, strict=True) if not _BYTE.fullmatch(token)]
     behind = list(before[-1:])
-    text = tokenizer.decode([*behind, *words], clean_up_tokenization_spaces=False)
+    text = tokenizer.decode([*behind, *whole], clean_up_tokenization_spaces=False)
     start = tokenizer.decode(behind, clean_up_tokenization_spaces=False) if behind else ""
-    return len(tokens) - len(words) + len(text.encode()) - len(start.encode())
+    return len(tokens) - len(whole) + len(text.encode()) - len(start.encode())
 
 
 def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -215,7 +215,7 @@ class PromptEncoder:
 
     The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, and
     the sampler would take it for a position to fill. Here that text stays text: its id is replaced
-    by the ids of its characters. All other special tokens keep their meaning, since chat
+    by the ids of its characters. All other special tokens stay special, since chat
     templates need them; of a `PromptText` only those that its template wrote.
     """
 

@@ -120,63 +120,63 @@ class WrapperOptions:
         return max_out_len or own or _DEFAULT_OUT_LEN
 
 
-def parse_keywords(given: Mapping[str, Any], *, fetch: bool) -> WrapperOptions:
+def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOptions:
     """Read config.json, if it can be had, and check the keywords by it.
 
     Args:
-        given: Keywords of `LLaDACausalLM`.
+        keywords: Of `LLaDACausalLM`.
         fetch: Whether config.json of a hub id may be downloaded.
 
     Raises:
         ValueError: For the first keyword that does not fit; the message says what to do.
     """
-    words = build(Keywords, given, "LLaDACausalLM")
-    family = check_model_type(words.model_type)
-    candidates = _possible_families(words, fetch)
-    sampler, mask_token_id = read_sampler(words, words.sampler, words.seed)
-    paper_form = words.diffusion_config is not None
+    given = build(Keywords, keywords, "LLaDACausalLM")
+    family = check_model_type(given.model_type)
+    candidates = _possible_families(given, fetch)
+    sampler, mask_token_id = read_sampler(given, given.sampler, given.seed)
+    paper_form = given.diffusion_config is not None
     settings = SamplerSettings.over_any(
-        sampler, [each.defaults(paper_form=paper_form) for each in candidates], words.max_out_len
+        sampler, [each.defaults(paper_form=paper_form) for each in candidates], given.max_out_len
     )
-    length_limit = read_length_limit(words, words.max_seq_len, words.truncation)
-    if words.max_out_len is not None:
-        length_limit.prompt_limit(words.max_out_len)
+    length_limit = read_length_limit(given, given.max_seq_len, given.truncation)
+    if given.max_out_len is not None:
+        length_limit.prompt_limit(given.max_out_len)
     return WrapperOptions(
-        path=words.path,
+        path=given.path,
         family=family,
-        rope_scaling=read_scaling(words, words.rope_scaling),
+        rope_scaling=read_scaling(given, given.rope_scaling),
         settings=settings,
         mask_token_id=mask_token_id,
         length_limit=length_limit,
-        placement=read_placement(words, words.dtype, words.device, words.attention_backend),
-        stop_words=merge_stop_strings(words.stop_words),
-        max_out_len=words.max_out_len,
-        batch_size=words.batch_size,
-        tokenizer_path=words.tokenizer_path or words.path,
-        tokenizer_kwargs=dict(words.tokenizer_kwargs or {}),
-        add_bos=words.add_bos,
-        chat=_read_chat(words, length_limit),
-        likelihood=parse_scoring(words.likelihood),
-        adapter=parse_adapter(words.peft_path, words.peft_kwargs),
+        placement=read_placement(given, given.dtype, given.device, given.attention_backend),
+        stop_words=merge_stop_strings(given.stop_words),
+        max_out_len=given.max_out_len,
+        batch_size=given.batch_size,
+        tokenizer_path=given.tokenizer_path or given.path,
+        tokenizer_kwargs=dict(given.tokenizer_kwargs or {}),
+        add_bos=given.add_bos,
+        chat=_read_chat(given, length_limit),
+        likelihood=parse_scoring(given.likelihood),
+        adapter=parse_adapter(given.peft_path, given.peft_kwargs),
     )
 
 
-def _possible_families(words: Keywords, fetch: bool) -> list[Family]:
+def _possible_families(given: Keywords, fetch: bool) -> list[Family]:
     """Return the family that config.json names; those that it may be where that cannot be read.
 
     What is wrong with the file, or contradicts model_type, is said when the model is loaded.
     """
     try:
-        folder = resolve_path(words.path)
+        folder = resolve_path(given.path)
         if fetch or Path(folder).expanduser().is_dir():
-            return [find_family(read_model_config(folder), words.path, words.model_type)]
+            return [find_family(read_model_config(folder), given.path, given.model_type)]
     except ValueError:
         pass
-    return possible_families(words.model_type)
+    return possible_families(given.model_type)
 
 
-def _read_chat(words: Keywords, length_limit: LengthLimit) -> ChatOptions | None:
-    chat = parse_chat(words.chat)
+def _read_chat(given: Keywords, length_limit: LengthLimit) -> ChatOptions | None:
+    chat = parse_chat(given.chat)
     if chat is None:
         return None
     if length_limit.policy in ("left", "right"):
@@ -184,12 +184,12 @@ def _read_chat(words: Keywords, length_limit: LengthLimit) -> ChatOptions | None
             f"truncation={length_limit.policy!r} would cut off an end of the chat template, where "
             "turns are opened; use truncation='middle' with chat"
         )
-    if words.add_bos:
+    if given.add_bos:
         raise ValueError(
             "add_bos=True has no effect with chat, whose template writes all that stands before "
             "the first turn; leave it out"
         )
-    if words.meta_template:
+    if given.meta_template:
         raise ValueError(
             "chat and meta_template are both given and say the same thing; keep chat for the "
             "checkpoint's own template, or meta_template for one that the config spells out"

@@ -122,11 +122,10 @@ def read_length_limit(
     drops = paper.drop_middle
     _reject_both("drop_middle", drops or None, "truncation", truncation)
     policy = "middle" if drops else truncation or "error"
-    limit = LengthLimit(max_seq_len=max_seq_len, policy=policy, prompt_only=drops)
     if max_seq_len is None and policy != "error":
         form = "drop_middle=True" if drops else f"truncation={truncation!r}"
         raise ValueError(f"{form} needs max_seq_len, the limit to shorten prompts to; give it")
-    return limit
+    return LengthLimit(max_seq_len=max_seq_len, policy=policy, prompt_only=drops)
 
 
 def read_placement(
