@@ -46,7 +46,7 @@ class PaperKeywords:
     diffusion_config: Mapping[str, Any] | None = None
     """``{'steps', 'block_length', ...}`` and ``mask_id``, which must be the checkpoint's."""
     drop_middle: bool = False
-    """Take the first and the last half of a prompt that is longer than max_seq_len."""
+    """Take the first and last half of a prompt longer than max_seq_len, which bounds it alone."""
     model_kwargs: Mapping[str, Any] | None = None
     """torch_dtype (or dtype), flash_attention, device_map, and trust_remote_code without effect."""
     pad_token_id: int | None = None
