@@ -147,7 +147,7 @@ def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpo
     cells = make_cells(lengths=lengths, estimator="longllada", num_draws=2, num_texts=1)
     cfg = make_run(tmp_path, [ours(checkpoint)], cells)
     models = [describe_model(model) for model in cfg["models"]]
-    points = read_curves(cfg, tmp_path, models)
+    points = list(read_curves(cfg, tmp_path, models).itertuples())
     # All but the first chunk of 64, as in LongLLaDA's script; nothing is scored twice.
     assert [point.num_tokens for point in points] == [length - 64 for length in lengths]
     assert [point.num_forward_passes for point in points] == [2, 4, 8]
@@ -159,7 +159,7 @@ def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpo
     assert points[1].nll_per_token == pytest.approx(running)
     assert {point.estimator for point in points} == {"longllada"}
     (tmp_path / "results/tiny" / f"{cells[1]['abbr']}.json").unlink()
-    points = read_curves(cfg, tmp_path, models)
+    points = list(read_curves(cfg, tmp_path, models).itertuples())
     assert [point.status for point in points] == ["ok", "missing", "missing"]
     assert cells[1]["abbr"] in points[2].reason
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from opencompass_llada.benchmarks.facts import GRID_GROUP, Benchmark, Group, find_benchmark
-from opencompass_llada.report.collect import Collection
+from opencompass_llada.report.collect import Collection, key_of
 from opencompass_llada.report.identity import hash_protocol
 from opencompass_llada.report.scores import Score
 from opencompass_llada.report.statistics import (
@@ -34,15 +34,11 @@ class Average:
     """A group's average for one model at one length."""
 
     num_tasks: int
-    n: int | None
-    """Samples of all members together."""
-    score: float | None
-    """None unless status is ``ok``."""
-    standard_error: float | None
-    """From the members' own, taken as independent; None if any has none."""
-    status: str
-    """``ok``, ``missing`` (a member has no result) or ``not run`` (not part of the run)."""
-    reason: str = ""
+    n: int | None  # samples of all members together
+    score: float | None  # None unless status is ``ok``
+    standard_error: float | None  # from the members', taken as independent; None if any has none
+    status: str  # ``ok``, ``missing`` (a member has no result) or ``not run`` (not asked for)
+    reason: str
 
 
 def average_group(by_task: Mapping[Any, Row], group: Group) -> Average:
@@ -137,11 +133,7 @@ def grid_interval(rows: Sequence[Row]) -> Interval | None:
 
 
 def make_board(collection: Collection) -> list[Score]:
-    """Make every score of the leaderboard, without ranks.
-
-    Returns:
-        Scores by benchmark, line, length and column in the order of the runs.
-    """
+    """Make every score of the leaderboard, without ranks, in the order of the runs."""
     results = collection.results
     results = results[results.benchmark != "perplexity"]
     titled = results.assign(series=_name_series(list(results.itertuples())))
@@ -204,11 +196,11 @@ def _rows_of_metric(rows: Sequence[Row], metric: str, present: Sequence[str]) ->
     What a cell without a result would have reported is not known of every benchmark; its row then
     has a metric that no other row has (`present` are those that a number was reported for).
     """
-    having = {(row.run, row.model, row.dataset) for row in rows if row.metric == metric}
+    having = {key_of(row) for row in rows if row.metric == metric}
     for row in rows:
         if row.metric == metric:
             yield row
-        elif row.metric not in present and (row.run, row.model, row.dataset) not in having:
+        elif row.metric not in present and key_of(row) not in having:
             yield row._replace(metric=metric)
 
 
@@ -235,7 +227,8 @@ def _score_grid(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Itera
 def _score_tasks(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iterator[Score]:
     """Yield groups and tasks at each length, and the headline over all lengths."""
     headline: list[Score] = []
-    for length in _lengths(rows) or [None]:
+    lengths: list[int | None] = [*_lengths(rows)]
+    for length in lengths or [None]:
         at_length = [row for row in rows if row.length == length]
         by_task: dict[str, Row] = {}
         for row in at_length:
@@ -303,12 +296,9 @@ def _make_score(
         is_group=benchmark.is_grid or group in benchmark.groups,
         length=length,
         metric=members[0].metric,
-        higher_is_better=True,
         num_cells=average.num_tasks,
         n=average.n,
         score=average.score,
-        low=None,
-        high=None,
         status=average.status,
         reason=average.reason,
         protocol=hash_values(protocols),
@@ -320,19 +310,17 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
     """Yield perplexities with their own intervals, over the masks drawn."""
     kinds = {row.entry: row.kind for row in collection.rows}
     protocols = {(row.entry, row.dataset): hash_protocol(row) for row in collection.rows}
-    for entry, point in collection.curves:
-        own_kind = kinds.get(entry, "unknown")
+    for point in collection.curves.itertuples():
+        exact = point.estimator == "autoregressive"
         yield Score(
-            entry=entry,
-            kind="autoregressive" if point.estimator == "autoregressive" else own_kind,
+            entry=point.entry,
+            kind="autoregressive" if exact else kinds.get(point.entry, "unknown"),
             benchmark="perplexity",
             series=f"Perplexity, {point.target} text",
             column="perplexity",
-            is_group=False,
             length=point.length,
             metric="perplexity",
             higher_is_better=False,
-            num_cells=1,
             n=point.num_tokens,
             score=point.perplexity,
             low=point.perplexity_low,
@@ -340,6 +328,6 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             status=point.status,
             reason=point.reason,
             # An exact value and a bound of one text may be compared.
-            protocol=hash_values([protocols.get((entry, point.dataset))]),
+            protocol=hash_values([protocols.get((point.entry, point.dataset))]),
             is_embedded=point.text == "generated",
         )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas
 
 from opencompass_llada.files import replacing
-from opencompass_llada.report.curves import CurvePoint, read_curves
+from opencompass_llada.report.curves import CURVE_COLUMNS, read_curves
 from opencompass_llada.report.identity import describe_protocol, find_kind, separate
 from opencompass_llada.report.results import (
     COLUMNS,
@@ -70,21 +70,22 @@ CellKey = tuple[str, str, str]
 NUM_SAMPLES = 3
 
 
+def key_of(row: Any) -> CellKey:
+    """Return what tells the cell of a row of the results from all others."""
+    return row.run, row.model, row.dataset
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collection:
     """Everything read from several runs."""
 
-    runs: tuple[Run, ...]
-    """In the order given; which number is the later one goes by recorded time."""
+    runs: tuple[Run, ...]  # as given; which number is the later one goes by recorded time
+    #: Of `TIDY_COLUMNS` and `SAMPLE_COLUMNS`, one row a model, data set and metric.
     results: pandas.DataFrame = field(hash=False)
-    """Of `TIDY_COLUMNS` and `SAMPLE_COLUMNS`, one row a model, data set and metric."""
     cells: Mapping[CellKey, CellFiles] = field(hash=False)
-    curves: tuple[tuple[str, CurvePoint], ...]
-    """Perplexity points with the entry that each belongs to."""
-    provenance: Mapping[str, Provenance] = field(hash=False)
-    """By run."""
-    notes: tuple[str, ...]
-    """What a reader has to know: what is missing, what was kept apart and why."""
+    curves: pandas.DataFrame = field(hash=False)  # perplexities with the entry of each
+    provenance: Mapping[str, Provenance] = field(hash=False)  # by run
+    notes: tuple[str, ...]  # what to know: what is missing, what was kept apart and why
 
     @property
     def rows(self) -> list[Any]:
@@ -107,10 +108,7 @@ class Collection:
 
 
 def collect(work_dirs: Sequence[str | Path]) -> Collection:
-    """Read the runs of several work directories.
-
-    Args:
-        work_dirs: See `runs.find_runs`.
+    """Read the runs of several work directories (see `runs.find_runs`).
 
     Raises:
         ValueError: If there is no run in one of them, or nothing but runs whose configs cannot be
@@ -154,7 +152,7 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
         runs=tuple(runs),
         results=results,
         cells=cells,
-        curves=tuple(_read_curves(runs, results)),
+        curves=_read_curves(runs, results),
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks),
     )
@@ -318,16 +316,15 @@ def _describe_faulty(run: Run, rows: Sequence[Row], absent: Sequence[MissingCell
             yield f"{run.name}: {row['model']} on {row['dataset']}: {row['reason']}"
 
 
-def _read_curves(
-    runs: Sequence[Run], results: pandas.DataFrame
-) -> Iterator[tuple[str, CurvePoint]]:
-    """Yield perplexity points with their entries; a cell that is not whole has none."""
-    rows = {(row.run, row.model, row.dataset): row for row in results.itertuples()}
+def _read_curves(runs: Sequence[Run], results: pandas.DataFrame) -> pandas.DataFrame:
+    """Return perplexity points with their entries; a cell that is not whole has no numbers."""
+    rows = {key_of(row): row for row in results.itertuples()}
+    points: list[Row] = []
     for run in runs:
-        for point in read_curves(run.as_config(), run.path, run.facts):
-            row = rows.get((run.name, point.model, point.dataset))
-            if row is not None and row.status != "ok" and point.status == "ok":
-                numbers = dict.fromkeys(CURVE_NUMBERS)
-                reason = f"the cell is {row.status}"
-                point = replace(point, status="missing", reason=reason, **numbers)  # type: ignore[arg-type]
-            yield (point.title if row is None else row.entry), point
+        for point in read_curves(run.as_config(), run.path, run.facts).to_dict("records"):
+            row = rows.get((run.name, point["model"], point["dataset"]))
+            if row is not None and row.status != "ok" and point["status"] == "ok":
+                point |= dict.fromkeys(CURVE_NUMBERS)
+                point |= {"status": "missing", "reason": f"the cell is {row.status}"}
+            points.append({**point, "entry": point["title"] if row is None else row.entry})
+    return make_frame(points, [*CURVE_COLUMNS, "entry"])

@@ -38,11 +38,9 @@ def _refuse(command: str, reason: object) -> int:
 
 
 def run_report(given: argparse.Namespace) -> int:
-    """Write a report.
+    """Write a report; return 1 if files are damaged, 2 if there is nothing to report, else 0.
 
-    Returns:
-        0, also if results are missing: the report says which; 1 if files are damaged; 2 if there is
-        nothing to report.
+    Missing results are no fault here: the report says which they are.
     """
     from opencompass_llada.report.publish import TITLE, write_report
     from opencompass_llada.report.runs import find_runs
@@ -65,11 +63,7 @@ def run_report(given: argparse.Namespace) -> int:
 
 
 def run_watch(given: argparse.Namespace) -> int:
-    """Show progress until everything is scored, or once.
-
-    Returns:
-        0; 2 if there is no run. An interrupt from the keyboard ends it, too.
-    """
+    """Show progress until everything is scored, or once; return 0, or 2 if there is no run."""
     from opencompass_llada.report.runs import find_runs
     from opencompass_llada.runs.watch import read_progress
 

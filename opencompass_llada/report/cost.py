@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.report.collect import CellKey, Collection, find_records
+from opencompass_llada.report.collect import CellKey, Collection, find_records, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,14 @@ class Cost:
 def find_costs(collection: Collection) -> list[Cost]:
     """Add up the records of each line on each benchmark that generates text."""
     generated = collection.results[collection.results.benchmark != "perplexity"]
+    groups = generated.groupby(["entry", "kind", "benchmark"], sort=False)
     return [
-        _add_up(collection, *map(str, names), list(own[["run", "model", "dataset"]]
-                .drop_duplicates().itertuples(index=False, name=None)))
-        for names, own in generated.groupby(["entry", "kind", "benchmark"], sort=False)
-    ]  # fmt: skip
+        _add_up(collection, names, list(dict.fromkeys(map(key_of, rows.itertuples()))))
+        for names, rows in groups
+    ]
 
 
-def _add_up(
-    collection: Collection, entry: str, kind: str, benchmark: str, cells: Sequence[CellKey]
-) -> Cost:
+def _add_up(collection: Collection, names: tuple[str, str, str], cells: Sequence[CellKey]) -> Cost:
     runs = {run.name: run for run in collection.runs}
     found, devices = [], []
     for run, model, dataset in cells:
@@ -71,9 +69,9 @@ def _add_up(
     elif passes is None:
         reason = "recorded before passes were counted by sample"
     return Cost(
-        entry=entry,
-        kind=kind,
-        benchmark=benchmark,
+        entry=names[0],
+        kind=names[1],
+        benchmark=names[2],
         num_prompts=int(prompts) if prompts and measured else None,
         seconds=seconds if measured else None,
         seconds_per_sample=seconds / prompts if seconds and prompts else None,

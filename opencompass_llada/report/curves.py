@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from opencompass_llada.likelihood import Estimate, pool
 from opencompass_llada.likelihood.estimate import safe_exp
-from opencompass_llada.report.results import finite
+from opencompass_llada.report.results import finite, make_frame
 from opencompass_llada.report.runs import ModelFacts
 from opencompass_llada.report.writers import plain_field, write_csv_rows, write_plain_table
 from opencompass_llada.runs.recorded_files import list_pairs, read_result
@@ -21,41 +23,31 @@ from opencompass_llada.runs.recorded_files import list_pairs, read_result
 BENCHMARK = "perplexity"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint:
-    """One model at one context length; numbers are None where the status is not ``ok``."""
-
-    model: str
-    title: str
-    scaling: str
-    dataset: str  # abbreviation of the cell that ends at this length
-    text: str  # where it comes from
-    #: ``last``: the same last tokens of a window at every length. ``whole``: all tokens.
-    #: ``segment``: all chunks up to this length, each given what stands before it.
-    target: str
-    length: int  # of the context, tokens of the model: prefix and target together
-    estimator: str | None = None  # ``bound``, ``longllada`` or ``autoregressive``
-    perplexity: float | None = None  # exponential of the nats a token
-    perplexity_low: float | None = None  # of the 95 % interval over the masks drawn
-    perplexity_high: float | None = None
-    nll_per_token: float | None = None  # nats
-    #: Of ``nll_per_token``, over the draws of masks; says nothing on the choice of the text.
-    standard_error: float | None = None
-    bits_per_byte: float | None = None  # comparable between tokenizers
-    num_tokens: int | None = None
-    num_draws: int | None = None  # of masks
-    num_forward_passes: int | None = None  # of one row
-    status: str = "ok"
-    reason: str = ""
+#: A row is a model at a context length. Numbers are None where the status is not ``ok``; errors and
+#: intervals (95 %) are over the draws of masks and say nothing on the choice of the text.
+CURVE_COLUMNS = (
+    *("model", "title", "scaling"),
+    "dataset",  # abbreviation of the cell that ends at this length
+    "text",  # where it comes from
+    # ``last``: the same last tokens of a window at every length. ``whole``: all tokens.
+    # ``segment``: all chunks up to this length, each given what stands before it.
+    "target",
+    "length",  # of the context, tokens of the model: prefix and target together
+    "estimator",  # ``bound``, ``longllada`` or ``autoregressive``
+    *("perplexity", "perplexity_low", "perplexity_high"),
+    *("nll_per_token", "standard_error"),  # nats
+    "bits_per_byte",  # comparable between tokenizers
+    *("num_tokens", "num_draws", "num_forward_passes", "status", "reason"),
+)
 
 
 def read_curves(
     cfg: Mapping[str, Any], work_dir: str | Path, models: Sequence[ModelFacts]
-) -> list[CurvePoint]:
+) -> pandas.DataFrame:
     """Read the points that a run's config asks for (``benchmark='perplexity'``).
 
     Returns:
-        Points by model, text and target in the config's order, and by length.
+        `CURVE_COLUMNS` by model, text and target in the config's order, and by length.
     """
     facts = {model.abbr: model for model in models}
     curves: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
@@ -63,16 +55,16 @@ def read_curves(
         if dataset.get("benchmark") == BENCHMARK:
             key = (str(model["abbr"]), str(dataset["path"]), str(dataset["target"]))
             curves.setdefault(key, []).append(dataset)
-    points: list[CurvePoint] = []
+    points: list[dict[str, Any]] = []
     for (abbr, _, _), cells in curves.items():
         cells.sort(key=lambda cell: cell["length"])
         points += _read_curve(facts[abbr], cells, Path(work_dir) / "results" / abbr)
-    return points
+    return make_frame(points, CURVE_COLUMNS)
 
 
 def _read_curve(
     facts: ModelFacts, cells: Sequence[Mapping[str, Any]], folder: Path
-) -> Iterator[CurvePoint]:
+) -> Iterator[dict[str, Any]]:
     """Yield a curve's points; segments are added up from the first to the point's own."""
     estimates: list[Estimate] = []
     num_bytes, reason, reached = 0, "", 0
@@ -90,18 +82,17 @@ def _read_curve(
             values["degrees_of_freedom"] = math.inf if degrees is None else degrees
             estimates.append(Estimate(**values))
             num_bytes += int(result["num_bytes"])
-        yield CurvePoint(
-            model=facts.abbr,
-            title=facts.title,
-            scaling=facts.scaling,
-            dataset=str(cell["abbr"]),
-            text=str(cell["path"]),
-            target=str(cell["target"]),
-            length=int(cell["length"]),
-            status="missing" if reason else "ok",
-            reason=reason,
+        yield {
+            **dict.fromkeys(CURVE_COLUMNS),
+            **{"model": facts.abbr, "title": facts.title, "scaling": facts.scaling},
+            "dataset": str(cell["abbr"]),
+            "text": str(cell["path"]),
+            "target": str(cell["target"]),
+            "length": int(cell["length"]),
             **({} if reason else _numbers(pool(estimates), num_bytes)),
-        )
+            "status": "missing" if reason else "ok",
+            "reason": reason,
+        }
 
 
 def _read_estimate(path: Path) -> tuple[dict[str, Any], str]:
@@ -132,9 +123,9 @@ def _numbers(total: Estimate, num_bytes: int) -> dict[str, Any]:
     }
 
 
-def write_curves(points: Sequence[CurvePoint]) -> dict[str, str]:
+def write_curves(points: pandas.DataFrame) -> dict[str, str]:
     """Return the points as CSV, and a table in Markdown with one column a length, by suffix."""
-    lengths = sorted({point.length for point in points})
+    lengths = sorted(set(points.length))
     rows = []
     for curve in split_curves(points):
         shown = {point.length: _describe(point) for point in curve}
@@ -143,22 +134,19 @@ def write_curves(points: Sequence[CurvePoint]) -> dict[str, str]:
         labels = [name, curve[0].target, ", ".join(sorted(kinds))]
         rows.append([*labels, *(shown.get(length, "") for length in lengths)])
     heads = ["model", "target", "estimator", *(f"{length:,}" for length in lengths)]
-    names = [field.name for field in fields(CurvePoint)]
     return {
-        "csv": write_csv_rows(names, map(asdict, points)),
+        "csv": write_csv_rows(CURVE_COLUMNS, points[[*CURVE_COLUMNS]].to_numpy()),
         "md": write_plain_table(heads, rows, labels=3) + "\n",
     }
 
 
-def split_curves(points: Sequence[CurvePoint]) -> list[list[CurvePoint]]:
-    """Return the points of each model, text and target as a list of its own."""
-    curves: dict[tuple[str, str, str], list[CurvePoint]] = {}
-    for point in points:
-        curves.setdefault((point.model, point.text, point.target), []).append(point)
-    return list(curves.values())
+def split_curves(points: pandas.DataFrame) -> list[list[Any]]:
+    """Return the points of each model, text and target as a list of rows."""
+    curves = points.groupby(["model", "text", "target"], sort=False)
+    return [list(curve.itertuples()) for _, curve in curves]
 
 
-def _describe(point: CurvePoint) -> str:
+def _describe(point: Any) -> str:
     """Return a perplexity with the half-width of its interval."""
     if point.perplexity is None or point.standard_error is None:
         return "missing"

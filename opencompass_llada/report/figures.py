@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas
 
 from opencompass_llada.benchmarks.facts import find_benchmark
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
-from opencompass_llada.report.curves import CurvePoint, split_curves
+from opencompass_llada.report.curves import split_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
 from opencompass_llada.report.scores import (
     RULER_THRESHOLD,
@@ -53,13 +54,7 @@ NAN = float("nan")
 def make_plots(
     collection: Collection, scores: Sequence[Score], costs: Sequence[Cost]
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yield name, caption and figure of everything that there is something to draw for.
-
-    Args:
-        collection: What was read.
-        scores: Ranked scores.
-        costs: What generation took.
-    """
+    """Yield name, caption and figure of everything that there is something to draw for."""
     if grids := make_entry_grids(collection.results):
         figure = draw_heat_maps(grids, 3 if len(grids) <= 9 else 5)
         yield HEAT_MAPS, "Needle in a haystack by length and depth", figure
@@ -72,10 +67,9 @@ def make_plots(
             yield f"{file_name(series)}_by_length", f"{series} over context length", figure
         if (figure := draw_groups(series, own)) is not None:
             yield f"{file_name(series)}_by_group", f"{series} by group of tasks", figure
-    if collection.curves:
-        points = [replace(point, model=entry) for entry, point in collection.curves]
+    if len(collection.curves):
         trained = {row.entry: row.trained_length for row in collection.rows}
-        figure = draw_curves(points, trained)
+        figure = draw_curves(collection.curves.assign(model=collection.curves.entry), trained)
         yield "perplexity_by_length", "Perplexity over context length", figure
     if (figure := draw_costs(scores, costs)) is not None:
         yield "score_against_cost", "Score against cost of generation", figure
@@ -300,14 +294,12 @@ def _draw_line(axes: Any, line: Sequence[Score], look: dict[str, Any]) -> None:
                           color=look["color"], rotation=90)  # fmt: skip
 
 
-def draw_curves(points: Sequence[CurvePoint], trained_lengths: Mapping[str, int | None]) -> Any:
+def draw_curves(points: pandas.DataFrame, trained_lengths: Mapping[str, int | None]) -> Any:
     """Draw perplexity over context length, one panel a text and target.
 
-    Args:
-        points: From `curves.read_curves`.
-        trained_lengths: Tokens that each model was trained on, by abbreviation, where known.
+    `trained_lengths` are tokens that each model was trained on, by abbreviation, where known.
     """
-    panels: dict[tuple[str, str], list[list[CurvePoint]]] = {}
+    panels: dict[tuple[str, str], list[list[Any]]] = {}
     for curve in split_curves(points):
         panels.setdefault((curve[0].text, curve[0].target), []).append(curve)
     most = max((len(curves) for curves in panels.values()), default=0)
@@ -319,7 +311,7 @@ def draw_curves(points: Sequence[CurvePoint], trained_lengths: Mapping[str, int 
 
 
 def _draw_panel(
-    axes: Any, curves: Sequence[Sequence[CurvePoint]], trained_lengths: Mapping[str, int | None]
+    axes: Any, curves: Sequence[Sequence[Any]], trained_lengths: Mapping[str, int | None]
 ) -> None:
     for number, curve in enumerate(curves):
         _draw_curve(axes, curve, number)
@@ -354,7 +346,7 @@ def _draw_panel(
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
-def _draw_curve(axes: Any, curve: Sequence[CurvePoint], number: int) -> None:
+def _draw_curve(axes: Any, curve: Sequence[Any], number: int) -> None:
     """Draw one model; a missing point breaks the line and is marked at the bottom."""
     look, first = _look_of(number), curve[0]
     values, lows, highs = (

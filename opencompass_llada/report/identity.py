@@ -114,10 +114,6 @@ def find_kind(model: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> s
     By what the engine recorded, else by the family of the recorded ``model_type``, of config.json
     where that is at hand, or of the config's own ``model_type``. No name is guessed from.
 
-    Args:
-        model: The model's config.
-        recorded: The process's record (``generates_by``, ``engine``, ``model_type``), if any.
-
     Returns:
         ``diffusion``, ``autoregressive`` or ``unknown``.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from opencompass_llada.report.board import grid_interval
-from opencompass_llada.report.collect import CellKey, Collection
+from opencompass_llada.report.collect import CellKey, Collection, key_of
 from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, make_entry_grids
 from opencompass_llada.report.results import Sample, shorten
 from opencompass_llada.report.writers import show_controls
@@ -35,11 +35,6 @@ _TOTALS = {"wall_seconds": "{:.1f}", "num_prompts": "{:,.0f}", "num_generated_to
            "seconds": "{:.1f}"}  # fmt: skip
 #: A row of the results, as `DataFrame.itertuples` gives it.
 Row = Any
-
-
-def key_of(row: Row) -> CellKey:
-    """Return what tells a row's cell from all others."""
-    return row.run, row.model, row.dataset
 
 
 class Plot(NamedTuple):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from opencompass_llada.files import write_text
 from opencompass_llada.report.board import make_board
-from opencompass_llada.report.collect import CellKey, Collection, collect_runs
+from opencompass_llada.report.collect import CellKey, Collection, collect_runs, key_of
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
-from opencompass_llada.report.page import choose_samples, key_of, make_plot, render_page
+from opencompass_llada.report.page import Plot, choose_samples, make_plot, render_page
 from opencompass_llada.report.published import compare, read_figures
 from opencompass_llada.report.runs import Run
 from opencompass_llada.report.scores import find_effective_lengths, rank_scores, write_scores
@@ -45,7 +45,8 @@ def write_report(runs: Sequence[Run], folder: Path, title: str = TITLE) -> list[
     tables = make_tables(scores, lengths, costs, compare(scores), links)
     notes = [*collection.notes, *remarks]
     folder.mkdir(parents=True, exist_ok=True)
-    plots, figures = [], []
+    plots: list[Plot] = []
+    figures: list[Path] = []
     for name, caption, figure in make_plots(collection, scores, costs):
         files = [folder / "plots" / f"{name}.{suffix}" for suffix in ("png", "svg")]
         figures += save_figure(figure, *files)

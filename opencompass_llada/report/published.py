@@ -46,28 +46,17 @@ class Figure:
         ValueError: For an unknown trust level.
     """
 
-    paper: str
-    """Name and version."""
-    table: str
-    """Table or figure in it."""
-    model: str
-    """Title, as the model configs here have it."""
-    scaling: str
-    """RoPE scaling, as the model configs here have it; words where the paper does not say."""
-    benchmark: str
-    """As in the data set configs."""
-    column: str
-    """Group of tasks, as the leaderboard names it."""
-    length: int | None
-    """Tokens; None for all lengths, or where there are none."""
-    value: float
-    """Percent; perplexity for perplexity."""
-    trust: str
-    """See `TRUST`."""
-    source: str
-    """Where it was read."""
-    note: str
-    """What else to know; '' for nothing."""
+    paper: str  # name and version
+    table: str  # or figure in it
+    model: str  # title, as the model configs here have it
+    scaling: str  # as the model configs here have it; words where the paper does not say
+    benchmark: str  # as in the data set configs
+    column: str  # group of tasks, as the leaderboard names it
+    length: int | None  # tokens; None for all lengths, or where there are none
+    value: float  # percent; perplexity for perplexity
+    trust: str  # see `TRUST`
+    source: str  # where it was read
+    note: str  # what else to know; '' for nothing
 
     def __post_init__(self) -> None:
         """Check the trust level."""
@@ -129,14 +118,8 @@ def _read_figure(row: dict[str, str]) -> Figure:
 def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) -> list[FigurePair]:
     """Pair measured scores with published ones of the same model, scaling, column and length.
 
-    Scores on embedded data are passed over: they are of other texts.
-
-    Args:
-        scores: From `board.make_board`.
-        figures: By default all.
-
-    Returns:
-        Pairs in the order of the scores; a conflicting figure makes one pair a version.
+    Scores on embedded data are passed over: they are of other texts. Pairs are in the order of the
+    scores; a conflicting figure makes one pair a version.
     """
     index: dict[tuple[str, str, str, int | None], list[Figure]] = defaultdict(list)
     for figure in read_figures() if figures is None else figures:

@@ -35,22 +35,14 @@ WAYS_TO_RUN = ("sampler", "diffusion_config", "generation_kwargs", "max_out_len"
 class ModelFacts:
     """What a table or figure says about a model."""
 
-    abbr: str
-    """OpenCompass's abbreviation, unique in a run."""
+    abbr: str  # OpenCompass's abbreviation, unique in a run
     title: str
-    scaling: str
-    """RoPE scaling and its options, e.g. ``ntk target_length=2048``; ``none``."""
-    trained_length: int | None
-    """Tokens that the model was trained on, where known."""
+    scaling: str  # RoPE scaling and its options, e.g. ``ntk target_length=2048``; ``none``
+    trained_length: int | None  # tokens that the model was trained on, where known
 
 
 def describe_model(model: Config, described: Config | None = None) -> ModelFacts:
-    """Return what a model's config says itself, and what its author says of it besides.
-
-    Args:
-        model: The model's config.
-        described: ``title`` and ``trained_length``, where the author gives them.
-    """
+    """Return what a model's config says itself, and what its author says of it (`described`)."""
     options = dict(model.get("rope_scaling") or {"type": "none"})
     factor = (model.get("scaling_config") or {}).get("scaling_factor", 1)
     if factor != 1:
@@ -71,22 +63,14 @@ def describe_model(model: Config, described: Config | None = None) -> ModelFacts
 class Run:
     """One run's folder and what it was asked for."""
 
-    path: Path
-    """The folder that holds predictions/ and results/."""
-    name: str
-    """Unique among the runs of a report; the folder's name where that is."""
-    pairs: tuple[Pair, ...] = field(hash=False)
-    """Every (model config, data set config)."""
-    facts: tuple[ModelFacts, ...]
-    """What is known of the models, one an abbreviation."""
-    ambiguous: frozenset[str]
-    """Abbreviations that several different models of one config share."""
-    notes: tuple[str, ...] = ()
-    """What a reader of the results has to know."""
-    damage: tuple[str, ...] = ()
-    """Files that are torn, changed or of another run; nothing of them is shown."""
-    config_files: tuple[Path, ...] = ()
-    """The dumped configs, oldest first."""
+    path: Path  # the folder that holds predictions/ and results/
+    name: str  # unique among the runs of a report; the folder's name where that is
+    pairs: tuple[Pair, ...] = field(hash=False)  # every (model config, data set config)
+    facts: tuple[ModelFacts, ...]  # what is known of the models, one an abbreviation
+    ambiguous: frozenset[str]  # abbreviations that several different models of one config share
+    notes: tuple[str, ...] = ()  # what a reader of the results has to know
+    damage: tuple[str, ...] = ()  # files torn, changed or of another run; not shown
+    config_files: tuple[Path, ...] = ()  # the dumped configs, oldest first
 
     @property
     def datasets(self) -> frozenset[str]:
@@ -132,10 +116,7 @@ def find_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
 
 
 def name_runs(folders: Sequence[Path]) -> list[str]:
-    """Name folders by their last part, by the last two, or by the whole: the first that is unique.
-
-    What is unique is decided folder by folder.
-    """
+    """Name each folder by its last part, its last two, or the whole: the first that is unique."""
     named = [folder.resolve().name for folder in folders]
     for longer in (["/".join(f.resolve().parts[-2:]) for f in folders], list(map(str, folders))):
         pairs = zip(named, longer, strict=True)
@@ -235,12 +216,6 @@ def _differences(other: Config, same_cell: Config, model: Config) -> str:
 def read_run_config(file: Path) -> dict[str, Any]:
     """Read a dumped config that a run can be read from.
 
-    Args:
-        file: ``RUN/configs/NAME.py``.
-
-    Returns:
-        Its values, with models and data sets.
-
     Raises:
         ValueError: If it is torn, not as the run wrote it, or names no models and data sets; names
             the file.
@@ -292,49 +267,54 @@ def read_dumped_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no Python file ({error}); was it cut off?") from error
     values = {}
     for statement in tree.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                values[name] = _read_value(path, value)
-            case _:
-                raise _refusal(path, statement)
+        try:
+            match _DictCalls().visit(statement):
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = ast.literal_eval(value)
+                case _:
+                    raise _Refused(statement)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            node = error.node if isinstance(error, _Refused) else statement
+            raise ValueError(
+                f"{path}, line {node.lineno}: {ast.unparse(node)[:60]!r} is not what a dumped "
+                "config holds (literals and dict(...)). Point to the run's own folder, whose "
+                "configs/ OpenCompass wrote, not to a hand-written config."
+            ) from error
     return values
 
 
-def _read_value(path: Path, node: ast.expr) -> Any:
-    if isinstance(node, ast.Call):
-        return _read_call(path, node)
-    if isinstance(node, ast.Dict):
-        return {
-            _read_value(path, key): _read_value(path, value)
-            for key, value in zip(node.keys, node.values, strict=True)
-            if key is not None
-        }
-    if isinstance(node, ast.List | ast.Tuple | ast.Set):
-        items = [_read_value(path, item) for item in node.elts]
-        return items if isinstance(node, ast.List) else tuple(items)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise _refusal(path, node) from error
+class _Refused(ValueError):
+    """What stands in a dumped config is no literal."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
 
 
-def _read_call(path: Path, node: ast.Call) -> dict[str, Any]:
-    """Read ``dict(...)`` and ``dict({...}, ...)``."""
-    if not isinstance(node.func, ast.Name) or node.func.id != "dict":
-        raise _refusal(path, node)
-    values: dict[str, Any] = {}
-    for argument in node.args:
-        values |= _read_value(path, argument)
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise _refusal(path, keyword.value)
-        values[keyword.arg] = _read_value(path, keyword.value)
-    return values
+class _DictCalls(ast.NodeTransformer):
+    """Writes ``dict(...)`` as ``{...}`` and a set as a tuple, and refuses all but literals."""
 
+    literals = (ast.Assign, ast.Dict, ast.List, ast.Tuple, ast.Constant, ast.UnaryOp, ast.BinOp,
+                ast.operator, ast.unaryop, ast.expr_context)  # fmt: skip
 
-def _refusal(path: Path, node: ast.stmt | ast.expr) -> ValueError:
-    return ValueError(
-        f"{path}, line {node.lineno}: {ast.unparse(node)[:60]!r} is not what a dumped config "
-        "holds (literals and dict(...)). Point to the run's own folder, whose configs/ OpenCompass "
-        "wrote, not to a hand-written config."
-    )
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        is_target = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        if not is_target and not isinstance(node, self.literals):
+            raise _Refused(node)
+        return super().generic_visit(node)
+
+    def visit_Set(self, node: ast.Set) -> ast.AST:
+        return ast.Tuple([self.visit(item) for item in node.elts], ast.Load())
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if ast.unparse(node.func) != "dict":
+            raise _Refused(node)
+        shown = ast.Dict([], [])
+        for given in (self.visit(argument) for argument in node.args):
+            shown.keys += given.keys
+            shown.values += given.values
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise _Refused(keyword.value)
+            shown.keys.append(ast.Constant(keyword.arg))
+            shown.values.append(self.visit(keyword.value))
+        return shown

@@ -31,15 +31,15 @@ class Score:
     benchmark: str
     series: str  # the benchmark's title, with language or data where there are several
     column: str  # group of tasks, or a task
-    is_group: bool  # whether the column is an average of several
+    is_group: bool = False  # whether the column is an average of several
     length: int | None  # tokens; None for all lengths together, or a benchmark without lengths
     metric: str
-    higher_is_better: bool  # False for perplexity
-    num_cells: int  # members of the average
+    higher_is_better: bool = True  # False for perplexity
+    num_cells: int = 1  # members of the average
     n: int | None  # samples of all members together
     score: float | None  # None unless status is ``ok``
-    low: float | None  # of the 95 % interval; None where samples have no scores of their own
-    high: float | None
+    low: float | None = None  # of the 95 % interval; None where samples have no scores of their own
+    high: float | None = None
     status: str  # ``ok``, ``missing`` or ``not run``
     reason: str
     protocol: str  # hash of what all members ask; scores that share it are ranked together

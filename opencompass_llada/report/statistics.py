@@ -50,10 +50,8 @@ class Stratum:
         ValueError: For no scores, or a score or weight out of range.
     """
 
-    weight: float
-    """Share of the average; the weights of all parts add up to 1."""
-    scores: tuple[float, ...]
-    """One a sample, 0 to 100."""
+    weight: float  # share of the average; the weights of all parts add up to 1
+    scores: tuple[float, ...]  # one a sample, 0 to 100
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -72,15 +70,12 @@ def normal_quantile(level: float) -> float:
 
 
 def wilson(mean: float, num_samples: float, level: float = LEVEL) -> Interval:
-    """Return Wilson's score interval (Wilson 1927) of a rate.
+    """Return Wilson's score interval (Wilson 1927) of a rate, percent.
 
     Args:
         mean: Percent, 0 to 100.
         num_samples: Independent samples, above 0; need not be whole.
         level: Coverage aimed at.
-
-    Returns:
-        Lower and upper end, percent.
 
     Raises:
         ValueError: For a mean out of range or no samples.
@@ -143,7 +138,7 @@ def clustered_interval(
     Args:
         clusters: The mean score of each cluster, 0 to 100.
         level: Coverage aimed at, and exceeded where clusters are not all or nothing.
-        sizes: Samples of each cluster; equal by default.
+        sizes: Samples of each; equal by default.
 
     Raises:
         ValueError: For no clusters, or a mean out of range.
@@ -210,10 +205,7 @@ def paired_interval(
 def clopper_pearson(rate: float, num_samples: float, level: float = LEVEL) -> Interval:
     """Return Clopper and Pearson's exact limits (1934) of a rate from 0 to 1.
 
-    Args:
-        rate: 0 to 1; the hits need not be whole.
-        num_samples: Independent samples, above 0; need not be whole.
-        level: Coverage, held at every rate.
+    Neither the hits nor the samples need be whole. `level` is held at every rate.
     """
     hits, tail = rate * num_samples, (1 - level) / 2
     misses = num_samples - hits

@@ -53,10 +53,10 @@ class FinishedRun(NamedTuple):
 
 
 @dataclass(eq=False)
-class LeaderboardSummarizer:
-    """Writes the report and logs the leaderboard; for runs of any benchmarks.
+class Summarizer:
+    """Writes a run's report, and what tables its subclass names.
 
-    Use it in any config: ``summarizer=dict(type=LeaderboardSummarizer)``. OpenCompass gives the
+    Use one in any config: ``summarizer=dict(type=LeaderboardSummarizer)``. OpenCompass gives the
     run's config. `models` is what configs know of models besides: ``dict(abbr=..., title=...,
     trained_length=...)`` each; without it the abbreviation is the title, and no trained length is
     marked.
@@ -65,7 +65,7 @@ class LeaderboardSummarizer:
     config: Mapping[str, Any]
     _: KW_ONLY
     models: Sequence[Mapping[str, Any]] = ()
-    logs_board: ClassVar[bool] = True
+    logs_board: ClassVar[bool] = False  # where there is no table of its own to log
     has_scores: ClassVar[bool] = True  # whether more is told of results than that they are there
 
     def write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
@@ -128,8 +128,14 @@ def _results_file(finished: FinishedRun) -> SummaryFile:
     return "results", "csv", write_csv_rows(list(COLUMNS), finished.results.to_numpy())
 
 
+class LeaderboardSummarizer(Summarizer):
+    """Logs the leaderboard; for runs of any benchmarks."""
+
+    logs_board = True
+
+
 @dataclass(eq=False)
-class NeedleSummarizer(LeaderboardSummarizer):
+class NeedleSummarizer(Summarizer):
     """Writes means over depths and heat maps besides; for needle in a haystack.
 
     `metric` is what they show: ``accuracy`` (keyword hits) or ``score`` (NeedleBench's, with its
@@ -138,7 +144,6 @@ class NeedleSummarizer(LeaderboardSummarizer):
     """
 
     metric: str | None = None
-    logs_board: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the metric."""
@@ -183,7 +188,7 @@ def _choose_metric(results: pandas.DataFrame, metric: str) -> str:
 
 
 @dataclass(eq=False)
-class GroupSummarizer(LeaderboardSummarizer):
+class GroupSummarizer(Summarizer):
     """Writes a table of tasks and group averages besides; for benchmarks of many tasks.
 
     ``benchmark``, ``task`` and ``length`` are read from each data set's config, never from its
@@ -197,7 +202,6 @@ class GroupSummarizer(LeaderboardSummarizer):
 
     groups: Sequence[Mapping[str, Any]] = ()
     metric: str = "score"
-    logs_board: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Parse the groups."""
@@ -209,7 +213,8 @@ class GroupSummarizer(LeaderboardSummarizer):
         yield _results_file(finished)
         yield _averages_file(lines, self.parsed)
         firsts = [_first(line) for line in lines]
-        title, heads, labels = f"{self.metric}, percent", [], [[] for _ in lines]
+        title, heads = f"{self.metric}, percent", []
+        labels: list[list[str]] = [[] for _ in lines]
         if any(first.length is not None for first in firsts):
             title, heads = f"{title}; lengths in tokens", ["length"]
             labels = [["" if own.length is None else f"{own.length:,}"] for own in firsts]
@@ -227,7 +232,7 @@ class GroupSummarizer(LeaderboardSummarizer):
 
 
 @dataclass(eq=False)
-class BreakdownSummarizer(LeaderboardSummarizer):
+class BreakdownSummarizer(Summarizer):
     """Writes a table with a line a model and part besides: LongBench-E by length, v2 by difficulty.
 
     `parts` are the labels of lines with their metrics in the result files, e.g. ``{'all': 'score',
@@ -240,7 +245,6 @@ class BreakdownSummarizer(LeaderboardSummarizer):
 
     parts: Mapping[str, str]
     groups: Sequence[Mapping[str, Any]] = ()
-    logs_board: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parts and parse the groups."""
@@ -342,17 +346,14 @@ def _field(score: float | None, was_run: bool, form: str) -> str:
     return "missing" if score is None else form.format(score)
 
 
-@dataclass(eq=False)
-class PerplexitySummarizer(LeaderboardSummarizer):
+class PerplexitySummarizer(Summarizer):
     """Writes the curves' table and figure besides; for perplexity."""
-
-    logs_board: ClassVar[bool] = False
 
     def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
         """Yield the points as CSV and Markdown, and the curves."""
         facts = finished.run.facts
         points = read_curves(self.config, finished.run.path, facts)
-        if not points:
+        if points.empty:
             logger.warning("No data set says benchmark=%r: there is no curve to draw.", BENCHMARK)
             return
         for suffix, text in write_curves(points).items():
@@ -362,7 +363,7 @@ class PerplexitySummarizer(LeaderboardSummarizer):
 
 
 @dataclass(eq=False)
-class SideBySideSummarizer(LeaderboardSummarizer):
+class SideBySideSummarizer(Summarizer):
     """Writes OpenCompass's table of models side by side besides; for its own data sets.
 
     `dataset_abbrs` are the table's lines (None for all data sets), and `summary_groups` means over
@@ -371,7 +372,6 @@ class SideBySideSummarizer(LeaderboardSummarizer):
 
     dataset_abbrs: Sequence[Any] | None = None
     summary_groups: Sequence[Mapping[str, Any]] = ()
-    logs_board: ClassVar[bool] = False
 
     def write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
         """Let OpenCompass write its table, into files of its own names."""
@@ -386,7 +386,7 @@ class SideBySideSummarizer(LeaderboardSummarizer):
 
 
 @dataclass(eq=False)
-class CoverageSummarizer(LeaderboardSummarizer):
+class CoverageSummarizer(Summarizer):
     """Says of each data set config whether all of it ran, and no more: scores do not matter.
 
     A set is ``dict(name=..., datasets=[abbr, ...], absent=...)``; `absent` says why it was not run,
@@ -394,7 +394,6 @@ class CoverageSummarizer(LeaderboardSummarizer):
     """
 
     sets: Sequence[Mapping[str, Any]]
-    logs_board: ClassVar[bool] = False
     has_scores: ClassVar[bool] = False
 
     def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:

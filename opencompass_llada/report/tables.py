@@ -5,7 +5,7 @@ Missing numbers are words. No table averages or ranks anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opencompass_llada.benchmarks.facts import find_benchmark
@@ -84,15 +84,7 @@ def make_tables(
     pairs: Sequence[FigurePair],
     links: Links,
 ) -> list[Table]:
-    """Make every table but the list of all published figures.
-
-    Args:
-        scores: Ranked scores.
-        lengths: Effective lengths.
-        costs: What generation took.
-        pairs: Measured beside published figures.
-        links: Anchors of samples.
-    """
+    """Make every table but the list of all published figures; `links` are anchors of samples."""
     tables = [_make_overview(scores, lengths)]
     for series in dict.fromkeys(score.series for score in scores):
         tables.append(_make_series(series, [s for s in scores if s.series == series], links))
@@ -183,75 +175,73 @@ def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:
     )
 
 
+def _list(
+    name: str,
+    title: str,
+    items: Iterable[Any],
+    columns: Mapping[str, Callable[[Any], Cell | str]],
+    notes: tuple[str, ...],
+    num_labels: int,
+) -> Table:
+    """Return a table with a row an item, by what each column shows of it."""
+    rows = tuple(_row(*(show(item) for show in columns.values())) for item in items)
+    return Table(name=name, title=title, heads=tuple(columns), rows=rows, notes=notes,
+                 num_labels=num_labels)  # fmt: skip
+
+
 def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
     """Return effective lengths with their thresholds."""
-    return Table(
-        name="effective_length",
-        title="Effective context length",
-        heads=("model", "benchmark", "rule", "threshold", "own score at", "effective length"),
-        rows=tuple(
-            _row(
-                item.entry,
-                item.series,
-                RULE_NAMES[item.rule],
-                _number_cell(item.threshold, "{:.1f}"),
-                _number_cell(item.base_length, "{:,}", missing=""),
-                _length_cell(item),
-            )
-            for item in lengths
-        ),
-        num_labels=3,
-        notes=(
-            "RULER's rule: the longest measured length whose score holds the threshold; shorter "
-            "ones that do not are named. "
-            f"{RULER_THRESHOLD:g} %: Llama2-7B at 4K on RULER's 13 tasks (arXiv 2404.06654); for "
-            "other benchmarks it is an orientation. Relative: to the model's own score at 4K, or "
-            "at the shortest measured length where 4K was not measured.",
-            "≥: the longest measured length still holds. <: no measured length holds; the shortest "
-            "is named. Brackets: the longest length whose 95 % interval lies wholly above the "
-            "threshold, to the longest whose interval reaches it. Lengths without a result are "
-            "passed over.",
-        ),
+    columns: dict[str, Callable[[EffectiveLength], Cell | str]] = {
+        "model": lambda item: item.entry,
+        "benchmark": lambda item: item.series,
+        "rule": lambda item: RULE_NAMES[item.rule],
+        "threshold": lambda item: _number_cell(item.threshold, "{:.1f}"),
+        "own score at": lambda item: _number_cell(item.base_length, "{:,}", missing=""),
+        "effective length": _length_cell,
+    }
+    notes = (
+        "RULER's rule: the longest measured length whose score holds the threshold; shorter "
+        f"ones that do not are named. {RULER_THRESHOLD:g} %: Llama2-7B at 4K on RULER's 13 tasks "
+        "(arXiv 2404.06654); for other benchmarks it is an orientation. Relative: to the model's "
+        "own score at 4K, or at the shortest measured length where 4K was not measured.",
+        "≥: the longest measured length still holds. <: no measured length holds; the shortest "
+        "is named. Brackets: the longest length whose 95 % interval lies wholly above the "
+        "threshold, to the longest whose interval reaches it. Lengths without a result are "
+        "passed over.",
     )
+    return _list("effective_length", "Effective context length", lengths, columns, notes, 3)
 
 
 def _make_costs(costs: Sequence[Cost]) -> Table:
     """Return what generation took."""
-    columns: dict[str, tuple[str, Any]] = {
-        "seconds": ("{:.1f}", lambda cost: cost.seconds),
-        "seconds a sample": ("{:.3g}", lambda cost: cost.seconds_per_sample),
-        "NFE a sample": ("{:.4g}", lambda cost: cost.nfe_per_sample),
-        "passes of batches": ("{:,.0f}", lambda cost: cost.num_batch_passes),
-        "generated tokens/s": ("{:.1f}", lambda cost: cost.tokens_per_second),
-        "peak memory, GiB": (
-            "{:.2f}",
-            lambda cost: cost.peak_memory_bytes and cost.peak_memory_bytes / 2**30,
-        ),
+
+    def number(name: str, form: str) -> Callable[[Cost], Cell]:
+        return lambda cost: _number_cell(getattr(cost, name), form, hover=cost.reason)
+
+    def memory(cost: Cost) -> Cell:
+        size = cost.peak_memory_bytes
+        return _number_cell(size and size / 2**30, "{:.2f}", hover=cost.reason)
+
+    columns: dict[str, Callable[[Cost], Cell | str]] = {
+        "model": lambda cost: cost.entry,
+        "kind": lambda cost: cost.kind,
+        "benchmark": lambda cost: find_benchmark(cost.benchmark).title,
+        "seconds": number("seconds", "{:.1f}"),
+        "seconds a sample": number("seconds_per_sample", "{:.3g}"),
+        "NFE a sample": number("nfe_per_sample", "{:.4g}"),
+        "passes of batches": number("num_batch_passes", "{:,.0f}"),
+        "generated tokens/s": number("tokens_per_second", "{:.1f}"),
+        "peak memory, GiB": memory,
+        "device": lambda cost: cost.device or "not recorded",
     }
-    return Table(
-        name="cost",
-        title="Cost of generation",
-        heads=("model", "kind", "benchmark", *columns, "device"),
-        rows=tuple(
-            _row(
-                cost.entry,
-                cost.kind,
-                find_benchmark(cost.benchmark).title,
-                *(_number_cell(value(cost), form, hover=cost.reason) for form, value in
-                  columns.values()),
-                cost.device or "not recorded",
-            )
-            for cost in costs
-        ),
-        num_labels=3,
-        notes=(
-            "Seconds in the model, loading left out. NFE: forward passes that a sample went "
-            "through until its answer was complete, as many as alone. Passes of batches: the "
-            "model's calls, each for all samples of a batch. Prompt tokens are not counted as "
-            "generated. Memory: tensors on the GPU; on a CPU the peak of the whole process, which "
-            "the next data set inherits.",
-        ),
-    )  # fmt: skip
+    notes = (
+        "Seconds in the model, loading left out. NFE: forward passes that a sample went "
+        "through until its answer was complete, as many as alone. Passes of batches: the "
+        "model's calls, each for all samples of a batch. Prompt tokens are not counted as "
+        "generated. Memory: tensors on the GPU; on a CPU the peak of the whole process, which "
+        "the next data set inherits.",
+    )
+    return _list("cost", "Cost of generation", costs, columns, notes, 3)
 
 
 def _trust_cell(figure: Figure) -> Cell:
@@ -261,53 +251,45 @@ def _trust_cell(figure: Figure) -> Cell:
 def _make_comparison(pairs: Sequence[FigurePair]) -> Table:
     """Return measured beside published figures."""
     inside = {True: "yes", False: "no", None: ""}
-    return Table(
-        name="published_beside_measured",
-        title="Published beside measured",
-        heads=("model", "benchmark", "column", "length", "measured", "published", "difference",
-               "inside the interval", "trust", "paper"),
-        rows=tuple(
-            _row(
-                measured.entry,
-                measured.series,
-                figure.column,
-                _number_cell(figure.length, "{:,}", missing=""),
-                _score_cell(measured, {}),
-                Cell(text=f"{figure.value:g}", value=figure.value, hover=figure.note),
-                _number_cell(pair.difference, "{:+.1f}", hover=measured.reason),
-                inside[pair.is_inside],
-                _trust_cell(figure),
-                Cell(text=f"{figure.paper}, {figure.table}", hover=figure.source),
-            )
-            for pair in pairs
-            for figure, measured in [(pair.figure, pair.measured)]
+
+    def published(pair: FigurePair) -> Cell:
+        value = pair.figure.value
+        return Cell(text=f"{value:g}", value=value, hover=pair.figure.note)
+
+    def paper(pair: FigurePair) -> Cell:
+        figure = pair.figure
+        return Cell(text=f"{figure.paper}, {figure.table}", hover=figure.source)
+
+    columns: dict[str, Callable[[FigurePair], Cell | str]] = {
+        "model": lambda pair: pair.measured.entry,
+        "benchmark": lambda pair: pair.measured.series,
+        "column": lambda pair: pair.figure.column,
+        "length": lambda pair: _number_cell(pair.figure.length, "{:,}", missing=""),
+        "measured": lambda pair: _score_cell(pair.measured, {}),
+        "published": published,
+        "difference": lambda pair: _number_cell(
+            pair.difference, "{:+.1f}", hover=pair.measured.reason
         ),
-        num_labels=4,
-        notes=TRUST_NOTES,
-    )  # fmt: skip
+        "inside the interval": lambda pair: inside[pair.is_inside],
+        "trust": lambda pair: _trust_cell(pair.figure),
+        "paper": paper,
+    }
+    title = "Published beside measured"
+    return _list("published_beside_measured", title, pairs, columns, TRUST_NOTES, 4)
 
 
 def make_published(figures: Iterable[Figure]) -> Table:
     """Return all published figures."""
-    return Table(
-        name="published",
-        title="Published figures",
-        heads=("paper", "model", "scaling", "benchmark", "column", "length", "value", "trust",
-               "source"),
-        rows=tuple(
-            _row(
-                f"{figure.paper}, {figure.table}",
-                figure.model,
-                figure.scaling,
-                figure.benchmark,
-                figure.column,
-                _number_cell(figure.length, "{:,}", missing=""),
-                _number_cell(figure.value, "{:g}"),
-                _trust_cell(figure),
-                "; ".join(part for part in (figure.source, figure.note) if part),
-            )
-            for figure in figures
-        ),
-        num_labels=6,
-        notes=(*TRUST_NOTES, *(f"left out: {reason}" for reason in LEFT_OUT)),
-    )  # fmt: skip
+    columns: dict[str, Callable[[Figure], Cell | str]] = {
+        "paper": lambda figure: f"{figure.paper}, {figure.table}",
+        "model": lambda figure: figure.model,
+        "scaling": lambda figure: figure.scaling,
+        "benchmark": lambda figure: figure.benchmark,
+        "column": lambda figure: figure.column,
+        "length": lambda figure: _number_cell(figure.length, "{:,}", missing=""),
+        "value": lambda figure: _number_cell(figure.value, "{:g}"),
+        "trust": _trust_cell,
+        "source": lambda figure: "; ".join(filter(None, (figure.source, figure.note))),
+    }
+    notes = (*TRUST_NOTES, *(f"left out: {reason}" for reason in LEFT_OUT))
+    return _list("published", "Published figures", figures, columns, notes, 6)

@@ -32,30 +32,22 @@ class Cell:
     """One field of a table."""
 
     text: str
-    value: float | None = None
-    """What it sorts by, where that is a number."""
-    hover: str = ""
-    """What a pointer resting on it shows."""
-    is_best: bool = False
-    """Whether it is the best number of its column."""
-    link: str = ""
-    """Anchor of the samples behind it; '' for an average of several cells."""
+    value: float | None = None  # what it sorts by, where that is a number
+    hover: str = ""  # what a pointer resting on it shows
+    is_best: bool = False  # whether it is the best number of its column
+    link: str = ""  # anchor of the samples behind it; '' for an average of several cells
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A table with its notes."""
 
-    name: str
-    """Short name, for files and anchors."""
+    name: str  # short, for files and anchors
     title: str
     heads: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    """As many cells a row as heads."""
-    notes: tuple[str, ...] = ()
-    """What to know to read it."""
-    num_labels: int = 1
-    """Columns on the left that name a row, not measured."""
+    rows: tuple[tuple[Cell, ...], ...]  # as many cells a row as heads
+    notes: tuple[str, ...] = ()  # what to know to read it
+    num_labels: int = 1  # columns on the left that name a row, not measured
 
 
 def show_controls(text: str) -> str:
@@ -81,11 +73,8 @@ def write_csv_rows(heads: Sequence[str], rows: Iterable[Iterable[Any] | Mapping[
     """Return rows as CSV in which no field is a formula; what is missing is an empty field.
 
     A text that a spreadsheet would compute has an apostrophe before it, as spreadsheets write it
-    themselves. Numbers stay numbers, also where they are texts: ``-0.5``, ``+2``.
-
-    Args:
-        heads: Names of the columns.
-        rows: Values in their order, or by name.
+    themselves. Numbers stay numbers, also where they are texts: ``-0.5``, ``+2``. Rows are values
+    in the order of the heads, or by name.
     """
     import pandas
 
