@@ -25,7 +25,7 @@ from opencompass_llada.report.results import (
     read_cell,
     read_cell_rows,
 )
-from opencompass_llada.report.runs import Config, Run, find_runs
+from opencompass_llada.report.runs import Config, RunFolder, find_runs
 from opencompass_llada.report.writers import show_controls, write_csv_rows
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.hashes import find_tokenizer
@@ -65,7 +65,7 @@ SAMPLE_COLUMNS = ("sample_scores", "units")
 #: What a perplexity point loses where its cell is not whole.
 CURVE_NUMBERS = ("perplexity", "perplexity_low", "perplexity_high", "nll_per_token",
                  "standard_error", "bits_per_byte")  # fmt: skip
-#: Run, model and data set.
+#: RunFolder, model and data set.
 CellKey = tuple[str, str, str]
 NUM_SAMPLES = 3
 
@@ -79,7 +79,7 @@ def key_of(row: Any) -> CellKey:
 class Collection:
     """Everything read from several runs."""
 
-    runs: tuple[Run, ...]  # as given; which number is the later one goes by recorded time
+    runs: tuple[RunFolder, ...]  # as given; which number is the later one goes by recorded time
     #: Of `TIDY_COLUMNS` and `SAMPLE_COLUMNS`, one row a model, data set and metric.
     results: pandas.DataFrame = field(hash=False)
     cells: Mapping[CellKey, CellFiles] = field(hash=False)
@@ -120,7 +120,7 @@ def collect(work_dirs: Sequence[str | Path]) -> Collection:
     return collect_runs(runs)
 
 
-def collect_runs(runs: Sequence[Run]) -> Collection:
+def collect_runs(runs: Sequence[RunFolder]) -> Collection:
     """Read runs that were found or made already; their names differ."""
     rows: list[Row] = []
     cells: dict[CellKey, CellFiles] = {}
@@ -158,7 +158,9 @@ def collect_runs(runs: Sequence[Run]) -> Collection:
     )
 
 
-def _order_by_time(runs: Sequence[Run], provenance: Mapping[str, Provenance]) -> dict[str, int]:
+def _order_by_time(
+    runs: Sequence[RunFolder], provenance: Mapping[str, Provenance]
+) -> dict[str, int]:
     """Return each run's place, oldest first; as given where one of them has no time."""
     started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
     names = list(started)
@@ -177,7 +179,7 @@ def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _read_rows(
-    run: Run,
+    run: RunFolder,
     model: Config,
     dataset: Config,
     cell: CellFiles,
@@ -214,7 +216,7 @@ def _read_rows(
         yield row
 
 
-def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = "") -> str:
+def _find_time(run: RunFolder, records: Provenance, model: str = "", dataset: str = "") -> str:
     """Return when a cell's answers were made, or a run without one; '' where nothing says."""
     sources: list[list[Any]] = [
         [record.get("started") for record in find_records(run, records, model, dataset).values()],
@@ -226,7 +228,7 @@ def _find_time(run: Run, records: Provenance, model: str = "", dataset: str = ""
 
 
 def find_records(
-    run: Run, records: Provenance, model: str, dataset: str
+    run: RunFolder, records: Provenance, model: str, dataset: str
 ) -> dict[str, Mapping[str, Any]]:
     """Return what processes recorded of a cell, by the name of the data set or of its shard."""
     return {
@@ -254,7 +256,9 @@ def _hash_tokenizer(row: Row, model: Config, records: Provenance) -> str | None:
     return next((record["tokenizer_hash"] for record in told if record.get("tokenizer_hash")), None)
 
 
-def _judge(row: Row, run: Run, cell: CellFiles, lost: str, records: Provenance) -> tuple[str, str]:
+def _judge(
+    row: Row, run: RunFolder, cell: CellFiles, lost: str, records: Provenance
+) -> tuple[str, str]:
     """Return a row's status and reason; with another status than its own it has no number."""
     if row["model"] in run.ambiguous:
         return "failed", f"{row['model']!r} is the abbr of more than one model of this run"
@@ -306,7 +310,9 @@ def _sample_scores(row: Row, cell: CellFiles) -> tuple[float, ...] | None:
     return None
 
 
-def _describe_faulty(run: Run, rows: Sequence[Row], absent: Sequence[MissingCell]) -> Iterator[str]:
+def _describe_faulty(
+    run: RunFolder, rows: Sequence[Row], absent: Sequence[MissingCell]
+) -> Iterator[str]:
     """Yield a line for each cell without a number that `describe_missing` does not name."""
     named = {(cell.model, cell.dataset) for cell in absent}
     for row in rows:
@@ -316,7 +322,7 @@ def _describe_faulty(run: Run, rows: Sequence[Row], absent: Sequence[MissingCell
             yield f"{run.name}: {row['model']} on {row['dataset']}: {row['reason']}"
 
 
-def _read_curves(runs: Sequence[Run], results: pandas.DataFrame) -> pandas.DataFrame:
+def _read_curves(runs: Sequence[RunFolder], results: pandas.DataFrame) -> pandas.DataFrame:
     """Return perplexity points with their entries; a cell that is not whole has no numbers."""
     rows = {key_of(row): row for row in results.itertuples()}
     points: list[Row] = []

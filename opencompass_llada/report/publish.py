@@ -17,7 +17,7 @@ from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
 from opencompass_llada.report.page import Plot, choose_samples, make_plot, render_page
 from opencompass_llada.report.published import compare, read_figures
-from opencompass_llada.report.runs import Run
+from opencompass_llada.report.runs import RunFolder
 from opencompass_llada.report.scores import find_effective_lengths, rank_scores, write_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.writers import WRITERS, escape_markdown, save_figure
@@ -26,7 +26,7 @@ TITLE = "Long-context leaderboard"
 MOST_NAMED = 4
 
 
-def write_report(runs: Sequence[Run], folder: Path, title: str = TITLE) -> list[Path]:
+def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) -> list[Path]:
     """Read runs and write their report.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def describe_model(model: Config, described: Config | None = None) -> ModelFacts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunFolder:
     """One run's folder and what it was asked for."""
 
     path: Path  # the folder that holds predictions/ and results/
@@ -72,7 +73,7 @@ class Run:
     damage: tuple[str, ...] = ()  # files torn, changed or of another run; not shown
     config_files: tuple[Path, ...] = ()  # the dumped configs, oldest first
 
-    @property
+    @cached_property
     def datasets(self) -> frozenset[str]:
         """Names of all data sets, of whatever model."""
         return frozenset(dataset_name(dataset) for _, dataset in self.pairs)
@@ -86,7 +87,7 @@ class Run:
         return {"model_dataset_combinations": list(groups.values()), "work_dir": str(self.path)}
 
 
-def find_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
+def find_runs(work_dirs: Sequence[str | Path]) -> list[RunFolder]:
     """Find the runs of several work directories.
 
     Args:
@@ -130,7 +131,7 @@ def read_run(
     *,
     config: Config | None = None,
     described: Iterable[Config] = (),
-) -> Run:
+) -> RunFolder:
     """Read what a run was asked for.
 
     Args:
@@ -153,7 +154,7 @@ def read_run(
     told = [model for _, known in configs for model in _described_models(known)]
     pairs, models, ambiguous, notes = _merge(configs, (path / "superseded").is_dir())
     by_abbr = {str(model["abbr"]): model for model in [*told, *described]}
-    return Run(
+    return RunFolder(
         path=path,
         name=name or path.resolve().name,
         pairs=tuple(pairs.values()),

@@ -24,7 +24,7 @@ from opencompass_llada.report.figures import draw_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_means
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import COLUMNS, read_results
-from opencompass_llada.report.runs import Run, read_run
+from opencompass_llada.report.runs import RunFolder, read_run
 from opencompass_llada.report.writers import (
     plain_field,
     save_figure,
@@ -46,7 +46,7 @@ SummaryFile = tuple[str, str, Any]
 class FinishedRun(NamedTuple):
     """What a run is summarized from."""
 
-    run: Run
+    run: RunFolder
     results: pandas.DataFrame  # what `read_results` finds of the config at hand
     missing: list[MissingCell]
     stamp: str  # part of every file's name

@@ -30,7 +30,7 @@ from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
-from opencompass_llada.report.runs import Run, read_run
+from opencompass_llada.report.runs import RunFolder, read_run
 from opencompass_llada.report.statistics import paired_interval
 from opencompass_llada.runs import checks, doctor
 from opencompass_llada.runs.hashes import hash_values
@@ -157,7 +157,7 @@ def pair_runs(
 
 
 def _read_cell(
-    run: Run, model: str, dataset: Mapping[str, Any], tokenizer: Any | None
+    run: RunFolder, model: str, dataset: Mapping[str, Any], tokenizer: Any | None
 ) -> pd.DataFrame:
     """Return what a run recorded of a model on a data set, a row a sample."""
     name = dataset_name(dataset)
@@ -210,7 +210,7 @@ def _read_scores(path: Path, model: str, dataset: str) -> list[float]:
     return [numbers.get("score", next(iter(numbers.values())))]
 
 
-def _read_cost(run: Run, model: str, dataset: str, counter: str) -> float:
+def _read_cost(run: RunFolder, model: str, dataset: str, counter: str) -> float:
     """Return a counter's mean over the samples that were counted, NaN if it was not recorded."""
     records = [
         record

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.facts import benchmark_of
-from opencompass_llada.report.runs import Run
+from opencompass_llada.report.runs import RunFolder
 from opencompass_llada.runs.provenance import read_provenance
 from opencompass_llada.runs.recorded_files import dataset_name, find_answer_files, model_name
 
@@ -63,7 +63,7 @@ class RunProgress:
         return "  ".join(parts)
 
 
-def read_progress(run: Run, now: datetime | None = None) -> list[RunProgress]:
+def read_progress(run: RunFolder, now: datetime | None = None) -> list[RunProgress]:
     """Look at a run's files.
 
     The expected end takes a benchmark's pace so far, from its first data set's start to its last
@@ -151,7 +151,7 @@ def _changed(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime)
 
 
-def _read_starts(run: Run) -> dict[tuple[str, str], datetime]:
+def _read_starts(run: RunFolder) -> dict[tuple[str, str], datetime]:
     """Return when each recorded data set was begun, in local time."""
     found = {}
     for key, record in read_provenance(run.path).datasets.items():
