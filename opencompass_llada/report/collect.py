@@ -265,9 +265,8 @@ def _judge(
     if lost and lost != NO_PREDICTIONS:
         return "partial", lost
     if row["status"] != "ok":
-        return row["status"], (lost or row["reason"]) if row["status"] == "missing" else row[
-            "reason"
-        ]
+        is_lost = lost and row["status"] == "missing"
+        return row["status"], lost if is_lost else row["reason"]
     if cell.num_predictions is not None and row["benchmark"] != "perplexity":
         parts = find_records(run, records, row["model"], row["dataset"])
         expected = max(row["n"] or 0, _count_asked(row["dataset"], parts))

@@ -79,14 +79,8 @@ def make_grids(
 ) -> list[Grid]:
     """Arrange the rows of a metric that have a length and a depth.
 
-    Each model has one grid for every benchmark, language, prompt form, haystack and tokenizer; the
-    title names those that tell a run's grids apart.
-
-    Args:
-        results: From `results.read_results`, or of a collection.
-        metric: Which metric's rows.
-        trained_lengths: By model, where known.
-        by: Column that names a model.
+    Each model (by the column `by`) has one grid for every benchmark, language, prompt form,
+    haystack and tokenizer; the title names those that tell a run's grids apart.
 
     Raises:
         ValueError: If two data sets stand for the same cell of a grid.

@@ -217,7 +217,7 @@ def separate(
         checkpoints: Hash of each (run, model abbreviation)'s weights, where recorded.
 
     Returns:
-        The rows with their entries, in their old order, and remarks for the reader.
+        The rows that are left, in their order, and remarks for the reader.
     """
     entries, remarks = _tell_models_apart(results, checkpoints)
     named = results.assign(entry=entries)

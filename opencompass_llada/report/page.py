@@ -204,13 +204,7 @@ def _show_config(file: Path, room: int) -> tuple[str, str]:
 
 
 def render_page(collection: Collection, samples: Samples, **parts: Any) -> str:
-    """Return the page.
-
-    Args:
-        collection: What was read.
-        samples: From `choose_samples`.
-        parts: What else the template names: title, subtitle, notes, tables, plots, published.
-    """
+    """Return the page, given its title, subtitle, notes, tables, plots and published figures."""
     import jinja2
     import markupsafe
 

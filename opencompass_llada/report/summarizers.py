@@ -68,15 +68,12 @@ class Summarizer:
     logs_board: ClassVar[bool] = False  # where there is no table of its own to log
     has_scores: ClassVar[bool] = True  # whether more is told of results than that they are there
 
-    def write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
+    def _write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
         """Yield the files of summary/; Markdown is logged, too."""
         return ()
 
     def summarize(self, time_str: str | None = None) -> None:
-        """Write all files and log their paths.
-
-        Args:
-            time_str: Names the files of summary/; OpenCompass gives the run's.
+        """Write all files and log their paths; `time_str` names those of summary/.
 
         Raises:
             SystemExit: With status 1, if a result is missing; the log lists them.
@@ -89,7 +86,7 @@ class Summarizer:
             missing=find_missing(self.config, work_dir),
             stamp=time_str or datetime.now().strftime("%Y%m%d_%H%M%S"),
         )
-        for stem, suffix, content in self.write_tables(finished):
+        for stem, suffix, content in self._write_tables(finished):
             written.append(work_dir / "summary" / f"{stem}_{finished.stamp}.{suffix}")
             if isinstance(content, str):
                 write_text(written[-1], content)
@@ -150,8 +147,7 @@ class NeedleSummarizer(Summarizer):
         if self.metric is not None:
             reject_unknown("metric", [self.metric], find_benchmark("niah").metrics)
 
-    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
-        """Yield the results, their means and heat maps, one a model and one of all."""
+    def _write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
         yield _results_file(finished)
         metric = self.metric or find_benchmark("niah").metrics[0]
         metric = _choose_metric(finished.results, metric)
@@ -207,8 +203,7 @@ class GroupSummarizer(Summarizer):
         """Parse the groups."""
         self.parsed = parse_groups(self.groups)
 
-    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
-        """Yield the results, the averages, and a line a model and length."""
+    def _write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
         lines = make_lines(finished.results, self.metric)
         yield _results_file(finished)
         yield _averages_file(lines, self.parsed)
@@ -252,8 +247,7 @@ class BreakdownSummarizer(Summarizer):
             raise ValueError("parts={} must name at least one metric, as in {'all': 'score'}.")
         self.parsed = parse_groups(self.groups)
 
-    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
-        """Yield the results, the averages, and a line a model and part."""
+    def _write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
         lines = [
             (label, line)
             for label, metric in self.parts.items()
@@ -349,8 +343,7 @@ def _field(score: float | None, was_run: bool, form: str) -> str:
 class PerplexitySummarizer(Summarizer):
     """Writes the curves' table and figure besides; for perplexity."""
 
-    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
-        """Yield the points as CSV and Markdown, and the curves."""
+    def _write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
         facts = finished.run.facts
         points = read_curves(self.config, finished.run.path, facts)
         if points.empty:
@@ -373,8 +366,7 @@ class SideBySideSummarizer(Summarizer):
     dataset_abbrs: Sequence[Any] | None = None
     summary_groups: Sequence[Mapping[str, Any]] = ()
 
-    def write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
-        """Let OpenCompass write its table, into files of its own names."""
+    def _write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
         from opencompass.summarizers import DefaultSummarizer
 
         groups = list(self.summary_groups)
@@ -396,8 +388,7 @@ class CoverageSummarizer(Summarizer):
     sets: Sequence[Mapping[str, Any]]
     has_scores: ClassVar[bool] = False
 
-    def write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
-        """Yield a line a set: its cells, how many have no result, or why it was not run."""
+    def _write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
         missing = {cell.dataset for cell in finished.missing}
         lines = ["| data set config | cells | without a result | |", "|---|---:|---:|---|"]
         for own in self.sets:
