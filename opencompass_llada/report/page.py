@@ -123,38 +123,36 @@ def _make_blocks(
             for column, key in enumerate(group)
         }
         anchors |= names
-        prompts = [
-            SamplePrompt(sample, answers)
-            for index in range(number)
-            for sample, answers in _ask(collection, group, names, index, short)
-        ]
+        prompts = []
+        for index in range(number):
+            found = {key: collection.cells[key].samples[index : index + 1] for key in group}
+            samples = {key: own[0] for key, own in found.items() if own}
+            if samples:
+                prompts.append(_make_prompt(samples, group, {} if index else names, short))
         blocks.append(SampleBlock(f"d{place}", list(group.values()), prompts))
     return blocks, anchors
 
 
-def _ask(
-    collection: Collection,
-    group: Mapping[CellKey, Row],
-    names: Mapping[CellKey, str],
-    index: int,
+def _make_prompt(
+    samples: Mapping[CellKey, Sample],
+    rows: Mapping[CellKey, Row],
+    anchors: Mapping[CellKey, str],
     short: bool,
-) -> Iterator[tuple[Sample, list[SampleAnswer]]]:
-    """Yield the sample of that index with the answers of all models that have it."""
-    found = {key: collection.cells[key].samples[index : index + 1] for key in group}
-    samples = {key: own[0] for key, own in found.items() if own}
+) -> SamplePrompt:
+    """Return a prompt, as the first cell has it, with the answers of all."""
     answers = [
         SampleAnswer(
-            anchor="" if index else names[key],
-            entry=group[key].entry,
+            anchor=anchors.get(key, ""),
+            entry=rows[key].entry,
             prediction=shorten(own.prediction, _SHORT) if short else own.prediction,
             score=own.score,
         )
         for key, own in samples.items()
     ]
-    for first in list(samples.values())[:1]:
-        if short:
-            first = replace(first, head=shorten(first.head, _SHORT), tail=first.tail[-_SHORT:])
-        yield first, answers
+    first = next(iter(samples.values()))
+    if short:
+        first = replace(first, head=shorten(first.head, _SHORT), tail=first.tail[-_SHORT:])
+    return SamplePrompt(first, answers)
 
 
 def _estimate(block: SampleBlock) -> int:
