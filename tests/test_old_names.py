@@ -20,8 +20,19 @@ CLASSES = {
     "datasets.perplexity.evaluator": "PerplexityEvaluator",
     "datasets.ruler.dataset": "RulerDataset",
     "datasets.ruler.evaluator": "RulerEvaluator",
-    "results.summarizer": "NeedleSummarizer",
-    "results.group_summarizer": "GroupSummarizer",
+    **{
+        f"{wing}.{module}": name
+        for wing in ("results", "report")
+        for module, name in {
+            "breakdown": "BreakdownSummarizer",
+            "coverage": "CoverageSummarizer",
+            "group_summarizer": "GroupSummarizer",
+            "leaderboard_summarizer": "LeaderboardSummarizer",
+            "perplexity_summarizer": "PerplexitySummarizer",
+            "side_by_side_summarizer": "SideBySideSummarizer",
+            "summarizer": "NeedleSummarizer",
+        }.items()
+    },
     "running.local_runner": "CoreSharingLocalRunner",
     "running.partitioner": "PackingPartitioner",
     "running.tasks": "CellByCellEvalTask",
@@ -45,6 +56,31 @@ def test_a_dumped_type_is_built_by_its_old_name():
     from opencompass_llada.runs.tasks import ShortNamedInferTask
 
     assert found is ShortNamedInferTask
+
+
+MODELS = [{"abbr": "one", "title": "One", "trained_length": 4096}]
+GROUPS = [{"name": "both", "members": ["a", "b"], "weighting": "samples"}]
+
+
+@pytest.mark.parametrize(
+    ("old", "options"),
+    [
+        ("summarizer", {"metric": "score", "models": MODELS}),
+        ("group_summarizer", {"groups": GROUPS, "metric": "score", "models": MODELS}),
+        ("breakdown", {"parts": {"all": "score"}, "groups": GROUPS, "models": MODELS}),
+        ("leaderboard_summarizer", {"models": MODELS}),
+        ("perplexity_summarizer", {"models": MODELS}),
+        (
+            "side_by_side_summarizer",
+            {"dataset_abbrs": ["a"], "summary_groups": [], "models": MODELS},
+        ),
+        ("coverage", {"sets": [{"name": "s", "datasets": ["a"], "absent": ""}]}),
+    ],
+)
+def test_summarizers_of_dumped_configs_take_their_keywords(old, options):
+    module = importlib.import_module(f"opencompass_llada.results.{old}")
+    made = getattr(module, CLASSES[f"results.{old}"])(config={"work_dir": "w"}, **options)
+    assert {name: getattr(made, name) for name in options} == options
 
 
 def test_names_that_never_were_are_no_modules():

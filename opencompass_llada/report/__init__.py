@@ -1,1 +1,1 @@
-"""What is made of a run's result files: which are missing, tables, figures, summaries."""
+"""Reports runs: their folders are read into one frame, averaged, ranked, and written."""
