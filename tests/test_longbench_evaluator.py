@@ -86,7 +86,7 @@ def test_scores_and_parts_by_length():
     assert [detail["score"][0] for detail in result["details"]] == pytest.approx(
         [100, 0, 50], abs=0.1
     )
-    plain = LongBenchEvaluator(task="hotpotqa").score(predictions, test_set)
+    plain = LongBenchEvaluator(task="hotpotqa").score(predictions, test_set=test_set)
     assert not [name for name in plain if "4k" in name]
 
 
@@ -96,7 +96,7 @@ def test_a_missing_prediction_is_an_error():
         with pytest.raises(ValueError, match="1 predictions for 2 samples"):
             evaluator.evaluate(1, 1, test_set, predictions=["a"], test_set=test_set)
         with pytest.raises(ValueError, match="no predictions"):
-            evaluator.score([], test_set.select([]))
+            evaluator.score([], test_set=test_set.select([]))
     with pytest.raises(ValueError, match="Did you mean 'hotpotqa'"):
         LongBenchEvaluator(task="hotpot")
 

@@ -67,12 +67,23 @@ class CheckedDataset(BaseDataset):
 
 
 class CompleteEvaluator(BaseEvaluator):
-    """Raises where a sample has no prediction; subclasses write `score`.
+    """Scores the answers of a data set, and raises where a sample has no prediction.
 
     Some of OpenCompass's own evaluators (NeedleBench, RULER) take the references from the
     prediction file, and so average what is left when a shard of predictions is lost. This one
-    compares with the data set. Subclasses take ``references``, not ``gold``, in `score`.
+    compares with the data set. A subclass writes `judge` and `summarize`, or `score` itself.
     """
+
+    judges_by_sample: ClassVar[bool] = False
+    """Whether `judge` is given the whole sample, or only its reference."""
+
+    def judge(self, prediction: str, reference: Any) -> dict[str, Any]:
+        """Return the details of one answer."""
+        raise NotImplementedError
+
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the figures of one answer or more."""
+        raise NotImplementedError
 
     def evaluate(self, k: Any, n: int, original_dataset: Any, **score_kwargs: Any) -> Any:
         """Check that every sample was predicted, then score (see `score`).
@@ -82,6 +93,25 @@ class CompleteEvaluator(BaseEvaluator):
         """
         check_complete(score_kwargs["predictions"], original_dataset)
         return super().evaluate(k, n, original_dataset, **score_kwargs)
+
+    def score(
+        self, predictions: Sequence[str], references: Any = None, test_set: Any = None
+    ) -> dict[str, Any]:
+        """Return the figures of a data set, num_samples, and the details of each answer.
+
+        Args:
+            predictions: The model's answers.
+            references: The answer column.
+            test_set: The samples, which the number of predictions is checked against.
+
+        Raises:
+            ValueError: If the number of predictions is not that of the samples, or is 0.
+        """
+        check_complete(predictions, references if test_set is None else test_set)
+        expected = test_set if self.judges_by_sample else references
+        pairs = zip(predictions, expected, strict=True)
+        details = [self.judge(prediction, one) for prediction, one in pairs]
+        return {**self.summarize(details), "num_samples": len(details), "details": details}
 
 
 def check_complete(predictions: Sequence[str], samples: Any) -> None:
@@ -103,6 +133,11 @@ def check_complete(predictions: Sequence[str], samples: Any) -> None:
 def percent(hits: Sequence[bool]) -> float:
     """Return the share of hits in percent."""
     return 100 * sum(hits) / len(hits)
+
+
+def mean(details: Sequence[Mapping[str, Any]], figure: str = "score") -> float:
+    """Return the mean of a figure of the answers."""
+    return sum(detail[figure] for detail in details) / len(details)
 
 
 class ScoringInferencer(BaseInferencer):

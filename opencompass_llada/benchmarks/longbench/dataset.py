@@ -6,7 +6,7 @@ as in LongBench's ``eval.py``. Tasks are put together by the summarizer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from opencompass_llada.benchmarks.longbench.scoring import METRICS
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
-    check_complete,
+    mean,
 )
 from opencompass_llada.options import check_fields, reject_unknown
 
@@ -83,11 +83,13 @@ def score_answer(
 
 
 class LongBenchEvaluator(CompleteEvaluator):
-    """Reports ``score`` (0 to 100, not rounded) and ``num_samples``.
+    """Reports ``score``, from 0 to 100, not rounded.
 
     Differs from OpenCompass's evaluators, which add up the scores of several gold answers in
     counting, retrieval and classification, where LongBench takes the best.
     """
+
+    judges_by_sample = True
 
     def __init__(self, task: str, by_length: bool = False) -> None:
         """Keep what to score.
@@ -105,38 +107,22 @@ class LongBenchEvaluator(CompleteEvaluator):
         self.task = TASKS[task]
         self.by_length = by_length
 
-    def score(self, predictions: Sequence[str], test_set: Any) -> dict[str, Any]:
-        """Score the answers of a task.
+    def judge(self, prediction: str, reference: Mapping[str, Any]) -> dict[str, Any]:
+        """Return prediction, answers, length and score of a sample."""
+        answers, classes = reference["answers"], reference["all_classes"]
+        return {
+            "prediction": prediction,
+            "answers": list(answers),
+            "length": reference["length"],
+            "score": score_answer(self.task, prediction, answers, classes),
+        }
 
-        Returns:
-            score, num_samples, with ``by_length`` those of each bucket, and details: prediction,
-            answers, length and score of each sample.
-
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
-        """
-        check_complete(predictions, test_set)
-        details = [
-            {
-                "prediction": prediction,
-                "answers": list(sample["answers"]),
-                "length": sample["length"],
-                "score": score_answer(
-                    self.task, prediction, sample["answers"], sample["all_classes"]
-                ),
-            }
-            for prediction, sample in zip(predictions, test_set, strict=True)
-        ]
-        result: dict[str, Any] = _mean(details, "")
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average over all answers and, if that is asked for, over each bucket that has some."""
+        figures = {"score": mean(details), "num_samples": len(details)}
         for bucket in BUCKETS if self.by_length else ():
             within = [detail for detail in details if bucket_of(detail["length"]) == bucket]
-            result |= _mean(within, f"_{bucket}")
-        return {**result, "details": details}
-
-
-def _mean(details: Sequence[dict[str, Any]], suffix: str) -> dict[str, float | int]:
-    """Return mean score and number of samples under names with a suffix; nothing for no samples."""
-    if not details:
-        return {}
-    total = sum(detail["score"] for detail in details)
-    return {f"score{suffix}": total / len(details), f"num_samples{suffix}": len(details)}
+            if within:
+                figures[f"score_{bucket}"] = mean(within)
+                figures[f"num_samples_{bucket}"] = len(within)
+        return figures

@@ -16,7 +16,6 @@ from opencompass_llada.benchmarks.data_files import find_data, read_json, read_j
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
-    check_complete,
     percent,
 )
 from opencompass_llada.options import check_fields, check_value, show
@@ -143,39 +142,35 @@ class LongBenchV2Dataset(CheckedDataset):
 class LongBenchV2Evaluator(CompleteEvaluator):
     """Reports accuracy over all samples and by difficulty and length, in percent.
 
+    Figures: accuracy, accuracy_easy, ..., accuracy_long (those with samples), num_samples_easy,
+    ..., num_unanswered (answers without "The correct answer is (X)", which count as wrong).
     Differs from the original's ``result.py``, whose branch for medium texts asks for "short"
     again, so that it counts them as long.
     """
 
-    def score(self, predictions: Sequence[str], test_set: Any) -> dict[str, Any]:
-        """Score the answers.
+    judges_by_sample = True
 
-        Returns:
-            accuracy, accuracy_easy, ..., accuracy_long (those with samples), num_samples and
-            num_samples_easy, ..., num_unanswered (answers without "The correct answer is (X)",
-            which count as wrong), and details.
+    def judge(self, prediction: str, reference: Mapping[str, str]) -> dict[str, Any]:
+        """Compare the letter chosen with the sample's."""
+        chosen = extract_answer(prediction)
+        return {
+            "prediction": prediction,
+            "chosen": chosen,
+            **{name: reference[name] for name in ("answer", "difficulty", "length")},
+            "correct": chosen == reference["answer"],
+        }
 
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
-        """
-        check_complete(predictions, test_set)
-        details = []
-        for prediction, sample in zip(predictions, test_set, strict=True):
-            chosen = extract_answer(prediction)
-            columns = {name: sample[name] for name in ("answer", "difficulty", "length")}
-            correct = chosen == sample["answer"]
-            details.append(
-                {"prediction": prediction, "chosen": chosen, **columns, "correct": correct}
-            )
-        result: dict[str, Any] = {
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Count over all answers and over those of each difficulty and length."""
+        figures: dict[str, Any] = {
             "accuracy": percent([detail["correct"] for detail in details]),
             "num_samples": len(details),
             "num_unanswered": sum(detail["chosen"] is None for detail in details),
         }
         for column, names in (("difficulty", DIFFICULTIES), ("length", LENGTHS)):
             for name in names:
-                correct_ones = [d["correct"] for d in details if d[column] == name]
-                if correct_ones:
-                    result[f"accuracy_{name}"] = percent(correct_ones)
-                    result[f"num_samples_{name}"] = len(correct_ones)
-        return {**result, "details": details}
+                hits = [detail["correct"] for detail in details if detail[column] == name]
+                if hits:
+                    figures[f"accuracy_{name}"] = percent(hits)
+                    figures[f"num_samples_{name}"] = len(hits)
+        return figures

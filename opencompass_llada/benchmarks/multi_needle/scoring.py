@@ -5,74 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from opencompass_llada.benchmarks.opencompass_bases import (
-    CompleteEvaluator,
-    check_complete,
-    percent,
-)
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, mean, percent
 
 
 class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
-    """Reports the share of needles found, overall and by depth."""
+    """Reports the share of needles found, overall and by depth.
 
-    def score(
-        self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
-    ) -> dict[str, Any]:
-        """Score answers against the answer column: ``KEYWORD*KEYWORD#DEPTH*DEPTH``.
+    References: ``KEYWORD*KEYWORD#DEPTH*DEPTH``. Figures: score (needles found, percent:
+    NeedleBench's average_score), accuracy (answers with all needles, percent), DepthN for each
+    depth.
+    """
 
-        Returns:
-            score (needles found, percent: NeedleBench's average_score), accuracy (answers with
-            all needles, percent), DepthN for each depth, num_samples, and details.
+    def judge(self, prediction: str, reference: str) -> dict[str, Any]:
+        """Look for each keyword."""
+        keywords, _, depths = reference.partition("#")
+        found = [keyword in prediction for keyword in keywords.split("*")]
+        hits = list(zip(depths.split("*"), found, strict=True))
+        return {**_describe(prediction, keywords, found), "hits": hits}
 
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
-        """
-        check_complete(predictions, references if test_set is None else test_set)
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average by depth, then over depths."""
         found_by_depth: dict[str, list[bool]] = {}
-        details = []
-        for prediction, reference in zip(predictions, references, strict=True):
-            keywords, _, depths = reference.partition("#")
-            found = [keyword in prediction for keyword in keywords.split("*")]
-            for depth, hit in zip(depths.split("*"), found, strict=True):
+        for detail in details:
+            for depth, hit in detail.pop("hits"):  # results hold them by depth alone
                 found_by_depth.setdefault(depth, []).append(hit)
-            details.append(_describe(prediction, keywords, found))
-        shares = {depth: percent(hits) for depth, hits in found_by_depth.items()}
+        shares = {f"Depth{depth}": percent(hits) for depth, hits in found_by_depth.items()}
         return {
             "score": sum(shares.values()) / len(shares),
             "accuracy": percent([detail["correct"] for detail in details]),
-            **{f"Depth{depth}": share for depth, share in shares.items()},
-            "num_samples": len(details),
-            "details": details,
+            **shares,
         }
 
 
 class MultiNeedleReasoningEvaluator(CompleteEvaluator):
-    """Reports the share of the answer's words that stand in the prediction."""
+    """Reports the share of the answer's words that stand in the prediction, in any letter case.
 
-    def score(
-        self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
-    ) -> dict[str, Any]:
-        """Score answers against the answer column, ``ANSWER*ANSWER``, in any letter case.
+    References: ``ANSWER*ANSWER``. Figures: score (NeedleBench's: words of the answer found,
+    percent, averaged over samples), accuracy (answers with all words, percent).
+    """
 
-        Returns:
-            score (NeedleBench's: words of the answer found, percent, averaged over samples),
-            accuracy (answers with all words, percent), num_samples, and details.
+    def judge(self, prediction: str, reference: str) -> dict[str, Any]:
+        """Look for each word."""
+        answer = reference.split("*")[1]
+        found = [word in prediction.lower() for word in answer.lower().split()]
+        return _describe(prediction, answer, found)
 
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
-        """
-        check_complete(predictions, references if test_set is None else test_set)
-        details = []
-        for prediction, reference in zip(predictions, references, strict=True):
-            answer = reference.split("*")[1]
-            found = [word in prediction.lower() for word in answer.lower().split()]
-            details.append(_describe(prediction, answer, found))
-        return {
-            "score": sum(detail["score"] for detail in details) / len(details),
-            "accuracy": percent([detail["correct"] for detail in details]),
-            "num_samples": len(details),
-            "details": details,
-        }
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average over the answers."""
+        correct = percent([detail["correct"] for detail in details])
+        return {"score": mean(details), "accuracy": correct}
 
 
 def _describe(prediction: str, keywords: str, found: Sequence[bool]) -> dict[str, Any]:

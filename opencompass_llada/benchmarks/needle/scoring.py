@@ -8,11 +8,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from opencompass_llada.benchmarks.opencompass_bases import (
-    CompleteEvaluator,
-    check_complete,
-    percent,
-)
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, mean, percent
 
 #: What an answer without the keyword gets of its similarity to the needle.
 PARTIAL_CREDIT = 0.2
@@ -44,31 +40,17 @@ def score_answer(prediction: str, needle: str, keyword: str) -> dict[str, Any]:
 
 
 class NeedleBenchEvaluator(CompleteEvaluator):
-    """Reports NeedleBench's ``score``, ``accuracy`` (keyword hits, percent) and ``num_samples``.
+    """Reports NeedleBench's ``score``, and ``accuracy``: keyword hits, percent.
 
-    Differs from OpenCompass's own evaluator in that a lost shard of predictions is an error (see
-    `CompleteEvaluator`).
+    References are NeedleBench's answer column: needle, ``*``, keyword. Differs from OpenCompass's
+    own evaluator in that a lost shard of predictions is an error.
     """
 
-    def score(
-        self, predictions: Sequence[str], references: Sequence[str], test_set: Any = None
-    ) -> dict[str, Any]:
-        """Score answers against the answer column: needle, ``*``, keyword.
+    def judge(self, prediction: str, reference: str) -> dict[str, Any]:
+        """Score an answer; see `score_answer`."""
+        return score_answer(prediction, *reference.split("*"))
 
-        Returns:
-            score, accuracy (both 0 to 100), num_samples, and details (see `score_answer`).
-
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
-        """
-        check_complete(predictions, references if test_set is None else test_set)
-        details = [
-            score_answer(prediction, *reference.split("*"))
-            for prediction, reference in zip(predictions, references, strict=True)
-        ]
-        return {
-            "score": sum(detail["score"] for detail in details) / len(details),
-            "accuracy": percent([detail["correct"] for detail in details]),
-            "num_samples": len(details),
-            "details": details,
-        }
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average over the answers."""
+        correct = percent([detail["correct"] for detail in details])
+        return {"score": mean(details), "accuracy": correct}

@@ -10,7 +10,6 @@ from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
-    check_complete,
 )
 from opencompass_llada.benchmarks.ruler.prompts import RulerSpec, parse_spec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
@@ -69,7 +68,7 @@ def check_cells(configs: Iterable[Mapping[str, Any]]) -> None:
 
 
 class RulerEvaluator(CompleteEvaluator):
-    """Reports ``score`` (0 to 100, two decimals as in RULER) and ``num_samples``."""
+    """Reports ``score``, from 0 to 100 with two decimals as in RULER."""
 
     def __init__(self, match: str = "all") -> None:
         """Keep how answers are scored: ``'all'`` (niah, vt, cwe, fwe) or ``'part'`` (qa).
@@ -81,28 +80,13 @@ class RulerEvaluator(CompleteEvaluator):
         reject_unknown("RULER match", [match], MATCHES)
         self.match = match
 
-    def score(
-        self,
-        predictions: Sequence[str],
-        references: Sequence[Sequence[str]],
-        test_set: Any = None,
-    ) -> dict[str, Any]:
-        """Score answers against lists of what each must contain.
+    def judge(self, prediction: str, reference: Sequence[str]) -> dict[str, Any]:
+        """Return the prediction, what it must contain, and its score from 0 to 100."""
+        share = MATCHES[self.match](prediction, reference)
+        return {"prediction": prediction, "references": list(reference), "score": 100 * share}
 
-        Returns:
-            score, num_samples, and details: prediction, references and score (0 to 100) of each.
-
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
-        """
-        check_complete(predictions, references if test_set is None else test_set)
-        pairs = list(zip(predictions, references, strict=True))
-        shares = [MATCHES[self.match](prediction, expected) for prediction, expected in pairs]
-        return {
-            "score": round(sum(shares) / len(shares) * 100, 2),
-            "num_samples": len(shares),
-            "details": [
-                {"prediction": prediction, "references": list(expected), "score": 100 * share}
-                for (prediction, expected), share in zip(pairs, shares, strict=True)
-            ],
-        }
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average in the original's order of operations, on which its second decimal depends."""
+        match = MATCHES[self.match]
+        shares = [match(detail["prediction"], detail["references"]) for detail in details]
+        return {"score": round(sum(shares) / len(shares) * 100, 2)}
