@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from finetune_study_pairs import find_pairs, print_difference
-from finetune_study_report import COLUMNS, group_seeds, print_value, values_of
 from recording import ROOT, exit_on_error
+
+sys.path.append(str(ROOT / "studies"))
+
+from finetune_study_pairs import find_pairs, print_difference  # noqa: E402
+from finetune_study_report import COLUMNS, group_seeds, print_value, values_of  # noqa: E402
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLE = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import shlex
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -63,7 +64,8 @@ def describe_command() -> str:
     variables = [f"{name}={shlex.quote(value)}" for name, value in chosen_variables().items()]
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     start = f"torchrun --nproc_per_node {processes}" if processes else "python"
-    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    name = Path(sys.argv[0]).name
+    script = f"{'studies' if (ROOT / 'studies' / name).is_file() else 'benchmarks'}/{name}"
     return redact(" ".join([*variables, start, script, *map(shlex.quote, sys.argv[1:])]))
 
 
@@ -89,6 +91,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             "finetune_study.py --record or --merge wrote."
         ) from error
     return list(rows)
+
+
+def mean_needle_tasks(scores: Mapping[str, float | None], length: int) -> float:
+    """Return the mean of RULER's eight needle tasks at one length.
+
+    Raises:
+        ValueError: If one of them was not made at that length.
+    """
+    found = {task: score for task, score in scores.items() if task.startswith("niah_")}
+    lacking = [task for task, score in found.items() if score is None]
+    if lacking or not found:
+        raise ValueError(f"RULER at {length} lacks {', '.join(lacking) or 'every needle task'}")
+    return statistics.fmean(found.values())  # type: ignore[arg-type]
 
 
 def describe_device() -> str:

@@ -14,11 +14,10 @@ import os
 import time
 from pathlib import Path
 
-from finetune_study_report import mean_ruler
+from answering import Answerer, score_set
 from needle_grid import add_scaling_option, read_scaling
-from recording import ROOT, describe_run, exit_on_error, write_record
-from study_cell import Answerer, score_set
-from study_prompts import PromptPlan, prepare_sets, read_set
+from prompt_sets import PromptPlan, prepare_sets, read_set
+from recording import ROOT, describe_run, exit_on_error, mean_needle_tasks, write_record
 
 from opencompass_llada.assets import resolve_path
 
@@ -48,12 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
     record |= {"checkpoint": given.checkpoint, "scaling": scaling}
     record |= {"samples_a_task": given.samples, "ruler": {}}
     for plan, path in zip(plans, paths, strict=True):
-        record["ruler"][str(plan.length)] = score_set(model, read_set(path), "ruler")
+        scores = score_set(model, read_set(path), "ruler")
+        record["ruler"][str(plan.length)] = scores
         record["seconds"] = round(time.perf_counter() - start, 1)
         write_record(given.record, record)
-        print(
-            f"{plan.length:>7} tokens: eight needle tasks {mean_ruler(record, plan.length):.1f} %"
-        )
+        mean = mean_needle_tasks(scores, plan.length)
+        print(f"{plan.length:>7} tokens: eight needle tasks {mean:.1f} %")
     print(f"wrote {given.record}")
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY_ROOT
 
-sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
+sys.path[:0] = [str(REPOSITORY_ROOT / name) for name in ("studies", "benchmarks")]
 
+import answering  # noqa: E402
 import finetune_study  # noqa: E402
-import study_cell  # noqa: E402
-import study_prompts  # noqa: E402
-from study_axes import GRID, VARIANT  # noqa: E402
+import finetune_study_cell  # noqa: E402
+import prompt_sets  # noqa: E402
+from finetune_study_report import GRID, VARIANT  # noqa: E402
 
 MODEL = "asset:tiny-llada"
 
@@ -23,7 +24,7 @@ def no_cache(monkeypatch):
 
 
 def plan(kind="needle", length=512, samples=1):
-    return study_prompts.PromptPlan(kind=kind, length=length, samples=samples, checkpoint=MODEL)
+    return prompt_sets.PromptPlan(kind=kind, length=length, samples=samples, checkpoint=MODEL)
 
 
 def arguments(tmp_path, *extra):
@@ -33,10 +34,10 @@ def arguments(tmp_path, *extra):
 
 def test_a_set_is_read_as_it_was_made(tmp_path):
     plans = [plan(), plan("ruler")]
-    paths = study_prompts.prepare_sets(plans, tmp_path, workers=1)
+    paths = prompt_sets.prepare_sets(plans, tmp_path, workers=1)
     for wanted, path in zip(plans, paths, strict=True):
-        read = study_prompts.read_set(path)
-        made = [study_prompts.make_group((wanted, group)) for group in wanted.groups]
+        read = prompt_sets.read_set(path)
+        made = [prompt_sets.make_group((wanted, group)) for group in wanted.groups]
         expected = [prompt for group in made if not isinstance(group, str) for prompt in group]
         assert len(read.prompts) == len(expected) > 0
         for one, other in zip(read.prompts, expected, strict=True):
@@ -48,9 +49,9 @@ def test_a_set_is_read_as_it_was_made(tmp_path):
 
 
 def test_sets_hold_no_paths_and_are_made_once(tmp_path):
-    (path,) = study_prompts.prepare_sets([plan()], tmp_path, workers=1)
+    (path,) = prompt_sets.prepare_sets([plan()], tmp_path, workers=1)
     before = path.stat().st_mtime_ns
-    assert study_prompts.prepare_sets([plan()], tmp_path, workers=1) == [path]
+    assert prompt_sets.prepare_sets([plan()], tmp_path, workers=1) == [path]
     assert path.stat().st_mtime_ns == before
     assert "/" not in json.dumps(plan().key())
     others = [plan(samples=2), plan(length=513), plan("ruler")]
@@ -61,21 +62,21 @@ def test_a_damaged_set_is_named(tmp_path):
     path = tmp_path / "needle_512.npz.xz"
     path.write_bytes(b"no prompts")
     with pytest.raises(ValueError, match=r"needle_512\.npz\.xz is no set of prompts.*delete it"):
-        study_prompts.read_set(path)
+        prompt_sets.read_set(path)
 
 
 def test_batches_answer_as_one_at_a_time(tmp_path):
-    paths = study_prompts.prepare_sets([plan(), plan("ruler")], tmp_path, workers=1)
-    prompts = [prompt for path in paths for prompt in study_prompts.read_set(path).prompts]
-    folder = study_prompts.resolve_path(MODEL)
-    batched, single = study_cell.Answerer(folder, 16384), study_cell.Answerer(folder, 1)
-    batches = study_cell.token_batches(prompts, 2000)
+    paths = prompt_sets.prepare_sets([plan(), plan("ruler")], tmp_path, workers=1)
+    prompts = [prompt for path in paths for prompt in prompt_sets.read_set(path).prompts]
+    folder = prompt_sets.resolve_path(MODEL)
+    batched, single = answering.Answerer(folder, 16384), answering.Answerer(folder, 1)
+    batches = answering.token_batches(prompts, 2000)
     assert sorted(place for batch in batches for place in batch) == list(range(len(prompts)))
     for batch in batches:
         assert len({prompts[place].new_tokens for place in batch}) == 1
         longest = max(len(prompts[place].token_ids) for place in batch)
         assert len(batch) * (longest + prompts[batch[0]].new_tokens) <= 2000
-    assert len(batches) < len(prompts) == len(study_cell.token_batches(prompts, 1))
+    assert len(batches) < len(prompts) == len(answering.token_batches(prompts, 1))
     answers = batched.answer(prompts)
     assert answers == single.answer(prompts)
     assert any(prompt.answers[0] in text for prompt, text in zip(prompts, answers, strict=True))
@@ -98,11 +99,11 @@ def test_lengths_measured(tmp_path):
     given = arguments(tmp_path)
     given.tiny = False
     cell = finetune_study.list_cells(given)[0] | {"factor": 16}
-    lengths = {(plan.kind, plan.length) for plan in study_cell.prompt_plans(cell, given)}
+    lengths = {(plan.kind, plan.length) for plan in finetune_study_cell.prompt_plans(cell, given)}
     assert lengths == {("needle", n) for n in (512, 4096, 8192, 16384)} | {
         ("ruler", n) for n in (512, 8192)
     }
-    assert study_cell.perplexity_lengths(cell) == [512, 2048, 8192, 16384]
+    assert finetune_study_cell.perplexity_lengths(cell) == [512, 2048, 8192, 16384]
 
 
 def test_a_failed_cell_is_said_and_run_again(tmp_path, monkeypatch, capsys):
@@ -191,7 +192,7 @@ def test_tiny_trains_and_measures_a_cell(tmp_path):
     assert not (tmp_path / "record.json").exists()
     finetune_study.main(given)
     (row,) = json.loads((tmp_path / "record.json").read_text())["rows"]
-    assert set(row["needle"]["512"]) == set(map(str, study_prompts.DEPTHS))
+    assert set(row["needle"]["512"]) == set(map(str, prompt_sets.DEPTHS))
     assert row["ruler"]["512"]["cwe"] is None
     assert set(row["perplexity"]["512"]) == {
         *("perplexity", "standard_error", "masks_standard_error", "nats_by_text")

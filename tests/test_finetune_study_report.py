@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import REPOSITORY_ROOT
 
-sys.path.insert(0, str(REPOSITORY_ROOT / "benchmarks"))
+sys.path[:0] = [str(REPOSITORY_ROOT / name) for name in ("studies", "benchmarks")]
 
 import finetune_study_pairs as pairs  # noqa: E402
 import finetune_study_report as report  # noqa: E402

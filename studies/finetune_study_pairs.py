@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_study_report import COLUMNS, Row, values_of
+from finetune_study_report import COLUMNS, GRID, VARIANT, Row, values_of
 from recording import exit_on_error, read_rows
 from scipy.stats import ttest_1samp
-from study_axes import GRID, VARIANT
 
 from opencompass_llada.options import reject_unknown, unknown_name_message
 

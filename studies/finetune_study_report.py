@@ -1,6 +1,6 @@
 """Table and figure of the study of post-training, from its record.
 
-    python benchmarks/finetune_study_report.py study.json --plot docs/images/finetune_study.png
+    python studies/finetune_study_report.py study.json --plot docs/images/finetune_study.png
 
 Prints Markdown: a row for each scaling, strategy, method and factor, the mean over seeds and, where
 there are several, the range. A figure that is missing is missing: failed cells are said, and a
@@ -17,8 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recording import exit_on_error, read_rows
-from study_axes import GRID, SCALINGS, TRAINED, VARIANT
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from recording import exit_on_error, mean_needle_tasks, read_rows  # noqa: E402
+
+TRAINED = 512  # tokens that tiny-llada was trained at
+#: Scalings that a checkpoint can hold, in the order that they are printed in.
+SCALINGS = ("none", "ntk", "diffusion_ntk")
+#: What tells the cells apart.
+GRID = ("scaling", "strategy", "method", "factor", "seed")
+VARIANT = ("planned_tokens", "learning_rate")
 
 Row = dict[str, Any]
 Figure = Callable[[Row], float]
@@ -35,16 +44,8 @@ def lowest_depth(row: Row, length: int) -> float:
 
 
 def mean_ruler(row: Row, length: int) -> float:
-    """Return the mean of RULER's eight needle tasks.
-
-    Raises:
-        ValueError: If one of them was not made at that length.
-    """
-    scores = {k: v for k, v in row["ruler"][str(length)].items() if k.startswith("niah_")}
-    lacking = [task for task, score in scores.items() if score is None]
-    if lacking or not scores:
-        raise ValueError(f"RULER at {length} lacks {', '.join(lacking) or 'every needle task'}")
-    return statistics.fmean(scores.values())
+    """Return the mean of RULER's eight needle tasks at one length."""
+    return mean_needle_tasks(row["ruler"][str(length)], length)
 
 
 def perplexity(row: Row, length: int) -> float:

@@ -1,4 +1,4 @@
-"""One cell of the study of post-training: its recipe, its training and its measurement.
+"""Trains and measures one cell of the study of post-training.
 
 Which cells there are and where their figures go is `finetune_study`'s business.
 """
@@ -11,28 +11,21 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from answering import Answerer, score_set
 from context_perplexity import HELD_OUT_SEED, measure_contexts, read_text
-from needle_grid import load_engine
+from finetune_study_report import TRAINED
+from prompt_sets import PromptPlan, read_set
 from recording import describe_device
-from study_axes import TRAINED
-from study_prompts import Prompt, PromptPlan, PromptSet, read_set
 
-from opencompass_llada.benchmarks.ruler.prompts import TASKS
-from opencompass_llada.benchmarks.ruler.scoring import MATCHES
-from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.finetune.recipe import Recipe, TextSource
 from opencompass_llada.finetune.recipe_file import parse_recipe
 from opencompass_llada.finetune.trainer import Trainer
-from opencompass_llada.prompting.encode import PromptEncoder
 
 TOKENS_A_STEP = 131072
-#: As tiny-llada's figures are made: blocks of 16, four tokens a step.
-BLOCK, TOKENS_A_PASS = 16, 4
 HELD_OUT = TextSource(generated_seed=HELD_OUT_SEED, num_documents=60)
 TARGETS = 64
 
@@ -100,91 +93,8 @@ def make_recipe(cell: dict[str, Any], folder: Path, given: argparse.Namespace) -
     )
 
 
-class Answerer:
-    """A checkpoint that answers prompts in batches."""
-
-    def __init__(
-        self, folder: str, batch_tokens: int, scaling: dict[str, Any] | None = None
-    ) -> None:
-        """Load it.
-
-        Args:
-            folder: The checkpoint.
-            batch_tokens: Most tokens of a batch, prompts and answers; one prompt always fits.
-            scaling: RoPE scaling on top of the checkpoint's own.
-        """
-        self.engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, scaling)
-        if not isinstance(self.engine, MaskedDiffusionEngine):
-            raise ValueError(
-                f"{folder} is no masked diffusion model, whose sampler the study measures with; "
-                "give a checkpoint of LLaDA's format."
-            )
-        self.encoder = PromptEncoder(tokenizer, self.engine.special_tokens.mask_token_id)
-        self.batch_tokens = batch_tokens
-        self._engines: dict[int, MaskedDiffusionEngine] = {}
-
-    def engine_for(self, new_tokens: int) -> MaskedDiffusionEngine:
-        """Return the engine for one length of answers: the steps go with it."""
-        if new_tokens not in self._engines:
-            steps = -(-new_tokens // BLOCK) * BLOCK // TOKENS_A_PASS
-            settings = SamplerSettings({"block_length": BLOCK, "num_steps": steps})
-            self._engines[new_tokens] = MaskedDiffusionEngine(
-                self.engine.model, settings, self.engine.special_tokens
-            )
-        return self._engines[new_tokens]
-
-    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Return the text generated after each prompt, in order."""
-        answers = [""] * len(prompts)
-        for places in token_batches(prompts, self.batch_tokens):
-            new_tokens = prompts[places[0]].new_tokens
-            ids = [prompts[place].token_ids.tolist() for place in places]
-            made = self.engine_for(new_tokens).generate(ids, max_new_tokens=new_tokens)
-            for place, generation in zip(places, made, strict=True):
-                answers[place] = self.encoder.decode(generation.token_ids)
-        return answers
-
-
-def token_batches(prompts: Sequence[Prompt], most: int) -> list[list[int]]:
-    """Return places of prompts that go together: one answer length, rows x longest <= most."""
-    sizes = [(p.new_tokens, len(p.token_ids) + p.new_tokens) for p in prompts]
-    batches: list[list[int]] = []
-    for place in sorted(range(len(prompts)), key=lambda place: sizes[place]):
-        last = batches[-1] if batches else None
-        # Sorted by length: the newest is the longest.
-        alike = last is not None and sizes[last[0]][0] == sizes[place][0]
-        if last is not None and alike and (len(last) + 1) * sizes[place][1] <= most:
-            last.append(place)
-        else:
-            batches.append([place])
-    return batches
-
-
-def score_set(model: Answerer, made: PromptSet, kind: str) -> dict[str, float | None]:
-    """Return percent by depth or task; None for a task that does not fit the length."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for prompt, answer in zip(made.prompts, model.answer(made.prompts), strict=True):
-        if kind == "needle":
-            found = float(prompt.answers[0] in answer)
-        else:
-            found = MATCHES[TASKS[prompt.group].match](answer, prompt.answers)
-        scores[prompt.group].append(found)
-    figures: dict[str, float | None] = {
-        group: 100 * sum(found) / len(found) for group, found in scores.items()
-    }
-    return figures | dict.fromkeys(made.unfit)
-
-
 def run_cell(cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    """Train and measure one cell.
-
-    Args:
-        cell: What to train.
-        given: The study's arguments.
-
-    Returns:
-        The cell with its figures; ``seconds`` says where the time went.
-    """
+    """Return a cell with its figures; ``seconds`` says where the time went."""
     folder = Path(tempfile.mkdtemp(prefix="finetune-study-"))
     clock = [("", time.perf_counter())]
     try:

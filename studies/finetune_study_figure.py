@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from finetune_study_report import Row, group_seeds, scaling_order, values_of
-from study_axes import TRAINED
+from finetune_study_report import TRAINED, Row, group_seeds, scaling_order, values_of
 
 matplotlib.use("Agg")
 

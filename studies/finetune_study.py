@@ -1,10 +1,10 @@
 """The study of post-training at tiny scale: scaling x strategy x full or adapters x length.
 
-    python benchmarks/finetune_study.py --scalings none ntk diffusion_ntk
+    python studies/finetune_study.py --scalings none ntk diffusion_ntk
         --strategies adaptive eod direct --factors 4 16 32 --methods full lora --seeds 0 1 2
         --prompts prompts --only-prompts
     (the same without --only-prompts) --part 0/4 --record study_0.json    # ... to 3/4, at once
-    python benchmarks/finetune_study.py --merge study_*.json --record study.json
+    python studies/finetune_study.py --merge study_*.json --record study.json
 
 Each cell post-trains tiny-llada (512 tokens) to 512 x factor tokens on the same number of tokens
 and measures: needle in the embedded haystack by depth at 512, half the target, the target and twice
@@ -31,16 +31,16 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from recording import FACTS, describe_run, exit_on_error, read_rows, write_record  # noqa: E402
-from study_axes import GRID, SCALINGS, VARIANT  # noqa: E402
-from study_cell import (  # noqa: E402
+from finetune_study_cell import (  # noqa: E402
     HELD_OUT,
     free_memory,
     make_recipe,
     prompt_plans,
     run_cell,
 )
-from study_prompts import prepare_sets  # noqa: E402
+from finetune_study_report import GRID, SCALINGS, VARIANT  # noqa: E402
+from prompt_sets import prepare_sets  # noqa: E402
+from recording import FACTS, describe_run, exit_on_error, read_rows, write_record  # noqa: E402
 
 from opencompass_llada.finetune.packing import STRATEGIES  # noqa: E402
 from opencompass_llada.finetune.tokens import make_tokenizer, tokenize_source  # noqa: E402
