@@ -73,11 +73,7 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_record(path: Path, settings: dict[str, Any] | None, part: str | None) -> list[dict]:
-    """Return a record's rows; none where there is no record.
-
-    Raises:
-        ValueError: If it was made with other settings, or by another part of a study.
-    """
+    """Return a record's rows; none where there is no record."""
     if not path.is_file():
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -95,11 +91,7 @@ def read_record(path: Path, settings: dict[str, Any] | None, part: str | None) -
 
 
 def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
-    """Join the records of several parts, joined ones too; a finished cell goes before a failed one.
-
-    Raises:
-        ValueError: If their settings differ, or two hold different figures of one cell.
-    """
+    """Join the records of several parts; a finished cell goes before a failed one."""
     for path in paths:
         read_rows(path)  # says what is wrong with a file
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]

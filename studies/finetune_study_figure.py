@@ -24,12 +24,7 @@ LOG_FROM = 8  # largest over smallest perplexity
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw all cells and write the picture.
-
-    Args:
-        rows: Of the record.
-        path: A .png; the folder is made if need be.
-    """
+    """Draw all cells and write the picture."""
     groups = group_seeds(rows)
     factors = sorted({row["factor"] for row in rows})
     # Not in the order of the rows: a factor may lack a kind that others have.

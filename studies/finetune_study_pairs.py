@@ -33,12 +33,7 @@ Pair = tuple[Row, Row]
 
 
 def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> dict[int, list[Pair]]:
-    """Return for each factor the pairs of cells: of the first setting, and of the second.
-
-    Raises:
-        ValueError: If no cell of the record holds one of the settings, or two cells of the second
-            would be one cell's partner.
-    """
+    """Return for each factor the pairs of cells: of the first setting, and of the second."""
     if first == second:
         raise ValueError(f"{axis} {first!r} against itself; name two settings.")
     held = sorted({str(row[axis]) for row in rows})

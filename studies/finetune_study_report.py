@@ -110,11 +110,7 @@ def scaling_order(name: str) -> tuple[int, str]:
 
 
 def values_of(rows: Sequence[Row], heading: str) -> list[float]:
-    """Return a column's figures of the rows that did not fail.
-
-    Raises:
-        ValueError: If a finished cell lacks it; names the cell.
-    """
+    """Return a column's figures of the rows that did not fail."""
     figure, _ = COLUMNS[heading]
     values = []
     for row in rows:

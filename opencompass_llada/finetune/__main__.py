@@ -1,4 +1,4 @@
-"""``python -m opencompass_llada.finetune RECIPE.yaml [key=value ...]``: train by a recipe.
+"""Trains by a recipe: ``python -m opencompass_llada.finetune RECIPE.yaml [key=value ...]``.
 
 With several devices: ``torchrun --nproc_per_node N -m opencompass_llada.finetune RECIPE.yaml``.
 """

@@ -59,15 +59,12 @@ def saving(what: Path) -> Iterator[None]:
 
 @dataclass(config=ConfigDict(strict=True))
 class CheckpointIndex:
-    """The checkpoints of one output folder.
+    """The checkpoints of one output folder, and what its run began with.
 
     Attributes:
-        folder: The output folder.
         steps: Steps that have a checkpoint, ascending.
         best_step: The step with the lowest score; None before the first score.
-        best_score: Its score.
-        recipe: The recipe that the run began with.
-        made_from: Digests of what it began with: see saving.describe_inputs.
+        made_from: Digests of what the run began with: see saving.describe_inputs.
     """
 
     folder: Path

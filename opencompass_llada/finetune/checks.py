@@ -94,25 +94,15 @@ def _not_writable(recipe: Recipe, reason: str) -> ValueError:
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """Bytes on one device.
-
-    Attributes:
-        weights: Parameters, this device's share.
-        gradients: Of the trained ones.
-        optimizer: AdamW's two moments, and the moving average.
-        kept: Activations from forward to backward: one or two a block, or all of them.
-        block: The largest block's own tensors in its backward pass.
-        logits: One chunk of logits with its gradient.
-        workspace: Libraries, fragmentation, communication.
-    """
+    """Bytes on one device."""
 
     weights: float
     gradients: float
-    optimizer: float
-    kept: float
-    block: float
-    logits: float
-    workspace: float
+    optimizer: float  # with the moving average
+    kept: float  # activations from forward to backward: one or two a block, or all of them
+    block: float  # the largest block's own tensors in its backward pass
+    logits: float  # one chunk, with its gradient
+    workspace: float  # libraries, fragmentation, communication
 
     @property
     def total(self) -> float:

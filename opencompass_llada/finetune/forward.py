@@ -1,6 +1,4 @@
-"""One module from a batch to its loss: what is compiled, sharded, checkpointed and tiled.
-
-Decides nothing about memory (finetune.memory_plan does).
+"""Computes a batch's loss in one module, which is compiled, sharded, checkpointed and tiled.
 
 A block's gated MLP needs several tensors of its inner width for every position; here one tile's
 exist at a time, forward and backward (made again there).
@@ -55,15 +53,7 @@ LONG_DOCUMENT = 4096
 
 
 def document_attend(documents: Documents, device: torch.device) -> Attend:
-    """Return attention inside the documents of a batch of packed rows, laid end to end.
-
-    Args:
-        documents: Tokens that attend to each other, run by run, over all rows of the batch.
-        device: The batch's.
-
-    Returns:
-        A function of queries [B, H, L, D], keys and values [B, G, L, D].
-    """
+    """Return attention inside the documents of a batch of packed rows, laid end to end."""
     on_cuda, total = device.type == "cuda", sum(documents.lengths)
     along = StretchedAttention(
         documents.stretches(total),
@@ -79,16 +69,7 @@ def document_attend(documents: Documents, device: torch.device) -> Attend:
 
 
 def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
-    """Run a block so that the backward pass computes its activations again.
-
-    Args:
-        recipe: Whether the attention's output is kept, and whether inputs lie on the host.
-        block: The block.
-        inputs: Its arguments; the first is the residual stream.
-
-    Returns:
-        The block's output; gradients are those of a plain call.
-    """
+    """Run a block so that the backward pass computes its activations again."""
     if recipe.keep_attention:
         context: Any = functools.partial(create_selective_checkpoint_contexts, _policy)
         return checkpoint(block, *inputs, use_reentrant=False, context_fn=context)
@@ -106,15 +87,7 @@ def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Checkpoin
 
 
 def tile_mlp(add_mlp: Callable[[Tensor], Tensor], tile: int) -> Callable[[Tensor], Tensor]:
-    """Return a block's MLP step that works through tiles.
-
-    Args:
-        add_mlp: The block's own, of the residual stream [B, L, M].
-        tile: Positions of a row at a time.
-
-    Returns:
-        A function with the same result.
-    """
+    """Return a block's MLP step that works through tiles."""
 
     def tiled(x_BLM: Tensor) -> Tensor:
         if x_BLM.shape[1] <= tile:
@@ -139,14 +112,7 @@ class TrainingNetwork(nn.Module):
         device: torch.device,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        """Set the network up for training.
-
-        Args:
-            model: The network.
-            recipe: Says what is checkpointed, tiled and compiled.
-            device: Where it runs.
-            group: Ranks that share each row; None for none.
-        """
+        """Set the network up for training."""
         super().__init__()
         self.model = model
         self._recipe, self._device, self._group = recipe, device, group
