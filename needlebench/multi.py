@@ -1,18 +1,12 @@
-"""Data sets of several needles, for `read_base` and for plain imports.
-
-They are made by `opencompass_llada.benchmarks.multi_needle.plan`.
-"""
+"""Data sets of several needles, for `read_base` and for plain imports."""
 
 
-def multi_retrieval_cells(**options):
-    """List data set configs; see `benchmarks.multi_needle.plan.multi_retrieval_cells`."""
-    import opencompass_llada.benchmarks.multi_needle.plan
+def multi_needle_cells(task, **settings):
+    """List data sets of a task, ``retrieval`` or ``reasoning``.
 
-    return opencompass_llada.benchmarks.multi_needle.plan.multi_retrieval_cells(**options)
+    Settings are those of `benchmarks.multi_needle.plan.DATA_SETS`.
+    """
+    import opencompass_llada.runs.planning
 
-
-def multi_reasoning_cells(**options):
-    """List data set configs; see `benchmarks.multi_needle.plan.multi_reasoning_cells`."""
-    import opencompass_llada.benchmarks.multi_needle.plan
-
-    return opencompass_llada.benchmarks.multi_needle.plan.multi_reasoning_cells(**options)
+    list_data_sets = opencompass_llada.runs.planning.list_data_sets
+    return list_data_sets("needlebench_multi", task=task, **settings)

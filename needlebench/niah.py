@@ -1,14 +1,14 @@
 """Single-needle data sets, for `read_base` and for plain imports.
 
-    with read_base():
-        from ..needlebench.niah import niah_cells as __niah_cells
+with read_base():
+from ..needlebench.niah import niah_cells as __niah_cells
 
-They are made by `opencompass_llada.benchmarks.needle.plan`.
+datasets = __niah_cells(lengths=[8192, 16384], prompt="chat")
 """
 
 
-def niah_cells(**options):
-    """List the data set configs of a grid; see `benchmarks.needle.plan.niah_cells`."""
-    import opencompass_llada.benchmarks.needle.plan
+def niah_cells(**settings):
+    """List the data sets of a grid; settings are those of `benchmarks.needle.plan.DATA_SETS`."""
+    import opencompass_llada.runs.planning
 
-    return opencompass_llada.benchmarks.needle.plan.niah_cells(**options)
+    return opencompass_llada.runs.planning.list_data_sets("niah", **settings)

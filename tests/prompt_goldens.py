@@ -84,21 +84,23 @@ def ruler_cell(task: str, form: str, real: bool = False) -> dict[str, Any]:
 
     from opencompass_llada.ruler_patches.ruler import ruler_cells
 
-    path = "data/ruler" if real else own_data("ruler")
+    data = "ruler" if real else own_data("ruler")
     size = 4096 if real else RULER_BYTES.get(task, 1000)
     tokenizer = "gpt-4" if real else byte_checkpoint()
     (cell,) = ruler_cells(
-        [size], tasks=[task], tokenizer=tokenizer, num_samples=1, path=path, chat=form == "chat",
-        tokens_to_generate=None if real else 32,
+        lengths=[size], tasks=[task], tokenizer=tokenizer, samples=1, data=data,
+        prompt="chat" if form == "chat" else "base",
     )  # fmt: skip
+    if not real:
+        cell["tokens_to_generate"] = 32
     return cell
 
 
 def longbench_cell(task: str) -> dict[str, Any]:
     """Return the config of one row of our own of a LongBench task."""
-    from opencompass_llada.benchmarks.longbench.plan import longbench_cells
+    from opencompass_llada.runs.planning import list_data_sets
 
-    (cell,) = longbench_cells(tasks=[task], path=own_data("longbench"))
+    (cell,) = list_data_sets("longbench", tasks=[task], data=own_data("longbench"))
     return cell
 
 
@@ -109,16 +111,17 @@ def needle_cell(kind: str, language: str, form: str, real: bool = False) -> dict
     from opencompass_llada.needlebench import multi, niah
 
     options = dict(
-        language=language, lengths=[2000] if real else [NEEDLE_BYTES[kind]], num_repeats=1,
-        tokenizer="gpt-4" if real else byte_checkpoint(), chat=form == "chat",
-        path="opencompass/needlebench" if real else own_data("needlebench"), generation_length=16,
+        language=language, lengths=[2000] if real else [NEEDLE_BYTES[kind]], repeats=1,
+        tokenizer="gpt-4" if real else byte_checkpoint(),
+        prompt="chat" if form == "chat" else "base",
+        data="needlebench" if real else own_data("needlebench"), generation_length=16,
     )  # fmt: skip
     if kind == "single":
         cells = niah.niah_cells(depths=[50], **options)
     elif kind == "multi_retrieval":
-        cells = multi.multi_retrieval_cells(depths=[30, 70], **options)
+        cells = multi.multi_needle_cells("retrieval", depths=[30, 70], **options)
     else:
-        cells = multi.multi_reasoning_cells(depths=[30], gap=40, **options)
+        cells = multi.multi_needle_cells("reasoning", depths=[30], gap=40, **options)
     (cell,) = cells
     if not real:
         cell["file_list"] = [{"en": "synthetic_en.jsonl", "zh": "zh_all.jsonl"}[language]]

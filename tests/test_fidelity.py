@@ -104,7 +104,7 @@ def config(tmp_path, monkeypatch):
         data="embedded",
         lengths=(700,),
         depths=(0, 50),
-        num_repeats=3,
+        repeats=3,
         tokenizer=str(checkpoint),
         generation_length=8,
     )

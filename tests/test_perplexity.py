@@ -72,9 +72,9 @@ def llama(tmp_path_factory):
 
 
 def make_cells(**options):
-    from opencompass_llada.benchmarks.perplexity.plan import ppl_cells
+    from opencompass_llada.runs.planning import list_data_sets
 
-    return ppl_cells(**{"lengths": LENGTHS, "num_draws": 4, **options})
+    return list_data_sets("perplexity", **{"lengths": LENGTHS, "draws": 4, "texts": 2, **options})
 
 
 def make_run(tmp_path, models, cells):
@@ -101,7 +101,7 @@ def test_a_run_gives_the_estimators_numbers_and_a_lost_cell_is_missing(
     stock = dict(type="opencompass.models.HuggingFaceBaseModel", abbr="llama", path=str(llama),
                  max_out_len=1, run_cfg=dict(num_gpus=0),
                  model_kwargs=dict(device_map=None, torch_dtype="torch.float32"))  # fmt: skip
-    cfg = make_run(tmp_path, [ours(checkpoint), stock], make_cells(target=8))
+    cfg = make_run(tmp_path, [ours(checkpoint), stock], make_cells(target="8"))
     PerplexitySummarizer(cfg).summarize("now")
     rows = read_rows(tmp_path)
     assert [(row["model"], int(row["length"])) for row in rows] == [
@@ -144,7 +144,7 @@ def check_against_the_estimator(checkpoint, row):
 
 def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpoint, tmp_path):
     lengths = (128, 192, 320)
-    cells = make_cells(lengths=lengths, estimator="longllada", num_draws=2, num_texts=1)
+    cells = make_cells(lengths=lengths, estimator="longllada", draws=2, texts=1)
     cfg = make_run(tmp_path, [ours(checkpoint)], cells)
     models = [describe_model(model) for model in cfg["models"]]
     points = list(read_curves(cfg, tmp_path, models).itertuples())
@@ -168,9 +168,9 @@ def test_longllada_points_are_running_means_and_a_gap_loses_all_after_it(checkpo
     ("options", "lengths"),
     [
         ({"target": "whole"}, (16, 32, 64)),
-        ({"target": 8}, (16, 32, 64)),
-        ({"target": 8, "windows_per_text": 3}, (16, 32, 64)),
-        ({"target": "whole", "windows_per_text": 2}, (16, 32, 64)),
+        ({"target": "8"}, (16, 32, 64)),
+        ({"target": "8", "windows": 3}, (16, 32, 64)),
+        ({"target": "whole", "windows": 2}, (16, 32, 64)),
         ({"estimator": "longllada"}, (128, 256, 384)),
     ],
 )
@@ -225,7 +225,7 @@ def test_bits_per_byte_count_the_bytes_of_the_tokens_where_windows_cut_character
     path.write_text("模型在长文本上的困惑度应当按字节计算" * 9)
     models, score = [ours(checkpoint)], {}
     for length in (16, 64):
-        cells = make_cells(data=str(path), lengths=[length], num_texts=1, windows_per_text=6)
+        cells = make_cells(data=str(path), lengths=[length], texts=1, windows=6)
         make_run(tmp_path / str(length), models, cells)
         (file,) = (tmp_path / f"{length}/results/tiny").glob("*.json")
         score[length] = json.loads(file.read_text())
@@ -235,7 +235,7 @@ def test_bits_per_byte_count_the_bytes_of_the_tokens_where_windows_cut_character
 
 
 def test_a_resumed_cell_scores_only_what_is_left(checkpoint, tmp_path, monkeypatch):
-    cells = make_cells(target="whole", lengths=(16,), num_texts=3)
+    cells = make_cells(target="whole", lengths=(16,), texts=3)
     cfg = Config(dict(models=[ours(checkpoint)], datasets=[cells], work_dir=str(tmp_path)))
     from opencompass_llada.engines import MaskedDiffusionEngine
 

@@ -14,6 +14,7 @@ from opencompass_llada.old_names import dotted_name
 Config = dict[str, Any]
 #: OpenCompass's template, and ours, which leaves braces in texts alone.
 PROMPT_TEMPLATE = "opencompass.openicl.icl_prompt_template.PromptTemplate"
+ZERO_RETRIEVER = "opencompass.openicl.icl_retriever.ZeroRetriever"
 LITERAL_TEMPLATE = "opencompass_llada.benchmarks.opencompass_bases.LiteralPromptTemplate"
 
 
@@ -37,7 +38,7 @@ def generate_with(prompt_template: Config, generation_length: int | None) -> Con
         inferencer["max_out_len"] = generation_length
     return {
         "prompt_template": prompt_template,
-        "retriever": {"type": "opencompass.openicl.icl_retriever.ZeroRetriever"},
+        "retriever": {"type": ZERO_RETRIEVER},
         "inferencer": inferencer,
     }
 

@@ -32,6 +32,8 @@ class Setting:
     """The values that it takes; () for any."""
     lowest: int = 1
     """The smallest number."""
+    fractions: bool = False
+    """Whether a config may give numbers that are not whole."""
 
 
 def text(text: str, *choices: str) -> Setting:
@@ -49,9 +51,9 @@ def number(text: str) -> Setting:
     return Setting(text=text, is_number=True)
 
 
-def numbers(text: str, lowest: int = 1) -> Setting:
+def numbers(text: str, **options: Any) -> Setting:
     """Return a setting of whole numbers, separated by commas."""
-    return Setting(text=text, is_list=True, is_number=True, lowest=lowest)
+    return Setting(text=text, is_list=True, is_number=True, **options)
 
 
 #: Of every run, before and after its benchmark's own.
@@ -94,6 +96,10 @@ class Settings:
         """Take a value, and say why, where none was given."""
         if self.values[name] is None:
             self.values[name], self.sources[name] = value, reason
+
+    def replaced(self, **values: Any) -> Settings:
+        """Return a copy with other values."""
+        return Settings({**self.values, **values}, dict(self.sources))
 
     def announce(self, headline: str, unset: Collection[str] = ()) -> None:
         """Write what is run, and why, to standard error.
@@ -201,7 +207,7 @@ def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
 
 def _check_value(source: str, name: str, value: Any, setting: Setting) -> None:
     """Check a setting's value, wherever it comes from."""
-    wanted = int if setting.is_number else str
+    wanted = (int, float)[: 1 + setting.fractions] if setting.is_number else str
     items = value if setting.is_list and isinstance(value, list | tuple) else [value]
     right = all(isinstance(item, wanted) and not isinstance(item, bool) for item in items)
     if right and setting.is_number:

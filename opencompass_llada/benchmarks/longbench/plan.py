@@ -38,41 +38,35 @@ EMBEDDED_TASKS = (
 )
 
 
-def longbench_cells(
-    benchmark: str = "longbench",
-    tasks: Sequence[str] | None = None,
-    path: str = FOLDERS["longbench"],
-    output_lengths: str = "original",
-    num_samples: int | None = None,
-    wording: str = "original",
-) -> list[Config]:
-    """List the data set configs of tasks.
-
-    Args:
-        benchmark: ``longbench``, or ``longbench_e`` for the 13 tasks by length.
-        tasks: Names; all by default.
-        path: LongBench's folder: ``asset:longbench``, a folder, or ``opencompass/Longbench``.
-        output_lengths: A key of `facts.OUTPUT_LENGTHS`.
-        num_samples: Take only the first so many of each task.
-        wording: ``original``, or ``opencompass`` for the prompts that both papers ran.
-
-    Raises:
-        ValueError: For an unknown name; the nearest is named.
-    """
-    prefix = benchmark + ("_embedded" if path == FOLDERS["embedded"] else "")
-    suffix = f"out-{output_lengths}" + ("_opencompass" if wording == "opencompass" else "")
+def _list_cells(values: Settings) -> list[Config]:
+    """List the data sets, one a task; LongBench v2 is one."""
+    values.default("data", "longbench")
+    _fill_common(values)
+    if values["benchmark"] == "longbench_v2":
+        return [_v2_cell(values)]
+    tasks = values["tasks"]
+    if values["data"] == "embedded":
+        if values["benchmark"] != "longbench":
+            raise ValueError(
+                "benchmark='longbench_e': the sample set has no texts of 8,000 words; get "
+                "LongBench's files and set LLADA_DATA=longbench (or their folder)."
+            )
+        tasks = tasks or list(EMBEDDED_TASKS)
+    benchmark, lengths = values["benchmark"], values["output_lengths"]
+    prefix = benchmark + ("_embedded" if values["data"] == "embedded" else "")
+    suffix = "_opencompass" if values["wording"] == "opencompass" else ""
     return [
         {
-            "abbr": f"{prefix}_{task.name}_{suffix}",
+            "abbr": f"{prefix}_{task.name}_out-{lengths}{suffix}",
             "type": "opencompass_llada.benchmarks.longbench.dataset.LongBenchDataset",
-            "path": path,
+            "path": FOLDERS.get(values["data"], values["data"]),
             "benchmark": benchmark,
             "task": task.name,
-            "wording": wording,
-            "reader_cfg": read_with("answers", num_samples),
+            "wording": values["wording"],
+            "reader_cfg": read_with("answers", values["samples"]),
             "infer_cfg": generate_with(
                 {"type": LITERAL_TEMPLATE, "chat": task.chat},
-                facts.output_length(output_lengths, task.name),
+                facts.output_length(lengths, task.name),
             ),
             "eval_cfg": score_with(
                 "longbench.dataset.LongBenchEvaluator",
@@ -84,30 +78,21 @@ def longbench_cells(
     ]
 
 
-def longbench_v2_cells(
-    path: str = V2_FILES["longbench"],
-    num_samples: int | None = None,
-    generation_length: int = v2.MAX_NEW_TOKENS,
-) -> list[Config]:
-    """List the one data set config of LongBench v2.
-
-    Args:
-        path: Its file, or ``opencompass/longbenchv2``.
-        num_samples: Take only the first so many.
-        generation_length: Tokens to generate.
-    """
-    return [
-        {
-            "abbr": "longbench_v2" + ("_embedded" if path.startswith("asset:") else ""),
-            "type": "opencompass_llada.benchmarks.longbench.v2.LongBenchV2Dataset",
-            "path": path,
-            "benchmark": "longbench_v2",
-            "task": "v2",
-            "reader_cfg": read_with("answer", num_samples),
-            "infer_cfg": generate_with({"type": LITERAL_TEMPLATE, "chat": True}, generation_length),
-            "eval_cfg": score_with("longbench.v2.LongBenchV2Evaluator"),
-        }
-    ]
+def _v2_cell(values: Settings) -> Config:
+    if values["tasks"]:
+        raise ValueError(f"tasks={values['tasks']}: LongBench v2 has one task; leave it out.")
+    path = V2_FILES.get(values["data"], values["data"])
+    length = 32 if values["output_lengths"] == "short" else v2.MAX_NEW_TOKENS
+    return {
+        "abbr": "longbench_v2" + ("_embedded" if path.startswith("asset:") else ""),
+        "type": "opencompass_llada.benchmarks.longbench.v2.LongBenchV2Dataset",
+        "path": path,
+        "benchmark": "longbench_v2",
+        "task": "v2",
+        "reader_cfg": read_with("answer", values["samples"]),
+        "infer_cfg": generate_with({"type": LITERAL_TEMPLATE, "chat": True}, length),
+        "eval_cfg": score_with("longbench.v2.LongBenchV2Evaluator"),
+    }
 
 
 def _fill_common(values: Settings) -> None:
@@ -143,37 +128,6 @@ def default_lengths(trained_length: int) -> list[int]:
     return [3500, 7500] if trained_length < 16384 else [16000]
 
 
-def _cells_of(values: Settings, has_full_paths: bool) -> list[Config]:
-    """List the data set configs that the settings ask for."""
-    is_v2, data = values["benchmark"] == "longbench_v2", values["data"]
-    path = (V2_FILES if is_v2 else FOLDERS).get(data, data)
-    if has_full_paths and not path.startswith("asset:"):
-        # In full: a dumped config must not depend on variables.
-        found = find_data(path, benchmark="LongBench", how_to_get=samples.HOW_TO_GET)
-        path = str(found.resolve())
-    if is_v2:
-        if values["tasks"]:
-            raise ValueError(f"tasks={values['tasks']}: LongBench v2 has one task; leave it out.")
-        length = 32 if values["output_lengths"] == "short" else v2.MAX_NEW_TOKENS
-        return longbench_v2_cells(path, values["samples"], length)
-    tasks = values["tasks"]
-    if data == "embedded":
-        if values["benchmark"] != "longbench":
-            raise ValueError(
-                "benchmark='longbench_e': the sample set has no texts of 8,000 words; get "
-                "LongBench's files and set LLADA_DATA=longbench (or their folder)."
-            )
-        tasks = tasks or list(EMBEDDED_TASKS)
-    return longbench_cells(
-        values["benchmark"],
-        tasks,
-        path,
-        values["output_lengths"],
-        values["samples"],
-        values["wording"],
-    )
-
-
 def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
     """Pair all tasks with the models, each once a prompt limit."""
     models = []
@@ -187,7 +141,13 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
                     config, values["block_length"], values["steps"], benchmark="longbench"
                 )
             models += made
-    return [Combination(models=models, datasets=_cells_of(values, has_full_paths=True))]
+    cells = _list_cells(values)
+    for cell in cells:
+        if not cell["path"].startswith("asset:"):
+            # In full: a dumped config must not depend on variables.
+            found = find_data(cell["path"], benchmark="LongBench", how_to_get=samples.HOW_TO_GET)
+            cell["path"] = str(found.resolve())
+    return [Combination(models=models, datasets=cells)]
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
@@ -258,12 +218,6 @@ PLAN = Plan(
     has_small_cells=False,
     dump_details=True,
 )
-
-
-def _list_cells(values: Settings) -> list[Config]:
-    values.default("data", "longbench")
-    _fill_common(values)
-    return _cells_of(values, has_full_paths=False)
 
 
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

@@ -7,8 +7,6 @@ files: what reads results takes benchmark, task and length from the config.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from opencompass_llada.benchmarks.cells import (
     LITERAL_TEMPLATE,
     Config,
@@ -31,170 +29,98 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
     },
     "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
-
-
-def multi_retrieval_cells(
-    data: str = "needlebench",
-    language: str = "en",
-    lengths: Sequence[int] = LONGLLADA_LENGTHS,
-    depths: Sequence[int] = DEPTHS_BY_TEN,
-    tokenizer: str = "gpt-4",
-    num_repeats: int = 10,
-    generation_length: int = 256,
-    length_buffer: int | str = "fit",
-    chat: bool = False,
-    path: str | None = None,
-) -> list[Config]:
-    """List the data set configs of multi-needle retrieval, one a length.
-
-    Args:
-        data: ``needlebench`` or ``embedded``.
-        language: ``en``, or ``zh`` for NeedleBench.
-        lengths: Tokens of the whole task.
-        depths: Places of the needles, percent of the context; one needle each.
-        tokenizer: What counts: ``gpt-4`` or a checkpoint's path (folder, hub name, asset:NAME).
-        num_repeats: Samples a cell.
-        generation_length: Tokens that the model generates.
-        length_buffer: Tokens kept for all but context and needles (NeedleBench's own sets keep
-            1,000 in English and 200 in Chinese), or ``fit`` for prompts of exactly the length.
-        chat: Ask for sentences to be filled in, instead of ending in the first one's beginning.
-        path: Folder of the data, where it is not in its usual place.
-    """
-    common = _common_options(
-        data, language, tokenizer, num_repeats, generation_length, length_buffer, chat, path
-    )
-    return [
-        {
-            "abbr": _name("multi_retrieval", data, language, length, tokenizer, chat),
-            "type": f"{_SAMPLES}.MultiNeedleRetrievalDataset",
-            "task": f"multi_retrieval_{language}",
-            "length": length,
-            "depths": list(depths),
-            "needle_file_name": "needles.jsonl",
-            "eval_cfg": score_with("multi_needle.scoring.MultiNeedleRetrievalEvaluator"),
-            **common,
-        }
-        for length in lengths
-    ]
-
-
-def multi_reasoning_cells(
-    language: str = "en",
-    lengths: Sequence[int] = LONGLLADA_LENGTHS,
-    depths: Sequence[int] = DEPTHS_BY_TEN,
-    num_needles: int = 2,
-    gap: int = 10,
-    tokenizer: str = "gpt-4",
-    num_repeats: int = 10,
-    generation_length: int = 64,
-    length_buffer: int | str = "fit",
-    chat: bool = False,
-    path: str | None = None,
-) -> list[Config]:
-    """List the data set configs of multi-needle reasoning, one a length and depth.
-
-    Args:
-        language: ``en`` or ``zh``.
-        lengths: Tokens of the whole task.
-        depths: Places of the first needle, percent of the context.
-        num_needles: Steps of the derivation; NeedleBench asks for 2 to 5.
-        gap: Percent of the context between two needles.
-        tokenizer: What counts; see `multi_retrieval_cells`.
-        num_repeats: Samples a cell.
-        generation_length: Tokens that the model generates.
-        length_buffer: See `multi_retrieval_cells`.
-        chat: NeedleBench's question, instead of ending in the beginning of an answer.
-        path: Folder of the data, where it is not in its usual place.
-    """
-    task, data = f"multi_reasoning{num_needles}", "needlebench"
-    common = _common_options(
-        data, language, tokenizer, num_repeats, generation_length, length_buffer, chat, path
-    )
-    return [
-        {
-            "abbr": f"{_name(task, data, language, length, tokenizer, chat)}_depth{depth:03d}",
-            "type": f"{_SAMPLES}.MultiNeedleReasoningDataset",
-            "task": f"{task}_{language}_depth{depth:03d}",
-            "length": length,
-            "depth": depth,
-            "num_needles": num_needles,
-            "diff": gap,
-            "needle_file_name": f"multi_needle_reasoning_{language}.json",
-            "eval_cfg": score_with("multi_needle.scoring.MultiNeedleReasoningEvaluator"),
-            **common,
-        }
-        for depth in depths
-        for length in lengths
-    ]
-
-
 _SAMPLES = "opencompass_llada.benchmarks.multi_needle.samples"
-
-
-def _name(task: str, data: str, language: str, length: int, tokenizer: str, chat: bool) -> str:
-    name = f"{task}_{data}_{language}_length{length}_by-{name_tokenizer(tokenizer)}"
-    return name + ("_chat" if chat else "")
-
-
-def _common_options(
-    data: str,
-    language: str,
-    tokenizer: str,
-    num_repeats: int,
-    generation_length: int,
-    length_buffer: int | str,
-    chat: bool,
-    path: str | None,
-) -> Config:
-    """Return what both kinds of data set share."""
-    reject_unknown("data", [data], HAYSTACKS)
-    reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
-    return {
-        "benchmark": "needlebench_multi",
-        "path": path or DATA_PATHS[data],
-        "tokenizer": tokenizer,
-        "num_repeats_per_file": num_repeats,
-        "length_buffer": length_buffer,
-        "generation_reserve": generation_length if length_buffer == "fit" else 0,
-        "guide": chat,
-        "reader_cfg": read_with("answer"),
-        # No BOT turn: it would put a line break after the answer prefix.
-        "infer_cfg": generate_with({"type": LITERAL_TEMPLATE}, generation_length),
-        **HAYSTACKS[data][language],
-    }
 
 
 def _list_cells(values: Settings) -> list[Config]:
     """List the data sets of one task; embedded ones at tiny-llada's lengths."""
     values.default("task", "retrieval")
     values.default("data", "needlebench")
-    options = {
-        "language": values["language"] or "en",
-        "tokenizer": values["tokenizer"],
-        "lengths": values["lengths"],
-        "depths": values["depths"],
-        "num_repeats": values["repeats"],
-        "generation_length": values["generation_length"],
-        "path": None if values["data"] in DATA_PATHS else values["data"],
-    }
-    if values["data"] == "embedded":  # from once to four times its trained length of 512 tokens
-        small = {"lengths": (512, 1024, 2048), "depths": (10, 50, 90), "num_repeats": 4,
-                 "tokenizer": "asset:tiny-llada", "generation_length": 64}  # fmt: skip
-        options = {name: value or small.get(name) for name, value in options.items()}
-    given = {name: value for name, value in options.items() if value is not None}
-    chat = values["prompt"] == "chat"
-    if values["task"] == "reasoning":
-        return multi_reasoning_cells(chat=chat, **given)
+    values.default("language", "en")
     data = values["data"] if values["data"] in DATA_PATHS else "needlebench"
-    return multi_retrieval_cells(data=data, chat=chat, **given)
+    if values["task"] == "reasoning":
+        reject_unknown("data of multi-needle reasoning", [data], ["needlebench"])
+    if data == "embedded":  # from once to four times its trained length of 512 tokens
+        values.default("lengths", (512, 1024, 2048))
+        values.default("depths", [10, 50, 90])
+        values.default("tokenizer", "asset:tiny-llada")
+        values.default("repeats", 4)
+    values.default("lengths", LONGLLADA_LENGTHS)
+    values.default("depths", list(DEPTHS_BY_TEN))
+    values.default("tokenizer", "gpt-4")
+    values.default("repeats", 10)
+    is_short = data == "embedded" or values["task"] == "reasoning"
+    values.default("generation_length", 64 if is_short else 256)
+    reject_unknown(f"language of {data} data", [values["language"]], HAYSTACKS[data])
+    common = {
+        "benchmark": "needlebench_multi",
+        "path": DATA_PATHS.get(values["data"], values["data"]),
+        "tokenizer": values["tokenizer"],
+        "num_repeats_per_file": values["repeats"],
+        "length_buffer": "fit",
+        "generation_reserve": values["generation_length"],
+        "guide": values["prompt"] == "chat",
+        "reader_cfg": read_with("answer"),
+        # No BOT turn: it would put a line break after the answer prefix.
+        "infer_cfg": generate_with({"type": LITERAL_TEMPLATE}, values["generation_length"]),
+        **HAYSTACKS[data][values["language"]],
+    }
+    make = _reasoning if values["task"] == "reasoning" else _retrieval
+    return [{**cell, **common} for cell in make(values, data)]
+
+
+def _name(values: Settings, task: str, data: str, length: int) -> str:
+    name = f"{task}_{data}_{values['language']}_length{length}"
+    ending = "_chat" if values["prompt"] == "chat" else ""
+    return f"{name}_by-{name_tokenizer(values['tokenizer'])}{ending}"
+
+
+def _retrieval(values: Settings, data: str) -> list[Config]:
+    return [
+        {
+            "abbr": _name(values, "multi_retrieval", data, length),
+            "type": f"{_SAMPLES}.MultiNeedleRetrievalDataset",
+            "task": f"multi_retrieval_{values['language']}",
+            "length": length,
+            "depths": values["depths"],
+            "needle_file_name": "needles.jsonl",
+            "eval_cfg": score_with("multi_needle.scoring.MultiNeedleRetrievalEvaluator"),
+        }
+        for length in values["lengths"]
+    ]
+
+
+def _reasoning(values: Settings, data: str) -> list[Config]:
+    values.default("needles", 2)
+    values.default("gap", 10)
+    task, language = f"multi_reasoning{values['needles']}", values["language"]
+    return [
+        {
+            "abbr": f"{_name(values, task, data, length)}_depth{depth:03d}",
+            "type": f"{_SAMPLES}.MultiNeedleReasoningDataset",
+            "task": f"{task}_{language}_depth{depth:03d}",
+            "length": length,
+            "depth": depth,
+            "num_needles": values["needles"],
+            "diff": values["gap"],
+            "needle_file_name": f"multi_needle_reasoning_{language}.json",
+            "eval_cfg": score_with("multi_needle.scoring.MultiNeedleReasoningEvaluator"),
+        }
+        for depth in values["depths"]
+        for length in values["lengths"]
+    ]
 
 
 DATA_SETS = DataSets(
     settings={
-        "task": text("retrieval (all needles) or reasoning (what follows from them)",
-                     "retrieval", "reasoning"),
+        "task": text(
+            "retrieval (all needles) or reasoning (what follows from them)",
+            *("retrieval", "reasoning"),
+        ),
         "lengths": numbers("tokens, separated by commas; default LongLLaDA's"),
-        "depths": numbers("percent, separated by commas", lowest=0),
+        "depths": numbers("percent, separated by commas; of reasoning's first needle", lowest=0),
+        "needles": number("steps of a derivation, 2 to 5; default 2"),
+        "gap": number("percent of the context between two needles of a derivation; default 10"),
         "repeats": number("samples a cell"),
         "data": text("embedded (retrieval alone), needlebench, or the folder of its files"),
         "language": text("en or zh", "en", "zh"),
@@ -203,4 +129,4 @@ DATA_SETS = DataSets(
         "generation_length": number("tokens generated for a sample"),
     },
     list_cells=_list_cells,
-)  # fmt: skip
+)

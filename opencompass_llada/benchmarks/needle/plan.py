@@ -56,45 +56,45 @@ REPEATS = {"needlebench": 10, "embedded": 2}
 DEPTHS = {"needlebench": DEPTHS_BY_TEN, "embedded": (0, 25, 50, 75, 100)}
 
 
-def niah_cells(
-    data: str = "needlebench",
-    language: str = "en",
-    lengths: Sequence[int] = LONGLLADA_LENGTHS,
-    depths: Sequence[float] | None = None,
-    tokenizer: str = "gpt-4",
-    num_repeats: int | None = None,
-    generation_length: int = 32,
-    length_buffer: int | str | None = None,
-    chat: bool = False,
-    path: str | None = None,
-) -> list[Config]:
-    """List the data set configs of a grid, depth by depth, so that any stretch mixes lengths.
+_CELL_SETTINGS = {
+    "lengths": numbers(
+        "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
+    ),
+    "depths": numbers("percent, separated by commas", lowest=0, fractions=True),
+    "repeats": number("samples a cell"),
+    "data": text("embedded, needlebench, or the folder of NeedleBench files"),
+    "language": text("en or zh", "en", "zh"),
+    "tokenizer": text("what counts lengths: model (its own), gpt-4, or a checkpoint's path"),
+    "prompt": text("base (ends in the answer prefix) or chat", "base", "chat"),
+    "generation_length": number("tokens generated for a sample; default the model's"),
+}
 
-    Args:
-        data: ``needlebench`` or ``embedded``.
-        language: ``en``, or ``zh`` for NeedleBench.
-        lengths: Tokens of the whole task.
-        depths: Places of the needle, percent of the context; by default those of `DEPTHS`.
-        tokenizer: What counts: ``gpt-4`` or a checkpoint's path (folder, hub name, asset:NAME).
-        num_repeats: Samples a cell; by default those of `REPEATS`.
-        generation_length: Tokens that the model generates.
-        length_buffer: Tokens kept for all but context and needle, or ``fit``; by default
-            NeedleBench's for GPT-4's tokenizer and ``fit`` for others.
-        chat: Ask for a sentence to be filled in, instead of ending in the answer prefix.
-        path: Folder of the data, where it is not in its usual place.
 
-    Raises:
-        ValueError: For data that does not exist, or does not in that language.
+def _list_cells(values: Settings) -> list[Config]:
+    """List a grid, depth by depth, so that any stretch mixes lengths.
+
+    By default it is the papers'; on embedded data, from half to four times tiny-llada's trained
+    length of 512 tokens.
     """
-    reject_unknown("data", [data], HAYSTACKS)
+    values.default("data", "needlebench")
+    values.default("language", "en")
+    data = values["data"] if values["data"] in DATA_PATHS else "needlebench"
+    if data == "embedded":
+        values.default("lengths", (256, 512, 1024, 2048))
+        values.default("tokenizer", "asset:tiny-llada")
+        values.default("generation_length", 16)
+    values.default("lengths", LONGLLADA_LENGTHS)
+    values.default("tokenizer", "gpt-4")
+    values.default("generation_length", 32)
+    values.default("depths", DEPTHS[data])
+    values.default("repeats", REPEATS[data])
+    language, chat, tokenizer = values["language"], values["prompt"] == "chat", values["tokenizer"]
     reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
     haystack = dict(HAYSTACKS[data][language])
-    if length_buffer is None and tokenizer != "gpt-4":
-        length_buffer = "fit"
-    if length_buffer is not None:
-        haystack["length_buffer"] = length_buffer
+    if tokenizer != "gpt-4":
+        haystack["length_buffer"] = "fit"
     if haystack["length_buffer"] == "fit":
-        haystack["generation_reserve"] = generation_length
+        haystack["generation_reserve"] = values["generation_length"]
     ending = f"by-{name_tokenizer(tokenizer)}" + ("_chat" if chat else "")
     # No BOT turn: it would put a line break after the answer prefix.
     turns = {"round": [{"role": "HUMAN", "prompt": "{prompt}"}]}
@@ -103,35 +103,21 @@ def niah_cells(
         {
             "abbr": f"niah_{data}_{language}_length{length}_depth{f'{depth:g}'.zfill(3)}_{ending}",
             "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
-            "path": path or DATA_PATHS[data],
+            "path": DATA_PATHS.get(values["data"], values["data"]),
             "length": length,
             "depth": depth,
             "tokenizer": tokenizer,
-            "num_repeats_per_file": num_repeats or REPEATS[data],
+            "num_repeats_per_file": values["repeats"],
             "guide": chat,
             "needle_file_name": "needles.jsonl",
             "reader_cfg": read_with("answer"),
-            "infer_cfg": generate_with(template, generation_length),
+            "infer_cfg": generate_with(template, values["generation_length"]),
             "eval_cfg": score_with("needle.scoring.NeedleBenchEvaluator"),
             **haystack,
         }
-        for depth in depths or DEPTHS[data]
-        for length in lengths
+        for depth in values["depths"]
+        for length in values["lengths"]
     ]
-
-
-_CELL_SETTINGS = {
-    "lengths": numbers(
-        "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
-    ),
-    "depths": numbers("percent, separated by commas", lowest=0),
-    "repeats": number("samples a cell"),
-    "data": text("embedded, needlebench, or the folder of NeedleBench files"),
-    "language": text("en or zh", "en", "zh"),
-    "tokenizer": text("what counts lengths: model (its own), gpt-4, or a checkpoint's path"),
-    "prompt": text("base (ends in the answer prefix) or chat", "base", "chat"),
-    "generation_length": number("tokens generated for a sample; default the model's"),
-}
 
 
 def _fill_defaults(values: Settings, table: ModelTable) -> None:
@@ -169,8 +155,7 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
     A tokenizer is known by its content: models with copies of one are asked the same questions, and
     the first one's path is in the cells. For chat prompts its template counts, too.
     """
-    chat, named = values["prompt"] == "chat", values["data"] in DATA_PATHS
-    path = DATA_PATHS[values["data"]] if named else values["data"]
+    chat, path = values["prompt"] == "chat", DATA_PATHS.get(values["data"], values["data"])
     if not path.startswith("asset:"):
         # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
         path = str(resolve_data_directory(path).resolve())
@@ -182,23 +167,13 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
         generation_length = values["generation_length"] or facts.generation["niah"]["max_out_len"]
         key = (lengths, identify_tokenizer(tokenizer, with_template=chat), generation_length)
         names_by_cells.setdefault(key, (tokenizer, []))[1].append(name)
-    return [
-        Combination(
-            models=make_models(names, num_steps=values["steps"], chat=chat),
-            datasets=niah_cells(
-                data=values["data"] if named else "needlebench",
-                language=values["language"],
-                lengths=lengths,
-                depths=values["depths"],
-                tokenizer=tokenizer,
-                num_repeats=values["repeats"],
-                generation_length=generation_length,
-                chat=chat,
-                path=path,
-            ),
-        )
-        for (lengths, _, generation_length), (tokenizer, names) in names_by_cells.items()
-    ]
+    groups = []
+    for (lengths, _, generation_length), (tokenizer, names) in names_by_cells.items():
+        own = {"lengths": lengths, "tokenizer": tokenizer, "generation_length": generation_length}
+        cells = [{**cell, "path": path} for cell in _list_cells(values.replaced(**own))]
+        models = make_models(names, num_steps=values["steps"], chat=chat)
+        groups.append(Combination(models=models, datasets=cells))
+    return groups
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
@@ -231,30 +206,6 @@ PLAN = Plan(
     has_small_cells=True,
     dump_details=True,
 )
-
-
-def _list_cells(values: Settings) -> list[Config]:
-    """List a grid as the papers run it; for embedded data at tiny-llada's lengths."""
-    values.default("data", "needlebench")
-    if values["data"] == "embedded":
-        # From half to four times its trained length of 512 tokens.
-        values.default("lengths", [256, 512, 1024, 2048])
-        values.default("tokenizer", "asset:tiny-llada")
-        values.default("generation_length", 16)
-    values.default("lengths", list(LONGLLADA_LENGTHS))
-    values.default("generation_length", 32)
-    named = values["data"] in DATA_PATHS
-    return niah_cells(
-        data=values["data"] if named else "needlebench",
-        language=values["language"] or "en",
-        lengths=values["lengths"],
-        depths=values["depths"],
-        tokenizer=values["tokenizer"] or "gpt-4",
-        num_repeats=values["repeats"],
-        generation_length=values["generation_length"],
-        chat=values["prompt"] == "chat",
-        path=None if named else values["data"],
-    )
 
 
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

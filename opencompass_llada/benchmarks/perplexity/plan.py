@@ -7,9 +7,9 @@ length and target from the config.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from opencompass_llada.benchmarks.cells import PROMPT_TEMPLATE, Config
+from opencompass_llada.benchmarks.cells import PROMPT_TEMPLATE, ZERO_RETRIEVER, Config
 from opencompass_llada.benchmarks.perplexity import samples
 from opencompass_llada.benchmarks.perplexity.inferencer import parse_likelihood_options
 from opencompass_llada.benchmarks.perplexity.samples import parse_window_options
@@ -33,49 +33,24 @@ _PACKAGE = "opencompass_llada.benchmarks.perplexity"
 HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 
 
-def ppl_cells(
-    lengths: Iterable[int],
-    data: str = "generated",
-    estimator: str = "bound",
-    target: str | int = "whole",
-    num_draws: int | None = None,
-    num_texts: int = 2,
-    windows_per_text: int = 1,
-    min_characters: int | None = None,
-    text_field: str = "text",
-    hub_config: str | None = None,
-    split: str = "test",
-) -> list[Config]:
-    """List the data set configs of a curve.
+def _list_cells(values: Settings) -> list[Config]:
+    """List the data sets of a curve, one a length; by default at tiny-llada's.
 
-    Args:
-        lengths: Context lengths in the model's own tokens.
-        data: ``generated``, a .txt file, a folder of them, a .jsonl file, or ``hub:NAME``.
-        estimator: ``bound`` or ``longllada``; autoregressive models are scored exactly either way.
-        target: For ``bound``, ``whole`` for the whole text up to each length, or how many last
-            tokens of a text are scored at every length, given a growing prefix. ``longllada``
-            scores all text but the first chunk in chunks of 64 tokens, as LongLLaDA's script does.
-        num_draws: Masks drawn a target (16) or a chunk (8).
-        num_texts: Texts taken.
-        windows_per_text: Windows taken of each.
-        min_characters: Shorter texts are passed over. By default none are, so that the texts do
-            not depend on the lengths; generated ones are made as long as a cell needs.
-        text_field: Field of a jsonl or hub row.
-        hub_config: Configuration of a hub data set.
-        split: Split of a hub data set.
-
-    Raises:
-        ValueError: For options that do not fit.
+    ``longllada`` scores all text but the first chunk in chunks of 64 tokens, as LongLLaDA's script
+    does. Autoregressive models are scored exactly with either estimator.
     """
-    likelihood = {"estimator": estimator, "num_draws": num_draws}
+    values.default("data", "generated")
+    values.default("estimator", "bound")
+    _fill_common(values)
+    estimator, target, data = values["estimator"], values["target"], values["data"]
+    likelihood = {"estimator": estimator, "num_draws": values["draws"]}
     chunk_length = parse_likelihood_options(likelihood, 1).chunk_length
-    name = data.replace("hub:", "").rstrip("/").split("/")[-1].split(".")[0]
     cells: list[Config] = []
     previous = 0
-    for length in sorted(lengths):
+    for length in sorted(values["lengths"] or TINY_LENGTHS):
         window: Config = {
             "length": length,
-            "windows_per_text": windows_per_text,
+            "windows_per_text": values["windows"],
             "target": "whole",
         }
         if estimator == "longllada":
@@ -88,43 +63,47 @@ def ppl_cells(
             window.update(target="segment", previous_length=previous or chunk_length)
         elif target != "whole":
             window.update(target="last", target_tokens=target)
-        options = parse_window_options(window)
-        label = window["target"] + (str(target) if window["target"] == "last" else "")
-        needed = MOST_CHARACTERS_A_TOKEN * options.needed_tokens if data == "generated" else 1
-        cell: Config = {
-            "abbr": f"ppl_{estimator}_{label}_{name}_length{length}",
-            "type": f"{_PACKAGE}.samples.PerplexityDataset",
-            "benchmark": "perplexity",
-            "task": estimator,
-            "length": length,
-            "target": window["target"],
-            "path": data,
-            "num_texts": num_texts,
-            "min_characters": min_characters or needed,
-            "extended_at": "start" if window["target"] == "last" else "end",
-            "text_field": text_field,
-            "hub_config": hub_config,
-            "split": split,
-            "reader_cfg": {"input_columns": ["text"], "output_column": "name"},
-            "infer_cfg": {
-                # OpenCompass asks for a template; texts are scored as they are.
-                "prompt_template": {"type": PROMPT_TEMPLATE, "template": "{text}"},
-                "retriever": {"type": "opencompass.openicl.icl_retriever.ZeroRetriever"},
-                "inferencer": {
-                    "type": f"{_PACKAGE}.inferencer.PerplexityInferencer",
-                    "window": window,
-                    "likelihood": likelihood,
-                },
-            },
-            "eval_cfg": {
-                "evaluator": {"type": f"{_PACKAGE}.scoring.PerplexityEvaluator"},
-            },
-        }
+        cells.append(_make_cell(values, data, window, likelihood))
         if window["target"] == "segment":
-            cell["previous_length"] = previous
+            cells[-1]["previous_length"] = previous
         previous = length
-        cells.append(cell)
     return cells
+
+
+def _make_cell(values: Settings, data: str, window: Config, likelihood: Config) -> Config:
+    name = data.replace("hub:", "").rstrip("/").split("/")[-1].split(".")[0]
+    is_last = window["target"] == "last"
+    label = window["target"] + (str(window["target_tokens"]) if is_last else "")
+    # Texts do not depend on the lengths, but that generated ones are as long as a cell needs.
+    tokens = parse_window_options(window).needed_tokens
+    needed = MOST_CHARACTERS_A_TOKEN * tokens if data == "generated" else 1
+    return {
+        "abbr": f"ppl_{likelihood['estimator']}_{label}_{name}_length{window['length']}",
+        "type": f"{_PACKAGE}.samples.PerplexityDataset",
+        "benchmark": "perplexity",
+        "task": likelihood["estimator"],
+        "length": window["length"],
+        "target": window["target"],
+        "path": data,
+        "num_texts": values["texts"],
+        "min_characters": values["min_characters"] or needed,
+        "extended_at": "start" if is_last else "end",
+        "text_field": values["text_field"],
+        "hub_config": values["hub_config"],
+        "split": values["split"],
+        "reader_cfg": {"input_columns": ["text"], "output_column": "name"},
+        "infer_cfg": {
+            # OpenCompass asks for a template; texts are scored as they are.
+            "prompt_template": {"type": PROMPT_TEMPLATE, "template": "{text}"},
+            "retriever": {"type": ZERO_RETRIEVER},
+            "inferencer": {
+                "type": f"{_PACKAGE}.inferencer.PerplexityInferencer",
+                "window": window,
+                "likelihood": likelihood,
+            },
+        },
+        "eval_cfg": {"evaluator": {"type": f"{_PACKAGE}.scoring.PerplexityEvaluator"}},
+    }
 
 
 def _fill_common(values: Settings) -> None:
@@ -149,22 +128,6 @@ def _fill_defaults(values: Settings, table: ModelTable) -> None:
         values.sources["lengths"] = "default: 1/2, 1, 2, 4 and 8 times the trained length"
 
 
-def _cells_of(values: Settings, lengths: Iterable[int]) -> list[Config]:
-    return ppl_cells(
-        lengths,
-        data=values["data"],
-        estimator=values["estimator"],
-        target=values["target"],
-        num_draws=values["draws"],
-        num_texts=values["texts"],
-        windows_per_text=values["windows"],
-        min_characters=values["min_characters"],
-        text_field=values["text_field"],
-        hub_config=values["hub_config"],
-        split=values["split"],
-    )
-
-
 def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
     """Pair each set of lengths with the models that share it."""
     names_by_lengths: dict[tuple[int, ...], list[str]] = {}
@@ -173,7 +136,9 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
         own = (trained // 2, *(factor * trained for factor in (1, 2, 4, 8)))
         names_by_lengths.setdefault(tuple(values["lengths"] or own), []).append(name)
     return [
-        Combination(models=make_models(names), datasets=_cells_of(values, lengths))
+        Combination(
+            models=make_models(names), datasets=_list_cells(values.replaced(lengths=lengths))
+        )
         for lengths, names in names_by_lengths.items()
     ]
 
@@ -229,13 +194,6 @@ PLAN = Plan(
     has_small_cells=True,
     dump_details=False,
 )
-
-
-def _list_cells(values: Settings) -> list[Config]:
-    values.default("data", "generated")
-    values.default("estimator", "bound")
-    _fill_common(values)
-    return _cells_of(values, values["lengths"] or TINY_LENGTHS)
 
 
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

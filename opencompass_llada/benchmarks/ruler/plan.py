@@ -60,104 +60,66 @@ EMBEDDED_ANSWER = TINY_GENERATION["ruler"]
 EMBEDDED_SAMPLES = 3
 
 
-def ruler_cells(
-    lengths: Sequence[int],
-    tasks: Sequence[str] | None = None,
-    tokenizer: str | None = None,
-    num_samples: int = PAPER_SAMPLES,
-    generation_length: int | None = PAPER_GENERATION,
-    chat: bool = False,
-    data: str = "ruler",
-    path: str | None = None,
-    tokens_to_generate: int | None = None,
-    fwe_room: bool = True,
-) -> list[Config]:
-    """List data set configs, length by length.
+def _list_cells(values: Settings) -> list[Config]:
+    """List data sets, length by length, by default as both papers run them.
 
-    Args:
-        lengths: Tokens of prompt and answer together.
-        tasks: Names; by default all that the data has.
-        tokenizer: What counts: ``gpt-4`` or a checkpoint's path (folder, hub name, asset:NAME); by
-            default $TOKENIZER_MODEL, as in OpenCompass's own configs, else ``gpt-4``.
-        num_samples: Samples a task and length.
-        generation_length: Tokens that the model generates, 64 in both papers; None for the
-            model's own.
-        chat: OpenCompass's turns of a conversation, for models with a chat template.
-        data: ``ruler`` (OpenCompass's data/ruler) or ``embedded`` (generated essays, no qa tasks).
-        path: Folder of the data, where it is not in its usual place.
-        tokens_to_generate: Room for the answer; None for RULER's own for each task.
-        fwe_room: Whether fwe keeps that room too; False for OpenCompass's and NVIDIA's prompts,
-            which are too long with the answer.
-
-    Raises:
-        ValueError: For data or tasks that do not exist.
+    Embedded ones have just the room that the answer takes, and are at tiny-llada's lengths, each
+    task from the length on that it fits. Where no answer's length is asked for there, RULER's own
+    is taken where it is shorter: vt's 30.
     """
-    reject_unknown("RULER data", [data], SOURCES)
-    at_hand = [name for name in TASKS if data != "embedded" or name not in QA_TASKS]
-    chosen = list(tasks or at_hand)
-    reject_unknown(f"task of RULER's {data} data", chosen, at_hand)
-    tokenizer = tokenizer or os.environ.get("TOKENIZER_MODEL") or "gpt-4"
-    ending = f"by-{name_tokenizer(tokenizer)}" + ("_chat" if chat else "")
+    values.default("data", "ruler")
+    data = values["data"] if values["data"] in SOURCES else "ruler"
+    embedded, lengths = data == "embedded", values["lengths"]
+    if embedded:
+        values.default("tokenizer", "asset:tiny-llada")
+        values.default("samples", EMBEDDED_SAMPLES)
+        values.default("generation_length", EMBEDDED_ANSWER["max_out_len"])
+    values.default("lengths", EMBEDDED_LENGTHS if embedded else LONGLLADA_LENGTHS)
+    values.default("samples", PAPER_SAMPLES)
+    values.default("generation_length", PAPER_GENERATION)
+    # As in OpenCompass's own configs.
+    values.default("tokenizer", os.environ.get("TOKENIZER_MODEL") or "gpt-4")
+    at_hand = [name for name in TASKS if not embedded or name not in QA_TASKS]
+    tasks = values["tasks"] or at_hand
+    reject_unknown(f"task of RULER's {data} data", tasks, at_hand)
+    cells = [
+        _make_cell(values, task, length, embedded)
+        for length in values["lengths"]
+        for task in tasks
+        if not embedded or lengths or length >= EMBEDDED_SHORTEST.get(task, 0)
+    ]
+    source = {**SOURCES[data], **({} if values["data"] in SOURCES else {"path": values["data"]})}
+    return [{**cell, **source} for cell in cells]
+
+
+def _make_cell(values: Settings, task: str, length: int, embedded: bool) -> Config:
+    chat = values["prompt"] not in ("base", None)
     turns = [{"role": "HUMAN", "prompt": "{prompt}"}]
     if chat:
         turns.append({"role": "BOT", "prompt": "{answer}\n"})
-    options: Config = {"tokenizer": tokenizer, "num_samples": num_samples, **SOURCES[data]}
-    if path:
-        options["path"] = path
-    if tokens_to_generate is not None:
-        options["tokens_to_generate"] = tokens_to_generate
+    room, own = values["generation_length"], TASKS[task].tokens_to_generate
+    if _takes_embedded_answer(values):
+        room = min(room, own)
+    ending = f"by-{name_tokenizer(values['tokenizer'])}" + ("_chat" if chat else "")
+    cell: Config = {
+        "abbr": f"ruler_{task}_length{length}_{ending}",
+        "type": "opencompass_llada.benchmarks.ruler.dataset.RulerDataset",
+        "benchmark": "ruler",
+        "task": task,
+        "length": length,
+        "tokenizer": values["tokenizer"],
+        "num_samples": values["samples"],
+        "reader_cfg": read_with("answer"),
+        "infer_cfg": generate_with({"type": PROMPT_TEMPLATE, "template": {"round": turns}}, room),
+        "eval_cfg": score_with("ruler.dataset.RulerEvaluator", match=TASKS[task].match),
+    }
+    if embedded:
+        cell["tokens_to_generate"] = room
     if chat:
-        options["chat"] = True
-    if not fwe_room:
-        options["fwe_room"] = False
-    template = {"type": PROMPT_TEMPLATE, "template": {"round": turns}}
-    return [
-        {
-            "abbr": f"ruler_{task}_length{length}_{ending}",
-            "type": "opencompass_llada.benchmarks.ruler.dataset.RulerDataset",
-            "benchmark": "ruler",
-            "task": task,
-            "length": length,
-            "reader_cfg": read_with("answer"),
-            "infer_cfg": generate_with(template, generation_length),
-            "eval_cfg": score_with("ruler.dataset.RulerEvaluator", match=TASKS[task].match),
-            **options,
-        }
-        for length in lengths
-        for task in chosen
-    ]
-
-
-def embedded_cells(
-    generation_length: int,
-    within_reserve: bool = True,
-    lengths: Sequence[int] | None = None,
-    tokenizer: str = "asset:tiny-llada",
-    tasks: Sequence[str] | None = None,
-    num_samples: int = EMBEDDED_SAMPLES,
-    chat: bool = False,
-) -> list[Config]:
-    """List small data sets that need no data, with just the room that the answer takes.
-
-    Args:
-        generation_length: Tokens that the model generates.
-        within_reserve: Generate fewer where RULER keeps less room for a task: vt's 30.
-        lengths: As of `ruler_cells`; by default `EMBEDDED_LENGTHS`, each task from the length on
-            that it fits.
-        tokenizer: As of `ruler_cells`.
-        tasks: As of `ruler_cells`.
-        num_samples: Samples a task and length.
-        chat: As of `ruler_cells`.
-    """
-    cells = ruler_cells(
-        lengths or EMBEDDED_LENGTHS, tasks, tokenizer, num_samples, chat=chat, data="embedded"
-    )
-    for cell in cells:
-        reserve = TASKS[cell["task"]].tokens_to_generate
-        room = min(generation_length, reserve) if within_reserve else generation_length
-        cell["tokens_to_generate"] = cell["infer_cfg"]["inferencer"]["max_out_len"] = room
-    shortest = {} if lengths else EMBEDDED_SHORTEST
-    return [cell for cell in cells if cell["length"] >= shortest.get(cell["task"], 0)]
+        cell["chat"] = True
+    if values["fwe"] == "published" and not embedded:
+        cell["fwe_room"] = False
+    return cell
 
 
 def _fill_defaults(values: Settings, table: ModelTable) -> None:
@@ -213,35 +175,12 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
         for config in models:
             config["max_out_len"] = values["generation_length"]
             table.set_sampler(config, values["block_length"], values["steps"], benchmark="ruler")
-        cells = _cells_of(values, tokenizer)
+        cells = _list_cells(values.replaced(tokenizer=tokenizer))
         for cell in cells if values["data"] != "embedded" else ():
             # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
             cell["path"] = _full_path(cell)
         groups.append(Combination(models=models, datasets=cells))
     return groups
-
-
-def _cells_of(values: Settings, tokenizer: str | None) -> list[Config]:
-    """List the data set configs whose lengths a tokenizer counts."""
-    common = {
-        "tasks": values["tasks"],
-        "num_samples": values["samples"],
-        "generation_length": values["generation_length"],
-        "lengths": values["lengths"],
-        "chat": values["prompt"] not in ("base", None),
-    }
-    if values["data"] == "embedded":
-        own = tokenizer or "asset:tiny-llada"
-        return embedded_cells(
-            within_reserve=_takes_embedded_answer(values), tokenizer=own, **common
-        )
-    named = values["data"] in SOURCES
-    return ruler_cells(
-        path=SOURCES[values["data"]]["path"] if named else values["data"],
-        fwe_room=values["fwe"] != "published",
-        tokenizer=tokenizer,
-        **common,
-    )
 
 
 def _full_path(cell: Config) -> str:
@@ -301,19 +240,6 @@ PLAN = Plan(
     has_small_cells=False,
     dump_details=True,
 )
-
-
-def _list_cells(values: Settings) -> list[Config]:
-    """List data sets as both papers run them; embedded ones at tiny-llada's lengths."""
-    values.default("data", "ruler")
-    if values["data"] == "embedded":
-        values.default("samples", EMBEDDED_SAMPLES)
-        values.default("generation_length", EMBEDDED_ANSWER["max_out_len"])
-    else:
-        values.default("lengths", list(LONGLLADA_LENGTHS))
-    values.default("samples", PAPER_SAMPLES)
-    values.default("generation_length", PAPER_GENERATION)
-    return _cells_of(values, values["tokenizer"])
 
 
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

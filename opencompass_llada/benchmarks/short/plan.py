@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from opencompass_llada import assets
 from opencompass_llada.benchmarks import stock
@@ -68,35 +67,35 @@ EMBEDDED_SUBJECT = "miscellaneous"
 _INFERENCERS = "opencompass.openicl.icl_inferencer"
 
 
-def short_cells(
-    tasks: Iterable[str],
-    chat: bool = False,
-    folder: str | None = None,
-    samples: int | None = None,
-    subjects: Sequence[str] | None = None,
-    generation_length: int | None = None,
-) -> list[Config]:
-    """List data set configs.
+def _list_cells(values: Settings) -> list[Config]:
+    """List data sets with answers of 256 tokens, or 512 for chat models, 16 of the sample set."""
+    values.default("data", "opencompass")
+    chat, embedded = values["prompt"] == "chat", values["data"] == "embedded"
+    at_hand = EMBEDDED_TASKS if embedded else ALL_TASKS
+    _fill_tasks(values, [task for task in at_hand if not chat or task in CHAT_TASKS])
+    values.default("generation_length", 16 if embedded else 512 if chat else 256)
+    return _cells_of(values, values["tasks"], chat, values["generation_length"])
 
-    Args:
-        tasks: Of `facts.ALL_TASKS`, or of `facts.CHAT_TASKS`.
-        chat: Whether they are for models with a chat template.
-        folder: Where the data is, laid out as OpenCompass's data/; None for where it looks.
-        samples: Take the first so many of each data set.
-        subjects: Of MMLU; all by default.
-        generation_length: Tokens generated, instead of the model's own number.
-    """
+
+def _cells_of(
+    values: Settings, tasks: Iterable[str], chat: bool, generation_length: int | None
+) -> list[Config]:
+    """List the data set configs of tasks; without a length the model's own number is generated."""
+    embedded = values["data"] == "embedded"
+    folder = os.path.abspath(os.path.expanduser(values["data"]))
+    if embedded:
+        folder = str(assets.resolve_asset("asset:short"))
     cells = []
     for task in tasks:
         for cell in _read_stock(STOCK_CONFIGS[task][chat]):
-            if task == "mmlu" and subjects and cell["name"] not in subjects:
-                continue
             subject = f"_{cell['name']}" if task == "mmlu" else ""
+            if subject and embedded and cell["name"] != EMBEDDED_SUBJECT:
+                continue
             cell["abbr"] = f"{task}{subject}" + ("_chat" if chat else "")
-            if folder is not None:
+            if values["data"] != "opencompass":
                 cell["path"] = f"{folder}/{PLACES[task]}"
-            if samples:
-                cell["reader_cfg"]["test_range"] = f"[0:{samples}]"
+            if values["samples"]:
+                cell["reader_cfg"]["test_range"] = f"[0:{values['samples']}]"
             cell["infer_cfg"]["inferencer"] = _make_inferencer(task, chat, generation_length)
             if task == "humaneval" and not chat:
                 # The function's head alone, as lm-evaluation-harness gives it.
@@ -132,21 +131,6 @@ def _make_inferencer(task: str, chat: bool, generation_length: int | None) -> Co
     if not chat:
         inferencer["stopping_criteria"] = list(BASE_STOPS[task])
     return inferencer
-
-
-def _cells_of(
-    values: Settings, tasks: Iterable[str], chat: bool, length: int | None
-) -> list[Config]:
-    """List the data set configs of tasks where their data is."""
-    options: dict[str, Any] = {"samples": values["samples"], "generation_length": length}
-    if values["data"] == "embedded":
-        options |= {
-            "folder": str(assets.resolve_asset("asset:short")),
-            "subjects": [EMBEDDED_SUBJECT],
-        }
-    elif values["data"] != "opencompass":
-        options["folder"] = os.path.abspath(os.path.expanduser(values["data"]))
-    return short_cells(tasks, chat, **options)
 
 
 def _fill_tasks(values: Settings, at_hand: Sequence[str]) -> None:
@@ -287,16 +271,6 @@ PLAN = Plan(
     dump_details=True,
     always_combined=True,
 )
-
-
-def _list_cells(values: Settings) -> list[Config]:
-    """List data sets with answers of 256 tokens, or 512 for chat models, 16 of the sample set."""
-    values.default("data", "opencompass")
-    chat, embedded = values["prompt"] == "chat", values["data"] == "embedded"
-    at_hand = EMBEDDED_TASKS if embedded else ALL_TASKS
-    _fill_tasks(values, [task for task in at_hand if not chat or task in CHAT_TASKS])
-    values.default("generation_length", 16 if embedded else 512 if chat else 256)
-    return _cells_of(values, values["tasks"], chat, values["generation_length"])
 
 
 DATA_SETS = DataSets(
