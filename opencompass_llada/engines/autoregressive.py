@@ -9,7 +9,6 @@ Shape letters: B rows, L row length.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,14 +19,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import CausalTokens, Engine, Family, Generation, LoadRequest
+from opencompass_llada.engines.base import CausalTokens, Engine, Family, LoadRequest
 from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
-from opencompass_llada.sampling import IsComplete
+from opencompass_llada.sampling import IsComplete, SamplerOutput
 
 #: Ends of a turn of widespread chat formats, counted as ends where the tokenizer has them.
 TURN_ENDS = (EOT_TOKEN, "<|im_end|>")
@@ -59,21 +58,13 @@ class AutoregressiveEngine(Engine):
         self._pad_token_id = pad_token_id
         self._scorer = CausalScorer(causal_logits(model), device=self.device)
 
-    def generate(
+    def _generate(
         self,
         prompts: Sequence[Sequence[int]],
-        *,
         max_new_tokens: int,
-        is_complete: IsComplete | None = None,
-    ) -> list[Generation]:
-        """Generate up to end tokens alone (``is_complete`` is not asked); see `Engine.generate`.
-
-        Raises:
-            ValueError: If a prompt is empty, which leaves nothing to go on from.
-            FloatingPointError: If the model's logits are not finite.
-        """
-        if not prompts:
-            return []
+        is_complete: IsComplete | None,
+    ) -> SamplerOutput:
+        """Generate up to end tokens alone; ``is_complete`` is not asked."""
         empty = [index for index, prompt in enumerate(prompts) if not prompt]
         if empty:
             raise ValueError(
@@ -81,13 +72,12 @@ class AutoregressiveEngine(Engine):
                 "one to go on from; give it text, or a tokenizer that adds a beginning of sequence"
             )
         ids_BL, attention_BL = pad_left(prompts, self._pad_token_id, self.device)
-        start = time.perf_counter()
         output_BL = self._decode(ids_BL, attention_BL, max_new_tokens)
-        rows = output_BL[:, ids_BL.shape[1] :].tolist()
-        seconds = (time.perf_counter() - start) / len(prompts)
-        generations = [self._read(row, seconds) for row in rows]
-        self.totals.add(generations, max(g.num_forward_passes for g in generations))
-        return generations
+        rows = [self._read(row) for row in output_BL[:, ids_BL.shape[1] :].tolist()]
+        passes = [len(row) for row in rows]
+        return SamplerOutput(
+            token_ids=rows, num_forward_passes=max(passes), passes_per_prompt=passes
+        )
 
     def score(
         self,
@@ -115,11 +105,10 @@ class AutoregressiveEngine(Engine):
             **greedy_options(self.model.generation_config),
         )
 
-    def _read(self, row: Sequence[int], seconds: float) -> Generation:
+    def _read(self, row: list[int]) -> list[int]:
         """Take a row up to its first end token; what follows is padding for longer rows."""
         ends = [index for index, token_id in enumerate(row) if token_id in self.end_token_ids]
-        taken = list(row[: ends[0] + 1] if ends else row)
-        return Generation(token_ids=taken, num_forward_passes=len(taken), seconds=seconds)
+        return row[: ends[0] + 1] if ends else row
 
 
 def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ An engine takes prompt ids and returns generated ids or likelihoods; it knows to
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.sampler_settings import SamplerSettings
-from opencompass_llada.likelihood import Estimate, LikelihoodOptions
+from opencompass_llada.likelihood import Scorer
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
-from opencompass_llada.sampling import IsComplete, SpecialTokens
+from opencompass_llada.sampling import IsComplete, SamplerOutput, SpecialTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Totals:
         )
 
 
-class Engine(ABC):
+class Engine(Scorer):
     """A loaded network that generates and scores, and counts what that took."""
 
     generates_by: ClassVar[str]
@@ -90,7 +91,6 @@ class Engine(ABC):
         """Whether that is by a RoPE scaling, and not the length that the model was trained on."""
         return self._rope is not None and self._rope.method != "none"
 
-    @abstractmethod
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -103,28 +103,32 @@ class Engine(ABC):
         Each generation equals that of the prompt alone. ``is_complete`` says whether an answer is
         complete, given its first ids; an engine may stop early then, and must not let it change an
         answer before its end.
+
+        Raises:
+            MemoryPlanError: If the batch does not fit the card.
+            ValueError: If a prompt cannot be read, or the steps do not fit the length.
+            FloatingPointError: If the model's logits are not finite.
         """
+        if not prompts:
+            return []
+        start = time.perf_counter()
+        output = self._generate(prompts, max_new_tokens, is_complete)
+        seconds = (time.perf_counter() - start) / len(prompts)
+        generations = [
+            Generation(token_ids=token_ids, num_forward_passes=passes, seconds=seconds)
+            for token_ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
+        ]
+        self.totals.add(generations, output.num_forward_passes)
+        return generations
 
     @abstractmethod
-    def score(
+    def _generate(
         self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
-    ) -> Estimate:
-        """Return the negative log-likelihood of a target given a clean prefix, or its bound.
-
-        An autoregressive model needs no options. Drawn masks depend on ``draw_key`` in the target's
-        place; see `estimate_bound`.
-        """
-
-    @abstractmethod
-    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Return the exact negative log-likelihood of each of several single tokens, in one pass.
-
-        An autoregressive model needs at least one id before them.
-        """
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        is_complete: IsComplete | None,
+    ) -> SamplerOutput:
+        """Return the generated ids and the passes that they took."""
 
 
 class CausalTokens(NamedTuple):

@@ -6,7 +6,6 @@ and its special tokens come together.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import Engine, Family, Generation, LoadRequest
+from opencompass_llada.engines.base import Engine, Family, LoadRequest
 from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.inference import (
     FastNetwork,
@@ -42,6 +41,7 @@ from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
     IsComplete,
+    SamplerOutput,
     SpecialTokens,
     StepListener,
     derive_seed,
@@ -90,29 +90,15 @@ class MaskedDiffusionEngine(Engine):
             self._server = PassServer(FastNetwork(self.model, self._pass_options))
         return self._server
 
-    def generate(
+    def _generate(
         self,
         prompts: Sequence[Sequence[int]],
-        *,
         max_new_tokens: int,
-        is_complete: IsComplete | None = None,
-    ) -> list[Generation]:
-        """Generate after each prompt of one batch; see `Engine.generate`.
-
-        A prompt's random numbers come from the run's seed, its own ids and how often this engine
-        met it before, so that batches, shards and resuming do not change its answer while repeats
-        of one prompt are different samples. Repeats are counted in this engine alone: a shard or
-        a resumed run that begins between two repeats of a prompt numbers them anew.
-
-        Raises:
-            MemoryPlanError: If the batch does not fit the card.
-            ValueError: If the steps do not fit the length, or a prompt holds the mask's id.
-            FloatingPointError: If the model's logits are not finite.
-        """
+        is_complete: IsComplete | None,
+    ) -> SamplerOutput:
         config = self.settings.for_length(max_new_tokens)
         self._check_prompts(prompts)
-        start = time.perf_counter()
-        output = sample(
+        return sample(
             self.server,
             prompts,
             config,
@@ -122,13 +108,6 @@ class MaskedDiffusionEngine(Engine):
             progress=self._progress,
             is_complete=is_complete,
         )
-        seconds = (time.perf_counter() - start) / max(len(prompts), 1)
-        generations = [
-            Generation(token_ids=token_ids, num_forward_passes=passes, seconds=seconds)
-            for token_ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
-        ]
-        self.totals.add(generations, output.num_forward_passes)
-        return generations
 
     def score(
         self,
@@ -165,6 +144,12 @@ class MaskedDiffusionEngine(Engine):
         return sliced_entropies(self.model.hidden_states, self.model.get_output_embeddings())
 
     def _next_seed(self, prompt: Sequence[int]) -> int:
+        """Derive a seed of the run's, a prompt's ids and how often this engine met it before.
+
+        So batches, shards and resuming do not change its answer, and repeats of one prompt are
+        different samples. A shard or a resumed run that begins between two repeats of a prompt
+        numbers them anew.
+        """
         first = derive_seed(self.settings.seed, prompt)
         repeat = self._times_seen[first]
         self._times_seen[first] += 1
@@ -188,7 +173,6 @@ class MaskedDiffusionFamily(Family):
 
     label: str
     """Its name in messages."""
-
     turn_end: str
     """Text of the token that ends a chat turn; a tokenizer without it has none."""
 

@@ -15,7 +15,12 @@ from opencompass_llada.likelihood.bound import (
 from opencompass_llada.likelihood.estimate import Estimate, pool, student_t_quantile
 from opencompass_llada.likelihood.exact import CausalScorer, causal_logits, score_alternatives
 from opencompass_llada.likelihood.options import ESTIMATORS, LikelihoodOptions, parse_scoring
-from opencompass_llada.likelihood.texts import TextScorer, common_prefix_length, split_options
+from opencompass_llada.likelihood.texts import (
+    Scorer,
+    TextScorer,
+    common_prefix_length,
+    split_options,
+)
 
 __all__ = [
     "ESTIMATORS",
@@ -23,6 +28,7 @@ __all__ = [
     "EntropyFunction",
     "Estimate",
     "LikelihoodOptions",
+    "Scorer",
     "TextScorer",
     "causal_logits",
     "common_prefix_length",

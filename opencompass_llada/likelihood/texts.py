@@ -15,6 +15,7 @@ characters.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from opencompass_llada.prompting.truncate import LengthLimit, PromptTooLongError
 class Scorer(Protocol):
     """An engine, as far as scoring goes."""
 
+    @abstractmethod
     def score(
         self,
         prefix: Sequence[int],
@@ -35,10 +37,18 @@ class Scorer(Protocol):
         options: LikelihoodOptions,
         draw_key: Sequence[int] | None = None,
     ) -> Estimate:
-        """Return the negative log-likelihood of a target given a clean prefix, or its bound."""
+        """Return the negative log-likelihood of a target given a clean prefix, or its bound.
 
+        An autoregressive model needs no options. Drawn masks depend on ``draw_key`` in the target's
+        place; see `estimate_bound`.
+        """
+
+    @abstractmethod
     def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Return the negative log-likelihood of each of several single tokens."""
+        """Return the exact negative log-likelihood of each of several single tokens, in one pass.
+
+        An autoregressive model needs at least one id before them.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
