@@ -40,15 +40,14 @@ def guard(
 ) -> int:
     """Call a command and return its exit status, whatever it raises but SystemExit.
 
+    The status is 1 where it raised, 130 where it was interrupted.
+
     Args:
         main: The command; None as its result is status 0.
         program: What the paragraph begins with; the name of the running script by default.
         log_folder: Asked where the traceback of a bug goes, once there is one; None is the
             system's folder for temporary files.
         show_traceback: Print the traceback above the paragraph as well.
-
-    Returns:
-        The command's status; 1 where it raised, 130 where it was interrupted.
     """
     try:
         return int(main() or 0)

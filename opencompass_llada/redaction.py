@@ -59,11 +59,7 @@ def chosen_variables() -> dict[str, str]:
 
 
 def refuse_secrets(cfg: Mapping[str, Any]) -> None:
-    """Refuse a config that holds a secret: it is dumped, recorded and shown in reports.
-
-    Raises:
-        ValueError: With the place of the secret, never the secret, and what to do.
-    """
+    """Refuse a config that holds a secret, naming its place: it is dumped and shown in reports."""
     # mmengine's Config is no Mapping.
     for place in _find({name: cfg[name] for name in cfg}, ""):
         raise ValueError(

@@ -22,11 +22,7 @@ MODULES = (
 
 
 def import_components(modules: tuple[str, ...] = MODULES) -> None:
-    """Import every module that OpenCompass may ask a class of.
-
-    Raises:
-        RuntimeError: If one cannot be imported, with the reason.
-    """
+    """Import every module that OpenCompass may ask a class of, or say in a RuntimeError why not."""
     for module in modules:
         try:
             importlib.import_module(module)

@@ -48,11 +48,7 @@ def list_weight_files(folder: Path) -> list[Path]:
 
     They are the files that ``model.safetensors.index.json`` names, or ``model.safetensors``.
     Other files beside them (averaged weights, a state of the optimizer) are left alone and named
-    in the log.
-
-    Raises:
-        CheckpointError: If there are none, the index is damaged or names files that are missing,
-            or there is both an index and another ``model.safetensors``.
+    in the log. What is missing, damaged or ambiguous is a CheckpointError.
     """
     index, single = folder / INDEX_NAME, folder / SINGLE_NAME
     names = _read_index(index) if index.is_file() else [SINGLE_NAME]
@@ -111,10 +107,8 @@ def _read_index(index: Path) -> list[str]:
 def read_stored_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor by name, from the headers of safetensors files.
 
-    Raises:
-        CheckpointError: If a file cannot be read, a tensor stands in two of them, or is stored in
-            anything but floats of 16 bits or more: quantised weights, read as plain numbers,
-            would be another network's.
+    A tensor in two files, or stored in anything but floats of 16 bits or more, is refused:
+    quantised weights, read as plain numbers, would be another network's.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     odd: list[str] = []

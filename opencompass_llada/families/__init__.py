@@ -35,12 +35,8 @@ _OTHER_NAMES = {"ultra": "llada", "ultrallada": "llada", "llama3": "llama"}
 def check_model_type(model_type: str | None) -> str | None:
     """Return what a `model_type` keyword names, as config.json has it, or ``autoregressive``.
 
-    Args:
-        model_type: ``llada``, ``dream``, ``autoregressive``, ``llama`` and the like, or a name
-            that the papers' code uses; None for none.
-
-    Raises:
-        ValueError: If it names none that is supported.
+    It may be ``llada``, ``dream``, ``autoregressive``, ``llama`` and the like, or a name that the
+    papers' code uses; others are a ValueError.
     """
     if model_type is None:
         return None
@@ -70,15 +66,10 @@ def generates_by(model_type: str) -> str | None:
 
 
 def find_family(config: Mapping[str, Any], path: str, model_type: str | None) -> Family:
-    """Return a checkpoint's family.
-
-    Args:
-        config: Its config.json.
-        path: Where it came from, for messages.
-        model_type: What the user says it is; None to go by config.json alone.
+    """Return the family that a config.json names; None as model_type goes by it alone.
 
     Raises:
-        ValueError: If the family is not supported, or is not the one that the user named.
+        ValueError: If the family is not supported, or is not the one that model_type names.
     """
     found = config.get("model_type")
     family = FAMILIES.get(str(found))

@@ -1,4 +1,4 @@
-"""Scores texts: splits them into condition and target in tokens, and asks an engine.
+"""Scores texts with an engine, each split into condition and target in tokens.
 
 A whole text is tokenised once, as the model would read it, and split at the longest common token
 prefix: of the text and its condition alone, or of several texts that differ in their endings.
@@ -76,10 +76,6 @@ class TextScorer:
         Texts with as many scored tokens are masked alike, whatever they say, so that a comparison
         of two suffers no noise of the masks. A beginning of sequence that the tokenizer adds is
         one of the condition's tokens, and never scored.
-
-        Raises:
-            ValueError: If no token is left to score.
-            PromptTooLongError: If the text is longer than the limit.
         """
         token_ids = self.encode(text)
         has_start = token_ids[:1] == [self.start_token_id]
@@ -92,12 +88,7 @@ class TextScorer:
         return self._score(token_ids[:border], token_ids[border:], draw_key=())
 
     def score_continuation(self, text: str, continuation: str) -> Estimate:
-        """Score the end of a whole text given what stands before it.
-
-        Raises:
-            ValueError: If the text does not end in the continuation.
-            PromptTooLongError: If the continuation alone is longer than the limit.
-        """
+        """Score the end of a whole text given what stands before it."""
         if not continuation or not text.endswith(continuation):
             raise ValueError(
                 f"the text ...{text[-60:]!r} does not end in its continuation {continuation!r}, "
@@ -113,11 +104,6 @@ class TextScorer:
         """Score what differs between texts, given the tokens that they all begin with.
 
         Rests of one length are masked alike; rests of one token each take one pass together.
-
-        Raises:
-            ValueError: If a text has no tokens, or the texts begin differently and the model is
-                autoregressive, so that nothing predicts their first tokens.
-            PromptTooLongError: If a rest alone is longer than the limit.
         """
         condition, rests = split_options([self.encode(text) for text in texts])
         if condition and all(len(rest) == 1 for rest in rests):
@@ -192,9 +178,6 @@ def split_options(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[list[i
 
     ``[1, 2, 3]`` and ``[1, 2, 4, 5]`` give ``[1, 2]`` and ``[[3], [4, 5]]``. Every rest keeps at
     least one token: ``[1, 2]`` and ``[1, 2, 3]`` give ``[1]`` and ``[[2], [2, 3]]``.
-
-    Raises:
-        ValueError: If a text has no tokens.
     """
     if not all(rows):
         raise ValueError("a text to score has no tokens; look at the data set's prompt_template")
