@@ -24,10 +24,8 @@ from opencompass_llada.options import unknown_name_message
 
 logger = get_logger(__name__)
 
-ATTENTION_BACKENDS = (
-    *("auto", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math"),
-    "flash_attn",
-)
+_SDPA = ("sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
+ATTENTION_BACKENDS = ("auto", *_SDPA, "flash_attn")
 
 _SDPA_KERNELS = {
     "flash": [SDPBackend.FLASH_ATTENTION],
@@ -130,12 +128,10 @@ class StretchedAttention:
         *,
         in_one_call: bool,
     ) -> None:
-        """Keep what is attended to.
+        """Take stretches, by places in the lines of queries and keys, and how they are called.
 
-        Args:
-            stretches: In places of the queries and of the keys, each end to end.
-            choose: Names the kernel of a call for a number of queries and keys.
-            in_one_call: Ask for the variable-length kernel.
+        ``choose`` names the kernel of a call for a number of queries and keys; ``in_one_call`` asks
+        for the variable-length kernel.
         """
         self._stretches = stretches
         self._choose = choose

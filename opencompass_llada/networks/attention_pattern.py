@@ -37,16 +37,7 @@ class AttentionPattern:
         return self.stretches(length) == [Stretch(0, length, 0, length)]
 
     def of_queries(self, first: int, end: int, length: int) -> list[Stretch]:
-        """Return the stretches of the queries from ``first`` to ``end`` alone.
-
-        Args:
-            first: First query, by its position in the row.
-            end: Query after the last one.
-            length: Tokens of the row.
-
-        Returns:
-            Stretches in positions of the row.
-        """
+        """Return the stretches of the queries from ``first`` to ``end`` alone, end exclusive."""
         return [
             stretch._replace(
                 first_query=max(stretch.first_query, first), end_query=min(stretch.end_query, end)

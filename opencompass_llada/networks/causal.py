@@ -88,11 +88,7 @@ def check_causal_backend(name: str) -> str:
 
 
 def _choose_attention(config: Any, name: str) -> str:
-    """Return transformers' attention for a network: eager where its SDPA would compute another one.
-
-    Raises:
-        ValueError: If that SDPA is asked for by name, or the name is none for these networks.
-    """
+    """Return transformers' attention for a network: eager where its SDPA computes another one."""
     implementation = check_causal_backend(name)
     network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
@@ -120,7 +116,7 @@ def load_causal(
     Args:
         path: A folder or a hub id.
         rope_scaling: Scaling to apply; None for none.
-        dtype: dtype of the weights in memory.
+        dtype: Of the weights in memory.
         device: Where the model goes.
         attention_backend: ``auto`` (``sdpa`` where it computes the network's attention, otherwise
             ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``.

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.networks.declared_rope import read_declared_rope
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
@@ -196,6 +197,12 @@ def open_checkpoint(
     _check_num_layers(fields, len(stored))
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend, attention_pattern)
+    declared = read_declared_rope(fields)[""]
+    if declared.theta != config.rope_theta:
+        raise CheckpointError(
+            f"Checkpoint {path}: config.json declares RoPE with {declared.describe()}; the network "
+            f"has base {config.rope_theta:.6g}. Report this: it is a fault of this package."
+        )
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [
         f"{name} is {list(stored[name])}, config.json asks for {list(shape)}"

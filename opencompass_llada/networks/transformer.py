@@ -110,19 +110,16 @@ class Block(nn.Module):
         self._names = names
         queries, keys = (shape.head_dim * n for n in (shape.num_heads, shape.num_groups))
 
-        def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
-            return nn.Linear(inputs, outputs, bias=bias)
-
         modules: BlockParts[nn.Module] = BlockParts(
             attention_norm=RMSNorm(shape.width, shape.norm_eps),
-            query=linear(shape.width, queries, shape.has_qkv_bias),
-            key=linear(shape.width, keys, shape.has_qkv_bias),
-            value=linear(shape.width, keys, shape.has_qkv_bias),
-            attention_out=linear(queries, shape.width),
+            query=nn.Linear(shape.width, queries, shape.has_qkv_bias),
+            key=nn.Linear(shape.width, keys, shape.has_qkv_bias),
+            value=nn.Linear(shape.width, keys, shape.has_qkv_bias),
+            attention_out=nn.Linear(queries, shape.width, bias=False),
             mlp_norm=RMSNorm(shape.width, shape.norm_eps),
-            gate=linear(shape.width, shape.mlp_width),
-            up=linear(shape.width, shape.mlp_width),
-            down=linear(shape.mlp_width, shape.width),
+            gate=nn.Linear(shape.width, shape.mlp_width, bias=False),
+            up=nn.Linear(shape.width, shape.mlp_width, bias=False),
+            down=nn.Linear(shape.mlp_width, shape.width, bias=False),
         )
         for name, module in zip(names, modules, strict=True):
             _place(self, name, module)
@@ -244,16 +241,13 @@ class BidirectionalNetwork(PreTrainedModel):
         self._built_with_theta = config.rope_theta
         self._kernel: str | None = None
         self._rotation: Rotation | None = None
-        self._make_modules(config.shape)
-        self.post_init()
-
-    def _make_modules(self, shape: NetworkShape) -> None:
-        names = self.names
+        shape, names = config.shape, self.names
         _place(self, names.embedding, nn.Embedding(shape.vocabulary, shape.width))
         blocks = [Block(shape, names.block) for _ in range(shape.num_layers)]
         _place(self, names.blocks, nn.ModuleList(blocks))
         _place(self, names.final_norm, RMSNorm(shape.width, shape.norm_eps))
         _place(self, names.head, nn.Linear(shape.width, shape.vocabulary, bias=False))
+        self.post_init()
 
     @property
     def rotation_tables(self) -> Rotation | None:
@@ -296,13 +290,9 @@ class BidirectionalNetwork(PreTrainedModel):
             nn.init.ones_(module.weight)
 
     def prepare(self, length: int, device: torch.device) -> None:
-        """Choose the attention kernel and build the rotation table ahead of the first pass.
+        """Choose the attention kernel and build the rotation table for rows of up to a length.
 
         Otherwise both happen in the first forward pass; torch.compile wants them done before.
-
-        Args:
-            length: Longest row to come, in tokens.
-            device: The network's device.
 
         Raises:
             RuntimeError: If config.rope_theta was changed after the network was built.
@@ -336,10 +326,7 @@ class BidirectionalNetwork(PreTrainedModel):
                 queries and MLP are computed for those alone.
 
         Returns:
-            [B, L, M] or [B, P, M]; rows beyond their length hold no meaning.
-
-        Raises:
-            RuntimeError: If config.rope_theta was changed after the network was built.
+            [B, L, M] or [B, P, M]; what lies beyond a row's length is of no use.
         """
         length = input_ids_BL.shape[1]
         self.prepare(length, input_ids_BL.device)
@@ -398,9 +385,6 @@ class BidirectionalNetwork(PreTrainedModel):
 
         Returns:
             ``.logits``, [B, P, V] (or [B, L, V]) in the weights' dtype.
-
-        Raises:
-            RuntimeError: If config.rope_theta was changed after the network was built.
         """
         x_BLM = self.hidden_states(input_ids, lengths, logit_positions)
         return MaskedLMOutput(logits=self.get_output_embeddings()(x_BLM))
@@ -429,13 +413,10 @@ def register_network(network: type[BidirectionalNetwork]) -> None:
 
 
 def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling | None) -> None:
-    """Refuse a given lambda on a checkpoint that was post-trained with one.
+    """Refuse a given lambda on a checkpoint that was post-trained with one, which its base holds.
 
-    Its ``rope_theta`` holds that lambda already. A target length beyond the trained one is another
-    matter: it is worked out from the checkpoint's own base and length.
-
-    Raises:
-        ValueError: If the base would be multiplied twice.
+    A target length beyond the trained one is another matter: it is worked out from the
+    checkpoint's own base and length.
     """
     earlier = getattr(config, "rope_training", None)
     multiplier = getattr(scaling, "theta_multiplier", None) or 1.0

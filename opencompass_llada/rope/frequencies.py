@@ -23,12 +23,8 @@ ROUNDING = 1e-4
 def critical_dimension(rope_theta: float, head_dim: int, trained_length: int) -> int:
     """Count the dimensions whose rotation completes a period within the trained length.
 
-    d_crit = 2 ceil(d/2 * log_b(T_train / 2 pi)) (arXiv 2506.14429, section 4), from 2 to d.
-
-    Args:
-        rope_theta: The base b.
-        head_dim: Head size d.
-        trained_length: T_train in tokens (twice that for diffusion_ntk).
+    d_crit = 2 ceil(d/2 * log_b(T_train / 2 pi)) (arXiv 2506.14429, section 4), from 2 to d; the
+    trained length is doubled for diffusion_ntk.
     """
     pairs = head_dim / 2 * math.log(trained_length / (2 * math.pi), rope_theta)
     return min(max(2 * math.ceil(pairs - ROUNDING), 2), head_dim)

@@ -14,13 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from opencompass_llada.options import (
-    build,
-    check_fields,
-    check_value,
-    show,
-    unknown_name_message,
-)
+from opencompass_llada.options import build, check_fields, check_value, show, unknown_name_message
 from opencompass_llada.rope.frequencies import (
     ResolvedRope,
     critical_dimension,
@@ -35,17 +29,13 @@ SCALING_TYPES: dict[str, type[RopeScaling]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """No scaling; also the common base of all methods, which name their `type`.
-
-    Attributes:
-        trained_length: Tokens that the checkpoint was trained on, if it differs from what its
-            config.json says (Dream, say); None takes the checkpoint's own.
-    """
+    """No scaling; also the common base of all methods, which name their `type`."""
 
     type: ClassVar[str] = "none"
     bidirectional_only: ClassVar[bool] = False
     """Whether the formula holds for networks alone whose tokens see those after them."""
     trained_length: int | None = None
+    """Tokens that the checkpoint was trained on, if config.json says otherwise (Dream's, say)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Enter a method into the table."""
@@ -99,10 +89,7 @@ SCALING_TYPES[RopeScaling.type] = RopeScaling
 class LinearScaling(RopeScaling):
     """Position interpolation (arXiv 2306.15595): every frequency divided by the factor.
 
-    Attributes:
-        target_length: Context length to reach, in tokens; the factor is its ratio to the trained
-            length. Give this or ``factor``.
-        factor: The stretch itself, at least 1.
+    Takes the context length to reach, in tokens, or its ratio to the trained length, at least 1.
     """
 
     type: ClassVar[str] = "linear"
@@ -124,11 +111,7 @@ class LinearScaling(RopeScaling):
 class NTKScaling(RopeScaling):
     """NTK scaling of the base (LongLLaDA, arXiv 2506.14429, Eq. 6).
 
-    Attributes:
-        target_length: Context length to reach, in tokens. Give this or ``theta_multiplier``.
-        theta_multiplier: Lambda itself, what the base is multiplied with, at least 1.
-        critical_dimension: Overrides the number of dimensions whose period fits the trained
-            length (1 to the head size).
+    Takes the context length to reach, in tokens, or lambda, what the base is multiplied with.
     """
 
     type: ClassVar[str] = "ntk"
@@ -136,6 +119,7 @@ class NTKScaling(RopeScaling):
     target_length: int | None = None
     theta_multiplier: float | None = None
     critical_dimension: int | None = None
+    """Overrides the number of dimensions whose period fits the trained length."""
 
     def __post_init__(self) -> None:
         """Require exactly one of target_length and theta_multiplier."""
@@ -191,37 +175,30 @@ class DiffusionNTKScaling(NTKScaling):
 
 @dataclass(frozen=True, kw_only=True)
 class YarnScaling(LinearScaling):
-    """YaRN (arXiv 2309.00071), as transformers computes it; the factor is given as in linear.
-
-    Attributes:
-        attention_factor: Multiplies cosine and sine; None takes YaRN's own rule.
-        beta_fast: Rotations in the trained length above which a dimension is left alone.
-        beta_slow: Rotations in the trained length below which a dimension is interpolated.
-    """
+    """YaRN (arXiv 2309.00071), as transformers computes it; the factor is given as in linear."""
 
     type: ClassVar[str] = "yarn"
     attention_factor: float | None = None
+    """Multiplies cosine and sine; None takes YaRN's own rule."""
     beta_fast: float = 32.0
+    """Rotations in the trained length above which a dimension is left alone."""
     beta_slow: float = 1.0
+    """Rotations in the trained length below which a dimension is interpolated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongRopeScaling(RopeScaling):
-    """LongRoPE (arXiv 2402.13753): one searched divisor per frequency.
-
-    Attributes:
-        target_length: Context length to reach, in tokens.
-        long_factor: Divisors, head size / 2 of them, used when the target exceeds the trained
-            length.
-        short_factor: Divisors, head size / 2 of them, used otherwise.
-        attention_factor: Multiplies cosine and sine; None takes LongRoPE's own rule.
-    """
+    """LongRoPE (arXiv 2402.13753): one searched divisor per frequency, head size / 2 of them."""
 
     type: ClassVar[str] = "longrope"
     target_length: int
+    """Context length to reach, in tokens."""
     long_factor: tuple[float, ...]
+    """Divisors used when the target exceeds the trained length."""
     short_factor: tuple[float, ...]
+    """Divisors used otherwise."""
     attention_factor: float | None = None
+    """Multiplies cosine and sine; None takes LongRoPE's own rule."""
 
     def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
         """Ask transformers."""
@@ -269,11 +246,7 @@ def resolve_rope(
 ) -> ResolvedRope:
     """Work out base and frequencies of a scaling for a network.
 
-    Args:
-        scaling: The method and its options.
-        rope_theta: The checkpoint's base.
-        head_dim: Head size, even.
-        trained_length: The checkpoint's trained length in tokens; the scaling's own overrides it.
+    The network's trained length, in tokens, is overridden by the scaling's own.
 
     Raises:
         ValueError: If the target is shorter than the trained length, the critical dimension
@@ -291,11 +264,7 @@ def resolve_rope(
 
 
 def parse_rope_scaling(options: Mapping[str, Any] | RopeScaling | None) -> RopeScaling:
-    """Turn a config's ``rope_scaling`` into its typed form.
-
-    Args:
-        options: ``dict(type='ntk', target_length=32768)`` and the like, a RopeScaling, or None
-            for no scaling.
+    """Turn a config's ``rope_scaling``, such as ``dict(type='linear', factor=4)``, into its type.
 
     Raises:
         ValueError: For an unknown type or option (naming the nearest) or a value out of range.
