@@ -29,8 +29,7 @@ from opencompass_llada.networks import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.runs.machine import count_gpus
-from opencompass_llada.runs.makers import model_keywords
-from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_name
+from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_keywords, model_name
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper.keywords import WrapperOptions
 
@@ -44,11 +43,7 @@ _DATA_SET_HOST_KEYS = ("type", "abbr", "reader_cfg", "infer_cfg", "eval_cfg", "k
 
 
 def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
-    """Read a config file as OpenCompass does, by ``read`` if it is given.
-
-    Raises:
-        ValueError: For whatever the file's own code runs into, with its line.
-    """
+    """Read a config file as OpenCompass does, by ``read`` if given; a fault names its line."""
     from mmengine.config import Config
 
     file = Path(path).expanduser()
@@ -78,15 +73,7 @@ def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str
 
 
 def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
-    """Check models, data sets and how they fit together.
-
-    Args:
-        cfg: The resolved config.
-        runs_locally: Whether the tasks run on this machine, so that its GPUs can be counted.
-
-    Raises:
-        ValueError: For the first fault; the message says what to do.
-    """
+    """Check models, data sets and how they fit together; of this machine its GPUs are counted."""
     with _naming_imports():
         _check_form(cfg)
         for models, datasets in _groups(cfg):
@@ -167,11 +154,7 @@ def _check_names(what: str, names: Sequence[str]) -> None:
 
 
 def check_file_names(cfg: Mapping[str, Any]) -> None:
-    """Check what goes into the run's folder: names that can name files, and no secret.
-
-    Raises:
-        ValueError: If an ``abbr`` leads out of the run's folder, or is no file's name.
-    """
+    """Check what goes into the run's folder: names that can name files, and no secret."""
     with _naming_imports():
         _check_form(cfg)
         refuse_secrets(cfg)
@@ -201,13 +184,7 @@ def _check_file_name(
 
 
 def check_parts(cfg: Mapping[str, Any], *, scores: bool) -> None:
-    """Check that data sets have the parts that OpenCompass's tasks take for granted.
-
-    ``scores`` says whether answers are scored, too.
-
-    Raises:
-        ValueError: For the first part that is missing or that the reader does not take.
-    """
+    """Check that data sets have the parts that OpenCompass's tasks (inference, scoring) ask for."""
     with _naming_imports():
         _check_form(cfg)
     for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
@@ -241,11 +218,7 @@ def _check_reader(reader: Mapping[str, Any]) -> None:
 
 
 def _is_known(kind: Any) -> bool:
-    """Tell whether a type is looked at: not a model or data set of a package of the user's.
-
-    Raises:
-        ValueError: If it is a dotted name of a module that there is not.
-    """
+    """Tell whether a type is looked at, as those of a package of the user's are not."""
     if not isinstance(kind, str) or "." not in kind:
         return True
     module = kind.rpartition(".")[0]
@@ -382,9 +355,6 @@ def check_data(cfg: Mapping[str, Any]) -> None:
 
     Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
     read them are read, each source once. What a task would fetch from the hub is left to it.
-
-    Raises:
-        ValueError: For a file that does not fit; names it and the line.
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):

@@ -66,13 +66,7 @@ class Finding:
 
 
 def run_doctor(config: str | None, data: str, work_dir: str) -> int:
-    """Check everything, print the report and return 1 if anything is broken that was asked for.
-
-    Args:
-        config: A config file, or None.
-        data: Benchmarks that must be there, separated by commas.
-        work_dir: Where results will go.
-    """
+    """Check everything, print the report and return 1 if anything is broken that was asked for."""
     asked = [name.strip() for name in data.split(",") if name.strip()]
     try:
         reject_unknown("benchmark", asked, _listed_files())
@@ -157,13 +151,9 @@ def _examine_file(config: str) -> Iterator[Finding]:
 
 
 def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
-    """Check a config's options, then the files and kernels that it needs.
+    """Check a config's options, then the files and kernels that it needs, if tasks run here.
 
     What is absent and can be fetched when it is needed is logged.
-
-    Args:
-        cfg: The resolved config.
-        runs_locally: Whether the tasks run on this machine: files and kernels are this one's then.
 
     Raises:
         ValueError: For the first fault; the message says what to do.
@@ -179,11 +169,7 @@ def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
 
 
 def _examine_needs(cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield findings on what a config needs, each thing once; where all is there, read the data.
-
-    Raises:
-        ValueError: For data that does not fit.
-    """
+    """Yield findings on what a config needs, each once; where all is there, read the data."""
     from opencompass_llada.runs import checks
 
     groups = list(cfg.get("model_dataset_combinations") or [cfg])
@@ -340,14 +326,7 @@ def _find_data_folder(path: str) -> Path:
 
 
 def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> Finding:
-    """Check that files are there.
-
-    Args:
-        topic: A name of `all_data_files`, or another one.
-        path: As a config gives it.
-        files: Names below the path; ``a|b`` for either.
-        asked: Whether their absence is a fault.
-    """
+    """Check names (``a|b`` for either) below a path; where asked for, their absence is a fault."""
     folder = _find_data_folder(path)
     missing = [
         name for name in files if not any((folder / choice).exists() for choice in name.split("|"))

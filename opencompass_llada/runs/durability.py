@@ -126,11 +126,7 @@ def _restore_answers(handler: Any, save_dir: str, filename: str) -> dict[str, An
 
 
 def restore_answers(path: Path) -> dict[str, Any]:
-    """Read the answers of an unfinished ``tmp_*.jsonl``, and cut off what is not whole.
-
-    Returns:
-        By index as text, from ``"0"`` on without a gap.
-    """
+    """Read the answers of an unfinished ``tmp_*.jsonl``, and cut off what is not whole."""
     answers: dict[str, Any] = {}
     whole: list[bytes] = []
     lines = list(read_lines(path))

@@ -238,14 +238,9 @@ def _is_like(name: str, patterns: Sequence[str]) -> bool:
 
 
 def parse_setting(given: Sequence[str]) -> dict[str, Any]:
-    """Read a setting, ``name=value`` each.
+    """Read a setting, ``name=value`` each: sampler options or keywords of ``LLaDACausalLM``.
 
-    Args:
-        given: Names are sampler options or keywords of ``LLaDACausalLM``; values are Python
-            literals, or else text: ``cache=prompt``, ``cache={'type':'prompt','refresh':8}``.
-
-    Raises:
-        ValueError: For one without ``=``, or an unknown name (the nearest is given).
+    Values are Python literals, or else text: ``cache=prompt``, ``cache={'type':'prompt'}``.
     """
     found: dict[str, Any] = {}
     for item in given:
@@ -261,11 +256,7 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's config with a setting in it; sampler options go into ``sampler``.
-
-    Raises:
-        ValueError: If the model has the papers' ``diffusion_config`` and a sampler option is given.
-    """
+    """Return a model's config with a setting in it; sampler options go into ``sampler``."""
     options = {name: value for name, value in setting.items() if name in _SAMPLER_OPTIONS}
     # A seed is both; as a keyword it serves every family.
     keywords = {name: value for name, value in setting.items() if name not in options}
@@ -279,11 +270,7 @@ def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[
 
 
 def find_model(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """Return a config's model of this package by its ``abbr``, the first by default.
-
-    Raises:
-        ValueError: If there is none; names those that there are.
-    """
+    """Return a config's model of this package by its ``abbr``, the first by default."""
     ours = {model_name(m): m for m in config["models"] if type_name(m) == "LLaDACausalLM"}
     if not ours:
         raise ValueError("the config has no model of type LLaDACausalLM; only its settings differ")
@@ -305,16 +292,7 @@ def start_run(
 ) -> Path:
     """Run a model on data sets as ``run.py`` does, in a process that prints to standard error.
 
-    Args:
-        model: Its config.
-        datasets: Their configs.
-        work_dir: Where the run's folder goes.
-
-    Returns:
-        The run's folder.
-
-    Raises:
-        RuntimeError: If the run fails.
+    The run's folder lies in ``work_dir`` and is returned; a run that fails is a `RuntimeError`.
     """
     file = work_dir / "config.py"
     values = {"models": [model], "datasets": datasets}

@@ -85,18 +85,11 @@ def hash_file(path: Path) -> str:
 def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
     """Return the hash of a checkpoint or an adapter: its configuration and what it loads.
 
-    The weights are those of `list_weight_files`: other files beside them change nothing.
-
-    Weights of more than 1 GiB are hashed by size and 64 blocks of 1 MiB of each file (16 GB would
-    take longer to read than a short evaluation); such a hash says ``sampled-`` before it. Two
-    checkpoints that differ in a few places only could share one.
-
-    Args:
-        folder: Of a checkpoint in Hugging Face's layout.
-        whole: Whether to read every byte; None decides by size.
-
-    Returns:
-        The hash; ``''`` if there are no weights, or nothing says which they are.
+    The weights are those of `list_weight_files`: other files beside them change nothing. Weights of
+    more than 1 GiB, unless ``whole``, are hashed by size and 64 blocks of 1 MiB of each file (16 GB
+    would take longer to read than a short evaluation); such a hash says ``sampled-`` before it. Two
+    checkpoints that differ in a few places only could share one. '' where there are no weights, or
+    nothing says which they are.
     """
     try:
         weights = list_weight_files(folder)
@@ -131,9 +124,6 @@ def hash_tokenizer(folder: Path) -> str:
 
     Of tokenizer.json that is its content, however it is formatted, without truncation and padding;
     of older formats every byte of the files, and the tokens that tokenizer_config.json adds.
-
-    Raises:
-        ValueError: If a JSON file cannot be read.
     """
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
@@ -152,12 +142,8 @@ def hash_tokenizer(folder: Path) -> str:
 def find_tokenizer(path: str, fetch: bool = False) -> tuple[str, int] | None:
     """Return hash and vocabulary size of a tokenizer, None where its files are not at hand.
 
-    Args:
-        path: A folder, a hub id or ``asset:NAME``; also ``gpt-4``, which has no files.
-        fetch: Download the files of a hub id that are not in the local cache.
-
-    Returns:
-        The hash, and the size without added tokens: 0 where the files do not simply say it.
+    A hub id's are downloaded on ``fetch``; ``gpt-4`` has none. The size is without added tokens,
+    and 0 where the files do not simply say it.
     """
     try:
         folder = find_folder(path, fetch=fetch, weights=False)
@@ -209,10 +195,7 @@ def hash_settings(folder: Path) -> str:
 def find_folder(path: str, *, fetch: bool, weights: bool = True) -> Path | None:
     """Return a checkpoint's folder: its own, or the hub's copy of it; None if it is not here.
 
-    Args:
-        path: A folder, a hub id or ``asset:NAME``.
-        fetch: Whether a hub id that is not on this machine may be downloaded.
-        weights: Whether to download weights, too.
+    On ``fetch`` a hub id that is not on this machine is downloaded, with or without weights.
     """
     if not path:
         return None

@@ -64,11 +64,7 @@ class _Run:
         return None if work_dir is None else Path(work_dir) / "logs"
 
     def enter(self, folder: Path, own_config: str = "") -> None:
-        """Lock a folder for this run, and remove what an earlier one left half-done in it.
-
-        Raises:
-            FolderInUse: If another run is at work there.
-        """
+        """Lock a folder for this run, and remove what an earlier one left half-done in it."""
         from opencompass_llada.runs.durability import clear_working_folder, heal
 
         if not self.writes or self.folder == folder:
@@ -106,12 +102,9 @@ class _Run:
 def launch() -> int:
     """Run OpenCompass's command line on sys.argv, with checks before and after.
 
-    Returns:
-        The exit status: 0 if every model has a result on every data set, else 1.
-
-    Raises:
-        SystemExit: By the command line parser, by the check of the config, and by a summarizer of
-            this package that found results missing and has said which.
+    Returns 0 if every model has a result on every data set, else 1. A `SystemExit` comes from the
+    parser, from the check of the config, and from a summarizer of this package that found results
+    missing and has said which.
     """
     run = _Run()
     return guard(

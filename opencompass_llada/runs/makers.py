@@ -31,8 +31,10 @@ from opencompass_llada.runs.hashes import (
 )
 from opencompass_llada.runs.provenance import add_record
 from opencompass_llada.runs.recorded_files import (
+    HOST_KEYS,
     find_answer_files,
     is_ours,
+    model_keywords,
     split_shard_name,
     type_name,
 )
@@ -44,8 +46,6 @@ logger = get_logger(__name__)
 SUFFIX = ".maker"
 SUPERSEDED = "superseded"
 NO_RECORD = "no record of what made them"
-#: Keys of a model's config that OpenCompass keeps to itself.
-HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
 #: Keys of any wrapper's config that are hashed by content, resolved elsewhere or decide nothing.
 _ELSEWHERE = (*HOST_KEYS[1:], "path", "tokenizer_path", "peft_path", "batch_size", "max_out_len",
               "max_num_workers")  # fmt: skip
@@ -59,11 +59,6 @@ _INFERENCER_HOST = ("model", "batch_size", "save_every", "max_seq_len", "max_out
 SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
 
 Maker = dict[str, Any]
-
-
-def model_keywords(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords of a model's class in its config."""
-    return {key: model[key] for key in model if key not in HOST_KEYS}
 
 
 def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None]:

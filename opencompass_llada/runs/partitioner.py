@@ -156,16 +156,13 @@ def plan_ranges(
     done: Sequence[tuple[int, int]],
     begun: Sequence[tuple[int, int]] = (),
 ) -> list[tuple[int, int]]:
-    """Cut what is not done into ranges, so that done and planned hold each sample once.
+    """Cut what is not done into ranges of ``step``, so that done and planned hold each sample once.
 
     Args:
         total: Number of samples.
         step: Samples of a range, at least 1.
         done: Ranges (start, stop) with all their answers; where two overlap, the first counts.
         begun: Ranges with some answers; continued as they are where nothing done overlaps.
-
-    Returns:
-        The ranges to make, in order.
     """
     taken: list[tuple[int, int]] = []
     for start, stop in sorted(done):

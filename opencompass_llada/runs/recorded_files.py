@@ -24,6 +24,8 @@ STAGES = ("predictions", "results")
 #: OpenCompass's folder of a stage's logs.
 LOG_FOLDERS = {"predictions": "infer", "results": "eval"}
 WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
+#: Keys of a model's config that OpenCompass keeps to itself.
+HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
 PROVENANCE = "provenance"
 SEALS = "files.seals"
 
@@ -69,6 +71,11 @@ def is_ours(model: Mapping[str, Any]) -> bool:
     if not isinstance(kind, str):
         kind = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__name__', '')}"
     return kind == WRAPPER
+
+
+def model_keywords(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a model's class in its config."""
+    return {key: model[key] for key in model if key not in HOST_KEYS}
 
 
 def seal_file(path: Path, content: Path, **facts: Any) -> None:

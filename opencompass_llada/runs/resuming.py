@@ -28,7 +28,6 @@ from opencompass_llada.runs.makers import (
     hash_files,
     list_differences,
     maker_path,
-    model_keywords,
     plain,
     read_maker,
     set_aside,
@@ -41,6 +40,7 @@ from opencompass_llada.runs.recorded_files import (
     is_ours,
     list_names,
     list_pairs,
+    model_keywords,
     model_name,
     split_shard_name,
 )
@@ -107,11 +107,7 @@ class _Difference:
 def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
     """Return the newest run in a work directory that was asked for the same cells.
 
-    Returns:
-        The run's name; None where the folder holds no run.
-
-    Raises:
-        ValueError: If it holds runs of other cells only; they are named.
+    None where the folder holds no run; runs of other cells only are refused and named.
     """
     asked = _cells(cfg)
     others: list[tuple[int, str]] = []
@@ -139,12 +135,7 @@ def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
 
 
 def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> None:
-    """Set aside what another maker than this config made, or refuse it where it cannot be remade.
-
-    Args:
-        cfg: The resolved config.
-        run_path: The folder of the run that is resumed.
-        how: How it is resumed.
+    """Set aside what another maker than this config made.
 
     Raises:
         ValueError: If no answers are to be made and those that are there are of another maker.

@@ -92,10 +92,9 @@ def tasks_end_with_this(
 
 
 def end_with_the_run(folder: str | Path | None = None) -> None:
-    """Let a task's process end when the driver that started it is gone; a thread looks.
+    """End a task's process, from a thread, when the driver that started it is gone.
 
-    Args:
-        folder: The run's folder, whose lock tells a task on another host; None before it is known.
+    The lock of the run's folder, once it is known, tells a task on another host.
     """
     if (mark := _read_mark()) is not None:
         said = "task: the run that started this task has ended; so does the task.\n"

@@ -68,11 +68,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
     """The stock inference task under a short name; writes provenance/ into the run's folder."""
 
     def get_command(self, cfg_path: str, template: str) -> str:
-        """Return the shell command that runs this task in a process of its own.
-
-        Raises:
-            RuntimeError: If OpenCompass's own command has changed its form.
-        """
+        """Return the shell command that runs this task in a process of its own."""
         command = super().get_command(cfg_path, mark_job(template))
         script = f"{inspect.getfile(OpenICLInferTask)} {cfg_path}"
         if script not in command:
