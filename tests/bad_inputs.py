@@ -576,6 +576,9 @@ def _commands() -> Iterator[Case]:
         (("fidelity", "--config", "FOLDER/config.py", "--second", "num_steps=8", "--model", "tny"), "tiny"),
         (("fidelity", "--config", "FOLDER/config.py", "--second", "num_steps=8", "--datasets", "nothing*"), "nothing"),
         (("fidelity", "--config", "FOLDER/config.py", "--second", "num_steps=8", "--record", "FOLDER/data"), "data"),
+        (("fidelity", "--config", "FOLDER/config.py"), "--second is missing"), (("fidelity", "--second", "num_steps=8"), "--config --runs"),
+        (("fidelity", "--runs", "FOLDER/none", "FOLDER/data"), "a run's folder"),
+        (("fidelity", "--runs", "FOLDER/data", "FOLDER/data", "--second", "num_steps=8"), "leave out --first, --second"),
     ):
         yield Case(name=f"opencompass-llada {' '.join(command)}", command=command or ("",), words=(word,))
     row = '{"needle": null, "retrieval_question": "Which?", "arg2": "5", "language": "English"}\n'
