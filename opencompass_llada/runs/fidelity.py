@@ -161,6 +161,8 @@ def _read_cell(
 ) -> pd.DataFrame:
     """Return what a run recorded of a model on a data set, a row a sample."""
     name = dataset_name(dataset)
+    if model in run.ambiguous:
+        raise ValueError(f"{run.path}: {'; '.join(run.notes)}")
     for check in (predictions_fault, result_fault):
         if fault := check(run.path, model, name, run.datasets):
             raise ValueError(f"{run.path}: {model} on {name}: {fault}")
