@@ -72,25 +72,6 @@ def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str
         ) from error
 
 
-def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
-    """Check models, data sets and how they fit together; of this machine its GPUs are counted."""
-    with _naming_imports():
-        _check_form(cfg)
-        for models, datasets in _groups(cfg):
-            _check_names("models", [str(m["abbr"]) for m in models if "abbr" in m])
-            _check_names("datasets", [str(d["abbr"]) for d in datasets if "abbr" in d])
-            for dataset in datasets:
-                with _naming("data set", dataset):
-                    _check_data_set(dataset)
-            for model in models:
-                with _naming("model", model):
-                    if _is_known(model["type"]):
-                        find_class(model["type"])
-                    _check_processes(model, runs_locally)
-                    if is_ours(model):
-                        _check_model(model, datasets, runs_locally)
-
-
 @contextmanager
 def _naming_imports() -> Iterator[None]:
     """Mmengine imports what a config names when it is looked at."""
@@ -100,12 +81,37 @@ def _naming_imports() -> Iterator[None]:
         raise ValueError(f"{error}; correct the name, or install what provides it") from error
 
 
+@_naming_imports()
+def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
+    """Check models, data sets and how they fit together; of this machine its GPUs are counted."""
+    _check_form(cfg)
+    for models, datasets in _groups(cfg):
+        for what, items in (("models", models), ("datasets", datasets)):
+            names = Counter(str(item["abbr"]) for item in items if "abbr" in item)
+            if twice := [name for name, count in names.items() if count > 1]:
+                raise ValueError(
+                    f"{what}: {twice[0]!r} is the abbr of {names[twice[0]]} entries, whose results "
+                    "would overwrite each other; give each its own abbr"
+                )
+        for dataset in datasets:
+            with _naming("data set", dataset):
+                _check_data_set(dataset)
+        for model in models:
+            with _naming("model", model):
+                if _is_known(model["type"]):
+                    find_class(model["type"])
+                _check_processes(model, runs_locally)
+                if is_ours(model):
+                    _check_model(model, datasets, runs_locally)
+
+
+@_naming_imports()
 def _check_form(cfg: Mapping[str, Any]) -> None:
     """Check that everything that OpenCompass goes by has the form that it takes for granted."""
     for name in ("infer", "eval", "summarizer"):
-        part = check_value(name, cfg.get(name), Mapping[str, Any] | None) or {}
+        part = check_value(name, cfg.get(name), _MAPPING) or {}
         for key in ("partitioner", "runner"):
-            check_value(f"{name}[{key!r}]", part.get(key), Mapping[str, Any] | None)
+            check_value(f"{name}[{key!r}]", part.get(key), _MAPPING)
     check_value("work_dir", cfg.get("work_dir"), str | None)
     name = "model_dataset_combinations"
     groups = check_value(name, cfg.get(name), Sequence[Mapping[str, Any]] | None) or [cfg]
@@ -129,11 +135,11 @@ def _check_item(what: str, item: Mapping[str, Any]) -> None:
             raise ValueError("abbr='' must name the results' files; give it a name or leave it out")
         host = ("run_cfg",) if what == "models" else ("reader_cfg", "infer_cfg", "eval_cfg")
         for name in host:
-            check_value(name, item.get(name), Mapping[str, Any] | None)
+            check_value(name, item.get(name), _MAPPING)
         if what == "models":
             return
         inferencer = (item.get("infer_cfg") or {}).get("inferencer")
-        inferencer = check_value("inferencer", inferencer, Mapping[str, Any] | None) or {}
+        inferencer = check_value("inferencer", inferencer, _MAPPING) or {}
         length = check_value("max_out_len", inferencer.get("max_out_len"), int | None)
         if length is not None and length < 1:
             raise ValueError(f"max_out_len={length} of its inferencer must be at least 1")
@@ -144,19 +150,10 @@ def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
         yield list(group.get("models", [])), list(group.get("datasets", []))
 
 
-def _check_names(what: str, names: Sequence[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{what}: {twice[0]!r} is the abbr of {names.count(twice[0])} entries, whose results "
-            "would overwrite each other; give each its own abbr"
-        )
-
-
 def check_file_names(cfg: Mapping[str, Any]) -> None:
     """Check what goes into the run's folder: names that can name files, and no secret."""
+    _check_form(cfg)
     with _naming_imports():
-        _check_form(cfg)
         refuse_secrets(cfg)
     for models, datasets in _groups(cfg):
         for model in models:
@@ -185,8 +182,7 @@ def _check_file_name(
 
 def check_parts(cfg: Mapping[str, Any], *, scores: bool) -> None:
     """Check that data sets have the parts that OpenCompass's tasks (inference, scoring) ask for."""
-    with _naming_imports():
-        _check_form(cfg)
+    _check_form(cfg)
     for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
         with _naming("data set", dataset):
             _check_reader(dict(dataset.get("reader_cfg") or {}))

@@ -51,11 +51,9 @@ class Finding:
     """One line of the doctor's report."""
 
     topic: str
-    """What was looked at."""
     level: str
     """One of `LEVELS`."""
     text: str
-    """What was found."""
     remedy: str = ""
     """The command, or the one change, that helps; for every fault."""
 

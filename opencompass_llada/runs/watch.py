@@ -22,11 +22,8 @@ class RunProgress:
     """One model on one benchmark."""
 
     model: str
-    """Abbreviation."""
     benchmark: str
-    """Name."""
     num_cells: int
-    """Data sets asked for."""
     num_answered: int
     """Those with all predictions."""
     num_scored: int
