@@ -183,8 +183,7 @@ def _read_cell(
     gold = rows["gold"].map(lambda value: json.dumps(value, default=str))
     is_grid = bool({"length", "depth"} & dataset.keys())
     units = f"{dataset.get('benchmark', '')} " + gold if is_grid else name + rows.index.astype(str)
-    scores = _read_scores(run.path, model, name)
-    is_own_score = len(scores) == len(rows)
+    scores, is_own_score = _read_scores(run.path, model, name, len(rows))
     return rows.rename(columns={"prediction": "text"}).assign(
         gold=gold,
         unit=units,
@@ -193,23 +192,26 @@ def _read_cell(
             tokenizer(text, add_special_tokens=False)["input_ids"] if tokenizer else None
             for text in rows["prediction"]
         ],
-        score=scores if is_own_score else scores[0],
+        score=scores,
         is_own_score=is_own_score,
         passes=_read_cost(run, model, name, "num_forward_passes"),
         seconds=_read_cost(run, model, name, "seconds"),
     )
 
 
-def _read_scores(path: Path, model: str, dataset: str) -> list[float]:
-    """Return the score of each sample; that of the whole data set where no other is recorded."""
-    scores = read_cell(path, model, dataset, 0).scores
-    if scores:
-        return list(scores.get("score") or next(iter(scores.values())))
+def _read_scores(
+    path: Path, model: str, dataset: str, num_samples: int
+) -> tuple[list[float], bool]:
+    """Return the score of each sample, and whether it is of it alone or of the whole data set."""
+    recorded = read_cell(path, model, dataset, 0).scores
+    scores = list(recorded.get("score") or next(iter(recorded.values()), ()))
+    if len(scores) == num_samples:
+        return scores, True
     result = read_result(path / "results" / model / f"{dataset}.json")[0]
     numbers = {name: number for name in result if (number := finite(result[name])) is not None}
     if not numbers:
         raise ValueError(f"the metric of {dataset!r} gives no number: {sorted(result)}")
-    return [numbers.get("score", next(iter(numbers.values())))]
+    return [numbers.get("score", next(iter(numbers.values())))] * num_samples, False
 
 
 def _read_cost(run: RunFolder, model: str, dataset: str, counter: str) -> float:
