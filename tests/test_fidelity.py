@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from mmengine.config import Config
 from tiny import write_tiny_checkpoint
+from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada import cli
 from opencompass_llada.needlebench.niah import niah_cells
@@ -146,6 +147,21 @@ def test_the_command_compares_two_settings_on_the_same_samples(config, tmp_path,
     capsys.readouterr()
     assert cli.main(["fidelity", "--runs", first, second]) == 2
     assert "no predictions were written" in capsys.readouterr().err
+
+
+def test_finished_runs_are_compared_without_their_checkpoint(tmp_path, capsys):
+    cells = [niah_cell(1000, 0), ruler_cell("vt", 4096)]
+    runs = [write_run(tmp_path / name, [make_model("one")], cells) for name in ("a", "b")]
+    for path in runs[1].glob("results/one/ruler*.json"):
+        path.write_text(json.dumps({"score": 50.0}))  # of the data set alone
+    assert cli.main(["fidelity", "--runs", *map(str, runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    niah, ruler = lines[1], lines[2]
+    assert niah.split()[3] == ruler.split()[3] == "-", "no tokenizer, no tokens"
+    assert " (- to -) " in ruler
+    assert " (- to -) " not in niah
+    assert cli.main(["fidelity", "--runs", str(runs[0]), str(tmp_path)]) == 2
+    assert "a run's folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
