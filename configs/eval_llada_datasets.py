@@ -2,11 +2,11 @@
 
     python run.py configs/eval_llada_datasets.py          # or: make datasets
 
-Takes all files of configs/datasets whose data is on this machine, names the others and what they
-lack, and runs each on the shipped tiny model: every task at its shortest and its longest length,
-one sample, at the middle depth. Prompts are built at their full length (RULER's are kept on disk)
-and cut in the middle to what the model takes. The scores mean nothing. Choose otherwise in
-`settings` below, or by environment variables of the same names, which win::
+Takes all files of configs/datasets, in all their forms, whose data is on this machine, names the
+others and what they lack, and runs each on the shipped tiny model: every task at its shortest and
+its longest length, one sample, at the middle depth. Prompts are built at their full length (RULER's
+are cached on disk) and cut in the middle to what the model takes. The scores mean nothing. Choose
+otherwise in `settings` below, or by environment variables of the same names, which win::
 
     COMPASS_DATA_CACHE=... TIKTOKEN_CACHE_DIR=... LLADA_ABSENT=error    # all, or it fails
     LLADA_DATASETS=ruler_128k_base_gen,niah_zh

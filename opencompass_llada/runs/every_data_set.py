@@ -109,10 +109,6 @@ class DataSetFile:
 def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run:
     """Work out a run of all data sets from settings and environment variables; find their data.
 
-    Args:
-        settings: Values by name; None for the default.
-        num_gpus: GPUs of the machine; counted by default.
-
     Raises:
         ValueError: For a wrong setting; for data that is not there, if absent='error'.
     """
@@ -154,13 +150,10 @@ def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> 
 
 
 def find_data_sets(names: Sequence[str] | None = None) -> list[DataSetFile]:
-    """Read the data set configs of the package.
+    """Read the data set configs of the package, in order of their names.
 
     Args:
         names: Files to read, without ``.py``, or forms of them; all by default.
-
-    Returns:
-        One a name, in order.
 
     Raises:
         ValueError: For a name that no file or form has, or a file without ``*_datasets``.

@@ -69,44 +69,33 @@ _ULTRALLADA_SCALINGS = tuple(
     f"diffusion_ntk:target_length={1024 * k}" for k in (8, 16, 32, 64, 128)
 )
 
+
+def _generation(
+    niah: tuple[int, ...], ruler: tuple[int, ...], longbench: tuple[int, ...]
+) -> Generation:
+    """Return settings by benchmark, from new tokens, steps and block length, as far as there."""
+    names = ("max_out_len", "num_steps", "block_length")
+    given = {"niah": niah, "ruler": ruler, "longbench": longbench}
+    return {name: dict(zip(names, values, strict=False)) for name, values in given.items()}
+
+
 # One block at NIAH and RULER and one step a token; 512 tokens in blocks of 64 at LongBench, where
 # a data set that asks for fewer gets fewer steps.
-LONGLLADA_GENERATION: Generation = {
-    "niah": {"max_out_len": 32, "block_length": 32, "num_steps": 32},
-    "ruler": {"max_out_len": 64, "block_length": 64, "num_steps": 64},
-    "longbench": {"max_out_len": 512, "block_length": 64, "num_steps": 512},
-}
+LONGLLADA_GENERATION = _generation((32, 32, 32), (64, 64, 64), (512, 512, 64))
 # As LongLLaDA's, but two tokens a step at NIAH.
-ULTRALLADA_GENERATION: Generation = {
-    **LONGLLADA_GENERATION,
-    "niah": {"max_out_len": 32, "block_length": 32, "num_steps": 16},
-}
-_DREAM_GENERATION: Generation = {
-    "niah": {"max_out_len": 32, "num_steps": 32},
-    "ruler": {"max_out_len": 64, "num_steps": 64},
-    "longbench": {"max_out_len": 512, "num_steps": 512},
-}
-_LLAMA_GENERATION: Generation = {
-    "niah": {"max_out_len": 32},
-    "ruler": {"max_out_len": 64},
-    "longbench": {"max_out_len": 512},
-}
+ULTRALLADA_GENERATION = _generation((32, 16, 32), (64, 64, 64), (512, 512, 64))
+_DREAM_GENERATION = _generation((32, 32), (64, 64), (512, 512))
+_LLAMA_GENERATION = _generation((32,), (64,), (512,))
 # RULER's answers in tiny-llada's tokens, six samples a task counted: a uuid takes 32 to 37, four
 # values 35, ten common words 35 to 48 with commas, so that 32 tokens cut nearly all of them short.
 # 48 holds these and is three blocks of 16. It does not hold ten numbered words, up to 70, and
 # tiny-llada does number them. Tasks for which RULER itself keeps less than 48 get that:
-# `benchmarks.ruler.plan.embedded_cells`.
+# `benchmarks.ruler.plan`.
 TINY_RULER_TOKENS = 48
 # For speed on two cores: four tokens a step.
-TINY_GENERATION: Generation = {
-    "niah": {"max_out_len": 16, "block_length": 16, "num_steps": 4},
-    "ruler": {
-        "max_out_len": TINY_RULER_TOKENS,
-        "block_length": 16,
-        "num_steps": TINY_RULER_TOKENS // 4,
-    },
-    "longbench": {"max_out_len": 32, "block_length": 32, "num_steps": 8},
-}
+TINY_GENERATION = _generation(
+    (16, 4, 16), (TINY_RULER_TOKENS, TINY_RULER_TOKENS // 4, 16), (32, 8, 32)
+)
 
 
 def _llada(title: str, path: str, **facts: Any) -> KnownModel:
@@ -180,11 +169,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         "asset:tiny-ar",
         512,
         scalings=("ntk",),
-        generation={
-            "niah": {"max_out_len": 16},
-            "ruler": {"max_out_len": TINY_RULER_TOKENS},
-            "longbench": {"max_out_len": 32},
-        },
+        generation=_generation((16,), (TINY_RULER_TOKENS,), (32,)),
         **_TINY,
     ),
     "llada_8b_base": _llada("LLaDA-8B-Base", "GSAI-ML/LLaDA-8B-Base"),

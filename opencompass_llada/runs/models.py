@@ -207,12 +207,9 @@ def list_models(name: str, others: Iterable[str] = (), **settings: Any) -> list[
     """Return the configs of one model, for data sets of any kind, on a GPU if there is one.
 
     Args:
-        name: A key of `KNOWN_MODELS`, as the file of configs/models is called.
+        name: A key of `KNOWN_MODELS`; an asset that is not shipped is refused.
         others: Names of variables that are of no concern here.
         settings: Of `BY_NAME`; a variable of the same name wins.
-
-    Raises:
-        ValueError: If the model is an asset that is not shipped.
     """
     facts, table = KNOWN_MODELS[name], ModelTable()
     if name not in table.models:
@@ -238,13 +235,10 @@ def list_models(name: str, others: Iterable[str] = (), **settings: Any) -> list[
 
 
 def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:
-    """Read a scaling's name: ``METHOD`` or ``METHOD:option=value[:option=value]``.
+    """Read ``METHOD`` or ``METHOD:option=value[:option=value]`` as rope_scaling's keywords.
 
     Examples: ``none``, ``ntk`` (for four times the trained length), ``ntk:target_length=16384``,
     ``ntk:theta_multiplier=14`` (LongLLaDA's lambda).
-
-    Returns:
-        The keywords of rope_scaling in a model config, checked.
     """
     method, *settings = text.strip().split(":")
     scaling: dict[str, Any] = {"type": method}

@@ -117,12 +117,7 @@ PAPERS: dict[str, dict[str, Evaluation]] = {
 
 
 def plan_paper(paper: str, benchmark: str, num_gpus: int | None = None) -> Run:
-    """Work out a paper's run of one benchmark.
-
-    Args:
-        paper: A key of `PAPERS`.
-        benchmark: ``niah``, ``ruler`` or ``longbench``.
-        num_gpus: GPUs of the machine; counted by default.
+    """Work out a paper's run of one benchmark, a key of `PAPERS` and one below it.
 
     Raises:
         ValueError: If variables choose what the paper does not run.
@@ -175,11 +170,7 @@ def demo_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def choose_rows(rows: Sequence[Row]) -> list[Row]:
-    """Keep what LLADA_MODELS and LLADA_SCALING name; ``NAME=PATH`` puts a checkpoint's path in.
-
-    Raises:
-        ValueError: If nothing is left.
-    """
+    """Keep what LLADA_MODELS and LLADA_SCALING name; ``NAME=PATH`` puts a checkpoint's path in."""
     specs, scalings = list_variable("MODELS"), list_variable("SCALING")
     chosen = list(rows)
     if specs:

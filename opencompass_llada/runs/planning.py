@@ -241,11 +241,7 @@ def plan_leaderboard(
 
 
 def find_plan(benchmark: str) -> Plan:
-    """Return the plan of a benchmark's runs.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """Return the plan of a benchmark's runs; one without any is refused."""
     plans = {
         name: module.PLAN for name, module in _plan_modules().items() if hasattr(module, "PLAN")
     }
@@ -266,12 +262,7 @@ def _names_of_variables() -> list[str]:
 
 
 def list_data_sets(benchmark: str, /, **settings: Any) -> list[Config]:
-    """Return the data set configs of a benchmark, by themselves.
-
-    Args:
-        benchmark: Its name.
-        settings: Of its `DataSets`; a variable LLADA_NAME wins.
-    """
+    """Return the data set configs of a benchmark by its `DataSets`; variables win over settings."""
     data_sets: DataSets = importlib.import_module(find_benchmark(benchmark).plan).DATA_SETS
     others = _names_of_variables()
     return data_sets.list_cells(read_settings(settings, data_sets.settings, others=others))
@@ -320,24 +311,13 @@ def packing_partitioner(num_tasks: int) -> Config:
 
 
 def make_infer(partitioner: Config, workers: int) -> Config:
-    """Return OpenCompass's ``infer``.
-
-    Args:
-        partitioner: What cuts it into tasks.
-        workers: Tasks at a time.
-    """
+    """Return OpenCompass's ``infer``, with so many tasks at a time."""
     task = {"type": "opencompass_llada.runs.tasks.ShortNamedInferTask"}
     return {"partitioner": partitioner, "runner": _make_runner(workers, task)}
 
 
 def make_eval(partitioner: Config, workers: int, **task_options: Any) -> Config:
-    """Return OpenCompass's ``eval``.
-
-    Args:
-        partitioner: What cuts it into tasks.
-        workers: Tasks at a time.
-        task_options: Of the task: ``dump_details=True`` keeps each answer with its score.
-    """
+    """Return OpenCompass's ``eval``; ``dump_details=True`` keeps each answer with its score."""
     task = {"type": "opencompass_llada.runs.tasks.CellByCellEvalTask", **task_options}
     return {"partitioner": partitioner, "runner": _make_runner(workers, task)}
 

@@ -102,12 +102,7 @@ class Settings:
         return Settings({**self.values, **values}, dict(self.sources))
 
     def announce(self, headline: str, unset: Collection[str] = ()) -> None:
-        """Write what is run, and why, to standard error.
-
-        Args:
-            headline: What is run.
-            unset: Settings that are decided for each model and shown all the same.
-        """
+        """Write what is run, and why, to standard error; those of ``unset`` without a value, too."""
         lines = [headline]
         for name, value in self.values.items():
             if value is not None or name in unset:
@@ -129,11 +124,7 @@ def is_demo() -> bool:
 
 @contextmanager
 def only_variables(given: Mapping[str, str]) -> Iterator[None]:
-    """Let a block see these LLADA_* variables and no others.
-
-    Args:
-        given: Values by name without the prefix.
-    """
+    """Let a block see these LLADA_* variables, named without the prefix, and no others."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
     names = {PREFIX + name: value for name, value in given.items()}
     os.environ.update(names)
