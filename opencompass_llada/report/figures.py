@@ -25,7 +25,7 @@ from opencompass_llada.report.scores import (
     choose_headlines,
     main_metrics,
 )
-from opencompass_llada.report.writers import file_name, new_figure
+from opencompass_llada.report.writers import file_name, name_scaling, new_figure
 
 #: Okabe and Ito's palette, told apart by the colour-blind; black is left for lines of reference.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -355,11 +355,10 @@ def _draw_curve(axes: Any, curve: Sequence[Any], number: int) -> None:
     below = [value - low for value, low in zip(values, lows, strict=True)]
     above = [high - value for value, high in zip(values, highs, strict=True)]
     kinds = sorted({ESTIMATOR_NAMES[point.estimator] for point in curve if point.estimator})
-    scaling = "no scaling" if first.scaling == "none" else first.scaling
     axes.errorbar(
         [point.length for point in curve], values, yerr=[below, above], color=look["color"],
         capsize=2.5, marker=look["marker"], markersize=4.5, linewidth=1.5,
-        label=f"{first.title}, {scaling} ({', '.join(kinds) or 'missing'})",
+        label=f"{first.title}, {name_scaling(first.scaling)} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
     for point in curve:
         if point.perplexity is None:

@@ -10,7 +10,12 @@ from typing import Any
 
 import pandas
 
-from opencompass_llada.report.writers import new_figure, plain_field, write_plain_table
+from opencompass_llada.report.writers import (
+    name_scaling,
+    new_figure,
+    plain_field,
+    write_plain_table,
+)
 
 #: Sequential, light to dark, told apart by the colour-blind and in black and white.
 COLOUR_MAP = "YlGnBu"
@@ -92,11 +97,11 @@ def make_grids(
     grids = []
     for rows, first in zip(groups, firsts, strict=True):
         model, numbers = getattr(first, by), {row.n for row in rows if row.status == "ok"}
-        scaling = "no scaling" if first.scaling == "none" else first.scaling
+        differences = _name_differences(first, firsts, by)
         grids.append(
             Grid(
                 model=model,
-                title=", ".join([first.title, scaling, *_name_differences(first, firsts, by)]),
+                title=", ".join([first.title, name_scaling(first.scaling), *differences]),
                 metric=metric,
                 unit=_describe_unit(first.tokenizer),
                 scores=_pivot(rows),

@@ -39,7 +39,11 @@ def hit_rate_standard_error(num_hits: float, num_samples: int) -> float:
 
 def mean_standard_error(values: Sequence[float]) -> float | None:
     """Return the sample standard deviation over the root of n; None for fewer than two values."""
-    return math.sqrt(_variance_of_mean(values)) if len(values) > 1 else None
+    number = len(values)
+    if number < 2:
+        return None
+    mean = sum(values) / number
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (number - 1) / number)
 
 
 @dataclass(frozen=True, kw_only=True)

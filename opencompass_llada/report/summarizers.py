@@ -26,6 +26,7 @@ from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import COLUMNS, read_results
 from opencompass_llada.report.runs import RunFolder, read_run
 from opencompass_llada.report.writers import (
+    name_scaling,
     plain_field,
     save_figure,
     write_csv_rows,
@@ -323,8 +324,8 @@ def _write_lines(
     names = list(dict.fromkeys(tasks or (task for line in lines for task in line)))
     rows = []
     for line, own_labels in zip(lines, labels, strict=True):
-        scaling = "no scaling" if _first(line).scaling == "none" else _first(line).scaling
-        fields = [plain_field(_first(line).title), scaling, *own_labels]
+        first = _first(line)
+        fields = [plain_field(first.title), name_scaling(first.scaling), *own_labels]
         averages = [average_group(line, group) for group in groups]
         fields += [_field(own.score, own.status != "not run", "**{:.1f}**") for own in averages]
         scores = {task: row.score for task, row in line.items()}

@@ -147,6 +147,11 @@ def plain_field(text: str) -> str:
     return " ".join(show_controls(text).replace("|", "\\|").split())
 
 
+def name_scaling(scaling: str) -> str:
+    """Return a RoPE scaling as tables and figures name it."""
+    return "no scaling" if scaling == "none" else scaling
+
+
 def write_plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> str:
     """Return a table for a log, in Markdown that stays legible as it is; lines without a break."""
     rule = "---|" * labels + "---:|" * (len(heads) - labels)
