@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -86,7 +87,7 @@ class RetrievalRows:
             "ruler_vt": ruler.tracing,
             "ruler_fwe": ruler.frequent,
             "ruler_cwe": ruler.common,
-            "words": self._words,
+            "words": partial(self._needlebench, words=1.0),
             "many": self._many,
             "text_words": self._text_words,
         }
@@ -133,20 +134,16 @@ class RetrievalRows:
     def _answer(self, needle: Needle) -> list[int]:
         return self._encode(f" {needle.value}.")
 
-    def _needlebench(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        return self._prompt(self._needles(rng, evaluation, most=1 + length // 256), rng)
-
-    def _words(
+    def _needlebench(
         self,
         length: int,
         rng: random.Random,
         evaluation: bool,
+        *,
+        words: float = 0.0,
         draw: Callable[[random.Random], str] = draw_words,
     ) -> Draft:
-        most = 1 + length // 256
-        return self._prompt(self._needles(rng, evaluation, most, words=1.0, draw=draw), rng)
-
-    def _prompt(self, needles: list[Needle], rng: random.Random) -> Draft:
+        needles = self._needles(rng, evaluation, 1 + length // 256, words=words, draw=draw)
         wording, asked = WORDINGS["English"], needles[0]
         question = write_question(
             str(asked.as_needlebench()["retrieval_question"]), "English", guide=False
@@ -179,9 +176,8 @@ class RetrievalRows:
         return self._ask(needles, rng.randint(1, 4), rng)
 
     def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        if rng.random() < 0.5:
-            return self._many(length, rng, evaluation, words=1.0, draw=self._draw_text_words)
-        return self._words(length, rng, evaluation, draw=self._draw_text_words)
+        make = self._many if rng.random() < 0.5 else self._needlebench
+        return make(length, rng, evaluation, words=1.0, draw=self._draw_text_words)
 
     def _draw_text_words(self, rng: random.Random) -> str:
         """Draw words of one document of the training text."""

@@ -20,7 +20,7 @@ import torch
 from opencompass_llada.files import folder_lock
 from opencompass_llada.finetune.arithmetic import NetworkShape
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
 from opencompass_llada.logs import get_logger
 
@@ -124,19 +124,17 @@ def plan_memory(
 
     On CUDA activations are 16 bit.
     """
-    plans = []
-    for phase in recipe.phases:
-        parts = max(1, world_size // recipe.sequence_parallel)
-        rows = recipe.micro_rows or max(1, phase.rows_per_step // parts)
-        tokens = rows * phase.sequence_length // recipe.sequence_parallel
-        stretch = phase.sequence_length // recipe.sequence_parallel
-        plans.append(_plan(recipe, shape, world_size, tokens, stretch, on_cuda))
+    plans = (_plan(recipe, phase, shape, world_size, on_cuda) for phase in recipe.phases)
     return max(plans, key=lambda plan: plan.total)
 
 
 def _plan(
-    recipe: Recipe, shape: NetworkShape, world_size: int, tokens: int, stretch: int, on_cuda: bool
+    recipe: Recipe, phase: Phase, shape: NetworkShape, world_size: int, on_cuda: bool
 ) -> StepMemory:
+    parts = max(1, world_size // recipe.sequence_parallel)
+    rows = recipe.micro_rows or max(1, phase.rows_per_step // parts)
+    tokens = rows * phase.sequence_length // recipe.sequence_parallel
+    stretch = phase.sequence_length // recipe.sequence_parallel
     trained_bytes = 4 if recipe.parameter_dtype == "float32" else 2
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
     unit = 2 if on_cuda else 4

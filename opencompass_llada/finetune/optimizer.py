@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -71,9 +73,17 @@ class MovingAverage:
             if name in self.weights:
                 self.weights[name].lerp_(parameter.detach(), 1 - self._decay)
 
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network have the averages for its weights for a while."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the network's weights and the averages; twice changes nothing."""
+    def _swap(self) -> None:
         for name, parameter in self._network.named_parameters():
             if name in self.weights:
                 average = self.weights[name].clone()

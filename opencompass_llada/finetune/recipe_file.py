@@ -117,8 +117,8 @@ def explain(error: ValidationError) -> str:
         names = [field.name for field in dataclasses.fields(cls)]
         return unknown_name_message(f"{what} key", place, names)
     if fault["type"] == "missing" and not place.endswith("]"):  # a key, not an entry of a list
-        group = fault["loc"][:-1]
-        missing = [f["loc"] for f in faults if f["type"] == "missing" and f["loc"][:-1] == group]
+        above = fault["loc"][:-1]
+        missing = [f["loc"] for f in faults if f["type"] == "missing" and f["loc"][:-1] == above]
         return f"{what}: {', '.join(sorted(str(loc[-1]) for loc in missing))} must be given."
     value = fault["input"]
     if not place:

@@ -52,12 +52,9 @@ def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
     recipe, ranks = run.recipe, run.ranks
 
     def fill(part: Path) -> None:
-        run.average.swap()
-        tensors = published_tensors(run.model, recipe.lora, getattr(torch, recipe.dtype))
-        try:
+        with run.average.applied():
+            tensors = published_tensors(run.model, recipe.lora, getattr(torch, recipe.dtype))
             write_weights(part, tensors, write=ranks.is_main)
-        finally:
-            run.average.swap()
         if ranks.is_main:
             _write_json(part / "config.json", config_fields(run.model, recipe))
             _write_json(part / RECORD_FILE, describe_run(run))

@@ -236,21 +236,16 @@ class Trainer(RunState):
 
     def measure(self, phase: Phase) -> dict[str, float]:
         """Measure held-out retrieval and perplexity with the weights that are written."""
-        self.average.swap()
-        self.network.eval()
-        figures = self.network(
-            lambda model: evaluate(
-                model,
-                self.recipe,
-                self.data.tasks,
-                self.data.held_out,
-                length=phase.sequence_length,
-                device=self.ranks.device,
+        data, length, device = self.data, phase.sequence_length, self.ranks.device
+        with self.average.applied():
+            self.network.eval()
+            figures = self.network(
+                lambda model: evaluate(
+                    model, self.recipe, data.tasks, data.held_out, length=length, device=device
+                )
             )
-        )
-        reshard(self.network)
-        self.network.train()
-        self.average.swap()
+            reshard(self.network)
+            self.network.train()
         return figures
 
     def save(self, figures: dict[str, float]) -> Path:
