@@ -70,31 +70,31 @@ def _read_squad(data: Mapping[str, Any]) -> Library:
             related = tuple(index for index in subject if index != own)
             questions += [
                 Question(
-                    text=entry["question"],
-                    answers=tuple(answer["text"] for answer in entry["answers"]),
+                    text=row["question"],
+                    answers=tuple(answer["text"] for answer in row["answers"]),
                     documents=(own,),
                     related=related,
                 )
-                for entry in part["qas"]
-                if not entry["is_impossible"]
+                for row in part["qas"]
+                if not row["is_impossible"]
             ]
     return Library(documents=tuple(documents), questions=tuple(questions))
 
 
 def _read_hotpotqa(data: Sequence[Mapping[str, Any]]) -> Library:
-    def texts(entry: Mapping[str, Any]) -> list[str]:
-        return [f"{title}\n{''.join(sentences)}" for title, sentences in entry["context"]]
+    def texts(row: Mapping[str, Any]) -> list[str]:
+        return [f"{title}\n{''.join(sentences)}" for title, sentences in row["context"]]
 
-    documents = sorted({text for entry in data for text in texts(entry)})
+    documents = sorted({text for row in data for text in texts(row)})
     number = {text: index for index, text in enumerate(documents)}
     questions = tuple(
         Question(
-            text=entry["question"],
-            answers=(entry["answer"],),
-            documents=tuple(number[text] for text in texts(entry)),
+            text=row["question"],
+            answers=(row["answer"],),
+            documents=tuple(number[text] for text in texts(row)),
             related=(),
         )
-        for entry in data
+        for row in data
     )
     return Library(documents=tuple(documents), questions=questions)
 
