@@ -102,7 +102,7 @@ class Settings:
         return Settings({**self.values, **values}, dict(self.sources))
 
     def announce(self, headline: str, unset: Collection[str] = ()) -> None:
-        """Write what is run, and why, to standard error; those of ``unset`` without a value, too."""
+        """Write to standard error what is run, and why; names in ``unset`` also without a value."""
         lines = [headline]
         for name, value in self.values.items():
             if value is not None or name in unset:
