@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from opencompass_llada.networks.config import NetworkShape
+from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.transformer import BidirectionalNetwork
 
 USABLE = 0.94
@@ -31,7 +31,7 @@ class MemoryPlanError(ValueError):
 class NetworkSize:
     """What of a network decides its memory."""
 
-    shape: NetworkShape
+    shape: NetworkDimensions
     num_parameters: int
     element_size: int
     """Bytes of a weight and of an activation."""

@@ -1,7 +1,7 @@
 """Reads the config.json of the native networks: every field checked, and named where it is wrong.
 
 A configuration states its family's published fields with their defaults, and its sizes under one
-name each (`NetworkShape`). A config.json must say all that the network is made of, and may say
+name each (`NetworkDimensions`). A config.json must say all that the network is made of, and may say
 nothing that would change the computation and is not known here. Scaling of RoPE is not part of it:
 it is given when the network is built.
 """
@@ -42,7 +42,7 @@ _BOOKKEEPING = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkShape:
+class NetworkDimensions:
     """A network's sizes, whatever its config.json calls them."""
 
     width: int
@@ -184,7 +184,7 @@ class BidirectionalConfig(PretrainedConfig):
             ) from error
 
     @property
-    def shape(self) -> NetworkShape:
+    def shape(self) -> NetworkDimensions:
         """The network's sizes."""
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
-from opencompass_llada.networks.config import BidirectionalConfig, NetworkShape
+from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
 from opencompass_llada.networks.transformer import (
     BidirectionalNetwork,
     BlockParts,
@@ -78,9 +78,9 @@ class DreamConfig(BidirectionalConfig):
         self._check_token_id("eos_token_id", "vocab_size")
 
     @property
-    def shape(self) -> NetworkShape:
+    def shape(self) -> NetworkDimensions:
         """The sizes."""
-        return NetworkShape(
+        return NetworkDimensions(
             width=self.hidden_size,
             num_heads=self.num_attention_heads,
             num_groups=cast(int, self.num_key_value_heads),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
-from opencompass_llada.networks.config import BidirectionalConfig, NetworkShape
+from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
 from opencompass_llada.networks.transformer import (
     BidirectionalNetwork,
     BlockParts,
@@ -95,9 +95,9 @@ class LLaDAConfig(BidirectionalConfig):
         self._check_token_id("eos_token_id", "embedding_size")
 
     @property
-    def shape(self) -> NetworkShape:
+    def shape(self) -> NetworkDimensions:
         """The sizes."""
-        return NetworkShape(
+        return NetworkDimensions(
             width=self.d_model,
             num_heads=self.n_heads,
             num_groups=cast(int, self.n_kv_heads),

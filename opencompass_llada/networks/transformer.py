@@ -23,7 +23,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import attend_with, find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
-from opencompass_llada.networks.config import BidirectionalConfig, NetworkShape
+from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
 from opencompass_llada.rope.frequencies import (
     ResolvedRope,
     apply_rotary,
@@ -103,7 +103,7 @@ def _find(root: nn.Module, name: str) -> nn.Module:
 class Block(nn.Module):
     """One block."""
 
-    def __init__(self, shape: NetworkShape, names: BlockParts[str]) -> None:
+    def __init__(self, shape: NetworkDimensions, names: BlockParts[str]) -> None:
         """Make the modules under their names."""
         super().__init__()
         self.head_dim = shape.head_dim
