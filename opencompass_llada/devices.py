@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown, show
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _DTYPES = {
     **dict.fromkeys(("bfloat16", "bf16"), torch.bfloat16),

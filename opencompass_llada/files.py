@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,9 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.logs import get_logger
-
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 #: Seconds after which a lock or a left-over of another host, whose processes cannot be seen, counts

@@ -6,14 +6,13 @@ Reads names and headers, no weights.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
 from safetensors import safe_open
 
-from opencompass_llada.logs import get_logger
-
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Patterns of what else a checkpoint is read from: configuration, tokenizer and chat template."""

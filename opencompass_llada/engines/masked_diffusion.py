@@ -6,6 +6,7 @@ and its special tokens come together.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,6 @@ from opencompass_llada.likelihood import (
     score_alternatives,
     sliced_entropies,
 )
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import BidirectionalNetwork, load_checkpoint, open_checkpoint
 from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
 from opencompass_llada.rope.methods import RopeScaling
@@ -49,7 +49,7 @@ from opencompass_llada.sampling import (
     sample,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class MaskedDiffusionEngine(Engine):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import build, check_value, show
 from opencompass_llada.sampling import SamplerConfig, cap_steps, plan_blocks
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class SamplerSettings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,9 +23,8 @@ from pydantic.dataclasses import dataclass
 
 from opencompass_llada.files import remove, settle, write_text
 from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 INDEX_FILE = "checkpoints.json"
 FINAL = "final"

@@ -7,6 +7,7 @@ counting the tensors that live at once (docs/finetune.md compares it with measur
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,9 +23,8 @@ from opencompass_llada.finetune.arithmetic import NetworkShape
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 GB = 1e9
 _WORKSPACE = 2.5 * GB  # CUDA context, cuBLAS and attention workspaces, fragmentation

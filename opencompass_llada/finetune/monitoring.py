@@ -6,6 +6,7 @@ Only the main rank's object does anything.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -22,9 +23,8 @@ from opencompass_llada.finetune.checks import missing_package
 from opencompass_llada.finetune.recipe import Phase
 from opencompass_llada.finetune.rows import Batch
 from opencompass_llada.finetune.run_state import RunState
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Throughput:

@@ -5,6 +5,7 @@ From scratch or from a checkpoint, with adapters or without, whole or sharded. T
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from opencompass_llada.finetune.lora import add_adapters, check_targets, initial
 from opencompass_llada.finetune.parallel import Ranks, check_heads, shard
 from opencompass_llada.finetune.recipe import LLAMA_NAMES, Recipe
 from opencompass_llada.finetune.tokens import TrainingTokenizer
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import (
     BidirectionalNetwork,
     LLaDAConfig,
@@ -33,7 +33,7 @@ from opencompass_llada.networks.checkpoint import refuse_non_finite
 from opencompass_llada.prompting.encode import check_vocabulary
 from opencompass_llada.rope.methods import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Yields a checkpoint's tensors by published name; nothing for fresh weights.
 StoredTensors = Callable[[], Iterator[tuple[str, torch.Tensor]]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,9 +37,8 @@ from opencompass_llada.finetune.packing import (
 from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
 from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
 from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -30,11 +31,10 @@ from opencompass_llada.files import remove_left_overs, replacing, temporary_name
 from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import Recipe, TextSource
 from opencompass_llada.finetune.text import matching_files, read_documents
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import locate_checkpoint, read_model_config
 from opencompass_llada.prompting.encode import EOT_TOKEN, load_tokenizer
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 EOS_TOKEN = "<|endoftext|>"
 MASK_TOKEN = "<|mdm_mask|>"

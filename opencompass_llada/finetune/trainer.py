@@ -6,6 +6,7 @@ the last checkpoint; a non-finite gradient stops it before the update.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,9 +48,8 @@ from opencompass_llada.finetune.rows import Batch, TrainingData, to_device
 from opencompass_llada.finetune.run_state import RunState, read_state
 from opencompass_llada.finetune.saving import describe_inputs, write_checkpoint
 from opencompass_llada.finetune.tokens import make_tokenizer
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Trainer(RunState):

@@ -11,6 +11,7 @@ Shape letters: H query heads, G key/value heads, L positions, D head size.
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import attend_with, find_kernel
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _MEASURED_LENGTH = 8192
 _ALIGNED = (8192, 8216, 8232, 8248)  # multiples of 8; the first one also pays for what comes once

@@ -16,6 +16,7 @@ W tokens wanted, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -27,10 +28,9 @@ from torch import Tensor, nn
 from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
 from opencompass_llada.inference.kv_cache import KeyValueCache
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Projections:

@@ -10,6 +10,7 @@ Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,9 @@ from torch import Tensor
 from opencompass_llada.inference.elementwise import kernels_fit
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.kv_cache import KeyValueCache
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.transformer import Rotation
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _MOST_GRAPHS = 64
 """Graphs held; the oldest goes when one more is needed."""

@@ -12,6 +12,7 @@ H query heads, G key/value heads, D head size, M hidden size.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,11 +28,10 @@ from opencompass_llada.inference.memory import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Stretch
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 VARLEN_LONGEST = 2048
 """Longest row, in tokens, for which one varlen call serves a batch; longer rows fill the card

@@ -8,6 +8,7 @@ is found out after the weights have loaded.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 from torch import nn
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.causal import build_causal
 from opencompass_llada.networks.checkpoint import (
     find_folder,
@@ -32,7 +32,7 @@ from opencompass_llada.weight_files import (
     read_stored_shapes,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 #: Initialisations that change the base weights, which an adapter's own file does not hold.

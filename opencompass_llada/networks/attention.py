@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention_pattern import Stretch
 from opencompass_llada.options import unknown_name_message
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _SDPA = ("sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
 ATTENTION_BACKENDS = ("auto", *_SDPA, "flash_attn")

@@ -7,6 +7,7 @@ so that an autoregressive baseline and a diffusion model are scaled by one piece
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.checkpoint import (
     locate_checkpoint,
     read_model_config,
@@ -38,7 +38,7 @@ from opencompass_llada.weight_files import (
     read_stored_shapes,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Our names of kernels -> transformers' attn_implementation.
 _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "eager": "eager", "flash_attn": "flash_attention_2"}

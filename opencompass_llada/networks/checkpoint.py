@@ -7,6 +7,7 @@ weight is read. Hub ids are downloaded by huggingface_hub; nothing executes remo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.networks.declared_rope import read_declared_rope
@@ -29,7 +29,7 @@ from opencompass_llada.weight_files import (
     read_stored_shapes,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 FILES = (*SMALL_FILES, "*.safetensors")
 

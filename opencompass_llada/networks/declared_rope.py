@@ -9,6 +9,7 @@ Shape suffix: D pairs of channels of a head.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,11 +19,10 @@ import torch
 import transformers
 from torch import nn
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.rope.frequencies import inverse_frequencies, transformers_frequencies
 from opencompass_llada.weight_files import CheckpointError
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 ROPE_FIELDS = ("rope_theta", "rope_scaling", "rope_parameters")
 """Where either major keeps the base and the scaling."""

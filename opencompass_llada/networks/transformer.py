@@ -11,6 +11,7 @@ heads, G key/value heads, D head size, V vocabulary entries.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks.attention import attend_with, find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
@@ -31,7 +31,7 @@ from opencompass_llada.rope.frequencies import (
 )
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 Rotation = tuple[Tensor, Tensor]
 """cos and sin, float32 [L, D], or [B, 1, P, D] where rows have positions of their own."""

@@ -7,6 +7,7 @@ a config asks for it and nowhere else: nothing is decided by a name.
 from __future__ import annotations
 
 import ctypes
+import logging
 import operator
 import re
 import threading
@@ -21,7 +22,6 @@ from unittest import mock
 from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import build, check_fields, show
 from opencompass_llada.prompting.encode import Piece, PromptText
 
@@ -30,7 +30,7 @@ try:
 except ImportError:  # not on Windows, where memory stays unbounded
     resource = None  # type: ignore[assignment]
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: What a chat template may take for one conversation; a published one takes milliseconds.
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30

@@ -6,6 +6,7 @@ what stands before it, under either major of transformers; nothing is ever put b
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.weight_files import SMALL_FILES
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 EOT_TOKEN = "<|eot_id|>"
 #: What tokenizers call the tokens that images and sounds stand in for; no text means them.

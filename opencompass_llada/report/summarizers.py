@@ -6,6 +6,7 @@ subclasses name the tables that runs of a kind have besides.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from datetime import datetime
@@ -16,7 +17,6 @@ import pandas
 
 from opencompass_llada.benchmarks.facts import Group, find_benchmark, parse_groups
 from opencompass_llada.files import write_text
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.report.board import average_group
 from opencompass_llada.report.curves import BENCHMARK, read_curves, write_curves
@@ -35,7 +35,7 @@ from opencompass_llada.report.writers import (
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.provenance import record_run
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 NOT_RUN = "-"
 MOST_LISTED = 20
 #: One model's rows at one length, by task.

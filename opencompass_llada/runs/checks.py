@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 import os
 import re
 import traceback
@@ -24,7 +25,6 @@ from opencompass_llada.devices import choose_device
 from opencompass_llada.engines import Family
 from opencompass_llada.families import find_family
 from opencompass_llada.faults import is_deliberate
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
@@ -33,7 +33,7 @@ from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_k
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper.keywords import WrapperOptions
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
 _NAME_BYTES = 200

@@ -7,6 +7,7 @@ Whether a config's options fit together is `checks`'.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -23,7 +24,6 @@ from opencompass_llada.benchmarks.counting import (
     tiktoken_state,
 )
 from opencompass_llada.benchmarks.facts import DataFiles, all_data_files
-from opencompass_llada.logs import get_logger
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.machine import (
@@ -34,7 +34,7 @@ from opencompass_llada.runs.machine import (
 )
 from opencompass_llada.runs.recorded_files import WRAPPER
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: ``ok``; ``note``: absent, and not asked for; ``fetch``: absent, and fetched when it is needed if
 #: there is a network; ``fault``: broken, or asked for and absent.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,6 @@ from opencompass_llada.files import (
     sealed_line,
     write_text,
 )
-from opencompass_llada.logs import get_logger
 from opencompass_llada.report.runs import read_run_config
 from opencompass_llada.runs.recorded_files import (
     describe_predictions,
@@ -39,7 +39,7 @@ from opencompass_llada.runs.recorded_files import (
     seal_file,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _HANDLERS = "opencompass.openicl.icl_inferencer.icl_base_inferencer"
 #: OpenCompass's modules that write files of a run with ``with open(...)``.

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import fnmatch
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from opencompass.utils import build_dataset_from_cfg
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.files import write_text
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
@@ -50,7 +50,7 @@ from opencompass_llada.runs.recorded_files import (
 from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper.keywords import KEYWORDS
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _SAMPLER_OPTIONS = tuple(field.name for field in dataclasses.fields(SamplerConfig))
 Figures = dict[str, float | int | None]

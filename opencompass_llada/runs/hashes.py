@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.logs import get_logger
 from opencompass_llada.weight_files import SMALL_FILES, CheckpointError, list_weight_files
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DIGITS = 16

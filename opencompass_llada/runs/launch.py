@@ -7,6 +7,7 @@ Checks the config before the first task and the files after the last one: OpenCo
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,6 @@ from unittest import mock
 
 from opencompass_llada.faults import guard
 from opencompass_llada.files import FolderInUse, folder_lock, remove
-from opencompass_llada.logs import get_logger
 from opencompass_llada.options import nearest
 from opencompass_llada.runs.exit_status import describe_missing, find_missing
 from opencompass_llada.runs.machine import (
@@ -31,7 +31,7 @@ from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.recorded_files import type_name
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _STAGES = {"all": ("predictions", "results"), "infer": ("predictions",)}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
@@ -20,7 +21,6 @@ from typing import Any
 
 from opencompass_llada import __version__
 from opencompass_llada.files import write_text
-from opencompass_llada.logs import get_logger
 from opencompass_llada.runs.hashes import (
     find_folder,
     hash_checkpoint,
@@ -41,7 +41,7 @@ from opencompass_llada.runs.recorded_files import (
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper.keywords import WrapperOptions
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".maker"
 SUPERSEDED = "superseded"

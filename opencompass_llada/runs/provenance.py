@@ -10,6 +10,7 @@ were set aside. Each line begins with a digest of its own.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
@@ -27,7 +28,6 @@ from typing import Any
 
 from opencompass_llada import __version__
 from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
-from opencompass_llada.logs import get_logger
 from opencompass_llada.redaction import redact
 from opencompass_llada.runs.hashes import (
     find_folder,
@@ -45,7 +45,7 @@ from opencompass_llada.runs.recorded_files import (
     seal_file,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers",
             "safetensors", "datasets", "numpy", "flash-attn", "peft")  # fmt: skip

@@ -8,6 +8,7 @@ eval``, ``-m viz``), answers of another maker are refused instead.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from opencompass_llada.devices import parse_dtype
-from opencompass_llada.logs import get_logger
 from opencompass_llada.report.runs import read_dumped_config
 from opencompass_llada.runs.makers import (
     NO_RECORD,
@@ -46,7 +46,7 @@ from opencompass_llada.runs.recorded_files import (
 )
 from opencompass_llada.wrapper import LLaDACausalLM
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _BY_NUMBER = "shards named by number alone"
 _NO_ANSWERS = "no answers beside the result"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,6 @@ from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.faults import guard
-from opencompass_llada.logs import get_logger
 from opencompass_llada.runs import makers
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
@@ -42,7 +42,7 @@ from opencompass_llada.runs.recorded_files import (
 )
 from opencompass_llada.runs.task_lifetime import end_with_the_run, mark_job
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 

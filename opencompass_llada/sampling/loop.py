@@ -16,6 +16,7 @@ Shape suffixes: B rows, L row length, K block length, P masked positions of the 
 from __future__ import annotations
 
 import functools
+import logging
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from opencompass_llada.logs import get_logger
 from opencompass_llada.sampling.block_cache import BlockForward, LogitsFunction, PassProvider
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens, plan_blocks
 from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
@@ -39,7 +39,7 @@ from opencompass_llada.sampling.unmasking import (
     accept_scheduled,
 )
 
-_logger = get_logger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

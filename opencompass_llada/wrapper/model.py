@@ -6,6 +6,7 @@ says what it can load, `engines` how it generates and scores.
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,6 @@ from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import EndTokens, Engine, Generation, LoadRequest, length_buckets
 from opencompass_llada.families import find_family
 from opencompass_llada.likelihood import TextScorer
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import (
     Adapter,
     build_without_weights,
@@ -48,7 +48,7 @@ from opencompass_llada.prompting.truncate import truncate
 from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
 from opencompass_llada.wrapper.paper_keywords import check_mask_id
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ChatTemplateParser:

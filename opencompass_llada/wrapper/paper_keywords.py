@@ -6,6 +6,7 @@ is an error. Reads nothing from disk, and knows neither OpenCompass nor a model.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,13 @@ from typing import Any
 import torch
 
 from opencompass_llada.devices import parse_device, parse_dtype
-from opencompass_llada.logs import get_logger
 from opencompass_llada.networks import check_backend_name
 from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.prompting.truncate import LengthLimit
 from opencompass_llada.rope.methods import RopeScaling, parse_rope_scaling
 from opencompass_llada.sampling import SamplerConfig
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 #: The papers' names for sampler options: those that are ours, too, LLaDA's, then Dream's own.
 _SAME = ("block_length", "temperature", "cfg_scale", "remasking", "top_p", "top_k")

@@ -7,6 +7,7 @@ both, as on the hub); no loader script is run. Writes no prompts.
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,8 @@ from opencompass_llada.benchmarks.data_files import (
 )
 from opencompass_llada.benchmarks.longbench.facts import LongBenchTask, list_tasks
 from opencompass_llada.benchmarks.longbench.v2 import read_rows as read_v2_rows
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 DEFAULT_PATH = "opencompass/Longbench"
 HOW_TO_GET = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -44,9 +45,8 @@ from opencompass_llada.benchmarks.ruler.writer import (
     fit_samples,
 )
 from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
-from opencompass_llada.logs import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 DIGITS_IN_NAME = 20
 MAX_LENGTHS_TRIED = 40
