@@ -19,7 +19,6 @@ from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
 
 from opencompass_llada.cli import main
 from opencompass_llada.files import append_line, sealed_line, temporary_name
-from opencompass_llada.report.runs import read_run
 from opencompass_llada.runs.durability import (
     WRITERS,
     clear_working_folder,
@@ -28,6 +27,7 @@ from opencompass_llada.runs.durability import (
 )
 from opencompass_llada.runs.exit_status import find_missing
 from opencompass_llada.runs.recorded_files import read_answers, read_result, read_seals
+from opencompass_llada.runs.run_folder import read_run
 
 ANSWERS = {str(i): {"origin_prompt": f"a\u2028b\u0085 {i}", "prediction": "x"} for i in range(4)}
 

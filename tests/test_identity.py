@@ -327,7 +327,7 @@ def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
     cfg = config.Config(json.loads(json.dumps({**values, "names": []})))
     cfg.names = values["names"]
     cfg.dump(str(tmp_path / "dump.py"))
-    from opencompass_llada.report.runs import read_dumped_config
+    from opencompass_llada.runs.run_folder import read_dumped_config
 
     own = read_dumped_config(tmp_path / "dump.py")
     theirs = config.Config.fromfile(str(tmp_path / "dump.py"))._cfg_dict.to_dict()

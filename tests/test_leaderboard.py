@@ -11,10 +11,10 @@ from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json
 from opencompass_llada.report.board import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.publish import write_report
-from opencompass_llada.report.runs import find_runs
 from opencompass_llada.report.scores import rank_scores
 from opencompass_llada.report.statistics import wilson
 from opencompass_llada.report.writers import write_csv_rows
+from opencompass_llada.runs.run_folder import find_runs
 
 MODELS = [make_model("one"), make_model("two"), make_model("three-ar")]
 CELLS = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 50, 100)]

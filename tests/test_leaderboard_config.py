@@ -7,10 +7,10 @@ import pytest
 from mmengine.config import Config
 
 import opencompass_llada.assets
-from opencompass_llada.report.runs import read_dumped_config
 from opencompass_llada.report.summarizers import LeaderboardSummarizer
 from opencompass_llada.runs.checks import check_options
 from opencompass_llada.runs.model_table import KNOWN_MODELS
+from opencompass_llada.runs.run_folder import read_dumped_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -31,8 +31,8 @@ from opencompass_llada.benchmarks.perplexity.scoring import PerplexityEvaluator
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
 from opencompass_llada.likelihood.bound import entropies_from_logits
 from opencompass_llada.report.curves import read_curves
-from opencompass_llada.report.runs import describe_model
 from opencompass_llada.report.summarizers import PerplexitySummarizer
+from opencompass_llada.runs.run_folder import describe_model
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
 

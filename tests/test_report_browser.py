@@ -11,7 +11,7 @@ import pytest
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.report.publish import write_report
-from opencompass_llada.report.runs import find_runs
+from opencompass_llada.runs.run_folder import find_runs
 
 selenium = pytest.importorskip("selenium.webdriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -9,10 +9,10 @@ import pytest
 
 from opencompass_llada.report.heatmap import make_grids, write_means
 from opencompass_llada.report.results import COLUMNS, read_results
-from opencompass_llada.report.runs import ModelFacts, describe_model
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
 from opencompass_llada.report.summarizers import NeedleSummarizer
 from opencompass_llada.report.writers import write_csv_rows
+from opencompass_llada.runs.run_folder import ModelFacts, describe_model
 
 DATASET_TYPE = "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset"
 LENGTHS, DEPTHS = (256, 512), (0, 50, 100)

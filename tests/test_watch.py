@@ -8,7 +8,7 @@ import pytest
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.cli import main
-from opencompass_llada.report.runs import find_runs
+from opencompass_llada.runs.run_folder import find_runs
 from opencompass_llada.runs.watch import read_progress
 
 CELLS = [niah_cell(n, 0) for n in (1000, 2000, 5000)] + [ruler_cell("vt", 4096)]

@@ -25,7 +25,6 @@ from opencompass_llada.report.results import (
     read_cell,
     read_cell_rows,
 )
-from opencompass_llada.report.runs import Config, RunFolder, find_runs
 from opencompass_llada.report.writers import show_controls, write_csv_rows
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.hashes import find_tokenizer
@@ -42,6 +41,7 @@ from opencompass_llada.runs.recorded_files import (
     model_name,
     split_shard_name,
 )
+from opencompass_llada.runs.run_folder import Config, RunFolder, find_runs
 
 #: The tidy table: a run's own columns, where a result comes from, what makes it comparable.
 TIDY_COLUMNS = {
@@ -108,7 +108,7 @@ class Collection:
 
 
 def collect(work_dirs: Sequence[str | Path]) -> Collection:
-    """Read the runs of several work directories (see `runs.find_runs`).
+    """Read the runs of several work directories (see `run_folder.find_runs`).
 
     Raises:
         ValueError: If there is no run in one of them, or nothing but runs whose configs cannot be

@@ -43,7 +43,7 @@ def run_report(given: argparse.Namespace) -> int:
     Missing results are no fault here: the report says which they are.
     """
     from opencompass_llada.report.publish import TITLE, write_report
-    from opencompass_llada.report.runs import find_runs
+    from opencompass_llada.runs.run_folder import find_runs
 
     try:
         runs = find_runs(given.work_dirs)
@@ -64,7 +64,7 @@ def run_report(given: argparse.Namespace) -> int:
 
 def run_watch(given: argparse.Namespace) -> int:
     """Show progress until everything is scored, or once; return 0, or 2 if there is no run."""
-    from opencompass_llada.report.runs import find_runs
+    from opencompass_llada.runs.run_folder import find_runs
     from opencompass_llada.runs.watch import read_progress
 
     if not 0 < given.every < float("inf"):

@@ -16,9 +16,9 @@ import pandas
 from opencompass_llada.likelihood import Estimate, pool
 from opencompass_llada.likelihood.estimate import safe_exp
 from opencompass_llada.report.results import finite, make_frame
-from opencompass_llada.report.runs import ModelFacts
 from opencompass_llada.report.writers import plain_field, write_csv_rows, write_plain_table
 from opencompass_llada.runs.recorded_files import list_pairs, read_result
+from opencompass_llada.runs.run_folder import ModelFacts
 
 BENCHMARK = "perplexity"
 

@@ -17,10 +17,10 @@ from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
 from opencompass_llada.report.page import Plot, choose_samples, make_plot, render_page
 from opencompass_llada.report.published import compare, read_figures
-from opencompass_llada.report.runs import RunFolder
 from opencompass_llada.report.scores import find_effective_lengths, rank_scores, write_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.writers import WRITERS, escape_markdown, save_figure
+from opencompass_llada.runs.run_folder import RunFolder
 
 TITLE = "Long-context leaderboard"
 MOST_NAMED = 4
@@ -30,7 +30,7 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     """Read runs and write their report.
 
     Args:
-        runs: From `runs.find_runs`; at least one.
+        runs: From `run_folder.find_runs`; at least one.
         folder: Where to; files of the same names are replaced.
         title: Heading of the page.
 

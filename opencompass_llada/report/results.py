@@ -18,7 +18,6 @@ import pandas
 
 from opencompass_llada.benchmarks.facts import Benchmark, benchmark_of
 from opencompass_llada.old_names import dotted_name
-from opencompass_llada.report.runs import ModelFacts, describe_model
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
 from opencompass_llada.runs.hashes import DIGITS, hash_text
 from opencompass_llada.runs.recorded_files import (
@@ -29,6 +28,7 @@ from opencompass_llada.runs.recorded_files import (
     read_answers,
     read_result,
 )
+from opencompass_llada.runs.run_folder import ModelFacts, describe_model
 
 #: The columns, with their kind in a Parquet file; docs/report.md says what they mean.
 COLUMNS = {

@@ -24,7 +24,6 @@ from opencompass_llada.report.figures import draw_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_means
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import COLUMNS, read_results
-from opencompass_llada.report.runs import RunFolder, read_run
 from opencompass_llada.report.writers import (
     name_scaling,
     plain_field,
@@ -34,6 +33,7 @@ from opencompass_llada.report.writers import (
 )
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.provenance import record_run
+from opencompass_llada.runs.run_folder import RunFolder, read_run
 
 logger = logging.getLogger(__name__)
 NOT_RUN = "-"

@@ -31,13 +31,13 @@ from opencompass_llada.files import (
     sealed_line,
     write_text,
 )
-from opencompass_llada.report.runs import read_run_config
 from opencompass_llada.runs.recorded_files import (
     describe_predictions,
     read_answers,
     read_result,
     seal_file,
 )
+from opencompass_llada.runs.run_folder import read_run_config
 
 logger = logging.getLogger(__name__)
 

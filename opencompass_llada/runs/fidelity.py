@@ -30,7 +30,6 @@ from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
-from opencompass_llada.report.runs import RunFolder, read_run
 from opencompass_llada.report.statistics import paired_interval
 from opencompass_llada.runs import checks, doctor
 from opencompass_llada.runs.hashes import hash_values
@@ -47,6 +46,7 @@ from opencompass_llada.runs.recorded_files import (
     result_fault,
     type_name,
 )
+from opencompass_llada.runs.run_folder import RunFolder, read_run
 from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper.keywords import KEYWORDS
 

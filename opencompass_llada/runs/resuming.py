@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from opencompass_llada.devices import parse_dtype
-from opencompass_llada.report.runs import read_dumped_config
 from opencompass_llada.runs.makers import (
     NO_RECORD,
     SUFFIX,
@@ -44,6 +43,7 @@ from opencompass_llada.runs.recorded_files import (
     model_name,
     split_shard_name,
 )
+from opencompass_llada.runs.run_folder import read_dumped_config
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ several configs: their (model, data set) pairs are put together, the last one's 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,21 +80,12 @@ class RunFolder:
 
     def as_config(self) -> dict[str, Any]:
         """Return the pairs in the form of an OpenCompass config."""
-        groups: dict[int, dict[str, list[Any]]] = {}
-        for model, dataset in self.pairs:
-            group = groups.setdefault(id(model), {"models": [model], "datasets": []})
-            group["datasets"].append(dataset)
-        return {"model_dataset_combinations": list(groups.values()), "work_dir": str(self.path)}
+        pairs = [{"models": [model], "datasets": [dataset]} for model, dataset in self.pairs]
+        return {"model_dataset_combinations": pairs, "work_dir": str(self.path)}
 
 
 def find_runs(work_dirs: Sequence[str | Path]) -> list[RunFolder]:
-    """Find the runs of several work directories.
-
-    Args:
-        work_dirs: Runs' own folders, or folders that hold them.
-
-    Returns:
-        Runs in order of the arguments and, within one, of their names (time stamps).
+    """Find the runs in runs' own folders or folders that hold them; in order of name within one.
 
     Raises:
         ValueError: If a folder is missing or holds no run.
@@ -113,10 +104,10 @@ def find_runs(work_dirs: Sequence[str | Path]) -> list[RunFolder]:
             )
         folders += found
     unique = list({folder.resolve(): folder for folder in folders}.values())
-    return [read_run(folder, name) for folder, name in zip(unique, name_runs(unique), strict=True)]
+    return [read_run(folder, name) for folder, name in zip(unique, _name_runs(unique), strict=True)]
 
 
-def name_runs(folders: Sequence[Path]) -> list[str]:
+def _name_runs(folders: Sequence[Path]) -> list[str]:
     """Name each folder by its last part, its last two, or the whole: the first that is unique."""
     named = [folder.resolve().name for folder in folders]
     for longer in (["/".join(f.resolve().parts[-2:]) for f in folders], list(map(str, folders))):
@@ -134,12 +125,8 @@ def read_run(
 ) -> RunFolder:
     """Read what a run was asked for.
 
-    Args:
-        path: The run's folder.
-        name: By default the folder's.
-        config: The config, where it is at hand; it stands for the newest dumped one.
-        described: What the config's author says of models (``abbr``, ``title``,
-            ``trained_length``), besides what the dumped configs say.
+    `config` stands for the newest dumped one where it is at hand; `described` is what its author
+    says of models (``abbr``, ``title``, ``trained_length``) besides what the dumped configs say.
     """
     files = sorted((path / "configs").glob("*.py"))
     configs: list[tuple[str, Config]] = []
@@ -151,8 +138,9 @@ def read_run(
             damage.append(f"{error}; what it asked for is not shown")
     if config is not None:
         configs.append((files[-1].name if files else "the config", config))
-    told = [model for _, known in configs for model in _described_models(known)]
     pairs, models, ambiguous, notes = _merge(configs, (path / "superseded").is_dir())
+    summarizers = [known.get("summarizer") or {} for _, known in configs]
+    told = [model for known in summarizers for model in known.get("models") or ()]
     by_abbr = {str(model["abbr"]): model for model in [*told, *described]}
     return RunFolder(
         path=path,
@@ -164,10 +152,6 @@ def read_run(
         damage=(*damage, *find_damage(path)),
         config_files=tuple(files),
     )
-
-
-def _described_models(config: Config) -> Iterator[Config]:
-    yield from (config.get("summarizer") or {}).get("models") or ()
 
 
 def _merge(
@@ -218,8 +202,7 @@ def read_run_config(file: Path) -> dict[str, Any]:
     """Read a dumped config that a run can be read from.
 
     Raises:
-        ValueError: If it is torn, not as the run wrote it, or names no models and data sets; names
-            the file.
+        ValueError: If it is torn, not as the run wrote it, or names no models and data sets.
     """
     try:
         if fault := seal_fault(file, file.parents[1]):
