@@ -12,8 +12,8 @@ from typing import Any
 from needle_grid import load_engine
 from prompt_sets import Prompt, PromptSet
 
+from opencompass_llada.benchmarks.ruler.dataset import MATCHES
 from opencompass_llada.benchmarks.ruler.prompts import TASKS
-from opencompass_llada.benchmarks.ruler.scoring import MATCHES
 from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.prompting.encode import PromptEncoder
 

@@ -33,7 +33,7 @@ datasets = [dict(type='opencompass_llada.benchmarks.{kind}', abbr='data',
     infer_cfg=dict(prompt_template=dict(type='opencompass_llada.benchmarks.opencompass_bases.LiteralPromptTemplate'),
                    retriever=dict(type='opencompass.openicl.icl_retriever.ZeroRetriever'),
                    inferencer=dict(type='opencompass.openicl.icl_inferencer.GenInferencer')),
-    eval_cfg=dict(evaluator=dict(type='opencompass_llada.benchmarks.needle.scoring.NeedleBenchEvaluator')))]
+    eval_cfg=dict(evaluator=dict(type='opencompass_llada.benchmarks.needle.dataset.NeedleBenchEvaluator')))]
 models[0]['path'] = {checkpoint!r}
 datasets[0].update({cell!r})
 model, dataset = models[0], datasets[0]
@@ -55,7 +55,7 @@ NEEDLE_CELL: Mapping[str, Any] = {
 CELLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "needle": ("needle.dataset.NeedleBenchSingleDataset", NEEDLE_CELL),
     "multi": (
-        "multi_needle.samples.MultiNeedleRetrievalDataset",
+        "multi_needle.dataset.MultiNeedleRetrievalDataset",
         {**NEEDLE_CELL, "depths": [10, 50], "length": 500},
     ),
     "ruler": (

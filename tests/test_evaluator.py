@@ -10,7 +10,7 @@ from needle_data import FILES, write_needlebench
 from opencompass.datasets.needlebench.origin import NeedleBenchOriginEvaluator
 from tiny import tiny_tokenizer
 
-from opencompass_llada.benchmarks.needle.scoring import NeedleBenchEvaluator, score_answer
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchEvaluator, score_answer
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 REFERENCE = "\nThe item hidden on the Isle is the Ruby Lamp.\n*Ruby Lamp"
@@ -106,7 +106,7 @@ def eval_run(tmp_path):
             "infer_cfg": {},
             "eval_cfg": {
                 "evaluator": {
-                    "type": "opencompass_llada.benchmarks.needle.scoring.NeedleBenchEvaluator"
+                    "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchEvaluator"
                 },
                 "pred_role": "BOT",
             },

@@ -13,8 +13,7 @@ from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
 from opencompass_llada.benchmarks.longbench.facts import LONGBENCH_E_TASKS, TASKS
 from opencompass_llada.benchmarks.opencompass_bases import LiteralPromptTemplate
-from opencompass_llada.synthetic.embedded import V2_FILE, write_samples
-from opencompass_llada.synthetic.longbench_rows import MAKERS, make_row
+from opencompass_llada.synthetic.embedded import MAKERS, V2_FILE, make_row, write_samples
 
 ROW = {
     "input": "Who?",

@@ -19,21 +19,19 @@ from opencompass.datasets.needlebench.parallel import (
 )
 from tiny import write_tiny_checkpoint
 
-from opencompass_llada.benchmarks.multi_needle.prompts import place_chain
-from opencompass_llada.benchmarks.multi_needle.samples import (
+from opencompass_llada.benchmarks.data_checks import options_of
+from opencompass_llada.benchmarks.multi_needle.dataset import (
     MultiNeedleReasoningDataset,
-    MultiNeedleRetrievalDataset,
-)
-from opencompass_llada.benchmarks.multi_needle.scoring import (
     MultiNeedleReasoningEvaluator,
+    MultiNeedleRetrievalDataset,
     MultiNeedleRetrievalEvaluator,
 )
+from opencompass_llada.benchmarks.multi_needle.prompts import place_chain
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
 from opencompass_llada.benchmarks.needle.prompts import place_needles
-from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = Path(opencompass.__file__).parent / "configs/datasets"
-HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 REASONING = {
     "English": "multi_needle_reasoning_en.json",
     "Chinese": "multi_needle_reasoning_zh.json",
@@ -210,16 +208,14 @@ def test_sets_by_name_survive_the_dump(name, tmp_path):
     assert len({cell["abbr"] for cell in cells}) == len(cells)
     Config({"datasets": cells[:1]}).dump(str(tmp_path / "x.py"))
     again = Config.fromfile(str(tmp_path / "x.py"))["datasets"][0]
-    assert again["type"].startswith("opencompass_llada.benchmarks.multi_needle.samples.MultiNeedle")
+    assert again["type"].startswith("opencompass_llada.benchmarks.multi_needle.dataset.MultiNeedle")
     assert {cell["benchmark"] for cell in cells} == {"needlebench_multi"}
     assert {cell["guide"] for cell in cells} == {name.endswith("chat")}
 
 
 def test_the_embedded_set_can_be_made():
     cells = cells_of("multi_needle_embedded")
-    MultiNeedleRetrievalDataset.check_data(
-        [{k: v for k, v in cell.items() if k not in HOST_KEYS} for cell in cells]
-    )
+    MultiNeedleRetrievalDataset.check_data([options_of(cell) for cell in cells])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -230,7 +226,7 @@ def test_ultralladas_grid(language, form):
     assert len(cells) == 16 * 11
     assert {cell["guide"] for cell in cells} == {bool(form)}
     for cell in cells:
-        parse_needle_cell({k: v for k, v in cell.items() if k not in HOST_KEYS})
+        NeedleBenchSingleDataset.check_options(**options_of(cell))
 
 
 def test_the_needle_file_may_hold_other_languages_and_blank_lines(small):

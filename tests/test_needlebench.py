@@ -1,6 +1,7 @@
 """The NeedleBench data set: equal to the stock one, exact in length, clear when it cannot be."""
 
 import json
+import random
 
 import pytest
 from needle_data import FILES, write_lines, write_needlebench
@@ -9,19 +10,19 @@ from tiny_chat import write_chat_checkpoint
 
 from opencompass_llada.benchmarks import data_files
 from opencompass_llada.benchmarks.counting import TIKTOKEN_FILES
+from opencompass_llada.benchmarks.data_checks import check_data
 from opencompass_llada.benchmarks.data_files import MissingDataError
+from opencompass_llada.benchmarks.multi_needle.dataset import MultiNeedleRetrievalDataset
 from opencompass_llada.benchmarks.multi_needle.prompts import (
     read_reasoning_needles,
     read_retrieval_needles,
 )
-from opencompass_llada.benchmarks.multi_needle.samples import MultiNeedleRetrievalDataset
 from opencompass_llada.benchmarks.needle.dataset import (
     NeedleBenchSingleDataset,
-    check_cells,
 )
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore, choose_needle, read_needles
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore, read_needles
 from opencompass_llada.benchmarks.needle.prompts import FIT_TOLERANCE, fit_prompt, write_question
-from opencompass_llada.benchmarks.needle.samples import make_samples, parse_needle_cell
+from opencompass_llada.benchmarks.needle.samples import make_samples
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -196,7 +197,7 @@ def test_prompt_ends_in_the_answer_prefix_or_asks(options):
 
 def test_same_options_give_same_prompts_and_repeats_differ(options):
     first = NeedleBenchSingleDataset.load(**options)["prompt"]
-    again = list(make_samples(parse_needle_cell(options), HaystackStore()))
+    again = list(make_samples(NeedleBenchSingleDataset.check_options(**options), HaystackStore()))
     assert list(first) == [sample["prompt"] for sample in again]
     assert len(set(first)) == options["num_repeats_per_file"]
 
@@ -209,8 +210,8 @@ def test_documents_are_tokenized_once_for_all_cells(options):
     tokenizer.encode = lambda text: seen.append(text) or encode(text)
     for length in (1200, 1800):
         for depth in (0, 50, 100):
-            cell = parse_needle_cell({**options, "length": length, "depth": depth})
-            list(make_samples(cell, store))
+            cell = {**options, "length": length, "depth": depth}
+            list(make_samples(NeedleBenchSingleDataset.check_options(**cell), store))
     documents = [text for text in seen if not text.startswith("\nThe item")]
     assert documents
     assert len(documents) == len(set(documents))
@@ -223,7 +224,7 @@ def test_store_keeps_a_bounded_number(data_path, tmp_path, tokenizer_path):
         path = tmp_path / f"{number}.jsonl"
         write_lines(path, [{"text": f"text {number}"}])
         kept.append(store.haystack(path, tokenizer_path))
-    assert len(store._haystacks) == 2
+    assert store._read.cache_info().currsize == 2
     assert store.haystack(tmp_path / "4.jsonl", tokenizer_path) is kept[4]
     assert store.haystack(tmp_path / "0.jsonl", tokenizer_path) is not kept[0]
 
@@ -332,25 +333,26 @@ def test_a_keyword_that_answers_cannot_be_told_by_is_refused(options, tmp_path, 
             read_reasoning_needles(tmp_path / "reasoning.json", 2)
 
 
-def test_check_cells_finds_a_fault_in_the_longest_cell(options):
-    configs = [{**options, "abbr": str(n), "type": "x", "length": n} for n in (1200, 10**6)]
-    check_cells(configs[:1])
+def test_the_check_finds_a_fault_in_the_longest_cell(options):
+    kind = "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset"
+    configs = [{**options, "abbr": str(n), "type": kind, "length": n} for n in (1200, 10**6)]
+    check_data(configs[:1])
     with pytest.raises(ValueError, match="longer haystack"):
-        check_cells(configs)
+        check_data(configs)
 
 
-def test_check_cells_finds_a_needle_that_does_not_fit_the_shortest_cell(options, tmp_path):
+def test_the_check_finds_a_needle_that_does_not_fit_the_shortest_cell(options, tmp_path):
     folder = write_needlebench(tmp_path / "uneven")
     rows = [json.loads(line) for line in (folder / "needles.jsonl").read_text("utf-8").splitlines()]
-    first = choose_needle(read_needles(folder / "needles.jsonl", "English"), 0)
+    first = random.Random(0).choice(read_needles(folder / "needles.jsonl", "English"))
     for row in rows:
         if row["needle"] != first.text:
             row["needle"] += " And so on." * 40
     write_lines(folder / "needles.jsonl", rows)
     config = {**options, "path": str(folder), "length": 700, "num_repeats_per_file": 8}
-    check_cells([{**config, "num_repeats_per_file": 1}])
+    NeedleBenchSingleDataset.check_data([{**config, "num_repeats_per_file": 1}])
     with pytest.raises(ValueError, match="smallest length"):
-        check_cells([config])
+        NeedleBenchSingleDataset.check_data([config])
 
 
 def test_opencompass_builds_it_with_reader(options):

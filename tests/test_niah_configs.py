@@ -16,7 +16,6 @@ import opencompass_llada.assets
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
 from opencompass_llada.report.summarizers import NeedleSummarizer
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -76,9 +75,7 @@ def cell_options(dataset):
 
 
 def test_all_scalings_are_each_models_own(monkeypatch):
-    from opencompass_llada.benchmarks.needle import dataset
-
-    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
+    monkeypatch.setattr(NeedleBenchSingleDataset, "check_data", lambda same: None)
     cfg = parse(monkeypatch, models="tiny_llada,llama_3_8b_base", scaling="all")
     methods = [
         (model["abbr"].split("_")[0], model["rope_scaling"]["type"]) for model in cfg["models"]
@@ -106,10 +103,8 @@ def test_main_config_runs_three_scalings_from_inside_to_four_times(monkeypatch):
 
 
 def test_default_lengths_are_half_to_four_times_the_trained_length(monkeypatch):
-    from opencompass_llada.benchmarks.needle import dataset
-
     monkeypatch.delenv("LLADA_LENGTHS")
-    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
+    monkeypatch.setattr(NeedleBenchSingleDataset, "check_data", lambda same: None)
     cfg = parse()
     assert {dataset["length"] for dataset in cfg["datasets"]} == {256, 512, 1024, 2048}
 
@@ -121,7 +116,7 @@ def test_every_model_and_data_set_config_is_accepted_by_its_class():
             **{k: v for k, v in model.items() if k not in ("type", "abbr", "run_cfg")}
         )
     for dataset in cfg["datasets"]:
-        parse_needle_cell(cell_options(dataset))
+        NeedleBenchSingleDataset.check_options(**cell_options(dataset))
     for items in (cfg["models"], cfg["datasets"]):
         names = [item["abbr"] for item in items]
         assert len(names) == len(set(names))
@@ -227,10 +222,8 @@ def test_wrong_settings_in_a_config_are_refused_like_wrong_variables(settings, m
 
 
 def test_embedded_set_by_name_is_the_main_configs_default(monkeypatch):
-    from opencompass_llada.benchmarks.needle import dataset
-
     monkeypatch.delenv("LLADA_LENGTHS")
-    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
+    monkeypatch.setattr(NeedleBenchSingleDataset, "check_data", lambda same: None)
     by_name = cells_of("niah_embedded")
     assert plain(list(parse()["datasets"])) == plain(list(by_name))
 
@@ -251,9 +244,7 @@ def test_language_of_given_data_and_the_chat_form(monkeypatch, asset_folder):
 
 def test_a_tokenizer_is_known_by_its_content(monkeypatch, asset_folder, tmp_path):
     """Three shipped models with one tokenizer were asked three copies of each question."""
-    from opencompass_llada.benchmarks.needle import dataset
-
-    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
+    monkeypatch.setattr(NeedleBenchSingleDataset, "check_data", lambda same: None)
     copy, other = tmp_path / "copy", tmp_path / "other"
     for folder in (copy, other):
         shutil.copytree(asset_folder / "tiny-llada", folder)
@@ -291,9 +282,7 @@ def test_a_tokenizer_is_known_by_its_content(monkeypatch, asset_folder, tmp_path
 
 
 def test_models_with_their_own_tokenizers_get_their_own_cells(monkeypatch):
-    from opencompass_llada.benchmarks.needle import dataset
-
-    monkeypatch.setattr(dataset, "check_cells", lambda cells: None)
+    monkeypatch.setattr(NeedleBenchSingleDataset, "check_data", lambda same: None)
     cfg = parse(monkeypatch, models="tiny_llada,llada_8b_base", scaling="none,ntk")
     groups = cfg["model_dataset_combinations"]
     assert [[model["abbr"] for model in group["models"]] for group in groups] == [

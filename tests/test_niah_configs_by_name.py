@@ -8,7 +8,7 @@ from config_forms import NAMES, cells_of
 from mmengine.config import Config
 from prompt_capture import plain
 
-from opencompass_llada.benchmarks.needle.samples import parse_needle_cell
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = [name for name in NAMES if name.startswith("niah_")]
@@ -38,7 +38,7 @@ def test_data_sets_by_name_survive_the_dump(name, tmp_path):
     assert cell_options(again) == cell_options(first)
     assert plain(again["type"]) == plain(first["type"])
     for dataset in cells:
-        parse_needle_cell(cell_options(dataset))
+        NeedleBenchSingleDataset.check_options(**cell_options(dataset))
 
 
 def test_longllada_grid():

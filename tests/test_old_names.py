@@ -100,7 +100,7 @@ def test_old_names_cost_nothing_and_hide_no_file(repository_root):
 
 
 def test_a_class_that_moved_makes_the_same_answers():
-    from opencompass_llada.benchmarks.needle.scoring import NeedleBenchEvaluator
+    from opencompass_llada.benchmarks.needle.dataset import NeedleBenchEvaluator
     from opencompass_llada.runs.makers import plain
 
     old = "opencompass_llada.datasets.needle_evaluator.NeedleBenchEvaluator"

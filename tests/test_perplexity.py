@@ -16,20 +16,20 @@ from tiny import MASK_ID, tiny_tokenizer, write_tiny_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from opencompass_llada.benchmarks.perplexity.inferencer import (
+    PerplexityEvaluator,
     find_scorer,
     read_estimates,
     write_estimates,
 )
 from opencompass_llada.benchmarks.perplexity.samples import (
     PerplexityDataset,
+    WindowOptions,
     cut_windows,
-    parse_text_options,
-    parse_window_options,
     read_texts,
 )
-from opencompass_llada.benchmarks.perplexity.scoring import PerplexityEvaluator
 from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
 from opencompass_llada.likelihood.bound import entropies_from_logits
+from opencompass_llada.options import build
 from opencompass_llada.report.curves import read_curves
 from opencompass_llada.report.summarizers import PerplexitySummarizer
 from opencompass_llada.runs.run_folder import describe_model
@@ -52,7 +52,7 @@ def clean_settings(monkeypatch):
 
 
 def texts(**options):
-    return read_texts(parse_text_options(options))
+    return read_texts(PerplexityDataset.check_options(**options))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_point_is_the_same_whatever_the_other_lengths_are(tmp_path, options, l
                 key: value for key, value in cell.items()
                 if key not in ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
             })  # fmt: skip
-            window = parse_window_options(cell["infer_cfg"]["inferencer"]["window"])
+            window = build(WindowOptions, cell["infer_cfg"]["inferencer"]["window"], "window")
             found[cell["length"]] = [
                 pair
                 for row in rows

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.benchmarks.perplexity.samples import parse_text_options, read_texts
+from opencompass_llada.benchmarks.perplexity.samples import PerplexityDataset, read_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "configs/eval_llada_ppl.py"
@@ -26,7 +26,7 @@ def parse(path=MAIN):
 
 
 def texts(**options):
-    return read_texts(parse_text_options(options))
+    return read_texts(PerplexityDataset.check_options(**options))
 
 
 def test_the_main_config_and_its_dump(tmp_path, monkeypatch, capsys):

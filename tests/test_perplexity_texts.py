@@ -9,16 +9,17 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from opencompass_llada.benchmarks.perplexity.samples import (
+    PerplexityDataset,
+    WindowOptions,
     cut_windows,
-    parse_text_options,
-    parse_window_options,
     read_texts,
 )
+from opencompass_llada.options import build
 from opencompass_llada.prompting.encode import count_bytes
 
 
 def texts(**options):
-    return read_texts(parse_text_options(options))
+    return read_texts(PerplexityDataset.check_options(**options))
 
 
 def test_texts_of_every_kind(tmp_path):
@@ -119,7 +120,7 @@ def test_windows_as_in_the_docstring():
     ids = list(range(8))
 
     def cut(**options):
-        return list(cut_windows(ids, parse_window_options(options)))
+        return list(cut_windows(ids, build(WindowOptions, options, "window")))
 
     assert cut(length=4, target_tokens=2) == [([4, 5], [6, 7])]
     assert cut(length=8, target_tokens=2) == [([0, 1, 2, 3, 4, 5], [6, 7])]
@@ -148,7 +149,7 @@ def test_windows_as_in_the_docstring():
 )
 def test_windows_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        parse_window_options(options)
+        build(WindowOptions, options, "window")
 
 
 TEXT = "naïve cafés, 困惑度 über 字节 and 🙂 words"

@@ -16,7 +16,8 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.facts import parse_groups
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec, parse_spec
+from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
+from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.report.board import average_group
@@ -61,7 +62,7 @@ def test_data_sets_by_name(name, tmp_path):
     assert len({cell["abbr"] for cell in cells}) == len(cells)
     assert [options_of(cell) for cell in again] == [options_of(cell) for cell in cells]
     for cell in cells:
-        spec = parse_spec(options_of(cell))
+        spec = RulerDataset.check_options(**options_of(cell))
         assert cell["eval_cfg"]["evaluator"]["match"] == TASKS[spec.task].match
         assert ("chat" in name) == cell["abbr"].endswith("_chat")
         assert f"_by-{name_tokenizer(spec.tokenizer)}" in cell["abbr"]
@@ -183,9 +184,7 @@ def test_the_papers_settings_on_real_data(monkeypatch, tmp_path):
         TOKENIZER="asset:tiny-llada", LENGTHS="4500",
     ).items():  # fmt: skip
         monkeypatch.setenv(f"LLADA_{name}", value)
-    monkeypatch.setattr(
-        "opencompass_llada.benchmarks.ruler.dataset.check_cells", lambda configs: None
-    )
+    monkeypatch.setattr(RulerDataset, "check_data", lambda same: None)
     cfg = parse()
     assert [cell["task"] for cell in cfg["datasets"]] == list(TASKS)
     assert "tokens_to_generate" not in cfg["datasets"][0]

@@ -5,8 +5,7 @@ import random
 import pytest
 from datasets import Dataset
 
-from opencompass_llada.benchmarks.ruler.dataset import RulerEvaluator
-from opencompass_llada.benchmarks.ruler.scoring import match_all, match_part
+from opencompass_llada.benchmarks.ruler.dataset import RulerEvaluator, match_all, match_part
 
 
 def nvidia_all(predictions, references):

@@ -9,7 +9,8 @@ from opencompass.models.base import LMTemplateParser
 from opencompass.registry import ICL_PROMPT_TEMPLATES, LOAD_DATASET
 from short_data import write_short_data
 
-from opencompass_llada.benchmarks.stock import check_data_set
+from opencompass_llada.benchmarks import data_checks
+from opencompass_llada.benchmarks.data_checks import check_data_set
 from opencompass_llada.runs.checks import check_options
 from opencompass_llada.runs.doctor import check_data
 from opencompass_llada.runs.every_data_set import find_data_sets
@@ -48,7 +49,7 @@ def clean_settings(monkeypatch):
 
 @pytest.fixture
 def no_data(monkeypatch):
-    monkeypatch.setattr("opencompass_llada.benchmarks.stock.check_data_set", lambda cell: None)
+    monkeypatch.setattr(data_checks, "check_data_set", lambda cell: None)
 
 
 def parse(monkeypatch, **variables):

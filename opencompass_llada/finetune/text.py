@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from opencompass_llada.finetune.recipe import TextSource
-from opencompass_llada.synthetic import generate_documents
+from opencompass_llada.synthetic.grammar import generate_documents
 
 
 class Document(NamedTuple):

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.stock import find_class
+from opencompass_llada.benchmarks.data_checks import check_data as read_data
+from opencompass_llada.benchmarks.data_checks import find_class, options_of
 from opencompass_llada.devices import choose_device
 from opencompass_llada.engines import Family
 from opencompass_llada.families import find_family
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 #: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
 _NAME_BYTES = 200
 _MAPPING = Mapping[str, Any] | None
-# Keys of a data set's config that are not the keywords of its class.
-_DATA_SET_HOST_KEYS = ("type", "abbr", "reader_cfg", "infer_cfg", "eval_cfg", "k", "n")
 
 
 def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
@@ -237,8 +236,7 @@ def _check_data_set(dataset: Mapping[str, Any]) -> None:
     if not _is_known(dataset["type"]):
         return
     kind = find_class(dataset["type"])
-    options = {name: dataset[name] for name in dataset if name not in _DATA_SET_HOST_KEYS}
-    _check_keywords(kind, kind.load, options)
+    _check_keywords(kind, kind.load, options_of(dataset))
     inferencer = dict((dataset.get("infer_cfg") or {}).get("inferencer") or {})
     if "type" in inferencer and _is_known(inferencer["type"]):
         found = find_class(inferencer.pop("type"))
@@ -347,19 +345,9 @@ def _find_family(options: WrapperOptions) -> Family | None:
 
 
 def check_data(cfg: Mapping[str, Any]) -> None:
-    """Read the data of this package's data sets, before weights load.
-
-    Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
-    read them are read, each source once. What a task would fetch from the hub is left to it.
-    """
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
-    for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
-        kind: Any = find_class(dataset["type"]) if _is_known(dataset["type"]) else None
-        if hasattr(kind, "source"):
-            options = {k: dataset[k] for k in dataset if k not in _DATA_SET_HOST_KEYS}
-            groups.setdefault((kind, kind.source(options)), []).append(options)
-    for (kind, _), same in groups.items():
-        kind.check_data(same)
+    """Read the data of a config's data sets; see `data_checks.check_data`."""
+    cells = [cell for _, datasets in _groups(cfg) for cell in datasets]
+    read_data(cell for cell in cells if _is_known(cell["type"]))
 
 
 def _is_left_to_the_hub(path: str) -> bool:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.cells import plain_config
+from opencompass_llada.benchmarks.data_checks import SCORING_PACKAGES
 from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
-from opencompass_llada.benchmarks.stock import SCORING_PACKAGES
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import doctor, machine
 from opencompass_llada.runs.doctor import check_data

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from opencompass_llada.benchmarks.data_checks import check_data
 from opencompass_llada.benchmarks.facts import all_benchmarks, find_benchmark
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine
@@ -66,10 +67,10 @@ class Plan:
     """Puts defaults where no setting was given; the models are resolved."""
     make_groups: Callable[[Settings, ModelTable, MakeModels], list[Combination]]
     """Makes models and data sets."""
-    check_data: Callable[[Settings, Sequence[Config]], None]
-    """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
     make_summarizer: Callable[[Settings, Run], Config]
     """Returns the summarizer's config."""
+    check_data: Callable[[Settings, Sequence[Config]], None] = lambda _, cells: check_data(cells)
+    """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
     has_small_cells: bool
     """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
     data sets of one model are spread over all GPUs."""

@@ -1,20 +1,28 @@
 """Writes the data that is shipped in ``assets``: a haystack with needles, and LongBench's samples.
 
-``python -m opencompass_llada.synthetic.embedded ASSETS`` writes the files again, byte for byte.
+``python -m opencompass_llada.synthetic.embedded ASSETS`` writes the files again, byte for byte. Of
+LongBench there is one task a category, with contexts small enough for a tiny model.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.files import write_text
-from opencompass_llada.synthetic.grammar import generate_documents
-from opencompass_llada.synthetic.longbench_rows import MAKERS, make_choice_row, make_row
-from opencompass_llada.synthetic.needles import generate_needles, held_out
+from opencompass_llada.synthetic.grammar import fill, generate_documents, paragraph
+from opencompass_llada.synthetic.needles import (
+    FAMILIES,
+    QUESTION_TYPES,
+    Needle,
+    generate_needles,
+    held_out,
+    make_needle,
+)
 
 HAYSTACK_FILE = "synthetic_en.jsonl"
 NEEDLE_FILE = "needles.jsonl"
@@ -24,6 +32,148 @@ NUM_DOCUMENTS = 48
 NUM_NEEDLES = 40
 #: Paragraphs of each row of a LongBench task: prompts from about 200 to 800 of tiny-llada's tokens.
 NUM_PARAGRAPHS = (2, 4, 6, 8)
+#: What a row's question and answer are: context, question, gold answers, classes.
+Parts = tuple[str, str, list[str], list[str] | None]
+
+
+def _new_needle(rng: random.Random) -> Needle:
+    """Return a needle that tiny-llada's training did not hold."""
+    while True:
+        needle = make_needle(rng, rng.choice(list(FAMILIES)))
+        if held_out(needle):
+            return needle
+
+
+def _shuffled(rng: random.Random, texts: Sequence[str]) -> list[str]:
+    order = list(texts)
+    rng.shuffle(order)
+    return order
+
+
+def document_question(rng: random.Random, num_paragraphs: int) -> Parts:
+    """multifieldqa_en: a document with a fact in it, and the question for the fact."""
+    needle = _new_needle(rng)
+    texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
+    place = rng.randrange(num_paragraphs)
+    texts[place] += " " + needle.fact
+    return "\n".join(texts), needle.question, [needle.value], None
+
+
+def two_passage_question(rng: random.Random, num_paragraphs: int) -> Parts:
+    """hotpotqa: two passages must be put together."""
+    thing, place, owner = (fill(slot, rng) for slot in ("{quality} {thing}", "{Name}", "{Name}"))
+    texts = [paragraph(rng, 2) for _ in range(num_paragraphs)]
+    texts[0] += f" The {thing} is kept in the castle of {place}."
+    texts[1] += f" The castle of {place} belongs to {owner}."
+    passages = [
+        f"Passage {number}:\n{text}" for number, text in enumerate(_shuffled(rng, texts), start=1)
+    ]
+    question = f"Who owns the castle that the {thing} is kept in?"
+    return "\n".join(passages), question, [owner], None
+
+
+def meeting_query(rng: random.Random, num_paragraphs: int) -> Parts:
+    """qmsum: what one speaker of a meeting said."""
+    speakers = list({fill("{Name}", rng): None for _ in range(12)})[:4]
+    turns = [(rng.choice(speakers[1:]), paragraph(rng, 2)) for _ in range(num_paragraphs)]
+    said = paragraph(rng, 2)
+    turns.insert(rng.randrange(num_paragraphs), (speakers[0], said))
+    transcript = "\n".join(f"{speaker}: {text}" for speaker, text in turns)
+    return transcript, f"Summarize what {speakers[0]} said.", [said], None
+
+
+def question_type(rng: random.Random, num_paragraphs: int) -> Parts:
+    """trec: the type of a question, after examples."""
+
+    def example(kind: str) -> str:
+        return f"Question: {fill(QUESTION_TYPES[kind], rng)}\nType:"
+
+    kinds = list(QUESTION_TYPES)
+    examples = [f"{example(kind)} {kind}" for kind in kinds * -(-3 * num_paragraphs // len(kinds))]
+    asked = rng.choice(kinds)
+    return "\n".join(_shuffled(rng, examples)), example(asked), [asked], kinds
+
+
+def paragraph_search(rng: random.Random, num_paragraphs: int) -> Parts:
+    """passage_retrieval_en: which paragraph a sentence is from."""
+    texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
+    place = rng.randrange(num_paragraphs)
+    context = "\n\n".join(
+        f"Paragraph {number}: {text}" for number, text in enumerate(texts, start=1)
+    )
+    return context, texts[place].split(". ")[0] + ".", [f"Paragraph {place + 1}"], None
+
+
+def next_line(rng: random.Random, num_paragraphs: int) -> Parts:
+    """lcc: the line that follows; it stands in the program once before."""
+    names = [fill("{place}", rng) for _ in range(4)]
+    lines = []
+    for name in [rng.choice(names) for _ in range(2 * num_paragraphs)]:
+        lines += [f"def open_{name}(key):", f"    {name} = find(key)", f"    return {name}", ""]
+    name = rng.choice(names)
+    whole = [f"def open_{name}(key):", f"    {name} = find(key)", f"    return {name}"]
+    return "\n".join([*lines, *whole[:2]]) + "\n", "", [whole[2]], None
+
+
+#: Task -> what makes a row of it.
+MAKERS: dict[str, Callable[[random.Random, int], Parts]] = {
+    "multifieldqa_en": document_question,
+    "hotpotqa": two_passage_question,
+    "qmsum": meeting_query,
+    "trec": question_type,
+    "passage_retrieval_en": paragraph_search,
+    "lcc": next_line,
+}
+
+
+def make_row(task: str, number: int, num_paragraphs: int) -> dict[str, object]:
+    """Make a row of a task with LongBench's fields; the same number gives the same row."""
+    rng = random.Random(f"longbench-{task}-{number}")
+    context, question, answers, classes = MAKERS[task](rng, num_paragraphs)
+    return {
+        "input": question,
+        "context": context,
+        "answers": answers,
+        "length": sum(len(text.split()) for text in (question, context, *answers)),
+        "dataset": task,
+        "language": "python" if task == "lcc" else "en",
+        "all_classes": classes,
+        "_id": f"{task}-{number}",
+    }
+
+
+def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
+    """Make a row in LongBench v2's format: a fact, and four values to choose from.
+
+    Odd numbers are called hard: their wrong choices stand in the text, too.
+    """
+    rng = random.Random(f"longbench-v2-{number}")
+    needle = _new_needle(rng)
+    others: list[Needle] = []
+    while len(others) < 3:
+        other = make_needle(rng, needle.family)
+        if (
+            other.value not in {needle.value, *(o.value for o in others)}
+            and other.key != needle.key
+        ):
+            others.append(other)
+    hard = number % 2 == 1
+    facts = [needle.fact, *(other.fact for other in others if hard)]
+    texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
+    for fact in facts:
+        texts[rng.randrange(num_paragraphs)] += " " + fact
+    choices = _shuffled(rng, [needle.value, *(other.value for other in others)])
+    return {
+        "_id": f"v2-{number}",
+        "domain": "Single-Document QA",
+        "sub_domain": "Generated",
+        "difficulty": "hard" if hard else "easy",
+        "length": "short",
+        "question": needle.question,
+        **{f"choice_{letter}": text for letter, text in zip("ABCD", choices, strict=True)},
+        "answer": "ABCD"[choices.index(needle.value)],
+        "context": "\n".join(texts),
+    }
 
 
 def write_embedded(folder: str | Path) -> Path:

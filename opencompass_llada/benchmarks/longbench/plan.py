@@ -5,8 +5,6 @@ The tasks and what is known of them are in `facts`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from opencompass_llada.benchmarks.cells import (
     LITERAL_TEMPLATE,
     Config,
@@ -150,11 +148,6 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
     return [Combination(models=models, datasets=cells)]
 
 
-def _check_data(values: Settings, cells: Sequence[Config]) -> None:
-    """Read every data set once."""
-    samples.check_data_sets(cells)
-
-
 def list_parts(benchmark: str) -> dict[str, str]:
     """Return the parts of the samples that a benchmark's table shows, with the metric of each."""
     if benchmark == "longbench_e":
@@ -213,7 +206,6 @@ PLAN = Plan(
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
-    check_data=_check_data,
     make_summarizer=_make_summarizer,
     has_small_cells=False,
     dump_details=True,

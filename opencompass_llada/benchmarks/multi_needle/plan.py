@@ -29,7 +29,7 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
     },
     "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
-_SAMPLES = "opencompass_llada.benchmarks.multi_needle.samples"
+_SAMPLES = "opencompass_llada.benchmarks.multi_needle.dataset"
 
 
 def _list_cells(values: Settings) -> list[Config]:
@@ -84,7 +84,7 @@ def _retrieval(values: Settings, data: str) -> list[Config]:
             "length": length,
             "depths": values["depths"],
             "needle_file_name": "needles.jsonl",
-            "eval_cfg": score_with("multi_needle.scoring.MultiNeedleRetrievalEvaluator"),
+            "eval_cfg": score_with("multi_needle.dataset.MultiNeedleRetrievalEvaluator"),
         }
         for length in values["lengths"]
     ]
@@ -104,7 +104,7 @@ def _reasoning(values: Settings, data: str) -> list[Config]:
             "num_needles": values["needles"],
             "diff": values["gap"],
             "needle_file_name": f"multi_needle_reasoning_{language}.json",
-            "eval_cfg": score_with("multi_needle.scoring.MultiNeedleReasoningEvaluator"),
+            "eval_cfg": score_with("multi_needle.dataset.MultiNeedleReasoningEvaluator"),
         }
         for depth in values["depths"]
         for length in values["lengths"]

@@ -1,14 +1,24 @@
-"""Makes OpenCompass data sets of NeedleBench's cells, one a cell."""
+"""Makes OpenCompass data sets of NeedleBench's cells, one a cell, and scores them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, ClassVar
 
+from rapidfuzz.distance import Levenshtein
+
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import NeedleCell, find_source, make_samples
-from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.opencompass_bases import (
+    CheckedDataset,
+    CompleteEvaluator,
+    mean,
+    percent,
+)
+
+#: What an answer without the keyword gets of its similarity to the needle.
+PARTIAL_CREDIT = 0.2
 
 
 class NeedleBenchDataset(CheckedDataset):
@@ -16,12 +26,13 @@ class NeedleBenchDataset(CheckedDataset):
 
     title = "NeedleBench data set"
     #: Shared by all cells of a process; bounded.
-    store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
+    store: ClassVar[HaystackStore] = HaystackStore()
 
     @classmethod
     def source(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Return folder, files, tokenizer and language."""
-        return find_source(options)
+        names = ("path", "file_list", "needle_file_name", "tokenizer", "language")
+        return tuple(str(options.get(name)) for name in names)
 
     @classmethod
     def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
@@ -44,16 +55,43 @@ class NeedleBenchSingleDataset(NeedleBenchDataset):
         return make_samples(options, cls.store)
 
 
-def check_cells(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Make a few samples of single-needle data set configs.
+def score_answer(prediction: str, needle: str, keyword: str) -> dict[str, Any]:
+    """Score one answer as NeedleBench does.
 
-    A fault in data, tokenizer or lengths shows this way before any model is loaded; OpenCompass
-    itself builds the model first.
+    100 if the keyword stands in the prediction; else 0.2 times the similarity of prediction and
+    needle, which is 100 * (1 - edit distance / longer length), white space left out of both.
 
-    Raises:
-        ValueError: As `NeedleBenchSingleDataset.load`.
+    Returns:
+        prediction, needle, keyword, correct (bool), edit_distance and score (0 to 100).
     """
-    names = {field.name for field in fields(NeedleCell)}
-    NeedleBenchSingleDataset.check_data(
-        [{name: config[name] for name in config if name in names} for config in configs]
-    )
+    answered = re.sub(r"\s+", "", prediction)
+    hidden = re.sub(r"\s+", "", needle)
+    distance = Levenshtein.distance(answered, hidden)
+    longer = max(len(answered), len(hidden))
+    similarity = 100 * (1 - distance / longer) if longer else 100.0
+    correct = keyword in prediction
+    return {
+        "prediction": prediction,
+        "needle": needle.strip(),
+        "keyword": keyword,
+        "correct": correct,
+        "edit_distance": distance,
+        "score": 100.0 if correct else PARTIAL_CREDIT * similarity,
+    }
+
+
+class NeedleBenchEvaluator(CompleteEvaluator):
+    """Reports NeedleBench's ``score``, and ``accuracy``: keyword hits, percent.
+
+    References are NeedleBench's answer column: needle, ``*``, keyword. Differs from OpenCompass's
+    own evaluator in that a lost shard of predictions is an error.
+    """
+
+    def judge(self, prediction: str, reference: str) -> dict[str, Any]:
+        """Score an answer; see `score_answer`."""
+        return score_answer(prediction, *reference.split("*"))
+
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average over the answers."""
+        correct = percent([detail["correct"] for detail in details])
+        return {"score": mean(details), "accuracy": correct}

@@ -1,16 +1,11 @@
-"""Reads NeedleBench's files: needles, and documents as tokens.
-
-The format is a ``{"title", "text"}`` line a document, and a needle with its question, keyword and
-language a line of ``needles.jsonl``. Does not place needles or write prompts.
-"""
+"""Reads NeedleBench's files: needles, and documents as tokens. Places no needles."""
 
 from __future__ import annotations
 
-import random
 from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +43,7 @@ def resolve_data_directory(path: str) -> Path:
 
 
 def require_file(directory: Path, name: str) -> Path:
-    """Return the path of a file of NeedleBench's folder.
-
-    Raises:
-        MissingDataError: If it is not there; names the files that are.
-    """
+    """Return the path of a file of NeedleBench's folder; names those there if it is missing."""
     path = directory / name
     if not path.is_file():
         present = ", ".join(sorted(p.name for p in directory.glob("*.json*"))) or "none"
@@ -65,11 +56,7 @@ def require_file(directory: Path, name: str) -> Path:
 
 
 def read_needles(path: Path, language: str) -> list[NeedleBenchNeedle]:
-    """Read the needles of one language, in the file's order.
-
-    Raises:
-        ValueError: If the file has none, or one that cannot be scored; names file and line.
-    """
+    """Read the needles of one language, in the file's order."""
     needles = [
         parse_needle(row, where)
         for where, row in read_json_lines(path)
@@ -81,12 +68,7 @@ def read_needles(path: Path, language: str) -> list[NeedleBenchNeedle]:
 
 
 def parse_needle(row: Mapping[str, Any], where: str) -> NeedleBenchNeedle:
-    """Return the needle of a line of ``needles.jsonl``.
-
-    Raises:
-        ValueError: If answers cannot be told right from wrong: the keyword is empty or not in the
-            needle, or the answer column cannot hold them.
-    """
+    """Return the needle of a line of ``needles.jsonl``; refuses one that cannot be scored."""
     needle, keyword = (take(row, name, where, Any) for name in ("needle", "arg2"))
     if "*" in f"{needle}{keyword}":
         raise ValueError(
@@ -110,7 +92,6 @@ class Haystack:
 
     def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
         """Read the documents; tokenizes nothing yet."""
-        self.path = path
         self._tokenizer = tokenizer
         self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
         if not self._texts:
@@ -136,48 +117,17 @@ class Haystack:
         return taken[:num_tokens]
 
 
-def document_orders(num_documents: int, num_repeats: int) -> list[list[int]]:
-    """Return NeedleBench's document order of each repeat.
-
-    The order of repeat r is the order of repeat r-1 shuffled with seed r, as in
-    ``NeedleBenchOriginDataset``, so that the same texts come first.
-    """
-    order = list(range(num_documents))
-    orders = []
-    for repeat in range(num_repeats):
-        random.Random(repeat).shuffle(order)
-        orders.append(list(order))
-    return orders
-
-
-def choose_needle(needles: Sequence[NeedleBenchNeedle], repeat: int) -> NeedleBenchNeedle:
-    """Return NeedleBench's needle for a repeat: always the same one for the same list."""
-    return random.Random(repeat).choice(needles)
-
-
 class HaystackStore:
     """Holds the tokenizers and tokenized files used last, which the cells of a run share."""
 
     def __init__(self, max_entries: int = 4) -> None:
         """Start empty; at most so many tokenizers, and haystacks, are held at once."""
-        self._max_entries = max_entries
-        self._tokenizers: OrderedDict[str, CountingTokenizer] = OrderedDict()
-        self._haystacks: OrderedDict[tuple[Path, int, str], Haystack] = OrderedDict()
-
-    def tokenizer(self, name: str) -> CountingTokenizer:
-        """Return the tokenizer of that name, loading it the first time."""
-        return self._recall(self._tokenizers, name, lambda: load_counting_tokenizer(name))
+        #: Returns the tokenizer of a name.
+        self.tokenizer = lru_cache(max_entries)(load_counting_tokenizer)
+        self._read = lru_cache(max_entries)(
+            lambda path, mtime_ns, name: Haystack(path, self.tokenizer(name))
+        )
 
     def haystack(self, path: Path, tokenizer_name: str) -> Haystack:
         """Return a file's documents under a tokenizer, reading them the first time."""
-        key = (path, path.stat().st_mtime_ns, tokenizer_name)
-        tokenizer = self.tokenizer(tokenizer_name)
-        return self._recall(self._haystacks, key, lambda: Haystack(path, tokenizer))
-
-    def _recall(self, held: OrderedDict, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in held:
-            held[key] = make()
-            if len(held) > self._max_entries:
-                held.popitem(last=False)
-        held.move_to_end(key)
-        return held[key]
+        return self._read(path, path.stat().st_mtime_ns, tokenizer_name)

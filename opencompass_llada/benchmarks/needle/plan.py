@@ -9,7 +9,6 @@ depth and the rest from the config.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from opencompass_llada.benchmarks.cells import (
@@ -20,7 +19,6 @@ from opencompass_llada.benchmarks.cells import (
     score_with,
 )
 from opencompass_llada.benchmarks.counting import name_tokenizer
-from opencompass_llada.benchmarks.needle import dataset
 from opencompass_llada.benchmarks.needle.haystack import resolve_data_directory
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.models import Config, ModelTable
@@ -112,7 +110,7 @@ def _list_cells(values: Settings) -> list[Config]:
             "needle_file_name": "needles.jsonl",
             "reader_cfg": read_with("answer"),
             "infer_cfg": generate_with(template, values["generation_length"]),
-            "eval_cfg": score_with("needle.scoring.NeedleBenchEvaluator"),
+            "eval_cfg": score_with("needle.dataset.NeedleBenchEvaluator"),
             **haystack,
         }
         for depth in values["depths"]
@@ -176,11 +174,6 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
     return groups
 
 
-def _check_data(values: Settings, cells: Sequence[Config]) -> None:
-    """Make the shortest and the longest cell."""
-    dataset.check_cells(cells)
-
-
 def _make_summarizer(values: Settings, run: Run) -> Config:
     return summarize_with("NeedleSummarizer", models=run.described_models)
 
@@ -201,7 +194,6 @@ PLAN = Plan(
     },
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
-    check_data=_check_data,
     make_summarizer=_make_summarizer,
     has_small_cells=True,
     dump_details=True,

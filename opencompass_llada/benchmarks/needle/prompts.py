@@ -1,7 +1,6 @@
 """Writes NeedleBench's single-needle prompts, puts needles into a context and fits its length.
 
 The wording is NeedleBench's (``NeedleBenchOriginDataset`` of OpenCompass 0.5.4), byte for byte.
-Knows text and token lists; reads no files and chooses no needles.
 """
 
 from __future__ import annotations
@@ -67,9 +66,6 @@ def write_question(question: str, language: str, *, guide: bool) -> str:
 
         ... Please answer in the format 'The item on the Emerald Island is________.'   guide
         ... The item on the Emerald Island is                                          no guide
-
-    Raises:
-        ValueError: If the question lacks the hint or the sentence with a blank.
     """
     wording = WORDINGS[language]
     before, hint, after = question.partition(wording.hint)
@@ -106,11 +102,7 @@ def place_needles(
 ) -> list[int]:
     """Put the tokens of each needle into the context's, at its own depth.
 
-    Args:
-        context: Tokens of the haystack.
-        needles: Tokens of each needle.
-        depths: As many, ascending; percent of the context without needles, from 0 (before
-            everything) to 100 (after everything).
+    Depths ascend; percent of the context without needles, 0 (before everything) to 100.
     """
     placed, inserted = list(context), 0
     for needle, depth in zip(needles, depths, strict=True):
@@ -123,16 +115,13 @@ def place_needles(
 def fit_prompt(
     write: Callable[[int], str], count: Callable[[str], int], *, target: int, most: int
 ) -> str:
-    """Find the prompt whose token count comes closest to ``target`` from below.
+    """Find a prompt of ``target`` tokens or at most `FIT_TOLERANCE` fewer.
 
     Args:
         write: Makes the prompt with that many context tokens.
         count: Counts a prompt's tokens.
         target: Tokens wanted.
         most: Context tokens at hand.
-
-    Returns:
-        A prompt of ``target`` tokens or at most `FIT_TOLERANCE` fewer.
 
     Raises:
         LengthTooSmall: If not even the prompt without context fits.

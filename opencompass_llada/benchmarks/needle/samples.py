@@ -1,22 +1,19 @@
 """Makes the samples of a NeedleBench cell (one length), lengths counted by any tokenizer.
 
 Prompts equal those of OpenCompass's own ``NeedleBenchOriginDataset``, which can count with GPT-4's
-tokenizer only, byte for byte when counted that way. Runs without OpenCompass (`dataset` makes
-its data sets of this), scores no answers (`scoring`), lists no cells (``needlebench/``).
+tokenizer only, byte for byte when counted that way. Runs without OpenCompass.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.needle.haystack import (
     HaystackStore,
-    choose_needle,
-    document_orders,
     read_needles,
     require_file,
     resolve_data_directory,
@@ -29,7 +26,7 @@ from opencompass_llada.benchmarks.needle.prompts import (
     write_prompt,
     write_question,
 )
-from opencompass_llada.options import build, check_fields, unknown_name_message
+from opencompass_llada.options import check_fields, reject_unknown
 
 POSITIONS = ("End", "Start")
 
@@ -60,19 +57,16 @@ class NeedleCell:
     language: str
     """``'English'`` or ``'Chinese'``."""
     needle_file_name: str = "needles.jsonl"
-    """The file of needles."""
     position: str = "End"
     """Whether the question stands at the ``'End'`` or the ``'Start'``."""
     generation_reserve: int = 0
     """Tokens kept for the answer when ``length_buffer='fit'``."""
 
     def __post_init__(self) -> None:
-        """Check every field; a ValueError names the rule and a valid value."""
+        """Check every field."""
         check_fields(self)
-        if self.language not in WORDINGS:
-            raise ValueError(unknown_name_message("language", self.language, WORDINGS))
-        if self.position not in POSITIONS:
-            raise ValueError(unknown_name_message("position", self.position, POSITIONS))
+        reject_unknown("language", [self.language], WORDINGS)
+        reject_unknown("position", [self.position], POSITIONS)
         if not 0 <= self.depth <= 100:
             raise ValueError(f"depth={self.depth} must be a percentage from 0 to 100.")
         for name in ("length", "num_repeats_per_file"):
@@ -85,8 +79,7 @@ class NeedleCell:
                 f"length_buffer={self.length_buffer!r} must be a number of tokens or 'fit'."
             )
         for name in ("length_buffer", "generation_reserve"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and value < 0:
+            if (value := getattr(self, name)) != "fit" and value < 0:
                 raise ValueError(f"{name}={value} must not be below 0.")
         if self.length_buffer != "fit" and self.generation_reserve:
             raise ValueError(
@@ -94,27 +87,6 @@ class NeedleCell:
                 f"length_buffer={self.length_buffer}: use length_buffer='fit', or count the answer "
                 "in length_buffer."
             )
-
-
-Cell = TypeVar("Cell", bound=NeedleCell)
-
-
-def parse_needle_cell(
-    options: Mapping[str, Any],
-    kind: type[Cell] = NeedleCell,  # type: ignore[assignment]
-) -> Cell:
-    """Read a data set config's keywords as a kind of cell.
-
-    Raises:
-        ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
-    """
-    return build(kind, options, "NeedleBench data set")
-
-
-def find_source(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a cell's samples are made of: folder, files, tokenizer and language."""
-    names = ("path", "file_list", "needle_file_name", "tokenizer", "language")
-    return tuple(str(options.get(name)) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +105,13 @@ def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, s
     """Yield a single-needle cell's samples, file by file and repeat by repeat.
 
     Columns: prompt, answer (needle, ``*``, keyword: NeedleBench's own format), needle, keyword.
-
-    Raises:
-        ValueError: For missing data or a length that cannot be had.
+    Raises a ValueError for missing data or a length that cannot be had.
     """
     directory = resolve_data_directory(cell.path)
     needles = read_needles(require_file(directory, cell.needle_file_name), cell.language)
 
     def hide(repeat: int) -> Hidden:
-        needle = choose_needle(needles, repeat)
+        needle = random.Random(repeat).choice(needles)
         question = write_question(needle.question, cell.language, guide=cell.guide)
         return Hidden(
             texts=[needle.text],
@@ -175,8 +145,10 @@ def fill_haystacks(
     tokenizer = store.tokenizer(cell.tokenizer)
     for path in paths:
         haystack = store.haystack(path, cell.tokenizer)
-        orders = document_orders(len(haystack), cell.num_repeats_per_file)
-        for repeat, order in enumerate(orders):
+        order = list(range(len(haystack)))
+        for repeat in range(cell.num_repeats_per_file):
+            # On from the last repeat's order, as NeedleBench does.
+            random.Random(repeat).shuffle(order)
             hidden = hide(repeat)
             needles = [tokenizer.encode(f"\n{text}\n") for text in hidden.texts]
             context = haystack.take(order, cell.length)
@@ -189,10 +161,8 @@ def fill_haystacks(
             ) -> str:
                 return hidden.write(tokenizer.decode(place(context[:num_tokens], needles)))
 
-            num_needle_tokens = sum(map(len, needles))
-            prompt = _size_prompt(
-                cell, write, num_needle_tokens, len(context), tokenizer, path.name
-            )
+            size = sum(map(len, needles))
+            prompt = _size_prompt(cell, write, size, len(context), tokenizer, path.name)
             yield {"prompt": prompt, **hidden.columns}
 
 

@@ -1,4 +1,4 @@
-"""Scores texts with OpenCompass's inferencer interface, instead of generating answers.
+"""Scores texts with OpenCompass's inferencer interface, and adds up the estimates.
 
 A sample is a text; its "prediction" is a JSON string of estimates (see `write_estimates`), so that
 prediction files, resuming and completeness work as they do for generation. Works with this
@@ -13,19 +13,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from opencompass_llada.benchmarks.opencompass_bases import ScoringInferencer
+from opencompass_llada.benchmarks.opencompass_bases import (
+    CompleteEvaluator,
+    ScoringInferencer,
+    check_complete,
+)
 from opencompass_llada.benchmarks.perplexity.samples import (
     WindowOptions,
     cut_windows,
-    parse_window_options,
 )
-from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
+from opencompass_llada.likelihood import (
+    CausalScorer,
+    Estimate,
+    LikelihoodOptions,
+    causal_logits,
+    pool,
+)
+from opencompass_llada.likelihood.estimate import safe_exp
 from opencompass_llada.options import build, check_value, reject_unknown, show
 from opencompass_llada.prompting.encode import count_bytes
 
 #: What OpenCompass's task passes to every inferencer and this one has no use for.
 _HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
                   "dump_only_message_path")  # fmt: skip
+
+
+INTERVAL_LEVEL = 0.95
 
 
 class PerplexityInferencer(ScoringInferencer):
@@ -68,7 +81,7 @@ class PerplexityInferencer(ScoringInferencer):
         reject_unknown("PerplexityInferencer option", host_keywords, _HOST_KEYWORDS)
         batch_size = check_value("batch_size", batch_size, int | None)
         return (
-            parse_window_options(window),
+            build(WindowOptions, window, "window"),
             parse_likelihood_options(likelihood or {}, batch_size or 1),
         )
 
@@ -182,3 +195,44 @@ def read_estimates(prediction: str) -> list[tuple[Estimate, int]]:
     if not pairs:
         raise ValueError("The prediction holds no estimates; run inference again.")
     return pairs
+
+
+class PerplexityEvaluator(CompleteEvaluator):
+    """Reports perplexity, its interval, and what a curve is put together from."""
+
+    def score(
+        self, predictions: Sequence[str], references: Any = None, test_set: Any = None
+    ) -> dict[str, Any]:
+        """Score one cell by the predictions of `PerplexityInferencer`; there are no references.
+
+        Returns:
+            perplexity, perplexity_low and perplexity_high (95 %, of the masks drawn, not of the
+            choice of the text), bits_per_byte (comparable between tokenizers), nll_per_token and
+            its standard_error, the fields of `Estimate`, num_bytes, and num_samples (windows).
+
+        Raises:
+            ValueError: If predictions are missing or torn.
+        """
+        check_complete(predictions, predictions if test_set is None else test_set)
+        pairs = [pair for prediction in predictions for pair in read_estimates(prediction)]
+        total = pool([estimate for estimate, _ in pairs])
+        num_bytes = sum(size for _, size in pairs)
+        low, high = total.interval(INTERVAL_LEVEL)
+        freedom = total.degrees_of_freedom
+        return {
+            "perplexity": total.perplexity,
+            "perplexity_low": safe_exp(low),
+            "perplexity_high": safe_exp(high),
+            "bits_per_byte": total.nll / math.log(2) / num_bytes,
+            "nll_per_token": total.nll_per_token,
+            "standard_error": total.standard_error,
+            "estimator": total.estimator,
+            "nll": total.nll,
+            "variance": total.variance,
+            "degrees_of_freedom": None if math.isinf(freedom) else freedom,
+            "num_tokens": total.num_tokens,
+            "num_bytes": num_bytes,
+            "num_draws": total.num_draws,
+            "num_forward_passes": total.num_forward_passes,
+            "num_samples": len(pairs),
+        }

@@ -10,9 +10,14 @@ import os
 from collections.abc import Sequence
 
 from opencompass_llada.benchmarks.cells import PROMPT_TEMPLATE, ZERO_RETRIEVER, Config
-from opencompass_llada.benchmarks.perplexity import samples
+from opencompass_llada.benchmarks.data_checks import options_of
 from opencompass_llada.benchmarks.perplexity.inferencer import parse_likelihood_options
-from opencompass_llada.benchmarks.perplexity.samples import parse_window_options
+from opencompass_llada.benchmarks.perplexity.samples import (
+    PerplexityDataset,
+    WindowOptions,
+    read_texts,
+)
+from opencompass_llada.options import build
 from opencompass_llada.runs.models import ModelTable
 from opencompass_llada.runs.planning import (
     Combination,
@@ -30,7 +35,6 @@ MOST_CHARACTERS_A_TOKEN = 6
 #: For tiny-llada, from half to eight times its trained length of 512 tokens.
 TINY_LENGTHS = [256, 512, 1024, 2048, 4096]
 _PACKAGE = "opencompass_llada.benchmarks.perplexity"
-HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
 
 
 def _list_cells(values: Settings) -> list[Config]:
@@ -75,7 +79,7 @@ def _make_cell(values: Settings, data: str, window: Config, likelihood: Config) 
     is_last = window["target"] == "last"
     label = window["target"] + (str(window["target_tokens"]) if is_last else "")
     # Texts do not depend on the lengths, but that generated ones are as long as a cell needs.
-    tokens = parse_window_options(window).needed_tokens
+    tokens = build(WindowOptions, window, "window").needed_tokens
     needed = MOST_CHARACTERS_A_TOKEN * tokens if data == "generated" else 1
     return {
         "abbr": f"ppl_{likelihood['estimator']}_{label}_{name}_length{window['length']}",
@@ -102,7 +106,7 @@ def _make_cell(values: Settings, data: str, window: Config, likelihood: Config) 
                 "likelihood": likelihood,
             },
         },
-        "eval_cfg": {"evaluator": {"type": f"{_PACKAGE}.scoring.PerplexityEvaluator"}},
+        "eval_cfg": {"evaluator": {"type": f"{_PACKAGE}.inferencer.PerplexityEvaluator"}},
     }
 
 
@@ -145,9 +149,8 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
     """Read the longest cell's texts."""
-    options = {name: value for name, value in cells[-1].items() if name not in HOST_KEYS}
-    window = parse_window_options(cells[-1]["infer_cfg"]["inferencer"]["window"])
-    for row in samples.read_texts(samples.parse_text_options(options)):
+    window = build(WindowOptions, cells[-1]["infer_cfg"]["inferencer"]["window"], "window")
+    for row in read_texts(PerplexityDataset.check_options(**options_of(cells[-1]))):
         window.check_text(len(row["text"].encode()), "bytes")
 
 

