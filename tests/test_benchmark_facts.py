@@ -7,8 +7,8 @@ import pytest
 from toy_benchmark.facts import TOY
 from work_dirs import make_model
 
-from opencompass_llada.benchmarks import facts
-from opencompass_llada.benchmarks.facts import Benchmark, find_benchmark, register
+from opencompass_llada.benchmarks import benchmark as benchmark_module
+from opencompass_llada.benchmarks.benchmark import Benchmark, find_benchmark, register
 from opencompass_llada.report.results import read_results
 from opencompass_llada.runs.doctor import check_data, run_doctor
 from opencompass_llada.runs.planning import list_data_sets, plan_run
@@ -16,13 +16,13 @@ from opencompass_llada.runs.planning import list_data_sets, plan_run
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setattr(facts, "_registered", {})
+    monkeypatch.setattr(benchmark_module, "_registered", {})
     register(TOY)
     return TOY
 
 
 def test_every_folder_states_its_benchmarks():
-    assert set(facts.all_benchmarks()) >= {
+    assert set(benchmark_module.all_benchmarks()) >= {
         *("niah", "needlebench_multi", "ruler", "longbench", "longbench_e", "longbench_v2"),
         *("perplexity", "short"),
     }
@@ -47,12 +47,12 @@ def test_an_entry_point_adds_benchmarks(monkeypatch):
         def load(self):
             return (TOY,)
 
-    facts._installed.cache_clear()
-    monkeypatch.setattr(facts, "entry_points", lambda group: [Point()])
+    benchmark_module._installed.cache_clear()
+    monkeypatch.setattr(benchmark_module, "entry_points", lambda group: [Point()])
     try:
         assert find_benchmark("toy") is TOY
     finally:
-        facts._installed.cache_clear()
+        benchmark_module._installed.cache_clear()
 
 
 def toy_cells(path):

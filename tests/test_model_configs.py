@@ -10,8 +10,8 @@ from opencompass.utils.run import match_cfg_file
 
 import opencompass_llada.assets
 from opencompass_llada.engines.sampler_settings import SamplerSettings
+from opencompass_llada.runs.model_configs import ModelTable, list_models
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
-from opencompass_llada.runs.models import ModelTable, list_models
 from opencompass_llada.sampling import plan_blocks
 from opencompass_llada.wrapper import LLaDACausalLM
 

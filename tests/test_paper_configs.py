@@ -10,7 +10,7 @@ from ruler_data import STOCK, write_ruler
 import opencompass_llada.assets
 from opencompass_llada.runs import papers
 from opencompass_llada.runs.checks import check_options
-from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.papers import PAPERS
 from opencompass_llada.runs.planning import plan_run
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from work_dirs import DEPTHS, LENGTHS, RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
 
-from opencompass_llada.benchmarks.facts import Group, find_benchmark
+from opencompass_llada.benchmarks.benchmark import Group, find_benchmark
 from opencompass_llada.report.board import average_group, make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.published import LEFT_OUT, TRUST, Figure, compare, read_figures

@@ -57,9 +57,9 @@ def list_data_sets(benchmark, /, **settings):
 
 def list_groups(benchmark):
     """List the averages of a benchmark's tasks, for its summarizer."""
-    import opencompass_llada.benchmarks.facts
+    import opencompass_llada.benchmarks.benchmark
 
-    groups = opencompass_llada.benchmarks.facts.find_benchmark(benchmark).groups
+    groups = opencompass_llada.benchmarks.benchmark.find_benchmark(benchmark).groups
     return [group.to_config() for group in groups]
 
 

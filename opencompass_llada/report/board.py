@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import GRID_GROUP, Benchmark, Group, find_benchmark
+from opencompass_llada.benchmarks.benchmark import GRID_GROUP, Benchmark, Group, find_benchmark
 from opencompass_llada.report.collect import Collection, key_of
 from opencompass_llada.report.identity import hash_protocol
 from opencompass_llada.report.scores import Score

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas
 
-from opencompass_llada.benchmarks.facts import find_benchmark
+from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.curves import split_curves

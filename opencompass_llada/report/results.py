@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas
 
-from opencompass_llada.benchmarks.facts import Benchmark, benchmark_of
+from opencompass_llada.benchmarks.benchmark import Benchmark, benchmark_of
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
 from opencompass_llada.runs.hashes import DIGITS, hash_text

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
-from opencompass_llada.benchmarks.facts import find_benchmark
+from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.writers import write_csv_rows
 
 #: RULER (arXiv 2404.06654, section 4): Llama2-7B's score at 4K on its 13 tasks.

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pandas
 
-from opencompass_llada.benchmarks.facts import Group, find_benchmark, parse_groups
+from opencompass_llada.benchmarks.benchmark import Group, find_benchmark, parse_groups
 from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.report.board import average_group

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import find_benchmark
+from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.published import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (

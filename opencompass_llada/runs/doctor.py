@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks.benchmark import DataFiles, all_data_files
 from opencompass_llada.benchmarks.counting import (
     TIKTOKEN_FILES,
     describe_damage,
     tiktoken_path,
     tiktoken_state,
 )
-from opencompass_llada.benchmarks.facts import DataFiles, all_data_files
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.machine import (

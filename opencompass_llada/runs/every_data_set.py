@@ -22,7 +22,7 @@ from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASK
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import doctor, machine
 from opencompass_llada.runs.doctor import check_data
-from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.planning import (
     Run,
     make_eval,

@@ -1,8 +1,8 @@
-"""The table of models: what is known of each checkpoint, every fact once.
+"""Lists what is known of each checkpoint, every fact once.
 
-`models` makes model configs of it; docs/models.md shows it. Sources: LongLLaDA, arXiv 2506.14429,
-sections 4 and 5, and its repository OpenMOSS/LongLLaDA; UltraLLaDA, arXiv 2510.10481, and its
-repository Relaxed-System-Lab/UltraLLaDA.
+`model_configs` makes model configs of it; docs/models.md shows it. Sources: LongLLaDA, arXiv
+2506.14429, sections 4 and 5, and its repository OpenMOSS/LongLLaDA; UltraLLaDA, arXiv 2510.10481,
+and its repository Relaxed-System-Lab/UltraLLaDA.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class KnownModel:
     states_length: bool = True
     """False where its config.json says another length than that."""
     scalings: tuple[str, ...] = ()
-    """The RoPE scalings that the papers give it, as `models.parse_scaling` reads them."""
+    """The RoPE scalings that the papers give it, as `model_configs.parse_scaling` reads them."""
     generation: Generation
     """How it generates at each benchmark."""
     tuned_steps: bool = False

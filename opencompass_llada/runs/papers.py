@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import Group
+from opencompass_llada.benchmarks.benchmark import Group
 from opencompass_llada.benchmarks.needle.plan import LONGLLADA_LENGTHS, ULTRALLADA_LENGTHS
 from opencompass_llada.benchmarks.ruler.facts import LONGLLADA_GROUPS, ULTRALLADA_GROUPS
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, ULTRALLADA_GENERATION
-from opencompass_llada.runs.models import ModelTable
 from opencompass_llada.runs.planning import Run, find_plan, plan_run
 from opencompass_llada.runs.settings import is_demo, list_variable
 

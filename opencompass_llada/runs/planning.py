@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from opencompass_llada.benchmarks.benchmark import all_benchmarks, find_benchmark
 from opencompass_llada.benchmarks.data_checks import check_data
-from opencompass_llada.benchmarks.facts import all_benchmarks, find_benchmark
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine
-from opencompass_llada.runs.models import BY_NAME, Config, ModelTable, list_models
+from opencompass_llada.runs.model_configs import BY_NAME, Config, ModelTable, list_models
 from opencompass_llada.runs.settings import (
     LEADING,
     TRAILING,

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import benchmark_of
+from opencompass_llada.benchmarks.benchmark import benchmark_of
 from opencompass_llada.runs.provenance import read_provenance
 from opencompass_llada.runs.recorded_files import dataset_name, find_answer_files, model_name
 from opencompass_llada.runs.run_folder import RunFolder

@@ -1,6 +1,6 @@
 """States what is known of the toy benchmark."""
 
-from opencompass_llada.benchmarks.facts import Benchmark, DataFiles, Group
+from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles, Group
 
 
 def needed(dataset, kind):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import Benchmark, DataFiles, Group
+from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles, Group
 from opencompass_llada.benchmarks.longbench.prompts import PROMPTS
 from opencompass_llada.options import reject_unknown
 

@@ -14,8 +14,8 @@ from opencompass_llada.benchmarks.cells import (
 )
 from opencompass_llada.benchmarks.data_files import find_data
 from opencompass_llada.benchmarks.longbench import facts, samples, v2
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION
-from opencompass_llada.runs.models import ModelTable
 from opencompass_llada.runs.planning import (
     Combination,
     DataSets,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opencompass_llada.benchmarks.facts import Benchmark
+from opencompass_llada.benchmarks.benchmark import Benchmark
 from opencompass_llada.benchmarks.needle.facts import NEEDLEBENCH_FILES
 
 BENCHMARKS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import GRID_GROUP, Benchmark, DataFiles
+from opencompass_llada.benchmarks.benchmark import GRID_GROUP, Benchmark, DataFiles
 
 _OWN = ("opencompass_llada.benchmarks.needle.", "opencompass_llada.benchmarks.multi_needle.")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import Benchmark, DataFiles
+from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles
 
 
 def _needed(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:

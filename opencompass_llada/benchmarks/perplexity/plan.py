@@ -18,7 +18,7 @@ from opencompass_llada.benchmarks.perplexity.samples import (
     read_texts,
 )
 from opencompass_llada.options import build
-from opencompass_llada.runs.models import ModelTable
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.planning import (
     Combination,
     DataSets,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import Benchmark, DataFiles, Group
+from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles, Group
 
 NIAH_TASKS = (
     *("niah_single_1", "niah_single_2", "niah_single_3"),

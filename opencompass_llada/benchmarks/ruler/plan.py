@@ -26,8 +26,8 @@ from opencompass_llada.benchmarks.ruler.facts import QA_TASKS, RULER_GROUPS
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import find_data_file
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION, TINY_GENERATION
-from opencompass_llada.runs.models import ModelTable
 from opencompass_llada.runs.planning import (
     Combination,
     DataSets,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from opencompass_llada.benchmarks.facts import Benchmark, DataFiles
+from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles
 
 #: Tasks of a base model: four generate, the others choose by likelihood.
 GENERATION_TASKS = ("gsm8k", "math", "humaneval", "mbpp")

@@ -28,8 +28,8 @@ from opencompass_llada.benchmarks.short.facts import (
     Generation,
 )
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KnownModel
-from opencompass_llada.runs.models import ModelTable
 from opencompass_llada.runs.planning import (
     Combination,
     DataSets,

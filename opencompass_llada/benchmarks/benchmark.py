@@ -1,4 +1,4 @@
-"""Holds what is known of each benchmark, one record each: metrics, averages, files.
+"""Declares what a benchmark is: one record each, with its metrics, averages and files.
 
 Each folder of `opencompass_llada.benchmarks` states its own in ``facts.py`` as ``BENCHMARKS``.
 Another package adds one with `register`, or by an entry point of `ENTRY_POINTS` that names a
