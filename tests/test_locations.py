@@ -7,8 +7,8 @@ import pytest
 from needle_data import write_needlebench
 
 from opencompass_llada.benchmarks.data_files import MissingDataError
+from opencompass_llada.benchmarks.longbench.dataset import read_rows
 from opencompass_llada.benchmarks.longbench.facts import TASKS
-from opencompass_llada.benchmarks.longbench.samples import read_rows
 from opencompass_llada.benchmarks.longbench.v2 import read_rows as read_v2_rows
 from opencompass_llada.benchmarks.needle.haystack import resolve_data_directory
 
@@ -46,7 +46,7 @@ def test_longbench_comes_from_its_repository(hub):
     folder.mkdir(parents=True)
     (folder / "hotpotqa.jsonl").write_text(json.dumps(ROW) + "\n")
     (row,) = read_rows("opencompass/Longbench", TASKS["hotpotqa"], "longbench")
-    assert row.answers == ("one",)
+    assert row["answers"] == ["one"]
     assert asked == [("THUDM/LongBench", "dataset")]
 
 

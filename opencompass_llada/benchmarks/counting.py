@@ -1,7 +1,4 @@
-"""Counts tokens of prompts with GPT-4's tokenizer or a model's own.
-
-Turns text into tokens and back. Does not know prompts, needles or OpenCompass.
-"""
+"""Counts tokens of prompts with GPT-4's tokenizer or a model's own."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Protocol
+from typing import Any
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_files import MissingDataError
@@ -58,42 +55,15 @@ def describe_damage() -> str:
     )
 
 
-class CountingTokenizer(Protocol):
-    """A tokenizer that lengths are counted with."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of a piece of text, without special tokens."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens; a character cut in two becomes U+FFFD."""
-
-    def count(self, text: str, *, as_turn: bool = False) -> int:
-        """Return how many tokens a model that uses this tokenizer sees for a whole prompt.
-
-        With ``as_turn`` the tokenizer's chat template, if it has one, is put around the prompt.
-        """
-
-    def template(self) -> str | None:
-        """Return the chat template; None where there is none."""
-
-    def identity(self) -> str:
-        """Return a text that is the same for tokenizers that make the same tokens only."""
-
-
 class TiktokenTokenizer:
-    """GPT-4's tokenizer, which NeedleBench counts lengths with; it has no template.
+    """GPT-4's tokenizer, which NeedleBench counts with; its methods are `ModelTokenizer`'s.
 
     tiktoken deletes a file whose hash is wrong and downloads it again; where there is no network
     that loses the file. Here a damaged one is refused before tiktoken sees it.
     """
 
     def __init__(self, name: str) -> None:
-        """Load the vocabulary of a key of `TIKTOKEN_FILES`.
-
-        Raises:
-            MissingDataError: If tiktoken finds its file neither on disk nor on the network, or
-                would delete what is there.
-        """
+        """Load the vocabulary of a key of `TIKTOKEN_FILES`."""
         import tiktoken
 
         if tiktoken_state() == "damaged":
@@ -136,11 +106,7 @@ class ModelTokenizer:
     """A model's own tokenizer, loaded with transformers."""
 
     def __init__(self, path: str) -> None:
-        """Load the tokenizer of a folder, a hub name, or ``asset:NAME``.
-
-        Raises:
-            MissingDataError: If there is no tokenizer at the path.
-        """
+        """Load the tokenizer of a folder, a hub name, or ``asset:NAME``."""
         from opencompass_llada.prompting.encode import load_tokenizer
 
         try:
@@ -159,22 +125,23 @@ class ModelTokenizer:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special tokens and spaces left as they are."""
+        """Return the text of tokens; a character cut in two becomes U+FFFD."""
         return self._tokenizer.decode(
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
     def count(self, text: str, *, as_turn: bool = False) -> int:
-        """Return the number of tokens of a prompt, with those that the tokenizer adds itself.
+        """Return how many tokens a model sees for a whole prompt.
 
-        The chat template is put around it as the wrapper's ``chat=True`` does.
+        With ``as_turn`` the chat template, if there is one, is put around it as the wrapper's
+        ``chat=True`` does.
         """
         if as_turn and self._in_template is not None:
             return self._in_template(text)
         return len(self._tokenizer(text, verbose=False)["input_ids"])
 
     def template(self) -> str | None:
-        """Return the checkpoint's chat template."""
+        """Return the checkpoint's chat template; None where there is none."""
         return self._tokenizer.chat_template and self._tokenizer.get_chat_template()
 
     @cached_property
@@ -192,7 +159,7 @@ class ModelTokenizer:
         )
 
     def identity(self) -> str:
-        """Return a digest of the whole tokenizer: vocabulary, merges, what it adds itself."""
+        """Return a text that is the same for tokenizers that make the same tokens only."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is not None:
             content = backend.to_str()
@@ -202,16 +169,15 @@ class ModelTokenizer:
         return f"{type(self._tokenizer).__name__} {digest}"
 
 
+CountingTokenizer = TiktokenTokenizer | ModelTokenizer
+
+
 def name_tokenizer(name: str) -> str:
     """Return what the names of data sets call a tokenizer: two with one content have one name.
 
-    Args:
-        name: As of `load_counting_tokenizer`.
-
-    Returns:
-        ``gpt-4``; else the size of the vocabulary and six digits of the content's hash, as in
-        ``vocab2048-1a2b3c``; where the files are not at hand (then no prompt can be made either),
-        the path's last part.
+    That is ``gpt-4``; else the size of the vocabulary and six digits of the content's hash, as in
+    ``vocab2048-1a2b3c``; where the files are not at hand (then no prompt can be made either), the
+    path's last part.
     """
     if name in TIKTOKEN_FILES:
         return name
@@ -231,14 +197,11 @@ def find_template(name: str) -> str | None:
 
 
 def load_counting_tokenizer(name: str) -> CountingTokenizer:
-    """Load the tokenizer that lengths are counted with.
-
-    Args:
-        name: ``'gpt-4'``, or the path of a checkpoint (folder, hub name or ``asset:NAME``).
+    """Load the tokenizer ``'gpt-4'``, or that of a checkpoint's path.
 
     Raises:
         ValueError: For ``'model'``, which only the config functions can replace by a path.
-        MissingDataError: If the tokenizer's files are not there.
+        MissingDataError: If the tokenizer's files are not there, or tiktoken would delete them.
     """
     if name == "model":
         raise ValueError(

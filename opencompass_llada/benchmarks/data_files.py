@@ -20,12 +20,7 @@ class MissingDataError(ValueError):
     """A file that a data set needs is not where it was looked for; the text says what to do."""
 
     def __init__(self, message: str, topic: str = "") -> None:
-        """Keep what the doctor knows the missing files by.
-
-        Args:
-            message: What is missing, where it was looked for, and what to do.
-            topic: A name of `facts.DataFiles`, ``tiktoken``, or '' for the user's files.
-        """
+        """Keep a name of `facts.DataFiles`, ``tiktoken``, or '' for the user's files."""
         super().__init__(message)
         self.topic = topic
 
@@ -39,7 +34,7 @@ def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
             hub if DATASET_SOURCE=HF. Without OpenCompass a path is looked for here and below
             COMPASS_DATA_CACHE, and nothing is downloaded.
         benchmark: Its name, for the error; in lower case the doctor's name of it.
-        how_to_get: What to do where there is no data, for the error.
+        how_to_get: What the error says is to be done.
 
     Raises:
         MissingDataError: If there is nothing there and it cannot be downloaded.
@@ -66,17 +61,9 @@ def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
 
 
 def find_file(folder: str, name: str, *, benchmark: str, how_to_get: str) -> Path:
-    """Find one file of a benchmark whose files OpenCompass downloads one by one.
+    """Find one file of a benchmark whose files OpenCompass downloads one by one; see `find_data`.
 
-    Args:
-        folder: A folder, ``asset:NAME``, or a relative folder that OpenCompass looks for in
-            COMPASS_DATA_CACHE and its own cache, and downloads (``data/ruler``).
-        name: The file.
-        benchmark: As of `find_data`.
-        how_to_get: As of `find_data`.
-
-    Raises:
-        MissingDataError: If it is not there and cannot be downloaded.
+    A relative folder (``data/ruler``) is looked for in COMPASS_DATA_CACHE and OpenCompass's cache.
     """
     location, reason = Path(resolve_path(folder)), "no such file"
     file = location / name
@@ -111,10 +98,7 @@ def opencompass_location(path: str) -> Path:
 
 
 def _expected_location(path: str) -> Path:
-    """Return where OpenCompass looks for a data set id before it downloads it.
-
-    Without OpenCompass the same for a path, which it joins to its cache alike.
-    """
+    """Return where OpenCompass looks for a data set id, or a path, before it downloads it."""
     try:
         from opencompass.utils.datasets_info import DATASETS_MAPPING
     except ImportError:
@@ -135,21 +119,13 @@ def _looked_at(location: Path, reason: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        ValueError: If it is not UTF-8, or cannot be read.
-    """
+    """Return a file's text; a ValueError names a file that is not UTF-8, or cannot be read."""
     with _naming(path):
         return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        ValueError: If it is not UTF-8 or no JSON; names file and line.
-    """
+    """Return what a JSON file holds; a ValueError names file and line."""
     text = read_text(path)
     try:
         found = json.loads(text)
@@ -166,8 +142,7 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the object of each line that is not blank, with its place before it.
 
-    Raises:
-        ValueError: For a line that is no JSON object or not UTF-8; names file and line.
+    Raises a ValueError for a line that is no JSON object or not UTF-8; it names file and line.
     """
     # Lines end at \n only: other separators stand inside texts.
     with _naming(path), path.open(encoding="utf-8-sig", newline="\n") as lines:
@@ -184,11 +159,7 @@ def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, Map
 
 
 def parse_json_line(text: str, where: str) -> Mapping[str, Any]:
-    """Read one line of a jsonl file.
-
-    Raises:
-        ValueError: If it is not a JSON object; says where.
-    """
+    """Return the JSON object of one line of a jsonl file."""
     try:
         row = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -206,11 +177,7 @@ def parse_json_line(text: str, where: str) -> Mapping[str, Any]:
 
 
 def take(row: Mapping[str, Any], name: str, where: str, expected: Any = str) -> Any:
-    """Return a field of a row, of the type that `options.check_value` takes.
-
-    Raises:
-        ValueError: If the row lacks it, or it is of another type; says where.
-    """
+    """Return a field of a row, in a type of `options.check_value`; a ValueError says where."""
     if name not in row:
         present = ", ".join(row) or "none"
         raise ValueError(

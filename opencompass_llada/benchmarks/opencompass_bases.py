@@ -1,7 +1,4 @@
-"""Holds bases of benchmarks' OpenCompass classes: data sets, evaluators, inferencers, prompts.
-
-Knows no benchmark. What a benchmark does without OpenCompass stands in its own modules.
-"""
+"""Holds bases of benchmarks' OpenCompass classes: data sets, evaluators, inferencers, prompts."""
 
 from __future__ import annotations
 
@@ -24,10 +21,7 @@ from opencompass_llada.prompting.encode import VerbatimText
 
 
 class CheckedDataset(BaseDataset):
-    """A data set whose keywords are the fields of a dataclass, and that is checked before a run.
-
-    A subclass names the dataclass and writes `make_rows`.
-    """
+    """A data set whose keywords are the fields of a dataclass, and that is checked before a run."""
 
     options_class: ClassVar[type[Any]]
     title: ClassVar[str]
@@ -42,11 +36,7 @@ class CheckedDataset(BaseDataset):
 
     @classmethod
     def load(cls, **options: Any) -> Dataset:
-        """Make the data set of a config's keywords.
-
-        Raises:
-            ValueError: For a wrong option or missing data; says what to do.
-        """
+        """Make the data set of a config's keywords."""
         return Dataset.from_list(list(cls.make_rows(cls.check_options(**options))))
 
     @classmethod
@@ -86,11 +76,7 @@ class CompleteEvaluator(BaseEvaluator):
         raise NotImplementedError
 
     def evaluate(self, k: Any, n: int, original_dataset: Any, **score_kwargs: Any) -> Any:
-        """Check that every sample was predicted, then score (see `score`).
-
-        Raises:
-            ValueError: If predictions are missing.
-        """
+        """Check that every sample was predicted, then score (see `score`)."""
         check_complete(score_kwargs["predictions"], original_dataset)
         return super().evaluate(k, n, original_dataset, **score_kwargs)
 
@@ -99,13 +85,8 @@ class CompleteEvaluator(BaseEvaluator):
     ) -> dict[str, Any]:
         """Return the figures of a data set, num_samples, and the details of each answer.
 
-        Args:
-            predictions: The model's answers.
-            references: The answer column.
-            test_set: The samples, which the number of predictions is checked against.
-
-        Raises:
-            ValueError: If the number of predictions is not that of the samples, or is 0.
+        References are the answer column; the test set, where it is given, says how many samples
+        there are.
         """
         check_complete(predictions, references if test_set is None else test_set)
         expected = test_set if self.judges_by_sample else references
@@ -115,11 +96,7 @@ class CompleteEvaluator(BaseEvaluator):
 
 
 def check_complete(predictions: Sequence[str], samples: Any) -> None:
-    """Raise unless there are predictions, one a sample.
-
-    Raises:
-        ValueError: With both numbers and what to do.
-    """
+    """Raise a ValueError unless there are predictions, one a sample."""
     if len(predictions) != len(samples):
         raise ValueError(
             f"There are {len(predictions)} predictions for {len(samples)} samples: a shard of the "
@@ -140,6 +117,11 @@ def mean(details: Sequence[Mapping[str, Any]], figure: str = "score") -> float:
     return sum(detail[figure] for detail in details) / len(details)
 
 
+#: What OpenCompass's task passes to every inferencer and a `ScoringInferencer` has no use for.
+HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
+                 "dump_only_message_path")  # fmt: skip
+
+
 class ScoringInferencer(BaseInferencer):
     """Writes one record a sample to the prediction file; a run that was cut off goes on."""
 
@@ -153,12 +135,8 @@ class ScoringInferencer(BaseInferencer):
     ) -> list[Any]:
         """Make the records that are missing and return the predictions of all.
 
-        Args:
-            num_samples: Of the data set.
-            make_record: Makes the record of a sample, with its ``prediction``.
-            folder: Of the prediction file; None for the inferencer's own.
-            name: Of the prediction file; None for the inferencer's own.
-            samples_a_write: Samples between two writes of the file that a run resumes from.
+        Folder and name are the prediction file's, by default the inferencer's own. After so many
+        samples the file that a run resumes from is written.
         """
         target = Path(folder or self.output_json_filepath)
         name = str(name or self.output_json_filename)
@@ -184,12 +162,10 @@ class LiteralPromptTemplate(PromptTemplate):
     """
 
     def __init__(self, column: str = "prompt", chat: bool = True) -> None:
-        """Say where the prompt is and who it is for.
+        """Name the column with the whole prompt.
 
-        Args:
-            column: The data set's column with the whole prompt.
-            chat: True: a user's turn, around which a model's chat template (its chat or
-                meta_template) goes. False: plain text, which every model gets as it is.
+        With ``chat`` it is a user's turn, around which a model's chat template (its chat or
+        meta_template) goes; else plain text, which every model gets as it is.
         """
         super().__init__(template="{" + column + "}")
         self.column = column
@@ -198,13 +174,7 @@ class LiteralPromptTemplate(PromptTemplate):
     def generate_item(
         self, entry: Mapping[str, Any], *unused: Any, **also_unused: Any
     ) -> PromptList | str:
-        """Return a sample's prompt; there are no answers or examples for other arguments to fill.
-
-        Args:
-            entry: The sample.
-            *unused: OpenCompass's other arguments.
-            **also_unused: The same by name.
-        """
+        """Return a sample's prompt; OpenCompass's other arguments have nothing to fill."""
         text = str(entry[self.column])
         if not self.chat:
             return VerbatimText(text)

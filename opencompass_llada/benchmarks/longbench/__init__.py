@@ -1,1 +1,1 @@
-"""LongBench, LongBench-E and LongBench v2: reading, prompts, metrics, evaluators."""
+"""LongBench, LongBench-E and LongBench v2."""

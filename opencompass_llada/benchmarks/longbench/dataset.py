@@ -1,15 +1,26 @@
 """Makes OpenCompass data sets of LongBench and LongBench-E, one a task, and scores them.
 
-Truncation is the model's business (its ``drop_middle``). The best of several gold answers counts,
-as in LongBench's ``eval.py``. Tasks are put together by the summarizer.
+The files are read as they are published; no loader script is run. Truncation is the model's
+business (its ``drop_middle``). Tasks are put together by the summarizer.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
+from opencompass_llada.benchmarks.data_files import (
+    MissingDataError,
+    find_data,
+    parse_json_lines,
+    take,
+)
 from opencompass_llada.benchmarks.longbench.facts import (
     BUCKETS,
     TASKS,
@@ -18,7 +29,6 @@ from opencompass_llada.benchmarks.longbench.facts import (
     list_tasks,
 )
 from opencompass_llada.benchmarks.longbench.prompts import WORDINGS, write_prompt
-from opencompass_llada.benchmarks.longbench.samples import DEFAULT_PATH, read_rows
 from opencompass_llada.benchmarks.longbench.scoring import METRICS
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
@@ -27,10 +37,20 @@ from opencompass_llada.benchmarks.opencompass_bases import (
 )
 from opencompass_llada.options import check_fields, reject_unknown
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_PATH = "opencompass/Longbench"
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/Longbench/data holds LongBench's jsonl files "
+    "(data.zip of THUDM/LongBench on the Hugging Face hub, unpacked or as it is in data/Longbench; "
+    "DATASET_SOURCE=HF downloads it), give the folder itself as path=..., or use the sample set: "
+    "path='asset:longbench' (LLADA_DATA=embedded for the shipped configs)."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LongBenchOptions:
-    """What a data set config says, checked."""
+    """What a data set config says."""
 
     task: str
     """A key of `facts.TASKS`."""
@@ -42,7 +62,7 @@ class LongBenchOptions:
     """A key of `prompts.WORDINGS`: LongBench's prompts, or OpenCompass's."""
 
     def __post_init__(self) -> None:
-        """Check the names; a ValueError gives the nearest."""
+        """Check the names."""
         check_fields(self)
         reject_unknown("LongBench wording", [self.wording], WORDINGS)
         list_tasks(self.benchmark, [self.task])
@@ -58,25 +78,83 @@ class LongBenchDataset(CheckedDataset):
     def make_rows(cls, options: LongBenchOptions) -> Iterator[dict[str, Any]]:
         """Make the samples: prompt, answers, all_classes, length."""
         for row in read_rows(options.path, TASKS[options.task], options.benchmark):
-            yield {
-                "prompt": write_prompt(options.task, row.context, row.question, options.wording),
-                "answers": list(row.answers),
-                "all_classes": list(row.classes),
-                "length": row.length,
-            }
+            context, question = row.pop("context"), row.pop("input")
+            prompt = write_prompt(options.task, context, question, options.wording)
+            yield {"prompt": prompt, **row}
+
+
+def read_rows(path: str, task: LongBenchTask, benchmark: str) -> list[dict[str, Any]]:
+    """Read all rows of a task, and warn where there are fewer or more than published.
+
+    Returns:
+        context and input (texts), answers and all_classes (lists of texts), length (words, in
+        Chinese characters, of the first three) of each.
+
+    Raises:
+        MissingDataError: If the folder or the file is not there.
+        ValueError: If a line is not a row; names file and line.
+    """
+    folder = find_data(path, benchmark="LongBench", how_to_get=HOW_TO_GET)
+    name = task.name + ("_e" if benchmark == "longbench_e" else "")
+    with _open_file(folder, f"{name}.jsonl") as (lines, shown_name):
+        rows = [_check_row(row, task, where) for where, row in parse_json_lines(lines, shown_name)]
+    if not rows:
+        raise ValueError(f"{shown_name} holds no rows. {HOW_TO_GET}")
+    published = task.num_samples if benchmark == "longbench" else sum(task.bucket_samples)
+    if len(rows) != published and not path.startswith("asset:"):
+        logger.warning(
+            "%s holds %d rows and %d are published: scores are of these rows only.",
+            *(shown_name, len(rows), published),
+        )
+    return rows
+
+
+@contextmanager
+def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
+    """Open a data file in the folder, its data/ or its data.zip; yields its full name besides."""
+    for path in (folder / "data" / name, folder / name):
+        if path.is_file():
+            # Lines end at \n only: other separators stand inside texts.
+            with path.open(encoding="utf-8-sig", newline="\n") as lines:
+                yield lines, str(path)
+            return
+    archive = folder / "data.zip"
+    if archive.is_file():
+        if not zipfile.is_zipfile(archive):
+            raise ValueError(f"{archive} is no zip archive; it is damaged. Fetch it again.")
+        with zipfile.ZipFile(archive) as files:
+            if f"data/{name}" in files.namelist():
+                with files.open(f"data/{name}") as raw:
+                    yield io.TextIOWrapper(raw, "utf-8-sig", newline="\n"), f"{archive}/data/{name}"
+                return
+    present = sorted(
+        {path.stem for path in [*folder.glob("data/*.jsonl"), *folder.glob("*.jsonl")]}
+    )
+    raise MissingDataError(
+        f"LongBench's file {name!r} is not in {folder}, its data/ or its data.zip (tasks there: "
+        f"{', '.join(present) or 'none'}). {HOW_TO_GET}",
+        "longbench",
+    )
+
+
+def _check_row(row: Mapping[str, Any], task: LongBenchTask, where: str) -> dict[str, Any]:
+    checked = {name: take(row, name, where) for name in ("context", "input")}
+    checked["answers"] = list(take(row, "answers", where, Sequence[str]))
+    length = take(row, "length", where, int)
+    classes = take({"all_classes": None, **row}, "all_classes", where, Sequence[str] | None)
+    if not checked["answers"]:
+        raise ValueError(
+            f"{where}: answers={row['answers']!r} must be a list of at least one text."
+        )
+    if task.metric == "classification" and not classes:
+        raise ValueError(f"{where}: a row of {task.name} must name its classes in all_classes.")
+    return {**checked, "all_classes": list(classes or ()), "length": length}
 
 
 def score_answer(
     task: LongBenchTask, prediction: str, answers: Sequence[str], classes: Sequence[str] = ()
 ) -> float:
-    """Score one answer, 0 to 100, by the best of its gold answers.
-
-    Args:
-        task: Says the metric, and whether only the first line counts.
-        prediction: The model's answer.
-        answers: Gold answers, at least one.
-        classes: All classes of a classification task.
-    """
+    """Score one answer, 0 to 100, by the best of its gold answers."""
     shown = prediction.lstrip("\n").split("\n")[0] if task.first_line else prediction
     metric = METRICS[task.metric]
     return 100 * max(metric(shown, answer, classes) for answer in answers)
@@ -92,15 +170,10 @@ class LongBenchEvaluator(CompleteEvaluator):
     judges_by_sample = True
 
     def __init__(self, task: str, by_length: bool = False) -> None:
-        """Keep what to score.
+        """Keep a key of `facts.TASKS`.
 
-        Args:
-            task: A key of `facts.TASKS`.
-            by_length: Report ``score_BUCKET`` and ``num_samples_BUCKET`` besides, for each of
-                LongBench-E's buckets that has samples.
-
-        Raises:
-            ValueError: For an unknown task; the nearest is named.
+        With ``by_length`` there are ``score_BUCKET`` and ``num_samples_BUCKET`` besides, for each
+        of LongBench-E's buckets that has samples.
         """
         super().__init__()
         reject_unknown("LongBench task", [task], TASKS)

@@ -13,7 +13,7 @@ from opencompass_llada.benchmarks.cells import (
     score_with,
 )
 from opencompass_llada.benchmarks.data_files import find_data
-from opencompass_llada.benchmarks.longbench import facts, samples, v2
+from opencompass_llada.benchmarks.longbench import dataset, facts, v2
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION
 from opencompass_llada.runs.planning import (
@@ -143,7 +143,7 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
     for cell in cells:
         if not cell["path"].startswith("asset:"):
             # In full: a dumped config must not depend on variables.
-            found = find_data(cell["path"], benchmark="LongBench", how_to_get=samples.HOW_TO_GET)
+            found = find_data(cell["path"], benchmark="LongBench", how_to_get=dataset.HOW_TO_GET)
             cell["path"] = str(found.resolve())
     return [Combination(models=models, datasets=cells)]
 

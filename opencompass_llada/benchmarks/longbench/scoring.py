@@ -1,8 +1,7 @@
 """Scores one answer against one gold answer by LongBench's metrics, from 0 to 1.
 
 Each returns what the function for the same in LongBench's ``metrics.py`` (THUDM/LongBench)
-returns, but for ROUGE of very long texts (see `rouge_score`). The best of several gold answers is
-taken by `dataset`.
+returns, but for ROUGE of very long texts (see `rouge_score`).
 """
 
 from __future__ import annotations

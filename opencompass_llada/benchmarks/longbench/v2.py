@@ -1,7 +1,7 @@
 """Makes the OpenCompass data set of LongBench v2 (questions with four choices), and scores it.
 
 Wording, answer extraction and scoring are the original's (arXiv 2412.15204; THUDM/LongBench,
-``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for two differences, said where they are.
+``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for two differences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from opencompass_llada.benchmarks.opencompass_bases import (
 )
 from opencompass_llada.options import check_fields, check_value, show
 
-DEFAULT_PATH = "opencompass/longbenchv2"
 MAX_NEW_TOKENS = 128
 DIFFICULTIES = ("easy", "hard")
 LENGTHS = ("short", "medium", "long")
@@ -29,8 +28,10 @@ HOW_TO_GET = (
     "(data.json of THUDM/LongBench-v2 on the Hugging Face hub), give the file or its folder as "
     "path=..., or use the sample set: path='asset:longbench/v2.jsonl'."
 )
-CHOICES = ("choice_A", "choice_B", "choice_C", "choice_D")
-FIELDS = ("question", *CHOICES, "answer", "context", "difficulty", "length")
+FIELDS = (
+    *("question", "choice_A", "choice_B", "choice_C", "choice_D"),
+    *("answer", "context", "difficulty", "length"),
+)
 
 PROMPT = """Please read the following text and answer the question below.
 
@@ -69,16 +70,7 @@ def extract_answer(response: str) -> str | None:
 
 
 def read_rows(path: str) -> list[dict[str, str]]:
-    """Read LongBench v2's rows.
-
-    Args:
-        path: A file (a JSON list, or an object a line), a folder with data.json or v2.jsonl in
-            it, ``asset:NAME``, or ``opencompass/longbenchv2``.
-
-    Raises:
-        MissingDataError: If there is no such file.
-        ValueError: If it is not whole or not in the format; names file and row.
-    """
+    """Read the rows of a file (a JSON list, or an object a line), or of a folder that has it."""
     location = find_data(path, benchmark="LongBench v2", how_to_get=HOW_TO_GET)
     if location.is_dir():
         name = next((n for n in ("data.json", "v2.jsonl") if (location / n).is_file()), "data.json")
@@ -90,7 +82,7 @@ def read_rows(path: str) -> list[dict[str, str]]:
 
 
 def _parse_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row with its place in the file before it."""
+    """Yield each row after its place in the file."""
     if path.suffix == ".jsonl":
         yield from read_json_lines(path)
         return
@@ -116,8 +108,8 @@ def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
 class LongBenchV2Options:
     """What a data set config says."""
 
-    path: str = DEFAULT_PATH
-    """See `read_rows`."""
+    path: str = "opencompass/longbenchv2"
+    """A file, a folder with data.json or v2.jsonl in it, ``asset:NAME``, or OpenCompass's id."""
 
     def __post_init__(self) -> None:
         """Check the type."""

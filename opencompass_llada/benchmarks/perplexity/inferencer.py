@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from opencompass_llada.benchmarks.opencompass_bases import (
+    HOST_KEYWORDS,
     CompleteEvaluator,
     ScoringInferencer,
     check_complete,
@@ -32,11 +33,6 @@ from opencompass_llada.likelihood import (
 from opencompass_llada.likelihood.estimate import safe_exp
 from opencompass_llada.options import build, check_value, reject_unknown, show
 from opencompass_llada.prompting.encode import count_bytes
-
-#: What OpenCompass's task passes to every inferencer and this one has no use for.
-_HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
-                  "dump_only_message_path")  # fmt: skip
-
 
 INTERVAL_LEVEL = 0.95
 
@@ -59,10 +55,7 @@ class PerplexityInferencer(ScoringInferencer):
             window: Fields of `WindowOptions`.
             likelihood: Fields of `LikelihoodOptions`, without batch_size.
             batch_size: Rows in one call of the model; OpenCompass gives the model's own.
-            host_keywords: What OpenCompass passes to every inferencer; no effect.
-
-        Raises:
-            ValueError: For an unknown option or a wrong value.
+            host_keywords: No effect.
         """
         self.window, self.options = self.check_options(
             window=window, likelihood=likelihood, batch_size=batch_size, **host_keywords
@@ -78,7 +71,7 @@ class PerplexityInferencer(ScoringInferencer):
         **host_keywords: Any,
     ) -> tuple[WindowOptions, LikelihoodOptions]:
         """Check the keywords, before a model loads; see the constructor."""
-        reject_unknown("PerplexityInferencer option", host_keywords, _HOST_KEYWORDS)
+        reject_unknown("PerplexityInferencer option", host_keywords, HOST_KEYWORDS)
         batch_size = check_value("batch_size", batch_size, int | None)
         return (
             build(WindowOptions, window, "window"),
@@ -99,8 +92,8 @@ class PerplexityInferencer(ScoringInferencer):
 
         def make_record(index: int) -> dict[str, Any]:
             text = texts[index]
-            prediction = self._score_text(scorer, text["text"])
-            return {"origin_prompt": text["name"], "prediction": prediction}
+            estimates = self._score_text(scorer, text["text"])
+            return {"origin_prompt": text["name"], "prediction": estimates}
 
         return self.write_records(
             len(texts), make_record, output_json_filepath, output_json_filename
@@ -117,11 +110,7 @@ class PerplexityInferencer(ScoringInferencer):
 
 
 def parse_likelihood_options(options: Mapping[str, Any], batch_size: int) -> LikelihoodOptions:
-    """Read the inferencer's ``likelihood`` option.
-
-    Raises:
-        ValueError: For an unknown name (the nearest is named) or a wrong value.
-    """
+    """Read the inferencer's ``likelihood`` option."""
     check_value("likelihood", options, Mapping[str, Any])
     if "batch_size" in options:
         raise ValueError(
@@ -135,10 +124,7 @@ def find_scorer(model: Any) -> Any:
     """Return an object with ``score(prefix, target, options) -> Estimate`` for a model.
 
     That is this package's wrapper, or one that holds an AutoModelForCausalLM as ``model``
-    (OpenCompass's HuggingFaceBaseModel and its kin).
-
-    Raises:
-        ValueError: If it is neither.
+    (OpenCompass's HuggingFaceBaseModel and its kin); others are refused.
     """
     engine = getattr(model, "engine", None)
     if hasattr(engine, "score"):
@@ -175,11 +161,7 @@ def write_estimates(estimates: Sequence[Estimate], num_bytes: Sequence[int]) -> 
 
 
 def read_estimates(prediction: str) -> list[tuple[Estimate, int]]:
-    """Return what `write_estimates` wrote: pairs of an estimate and its number of bytes.
-
-    Raises:
-        ValueError: If the text is not of that form.
-    """
+    """Return what `write_estimates` wrote: pairs of an estimate and its number of bytes."""
     try:
         pairs = []
         for row in json.loads(prediction):
@@ -209,9 +191,6 @@ class PerplexityEvaluator(CompleteEvaluator):
             perplexity, perplexity_low and perplexity_high (95 %, of the masks drawn, not of the
             choice of the text), bits_per_byte (comparable between tokenizers), nll_per_token and
             its standard_error, the fields of `Estimate`, num_bytes, and num_samples (windows).
-
-        Raises:
-            ValueError: If predictions are missing or torn.
         """
         check_complete(predictions, predictions if test_set is None else test_set)
         pairs = [pair for prediction in predictions for pair in read_estimates(prediction)]

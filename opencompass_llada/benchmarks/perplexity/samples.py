@@ -1,7 +1,4 @@
-"""Reads texts to measure perplexity on, and cuts the windows that are scored out of their tokens.
-
-Texts are generated, text files, jsonl files, or a data set of the hub.
-"""
+"""Reads texts to measure perplexity on, and cuts the windows that are scored out of them."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from opencompass_llada.synthetic.grammar import generate_documents
 GENERATED = "generated"
 HUB_PREFIX = "hub:"
 #: Of the first generated text; each further one has `SEED_STEP` more. Neither tiny-llada's training
-#: (seed 1) nor the embedded haystack (0) has seen any of them.
+#: (seed 1) nor the embedded haystack (0) has any of them.
 GENERATED_SEED = 3
 SEED_STEP = 1000
 #: Keys of a data set config that say what its cell is; the summarizer reads them, the text not.
@@ -37,7 +34,7 @@ class TextOptions:
     """``generated``; a .txt file (one text), a folder of them, a .jsonl file, or ``hub:NAME``,
     which the `datasets` package loads from the hub or its cache without running its code."""
     num_texts: int = 1
-    """Texts wanted, in the order that the source has."""
+    """Taken in the order that the source has."""
     min_characters: int = 1
     """Shorter texts are passed over; generated ones are made at least this long."""
     extended_at: str = "end"
@@ -48,10 +45,9 @@ class TextOptions:
     hub_config: str | None = None
     """Configuration of a hub data set that has several."""
     split: str = "test"
-    """Split of a hub data set."""
 
     def __post_init__(self) -> None:
-        """Check every field; a ValueError names the rule."""
+        """Check every field."""
         check_fields(self)
         for name in ("num_texts", "min_characters"):
             if getattr(self, name) < 1:
@@ -79,13 +75,9 @@ class PerplexityDataset(CheckedDataset):
 
 
 def read_texts(options: TextOptions) -> list[dict[str, str]]:
-    """Read the texts that the options ask for.
+    """Return ``{"text": ..., "name": ...}`` of exactly as many texts as are asked for.
 
-    Returns:
-        ``{"text": ..., "name": ...}`` each, exactly ``num_texts``.
-
-    Raises:
-        MissingDataError: If the source is not there, or holds too few texts that are long enough.
+    Raises a MissingDataError if the source is not there, or holds too few that are long enough.
     """
     long_enough = (
         {"text": text, "name": name}
@@ -182,7 +174,6 @@ class WindowOptions:
     length: int
     """Tokens of prefix and target together."""
     target: str = "last"
-    """One of `TARGETS`."""
     target_tokens: int | None = None
     """Tokens scored, for ``last`` alone."""
     previous_length: int | None = None
@@ -191,7 +182,7 @@ class WindowOptions:
     """Windows taken of a text; they share no scored token. 1 for ``segment``."""
 
     def __post_init__(self) -> None:
-        """Check how the numbers fit together; a ValueError names the rule."""
+        """Check how the numbers fit together."""
         check_fields(self, "window ")
         reject_unknown("target", [self.target], TARGETS)
         for name in ("length", "windows_per_text"):
@@ -227,13 +218,7 @@ class WindowOptions:
         return self.length * self.windows_per_text
 
     def check_text(self, size: int, unit: str = "tokens") -> None:
-        """Refuse a text that is too short.
-
-        A size in bytes is a bound that no text of fewer tokens passes.
-
-        Raises:
-            ValueError: With both sizes and what to do.
-        """
+        """Refuse a text that is too short; bytes are a bound that no fewer tokens pass."""
         if size < self.needed_tokens:
             raise ValueError(
                 f"A text has {size} {unit}, and {self.windows_per_text} windows of {self.length} "
@@ -246,11 +231,7 @@ class WindowOptions:
 def cut_windows(
     token_ids: Sequence[int], options: WindowOptions
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield (prefix, target) for each window of a text's tokens.
-
-    Raises:
-        ValueError: If the text is too short.
-    """
+    """Yield (prefix, target) for each window of a text's tokens."""
     options.check_text(len(token_ids))
     ids, length = list(token_ids), options.length
     for number in range(options.windows_per_text):

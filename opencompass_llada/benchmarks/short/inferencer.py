@@ -17,17 +17,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from opencompass_llada.benchmarks.opencompass_bases import ScoringInferencer
+from opencompass_llada.benchmarks.opencompass_bases import HOST_KEYWORDS, ScoringInferencer
 from opencompass_llada.benchmarks.perplexity.inferencer import find_scorer
 from opencompass_llada.likelihood import Estimate, TextScorer, parse_scoring
-from opencompass_llada.options import check_value, reject_unknown, unknown_name_message
+from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.prompting.encode import count_bytes
 from opencompass_llada.prompting.truncate import LengthLimit
 
-#: What OpenCompass's task passes to every inferencer and this one has no use for.
-_HOST_KEYWORDS = ("max_out_len", "min_out_len", "dump_res_length", "dump_only_message_path",
-                  "output_json_filepath", "output_json_filename")  # fmt: skip
-_OWN_KEYWORDS = ("labels", "per", "likelihood", "batch_size", "max_seq_len")
 PER = ("option", "token", "byte")
 
 
@@ -54,10 +50,7 @@ class OptionScoringInferencer(ScoringInferencer):
             per: What an option's nats are divided by before they are compared: ``option`` (by
                 nothing, lm-eval's acc), ``token``, or ``byte`` of what is scored of it.
             likelihood: ``num_draws``, ``seed`` and ``batch_size`` instead of the model's.
-            host_keywords: What OpenCompass passes to every inferencer; no effect.
-
-        Raises:
-            ValueError: For an unknown option or a wrong value.
+            host_keywords: No effect.
         """
         self.check_options(per=per, labels=labels, likelihood=likelihood, **host_keywords)
         super().__init__(model=model, max_seq_len=max_seq_len, batch_size=batch_size or 1)
@@ -70,10 +63,10 @@ class OptionScoringInferencer(ScoringInferencer):
         *, per: Any = "option", labels: Any = None, likelihood: Any = None, **others: Any
     ) -> None:
         """Check the keywords, before a model loads; see the constructor."""
-        known = (*_OWN_KEYWORDS, *_HOST_KEYWORDS)
+        own = ("labels", "per", "likelihood", "batch_size")
+        known = (*own, *HOST_KEYWORDS, "output_json_filepath", "output_json_filename")
         reject_unknown("OptionScoringInferencer option", others, known)
-        if check_value("per", per, str) not in PER:
-            raise ValueError(unknown_name_message("per", per, PER))
+        reject_unknown("per", [check_value("per", per, str)], PER)
         check_value("labels", labels, Sequence[Any] | None)
         parse_scoring(likelihood)
 
@@ -85,11 +78,7 @@ class OptionScoringInferencer(ScoringInferencer):
         output_json_filepath: str | None = None,
         output_json_filename: str | None = None,
     ) -> list[Any]:
-        """Score the options of all samples, write the prediction file and return the labels.
-
-        Raises:
-            ValueError: If there are fewer than two labels, or a text has nothing to score.
-        """
+        """Score the options of all samples, write the prediction file and return the labels."""
         templates = {"ice_template": ice_template, "prompt_template": prompt_template}
         labels = self.labels or retriever.get_labels(**templates)
         if len(labels) < 2:
@@ -114,13 +103,15 @@ class OptionScoringInferencer(ScoringInferencer):
         examples: list[int],
     ) -> dict[str, Any]:
         """Return a sample's record in the prediction file, in PPLInferencer's form."""
+        count = self.scorer.count_tokens
         while True:
             ice = retriever.generate_ice(examples, ice_template=templates["ice_template"])
             prompts = [
                 retriever.generate_label_prompt(index, ice, label, **templates) for label in labels
             ]
             texts = self.model.parse_template(prompts, mode="ppl")
-            if not examples or self._fits(texts):
+            limit = self.max_seq_len
+            if not examples or limit is None or max(map(count, texts)) <= limit:
                 break
             examples = examples[:-1]
         estimates = self.scorer.score_options(texts)
@@ -136,24 +127,13 @@ class OptionScoringInferencer(ScoringInferencer):
             record[f"label: {label}"] = _describe(text, values[-1], estimate, num_bytes)
         return {**record, "prediction": labels[values.index(min(values))]}
 
-    def _fits(self, texts: Sequence[str]) -> bool:
-        if self.max_seq_len is None:
-            return True
-        return max(self.scorer.count_tokens(text) for text in texts) <= self.max_seq_len
-
 
 def make_scorer(
     model: Any, likelihood: Mapping[str, Any] | None, max_seq_len: int | None
 ) -> TextScorer:
     """Return what scores texts with this package's wrapper, or a model that `find_scorer` knows.
 
-    Args:
-        model: OpenCompass's model.
-        likelihood: See `parse_scoring`; None for the model's own.
-        max_seq_len: Limit of a model that is not ours.
-
-    Raises:
-        ValueError: If the model gives no access to its logits, or an option does not fit.
+    Without ``likelihood`` the model's own options hold; the limit is for models that are not ours.
     """
     own = getattr(model, "scorer", None)
     if isinstance(own, TextScorer):
