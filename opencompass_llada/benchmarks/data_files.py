@@ -20,7 +20,7 @@ class MissingDataError(ValueError):
     """A file that a data set needs is not where it was looked for; the text says what to do."""
 
     def __init__(self, message: str, topic: str = "") -> None:
-        """Keep a name of `facts.DataFiles`, ``tiktoken``, or '' for the user's files."""
+        """Keep a name of `benchmark.DataFiles`, ``tiktoken``, or '' for the user's files."""
         super().__init__(message)
         self.topic = topic
 
