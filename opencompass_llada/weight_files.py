@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -40,6 +42,26 @@ def list_differences(**found: list[str]) -> str:
     """Describe tensors that do not fit, such as ``1 missing: a; 2 extra: b, c``; '' for none."""
     kinds = ((kind.replace("_", " "), names) for kind, names in found.items() if names)
     return "; ".join(f"{len(names)} {kind}: {list_some(names)}" for kind, names in kinds)
+
+
+def compare_shapes(
+    stored: Mapping[str, tuple[int, ...]],
+    allowed: Mapping[str, Any],
+    asker: str,
+    needed: Iterable[str] | None = None,
+) -> str:
+    """Describe how stored tensors differ from those that a network's state may and must have."""
+    needed = allowed if needed is None else needed
+    wrong = [
+        f"{name} is {list(shape)}, {asker} asks for {list(allowed[name].shape)}"
+        for name, shape in sorted(stored.items())
+        if name in allowed and tuple(allowed[name].shape) != shape
+    ]
+    return list_differences(
+        missing=sorted(set(needed) - stored.keys()),
+        extra=sorted(stored.keys() - allowed.keys()),
+        wrongly_shaped=wrong,
+    )
 
 
 def list_weight_files(folder: Path) -> list[Path]:

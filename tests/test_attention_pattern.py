@@ -105,8 +105,8 @@ def test_final_tokens_are_those_that_no_later_change_reaches(name, num_known):
 
 def written_out_logits(model, ids, mask):
     """The network with attention as two products and a softmax under a boolean mask."""
-    model.prepare(len(ids), torch.device("cpu"))
-    rotation = tuple(table[: len(ids)] for table in model.rotation_tables)
+    table = model.prepare(len(ids), torch.device("cpu"))
+    rotation = tuple(part[: len(ids)] for part in table)
 
     def attend(q, k, v):
         groups = q.shape[1] // k.shape[1]

@@ -28,8 +28,7 @@ class NaiveKept:
         rotation = (cos[first:end], sin[first:end])
         x = model.get_input_embeddings()(torch.tensor([ids[first:end]]))
         for layer, block in enumerate(model.blocks):
-            h = block.parts.attention_norm(x)
-            new = block.keys_values(h, rotation)
+            q, *new = block.attention_inputs(x, rotation)
             if store[layer] is None:
                 store[layer] = new
             k, v = (
@@ -37,7 +36,6 @@ class NaiveKept:
                 for old, fresh in zip(store[layer], new, strict=True)
             )
             store[layer] = (k, v)
-            q = block.queries(h, rotation)
             groups = q.shape[1] // k.shape[1]
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
             weights = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5, dim=-1)

@@ -9,15 +9,3 @@ from opencompass_llada.inference.memory import (
     check_plan,
 )
 from opencompass_llada.inference.session import PassServer, Session
-
-__all__ = [
-    "FastNetwork",
-    "MemoryPlan",
-    "MemoryPlanError",
-    "NetworkSize",
-    "PassOptions",
-    "PassServer",
-    "Session",
-    "card_budget",
-    "check_plan",
-]

@@ -1,11 +1,8 @@
 """Chooses the maskless attention kernel for a shape, by rates measured on the machine.
 
-On CUDA, PyTorch's flash and cuDNN kernels are timed once a process (a few seconds). cuDNN is the
-faster one on Hopper but builds a plan for every new shape, so that it pays only where a shape's
-calls save more than the plan costs. Lengths that are no multiple of 8 are timed apart, since
-cuDNN may serve them by other kernels. Elsewhere PyTorch's own choice is used.
-
-Shape letters: H query heads, G key/value heads, L positions, D head size.
+cuDNN is faster than flash on Hopper but builds a plan for every new shape, so that it pays only
+where a shape's calls save more than the plan costs. Lengths that are no multiple of 8 are timed
+apart, since cuDNN may serve them by other kernels.
 """
 
 from __future__ import annotations
@@ -44,12 +41,9 @@ class AttentionRates:
     """The same at lengths that are no multiple of 8."""
 
     def choose(self, num_operations: float, num_calls: int, *, odd: bool) -> str:
-        """Return ``cudnn`` or ``flash``, the faster one for a shape, the plan counted in.
+        """Return ``cudnn`` or ``flash``, the faster one for calls of a shape, the plan counted in.
 
-        Args:
-            num_operations: Of one call, see `attention_operations`.
-            num_calls: Calls that will share the shape.
-            odd: Whether a length is no multiple of 8.
+        ``odd`` is whether a length is no multiple of 8.
         """
         cudnn = self.cudnn_odd if odd else self.cudnn
         if cudnn is None:
@@ -123,20 +117,10 @@ def make_rule(
     num_groups: int,
     head_dim: int,
 ) -> Callable[[int, int, int], str | None]:
-    """Return the rule for one network.
+    """Return the rule for one network, a function of the numbers of queries, keys and calls.
 
-    Args:
-        asked: The network's attention backend, see networks.attention; ``auto`` leaves the choice
-            to the rule.
-        device: Where it runs.
-        dtype: What it computes in.
-        num_heads: Query heads.
-        num_groups: Key/value heads.
-        head_dim: Head size.
-
-    Returns:
-        A function of the numbers of queries, keys and calls of that shape. It names a kernel, or
-        gives None for PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
+    It names the kernel of the asked backend, and for ``auto`` the faster one; None is PyTorch's own
+    choice (not CUDA, or not 16 bit, which neither kernel takes).
     """
     if asked != "auto":
         forced = find_kernel(asked, device)
@@ -144,27 +128,17 @@ def make_rule(
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return lambda num_queries, num_keys, num_calls: None
 
+    @functools.lru_cache(maxsize=4096)  # also, so that a shape is logged once
     def rule(num_queries: int, num_keys: int, num_calls: int) -> str:
         rates = measure_rates(device, dtype, num_heads, num_groups, head_dim)
         operations = attention_operations(num_queries, num_keys, num_heads, head_dim)
         odd = bool(num_queries % 8 or num_keys % 8)
         chosen = rates.choose(operations, num_calls, odd=odd)
-        _log_choice(chosen, num_queries, num_keys, num_calls)
+        what = "Attention kernel %s for %d queries and %d keys, %d calls of that shape"
+        logger.info(what, chosen, num_queries, num_keys, num_calls)
         return chosen
 
     return rule
-
-
-@functools.lru_cache(maxsize=4096)
-def _log_choice(chosen: str, num_queries: int, num_keys: int, num_calls: int) -> None:
-    """Log a choice, once for each shape (hence the cache)."""
-    logger.info(
-        "Attention kernel %s for %d queries and %d keys, %d calls of that shape",
-        chosen,
-        num_queries,
-        num_keys,
-        num_calls,
-    )
 
 
 def _times(backend: str, inputs: list[Tensor], repeats: int) -> list[float]:

@@ -176,13 +176,6 @@ class FastNetwork:
             self.head_dim,
         )
 
-    def rotation(self, length: int) -> Rotation:
-        """Return cos and sin [>= length, D] of the network."""
-        self.network.prepare(length, self.device)
-        table = self.network.rotation_tables
-        assert table is not None, "prepare builds the tables"
-        return table
-
     def embed(self, ids_T: Tensor) -> Tensor:
         """Return the tokens' embeddings, [T, M]."""
         return self.network.get_input_embeddings()(ids_T)

@@ -1,9 +1,7 @@
 """Replays partial passes from CUDA graphs: one launch a pass instead of hundreds.
 
-A graph is captured once for each number of rows, span length and number of states wanted, and
-serves every prompt length, since positions, slots and numbers of keys are read from the device. It
-holds the addresses of the cache and the rotation tables that it was captured with; a new cache
-needs new graphs.
+A graph serves every prompt length, since positions, slots and numbers of keys are read from the
+device; it holds the addresses of the cache and the rotation tables that it was captured with.
 
 Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 """
@@ -12,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +26,8 @@ _MOST_GRAPHS = 64
 """Graphs held; the oldest goes when one more is needed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Span:
-    """Where the tokens of a partial pass stand and what they see; the same for a block's steps."""
+class Span(NamedTuple):
+    """Where the tokens of a partial pass stand and what they see; read from the device."""
 
     positions_T: Tensor
     """int64, positions in their rows, row after row."""
@@ -40,26 +37,9 @@ class Span:
     """int32, slot of the first key that each row's span sees."""
     num_keys_B: Tensor
     """int32, keys that each row's span sees."""
-    is_uniform: bool
-    """Whether the tokens of a row's span all see the same keys."""
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return what a graph reads from the device."""
-        return self.positions_T, self.slots_T, self.first_keys_B, self.num_keys_B
-
-    def clone(self) -> Span:
-        """Return a copy in memory of its own."""
-        positions_T, slots_T, first_keys_B, num_keys_B = (x.clone() for x in self.tensors())
-        return Span(
-            positions_T=positions_T,
-            slots_T=slots_T,
-            first_keys_B=first_keys_B,
-            num_keys_B=num_keys_B,
-            is_uniform=self.is_uniform,
-        )
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Captured:
     """A graph and the memory that it reads and writes."""
 
@@ -74,7 +54,7 @@ class _Captured:
     def replay(self, ids_T: Tensor, span: Span) -> Tensor:
         self.ids_T.copy_(ids_T)
         if span is not self.shown:
-            for own, given in zip(self.span.tensors(), span.tensors(), strict=True):
+            for own, given in zip(self.span, span, strict=True):
                 own.copy_(given)
             self.shown = span
         self.graph.replay()
@@ -85,11 +65,7 @@ class GraphedPasses:
     """The graphs of one network."""
 
     def __init__(self, network: FastNetwork) -> None:
-        """Decide whether there will be any; the choice is logged.
-
-        Raises:
-            ValueError: If they are asked for and cannot be had.
-        """
+        """Decide whether there will be any; asked for where they cannot be is a ValueError."""
         self._network = network
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._pool: Any = None
@@ -105,12 +81,9 @@ class GraphedPasses:
                 "them where they run"
             )
         self.enabled = obstacle is None
-        logger.info(
-            "Small passes: %s",
-            "CUDA graphs with the split attention kernel"
-            if self.enabled
-            else f"launched one by one, because {obstacle}",
-        )
+        told = "CUDA graphs with the split attention kernel"
+        told = told if self.enabled else f"launched one by one, because {obstacle}"
+        logger.info("Small passes: %s", told)
 
     def clear(self) -> None:
         """Drop all graphs."""
@@ -122,12 +95,8 @@ class GraphedPasses:
     ) -> Tensor:
         """Return states [W, M] of a partial pass; they are overwritten by the next one.
 
-        Args:
-            ids_T: int64, tokens of the spans, row after row.
-            span: Where they stand; uniform.
-            cache: Cached keys and values; written to.
-            rotation: cos and sin.
-            num_wanted: Leading tokens of each span whose states are returned.
+        They are those of the leading ``num_wanted`` tokens of each span, whose tokens all see the
+        same keys. The cache is written to.
         """
         sizes = (span.num_keys_B.shape[0], ids_T.shape[0], num_wanted)
         shape = (*sizes, id(cache), rotation[0].data_ptr())
@@ -139,45 +108,46 @@ class GraphedPasses:
         return found.replay(ids_T, span)
 
     def span_states(
-        self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
+        self,
+        ids_T: Tensor,
+        span: Span,
+        cache: KeyValueCache,
+        rotation: Rotation,
+        num_wanted: int,
+        attend: LayerAttend | None = None,
     ) -> Tensor:
-        """Run a partial pass with the split kernel, without a graph; see `run`."""
+        """Run a partial pass without a graph, by the split kernel if no attention is given."""
         network = self._network
         return network.run_layers(
             network.embed(ids_T),
             span.positions_T,
             rotation,
-            _split_attend(span, cache),
-            leading_places(span.num_keys_B.shape[0], ids_T, num_wanted),
+            attend or _split_attend(span, cache),
+            _leading_places(span.num_keys_B.shape[0], ids_T, num_wanted),
             CacheSlots(cache, span.slots_T),
         )
 
     def _capture(
         self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
     ) -> _Captured:
-        ids_T, span = ids_T.clone(), span.clone()
-
-        def run() -> Tensor:
-            return self.span_states(ids_T, span, cache, rotation, num_wanted)
-
+        own = (ids_T.clone(), Span(*(part.clone() for part in span)))
         stream = torch.cuda.Stream(self._network.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            run()  # compiles the kernels and makes the handles that a capture may not
+            # Compiles the kernels and makes the handles that a capture may not.
+            self.span_states(*own, cache, rotation, num_wanted)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            states_WM = run()
+            states_WM = self.span_states(*own, cache, rotation, num_wanted)
         self._pool = self._pool or graph.pool()
         logger.info(
             "Captured a graph for %d rows and %d tokens", span.num_keys_B.shape[0], len(ids_T)
         )
-        return _Captured(
-            graph=graph, ids_T=ids_T, span=span, states_WM=states_WM, rotation=rotation
-        )
+        return _Captured(graph, *own, states_WM, rotation)
 
 
-def leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | None:
+def _leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | None:
     """Return the places [W] of the leading tokens of each span; None if they are all tokens.
 
     Two spans of 4 tokens, 2 wanted: 0, 1, 4, 5.

@@ -1,9 +1,8 @@
 """Passes over one batch: full ones that may cache keys and values, partial ones that use them.
 
-A partial pass recomputes a span of each row against what is cached of the row. It first writes the
-span's own new keys and values over the cached ones, so that its tokens see each other as they are
-now. Who sees whom is the network's attention pattern; which span, and when a full pass refreshes
-everything, is the sampler's policy.
+A partial pass first writes the span's own new keys and values over the cached ones, so that its
+tokens see each other as they are now. Which span, and when a full pass refreshes everything, is the
+sampler's policy.
 
 Shape suffixes: B rows, L padded length, T tokens of all rows, P positions asked for, V vocabulary,
 H query heads, G key/value heads, D head size, M hidden size.
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
-from opencompass_llada.inference.graphs import GraphedPasses, Span, leading_places
+from opencompass_llada.inference.graphs import GraphedPasses, Span
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.inference.memory import (
     SLOT_STEP,
@@ -61,11 +60,7 @@ class PackedRows:
 
 
 class PassServer:
-    """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs.
-
-    Attributes:
-        plan: The memory plan of the last session.
-    """
+    """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs."""
 
     def __init__(self, network: FastNetwork) -> None:
         """Take a prepared network."""
@@ -75,13 +70,9 @@ class PassServer:
         self._size = NetworkSize.of(network.network, network.dtype)
         budget = network.options.memory_budget
         self._budget = card_budget(network.device) if budget is None else budget
-        self._logged: set[str] = set()
+        self._logged: set[tuple[str | None, int, int]] = set()
         self.plan: MemoryPlan | None = None
-
-    @property
-    def logit_shift(self) -> int:
-        """How many positions before its token a prediction is made."""
-        return self.network.network.logit_shift
+        self.logit_shift = network.network.logit_shift
 
     def open(
         self,
@@ -92,7 +83,9 @@ class PassServer:
         passes: int,
         guided: bool = False,
     ) -> Session:
-        """Plan the memory of a batch and begin with it.
+        """Plan the memory of a batch, see `MemoryPlan`, and begin with it.
+
+        The sessions of one server share their cache: one is used up before the next is opened.
 
         Args:
             row_lengths: Tokens of each row, masks included.
@@ -100,25 +93,21 @@ class PassServer:
             cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None caches
                 nothing.
             passes: Full passes to come, for the choice of the attention kernel.
-            guided: Whether the logits are combined with another session's, see `MemoryPlan`.
-
-        Returns:
-            The session; the sessions of one server share their cache, so that one is used up
-            before the next is opened.
+            guided: Whether the logits are combined with another session's.
 
         Raises:
             MemoryPlanError: If it does not fit the card; names the nearest plan that does.
         """
-        self._plan(
-            MemoryPlan(
-                size=self._size,
-                row_lengths=tuple(row_lengths),
-                block_length=block_length,
-                cache_dtype=cache_dtype,
-                mlp_chunk=self.network.options.mlp_chunk,
-                guided=guided,
-            )
+        self.plan = MemoryPlan(
+            size=self._size,
+            row_lengths=tuple(row_lengths),
+            block_length=block_length,
+            cache_dtype=cache_dtype,
+            mlp_chunk=self.network.options.mlp_chunk,
+            guided=guided,
         )
+        if self._budget is not None:
+            self._fit_plan(self.plan, self._budget)
         rows = PackedRows(row_lengths, self.network.device)
         cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
         return Session(self, rows, cache, passes)
@@ -128,17 +117,13 @@ class PassServer:
         self.graphs.clear()
         self._cache = None
 
-    def _plan(self, plan: MemoryPlan) -> None:
-        self.plan = plan
-        if self._budget is None:
-            return
-        self.plan = plan = check_plan(plan, self._budget)
+    def _fit_plan(self, asked: MemoryPlan, budget: int) -> None:
+        self.plan = plan = check_plan(asked, budget)
         self.network.mlp_chunk = plan.mlp_chunk
-        about = f"{plan.cache_dtype} {plan.num_tokens // SLOT_STEP} {plan.mlp_chunk}"
+        about = (plan.cache_dtype, plan.num_tokens // SLOT_STEP, plan.mlp_chunk)
         if about not in self._logged:  # once for each size of cache, not for each sample
             self._logged.add(about)
-            budget = self._budget / 1e9
-            logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget)
+            logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)
 
     def _reserve(self, num_slots: int, cache_dtype: str) -> KeyValueCache:
         dtype = FLOAT8 if cache_dtype == "float8" else self.network.dtype
@@ -170,23 +155,19 @@ class Session:
         self._pattern = server.network.network.attention_pattern
         self._rows = rows
         self._cache = cache
-        self._rotation = self._network.rotation(max(rows.lengths))
-        self._spans: dict[tuple[int, ...], Span] = {}
+        self._rotation = self._network.network.prepare(max(rows.lengths), self._network.device)
+        self._spans: dict[tuple[int, ...], tuple[Span, bool]] = {}
         self._num_calls = passes * len(self._network.layers)
-        whole = [self._pattern.of_queries(0, length, length) for length in rows.lengths]
-        self._whole_rows = self._attention(whole, (0,) * len(whole), self._choose)
+        self._starts = (0,) * len(rows.lengths)
+        whole = [self._pattern.stretches(length) for length in rows.lengths]
+        self._whole_rows = self._attention(whole, self._starts, self._choose)
 
     @torch.inference_mode()
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
-        """Run every token of every row.
+        """Run every token of every row; return logits [B, P, V].
 
-        Args:
-            ids_BL: int64, right-padded to one length; padding is not read.
-            positions_BP: int64, positions in each row whose tokens are predicted.
-            keep: Cache all keys and values.
-
-        Returns:
-            Logits [B, P, V].
+        ``ids_BL`` is right-padded, ``positions_BP`` are those whose tokens are predicted, and
+        ``keep`` caches all keys and values.
         """
         network, rows = self._network, self._rows
         num_rows, num_wanted = positions_BP.shape
@@ -197,7 +178,7 @@ class Session:
         last = self._whole_rows
         if narrows:
             wanted = [[Stretch(0, num_wanted, 0, length)] for length in rows.lengths]
-            last = self._attention(wanted, (0,) * num_rows, self._choose)
+            last = self._attention(wanted, self._starts, self._choose)
         states = network.run_layers(
             network.embed(rows.pack(ids_BL)),
             rows.positions_T,
@@ -218,7 +199,7 @@ class Session:
         positions_BP: Tensor,
         num_wanted: int | None = None,
     ) -> Tensor:
-        """Run a span of each row against what is cached of the row.
+        """Run a span of each row against what is cached of the row; return logits [B, P, V].
 
         Args:
             ids_BL: int64, right-padded to one length.
@@ -227,54 +208,44 @@ class Session:
             positions_BP: int64, positions whose tokens are predicted, by states within the span.
             num_wanted: The leading tokens of the span within which those states lie; None for all
                 of it. The last layer computes no more queries than those.
-
-        Returns:
-            Logits [B, P, V].
         """
         assert self._cache is not None, "a session without a cache has full passes only"
-        network = self._network
+        network, graphs = self._network, self._server.graphs
         num_wanted = num_wanted or num_tokens
-        span = self._span(tuple(starts), num_tokens)
+        span, is_uniform = self._span(tuple(starts), num_tokens)
         positions_BS = span.positions_T.view(len(starts), num_tokens)
         ids_T = ids_BL.gather(1, positions_BS).flatten()
-        if self._server.graphs.enabled and span.is_uniform:
-            states_WM = self._server.graphs.run(
-                ids_T, span, self._cache, self._rotation, num_wanted
-            )
+        given = (ids_T, span, self._cache, self._rotation, num_wanted)
+        if graphs.enabled and is_uniform:
+            states_WM = graphs.run(*given)
         else:
-            states_WM = network.run_layers(
-                network.embed(ids_T),
-                span.positions_T,
-                self._rotation,
-                self._span_attend(starts, num_tokens, num_wanted, self._cache),
-                leading_places(len(starts), ids_T, num_wanted),
-                CacheSlots(self._cache, span.slots_T),
-            )
+            attend = self._span_attend(starts, num_tokens, num_wanted, self._cache)
+            states_WM = graphs.span_states(*given, attend)
         states_BWM = states_WM.view(len(starts), num_wanted, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
         asked = local_BP[..., None].expand(-1, -1, states_BWM.shape[-1])
         return network.head(states_BWM.gather(1, asked))
 
-    def _span(self, starts: tuple[int, ...], num_tokens: int) -> Span:
-        """Return where a span stands; made once, since putting host numbers on a device waits."""
+    def _span(self, starts: tuple[int, ...], num_tokens: int) -> tuple[Span, bool]:
+        """Return where a span stands, and whether its tokens of a row all see the same keys.
+
+        It is made once, since putting host numbers on a device waits.
+        """
         key = (*starts, num_tokens)
         if key not in self._spans:
             device, rows = self._network.device, self._rows
             first_B1 = torch.tensor(starts, device=device)[:, None]
             positions_BS = first_B1 + torch.arange(num_tokens, device=device)
             seen = self._seen(starts, num_tokens)
-            first_keys = [
-                stretches[0].first_key + offset
-                for stretches, offset in zip(seen, rows.starts, strict=True)
-            ]
-            num_keys = [stretches[0].end_key - stretches[0].first_key for stretches in seen]
-            self._spans[key] = Span(
+            first_key_B = torch.tensor([s[0].first_key for s in seen], device=device)
+            end_key_B = torch.tensor([s[0].end_key for s in seen], device=device)
+            span = Span(
                 positions_T=positions_BS.flatten(),
                 slots_T=rows.slots_of(positions_BS),
-                first_keys_B=torch.tensor(first_keys, dtype=torch.int32, device=device),
-                num_keys_B=torch.tensor(num_keys, dtype=torch.int32, device=device),
-                is_uniform=all(len(stretches) == 1 for stretches in seen),
+                first_keys_B=(first_key_B + rows.offsets_B).int(),
+                num_keys_B=(end_key_B - first_key_B).int(),
             )
+            self._spans[key] = span, all(len(stretches) == 1 for stretches in seen)
         return self._spans[key]
 
     def _seen(self, starts: Sequence[int], num_queries: int) -> list[list[Stretch]]:

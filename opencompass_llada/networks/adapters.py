@@ -1,8 +1,7 @@
 """Merges LoRA adapters in peft's format into a loaded network, checked before weights load.
 
-Works for every family alike, since peft goes by module names. What an adapter needs is worked out
-by peft itself on a network without weights and compared with the adapter's file, so that nothing
-is found out after the weights have loaded.
+What an adapter needs is worked out by peft itself on a network without weights and compared with
+the adapter's file, so that nothing is found out after the weights have loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from opencompass_llada.networks.transformer import NETWORKS
 from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.weight_files import (
     CheckpointError,
-    list_differences,
+    compare_shapes,
     list_some,
     read_stored_shapes,
 )
@@ -42,13 +41,11 @@ _OPTIONS = ("revision", "subfolder", "is_trainable")
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSource:
-    """Where an adapter is, as the wrapper's keywords say."""
+    """Where an adapter is: a folder or hub id, and the folder below it that holds the files."""
 
     path: str
-    """Folder or hub id."""
     revision: str | None = None
     subfolder: str = ""
-    """Folder below the path that holds the files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +54,13 @@ class Adapter:
 
     folder: Path
     config: Mapping[str, Any]
-    """The parsed adapter_config.json."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Shape of every tensor by its name in the file."""
 
 
 def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
     """Return where the adapter is, from the wrapper's keywords; None for no adapter.
 
-    Args:
-        peft_path: Folder or hub id; None for no adapter.
-        peft_kwargs: ``revision`` and ``subfolder``; ``is_trainable`` must be False if given.
+    ``peft_kwargs`` are ``revision`` and ``subfolder``; ``is_trainable`` must be False if given.
 
     Raises:
         ValueError: If an option is unknown or does not fit, or peft is not installed.
@@ -130,11 +123,7 @@ def open_adapter(source: AdapterSource) -> Adapter:
 
 
 def check_adapter(adapter: Adapter, network: nn.Module) -> None:
-    """Check that an adapter fits a network; no weight of either is read.
-
-    Args:
-        adapter: From `open_adapter`.
-        network: As the one to merge into, on the meta device. It is used up: peft's layers stay.
+    """Check that an adapter fits a network on the meta device, which is used up by it.
 
     Raises:
         CheckpointError: Naming target modules that the network lacks, and missing, extra and
@@ -156,17 +145,7 @@ def check_adapter(adapter: Adapter, network: nn.Module) -> None:
         ) from error
     needed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     allowed = get_peft_model_state_dict(wrapped, save_embedding_layers="auto")
-    stored = adapter.shapes
-    wrong = [
-        f"{name} is {list(shape)}, the network asks for {list(allowed[name].shape)}"
-        for name, shape in sorted(stored.items())
-        if name in allowed and tuple(allowed[name].shape) != shape
-    ]
-    differences = list_differences(
-        wrongly_shaped=wrong,
-        missing=sorted(needed.keys() - stored.keys()),
-        extra=sorted(stored.keys() - allowed.keys()),
-    )
+    differences = compare_shapes(adapter.shapes, allowed, "the network", needed)
     if differences:
         raise CheckpointError(
             f"Adapter {adapter.folder} does not fit the network: {differences}. It was "
@@ -176,49 +155,33 @@ def check_adapter(adapter: Adapter, network: nn.Module) -> None:
 
 
 def build_without_weights(path: str | Path) -> nn.Module:
-    """Return the network of a folder or hub id on the meta device, of whatever family it is.
-
-    Raises:
-        CheckpointError: If a file is wrong.
-    """
+    """Return the network of a folder or hub id on the meta device, of whatever family it is."""
     if str(read_model_config(path).get("model_type")) in NETWORKS:
         return open_checkpoint(path)[0]
     return build_causal(path)
 
 
 def merge_adapter(adapter: Adapter, network: nn.Module) -> None:
-    """Add an adapter to a loaded network's weights, in place.
+    """Add an adapter that was checked to a loaded network's weights, in place.
 
     The products of the low-rank matrices are computed in float32 and added in the dtype of the
     weights: in bfloat16 a merged model differs from an unmerged one by roundings of the weights.
     Modules that were trained whole (``modules_to_save``) replace the network's.
-
-    Args:
-        adapter: Checked by `check_adapter`.
-        network: The loaded network; every reference to it stays good.
     """
     from peft import PeftModel
 
     dtypes = {name: weights.dtype for name, weights in network.named_parameters()}
     device = next(network.parameters()).device
     wrapped = PeftModel.from_pretrained(
-        network,
-        str(adapter.folder),
-        config=_lora_config(adapter),
-        torch_device=str(device),
+        network, str(adapter.folder), config=_lora_config(adapter), torch_device=str(device)
     )
     merged = wrapped.merge_and_unload(safe_merge=True)
     assert merged is network, "peft replaces layers inside the network that it is given"
     for name, weights in network.named_parameters():
         weights.data = weights.data.to(dtypes[name])  # peft keeps what was trained in float32
     network.eval().requires_grad_(False)
-    logger.info(
-        "Merged the LoRA adapter %s: rank %s, target_modules %s, modules_to_save %s",
-        adapter.folder,
-        adapter.config.get("r"),
-        adapter.config.get("target_modules"),
-        adapter.config.get("modules_to_save"),
-    )
+    told = {name: adapter.config.get(name) for name in ("r", "target_modules", "modules_to_save")}
+    logger.info("Merged the LoRA adapter %s: %s", adapter.folder, told)
 
 
 def _lora_config(adapter: Adapter) -> Any:
@@ -234,10 +197,8 @@ def _lora_config(adapter: Adapter) -> Any:
 def _check_targets(adapter: Adapter, network: nn.Module) -> None:
     """Refuse listed modules that the network has nowhere; peft refuses only if all are missing."""
     names = [name for name, _ in network.named_modules()]
-    wanted: list[str] = []
-    for key in ("target_modules", "modules_to_save"):
-        given = adapter.config.get(key)
-        wanted += given if isinstance(given, list) else []
+    lists = (adapter.config.get(key) for key in ("target_modules", "modules_to_save"))
+    wanted = [name for given in lists if isinstance(given, list) for name in given]
     lacking = [
         name for name in wanted if not any(f".{known}".endswith(f".{name}") for known in names)
     ]

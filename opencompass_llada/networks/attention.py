@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,45 +21,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from opencompass_llada.networks.attention_pattern import Stretch
 from opencompass_llada.options import unknown_name_message
 
-logger = logging.getLogger(__name__)
-
-_SDPA = ("sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
-ATTENTION_BACKENDS = ("auto", *_SDPA, "flash_attn")
-
 _SDPA_KERNELS = {
-    "flash": [SDPBackend.FLASH_ATTENTION],
-    "cudnn": [SDPBackend.CUDNN_ATTENTION],
-    "efficient": [SDPBackend.EFFICIENT_ATTENTION],
-    "math": [SDPBackend.MATH],
-    "cudnn_first": [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ],
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
 }
+_CUDNN_FIRST = [_SDPA_KERNELS[name] for name in ("cudnn", "flash", "efficient", "math")]
+ATTENTION_BACKENDS = ("auto", "sdpa", *(f"sdpa_{name}" for name in _SDPA_KERNELS), "flash_attn")
 
 
 def check_backend_name(name: str) -> str:
-    """Return the backend's name if it is a known one.
-
-    Raises:
-        ValueError: For an unknown name; the message names the nearest valid one.
-    """
+    """Return the name of a known backend; another one is a ValueError."""
     if name not in ATTENTION_BACKENDS:
         raise ValueError(unknown_name_message("attention backend", name, ATTENTION_BACKENDS))
     return name
 
 
 def find_kernel(name: str, device: torch.device | str) -> str | None:
-    """Return the kernel of a backend, refused before weights load if it cannot run here.
-
-    Args:
-        name: One of ATTENTION_BACKENDS.
-        device: Where the model will run.
-
-    Returns:
-        A name for `attend_with`; None for PyTorch's own choice (``auto`` and ``sdpa``).
+    """Return the kernel of a backend for `attend_with`; None for PyTorch's own choice.
 
     Raises:
         ValueError: If the name is unknown, or the kernel needs CUDA and the device is not.
@@ -86,7 +65,12 @@ def find_kernel(name: str, device: torch.device | str) -> str | None:
 
 
 def attend_with(
-    kernel: str | None, q_BHPD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, mask: Tensor | None = None
+    kernel: str | None,
+    q_BHPD: Tensor,
+    k_BGLD: Tensor,
+    v_BGLD: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
 ) -> Tensor:
     """Return the attention of every row, [B, H, P, D].
 
@@ -97,19 +81,18 @@ def attend_with(
         k_BGLD: Keys.
         v_BGLD: Values.
         mask: bool that broadcasts to [B, H, P, L], true where a key is seen; None for all.
+        is_causal: Whether the keys after a query's own are hidden, which takes no mask.
     """
     if kernel == "flash_attn" and mask is None:  # it takes no mask; those go through SDPA
         from flash_attn import flash_attn_func
 
-        out_BPHD = flash_attn_func(*(x.transpose(1, 2) for x in (q_BHPD, k_BGLD, v_BGLD)))
-        return out_BPHD.transpose(1, 2)
-    options: dict[str, Any] = {
-        "attn_mask": mask,
-        "enable_gqa": q_BHPD.shape[1] != k_BGLD.shape[1],
-    }
+        rows = (x.transpose(1, 2) for x in (q_BHPD, k_BGLD, v_BGLD))
+        return flash_attn_func(*rows, causal=is_causal).transpose(1, 2)
+    options: dict[str, Any] = {"attn_mask": mask, "is_causal": is_causal}
+    options["enable_gqa"] = q_BHPD.shape[1] != k_BGLD.shape[1]
     if kernel is None or kernel == "flash_attn":
         return F.scaled_dot_product_attention(q_BHPD, k_BGLD, v_BGLD, **options)
-    kernels = _SDPA_KERNELS[kernel]
+    kernels = _CUDNN_FIRST if kernel == "cudnn_first" else [_SDPA_KERNELS[kernel]]
     with sdpa_kernel(kernels, set_priority=len(kernels) > 1):
         return F.scaled_dot_product_attention(q_BHPD, k_BGLD, v_BGLD, **options)
 
@@ -117,8 +100,8 @@ def attend_with(
 class StretchedAttention:
     """Maskless attention over rows that lie end to end.
 
-    A call for each stretch or, if asked and where it can be, one variable-length call for all:
-    on CUDA in 16 bit, for stretches that share no keys.
+    A call for each stretch, by the kernel that ``choose`` names for its numbers of queries and
+    keys; if asked one variable-length call for all, on CUDA in 16 bit, where none share keys.
     """
 
     def __init__(
@@ -128,11 +111,7 @@ class StretchedAttention:
         *,
         in_one_call: bool,
     ) -> None:
-        """Take stretches, by places in the lines of queries and keys, and how they are called.
-
-        ``choose`` names the kernel of a call for a number of queries and keys; ``in_one_call`` asks
-        for the variable-length kernel.
-        """
+        """Take stretches, by places in the lines of queries and keys."""
         self._stretches = stretches
         self._choose = choose
         ends = [0, *(stretch.end_key for stretch in stretches)]

@@ -62,14 +62,8 @@ class AttentionPattern:
     ) -> Tensor | None:
         """Return the mask of a right-padded batch.
 
-        Args:
-            lengths_B: int64, real tokens of each row; None for no padding.
-            length: Padded length L.
-            device: Where the mask is needed.
-
-        Returns:
-            bool that broadcasts to [B, heads, L, L], or None where all see all, which keeps the
-            maskless kernels in use. Padding alone takes [B, 1, 1, L].
+        It is bool and broadcasts to [B, heads, L, L], or None where all see all, which keeps the
+        maskless kernels in use. ``lengths_B`` are real tokens, None for no padding.
         """
         mask = None if self.sees_all(length) else self.mask(length, device)[None, None]
         if lengths_B is None:
@@ -84,10 +78,6 @@ class AttentionPattern:
         What a token's keys and values depend on are the tokens that it sees, those that these see,
         and so on; a cache may keep them once all of those are known. Blocks of 4, 10 tokens known:
         8. Where all see all, nothing is final before everything is known.
-
-        Args:
-            num_known: Leading tokens that will not change any more.
-            length: Tokens of the row.
         """
         final = reach = 0
         for stretch in self.stretches(length):

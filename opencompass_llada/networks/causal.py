@@ -1,8 +1,7 @@
 """Loads autoregressive checkpoints through transformers, with this package's RoPE scaling.
 
-Any architecture of AutoModelForCausalLM that needs no remote code. Its network is transformers'
-own; only the frequencies of its rotary embeddings are replaced, by the ones that `rope` works out,
-so that an autoregressive baseline and a diffusion model are scaled by one piece of code.
+The network is transformers' own; only the frequencies of its rotary embeddings are replaced, so
+that an autoregressive baseline and a diffusion model are scaled by one piece of code.
 """
 
 from __future__ import annotations
@@ -49,36 +48,30 @@ def is_causal_architecture(model_type: Any) -> bool:
     return str(model_type) in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def check_causal(path: str | Path, *, rope_scaling: RopeScaling | None = None) -> None:
-    """Check a checkpoint's config.json, headers and scaling as loading does; read no weights.
+def check_causal(
+    path: str | Path, *, rope_scaling: RopeScaling | None = None
+) -> tuple[Path, Any, dict[str, DeclaredRope], ResolvedRope | None]:
+    """Check a checkpoint's config.json, headers and scaling as `load_causal` does.
 
-    Raises:
-        CheckpointError: If the path or a file is wrong.
-        ValueError: If the scaling does not fit.
+    Returns:
+        Its folder, its config as transformers reads it, the RoPE that it declares, and the scaled.
     """
     folder = locate_checkpoint(path)
-    config, _ = read_causal_config(folder)
-    resolve_causal_rope(config, rope_scaling or RopeScaling())
+    config, declared = read_causal_config(folder)
+    rope = resolve_causal_rope(config, rope_scaling or RopeScaling())
     read_stored_shapes(list_weight_files(folder))
+    return folder, config, declared, rope
 
 
 def build_causal(path: str | Path) -> nn.Module:
-    """Build an autoregressive checkpoint's network on the meta device, without weights.
-
-    Raises:
-        CheckpointError: If config.json describes no network.
-    """
+    """Build an autoregressive checkpoint's network on the meta device, without weights."""
     config, _ = read_causal_config(locate_checkpoint(path))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def check_causal_backend(name: str) -> str:
-    """Return transformers' name of an attention backend.
-
-    Raises:
-        ValueError: If transformers' networks cannot be given that kernel.
-    """
+def _check_backend(name: str) -> str:
+    """Return transformers' name of an attention backend, if its networks can be given it."""
     if name not in _ATTENTION:
         raise ValueError(
             f"attention_backend={name!r} is for this package's own networks; an autoregressive "
@@ -89,7 +82,7 @@ def check_causal_backend(name: str) -> str:
 
 def _choose_attention(config: Any, name: str) -> str:
     """Return transformers' attention for a network: eager where its SDPA computes another one."""
-    implementation = check_causal_backend(name)
+    implementation = _check_backend(name)
     network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
     is_bounded = getattr(text_config(config), "attn_logit_softcapping", None) is not None
@@ -113,13 +106,8 @@ def load_causal(
 ) -> tuple[Any, ResolvedRope | None]:
     """Load an autoregressive checkpoint.
 
-    Args:
-        path: A folder or a hub id.
-        rope_scaling: Scaling to apply; None for none.
-        dtype: Of the weights in memory.
-        device: Where the model goes.
-        attention_backend: ``auto`` (``sdpa`` where it computes the network's attention, otherwise
-            ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``.
+    ``attention_backend`` is ``auto`` (``sdpa`` where it computes the network's attention, otherwise
+    ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``.
 
     Returns:
         The network in evaluation mode, gradients off, and its RoPE; None if it has none, or one
@@ -129,11 +117,8 @@ def load_causal(
         CheckpointError: If the path or a file is wrong.
         ValueError: If the scaling or the attention backend does not fit.
     """
-    check_causal_backend(attention_backend)
-    folder = locate_checkpoint(path)
-    config, declared = read_causal_config(folder)
-    rope = resolve_causal_rope(config, rope_scaling or RopeScaling())
-    read_stored_shapes(list_weight_files(folder))
+    _check_backend(attention_backend)
+    folder, config, declared, rope = check_causal(path, rope_scaling=rope_scaling)
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
@@ -150,21 +135,15 @@ def load_causal(
     check_frequencies(model, declared, text_config(config), str(path))
     if rope is not None and rope.method != "none":
         set_frequencies(model, rope)
-    logger.info(
-        "Loaded %s as %s on %s. %s",
-        path,
-        dtype,
-        device,
-        "RoPE, if it has any, as its config.json says" if rope is None else rope.describe(),
-    )
+    told = "RoPE, if it has any, as its config.json says" if rope is None else rope.describe()
+    logger.info("Loaded %s as %s on %s. %s", path, dtype, device, told)
     return model.to(device).eval().requires_grad_(False), rope
 
 
 def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
     """Work out the scaled frequencies of an autoregressive network, given transformers' config.
 
-    Returns:
-        None for a network without rotary embeddings, or whose config.json scales them itself.
+    There are none for a network without rotary embeddings, or whose config.json scales them itself.
 
     Raises:
         ValueError: If the method is for bidirectional models, the network has no plain rotary
@@ -197,11 +176,7 @@ def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | Non
 
 
 def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
-    """Replace the frequencies of every rotary embedding of a network that has not run yet.
-
-    Raises:
-        ValueError: If no module keeps its frequencies where transformers' rotary embeddings do.
-    """
+    """Replace the frequencies of every rotary embedding of a network that has not run yet."""
     wanted = rope.inverse_frequencies_D
     found = [
         module
@@ -236,12 +211,7 @@ def _read_rope(config: Any) -> tuple[float | None, str, float]:
 def read_causal_config(folder: Path) -> tuple[Any, dict[str, DeclaredRope]]:
     """Read config.json as the installed transformers does, and what it declares of RoPE.
 
-    A form of RoPE that only the other major knows is put into the installed one's. RoPE is by kind
-    of layer.
-
-    Raises:
-        CheckpointError: If config.json describes no network that can be built, holds quantised
-            weights, or contradicts itself.
+    A form of RoPE that only the other major knows is put into the installed one's.
     """
     fields = read_model_config(folder)
     if fields.get("quantization_config"):

@@ -1,7 +1,7 @@
 """Finding, checking and loading a checkpoint of a native network in its published format.
 
 Everything that can be known from config.json and the safetensors headers is checked before a
-weight is read. Hub ids are downloaded by huggingface_hub; nothing executes remote code.
+weight is read. Nothing executes remote code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
     SMALL_FILES,
     CheckpointError,
-    list_differences,
+    compare_shapes,
     list_some,
     list_weight_files,
     read_stored_shapes,
@@ -35,11 +35,7 @@ FILES = (*SMALL_FILES, "*.safetensors")
 
 
 def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
-    """Return the local folder of a checkpoint, downloading a hub id if need be.
-
-    Args:
-        path: A folder, or a hub id such as ``GSAI-ML/LLaDA-8B-Base``.
-        files: Patterns of the files to download.
+    """Return the local folder of a checkpoint; a hub id's files are downloaded by patterns.
 
     Raises:
         CheckpointError: If there is no such folder and no such hub id can be fetched.
@@ -56,14 +52,7 @@ def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
 def find_folder(path: str, files: Sequence[str], named: str, revision: str | None = None) -> Path:
     """Return a folder, or the one into which a hub id's files are downloaded.
 
-    Args:
-        path: The folder or hub id.
-        files: Patterns of the files to download.
-        named: What messages call it.
-        revision: Of a hub id.
-
-    Raises:
-        CheckpointError: If it is neither, or cannot be fetched.
+    ``named`` is what the CheckpointError says of it, if it is neither or cannot be fetched.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -93,11 +82,7 @@ def is_hub_id(path: str) -> bool:
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
-    """Read the config.json of a folder or a hub id.
-
-    Raises:
-        CheckpointError: If the path is wrong or the file is no JSON object.
-    """
+    """Read the config.json of a folder or a hub id; a CheckpointError says what is wrong."""
     file = locate_checkpoint(path, files=["config.json"]) / "config.json"
     if not file.is_file():
         raise CheckpointError(
@@ -107,11 +92,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        CheckpointError: If it cannot be read or holds something else.
-    """
+    """Read a file that holds one JSON object."""
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8 or brackets without end
@@ -147,9 +128,6 @@ def refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) 
     """Refuse weights with a NaN or an infinity, which would make every answer worthless.
 
     Reads each tensor, in the dtype that it will be used in, once and makes no copy of it.
-
-    Raises:
-        CheckpointError: Naming the tensors.
     """
     odd = [
         f"{name} ({tensor.dtype})"
@@ -171,16 +149,10 @@ def open_checkpoint(
     attention_backend: str = "auto",
     attention_pattern: AttentionPattern = FULL,
 ) -> tuple[BidirectionalNetwork, list[Path]]:
-    """Check a checkpoint by its config.json and safetensors headers; no weight is read.
-
-    Arguments are as in `load_checkpoint`.
+    """Check a checkpoint by its config.json and safetensors headers, as `load_checkpoint` does.
 
     Returns:
         The network without weights (on the meta device), and the files that hold them.
-
-    Raises:
-        CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
-        ValueError: If the scaling does not fit.
     """
     folder = locate_checkpoint(path)
     fields = read_model_config(folder)
@@ -203,18 +175,7 @@ def open_checkpoint(
             f"Checkpoint {path}: config.json declares RoPE with {declared.describe()}; the network "
             f"has base {config.rope_theta:.6g}. Report this: it is a fault of this package."
         )
-    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = [
-        f"{name} is {list(stored[name])}, config.json asks for {list(shape)}"
-        for name, shape in sorted(needed.items())
-        if stored.get(name, shape) != shape
-    ]
-    differences = list_differences(
-        missing=sorted(needed.keys() - stored.keys()),
-        extra=sorted(stored.keys() - needed.keys()),
-        wrongly_shaped=wrong,
-    )
-    refuse_differences(differences, str(path))
+    refuse_differences(compare_shapes(stored, model.state_dict(), "config.json"), str(path))
     return model, shards
 
 
@@ -229,13 +190,8 @@ def load_checkpoint(
 ) -> BidirectionalNetwork:
     """Load a checkpoint in the published format of one of the native networks, for evaluation.
 
-    Args:
-        path: A folder or a hub id.
-        rope_scaling: Scaling to apply; None for none.
-        dtype: dtype of the weights in memory.
-        device: Where the model goes.
-        attention_backend: See networks.attention.
-        attention_pattern: Who sees whom, as the checkpoint's family states it.
+    ``path`` is a folder or a hub id such as ``GSAI-ML/LLaDA-8B-Base``, ``dtype`` that of the
+    weights in memory, ``attention_backend`` one of `networks.attention.ATTENTION_BACKENDS`.
 
     Raises:
         CheckpointError: If the path, the config.json, the model type or the tensors are wrong.

@@ -1,9 +1,7 @@
 """Reads the config.json of the native networks: every field checked, and named where it is wrong.
 
-A configuration states its family's published fields with their defaults, and its sizes under one
-name each (`NetworkDimensions`). A config.json must say all that the network is made of, and may say
-nothing that would change the computation and is not known here. Scaling of RoPE is not part of it:
-it is given when the network is built.
+A config.json must say all that the network is made of, and may say nothing that would change the
+computation and is not known here. Scaling of RoPE is given when the network is built instead.
 """
 
 from __future__ import annotations
@@ -81,14 +79,11 @@ class BidirectionalConfig(PretrainedConfig):
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **fields: Any) -> None:
-        """Take the published fields; check shapes and refuse what is not implemented.
-
-        Args:
-            **fields: As in config.json; those in ``implemented`` are checked, other ones stored.
+        """Take the fields of a config.json.
 
         Raises:
-            ValueError: For a field value that the network does not implement, or sizes that do
-                not fit together.
+            ValueError: For a value that the network does not implement, or sizes that do not fit
+                together.
         """
         theta = self._take_theta(fields)
         self._refuse_unimplemented(fields)
@@ -118,21 +113,13 @@ class BidirectionalConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Make a configuration from the fields of a config.json; ``kwargs`` as in transformers.
-
-        Raises:
-            CheckpointError: If a field is missing, is not known, or RoPE's base is declared twice.
-        """
+        """Check and take the fields of a config.json; ``kwargs`` as in transformers."""
         cls.check_fields(config_dict)
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def check_fields(cls, fields: Mapping[str, Any]) -> None:
-        """Refuse a config.json that lacks a field, or has one that is not known here.
-
-        Raises:
-            CheckpointError: Naming the fields; those with a number that is not finite, too.
-        """
+        """Refuse a config.json that lacks a field, or has one that is not known or not finite."""
         declared = read_declared_rope(fields).get("")
         # By kind of layer (None) it is refused where the network is made, as every other scaling.
         has_theta = declared is None or declared.theta is not None
@@ -199,11 +186,7 @@ class BidirectionalConfig(PretrainedConfig):
         raise NotImplementedError
 
     def _take_theta(self, fields: dict[str, Any]) -> float | None:
-        """Return the base, and take the fields that declare it out, whichever major wrote them.
-
-        A scaling is refused: it is given as an option when the network is built, so that a method
-        is never applied twice.
-        """
+        """Take out the fields that declare the base, and return it; a scaling is refused."""
         found = {name: fields.pop(name) for name in ROPE_FIELDS if name in fields}
         declared = read_declared_rope(found).get("")
         if declared is None or declared.is_scaled or declared.rotated_share not in (None, 1.0):

@@ -1,10 +1,8 @@
 """Reads what a config.json declares of rotary embeddings, and checks that a network holds it.
 
 transformers 4 keeps the base in ``rope_theta`` and a scaling in ``rope_scaling``, 5 keeps both in
-``rope_parameters``, and each major passes over what only the other one knows. Here all forms are
-read into one, and after loading the network's own frequencies are compared with it.
-
-Shape suffix: D pairs of channels of a head.
+``rope_parameters``, and each major passes over what only the other one knows. Shape suffix: D pairs
+of channels of a head.
 """
 
 from __future__ import annotations
@@ -41,7 +39,6 @@ class DeclaredRope:
     theta: float | None = None
     """The base; None where it is not declared."""
     rope_type: str = "default"
-    """``default`` for no scaling, or transformers' name of one."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The scaling's numbers: factor, original_max_position_embeddings, ..."""
     rotated_share: float | None = None
@@ -55,17 +52,13 @@ class DeclaredRope:
     def describe(self) -> str:
         """Return what is declared, for a message."""
         numbers = {k: v for k, v in self.options.items() if isinstance(v, int | float)}
-        scaling = f", scaled by {self.rope_type} {numbers}" if self.is_scaled else ", not scaled"
-        return (
-            f"base {'of the class' if self.theta is None else format(self.theta, '.6g')}{scaling}"
-        )
+        scaling = f"scaled by {self.rope_type} {numbers}" if self.is_scaled else "not scaled"
+        base = "of the class" if self.theta is None else format(self.theta, ".6g")
+        return f"base {base}, {scaling}"
 
 
 def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
-    """Read RoPE out of a config.json's fields.
-
-    Returns:
-        What is declared, by kind of layer; under ``""`` where all layers are alike.
+    """Read RoPE out of a config.json: by kind of layer, under ``""`` where all layers are alike.
 
     Raises:
         CheckpointError: If two fields disagree, a number is not finite, or the base is not above 1.
@@ -87,11 +80,7 @@ def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
 
 
 def fields_for_installed_major(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config.json's fields in the form that the installed transformers reads.
-
-    Raises:
-        CheckpointError: If transformers 4 is installed and cannot express what is declared.
-    """
+    """Return a config.json's fields in the form that the installed transformers reads."""
     fields = {k: v for k, v in fields.items() if k not in ROPE_FIELDS or v is not None}
     older = _mapping(fields, "rope_scaling")
     if older.get("type") == "su":  # the first name of Phi-3's, which transformers 5 does not know
@@ -122,11 +111,8 @@ def check_frequencies(
 ) -> None:
     """Compare the frequencies that a network of transformers holds with the declared ones.
 
-    Args:
-        model: The loaded network, before any scaling of this package's own.
-        declared: From its config.json.
-        config: As transformers read it; asked for what config.json leaves to the class.
-        source: Where the checkpoint is, for messages.
+    The network has no scaling of this package's own yet; ``config`` is transformers' and is asked
+    for what config.json leaves to the class; ``source`` is for messages.
 
     Raises:
         CheckpointError: If a frequency, or the factor on cosine and sine, differs.
@@ -231,12 +217,8 @@ def _completed(
     if flat is None:
         return {**own, **declared} if "" not in own else dict(declared)
     if flat.theta is None and any(rope.theta is not None for rope in own.values()):
-        logger.info(
-            "%s: config.json declares no rope_theta; transformers' %s has %s",
-            source,
-            type(config).__name__,
-            _describe(own),
-        )
+        told = "%s: config.json declares no rope_theta; transformers' %s has %s"
+        logger.info(told, source, type(config).__name__, _describe(own))
     if "" in own:
         return {"": replace(flat, theta=own[""].theta) if flat.theta is None else flat}
     # The class has several kinds of layers, and config.json one base and scaling: one kind's, or
@@ -267,12 +249,9 @@ def _frequencies(rope: DeclaredRope, pairs: int, config: Any) -> tuple[torch.Ten
     longest = config.max_position_embeddings
     original = getattr(config, "original_max_position_embeddings", None)
     original = original or rope.options.get("original_max_position_embeddings") or longest
+    options = {**rope.options, "original_max_position_embeddings": original}
     return transformers_frequencies(
-        {
-            "rope_type": rope.rope_type,
-            **rope.options,
-            "original_max_position_embeddings": original,
-        },
+        {"rope_type": rope.rope_type, **options},
         rope_theta=rope.theta,
         head_dim=2 * pairs,
         max_position_embeddings=longest,

@@ -94,10 +94,9 @@ class DreamConfig(BidirectionalConfig):
 
     @property
     def trained_length(self) -> int:
-        """Tokens that Dream was trained on: 2,048, whatever ``max_position_embeddings`` says.
+        """Tokens that Dream was trained on; a checkpoint trained further is given its length.
 
-        A checkpoint trained further has the same config.json; its length is given as
-        ``rope_scaling=dict(..., trained_length=...)``.
+        That is ``rope_scaling=dict(..., trained_length=...)``: config.json does not say it.
         """
         return min(TRAINED_LENGTH, self.max_position_embeddings)
 

@@ -32,36 +32,22 @@ class LLaDAConfig(BidirectionalConfig):
         "block_type": ("llama",),
         "layer_norm_type": ("rms",),
         "activation_type": ("silu",),
-        "alibi": (False,),
-        "rope": (True,),
-        "rope_full_precision": (True,),
-        "include_bias": (False,),
-        "include_qkv_bias": (False, None),
-        "bias_for_layer_norm": (False, None),
-        "layer_norm_with_affine": (True,),
-        "attention_layer_norm": (False,),
-        "input_emb_norm": (False,),
-        "scale_logits": (False,),
-        "weight_tying": (False,),
-        "multi_query_attention": (False, None),
         "block_group_size": (1,),
-        "attention_dropout": (0, 0.0),
-        "embedding_dropout": (0, 0.0),
-        "residual_dropout": (0, 0.0),
-        # No fields of LLaDA's, but of what it is converted from and to; off is what it does.
-        "attention_bias": (False, None),
-        "mlp_bias": (False, None),
-        "use_sliding_window": (False, None),
+        **dict.fromkeys(("rope", "rope_full_precision", "layer_norm_with_affine"), (True,)),
+        **dict.fromkeys(("alibi", "include_bias", "attention_layer_norm"), (False,)),
+        **dict.fromkeys(("input_emb_norm", "scale_logits", "weight_tying"), (False,)),
+        **dict.fromkeys(("include_qkv_bias", "bias_for_layer_norm"), (False, None)),
+        **dict.fromkeys(("attention_dropout", "embedding_dropout", "residual_dropout"), (0, 0.0)),
+        # The last three are fields of what it is converted from and to; off is what it does.
+        **dict.fromkeys(("multi_query_attention", "attention_bias"), (False, None)),
+        **dict.fromkeys(("mlp_bias", "use_sliding_window"), (False, None)),
     }
-    # How fresh weights are drawn, where they are made, ALiBi's and the norms' numbers while both
-    # are off, an attention kernel; tie_word_embeddings, which LLaDA's own code does not read (it
-    # ties by weight_tying); and what this package's training writes down.
+    # LLaDA's own code ties by weight_tying, and does not read tie_word_embeddings.
     without_effect: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("init_device", "init_fn", "init_cutoff_factor", "precision", "alibi_bias_max"),
-            *("flash_attention", "attention_layer_norm_with_affine", "tie_word_embeddings"),
-            "rope_training",
-        )
+        """
+        init_device init_fn init_cutoff_factor precision alibi_bias_max flash_attention
+        attention_layer_norm_with_affine tie_word_embeddings rope_training
+        """.split()  # noqa: SIM905
     )
 
     d_model: int = 4096

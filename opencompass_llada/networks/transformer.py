@@ -1,9 +1,7 @@
 """Runs the native networks: one bidirectional transformer, but for its tensors' names and sizes.
 
-Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP. A network's file gives names
-(`NetworkNames`) and a configuration, and registers it. transformers conventions (PreTrainedModel),
-no remote code. Gives hidden states, and logits only for the positions asked for. It does no
-sampling, computes no loss and keeps no cache of keys and values.
+Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP; a network's file gives names
+(`NetworkNames`) and a configuration, and registers it. No sampling, no loss and no cache here.
 
 Shape suffixes: B batch, L positions (keys), P positions asked for (queries), M hidden size, H query
 heads, G key/value heads, D head size, V vocabulary entries.
@@ -22,13 +20,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from opencompass_llada.networks.attention import attend_with, find_kernel
-from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.networks.attention_pattern import CAUSAL, FULL, AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
-from opencompass_llada.rope.frequencies import (
-    ResolvedRope,
-    apply_rotary,
-    rotation_table,
-)
+from opencompass_llada.rope.frequencies import ResolvedRope, apply_rotary, rotation_table
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 
 logger = logging.getLogger(__name__)
@@ -39,7 +33,6 @@ Rotation = tuple[Tensor, Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(queries_BHPD, keys_BGLD, values_BGLD) -> out_BHPD``; masks are bound in it."""
 
-
 T = TypeVar("T")
 
 
@@ -47,7 +40,7 @@ class RMSNorm(nn.Module):
     """Root-mean-square norm in float32, scaled in the input's dtype (as LLaDA's and Qwen2's)."""
 
     def __init__(self, size: int, eps: float) -> None:
-        """Create the scale of so many channels; ``eps`` is added to the mean square."""
+        """Create the scale of ``size`` channels."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
@@ -109,7 +102,6 @@ class Block(nn.Module):
         self.head_dim = shape.head_dim
         self._names = names
         queries, keys = (shape.head_dim * n for n in (shape.num_heads, shape.num_groups))
-
         modules: BlockParts[nn.Module] = BlockParts(
             attention_norm=RMSNorm(shape.width, shape.norm_eps),
             query=nn.Linear(shape.width, queries, shape.has_qkv_bias),
@@ -130,11 +122,7 @@ class Block(nn.Module):
         return BlockParts(*(_find(self, name) for name in self._names))
 
     def forward(
-        self,
-        x_BLM: Tensor,
-        rotation: Rotation,
-        attend: Attend,
-        positions_BP: Tensor | None = None,
+        self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
     ) -> Tensor:
         """Add attention and MLP to the residual stream; see `BidirectionalNetwork.run_blocks`."""
         q_BHPD, k_BGLD, v_BGLD = self.attention_inputs(x_BLM, rotation, positions_BP)
@@ -147,20 +135,12 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, H, P, D] of the positions asked for, keys and values of all."""
         h_BLM = self._run("attention_norm", x_BLM)
-        k_BGLD, v_BGLD = self.keys_values(h_BLM, rotation)
+        k_BGLD = apply_rotary(self._heads(self._run("key", h_BLM)), *rotation)
+        v_BGLD = self._heads(self._run("value", h_BLM))
         if positions_BP is not None:
             h_BLM = take(h_BLM, positions_BP)
             rotation = rotation_at(rotation, positions_BP)
-        return self.queries(h_BLM, rotation), k_BGLD, v_BGLD
-
-    def queries(self, h_BPM: Tensor, rotation: Rotation) -> Tensor:
-        """Return the rotated queries [B, H, P, D] of normalised states."""
-        return apply_rotary(self._heads(self._run("query", h_BPM)), *rotation)
-
-    def keys_values(self, h_BLM: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-        """Return the rotated keys and the values, [B, G, L, D] each, of normalised states."""
-        k_BGLD = apply_rotary(self._heads(self._run("key", h_BLM)), *rotation)
-        return k_BGLD, self._heads(self._run("value", h_BLM))
+        return apply_rotary(self._heads(self._run("query", h_BLM)), *rotation), k_BGLD, v_BGLD
 
     def add_attention(self, x_BPM: Tensor, out_BHPD: Tensor) -> Tensor:
         """Add the attention's output, all heads together, to the residual stream."""
@@ -197,10 +177,6 @@ class BidirectionalNetwork(PreTrainedModel):
     """A transformer for masked diffusion, with a prediction head.
 
     A subclass states ``config_class`` and ``names`` and is entered by `register_network`.
-
-    Attributes:
-        resolved_rope: The RoPE scaling that the network was built with.
-        attention_pattern: Who sees whom in a row.
     """
 
     config_class = BidirectionalConfig
@@ -220,14 +196,7 @@ class BidirectionalNetwork(PreTrainedModel):
         attention_backend: str = "auto",
         attention_pattern: AttentionPattern = FULL,
     ) -> None:
-        """Make the modules, and fix the RoPE scaling; it cannot change from here on.
-
-        Args:
-            config: Sizes and special token ids.
-            rope_scaling: Scaling to apply to ``config.rope_theta``; None for none.
-            attention_backend: See networks.attention; resolved at the first forward pass.
-            attention_pattern: Who sees whom in a row.
-        """
+        """Make the modules, and fix the RoPE scaling; it cannot change from here on."""
         super().__init__(config)
         _refuse_second_multiplier(config, rope_scaling)
         self.resolved_rope: ResolvedRope = resolve_rope(
@@ -240,7 +209,7 @@ class BidirectionalNetwork(PreTrainedModel):
         self.attention_pattern = attention_pattern
         self._built_with_theta = config.rope_theta
         self._kernel: str | None = None
-        self._rotation: Rotation | None = None
+        self._table: Rotation | None = None
         shape, names = config.shape, self.names
         _place(self, names.embedding, nn.Embedding(shape.vocabulary, shape.width))
         blocks = [Block(shape, names.block) for _ in range(shape.num_layers)]
@@ -250,14 +219,9 @@ class BidirectionalNetwork(PreTrainedModel):
         self.post_init()
 
     @property
-    def rotation_tables(self) -> Rotation | None:
-        """Cosine and sine as far as ``prepare`` built them, float32 [L, D]; None before it did."""
-        return self._rotation
-
-    @property
     def blocks(self) -> Sequence[Block]:
         """The blocks, first to last."""
-        return cast(Sequence[Block], _find(self, self.names.blocks))
+        return cast("Sequence[Block]", _find(self, self.names.blocks))
 
     @property
     def final_norm(self) -> nn.Module:
@@ -289,15 +253,15 @@ class BidirectionalNetwork(PreTrainedModel):
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
 
-    def prepare(self, length: int, device: torch.device) -> None:
-        """Choose the attention kernel and build the rotation table for rows of up to a length.
+    def prepare(self, length: int, device: torch.device) -> Rotation:
+        """Choose the attention kernel, and return cos and sin of at least ``length`` positions.
 
-        Otherwise both happen in the first forward pass; torch.compile wants them done before.
+        Otherwise both are made in the first forward pass; torch.compile wants them made before.
 
         Raises:
             RuntimeError: If config.rope_theta was changed after the network was built.
         """
-        if self._rotation is None:
+        if self._table is None:
             self._kernel = find_kernel(self.attention_backend, device)
             logger.info("Attention backend %s on %s", self.attention_backend, device)
         if self.config.rope_theta != self._built_with_theta:
@@ -306,10 +270,11 @@ class BidirectionalNetwork(PreTrainedModel):
                 f"{self.config.rope_theta} after the network was built, which has no effect on "
                 "it. Give rope_scaling=... when loading the model instead."
             )
-        table = self._rotation
+        table = self._table
         if table is None or table[0].shape[0] < length or table[0].device != device:
             with torch.inference_mode(False):  # else a table made while sampling breaks training
-                self._rotation = rotation_table(self.resolved_rope, length, device)
+                table = self._table = rotation_table(self.resolved_rope, length, device)
+        return table
 
     def hidden_states(
         self,
@@ -329,13 +294,15 @@ class BidirectionalNetwork(PreTrainedModel):
             [B, L, M] or [B, P, M]; what lies beyond a row's length is of no use.
         """
         length = input_ids_BL.shape[1]
-        self.prepare(length, input_ids_BL.device)
-        assert self._rotation is not None
-        rotation = (self._rotation[0][:length], self._rotation[1][:length])
-        mask = self.attention_pattern.batch_mask(lengths_B, length, input_ids_BL.device)
+        cos_LD, sin_LD = self.prepare(length, input_ids_BL.device)
+        rotation = cos_LD[:length], sin_LD[:length]
+        is_causal = self.attention_pattern == CAUSAL  # padding comes after all that is read
+        mask = None
+        if not is_causal:
+            mask = self.attention_pattern.batch_mask(lengths_B, length, input_ids_BL.device)
 
         def attend(q_BHPD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor) -> Tensor:
-            return attend_with(self._kernel, q_BHPD, k_BGLD, v_BGLD, mask)
+            return attend_with(self._kernel, q_BHPD, k_BGLD, v_BGLD, mask, is_causal=is_causal)
 
         if positions_BP is None and self.logit_shift:
             positions_BP = torch.arange(length, device=input_ids_BL.device).expand_as(input_ids_BL)
@@ -348,21 +315,12 @@ class BidirectionalNetwork(PreTrainedModel):
         return take(self.run_blocks(x_BLM, rotation, attend), positions_BP)
 
     def run_blocks(
-        self,
-        x_BLM: Tensor,
-        rotation: Rotation,
-        attend: Attend,
-        positions_BP: Tensor | None = None,
+        self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
     ) -> Tensor:
         """Run the blocks and the final norm; return [B, L, M] or [B, P, M].
 
-        Args:
-            x_BLM: Embedded tokens.
-            rotation: cos and sin of their positions.
-            attend: The attention function, with its masks.
-            positions_BP: int64, the only positions whose states are wanted, by their place in
-                x; None for all. Keys and values are of all positions either way. What they
-                predict is ``predicting_positions``'s business.
+        Keys and values are of all positions, queries and MLP of the last block only of the places
+        in x that are given.
         """
         *blocks, last = self.blocks
         for block in blocks:
@@ -391,10 +349,7 @@ class BidirectionalNetwork(PreTrainedModel):
 
     @torch.inference_mode()
     def logits_at(
-        self,
-        input_ids_BL: Tensor,
-        positions_BP: Tensor,
-        lengths_B: Tensor | None = None,
+        self, input_ids_BL: Tensor, positions_BP: Tensor, lengths_B: Tensor | None = None
     ) -> Tensor:
         """Return logits [B, P, V] at the given positions, without gradients; see forward."""
         return self(input_ids_BL, lengths_B, positions_BP).logits
@@ -413,11 +368,7 @@ def register_network(network: type[BidirectionalNetwork]) -> None:
 
 
 def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling | None) -> None:
-    """Refuse a given lambda on a checkpoint that was post-trained with one, which its base holds.
-
-    A target length beyond the trained one is another matter: it is worked out from the
-    checkpoint's own base and length.
-    """
+    """Refuse a lambda on a checkpoint that was post-trained with one, which its base holds."""
     earlier = getattr(config, "rope_training", None)
     multiplier = getattr(scaling, "theta_multiplier", None) or 1.0
     if earlier and multiplier != 1.0:

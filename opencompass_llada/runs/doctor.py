@@ -228,7 +228,7 @@ def check_attention(asked: frozenset[str] = frozenset({"auto"})) -> list[Finding
     """Run every attention backend on a few numbers; those that are asked for must work."""
     import torch
 
-    from opencompass_llada.networks import ATTENTION_BACKENDS
+    from opencompass_llada.networks.attention import ATTENTION_BACKENDS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faults = {name: try_backend(name, device) for name in ATTENTION_BACKENDS}

@@ -17,7 +17,8 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.engines import Family, SamplerSettings
 from opencompass_llada.families import check_model_type, find_family, possible_families
 from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
-from opencompass_llada.networks import AdapterSource, parse_adapter, read_model_config
+from opencompass_llada.networks import read_model_config
+from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
 from opencompass_llada.options import build, check_fields
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.stop import merge_stop_strings

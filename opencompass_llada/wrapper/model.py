@@ -23,13 +23,13 @@ from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import EndTokens, Engine, Generation, LoadRequest, length_buckets
 from opencompass_llada.families import find_family
 from opencompass_llada.likelihood import TextScorer
-from opencompass_llada.networks import (
+from opencompass_llada.networks import read_model_config
+from opencompass_llada.networks.adapters import (
     Adapter,
     build_without_weights,
     check_adapter,
     merge_adapter,
     open_adapter,
-    read_model_config,
 )
 from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
 from opencompass_llada.prompting.encode import (
@@ -114,7 +114,7 @@ class LLaDACausalLM(BaseModel):
     batch_size              Prompts at once; None takes the caller's batch whole.
     dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
     device                  Automatic by default: CUDA where there is any.
-    attention_backend       See `networks.ATTENTION_BACKENDS`.
+    attention_backend       See `networks.attention.ATTENTION_BACKENDS`.
     peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
     peft_kwargs             ``revision`` and ``subfolder`` of it.
     tokenizer_path          Where the tokenizer is, if not at path.

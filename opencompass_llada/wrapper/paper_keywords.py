@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from opencompass_llada.devices import parse_device, parse_dtype
-from opencompass_llada.networks import check_backend_name
+from opencompass_llada.networks.attention import check_backend_name
 from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.prompting.truncate import LengthLimit
 from opencompass_llada.rope.methods import RopeScaling, parse_rope_scaling
