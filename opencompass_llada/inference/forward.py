@@ -1,14 +1,8 @@
 """Runs the fast forward pass of a native network: packed products, flat memory, fused steps.
 
-Packing queries, keys and values (and the MLP's gate and up) makes one wide product of several
-narrow ones, which matters where few tokens are multiplied with weights that must all be read. The
-modules' own parameters become views of the packed tensor, so that nothing is held twice and the
-network's plain forward pass goes on working.
-
-Rows lie end to end without padding; the MLP runs in chunks and writes over its input, so that
-activations stay flat; the last layer's queries and MLP are computed only where logits are read;
-what stands between the products is fused on CUDA. What attends to what, and what is cached, is
-decided by the caller (``session.py``).
+Queries, keys and values (and the MLP's gate and up) are one wide product; the modules' own
+parameters become views of its weights. The MLP runs in chunks and writes over its input. What
+attends to what, and what is cached, is decided by the caller (``session.py``).
 
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
@@ -46,16 +40,14 @@ class Projections:
         if self.packed:
             self._qkv = _pack(parts.query, parts.key, parts.value)
             self._gate_up = _pack(parts.gate, parts.up)
-            self._query_width, self._key_width = (
-                cast(Tensor, module.weight).shape[0] for module in (parts.query, parts.key)
-            )
+            inputs = (parts.query, parts.key, parts.value)
+            self._widths = [cast(Tensor, module.weight).shape[0] for module in inputs]
 
     def queries_keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [T, H, D], keys and values [T, G, D], not rotated."""
         if not self.packed:
             return (self.queries(h_TM), *self.keys_values(h_TM))
-        widths = (self._query_width, self._key_width, self._key_width)
-        q, k, v = F.linear(h_TM, *self._qkv).split(widths, dim=-1)
+        q, k, v = F.linear(h_TM, *self._qkv).split(self._widths, dim=-1)
         return self._heads(q), self._heads(k), self._heads(v)
 
     def queries(self, h_TM: Tensor) -> Tensor:
@@ -66,9 +58,8 @@ class Projections:
         """Return keys and values [T, G, D], not rotated."""
         if not self.packed:
             return self._heads(self.parts.key(h_TM)), self._heads(self.parts.value(h_TM))
-        weight, bias = self._qkv
-        rows = slice(self._query_width, None)
-        k, v = F.linear(h_TM, weight[rows], None if bias is None else bias[rows]).chunk(2, dim=-1)
+        weight, bias = (x if x is None else x[self._widths[0] :] for x in self._qkv)
+        k, v = F.linear(h_TM, weight, bias).chunk(2, dim=-1)
         return self._heads(k), self._heads(v)
 
     def gate_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,11 +112,10 @@ def _join(parameters: Sequence[Tensor]) -> Tensor:
 
 
 class CacheSlots(NamedTuple):
-    """Where a pass caches its keys and values."""
+    """Where a pass caches its keys and values: each token's slot, int64."""
 
     cache: KeyValueCache
     slots_T: Tensor
-    """int64, each token's slot."""
 
 
 LayerAttend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -139,8 +129,7 @@ class PassOptions:
     pack_weights: bool | None = None
     """Pack weights that share an input; None packs on CUDA."""
     mlp_chunk: int = 16384
-    """Tokens that the MLP takes at once; 16,384 of LLaDA-8B take 1.2 GB. A memory plan may take
-    fewer."""
+    """Tokens that the MLP takes at once, unless a memory plan takes fewer; 1.2 GB of LLaDA-8B."""
     fused: bool | None = None
     """Use the Triton kernels; None uses them where they can run."""
     graphs: bool | None = None
@@ -157,9 +146,9 @@ class FastNetwork:
         self.network = network
         self.options = options or PassOptions()
         self.mlp_chunk = self.options.mlp_chunk
-        head = cast(Tensor, network.get_output_embeddings().weight)
-        self.device: torch.device = head.device
-        self.dtype: torch.dtype = head.dtype
+        self.embed, self.head = network.get_input_embeddings(), network.get_output_embeddings()
+        weight = cast(Tensor, self.head.weight)
+        self.device, self.dtype = weight.device, weight.dtype
         self.head_dim: int = network.config.head_dim
         pack = self.options.pack_weights
         pack = self.device.type == "cuda" if pack is None else pack
@@ -167,22 +156,9 @@ class FastNetwork:
         self.num_heads: int = network.config.shape.num_heads
         self.num_groups: int = network.config.shape.num_groups
         self.ops = _choose_elementwise(self.device, self.head_dim, self.options.fused)
-        self.choose_attention = make_rule(
-            network.attention_backend,
-            self.device,
-            self.dtype,
-            self.num_heads,
-            self.num_groups,
-            self.head_dim,
-        )
-
-    def embed(self, ids_T: Tensor) -> Tensor:
-        """Return the tokens' embeddings, [T, M]."""
-        return self.network.get_input_embeddings()(ids_T)
-
-    def head(self, states: Tensor) -> Tensor:
-        """Return the logits of normalised states."""
-        return self.network.get_output_embeddings()(states)
+        heads = (self.num_heads, self.num_groups, self.head_dim)
+        backend = network.attention_backend
+        self.choose_attention = make_rule(backend, self.device, self.dtype, *heads)
 
     def run_layers(
         self,
@@ -193,7 +169,7 @@ class FastNetwork:
         wanted_W: Tensor | None = None,
         into: CacheSlots | None = None,
     ) -> Tensor:
-        """Run all layers and the final norm.
+        """Run all layers and the final norm; return normalised states, [T, M] or [W, M].
 
         Args:
             x_TM: Embedded tokens; overwritten.
@@ -202,9 +178,6 @@ class FastNetwork:
             attend: Attention, after keys and values were cached.
             wanted_W: int64, places in x whose states are wanted; None for all.
             into: Where keys and values are cached; None for nowhere.
-
-        Returns:
-            Normalised states, [T, M] or [W, M].
         """
         delta_TM: Tensor | None = None
         last = len(self.layers) - 1

@@ -1,8 +1,5 @@
 """Stores keys and values of the tokens of a batch, in the network's dtype or in float8.
 
-Which slot belongs to which token is decided by the pass (``inference/session.py``), when something
-is cached by the sampler's policy, and what of it is final by the attention pattern.
-
 float8 is e4m3 with one float32 scale for each token and head (the largest magnitude over 448), so
 that a value's error is at most 1/16 of itself, or 2^-10 x 448 scales near zero.
 

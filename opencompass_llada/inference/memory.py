@@ -1,9 +1,7 @@
 """Plans what a run will need of the card's memory, before it starts.
 
-An estimate from sizes alone: weights, cached keys and values, the activations that live at once in
-a full pass, logits and their float64 softmax. It leaves out fragmentation and libraries' own
-memory, for which `USABLE` keeps a share of what is free on the card. ``benchmarks/inference.py``
-measures the real peak beside it.
+An estimate from sizes alone, which leaves out fragmentation and libraries' own memory; for these
+`USABLE` keeps a share of what is free. ``benchmarks/inference.py`` measures the real peak.
 """
 
 from __future__ import annotations
@@ -99,20 +97,18 @@ class MemoryPlan:
 
         Guidance holds three tensors of logits, of both passes and combined, before the softmax.
         """
-        softmax = 2 * self.block_length * self.size.shape.vocabulary * 8
-        alone = self._logit_tensor_bytes + softmax
-        return max(alone, 3 * self._logit_tensor_bytes) if self.guided else alone
+        alone = self._pass_logit_bytes + 2 * self.block_length * self.size.shape.vocabulary * 8
+        return max(alone, 3 * self._pass_logit_bytes) if self.guided else alone
 
     @property
-    def _logit_tensor_bytes(self) -> int:
-        """Bytes of one pass's logits."""
+    def _pass_logit_bytes(self) -> int:
         tokens = len(self.row_lengths) * self.block_length
         return tokens * self.size.shape.vocabulary * self.size.element_size
 
     @property
     def peak_bytes(self) -> int:
         """The estimate; with guidance the first pass's logits wait while the second one runs."""
-        waiting = self._logit_tensor_bytes if self.guided else 0
+        waiting = self._pass_logit_bytes if self.guided else 0
         passing = max(self.activation_bytes + waiting, self.logit_bytes)
         return self.weight_bytes + self.cache_bytes + passing
 
@@ -129,11 +125,7 @@ class MemoryPlan:
 
 
 def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
-    """Return the plan, with a smaller MLP chunk if that is what makes it fit a budget in bytes.
-
-    Raises:
-        MemoryPlanError: If it does not fit; names the nearest plan that does.
-    """
+    """Return the plan, with a smaller MLP chunk if that is what makes it fit a budget in bytes."""
     for chunk in (plan.mlp_chunk, 4096, 1024):
         smaller = replace(plan, mlp_chunk=min(chunk, plan.mlp_chunk))
         if smaller.peak_bytes <= budget:
@@ -150,9 +142,7 @@ def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
 def _nearest(plan: MemoryPlan) -> Iterator[MemoryPlan]:
     """Yield other plans, the least different first: dtype, rows, no cache, shorter context."""
     plan = replace(plan, mlp_chunk=min(plan.mlp_chunk, 4096))
-    dtypes = [plan.cache_dtype]
-    if plan.cache_dtype == "bfloat16":
-        dtypes.append("float8")
+    dtypes = [plan.cache_dtype, *(["float8"] if plan.cache_dtype == "bfloat16" else [])]
     longest = sorted(plan.row_lengths, reverse=True)
     for dtype in dtypes:
         yield replace(plan, cache_dtype=dtype)

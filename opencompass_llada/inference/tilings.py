@@ -62,15 +62,9 @@ def fit_tiling(
 ) -> Tiling:
     """Return the tiling with fewer stages, or fewer keys, if that is what a card's memory holds.
 
-    A stage holds a tile of keys and one of values; queries lie beside them in 16 bit. That is what
-    Triton takes on an H100 with many queries, and at most what it takes elsewhere.
-
-    Args:
-        tiling: The fastest where there is room.
-        num_queries: Queries in a tile.
-        head_dim: Head size.
-        key_bytes: Bytes of a cached number.
-        shared_memory: Bytes that one program may have.
+    A stage holds a tile of keys and one of values, ``key_bytes`` a number; a tile's queries lie
+    beside them in 16 bit. That is what Triton takes on an H100 with many queries, and at most what
+    it takes elsewhere. ``shared_memory`` are the bytes that one program may have.
     """
     room = shared_memory - 2 * num_queries * head_dim
     for keys in (tiling.keys, tiling.keys // 2, 32):
@@ -81,15 +75,10 @@ def fit_tiling(
 
 
 def choose_splits(tiling: Tiling, busy: int, processors: int) -> int:
-    """Return into how many parts, a power of two, the keys are split.
+    """Return into how many parts, a power of two, the keys are split; one takes ``busy`` programs.
 
     128 tiles on 132 processors are one wave and stay whole; 96 in four parts are 384 programs,
     three waves of a quarter each.
-
-    Args:
-        tiling: How the work is cut.
-        busy: Programs of one split.
-        processors: Of the card.
     """
     if tiling.programs is not None:
         return next((s for s in _SPLITS if s >= tiling.programs // busy), _SPLITS[-1])

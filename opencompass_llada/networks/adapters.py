@@ -50,7 +50,7 @@ class AdapterSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter's files, read as far as its weights."""
+    """An adapter's files, read and checked as far as its weights."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -83,12 +83,23 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
     return AdapterSource(path=str(peft_path), **{k: v for k, v in given.items() if v is not None})
 
 
-def open_adapter(source: AdapterSource) -> Adapter:
-    """Find an adapter, or download it, and read its configuration and its weights' header.
+def open_adapter(source: AdapterSource, path: str | Path) -> Adapter:
+    """Find an adapter, or download it, and check that it fits the checkpoint of a folder or hub id.
 
     Raises:
-        CheckpointError: If a file is missing or unreadable, or the adapter is no plain LoRA.
+        CheckpointError: If a file is missing or unreadable, the adapter is no plain LoRA, or target
+            modules or tensors differ from the network's; names them.
     """
+    adapter = _read_adapter(source)
+    is_native = str(read_model_config(path).get("model_type")) in NETWORKS
+    network = open_checkpoint(path)[0] if is_native else build_causal(path)
+    _check_targets(adapter, network)
+    _check_shapes(adapter, network)
+    return adapter
+
+
+def _read_adapter(source: AdapterSource) -> Adapter:
+    """Read an adapter's configuration and its weights' header."""
     prefix = f"{source.subfolder}/" if source.subfolder else ""
     names = [f"{prefix}{name}" for name in (CONFIG_NAME, WEIGHTS_NAME)]
     found = find_folder(source.path, names, f"peft_path={source.path!r}", source.revision)
@@ -122,16 +133,10 @@ def open_adapter(source: AdapterSource) -> Adapter:
     return Adapter(folder=folder, config=config, shapes=read_stored_shapes([weights]))
 
 
-def check_adapter(adapter: Adapter, network: nn.Module) -> None:
-    """Check that an adapter fits a network on the meta device, which is used up by it.
-
-    Raises:
-        CheckpointError: Naming target modules that the network lacks, and missing, extra and
-            wrongly shaped tensors.
-    """
+def _check_shapes(adapter: Adapter, network: nn.Module) -> None:
+    """Compare an adapter's tensors with those of peft's layers in a network on the meta device."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    _check_targets(adapter, network)
     lora = _lora_config(adapter)
     lora.init_lora_weights = True  # some initialisations compute with weights, which are not here
     lora.base_model_name_or_path = None  # or peft asks the hub for the base model's vocabulary
@@ -152,13 +157,6 @@ def check_adapter(adapter: Adapter, network: nn.Module) -> None:
             "trained on a model of another shape, or is torn; give the checkpoint that it was "
             "trained on as path, or download it again."
         )
-
-
-def build_without_weights(path: str | Path) -> nn.Module:
-    """Return the network of a folder or hub id on the meta device, of whatever family it is."""
-    if str(read_model_config(path).get("model_type")) in NETWORKS:
-        return open_checkpoint(path)[0]
-    return build_causal(path)
 
 
 def merge_adapter(adapter: Adapter, network: nn.Module) -> None:
@@ -196,12 +194,10 @@ def _lora_config(adapter: Adapter) -> Any:
 
 def _check_targets(adapter: Adapter, network: nn.Module) -> None:
     """Refuse listed modules that the network has nowhere; peft refuses only if all are missing."""
-    names = [name for name, _ in network.named_modules()]
+    known = [f".{name}" for name, _ in network.named_modules()]
     lists = (adapter.config.get(key) for key in ("target_modules", "modules_to_save"))
     wanted = [name for given in lists if isinstance(given, list) for name in given]
-    lacking = [
-        name for name in wanted if not any(f".{known}".endswith(f".{name}") for known in names)
-    ]
+    lacking = [name for name in wanted if not any(k.endswith(f".{name}") for k in known)]
     if lacking:
         raise CheckpointError(
             f"Adapter {adapter.folder} trains modules that the network lacks: "

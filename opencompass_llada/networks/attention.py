@@ -1,7 +1,5 @@
 """Calls attention kernels: one call with an optional mask, or maskless ones along stretches.
 
-Who sees whom is `networks.attention_pattern`'s business. No positional bias, no caches.
-
 Shape suffixes: B batch, H query heads, G key/value heads, P queries, L keys, D head size; T queries
 and S keys of all rows, end to end.
 """
@@ -19,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opencompass_llada.networks.attention_pattern import Stretch
-from opencompass_llada.options import unknown_name_message
+from opencompass_llada.options import reject_unknown
 
 _SDPA_KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -31,13 +29,6 @@ _CUDNN_FIRST = [_SDPA_KERNELS[name] for name in ("cudnn", "flash", "efficient", 
 ATTENTION_BACKENDS = ("auto", "sdpa", *(f"sdpa_{name}" for name in _SDPA_KERNELS), "flash_attn")
 
 
-def check_backend_name(name: str) -> str:
-    """Return the name of a known backend; another one is a ValueError."""
-    if name not in ATTENTION_BACKENDS:
-        raise ValueError(unknown_name_message("attention backend", name, ATTENTION_BACKENDS))
-    return name
-
-
 def find_kernel(name: str, device: torch.device | str) -> str | None:
     """Return the kernel of a backend for `attend_with`; None for PyTorch's own choice.
 
@@ -45,7 +36,7 @@ def find_kernel(name: str, device: torch.device | str) -> str | None:
         ValueError: If the name is unknown, or the kernel needs CUDA and the device is not.
         ImportError: If flash-attn is asked for and is not installed.
     """
-    check_backend_name(name)
+    reject_unknown("attention backend", [name], ATTENTION_BACKENDS)
     needs_cuda = name in ("sdpa_cudnn", "sdpa_efficient", "flash_attn")
     if needs_cuda and torch.device(device).type != "cuda":
         raise ValueError(
@@ -136,11 +127,10 @@ class StretchedAttention:
 
         options: dict[str, Any] = {}
         repeats = q_THD.shape[1] // k_SGD.shape[1]
-        if repeats > 1:
-            if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # from torch 2.12 on
-                options["enable_gqa"] = True
-            else:
-                k_SGD, v_SGD = (x.repeat_interleave(repeats, dim=1) for x in (k_SGD, v_SGD))
+        if repeats > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            options["enable_gqa"] = True  # from torch 2.12 on
+        elif repeats > 1:
+            k_SGD, v_SGD = (x.repeat_interleave(repeats, dim=1) for x in (k_SGD, v_SGD))
         lengths = (
             [stretch.end_query - stretch.first_query for stretch in self._stretches],
             [stretch.end_key - stretch.first_key for stretch in self._stretches],

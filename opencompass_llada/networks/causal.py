@@ -156,15 +156,16 @@ def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | Non
             "sees 0 to T-1. Use type='ntk' with the same target_length."
         )
     base, own_type, partial = _read_rope(config)
-    if base is None or own_type != "default" or partial != 1.0:
-        if scaling.type != "none":
-            what = "no rotary embeddings" if base is None else f"rope_type={own_type!r} already"
-            what = what if partial == 1.0 else f"rotary embeddings on {partial:.0%} of each head"
-            raise ValueError(
-                f"rope_scaling {scaling.type!r}: the checkpoint (model_type="
-                f"{config.model_type!r}) has {what}, and only plain ones are scaled here. Use "
-                "type='none', or the scaling in its own config.json."
-            )
+    is_plain = base is not None and own_type == "default" and partial == 1.0
+    if not is_plain and scaling.type != "none":
+        what = "no rotary embeddings" if base is None else f"rope_type={own_type!r} already"
+        what = what if partial == 1.0 else f"rotary embeddings on {partial:.0%} of each head"
+        raise ValueError(
+            f"rope_scaling {scaling.type!r}: the checkpoint (model_type={config.model_type!r}) has "
+            f"{what}, and only plain ones are scaled here. Use type='none', or the scaling in its "
+            "own config.json."
+        )
+    if base is None or not is_plain:
         return None
     head_dim = getattr(config, "head_dim", None)
     return resolve_rope(
@@ -198,9 +199,8 @@ def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
 def _read_rope(config: Any) -> tuple[float | None, str, float]:
     """Return base, own scaling type and rotated share; the two majors keep them differently."""
     parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
-    if parameters and "rope_theta" not in parameters:  # one set a kind of layer (Gemma 3, say)
-        return 1.0, "several, by kind of layer", 1.0
-    if getattr(config, "rope_local_base_freq", None) is not None:  # the same, in transformers 4
+    by_kind = parameters and "rope_theta" not in parameters  # one set a kind of layer (Gemma 3)
+    if by_kind or getattr(config, "rope_local_base_freq", None) is not None:  # transformers 4's
         return 1.0, "several, by kind of layer", 1.0
     own: Mapping[str, Any] = parameters or getattr(config, "rope_scaling", None) or {}
     base = parameters.get("rope_theta", getattr(config, "rope_theta", None))

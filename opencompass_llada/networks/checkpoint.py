@@ -125,10 +125,7 @@ def refuse_differences(differences: str, source: str) -> None:
 
 
 def refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
-    """Refuse weights with a NaN or an infinity, which would make every answer worthless.
-
-    Reads each tensor, in the dtype that it will be used in, once and makes no copy of it.
-    """
+    """Refuse weights with a NaN or an infinity; each is read once, in the dtype of its use."""
     odd = [
         f"{name} ({tensor.dtype})"
         for name, tensor in tensors

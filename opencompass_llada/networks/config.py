@@ -47,20 +47,21 @@ class NetworkDimensions:
     num_heads: int
     num_groups: int
     """Key/value heads."""
-    head_dim: int
     mlp_width: int
     num_layers: int
     vocabulary: int
     """Rows of the embedding."""
     norm_eps: float
-    has_qkv_bias: bool = False
+    has_qkv_bias: bool
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.width // self.num_heads
 
 
 class BidirectionalConfig(PretrainedConfig):
-    """Base of the configurations of the native masked diffusion networks.
-
-    A subclass annotates its published fields, each with the default of its family's checkpoints.
-    """
+    """Base of the native networks' configurations; a subclass annotates its published fields."""
 
     implemented: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Published fields whose value must be one of these: what the network does."""
@@ -68,6 +69,9 @@ class BidirectionalConfig(PretrainedConfig):
     """Fields that the family's own code ignores, or reads for training alone."""
     required: ClassVar[tuple[str, ...]] = ()
     """Fields that a config.json must have: no default is right for every checkpoint."""
+    sizes: ClassVar[Mapping[str, str]] = {}
+    """The sizes of `NetworkDimensions` -> the published fields that hold them."""
+    has_qkv_bias: ClassVar[bool] = False
     published_by: ClassVar[str] = ""
     """The checkpoints that the family's networks read, for messages."""
     default_theta: ClassVar[float] = 10000.0
@@ -97,9 +101,13 @@ class BidirectionalConfig(PretrainedConfig):
             setattr(self, name, value)
         self.rope_theta = self.default_theta if theta is None else theta
         self.complete()
+        self._check_multiple("width", "num_heads")
+        self._check_multiple("num_heads", "num_groups")
+        self._check_token_id("mask_token_id")
+        self._check_token_id("eos_token_id")
 
     def complete(self) -> None:
-        """Fill in the sizes that others imply, and check that all fit together."""
+        """Fill in the fields that others imply."""
 
     @classmethod
     def published_fields(cls) -> dict[str, Any]:
@@ -123,27 +131,21 @@ class BidirectionalConfig(PretrainedConfig):
         declared = read_declared_rope(fields).get("")
         # By kind of layer (None) it is refused where the network is made, as every other scaling.
         has_theta = declared is None or declared.theta is not None
-        missing = [
-            name
-            for name in cls.required
-            if not (has_theta if name == "rope_theta" else fields.get(name) is not None)
-        ]
+        missing = [name for name in cls.required if fields.get(name) is None]
+        missing = [name for name in missing if name != "rope_theta" or not has_theta]
         if missing:
             raise CheckpointError(
                 f"config.json has no {', '.join(missing)}; every checkpoint of the format of "
                 f"{cls.published_by} says it, and a default would be a guess. Take config.json "
                 "from where the weights come from."
             )
-        odd = [
-            f"{k}={v!r}" for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)
-        ]
-        if odd:
+        numbers = {name: v for name, v in fields.items() if isinstance(v, float)}
+        if odd := [f"{name}={v!r}" for name, v in numbers.items() if not math.isfinite(v)]:
             raise CheckpointError(f"config.json: {', '.join(odd)} must be finite. Fetch it again.")
         cls._check_values(fields)
-        known = {*cls.published_fields(), *cls.implemented, *cls.without_effect}
-        known |= {*_BOOKKEEPING, *ROPE_FIELDS}
-        unknown = sorted(k for k, v in fields.items() if k not in known and v is not None)
-        if unknown:
+        known = {*cls.published_fields(), *cls.implemented, *cls.without_effect, *ROPE_FIELDS}
+        given = {name for name, value in fields.items() if value is not None}
+        if unknown := sorted(given - known - _BOOKKEEPING):
             named = ", ".join(f"{name}={fields[name]!r}" for name in unknown)
             raise CheckpointError(
                 f"config.json: {named} is not implemented, and may change what the network "
@@ -173,11 +175,12 @@ class BidirectionalConfig(PretrainedConfig):
     @property
     def shape(self) -> NetworkDimensions:
         """The network's sizes."""
-        raise NotImplementedError
+        found = {size: getattr(self, field) for size, field in self.sizes.items()}
+        return NetworkDimensions(**found, has_qkv_bias=self.has_qkv_bias)
 
     @property
     def head_dim(self) -> int:
-        """Head size in channels."""
+        """Channels of a head, under transformers' name."""
         return self.shape.head_dim
 
     @property
@@ -207,14 +210,16 @@ class BidirectionalConfig(PretrainedConfig):
                     f"{self.published_by}). Use a checkpoint of that family."
                 )
 
-    def _check_multiple(self, name: str, divisor: str) -> None:
+    def _check_multiple(self, size: str, divisor_size: str) -> None:
+        name, divisor = self.sizes[size], self.sizes[divisor_size]
         if getattr(self, name) % getattr(self, divisor):
             raise ValueError(
                 f"config.json: {name}={getattr(self, name)} must be a multiple of "
                 f"{divisor}={getattr(self, divisor)}."
             )
 
-    def _check_token_id(self, name: str, size: str) -> None:
+    def _check_token_id(self, name: str) -> None:
+        size = self.sizes["vocabulary"]
         if not 0 <= getattr(self, name) < getattr(self, size):
             raise ValueError(
                 f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1="

@@ -67,9 +67,8 @@ def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
     nested = {kind: value for kind, value in parameters.items() if isinstance(value, Mapping)}
     if nested:
         return {kind: _merge({f"rope_parameters[{kind!r}]": v}) for kind, v in nested.items()}
-    top = {
-        k: fields[k] for k in ("rope_theta", "rotary_emb_base", _SHARE, "rotary_pct") if k in fields
-    }
+    names = ("rope_theta", "rotary_emb_base", _SHARE, "rotary_pct")
+    top = {name: fields[name] for name in names if name in fields}
     flat = _merge(
         {"": top, "rope_scaling": _mapping(fields, "rope_scaling"), "rope_parameters": parameters}
     )
@@ -119,11 +118,11 @@ def check_frequencies(
     """
     wanted = _completed(declared, config, source)
     found = list(held_frequencies(model))
+    holder = f"{type(model).__name__} of transformers {transformers.__version__}"
     if not found and any(rope.is_scaled for rope in wanted.values()):
         raise CheckpointError(
-            f"Checkpoint {source}: config.json declares RoPE ({_describe(wanted)}), but "
-            f"{type(model).__name__} of transformers {transformers.__version__} holds no "
-            "frequencies that could be scaled. Use the other major of transformers."
+            f"Checkpoint {source}: config.json declares RoPE ({_describe(wanted)}), but {holder} "
+            "holds no frequencies that could be scaled. Use the other major of transformers."
         )
     for kind, held_D, held_factor in found:
         choices = [wanted[kind]] if kind in wanted else list(wanted.values())
@@ -138,9 +137,9 @@ def check_frequencies(
             raise CheckpointError(
                 f"Checkpoint {source}: config.json declares RoPE with {_describe(wanted)}: "
                 f"frequencies {_ends(table_D)}, attention factor {factor:.5g}; but "
-                f"{type(model).__name__} of transformers {transformers.__version__} holds "
-                f"{_ends(held_D)}, attention factor {held_factor:.5g}. Use the other major of "
-                "transformers, or write RoPE into config.json in a form that this one reads."
+                f"{holder} holds {_ends(held_D)}, attention factor {held_factor:.5g}. Use the "
+                "other major of transformers, or write RoPE into config.json in a form that this "
+                "one reads."
             )
 
 

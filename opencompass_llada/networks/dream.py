@@ -1,22 +1,17 @@
 """Describes Dream's network: the fields of its config.json, and the names of its tensors.
 
-Both are the published ones, Qwen2's with a mask (Dream, arXiv 2508.15487;
-Dream-org/Dream-v0-Base-7B). Queries, keys and values have biases, key/value heads are shared by
-groups of query heads, input and output embeddings are separate. The network was made of an
-autoregressive one and still predicts at position i the token at i + 1: states and logits asked for
-at position p are those computed at p - 1, and position 0 has its own, as in Dream's code. So
-callers never see the shift.
-
-Differs from Dream's own code in that cosine and sine stay in float32 where it rounds them to the
-weights' dtype; in float32 both are the same.
+Both are the published ones, Qwen2's with a mask (arXiv 2508.15487; Dream-org/Dream-v0-Base-7B). The
+network was made of an autoregressive one and predicts at position i the token at i + 1; callers do
+not see that. Differs from Dream's own code in that cosine and sine stay in float32 where it rounds
+them to the weights' dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
+from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import (
     BidirectionalNetwork,
     BlockParts,
@@ -48,10 +43,21 @@ class DreamConfig(BidirectionalConfig):
         "use_mrope": (False, None),
         "attention_bias": (True, None),  # of queries, keys and values, as Qwen2 has it
     }
-    # Read where use_sliding_window is true, which is refused.
+    # The first two are read where use_sliding_window is true, which is refused.
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {"sliding_window", "max_window_layers", "rope_training"}
     )
+
+    sizes: ClassVar[Mapping[str, str]] = {
+        "width": "hidden_size",
+        "num_heads": "num_attention_heads",
+        "num_groups": "num_key_value_heads",
+        "mlp_width": "intermediate_size",
+        "num_layers": "num_hidden_layers",
+        "vocabulary": "vocab_size",
+        "norm_eps": "rms_norm_eps",
+    }
+    has_qkv_bias: ClassVar[bool] = True
 
     hidden_size: int = 3584
     intermediate_size: int = 18944
@@ -70,27 +76,8 @@ class DreamConfig(BidirectionalConfig):
     pad_token_id: int | None = 151643
 
     def complete(self) -> None:
-        """Fill in what is None, and check that heads and ids fit."""
+        """Fill in what is None."""
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        self._check_multiple("hidden_size", "num_attention_heads")
-        self._check_multiple("num_attention_heads", "num_key_value_heads")
-        self._check_token_id("mask_token_id", "vocab_size")
-        self._check_token_id("eos_token_id", "vocab_size")
-
-    @property
-    def shape(self) -> NetworkDimensions:
-        """The sizes."""
-        return NetworkDimensions(
-            width=self.hidden_size,
-            num_heads=self.num_attention_heads,
-            num_groups=cast(int, self.num_key_value_heads),
-            head_dim=self.hidden_size // self.num_attention_heads,
-            mlp_width=self.intermediate_size,
-            num_layers=self.num_hidden_layers,
-            vocabulary=self.vocab_size,
-            norm_eps=self.rms_norm_eps,
-            has_qkv_bias=True,
-        )
 
     @property
     def trained_length(self) -> int:

@@ -1,15 +1,14 @@
 """Describes LLaDA's network: the fields of its config.json, and the names of its tensors.
 
-Both are the published ones (LLaDA, arXiv 2502.09992; GSAI-ML/LLaDA-8B-Base). No biases, rotary
-positions over the whole head, separate input and output embeddings.
+Both are the published ones (arXiv 2502.09992; GSAI-ML/LLaDA-8B-Base).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
+from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import (
     BidirectionalNetwork,
     BlockParts,
@@ -50,6 +49,16 @@ class LLaDAConfig(BidirectionalConfig):
         """.split()  # noqa: SIM905
     )
 
+    sizes: ClassVar[Mapping[str, str]] = {
+        "width": "d_model",
+        "num_heads": "n_heads",
+        "num_groups": "n_kv_heads",
+        "mlp_width": "mlp_hidden_size",
+        "num_layers": "n_layers",
+        "vocabulary": "embedding_size",
+        "norm_eps": "rms_norm_eps",
+    }
+
     d_model: int = 4096
     n_heads: int = 32
     n_kv_heads: int | None = None
@@ -70,29 +79,11 @@ class LLaDAConfig(BidirectionalConfig):
     pad_token_id: int | None = 126081
 
     def complete(self) -> None:
-        """Fill in what is None, and check that heads and ids fit."""
+        """Fill in what is None."""
         self.n_kv_heads = self.n_heads if self.n_kv_heads is None else self.n_kv_heads
         if self.mlp_hidden_size is None:
             self.mlp_hidden_size = int(self.mlp_ratio * self.d_model)
         self.embedding_size = self.embedding_size or self.vocab_size
-        self._check_multiple("d_model", "n_heads")
-        self._check_multiple("n_heads", "n_kv_heads")
-        self._check_token_id("mask_token_id", "embedding_size")
-        self._check_token_id("eos_token_id", "embedding_size")
-
-    @property
-    def shape(self) -> NetworkDimensions:
-        """The sizes."""
-        return NetworkDimensions(
-            width=self.d_model,
-            num_heads=self.n_heads,
-            num_groups=cast(int, self.n_kv_heads),
-            head_dim=self.d_model // self.n_heads,
-            mlp_width=cast(int, self.mlp_hidden_size),
-            num_layers=self.n_layers,
-            vocabulary=cast(int, self.embedding_size),
-            norm_eps=self.rms_norm_eps,
-        )
 
     @property
     def trained_length(self) -> int:

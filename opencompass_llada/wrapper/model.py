@@ -24,13 +24,7 @@ from opencompass_llada.engines import EndTokens, Engine, Generation, LoadRequest
 from opencompass_llada.families import find_family
 from opencompass_llada.likelihood import TextScorer
 from opencompass_llada.networks import read_model_config
-from opencompass_llada.networks.adapters import (
-    Adapter,
-    build_without_weights,
-    check_adapter,
-    merge_adapter,
-    open_adapter,
-)
+from opencompass_llada.networks.adapters import merge_adapter, open_adapter
 from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
 from opencompass_llada.prompting.encode import (
     PromptEncoder,
@@ -159,7 +153,7 @@ class LLaDACausalLM(BaseModel):
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         if options.chat is not None:
             self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
-        adapter = _open_adapter(options)
+        adapter = None if options.adapter is None else open_adapter(options.adapter, folder)
         if tokenizer_only:
             return
         device = choose_device(options.placement.device)
@@ -344,15 +338,6 @@ def _loaded(part: Any) -> Any:
     if part is None:
         raise RuntimeError("tokenizer_only=True loads no weights; build the model without it")
     return part
-
-
-def _open_adapter(options: WrapperOptions) -> Adapter | None:
-    """Open the adapter that a model asks for and check that it fits, without reading weights."""
-    if options.adapter is None:
-        return None
-    adapter = open_adapter(options.adapter)
-    check_adapter(adapter, build_without_weights(resolve_path(options.path)))
-    return adapter
 
 
 def _refuse_ranks() -> None:

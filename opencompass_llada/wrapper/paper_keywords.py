@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from opencompass_llada.devices import parse_device, parse_dtype
-from opencompass_llada.networks.attention import check_backend_name
+from opencompass_llada.networks.attention import ATTENTION_BACKENDS
 from opencompass_llada.options import check_value, reject_unknown
 from opencompass_llada.prompting.truncate import LengthLimit
 from opencompass_llada.rope.methods import RopeScaling, parse_rope_scaling
@@ -154,10 +154,12 @@ def read_placement(
         )
     if paper.pad_token_id is not None:
         logger.info("pad_token_id has no effect: padding is never attended to.")
+    backend = attention_backend or "auto"
+    reject_unknown("attention backend", [backend], ATTENTION_BACKENDS)
     return Placement(
         dtype=parse_dtype(dtype if asked_dtype is None else asked_dtype),
         device=parse_device(device if given.get("device_map") is None else given["device_map"]),
-        attention_backend=check_backend_name(attention_backend or "auto"),
+        attention_backend=backend,
     )
 
 

@@ -2,9 +2,8 @@
 
 The keys are read once, in their own dtype: float8 is widened in registers, to float16, for which
 there is one instruction, and its scales enter the scores and the weights, so that nothing is
-dequantised in memory. Row lengths and offsets are read from the device, so that one captured graph
-serves every prompt length. Flash-decoding (Dao et al., 2023) is the idea; nothing is shared with
-its code. Tiles and splits are chosen in ``tilings.py``.
+dequantised in memory. Flash-decoding (Dao et al., 2023) is the idea; nothing is shared with its
+code. Tiles and splits are chosen in ``tilings.py``.
 
 Shape suffixes: B rows, P queries a row, T tokens of all rows, H query heads, G key heads, S slots,
 D head size.
@@ -178,13 +177,7 @@ def split_kernel(
 
 
 @triton.jit
-def combine_kernel(
-    partial_ptr,
-    stats_ptr,
-    out_ptr,
-    SPLITS: tl.constexpr,
-    SIZE: tl.constexpr,
-):
+def combine_kernel(partial_ptr, stats_ptr, out_ptr, SPLITS: tl.constexpr, SIZE: tl.constexpr):
     """Join the splits of one token and head."""
     place = tl.program_id(0).to(tl.int64)
     splits = place * SPLITS + tl.arange(0, SPLITS)
@@ -208,7 +201,7 @@ def attend_cached(
     v_scales_SG: Tensor | None = None,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """Attend from every row's queries to all of the row's cached keys.
+    """Attend from every row's queries to all of the row's cached keys; return [T, H, D].
 
     Args:
         q_THD: Queries, rows one after the other, as many in each; tokens may be strided.
@@ -219,9 +212,6 @@ def attend_cached(
         k_scales_SG: float32, with float8 keys.
         v_scales_SG: float32, with float8 values.
         tiling: How the work is cut; None chooses.
-
-    Returns:
-        [T, H, D] in the queries' dtype.
     """
     quantised, dtype = k_scales_SG is not None, q_THD.dtype
     num_tokens, num_heads, size = q_THD.shape
