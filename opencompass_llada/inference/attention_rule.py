@@ -30,15 +30,14 @@ class AttentionRates:
     """What was measured for one kind of head on one device."""
 
     flash: float
-    """Operations a second of the flash kernel."""
+    """Operations a second."""
     cudnn: float | None
-    """The same of the cuDNN kernel; None where it does not run."""
+    """Operations a second; None where it does not run."""
     cudnn_odd: float | None
-    """The same at lengths that are no multiple of 8."""
+    """At lengths that are no multiple of 8."""
     plan_seconds: float
     """What cuDNN's first call with a new shape takes beyond a later one."""
     plan_seconds_odd: float
-    """The same at lengths that are no multiple of 8."""
 
     def choose(self, num_operations: float, num_calls: int, *, odd: bool) -> str:
         """Return ``cudnn`` or ``flash``, the faster one for calls of a shape, the plan counted in.

@@ -32,16 +32,13 @@ class Projections:
 
     def __init__(self, block: Block, *, pack: bool) -> None:
         """Pack the weights if asked, and where the modules are plain linear ones (no adapters)."""
-        self.parts = block.parts
+        self.parts = parts = block.parts
         self.head_dim = block.head_dim
-        parts = self.parts
         inputs = (parts.query, parts.key, parts.value, parts.gate, parts.up)
         self.packed = pack and all(type(module) is nn.Linear for module in inputs)
         if self.packed:
-            self._qkv = _pack(parts.query, parts.key, parts.value)
-            self._gate_up = _pack(parts.gate, parts.up)
-            inputs = (parts.query, parts.key, parts.value)
-            self._widths = [cast(Tensor, module.weight).shape[0] for module in inputs]
+            self._qkv, self._gate_up = _pack(*inputs[:3]), _pack(*inputs[3:])
+            self._widths = [cast(Tensor, module.weight).shape[0] for module in inputs[:3]]
 
     def queries_keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [T, H, D], keys and values [T, G, D], not rotated."""
@@ -149,12 +146,12 @@ class FastNetwork:
         self.embed, self.head = network.get_input_embeddings(), network.get_output_embeddings()
         weight = cast(Tensor, self.head.weight)
         self.device, self.dtype = weight.device, weight.dtype
-        self.head_dim: int = network.config.head_dim
+        self.head_dim = network.config.shape.head_dim
         pack = self.options.pack_weights
         pack = self.device.type == "cuda" if pack is None else pack
         self.layers = [Projections(block, pack=pack) for block in network.blocks]
-        self.num_heads: int = network.config.shape.num_heads
-        self.num_groups: int = network.config.shape.num_groups
+        shape = network.config.shape
+        self.num_heads, self.num_groups = shape.num_heads, shape.num_groups
         self.ops = _choose_elementwise(self.device, self.head_dim, self.options.fused)
         heads = (self.num_heads, self.num_groups, self.head_dim)
         backend = network.attention_backend
@@ -193,7 +190,8 @@ class FastNetwork:
             del out_THD
             x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, layer.parts.mlp_norm)
             del out_TM
-            self._mlp(index, delta_TM)
+            for part_TM in delta_TM.split(self.mlp_chunk):  # the MLP writes over its input
+                layer.down_into(self.ops.gate(*layer.gate_up(part_TM)), part_TM)
         return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
 
     def _project(
@@ -207,25 +205,18 @@ class FastNetwork:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return a layer's rotated queries (of what is wanted), keys and values; cache these."""
         layer = self.layers[index]
-        cached = None if into is None else into.cache.layers[index]
-        slots_T = None if into is None else into.slots_T
-        if wanted_W is not None:
+        slots = (None, None) if into is None else (into.cache.layers[index], into.slots_T)
+        q_THD: Tensor | None = None
+        if wanted_W is None:
+            q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
+        else:
             k_TGD, v_TGD = layer.keys_values(h_TM)
-            _, k_TGD = self.ops.place(None, k_TGD, v_TGD, positions_T, rotation, cached, slots_T)
+        q_THD, k_TGD = self.ops.place(q_THD, k_TGD, v_TGD, positions_T, rotation, *slots)
+        if wanted_W is not None:
             q_WHD = layer.queries(h_TM[wanted_W])
-            return self.ops.rotate(q_WHD, positions_T[wanted_W], rotation), k_TGD, v_TGD
-        q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
-        rotated_THD, k_TGD = self.ops.place(
-            q_THD, k_TGD, v_TGD, positions_T, rotation, cached, slots_T
-        )
-        assert rotated_THD is not None, "queries were given"
-        return rotated_THD, k_TGD, v_TGD
-
-    def _mlp(self, index: int, h_TM: Tensor) -> None:
-        """Write the MLP's output over its normalised input, a chunk at a time."""
-        layer = self.layers[index]
-        for part_TM in h_TM.split(self.mlp_chunk):
-            layer.down_into(self.ops.gate(*layer.gate_up(part_TM)), part_TM)
+            q_THD = self.ops.rotate(q_WHD, positions_T[wanted_W], rotation)
+        assert q_THD is not None, "queries were given or made"
+        return q_THD, k_TGD, v_TGD
 
 
 def _choose_elementwise(

@@ -76,10 +76,8 @@ class GraphedPasses:
         if asked is False:
             obstacle = "as asked"
         elif asked and obstacle:
-            raise ValueError(
-                f"graphs=True cannot be had, because {obstacle}; use graphs=None, which takes "
-                "them where they run"
-            )
+            remedy = "use graphs=None, which takes them where they run"
+            raise ValueError(f"graphs=True cannot be had, because {obstacle}; {remedy}")
         self.enabled = obstacle is None
         told = "CUDA graphs with the split attention kernel"
         told = told if self.enabled else f"launched one by one, because {obstacle}"
@@ -141,9 +139,7 @@ class GraphedPasses:
         with torch.cuda.graph(graph, pool=self._pool):
             states_WM = self.span_states(*own, cache, rotation, num_wanted)
         self._pool = self._pool or graph.pool()
-        logger.info(
-            "Captured a graph for %d rows and %d tokens", span.num_keys_B.shape[0], len(ids_T)
-        )
+        logger.info("Captured a graph for %d rows and %d tokens", len(span.num_keys_B), len(ids_T))
         return _Captured(graph, *own, states_WM, rotation)
 
 
@@ -155,8 +151,8 @@ def _leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | N
     num_tokens = ids_T.shape[0] // num_rows
     if num_wanted == num_tokens:
         return None
-    starts_B1 = torch.arange(num_rows, device=ids_T.device)[:, None] * num_tokens
-    return (starts_B1 + torch.arange(num_wanted, device=ids_T.device)).flatten()
+    places_BS = torch.arange(len(ids_T), device=ids_T.device).view(num_rows, num_tokens)
+    return places_BS[:, :num_wanted].flatten()
 
 
 def _split_attend(span: Span, cache: KeyValueCache) -> LayerAttend:

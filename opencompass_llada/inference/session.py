@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from opencompass_llada.inference.memory import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.networks.attention import StretchedAttention
+from opencompass_llada.networks.attention import Choose, StretchedAttention
 from opencompass_llada.networks.attention_pattern import Stretch
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,8 @@ class Session:
         self._cache = cache
         self._rotation = self._network.network.prepare(max(rows.lengths), self._network.device)
         self._spans: dict[tuple[int, ...], tuple[Span, bool]] = {}
-        self._num_calls = passes * len(self._network.layers)
+        calls, choose = passes * len(self._network.layers), self._network.choose_attention
+        self._choose: Choose = lambda num_queries, num_keys: choose(num_queries, num_keys, calls)
         self._starts = (0,) * len(rows.lengths)
         whole = [self._pattern.stretches(length) for length in rows.lengths]
         self._whole_rows = self._attention(whole, self._starts, self._choose)
@@ -237,13 +238,13 @@ class Session:
             first_B1 = torch.tensor(starts, device=device)[:, None]
             positions_BS = first_B1 + torch.arange(num_tokens, device=device)
             seen = self._seen(starts, num_tokens)
-            first_key_B = torch.tensor([s[0].first_key for s in seen], device=device)
-            end_key_B = torch.tensor([s[0].end_key for s in seen], device=device)
+            keys = [(s[0].first_key, s[0].end_key - s[0].first_key) for s in seen]
+            first_B, number_B = torch.tensor(keys, dtype=torch.int32, device=device).unbind(1)
             span = Span(
                 positions_T=positions_BS.flatten(),
                 slots_T=rows.slots_of(positions_BS),
-                first_keys_B=(first_key_B + rows.offsets_B).int(),
-                num_keys_B=(end_key_B - first_key_B).int(),
+                first_keys_B=rows.offsets_B + first_B,
+                num_keys_B=number_B.contiguous(),
             )
             self._spans[key] = span, all(len(stretches) == 1 for stretches in seen)
         return self._spans[key]
@@ -255,14 +256,8 @@ class Session:
             for start, length in zip(starts, self._rows.lengths, strict=True)
         ]
 
-    def _choose(self, num_queries: int, num_keys: int) -> str | None:
-        return self._network.choose_attention(num_queries, num_keys, self._num_calls)
-
     def _attention(
-        self,
-        seen: Sequence[Sequence[Stretch]],
-        starts: Sequence[int],
-        choose: Callable[[int, int], str | None],
+        self, seen: Sequence[Sequence[Stretch]], starts: Sequence[int], choose: Choose
     ) -> StretchedAttention:
         """Return attention over the rows, given what each row's queries from its start on see."""
         stretches: list[Stretch] = []

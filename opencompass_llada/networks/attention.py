@@ -61,6 +61,7 @@ def attend_with(
     k_BGLD: Tensor,
     v_BGLD: Tensor,
     mask: Tensor | None = None,
+    *,
     is_causal: bool = False,
 ) -> Tensor:
     """Return the attention of every row, [B, H, P, D].
@@ -88,6 +89,10 @@ def attend_with(
         return F.scaled_dot_product_attention(q_BHPD, k_BGLD, v_BGLD, **options)
 
 
+Choose = Callable[[int, int], str | None]
+"""``(queries, keys) -> kernel``, as `attend_with` takes it."""
+
+
 class StretchedAttention:
     """Maskless attention over rows that lie end to end.
 
@@ -95,13 +100,7 @@ class StretchedAttention:
     keys; if asked one variable-length call for all, on CUDA in 16 bit, where none share keys.
     """
 
-    def __init__(
-        self,
-        stretches: Sequence[Stretch],
-        choose: Callable[[int, int], str | None],
-        *,
-        in_one_call: bool,
-    ) -> None:
+    def __init__(self, stretches: Sequence[Stretch], choose: Choose, *, in_one_call: bool) -> None:
         """Take stretches, by places in the lines of queries and keys."""
         self._stretches = stretches
         self._choose = choose

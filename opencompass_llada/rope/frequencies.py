@@ -1,7 +1,5 @@
 """Computes rotary position embeddings: base, frequencies, rotation.
 
-Tensors and numbers only: nothing here knows a model, a checkpoint or a prompt.
-
 Shape suffixes: B batch, H heads, L positions, D head size.
 """
 
@@ -85,17 +83,10 @@ def transformers_frequencies(
     max_position_embeddings: int,
     length: int | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Ask transformers for frequencies, through a config that both majors understand.
+    """Ask transformers for frequencies [head size / 2] and the factor on cosine and sine.
 
-    Args:
-        options: ``rope_type`` and its numbers, as in a config.json.
-        rope_theta: The base.
-        head_dim: Head size, even.
-        max_position_embeddings: As in that config.json.
-        length: Tokens to read; None for what a network starts with.
-
-    Returns:
-        float32 [head size / 2], and the factor on cosine and sine.
+    ``options`` are ``rope_type`` and its numbers, as in a config.json; ``length`` are the tokens to
+    read, None for what a network starts with.
     """
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -122,12 +113,7 @@ def transformers_frequencies(
 def rotation_table(
     rope: ResolvedRope, length: int, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Build cosine and sine for positions 0 .. length - 1.
-
-    Returns:
-        cos and sin, float32 [length, head size]; the second half repeats the first
-        (rotate-half layout).
-    """
+    """Return cos and sin, float32 [length, head size], in the rotate-half layout."""
     positions_L = torch.arange(length, device=device, dtype=torch.float32)
     angles_LD = torch.outer(positions_L, rope.inverse_frequencies_D.to(device))
     angles_LD = torch.cat((angles_LD, angles_LD), dim=-1)
@@ -135,13 +121,7 @@ def rotation_table(
 
 
 def apply_rotary(x_BHLD: torch.Tensor, cos_LD: torch.Tensor, sin_LD: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys, in float32 and back (LLaDA's ``rope_full_precision``).
-
-    Args:
-        x_BHLD: Any float dtype; returned in it.
-        cos_LD: float32, or anything that broadcasts to x.
-        sin_LD: Same.
-    """
+    """Rotate queries or keys, in float32 and back (LLaDA's ``rope_full_precision``)."""
     x32_BHLD = x_BHLD.float()
     first, second = x32_BHLD.chunk(2, dim=-1)
     rotated = x32_BHLD * cos_LD + torch.cat((-second, first), dim=-1) * sin_LD
