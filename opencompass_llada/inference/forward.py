@@ -55,8 +55,9 @@ class Projections:
         """Return keys and values [T, G, D], not rotated."""
         if not self.packed:
             return self._heads(self.parts.key(h_TM)), self._heads(self.parts.value(h_TM))
-        weight, bias = (x if x is None else x[self._widths[0] :] for x in self._qkv)
-        k, v = F.linear(h_TM, weight, bias).chunk(2, dim=-1)
+        weight, bias = self._qkv
+        rows = slice(self._widths[0], None)
+        k, v = F.linear(h_TM, weight[rows], None if bias is None else bias[rows]).chunk(2, dim=-1)
         return self._heads(k), self._heads(v)
 
     def gate_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
