@@ -32,10 +32,10 @@ from opencompass_llada.benchmarks.needle.haystack import (
 from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, QuestionTask, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples, sources_digest
-from opencompass_llada.benchmarks.ruler.word_lists import file_digest
 from opencompass_llada.benchmarks.ruler.writer import NoRoom
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
+from opencompass_llada.runs.hashes import hash_file
 
 FORMAT = 1  # of the files; another number makes other files
 DATA, HAYSTACK = "asset:needlebench", "synthetic_en.jsonl"
@@ -71,13 +71,13 @@ class PromptPlan:
         facts: dict[str, Any] = {
             **{"format": FORMAT, "kind": self.kind, "length": self.length},
             **{"samples": self.samples, "groups": list(self.groups)},
-            "tokenizer": file_digest(folder / "tokenizer.json"),
-            "haystack": file_digest(require_file(data, HAYSTACK)),
+            "tokenizer": hash_file(folder / "tokenizer.json"),
+            "haystack": hash_file(require_file(data, HAYSTACK)),
         }
         if self.kind == "needle":
             code = [Path(str(m.__file__)) for m in (haystack, samples, prompts)]
-            facts["needles"] = file_digest(require_file(data, "needles.jsonl"))
-            return facts | {"tokens": NEEDLE_TOKENS, "code": [file_digest(path) for path in code]}
+            facts["needles"] = hash_file(require_file(data, "needles.jsonl"))
+            return facts | {"tokens": NEEDLE_TOKENS, "code": [hash_file(path) for path in code]}
         tasks = {name: asdict(TASKS[name]) for name in TASK_NAMES}
         return facts | {"tokens": RULER_TOKENS, "code": sources_digest(), "tasks": tasks}
 

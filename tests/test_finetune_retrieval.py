@@ -184,7 +184,7 @@ def test_evaluation_keys_are_never_trained_on(sources):
 def test_one_pair_in_eight_is_trained_on():
     rng = random.Random(0)
     assert all(is_trained_pair(draw_pair(rng, trained=True)) for _ in range(20))
-    from opencompass_llada.benchmarks.ruler.word_lists import adjective_nouns
+    from opencompass_llada.benchmarks.ruler.sources import adjective_nouns
 
     pairs = adjective_nouns()
     share = np.mean([is_trained_pair(pairs[rng.randrange(len(pairs))]) for _ in range(4000)])

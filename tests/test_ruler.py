@@ -9,10 +9,10 @@ from ruler_data import stock_samples, write_ruler
 
 from opencompass_llada.assets import resolve_asset
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.benchmarks.ruler import word_lists
+from opencompass_llada.benchmarks.ruler import sources
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.benchmarks.ruler.prompts import TASKS
-from opencompass_llada.benchmarks.ruler.word_lists import AdjectiveNouns
+from opencompass_llada.benchmarks.ruler.sources import AdjectiveNouns
 
 TOKENIZER = "asset:tiny-llada"
 WITHOUT_DATA = [task for task in TASKS if not task.startswith("qa_")]
@@ -37,11 +37,11 @@ def fewer_words(monkeypatch):
         return read(name) if name == "verblist.txt" else read(name)[::20]
 
     monkeypatch.setattr(wonderwords.random_word, "_get_words_from_text_file", read_some)
-    word_lists.word_lists.cache_clear()
-    word_lists.adjective_nouns.cache_clear()
+    sources.word_lists.cache_clear()
+    sources.adjective_nouns.cache_clear()
     yield
-    word_lists.word_lists.cache_clear()
-    word_lists.adjective_nouns.cache_clear()
+    sources.word_lists.cache_clear()
+    sources.adjective_nouns.cache_clear()
 
 
 def load(task, length, num_samples=3, **options):
@@ -66,7 +66,7 @@ def test_pairs_equal_the_sorted_list_of_all_pairs():
 
 
 def test_real_pairs_are_ordered_and_never_listed():
-    pairs = word_lists.adjective_nouns()
+    pairs = sources.adjective_nouns()
     assert len(pairs) > 5_000_000
     sample = sorted(random.Random(0).sample(range(len(pairs)), 5000))
     texts = [pairs[index] for index in sample]

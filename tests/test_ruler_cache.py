@@ -6,7 +6,8 @@ from ruler_data import write_ruler
 from opencompass_llada.benchmarks.ruler import samples
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
-from opencompass_llada.benchmarks.ruler.samples import build_samples, cache_folder
+from opencompass_llada.benchmarks.ruler.samples import build_samples
+from opencompass_llada.files import user_cache
 
 TOKENIZER = "asset:tiny-llada"
 
@@ -14,7 +15,7 @@ TOKENIZER = "asset:tiny-llada"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENCOMPASS_LLADA_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path / "ruler"
+    assert user_cache("ruler") == tmp_path / "ruler"
     return tmp_path / "ruler"
 
 
@@ -131,4 +132,4 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch, caplog):
 def test_the_default_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENCOMPASS_LLADA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "opencompass_llada" / "ruler"
+    assert user_cache("ruler") == tmp_path / "opencompass_llada" / "ruler"

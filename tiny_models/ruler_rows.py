@@ -36,7 +36,7 @@ from opencompass_llada.benchmarks.ruler.retrieval import (
     question_template,
     write_needle,
 )
-from opencompass_llada.benchmarks.ruler.word_lists import adjective_nouns, plain_words
+from opencompass_llada.benchmarks.ruler.sources import adjective_nouns, plain_words
 from opencompass_llada.tiny_models.draft import MIN_CONTEXT, Draft
 
 TRAINED_SHARE = 8  # one adjective-noun pair in so many is trained on

@@ -1,7 +1,7 @@
 """Writes RULER's aggregation tasks: common words (cwe) and frequent words (fwe).
 
 Draws and wording are OpenCompass's ``RulerCweDataset``, with its worked example and its smaller
-numbers of repeats below 4,096 tokens, and ``RulerFweDataset``. Reads no files.
+numbers of repeats below 4,096 tokens, and ``RulerFweDataset``.
 """
 
 from __future__ import annotations
@@ -66,12 +66,7 @@ class CommonWordsWriter(Writer):
         )
 
     def write_question(self, words: Sequence[str], repeats: tuple[int, int]) -> str:
-        """Return the prompt of a list.
-
-        Args:
-            words: The common ones first.
-            repeats: How often each common and each other word is listed.
-        """
+        """Return a list's prompt, each common word (they stand first) and other word repeated."""
         common, uncommon = words[: self.num_common], words[self.num_common :]
         listed = [*common] * repeats[0] + [*uncommon] * repeats[1]
         random.Random(self.seed).shuffle(listed)
@@ -135,10 +130,6 @@ def make_frequent_words(
     Both originals keep no room for the answer in this task, so that many prompts are too long
     with it; ``fwe_room=False`` makes those. All samples start from the number of words that fits
     the first vocabulary.
-
-    Raises:
-        NoRoom: If a sample of the fewest words does not fit, or the length gives a vocabulary of
-            too few different words.
     """
     writer = FrequentWordsWriter(spec, task)
     keeps_room = spec.fwe_room or not spec.as_published

@@ -1,9 +1,7 @@
 """States RULER's 13 tasks: their parameters, their wording and what a data set config says.
 
 Facts of NVIDIA RULER (github.com/NVIDIA/RULER, scripts/synthetic.yaml and scripts/data) as
-OpenCompass 0.5.4 has them (opencompass/datasets/ruler, opencompass/configs/datasets/ruler). It
-differs from NVIDIA's in one thing that we follow: variable tracking has no worked example.
-Writes no prompts.
+OpenCompass 0.5.4 has them: its variable tracking has no worked example.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opencompass_llada.options import check_fields, reject_unknown
-
-ESSAY_FILE = "PaulGrahamEssays.jsonl"
 
 #: From this length on, prompts equal OpenCompass's (fwe's with ``fwe_room=False``). Below, where
 #: RULER has no published figures, items are added one at a time, so that small windows are filled
@@ -41,9 +37,8 @@ class NiahTask(Task):
     value_kind: str = "numbers"
     """What is to be found: ``numbers`` (7 digits) or ``uuids``."""
     num_keys: int = 1
-    """Keys hidden."""
     num_values: int = 1
-    """Values of each key."""
+    """Of each key."""
     num_queries: int = 1
     """Keys asked for."""
     tokens_to_generate: int = 128
@@ -63,11 +58,9 @@ class CommonWordsTask(Task):
     """Common words extraction: the ten words that stand in a list most often."""
 
     num_common: int = 10
-    """Words to be found."""
     common_repeats: int = 30
     """How often each of them stands in the list."""
     uncommon_repeats: int = 3
-    """How often each of the others does."""
     tokens_to_generate: int = 120
 
 
@@ -88,9 +81,8 @@ class QuestionTask(Task):
     """Questions on one or several of many documents."""
 
     file: str
-    """Name of the data file."""
     layout: str
-    """Its layout: ``squad`` or ``hotpotqa``."""
+    """``squad`` or ``hotpotqa``."""
     tokens_to_generate: int = 50
     match: str = "part"
 
@@ -164,7 +156,7 @@ class RulerSpec:
     """Samples; a smaller number gives the first of a larger one."""
     path: str = "data/ruler"
     """Folder of essays and questions: where OpenCompass finds it, a folder, or ``asset:NAME``."""
-    essay_file: str = ESSAY_FILE
+    essay_file: str = "PaulGrahamEssays.jsonl"
     """The essay haystack: a JSON object with ``text`` a line."""
     tokens_to_generate: int | None = None
     """Room kept for the answer; None for the task's own."""
@@ -176,10 +168,9 @@ class RulerSpec:
     seed: int = 42
     """Of all draws; RULER's own is 42."""
     benchmark: str = "ruler"
-    """What result tables call it."""
 
     def __post_init__(self) -> None:
-        """Check every field; a ValueError names the rule."""
+        """Check every field."""
         check_fields(self)
         reject_unknown("RULER task", [self.task], TASKS)
         for name in ("length", "num_samples"):

@@ -1,7 +1,7 @@
-"""Writes RULER's needles in a haystack (niah, eight tasks) and its variable tracking (vt).
+"""Writes RULER's needles (niah, eight tasks), variable tracking (vt) and questions (qa, two).
 
-Draws and wording are OpenCompass's ``RulerNiahDataset``, and ``RulerVtDataset`` with one chain.
-Reads no files.
+Draws and wording are OpenCompass's ``RulerNiahDataset``, ``RulerVtDataset`` with one chain, and
+``RulerQaDataset``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from opencompass_llada.benchmarks.ruler.prompts import (
     SENTENCES,
     TEMPLATES,
     NiahTask,
+    QuestionTask,
     RulerSpec,
     TracingTask,
 )
+from opencompass_llada.benchmarks.ruler.sources import Library, Question
 from opencompass_llada.benchmarks.ruler.writer import RulerSample, Writer
 
 NEEDLE = "One of the special magic {type_needle_v} for {key} is: {value}."
 #: ``round(linspace(0, 100, 40))``: where needles may stand in an essay, percent.
 DEPTHS = tuple(round(100 * number / 39) for number in range(40))
 NAME_LETTERS = 5
+DOCUMENT = "Document {i}:\n{document}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +37,8 @@ class NeedleDraw:
     """What chance decides in one sample of niah."""
 
     num_items: int
-    """Words of the essay, or sentences."""
     keys: list[int]
-    """Keys hidden, as drawn (see `NiahWriter._name`)."""
+    """As drawn (see `NiahWriter._name`), like all values."""
     values: list[list[int]]
     """The values of each key."""
     distractors: list[tuple[int, int]]
@@ -168,15 +170,10 @@ def question_template(task: NiahTask) -> str:
     """Return a task's prompt with ``{context}`` and ``{query}`` left to fill in."""
     template, kind = TEMPLATES[NiahTask], task.value_kind
     if task.num_queries * task.num_values == 1:
-        template, kind = _in_singular(template), kind[:-1]
+        kind = kind[:-1]
+        for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
+            template = template.replace(plural, singular)
     return template.replace("{type_needle_v}", kind)
-
-
-def _in_singular(template: str) -> str:
-    """Return the wording for one value, by OpenCompass's replacements in their order."""
-    for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
-        template = template.replace(plural, singular)
-    return template
 
 
 def join_with_and(names: Sequence[str]) -> str:
@@ -189,7 +186,6 @@ class TracingDraw:
     """What chance decides in one sample of vt."""
 
     num_items: int
-    """Times the sentences stand."""
     names: list[str]
     """Variables, in the chain's order."""
     value: int
@@ -242,3 +238,51 @@ class TracingWriter(Writer):
             num_v=len(names),
         )
         return RulerSample(prompt=prompt, answers=tuple(names))
+
+
+class QuestionWriter(Writer):
+    """Writes samples; an item is a document. Sample i asks question i."""
+
+    most: int
+
+    def __init__(self, spec: RulerSpec, task: QuestionTask, library: Library) -> None:
+        """Keep documents and questions, of which there must be as many as samples."""
+        super().__init__(spec)
+        self.documents, self.questions = library
+        if spec.num_samples > len(self.questions):
+            raise ValueError(
+                f"num_samples={spec.num_samples} is more than the {len(self.questions)} "
+                f"questions of {task.file}; use at most that many."
+            )
+        asked = self.questions[: spec.num_samples]
+        self.step = 10 if spec.as_published else 1
+        self.fewest = max(len(question.documents) for question in asked)
+        self.most = len(self.documents)
+        self.last_tried = self.most // self.step * self.step
+
+    def draw(self, index: int, num_items: int) -> tuple[Question, list[int]]:
+        """Draw the documents of a sample: the question's, related ones, then any."""
+        question = self.questions[index]
+        if num_items >= self.most:
+            return question, list(range(self.most))
+        own, related = list(question.documents), list(question.related)
+        missing = num_items - len(own)
+        if missing <= len(related):
+            return question, own + self.rng.sample(related, missing)
+        taken = {*own, *related}
+        others = [number for number in range(self.most) if number not in taken]
+        missing = max(0, missing - len(related))
+        return question, own + related + self.rng.sample(others, missing)
+
+    def write(self, drawn: tuple[Question, list[int]]) -> RulerSample:
+        """Number the documents in a shuffled order and ask."""
+        question, numbers = drawn
+        documents = [self.documents[number] for number in numbers]
+        # Differs from the original where all documents are taken: it shuffles its own list then.
+        random.Random(self.seed).shuffle(documents)
+        context = "\n\n".join(
+            DOCUMENT.format(i=number, document=text)
+            for number, text in enumerate(documents, start=1)
+        )
+        prompt = TEMPLATES[QuestionTask].format(context=context, query=question.text)
+        return RulerSample(prompt=prompt, answers=question.answers)

@@ -1,7 +1,7 @@
 """Makes RULER's samples of a task at a length, once a machine, and keeps them on disk.
 
 A file is named after a digest of everything that its samples depend on, and repeats that text in
-its first line. Knows no OpenCompass class.
+its first line. Runs without OpenCompass.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ from opencompass_llada.benchmarks.ruler.prompts import (
     RulerSpec,
     TracingTask,
 )
-from opencompass_llada.benchmarks.ruler.questions import QuestionWriter, read_library
-from opencompass_llada.benchmarks.ruler.retrieval import NiahWriter, TracingWriter
-from opencompass_llada.benchmarks.ruler.word_lists import (
+from opencompass_llada.benchmarks.ruler.retrieval import NiahWriter, QuestionWriter, TracingWriter
+from opencompass_llada.benchmarks.ruler.sources import (
     adjective_nouns,
-    file_digest,
     find_ruler_file,
     plain_words,
     read_essay_words,
+    read_library,
     words_digest,
 )
 from opencompass_llada.benchmarks.ruler.writer import (
@@ -45,6 +44,7 @@ from opencompass_llada.benchmarks.ruler.writer import (
     fit_samples,
 )
 from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
+from opencompass_llada.runs.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +52,14 @@ DIGITS_IN_NAME = 20
 MAX_LENGTHS_TRIED = 40
 
 
-def build_samples(
-    spec: RulerSpec, tokenizer: CountingTokenizer, folder: Path | None = None
-) -> list[RulerSample]:
+def build_samples(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSample]:
     """Return a data set's samples, from disk where they are.
-
-    Args:
-        spec: The data set.
-        tokenizer: What counts its tokens.
-        folder: Where samples are kept; None for `cache_folder`.
 
     Raises:
         MissingDataError: If a data file is not there.
         ValueError: If the length is too small; names one that fits.
     """
-    data_file = find_data_file(spec)
-    folder = folder or cache_folder()
+    data_file, folder = find_data_file(spec), user_cache("ruler")
     if folder is None:
         return _build_or_say_length(spec, tokenizer, data_file)
     key = describe_dependencies(spec, tokenizer, data_file)
@@ -102,7 +94,7 @@ def describe_dependencies(
         "facts": asdict(spec.facts),
         "tokenizer": tokenizer.identity(),
         "template": tokenizer.template() if spec.chat else None,
-        "data": None if data_file is None else file_digest(data_file),
+        "data": None if data_file is None else hash_file(data_file),
         "words": words_digest(),
         "sources": sources_digest(),
     }
@@ -174,11 +166,6 @@ def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
     if isinstance(facts, QuestionTask) and data_file is not None:
         return QuestionWriter(spec, facts, read_library(data_file, facts.layout))
     raise TypeError(f"{spec.task} has no writer")
-
-
-def cache_folder() -> Path | None:
-    """Return the folder of RULER's samples, or None if nothing is to be kept."""
-    return user_cache("ruler")
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,6 @@
 """Writes RULER samples of a number of items, and finds the number that fills a length.
 
-Knows a token counter; the tasks' wording and draws are in subclasses of `Writer`. The order of
-random draws is OpenCompass's, so that a writer whose draws are OpenCompass's makes its samples.
+The order of random draws is OpenCompass's, so that a writer whose draws are its makes its samples.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ class RulerSample:
     """One prompt with its answers."""
 
     prompt: str
-    """The prompt, ending in the answer prefix."""
     answers: tuple[str, ...]
     """What the answer must contain: all (``match='all'``) or one of them (``'part'``)."""
     num_tokens: int = 0
-    """Tokens of the prompt."""
+    """Of the prompt."""
 
 
 class NoRoom(ValueError):
@@ -74,20 +72,21 @@ class Writer:
 def fit_samples(
     writer: Writer, count: Callable[[str], int], num_items: int, *, limit: int, num_samples: int
 ) -> Iterator[RulerSample]:
-    """Yield samples whose prompts have at most ``limit`` tokens.
-
-    Args:
-        writer: The task's.
-        count: Counts a text's tokens.
-        num_items: From `find_num_items`; a sample that is too long of so many gets fewer.
-        limit: Tokens of the longest prompt.
-        num_samples: How many.
-
-    Raises:
-        NoRoom: If a sample does not fit with the fewest items.
-    """
+    """Yield samples of `find_num_items`'s number, or fewer where a draw's prompt is too long."""
     for index in range(num_samples):
-        yield _fit(writer, count, index, num_items, limit)
+        items, tries, totals = num_items, 0, []
+        while True:
+            sample = writer.write(writer.draw(index, items))
+            totals.append(count(sample.prompt))
+            if totals[-1] <= limit:
+                break
+            tries += 1
+            if items > writer.fewest:
+                if tries >= writer.patience:
+                    items, tries = max(items - writer.step, writer.fewest), 0
+            elif tries >= MAX_REDRAWS:
+                raise NoRoom(min(totals))
+        yield replace(sample, num_tokens=totals[-1])
 
 
 def find_num_items(writer: Writer, count: Callable[[str], int], limit: int) -> int:
@@ -97,9 +96,6 @@ def find_num_items(writer: Writer, count: Callable[[str], int], limit: int) -> i
     first that is too long. Sizes that cannot be near the limit are only drawn here, not written:
     from a size with t tokens the next looked at is limit / t times as large, less four standard
     deviations of the length (items that vary by half of their mean). The last sizes are all tried.
-
-    Raises:
-        NoRoom: If the fewest items are too many.
     """
     items = max(writer.step, writer.fewest)
     first = items
@@ -122,21 +118,3 @@ def find_num_items(writer: Writer, count: Callable[[str], int], limit: int) -> i
                 return writer.most
             skip_until = min(skip_until, writer.last_tried)
         items += writer.step
-
-
-def _fit(
-    writer: Writer, count: Callable[[str], int], index: int, num_items: int, limit: int
-) -> RulerSample:
-    """Write one sample, with fewer items where its draw is too long."""
-    items, tries, totals = num_items, 0, []
-    while True:
-        sample = writer.write(writer.draw(index, items))
-        totals.append(count(sample.prompt))
-        if totals[-1] <= limit:
-            return replace(sample, num_tokens=totals[-1])
-        tries += 1
-        if items > writer.fewest:
-            if tries >= writer.patience:
-                items, tries = max(items - writer.step, writer.fewest), 0
-        elif tries >= MAX_REDRAWS:
-            raise NoRoom(min(totals))
