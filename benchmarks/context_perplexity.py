@@ -104,7 +104,7 @@ def measure_contexts(
         estimates = []
         for window in windows:
             border = length - (targets or length)
-            estimates.append(engine.score(window[:border], window[border:], options))
+            estimates.append(engine.scorer.score(window[:border], window[border:], options))
         pooled, each = pool(estimates), [estimate.nll_per_token for estimate in estimates]
         spread = statistics.stdev(each) / math.sqrt(texts)
         figures[str(length)] = {

@@ -100,7 +100,7 @@ def test_merged_equals_unmerged(family, extra, tmp_path):
     from opencompass_llada.likelihood import LikelihoodOptions
 
     options = LikelihoodOptions(num_draws=4)
-    score = model.engine.score(IDS[0, :9].tolist(), IDS[0, 9:].tolist(), options).nll
+    score = model.engine.scorer.score(IDS[0, :9].tolist(), IDS[0, 9:].tolist(), options).nll
     if family == "llama":
         assert score == pytest.approx(-unmerged[0, 8].log_softmax(-1)[IDS[0, 9]].item(), abs=1e-4)
     assert len(model.generate(["ab"], max_out_len=8)) == 1

@@ -158,7 +158,7 @@ def test_scalings_that_do_not_fit_are_refused(tmp_path, checkpoint):
 def test_the_score_is_the_exact_likelihood(checkpoint):
     engine = make_engine(checkpoint)
     prefix, target = [1, 2, 3], [4, 5]
-    estimate = engine.score(prefix, target, LikelihoodOptions())
+    estimate = engine.scorer.score(prefix, target, LikelihoodOptions())
     logits = engine.model(torch.tensor([prefix + target])).logits[0].double().log_softmax(-1)
     expected = -(logits[2, 4] + logits[3, 5]).item()
     assert estimate.nll == pytest.approx(expected, rel=1e-5)

@@ -15,13 +15,12 @@ from naive_dream_sampler import naive_dream_generate
 from torch import Tensor
 from toy_denoiser import TOKENS, ToyDenoiser
 
+from opencompass_llada.options import build
 from opencompass_llada.sampling import (
     SCHEDULES,
     STRATEGIES,
     SamplerConfig,
     SpecialTokens,
-    parse_sampler_config,
-    plan_blocks,
     sample,
 )
 from opencompass_llada.sampling.noise import make_generators, perturb
@@ -42,7 +41,7 @@ def assert_equals_naive(model: ToyDenoiser, prompts: list[list[int]], config: Sa
             model.full_logits,
             prompt,
             generation_length=config.generation_length,
-            num_steps=plan_blocks(config).num_steps,
+            num_steps=config.plan().num_steps,
             mask_id=MASK,
             alg=config.remasking,
             block_length=config.block_length,
@@ -163,7 +162,7 @@ def test_timesteps_are_those_of_the_published_rule() -> None:
     # float32, as there: in exact arithmetic the first step falls short of a token.
     assert reveals_at_timesteps(512, timestep_shares(512, 1e-5))[:3] == (1, 0, 1)
     config = SamplerConfig(generation_length=8, block_length=4, num_steps=4, remasking="entropy")
-    assert [step.num_scheduled for step in plan_steps(plan_blocks(config))] == [1, 3]
+    assert [step.num_scheduled for step in plan_steps(config.plan())] == [1, 3]
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-3, 0.5])
@@ -271,7 +270,7 @@ def test_bad_values_and_options_without_effect_are_refused(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_sampler_config(options)
+        build(SamplerConfig, options, "sampler")
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_config_json_without_mask_is_refused(checkpoint, tmp_path):
 
 def test_the_likelihood_goes_by_realigned_logits(checkpoint):
     engine = LLaDACausalLM(str(checkpoint)).engine
-    estimate = engine.score([1, 2, 3], [4], LikelihoodOptions())
+    estimate = engine.scorer.score([1, 2, 3], [4], LikelihoodOptions())
     logits = qwen2_logits(checkpoint, [1, 2, 3, MASK_ID])[2].double()
     assert estimate.nll == pytest.approx(-logits.log_softmax(-1)[4].item(), rel=1e-5)
 

@@ -114,10 +114,10 @@ def test_the_next_token_is_scored_as_the_network_says(paths, name):
     mask = [engine.special_tokens.mask_token_id] if FAMILIES[name].masks else []
     logits = engine.model(torch.tensor([prefix + mask])).logits[0, -1].double().log_softmax(-1)
     expected = [-logits[token].item() for token in candidates]
-    scored = [estimate.nll for estimate in engine.score_next(prefix, candidates)]
+    scored = [estimate.nll for estimate in engine.scorer.score_next(prefix, candidates)]
     assert scored == pytest.approx(expected, rel=1e-5)
     options = LikelihoodOptions(num_draws=4)
-    alone = [engine.score(prefix, [token], options).nll for token in candidates]
+    alone = [engine.scorer.score(prefix, [token], options).nll for token in candidates]
     assert alone == pytest.approx(expected, rel=1e-5)
 
 

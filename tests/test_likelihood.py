@@ -14,14 +14,14 @@ from opencompass_llada.likelihood import (
     CausalScorer,
     Estimate,
     LikelihoodOptions,
+    MaskedScorer,
     causal_logits,
     entropies_from_logits,
-    estimate_bound,
-    estimate_longllada,
     pool,
-    student_t_quantile,
+    sliced_entropies,
 )
-from opencompass_llada.likelihood.bound import masked_entropies, sliced_entropies, stratified_counts
+from opencompass_llada.likelihood.bound import stratified_counts
+from opencompass_llada.likelihood.estimate import student_t_quantile
 
 MASK = 4  # after a vocabulary of four tokens
 TARGET = [1, 3, 0, 2, 1]
@@ -69,7 +69,7 @@ def test_the_bound_matches_exact_enumeration_and_its_error_is_honest(model, pref
     exact = order_average(model, prefix, TARGET)
     entropies = entropies_from_logits(model.logits_at)
     options = LikelihoodOptions(num_draws=20_000, batch_size=512)
-    estimate = estimate_bound(entropies, prefix, TARGET, options, mask_token_id=MASK)
+    estimate = MaskedScorer(entropies, MASK).draw_bound(prefix, TARGET, options)
     error = estimate.standard_error * len(TARGET)
     assert abs(estimate.nll - exact) < 4 * error
     assert error < 0.01 * exact, "the comparison must be sharp"
@@ -80,15 +80,13 @@ def exact_sums(model, prefix, target):
     entropies, masks = entropies_from_logits(model.logits_at), []
     for size in range(1, len(target) + 1):
         masks += [torch.tensor(c) for c in itertools.combinations(range(len(target)), size)]
-    sums = masked_entropies(entropies, prefix, target, masks, mask_token_id=MASK, batch_size=64)
+    sums = MaskedScorer(entropies, MASK).masked_sums(prefix, target, masks, 64)
     return {tuple(mask.tolist()): value for mask, value in zip(masks, sums, strict=True)}
 
 
 def longllada(entropies, prefix, target, seed=0, **options):
-    return estimate_longllada(
-        entropies, prefix, target, mask_token_id=MASK,
-        options=LikelihoodOptions(estimator="longllada", seed=seed, batch_size=64, **options),
-    )  # fmt: skip
+    options = LikelihoodOptions(estimator="longllada", seed=seed, batch_size=64, **options)
+    return MaskedScorer(entropies, MASK).score(prefix, target, options)
 
 
 def test_longllada_agrees_with_the_scripts_formula_by_enumeration(model):
@@ -145,17 +143,18 @@ def test_the_interval_covers_what_it_says(model, monkeypatch, draws, chunks, low
     sums = exact_sums(model, [2, 0], TARGET)
     exact = order_average(model, [2, 0], TARGET)
     monkeypatch.setattr(
-        "opencompass_llada.likelihood.bound.masked_entropies",
-        lambda entropies, prefix, target, masks, **_: [sums[tuple(m.tolist())] for m in masks],
+        MaskedScorer,
+        "masked_sums",
+        lambda self, prefix, target, masks, size: [sums[tuple(m.tolist())] for m in masks],
     )
     covered, estimates, variances = 0, [], []
     for seed in range(1500):
         parts = [
-            estimate_bound(None, [2, 0], TARGET,
-                           LikelihoodOptions(num_draws=draws, seed=seed * chunks + part),
-                           mask_token_id=MASK)
+            MaskedScorer(None, MASK).draw_bound(
+                [2, 0], TARGET, LikelihoodOptions(num_draws=draws, seed=seed * chunks + part)
+            )
             for part in range(chunks)
-        ]  # fmt: skip
+        ]
         total = pool(parts)
         low, high = total.interval(0.95)
         covered += low <= exact / len(TARGET) <= high
@@ -189,7 +188,7 @@ def test_longllada_is_the_mean_of_the_draws_means_of_each_chunk(model):
             seen.append((row.tolist(), unique))
         return losses
 
-    estimate = estimate_longllada(spy, text[:0], text, options, mask_token_id=MASK)
+    estimate = MaskedScorer(spy, MASK).score(text[:0], text, options)
     means = []
     for chunk in (0, 1):
         rows = [unique for row, unique in seen if len(row) == 4 * (chunk + 1)]
@@ -207,14 +206,14 @@ def test_one_pass_a_draw_whatever_the_batch_size_and_the_same_numbers(model):
     for batch_size in (1, 3, 64):
         counting = Counting(model)
         options = LikelihoodOptions(num_draws=10, batch_size=batch_size)
-        estimate = estimate_bound(counting, prefix, target, options, mask_token_id=MASK)
+        estimate = MaskedScorer(counting, MASK).draw_bound(prefix, target, options)
         assert counting.rows == estimate.num_forward_passes == estimate.num_draws == 10
         assert counting.calls == math.ceil(10 / batch_size)
         results.append((estimate.nll, estimate.variance))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
     assert results[0] == pytest.approx(results[2], rel=1e-5)
     single = Counting(model)
-    estimate_bound(single, prefix, target, LikelihoodOptions(num_draws=10), mask_token_id=MASK)
+    MaskedScorer(single, MASK).draw_bound(prefix, target, LikelihoodOptions(num_draws=10))
     assert single.positions < 10 * len(target), "logits at masked positions alone"
 
 
@@ -227,7 +226,7 @@ def test_masks_depend_on_the_target_alone(model):
             return torch.ones(positions.shape)
 
         options = LikelihoodOptions(num_draws=6, seed=seed)
-        estimate_bound(spy, prefix, TARGET, options, mask_token_id=MASK)
+        MaskedScorer(spy, MASK).draw_bound(prefix, TARGET, options)
         return seen
 
     assert masks_for([]) == masks_for([1, 2, 3])
@@ -248,12 +247,12 @@ def test_a_mask_in_the_text_and_broken_models_are_refused(model):
     entropies = entropies_from_logits(model.logits_at)
     options = LikelihoodOptions(num_draws=4)
     with pytest.raises(ValueError, match="mask id 4"):
-        estimate_bound(entropies, [MASK], TARGET, options, mask_token_id=MASK)
+        MaskedScorer(entropies, MASK).draw_bound([MASK], TARGET, options)
     with pytest.raises(ValueError, match="at least one token"):
-        estimate_bound(entropies, [1], [], options, mask_token_id=MASK)
+        MaskedScorer(entropies, MASK).score([1], [], options)
+    broken = MaskedScorer(lambda i, p, t: torch.full(p.shape, math.nan), MASK)
     with pytest.raises(FloatingPointError, match="not finite"):
-        estimate_bound(lambda i, p, t: torch.full(p.shape, math.nan), [], TARGET, options,
-                       mask_token_id=MASK)  # fmt: skip
+        broken.draw_bound([], TARGET, options)
 
 
 @pytest.mark.parametrize(

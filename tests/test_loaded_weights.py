@@ -197,9 +197,9 @@ def test_an_autoregressive_model_without_finite_logits_raises(tmp_path, value):
     with pytest.raises(FloatingPointError, match="not finite.*bfloat16 or float32"):
         engine.generate([[1, 2, 3], [4]], max_new_tokens=4)
     with pytest.raises(FloatingPointError, match="not finite"):
-        engine.score([1, 2], [3], LikelihoodOptions())
+        engine.scorer.score([1, 2], [3], LikelihoodOptions())
     with pytest.raises(FloatingPointError, match="not finite"):
-        engine.score_next([1, 2], [3, 4])
+        engine.scorer.score_next([1, 2], [3, 4])
 
 
 def test_one_logit_that_is_not_finite_is_enough(tmp_path):

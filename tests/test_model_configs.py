@@ -12,7 +12,11 @@ import opencompass_llada.assets
 from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.runs.model_configs import ModelTable, list_models
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
+<<<<<<< HEAD
 from opencompass_llada.sampling import plan_blocks
+=======
+from opencompass_llada.runs.models import ModelTable, list_models
+>>>>>>> 48a7725 (One scorer of a masked diffusion model beside the autoregressive one, owned by the engine; the denoising loop is one class; a config plans its blocks itself)
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,7 +165,7 @@ def test_a_tiny_model_by_name_fits_answers_of_any_length(name):
     [config] = list_models(name)
     settings = SamplerSettings(config["sampler"])
     for length in (16, 30, 32, 48, 64, 512):
-        assert plan_blocks(settings.for_length(length)).num_steps >= length
+        assert settings.for_length(length).plan().num_steps >= length
 
 
 def test_the_tiny_models_take_four_tokens_a_step():
@@ -169,7 +173,7 @@ def test_the_tiny_models_take_four_tokens_a_step():
         [llada] = list_configs(["tiny_llada"], benchmark=benchmark)
         [twin] = list_configs(["tiny_ar"], benchmark=benchmark)
         assert llada["max_out_len"] == twin["max_out_len"] == new_tokens
-        plan = plan_blocks(SamplerSettings(llada["sampler"]).for_length(new_tokens))
+        plan = SamplerSettings(llada["sampler"]).for_length(new_tokens).plan()
         assert plan.padded_length == new_tokens == 4 * plan.num_steps
 
 

@@ -27,8 +27,12 @@ from opencompass_llada.benchmarks.perplexity.samples import (
     cut_windows,
     read_texts,
 )
-from opencompass_llada.likelihood import Estimate, LikelihoodOptions, estimate_bound
-from opencompass_llada.likelihood.bound import entropies_from_logits
+from opencompass_llada.likelihood import (
+    Estimate,
+    LikelihoodOptions,
+    MaskedScorer,
+    entropies_from_logits,
+)
 from opencompass_llada.options import build
 from opencompass_llada.report.curves import read_curves
 from opencompass_llada.report.summarizers import PerplexitySummarizer
@@ -132,9 +136,8 @@ def check_against_the_estimator(checkpoint, row):
     total, options = 0.0, LikelihoodOptions(num_draws=4)
     for text in texts(path="generated", num_texts=2, extended_at="start"):
         window = model.encode(text["text"]).tolist()
-        estimate = estimate_bound(
-            entropies, window[-32:-8], window[-8:], options, mask_token_id=MASK_ID
-        )
+        scorer = MaskedScorer(entropies, MASK_ID)
+        estimate = scorer.draw_bound(window[-32:-8], window[-8:], options)
         total += estimate.nll
     assert float(row["nll_per_token"]) == pytest.approx(total / 16, rel=1e-4)
     # Byte-level tokens: a token is a byte.

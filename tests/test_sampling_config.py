@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_denoiser import TOKENS, ToyDenoiser
 
+from opencompass_llada.options import build
 from opencompass_llada.sampling import (
     STRATEGIES,
     BlockPlan,
@@ -18,8 +19,6 @@ from opencompass_llada.sampling import (
     SpecialTokens,
     Strategy,
     cap_steps,
-    parse_sampler_config,
-    plan_blocks,
     sample,
 )
 from opencompass_llada.sampling.schedule import reveals_per_step
@@ -64,7 +63,7 @@ from opencompass_llada.sampling.schedule import reveals_per_step
 )
 def test_a_bad_value_is_refused_with_a_remedy(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_sampler_config(options)
+        build(SamplerConfig, options, "sampler")
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 300))
@@ -91,11 +90,15 @@ def test_config_is_frozen_and_keyword_only() -> None:
 
 def test_parse_takes_a_mapping_a_config_or_nothing_and_changes_neither() -> None:
     options = {"generation_length": 64, "num_steps": 32}
-    config = parse_sampler_config(options)
+    config = build(SamplerConfig, options, "sampler")
     assert config == SamplerConfig(generation_length=64, num_steps=32)
     assert options == {"generation_length": 64, "num_steps": 32}
-    assert parse_sampler_config(config) is config
-    assert parse_sampler_config(None) == parse_sampler_config({}) == SamplerConfig()
+    assert build(SamplerConfig, config, "sampler") is config
+    assert (
+        build(SamplerConfig, None, "sampler")
+        == build(SamplerConfig, {}, "sampler")
+        == SamplerConfig()
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,14 +119,14 @@ def test_impossible_special_tokens_are_refused(ids: dict[str, Any], message: str
 
 
 def test_plan_rounds_up_to_whole_blocks() -> None:
-    plan = plan_blocks(SamplerConfig(generation_length=70, block_length=32, num_steps=12))
+    plan = SamplerConfig(generation_length=70, block_length=32, num_steps=12).plan()
     assert plan == BlockPlan(generation_length=70, block_length=32, num_steps=12)
     assert (plan.padded_length, plan.num_blocks, plan.steps_per_block) == (96, 3, 4)
     assert (plan.num_steps, plan.surplus) == (12, 26)
 
 
 def test_no_num_steps_is_one_token_a_step() -> None:
-    plan = plan_blocks(SamplerConfig(generation_length=70, block_length=32))
+    plan = SamplerConfig(generation_length=70, block_length=32).plan()
     assert (plan.num_steps, plan.steps_per_block) == (96, 32)
 
 
@@ -149,11 +152,9 @@ def test_capped_steps_always_fit_and_are_the_most_that_do(
     budget: int, generation_length: int, block_length: int
 ) -> None:
     steps = cap_steps(budget, generation_length, block_length)
-    plan = plan_blocks(
-        SamplerConfig(
-            generation_length=generation_length, block_length=block_length, num_steps=steps
-        )
-    )
+    plan = SamplerConfig(
+        generation_length=generation_length, block_length=block_length, num_steps=steps
+    ).plan()
     assert steps <= max(budget, plan.num_blocks)
     more = steps + plan.num_blocks
     assert more > budget or more > plan.padded_length

@@ -14,7 +14,6 @@ from opencompass_llada.sampling import (
     make_progress,
     sample,
 )
-from opencompass_llada.sampling.progress import progress_wanted
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -23,20 +22,13 @@ from opencompass_llada.sampling.progress import progress_wanted
     [("on", True), ("1", True), (" Off ", False), ("0", False), ("auto", None), ("", None)],
 )
 def test_environment_decides_over_the_terminal(
-    setting: str, expected: bool | None, terminal: bool
+    setting: str, expected: bool | None, terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = progress_wanted({PROGRESS_VARIABLE: setting}, stderr_is_terminal=terminal)
-    assert wanted == (terminal if expected is None else expected)
-    assert progress_wanted({}, stderr_is_terminal=terminal) == terminal
-
-
-def test_argument_decides_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PROGRESS_VARIABLE, "off")
-    assert isinstance(make_progress(enabled=True), ProgressBar)
-    assert type(make_progress()) is StepListener
-    monkeypatch.setenv(PROGRESS_VARIABLE, "on")
-    assert type(make_progress(enabled=False)) is StepListener
-    assert isinstance(make_progress(), ProgressBar)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.setenv(PROGRESS_VARIABLE, setting)
+    assert isinstance(make_progress(), ProgressBar) == (terminal if expected is None else expected)
+    monkeypatch.delenv(PROGRESS_VARIABLE)
+    assert type(make_progress()) is (ProgressBar if terminal else StepListener)
 
 
 def test_unknown_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,15 +39,15 @@ def test_unknown_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bar_names_sample_block_and_step(capsys: pytest.CaptureFixture[str]) -> None:
     config = SamplerConfig(generation_length=8, block_length=4, num_steps=4)
-    bar = ProgressBar(5, delay=0.0)
+    bar = ProgressBar(delay=0.0)
     plan = BlockPlan(generation_length=8, block_length=4, num_steps=4)
     bar.start_batch(2, plan)
-    assert "sample 1-2/5 block 1/2 step 0/2" in capsys.readouterr().err
+    assert "sample 1-2 block 1/2 step 0/2" in capsys.readouterr().err
     bar.finish_batch()
     sample(ToyDenoiser(), [[1], [2]], config, TOKENS, device="cpu", progress=bar)
     capsys.readouterr()
     bar.start_batch(1, plan)
-    assert "sample 5/5 block 1/2 step 0/2" in capsys.readouterr().err
+    assert "sample 5 block 1/2 step 0/2" in capsys.readouterr().err
     bar.finish_batch()
 
 
@@ -92,6 +84,6 @@ def test_progress_changes_no_result() -> None:
     config = SamplerConfig(generation_length=8, block_length=4, num_steps=4, temperature=1.0)
     plain = sample(ToyDenoiser(), [[1], [2, 3]], config, TOKENS, device="cpu")
     shown = sample(
-        ToyDenoiser(), [[1], [2, 3]], config, TOKENS, device="cpu", progress=ProgressBar(2)
+        ToyDenoiser(), [[1], [2, 3]], config, TOKENS, device="cpu", progress=ProgressBar()
     )
     assert shown == plain

@@ -18,11 +18,10 @@ from opencompass_llada.sampling import (
     StepContext,
     StepListener,
     derive_seed,
-    plan_blocks,
     sample,
 )
 from opencompass_llada.sampling.block_cache import BlockForward
-from opencompass_llada.sampling.loop import DenoisingParts, denoise, lay_out_rows
+from opencompass_llada.sampling.loop import Denoiser, lay_out_rows
 from opencompass_llada.sampling.noise import gumbel_argmax, make_generators
 from opencompass_llada.sampling.prediction import Predictor
 from opencompass_llada.sampling.schedule import StepPlan
@@ -248,7 +247,7 @@ class RecordingForward(BlockForward):
 
 def run_with(accept: Any, prompts: list[list[int]], config: SamplerConfig) -> Any:
     device = torch.device("cpu")
-    plan, lengths = plan_blocks(config), [len(prompt) for prompt in prompts]
+    plan, lengths = config.plan(), [len(prompt) for prompt in prompts]
     seeds = [derive_seed(config.seed, prompt) for prompt in prompts]
     forward = RecordingForward(
         ToyDenoiser(), lengths, plan, config.cache, cfg_scale=0.0, mask_token_id=MASK,
@@ -256,11 +255,11 @@ def run_with(accept: Any, prompts: list[list[int]], config: SamplerConfig) -> An
     )  # fmt: skip
     forward.starts = []
     predictor = Predictor(config, TOKENS, make_generators(seeds, device), device)
-    parts = DenoisingParts(
-        forward=forward, predictor=predictor, accept=accept, progress=StepListener()
+    denoiser = Denoiser(
+        plan=plan, forward=forward, predictor=predictor, accept=accept, progress=StepListener()
     )
     ids_BL = lay_out_rows(prompts, plan.padded_length, MASK)
-    ids_BL, passes = denoise(ids_BL, torch.tensor(lengths), plan, parts)
+    ids_BL, passes = denoiser.run(ids_BL, torch.tensor(lengths))
     forward.passes_per_prompt = passes.tolist()
     rows = zip(ids_BL.tolist(), lengths, strict=True)
     return [row[start : start + config.generation_length] for row, start in rows], forward

@@ -13,7 +13,7 @@ from naive_sampler import naive_generate
 from torch import Tensor
 from toy_denoiser import TOKENS, VOCABULARY, ToyDenoiser
 
-from opencompass_llada.sampling import SamplerConfig, cap_steps, plan_blocks, sample
+from opencompass_llada.sampling import SamplerConfig, cap_steps, sample
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], [11, 13, 17, 19, 2]]
 NAMES = {"suppress_eos_logits": "never_eos", "suppress_eos_eot_confidence": "eos_last"}
@@ -36,7 +36,7 @@ def naive_ids(
     return naive_generate(
         model.full_logits,
         prompt,
-        num_steps=plan_blocks(config).num_steps,
+        num_steps=config.plan().num_steps,
         mask_id=TOKENS.mask_token_id,
         eos_id=TOKENS.eos_token_id,
         eot_id=TOKENS.eot_token_id or 0,

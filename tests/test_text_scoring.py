@@ -13,14 +13,12 @@ from tiny_chat import write_chat_checkpoint
 from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.likelihood import (
     LikelihoodOptions,
-    common_prefix_length,
+    MaskedScorer,
     entropies_from_logits,
-    enumerate_bound,
-    estimate_bound,
-    is_enumerable,
     parse_scoring,
-    split_options,
 )
+from opencompass_llada.likelihood.bound import is_enumerable
+from opencompass_llada.likelihood.texts import split_options
 from opencompass_llada.prompting.truncate import PromptTooLongError
 from opencompass_llada.sampling import SpecialTokens
 from opencompass_llada.wrapper import LLaDACausalLM
@@ -130,8 +128,8 @@ def test_enumeration_is_the_average_over_orders_and_the_mean_of_the_draws(prefix
     target = [1, 3, 0, 2]
     entropies = entropies_from_logits(network.logits_at)
     options = LikelihoodOptions(num_draws=4000, batch_size=256)
-    exact = enumerate_bound(entropies, prefix, target, options, mask_token_id=4)
-    drawn = estimate_bound(entropies, prefix, target, options, mask_token_id=4)
+    exact = MaskedScorer(entropies, 4).score(prefix, target, options)
+    drawn = MaskedScorer(entropies, 4).draw_bound(prefix, target, options)
     error = drawn.standard_error * len(target)
     assert abs(drawn.nll - exact.nll) < 4 * error < 0.05 * exact.nll
     assert (exact.num_draws, exact.variance, exact.degrees_of_freedom) == (15, 0.0, math.inf)
@@ -157,7 +155,7 @@ def masks_of(prefix, target, **options):
     network.hidden_states = hidden_states
     tokens = SpecialTokens(mask_token_id=MASK_ID, eos_token_id=256)
     engine = MaskedDiffusionEngine(network, SamplerSettings({}), tokens)
-    engine.score(prefix, target, LikelihoodOptions(num_draws=8, batch_size=8), **options)
+    engine.scorer.score(prefix, target, LikelihoodOptions(num_draws=8, batch_size=8), **options)
     return seen
 
 
@@ -187,7 +185,7 @@ def test_borders_as_in_the_docstrings():
     names = [[*so, "_12"], [*so, "_1"]]
     ids = {name: i for i, name in enumerate(sorted({n for row in names for n in row}))}
     rows = [[ids[name] for name in row] for row in names]
-    assert common_prefix_length(rows) == 4
+    assert split_options(rows) == (rows[0][:4], [[ids["_12"]], [ids["_1"]]])
     assert split_options([[1, 2, 3], [1, 2, 4, 5]]) == ([1, 2], [[3], [4, 5]])
     assert split_options([[1, 2], [1, 2, 3]]) == ([1], [[2], [2, 3]])
     assert split_options([[1, 2], [1, 2]]) == ([1], [[2], [2]])

@@ -11,17 +11,3 @@ from opencompass_llada.engines.base import (
 )
 from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine, MaskedDiffusionFamily
 from opencompass_llada.engines.sampler_settings import SamplerSettings
-
-__all__ = [
-    "AutoregressiveEngine",
-    "AutoregressiveFamily",
-    "EndTokens",
-    "Engine",
-    "Family",
-    "Generation",
-    "LoadRequest",
-    "MaskedDiffusionEngine",
-    "MaskedDiffusionFamily",
-    "SamplerSettings",
-    "length_buckets",
-]

@@ -1,7 +1,6 @@
-"""Loads autoregressive checkpoints, the baselines of masked diffusion models; generates and scores.
+"""Loads autoregressive checkpoints, the baselines: all that AutoModelForCausalLM does by itself.
 
-Every checkpoint that AutoModelForCausalLM loads without remote code. Decodes greedily by
-transformers' own `generate`, with its key/value cache.
+Decodes greedily by transformers' own `generate`, with its key/value cache.
 
 Shape letters: B rows, L row length.
 """
@@ -21,15 +20,16 @@ from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.base import CausalTokens, Engine, Family, LoadRequest
 from opencompass_llada.engines.sampler_settings import SamplerSettings
-from opencompass_llada.likelihood import CausalScorer, Estimate, LikelihoodOptions, causal_logits
+from opencompass_llada.likelihood import CausalScorer, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
+from opencompass_llada.prompting.stop import cut_at_token_ids
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import IsComplete, SamplerOutput
 
 #: Ends of a turn of widespread chat formats, counted as ends where the tokenizer has them.
-TURN_ENDS = (EOT_TOKEN, "<|im_end|>")
+_TURN_ENDS = (EOT_TOKEN, "<|im_end|>")
 #: What else changes greedy decoding: options of generation_config.json and what leaves them out.
 _WITHOUT_EFFECT: dict[str, Any] = {
     **{"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0},
@@ -56,7 +56,7 @@ class AutoregressiveEngine(Engine):
         super().__init__(model, rope)
         self.end_token_ids = tuple(end_token_ids)
         self._pad_token_id = pad_token_id
-        self._scorer = CausalScorer(causal_logits(model), device=self.device)
+        self.scorer = CausalScorer(causal_logits(model), device=self.device)
 
     def _generate(
         self,
@@ -71,27 +71,13 @@ class AutoregressiveEngine(Engine):
                 f"prompt {empty[0]} of the batch has no token, and an autoregressive model needs "
                 "one to go on from; give it text, or a tokenizer that adds a beginning of sequence"
             )
-        ids_BL, attention_BL = pad_left(prompts, self._pad_token_id, self.device)
+        ids_BL, attention_BL = _pad_left(prompts, self._pad_token_id, self.device)
         output_BL = self._decode(ids_BL, attention_BL, max_new_tokens)
         rows = [self._read(row) for row in output_BL[:, ids_BL.shape[1] :].tolist()]
         passes = [len(row) for row in rows]
         return SamplerOutput(
             token_ids=rows, num_forward_passes=max(passes), passes_per_prompt=passes
         )
-
-    def score(
-        self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
-    ) -> Estimate:
-        """Return the exact negative log-likelihood of a target; see `CausalScorer.score`."""
-        return self._scorer.score(prefix, target, options)
-
-    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Score several single tokens after a prefix; see `CausalScorer.score_next`."""
-        return self._scorer.score_next(prefix, candidates)
 
     @torch.inference_mode()
     def _decode(self, ids_BL: Tensor, attention_BL: Tensor, max_new_tokens: int) -> Tensor:
@@ -102,13 +88,12 @@ class AutoregressiveEngine(Engine):
             eos_token_id=list(self.end_token_ids),
             pad_token_id=self._pad_token_id,
             logits_processor=[_refuse_non_finite],
-            **greedy_options(self.model.generation_config),
+            **_greedy_options(self.model.generation_config),
         )
 
     def _read(self, row: list[int]) -> list[int]:
         """Take a row up to its first end token; what follows is padding for longer rows."""
-        ends = [index for index, token_id in enumerate(row) if token_id in self.end_token_ids]
-        return row[: ends[0] + 1] if ends else row
+        return row[: len(cut_at_token_ids(row, self.end_token_ids)) + 1]
 
 
 def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
@@ -121,7 +106,7 @@ def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
     return logits_BV
 
 
-def greedy_options(generation_config: Any) -> dict[str, Any]:
+def _greedy_options(generation_config: Any) -> dict[str, Any]:
     """Return the options of greedy decoding, whatever a checkpoint's generation_config says.
 
     The key/value cache is on too: many fine-tuned checkpoints leave ``use_cache`` false behind.
@@ -134,7 +119,7 @@ def greedy_options(generation_config: Any) -> dict[str, Any]:
     return {"do_sample": False, "use_cache": True, **_WITHOUT_EFFECT, **neutral}
 
 
-def pad_left(
+def _pad_left(
     prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Lay out prompts so that all answers start in one column, and mask the padding: int64 [B, L].
@@ -151,7 +136,7 @@ def pad_left(
 class AutoregressiveFamily(Family):
     """Every autoregressive checkpoint; its config.json names one of transformers' architectures."""
 
-    engine: ClassVar[type[Engine]] = AutoregressiveEngine
+    generates_by: ClassVar[str] = AutoregressiveEngine.generates_by
 
     def special_tokens(
         self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
@@ -163,7 +148,7 @@ class AutoregressiveFamily(Family):
         text = config.get("text_config")
         check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
         groups = [config.get("eos_token_id"), _generation_end(path), tokenizer.eos_token_id]
-        groups += [find_token_id(tokenizer, token) for token in TURN_ENDS]
+        groups += [find_token_id(tokenizer, token) for token in _TURN_ENDS]
         listed = [group if isinstance(group, list | tuple) else [group] for group in groups]
         ids = dict.fromkeys(int(i) for group in listed for i in group if i is not None)
         if not ids:
@@ -195,18 +180,15 @@ class AutoregressiveFamily(Family):
             attention_backend=request.attention_backend,
         )
         pad = request.tokenizer.pad_token_id
-        return AutoregressiveEngine(
-            model,
-            end_token_ids=tokens.end_token_ids,
-            pad_token_id=tokens.end_token_ids[0] if pad is None else pad,
-            rope=rope,
-        )
+        ends = tokens.end_token_ids
+        pad = ends[0] if pad is None else pad
+        return AutoregressiveEngine(model, end_token_ids=ends, pad_token_id=pad, rope=rope)
 
 
 def _generation_end(path: str) -> Any:
     """Return the end tokens of generation_config.json, where chat checkpoints list theirs."""
     name = "generation_config.json"
     file = locate_checkpoint(path, files=["config.json", name]) / name
-    if not file.is_file():
-        return None
-    return json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    return (
+        json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    )

@@ -1,7 +1,4 @@
-"""Defines what an engine answers, and what a family of checkpoints gives to become one.
-
-An engine takes prompt ids and returns generated ids or likelihoods; it knows token ids only.
-"""
+"""Defines what an engine answers, and what a family of checkpoints gives to become one."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.sampler_settings import SamplerSettings
-from opencompass_llada.likelihood import Scorer
+from opencompass_llada.likelihood import CausalScorer, MaskedScorer
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
@@ -30,9 +27,8 @@ class Generation:
     """Generated ids. A diffusion model gives as many as were asked for and nothing is cut; an
     autoregressive model stops after its first end token."""
     num_forward_passes: int
-    """Forward passes that this row went through until its answer was complete (NFE), whatever
-    batch it was in. An autoregressive model's first pass reads the prompt, each further one a
-    token."""
+    """Those that this row went through until its answer was complete (NFE), whatever batch it was
+    in. An autoregressive model's first pass reads the prompt, each further one a token."""
     seconds: float
     """Wall time of the batch divided by its rows."""
 
@@ -63,16 +59,17 @@ class Totals:
         return (
             f"{self.num_prompts} prompts, {self.num_generated_tokens} generated tokens, "
             f"{self.num_forward_passes} forward passes of prompts in {self.num_batch_passes} of "
-            f"batches, {self.seconds:.1f} s "
-            f"({rate:.1f} generated tokens/s)"
+            f"batches, {self.seconds:.1f} s ({rate:.1f} generated tokens/s)"
         )
 
 
-class Engine(Scorer):
+class Engine(ABC):
     """A loaded network that generates and scores, and counts what that took."""
 
     generates_by: ClassVar[str]
     """``masked_diffusion`` or ``autoregressive``; recorded with every run."""
+    scorer: MaskedScorer | CausalScorer
+    """Scores token ids with the network."""
 
     def __init__(self, model: Any, rope: ResolvedRope | None) -> None:
         """Keep the network, in evaluation mode, and the RoPE scaling that it has, if known."""
@@ -147,13 +144,12 @@ class LoadRequest:
     """Everything that is decided before weights load."""
 
     path: str
-    """Folder or hub id."""
     config: Mapping[str, Any]
     """The checkpoint's config.json."""
     tokenizer: PreTrainedTokenizerBase
     rope_scaling: RopeScaling
     settings: SamplerSettings
-    """How to sample, over the family's defaults; only masked diffusion models read it."""
+    """Only masked diffusion models read it."""
     dtype: torch.dtype
     device: torch.device
     attention_backend: str
@@ -174,13 +170,8 @@ class Family(ABC):
     paper_defaults: Mapping[str, Any] = field(default_factory=dict)
     """What the papers' wrapper takes for this family where their diffusion_config is silent."""
 
-    engine: ClassVar[type[Engine]]
-    """What `load` returns."""
-
-    @property
-    def generates_by(self) -> str:
-        """``masked_diffusion`` or ``autoregressive``."""
-        return self.engine.generates_by
+    generates_by: ClassVar[str]
+    """That of its engine."""
 
     def defaults(self, *, paper_form: bool = False) -> dict[str, Any]:
         """Return the sampler's defaults, for options in the papers' form or the typed one."""

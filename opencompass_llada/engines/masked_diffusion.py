@@ -1,8 +1,4 @@
-"""Loads masked diffusion checkpoints; generates and scores with them.
-
-Sampling is `sampling`'s business, likelihoods are `likelihood`'s; here the network, its settings
-and its special tokens come together.
-"""
+"""Loads masked diffusion checkpoints: a network, its sampler's settings and its special tokens."""
 
 from __future__ import annotations
 
@@ -25,17 +21,7 @@ from opencompass_llada.inference import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.likelihood import (
-    EntropyFunction,
-    Estimate,
-    LikelihoodOptions,
-    enumerate_bound,
-    estimate_bound,
-    estimate_longllada,
-    is_enumerable,
-    score_alternatives,
-    sliced_entropies,
-)
+from opencompass_llada.likelihood import MaskedScorer, sliced_entropies
 from opencompass_llada.networks import BidirectionalNetwork, load_checkpoint, open_checkpoint
 from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
 from opencompass_llada.rope.methods import RopeScaling
@@ -56,6 +42,7 @@ class MaskedDiffusionEngine(Engine):
     """Generates and scores with a masked diffusion model."""
 
     generates_by = "masked_diffusion"
+    scorer: MaskedScorer
 
     def __init__(
         self,
@@ -66,18 +53,15 @@ class MaskedDiffusionEngine(Engine):
         progress: StepListener | None = None,
         pass_options: PassOptions | None = None,
     ) -> None:
-        """Put the parts together.
+        """Put the parts together; without ``progress`` a bar is shown where stderr is a terminal.
 
-        Args:
-            model: The loaded network.
-            settings: How to sample.
-            special_tokens: Ids of the checkpoint.
-            progress: Told of every step; None is a bar where stderr is a terminal.
-            pass_options: How passes are arranged; nothing of it changes an answer.
+        Nothing of ``pass_options``, which arrange the passes, changes an answer.
         """
         super().__init__(model, model.resolved_rope)
         self.settings = settings
         self.special_tokens = special_tokens
+        entropies = sliced_entropies(model.hidden_states, model.get_output_embeddings())
+        self.scorer = MaskedScorer(entropies, special_tokens.mask_token_id, self.device)
         self._pass_options = pass_options
         self._server: PassServer | None = None
         self._progress = make_progress() if progress is None else progress
@@ -97,7 +81,8 @@ class MaskedDiffusionEngine(Engine):
         is_complete: IsComplete | None,
     ) -> SamplerOutput:
         config = self.settings.for_length(max_new_tokens)
-        self._check_prompts(prompts)
+        for prompt in prompts:
+            self.scorer.refuse_masks(prompt)
         return sample(
             self.server,
             prompts,
@@ -108,40 +93,6 @@ class MaskedDiffusionEngine(Engine):
             progress=self._progress,
             is_complete=is_complete,
         )
-
-    def score(
-        self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
-    ) -> Estimate:
-        """Estimate the negative log-likelihood of a target given a clean prefix.
-
-        A target with no more masks than there are draws is not estimated but computed.
-        """
-        entropies, mask_id = self._entropies(), self.special_tokens.mask_token_id
-        place: dict[str, Any] = {"mask_token_id": mask_id, "device": self.device}
-        if options.estimator == "longllada":
-            return estimate_longllada(entropies, prefix, target, options, **place)
-        if is_enumerable(len(target), options):
-            return enumerate_bound(entropies, prefix, target, options, **place)
-        return estimate_bound(entropies, prefix, target, options, **place, draw_key=draw_key)
-
-    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Score several single tokens after a prefix in one pass; see `Engine.score_next`."""
-        self._check_prompts([[*prefix, *candidates]])
-        return score_alternatives(
-            self._entropies(),
-            [*prefix, self.special_tokens.mask_token_id],
-            len(prefix),
-            candidates,
-            estimator="bound",
-            device=self.device,
-        )
-
-    def _entropies(self) -> EntropyFunction:
-        return sliced_entropies(self.model.hidden_states, self.model.get_output_embeddings())
 
     def _next_seed(self, prompt: Sequence[int]) -> int:
         """Derive a seed of the run's, a prompt's ids and how often this engine met it before.
@@ -155,22 +106,12 @@ class MaskedDiffusionEngine(Engine):
         self._times_seen[first] += 1
         return first if repeat == 0 else derive_seed(first, [repeat])
 
-    def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        mask = self.special_tokens.mask_token_id
-        for index, prompt in enumerate(prompts):
-            if mask in prompt:
-                raise ValueError(
-                    f"prompt {index} of the batch holds the mask id {mask}, which is no text; "
-                    "encode it with prompting.encode.PromptEncoder"
-                )
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedDiffusionFamily(Family):
     """A family of native masked diffusion networks: a network, a mask, a sampler."""
 
-    engine: ClassVar[type[Engine]] = MaskedDiffusionEngine
-
+    generates_by: ClassVar[str] = MaskedDiffusionEngine.generates_by
     label: str
     """Its name in messages."""
     turn_end: str
@@ -201,10 +142,9 @@ class MaskedDiffusionFamily(Family):
     def load(self, request: LoadRequest) -> MaskedDiffusionEngine:
         """Load the weights, if one row at least fits the card."""
         progress = make_progress()  # reads a variable, whose fault shows before the weights load
-        settings = request.settings
-        if settings.unset:
+        if request.settings.unset:
             what = "Sampler options that are not given are %s's own: %s"
-            logger.info(what, self.label, settings.unset)
+            logger.info(what, self.label, request.settings.unset)
         tokens = self.special_tokens(request.path, request.config, request.tokenizer)
         _plan_memory(request)
         model = load_checkpoint(
@@ -215,7 +155,7 @@ class MaskedDiffusionFamily(Family):
             attention_backend=request.attention_backend,
             attention_pattern=self.attention_pattern,
         )
-        return MaskedDiffusionEngine(model, settings, tokens, progress=progress)
+        return MaskedDiffusionEngine(model, request.settings, tokens, progress=progress)
 
 
 def _plan_memory(request: LoadRequest) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from opencompass_llada.options import build, check_value, show
-from opencompass_llada.sampling import SamplerConfig, cap_steps, plan_blocks
+from opencompass_llada.sampling import SamplerConfig, cap_steps
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class SamplerSettings:
         free, steps = replace(self.resolved, generation_length=generation_length), self._num_steps
         if steps is None:
             return free
-        tokens = plan_blocks(free).padded_length
+        tokens = free.plan().padded_length
         if steps > tokens:
             if generation_length not in self._logged:
                 self._logged.add(generation_length)

@@ -19,8 +19,8 @@ from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import TaskRows
 from opencompass_llada.likelihood import (
     LikelihoodOptions,
+    MaskedScorer,
     entropies_from_logits,
-    estimate_bound,
     pool,
 )
 from opencompass_llada.networks import BidirectionalNetwork, LLaDAForMaskedDiffusion
@@ -155,15 +155,10 @@ def _mean_nll(
             # Not the network's own, which is in inference mode: sharded weights cannot be.
             return model(ids_BL, lengths_B, positions_BP).logits
 
+        entropies, options = entropies_from_logits(logits_at), LikelihoodOptions(num_draws=draws)
+        scorer = MaskedScorer(entropies, model.config.mask_token_id, device)
         estimates = [
-            estimate_bound(
-                entropies_from_logits(logits_at),
-                window[:-num_targets],
-                window[-num_targets:],
-                LikelihoodOptions(num_draws=draws),
-                mask_token_id=model.config.mask_token_id,
-                device=device,
-            )
+            scorer.draw_bound(window[:-num_targets], window[-num_targets:], options)
             for window in windows
         ]
     pooled = pool(estimates)

@@ -7,7 +7,7 @@ over all orders of the tokens, of the negative log-likelihood in that order.
 
 Random numbers come from a generator on the CPU, so that every device draws the same masks.
 
-Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries, T target tokens.
+Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -79,46 +80,210 @@ def check_finite(values: Iterable[float]) -> None:
         )
 
 
-def masked_entropies(
+def score_alternatives(
     entropies: EntropyFunction,
-    prefix: Sequence[int],
-    target: Sequence[int],
-    masks: Sequence[Tensor],
+    row: Sequence[int],
+    position: int,
+    candidates: Sequence[int],
     *,
-    mask_token_id: int,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-) -> list[float]:
-    """Sum the cross entropies of the masked tokens, for every draw.
+    estimator: str,
+    device: torch.device | str,
+) -> list[Estimate]:
+    """Return the exact negative log-likelihood of each candidate token at one position of a row.
 
-    Draws of like size share a call, so that little is computed for padding; each draw is one
-    forward pass of one row. ``masks`` are int64 [P] each: the places in the target that a draw
-    masks, P from 1 on. Returns nats, one sum a draw, in their order.
+    The position is asked for as often as there are candidates, at least one; the one forward pass
+    is counted with the first.
     """
-    row_L = torch.tensor([*prefix, *target], dtype=torch.int64)
-    if bool((row_L == mask_token_id).any()):
-        raise ValueError(
-            f"The text holds the mask id {mask_token_id}, which is no text and has no likelihood; "
-            "encode it with prompting.encode.PromptEncoder."
+    row_BL = torch.tensor([list(row)], device=device)
+    targets_BP = torch.tensor([list(candidates)], device=device)
+    positions_BP = torch.full_like(targets_BP, position)
+    values = entropies(row_BL, positions_BP, targets_BP)[0].double().tolist()
+    check_finite(values)
+    draws = int(estimator == "bound")
+    return [
+        Estimate(
+            estimator=estimator, nll=value, num_tokens=1, num_draws=draws, num_forward_passes=passes
         )
-    sums = [0.0] * len(masks)
-    order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))
-    for start in range(0, len(order), batch_size):
-        draws = order[start : start + batch_size]
-        widest = max(len(masks[draw]) for draw in draws)
-        # A shorter draw repeats its first place; what the model says there again is left out.
-        padded = [F.pad(masks[draw], (0, widest - len(masks[draw])), value=-1) for draw in draws]
-        places_BP = torch.stack(padded)
-        real_BP = places_BP >= 0
-        places_BP = torch.where(real_BP, places_BP, places_BP[:, :1]) + len(prefix)
-        ids_BL = row_L.repeat(len(draws), 1).scatter(1, places_BP, mask_token_id)
-        call = (ids_BL.to(device), places_BP.to(device), row_L[places_BP].to(device))
-        losses_BP = torch.where(real_BP.to(device), entropies(*call).double(), 0.0)
-        values = losses_BP.sum(-1).tolist()
-        check_finite(values)
-        for draw, value in zip(draws, values, strict=True):
-            sums[draw] = value
-    return sums
+        for value, passes in zip(values, [1] + [0] * len(values), strict=False)
+    ]
+
+
+@dataclass(frozen=True)
+class MaskedScorer:
+    """Scores targets, of at least one token, with a masked diffusion model.
+
+    All methods raise a ValueError where the target is empty or the text holds the mask, and a
+    FloatingPointError where the model's output is not finite.
+    """
+
+    entropies: EntropyFunction
+    mask_token_id: int
+    device: torch.device | str = "cpu"
+
+    def score(
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
+    ) -> Estimate:
+        """Estimate the negative log-likelihood of a target given a clean prefix.
+
+        A target with no more masks than there are draws is not estimated but computed.
+        """
+        if not target:
+            raise ValueError("target=[] must hold at least one token to score.")
+        if options.estimator == "longllada":
+            return self.draw_longllada(prefix, target, options)
+        if is_enumerable(len(target), options):
+            return self.enumerate_bound(prefix, target, options.batch_size)
+        return self.draw_bound(prefix, target, options, draw_key)
+
+    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+        """Return each candidate's negative log-likelihood after a prefix, by one pass in all."""
+        self.refuse_masks([*prefix, *candidates])
+        return score_alternatives(
+            self.entropies, [*prefix, self.mask_token_id], len(prefix), candidates,
+            estimator="bound", device=self.device,
+        )  # fmt: skip
+
+    def draw_bound(
+        self,
+        prefix: Sequence[int],
+        target: Sequence[int],
+        options: LikelihoodOptions,
+        draw_key: Sequence[int] | None = None,
+    ) -> Estimate:
+        """Estimate the bound, without bias, by ``options.draws`` forward passes.
+
+        The mask ratio is stratified: two independent draws in each of ``draws / 2`` strata. The
+        squared differences within the strata give an unbiased estimate of the variance, and no draw
+        is spent on it. The masks depend on the seed and the target alone, so that estimates for
+        several prefixes of one target, or by several models, differ by no noise of the masks. A
+        ``draw_key`` takes the target's place: targets of one length and one key are masked alike.
+        """
+        num_tokens, num_strata = len(target), options.draws // 2
+        key = target if draw_key is None else draw_key
+        generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
+        counts = [n for pair in stratified_counts(num_tokens, num_strata, generator) for n in pair]
+        masks = [_draw_places(num_tokens, count, generator) for count in counts]
+        sums = self.masked_sums(prefix, target, masks, options.batch_size)
+        weighted = [value * num_tokens / count for value, count in zip(sums, counts, strict=True)]
+        # Two draws a stratum: the variance of a pair's mean is their difference squared over 4.
+        pairs = zip(weighted[::2], weighted[1::2], strict=True)
+        variances = [((first - second) / 2 / num_strata) ** 2 for first, second in pairs]
+        return Estimate(
+            estimator="bound",
+            nll=sum(weighted) / len(weighted),
+            variance=sum(variances),
+            degrees_of_freedom=satterthwaite([(variance, 1.0) for variance in variances]),
+            num_tokens=num_tokens,
+            num_draws=len(weighted),
+            num_forward_passes=len(weighted),
+        )
+
+    def enumerate_bound(
+        self, prefix: Sequence[int], target: Sequence[int], batch_size: int
+    ) -> Estimate:
+        """Compute the bound without error, from all 2^L - 1 masks of a target of L tokens.
+
+        A mask of l places has the probability 1 / L / C(L, l) and the weight L / l, so that its sum
+        of cross entropies counts 1 / (l C(L, l)) times. The one token of a multiple-choice answer
+        takes one forward pass (LLaDA's own evaluation sets mc_num=1 for those tasks).
+        """
+        length = len(target)
+        sizes = range(1, length + 1)
+        masks = [torch.tensor(mask) for n in sizes for mask in combinations(range(length), n)]
+        sums = self.masked_sums(prefix, target, masks, batch_size)
+        pairs = zip(sums, map(len, masks), strict=True)
+        return Estimate(
+            estimator="bound",
+            nll=math.fsum(value / size / math.comb(length, size) for value, size in pairs),
+            num_tokens=length,
+            num_draws=len(masks),
+            num_forward_passes=len(masks),
+        )
+
+    def draw_longllada(
+        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
+    ) -> Estimate:
+        """Score a stretch of text chunk by chunk as LongLLaDA does, to compare with its Figure 1.
+
+        LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): a text is cut into
+        chunks of 64 tokens, each scored given all text before it, clean; 8 times a number of masked
+        tokens is drawn, uniform on 1..64 and independent of the others, and then their places, one
+        row a pass; the figure of a draw is the mean of its masked tokens' cross entropies (the
+        bound's weight, so that its expectation is the bound per token), that of a chunk the mean
+        over its draws, and that of a context length the geometric mean of the chunks' perplexities.
+
+        Returns the chunks added up, of which the last may be shorter, so that nats a token are the
+        mean of equally long chunks. The variance is that of the mean over a chunk's draws.
+        """
+        text, chunks, draws = [*prefix, *target], [], options.draws
+        for start in range(len(prefix), len(text), options.chunk_length):
+            chunk = text[start : start + options.chunk_length]
+            generator = torch.Generator().manual_seed(derive_seed(options.seed, chunk))
+            counts = torch.randint(1, len(chunk) + 1, (draws,), generator=generator).tolist()
+            masks = [_draw_places(len(chunk), count, generator) for count in counts]
+            sums = self.masked_sums(text[:start], chunk, masks, options.batch_size)
+            means = [value / count for value, count in zip(sums, counts, strict=True)]
+            chunks.append(
+                Estimate(
+                    estimator="longllada",
+                    nll=statistics.fmean(means) * len(chunk),
+                    variance=statistics.variance(means) / draws * len(chunk) ** 2,
+                    degrees_of_freedom=draws - 1.0,
+                    num_tokens=len(chunk),
+                    num_draws=draws,
+                    num_forward_passes=draws,
+                )
+            )
+        return pool(chunks)
+
+    def masked_sums(
+        self, prefix: Sequence[int], target: Sequence[int], masks: Sequence[Tensor], batch_size: int
+    ) -> list[float]:
+        """Sum the cross entropies of the masked tokens, in nats, for every draw.
+
+        Draws of like size share a call, so that little is computed for padding; each draw is one
+        forward pass of one row. ``masks`` are int64 [P] each: the places in the target that a draw
+        masks, P from 1 on.
+        """
+        self.refuse_masks([*prefix, *target])
+        row_L = torch.tensor([*prefix, *target], dtype=torch.int64)
+        sums = [0.0] * len(masks)
+        order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))
+        for start in range(0, len(order), batch_size):
+            draws = order[start : start + batch_size]
+            widest = max(len(masks[draw]) for draw in draws)
+            # A shorter draw repeats its first place; what the model says there again is left out.
+            padded = [
+                F.pad(masks[draw], (0, widest - len(masks[draw])), value=-1) for draw in draws
+            ]
+            places_BP = torch.stack(padded)
+            real_BP = places_BP >= 0
+            places_BP = torch.where(real_BP, places_BP, places_BP[:, :1]) + len(prefix)
+            ids_BL = row_L.repeat(len(draws), 1).scatter(1, places_BP, self.mask_token_id)
+            call = [tensor.to(self.device) for tensor in (ids_BL, places_BP, row_L[places_BP])]
+            losses_BP = self.entropies(*call).double()
+            values = torch.where(real_BP.to(self.device), losses_BP, 0.0).sum(-1).tolist()
+            check_finite(values)
+            for draw, value in zip(draws, values, strict=True):
+                sums[draw] = value
+        return sums
+
+    def refuse_masks(self, text: Sequence[int]) -> None:
+        """Raise where the text holds the mask."""
+        if self.mask_token_id in text:
+            raise ValueError(
+                f"The text holds the mask id {self.mask_token_id}, which is no text and has no "
+                "likelihood; encode it with prompting.encode.PromptEncoder."
+            )
+
+
+def is_enumerable(num_tokens: int, options: LikelihoodOptions) -> bool:
+    """Tell whether all 2^L - 1 masks of a target are no more than the draws allowed for it."""
+    return options.estimator == "bound" and num_tokens < 60 and 2**num_tokens - 1 <= options.draws
 
 
 def stratified_counts(
@@ -139,166 +304,3 @@ def stratified_counts(
 def _draw_places(num_tokens: int, count: int, generator: torch.Generator) -> Tensor:
     """Draw ``count`` of the tokens without replacement, ascending, int64."""
     return torch.randperm(num_tokens, generator=generator)[:count].sort().values
-
-
-def _check_target(target: Sequence[int]) -> None:
-    if not target:
-        raise ValueError("target=[] must hold at least one token to score.")
-
-
-def estimate_bound(
-    entropies: EntropyFunction,
-    prefix: Sequence[int],
-    target: Sequence[int],
-    options: LikelihoodOptions,
-    *,
-    mask_token_id: int,
-    device: torch.device | str = "cpu",
-    draw_key: Sequence[int] | None = None,
-) -> Estimate:
-    """Estimate the bound on the negative log-likelihood of a target given a clean prefix.
-
-    The mask ratio is stratified: two independent draws in each of ``draws / 2`` strata. The
-    squared differences within the strata give an unbiased estimate of the variance, and no draw
-    is spent on it. The masks depend on the seed and the target alone, so that estimates for
-    several prefixes of one target, or by several models, differ by no noise of the masks.
-
-    Args:
-        entropies: The model call.
-        prefix: Ids before the target, never masked; may be empty (the whole text is the target).
-        target: Ids to score, at least one.
-        options: Number of draws, batch size and seed.
-        mask_token_id: The model's mask.
-        device: The model's.
-        draw_key: Numbers that the masks depend on in the target's place. Targets of one length
-            and one key are masked alike, so that their estimates differ by no noise of the masks.
-
-    Returns:
-        The estimate; unbiased, an upper bound in expectation. ``draws`` forward passes.
-
-    Raises:
-        ValueError: If the target is empty, or the text holds the mask.
-        FloatingPointError: If the model's output is not finite.
-    """
-    _check_target(target)
-    num_tokens, num_strata = len(target), options.draws // 2
-    key = target if draw_key is None else draw_key
-    generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
-    counts = [n for pair in stratified_counts(num_tokens, num_strata, generator) for n in pair]
-    masks = [_draw_places(num_tokens, count, generator) for count in counts]
-    sums = masked_entropies(
-        entropies, prefix, target, masks,
-        mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
-    )  # fmt: skip
-    weighted = [value * num_tokens / count for value, count in zip(sums, counts, strict=True)]
-    # Two draws a stratum: the variance of a pair's mean is their difference squared over 4.
-    pairs = zip(weighted[::2], weighted[1::2], strict=True)
-    variances = [((first - second) / 2 / num_strata) ** 2 for first, second in pairs]
-    return Estimate(
-        estimator="bound",
-        nll=sum(weighted) / len(weighted),
-        variance=sum(variances),
-        degrees_of_freedom=satterthwaite([(variance, 1.0) for variance in variances]),
-        num_tokens=num_tokens,
-        num_draws=len(weighted),
-        num_forward_passes=len(weighted),
-    )
-
-
-def is_enumerable(num_tokens: int, options: LikelihoodOptions) -> bool:
-    """Tell whether all masks of a target are no more than the draws allowed for it.
-
-    There are 2^L - 1: from 128 draws on all of them are cheaper than drawing for L up to 7, and
-    leave no error.
-    """
-    return options.estimator == "bound" and num_tokens < 60 and 2**num_tokens - 1 <= options.draws
-
-
-def enumerate_bound(
-    entropies: EntropyFunction,
-    prefix: Sequence[int],
-    target: Sequence[int],
-    options: LikelihoodOptions,
-    *,
-    mask_token_id: int,
-    device: torch.device | str = "cpu",
-) -> Estimate:
-    """Compute the bound without error, from all 2^L - 1 masks of a target of L tokens.
-
-    A mask of l places has the probability 1 / L / C(L, l) and the weight L / l, so that its sum
-    of cross entropies counts 1 / (l C(L, l)) times. The one token of a multiple-choice answer takes
-    one forward pass (LLaDA's own evaluation sets mc_num=1 for those tasks).
-
-    Arguments and errors are those of `estimate_bound`; see `is_enumerable`.
-    """
-    _check_target(target)
-    num_tokens = len(target)
-    sizes = range(1, num_tokens + 1)
-    masks = [torch.tensor(m) for size in sizes for m in combinations(range(num_tokens), size)]
-    sums = masked_entropies(
-        entropies, prefix, target, masks,
-        mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
-    )  # fmt: skip
-    nll = math.fsum(
-        value / len(mask) / math.comb(num_tokens, len(mask))
-        for value, mask in zip(sums, masks, strict=True)
-    )
-    number = len(masks)
-    return Estimate(
-        estimator="bound",
-        nll=nll,
-        num_tokens=num_tokens,
-        num_draws=number,
-        num_forward_passes=number,
-    )
-
-
-def estimate_longllada(
-    entropies: EntropyFunction,
-    prefix: Sequence[int],
-    target: Sequence[int],
-    options: LikelihoodOptions,
-    *,
-    mask_token_id: int,
-    device: torch.device | str = "cpu",
-) -> Estimate:
-    """Score a stretch of text chunk by chunk as LongLLaDA does, to compare with its Figure 1.
-
-    LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): a text is cut into
-    chunks of 64 tokens, each scored given all text before it, clean; 8 times a number of masked
-    tokens is drawn, uniform on 1..64 and independent of the others, and then their places, one row
-    a pass; the figure of a draw is the mean of its masked tokens' cross entropies, that of a chunk
-    the mean over its draws, and that of a context length the geometric mean of the perplexities of
-    its chunks. The mean over a draw's masked tokens is the bound's weight, so that the expectation
-    of a chunk is its likelihood bound per token. `estimate_bound` differs in masking a whole target
-    at once and in stratifying the number of masks, which lowers the error.
-
-    Arguments and errors are those of `estimate_bound`; the last chunk may be shorter. Returns the
-    chunks added up, so that nats a token are the mean of equally long chunks and the perplexity is
-    their geometric mean. Draws times chunks forward passes. The variance is that of the mean over
-    a chunk's draws, without bias.
-    """
-    _check_target(target)
-    text, chunks, draws = [*prefix, *target], [], options.draws
-    for start in range(len(prefix), len(text), options.chunk_length):
-        chunk = text[start : start + options.chunk_length]
-        generator = torch.Generator().manual_seed(derive_seed(options.seed, chunk))
-        counts = torch.randint(1, len(chunk) + 1, (draws,), generator=generator).tolist()
-        masks = [_draw_places(len(chunk), count, generator) for count in counts]
-        sums = masked_entropies(
-            entropies, text[:start], chunk, masks,
-            mask_token_id=mask_token_id, batch_size=options.batch_size, device=device,
-        )  # fmt: skip
-        means = [value / count for value, count in zip(sums, counts, strict=True)]
-        chunks.append(
-            Estimate(
-                estimator="longllada",
-                nll=statistics.fmean(means) * len(chunk),
-                variance=statistics.variance(means) / draws * len(chunk) ** 2,
-                degrees_of_freedom=draws - 1.0,
-                num_tokens=len(chunk),
-                num_draws=draws,
-                num_forward_passes=draws,
-            )
-        )
-    return pool(chunks)

@@ -1,7 +1,4 @@
-"""Holds estimates of negative log-likelihoods and their errors, and adds several up.
-
-Knows numbers only: no tokens, no model.
-"""
+"""Holds estimates of negative log-likelihoods and their errors, and adds several up."""
 
 from __future__ import annotations
 
@@ -28,7 +25,6 @@ class Estimate:
     degrees_of_freedom: float = math.inf
     """Of the variance; infinite where it is known to be 0."""
     num_tokens: int
-    """Tokens scored."""
     num_draws: int
     """Masks drawn in all; 0 for an autoregressive model."""
     num_forward_passes: int
@@ -61,13 +57,7 @@ def safe_exp(value: float) -> float:
 
 
 def pool(estimates: Sequence[Estimate]) -> Estimate:
-    """Add up estimates of different tokens, made with independent draws.
-
-    The degrees of freedom of the sum are Satterthwaite's.
-
-    Raises:
-        ValueError: If there are none, or of several estimators.
-    """
+    """Add up estimates of different tokens, at least one, made with independent draws."""
     kinds = {estimate.estimator for estimate in estimates}
     if len(kinds) != 1:
         raise ValueError(

@@ -1,6 +1,4 @@
-"""Scores exactly: texts with autoregressive models, and single tokens in one place with any model.
-
-Token ids only; any AutoModelForCausalLM of transformers will do.
+"""Scores texts exactly with autoregressive models: any AutoModelForCausalLM of transformers.
 
 Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
 """
@@ -14,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opencompass_llada.likelihood.bound import EntropyFunction, check_finite, entropies_from_logits
+from opencompass_llada.likelihood.bound import (
+    check_finite,
+    entropies_from_logits,
+    score_alternatives,
+)
 from opencompass_llada.likelihood.estimate import Estimate
 from opencompass_llada.likelihood.options import LikelihoodOptions
 from opencompass_llada.sampling import LogitsFunction
@@ -34,8 +36,7 @@ def causal_logits(model: Any) -> LogitsFunction:
     ) -> Tensor:
         if lengths_B is not None:
             raise ValueError("lengths must be None: rows with padding are not supported here")
-        same = bool((positions_BP == positions_BP[:1]).all())
-        if can_choose and same:
+        if can_choose and bool((positions_BP == positions_BP[:1]).all()):
             return model(input_ids_BL, logits_to_keep=positions_BP[0], use_cache=False).logits
         logits_BLV = model(input_ids_BL, use_cache=False).logits
         rows_B1 = torch.arange(len(input_ids_BL), device=positions_BP.device)[:, None]
@@ -45,7 +46,11 @@ def causal_logits(model: Any) -> LogitsFunction:
 
 
 class CausalScorer:
-    """Scores targets with an autoregressive model; takes the place of a diffusion engine."""
+    """Scores targets with an autoregressive model, where `MaskedScorer` does with a diffusion one.
+
+    Raises a ValueError if no token is left to score, and a FloatingPointError if the model's output
+    is not finite.
+    """
 
     def __init__(self, logits_function: LogitsFunction, device: torch.device | str = "cpu") -> None:
         """Take the model call, from `causal_logits` or any function of its kind, and its device."""
@@ -63,10 +68,6 @@ class CausalScorer:
 
         Without a prefix the target's first token has nothing to be predicted from and is not
         counted. Options and ``draw_key`` are ignored: there is nothing to draw.
-
-        Raises:
-            ValueError: If no token is left to score.
-            FloatingPointError: If the model's output is not finite.
         """
         first = max(len(prefix), 1)
         row_L = torch.tensor([*prefix, *target], dtype=torch.int64, device=self._device)
@@ -95,37 +96,3 @@ class CausalScorer:
             self._entropies, prefix, len(prefix) - 1, candidates,
             estimator="autoregressive", device=self._device,
         )  # fmt: skip
-
-
-def score_alternatives(
-    entropies: EntropyFunction,
-    row: Sequence[int],
-    position: int,
-    candidates: Sequence[int],
-    *,
-    estimator: str,
-    device: torch.device | str = "cpu",
-) -> list[Estimate]:
-    """Return the exact negative log-likelihood of each candidate token at one position of a row.
-
-    The position is asked for as often as there are candidates, at least one; the one forward pass
-    is counted with the first.
-
-    Raises:
-        FloatingPointError: If the model's output is not finite.
-    """
-    row_BL = torch.tensor([list(row)], device=device)
-    targets_BP = torch.tensor([list(candidates)], device=device)
-    positions_BP = torch.full_like(targets_BP, position)
-    values = entropies(row_BL, positions_BP, targets_BP)[0].double().tolist()
-    check_finite(values)
-    return [
-        Estimate(
-            estimator=estimator,
-            nll=value,
-            num_tokens=1,
-            num_draws=int(estimator == "bound"),
-            num_forward_passes=int(index == 0),
-        )
-        for index, value in enumerate(values)
-    ]

@@ -8,10 +8,9 @@ from typing import Any
 
 from opencompass_llada.options import check_fields, check_value, reject_unknown
 
-ESTIMATORS = ("bound", "longllada")
 #: Estimator -> draws where none are given: LongLLaDA's own number, and one that this package's
 #: tiny model gives a standard error of a few percent with.
-DEFAULT_DRAWS = {"bound": 16, "longllada": 8}
+_DEFAULT_DRAWS = {"bound": 16, "longllada": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +33,9 @@ class LikelihoodOptions:
     """Same seed, same masks: two models or two prefixes then differ by no noise of the masks."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: With the name, the value, the rule and a valid value.
-        """
+        """Check every field."""
         check_fields(self)
-        reject_unknown("estimator", [self.estimator], ESTIMATORS)
+        reject_unknown("estimator", [self.estimator], _DEFAULT_DRAWS)
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must be at least 0; use 0 or more")
         for name in ("chunk_length", "batch_size"):
@@ -60,23 +55,20 @@ class LikelihoodOptions:
     @property
     def draws(self) -> int:
         """The number of draws, the default put in its place."""
-        return DEFAULT_DRAWS[self.estimator] if self.num_draws is None else self.num_draws
+        return _DEFAULT_DRAWS[self.estimator] if self.num_draws is None else self.num_draws
 
 
-#: What LLaDA's own evaluation draws for a log-likelihood (its mc_num).
-SCORING_DRAWS = 128
-#: Masked copies of a text in one call of the model: options are short as a rule.
-SCORING_BATCH_SIZE = 8
 _SCORING_NAMES = ("num_draws", "seed", "batch_size")
+#: 128 draws are LLaDA's own for a log-likelihood (its mc_num); options are short as a rule.
+_SCORING = LikelihoodOptions(num_draws=128, batch_size=8)
 
 
 def parse_scoring(
-    given: Mapping[str, Any] | None, base: LikelihoodOptions | None = None
+    given: Mapping[str, Any] | None, base: LikelihoodOptions = _SCORING
 ) -> LikelihoodOptions:
     """Read a ``likelihood`` option: how answers and texts are scored for OpenCompass.
 
-    It may give ``num_draws``, ``seed`` and ``batch_size``; the base holds where nothing is given,
-    by default `SCORING_DRAWS`, seed 0 and `SCORING_BATCH_SIZE`.
+    It may give ``num_draws``, ``seed`` and ``batch_size``; the base holds where nothing is given.
 
     Raises:
         ValueError: If a name is unknown (the nearest is named) or a value does not fit.
@@ -87,6 +79,4 @@ def parse_scoring(
     reject_unknown("likelihood option", options, _SCORING_NAMES)
     for name, value in options.items():
         check_value(f"likelihood[{name!r}]", value, int)
-    if base is None:
-        base = LikelihoodOptions(num_draws=SCORING_DRAWS, batch_size=SCORING_BATCH_SIZE)
     return replace(base, **options)

@@ -1,63 +1,35 @@
-"""Scores texts with an engine, each split into condition and target in tokens.
+"""Scores texts with a model, each split into condition and target in tokens.
 
 A whole text is tokenised once, as the model would read it, and split at the longest common token
-prefix: of the text and its condition alone, or of several texts that differ in their endings.
-Counting the condition's own tokens, as common evaluation harnesses do, goes wrong where the
-tokenizer merges across the border; splitting by characters needs the place of every token in the
-text, which not all tokenizers tell.
-
-In "So the sum is 12" of the five tokens [So, _the, _sum, _is, _12] with the condition "So the sum
-is 1", of [So, _the, _sum, _is, _1], the common prefix is [So, _the, _sum, _is] and [_12] is scored.
-By counting, all five tokens are the condition's and the "2" is never scored. No token of the
-condition holds a character of what is scored; the first scored token may hold the condition's last
-characters.
+prefix: of the text and its condition alone, or of several texts that differ in their endings. In
+"So the sum is 12" of the five tokens [So, _the, _sum, _is, _12] with the condition "So the sum is
+1", of [So, _the, _sum, _is, _1], [_12] is scored; by counting the condition's tokens, as common
+evaluation harnesses do, the "2" never is. No token of the condition holds a character of what is
+scored; the first scored token may hold the condition's last characters.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from os.path import commonprefix
+from typing import Any
 
+from opencompass_llada.likelihood.bound import MaskedScorer
 from opencompass_llada.likelihood.estimate import Estimate
+from opencompass_llada.likelihood.exact import CausalScorer
 from opencompass_llada.likelihood.options import LikelihoodOptions, parse_scoring
 from opencompass_llada.prompting.encode import Piece, PromptText
 from opencompass_llada.prompting.truncate import LengthLimit, PromptTooLongError, truncate
-
-
-class Scorer(Protocol):
-    """An engine, as far as scoring goes."""
-
-    @abstractmethod
-    def score(
-        self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
-    ) -> Estimate:
-        """Return the negative log-likelihood of a target given a clean prefix, or its bound.
-
-        An autoregressive model needs no options. Drawn masks depend on ``draw_key`` in the target's
-        place; see `estimate_bound`.
-        """
-
-    @abstractmethod
-    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
-        """Return the exact negative log-likelihood of each of several single tokens, in one pass.
-
-        An autoregressive model needs at least one id before them.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextScorer:
     """Scores texts with one model."""
 
-    engine: Scorer
+    tokens: MaskedScorer | CausalScorer
     encode: Callable[[str], list[int]]
-    """Text to token ids, with the beginning of sequence if the model has one."""
+    """Text to token ids, with a beginning of sequence if the model has one."""
     count_bytes: Callable[[Sequence[int], Sequence[int]], int]
     """Tokens, and those before them, to the bytes of UTF-8 that they stand for."""
     start_token_id: int | None
@@ -97,7 +69,7 @@ class TextScorer:
             )
         whole = self.encode(text)
         context = self.encode(_without_end(text, len(continuation)))
-        border = min(common_prefix_length([whole, context]), len(whole) - 1)
+        border = min(len(commonprefix([whole, context])), len(whole) - 1)
         return self._score(whole[:border], whole[border:], draw_key=())
 
     def score_options(self, texts: Sequence[str]) -> list[Estimate]:
@@ -108,7 +80,7 @@ class TextScorer:
         condition, rests = split_options([self.encode(text) for text in texts])
         if condition and all(len(rest) == 1 for rest in rests):
             shortened = self._shorten(condition, 1)
-            return self.engine.score_next(shortened, [rest[0] for rest in rests])
+            return self.tokens.score_next(shortened, [rest[0] for rest in rests])
         estimates = [self._score(condition, rest, draw_key=condition) for rest in rests]
         for text, rest, estimate in zip(texts, rests, estimates, strict=True):
             if estimate.num_tokens != len(rest):
@@ -133,7 +105,7 @@ class TextScorer:
         self, condition: Sequence[int], target: Sequence[int], draw_key: Sequence[int]
     ) -> Estimate:
         shortened = self._shorten(condition, len(target))
-        return self.engine.score(shortened, target, self.options, draw_key)
+        return self.tokens.score(shortened, target, self.options, draw_key)
 
     def _shorten(self, condition: Sequence[int], target_length: int) -> Sequence[int]:
         """Cut the condition to what the limit leaves beside the target, by the limit's policy."""
@@ -163,17 +135,7 @@ def _without_end(text: str, length: int) -> str:
     return PromptText(pieces)
 
 
-def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
-    """Return how many leading tokens all rows share; ``[1, 2, 3]`` and ``[1, 2, 4, 5]`` share 2."""
-    length = 0
-    for tokens in zip(*rows, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        length += 1
-    return length
-
-
-def split_options(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+def split_options(rows: Sequence[list[int]]) -> tuple[list[int], list[list[int]]]:
     """Split texts into the condition that they share and the rest of each.
 
     ``[1, 2, 3]`` and ``[1, 2, 4, 5]`` give ``[1, 2]`` and ``[[3], [4, 5]]``. Every rest keeps at
@@ -181,5 +143,5 @@ def split_options(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[list[i
     """
     if not all(rows):
         raise ValueError("a text to score has no tokens; look at the data set's prompt_template")
-    length = min(common_prefix_length(rows), min(map(len, rows)) - 1)
+    length = min(len(commonprefix(rows)), min(map(len, rows)) - 1)
     return list(rows[0][:length]), [list(row[length:]) for row in rows]

@@ -7,8 +7,6 @@ from opencompass_llada.sampling.block_cache import CacheOptions, LogitsFunction
 from opencompass_llada.sampling.config import (
     SamplerConfig,
     SpecialTokens,
-    parse_sampler_config,
-    plan_blocks,
 )
 from opencompass_llada.sampling.early_stop import IsComplete
 from opencompass_llada.sampling.loop import SamplerOutput, sample
@@ -28,29 +26,3 @@ from opencompass_llada.sampling.unmasking import (
     StepContext,
     Strategy,
 )
-
-__all__ = [
-    "ACCEPTANCE_RULES",
-    "PROGRESS_VARIABLE",
-    "SCHEDULES",
-    "STRATEGIES",
-    "AcceptanceOptions",
-    "AcceptanceRule",
-    "BlockPlan",
-    "CacheOptions",
-    "IsComplete",
-    "LogitsFunction",
-    "ProgressBar",
-    "SamplerConfig",
-    "SamplerOutput",
-    "SpecialTokens",
-    "StepContext",
-    "StepListener",
-    "Strategy",
-    "cap_steps",
-    "derive_seed",
-    "make_progress",
-    "parse_sampler_config",
-    "plan_blocks",
-    "sample",
-]

@@ -18,9 +18,7 @@ from torch import Tensor
 from opencompass_llada.options import check_fields, reject_unknown, unknown_name_message
 from opencompass_llada.sampling.schedule import BlockPlan
 
-CACHE_TYPES = ("none", "prompt", "dual")
-REFRESH_NAMES = ("block", "never")
-CACHE_DTYPES = ("bfloat16", "float8")
+_REFRESH_NAMES = ("block", "never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +41,9 @@ class CacheOptions:
     16 bit, with a scale for each token and head."""
 
     def __post_init__(self) -> None:
-        """Fill the defaults in and check every value.
-
-        Raises:
-            ValueError: For the first value that does not fit, with the rule and a value that does.
-        """
+        """Fill the defaults in and check every value."""
         check_fields(self, "cache ")
-        reject_unknown("cache type", [self.type], CACHE_TYPES)
+        reject_unknown("cache type", [self.type], ("none", "prompt", "dual"))
         if self.type == "none":
             for name in ("refresh", "dtype"):
                 if getattr(self, name) is not None:
@@ -62,15 +56,15 @@ class CacheOptions:
         dtype = "bfloat16" if self.dtype is None else self.dtype
         object.__setattr__(self, "refresh", refresh)
         object.__setattr__(self, "dtype", dtype)
-        if isinstance(refresh, str) and refresh not in REFRESH_NAMES:
-            names = [*REFRESH_NAMES, "a number of steps"]
+        if isinstance(refresh, str) and refresh not in _REFRESH_NAMES:
+            names = [*_REFRESH_NAMES, "a number of steps"]
             raise ValueError(unknown_name_message("cache refresh", refresh, names))
         if isinstance(refresh, int) and refresh < 1:
             raise ValueError(
                 f"cache refresh={refresh!r} must be 'block', 'never' or a number of steps; use 1 "
                 "or more"
             )
-        reject_unknown("cache dtype", [dtype], CACHE_DTYPES)
+        reject_unknown("cache dtype", [dtype], ("bfloat16", "float8"))
 
     @property
     def enabled(self) -> bool:

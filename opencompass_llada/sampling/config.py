@@ -1,22 +1,15 @@
-"""Checks the sampler's settings when they are made, before any weight is read.
-
-Holds no model, no tokenizer and no defaults that depend on a checkpoint: the ids of the special
-tokens come from the checkpoint through `SpecialTokens`.
-"""
+"""Checks the sampler's settings when they are made, before any weight is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from opencompass_llada.options import build, check_fields, reject_unknown
 from opencompass_llada.sampling.block_cache import CacheOptions
 from opencompass_llada.sampling.schedule import SCHEDULES, BlockPlan, count_blocks
 from opencompass_llada.sampling.unmasking import ACCEPTANCE_RULES, STRATEGIES, AcceptanceOptions
 
-PUBLISHED_TIMESTEP_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
-_LARGEST_SEED = 2**63 - 1
+_PUBLISHED_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +72,15 @@ class SamplerConfig:
             built = build(options, getattr(self, name), name, by_name="type")
             object.__setattr__(self, name, built)
         check_fields(self)
-        self._check_values()
+        self._check_ranges()
         self._check_idle_options()
         self._check_fast_modes()
-        plan_blocks(self)
+        self.plan()
 
-    def _check_values(self) -> None:
+    def _check_ranges(self) -> None:
         for name in ("generation_length", "block_length", "num_steps", "top_k"):
             _check_at_least(name, getattr(self, name), 1)
         _check_at_least("seed", self.seed, 0)
-        if self.seed > _LARGEST_SEED:
-            raise ValueError(
-                f"seed={self.seed} must be at most {_LARGEST_SEED}; use {_LARGEST_SEED} or less"
-            )
         for name in ("temperature", "cfg_scale", "remasking_temperature"):
             if getattr(self, name) < 0:
                 raise ValueError(
@@ -173,23 +162,22 @@ class SamplerConfig:
         """The schedule's name, never None."""
         return self.schedule or STRATEGIES[self.remasking].schedule
 
+    def plan(self) -> BlockPlan:
+        """Cut the generation into blocks and steps.
 
-def plan_blocks(config: SamplerConfig) -> BlockPlan:
-    """Cut a generation into blocks and steps.
-
-    Raises:
-        ValueError: If ``num_steps`` does not fit the blocks; the nearest values that do are named.
-    """
-    length = config.generation_length
-    block_length = length if config.block_length is None else config.block_length
-    eps = PUBLISHED_TIMESTEP_EPS if config.timestep_eps is None else config.timestep_eps
-    one_a_token = count_blocks(length, block_length) * block_length
-    return BlockPlan(
-        generation_length=length,
-        block_length=block_length,
-        num_steps=one_a_token if config.num_steps is None else config.num_steps,
-        timestep_eps=eps if config.resolved_schedule == "timesteps" else None,
-    )
+        Raises:
+            ValueError: If the steps do not fit the blocks; the nearest numbers that do are named.
+        """
+        length = self.generation_length
+        block_length = length if self.block_length is None else self.block_length
+        eps = _PUBLISHED_EPS if self.timestep_eps is None else self.timestep_eps
+        one_a_token = count_blocks(length, block_length) * block_length
+        return BlockPlan(
+            generation_length=length,
+            block_length=block_length,
+            num_steps=one_a_token if self.num_steps is None else self.num_steps,
+            timestep_eps=eps if self.resolved_schedule == "timesteps" else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,18 +185,12 @@ class SpecialTokens:
     """Ids that the sampler treats specially; they belong to a checkpoint."""
 
     mask_token_id: int
-    """What stands at a position that is not revealed yet."""
     eos_token_id: int
-    """End of the text."""
     eot_token_id: int | None = None
     """End of a chat turn; None where the checkpoint has none."""
 
     def __post_init__(self) -> None:
-        """Check that the ids are possible.
-
-        Raises:
-            ValueError: If an id is no integer or negative, or EOS or EoT is the mask.
-        """
+        """Check that the ids are possible."""
         check_fields(self)
         for name in ("mask_token_id", "eos_token_id", "eot_token_id"):
             _check_at_least(name, getattr(self, name), 0)
@@ -223,15 +205,6 @@ class SpecialTokens:
     def end_token_ids(self) -> tuple[int, ...]:
         """EOS and, where there is one, EoT: ids at the first of which an answer ends."""
         return tuple(i for i in (self.eos_token_id, self.eot_token_id) if i is not None)
-
-
-def parse_sampler_config(options: Mapping[str, Any] | SamplerConfig | None) -> SamplerConfig:
-    """Make a config of a mapping such as ``dict(block_length=32, num_steps=32)``, or of nothing.
-
-    Raises:
-        ValueError: If a name is unknown (the nearest valid one is named) or a value does not fit.
-    """
-    return build(SamplerConfig, options, "sampler")
 
 
 def _check_at_least(name: str, value: int | None, lowest: int) -> None:

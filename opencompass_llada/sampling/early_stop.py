@@ -1,9 +1,8 @@
 """Stops before all masks are revealed, once the rest cannot change the answer.
 
 Revealed tokens never change, so that an answer is complete when everything up to its first end
-token is revealed; or, where the caller can tell from finished blocks (a stop string, say), when it
-says so. What follows is then end tokens, whenever the loop noticed: the result depends neither on
-timing nor on the batch.
+token is revealed, or when the caller says so of finished blocks. What follows is then end tokens,
+whenever the loop noticed: the result depends neither on timing nor on the batch.
 
 Shape letters: B rows, L row length, N generated positions, K block length.
 """

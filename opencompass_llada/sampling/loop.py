@@ -1,8 +1,7 @@
 """Samples: prompts and a model call in, generated ids out, by blocks and denoising steps.
 
-Which logits, which tokens and which reveals are the business of ``block_cache.py``,
-``prediction.py`` and ``unmasking.py``; the loop only keeps the books. It reads the device once a
-block, and once a step under a rule that decides the number of reveals itself.
+The loop keeps the books. It reads the device once a block, and once a step under a rule that
+decides the number of reveals itself.
 
 Semi-autoregressive denoising as in LLaDA's published ``generate`` (arXiv:2502.09992; github.com/ML-
 GSAI/LLaDA, generate.py), and Dream's published rules (arXiv:2508.15487; ``diffusion_generate`` in
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.sampling.block_cache import BlockForward, LogitsFunction, PassProvider
-from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens, plan_blocks
+from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
 from opencompass_llada.sampling.noise import derive_seed, make_generators
 from opencompass_llada.sampling.prediction import Predictor
@@ -49,12 +48,12 @@ class SamplerOutput:
     token_ids: list[list[int]]
     """Generated ids of each prompt, exactly ``generation_length`` each."""
     num_forward_passes: int
-    """Forward passes of the batch; guidance takes two."""
+    """Those of the batch; guidance takes two a step."""
     passes_per_prompt: list[int] = field(default_factory=list)
-    """Forward passes that each prompt went through until its answer was complete, as many as it
-    takes alone; the batch's further ones are for the other prompts."""
+    """Those that each prompt went through until its answer was complete, as many as it takes
+    alone; the batch's further ones are for the other prompts."""
     num_full_passes: int = 0
-    """Those of them that ran every token; the rest used cached keys and values."""
+    """Those of the batch that ran every token; the rest used cached keys and values."""
 
 
 @torch.no_grad()
@@ -95,9 +94,8 @@ def sample(
     row_seeds = _seeds_of_rows(seeds, prompts, config)
     if not prompts:
         return SamplerOutput(token_ids=[], num_forward_passes=0)
-    plan = plan_blocks(config)
+    plan, device = config.plan(), torch.device(device)
     _log_rounding(plan)
-    device = torch.device(device)
     lengths, mask = [len(prompt) for prompt in prompts], special_tokens.mask_token_id
     lengths_B = torch.tensor(lengths, device=device)
     by_chance = STRATEGIES[config.remasking].independent  # acceptance rules go with scores only
@@ -105,7 +103,8 @@ def sample(
         model, lengths, plan, config.cache, cfg_scale=config.cfg_scale, mask_token_id=mask,
         device=device,
     )  # fmt: skip
-    parts = DenoisingParts(
+    denoiser = Denoiser(
+        plan=plan,
         forward=forward,
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         accept=accept_independently if by_chance else config.acceptance.make(),
@@ -115,7 +114,7 @@ def sample(
         else None,
     )
     ids_BL = lay_out_rows(prompts, plan.padded_length, mask).to(device)
-    ids_BL, passes_B = denoise(ids_BL, lengths_B, plan, parts)
+    ids_BL, passes_B = denoiser.run(ids_BL, lengths_B)
     return SamplerOutput(
         token_ids=[
             row_L[start : start + plan.generation_length].tolist()
@@ -169,48 +168,6 @@ def _log_rounding(plan: BlockPlan) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoisingParts:
-    """What the loop is put together from."""
-
-    forward: BlockForward
-    """Gives logits at the masked positions."""
-    predictor: Predictor
-    """Gives tokens and scores."""
-    accept: Accept
-    """Chooses what is revealed."""
-    progress: StepListener
-    """Is told of every step."""
-    early_stop: EarlyStop | None = None
-    """Tells when the rest cannot change the answers; None goes on to the end."""
-
-
-def denoise(
-    ids_BL: Tensor, prompt_lengths_B: Tensor, plan: BlockPlan, parts: DenoisingParts
-) -> tuple[Tensor, Tensor]:
-    """Finish all blocks from left to right.
-
-    Returns the tokens, int64 [B, L], with every mask between prompt and padding revealed, or filled
-    after the answers' ends; and the forward passes of each row, int64 [B], as many as alone: those
-    at which it had something to reveal and its answer was not complete.
-    """
-    passes_B = torch.zeros_like(prompt_lengths_B)
-    parts.progress.start_batch(len(prompt_lengths_B), plan)
-    try:
-        for block_index in range(plan.num_blocks):
-            starts_B = prompt_lengths_B + block_index * plan.block_length
-            block = BlockState.masked(block_index, starts_B, plan.block_length)
-            ids_BL, block_passes_B, stopped = denoise_block(ids_BL, block, plan, parts)
-            passes_B = passes_B + block_passes_B
-            if stopped:
-                break
-    finally:
-        parts.progress.finish_batch()
-    if parts.early_stop is not None:
-        ids_BL = parts.early_stop.fill(ids_BL)
-    return ids_BL, passes_B
-
-
-@dataclass(frozen=True, kw_only=True)
 class BlockState:
     """What is revealed of the active block.
 
@@ -219,21 +176,12 @@ class BlockState:
     """
 
     index: int
-    """The block's number, from 0."""
     starts_B: Tensor
     """First position of the block in each row, int64."""
     masked_BK: Tensor
     """Bool, True where the block's position is not revealed yet."""
     counts: tuple[int, ...]
     """Masked positions left in each row, known without asking the device."""
-
-    @classmethod
-    def masked(cls, index: int, starts_B: Tensor, block_length: int) -> BlockState:
-        """Return the state of a block of which nothing is revealed."""
-        shape = (len(starts_B), block_length)
-        masked_BK = torch.ones(shape, dtype=torch.bool, device=starts_B.device)
-        counts = (block_length,) * len(starts_B)
-        return cls(index=index, starts_B=starts_B, masked_BK=masked_BK, counts=counts)
 
     def offsets_BP(self) -> tuple[Tensor, Tensor]:
         """Return each row's masked positions, from the block's start, and which are no filler.
@@ -248,74 +196,110 @@ class BlockState:
         return offsets_BP, self.masked_BK.gather(1, offsets_BP)
 
 
-def denoise_block(
-    ids_BL: Tensor, block: BlockState, plan: BlockPlan, parts: DenoisingParts
-) -> tuple[Tensor, Tensor, bool]:
-    """Reveal every position of one block, or those that can still change the answers.
+@dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """Reveals the masks of one batch."""
 
-    Returns the tokens, int64 [B, L]; the block's forward passes of each row, int64 [B]; and
-    whether all answers are complete.
-    """
-    stop = parts.early_stop
-    finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
-    passes_B = torch.zeros_like(block.starts_B)
-    for step in plan_steps(plan):
-        if not any(block.counts):
-            break
-        active_B, before = block.masked_BK.any(dim=1), parts.forward.num_forward_passes
-        if stop is not None:
-            active_B = active_B & ~stop.complete_B
-        ids_BL, block, step_finite = denoise_step(ids_BL, block, step, parts)
-        passes_B = passes_B + active_B * (parts.forward.num_forward_passes - before)
-        finite = finite & step_finite
-        parts.progress.finish_step(block.index, step.index)
-        if stop is not None and stop.after_step(ids_BL, block.starts_B, block.masked_BK):
-            _check_finite(finite, block)
-            return ids_BL, passes_B, True
-    _check_finite(finite, block)
-    if any(block.counts):
-        raise RuntimeError(
-            f"the acceptance rule left {block.counts} positions of block {block.index} masked; "
-            "a rule must reveal at least the scheduled number at every step, or all at the last"
+    plan: BlockPlan
+    forward: BlockForward
+    predictor: Predictor
+    accept: Accept
+    progress: StepListener
+    early_stop: EarlyStop | None = None
+    """Tells when the rest cannot change the answers; None goes on to the end."""
+
+    def run(self, ids_BL: Tensor, prompt_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Finish all blocks from left to right.
+
+        Returns the tokens, int64 [B, L], with every mask between prompt and padding revealed, or
+        filled after the answers' ends; and the forward passes of each row, int64 [B], as many as
+        alone: those at which it had something to reveal and its answer was not complete.
+        """
+        passes_B = torch.zeros_like(prompt_lengths_B)
+        self.progress.start_batch(len(prompt_lengths_B), self.plan)
+        try:
+            for index in range(self.plan.num_blocks):
+                starts_B = prompt_lengths_B + index * self.plan.block_length
+                ids_BL, block_passes_B, stopped = self._finish_block(ids_BL, index, starts_B)
+                passes_B = passes_B + block_passes_B
+                if stopped:
+                    break
+        finally:
+            self.progress.finish_batch()
+        if self.early_stop is not None:
+            ids_BL = self.early_stop.fill(ids_BL)
+        return ids_BL, passes_B
+
+    def _finish_block(
+        self, ids_BL: Tensor, index: int, starts_B: Tensor
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Reveal every position of one block, or those that can still change the answers.
+
+        Returns the tokens, int64 [B, L]; the block's forward passes of each row, int64 [B]; and
+        whether all answers are complete.
+        """
+        stop, num_rows, length = self.early_stop, len(starts_B), self.plan.block_length
+        masked_BK = torch.ones((num_rows, length), dtype=torch.bool, device=starts_B.device)
+        counts = (length,) * num_rows
+        block = BlockState(index=index, starts_B=starts_B, masked_BK=masked_BK, counts=counts)
+        finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
+        passes_B = torch.zeros_like(starts_B)
+        for step in plan_steps(self.plan):
+            if not any(block.counts):
+                break
+            active_B, before = block.masked_BK.any(dim=1), self.forward.num_forward_passes
+            if stop is not None:
+                active_B = active_B & ~stop.complete_B
+            ids_BL, block, step_finite = self._take_step(ids_BL, block, step)
+            passes_B = passes_B + active_B * (self.forward.num_forward_passes - before)
+            finite = finite & step_finite
+            self.progress.finish_step(index, step.index)
+            if stop is not None and stop.after_step(ids_BL, starts_B, block.masked_BK):
+                _check_finite(finite, index)
+                return ids_BL, passes_B, True
+        _check_finite(finite, index)
+        if any(block.counts):
+            raise RuntimeError(
+                f"the acceptance rule left {block.counts} positions of block {index} masked; a "
+                "rule must reveal at least the scheduled number at every step, or all at the last"
+            )
+        stopped = stop is not None and stop.after_block(ids_BL, (index + 1) * length)
+        return ids_BL, passes_B, stopped
+
+    def _take_step(
+        self, ids_BL: Tensor, block: BlockState, step: StepPlan
+    ) -> tuple[Tensor, BlockState, Tensor]:
+        """Predict all masked positions of the block and reveal those that are accepted.
+
+        Returns new tokens, the new state of the block, and a bool scalar: were all logits finite.
+        """
+        offsets_BP, valid_BP = block.offsets_BP()
+        positions_BP = block.starts_B[:, None] + offsets_BP
+        logits_BPV = self.forward.logits(ids_BL, positions_BP, block.index)
+        tokens_BP, scores_BP, finite_BP = self.predictor(logits_BPV, block.counts)
+        context = StepContext(
+            plan=step,
+            scores_BP=scores_BP.masked_fill(~valid_BP, -torch.inf),
+            tokens_BP=tokens_BP,
+            logits_BPV=logits_BPV,
         )
-    num_finished = (block.index + 1) * plan.block_length
-    return ids_BL, passes_B, stop is not None and stop.after_block(ids_BL, num_finished)
+        accepted_BP = self.accept(context) & valid_BP
+        masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
+        if self.accept is accept_scheduled:  # known without reading the device
+            counts = tuple(count - step.num_scheduled for count in block.counts)
+        else:
+            counts = tuple(masked_BK.sum(dim=1).tolist())
+        written_BP = torch.where(accepted_BP, tokens_BP, ids_BL.gather(1, positions_BP))
+        return (
+            ids_BL.scatter(1, positions_BP, written_BP),
+            replace(block, masked_BK=masked_BK, counts=counts),
+            (finite_BP | ~valid_BP).all(),
+        )
 
 
-def denoise_step(
-    ids_BL: Tensor, block: BlockState, step: StepPlan, parts: DenoisingParts
-) -> tuple[Tensor, BlockState, Tensor]:
-    """Predict all masked positions of the block and reveal those that are accepted.
-
-    Returns new tokens, the new state of the block, and a bool scalar: were all logits finite.
-    """
-    offsets_BP, valid_BP = block.offsets_BP()
-    positions_BP = block.starts_B[:, None] + offsets_BP
-    logits_BPV = parts.forward.logits(ids_BL, positions_BP, block.index)
-    tokens_BP, scores_BP, finite_BP = parts.predictor(logits_BPV, block.counts)
-    context = StepContext(
-        plan=step,
-        scores_BP=scores_BP.masked_fill(~valid_BP, -torch.inf),
-        tokens_BP=tokens_BP,
-        logits_BPV=logits_BPV,
-    )
-    accepted_BP = parts.accept(context) & valid_BP
-    masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
-    if parts.accept is accept_scheduled:  # known without reading the device
-        counts = tuple(count - step.num_scheduled for count in block.counts)
-    else:
-        counts = tuple(masked_BK.sum(dim=1).tolist())
-    written_BP = torch.where(accepted_BP, tokens_BP, ids_BL.gather(1, positions_BP))
-    return (
-        ids_BL.scatter(1, positions_BP, written_BP),
-        replace(block, masked_BK=masked_BK, counts=counts),
-        (finite_BP | ~valid_BP).all(),
-    )
-
-
-def _check_finite(finite: Tensor, block: BlockState) -> None:
+def _check_finite(finite: Tensor, block_index: int) -> None:
     if not finite.item():
         raise FloatingPointError(
-            f"the model's logits are not finite in block {block.index}; float16 overflows in "
+            f"the model's logits are not finite in block {block_index}; float16 overflows in "
             "LLaDA, load it in bfloat16 or float32, and check the checkpoint's weights"
         )

@@ -17,21 +17,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def derive_seed(seed: int, prompt: Sequence[int]) -> int:
-    """Derive a row's seed from the run's seed and the row's own prompt.
+    """Derive a row's seed, in [0, 2**63), from the run's seed and the row's own prompt.
 
     Depends neither on the row's place in a batch nor on the batch size, so that a resumed or
     differently batched run draws the same numbers, while two prompts draw different ones. Equal
     prompts get equal seeds: for several samples of one prompt give ``sample`` its own seeds.
-
-    Args:
-        seed: The run's seed.
-        prompt: The prompt's token ids.
-
-    Returns:
-        An integer in [0, 2**63), the same on every machine.
     """
     text = f"{seed}:{','.join(map(str, map(int, prompt)))}"
     digest = hashlib.blake2b(text.encode("ascii"), digest_size=8).digest()
@@ -43,7 +37,7 @@ def make_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Ge
     return [torch.Generator(device=device).manual_seed(int(seed)) for seed in seeds]
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
     """Draw float64 uniforms in [0, 1) on the generator's device."""
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
 
@@ -57,13 +51,13 @@ def gumbel_argmax(logits_PV: Tensor, temperature: float, generator: torch.Genera
     its ``exp`` overflows above a logit of 709, which guidance can reach, and then every
     overflowing token ties at infinity.
     """
-    exponential_PV = _uniform(tuple(logits_PV.shape), generator).log_().neg_()
+    exponential_PV = _uniform(*logits_PV.shape, generator=generator).log_().neg_()
     return (logits_PV.double() - temperature * exponential_PV.log_()).argmax(dim=-1)
 
 
 def random_scores(count: int, generator: torch.Generator, num_positions: int) -> Tensor:
     """Draw a uniform score for each of ``count`` masked positions; filler gets 0. Float64 [P]."""
-    return torch.nn.functional.pad(_uniform((count,), generator), (0, num_positions - count))
+    return pad(_uniform(count, generator=generator), (0, num_positions - count))
 
 
 def perturb(scores_P: Tensor, temperature: float, count: int, generator: torch.Generator) -> Tensor:
@@ -73,5 +67,5 @@ def perturb(scores_P: Tensor, temperature: float, count: int, generator: torch.G
     replacement with probabilities softmax(score / temperature), as Dream's ``alg_temp`` does by
     ``torch.multinomial`` (Gumbel top-k, arXiv:1903.06059). Filler is left as it is.
     """
-    gumbel_P = _uniform((count,), generator).log_().neg_().log_().neg_()
+    gumbel_P = _uniform(count, generator=generator).log_().neg_().log_().neg_()
     return torch.cat([scores_P[:count] / temperature + gumbel_P, scores_P[count:]])

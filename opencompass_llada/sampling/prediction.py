@@ -24,22 +24,14 @@ def keep_likely(
     """Return the logits with minus infinity at the tokens that may not be drawn.
 
     Of probabilities 0.5, 0.3, 0.15, 0.05 a top-p of 0.7 keeps the first two (0.5 alone falls
-    short of it) and a top-k of 3 the first three. Dream's published rules (``top_p_logits`` and
-    ``top_k_logits`` in generation_utils.py of Dream-org/Dream-v0-Instruct-7B). Differs in that it
-    works in float64 where that code stays in the logits' dtype (bfloat16, whose sums over 150,000
-    tokens are coarse), and that of equal tokens at top-p's edge the lowest ids stay.
+    short of it) and a top-k of 3 the first three, and those as likely as the third. Dream's
+    published rules (``top_p_logits`` and ``top_k_logits`` in generation_utils.py of
+    Dream-org/Dream-v0-Instruct-7B). Differs in that it works in float64 where that code stays in
+    the logits' dtype (bfloat16, whose sums over 150,000 tokens are coarse), and that of equal
+    tokens at top-p's edge the lowest ids stay.
 
-    Args:
-        logits_PV: Logits of any float type; not changed.
-        temperature: At least 0; 0 is taken as 1 here.
-        top_p: Keep the fewest likeliest tokens whose probabilities exceed it together, at least
-            one; None for all.
-        top_k: Keep that many likeliest tokens of these, and those as likely as the last; None for
-            all.
-
-    Returns:
-        Logits [P, V], before temperature; the very tensor given if nothing is filtered, else
-        float64.
+    Temperature 0 is taken as 1. Returns logits before temperature: the very tensor given if nothing
+    is filtered, else float64.
     """
     if top_p is None and top_k is None:
         return logits_PV
@@ -82,14 +74,10 @@ class Predictor:
     def __call__(self, logits_BPV: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Predict a token and a score at each position.
 
-        Args:
-            logits_BPV: Logits of any float type; not changed.
-            counts: Masked positions of each row, which come first in P; the rest is filler, for
-                which no random number is drawn and whose tokens and scores are of no use.
-
-        Returns:
-            Tokens, int64; scores, float64, higher is revealed sooner; and whether the predicted
-            tokens' logits are finite, bool, each [B, P].
+        The ``counts`` masked positions of each row come first in P; the rest is filler, for which
+        no random number is drawn and whose tokens and scores are of no use. Returns tokens, int64;
+        scores, float64, higher is revealed sooner; and whether the predicted tokens' logits are
+        finite, bool, each [B, P].
         """
         logits_BPV = _suppress(logits_BPV, self._never_predicted_N)
         rows = zip(logits_BPV, counts, self._generators, strict=True)

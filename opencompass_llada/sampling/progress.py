@@ -1,15 +1,14 @@
-"""Shows a generation's progress on stderr, e.g. ``sample 3-4/110 block 2/4 step 7/8``.
+"""Shows a generation's progress on stderr, e.g. ``sample 3-4 block 2/4 step 7/8``.
 
-The bar is shown if stderr is a terminal; the environment variable OPENCOMPASS_LLADA_PROGRESS
-(``on``, ``off`` or ``auto``) overrides that, and an explicit argument overrides both. So the log
-files of OpenCompass's task subprocesses stay free of control characters.
+The bar is shown if stderr is a terminal, so that OpenCompass's log files stay free of control
+characters; the environment variable OPENCOMPASS_LLADA_PROGRESS (``on``, ``off`` or ``auto``)
+overrides that.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -41,13 +40,9 @@ class ProgressBar(StepListener):
     such as OpenCompass's own, stays above it.
     """
 
-    def __init__(self, num_samples: int | None = None, *, delay: float = 0.5) -> None:
-        """Count up to the samples of the whole run, if known.
-
-        A batch's bar appears after ``delay`` seconds, so that quick batches do not flicker.
-        """
+    def __init__(self, delay: float = 0.5) -> None:
+        """Let a batch's bar appear after ``delay`` seconds, so that quick ones do not flicker."""
         self._delay = delay
-        self._total = "" if num_samples is None else f"/{num_samples}"
         self._num_finished = 0
         self._batch_size = 0
         self._plan: BlockPlan | None = None
@@ -56,10 +51,8 @@ class ProgressBar(StepListener):
     def start_batch(self, num_samples: int, plan: BlockPlan) -> None:
         """Open the bar of a batch."""
         self._batch_size, self._plan = num_samples, plan
-        text = self._describe(plan, 0, 0)
-        self._bar = tqdm(
-            total=plan.num_steps, desc=text, unit="step", leave=False, delay=self._delay
-        )
+        options = {"unit": "step", "leave": False, "delay": self._delay}
+        self._bar = tqdm(total=plan.num_steps, desc=self._describe(plan, 0, 0), **options)
 
     def finish_step(self, block_index: int, step_index: int) -> None:
         """Move the bar to a step; a block that ended early is skipped over."""
@@ -82,29 +75,14 @@ class ProgressBar(StepListener):
         first, last = self._num_finished + 1, self._num_finished + self._batch_size
         samples = f"{first}-{last}" if last > first else f"{first}"
         return (
-            f"sample {samples}{self._total} block {block_index + 1}/{plan.num_blocks} "
+            f"sample {samples} block {block_index + 1}/{plan.num_blocks} "
             f"step {num_steps_done}/{plan.steps_per_block}"
         )
 
 
-def make_progress(num_samples: int | None = None, *, enabled: bool | None = None) -> StepListener:
-    """Make the bar for ``sample`` if it should be shown, else a listener that shows nothing.
-
-    Counts the samples of the whole run if their number is given. With ``enabled`` None it asks
-    the environment, then whether stderr is a terminal.
-
-    Raises:
-        ValueError: If the environment variable holds neither on, off nor auto.
-    """
-    if enabled is None:
-        enabled = progress_wanted(os.environ, stderr_is_terminal=sys.stderr.isatty())
-    return ProgressBar(num_samples) if enabled else StepListener()
-
-
-def progress_wanted(environment: Mapping[str, str], *, stderr_is_terminal: bool) -> bool:
-    """Decide whether the bar is shown: by PROGRESS_VARIABLE, else by what stderr is."""
-    setting = environment.get(PROGRESS_VARIABLE, "auto").strip().lower() or "auto"
-    if setting == "auto":
-        return stderr_is_terminal
+def make_progress() -> StepListener:
+    """Make the bar if PROGRESS_VARIABLE, or else a terminal at stderr, asks for it."""
+    setting = os.environ.get(PROGRESS_VARIABLE, "auto").strip().lower() or "auto"
     reject_unknown(f"value of {PROGRESS_VARIABLE}", [setting], [*_SETTINGS, "auto"])
-    return _SETTINGS[setting]
+    shown = _SETTINGS[setting] if setting != "auto" else sys.stderr.isatty()
+    return ProgressBar() if shown else StepListener()

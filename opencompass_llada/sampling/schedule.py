@@ -1,7 +1,4 @@
-"""Plans a generation: its blocks, the steps of a block, and how many tokens a step reveals.
-
-Knows numbers only. Which tokens a step reveals is decided by ``unmasking.py``.
-"""
+"""Plans a generation: its blocks, the steps of a block, and how many tokens a step reveals."""
 
 from __future__ import annotations
 
@@ -28,18 +25,13 @@ class BlockPlan:
     generation_length: int
     """Tokens that the caller asked for and gets."""
     block_length: int
-    """Tokens in a block; blocks are finished from left to right."""
     num_steps: int
-    """Denoising steps of the whole generation."""
+    """Of the whole generation."""
     timestep_eps: float | None = None
     """Where the timesteps of a block end; None spreads its reveals evenly instead."""
 
     def __post_init__(self) -> None:
-        """Check that the steps fit the blocks.
-
-        Raises:
-            ValueError: If they do not; the nearest numbers that do are named.
-        """
+        """Check that the steps fit the blocks."""
         steps, blocks = self.num_steps, self.num_blocks
         named = (
             f"the {blocks} blocks (generation_length={self.generation_length} in blocks of "
@@ -62,7 +54,7 @@ class BlockPlan:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks, the last one rounded up."""
+        """Of which the last one is rounded up."""
         return count_blocks(self.generation_length, self.block_length)
 
     @property
@@ -88,7 +80,7 @@ class StepPlan:
     index: int
     """The step's number in its block, from 0."""
     num_steps: int
-    """Denoising steps of the block."""
+    """Of the block."""
     num_scheduled: int
     """Positions to reveal; more than are left where a rule was ahead of the schedule."""
     reveal_probability: float
@@ -156,20 +148,19 @@ def reveals_at_timesteps(num_masked: int, shares: tuple[float, ...]) -> tuple[in
 def cap_steps(num_steps: int, generation_length: int, block_length: int | None) -> int:
     """Return the largest number of steps that fits a generation and is at most ``num_steps``.
 
-    For callers with one step budget and many generation lengths, such as OpenCompass data sets
-    with their own ``max_out_len``. A step reveals at least one token, so the padded length is the
-    cap, lowered to a multiple of the blocks. Asked for 512, 32 and 512 tokens with 512 steps and
-    blocks of 64, it gives 512, 64 and 512. It is more than the budget only if the budget is less
-    than one step a block.
+    A step reveals at least one token, so the padded length is the cap, lowered to a multiple of
+    the blocks. Asked for 512, 32 and 512 tokens with 512 steps and blocks of 64, it gives 512, 64
+    and 512. It is more than the budget only if the budget is less than one step a block.
 
     Raises:
         ValueError: If an argument is below 1.
     """
     block_length = generation_length if block_length is None else block_length
-    lengths = {"generation_length": generation_length, "block_length": block_length}
-    for name, value in {"num_steps": num_steps, **lengths}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1; use a positive number")
+    if min(num_steps, generation_length, block_length) < 1:
+        raise ValueError(
+            f"num_steps={num_steps}, generation_length={generation_length} and block_length="
+            f"{block_length} must be at least 1; use a positive number"
+        )
     num_blocks = count_blocks(generation_length, block_length)
     capped = min(num_steps, num_blocks * block_length)
     return max(capped - capped % num_blocks, num_blocks)

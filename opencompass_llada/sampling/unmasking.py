@@ -62,11 +62,7 @@ class Strategy:
     """Whether the score is the predicted token's own probability."""
 
     def __post_init__(self) -> None:
-        """Check that the fields fit together.
-
-        Raises:
-            ValueError: With the fields and the rule.
-        """
+        """Check that the fields fit together."""
         reject_unknown("schedule", [self.schedule], SCHEDULES)
         if self.score is None and (self.of_drawn_distribution or self.of_token):
             raise ValueError(
@@ -102,15 +98,14 @@ class StepContext:
     """All that may decide which predictions of the active block are revealed at one step."""
 
     plan: StepPlan
-    """The step's number, and what the schedule plans for it."""
     scores_BP: Tensor
     """Float64, higher is surer; minus infinity marks filler, which the loop ignores whether
     chosen or not. Positions ascend within a row."""
     tokens_BP: Tensor
     """The predicted tokens, int64."""
     logits_BPV: Tensor
-    """The model's logits, of any float type; their softmax is what it thinks of every token. A
-    rule that needs probabilities takes them a row at a time: all of them are large."""
+    """The model's, of any float type. A rule that needs probabilities takes them a row at a time:
+    all of them are large."""
 
 
 Accept = Callable[[StepContext], Tensor]
@@ -189,7 +184,6 @@ class AcceptanceRule:
     """``(step, value) -> bool [B, P]``, True where a prediction is sure. Looks at each row alone,
     or a batch would change a row's result."""
     default: float
-    """The value where none is given."""
     fits: Callable[[float], bool]
     """Whether a value is possible."""
     possible: str
@@ -234,11 +228,7 @@ class AcceptanceOptions:
     """The rule's number; None is its default."""
 
     def __post_init__(self) -> None:
-        """Fill the default in and check both.
-
-        Raises:
-            ValueError: If the name is unknown or the number does not fit; says what does.
-        """
+        """Fill the default in and check both."""
         check_fields(self, "acceptance ")
         if self.type == "scheduled":
             if self.value is not None:

@@ -173,7 +173,7 @@ class LLaDACausalLM(BaseModel):
         if adapter is not None:
             merge_adapter(adapter, self.engine.model)
         self.scorer = TextScorer(
-            engine=self.engine,
+            tokens=self.engine.scorer,
             encode=self._ids_to_score,
             count_bytes=self._encoder.count_bytes,
             start_token_id=self.tokenizer.bos_token_id,

@@ -126,9 +126,9 @@ def find_scorer(model: Any) -> Any:
     That is this package's wrapper, or one that holds an AutoModelForCausalLM as ``model``
     (OpenCompass's HuggingFaceBaseModel and its kin); others are refused.
     """
-    engine = getattr(model, "engine", None)
-    if hasattr(engine, "score"):
-        return engine
+    own = getattr(getattr(model, "engine", None), "scorer", None)
+    if own is not None:
+        return own
     network: Any = getattr(model, "model", None)
     if hasattr(network, "forward") and hasattr(model, "tokenizer"):
         return CausalScorer(causal_logits(network.eval()), device=network.device)

@@ -140,7 +140,7 @@ def make_scorer(
         return own.with_options(likelihood)
     options = parse_scoring(likelihood)
     return TextScorer(
-        engine=find_scorer(model),
+        tokens=find_scorer(model),
         encode=lambda text: list(model.tokenizer(text)["input_ids"]),
         count_bytes=partial(count_bytes, model.tokenizer),
         start_token_id=model.tokenizer.bos_token_id,
