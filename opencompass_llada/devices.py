@@ -55,10 +55,6 @@ def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     """
     if name is None or name == "auto":
         return None
-    if isinstance(name, torch.dtype):
-        if name not in _DTYPES.values():
-            raise ValueError(f"dtype={name} is not supported; use bfloat16, float16 or float32")
-        return name
     text = str(name).removeprefix("torch.")
     reject_unknown("dtype", [text], [*_DTYPES, "auto"])
     return _DTYPES[text]

@@ -1,7 +1,7 @@
 """Ends every command in one paragraph: what was refused, what the machine lacks, or a bug.
 
-The one place where an exception becomes what a user reads. Nothing is repaired and nothing is
-checked here: whoever refuses an input raises, with a text that names it, the rule and the remedy.
+The one place where an exception becomes what a user reads: whoever refuses an input raises, with a
+text that names it, the rule and the remedy.
 """
 
 from __future__ import annotations
@@ -40,14 +40,9 @@ def guard(
 ) -> int:
     """Call a command and return its exit status, whatever it raises but SystemExit.
 
-    The status is 1 where it raised, 130 where it was interrupted.
-
-    Args:
-        main: The command; None as its result is status 0.
-        program: What the paragraph begins with; the name of the running script by default.
-        log_folder: Asked where the traceback of a bug goes, once there is one; None is the
-            system's folder for temporary files.
-        show_traceback: Print the traceback above the paragraph as well.
+    The status is 1 where it raised, 130 where it was interrupted. The paragraph begins with the
+    program, by default the running script's name. The traceback of a bug goes to ``log_folder``, or
+    the system's folder for temporary files, and above the paragraph if it is to be shown.
     """
     try:
         return int(main() or 0)
@@ -76,20 +71,18 @@ def describe_fault(
     for kind in type(error).__mro__:
         if kind.__name__ in _MACHINE:
             return f"the memory does not suffice ({text}). {_MACHINE[kind.__name__]}"
+    trace = _keep_traceback(error, log_folder)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         file = f" {error.filename}" if error.filename is not None else ""
         return (
             f"the system refused to read or write{file}: {error.strerror}. Check that the path is "
-            f"right, that it may be read and written, and that the disk has room. "
-            f"{_keep_traceback(error, log_folder)}"
+            f"right, that it may be read and written, and that the disk has room. {trace}"
         )
     last = _last_frame(error)
-    where = ""
-    if last is not None:
-        where = f" (raised in {last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
+    place = last and f" (raised in {last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
     return (
-        f"this is a bug in opencompass_llada, please report: {text}{where}. "
-        f"{_keep_traceback(error, log_folder)} Send it along with the command and the config."
+        f"this is a bug in opencompass_llada, please report: {text}{place or ''}. {trace} Send it "
+        "along with the command and the config."
     )
 
 

@@ -71,12 +71,9 @@ def replacing(path: str | Path, before: Callable[[Path], None] | None = None) ->
     """Give a temporary path in the target's folder, and move what is there into place at the end.
 
     The target is the old one or the new one, whole, at every moment, also if the machine stops.
-    After any error inside the block, or of the disk, the temporary file is removed.
-
-    Args:
-        path: The file (or, where none of that name exists, the folder) to make; its folder must
-            exist.
-        before: Called with the temporary path when it is on the disk, before it is moved.
+    After any error inside the block, or of the disk, the temporary file is removed. A folder may be
+    made, too, where none of that name exists. ``before`` is called with the temporary path when it
+    is on the disk, before it is moved.
     """
     target = Path(os.path.realpath(path))  # through a link, as `open` writes
     temporary = target.with_name(temporary_name(target.name))
@@ -201,9 +198,8 @@ def remove(path: Path) -> None:
 def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
     """Keep a folder, made if need be, for this process, which is ``doing`` something there.
 
-    A second process that asks for it gets `FolderInUse`. The lock is a file that names host and
-    process. One whose process is dead is taken over at once; of another host, when it was not
-    renewed for `STALE_SECONDS`.
+    A second process that asks for it gets `FolderInUse`. A lock whose process is dead is taken over
+    at once; of another host, when it was not renewed for `STALE_SECONDS`.
     """
     path = Path(folder) / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,7 +272,7 @@ def _give_back(path: Path, own: dict[str, object]) -> None:
 
 def describe_owner() -> dict[str, Any]:
     """Return what names this process to others: host, number and start."""
-    return {"host": host_name(), "pid": os.getpid(), "since": _start_of(os.getpid())}
+    return {"host": host_name(), "pid": os.getpid(), "since": _state_and_start(os.getpid())[1]}
 
 
 def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
@@ -296,7 +292,8 @@ def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
 
 def process_exists(pid: int, since: str | None = None) -> bool:
     """Say whether a process of this machine that started then (see `describe_owner`) is alive."""
-    if since is not None and _start_of(pid) not in (since, None):
+    state, start = _state_and_start(pid)
+    if since is not None and start not in (since, None):
         return False
     try:
         os.kill(pid, 0)
@@ -304,22 +301,17 @@ def process_exists(pid: int, since: str | None = None) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    return _stat_of(pid)[:1] != ["Z"]
+    return state != "Z"
 
 
-def _start_of(pid: int) -> str | None:
-    """Return when a process started, in the kernel's ticks; None where /proc does not say."""
-    fields = _stat_of(pid)
-    return fields[19] if len(fields) > 19 else None
-
-
-def _stat_of(pid: int) -> list[str]:
-    """Return what /proc/PID/stat says after the process's name; nothing where there is no /proc."""
+def _state_and_start(pid: int) -> tuple[str | None, str | None]:
+    """Return a process's state and start, in the kernel's ticks; None where /proc does not say."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
-    return text.rpartition(")")[2].split()
+        return None, None
+    fields = text.rpartition(")")[2].split()
+    return (fields[0], fields[19]) if len(fields) > 19 else (None, None)
 
 
 def settle(path: Path, *, inside: bool = True) -> None:

@@ -36,25 +36,14 @@ MOVED = {
     "datasets.perplexity.texts": "benchmarks.perplexity.samples",
     "datasets.ruler.dataset": "benchmarks.ruler.dataset",
     "datasets.ruler.evaluator": "benchmarks.ruler.dataset",
-    "report.breakdown": "report.summarizers",
-    "report.coverage": "report.summarizers",
-    "report.group_summarizer": "report.summarizers",
-    "report.leaderboard_summarizer": "report.summarizers",
-    "report.perplexity_summarizer": "report.summarizers",
-    "report.side_by_side_summarizer": "report.summarizers",
-    "report.summarizer": "report.summarizers",
-    "results.breakdown": "report.summarizers",
-    "results.coverage": "report.summarizers",
-    "results.group_summarizer": "report.summarizers",
-    "results.leaderboard_summarizer": "report.summarizers",
-    "results.perplexity_summarizer": "report.summarizers",
-    "results.side_by_side_summarizer": "report.summarizers",
-    "results.summarizer": "report.summarizers",
+    **{f"{folder}.{name}": "report.summarizers" for folder in ("report", "results")
+       for name in ("breakdown", "coverage", "group_summarizer", "leaderboard_summarizer",
+                    "perplexity_summarizer", "side_by_side_summarizer", "summarizer")},
     "running.local_runner": "runs.tasks",
     "running.partitioner": "runs.partitioner",
     "running.tasks": "runs.tasks",
     "runs.local_runner": "runs.tasks",
-}
+}  # fmt: skip
 
 
 def dotted_name(kind: Any) -> str:

@@ -39,7 +39,7 @@ def build(
     """Make an options class of what a config gives for it.
 
     Args:
-        cls: The class, a dataclass that checks its own values (`check_fields`, then ranges).
+        cls: A dataclass that checks its own values (`check_fields`, then ranges).
         given: A mapping of its fields, an instance, or None for all defaults.
         what: What messages call it, e.g. ``"cache"``.
         also: Further names that a mapping may hold; they are left out.
@@ -84,22 +84,15 @@ def check_fields(options: Any, prefix: str = "") -> None:
 
 
 def check_value(name: str, value: Any, expected: Any) -> Any:
-    """Return a value in the type that is expected of it.
+    """Return a value in the type that is expected of it, else raise a ValueError.
 
-    Args:
-        name: What the message calls it.
-        value: What the user gave. Integers of any library stand for int and float, and paths for
-            texts; booleans for neither, and texts for no number.
-        expected: A type or annotation: int, float, bool, str, None, unions, mappings, sequences and
-            tuples of these, or a class whose instances are meant. Any is anything.
-
-    Returns:
-        The value; numbers as Python's own, paths as texts, sequences of a checked type as tuples.
-
-    Raises:
-        ValueError: If it is something else; says what is expected, and what helps.
+    Expected is a type or annotation: int, float, bool, str, None, unions, mappings, sequences and
+    tuples of these, or a class whose instances are meant; Any is anything. Integers of any library
+    stand for int and float, and paths for texts; booleans for neither, and texts for no number.
+    Numbers become Python's own, paths texts, and sequences of a checked type tuples.
     """
-    alternatives = _alternatives(expected)
+    is_union = typing.get_origin(expected) in (typing.Union, types.UnionType)
+    alternatives = typing.get_args(expected) if is_union else (expected or type(None),)
     for alternative in alternatives:
         fits, converted = _convert(name, value, alternative)
         if fits:
@@ -113,13 +106,6 @@ def check_value(name: str, value: Any, expected: Any) -> Any:
         except ValueError:
             pass
     raise ValueError(f"{name}={show(value)} must be {' or '.join(kinds)}; {remedy}")
-
-
-def _alternatives(expected: Any) -> tuple[Any, ...]:
-    """Return the members of a union, None as its type."""
-    if typing.get_origin(expected) in (typing.Union, types.UnionType):
-        return typing.get_args(expected)
-    return (type(None) if expected is None else expected,)
 
 
 def _convert(name: str, value: Any, expected: Any) -> tuple[bool, Any]:

@@ -1,7 +1,4 @@
-"""Finds the files that hold a checkpoint's weights, for loading and for the hash that names it.
-
-Reads names and headers, no weights.
-"""
+"""Finds the files that hold a checkpoint's weights, for loading and for the hash that names it."""
 
 from __future__ import annotations
 
@@ -73,32 +70,33 @@ def list_weight_files(folder: Path) -> list[Path]:
     """
     index, single = folder / INDEX_NAME, folder / SINGLE_NAME
     names = _read_index(index) if index.is_file() else [SINGLE_NAME]
-    present = sorted(
-        path.name for path in folder.glob("*.safetensors") if not path.name.startswith(".")
-    )
+    present = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("."))
+    missing = [name for name in names if not (folder / name).is_file()]
+    fault = ""
     if not present:
-        raise CheckpointError(
+        fault = (
             f"Checkpoint {folder} holds no .safetensors file. Convert other formats with "
             "safetensors, or download the checkpoint again."
         )
-    if index.is_file() and single.is_file() and names != [SINGLE_NAME]:
-        raise CheckpointError(
+    elif index.is_file() and single.is_file() and names != [SINGLE_NAME]:
+        fault = (
             f"Checkpoint {folder} holds {SINGLE_NAME}, and an {INDEX_NAME} that names other files "
             f"({list_some(names)}); nothing says which weights are meant. Move away the one that "
             "is out of date."
         )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing and index.is_file():
-        raise CheckpointError(
+    elif missing and index.is_file():
+        fault = (
             f"Checkpoint {folder}: shards named by {index.name} are missing: "
             f"{list_some(missing)}. Download the checkpoint again; it is incomplete."
         )
-    if missing:
-        raise CheckpointError(
+    elif missing:
+        fault = (
             f"Checkpoint {folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}, so that nothing "
             f"says which of its files are the weights: {list_some(present)}. Rename the file to "
             f"{SINGLE_NAME}, or fetch the index."
         )
+    if fault:
+        raise CheckpointError(fault)
     others = [name for name in present if name not in names]
     if others:
         logger.info(

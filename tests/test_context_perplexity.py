@@ -37,7 +37,7 @@ def test_figures_are_those_of_the_engine(engine):
     assert list(figures) == ["32", "128"]
     for length, windows in context_windows(tokens, [32, 128], 3).items():
         scores = [
-            engine[0].score(window[:-16], window[-16:], LikelihoodOptions(num_draws=4))
+            engine[0].scorer.score(window[:-16], window[-16:], LikelihoodOptions(num_draws=4))
             for window in windows
         ]
         mean = sum(score.nll_per_token for score in scores) / 3

@@ -240,9 +240,8 @@ def test_bits_per_byte_count_the_bytes_of_the_tokens_where_windows_cut_character
 def test_a_resumed_cell_scores_only_what_is_left(checkpoint, tmp_path, monkeypatch):
     cells = make_cells(target="whole", lengths=(16,), texts=3)
     cfg = Config(dict(models=[ours(checkpoint)], datasets=[cells], work_dir=str(tmp_path)))
-    from opencompass_llada.engines import MaskedDiffusionEngine
 
-    calls, score = [], MaskedDiffusionEngine.score
+    calls, score = [], MaskedScorer.score
 
     def stop_at_third(self, prefix, target, options):
         calls.append(target)
@@ -250,7 +249,7 @@ def test_a_resumed_cell_scores_only_what_is_left(checkpoint, tmp_path, monkeypat
             raise KeyboardInterrupt
         return score(self, prefix, target, options)
 
-    monkeypatch.setattr(MaskedDiffusionEngine, "score", stop_at_third)
+    monkeypatch.setattr(MaskedScorer, "score", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         OpenICLInferTask(deepcopy(cfg)).run()
     OpenICLInferTask(deepcopy(cfg)).run()

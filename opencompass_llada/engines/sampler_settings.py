@@ -53,8 +53,8 @@ class SamplerSettings:
     ) -> SamplerSettings:
         """Return the options over the first defaults that they fit, at a length if it is given.
 
-        The defaults are of the families that the checkpoint may be of: one, where config.json is
-        read. If they fit none, what is wrong under the first is raised.
+        The defaults are of the families that the checkpoint may be of. If they fit none, what is
+        wrong under the first is raised.
         """
         faults: list[ValueError] = []
         for candidate in defaults:
@@ -80,11 +80,7 @@ class SamplerSettings:
         if steps > tokens:
             if generation_length not in self._logged:
                 self._logged.add(generation_length)
-                logger.info(
-                    "num_steps=%d is capped at %d for generations of %d tokens, one token a step",
-                    steps,
-                    tokens,
-                    generation_length,
-                )
+                what = "num_steps=%d is capped at %d for generations of %d tokens, one token a step"
+                logger.info(what, steps, tokens, generation_length)
             steps = cap_steps(steps, generation_length, free.block_length)
         return replace(free, num_steps=steps)

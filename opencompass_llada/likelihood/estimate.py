@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the nats a token; infinite beyond what a float holds."""
+        """The exponential of the nats a token."""
         return safe_exp(self.nll_per_token)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:

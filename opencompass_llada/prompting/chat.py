@@ -1,7 +1,6 @@
-"""Renders conversations to prompts by the checkpoint's own chat template.
+"""Renders conversations, read from OpenCompass's prompts, by the checkpoint's chat template.
 
-Reads turns from OpenCompass's prompt structure; token ids are `encode`'s. A template is used where
-a config asks for it and nowhere else: nothing is decided by a name.
+A template is used where a config asks for it and nowhere else: nothing is decided by a name.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -48,10 +47,9 @@ _ROLES = {
 
 
 class Turn(NamedTuple):
-    """One turn of a conversation."""
+    """One turn of a conversation; the role is ``system``, ``user`` or ``assistant``."""
 
     role: str
-    """``system``, ``user`` or ``assistant``, as chat templates know them."""
     content: str
 
 
@@ -76,10 +74,8 @@ class ChatOptions:
 
 def parse_chat(chat: Any) -> ChatOptions | None:
     """Return the options of the wrapper's ``chat``: True, fields of `ChatOptions`, or none."""
-    if chat is None or chat is False:
-        return None
-    if chat is True:
-        return ChatOptions()
+    if chat is None or isinstance(chat, bool):
+        return ChatOptions() if chat else None
     if not isinstance(chat, Mapping | ChatOptions):
         raise ValueError(
             f"chat={show(chat)} must be True, False or a dict of options, e.g. chat=True"
@@ -90,14 +86,11 @@ def parse_chat(chat: Any) -> ChatOptions | None:
 def read_turns(items: Sequence[Any], mode: str) -> list[Turn]:
     """Return the turns of a prompt.
 
-    As OpenCompass's own chat wrapper does, empty turns are skipped and neighbours of one role are
-    joined by a line break. Unlike there a system turn stays one (there it becomes the user's),
-    and text outside of any turn is the user's (there it is dropped with a warning).
-
-    Args:
-        items: Of a PromptList: turns, texts, and the borders of its sections; or messages.
-        mode: ``gen`` leaves out the answer, the assistant's turn that ends the round, and all
-            that follows it; ``ppl`` leaves out nothing.
+    The items are a PromptList's (turns, texts, and the borders of its sections) or messages. Mode
+    ``gen`` leaves out the answer, the assistant's turn that ends the round, and all that follows
+    it; ``ppl`` leaves out nothing. As OpenCompass's own chat wrapper does, empty turns are skipped
+    and neighbours of one role are joined by a line break. Unlike there a system turn stays one
+    (there it becomes the user's), and text outside of any turn is the user's (there it is dropped).
     """
     turns: list[Turn] = []
     asked: list[bool] = []  # whether the turn stands in the round that is asked, not before it
@@ -134,13 +127,9 @@ def _read_turn(item: Any) -> Turn:
 
 def _without_answer(turns: list[Turn], asked: Sequence[bool]) -> list[Turn]:
     """Cut before the answer: the assistant's turns that end the round that is asked."""
-    first = len(turns)
-    for index in reversed(range(len(turns))):
-        if asked[index] and turns[index].role != "assistant":
-            break
-        if asked[index]:
-            first = index
-    return turns[:first]
+    places = [index for index, is_asked in enumerate(asked) if is_asked]
+    answer = list(takewhile(lambda index: turns[index].role == "assistant", reversed(places)))
+    return turns[: answer[-1]] if answer else turns
 
 
 class ChatRenderer:
@@ -164,20 +153,20 @@ class ChatRenderer:
         """Return a conversation as the model is to read it.
 
         The names of special tokens inside turns (``<|eot_id|>`` in a document, say) are marked as
-        text, so that nothing that is said can end its turn or begin another one.
-
-        Args:
-            turns: At least one.
-            for_answer: True: end in the opening of the assistant's next turn. False: end with the
-                last turn's own words, for scoring them; what the template writes after them is
-                left off.
+        text, so that nothing that is said can end its turn or begin another one. It ends in the
+        opening of the assistant's next turn ``for_answer``, else with the last turn's own words,
+        for scoring them: what the template writes after them is left off.
         """
         if self._options.system is not None and all(turn.role != "system" for turn in turns):
             turns = [Turn("system", self._options.system), *turns]
         free = _free_characters(turns)
         marks = {text: next(free) for text in self._special_texts} if self._holds(turns) else {}
         end = "" if for_answer else next(free)
-        messages = [{"role": turn.role, "content": self._hide(turn, marks)} for turn in turns]
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        for message in messages if marks else ():
+            message["content"] = self._special_pattern.sub(
+                lambda match: marks[match.group()], message["content"]
+            )
         messages[-1]["content"] += end
         text = self._apply(messages, for_answer)
         if end:
@@ -197,24 +186,13 @@ class ChatRenderer:
             )
         return bool(found)
 
-    def _hide(self, turn: Turn, marks: Mapping[str, str]) -> str:
-        if not marks:
-            return turn.content
-        return self._special_pattern.sub(lambda match: marks[match.group()], turn.content)
-
     def _apply(self, messages: Sequence[Mapping[str, str]], for_answer: bool) -> str:
         size = sum(len(message["content"]) for message in messages)
+        options = {"chat_template": self._template, "add_generation_prompt": for_answer}
+        options |= {"tokenize": False, **self._options.variables}
         try:
             with _bounded(RENDER_SECONDS, RENDER_BYTES + 64 * size):
-                return str(
-                    self._tokenizer.apply_chat_template(
-                        list(messages),
-                        chat_template=self._template,
-                        tokenize=False,
-                        add_generation_prompt=for_answer,
-                        **self._options.variables,
-                    )
-                )
+                return str(self._tokenizer.apply_chat_template(list(messages), **options))
         except (TimeoutError, MemoryError) as error:
             raise ValueError(
                 f"chat: the chat template took more than {RENDER_SECONDS} seconds or "

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub
 import transformers
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -26,6 +27,7 @@ EOT_TOKEN = "<|eot_id|>"
 #: What tokenizers call the tokens that images and sounds stand in for; no text means them.
 _PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_HUB_OPTIONS = ("revision", "token", "cache_dir")
 _FILE = "tokenizer.json"
 _FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
 #: Parts of a tokenizer.json that some classes of either major replace by their own.
@@ -53,8 +55,12 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
     if not folder.is_dir() and str(path).startswith((".", "/", "~")):
         raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {remedy}")
     try:
-        if not folder.is_dir():
-            folder = _fetch(str(path), options)
+        if not folder.is_dir():  # a hub id, whose small files are read as a folder of them is
+            known = {key: options[key] for key in _HUB_OPTIONS if key in options}
+            files = list(SMALL_FILES)
+            folder = Path(
+                huggingface_hub.snapshot_download(str(path), allow_patterns=files, **known)
+            )
         tokenizer = _load(folder, keywords)
         if (folder / _FILE).is_file() and not _CHANGE_PARTS & options.keys():
             _take_parts(tokenizer, folder)
@@ -65,14 +71,6 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         raise ValueError(
             f"No tokenizer could be loaded from {str(path)!r} ({reason}). {remedy}"
         ) from error
-
-
-def _fetch(name: str, options: Mapping[str, Any]) -> Path:
-    """Download a hub id's small files, so that it is read as a folder of them is."""
-    from huggingface_hub import snapshot_download
-
-    known = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
-    return Path(snapshot_download(name, allow_patterns=list(SMALL_FILES), **known))
 
 
 def _load(folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -170,7 +168,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -
 
 
 def _placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids of the tokens that images and sounds stand in for."""
     tokens = [getattr(tokenizer, name, None) for name in _PLACEHOLDERS]
     ids = [find_token_id(tokenizer, str(token)) for token in tokens if token is not None]
     return {found for found in ids if found is not None}
@@ -186,10 +183,9 @@ def count_bytes(
 ) -> int:
     """Return how many UTF-8 bytes tokens stand for; over consecutive stretches they add up.
 
-    Tokens may begin or end within a character, whose bytes decoding them would turn into U+FFFD.
-    So a token's own bytes are counted where it has any: all of a byte-level vocabulary, and
-    ``<0xE4>`` of one that falls back to bytes. What stands ``before`` them in the text counts: a
-    word may be decoded in another way behind it.
+    Tokens may begin or end within a character, so a token's own bytes are counted where it has any:
+    all of a byte-level vocabulary, and ``<0xE4>`` of one that falls back to bytes. What stands
+    ``before`` them in the text counts: a word may be decoded in another way behind it.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
     if _is_byte_level(tokenizer):  # one character of a token is one byte
@@ -203,7 +199,6 @@ def count_bytes(
 
 
 def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether a vocabulary's entries are bytes, each written as one character."""
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if decoder is not None:
         return b'"ByteLevel"' in decoder.__getstate__()
@@ -213,9 +208,8 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 class PromptEncoder:
     """Encodes prompts so that no text in them can become a mask, or the place of an image.
 
-    The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, and
-    the sampler would take it for a position to fill. Here that text stays text: its id is replaced
-    by the ids of its characters. All other special tokens stay special, since chat
+    The tokenizer of a masked diffusion model turns the mask token's text into the mask's id, which
+    is replaced here by the ids of its characters. All other special tokens stay special, since chat
     templates need them; of a `PromptText` only those that its template wrote.
     """
 
@@ -238,7 +232,7 @@ class PromptEncoder:
         To a `PromptText` it adds nothing: its template wrote what there is to be.
         """
         if isinstance(text, PromptText):
-            token_ids = self._encode_pieces(text)
+            token_ids = [i for piece in text.pieces for i in self._encode_piece(piece)]
         else:
             token_ids = list(self.tokenizer(text)["input_ids"])
             length = len(self._start_ids)
@@ -263,14 +257,10 @@ class PromptEncoder:
         special = set(self.tokenizer.all_special_ids)
         return count_bytes(self.tokenizer, [i for i in token_ids if i not in special], before)
 
-    def _encode_pieces(self, text: PromptText) -> list[int]:
-        token_ids: list[int] = []
-        for piece in text.pieces:
-            if piece.is_literal:
-                token_ids += self._read_as_text(piece.text)
-            else:
-                token_ids += self.tokenizer(piece.text, add_special_tokens=False)["input_ids"]
-        return token_ids
+    def _encode_piece(self, piece: Piece) -> list[int]:
+        if piece.is_literal:
+            return self._read_as_text(piece.text)
+        return list(self.tokenizer(piece.text, add_special_tokens=False)["input_ids"])
 
     def _read_literally(self, token_id: int) -> list[int]:
         token = self.tokenizer.convert_ids_to_tokens(token_id)
@@ -292,11 +282,13 @@ class PromptEncoder:
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendered conversation."""
+    """A stretch of a rendered conversation.
+
+    A literal one is the name of a special token that somebody wrote, which means no special token.
+    """
 
     text: str
     is_literal: bool
-    """True: the name of a special token that somebody wrote, which means no special token."""
 
 
 class PromptText(str):
@@ -310,9 +302,9 @@ class PromptText(str):
 
     def __new__(cls, pieces: Iterable[Piece]) -> PromptText:
         """Join the pieces."""
-        joined = tuple(pieces)
-        text = super().__new__(cls, "".join(piece.text for piece in joined))
-        text.pieces = joined
+        pieces = tuple(pieces)
+        text = super().__new__(cls, "".join(piece.text for piece in pieces))
+        text.pieces = pieces
         return text
 
     def __str__(self) -> str:

@@ -1,9 +1,4 @@
-"""Cuts a finished generation where it should have ended.
-
-A masked diffusion model fills all of its positions, so stopping is a cut after the fact: of ids at
-the first end token, of text before the first stop string. Ending the sampling early is the
-sampler's business; here is only the test whether more text could move the cut.
-"""
+"""Cuts a finished generation, which fills all of its positions, where it should have ended."""
 
 from __future__ import annotations
 

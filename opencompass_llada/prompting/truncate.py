@@ -1,7 +1,4 @@
-"""Shortens prompts that are longer than a limit, counted in tokens.
-
-Knows token ids only: not where the limit comes from, nor what the tokens say.
-"""
+"""Shortens prompts that are longer than a limit, counted in tokens."""
 
 from __future__ import annotations
 
@@ -24,10 +21,9 @@ class LengthLimit:
     max_seq_len: int | None
     """Tokens; None for no limit."""
     policy: str
-    """One of `TRUNCATION_POLICIES`."""
     prompt_only: bool
-    """True: max_seq_len bounds the prompt, as the papers' and OpenCompass's drop_middle has it.
-    False: it bounds prompt and generation together."""
+    """Whether max_seq_len bounds the prompt, as the papers' and OpenCompass's drop_middle has it,
+    and not prompt and generation together."""
 
     def __post_init__(self) -> None:
         """Check the policy and the limit."""
@@ -37,10 +33,8 @@ class LengthLimit:
 
     def describe(self) -> str:
         """Return the limit in words."""
-        together = "" if self.prompt_only else "with their generation "
-        return (
-            f"{together}are limited to max_seq_len={self.max_seq_len} tokens, policy {self.policy}"
-        )
+        whose = "are" if self.prompt_only else "with their generation are"
+        return f"{whose} limited to max_seq_len={self.max_seq_len} tokens, policy {self.policy}"
 
     def prompt_limit(self, generation_length: int) -> int | None:
         """Return the most prompt tokens beside a generation, at least 1; None for no limit."""

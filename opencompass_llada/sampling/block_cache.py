@@ -1,7 +1,7 @@
 """Obtains the active block's logits, with keys and values cached between steps or without.
 
-Decides at each step whether everything is recomputed or a span of each row, and which. Knows no
-network: passes come from a `PassProvider`, or all are full ones of a plain model call.
+Decides at each step whether everything is recomputed or a span of each row, and which. Passes come
+from a `PassProvider`, or all are full ones of a plain model call.
 
 Shape suffixes: B rows, L row length, P masked positions of the active block, V vocabulary.
 """
@@ -52,19 +52,19 @@ class CacheOptions:
                         "which keeps nothing; use type='prompt' or 'dual', or leave it out"
                     )
             return
-        refresh = "block" if self.refresh is None else self.refresh
-        dtype = "bfloat16" if self.dtype is None else self.dtype
-        object.__setattr__(self, "refresh", refresh)
-        object.__setattr__(self, "dtype", dtype)
-        if isinstance(refresh, str) and refresh not in _REFRESH_NAMES:
+        if self.refresh is None:
+            object.__setattr__(self, "refresh", "block")
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", "bfloat16")
+        if isinstance(self.refresh, str) and self.refresh not in _REFRESH_NAMES:
             names = [*_REFRESH_NAMES, "a number of steps"]
-            raise ValueError(unknown_name_message("cache refresh", refresh, names))
-        if isinstance(refresh, int) and refresh < 1:
+            raise ValueError(unknown_name_message("cache refresh", self.refresh, names))
+        if isinstance(self.refresh, int) and self.refresh < 1:
             raise ValueError(
-                f"cache refresh={refresh!r} must be 'block', 'never' or a number of steps; use 1 "
-                "or more"
+                f"cache refresh={self.refresh!r} must be 'block', 'never' or a number of steps; "
+                "use 1 or more"
             )
-        reject_unknown("cache dtype", [dtype], ("bfloat16", "float8"))
+        reject_unknown("cache dtype", [str(self.dtype)], ("bfloat16", "float8"))
 
     @property
     def enabled(self) -> bool:
@@ -108,16 +108,9 @@ class PassProvider(Protocol):
     def logit_shift(self) -> int:
         """How many positions before its token a prediction is made."""
 
-    def open(
-        self,
-        row_lengths: Sequence[int],
-        *,
-        block_length: int,
-        cache_dtype: str | None,
-        passes: int,
-        guided: bool,
-    ) -> PassSession:
-        """Begin with a batch of rows of these lengths, masks included."""
+    @property
+    def open(self) -> Callable[..., PassSession]:
+        """Begins with a batch of rows of given lengths, masks included; see inference.session."""
 
 
 class _CallSession:
@@ -152,8 +145,7 @@ class BlockForward:
 
     Classifier-free guidance takes a second pass with the prompt masked: ``logits = unconditional +
     (scale + 1) * (conditional - unconditional)``, in the model's float type as in the published
-    code (unsupervised guidance of masked diffusion models, arXiv:2410.18514). That code runs both
-    halves as one batch of twice the rows; two passes need half the memory and do the same work.
+    code (arXiv:2410.18514), which runs both halves as one batch of twice the rows and the memory.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from opencompass_llada.options import build, check_fields, reject_unknown
@@ -63,18 +64,15 @@ class SamplerConfig:
     ``dict(type='prompt', refresh=8)`` or a type's name."""
 
     def __post_init__(self) -> None:
-        """Check every value, and that none is without effect beside the others.
-
-        Raises:
-            ValueError: For the first value that does not fit, with the rule and a value that fits.
-        """
+        """Check every value, and that none is without effect beside the others."""
         for name, options in (("acceptance", AcceptanceOptions), ("cache", CacheOptions)):
             built = build(options, getattr(self, name), name, by_name="type")
             object.__setattr__(self, name, built)
         check_fields(self)
         self._check_ranges()
-        self._check_idle_options()
-        self._check_fast_modes()
+        for is_wrong, fault in self._faults_together():
+            if is_wrong:
+                raise ValueError(fault)
         self.plan()
 
     def _check_ranges(self) -> None:
@@ -97,59 +95,56 @@ class SamplerConfig:
         if self.schedule is not None:
             reject_unknown("schedule", [self.schedule], SCHEDULES)
 
-    def _check_idle_options(self) -> None:
-        """Refuse options that have no effect beside others; the published codes ignore them."""
-        strategy, name = STRATEGIES[self.remasking], self.remasking
-        if self.suppress_eos_eot_confidence and not strategy.of_token:
-            raise ValueError(
-                f"suppress_eos_eot_confidence=True has no effect with remasking={name!r}, which "
-                "uses no confidence of a token; use remasking='low_confidence' or 'maskgit_plus', "
-                "or suppress_eos_logits=True"
-            )
-        if self.remasking_temperature and not strategy.confident:
-            raise ValueError(
-                f"remasking_temperature={self.remasking_temperature} has no effect with "
-                f"remasking={name!r}, which chooses positions at random as it is; leave it out, "
-                "or use remasking='entropy'"
-            )
-        for option in ("top_p", "top_k"):
-            idle = self.temperature == 0 and not strategy.of_drawn_distribution
-            if getattr(self, option) is not None and idle:
-                raise ValueError(
-                    f"{option}={getattr(self, option)} has no effect at temperature=0 with "
-                    f"remasking={name!r}; use {option}=None, or a temperature above 0"
-                )
-        if self.timestep_eps is not None and self.resolved_schedule != "timesteps":
-            raise ValueError(
-                f"timestep_eps={self.timestep_eps} has no effect with schedule="
-                f"{self.resolved_schedule!r}; leave it out, or use schedule='timesteps'"
-            )
-        if strategy.independent and self.resolved_schedule != "timesteps":
-            raise ValueError(
-                f"schedule={self.schedule!r} gives no probabilities, by which remasking={name!r} "
-                "reveals; use schedule='timesteps' (or None), or remasking='random'"
-            )
-
-    def _check_fast_modes(self) -> None:
+    def _faults_together(self) -> Iterator[tuple[bool, str]]:
+        """Yield what excludes each other or has no effect, which the published codes ignore."""
         strategy, rule = STRATEGIES[self.remasking], ACCEPTANCE_RULES.get(self.acceptance.type)
-        if rule is not None and rule.needs_probabilities and not strategy.of_token:
-            raise ValueError(
-                f"acceptance={self.acceptance.type!r} goes by the probability of the predicted "
-                f"token, which remasking={self.remasking!r} does not give; use "
-                "remasking='low_confidence' or acceptance='entropy_bound'"
+        name, schedule, way = self.remasking, self.resolved_schedule, self.acceptance.type
+        yield (
+            self.suppress_eos_eot_confidence and not strategy.of_token,
+            f"suppress_eos_eot_confidence=True has no effect with remasking={name!r}, which uses "
+            "no confidence of a token; use remasking='low_confidence' or 'maskgit_plus', or "
+            "suppress_eos_logits=True",
+        )
+        yield (
+            self.remasking_temperature > 0 and not strategy.confident,
+            f"remasking_temperature={self.remasking_temperature} has no effect with remasking="
+            f"{name!r}, which chooses positions at random as it is; leave it out, or use "
+            "remasking='entropy'",
+        )
+        for option in ("top_p", "top_k"):
+            yield (
+                getattr(self, option) is not None
+                and self.temperature == 0
+                and not strategy.of_drawn_distribution,
+                f"{option}={getattr(self, option)} has no effect at temperature=0 with "
+                f"remasking={name!r}; use {option}=None, or a temperature above 0",
             )
-        if rule is not None and not strategy.confident:
-            raise ValueError(
-                f"acceptance={self.acceptance.type!r} ranks positions by what the model says, and "
-                f"remasking={self.remasking!r} chooses them at random; use "
-                "remasking='low_confidence'"
-            )
-        if self.cache.enabled and self.cfg_scale:
-            raise ValueError(
-                f"cfg_scale={self.cfg_scale} runs every step with and without the prompt, and "
-                f"cache={self.cache.type!r} keeps keys and values of one of the two; use "
-                "cache='none' or cfg_scale=0"
-            )
+        yield (
+            self.timestep_eps is not None and schedule != "timesteps",
+            f"timestep_eps={self.timestep_eps} has no effect with schedule={schedule!r}; leave it "
+            "out, or use schedule='timesteps'",
+        )
+        yield (
+            strategy.independent and schedule != "timesteps",
+            f"schedule={self.schedule!r} gives no probabilities, by which remasking={name!r} "
+            "reveals; use schedule='timesteps' (or None), or remasking='random'",
+        )
+        yield (
+            rule is not None and rule.needs_probabilities and not strategy.of_token,
+            f"acceptance={way!r} goes by the probability of the predicted token, which remasking="
+            f"{name!r} does not give; use remasking='low_confidence' or acceptance='entropy_bound'",
+        )
+        yield (
+            rule is not None and not strategy.confident,
+            f"acceptance={way!r} ranks positions by what the model says, and remasking={name!r} "
+            "chooses them at random; use remasking='low_confidence'",
+        )
+        yield (
+            self.cache.enabled and self.cfg_scale > 0,
+            f"cfg_scale={self.cfg_scale} runs every step with and without the prompt, and cache="
+            f"{self.cache.type!r} keeps keys and values of one of the two; use cache='none' or "
+            "cfg_scale=0",
+        )
 
     @property
     def draws(self) -> bool:

@@ -7,10 +7,10 @@ here or outside, is all that a new one needs.
 LLaDA's strategies (generate.py of github.com/ML-GSAI/LLaDA) and Dream's (``alg`` in
 generation_utils.py of Dream-org/Dream-v0-Instruct-7B) differ in three ways: LLaDA's confidence is
 the token's probability before temperature, Dream's is made of the distribution that the token was
-drawn from (after temperature, top-p and top-k); LLaDA spreads reveals evenly, Dream goes by
-timesteps (``schedule.py``); and LLaDA's ``random`` reveals a fixed number of random positions where
-Dream's ``origin`` decides for each position alone. Both compute in the logits' dtype, where many
-confidences of a bfloat16 model tie; here all is float64, one row at a time.
+drawn from; LLaDA spreads reveals evenly, Dream goes by timesteps; and LLaDA's ``random`` reveals a
+fixed number of random positions where Dream's ``origin`` decides for each position alone. Both
+compute in the logits' dtype, where many confidences of a bfloat16 model tie; here all is float64,
+one row at a time.
 
 Shape suffixes: B rows, P masked positions of the active block, V vocabulary.
 """
@@ -48,14 +48,14 @@ class Strategy:
     """What a remasking strategy goes by."""
 
     schedule: str
-    """The schedule that it was published with."""
+    """The one that it was published with."""
     score: Callable[[Tensor, Tensor], Tensor] | None
-    """How positions are ranked by what the model says: ``(probabilities_PV, tokens_P) ->
-    scores_P``, float64 probabilities and predicted tokens of a row's masked positions to float64
-    scores, higher is revealed sooner. None ranks them by chance."""
+    """Ranks a row's masked positions: ``(probabilities_PV, tokens_P) -> scores_P``, float64
+    probabilities and predicted tokens to float64 scores, higher is revealed sooner. None ranks them
+    by chance."""
     independent: bool = False
-    """Whether each position is revealed by a chance of its own, which the schedule gives, and not
-    as many as scheduled. Only with score None and a schedule of timesteps."""
+    """Whether each position is revealed by a chance of its own, which the schedule of timesteps
+    gives, and not as many as scheduled."""
     of_drawn_distribution: bool = False
     """Whether the score is read off the distribution after temperature, top-p and top-k."""
     of_token: bool = False

@@ -1,7 +1,4 @@
-"""Checks all keywords of LLaDACausalLM, as far as they, and config.json, can tell.
-
-What a keyword says is documented by the class. Knows neither OpenCompass nor a model.
-"""
+"""Checks all keywords of LLaDACausalLM, as far as they, and config.json, can tell."""
 
 from __future__ import annotations
 
@@ -68,11 +65,7 @@ class Keywords(PaperKeywords):
     generation_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Check types, and what no other keyword decides.
-
-        Raises:
-            ValueError: For the first keyword that does not fit; the message says what to do.
-        """
+        """Check types, and what no other keyword decides."""
         check_fields(self)
         if not self.path:
             raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
@@ -122,14 +115,10 @@ class WrapperOptions:
 
 
 def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOptions:
-    """Read config.json, if it can be had, and check the keywords by it.
+    """Read config.json, if it can be had, and check the keywords of `LLaDACausalLM` by it.
 
-    Args:
-        keywords: Of `LLaDACausalLM`.
-        fetch: Whether config.json of a hub id may be downloaded.
-
-    Raises:
-        ValueError: For the first keyword that does not fit; the message says what to do.
+    With ``fetch`` config.json of a hub id may be downloaded. The first keyword that does not fit is
+    a ValueError.
     """
     given = build(Keywords, keywords, "LLaDACausalLM")
     family = check_model_type(given.model_type)

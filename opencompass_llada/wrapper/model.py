@@ -1,15 +1,11 @@
-"""Gives OpenCompass LLaDACausalLM, its model class for this package: strings in, strings out.
-
-Tokens, sampling and weights are handled below it: `keywords` checks what it is given, `families`
-says what it can load, `engines` how it generates and scores.
-"""
+"""Gives OpenCompass LLaDACausalLM, its model class for this package: strings in, strings out."""
 
 from __future__ import annotations
 
 import logging
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -40,7 +36,6 @@ from opencompass_llada.prompting.stop import (
 )
 from opencompass_llada.prompting.truncate import truncate
 from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
-from opencompass_llada.wrapper.paper_keywords import check_mask_id
 
 logger = logging.getLogger(__name__)
 
@@ -55,30 +50,26 @@ class ChatTemplateParser:
     def parse_template(self, prompt_template: Any, mode: str) -> Any:
         """Render one prompt to a `PromptText`, or each of a batch.
 
-        Args:
-            prompt_template: A text, which is one turn of the user (a `VerbatimText` and an empty
-                one stay as they are); OpenCompass's PromptList; a list of messages with role and
-                content; or a batch of these.
-            mode: ``gen``: the turn to be generated is opened and what the data set holds of it is
-                left out. ``ppl``: the whole conversation, ending in its last turn's own words.
+        A prompt is a text, which is one turn of the user (a `VerbatimText` and an empty one stay as
+        they are), OpenCompass's PromptList, or a list of messages with role and content. Mode
+        ``gen`` opens the turn to be generated and leaves out what the data set holds of it; ``ppl``
+        gives the whole conversation, ending in its last turn's own words.
         """
         assert mode in ("gen", "ppl"), mode
-        if isinstance(prompt_template, str):
-            return self.render_text(prompt_template, mode)
-        if isinstance(prompt_template, PromptList) or _is_conversation(prompt_template):
-            turns = read_turns(prompt_template, mode)
+        prompt = prompt_template
+        if isinstance(prompt, str):
+            return self.render_text(prompt, mode)
+        is_messages = all(isinstance(item, Mapping) and "role" in item for item in prompt)
+        if isinstance(prompt, PromptList) or (prompt and is_messages):
+            turns = read_turns(prompt, mode)
             return self.renderer.render(turns, for_answer=mode == "gen") if turns else ""
-        return [self.parse_template(prompt, mode) for prompt in prompt_template]
+        return [self.parse_template(each, mode) for each in prompt]
 
     def render_text(self, text: str, mode: str = "gen") -> str:
         """Render a text as one turn of the user, unless it says that it is to stay as it is."""
         if not text or isinstance(text, PromptText | VerbatimText):
             return text
         return self.renderer.render([Turn("user", text)], for_answer=mode == "gen")
-
-
-def _is_conversation(prompt: Any) -> bool:
-    return bool(prompt) and all(isinstance(item, Mapping) and "role" in item for item in prompt)
 
 
 class LLaDACausalLM(BaseModel):
@@ -124,9 +115,8 @@ class LLaDACausalLM(BaseModel):
     def __init__(self, path: str, **keywords: Any) -> None:
         """Read config.json, check every argument, read the tokenizer, then load the weights.
 
-        With OpenCompass's tokenizer_only no weights are loaded, and only token counts work; its
-        generation_kwargs must be empty. The first argument, file or tensor that does not fit is a
-        ValueError.
+        With OpenCompass's tokenizer_only no weights are loaded, and only token counts work. The
+        first argument, file or tensor that does not fit is a ValueError.
         """
         options = parse_keywords({"path": path, **keywords}, fetch=True)
         _refuse_ranks()
@@ -205,40 +195,36 @@ class LLaDACausalLM(BaseModel):
         Raises:
             ValueError: If a prompt is longer than the limit under policy ``error``, or the steps
                 do not fit the length.
-            RuntimeError: If only the tokenizer was loaded.
         """
         engine = _loaded(self.engine)
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
         length = self.options.generation_length(max_out_len)
         prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
-        answers: dict[int, str] = {}
+
+        def is_complete(token_ids: list[int]) -> bool:
+            return cut_is_settled(self._encoder.decode(token_ids), stops)
+
+        answers = [""] * len(prompts)
         for places in length_buckets([len(prompt) for prompt in prompts], size):
             batch = engine.generate(
                 [prompts[place] for place in places],
                 max_new_tokens=length,
-                is_complete=self._complete_test(stops),
+                is_complete=is_complete if stops else None,
             )
             for place, generation in zip(places, batch, strict=True):
                 answers[place] = self._read_answer(generation, stops)
-        return [answers[place] for place in range(len(prompts))]
+        return answers
 
     def get_ppl(
         self, inputs: Sequence[str], mask_length: Sequence[int] | None = None
     ) -> NDArray[np.float64]:
-        """Return the negative log-likelihood of each text, for PPLInferencer.
+        """Return the negative log-likelihood of each text in nats a token, for PPLInferencer.
 
         Exact for an autoregressive model; for a masked diffusion model an estimate of its bound
-        with the draws of ``likelihood``. A text's first token is not scored where an
-        autoregressive model has nothing to predict it from (OpenCompass's own wrappers divide by
-        it all the same).
-
-        Args:
-            inputs: Texts, after OpenCompass's templates.
-            mask_length: Leading tokens of each that are given and not scored; None for none.
-
-        Returns:
-            Nats per scored token, one a text.
+        with the draws of ``likelihood``. A text's first token is not scored where an autoregressive
+        model has nothing to predict it from (OpenCompass's own wrappers divide by it all the same),
+        nor are the ``mask_length`` leading tokens of each, which are given.
         """
         scorer = _loaded(self.scorer)
         given = [0] * len(inputs) if mask_length is None else [int(n) for n in mask_length]
@@ -314,19 +300,18 @@ class LLaDACausalLM(BaseModel):
             length,
         )
 
-    def _complete_test(self, stops: Sequence[str]) -> Callable[[list[int]], bool] | None:
-        """Return the test whether a stop string ends an answer, whatever follows."""
-        if not stops:
-            return None
-        return lambda token_ids: cut_is_settled(self._encoder.decode(token_ids), stops)
-
     def _read_answer(self, generation: Generation, stops: Sequence[str]) -> str:
         token_ids = cut_at_token_ids(generation.token_ids, self.special_tokens.end_token_ids)
         return cut_at_stop_strings(self._encoder.decode(token_ids), stops)
 
     def _check_ids(self) -> None:
         """Refuse a mask id that is not the checkpoint's, and a BOS that the tokenizer lacks."""
-        check_mask_id(self.options.mask_token_id, self.special_tokens.mask_token_id)
+        given, found = self.options.mask_token_id, self.special_tokens.mask_token_id
+        if given is not None and given != found:
+            raise ValueError(
+                f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is "
+                f"{found}; leave mask_id out"
+            )
         if self.options.add_bos and self.tokenizer.bos_token_id is None:
             raise ValueError(
                 f"add_bos=True, but the tokenizer at {self.options.tokenizer_path!r} names no "

@@ -1,7 +1,7 @@
 """Reads the keywords of LongLLaDA's and UltraLLaDA's wrappers; no other file knows their names.
 
 One function for each thing that can be said in the papers' form or the typed one; saying it in both
-is an error. Reads nothing from disk, and knows neither OpenCompass nor a model.
+is an error.
 """
 
 from __future__ import annotations
@@ -78,9 +78,8 @@ def read_scaling(
             f"scaling_config={{'scaling_factor': {factor!r}}} must be a positive number: it "
             "multiplies the RoPE base; use 1 for no scaling"
         )
-    if factor == 1:
-        return parse_rope_scaling(None)
-    return parse_rope_scaling({"type": "ntk", "theta_multiplier": float(factor)})
+    scaling = {"type": "ntk", "theta_multiplier": float(factor)}
+    return parse_rope_scaling(None if factor == 1 else scaling)
 
 
 def read_sampler(
@@ -104,15 +103,6 @@ def read_sampler(
         _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
         options["seed"] = seed
     return options, mask_id
-
-
-def check_mask_id(given: int | None, found: int | None) -> None:
-    """Refuse a mask's id that is not the checkpoint's."""
-    if given is not None and given != found:
-        raise ValueError(
-            f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is {found}; "
-            "leave mask_id out"
-        )
 
 
 def read_length_limit(
