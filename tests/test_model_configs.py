@@ -12,11 +12,6 @@ import opencompass_llada.assets
 from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.runs.model_configs import ModelTable, list_models
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
-<<<<<<< HEAD
-from opencompass_llada.sampling import plan_blocks
-=======
-from opencompass_llada.runs.models import ModelTable, list_models
->>>>>>> 48a7725 (One scorer of a masked diffusion model beside the autoregressive one, owned by the engine; the denoising loop is one class; a config plans its blocks itself)
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
