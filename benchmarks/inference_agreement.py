@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.samples import HaystackStore, NeedleCell, make_samples
 from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.networks import LLaDAForMaskedDiffusion, load_checkpoint
 from opencompass_llada.prompting.encode import load_tokenizer

@@ -28,8 +28,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from opencompass_llada.assets import resolve_asset
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.samples import HaystackStore, NeedleCell, make_samples
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import LoadRequest, SamplerSettings
 from opencompass_llada.families import find_family

@@ -20,8 +20,7 @@ from typing import Any
 from recording import ROOT, describe_run, exit_on_error, write_record
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.samples import HaystackStore, NeedleCell, make_samples
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import Engine, LoadRequest, SamplerSettings
 from opencompass_llada.families import find_family

@@ -21,8 +21,7 @@ from typing import Any
 from recording import ROOT, describe_run, write_record
 
 from opencompass_llada.likelihood import TextScorer
-from opencompass_llada.synthetic.grammar import paragraph
-from opencompass_llada.synthetic.needles import FAMILIES, Needle, held_out, make_needle
+from opencompass_llada.synthetic.grammar import FAMILIES, Needle, held_out, make_needle, paragraph
 from opencompass_llada.wrapper import LLaDACausalLM
 
 DRAWS = (8, 32)

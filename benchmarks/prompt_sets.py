@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.needle import haystack, prompts, samples
-from opencompass_llada.benchmarks.needle.haystack import (
+from opencompass_llada.benchmarks.needle import prompts, samples
+from opencompass_llada.benchmarks.needle.samples import (
     HaystackStore,
+    NeedleCell,
+    make_samples,
     require_file,
     resolve_data_directory,
 )
-from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, QuestionTask, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples, sources_digest
 from opencompass_llada.benchmarks.ruler.writer import NoRoom
@@ -75,7 +76,7 @@ class PromptPlan:
             "haystack": hash_file(require_file(data, HAYSTACK)),
         }
         if self.kind == "needle":
-            code = [Path(str(m.__file__)) for m in (haystack, samples, prompts)]
+            code = [Path(str(m.__file__)) for m in (samples, prompts)]
             facts["needles"] = hash_file(require_file(data, "needles.jsonl"))
             return facts | {"tokens": NEEDLE_TOKENS, "code": [hash_file(path) for path in code]}
         tasks = {name: asdict(TASKS[name]) for name in TASK_NAMES}

@@ -17,8 +17,7 @@ from opencompass_llada.finetune.tokens import (
     tokenize_source,
     train_tokenizer,
 )
-from opencompass_llada.synthetic.grammar import RULES
-from opencompass_llada.synthetic.needles import held_out, make_needle
+from opencompass_llada.synthetic.grammar import RULES, held_out, make_needle
 from opencompass_llada.tiny_models.random_text import draw_text_words, draw_words
 from opencompass_llada.tiny_models.retrieval import RetrievalRows
 from opencompass_llada.tiny_models.ruler_rows import draw_pair, is_trained_pair

@@ -10,7 +10,7 @@ from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.longbench.dataset import read_rows
 from opencompass_llada.benchmarks.longbench.facts import TASKS
 from opencompass_llada.benchmarks.longbench.v2 import read_rows as read_v2_rows
-from opencompass_llada.benchmarks.needle.haystack import resolve_data_directory
+from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 
 ROW = {"input": "Who?", "context": "A text.", "answers": ["one"], "length": 4}
 V2_ROW = dict.fromkeys(("question", "choice_A", "choice_B", "choice_C", "choice_D"), "x") | dict(

@@ -20,9 +20,8 @@ from opencompass_llada.benchmarks.multi_needle.prompts import (
 from opencompass_llada.benchmarks.needle.dataset import (
     NeedleBenchSingleDataset,
 )
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore, read_needles
 from opencompass_llada.benchmarks.needle.prompts import FIT_TOLERANCE, fit_prompt, write_question
-from opencompass_llada.benchmarks.needle.samples import make_samples
+from opencompass_llada.benchmarks.needle.samples import HaystackStore, make_samples, read_needles
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.wrapper import LLaDACausalLM
 

@@ -15,7 +15,7 @@ from tiny import write_tiny_checkpoint
 import opencompass_llada.assets
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import HaystackStore
 from opencompass_llada.report.summarizers import NeedleSummarizer
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 from opencompass_llada.wrapper import LLaDACausalLM

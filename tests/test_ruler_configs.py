@@ -15,7 +15,7 @@ from ruler_data import STOCK, write_ruler
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.benchmark import parse_groups
 from opencompass_llada.benchmarks.counting import name_tokenizer
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import HaystackStore
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples

@@ -23,7 +23,7 @@ _ALPHABETS = (
 _WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 _RUN = re.compile(rf"(?<![\w'’-]){_WORD}(?: {_WORD})*(?![\w'’-])")
 
-#: Templates of values longer than `synthetic.needles.VALUES`, for ordinary needles.
+#: Templates of values longer than `synthetic.grammar.VALUES`, for ordinary needles.
 LONG_VALUES = (
     "{digit}" * 7,
     "{digit}" * 8,

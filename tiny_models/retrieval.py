@@ -20,12 +20,12 @@ import numpy as np
 from opencompass_llada.benchmarks.needle.prompts import WORDINGS, write_question
 from opencompass_llada.finetune.packing import Row, TokenWindows
 from opencompass_llada.finetune.tokens import TrainingTokenizer
-from opencompass_llada.synthetic.grammar import fill
-from opencompass_llada.synthetic.needles import (
+from opencompass_llada.synthetic.grammar import (
     FAMILIES,
     KEYS,
     VALUES,
     Needle,
+    fill,
     held_out,
     make_needle,
 )

@@ -11,20 +11,12 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def resolve_path(path: str) -> str:
-    """Return a path or hub id as it is, or where it lies if it is ``asset:NAME``.
-
-    Raises:
-        ValueError: If no asset of that name is shipped.
-    """
+    """Return a path or hub id as it is, or where it lies if it is ``asset:NAME``."""
     return str(resolve_asset(path)) if path.startswith(PREFIX) else path
 
 
 def resolve_asset(name: str) -> Path:
-    """Return where a shipped file or folder lies, NAME being a path below this folder.
-
-    Raises:
-        ValueError: If nothing of that name is shipped; the nearest name is given.
-    """
+    """Return where a shipped file or folder lies, NAME being a path below this folder."""
     path = FOLDER / name.removeprefix(PREFIX)
     if not name.startswith(PREFIX) or not path.exists():
         folders = [item.name for item in FOLDER.iterdir() if item.is_dir()]

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.files import write_text
-from opencompass_llada.synthetic.grammar import fill, generate_documents, paragraph
-from opencompass_llada.synthetic.needles import (
+from opencompass_llada.synthetic.grammar import (
     FAMILIES,
     QUESTION_TYPES,
     Needle,
+    fill,
+    generate_documents,
     generate_needles,
     held_out,
     make_needle,
+    paragraph,
 )
 
 HAYSTACK_FILE = "synthetic_en.jsonl"

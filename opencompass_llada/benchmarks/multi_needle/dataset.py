@@ -22,9 +22,14 @@ from opencompass_llada.benchmarks.multi_needle.prompts import (
     write_retrieval_question,
 )
 from opencompass_llada.benchmarks.needle.dataset import NeedleBenchDataset
-from opencompass_llada.benchmarks.needle.haystack import require_file, resolve_data_directory
 from opencompass_llada.benchmarks.needle.prompts import place_needles, write_prompt
-from opencompass_llada.benchmarks.needle.samples import Hidden, NeedleCell, fill_haystacks
+from opencompass_llada.benchmarks.needle.samples import (
+    Hidden,
+    NeedleCell,
+    fill_haystacks,
+    require_file,
+    resolve_data_directory,
+)
 from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, mean, percent
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.data_files import parse_json_line, read_json, read_text, take
-from opencompass_llada.benchmarks.needle.haystack import NeedleBenchNeedle, parse_needle
 from opencompass_llada.benchmarks.needle.prompts import WORDINGS
+from opencompass_llada.benchmarks.needle.samples import NeedleBenchNeedle, parse_needle
 from opencompass_llada.options import check_value
 
 #: What NeedleBench puts between questions and between answers, in both languages.
@@ -30,12 +30,10 @@ class MultiWording:
     reading_advice: str
     """Follows the preface of a retrieval prompt."""
     questions: str
-    """Introduces the questions of a retrieval prompt; ``{question}`` stands for them."""
     question_end: str
     sentence_end: str
     """What the quoted sentence with the blank ends with."""
     answer_format: str
-    """Asks for a format; ``{format}`` stands for the sentences with blanks."""
     start: str
     """A retrieval prompt with the question first, after the preface."""
     reasoning_advice: str
@@ -81,9 +79,8 @@ class ReasoningNeedles:
     texts: tuple[str, ...]
     """The sentences to hide, each a step of the derivation."""
     question: str
-    """Asks for what follows from all of them."""
     answer: str
-    """The answer, whose words are the keywords."""
+    """Its words are the keywords."""
 
 
 def read_retrieval_needles(path: Path, language: str, count: int) -> list[NeedleBenchNeedle]:
@@ -91,9 +88,6 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle
 
     Differs from the original in that the lines are shuffled with seed 0: there it is with whatever
     state the process's random numbers are in, so that two runs ask for different needles.
-
-    Raises:
-        ValueError: If the file holds fewer, or one that cannot be scored; names file and line.
     """
     lines = list(enumerate(io.StringIO(read_text(path)), start=1))  # ends at \n only
     random.Random(0).shuffle(lines)
@@ -120,11 +114,7 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle
 
 
 def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedles]:
-    """Read the derivations of a given number of steps, in the file's order.
-
-    Raises:
-        ValueError: If there are none; names the numbers that there are. If an answer is empty.
-    """
+    """Read the derivations of a given number of steps, in the file's order."""
     rows = check_value(str(path), read_json(path), Sequence[Mapping[str, Any]])
     found = []
     for number, row in enumerate(rows, start=1):
@@ -132,24 +122,22 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[ReasoningNeedle
         steps = take(row, "derivation_count", where, int)
         texts = take(row, "derivations", where, Sequence[str])
         question = take(row, "question", where)
-        if steps == num_needles:
-            found.append((where, texts, question, row["answer"]))
+        if steps != num_needles:
+            continue
+        answer = row["answer"]
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(
+                f"{where}: answer={answer!r} must be a text: an empty one stands in every answer. "
+                "Correct the record or take it out."
+            )
+        found.append(ReasoningNeedles(texts=texts, question=question, answer=answer))
     if not found:
         numbers = sorted({row["derivation_count"] for row in rows})
         raise ValueError(
             f"num_needles={num_needles}: {path} holds no derivation of that many steps; use one "
             f"of {', '.join(map(str, numbers))}."
         )
-    for where, _, _, answer in found:
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError(
-                f"{where}: answer={answer!r} must be a text: an empty one stands in every answer. "
-                "Correct the record or take it out."
-            )
-    return [
-        ReasoningNeedles(texts=tuple(texts), question=question, answer=answer)
-        for _, texts, question, answer in found
-    ]
+    return found
 
 
 def write_retrieval_question(
@@ -176,9 +164,7 @@ def write_retrieval_question(
 def write_reasoning_question(question: str, language: str, *, guide: bool) -> str:
     """Write a reasoning question: with NeedleBench's advice (chat), or an answer's beginning."""
     wording = MULTI_WORDINGS[language]
-    if guide:
-        return question + wording.reasoning_advice
-    return question + wording.reasoning_answer
+    return question + (wording.reasoning_advice if guide else wording.reasoning_answer)
 
 
 def write_retrieval_prompt(
@@ -197,15 +183,9 @@ def write_retrieval_prompt(
 def place_chain(
     context: Sequence[int], needles: Sequence[Sequence[int]], depth: float, gap: float
 ) -> list[int]:
-    """Put the first needle at a depth and each next one some way behind it.
+    """Put the first needle at a depth and each next one a gap behind it, percent of the context.
 
     The original moves a later needle by the length of those before it twice; so does this.
-
-    Args:
-        context: Tokens of the haystack.
-        needles: Tokens of each needle.
-        depth: Percent of the context, of the first needle.
-        gap: Percent of the context between two needles.
     """
     points: list[int] = []
     for number in range(len(needles)):

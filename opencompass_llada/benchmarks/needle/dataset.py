@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
-from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.samples import HaystackStore, NeedleCell, make_samples
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,

@@ -19,7 +19,7 @@ from opencompass_llada.benchmarks.cells import (
     score_with,
 )
 from opencompass_llada.benchmarks.counting import name_tokenizer
-from opencompass_llada.benchmarks.needle.haystack import resolve_data_directory
+from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.planning import (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import HaystackStore
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -62,12 +62,13 @@ def build_samples(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSa
     data_file, folder = find_data_file(spec), user_cache("ruler")
     if folder is None:
         return _build_or_say_length(spec, tokenizer, data_file)
-    key = describe_dependencies(spec, tokenizer, data_file)
-    cache = SampleCache(folder, f"{spec.task}_{spec.length}", key)
-    samples = cache.read(spec.num_samples)
+    key = json.dumps(describe_dependencies(spec, tokenizer, data_file), sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:DIGITS_IN_NAME]
+    path = folder / f"{spec.task}_{spec.length}_{digest}.jsonl.gz"
+    samples = _read_samples(path, key, spec.num_samples)
     if samples is None:
         samples = _build_or_say_length(spec, tokenizer, data_file)
-        cache.write(samples)
+        _write_samples(path, key, samples)
     return samples
 
 
@@ -84,13 +85,9 @@ def describe_dependencies(
     spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None
 ) -> dict[str, Any]:
     """Return everything that a data set's samples depend on; no paths, which may differ."""
-    own = {
-        name: value
-        for name, value in asdict(spec).items()
-        if name not in ("path", "essay_file", "tokenizer", "benchmark")
-    }
+    elsewhere = ("path", "essay_file", "tokenizer", "benchmark")
     return {
-        **own,
+        **{name: value for name, value in asdict(spec).items() if name not in elsewhere},
         "facts": asdict(spec.facts),
         "tokenizer": tokenizer.identity(),
         "template": tokenizer.template() if spec.chat else None,
@@ -154,7 +151,7 @@ def _generate(
 
 
 def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
-    """Return what writes a data set's samples; fwe, which has a fit of its own, has none."""
+    """Return what writes a data set's samples; fwe has a fit of its own."""
     facts = spec.facts
     if isinstance(facts, NiahTask):
         essay = () if data_file is None else read_essay_words(data_file)
@@ -175,50 +172,39 @@ def sources_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-class SampleCache:
-    """The file of one set of samples."""
+def _read_samples(path: Path, key: str, num_samples: int) -> list[RulerSample] | None:
+    """Return the samples of a file, or None where there is no whole file of so many."""
+    if not path.is_file():
+        return None
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+            if json.loads(next(lines))["key"] != key:
+                raise ValueError("it belongs to another set")
+            rows = [json.loads(line) for line in lines]
+        samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+        if len(samples) != num_samples:
+            raise ValueError(f"it holds {len(samples)} samples")
+    except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
+        logger.warning("%s is not usable and is made again: %s", path, e or type(e))
+        return None
+    return samples
 
-    def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
-        """Name the file by a digest of what the samples depend on; reads nothing."""
-        self.key = json.dumps(key, sort_keys=True)
-        digest = hashlib.sha256(self.key.encode()).hexdigest()[:DIGITS_IN_NAME]
-        self.path = folder / f"{name}_{digest}.jsonl.gz"
 
-    def read(self, num_samples: int) -> list[RulerSample] | None:
-        """Return the samples, or None where there is no whole file of so many."""
-        if not self.path.is_file():
-            return None
-        try:
-            with gzip.open(self.path, "rt", encoding="utf-8", newline="") as lines:
-                if json.loads(next(lines))["key"] != self.key:
-                    raise ValueError("it belongs to another set")
-                rows = [json.loads(line) for line in lines]
-            samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
-            if len(samples) != num_samples:
-                raise ValueError(f"it holds {len(samples)} samples")
-        except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
-            logger.warning("%s is not usable and is made again: %s", self.path, e or type(e))
-            return None
-        return samples
-
-    def write(self, samples: Sequence[RulerSample]) -> None:
-        """Write the samples; other processes see the whole file or none.
-
-        A folder that cannot be written is logged, and the samples are made again next time.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            remove_left_overs(self.path.parent, recursive=False)
-            # Several tasks of a run may make the same set at the same time.
-            with (
-                replacing(self.path) as temporary,
-                gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
-            ):
-                for row in [{"key": self.key}, *map(asdict, samples)]:
-                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as error:
-            logger.warning(
-                "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
-                error,
-                CACHE_VARIABLE,
-            )
+def _write_samples(path: Path, key: str, samples: Sequence[RulerSample]) -> None:
+    """Write a file that other processes see whole or not; log where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(path.parent, recursive=False)
+        # Several tasks of a run may make the same set at the same time.
+        with (
+            replacing(path) as temporary,
+            gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
+        ):
+            for row in [{"key": key}, *map(asdict, samples)]:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        logger.warning(
+            "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
+            error,
+            CACHE_VARIABLE,
+        )
