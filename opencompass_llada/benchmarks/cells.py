@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from opencompass_llada.benchmarks.counting import find_template, name_tokenizer
 from opencompass_llada.old_names import dotted_name
 
 Config = dict[str, Any]
@@ -47,14 +46,6 @@ def score_with(evaluator: str, **options: Any) -> Config:
     """Return how answers are scored, given a class below `opencompass_llada.benchmarks`."""
     kind = f"opencompass_llada.benchmarks.{evaluator}"
     return {"evaluator": {"type": kind, **options}, "pred_role": "BOT"}
-
-
-def identify_tokenizer(name: str, with_template: bool) -> tuple[str, str | None]:
-    """Return what tells a tokenizer from others: its content and, for chat prompts, its template.
-
-    Models with copies of one tokenizer are asked the same questions.
-    """
-    return name_tokenizer(name), find_template(name) if with_template else None
 
 
 def plain_config(value: Any) -> Any:

@@ -79,6 +79,8 @@ class ModelTable:
         num_gpus: int = 0,
         batch_size: int | None = None,
         num_steps: int | None = None,
+        block_length: int | None = None,
+        max_out_len: int | None = None,
         benchmark: str = "niah",
         dtype: str | None = None,
         rows: Sequence[Mapping[str, Any]] | None = None,
@@ -93,6 +95,8 @@ class ModelTable:
             num_gpus: GPUs of the machine; a model takes one if there is one.
             batch_size: Prompts at a time, instead of the model's own.
             num_steps: Denoising steps, instead of the model's own; no effect on a model without.
+            block_length: Tokens in a block, instead of the model's own; none on a model without.
+            max_out_len: Tokens to generate, instead of the model's own.
             benchmark: Whose generation settings; a key of the facts' ``generation``.
             dtype: Precision of the weights, instead of the model's own.
             rows: What to make instead of every pair, as far as it is about the models: mappings
@@ -122,12 +126,10 @@ class ModelTable:
             config.update(keys)
             if chat and self.models[name].chat:
                 config["chat"] = True
-            if batch_size:
-                config["batch_size"] = batch_size
-            if dtype:
-                config["dtype"] = dtype
-            if num_steps:
-                self.set_sampler(config, num_steps=num_steps, benchmark=benchmark)
+            given = {"batch_size": batch_size, "dtype": dtype, "max_out_len": max_out_len}
+            config.update({key: value for key, value in given.items() if value})
+            if num_steps or block_length:
+                self._set_sampler(config, benchmark, num_steps, block_length)
             configs.append(config)
         return configs
 
@@ -150,21 +152,21 @@ class ModelTable:
         }
         if facts.dtype:
             config["dtype"] = facts.dtype
-        self.set_sampler(config, num_steps=num_steps, benchmark=benchmark)
+        self._set_sampler(config, benchmark, num_steps)
         return config
 
-    def set_sampler(
+    def _set_sampler(
         self,
         config: Config,
+        benchmark: str,
+        num_steps: int | None,
         block_length: int | None = None,
-        num_steps: int | None = None,
-        benchmark: str = "niah",
     ) -> None:
         """Give a model's config its sampler: what its facts say, or what is given instead.
 
         A model without a sampler gets none, and one without blocks no block length.
         """
-        facts = self.facts_of(config)
+        facts = self._facts_of(config)
         generation = facts.generation[benchmark]
         if "num_steps" not in generation:
             return
@@ -173,7 +175,7 @@ class ModelTable:
             sampler["block_length"] = block_length or generation["block_length"]
         config["sampler"] = sampler
 
-    def facts_of(self, config: Config) -> KnownModel:
+    def _facts_of(self, config: Config) -> KnownModel:
         """Return what is known of the model that a config of `list_configs` is about."""
         return next(facts for facts in self.models.values() if facts.path == config["path"])
 
@@ -185,7 +187,7 @@ class ModelTable:
         """
         described = []
         for config in configs:
-            facts = self.facts_of(config)
+            facts = self._facts_of(config)
             steps = config["abbr"].partition("_steps")[2].partition("_")[0]
             described.append(
                 {

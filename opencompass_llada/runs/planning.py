@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from opencompass_llada import assets
 from opencompass_llada.benchmarks.benchmark import all_benchmarks, find_benchmark
+from opencompass_llada.benchmarks.counting import find_template, name_tokenizer
 from opencompass_llada.benchmarks.data_checks import check_data
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine
 from opencompass_llada.runs.model_configs import BY_NAME, Config, ModelTable, list_models
+from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.settings import (
     LEADING,
     TRAILING,
@@ -53,6 +56,15 @@ class MakeModels(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataSets:
+    """The data sets of a benchmark by themselves, for ``--datasets`` and configs of users."""
+
+    settings: Mapping[str, Setting]
+    list_cells: Callable[[Settings], list[Config]]
+    """Puts in defaults and returns the data set configs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run of one benchmark has of its own."""
 
@@ -63,30 +75,24 @@ class Plan:
     """Besides those of every run (`settings.LEADING`, `WORKERS` and `TRAILING`)."""
     demo: Mapping[str, Any]
     """What LLADA_DEMO=1 runs."""
-    fill_defaults: Callable[[Settings, ModelTable], None]
-    """Puts defaults where no setting was given; the models are resolved."""
+    fill_defaults: Callable[[Settings, int], None]
+    """Puts defaults where no setting was given, given the shortest trained length of the models."""
     make_groups: Callable[[Settings, ModelTable, MakeModels], list[Combination]]
     """Makes models and data sets."""
-    make_summarizer: Callable[[Settings, Run], Config]
-    """Returns the summarizer's config."""
+    find_path: Callable[[Config], str] | None = None
+    """Returns the path of a data set in full, so that the dumped config does not depend on
+    COMPASS_DATA_CACHE; not asked for assets. None leaves paths as they are."""
     check_data: Callable[[Settings, Sequence[Config]], None] = lambda _, cells: check_data(cells)
     """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
-    has_small_cells: bool
+    make_summarizer: Callable[[Settings, Run], Config]
+    """Returns the summarizer's config."""
+    has_small_cells: bool = False
     """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
     data sets of one model are spread over all GPUs."""
-    dump_details: bool
+    dump_details: bool = True
     """Whether each answer is kept with its score."""
     always_combined: bool = False
     """Whether the config lists groups even where there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSets:
-    """The data sets of a benchmark by themselves, for ``--datasets`` and configs of users."""
-
-    settings: Mapping[str, Setting]
-    list_cells: Callable[[Settings], list[Config]]
-    """Puts in defaults and returns the data set configs."""
 
 
 @dataclass(kw_only=True)
@@ -133,9 +139,9 @@ def plan_run(
     values = read_settings(settings, known, demo=plan.demo if rows is None else None)
     values.default("models", table.list_shipped(), "default: all that are shipped")
     values.values["models"] = table.resolve(values["models"])
-    plan.fill_defaults(values, table)
+    plan.fill_defaults(values, min(table[name].trained_length for name in values["models"]))
     values.default("scaling", ["none"])
-    default_workers(values, gpus)
+    _default_workers(values, gpus)
 
     def make_models(models: Iterable[str], **options: Any) -> list[Config]:
         given = {"batch_size": values["batch_size"], "dtype": values["dtype"], "rows": rows}
@@ -143,6 +149,9 @@ def plan_run(
 
     groups = plan.make_groups(values, table, make_models)
     for group in groups:
+        for cell in group.datasets if plan.find_path else ():
+            if not cell["path"].startswith(assets.PREFIX):
+                cell["path"] = plan.find_path(cell)
         plan.check_data(values, group.datasets)
     models = [config for group in groups for config in group.models]
     datasets = unique(cell for group in groups for cell in group.datasets)
@@ -165,24 +174,54 @@ def plan_run(
     else:
         partitioner = packing_partitioner(workers)
     several = len(groups) > 1 or plan.always_combined
+    details = {"dump_details": True} if plan.dump_details else {}
     run = Run(
         models=models,
         datasets=datasets,
-        combinations=[{"models": g.models, "datasets": g.datasets} for g in groups]
-        if several
-        else None,
+        combinations=[vars(group) for group in groups] if several else None,
         described_models=table.describe(models),
         settings=values.values,
         infer=make_infer(partitioner, workers),
-        eval=make_eval(
-            packing_partitioner(evaluations),
-            workers,
-            **({"dump_details": True} if plan.dump_details else {}),
-        ),
+        eval=make_eval(packing_partitioner(evaluations), workers, **details),
         summarizer={},
     )
     run.summarizer = plan.make_summarizer(values, run)
     return run
+
+
+def pair_by_settings(
+    values: Settings,
+    table: ModelTable,
+    make_models: Callable[[list[str]], list[Config]],
+    list_cells: Callable[[Settings], list[Config]],
+    own_settings: Callable[[KnownModel], Mapping[str, Any]],
+) -> list[Combination]:
+    """Pair each set of data sets with the models that run it: settings may differ by model.
+
+    A tokenizer is known by its content: models with copies of one are asked the same questions, and
+    the first one's path is in the data sets. For chat prompts its template counts, too.
+    """
+    groups: dict[Any, tuple[dict[str, Any], list[str]]] = {}
+    for name in values["models"]:
+        own = dict(own_settings(table[name]))
+        key: list[Any] = list(own.values())
+        if tokenizer := values.values.get("tokenizer"):
+            own["tokenizer"] = tokenizer = table[name].path if tokenizer == "model" else tokenizer
+            is_turn = values["prompt"] not in (None, "base")
+            key += [name_tokenizer(tokenizer), find_template(tokenizer) if is_turn else None]
+        groups.setdefault(tuple(key), (own, []))[1].append(name)
+    return [
+        Combination(models=make_models(names), datasets=list_cells(values.replaced(**own)))
+        for own, names in groups.values()
+    ]
+
+
+def default_by_name(values: Settings) -> KnownModel:
+    """Return the model that data sets by name are for: on embedded data tiny-llada, which counts."""
+    if values["data"] != "embedded":
+        return KNOWN_MODELS["llada_8b_base"]
+    values.default("tokenizer", KNOWN_MODELS["tiny_llada"].path)
+    return KNOWN_MODELS["tiny_llada"]
 
 
 def plan_leaderboard(
@@ -209,7 +248,7 @@ def plan_leaderboard(
     values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
     values.default("scaling", ["all"], "default: all that docs/models.md lists")
     values.default("benchmarks", list(ON_BOARD))
-    default_workers(values, gpus)
+    _default_workers(values, gpus)
     asked = {name: values[name] for name in ("models", "scaling", "workers", "lengths", "dtype")}
     asked = {name: value for name, value in asked.items() if value}
     with only_variables({}):  # each benchmark would refuse those of the others
@@ -225,7 +264,7 @@ def plan_leaderboard(
     cells = sum(len(group["models"]) * len(group["datasets"]) for group in combinations)
     values.announce(f"Leaderboard: {cells} cells", unset=("lengths",))
     largest = max(len(group["datasets"]) for group in combinations)
-    described = unique(entry for run in runs for entry in run.described_models)
+    described = unique(told for run in runs for told in run.described_models)
     partitioner = small_cells_partitioner(
         -(-cells // largest) * largest, largest, values["workers"], gpus
     )
@@ -243,16 +282,15 @@ def plan_leaderboard(
 
 def find_plan(benchmark: str) -> Plan:
     """Return the plan of a benchmark's runs; one without any is refused."""
-    plans = {
-        name: module.PLAN for name, module in _plan_modules().items() if hasattr(module, "PLAN")
+    modules = _plan_modules().items()
+    plans: dict[str, Plan] = {
+        name: module.PLAN for name, module in modules if hasattr(module, "PLAN")
     }
     reject_unknown("benchmark", [benchmark], plans)
-    plan: Plan = plans[benchmark]
-    return plan
+    return plans[benchmark]
 
 
 def _plan_modules() -> dict[str, Any]:
-    """Import the module of every benchmark's plans."""
     return {name: importlib.import_module(own.plan) for name, own in all_benchmarks().items()}
 
 
@@ -282,7 +320,7 @@ def unique(items: Iterable[Config]) -> list[Config]:
     return list(found.values())
 
 
-def default_workers(values: Settings, num_gpus: int) -> None:
+def _default_workers(values: Settings, num_gpus: int) -> None:
     """Take a task a GPU, or one a core up to two, where nothing else was asked for."""
     reason = f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores"
     values.default("workers", num_gpus or min(2, os.cpu_count() or 1), reason)

@@ -1,7 +1,4 @@
-"""Plans runs of LongBench, LongBench-E and LongBench v2: one data set a task.
-
-The tasks and what is known of them are in `facts`.
-"""
+"""Plans runs of LongBench, LongBench-E and LongBench v2: one data set a task."""
 
 from __future__ import annotations
 
@@ -38,8 +35,7 @@ EMBEDDED_TASKS = (
 
 def _list_cells(values: Settings) -> list[Config]:
     """List the data sets, one a task; LongBench v2 is one."""
-    values.default("data", "longbench")
-    _fill_common(values)
+    _fill_cell_defaults(values)
     if values["benchmark"] == "longbench_v2":
         return [_v2_cell(values)]
     tasks = values["tasks"]
@@ -93,7 +89,8 @@ def _v2_cell(values: Settings) -> Config:
     }
 
 
-def _fill_common(values: Settings) -> None:
+def _fill_cell_defaults(values: Settings) -> None:
+    values.default("data", "longbench")
     values.default("benchmark", "longbench")
     if values["data"] == "embedded":
         values.default("output_lengths", "short", "default of the sample set")
@@ -101,17 +98,15 @@ def _fill_common(values: Settings) -> None:
     values.default("wording", "original")
 
 
-def _fill_defaults(values: Settings, table: ModelTable) -> None:
-    _fill_common(values)
+def _fill_defaults(values: Settings, trained_length: int) -> None:
+    _fill_cell_defaults(values)
     if values["data"] == "embedded":
         values.default("block_length", 32, "default of the sample set")
         values.default("steps", 8, "default of the sample set")
     block_length = LONGLLADA_GENERATION["longbench"]["block_length"]
     values.default("block_length", block_length, "default: the papers'")
-    if values["steps"] is None:
-        values.sources["steps"] = "default: the papers', one a token"
-    if values["lengths"] is None:
-        values.sources["lengths"] = "default: see default_lengths in benchmarks/longbench/plan.py"
+    values.default("steps", None, "default: the papers', one a token")
+    values.default("lengths", None, "default: see default_lengths in benchmarks/longbench/plan.py")
 
 
 def default_lengths(trained_length: int) -> list[int]:
@@ -131,21 +126,22 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
     models = []
     for name in values["models"]:
         for length in values["lengths"] or default_lengths(table[name].trained_length):
-            made = make_models([name], benchmark="longbench")
+            made = make_models(
+                [name],
+                benchmark="longbench",
+                block_length=values["block_length"],
+                num_steps=values["steps"],
+            )
             for config in made:
                 config["abbr"] = f"{config['abbr']}_prompt{length}"
                 config["max_seq_len"], config["drop_middle"] = length, True
-                table.set_sampler(
-                    config, values["block_length"], values["steps"], benchmark="longbench"
-                )
             models += made
-    cells = _list_cells(values)
-    for cell in cells:
-        if not cell["path"].startswith("asset:"):
-            # In full: a dumped config must not depend on variables.
-            found = find_data(cell["path"], benchmark="LongBench", how_to_get=dataset.HOW_TO_GET)
-            cell["path"] = str(found.resolve())
-    return [Combination(models=models, datasets=cells)]
+    return [Combination(models=models, datasets=_list_cells(values))]
+
+
+def _find_path(cell: Config) -> str:
+    path = find_data(cell["path"], benchmark="LongBench", how_to_get=dataset.HOW_TO_GET)
+    return str(path.resolve())
 
 
 def list_parts(benchmark: str) -> dict[str, str]:
@@ -206,10 +202,7 @@ PLAN = Plan(
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
+    find_path=_find_path,
     make_summarizer=_make_summarizer,
-    has_small_cells=False,
-    dump_details=True,
 )
-
-
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

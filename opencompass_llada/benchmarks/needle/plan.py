@@ -1,10 +1,8 @@
 """Plans needle-in-a-haystack runs: one data set a cell, which is a length and a depth.
 
-The prompt of a base model ends in the answer prefix; there is no answer turn after it. `abbr` is
-``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER``, and ends in ``_chat`` for the chat form.
-TOKENIZER stands for the tokenizer's content (`counting.name_tokenizer`), so that models with copies
-of one tokenizer are asked the same data sets. It only names files: what reads results takes length,
-depth and the rest from the config.
+The prompt of a base model ends in the answer prefix; there is no answer turn after it. `abbr`,
+``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER`` with ``_chat`` for the chat form, only names
+files: what reads results takes length, depth and the rest from the config.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from typing import Any
 from opencompass_llada.benchmarks.cells import (
     PROMPT_TEMPLATE,
     generate_with,
-    identify_tokenizer,
     read_with,
     score_with,
 )
@@ -22,12 +19,14 @@ from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.model_configs import Config, ModelTable
+from opencompass_llada.runs.model_table import KnownModel
 from opencompass_llada.runs.planning import (
     Combination,
     DataSets,
     MakeModels,
     Plan,
-    Run,
+    default_by_name,
+    pair_by_settings,
     summarize_with,
 )
 from opencompass_llada.runs.settings import Settings, number, numbers, text
@@ -52,8 +51,6 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
 REPEATS = {"needlebench": 10, "embedded": 2}
 #: Embedded cells of one length share their needles, so that more depths say little more.
 DEPTHS = {"needlebench": DEPTHS_BY_TEN, "embedded": (0, 25, 50, 75, 100)}
-
-
 _CELL_SETTINGS = {
     "lengths": numbers(
         "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
@@ -68,24 +65,17 @@ _CELL_SETTINGS = {
 }
 
 
-def _list_cells(values: Settings) -> list[Config]:
-    """List a grid, depth by depth, so that any stretch mixes lengths.
+def _list_by_name(values: Settings) -> list[Config]:
+    facts = default_by_name(values)
+    if values["data"] != "embedded":
+        values.default("lengths", list(LONGLLADA_LENGTHS))
+    _fill_defaults(values, facts.trained_length)
+    return _list_cells(values.replaced(**_own_settings(values, facts)))
 
-    By default it is the papers'; on embedded data, from half to four times tiny-llada's trained
-    length of 512 tokens.
-    """
-    values.default("data", "needlebench")
-    values.default("language", "en")
+
+def _list_cells(values: Settings) -> list[Config]:
+    """List a grid, depth by depth, so that any stretch mixes lengths."""
     data = values["data"] if values["data"] in DATA_PATHS else "needlebench"
-    if data == "embedded":
-        values.default("lengths", (256, 512, 1024, 2048))
-        values.default("tokenizer", "asset:tiny-llada")
-        values.default("generation_length", 16)
-    values.default("lengths", LONGLLADA_LENGTHS)
-    values.default("tokenizer", "gpt-4")
-    values.default("generation_length", 32)
-    values.default("depths", DEPTHS[data])
-    values.default("repeats", REPEATS[data])
     language, chat, tokenizer = values["language"], values["prompt"] == "chat", values["tokenizer"]
     reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
     haystack = dict(HAYSTACKS[data][language])
@@ -118,64 +108,51 @@ def _list_cells(values: Settings) -> list[Config]:
     ]
 
 
-def _fill_defaults(values: Settings, table: ModelTable) -> None:
-    trained = min(table[name].trained_length for name in values["models"])
+def _fill_defaults(values: Settings, trained_length: int) -> None:
+    """Take LongLLaDA's grid, or one around the trained length; lengths may stay the models' own."""
+    values.default("data", "needlebench")
+    values.default("language", "en")
     embedded = values["data"] == "embedded"
     kind = "embedded" if embedded else "needlebench"
-    gpt4 = not embedded and trained >= LONGLLADA_LENGTHS[0]
     values.default("depths", list(DEPTHS[kind]), f"default: every {25 if embedded else 10} %")
     reason = "for embedded data" if embedded else "LongLLaDA's"
     values.default("repeats", REPEATS[kind], f"default: {reason}")
-    if gpt4:
+    if not embedded and trained_length >= LONGLLADA_LENGTHS[0]:
         values.default("tokenizer", "gpt-4", "default: as NeedleBench counts")
     values.default(
         "tokenizer",
         "model",
         "default: embedded data or a trained length below NeedleBench's shortest",
     )
+    multiples = "default: 1/2, 1, 2 and 4 times the"
     if values["tokenizer"] == "gpt-4":
         values.default("lengths", list(LONGLLADA_LENGTHS), "default: LongLLaDA's")
     elif embedded:  # one set for all, so that they stand side by side
-        reason = "default: 1/2, 1, 2 and 4 times the shortest trained length"
-        values.default("lengths", list(_own_lengths(trained)), reason)
-    elif values["lengths"] is None:
-        reason = "default: 1/2, 1, 2 and 4 times the trained length of each model"
-        values.sources["lengths"] = reason
+        lengths = list(_multiples(trained_length))
+        values.default("lengths", lengths, f"{multiples} shortest trained length")
+    values.default("lengths", None, f"{multiples} trained length of each model")
 
 
-def _own_lengths(trained_length: int) -> tuple[int, ...]:
+def _multiples(trained_length: int) -> tuple[int, ...]:
     return (trained_length // 2, trained_length, 2 * trained_length, 4 * trained_length)
 
 
+def _own_settings(values: Settings, facts: KnownModel) -> dict[str, Any]:
+    return {
+        "lengths": tuple(values["lengths"] or _multiples(facts.trained_length)),
+        "generation_length": values["generation_length"] or facts.generation["niah"]["max_out_len"],
+    }
+
+
 def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
-    """Pair each set of cells with the models that run it: lengths and tokenizer may differ.
-
-    A tokenizer is known by its content: models with copies of one are asked the same questions, and
-    the first one's path is in the cells. For chat prompts its template counts, too.
-    """
-    chat, path = values["prompt"] == "chat", DATA_PATHS.get(values["data"], values["data"])
-    if not path.startswith("asset:"):
-        # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
-        path = str(resolve_data_directory(path).resolve())
-    names_by_cells: dict[Any, tuple[str, list[str]]] = {}
-    for name in values["models"]:
-        facts = table[name]
-        lengths = tuple(values["lengths"] or _own_lengths(facts.trained_length))
-        tokenizer = facts.path if values["tokenizer"] == "model" else values["tokenizer"]
-        generation_length = values["generation_length"] or facts.generation["niah"]["max_out_len"]
-        key = (lengths, identify_tokenizer(tokenizer, with_template=chat), generation_length)
-        names_by_cells.setdefault(key, (tokenizer, []))[1].append(name)
-    groups = []
-    for (lengths, _, generation_length), (tokenizer, names) in names_by_cells.items():
-        own = {"lengths": lengths, "tokenizer": tokenizer, "generation_length": generation_length}
-        cells = [{**cell, "path": path} for cell in _list_cells(values.replaced(**own))]
-        models = make_models(names, num_steps=values["steps"], chat=chat)
-        groups.append(Combination(models=models, datasets=cells))
-    return groups
-
-
-def _make_summarizer(values: Settings, run: Run) -> Config:
-    return summarize_with("NeedleSummarizer", models=run.described_models)
+    chat = values["prompt"] == "chat"
+    return pair_by_settings(
+        values,
+        table,
+        lambda names: make_models(names, num_steps=values["steps"], chat=chat),
+        _list_cells,
+        lambda facts: _own_settings(values, facts),
+    )
 
 
 PLAN = Plan(
@@ -194,10 +171,8 @@ PLAN = Plan(
     },
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
-    make_summarizer=_make_summarizer,
+    find_path=lambda cell: str(resolve_data_directory(cell["path"]).resolve()),
+    make_summarizer=lambda _, run: summarize_with("NeedleSummarizer", models=run.described_models),
     has_small_cells=True,
-    dump_details=True,
 )
-
-
-DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)
+DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

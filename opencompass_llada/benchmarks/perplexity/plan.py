@@ -19,12 +19,13 @@ from opencompass_llada.benchmarks.perplexity.samples import (
 )
 from opencompass_llada.options import build
 from opencompass_llada.runs.model_configs import ModelTable
+from opencompass_llada.runs.model_table import KNOWN_MODELS
 from opencompass_llada.runs.planning import (
     Combination,
     DataSets,
     MakeModels,
     Plan,
-    Run,
+    pair_by_settings,
     summarize_with,
 )
 from opencompass_llada.runs.settings import Settings, number, numbers, text
@@ -32,8 +33,8 @@ from opencompass_llada.runs.settings import Settings, number, numbers, text
 #: Characters a token that a text is expected to have at most; English has 3 (a vocabulary of 2,000)
 #: to 5 (one of 100,000).
 MOST_CHARACTERS_A_TOKEN = 6
-#: For tiny-llada, from half to eight times its trained length of 512 tokens.
-TINY_LENGTHS = [256, 512, 1024, 2048, 4096]
+#: What tiny-llada was trained on.
+TINY_LENGTH = KNOWN_MODELS["tiny_llada"].trained_length
 _PACKAGE = "opencompass_llada.benchmarks.perplexity"
 
 
@@ -43,15 +44,13 @@ def _list_cells(values: Settings) -> list[Config]:
     ``longllada`` scores all text but the first chunk in chunks of 64 tokens, as LongLLaDA's script
     does. Autoregressive models are scored exactly with either estimator.
     """
-    values.default("data", "generated")
-    values.default("estimator", "bound")
-    _fill_common(values)
+    _fill_defaults(values, TINY_LENGTH)
     estimator, target, data = values["estimator"], values["target"], values["data"]
     likelihood = {"estimator": estimator, "num_draws": values["draws"]}
     chunk_length = parse_likelihood_options(likelihood, 1).chunk_length
     cells: list[Config] = []
     previous = 0
-    for length in sorted(values["lengths"] or TINY_LENGTHS):
+    for length in sorted(values["lengths"] or _multiples(TINY_LENGTH)):
         window: Config = {
             "length": length,
             "windows_per_text": values["windows"],
@@ -110,7 +109,9 @@ def _make_cell(values: Settings, data: str, window: Config, likelihood: Config) 
     }
 
 
-def _fill_common(values: Settings) -> None:
+def _fill_defaults(values: Settings, trained_length: int) -> None:
+    values.default("data", "generated")
+    values.default("estimator", "bound")
     generated = values["data"] == "generated"
     values.default("target", "whole")
     values.default("texts", 2 if generated else 1, "default: 2 generated texts, else 1")
@@ -124,27 +125,21 @@ def _fill_common(values: Settings) -> None:
     if not generated and not values["data"].startswith(("hub:", "asset:")):
         # The full path means the same in every folder.
         values.values["data"] = os.path.abspath(os.path.expanduser(values["data"]))
+    values.default("lengths", None, "default: 1/2, 1, 2, 4 and 8 times the trained length")
 
 
-def _fill_defaults(values: Settings, table: ModelTable) -> None:
-    _fill_common(values)
-    if values["lengths"] is None:
-        values.sources["lengths"] = "default: 1/2, 1, 2, 4 and 8 times the trained length"
+def _multiples(trained_length: int) -> tuple[int, ...]:
+    return (trained_length // 2, *(factor * trained_length for factor in (1, 2, 4, 8)))
 
 
 def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
-    """Pair each set of lengths with the models that share it."""
-    names_by_lengths: dict[tuple[int, ...], list[str]] = {}
-    for name in values["models"]:
-        trained = table[name].trained_length
-        own = (trained // 2, *(factor * trained for factor in (1, 2, 4, 8)))
-        names_by_lengths.setdefault(tuple(values["lengths"] or own), []).append(name)
-    return [
-        Combination(
-            models=make_models(names), datasets=_list_cells(values.replaced(lengths=lengths))
-        )
-        for lengths, names in names_by_lengths.items()
-    ]
+    return pair_by_settings(
+        values,
+        table,
+        make_models,
+        _list_cells,
+        lambda facts: {"lengths": tuple(values["lengths"] or _multiples(facts.trained_length))},
+    )
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
@@ -152,10 +147,6 @@ def _check_data(values: Settings, cells: Sequence[Config]) -> None:
     window = build(WindowOptions, cells[-1]["infer_cfg"]["inferencer"]["window"], "window")
     for row in read_texts(PerplexityDataset.check_options(**options_of(cells[-1]))):
         window.check_text(len(row["text"].encode()), "bytes")
-
-
-def _make_summarizer(values: Settings, run: Run) -> Config:
-    return summarize_with("PerplexitySummarizer", models=run.described_models)
 
 
 _CELL_SETTINGS = {
@@ -193,10 +184,10 @@ PLAN = Plan(
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
     check_data=_check_data,
-    make_summarizer=_make_summarizer,
+    make_summarizer=lambda _, run: summarize_with(
+        "PerplexitySummarizer", models=run.described_models
+    ),
     has_small_cells=True,
     dump_details=False,
 )
-
-
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

@@ -2,22 +2,18 @@
 
 The prompt of a base model ends in the answer prefix ("... mentioned in the provided text is"):
 OpenCompass's own configs add an answer turn, which puts a line break after it for a model without
-a chat template. The chat form keeps that turn, as it is there. `abbr` is
-``ruler_TASK_lengthN_by-TOKENIZER``, and ends in ``_chat`` for the chat form. TOKENIZER stands for
-the tokenizer's content (`counting.name_tokenizer`). It only names files: what reads results takes
-task, length and tokenizer from the config.
+a chat template. The chat form keeps that turn, as it is there. `abbr`,
+``ruler_TASK_lengthN_by-TOKENIZER`` with ``_chat`` for the chat form, only names files.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from opencompass_llada.benchmarks.cells import (
     PROMPT_TEMPLATE,
     Config,
     generate_with,
-    identify_tokenizer,
     read_with,
     score_with,
 )
@@ -34,6 +30,8 @@ from opencompass_llada.runs.planning import (
     MakeModels,
     Plan,
     Run,
+    default_by_name,
+    pair_by_settings,
     summarize_with,
 )
 from opencompass_llada.runs.settings import Settings, number, numbers, text, texts
@@ -58,36 +56,32 @@ EMBEDDED_ANSWER = TINY_GENERATION["ruler"]
 EMBEDDED_SAMPLES = 3
 
 
-def _list_cells(values: Settings) -> list[Config]:
-    """List data sets, length by length, by default as both papers run them.
-
-    Embedded ones have just the room that the answer takes, and are at tiny-llada's lengths, each
-    task from the length on that it fits. Where no answer's length is asked for there, RULER's own
-    is taken where it is shorter: vt's 30.
-    """
-    values.default("data", "ruler")
-    data = values["data"] if values["data"] in SOURCES else "ruler"
-    embedded, lengths = data == "embedded", values["lengths"]
-    if embedded:
-        values.default("tokenizer", "asset:tiny-llada")
-        values.default("samples", EMBEDDED_SAMPLES)
-        values.default("generation_length", EMBEDDED_ANSWER["max_out_len"])
-    values.default("lengths", EMBEDDED_LENGTHS if embedded else LONGLLADA_LENGTHS)
-    values.default("samples", PAPER_SAMPLES)
-    values.default("generation_length", PAPER_GENERATION)
+def _list_by_name(values: Settings) -> list[Config]:
+    facts = default_by_name(values)
     # As in OpenCompass's own configs.
-    values.default("tokenizer", os.environ.get("TOKENIZER_MODEL") or "gpt-4")
+    values.default("tokenizer", os.environ.get("TOKENIZER_MODEL") or None)
+    _fill_defaults(values, facts.trained_length)
+    return _list_cells(values)
+
+
+def _list_cells(values: Settings) -> list[Config]:
+    """List data sets, length by length; embedded ones, where no lengths are asked for, as they fit.
+
+    Embedded ones have just the room that the answer takes. Where no answer's length is asked for
+    there, RULER's own is taken where it is shorter: vt's 30.
+    """
+    data = values["data"] if values["data"] in SOURCES else "ruler"
+    embedded = data == "embedded"
     at_hand = [name for name in TASKS if not embedded or name not in QA_TASKS]
     tasks = values["tasks"] or at_hand
     reject_unknown(f"task of RULER's {data} data", tasks, at_hand)
-    cells = [
-        _make_cell(values, task, length, embedded)
-        for length in values["lengths"]
-        for task in tasks
-        if not embedded or lengths or length >= EMBEDDED_SHORTEST.get(task, 0)
-    ]
     source = {**SOURCES[data], **({} if values["data"] in SOURCES else {"path": values["data"]})}
-    return [{**cell, **source} for cell in cells]
+    return [
+        {**_make_cell(values, task, length, embedded), **source}
+        for length in values["lengths"] or EMBEDDED_LENGTHS
+        for task in tasks
+        if values["lengths"] or length >= EMBEDDED_SHORTEST.get(task, 0)
+    ]
 
 
 def _make_cell(values: Settings, task: str, length: int, embedded: bool) -> Config:
@@ -120,73 +114,62 @@ def _make_cell(values: Settings, task: str, length: int, embedded: bool) -> Conf
     return cell
 
 
-def _fill_defaults(values: Settings, table: ModelTable) -> None:
-    trained = min(table[name].trained_length for name in values["models"])
-    if values["data"] == "embedded":
-        values.default("samples", EMBEDDED_SAMPLES, "default on embedded data")
-        values.default(
-            "generation_length",
-            EMBEDDED_ANSWER["max_out_len"],
-            "default on embedded data; less where RULER keeps less",
-        )
-    elif trained >= LONGLLADA_LENGTHS[0]:
-        values.default("tokenizer", "gpt-4", "default: as RULER counts in OpenCompass")
-    values.default("samples", PAPER_SAMPLES, "default: both papers'")
-    values.default(
-        "tokenizer",
-        "model",
-        "default: embedded data or a trained length below RULER's shortest",
-    )
-    values.default("generation_length", PAPER_GENERATION, "default: both papers'")
-    values.default("fwe", "fits")
-    length = values["generation_length"]
-    if _takes_embedded_answer(values):
-        block, steps = EMBEDDED_ANSWER["block_length"], EMBEDDED_ANSWER["num_steps"]
-        values.default("block_length", block, "default on embedded data")
-        values.default("steps", steps, "default on embedded data, for speed")
-    values.default("block_length", length, "default: one block, as in both papers")
-    values.default("steps", length, "default: one a token, as in both papers")
-    if values["data"] != "embedded":
-        values.default("lengths", list(LONGLLADA_LENGTHS), "default: LongLLaDA's")
-    elif values["lengths"] is None:
-        lengths = ",".join(map(str, EMBEDDED_LENGTHS))
-        reason = f"default: {lengths}; vt from 1024 and cwe from 2048, where they fit"
-        values.sources["lengths"] = reason
-
-
 def _takes_embedded_answer(values: Settings) -> bool:
     """Return whether embedded data is run with answers as long as by default."""
     default = EMBEDDED_ANSWER["max_out_len"]
     return values["data"] == "embedded" and values["generation_length"] == default
 
 
+def _fill_defaults(values: Settings, trained_length: int) -> None:
+    """Take both papers' settings, or on embedded data those of the tiny models."""
+    values.default("data", "ruler")
+    if values["data"] == "embedded":
+        values.default("samples", EMBEDDED_SAMPLES, "default on embedded data")
+        reason = "default on embedded data; less where RULER keeps less"
+        values.default("generation_length", EMBEDDED_ANSWER["max_out_len"], reason)
+        lengths = ",".join(map(str, EMBEDDED_LENGTHS))
+        tasks = " and ".join(f"{task} from {n}" for task, n in EMBEDDED_SHORTEST.items())
+        values.default("lengths", None, f"default: {lengths}; {tasks}, where they fit")
+    else:
+        values.default("lengths", list(LONGLLADA_LENGTHS), "default: LongLLaDA's")
+        if trained_length >= LONGLLADA_LENGTHS[0]:
+            values.default("tokenizer", "gpt-4", "default: as RULER counts in OpenCompass")
+    values.default("samples", PAPER_SAMPLES, "default: both papers'")
+    reason = "default: embedded data or a trained length below RULER's shortest"
+    values.default("tokenizer", "model", reason)
+    values.default("generation_length", PAPER_GENERATION, "default: both papers'")
+    values.default("fwe", "fits")
+
+
+def _fill_run(values: Settings, trained_length: int) -> None:
+    _fill_defaults(values, trained_length)
+    if _takes_embedded_answer(values):
+        block, steps = EMBEDDED_ANSWER["block_length"], EMBEDDED_ANSWER["num_steps"]
+        values.default("block_length", block, "default on embedded data")
+        values.default("steps", steps, "default on embedded data, for speed")
+    length = values["generation_length"]
+    values.default("block_length", length, "default: one block, as in both papers")
+    values.default("steps", length, "default: one a token, as in both papers")
+
+
 def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
-    """Pair each set of data sets with the models that run it: tokenizers may differ, by content."""
-    names_by_tokenizer: dict[Any, tuple[str, list[str]]] = {}
-    for name in values["models"]:
-        tokenizer = table[name].path if values["tokenizer"] == "model" else values["tokenizer"]
-        key = identify_tokenizer(tokenizer, with_template=values["prompt"] != "base")
-        names_by_tokenizer.setdefault(key, (tokenizer, []))[1].append(name)
-    groups = []
-    for tokenizer, names in names_by_tokenizer.values():
-        models = make_models(names, benchmark="ruler", chat=values["prompt"] == "chat")
-        for config in models:
-            config["max_out_len"] = values["generation_length"]
-            table.set_sampler(config, values["block_length"], values["steps"], benchmark="ruler")
-        cells = _list_cells(values.replaced(tokenizer=tokenizer))
-        for cell in cells if values["data"] != "embedded" else ():
-            # The full path, so that the dumped config does not depend on COMPASS_DATA_CACHE.
-            cell["path"] = _full_path(cell)
-        groups.append(Combination(models=models, datasets=cells))
-    return groups
+    def make(names: list[str]) -> list[Config]:
+        return make_models(
+            names,
+            benchmark="ruler",
+            chat=values["prompt"] == "chat",
+            max_out_len=values["generation_length"],
+            block_length=values["block_length"],
+            num_steps=values["steps"],
+        )
+
+    return pair_by_settings(values, table, make, _list_cells, lambda facts: {})
 
 
-def _full_path(cell: Config) -> str:
+def _find_path(cell: Config) -> str:
     """Return the folder of a data set's file, or its path as it is if it needs none."""
-    spec = RulerSpec(
-        task=cell["task"], length=cell["length"], path=cell["path"], essay_file=cell["essay_file"]
-    )
-    file = find_data_file(spec)
+    names = ("task", "length", "path", "essay_file")
+    file = find_data_file(RulerSpec(**{name: cell[name] for name in names}))
     return str(cell["path"]) if file is None else str(file.resolve().parent)
 
 
@@ -226,12 +209,9 @@ PLAN = Plan(
         "batch_size": number("prompts at a time; default the model's"),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
-    fill_defaults=_fill_defaults,
+    fill_defaults=_fill_run,
     make_groups=_make_groups,
+    find_path=_find_path,
     make_summarizer=_make_summarizer,
-    has_small_cells=False,
-    dump_details=True,
 )
-
-
-DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)
+DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from opencompass_llada import assets
 from opencompass_llada.benchmarks import data_checks
@@ -37,6 +38,7 @@ from opencompass_llada.runs.planning import (
     Plan,
     Run,
     summarize_with,
+    unique,
 )
 from opencompass_llada.runs.settings import Settings, number, text, texts
 
@@ -67,17 +69,16 @@ EMBEDDED_SUBJECT = "miscellaneous"
 _INFERENCERS = "opencompass.openicl.icl_inferencer"
 
 
-def _list_cells(values: Settings) -> list[Config]:
+def _list_by_name(values: Settings) -> list[Config]:
     """List data sets with answers of 256 tokens, or 512 for chat models, 16 of the sample set."""
-    values.default("data", "opencompass")
-    chat, embedded = values["prompt"] == "chat", values["data"] == "embedded"
-    at_hand = EMBEDDED_TASKS if embedded else ALL_TASKS
-    _fill_tasks(values, [task for task in at_hand if not chat or task in CHAT_TASKS])
-    values.default("generation_length", 16 if embedded else 512 if chat else 256)
-    return _cells_of(values, values["tasks"], chat, values["generation_length"])
+    chat = values["prompt"] == "chat"
+    _fill_defaults(values, 0, CHAT_TASKS if chat else ALL_TASKS)
+    length = 16 if values["data"] == "embedded" else 512 if chat else 256
+    values.default("generation_length", length)
+    return _list_cells(values, values["tasks"], chat, values["generation_length"])
 
 
-def _cells_of(
+def _list_cells(
     values: Settings, tasks: Iterable[str], chat: bool, generation_length: int | None
 ) -> list[Config]:
     """List the data set configs of tasks; without a length the model's own number is generated."""
@@ -133,117 +134,97 @@ def _make_inferencer(task: str, chat: bool, generation_length: int | None) -> Co
     return inferencer
 
 
-def _fill_tasks(values: Settings, at_hand: Sequence[str]) -> None:
-    values.default("tasks", list(at_hand), "default: all that the data has")
+def _fill_defaults(values: Settings, trained_length: int, asked: Sequence[str] = ALL_TASKS) -> None:
+    values.default("data", "opencompass")
+    at_hand = EMBEDDED_TASKS if values["data"] == "embedded" else ALL_TASKS
+    at_hand = [task for task in at_hand if task in asked]
+    values.default("tasks", at_hand, "default: all that the data has")
     reject_unknown("task of the data", values["tasks"], at_hand)
 
 
-def _fill_defaults(values: Settings, table: ModelTable) -> None:
-    embedded = values["data"] == "embedded"
-    if embedded:
+def _fill_run(values: Settings, trained_length: int) -> None:
+    _fill_defaults(values, trained_length)
+    if values["data"] == "embedded":
         values.default("draws", EMBEDDED_DRAWS, "default on embedded data, for speed")
     values.default("draws", LIKELIHOOD_DRAWS, "default: LLaDA's")
-    _fill_tasks(values, EMBEDDED_TASKS if embedded else ALL_TASKS)
 
 
 def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
     """Pair each model with the tasks at which it generates alike."""
-    return [
-        Combination(models=[config], datasets=_cells_of(values, tasks, chat, None))
-        for name in values["models"]
-        for chat, generation, tasks in _group_tasks(values, table[name])
-        for config in _set_up(values, table[name], generation, chat, make_models([name], chat=chat))
-    ]
+    groups = []
+    for name in values["models"]:
+        facts = table[name]
+        for generation, tasks in _group_tasks(values, facts):
+            cells = _list_cells(values, tasks, facts.chat, None)
+            for config in make_models([name], chat=facts.chat):
+                _set_up(config, values, facts, generation)
+                groups.append(Combination(models=[config], datasets=cells))
+    return groups
 
 
-def _group_tasks(values: Settings, facts: KnownModel) -> list[tuple[bool, Generation, list[str]]]:
+def _group_tasks(values: Settings, facts: KnownModel) -> list[tuple[Generation, list[str]]]:
     """Group a model's tasks by how it generates at them.
 
-    Returns:
-        Triples: whether the data sets are for chat, the generation settings and the tasks. A base
-        model has one group; choices by likelihood need no settings.
+    A base model has one group: its choices by likelihood need no settings.
 
     Raises:
         ValueError: For a chat model that none of the tasks is for.
     """
     if not facts.chat:
         small = values["data"] == "embedded" and facts.dtype is not None
-        return [(False, EMBEDDED_SHORT if small else BASE_SHORT, values["tasks"])]
-    groups: list[tuple[bool, Generation, list[str]]] = []
+        return [(EMBEDDED_SHORT if small else BASE_SHORT, values["tasks"])]
+    groups: dict[Any, tuple[Generation, list[str]]] = {}
     for task in values["tasks"]:
-        if task not in CHAT_TASKS:
-            continue
-        generation = dict(facts.short.get(task, BASE_SHORT))
-        for _, known, tasks in groups:
-            if known == generation:
-                tasks.append(task)
-                break
-        else:
-            groups.append((True, generation, [task]))
+        if task in CHAT_TASKS:
+            generation = dict(facts.short.get(task, BASE_SHORT))
+            key = frozenset(generation.items())
+            groups.setdefault(key, (generation, []))[1].append(task)
     if not groups:
         raise ValueError(
             f"tasks={values['tasks']}: {facts.title!r} is a chat model, which is asked "
             f"{', '.join(CHAT_TASKS)} only; name one of these, or a base model."
         )
-    return groups
+    return list(groups.values())
 
 
-def _set_up(
-    values: Settings,
-    facts: KnownModel,
-    generation: Generation,
-    chat: bool,
-    configs: list[Config],
-) -> list[Config]:
-    """Give a model's configs, one a scaling, the generation settings of some tasks."""
+def _set_up(config: Config, values: Settings, facts: KnownModel, generation: Generation) -> None:
+    """Give a model's config the generation settings of some tasks."""
     length, given = values["generation_length"], dict(generation)
     if length:
         blocks = given["block_length"] != given["max_out_len"]
         given["num_steps"] = given["max_out_len"] = length
         given["block_length"] = min(given["block_length"], length) if blocks else length
     own = facts.generation["niah"]
-    for config in configs:
-        config["max_out_len"] = given["max_out_len"]
-        if not chat:
-            config["likelihood"] = {"num_draws": values["draws"]}
-        if "num_steps" not in own:
-            continue
-        dropped = ("max_out_len",) if "block_length" in own else ("max_out_len", "block_length")
-        sampler = {key: value for key, value in given.items() if key not in dropped}
-        config["sampler"] = {**facts.sampler, **sampler}
-    return configs
+    config["max_out_len"] = given.pop("max_out_len")
+    if not facts.chat:
+        config["likelihood"] = {"num_draws": values["draws"]}
+    if "block_length" not in own:
+        del given["block_length"]
+    if "num_steps" in own:
+        config["sampler"] = {**facts.sampler, **given}
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
-    """Read every data set once.
-
-    Raises:
-        ValueError: With the data set, what went wrong and what to do.
-    """
+    """Read every data set once."""
     for cell in cells if values["data"] != "embedded" else ():
         data_checks.check_data_set(cell)
 
 
 def _make_summarizer(values: Settings, run: Run) -> Config:
     """Return OpenCompass's table of models side by side, with MMLU's mean over subjects."""
-    groups: list[Config] = []
-    lines: list[str] = []
+    groups: dict[str, list[str]] = {}
+    lines: dict[str, None] = {}
     for cell in run.datasets:
-        abbr = cell["abbr"]
-        if not abbr.startswith("mmlu_"):
-            lines.append(abbr)
-            continue
-        name = "mmlu_chat" if abbr.endswith("_chat") else "mmlu"
-        if name not in lines:
-            lines.append(name)
-            groups.append({"name": name, "subsets": []})
-        next(group for group in groups if group["name"] == name)["subsets"].append(abbr)
-    described = {told["abbr"]: told for told in run.described_models}
+        line = abbr = cell["abbr"]
+        if abbr.startswith("mmlu_"):
+            line = "mmlu_chat" if abbr.endswith("_chat") else "mmlu"
+            groups.setdefault(line, []).append(abbr)
+        lines[line] = None
     return summarize_with(
         "SideBySideSummarizer",
-        dataset_abbrs=lines,
-        summary_groups=groups,
-        models=list(described.values()),
+        dataset_abbrs=list(lines),
+        summary_groups=[{"name": name, "subsets": subsets} for name, subsets in groups.items()],
+        models=unique(run.described_models),
     )
 
 
@@ -263,21 +244,17 @@ PLAN = Plan(
         "batch_size": number("prompts (or draws) at a time; default the model's"),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none"], "data": "embedded"},
-    fill_defaults=_fill_defaults,
+    fill_defaults=_fill_run,
     make_groups=_make_groups,
     check_data=_check_data,
     make_summarizer=_make_summarizer,
-    has_small_cells=False,
-    dump_details=True,
     always_combined=True,
 )
-
-
 DATA_SETS = DataSets(
     settings={
         **_CELL_SETTINGS,
         "prompt": text("base or chat, for models with a chat template", "base", "chat"),
         "generation_length": number("tokens generated"),
     },
-    list_cells=_list_cells,
+    list_cells=_list_by_name,
 )
