@@ -14,8 +14,11 @@ import argparse
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from recording import ROOT, describe_run, write_record
+
+from opencompass_llada.redaction import chosen_variables
 
 MODES: dict[str, dict[str, Any]] = {
     "prompt": {"cache": {"type": "prompt"}},
@@ -47,13 +50,14 @@ GROUPS = {
 
 
 def read(name: str, settings: dict[str, str]) -> Any:
-    """Read a shipped config under settings of its own."""
+    """Read a shipped config under settings of its own, whatever the user has set."""
     from opencompass_llada.runs.checks import read_config
 
-    for variable in [v for v in os.environ if v.startswith("LLADA_")]:
-        del os.environ[variable]
-    os.environ.update(settings, LLADA_SCALING="none")
-    return read_config(str(ROOT / "configs" / name))
+    with mock.patch.dict(os.environ):
+        for variable in chosen_variables():
+            del os.environ[variable]
+        os.environ.update(settings, LLADA_SCALING="none")
+        return read_config(str(ROOT / "configs" / name))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
 from opencompass_llada.benchmarks import counting
+from opencompass_llada.benchmarks.benchmark import all_data_files
 from opencompass_llada.benchmarks.counting import TiktokenTokenizer
 from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.runs import checks, doctor
@@ -233,19 +234,28 @@ def test_a_config_without_tiktokens_file_gets_the_command(tmp_path, capsys, monk
     assert "-> copy" in report.split("FAULT  config")[1]
 
 
+def needed_files(dataset, kind):
+    """Return what a data set config of a dotted class reads: topic, path and file names."""
+    return [
+        (topic, path, names)
+        for topic, own in all_data_files().items()
+        for path, names in own.needed(dataset, kind)
+    ]
+
+
 def test_stock_data_sets_are_known_too():
     stock = dict(path="opencompass/needlebench", file_list=["PaulGrahamEssays.jsonl"],
                  needle_file_name="needles.jsonl")  # fmt: skip
     for kind in ("needlebench.origin", "needlebench_v2.origin"):
-        found = one(doctor.needed_files(stock, f"opencompass.datasets.{kind}.X"))
+        found = one(needed_files(stock, f"opencompass.datasets.{kind}.X"))
         assert found[0] == "needlebench"
         assert found[2] == ["PaulGrahamEssays.jsonl", "needles.jsonl"]
     texts = "opencompass_llada.benchmarks.perplexity.samples.PerplexityDataset"
-    assert one(doctor.needed_files({"path": "a/b.txt"}, texts)) == ("perplexity", "a", ["b.txt"])
-    assert list(doctor.needed_files({"path": "generated"}, texts)) == []
+    assert one(needed_files({"path": "a/b.txt"}, texts)) == ("perplexity", "a", ["b.txt"])
+    assert needed_files({"path": "generated"}, texts) == []
     ruler = "opencompass_llada.benchmarks.ruler.dataset.RulerDataset"
-    assert list(doctor.needed_files({"task": "vt"}, ruler)) == []
-    assert one(doctor.needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]
+    assert needed_files({"task": "vt"}, ruler) == []
+    assert one(needed_files({"task": "qa_squad"}, ruler))[2] == ["dev-v2.0.json"]
 
 
 def test_the_report_lines_up_and_counts():

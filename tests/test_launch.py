@@ -40,6 +40,10 @@ def host(tmp_path, monkeypatch):
             dump_only_message_path=None,
             slurm=False,
             dlc=False,
+            debug=False,
+            work_dir=None,
+            max_num_workers=1,
+            max_workers_per_gpu=1,
         )
 
         def main():

@@ -1,11 +1,23 @@
 """Counting GPUs and choosing devices without a GPU to try them on."""
 
+import os
+from unittest import mock
+
 import pytest
 import torch
 from mmengine.config import Config
 
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.runs import machine
+
+
+def count_gpus(variables):
+    """Count with these variables and no CUDA_VISIBLE_DEVICES but in them."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        os.environ.update(variables)
+        return machine.count_gpus()
+
 
 GPUS = [
     "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa1111-0000)",
@@ -32,16 +44,16 @@ GPUS = [
 def test_visible_devices_are_counted_as_cuda_reads_them(monkeypatch, visible, count):
     monkeypatch.setattr(machine, "list_gpus", lambda: GPUS)
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert machine.count_gpus(environment) == count
+    assert count_gpus(environment) == count
 
 
 def test_without_nvidia_smi_there_is_no_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(machine.shutil, "which", lambda _: None)
     monkeypatch.setattr(machine, "DRIVER", tmp_path / "gpus")
     assert machine.list_gpus() == []
-    assert machine.count_gpus({}) == 0
+    assert count_gpus({}) == 0
     for visible in ("0", "99", "GPU-nothing", "MIG-nothing", "\u00b2"):
-        assert machine.count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == 0
+        assert count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == 0
 
 
 def test_without_nvidia_smi_the_drivers_list_counts(monkeypatch, tmp_path):
@@ -53,7 +65,7 @@ def test_without_nvidia_smi_the_drivers_list_counts(monkeypatch, tmp_path):
         (tmp_path / f"0000:0{number}:00.0" / "information").write_text(text)
     assert machine.list_gpus()[1] == "GPU 1: NVIDIA H100 (UUID: GPU-bbbb)"
     for visible, count in (("0,1", 2), ("GPU-bbbb", 1), ("GPU-cccc", 0), ("2", 0)):
-        assert machine.count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == count
+        assert count_gpus({"CUDA_VISIBLE_DEVICES": visible}) == count
 
 
 def fake_nvidia_smi(tmp_path, monkeypatch, lines, status=0):
@@ -66,17 +78,17 @@ def fake_nvidia_smi(tmp_path, monkeypatch, lines, status=0):
 
 def test_nvidia_smi_is_asked(tmp_path, monkeypatch):
     fake_nvidia_smi(tmp_path, monkeypatch, GPUS)
-    assert machine.count_gpus({}) == 2
+    assert count_gpus({}) == 2
     fake_nvidia_smi(tmp_path, monkeypatch, ["No devices were found"])
-    assert machine.count_gpus({}) == 0
+    assert count_gpus({}) == 0
     fake_nvidia_smi(tmp_path, monkeypatch, GPUS, status=9)
-    assert machine.count_gpus({}) == 0
+    assert count_gpus({}) == 0
 
 
 def test_instances_of_a_split_gpu_count_instead_of_it(tmp_path, monkeypatch):
     lines = [GPUS[0], "  MIG 1g.10gb Device 0: (UUID: MIG-1)", "  MIG 1g.10gb Device 1: (UUID: M)"]
     fake_nvidia_smi(tmp_path, monkeypatch, lines)
-    assert machine.count_gpus({}) == 2
+    assert count_gpus({}) == 2
 
 
 def test_ids_become_indices_for_the_local_runner():

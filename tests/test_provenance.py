@@ -13,6 +13,7 @@ from opencompass_llada.runs.hashes import hash_checkpoint, hash_rows, hash_text,
 from opencompass_llada.runs.provenance import (
     describe_model,
     find_commit,
+    hash_files,
     read_provenance,
     record_model,
     record_run,
@@ -37,7 +38,7 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
     cfg = {"abbr": "tiny", "path": str(checkpoint), "sampler": {"block_length": 8, "num_steps": 4}}
     model = LLaDACausalLM(str(checkpoint), sampler=cfg["sampler"], seed=7, dtype="float32",
                           device="cpu")  # fmt: skip
-    record_model(tmp_path, model, cfg)
+    record_model(tmp_path, model, cfg, hash_files(cfg, fetch=False))
     rows = [{"prompt": "a"}, {"prompt": "b c"}]
     for name in ("first", "second"):
         with recording(tmp_path, model, cfg, {"abbr": name}, Rows(rows)):
@@ -65,7 +66,7 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
 
 def test_the_cache_is_recorded_with_its_defaults(checkpoint):
     model = LLaDACausalLM(str(checkpoint), sampler={"cache": "dual"}, dtype="float32", device="cpu")
-    kept = describe_model(model, {"abbr": "tiny", "path": str(checkpoint)})["cache_policy"]
+    kept = describe_model(model, {"abbr": "tiny", "path": str(checkpoint)}, {})["cache_policy"]
     assert kept == "type=dual, refresh=block, dtype=bfloat16"
 
 

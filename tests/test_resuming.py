@@ -18,11 +18,11 @@ from tiny import write_tiny_checkpoint
 from opencompass_llada.files import append_line, sealed_line
 from opencompass_llada.report.collect import collect
 from opencompass_llada.runs import launch as launch_module
-from opencompass_llada.runs.checks import check_file_names
+from opencompass_llada.runs.checks import check_form
 from opencompass_llada.runs.hashes import hash_values
-from opencompass_llada.runs.makers import describe_maker, hash_files, list_differences, set_aside
+from opencompass_llada.runs.makers import describe_maker, list_differences, set_aside
 from opencompass_llada.runs.partitioner import plan_ranges
-from opencompass_llada.runs.provenance import read_provenance
+from opencompass_llada.runs.provenance import describe_model, hash_files, read_provenance
 from opencompass_llada.runs.recorded_files import find_finished
 from opencompass_llada.runs.tasks import read_cell_answers
 
@@ -373,7 +373,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(field, name):
     with pytest.raises(
         ValueError, match="names files in the run's folder|must name the results' files"
     ):
-        check_file_names(cfg)
+        check_form(cfg, "viz")
 
 
 def test_each_sample_is_planned_once_whatever_was_done():
@@ -550,7 +550,7 @@ def test_what_scores_texts_goes_by_likelihood_options_and_not_by_the_sampler(che
 def test_an_adapter_counts_by_its_content(checkpoints, tmp_path):
     model = {"type": "other.Model", "path": str(checkpoints[0]), "peft_path": str(tmp_path)}
     first = hash_files({"path": str(checkpoints[0])}, fetch=False)
-    assert first["adapter"] is None
+    assert first["adapter"] == ("", "")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"1" * 64)
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     hashes = [hash_files(model, fetch=False)]
@@ -558,7 +558,7 @@ def test_an_adapter_counts_by_its_content(checkpoints, tmp_path):
     hashes.append(hash_files(model, fetch=False))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"2" * 64)
     hashes.append(hash_files(model, fetch=False))
-    assert len({found["adapter"] for found in hashes} | {None}) == 4
+    assert len({found["adapter"] for found in hashes} | {("", "")}) == 4
     assert {found["checkpoint"] for found in hashes} == {first["checkpoint"]}
 
 
@@ -594,8 +594,6 @@ def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
     """A service's model may be named as on the hub; the working folder is nobody's checkpoint."""
     import huggingface_hub
 
-    from opencompass_llada.runs.provenance import describe_model
-
     def fetch(name, local_files_only=False, **_):
         assert local_files_only, f"{name} would be downloaded"
         raise FileNotFoundError(name)
@@ -605,6 +603,7 @@ def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ({"path": "large/Model"}, {"path": ""}, {}):
         model = {"type": "opencompass.models.OpenAISDK", "abbr": "a", **path}
-        assert set(hash_files(model, fetch=True).values()) <= {None}
-        described = describe_model(None, model)
+        files = hash_files(model, fetch=True)
+        assert set(files.values()) <= {("", "")}
+        described = describe_model(None, model, files)
         assert described["checkpoint_hash"] is described["tokenizer_hash"] is None

@@ -22,7 +22,7 @@ from opencompass_llada.report.statistics import hit_rate_standard_error, mean_st
 from opencompass_llada.runs.hashes import DIGITS, hash_text
 from opencompass_llada.runs.recorded_files import (
     dataset_name,
-    find_predictions,
+    find_finished,
     list_pairs,
     model_name,
     read_answers,
@@ -265,9 +265,9 @@ def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> Cel
 def _read_predictions(folder: Path, dataset: str) -> list[dict[str, Any]] | None:
     """Return the answers in order, shard after shard."""
     answers: list[dict[str, Any]] = []
-    files = find_predictions(folder, dataset)
-    for path in files:
-        content, fault = read_answers(path)
+    files = find_finished(folder, dataset)
+    for file in files:
+        content, fault = read_answers(file.path)
         if fault:
             return None
         answers += content.values()

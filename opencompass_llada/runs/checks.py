@@ -1,8 +1,7 @@
 """Checks a resolved OpenCompass config before any task starts.
 
-A task that fails says so in a log file, minutes later; what can be known from the config and the
-checkpoint's config.json is said here, at once: of this package's models and data sets all, of
-others the form of their config. What a run needs of the machine is `doctor`'s.
+Of this package's models and data sets all is checked that config.json tells; of others the form of
+their config. What a run needs of the machine is `doctor`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_checks import check_data as read_data
 from opencompass_llada.benchmarks.data_checks import find_class, options_of
 from opencompass_llada.devices import choose_device
-from opencompass_llada.engines import Family
 from opencompass_llada.families import find_family
 from opencompass_llada.faults import is_deliberate
 from opencompass_llada.networks import is_hub_id, read_model_config
@@ -32,13 +30,14 @@ from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.runs.machine import count_gpus
 from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_keywords, model_name
 from opencompass_llada.wrapper import LLaDACausalLM
-from opencompass_llada.wrapper.keywords import WrapperOptions
 
 logger = logging.getLogger(__name__)
 
 #: Bytes of a name that file systems take, less what is put around it (``tmp_``, a shard's samples).
 _NAME_BYTES = 200
 _MAPPING = Mapping[str, Any] | None
+# Parts of the config of a model or a data set that OpenCompass reads itself.
+_PARTS = {"models": ("run_cfg",), "datasets": ("reader_cfg", "infer_cfg", "eval_cfg")}
 
 
 def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
@@ -97,8 +96,7 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
                 _check_data_set(dataset)
         for model in models:
             with _naming("model", model):
-                if _is_known(model["type"]):
-                    find_class(model["type"])
+                _find_known(model["type"])
                 _check_processes(model, runs_locally)
                 if is_ours(model):
                     _check_model(model, datasets, runs_locally)
@@ -123,25 +121,26 @@ def _check_form(cfg: Mapping[str, Any]) -> None:
                     f"one; define {what} = [dict(type=..., abbr=..., ...)]"
                 )
             for item in items:
-                _check_item(what, item)
+                with _naming(what, item):
+                    if "type" not in item:
+                        raise ValueError("type=... is missing; give the class, e.g. LLaDACausalLM")
+                    if "abbr" in item and not check_value("abbr", item["abbr"], str):
+                        raise ValueError(
+                            "abbr='' must name the results' files; give it a name or leave it out"
+                        )
+                    for key in _PARTS[what]:
+                        check_value(key, item.get(key), _MAPPING)
+                    if what == "datasets":
+                        length = check_value("max_out_len", _max_out_len(item), int | None)
+                        if length is not None and length < 1:
+                            raise ValueError(
+                                f"max_out_len={length} of its inferencer must be at least 1"
+                            )
 
 
-def _check_item(what: str, item: Mapping[str, Any]) -> None:
-    with _naming(what, item):
-        if "type" not in item:
-            raise ValueError("type=... is missing; give the class, e.g. LLaDACausalLM")
-        if "abbr" in item and not check_value("abbr", item["abbr"], str):
-            raise ValueError("abbr='' must name the results' files; give it a name or leave it out")
-        host = ("run_cfg",) if what == "models" else ("reader_cfg", "infer_cfg", "eval_cfg")
-        for name in host:
-            check_value(name, item.get(name), _MAPPING)
-        if what == "models":
-            return
-        inferencer = (item.get("infer_cfg") or {}).get("inferencer")
-        inferencer = check_value("inferencer", inferencer, _MAPPING) or {}
-        length = check_value("max_out_len", inferencer.get("max_out_len"), int | None)
-        if length is not None and length < 1:
-            raise ValueError(f"max_out_len={length} of its inferencer must be at least 1")
+def _max_out_len(dataset: Mapping[str, Any]) -> Any:
+    inferencer = (dataset.get("infer_cfg") or {}).get("inferencer")
+    return (check_value("inferencer", inferencer, _MAPPING) or {}).get("max_out_len")
 
 
 def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -149,24 +148,24 @@ def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
         yield list(group.get("models", [])), list(group.get("datasets", []))
 
 
-def check_file_names(cfg: Mapping[str, Any]) -> None:
-    """Check what goes into the run's folder: names that can name files, and no secret."""
+def check_form(cfg: Mapping[str, Any], mode: str = "all") -> None:
+    """Check what OpenCompass's tasks of a mode ask for, file names, and that no secret is there."""
     _check_form(cfg)
     with _naming_imports():
         refuse_secrets(cfg)
     for models, datasets in _groups(cfg):
         for model in models:
-            _check_file_name("models", model, model_name)
+            _check_file_name("models", model, model_name(model))
         for dataset in datasets:
-            _check_file_name("datasets", dataset, dataset_name)
+            _check_file_name("datasets", dataset, dataset_name(dataset))
+            if mode != "viz":
+                with _naming("data set", dataset):
+                    _check_parts(dataset, scores=mode != "infer")
 
 
-def _check_file_name(
-    what: str, item: Mapping[str, Any], name_of: Callable[[Mapping[str, Any]], str]
-) -> None:
+def _check_file_name(what: str, item: Mapping[str, Any], name: str) -> None:
     if not isinstance(item.get("abbr", ""), str):
         raise ValueError(f"{what}: abbr={item['abbr']!r} must be a text")
-    name = name_of(item)
     is_long = len(name.encode("utf-8", "surrogatepass")) > _NAME_BYTES
     is_plain = all(character not in "/\\" and ord(character) >= 32 for character in name)
     if is_long or not is_plain or not name.strip() or name in (".", ".."):
@@ -179,23 +178,18 @@ def _check_file_name(
         )
 
 
-def check_parts(cfg: Mapping[str, Any], *, scores: bool) -> None:
-    """Check that data sets have the parts that OpenCompass's tasks (inference, scoring) ask for."""
-    _check_form(cfg)
-    for dataset in (dataset for _, datasets in _groups(cfg) for dataset in datasets):
-        with _naming("data set", dataset):
-            _check_reader(dict(dataset.get("reader_cfg") or {}))
-            parts = {"infer_cfg": ("inferencer", "retriever"), "eval_cfg": ("evaluator",)}
-            for key, names in parts.items():
-                given = dataset.get(key) or {}
-                for name in names if key == "infer_cfg" or scores else ():
-                    if "type" not in (check_value(name, given.get(name), _MAPPING) or {}):
-                        raise ValueError(f"{key} has no {name}; give {name}=dict(type=...)")
-            if not {"prompt_template", "ice_template"} & {*(dataset.get("infer_cfg") or {})}:
-                raise ValueError(
-                    "infer_cfg has no prompt_template; give prompt_template=dict(type=..., "
-                    "template=...)"
-                )
+def _check_parts(dataset: Mapping[str, Any], *, scores: bool) -> None:
+    _check_reader(dataset.get("reader_cfg") or {})
+    infer = dataset.get("infer_cfg") or {}
+    parts = [("infer_cfg", "inferencer"), ("infer_cfg", "retriever")]
+    for key, name in [*parts, ("eval_cfg", "evaluator")] if scores else parts:
+        part = check_value(name, (dataset.get(key) or {}).get(name), _MAPPING)
+        if "type" not in (part or {}):
+            raise ValueError(f"{key} has no {name}; give {name}=dict(type=...)")
+    if not {"prompt_template", "ice_template"} & {*infer}:
+        raise ValueError(
+            "infer_cfg has no prompt_template; give prompt_template=dict(type=..., template=...)"
+        )
 
 
 def _check_reader(reader: Mapping[str, Any]) -> None:
@@ -212,13 +206,11 @@ def _check_reader(reader: Mapping[str, Any]) -> None:
         check_value(f"reader_cfg[{name!r}]", reader[name], kind)
 
 
-def _is_known(kind: Any) -> bool:
-    """Tell whether a type is looked at, as those of a package of the user's are not."""
-    if not isinstance(kind, str) or "." not in kind:
-        return True
-    module = kind.rpartition(".")[0]
-    if module.partition(".")[0] in ("opencompass", "opencompass_llada"):
-        return True
+def _find_known(kind: Any) -> Any:
+    """Return a class that is looked at, None for those of a package of the user's."""
+    module, _, name = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
+    if not module or module.partition(".")[0] in ("opencompass", "opencompass_llada"):
+        return find_class(kind)
     try:
         found = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -228,37 +220,31 @@ def _is_known(kind: Any) -> bool:
             f"type={kind!r}: there is no module {module!r} to import; correct the name, or put its "
             "folder on PYTHONPATH"
         )
-    return False
+    return None
 
 
 def _check_data_set(dataset: Mapping[str, Any]) -> None:
     """Check the keywords of a data set and of its inferencer, as far as the classes tell them."""
-    if not _is_known(dataset["type"]):
+    if (kind := _find_known(dataset["type"])) is None:
         return
-    kind = find_class(dataset["type"])
-    _check_keywords(kind, kind.load, options_of(dataset))
-    inferencer = dict((dataset.get("infer_cfg") or {}).get("inferencer") or {})
-    if "type" in inferencer and _is_known(inferencer["type"]):
-        found = find_class(inferencer.pop("type"))
-        if hasattr(found, "check_options"):
-            found.check_options(**inferencer)
-
-
-def _check_keywords(kind: Any, function: Any, options: Mapping[str, Any]) -> None:
-    """Check keywords by the class's own rules, else by a function's signature."""
+    options = options_of(dataset)
     if hasattr(kind, "check_options"):
         kind.check_options(**options)
-        return
-    signature = inspect.signature(function)
-    parameters = [*signature.parameters.values()]
-    if parameters and parameters[0].name == "self":  # some of OpenCompass's are no static methods
-        signature = signature.replace(parameters=parameters[1:])
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        raise ValueError(
-            f"{error}; {kind.__name__} takes {', '.join(signature.parameters)}"
-        ) from error
+    else:
+        signature = inspect.signature(kind.load)
+        parameters = [*signature.parameters.values()]
+        if parameters and parameters[0].name == "self":  # some of OpenCompass's
+            signature = signature.replace(parameters=parameters[1:])
+        try:
+            signature.bind(**options)
+        except TypeError as error:
+            raise ValueError(
+                f"{error}; {kind.__name__} takes {', '.join(signature.parameters)}"
+            ) from error
+    inferencer = dict((dataset.get("infer_cfg") or {}).get("inferencer") or {})
+    found = _find_known(inferencer.pop("type")) if "type" in inferencer else None
+    if hasattr(found, "check_options"):
+        found.check_options(**inferencer)
 
 
 def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
@@ -309,7 +295,7 @@ def _naming(what: str, item: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check_model(
-    model: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]], runs_locally: bool
+    model: Mapping[str, Any], datasets: Sequence[Mapping[str, Any]], runs_locally: bool
 ) -> None:
     keywords = model_keywords(model)
     check_value("its config", keywords, Mapping[str, Any])
@@ -318,11 +304,10 @@ def _check_model(
     options = LLaDACausalLM.check_arguments(**keywords)
     if runs_locally and options.placement.device is not None:
         choose_device(options.placement.device)
-    lengths = set()
-    for dataset in datasets:
-        inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
-        lengths.add(options.generation_length(inferencer.get("max_out_len")))
-    family = _find_family(options)
+    lengths = {options.generation_length(_max_out_len(dataset)) for dataset in datasets}
+    path, family = resolve_path(options.path), None
+    if not _is_left_to_the_hub(path):  # asking would download 16 GB before the first log line
+        family = find_family(read_model_config(path), options.path, options.family)
     for length in sorted(lengths):
         options.settings.for_length(length)
         options.length_limit.prompt_limit(length)
@@ -330,24 +315,13 @@ def _check_model(
         return
     if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
         LLaDACausalLM(**{**keywords, "tokenizer_only": True})
-    family.check(resolve_path(options.path), options.rope_scaling, options.settings)
-
-
-def _find_family(options: WrapperOptions) -> Family | None:
-    """Read config.json; None where the task will fetch the checkpoint from the hub.
-
-    Asking here would download 16 GB before the first log line.
-    """
-    path = resolve_path(options.path)
-    if _is_left_to_the_hub(path):
-        return None
-    return find_family(read_model_config(path), options.path, options.family)
+    family.check(path, options.rope_scaling, options.settings)
 
 
 def check_data(cfg: Mapping[str, Any]) -> None:
     """Read the data of a config's data sets; see `data_checks.check_data`."""
     cells = [cell for _, datasets in _groups(cfg) for cell in datasets]
-    read_data(cell for cell in cells if _is_known(cell["type"]))
+    read_data(cell for cell in cells if _find_known(cell["type"]) is not None)
 
 
 def _is_left_to_the_hub(path: str) -> bool:

@@ -1,8 +1,7 @@
 """Looks for what a run needs on this machine, and refuses a run that lacks it.
 
-One list of checks: ``opencompass-llada doctor`` prints all findings, `check_config` raises for the
-first fault before a run. Reads headers and names only; downloads, installs and deletes nothing.
-Whether a config's options fit together is `checks`'.
+``opencompass-llada doctor`` prints all findings, `check_config` raises for the first fault. Reads
+headers and names only; downloads, installs and deletes nothing.
 """
 
 from __future__ import annotations
@@ -32,18 +31,16 @@ from opencompass_llada.runs.machine import (
     list_gpus,
     read_requirements,
 )
-from opencompass_llada.runs.recorded_files import WRAPPER
+from opencompass_llada.runs.recorded_files import WRAPPER, list_pairs
 
 logger = logging.getLogger(__name__)
 
-#: ``ok``; ``note``: absent, and not asked for; ``fetch``: absent, and fetched when it is needed if
-#: there is a network; ``fault``: broken, or asked for and absent.
-LEVELS = ("ok", "note", "fetch", "fault")
+#: Levels, as a report shows them. ``note``: absent, and not asked for; ``fetch``: absent, and
+#: fetched when it is needed if there is a network; ``fault``: broken, or asked for and absent.
+_LEVELS = {"ok": "ok   ", "note": "note ", "fetch": "FETCH", "fault": "FAULT"}
 OPENCOMPASS_CACHE = "~/.cache/opencompass"
-_GIB = 2**30
-#: Below this, OpenCompass cannot even write its configs and logs.
-_LEAST_DISK = 0.1 * _GIB
-_LITTLE_DISK = 2 * _GIB
+#: Free GiB below which OpenCompass cannot even write its configs and logs, and that are few.
+_LEAST_DISK, _LITTLE_DISK = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -52,14 +49,12 @@ class Finding:
 
     topic: str
     level: str
-    """One of `LEVELS`."""
     text: str
-    remedy: str = ""
-    """The command, or the one change, that helps; for every fault."""
+    remedy: str = ""  # the command, or the one change, that helps
 
     def __post_init__(self) -> None:
         """Require a remedy where something is wrong."""
-        assert self.level in LEVELS, self.level
+        assert self.level in _LEVELS, self.level
         assert self.remedy or self.level in ("ok", "note"), f"{self.topic} lacks a remedy"
 
 
@@ -78,11 +73,10 @@ def run_doctor(config: str | None, data: str, work_dir: str) -> int:
 
 def write_report(findings: Sequence[Finding]) -> str:
     """Return the findings as text, one line each, with the remedy under what is not in order."""
-    signs = {"ok": "ok   ", "note": "note ", "fetch": "FETCH", "fault": "FAULT"}
     width = max((len(finding.topic) for finding in findings), default=0)
     lines = []
     for finding in findings:
-        lines.append(f"{signs[finding.level]}  {finding.topic:<{width}}  {finding.text}")
+        lines.append(f"{_LEVELS[finding.level]}  {finding.topic:<{width}}  {finding.text}")
         if finding.remedy:
             lines.append(f"{'':<{width + 9}}-> {finding.remedy}")
     faults = sum(finding.level == "fault" for finding in findings)
@@ -101,15 +95,14 @@ def examine(config: str | None, asked: Sequence[str], work_dir: Path) -> Iterato
     yield check_gpu()
     yield from check_attention()
     cache = os.environ.get("COMPASS_DATA_CACHE")
-    text = "COMPASS_DATA_CACHE is not set: real data is looked for in OpenCompass's own cache"
-    if cache and not Path(cache).is_dir():
-        text = f"COMPASS_DATA_CACHE={cache}, which is no folder"
-        remedy = f"mkdir -p {cache}   # or correct the variable"
-        yield Finding("data", "fault", text, remedy)
-    elif cache:
+    if not cache:
+        text = "COMPASS_DATA_CACHE is not set: real data is looked for in OpenCompass's own cache"
+        yield Finding("data", "note", text)
+    elif Path(cache).is_dir():
         yield Finding("data", "ok", f"COMPASS_DATA_CACHE={cache}")
     else:
-        yield Finding("data", "note", text)
+        text = f"COMPASS_DATA_CACHE={cache}, which is no folder"
+        yield Finding("data", "fault", text, f"mkdir -p {cache}   # or correct the variable")
     for name, own in _listed_files().items():
         yield check_files(name, own.path, own.files, asked=name in asked)
     yield check_tiktoken(asked=False)
@@ -121,40 +114,30 @@ def _examine_file(config: str) -> Iterator[Finding]:
     """Yield findings on what a config file says and needs, up to the first fault."""
     from opencompass_llada.runs import checks
 
-    def fault(topic: str, text: str, error: ValueError | None, otherwise: str) -> Finding:
-        remedy = _how_to_get(getattr(error, "topic", "")) or otherwise
-        return Finding(topic, "fault", text, remedy)
-
-    correct = f"correct {config}, or the LLADA_* variable that it names"
+    topic, remedy = "config", f"correct {config}, or the LLADA_* variable that it names"
     if not Path(config).is_file():
-        yield fault("config", f"no file {config}", None, "ls configs/eval_*.py")
+        yield Finding(topic, "fault", f"no file {config}", "ls configs/eval_*.py")
         return
     try:
         cfg = checks.read_config(config)
-    except ValueError as error:
-        yield fault("config", str(error), error, correct)
-        return
-    try:
-        checks.check_file_names(cfg)
-        checks.check_parts(cfg, scores=True)
-        checks.check_options(cfg, runs_locally=True)
-    except ValueError as error:
-        yield fault("config", f"{config}: {error}", None, correct)
-        return
-    yield Finding("config", "ok", f"{config}: models and data sets fit")
-    try:
+        try:
+            checks.check_form(cfg)
+            checks.check_options(cfg, runs_locally=True)
+        except ValueError as error:
+            yield Finding(topic, "fault", f"{config}: {error}", remedy)
+            return
+        yield Finding(topic, "ok", f"{config}: models and data sets fit")
+        topic, remedy = "data", "correct the file"
         yield from _examine_needs(cfg)
     except ValueError as error:
-        yield fault("data", str(error), error, "correct the file")
+        remedy = _how_to_get(getattr(error, "topic", "")) or remedy
+        yield Finding(topic, "fault", str(error), remedy)
 
 
 def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     """Check a config's options, then the files and kernels that it needs, if tasks run here.
 
-    What is absent and can be fetched when it is needed is logged.
-
-    Raises:
-        ValueError: For the first fault; the message says what to do.
+    Raises a ValueError for the first fault; logs what is absent and is going to be fetched.
     """
     from opencompass_llada.runs import checks
 
@@ -170,15 +153,14 @@ def _examine_needs(cfg: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield findings on what a config needs, each once; where all is there, read the data."""
     from opencompass_llada.runs import checks
 
-    groups = list(cfg.get("model_dataset_combinations") or [cfg])
-    models = [model for group in groups for model in group.get("models", [])]
-    ours = [model for model in models if "type" in model and dotted_name(model["type"]) == WRAPPER]
+    pairs = list(list_pairs(cfg))
+    ours = [model for model, _ in pairs if dotted_name(model.get("type")) == WRAPPER]
     paths = dict.fromkeys(str(model["path"]) for model in ours if "path" in model)
     findings = [check_checkpoint(path) for path in paths]
     backends = {str(model["attention_backend"]) for model in ours if "attention_backend" in model}
     if backends:
         findings += check_attention(frozenset(backends))
-    findings += check_data([d for group in groups for d in group.get("datasets", [])])
+    findings += check_data([dataset for _, dataset in pairs])
     yield from findings
     if not any(finding.level == "fault" for finding in findings):
         checks.check_data(cfg)
@@ -193,9 +175,8 @@ def check_packages(checkout: Path | None) -> Finding:
         text, _, remedy = str(fault).partition(" Install what fits: ")
         remedy = remedy or "make install, in a checkout; or pip install opencompass-llada"
         return Finding("packages", "fault", text, remedy)
-    python = sys.version.split()[0]
-    text = f"Python {python} and {len(requirements)} requirements fit together"
-    return Finding("packages", "ok", text)
+    fit = f"Python {sys.version.split()[0]} and {len(requirements)} requirements fit together"
+    return Finding("packages", "ok", fit)
 
 
 def check_gpu() -> Finding:
@@ -213,14 +194,12 @@ def check_gpu() -> Finding:
         text = f"none; models run on the CPU, which does for the tiny ones; {build}"
         return Finding("GPU", "note", text)
     return Finding(
-        topic="GPU",
-        level="fault",
-        text=f"the driver shows {len(gpus)} GPUs, and torch can use none of them; {build}",
-        remedy=(
-            "unset CUDA_VISIBLE_DEVICES if it hides them, else install a CUDA build: make install "
-            "TORCH=torch TORCH_INSTALL_ARGS='...' (pytorch.org's selector gives the arguments for "
-            "your driver)"
-        ),
+        "GPU",
+        "fault",
+        f"the driver shows {len(gpus)} GPUs, and torch can use none of them; {build}",
+        "unset CUDA_VISIBLE_DEVICES if it hides them, else install a CUDA build: make install "
+        "TORCH=torch TORCH_INSTALL_ARGS='...' (pytorch.org's selector gives the arguments for "
+        "your driver)",
     )
 
 
@@ -237,20 +216,15 @@ def check_attention(asked: frozenset[str] = frozenset({"auto"})) -> list[Finding
     absent = [name for name, fault in faults.items() if fault and name not in asked]
     if absent:
         text += f"; does not: {', '.join(absent)}"
-    remedy = f"attention_backend={working[0]!r} in the model's config" if working else ""
-    return [
-        Finding("attention", "ok" if working else "note", text),
-        *(
-            Finding(
-                topic="attention",
-                level="fault",
-                text=f"{name} does not run on {device}: {faults[name]}",
-                remedy=remedy or "make install",
-            )
-            for name in sorted(asked)
-            if faults.get(name)
-        ),
-    ]
+    remedy = (
+        f"attention_backend={working[0]!r} in the model's config" if working else "make install"
+    )
+    findings = [Finding("attention", "ok" if working else "note", text)]
+    for name in sorted(asked):
+        if fault := faults.get(name):
+            text = f"{name} does not run on {device}: {fault}"
+            findings.append(Finding("attention", "fault", text, remedy))
+    return findings
 
 
 def try_backend(name: str, device: str) -> str:
@@ -279,31 +253,24 @@ def check_disk(folder: Path) -> Finding:
     if not existing.is_dir():
         text = f"{folder} is below {existing}, which is no folder"
         return Finding("disk", "fault", text, "name another one: -w FOLDER")
-    free = shutil.disk_usage(existing).free
-    level = "fault" if free < _LEAST_DISK else ("note" if free < _LITTLE_DISK else "ok")
+    free = shutil.disk_usage(existing).free / 2**30
+    level = "fault" if free < _LEAST_DISK else "note" if free < _LITTLE_DISK else "ok"
     remedy = "free space there, or write results elsewhere: -w FOLDER" if level != "ok" else ""
-    text = f"{free / _GIB:.1f} GiB free at {existing}"
-    return Finding("disk", level, text, remedy)
+    return Finding("disk", level, f"{free:.1f} GiB free at {existing}", remedy)
 
 
 def check_data(datasets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Check the files that data set configs read, each once, and GPT-4's tokenizer file."""
     wanted: dict[tuple[str, str], dict[str, None]] = {}
     for dataset in datasets:
-        for topic, path, names in needed_files(dataset, dotted_name(dataset.get("type"))):
-            wanted.setdefault((topic, path), {}).update(dict.fromkeys(names))
+        for topic, own in all_data_files().items():
+            for path, names in own.needed(dataset, dotted_name(dataset.get("type"))):
+                wanted.setdefault((topic, path), {}).update(dict.fromkeys(names))
     for (topic, path), files in wanted.items():
         yield check_files(topic, path, list(files), asked=True)
     tokenizers = {d.get("tokenizer") or d.get("tokenizer_model") for d in datasets}
     if tokenizers & set(TIKTOKEN_FILES):
         yield check_tiktoken(asked=True)
-
-
-def needed_files(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield what a data set config of a dotted class reads: topic, path and file names."""
-    for name, own in all_data_files().items():
-        for path, files in own.needed(dataset, kind):
-            yield name, path, files
 
 
 def _listed_files() -> dict[str, DataFiles]:
@@ -365,10 +332,10 @@ def check_tiktoken(*, asked: bool) -> Finding:
         text, _, remedy = describe_damage().partition(" Copy ")
         return Finding("tiktoken", "fault", text, f"copy {remedy}")
     return Finding(
-        topic="tiktoken",
-        level="fetch" if asked else "note",
-        text=f"no file {path}; lengths by GPT-4's tokenizer need it",
-        remedy='export TIKTOKEN_CACHE_DIR=DIR; python -c "import tiktoken; '
+        "tiktoken",
+        "fetch" if asked else "note",
+        f"no file {path}; lengths by GPT-4's tokenizer need it",
+        'export TIKTOKEN_CACHE_DIR=DIR; python -c "import tiktoken; '
         "tiktoken.get_encoding('cl100k_base')\"   # without a network: copy the file there, or "
         "LLADA_TOKENIZER=model",
     )

@@ -1,9 +1,8 @@
 """Makes what OpenCompass writes whole or absent, and a resumed run find only what is whole.
 
-OpenCompass writes predictions, results and configs in place, reads unfinished answers all or none,
-and never looks at what a killed run has left. Inside `whole_files` its modules write and read
-through this one; `heal` removes from a run's folder what no complete write made. Which whole answer
-still belongs to the model that is asked is not decided here.
+OpenCompass writes in place, reads unfinished answers all or none, and never looks at what a killed
+run has left. Inside `whole_files` its modules write and read through this one; `heal` removes from
+a run's folder what no complete write made.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -56,10 +55,7 @@ _OWNER = "# Written for a task by "
 
 @contextmanager
 def whole_files() -> Iterator[None]:
-    """Let OpenCompass write whole files or none, and seal a run's predictions and results.
-
-    May be entered again inside itself.
-    """
+    """Let OpenCompass write whole files or none, and seal them; may be entered inside itself."""
     handlers = importlib.import_module(_HANDLERS)
     with ExitStack() as stack:
         for name in WRITERS:
@@ -72,18 +68,9 @@ def whole_files() -> Iterator[None]:
         yield
 
 
-def _open(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-    """Stand in for `open`: what is opened for writing appears when its block has ended well."""
-    is_path = isinstance(file, str | os.PathLike)
-    if "w" not in mode or not is_path or (os.path.exists(file) and not os.path.isfile(file)):
-        return open(file, mode, *args, **options)
-    return _open_whole(Path(file), mode, args, options)
-
-
 @contextmanager
-def _open_whole(
-    path: Path, mode: str, args: Sequence[Any], options: dict[str, Any]
-) -> Iterator[IO[Any]]:
+def _open_whole(path: Path, mode: str, *args: Any, **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that appears when its block has ended well."""
     with (
         replacing(path, lambda temporary: _seal(path, temporary)) as temporary,
         temporary.open(mode, *args, **options) as file,
@@ -91,6 +78,14 @@ def _open_whole(
         if path.name.endswith("_params.py"):
             file.write(_OWNER + json.dumps(describe_owner()) + "\n")
         yield file
+
+
+def _open(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+    """Stand in for `open`, with `_open_whole` for files that are written."""
+    is_path = isinstance(file, str | os.PathLike)
+    if "w" not in mode or not is_path or (os.path.exists(file) and not os.path.isfile(file)):
+        return open(file, mode, *args, **options)
+    return _open_whole(Path(file), mode, *args, **options)
 
 
 def _seal(path: Path, temporary: Path) -> None:
@@ -115,44 +110,34 @@ def _append_answers(handler: Any, save_dir: str, filename: str) -> None:
 def _restore_answers(handler: Any, save_dir: str, filename: str) -> dict[str, Any]:
     """Stand in for ``restore_from_jsonl``: all answers before the first that is not whole.
 
-    OpenCompass goes on at the number of answers that it is given, so none may be missing between.
+    OpenCompass goes on at the number of answers that it is given; what follows is cut off.
     """
     path = Path(save_dir) / filename
-    if path.is_file():
-        handler.results_dict = restore_answers(path)
-        handler.dumped_indices.update(handler.results_dict)
-    restored: dict[str, Any] = handler.results_dict
-    return restored
-
-
-def restore_answers(path: Path) -> dict[str, Any]:
-    """Read the answers of an unfinished ``tmp_*.jsonl``, and cut off what is not whole."""
     answers: dict[str, Any] = {}
     whole: list[bytes] = []
-    lines = list(read_lines(path))
+    lines = list(read_lines(path)) if path.is_file() else []
     for _, line in lines:
         answer = open_line(line)
         if answer is None or answer.pop("idx", None) != str(len(answers)):
             logger.warning(
                 "%s: answer %d is torn or damaged; it and those after it (%d) are made again.",
-                path,
-                len(answers),
-                len(lines) - len(answers),
-            )
+                path, len(answers), len(lines) - len(answers),
+            )  # fmt: skip
             write_text(path, b"".join(whole).decode("utf-8"))
             break
         answers[str(len(answers))] = answer
         whole.append(line + b"\n")
-    return answers
+    if path.is_file():
+        handler.results_dict = answers
+        handler.dumped_indices.update(answers)
+    restored: dict[str, Any] = handler.results_dict
+    return restored
 
 
-def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> list[str]:
-    """Remove from a run's folder what is torn or damaged, so that it is made again, and say what.
+def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[str]:
+    """Remove from a locked run's folder what is torn or damaged, and say what.
 
-    Args:
-        run_path: The run's folder; its lock must be held.
-        makes_predictions: Whether this run makes predictions; else none are removed.
-        own_config: Name of the config that this run has just dumped.
+    Predictions are removed only if this run makes them; ``own_config``, its own dump, never.
     """
     said = [f"{path.name}: left half-written by a dead process" for path in
             remove_left_overs(run_path)]  # fmt: skip
@@ -178,8 +163,7 @@ def heal(run_path: Path, *, makes_predictions: bool, own_config: str = "") -> li
     for path in sorted(predictions.glob("*/tmp_*.jsonl.bak")):
         remove(path)
     for path in sorted(results.glob("*/*.json")):
-        fault = read_result(path)[1]
-        if fault:
+        if fault := read_result(path)[1]:
             said.append(f"results/{path.parent.name}/{path.name} {fault}")
             remove(path)
     for line in said:

@@ -1,7 +1,6 @@
 """Says why a run exits with 1: which (model, data set) cells have no result, and what went wrong.
 
-OpenCompass exits 0 when every task failed. This looks at the files that a run should have left in
-its work directory.
+OpenCompass exits 0 when every task failed; this looks at the files that a run should have left.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ _LAST_LINES = 3
 TASK_NAME = "task"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MissingCell:
     """One model on one data set without a usable result."""
 
     model: str
     dataset: str
-    stage: str
-    """The first stage that failed: ``predictions`` or ``results``."""
+    stage: str  # the first that failed: ``predictions`` or ``results``
     reason: str
     log_path: Path | None
 
@@ -34,31 +32,19 @@ class MissingCell:
 def find_missing(
     cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = recorded.STAGES
 ) -> list[MissingCell]:
-    """Compare a run's config with the files it left.
+    """Return the cells of a resolved config without usable files, each with its first such stage.
 
-    Args:
-        cfg: The resolved config.
-        work_dir: The run's own directory, which holds predictions/, results/ and logs/.
-        stages: What to look for; a run with ``-m infer`` leaves no results.
-
-    Returns:
-        The missing cells in the config's order; each with its first missing stage.
+    ``work_dir`` is the run's own directory; a run with ``-m infer`` leaves no results.
     """
-    root = Path(work_dir)
+    root, datasets = Path(work_dir), recorded.list_names(cfg)
     missing = []
-    datasets = recorded.list_names(cfg)
-    for model, dataset in (
-        (recorded.model_name(m), recorded.dataset_name(d)) for m, d in recorded.list_pairs(cfg)
-    ):
+    for model_cfg, dataset_cfg in recorded.list_pairs(cfg):
+        model, dataset = recorded.model_name(model_cfg), recorded.dataset_name(dataset_cfg)
         for stage in stages:
             check = recorded.predictions_fault if stage == "predictions" else recorded.result_fault
             if reason := check(root, model, dataset, datasets):
                 log = find_log(root, model, dataset, stage)
-                missing.append(
-                    MissingCell(
-                        model=model, dataset=dataset, stage=stage, reason=reason, log_path=log
-                    )
-                )
+                missing.append(MissingCell(model, dataset, stage, reason, log))
                 break
     return missing
 
@@ -79,10 +65,7 @@ def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
 
 
 def read_last_error(log_path: Path) -> list[str]:
-    """Return the few lines of a log that say why it ended.
-
-    They are the paragraph of `faults.guard`, else the last exception, else the log's end.
-    """
+    """Return the lines of the paragraph of `faults.guard`, else last exception, else log's end."""
     text = log_path.read_text(encoding="utf-8", errors="replace")
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     ends = [i for i, line in enumerate(lines) if line.startswith(f"{TASK_NAME}: ")]

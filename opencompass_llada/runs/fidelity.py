@@ -1,7 +1,7 @@
 """Compares two settings of a model by what two runs recorded of the same samples.
 
-Starts the two runs through the ordinary launch, or takes the folders of two finished ones, and
-pairs their predictions, scores and counts. Infers and scores nothing itself.
+Starts the two runs through the ordinary launch, or takes two finished ones; infers and scores
+nothing itself.
 """
 
 from __future__ import annotations
@@ -57,11 +57,7 @@ Figures = dict[str, float | int | None]
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> Figures:
-    """Compare two settings, sample by sample; a question that occurs again counts once.
-
-    Args:
-        first: One setting's answers, a row a sample, as `pair_runs` returns them.
-        second: The other's, in the same order.
+    """Compare two settings' answers (of `pair_runs`); a question that occurs again counts once.
 
     Returns:
         Numbers of different questions and of independent units among them (such as needles);
@@ -116,19 +112,15 @@ def _token_agreement(first: pd.Series, second: pd.Series) -> float | None:
 def pair_runs(
     paths: Sequence[Path], *, model: str | None = None, datasets: Sequence[str] = ("*",)
 ) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
-    """Read the answers of two finished runs to the data sets that both have.
+    """Read the answers of two finished runs to the data sets that both have, a row a sample.
 
     Args:
         paths: Two runs' folders; the first model's tokenizer cuts the answers of both into tokens.
         model: The model's ``abbr`` in both; the first of each by default.
         datasets: Patterns of data sets' ``abbr``.
 
-    Returns:
-        By data set: the answers of both, a row a sample.
-
     Raises:
-        ValueError: If they have no data set in common, or an answer or result is missing or
-            damaged.
+        ValueError: If they have none in common, or an answer or result is missing or damaged.
     """
     runs = [read_run(path) for path in paths]
     models = [_named({model_name(m): m for m, _ in run.pairs}, model) for run in runs]
@@ -145,8 +137,9 @@ def pair_runs(
     path = str(models[0].get("tokenizer_path") or models[0].get("path"))
     tokenizer = None
     try:
-        keywords = dict(models[0].get("tokenizer_kwargs") or {})
-        tokenizer = load_tokenizer(resolve_path(path), keywords)
+        tokenizer = load_tokenizer(
+            resolve_path(path), dict(models[0].get("tokenizer_kwargs") or {})
+        )
     except (OSError, ValueError) as error:
         logger.warning("Tokens are not compared, since the tokenizer is not here: %s", error)
     first, second = (
@@ -262,7 +255,6 @@ def parse_setting(given: Sequence[str]) -> dict[str, Any]:
 def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's config with a setting in it; sampler options go into ``sampler``."""
     options = {name: value for name, value in setting.items() if name in _SAMPLER_OPTIONS}
-    # A seed is both; as a keyword it serves every family.
     keywords = {name: value for name, value in setting.items() if name not in options}
     if options and model.get("diffusion_config"):
         raise ValueError(
@@ -338,13 +330,19 @@ def run_fidelity(given: argparse.Namespace) -> int:
     if given.record:
         made = describe_environment()
         record = {
-            **{"command": made["command"], "date": date.today().isoformat()},
+            "command": made["command"],
+            "date": date.today().isoformat(),
             "variables": chosen_variables(),
-            **{"commit": made["git_commit"], "load": round(os.getloadavg()[0], 1)},
+            "commit": made["git_commit"],
+            "load": round(os.getloadavg()[0], 1),
             "machine": f"{made['platform']}, {made['num_cores']} cores",
             "versions": {"python": made["python"], **made["packages"]},
-            **{"first": settings[0], "second": settings[1], "runs": runs},
-            **{"model": given.model, "limit": given.limit, "results": found},
+            "first": settings[0],
+            "second": settings[1],
+            "runs": runs,
+            "model": given.model,
+            "limit": given.limit,
+            "results": found,
         }
         write_text(given.record, json.dumps(record, indent=1, default=str) + "\n")
         logger.info("Wrote %s", given.record)
@@ -376,8 +374,7 @@ def _prepare(
     models = [apply_setting(base, setting) for setting in settings]
     for model in models:
         cfg = {"models": [model], "datasets": datasets}
-        checks.check_file_names(cfg)
-        checks.check_parts(cfg, scores=True)
+        checks.check_form(cfg)
         doctor.check_config(cfg, runs_locally=True)
     if given.limit is not None:
         datasets = [limit_samples(dataset, given.limit) for dataset in datasets]

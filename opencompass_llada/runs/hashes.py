@@ -21,16 +21,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DIGITS = 16
-#: Weights up to this size are read whole; of larger ones, blocks evenly spread over each file.
+#: Weights up to this size are read whole.
 WHOLE_BYTES = 2**30
 _BLOCK = 2**20
-_BLOCKS_A_FILE = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
                     "added_tokens.json")  # fmt: skip
-#: What a tokenizer adds itself; counts where tokenizer_config.json says true.
-_ADDED = ("add_bos_token", "add_eos_token")
-#: Columns that OpenCompass adds to every data set: its abbreviation and the row's number.
-_HOST_COLUMNS = ("subdivision", "idx")
 #: Small files beside weights or tokenizer that change what is read, asked or answered.
 _SETTINGS_FILES = ("adapter_config.json", "generation_config.json", "tokenizer_config.json",
                    "special_tokens_map.json", "added_tokens.json",
@@ -66,7 +61,7 @@ def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the hash of a data set's rows, in order, without the columns that OpenCompass adds."""
     digest = hashlib.sha256()
     for row in rows:
-        own = {name: value for name, value in row.items() if name not in _HOST_COLUMNS}
+        own = {name: value for name, value in row.items() if name not in ("subdivision", "idx")}
         line = json.dumps(own, sort_keys=True, ensure_ascii=False, default=str)
         digest.update(line.encode("utf-8", errors="surrogatepass") + b"\n")
     return digest.hexdigest()[:DIGITS]
@@ -85,11 +80,10 @@ def hash_file(path: Path) -> str:
 def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
     """Return the hash of a checkpoint or an adapter: its configuration and what it loads.
 
-    The weights are those of `list_weight_files`: other files beside them change nothing. Weights of
-    more than 1 GiB, unless ``whole``, are hashed by size and 64 blocks of 1 MiB of each file (16 GB
-    would take longer to read than a short evaluation); such a hash says ``sampled-`` before it. Two
-    checkpoints that differ in a few places only could share one. '' where there are no weights, or
-    nothing says which they are.
+    The weights are those of `list_weight_files`. Above 1 GiB, unless ``whole``, sizes and 64 blocks
+    of 1 MiB of each file are hashed, since reading 16 GB takes longer than a short evaluation: two
+    checkpoints that differ in a few places only could share such a hash. '' where there are no
+    weights, or nothing says which they are.
     """
     try:
         weights = list_weight_files(folder)
@@ -103,33 +97,28 @@ def hash_checkpoint(folder: Path, *, whole: bool | None = None) -> str:
     digest = hashlib.sha256()
     for path in [folder / "config.json", folder / "adapter_config.json", *weights]:
         if path.is_file():
-            digest.update(path.name.encode())
-            _add_file(digest, path, whole or path.suffix == ".json")
+            size = path.stat().st_size
+            num_blocks = -(-size // _BLOCK)
+            is_whole = whole or path.suffix == ".json"
+            digest.update(path.name.encode() + str(size).encode())
+            with path.open("rb") as file:
+                for block in range(0, num_blocks, 1 if is_whole else max(1, num_blocks // 64)):
+                    file.seek(block * _BLOCK)
+                    digest.update(file.read(_BLOCK))
     return ("" if whole else "sampled-") + digest.hexdigest()[:DIGITS]
-
-
-def _add_file(digest: Any, path: Path, whole: bool) -> None:
-    size = path.stat().st_size
-    num_blocks = -(-size // _BLOCK)
-    step = 1 if whole else max(1, num_blocks // _BLOCKS_A_FILE)
-    digest.update(str(size).encode())
-    with path.open("rb") as file:
-        for block in range(0, num_blocks, step):
-            file.seek(block * _BLOCK)
-            digest.update(file.read(_BLOCK))
 
 
 def hash_tokenizer(folder: Path) -> str:
     """Return the hash of what a tokenizer makes of text, '' if the folder holds none.
 
-    Of tokenizer.json that is its content, however it is formatted, without truncation and padding;
-    of older formats every byte of the files, and the tokens that tokenizer_config.json adds.
+    Of tokenizer.json its content counts, without truncation and padding; of older formats every
+    byte of the files, and the tokens that tokenizer_config.json adds.
     """
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
         return ""
     config = _read_object(folder / "tokenizer_config.json")
-    content: Any = {name: True for name in _ADDED if config.get(name)}
+    content: Any = {name: True for name in ("add_bos_token", "add_eos_token") if config.get(name)}
     if present[0].name == "tokenizer.json":
         whole = _read_object(present[0])
         content |= {name: whole[name] for name in whole if name not in ("truncation", "padding")}
@@ -165,10 +154,8 @@ def _read_tokenizer(folder: Path, _times: tuple[int, ...]) -> tuple[str, int] | 
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object, {} where there is no file."""
-    if not path.is_file():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}); copy the tokenizer again."
@@ -177,19 +164,12 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def hash_settings(folder: Path) -> str:
-    """Return the hash of the small files that decide an answer; ``''`` if there are none.
-
-    Chat templates and the Python files of checkpoints that bring code of their own count, too.
-    """
+    """Return the hash of the small files, code among them, that decide an answer; '' for none."""
     named = [folder / name for name in _SETTINGS_FILES]
     present = [path for path in named if path.is_file()]
     present += sorted([*folder.glob("*.jinja"), *folder.glob("*.py")])
-    if not present:
-        return ""
-    digest = hashlib.sha256()
-    for path in present:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:DIGITS]
+    content = b"".join(path.name.encode() + b"\0" + path.read_bytes() + b"\0" for path in present)
+    return hashlib.sha256(content).hexdigest()[:DIGITS] if present else ""
 
 
 def find_folder(path: str, *, fetch: bool, weights: bool = True) -> Path | None:

@@ -1,7 +1,7 @@
 """Hands a command line over to OpenCompass, and fails where it would not.
 
 Checks the config before the first task and the files after the last one: OpenCompass itself exits
-0 when every task failed. Changes none of OpenCompass's options.
+0 when every task failed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -42,8 +43,7 @@ class _Run:
 
     cfg: Mapping[str, Any] | None = None
     arguments: Any = None
-    folder: Path | None = None
-    """Its own folder, once it is locked."""
+    folder: Path | None = None  # its own, once it is locked
     held: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -54,8 +54,7 @@ class _Run:
     @property
     def is_debugged(self) -> bool:
         """Whether --debug is given; a dry run is a debugged one to OpenCompass."""
-        debug, dry = (getattr(self.arguments, name, False) for name in ("debug", "dry_run"))
-        return bool(debug and not dry)
+        return self.arguments is not None and self.arguments.debug and not self.arguments.dry_run
 
     @property
     def log_folder(self) -> Path | None:
@@ -71,8 +70,7 @@ class _Run:
             return
         self.held.enter_context(folder_lock(folder, "an evaluation"))
         self.folder = folder
-        makes_predictions = self.arguments.mode in ("all", "infer")
-        heal(folder, makes_predictions=makes_predictions, own_config=own_config)
+        heal(folder, self.arguments.mode in ("all", "infer"), own_config)
         clear_working_folder(Path.cwd())
 
     def mark(self, cfg: Mapping[str, Any]) -> None:
@@ -100,11 +98,10 @@ class _Run:
 
 
 def launch() -> int:
-    """Run OpenCompass's command line on sys.argv, with checks before and after.
+    """Run OpenCompass's command line on sys.argv; 0 if every cell has a result, else 1.
 
-    Returns 0 if every model has a result on every data set, else 1. A `SystemExit` comes from the
-    parser, from the check of the config, and from a summarizer of this package that found results
-    missing and has said which.
+    A `SystemExit` comes from the parser, from the check of the config, and from a summarizer that
+    has said which results are missing.
     """
     run = _Run()
     return guard(
@@ -123,19 +120,16 @@ def _launch(run: _Run) -> int:
 
     read_dumped = host.Config.fromfile
 
-    class DumpedConfig:
-        """Stands for mmengine's `Config`: main() reads by it what it has dumped in the folder."""
-
-        @staticmethod
-        def fromfile(path: str, **options: Any) -> Any:
-            dumped = Path(path)
-            try:
-                run.enter(dumped.parents[1], dumped.name)
-            except FolderInUse as error:
-                run.cfg = None
-                remove(dumped)
-                raise SystemExit(f"Nothing was run. {error}") from error
-            return read_dumped(path, **options)
+    def enter_and_read(path: str, **options: Any) -> Any:
+        """Lock the run's folder, which main() has just made, before it reads its config there."""
+        dumped = Path(path)
+        try:
+            run.enter(dumped.parents[1], dumped.name)
+        except FolderInUse as error:
+            run.cfg = None
+            remove(dumped)
+            raise SystemExit(f"Nothing was run. {error}") from error
+        return read_dumped(path, **options)
 
     def fill_own(fill: Callable[[Any, Any], None], cfg: Any, arguments: Any) -> None:
         fill(cfg, arguments)
@@ -146,7 +140,7 @@ def _launch(run: _Run) -> int:
         "parse_args": partial(_parse_arguments, host.parse_args),
         "fill_infer_cfg": partial(fill_own, host.fill_infer_cfg),
         "fill_eval_cfg": partial(fill_own, host.fill_eval_cfg),
-        "Config": DumpedConfig,
+        "Config": SimpleNamespace(fromfile=enter_and_read),
     }
     try:
         with mock.patch.multiple(host, **own), run.held, whole_files():
@@ -165,12 +159,10 @@ def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
     run.arguments = arguments
     try:
         _check_arguments(arguments)
-        config = getattr(arguments, "config", None)
-        cfg = checks.read_config(config, partial(read, arguments)) if config else read(arguments)
-        checks.check_file_names(cfg)
+        config, read_own = arguments.config, partial(read, arguments)
+        cfg = checks.read_config(config, read_own) if config else read_own()
+        checks.check_form(cfg, arguments.mode)
         _check_reuse(cfg, arguments)
-        if arguments.mode != "viz":
-            checks.check_parts(cfg, scores=arguments.mode != "infer")
         if arguments.mode in ("all", "infer"):
             doctor.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
         run.mark(cfg)
@@ -185,8 +177,7 @@ def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
 
 def _work_dir(cfg: Any, arguments: Any) -> Path:
     """Return the folder that holds the run's own, as OpenCompass will find it."""
-    given = getattr(arguments, "work_dir", None)
-    return Path(given or cfg.get("work_dir") or os.path.join("outputs", "default"))
+    return Path(arguments.work_dir or cfg.get("work_dir") or os.path.join("outputs", "default"))
 
 
 def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
@@ -207,14 +198,13 @@ def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
     if arguments.dry_run:
         return
     task = ((cfg.get("eval") or {}).get("runner") or {}).get("task") or {}
-    dumped = {"dump_details": "dump_eval_details", "cal_extract_rate": "dump_extract_rate"}
     how = ResumedAs(
         mode=arguments.mode,
         runs_locally=_runs_locally(cfg, arguments),
-        debug=bool(getattr(arguments, "debug", False)),
+        debug=arguments.debug,
         scoring={
-            name: bool(task.get(name) or getattr(arguments, option, False))
-            for name, option in dumped.items()
+            "dump_details": bool(task.get("dump_details") or arguments.dump_eval_details),
+            "cal_extract_rate": bool(task.get("cal_extract_rate") or arguments.dump_extract_rate),
         },
     )
     check_resumed(cfg, work_dir / arguments.reuse, how)
@@ -254,11 +244,10 @@ def _parse_arguments(parse: Callable[[], Any]) -> Any:
 def _check_arguments(arguments: Any) -> None:
     """Check words of the command line that OpenCompass itself takes without a look."""
     for name in ("max_num_workers", "max_workers_per_gpu"):
-        if getattr(arguments, name, 1) < 1:
+        if getattr(arguments, name) < 1:
             option = f"--{name.replace('_', '-')} {getattr(arguments, name)}"
             raise ValueError(f"{option} must be at least 1; use 1 or more")
-    work_dir = getattr(arguments, "work_dir", None)
-    if work_dir:
+    if work_dir := arguments.work_dir:
         folder = Path(work_dir).absolute()
         while not (folder.exists() or folder.is_symlink()):
             folder = folder.parent
@@ -273,7 +262,7 @@ def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:
     """Refuse to go on with a run that there is not, for which OpenCompass would begin a new one."""
     reuse, work_dir = getattr(arguments, "reuse", "latest"), _work_dir(cfg, arguments)
     if reuse is None and arguments.mode in ("eval", "viz"):
-        if not getattr(arguments, "read_from_station", False):
+        if not arguments.read_from_station:
             raise ValueError(f"-m {arguments.mode} needs a run with answers: give it by -r TIME")
     elif reuse not in (None, "latest") and not (work_dir / reuse).is_dir():
         guess = nearest(reuse, [path.name for path in work_dir.glob("*") if path.is_dir()])
@@ -298,9 +287,8 @@ def _report_missing(run: _Run) -> int:
 
 
 def _runs_locally(cfg: Mapping[str, Any], arguments: Any) -> bool:
-    if arguments.slurm or arguments.dlc:
-        return False
-    return _runner_name(cfg, "infer").endswith("LocalRunner")
+    is_local = _runner_name(cfg, "infer").endswith("LocalRunner")
+    return is_local and not (arguments.slurm or arguments.dlc)
 
 
 def _runner_name(cfg: Mapping[str, Any], stage: str) -> str:

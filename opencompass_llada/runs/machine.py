@@ -1,7 +1,6 @@
 """Says which packages and GPUs this machine has, before anything heavy is imported.
 
-Compares versions only, and counts GPUs without torch: the process that parses configs and hands out
-tasks should not create a CUDA context. Which device a model goes to is decided in `devices`.
+Counts GPUs without torch: the process that parses configs should not create a CUDA context.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -47,35 +45,30 @@ def check_environment(requirements: list[str]) -> None:
             "None of the dependencies is installed in this Python. Run `make install` in the "
             "checkout and use .venv/bin/python, or: pip install opencompass-llada"
         ) from error
-    faults, remedies = [], []
+    faults: dict[str, str] = {}
     for line in requirements:
         requirement = Requirement(line)
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            faults.append(f"{requirement.name} is not installed")
-            remedies.append(line)
+            faults[line] = f"{requirement.name} is not installed"
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            faults.append(f"{requirement.name} {version} does not fit {requirement.specifier}")
-            remedies.append(line)
+            faults[line] = f"{requirement.name} {version} does not fit {requirement.specifier}"
     if faults:
-        packages = " ".join(f"'{line}'" for line in remedies)
-        raise EnvironmentFault(
-            f"{'; '.join(faults)}. Install what fits: {sys.executable} -m pip install {packages}"
-        )
+        install = " ".join([sys.executable, "-m pip install", *(f"'{line}'" for line in faults)])
+        raise EnvironmentFault(f"{'; '.join(faults.values())}. Install what fits: {install}")
 
 
-def count_gpus(environment: Mapping[str, str] | None = None) -> int:
+def count_gpus() -> int:
     """Count the CUDA devices that a process started from here would see.
 
     CUDA_VISIBLE_DEVICES decides where it is set: its entries (indices, GPU-... or MIG-... ids)
     count up to the first that is none of these or does not exist, which hides the rest, as CUDA
     reads it: an empty value, ``all`` and ``cuda:0`` hide all. Else the driver's list is counted.
     """
-    variables = os.environ if environment is None else environment
     devices = list_gpus()
-    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return len(devices)
     count = 0
@@ -124,11 +117,10 @@ def _describe_gpu(index: int, folder: Path) -> str:
 
 
 def visible_devices_as_indices(visible: str, devices: list[str]) -> str:
-    """Rewrite GPU-... ids in a CUDA_VISIBLE_DEVICES value as indices.
+    """Rewrite GPU-... ids in a CUDA_VISIBLE_DEVICES value as indices into `list_gpus`.
 
     OpenCompass 0.5.4's local runner takes every run of digits in the variable for an index, so
-    that a UUID becomes several devices that do not exist. Ids that no line of `list_gpus` names
-    stay.
+    that a UUID becomes several devices that do not exist. Ids of no device stay.
     """
     entries = []
     for entry in (part.strip() for part in visible.split(",")):

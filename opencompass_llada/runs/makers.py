@@ -1,10 +1,8 @@
 """Says what decides an answer, and tells answers that one maker made from those of another.
 
-The *maker* of a cell's answers is all that decides them: contents of checkpoint, tokenizer and
-adapter, the model's options as they resolve, the samples, their wording, the lengths, the versions.
-Batch size, number of GPUs, paths and names are no part of it: they change no answer. It is written
-as ``NAME.maker`` beside the answers before the first of them, and holds for ``NAME.json`` and for
-the unfinished ``tmp_NAME.jsonl`` alike. Which cells of a resumed run are reused is `resuming`'s.
+The *maker* of a cell's answers is all that decides them: files of the model, its options as they
+resolve, samples, wording, lengths, versions; not batch size, GPUs, paths and names. ``NAME.maker``
+is written before the first answer, for ``NAME.json`` and the unfinished ``tmp_NAME.jsonl`` alike.
 """
 
 from __future__ import annotations
@@ -21,14 +19,7 @@ from typing import Any
 
 from opencompass_llada import __version__
 from opencompass_llada.files import write_text
-from opencompass_llada.runs.hashes import (
-    find_folder,
-    hash_checkpoint,
-    hash_rows,
-    hash_settings,
-    hash_tokenizer,
-    hash_values,
-)
+from opencompass_llada.runs.hashes import find_folder, hash_rows, hash_values
 from opencompass_llada.runs.provenance import add_record
 from opencompass_llada.runs.recorded_files import (
     HOST_KEYS,
@@ -61,30 +52,6 @@ SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "Perplexi
 Maker = dict[str, Any]
 
 
-def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, str | None]:
-    """Return the hashes of what a model is loaded from; ``fetch``: a hub id may be downloaded.
-
-    ``checkpoint``, ``tokenizer`` and ``adapter``, each with its small settings files; None for what
-    there is not, and a name left out for what is not on this machine.
-    """
-    # Of other wrappers nothing is downloaded: their hub id may be a service's name for its model.
-    fetch = fetch and is_ours(model)
-    path, peft = str(model.get("path") or ""), model.get("peft_path")
-    subfolder = str((model.get("peft_kwargs") or {}).get("subfolder") or "")
-    wanted = {
-        "checkpoint": (path, "", hash_checkpoint),
-        "tokenizer": (str(model.get("tokenizer_path") or path), "", hash_tokenizer),
-        "adapter": (str(peft or ""), subfolder, hash_checkpoint),
-    }
-    found: dict[str, str | None] = {} if peft else {"adapter": None}
-    for name, (place, below, hash_content) in wanted.items():
-        folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
-        if folder is not None:
-            hashes = (hash_content(folder / below), hash_settings(folder / below))
-            found[name] = "+".join(part for part in hashes if part) or None
-    return found
-
-
 def describe_data(dataset: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a maker's part on a built data set: the samples that the model is asked and shown."""
     rows = getattr(dataset, "test", None)
@@ -100,20 +67,15 @@ def describe_maker(
     model: Mapping[str, Any],
     dataset: Mapping[str, Any],
     *,
-    files: Mapping[str, str | None],
+    files: Mapping[str, tuple[str, str]],
     data: Mapping[str, Any],
     dtype: str | None,
     fetch: bool,
 ) -> Maker:
     """Return the maker of a model's answers on a data set, as it comes back from JSON.
 
-    Args:
-        model: The model's config, of this package's wrapper or another.
-        dataset: The data set's config.
-        files: From `hash_files`.
-        data: From `describe_data`; empty where the samples are not known.
-        dtype: What the weights are held in; None if it is not known.
-        fetch: As of `hash_files`.
+    ``files`` and ``fetch`` are as of `provenance.hash_files`; ``data`` is from `describe_data`, and
+    empty where the samples are not known; ``dtype`` is that of the weights, if it is known.
     """
     infer = dict(dataset.get("infer_cfg") or {})
     inferencer = dict(infer.pop("inferencer", None) or {})
@@ -125,11 +87,12 @@ def describe_maker(
     if (shortest := inferencer.get("min_out_len", model.get("min_out_len"))) is not None:
         own["min_out_len"] = shortest
     maker = {
-        **files,
+        **{name: "+".join(filter(None, hashes)) or None for name, hashes in files.items()},
         **data,
         "wording": hash_values([plain(infer), plain(columns), plain(model.get("meta_template"))]),
         "inference": plain(own),
-        "versions": _deciding_versions(),
+        "versions": {"opencompass_llada": __version__}
+        | {name: metadata.version(name).partition(".")[0] for name in ("torch", "transformers")},
     }
     length = inferencer.get("max_out_len") or None
     scores = type_name(inferencer) in SCORING
@@ -150,7 +113,7 @@ def describe_maker(
 def _describe_ours(
     model: Mapping[str, Any], length: int | None, *, scores: bool, fetch: bool
 ) -> Maker:
-    """Return what this package's wrapper makes of its keywords, every default put in its place."""
+    """Return what this package's wrapper makes of its keywords, with all defaults."""
     keywords = model_keywords(model)
     options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
     names = [f.name for f in dataclasses.fields(options) if f.name not in _RESOLVED]
@@ -177,14 +140,6 @@ def _describe_ours(
     return maker
 
 
-def _deciding_versions() -> dict[str, str]:
-    """Return this package's version whole, and the first number of its hosts'."""
-    versions = {"opencompass_llada": __version__}
-    for name in ("torch", "transformers"):
-        versions[name] = metadata.version(name).partition(".")[0]
-    return versions
-
-
 def list_differences(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
     """Return the fields in which two makers differ, e.g. ``sampler.num_steps``.
 
@@ -195,12 +150,10 @@ def list_differences(recorded: Mapping[str, Any] | None, expected: Mapping[str, 
     differing: list[str] = []
     for name, value in expected.items():
         other = recorded.get(name)
-        if name in recorded and other == value:
-            continue
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             inner = sorted(value.keys() | other.keys())
             differing += [f"{name}.{key}" for key in inner if value.get(key) != other.get(key)]
-        else:
+        elif name not in recorded or other != value:
             differing.append(name)
     return differing
 
@@ -274,10 +227,8 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     if isinstance(value, Mapping):
-        return {
-            str(key): plain(_resolve(item) if key == "type" else item)
-            for key, item in value.items()
-        }
+        named = {key: _resolve(item) if key == "type" else item for key, item in value.items()}
+        return {str(key): plain(item) for key, item in named.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, set | frozenset):
@@ -304,10 +255,10 @@ def _resolve(kind: Any) -> Any:
 
 
 def claim(run_path: Path, model: str, dataset: str, maker: Maker) -> None:
-    """Write whose answers a cell's are going to be, after setting aside those of another maker.
+    """Set aside a cell's answers of another maker, then write the maker of those to come.
 
-    Called by the process that holds the model, before the first answer: whatever started it, a cell
-    never holds answers of two makers. ``dataset`` may be a shard's name.
+    Called before the first answer by the process that holds the model, so that a cell never holds
+    answers of two makers. ``dataset`` may be a shard's name.
     """
     folder = run_path / "predictions" / model
     own = folder / f"{dataset}.json"

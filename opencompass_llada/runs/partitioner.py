@@ -1,13 +1,8 @@
 """Packs a run's cells into tasks, or cuts data sets into shards: OpenCompass partitioners.
 
-Packing: starting a task process costs about 10 seconds of imports, which is more than a tiny model
-takes for a dozen cells. The stock partitioners never put two models into one task; this one does,
-so that a run of several tiny models starts one process a worker. For models that take minutes to
-run, use the stock one: a fault of one model then leaves the others alone.
-
-Shards: OpenCompass numbers them, so that after another number of splits the same name stands for
-other samples, and it takes a data set's size from ``.cache/dataset_size.json`` by its abbreviation
-alone. Here a shard is named by its samples, and each data set is counted.
+OpenCompass numbers shards, so that after another number of splits the same name stands for other
+samples, and takes a data set's size from ``.cache/dataset_size.json`` by its abbreviation alone.
+Here a shard is named by its samples, and each data set is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +25,12 @@ from opencompass_llada.runs.recorded_files import (
 
 
 class PackingPartitioner(NaivePartitioner):
-    """Splits the unfinished (model, data set) pairs, in order, into tasks of equal size."""
+    """Splits the unfinished (model, data set) pairs, in order, into tasks of equal size.
+
+    A task may have several models, as no stock partitioner's: starting its process costs about 10
+    seconds, more than a tiny model takes for a dozen cells. For larger models use the stock one: a
+    fault of one model then leaves the others alone.
+    """
 
     def __init__(self, out_dir: str, num_tasks: int, keep_keys: list[str] | None = None) -> None:
         """Check the number of tasks: at least 1; fewer are made of fewer pairs."""
@@ -49,22 +49,17 @@ class PackingPartitioner(NaivePartitioner):
         """Make the tasks: ``models``, and ``datasets`` with one list a model."""
         pairs = super().partition(model_dataset_combinations, work_dir, out_dir, {})
         size = -(-len(pairs) // self.num_tasks) or 1
-        return [
-            _join(pairs[start : start + size], work_dir, add_cfg or {})
-            for start in range(0, len(pairs), size)
-        ]
-
-
-def _join(pairs: Sequence[Config], work_dir: str, add_cfg: Mapping[str, Any]) -> Config:
-    """Make one task of tasks of one pair each, with each model named once."""
-    models: dict[str, Any] = {}
-    datasets: dict[str, list[Any]] = {}
-    for pair in pairs:
-        model, dataset = pair["models"][0], pair["datasets"][0][0]
-        models.setdefault(model["abbr"], model)
-        datasets.setdefault(model["abbr"], []).append(dataset)
-    cells = {"models": list(models.values()), "datasets": list(datasets.values())}
-    return Config({**cells, "work_dir": work_dir, **add_cfg})
+        tasks = []
+        for first in range(0, len(pairs), size):
+            models: dict[str, Any] = {}
+            datasets: dict[str, list[Any]] = {}
+            for pair in pairs[first : first + size]:
+                model, dataset = pair["models"][0], pair["datasets"][0][0]
+                models.setdefault(model["abbr"], model)
+                datasets.setdefault(model["abbr"], []).append(dataset)
+            cells = {"models": list(models.values()), "datasets": list(datasets.values())}
+            tasks.append(Config({**cells, "work_dir": work_dir, **(add_cfg or {})}))
+        return tasks
 
 
 class _ShardsBySample:
@@ -158,11 +153,8 @@ def plan_ranges(
 ) -> list[tuple[int, int]]:
     """Cut what is not done into ranges of ``step``, so that done and planned hold each sample once.
 
-    Args:
-        total: Number of samples.
-        step: Samples of a range, at least 1.
-        done: Ranges (start, stop) with all their answers; where two overlap, the first counts.
-        begun: Ranges with some answers; continued as they are where nothing done overlaps.
+    ``done`` are ranges (start, stop) with all their answers, the first of two that overlap counts;
+    ``begun`` ones with some, continued as they are where nothing done overlaps.
     """
     taken: list[tuple[int, int]] = []
     for start, stop in sorted(done):

@@ -1,10 +1,8 @@
 """Records how a run's numbers came to be, in its ``provenance/``, and reads that again.
 
-``run_TIME.json`` is written by the process that starts the tasks, when they have ended: command,
-resolved config, versions, commit, time. ``MODEL.jsonl`` is written by the processes that hold the
-models: a line of kind ``model`` when one is loaded, and one of kind ``dataset`` at each data set's
-end (passes, seconds, memory); one of kind ``superseded`` takes a data set's back, whose answers
-were set aside. Each line begins with a digest of its own.
+``run_TIME.json`` is of the process that starts the tasks, when they have ended; ``MODEL.jsonl`` of
+the processes that hold the model: a sealed line of kind ``model`` when it is loaded, ``dataset`` at
+a data set's end, ``superseded`` where a data set's answers were set aside.
 """
 
 from __future__ import annotations
@@ -14,11 +12,12 @@ import logging
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -33,6 +32,7 @@ from opencompass_llada.runs.hashes import (
     find_folder,
     hash_checkpoint,
     hash_rows,
+    hash_settings,
     hash_text,
     hash_tokenizer,
 )
@@ -60,14 +60,14 @@ COUNTERS = ("num_prompts", "num_generated_tokens", "num_forward_passes", "num_ba
 class Provenance:
     """All that a run's folder records."""
 
-    runs: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
-    """Contents of run_TIME.json, oldest first."""
+    runs: tuple[Mapping[str, Any], ...] = field(
+        default=(), hash=False
+    )  # run_TIME.json, oldest first
+    #: By abbreviation: what its newest process said of the model.
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """By abbreviation: what its newest process said of the model."""
+    #: By abbreviations of model and data set (or shard): the newest record.
     datasets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """By abbreviations of model and data set: the newest record. A shard has its own."""
-    notes: tuple[str, ...] = ()
-    """What is wrong with the files, if anything."""
+    notes: tuple[str, ...] = ()  # what is wrong with the files
 
 
 def add_record(run_path: Path, record: Mapping[str, Any]) -> None:
@@ -78,8 +78,7 @@ def add_record(run_path: Path, record: Mapping[str, Any]) -> None:
 def record_run(run_path: Path) -> Path | None:
     """Write what the process that starts the tasks knows, once they have ended.
 
-    A second call for the same config replaces the first one's file. Returns the file; None where
-    OpenCompass dumped no config.
+    A second call for the same config replaces the file. None where OpenCompass dumped no config.
     """
     configs = sorted((run_path / "configs").glob("*.py"))
     if not configs:
@@ -112,10 +111,7 @@ def recording(
     dataset_cfg: Mapping[str, Any],
     dataset: Any,
 ) -> Iterator[None]:
-    """Record one data set, as OpenCompass built it, on one loaded model: around its inference.
-
-    Models of other wrappers leave the fields empty that they do not offer.
-    """
+    """Record one data set, as OpenCompass built it, on one loaded model: around its inference."""
     import torch
 
     if torch.cuda.is_available():
@@ -140,40 +136,42 @@ def recording(
     add_record(run_path, record)
 
 
-def record_model(run_path: Path, model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Record a loaded model and this process, and return what was recorded."""
+def record_model(
+    run_path: Path, model: Any, model_cfg: Mapping[str, Any], files: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """Record a loaded model, with its `hash_files`, and this process; return the record."""
     record = {
         "kind": "model",
         "model": model_name(model_cfg),
         "started": _iso(datetime.now()),
-        **describe_model(model, model_cfg),
+        **describe_model(model, model_cfg, files),
         **describe_environment(),
     }
     add_record(run_path, record)
     return record
 
 
-def describe_model(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a loaded model says of itself, and its files' hashes; None where not known."""
+def describe_model(
+    model: Any, model_cfg: Mapping[str, Any], files: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """Return what a loaded model says of itself, and its `hash_files`; None where not known."""
     import torch
 
     engine = getattr(model, "engine", None)
     network: Any = getattr(engine, "model", None) or getattr(model, "model", None)
     parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
-    path = str(model_cfg.get("path", ""))
-    tokenizer_path = str(model_cfg.get("tokenizer_path") or path)
-    settings, adapter = getattr(engine, "settings", None), model_cfg.get("peft_path")
-    fetch = is_ours(model_cfg)  # see `makers.hash_files`
+    settings = getattr(engine, "settings", None)
+    hashes = {name: content or None for name, (content, _) in files.items()}
     return {
-        "path": path,
-        "checkpoint_hash": _hash_folder(path, hash_checkpoint, fetch=fetch),
-        "adapter": adapter,
-        "adapter_hash": _hash_folder(str(adapter or ""), hash_checkpoint, fetch=fetch),
-        "tokenizer_hash": _hash_folder(tokenizer_path, hash_tokenizer, fetch=fetch),
+        "path": str(model_cfg.get("path", "")),
+        "checkpoint_hash": hashes.get("checkpoint"),
+        "adapter": model_cfg.get("peft_path"),
+        "adapter_hash": hashes.get("adapter"),
+        "tokenizer_hash": hashes.get("tokenizer"),
         "model_class": type(network).__name__ if network is not None else None,
         "model_type": getattr(getattr(network, "config", None), "model_type", None),
         "engine": type(engine).__name__ if engine is not None else None,
-        "device": _describe_device(parameter),
+        "device": None if parameter is None else _describe_device(parameter.device),
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else None,
         "attention_backend": _find_backend(network),
         "generates_by": getattr(engine, "generates_by", None),
@@ -194,23 +192,35 @@ def _iso(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(timespec="seconds")
 
 
-def _hash_folder(path: str, hash_content: Callable[[Path], str], *, fetch: bool) -> str | None:
-    try:
-        folder = find_folder(path, fetch=fetch)
-        return None if folder is None else hash_content(folder) or None
-    except (OSError, ValueError) as error:
-        logger.warning("No hash of %s is recorded: %s", path, error)
-        return None
+def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, tuple[str, str]]:
+    """Return the hashes of what a model is loaded from; ``fetch``: a hub id may be downloaded.
+
+    Of ``checkpoint``, ``tokenizer`` and ``adapter``: the hash of the content, and of the small
+    settings files beside it; '' for what there is not. What is not on this machine is left out.
+    """
+    # Of other wrappers nothing is downloaded: their hub id may be a service's name for its model.
+    fetch = fetch and is_ours(model)
+    path, peft = str(model.get("path") or ""), model.get("peft_path")
+    subfolder = str((model.get("peft_kwargs") or {}).get("subfolder") or "")
+    wanted = {
+        "checkpoint": (path, "", hash_checkpoint),
+        "tokenizer": (str(model.get("tokenizer_path") or path), "", hash_tokenizer),
+        "adapter": (str(peft or ""), subfolder, hash_checkpoint),
+    }
+    found = {} if peft else {"adapter": ("", "")}
+    for name, (place, below, hash_content) in wanted.items():
+        folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
+        if folder is not None:
+            found[name] = (hash_content(folder / below), hash_settings(folder / below))
+    return found
 
 
-def _describe_device(parameter: Any) -> str | None:
-    if parameter is None:
-        return None
-    if parameter.device.type != "cuda":
-        return str(parameter.device)
+def _describe_device(device: Any) -> str:
     import torch
 
-    return f"{parameter.device} ({torch.cuda.get_device_name(parameter.device)})"
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    )
 
 
 def _find_backend(network: Any) -> str | None:
@@ -233,16 +243,12 @@ def _describe_cache(engine: Any) -> str | None:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
-def _peak_memory() -> int | None:
+def _peak_memory() -> int:
     """Return the most bytes that tensors took on all GPUs; on a CPU, the process's peak so far."""
     import torch
 
     if torch.cuda.is_available():
         return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -252,10 +258,8 @@ def read_provenance(run_path: Path) -> Provenance:
     runs: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("run_*.json")):
         content, fault = read_object(path, run_path)
-        if fault:
-            notes.append(f"{path.name} {fault}; it is left out")
-        else:
-            runs.append(content)
+        runs += [] if fault else [content]
+        notes += [f"{path.name} {fault}; it is left out"] if fault else []
     models: dict[str, Mapping[str, Any]] = {}
     datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.jsonl")):
@@ -349,10 +353,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def find_commit() -> str | None:
-    """Return the commit of the checkout that this package is run from, ``+changes`` if edited.
-
-    None outside a git checkout, or where git is missing.
-    """
+    """Return the checkout's commit, ``+changes`` if edited; None without a checkout or git."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None

@@ -126,13 +126,15 @@ def read_object(path: Path, run_path: Path) -> tuple[dict[str, Any], str]:
 def read_answers(path: Path) -> tuple[dict[str, Any], str]:
     """Return the answers in a file of predictions by index as text, or what is wrong with it."""
     content, fault = read_object(path, path.parents[2])
-    if not fault and not content:
-        fault = "is empty"
-    if not fault and [*content] != [str(index) for index in range(len(content))]:
-        fault = "does not number its samples from 0 on"
-    if not fault and not all(isinstance(answer, dict) for answer in content.values()):
-        fault = "holds samples that are no records"
-    return ({}, fault) if fault else (content, "")
+    if fault:
+        return {}, fault
+    if not content:
+        return {}, "is empty"
+    if [*content] != [str(index) for index in range(len(content))]:
+        return {}, "does not number its samples from 0 on"
+    if not all(isinstance(answer, dict) for answer in content.values()):
+        return {}, "holds samples that are no records"
+    return content, ""
 
 
 def answers_fault(path: Path) -> str:
@@ -177,12 +179,11 @@ def _origin_fault(path: Path) -> str:
     present = describe_predictions(run_path, model, path.stem)
     if not present or present == made_of:
         return ""
-    differing = sorted(
-        name for name in {*present, *made_of} if present.get(name) != made_of.get(name)
-    )
+    names = {*present, *made_of}
+    first = min(name for name in names if present.get(name) != made_of.get(name))
     return (
-        f"the result was not made of the predictions beside it (predictions/{model}/{differing[0]} "
-        "is another file by now)"
+        f"the result was not made of the predictions beside it (predictions/{model}/{first} is "
+        "another file by now)"
     )
 
 
@@ -197,8 +198,8 @@ def _share_fault(content: Mapping[str, Any]) -> str:
 
 def describe_predictions(run_path: Path, model: str, dataset: str) -> dict[str, str]:
     """Return the SHA-256 of each prediction file of a cell, by the file's name."""
-    files = find_predictions(run_path / "predictions" / model, dataset)
-    return {path.name: hash_file(path) for path in files}
+    files = find_finished(run_path / "predictions" / model, dataset)
+    return {file.path.name: hash_file(file.path) for file in files}
 
 
 def find_damage(root: Path) -> list[str]:
@@ -211,19 +212,15 @@ def find_damage(root: Path) -> list[str]:
     return [f"{path} {fault}" for path, fault in found if fault]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class AnswerFile:
     """A file with answers of a cell: all of them, or those of a shard."""
 
-    path: Path
-    """``NAME.json``, or ``tmp_NAME.jsonl`` while it is unfinished."""
-    start: int | None = None
-    """First sample of a shard that is named by its samples: ``start`` to ``stop - 1``."""
+    path: Path  # ``NAME.json``, or ``tmp_NAME.jsonl`` while it is unfinished
+    start: int | None = None  # of a shard that is named by its samples, ``start`` to ``stop - 1``
     stop: int | None = None
-    total: int | None = None
-    """Samples of the whole data set."""
-    number: int | None = None
-    """Of a shard as OpenCompass names it, by its number: its samples are not known."""
+    total: int | None = None  # samples of the whole data set
+    number: int | None = None  # of a shard as OpenCompass names it; its samples are not known
     is_partial: bool = False
 
     @property
@@ -240,9 +237,7 @@ def shard_name(dataset: str, start: int, stop: int, total: int) -> str:
 def split_shard_name(name: str) -> tuple[str, tuple[int, int, int] | None]:
     """Return the data set's name of a shard's, and start, stop, total; None for no such shard."""
     match = re.fullmatch(r"(.+)_(\d+)-(\d+)of(\d+)", name, re.DOTALL)
-    if match is None:
-        return name, None
-    return match[1], (int(match[2]), int(match[3]), int(match[4]))
+    return (match[1], (int(match[2]), int(match[3]), int(match[4]))) if match else (name, None)
 
 
 def is_part(name: str, dataset: str, datasets: Container[str] = ()) -> bool:
@@ -263,18 +258,13 @@ def find_answer_files(
     for path in folder.iterdir() if folder.is_dir() else ():
         partial = path.suffix == ".jsonl" and path.name.startswith("tmp_")
         stem = path.stem.removeprefix("tmp_") if partial else path.stem
-        if not (partial or path.suffix == ".json") or not is_part(stem, dataset, datasets):
-            continue
-        if not path.is_file():
+        is_answers = (partial or path.suffix == ".json") and path.is_file()
+        if not is_answers or not is_part(stem, dataset, datasets):
             continue
         _, samples = split_shard_name(stem)
         start, stop, total = samples if samples and stem != dataset else (None, None, None)
         number = int(stem.rpartition("_")[2]) if stem != dataset and not samples else None
-        found.append(
-            AnswerFile(
-                path=path, start=start, stop=stop, total=total, number=number, is_partial=partial
-            )
-        )
+        found.append(AnswerFile(path, start, stop, total, number, partial))
     return sorted(found, key=lambda file: (file.start or 0, file.number or 0, file.path.name))
 
 
@@ -284,11 +274,6 @@ def find_finished(folder: Path, dataset: str, datasets: Container[str] = ()) -> 
     whole = [file for file in files if file.is_whole]
     ranges = [file for file in files if file.stop is not None]
     return whole or ranges or files
-
-
-def find_predictions(folder: Path, dataset: str) -> list[Path]:
-    """Return the paths of `find_finished`."""
-    return [file.path for file in find_finished(folder, dataset)]
 
 
 def find_gap(shards: Sequence[AnswerFile]) -> str | None:
@@ -336,8 +321,7 @@ def predictions_fault(root: Path, model: str, dataset: str, datasets: Container[
 def result_fault(root: Path, model: str, dataset: str, datasets: Container[str]) -> str | None:
     """Say what is wrong with a result, or with the predictions that lie beside it, if any do."""
     content, fault = read_result(root / "results" / model / f"{dataset}.json")
-    if not fault and not content:
-        fault = "the result is empty"
-    if not fault:
-        fault = predictions_fault(root, model, dataset, datasets) or ""
-    return None if fault in ("", NO_PREDICTIONS) else fault
+    if fault or not content:
+        return fault or "the result is empty"
+    beside = predictions_fault(root, model, dataset, datasets)
+    return None if beside == NO_PREDICTIONS else beside

@@ -1,9 +1,8 @@
 """Decides what a resumed run reuses: which run it is, and which of its cells this config made.
 
-Compares each prediction file, finished or not, and each result with the maker that the present
-config gives it (`makers`). What differs is moved into the run's ``superseded/`` folder before the
-first task starts, and so made again; nothing is deleted. Where nothing can be made again (``-m
-eval``, ``-m viz``), answers of another maker are refused instead.
+Compares each file of predictions or results with the maker that the present config gives it
+(`makers`). What differs is moved to the run's ``superseded/`` before the first task, and so made
+again; where nothing can be (``-m eval``, ``-m viz``), it is refused.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from opencompass_llada.runs.makers import (
     describe_data,
     describe_maker,
     describe_scoring,
-    hash_files,
     list_differences,
     maker_path,
     plain,
     read_maker,
     set_aside,
 )
+from opencompass_llada.runs.provenance import hash_files
 from opencompass_llada.runs.recorded_files import (
     AnswerFile,
     dataset_name,
@@ -62,17 +61,13 @@ _RESCORED = ("answers", "scoring")
 class ResumedAs:
     """How a run is resumed."""
 
-    mode: str
-    """OpenCompass's ``-m``."""
-    runs_locally: bool
-    """Whether tasks run on this machine, so that their device is known."""
-    debug: bool = False
-    """Whether tasks run in this process and see its GPUs."""
-    scoring: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the evaluation task; see `makers.describe_scoring`."""
+    mode: str  # OpenCompass's ``-m``
+    runs_locally: bool  # the tasks run on this machine, so that their device is known
+    debug: bool = False  # they run in this process and see its GPUs
+    scoring: Mapping[str, Any] = field(default_factory=dict)  # see `makers.describe_scoring`
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Cell:
     """A model on a data set, and where a run has its files."""
 
@@ -95,7 +90,7 @@ class _Cell:
         return find(folder, dataset_name(self.dataset), datasets)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Difference:
     """A cell whose answers or result are not this config's."""
 
@@ -135,16 +130,13 @@ def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
 
 
 def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> None:
-    """Set aside what another maker than this config made.
-
-    Raises:
-        ValueError: If no answers are to be made and those that are there are of another maker.
-    """
-    files: dict[str, dict[str, str | None]] = {}
+    """Set aside, or refuse by a ValueError, what another maker than this config made."""
+    models = {model_name(model): model for model, _ in list_pairs(cfg)}
+    files = {name: hash_files(model, fetch=False) for name, model in models.items()}
     datasets = list_names(cfg)
     cells = [
         cell
-        for cell in (_Cell(run_path=run_path, model=m, dataset=d) for m, d in list_pairs(cfg))
+        for cell in (_Cell(run_path, model, dataset) for model, dataset in list_pairs(cfg))
         if cell.answer_files(datasets, finished=False) or cell.result.exists()
     ]
     by_data: dict[str, list[_Cell]] = {}
@@ -155,14 +147,11 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
     for same in by_data.values():
         built = _build(same[0].dataset) if how.mode != "viz" else None
         for cell in same:
-            name = model_name(cell.model)
-            if name not in files:
-                files[name] = hash_files(cell.model, fetch=False)
-            difference = _compare(cell, files[name], built, how, datasets)
+            difference = _compare(cell, files[model_name(cell.model)], built, how, datasets)
             found += [] if difference is None else [difference]
     makes = how.mode in ("all", "infer")
     if makes:
-        _set_aside_strangers(cfg, run_path, files)
+        _set_aside_strangers(cfg, run_path, models, files)
     if not found:
         return
     told = _count(found)
@@ -194,7 +183,10 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
 
 
 def _set_aside_strangers(
-    cfg: Mapping[str, Any], run_path: Path, files: dict[str, dict[str, str | None]]
+    cfg: Mapping[str, Any],
+    run_path: Path,
+    models: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, Mapping[str, tuple[str, str]]],
 ) -> None:
     """Set aside cells of data sets not asked for now, of another model under an asked one's name.
 
@@ -202,20 +194,15 @@ def _set_aside_strangers(
     """
     asked = _cells(cfg)
     paths: list[Path] = []
-    for name, model in {model_name(model): model for model, _ in list_pairs(cfg)}.items():
-        makers = sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}"))
-        others = [path for path in makers if (name, split_shard_name(path.stem)[0]) not in asked]
-        if not others:
-            continue
-        if name not in files:
-            files[name] = hash_files(model, fetch=False)
+    for name, model in models.items():
         expected = describe_maker(model, {}, files=files[name], data={}, dtype=None, fetch=False)
         wanted = {field: expected[field] for field in _OF_THE_MODEL if field in expected}
-        for maker in others:
-            answers = maker.with_suffix(".json")
-            if not list_differences(read_maker(answers), wanted):
+        for maker in sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}")):
+            answers, dataset = maker.with_suffix(".json"), split_shard_name(maker.stem)[0]
+            is_asked = (name, dataset) in asked
+            if is_asked or not list_differences(read_maker(answers), wanted):
                 continue
-            result = run_path / "results" / name / f"{split_shard_name(maker.stem)[0]}.json"
+            result = run_path / "results" / name / f"{dataset}.json"
             paths += [result, maker_path(result), answers]
             paths += [maker.with_name(f"tmp_{maker.stem}.jsonl"), maker]
     if paths:
@@ -228,7 +215,7 @@ def _set_aside_strangers(
 
 def _compare(
     cell: _Cell,
-    files: Mapping[str, str | None],
+    files: Mapping[str, tuple[str, str]],
     built: Any,
     how: ResumedAs,
     datasets: Container[str],
@@ -243,8 +230,7 @@ def _compare(
     for file in cell.answer_files(datasets, finished=False):
         wanted = {**expected, **_samples(built, dataset, file)}
         found = list_differences(read_maker(file.path), wanted)
-        if file.number is not None:
-            found = [_BY_NUMBER]
+        found = found if file.number is None else [_BY_NUMBER]
         if found:
             differing |= dict.fromkeys(found)
             paths += [file.path, maker_path(file.path)]
@@ -255,9 +241,7 @@ def _compare(
         differing |= dict.fromkeys(found)
         if differing:
             paths[:0] = [result, result.with_suffix(""), maker_path(result)]
-    if not differing:
-        return None
-    return _Difference(name=cell.name, fields=tuple(differing), paths=tuple(paths))
+    return _Difference(cell.name, tuple(differing), tuple(paths)) if differing else None
 
 
 def _samples(built: Any, dataset: Mapping[str, Any], file: AnswerFile) -> Maker:

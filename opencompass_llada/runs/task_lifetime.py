@@ -1,9 +1,8 @@
 """Ends a run's tasks with the run: a killed driver leaves no process and no Slurm job behind.
 
-The driver names itself in an environment variable that its tasks inherit. A task watches the
-process that is named there (on another host: the renewal of the run's lock) and ends with it; a
-driver that is stopped by a signal ends its tasks before itself. Jobs of Slurm carry the run's mark
-in their name.
+The driver names itself in an environment variable. A task watches the process that is named there
+(on another host: the renewal of the run's lock); a driver that is stopped by a signal ends its
+tasks before itself. Jobs of Slurm carry the run's mark in their name.
 """
 
 from __future__ import annotations
@@ -91,21 +90,19 @@ def tasks_end_with_this(
             os.environ[VARIABLE] = earlier
 
 
-def end_with_the_run(folder: str | Path | None = None) -> None:
+def end_with_the_run(
+    folder: str | Path | None = None,
+    said: str = "task: the run that started this task has ended; so does the task.\n",
+) -> None:
     """End a task's process, from a thread, when the driver that started it is gone.
 
     The lock of the run's folder, once it is known, tells a task on another host.
     """
-    if (mark := _read_mark()) is not None:
-        said = "task: the run that started this task has ended; so does the task.\n"
-        _start_watching(mark, None if folder is None else Path(folder), said)
-
-
-def _start_watching(mark: Mapping[str, Any], folder: Path | None, said: str) -> None:
-    """End this process with a driver."""
+    if (mark := _read_mark()) is None:
+        return
 
     def look() -> None:
-        while _is_there(mark, folder):
+        while _is_there(mark, None if folder is None else Path(folder)):
             time.sleep(_PERIOD)
         sys.stderr.write(said)
         sys.stderr.flush()
@@ -117,13 +114,7 @@ def _start_watching(mark: Mapping[str, Any], folder: Path | None, said: str) -> 
 @functools.cache
 def _watch_in_forks() -> None:
     """Let forks of a driver (the workers of OpenCompass's Slurm runner) end with it, too."""
-
-    def start() -> None:
-        if (mark := _read_mark()) is not None:
-            _start_watching(mark, None, "")
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=start)
+    os.register_at_fork(after_in_child=lambda: end_with_the_run(said=""))
 
 
 def mark_job(template: str) -> str:

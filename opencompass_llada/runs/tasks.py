@@ -1,9 +1,8 @@
 """Gives OpenCompass's two tasks short names, records of what ran, and faults that stay in a cell.
 
-The stock tasks are named after every model and data set in them, the stock inference leaves no
-record of device, passes or seconds, and the stock evaluation stops at the first data set whose
-predictions are missing or incomplete. The runner divides the machine's cores among them. Nothing is
-inferred or scored here.
+The stock tasks are named after every model and data set in them, leave no record of device, passes
+or seconds, and evaluate nothing after the first data set whose predictions are incomplete. The
+runner divides the machine's cores among tasks. Nothing is inferred or scored here.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mmengine.config import Config
 from opencompass.runners import LocalRunner
@@ -30,7 +29,7 @@ from opencompass_llada.runs import makers
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
-from opencompass_llada.runs.provenance import record_model, recording
+from opencompass_llada.runs.provenance import hash_files, record_model, recording
 from opencompass_llada.runs.recorded_files import (
     AnswerFile,
     dataset_name,
@@ -90,8 +89,9 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         folder = Path(self.work_dir)
         if getattr(self, "_recorded", None) is not self.model:
             self._recorded = self.model
-            self._files = makers.hash_files(self.model_cfg, fetch=True)
-            self._dtype = record_model(folder, self.model, self.model_cfg)["dtype"]
+            self._files = hash_files(self.model_cfg, fetch=True)
+            record = record_model(folder, self.model, self.model_cfg, self._files)
+            self._dtype = record["dtype"]
         if not self.dump_only_message_path:
             maker = makers.describe_maker(
                 self.model_cfg,
@@ -115,11 +115,7 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
         return mark_job(template).format(task_cmd=command)
 
     def run(self) -> None:
-        """Evaluate all data sets.
-
-        Raises:
-            RuntimeError: At the end, if any had no score; the log says why for each.
-        """
+        """Evaluate all data sets; a `RuntimeError` at the end names those without a score."""
         self.failed: list[str] = []
         with whole_files():
             super().run()
@@ -174,14 +170,8 @@ def read_cell_answers(
 ) -> list[dict[str, Any]]:
     """Read a cell's answers in order, each of which must be to the sample it is scored against.
 
-    Args:
-        folder: Where the files should be.
-        files: From `find_finished`.
-        samples: The data set's samples, before any postprocessing.
-        column: Of the samples, that answers hold as ``gold``; None if they hold none.
-
-    Raises:
-        ValueError: If answers are missing, torn, of other samples or to another reference.
+    ``samples`` are those before any postprocessing; ``column`` of them stands in answers as
+    ``gold``, if any does. A ValueError says which answers are missing, torn or to other samples.
     """
     if not files:
         raise ValueError(f"no predictions are in {folder}")
@@ -213,7 +203,8 @@ def read_cell_answers(
             "predictions is lost or incomplete, or the data set has changed; run again with -r"
         )
     for place, answer in enumerate(answers if column else ()):
-        gold, reference = answer.get("gold"), _as_json(samples[place][column])
+        reference = json.loads(json.dumps(samples[place][column], default=str))
+        gold = answer.get("gold")
         if gold and json.dumps(gold) != json.dumps(reference):  # a NaN is equal to itself as a text
             raise ValueError(
                 f"the answer to sample {place} in {folder} was stored with the reference "
@@ -221,10 +212,6 @@ def read_cell_answers(
                 "are to other samples; run again with -r"
             )
     return answers
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
 
 
 class CoreSharingLocalRunner(LocalRunner):
@@ -237,27 +224,12 @@ class CoreSharingLocalRunner(LocalRunner):
 
     def launch(self, tasks: Sequence[Any]) -> Any:
         """Run all tasks and wait for them; returns pairs of task name and exit status."""
-        if self.debug:  # The tasks run one by one in this process.
+        if self.debug or THREADS_VARIABLE in os.environ:  # in this process; or as the user has set
             return super().launch(tasks)
-        num_processes = max(1, min(self.max_num_workers, len(tasks)))
-        with _threads_for_children(max(1, (os.cpu_count() or 1) // num_processes)):
+        num_threads = max(1, (os.cpu_count() or 1) // max(1, min(self.max_num_workers, len(tasks))))
+        logger.info("%s=%d, a share of this machine's cores.", THREADS_VARIABLE, num_threads)
+        with mock.patch.dict(os.environ, {THREADS_VARIABLE: str(num_threads)}):
             return super().launch(tasks)
-
-
-@contextmanager
-def _threads_for_children(num_threads: int) -> Iterator[None]:
-    """Set the number of threads that child processes start, unless the user has set it."""
-    if THREADS_VARIABLE in os.environ:
-        yield
-        return
-    os.environ[THREADS_VARIABLE] = str(num_threads)
-    logger.info(
-        "%s=%d for each task, a share of this machine's cores.", THREADS_VARIABLE, num_threads
-    )
-    try:
-        yield
-    finally:
-        del os.environ[THREADS_VARIABLE]
 
 
 def main() -> None:

@@ -24,16 +24,11 @@ class RunProgress:
     model: str
     benchmark: str
     num_cells: int
-    num_answered: int
-    """Those with all predictions."""
-    num_scored: int
-    """Those with a result."""
-    share: float
-    """Share of the work that is answered, 0 to 1; a cell counts by its length in tokens."""
-    last_change: datetime | None
-    """When a file of it was last written."""
-    expected_end: datetime | None
-    """Of inference; None before the first answer and after the last."""
+    num_answered: int  # with all predictions
+    num_scored: int  # with a result
+    share: float  # of the work that is answered, 0 to 1; a cell counts by its length in tokens
+    last_change: datetime | None  # of its files
+    expected_end: datetime | None  # of inference; None before the first answer and after the last
 
     @property
     def is_done(self) -> bool:
@@ -49,12 +44,11 @@ class RunProgress:
         if self.is_done:
             parts.append("done")
         elif self.expected_end is not None:
-            left = self.expected_end - now
-            parts.append(f"end about {_clock(self.expected_end, now)} ({_span(left)})")
-        elif self.share >= 1:
-            parts.append("being scored")
+            form = "%H:%M" if self.expected_end.date() == now.date() else "%Y-%m-%d %H:%M"
+            left = _span(self.expected_end - now)
+            parts.append(f"end about {self.expected_end:{form}} ({left})")
         else:
-            parts.append("waiting")
+            parts.append("being scored" if self.share >= 1 else "waiting")
         if self.last_change is not None and not self.is_done:
             parts.append(f"last change {_span(now - self.last_change)} ago")
         return "  ".join(parts)
@@ -71,7 +65,11 @@ def read_progress(run: RunFolder, now: datetime | None = None) -> list[RunProgre
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for model, dataset in run.pairs:
         groups.setdefault((model_name(model), benchmark_of(dataset).name), []).append(dataset)
-    starts = _read_starts(run)
+    starts = {
+        key: datetime.fromisoformat(str(record["started"])).astimezone().replace(tzinfo=None)
+        for key, record in read_provenance(run.path).datasets.items()
+        if "started" in record
+    }
     return [
         _look(run.path, model, benchmark, datasets, starts, moment)
         for (model, benchmark), datasets in groups.items()
@@ -88,25 +86,21 @@ def _look(
 ) -> RunProgress:
     done, total, answered, scored = 0.0, 0.0, 0, 0
     changes: list[datetime] = []
-    begun: list[datetime] = []
     for dataset in datasets:
-        name = dataset_name(dataset)
-        weight = float(dataset.get("length") or 1)
-        total += weight
-        share, times = _answered_share(root / "predictions" / model, name, dataset)
-        done += weight * share
-        changes += times
-        answered += share >= 1
+        name, weight = dataset_name(dataset), float(dataset.get("length") or 1)
+        share, files = _answered_share(root / "predictions" / model, name, dataset)
         result = root / "results" / model / f"{name}.json"
         if result.is_file():
             scored += 1
-            changes.append(_changed(result))
-        if (model, name) in starts:
-            begun.append(starts[model, name])
+            files.append(result)
+        changes += [datetime.fromtimestamp(path.stat().st_mtime) for path in files]
+        total += weight
+        done += weight * share
+        answered += share >= 1
     share = done / total if total else 0.0
     last = max(changes, default=None)
-    answers = [time for time in changes if time <= now]
-    start = min([*begun, *answers], default=None)
+    begun = [starts[model, name] for name in map(dataset_name, datasets) if (model, name) in starts]
+    start = min([*begun, *(time for time in changes if time <= now)], default=None)
     end = None
     if 0 < share < 1 and start is not None and last is not None and last > start:
         end = now + (last - start) * ((1 - share) / share)
@@ -124,16 +118,14 @@ def _look(
 
 def _answered_share(
     folder: Path, name: str, dataset: Mapping[str, Any]
-) -> tuple[float, list[datetime]]:
-    """Return which share of a data set is answered, and when its files changed."""
+) -> tuple[float, list[Path]]:
+    """Return which share of a data set is answered, and the files that hold it."""
     whole = folder / f"{name}.json"
     if whole.is_file():
-        return 1.0, [_changed(whole)]
+        return 1.0, [whole]
     expected = dataset.get("num_samples") or dataset.get("num_repeats_per_file")
-    parts = find_answer_files(folder, name)
-    answers = sum(_count(file.path) for file in parts)
-    times = [_changed(file.path) for file in parts]
-    return (min(answers / expected, 0.99) if expected else 0.0), times
+    files = [file.path for file in find_answer_files(folder, name)]
+    return (min(sum(map(_count, files)) / expected, 0.99) if expected else 0.0), files
 
 
 def _count(path: Path) -> int:
@@ -142,24 +134,6 @@ def _count(path: Path) -> int:
         return path.read_bytes().count(b"\n" if path.suffix == ".jsonl" else b'"prediction"')
     except FileNotFoundError:
         return 0
-
-
-def _changed(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime)
-
-
-def _read_starts(run: RunFolder) -> dict[tuple[str, str], datetime]:
-    """Return when each recorded data set was begun, in local time."""
-    found = {}
-    for key, record in read_provenance(run.path).datasets.items():
-        started = datetime.fromisoformat(str(record["started"])) if "started" in record else None
-        if started is not None:
-            found[key] = started.astimezone().replace(tzinfo=None)
-    return found
-
-
-def _clock(moment: datetime, now: datetime) -> str:
-    return moment.strftime("%H:%M" if moment.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
 def _span(length: timedelta) -> str:
