@@ -16,6 +16,7 @@ from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.runs import checks, doctor
 from opencompass_llada.runs.doctor import Finding, write_report
 from opencompass_llada.runs.machine import EnvironmentFault
+from opencompass_llada.runs.recorded_files import WRAPPER
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +143,7 @@ def test_a_gpu_that_torch_cannot_use_is_a_fault(monkeypatch):
 def small_config(checkpoint, folder, **dataset):
     return Config(
         dict(
-            models=[
-                dict(type=doctor.WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))
-            ],
+            models=[dict(type=WRAPPER, abbr="m", path=str(checkpoint), run_cfg=dict(num_gpus=0))],
             datasets=[
                 dict(
                     type="opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",

@@ -11,7 +11,6 @@ from opencompass_llada.report.summarizers import LeaderboardSummarizer
 from opencompass_llada.runs import hashes
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_rows, hash_text, hash_tokenizer
 from opencompass_llada.runs.provenance import (
-    describe_model,
     find_commit,
     hash_files,
     read_provenance,
@@ -64,10 +63,11 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
     assert known.notes == ()
 
 
-def test_the_cache_is_recorded_with_its_defaults(checkpoint):
+def test_the_cache_is_recorded_with_its_defaults(checkpoint, tmp_path):
     model = LLaDACausalLM(str(checkpoint), sampler={"cache": "dual"}, dtype="float32", device="cpu")
-    kept = describe_model(model, {"abbr": "tiny", "path": str(checkpoint)}, {})["cache_policy"]
-    assert kept == "type=dual, refresh=block, dtype=bfloat16"
+    cfg = {"abbr": "tiny", "path": str(checkpoint)}
+    cached = record_model(tmp_path, model, cfg, {})["cache_policy"]
+    assert cached == "type=dual, refresh=block, dtype=bfloat16"
 
 
 def test_a_failing_data_set_leaves_no_record(checkpoint, tmp_path):

@@ -22,7 +22,7 @@ from opencompass_llada.runs.checks import check_form
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.runs.makers import describe_maker, list_differences, set_aside
 from opencompass_llada.runs.partitioner import plan_ranges
-from opencompass_llada.runs.provenance import describe_model, hash_files, read_provenance
+from opencompass_llada.runs.provenance import hash_files, read_provenance, record_model
 from opencompass_llada.runs.recorded_files import find_finished
 from opencompass_llada.runs.tasks import read_cell_answers
 
@@ -605,5 +605,5 @@ def test_nothing_is_fetched_for_another_wrappers_model(tmp_path, monkeypatch):
         model = {"type": "opencompass.models.OpenAISDK", "abbr": "a", **path}
         files = hash_files(model, fetch=True)
         assert set(files.values()) <= {("", "")}
-        described = describe_model(None, model, files)
+        described = record_model(tmp_path / "run", None, model, files)
         assert described["checkpoint_hash"] is described["tokenizer_hash"] is None

@@ -122,20 +122,20 @@ def _check_form(cfg: Mapping[str, Any]) -> None:
                 )
             for item in items:
                 with _naming(what, item):
-                    if "type" not in item:
-                        raise ValueError("type=... is missing; give the class, e.g. LLaDACausalLM")
-                    if "abbr" in item and not check_value("abbr", item["abbr"], str):
-                        raise ValueError(
-                            "abbr='' must name the results' files; give it a name or leave it out"
-                        )
-                    for key in _PARTS[what]:
-                        check_value(key, item.get(key), _MAPPING)
-                    if what == "datasets":
-                        length = check_value("max_out_len", _max_out_len(item), int | None)
-                        if length is not None and length < 1:
-                            raise ValueError(
-                                f"max_out_len={length} of its inferencer must be at least 1"
-                            )
+                    _check_item(what, item)
+
+
+def _check_item(what: str, item: Mapping[str, Any]) -> None:
+    if "type" not in item:
+        raise ValueError("type=... is missing; give the class, e.g. LLaDACausalLM")
+    if "abbr" in item and not check_value("abbr", item["abbr"], str):
+        raise ValueError("abbr='' must name the results' files; give it a name or leave it out")
+    for key in _PARTS[what]:
+        check_value(key, item.get(key), _MAPPING)
+    given = _max_out_len(item) if what == "datasets" else None
+    length = check_value("max_out_len", given, int | None)
+    if length is not None and length < 1:
+        raise ValueError(f"max_out_len={length} of its inferencer must be at least 1")
 
 
 def _max_out_len(dataset: Mapping[str, Any]) -> Any:
@@ -208,7 +208,7 @@ def _check_reader(reader: Mapping[str, Any]) -> None:
 
 def _find_known(kind: Any) -> Any:
     """Return a class that is looked at, None for those of a package of the user's."""
-    module, _, name = kind.rpartition(".") if isinstance(kind, str) else ("", "", "")
+    module = kind.rpartition(".")[0] if isinstance(kind, str) else ""
     if not module or module.partition(".")[0] in ("opencompass", "opencompass_llada"):
         return find_class(kind)
     try:
@@ -278,10 +278,8 @@ def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
     if num_gpus == 0 and available:
         logger.warning(
             "Model %s runs on the CPU, since its run_cfg has num_gpus=0, though %d GPUs are "
-            "visible.",
-            model.get("abbr", model.get("path")),
-            available,
-        )
+            "visible.", model.get("abbr", model.get("path")), available,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from opencompass_llada.runs.machine import (
     list_gpus,
     read_requirements,
 )
-from opencompass_llada.runs.recorded_files import WRAPPER, list_pairs
+from opencompass_llada.runs.recorded_files import is_ours, list_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _examine_needs(cfg: Mapping[str, Any]) -> Iterator[Finding]:
     from opencompass_llada.runs import checks
 
     pairs = list(list_pairs(cfg))
-    ours = [model for model, _ in pairs if dotted_name(model.get("type")) == WRAPPER]
+    ours = [model for model, _ in pairs if is_ours(model)]
     paths = dict.fromkeys(str(model["path"]) for model in ours if "path" in model)
     findings = [check_checkpoint(path) for path in paths]
     backends = {str(model["attention_backend"]) for model in ours if "attention_backend" in model}
@@ -183,14 +183,13 @@ def check_gpu() -> Finding:
     """Compare the GPUs that the driver shows with what torch can use."""
     import torch
 
-    gpus = list_gpus()
-    cuda = getattr(torch.version, "cuda", None)
+    cuda = torch.version.cuda
     build = f"torch {torch.__version__}, " + (f"CUDA {cuda}" if cuda else "no CUDA build")
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
         text = f"{torch.cuda.device_count()} visible ({', '.join(sorted(names))}); {build}"
         return Finding("GPU", "ok", text)
-    if not gpus:
+    if not (gpus := list_gpus()):
         text = f"none; models run on the CPU, which does for the tiny ones; {build}"
         return Finding("GPU", "note", text)
     return Finding(
@@ -352,13 +351,11 @@ def check_checkpoint(path: str) -> Finding:
 
             cached = try_to_load_from_cache(path, "config.json")
             if not isinstance(cached, str):
-                text = f"{path} is not in the hub's cache"
                 remedy = f"hf download {path}   # or give a folder as path"
-                return Finding("checkpoint", "fetch", text, remedy)
+                return Finding("checkpoint", "fetch", f"{path} is not in the hub's cache", remedy)
             folder = str(Path(cached).parent)
         if read_model_config(folder).get("model_type") not in NETWORKS:
-            text = f"{path}: config.json can be read"
-            return Finding("checkpoint", "ok", text)
+            return Finding("checkpoint", "ok", f"{path}: config.json can be read")
         _, files = open_checkpoint(folder)
     except ValueError as error:
         said, _, advice = str(error).rpartition(". ")
@@ -367,8 +364,6 @@ def check_checkpoint(path: str) -> Finding:
             remedy = f"hf download ORGANISATION/NAME --local-dir {path}   # {remedy}"
         elif is_hub_id(path):
             remedy = f"hf download {path} --force-download   # {remedy}"
-        remedy = remedy or "correct the model's path"
-        return Finding("checkpoint", "fault", text, remedy)
+        return Finding("checkpoint", "fault", text, remedy or "correct the model's path")
     size = sum(file.stat().st_size for file in files) / 2**20
-    text = f"{path}: {len(files)} files, {size:,.0f} MiB, headers fit"
-    return Finding("checkpoint", "ok", text)
+    return Finding("checkpoint", "ok", f"{path}: {len(files)} files, {size:,.0f} MiB, headers fit")

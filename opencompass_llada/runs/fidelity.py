@@ -38,13 +38,13 @@ from opencompass_llada.runs.provenance import describe_environment, read_provena
 from opencompass_llada.runs.recorded_files import (
     dataset_name,
     find_finished,
+    is_ours,
     is_part,
     model_name,
     predictions_fault,
     read_answers,
     read_result,
     result_fault,
-    type_name,
 )
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 from opencompass_llada.sampling import SamplerConfig
@@ -267,7 +267,7 @@ def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[
 
 def find_model(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """Return a config's model of this package by its ``abbr``, the first by default."""
-    ours = {model_name(m): m for m in config["models"] if type_name(m) == "LLaDACausalLM"}
+    ours = {model_name(m): m for m in config["models"] if is_ours(m)}
     if not ours:
         raise ValueError("the config has no model of type LLaDACausalLM; only its settings differ")
     return dict(_named(ours, name))

@@ -21,6 +21,7 @@ from unittest import mock
 from opencompass_llada.faults import guard
 from opencompass_llada.files import FolderInUse, folder_lock, remove
 from opencompass_llada.options import nearest
+from opencompass_llada.runs.durability import clear_working_folder, heal, whole_files
 from opencompass_llada.runs.exit_status import describe_missing, find_missing
 from opencompass_llada.runs.machine import (
     check_environment,
@@ -59,13 +60,11 @@ class _Run:
     @property
     def log_folder(self) -> Path | None:
         """The folder of the run's logs; None before the run has one."""
-        work_dir = None if self.cfg is None else self.cfg.get("work_dir")
+        work_dir = (self.cfg or {}).get("work_dir")
         return None if work_dir is None else Path(work_dir) / "logs"
 
     def enter(self, folder: Path, own_config: str = "") -> None:
         """Lock a folder for this run, and remove what an earlier one left half-done in it."""
-        from opencompass_llada.runs.durability import clear_working_folder, heal
-
         if not self.writes or self.folder == folder:
             return
         self.held.enter_context(folder_lock(folder, "an evaluation"))
@@ -75,8 +74,6 @@ class _Run:
 
     def mark(self, cfg: Mapping[str, Any]) -> None:
         """Let the tasks of this run end with it."""
-        from opencompass_llada.runs.durability import clear_working_folder
-
         if not self.writes:
             return
         runners = [_runner_name(cfg, stage) for stage in ("infer", "eval")]
@@ -116,8 +113,6 @@ def _launch(run: _Run) -> int:
     _use_gpu_indices()
     host: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
-    from opencompass_llada.runs.durability import whole_files
-
     read_dumped = host.Config.fromfile
 
     def enter_and_read(path: str, **options: Any) -> Any:

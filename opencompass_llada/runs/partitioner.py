@@ -146,10 +146,7 @@ class SampleSizePartitioner(_ShardsBySample, SizePartitioner):
 
 
 def plan_ranges(
-    total: int,
-    step: int,
-    done: Sequence[tuple[int, int]],
-    begun: Sequence[tuple[int, int]] = (),
+    total: int, step: int, done: Sequence[tuple[int, int]], begun: Sequence[tuple[int, int]] = ()
 ) -> list[tuple[int, int]]:
     """Cut what is not done into ranges of ``step``, so that done and planned hold each sample once.
 

@@ -60,13 +60,11 @@ COUNTERS = ("num_prompts", "num_generated_tokens", "num_forward_passes", "num_ba
 class Provenance:
     """All that a run's folder records."""
 
-    runs: tuple[Mapping[str, Any], ...] = field(
-        default=(), hash=False
-    )  # run_TIME.json, oldest first
+    runs: tuple[Mapping[str, Any], ...] = ()  # of run_TIME.json, oldest first
     #: By abbreviation: what its newest process said of the model.
-    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: By abbreviations of model and data set (or shard): the newest record.
-    datasets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    datasets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what is wrong with the files
 
 
@@ -139,22 +137,10 @@ def recording(
 def record_model(
     run_path: Path, model: Any, model_cfg: Mapping[str, Any], files: Mapping[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """Record a loaded model, with its `hash_files`, and this process; return the record."""
-    record = {
-        "kind": "model",
-        "model": model_name(model_cfg),
-        "started": _iso(datetime.now()),
-        **describe_model(model, model_cfg, files),
-        **describe_environment(),
-    }
-    add_record(run_path, record)
-    return record
+    """Record a loaded model, its `hash_files` and this process; return the record.
 
-
-def describe_model(
-    model: Any, model_cfg: Mapping[str, Any], files: Mapping[str, tuple[str, str]]
-) -> dict[str, Any]:
-    """Return what a loaded model says of itself, and its `hash_files`; None where not known."""
+    None stands for what is not known, as of models of other wrappers.
+    """
     import torch
 
     engine = getattr(model, "engine", None)
@@ -162,7 +148,10 @@ def describe_model(
     parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
     settings = getattr(engine, "settings", None)
     hashes = {name: content or None for name, (content, _) in files.items()}
-    return {
+    record = {
+        "kind": "model",
+        "model": model_name(model_cfg),
+        "started": _iso(datetime.now()),
         "path": str(model_cfg.get("path", "")),
         "checkpoint_hash": hashes.get("checkpoint"),
         "adapter": model_cfg.get("peft_path"),
@@ -179,7 +168,10 @@ def describe_model(
         "seed": getattr(settings, "seed", model_cfg.get("seed")),
         "cuda": torch.version.cuda or "none: a build of PyTorch for CPUs",
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else "no GPU",
+        **describe_environment(),
     }
+    add_record(run_path, record)
+    return record
 
 
 def _read_counters(model: Any) -> dict[str, Any]:

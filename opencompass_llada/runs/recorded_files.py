@@ -1,8 +1,7 @@
 """Names the cells of a run, and judges the files that they left: sealed, whole, every sample once.
 
 A cell is a model on a data set. Every file of predictions, results and configs has a seal in
-``provenance/files.seals``: its digest, written before it came into place. Computes no scores and
-imports no OpenCompass.
+``provenance/files.seals``: its digest, written before it came into place. Imports no OpenCompass.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.files import append_line, open_line, read_lines, sealed_line
+from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import show
 from opencompass_llada.runs.hashes import hash_file, once_a_version
 
@@ -68,9 +68,8 @@ def type_name(config: Mapping[str, Any]) -> str:
 def is_ours(model: Mapping[str, Any]) -> bool:
     """Tell whether a model's type is this package's wrapper."""
     kind = model.get("type")
-    if not isinstance(kind, str):
-        kind = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__name__', '')}"
-    return kind == WRAPPER
+    is_named = isinstance(kind, str) or hasattr(kind, "__qualname__")
+    return is_named and dotted_name(kind) == WRAPPER
 
 
 def model_keywords(model: Mapping[str, Any]) -> dict[str, Any]:
