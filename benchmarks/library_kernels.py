@@ -22,7 +22,7 @@ from inference_ceilings import median_seconds, seconds_of
 from recording import describe_run, write_record
 from torch import Tensor
 
-from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.inference.elementwise import PlainElementwise
 from opencompass_llada.inference.forward import LayerAttend
 from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
@@ -120,7 +120,7 @@ class Comparison:
             return lambda: head(run(ids_BL, None, positions_BP))
 
         def fast(ops: Any = None, attend: Any = None, pack: bool | None = None) -> Call:
-            network = FastNetwork(self.model, PassOptions(pack_weights=pack))
+            network = FastNetwork(self.model, pack_weights=pack)
             network.ops = network.ops if ops is None else ops()
             server = PassServer(network)
             session = server.open([length], block_length=SPAN, cache_dtype=None, passes=1000)
@@ -130,7 +130,7 @@ class Comparison:
             return lambda: session.full_pass(ids_BL, positions_BP, keep=False)
 
         def small(graphs: bool | None) -> Call:
-            server = PassServer(FastNetwork(self.model, PassOptions(graphs=graphs)))
+            server = PassServer(FastNetwork(self.model), graphs=graphs)
             session = server.open([length], block_length=SPAN, cache_dtype="bfloat16", passes=1)
             session.full_pass(ids_BL, positions_BP, keep=True)
             return lambda: session.partial_pass(ids_BL, [length - SPAN], SPAN, positions_BP)

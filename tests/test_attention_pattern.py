@@ -11,7 +11,7 @@ from tiny import tiny_model, tiny_tokenizer, write_tiny_checkpoint
 
 from opencompass_llada.engines import LoadRequest, MaskedDiffusionFamily, SamplerSettings
 from opencompass_llada.families import FAMILIES, find_family
-from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.networks import NETWORKS, LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import (
@@ -214,7 +214,7 @@ def test_a_family_from_outside_computes_its_pattern_everywhere(toy_engine):
     assert (bidirectional - expected(some)).abs().max() > 0.1
     assert {model.attention_pattern.final_length(12, length) for length in lengths} == {12}
     for pack in (False, True):
-        server = PassServer(FastNetwork(model, PassOptions(pack_weights=pack)))
+        server = PassServer(FastNetwork(model, pack_weights=pack))
         session = server.open(lengths, block_length=2, cache_dtype="bfloat16", passes=1)
         torch.testing.assert_close(session.full_pass(ids, some, keep=False), expected(some))
         unknown = ids.clone()

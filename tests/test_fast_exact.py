@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import EOS_ID, EOT_ID, MASK_ID, tiny_model
 from tiny_dream import tiny_dream
 
-from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 TOKENS = SpecialTokens(mask_token_id=MASK_ID, eos_token_id=EOS_ID, eot_token_id=EOT_ID)
@@ -56,7 +56,7 @@ def test_the_exact_tier_equals_the_reference_over_a_grid_of_shapes(
         **options,
     )
     prompts = prompts_of(lengths, seed)
-    server = PassServer(FastNetwork(model, PassOptions(mlp_chunk=chunk, pack_weights=pack)))
+    server = PassServer(FastNetwork(model, mlp_chunk=chunk, pack_weights=pack))
     output = sample(server, prompts, config, TOKENS, device="cpu")
     assert output.token_ids == reference(model, prompts, config)
     assert output.num_full_passes == output.num_forward_passes
@@ -99,12 +99,12 @@ def test_packing_leaves_the_plain_network_and_takes_no_second_copy():
     model = tiny_model(seed=3)
     ids = torch.tensor(prompts_of((20,), seed=1))
     before = model(ids).logits
-    network = FastNetwork(model, PassOptions(pack_weights=True))
+    network = FastNetwork(model, pack_weights=True)
     torch.testing.assert_close(model(ids).logits, before, rtol=1e-5, atol=1e-5)
     parts = network.layers[0].parts
     stores = {m.weight.untyped_storage().data_ptr() for m in (parts.query, parts.key, parts.value)}
     assert len(stores) == 1
-    again = FastNetwork(model, PassOptions(pack_weights=True)).layers[0].parts.query.weight
+    again = FastNetwork(model, pack_weights=True).layers[0].parts.query.weight
     assert again.untyped_storage().data_ptr() in stores
 
 

@@ -7,7 +7,7 @@ import torch
 from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model
 
-from opencompass_llada.inference import FastNetwork, PassOptions, PassServer
+from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 pytestmark = pytest.mark.gpu
@@ -32,7 +32,7 @@ def test_exact_ids_are_the_plain_networks_in_float32(pack):
         sample(model.logits_at, [prompt], config, TOKENS, device="cuda").token_ids[0]
         for prompt in prompts_of(LENGTHS, seed=5)
     ]
-    server = PassServer(FastNetwork(model, PassOptions(pack_weights=pack)))
+    server = PassServer(FastNetwork(model, pack_weights=pack))
     assert ids_of(server, config) == plain
 
 
@@ -46,8 +46,8 @@ def test_a_graph_gives_what_plain_attention_over_the_kept_keys_gives(span, kept)
     starts = [n - span for n in lengths]
     found = {}
     for graphs in (True, False):
-        network = FastNetwork(model_in(torch.bfloat16), PassOptions(graphs=graphs))
-        session = PassServer(network).open(lengths, block_length=2, cache_dtype=kept, passes=1)
+        server = PassServer(FastNetwork(model_in(torch.bfloat16)), graphs=graphs)
+        session = server.open(lengths, block_length=2, cache_dtype=kept, passes=1)
         full = session.full_pass(ids, positions, keep=True)
         found[graphs] = [
             session.partial_pass(changed, starts, span, positions).float()

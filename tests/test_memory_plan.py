@@ -11,7 +11,6 @@ from opencompass_llada.inference import (
     MemoryPlan,
     MemoryPlanError,
     NetworkSize,
-    PassOptions,
     PassServer,
     card_budget,
     check_plan,
@@ -91,7 +90,7 @@ def test_a_run_that_does_not_fit_is_refused_before_any_pass():
     model = MODELS["llada"]
     size = NetworkSize.of(model, torch.float32)
     budget = plan(size, 1032, cache="float8").peak_bytes
-    server = PassServer(FastNetwork(model, PassOptions(memory_budget=budget)))
+    server = PassServer(FastNetwork(model), memory_budget=budget)
     config = SamplerConfig(generation_length=32, cache="prompt")
     (prompt,) = prompts_of((1000,), seed=0)
     with pytest.raises(MemoryPlanError, match="dtype='float8'"):
@@ -100,7 +99,7 @@ def test_a_run_that_does_not_fit_is_refused_before_any_pass():
 
 def test_the_plan_is_logged_once_for_each_size(caplog):
     caplog.set_level("INFO", logger="opencompass_llada")
-    server = PassServer(FastNetwork(MODELS["llada"], PassOptions(memory_budget=10**9)))
+    server = PassServer(FastNetwork(MODELS["llada"]), memory_budget=10**9)
     config = SamplerConfig(generation_length=4, block_length=4, num_steps=1, cache="prompt")
     for length in (10, 11, 1100):
         sample(server, prompts_of((length,), seed=0), config, TOKENS, device="cpu")

@@ -16,7 +16,6 @@ from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,
     NetworkSize,
-    PassOptions,
     PassServer,
     card_budget,
     check_plan,
@@ -51,18 +50,13 @@ class MaskedDiffusionEngine(Engine):
         special_tokens: SpecialTokens,
         *,
         progress: StepListener | None = None,
-        pass_options: PassOptions | None = None,
     ) -> None:
-        """Put the parts together; without ``progress`` a bar is shown where stderr is a terminal.
-
-        Nothing of ``pass_options``, which arrange the passes, changes an answer.
-        """
+        """Put the parts together; without ``progress`` a bar is shown where stderr is a terminal."""
         super().__init__(model, model.resolved_rope)
         self.settings = settings
         self.special_tokens = special_tokens
         entropies = sliced_entropies(model.hidden_states, model.get_output_embeddings())
         self.scorer = MaskedScorer(entropies, special_tokens.mask_token_id, self.device)
-        self._pass_options = pass_options
         self._server: PassServer | None = None
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
@@ -71,7 +65,7 @@ class MaskedDiffusionEngine(Engine):
     def server(self) -> PassServer:
         """The fast passes; made when first asked for, since adapters replace parameters before."""
         if self._server is None:
-            self._server = PassServer(FastNetwork(self.model, self._pass_options))
+            self._server = PassServer(FastNetwork(self.model))
         return self._server
 
     def _generate(
@@ -170,7 +164,6 @@ def _plan_memory(request: LoadRequest) -> None:
         row_lengths=(request.context_length,),
         block_length=sampler.block_length or sampler.generation_length,
         cache_dtype=sampler.cache.dtype,
-        mlp_chunk=PassOptions().mlp_chunk,
         guided=sampler.cfg_scale > 0,
     )
     plan = check_plan(plan, budget)

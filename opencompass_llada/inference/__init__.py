@@ -1,6 +1,6 @@
 """Fast passes over the native networks, with the plain ``forward`` as their oracle."""
 
-from opencompass_llada.inference.forward import FastNetwork, PassOptions
+from opencompass_llada.inference.forward import FastNetwork
 from opencompass_llada.inference.memory import (
     MemoryPlan,
     MemoryPlanError,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
 from opencompass_llada.inference.kv_cache import KeyValueCache
+from opencompass_llada.inference.memory import MLP_CHUNK
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
 
 logger = logging.getLogger(__name__)
@@ -120,40 +120,31 @@ LayerAttend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer, q_WHD, k_TGD, v_TGD) -> out_WHD``, rotated queries and keys."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PassOptions:
-    """How passes are arranged; none of it changes what is computed."""
-
-    pack_weights: bool | None = None
-    """Pack weights that share an input; None packs on CUDA."""
-    mlp_chunk: int = 16384
-    """Tokens that the MLP takes at once, unless a memory plan takes fewer; 1.2 GB of LLaDA-8B."""
-    fused: bool | None = None
-    """Use the Triton kernels; None uses them where they can run."""
-    graphs: bool | None = None
-    """Replay small passes from CUDA graphs; None does on CUDA with the Triton kernels."""
-    memory_budget: int | None = None
-    """Bytes that a run may fill; None is most of the card, and no limit where there is none."""
-
-
 class FastNetwork:
     """A network prepared for fast passes."""
 
-    def __init__(self, network: BidirectionalNetwork, options: PassOptions | None = None) -> None:
-        """Choose the kernels and pack the weights; parameters may become views of packed ones."""
+    def __init__(
+        self,
+        network: BidirectionalNetwork,
+        *,
+        pack_weights: bool | None = None,
+        mlp_chunk: int = MLP_CHUNK,
+    ) -> None:
+        """Choose the kernels; pack weights that share an input if asked, None packs on CUDA.
+
+        Parameters become views of packed ones. Nothing of it changes what is computed.
+        """
         self.network = network
-        self.options = options or PassOptions()
-        self.mlp_chunk = self.options.mlp_chunk
+        self.largest_chunk = self.mlp_chunk = mlp_chunk
         self.embed, self.head = network.get_input_embeddings(), network.get_output_embeddings()
         weight = cast(Tensor, self.head.weight)
         self.device, self.dtype = weight.device, weight.dtype
         self.head_dim = network.config.shape.head_dim
-        pack = self.options.pack_weights
-        pack = self.device.type == "cuda" if pack is None else pack
+        pack = self.device.type == "cuda" if pack_weights is None else pack_weights
         self.layers = [Projections(block, pack=pack) for block in network.blocks]
         shape = network.config.shape
         self.num_heads, self.num_groups = shape.num_heads, shape.num_groups
-        self.ops = _choose_elementwise(self.device, self.head_dim, self.options.fused)
+        self.ops = _choose_elementwise(self.device, self.head_dim)
         heads = (self.num_heads, self.num_groups, self.head_dim)
         backend = network.attention_backend
         self.choose_attention = make_rule(backend, self.device, self.dtype, *heads)
@@ -220,11 +211,9 @@ class FastNetwork:
         return q_THD, k_TGD, v_TGD
 
 
-def _choose_elementwise(
-    device: torch.device, head_dim: int, asked: bool | None
-) -> PlainElementwise:
-    """Return the fused kernels where they can run and may, else plain PyTorch; log why."""
-    obstacle = "it was asked for" if asked is False else kernels_fit(device, head_dim)
+def _choose_elementwise(device: torch.device, head_dim: int) -> PlainElementwise:
+    """Return the fused kernels where they can run, else plain PyTorch; log why."""
+    obstacle = kernels_fit(device, head_dim)
     if obstacle is None:
         from opencompass_llada.inference.triton.elementwise import FusedElementwise
 

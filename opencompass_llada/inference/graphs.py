@@ -64,12 +64,11 @@ class _Captured:
 class GraphedPasses:
     """The graphs of one network."""
 
-    def __init__(self, network: FastNetwork) -> None:
+    def __init__(self, network: FastNetwork, asked: bool | None) -> None:
         """Decide whether there will be any; asked for where they cannot be is a ValueError."""
         self._network = network
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._pool: Any = None
-        asked = network.options.graphs
         obstacle = kernels_fit(network.device, network.head_dim)
         if network.dtype not in (torch.bfloat16, torch.float16):
             obstacle = obstacle or f"the dtype is {network.dtype}"

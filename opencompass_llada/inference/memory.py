@@ -14,6 +14,9 @@ import torch
 from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.transformer import BidirectionalNetwork
 
+MLP_CHUNK = 16384
+"""Tokens that the MLP takes at once, unless a plan takes fewer; 1.2 GB of LLaDA-8B."""
+
 USABLE = 0.94
 """Share of a card's memory at hand that a plan may fill."""
 
@@ -54,7 +57,7 @@ class MemoryPlan:
     block_length: int
     cache_dtype: str | None
     """``bfloat16`` (the network's own dtype), ``float8`` or None."""
-    mlp_chunk: int
+    mlp_chunk: int = MLP_CHUNK
     guided: bool = False
     """Whether classifier-free guidance combines the logits of two passes."""
 

@@ -62,14 +62,19 @@ class PackedRows:
 class PassServer:
     """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs."""
 
-    def __init__(self, network: FastNetwork) -> None:
-        """Take a prepared network."""
+    def __init__(
+        self, network: FastNetwork, *, graphs: bool | None = None, memory_budget: int | None = None
+    ) -> None:
+        """Replay small passes from CUDA graphs if asked, None does where Triton's kernels run.
+
+        The budget are the bytes that a run may fill; None is most of the card, and no limit where
+        there is none.
+        """
         self.network = network
-        self.graphs = GraphedPasses(network)
+        self.graphs = GraphedPasses(network, graphs)
         self._cache: KeyValueCache | None = None
         self._size = NetworkSize.of(network.network, network.dtype)
-        budget = network.options.memory_budget
-        self._budget = card_budget(network.device) if budget is None else budget
+        self._budget = card_budget(network.device) if memory_budget is None else memory_budget
         self._logged: set[tuple[str | None, int, int]] = set()
         self.plan: MemoryPlan | None = None
         self.logit_shift = network.network.logit_shift
@@ -103,7 +108,7 @@ class PassServer:
             row_lengths=tuple(row_lengths),
             block_length=block_length,
             cache_dtype=cache_dtype,
-            mlp_chunk=self.network.options.mlp_chunk,
+            mlp_chunk=self.network.largest_chunk,
             guided=guided,
         )
         if self._budget is not None:
