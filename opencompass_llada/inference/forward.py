@@ -40,25 +40,20 @@ class Projections:
             self._qkv, self._gate_up = _pack(*inputs[:3]), _pack(*inputs[3:])
             self._widths = [cast(Tensor, module.weight).shape[0] for module in inputs[:3]]
 
-    def queries_keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries [T, H, D], keys and values [T, G, D], not rotated."""
+    def queries_keys_values(self, h_TM: Tensor, wanted_W: Tensor | None) -> list[Tensor]:
+        """Return queries [W, H, D] of what is wanted, keys and values [T, G, D], not rotated."""
         if not self.packed:
-            return (self.queries(h_TM), *self.keys_values(h_TM))
-        q, k, v = F.linear(h_TM, *self._qkv).split(self._widths, dim=-1)
-        return self._heads(q), self._heads(k), self._heads(v)
-
-    def queries(self, h_TM: Tensor) -> Tensor:
-        """Return queries [T, H, D], not rotated."""
-        return self._heads(self.parts.query(h_TM))
-
-    def keys_values(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values [T, G, D], not rotated."""
-        if not self.packed:
-            return self._heads(self.parts.key(h_TM)), self._heads(self.parts.value(h_TM))
-        weight, bias = self._qkv
-        rows = slice(self._widths[0], None)
-        k, v = F.linear(h_TM, weight[rows], None if bias is None else bias[rows]).chunk(2, dim=-1)
-        return self._heads(k), self._heads(v)
+            q = self.parts.query(h_TM if wanted_W is None else h_TM[wanted_W])
+            k, v = self.parts.key(h_TM), self.parts.value(h_TM)
+        elif wanted_W is None:
+            q, k, v = F.linear(h_TM, *self._qkv).split(self._widths, dim=-1)
+        else:
+            weight, bias = self._qkv
+            rows = slice(self._widths[0], None)
+            own = (weight[rows], None if bias is None else bias[rows])
+            k, v = F.linear(h_TM, *own).chunk(2, dim=-1)
+            q = self.parts.query(h_TM[wanted_W])
+        return [x.unflatten(-1, (-1, self.head_dim)) for x in (q, k, v)]
 
     def gate_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
         """Return the MLP's gate and up, [T, F] each."""
@@ -74,9 +69,6 @@ class Projections:
             torch.mm(gated_TF, down.weight.t(), out=out_TM)
         else:
             out_TM.copy_(down(gated_TF))
-
-    def _heads(self, x_TM: Tensor) -> Tensor:
-        return x_TM.unflatten(-1, (-1, self.head_dim))
 
 
 def _pack(*modules: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -196,19 +188,14 @@ class FastNetwork:
         into: CacheSlots | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return a layer's rotated queries (of what is wanted), keys and values; cache these."""
-        layer = self.layers[index]
         slots = (None, None) if into is None else (into.cache.layers[index], into.slots_T)
-        q_THD: Tensor | None = None
-        if wanted_W is None:
-            q_THD, k_TGD, v_TGD = layer.queries_keys_values(h_TM)
-        else:
-            k_TGD, v_TGD = layer.keys_values(h_TM)
-        q_THD, k_TGD = self.ops.place(q_THD, k_TGD, v_TGD, positions_T, rotation, *slots)
+        q_WHD, k_TGD, v_TGD = self.layers[index].queries_keys_values(h_TM, wanted_W)
+        together = q_WHD if wanted_W is None else None
+        placed, k_TGD = self.ops.place(together, k_TGD, v_TGD, positions_T, rotation, *slots)
         if wanted_W is not None:
-            q_WHD = layer.queries(h_TM[wanted_W])
-            q_THD = self.ops.rotate(q_WHD, positions_T[wanted_W], rotation)
-        assert q_THD is not None, "queries were given or made"
-        return q_THD, k_TGD, v_TGD
+            placed = self.ops.rotate(q_WHD, positions_T[wanted_W], rotation)
+        assert placed is not None, "queries were placed with the keys, or rotated alone"
+        return placed, k_TGD, v_TGD
 
 
 def _choose_elementwise(device: torch.device, head_dim: int) -> PlainElementwise:

@@ -66,14 +66,9 @@ def attend_with(
 ) -> Tensor:
     """Return the attention of every row, [B, H, P, D].
 
-    Args:
-        kernel: ``flash``, ``cudnn``, ``efficient``, ``math``, ``cudnn_first`` (the others where it
-            cannot serve) or ``flash_attn`` (that package); None for PyTorch's own choice.
-        q_BHPD: Queries.
-        k_BGLD: Keys.
-        v_BGLD: Values.
-        mask: bool that broadcasts to [B, H, P, L], true where a key is seen; None for all.
-        is_causal: Whether the keys after a query's own are hidden, which takes no mask.
+    The kernel is ``flash``, ``cudnn``, ``efficient``, ``math``, ``cudnn_first`` (others where it
+    cannot serve) or ``flash_attn`` (that package), None PyTorch's own choice. The mask is bool,
+    broadcasts to [B, H, P, L] and is true where a key is seen. ``is_causal`` takes none.
     """
     if kernel == "flash_attn" and mask is None:  # it takes no mask; those go through SDPA
         from flash_attn import flash_attn_func

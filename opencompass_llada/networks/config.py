@@ -101,10 +101,7 @@ class BidirectionalConfig(PretrainedConfig):
             setattr(self, name, value)
         self.rope_theta = self.default_theta if theta is None else theta
         self.complete()
-        self._check_multiple("width", "num_heads")
-        self._check_multiple("num_heads", "num_groups")
-        self._check_token_id("mask_token_id")
-        self._check_token_id("eos_token_id")
+        self._check_sizes()
 
     def complete(self) -> None:
         """Fill in the fields that others imply."""
@@ -210,18 +207,18 @@ class BidirectionalConfig(PretrainedConfig):
                     f"{self.published_by}). Use a checkpoint of that family."
                 )
 
-    def _check_multiple(self, size: str, divisor_size: str) -> None:
-        name, divisor = self.sizes[size], self.sizes[divisor_size]
-        if getattr(self, name) % getattr(self, divisor):
-            raise ValueError(
-                f"config.json: {name}={getattr(self, name)} must be a multiple of "
-                f"{divisor}={getattr(self, divisor)}."
-            )
-
-    def _check_token_id(self, name: str) -> None:
+    def _check_sizes(self) -> None:
+        width, heads, groups = (self.sizes[key] for key in ("width", "num_heads", "num_groups"))
+        for name, divisor in ((width, heads), (heads, groups)):
+            number, least = getattr(self, name), getattr(self, divisor)
+            if number % least:
+                raise ValueError(
+                    f"config.json: {name}={number} must be a multiple of {divisor}={least}."
+                )
         size = self.sizes["vocabulary"]
-        if not 0 <= getattr(self, name) < getattr(self, size):
-            raise ValueError(
-                f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1="
-                f"{getattr(self, size) - 1}. Set it to the id that the tokenizer gives."
-            )
+        for name in ("mask_token_id", "eos_token_id"):
+            if not 0 <= getattr(self, name) < getattr(self, size):
+                raise ValueError(
+                    f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1="
+                    f"{getattr(self, size) - 1}. Set it to the id that the tokenizer gives."
+                )
