@@ -1,7 +1,7 @@
 """Merges LoRA adapters in peft's format into a loaded network, checked before weights load.
 
-What an adapter needs is worked out by peft itself on a network without weights and compared with
-the adapter's file, so that nothing is found out after the weights have loaded.
+What an adapter needs is worked out by peft itself on a network without weights, and compared with
+the adapter's file.
 """
 
 from __future__ import annotations

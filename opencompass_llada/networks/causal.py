@@ -70,19 +70,14 @@ def build_causal(path: str | Path) -> nn.Module:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _check_backend(name: str) -> str:
-    """Return transformers' name of an attention backend, if its networks can be given it."""
+def _choose_attention(config: Any, name: str) -> str:
+    """Return transformers' attention for a network: eager where its SDPA computes another one."""
     if name not in _ATTENTION:
         raise ValueError(
             f"attention_backend={name!r} is for this package's own networks; an autoregressive "
             f"model takes {', '.join(_ATTENTION)}. Use attention_backend='auto'."
         )
-    return _ATTENTION[name]
-
-
-def _choose_attention(config: Any, name: str) -> str:
-    """Return transformers' attention for a network: eager where its SDPA computes another one."""
-    implementation = _check_backend(name)
+    implementation = _ATTENTION[name]
     network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
     is_bounded = getattr(text_config(config), "attn_logit_softcapping", None) is not None
@@ -117,13 +112,13 @@ def load_causal(
         CheckpointError: If the path or a file is wrong.
         ValueError: If the scaling or the attention backend does not fit.
     """
-    _check_backend(attention_backend)
     folder, config, declared, rope = check_causal(path, rope_scaling=rope_scaling)
+    attention = _choose_attention(config, attention_backend)
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
-        attn_implementation=_choose_attention(config, attention_backend),
+        attn_implementation=attention,
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         output_loading_info=True,
