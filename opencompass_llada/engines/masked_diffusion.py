@@ -51,7 +51,7 @@ class MaskedDiffusionEngine(Engine):
         *,
         progress: StepListener | None = None,
     ) -> None:
-        """Put the parts together; without ``progress`` a bar is shown where stderr is a terminal."""
+        """Put the parts together; no ``progress`` is a bar where stderr is a terminal."""
         super().__init__(model, model.resolved_rope)
         self.settings = settings
         self.special_tokens = special_tokens
