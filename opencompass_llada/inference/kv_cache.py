@@ -18,14 +18,14 @@ FLOAT8_MAX = 448.0
 _SMALLEST_SCALE = 1e-30
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LayerCache:
     """The rotated keys and the values of one layer; of float8 ones float32 scales, too."""
 
     keys_SGD: Tensor
     values_SGD: Tensor
-    key_scales_SG: Tensor | None
-    value_scales_SG: Tensor | None
+    key_scales_SG: Tensor | None = None
+    value_scales_SG: Tensor | None = None
 
     def write(self, slots_T: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> None:
         """Put rotated keys and values into their slots, int64 and distinct."""
@@ -41,10 +41,8 @@ class LayerCache:
         k_TGD, v_TGD = self.keys_SGD[first:end], self.values_SGD[first:end]
         if self.key_scales_SG is None or self.value_scales_SG is None:
             return k_TGD, v_TGD
-        return (
-            dequantise(k_TGD, self.key_scales_SG[first:end], dtype),
-            dequantise(v_TGD, self.value_scales_SG[first:end], dtype),
-        )
+        scales = (self.key_scales_SG[first:end], self.value_scales_SG[first:end])
+        return dequantise(k_TGD, scales[0], dtype), dequantise(v_TGD, scales[1], dtype)
 
 
 class KeyValueCache:
@@ -65,20 +63,14 @@ class KeyValueCache:
         self.dtype = dtype
         shape = (num_slots, num_heads, head_dim)
 
-        def scales() -> Tensor | None:
+        def layer() -> LayerCache:
+            stored = [torch.empty(shape, dtype=dtype, device=device) for _ in range(2)]
             if dtype != FLOAT8:
-                return None
-            return torch.ones(shape[:2], dtype=torch.float32, device=device)
+                return LayerCache(*stored)
+            scales = [torch.ones(shape[:2], dtype=torch.float32, device=device) for _ in range(2)]
+            return LayerCache(*stored, *scales)
 
-        self.layers = [
-            LayerCache(
-                keys_SGD=torch.empty(shape, dtype=dtype, device=device),
-                values_SGD=torch.empty(shape, dtype=dtype, device=device),
-                key_scales_SG=scales(),
-                value_scales_SG=scales(),
-            )
-            for _ in range(num_layers)
-        ]
+        self.layers = [layer() for _ in range(num_layers)]
 
 
 def quantise(x_TGD: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,11 +37,9 @@ class AttentionPattern:
     def of_queries(self, first: int, end: int, length: int) -> list[Stretch]:
         """Return the stretches of the queries from ``first`` to ``end`` alone, end exclusive."""
         return [
-            stretch._replace(
-                first_query=max(stretch.first_query, first), end_query=min(stretch.end_query, end)
-            )
-            for stretch in self.stretches(length)
-            if stretch.first_query < end and first < stretch.end_query
+            Stretch(max(s.first_query, first), min(s.end_query, end), s.first_key, s.end_key)
+            for s in self.stretches(length)
+            if s.first_query < end and first < s.end_query
         ]
 
     def mask(self, length: int, device: torch.device | str = "cpu") -> Tensor:

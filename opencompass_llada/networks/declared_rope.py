@@ -264,7 +264,7 @@ def _is_close(held_D: torch.Tensor, table_D: torch.Tensor) -> bool:
 
 def _describe(ropes: Mapping[str, DeclaredRope]) -> str:
     return "; ".join(
-        f"{kind + ': ' if kind else ''}{rope.describe()}" for kind, rope in ropes.items()
+        f"{kind}: {r.describe()}" if kind else r.describe() for kind, r in ropes.items()
     )
 
 
