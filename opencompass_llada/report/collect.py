@@ -37,7 +37,6 @@ from opencompass_llada.runs.provenance import (
 from opencompass_llada.runs.recorded_files import (
     NO_PREDICTIONS,
     dataset_name,
-    is_part,
     model_name,
     split_shard_name,
 )
@@ -219,23 +218,15 @@ def _read_rows(
 def _find_time(run: RunFolder, records: Provenance, model: str = "", dataset: str = "") -> str:
     """Return when a cell's answers were made, or a run without one; '' where nothing says."""
     sources: list[list[Any]] = [
-        [record.get("started") for record in find_records(run, records, model, dataset).values()],
+        [
+            record.get("started")
+            for record in records.of_cell(model, dataset, run.datasets).values()
+        ],
         [records.models.get(model, {}).get("started")],
         [record.get("started") for record in records.runs],
         [*(file.stem for file in run.config_files), run.path.resolve().name],
     ]
     return next((time for source in sources if (time := last_time(source))), "")
-
-
-def find_records(
-    run: RunFolder, records: Provenance, model: str, dataset: str
-) -> dict[str, Mapping[str, Any]]:
-    """Return what processes recorded of a cell, by the name of the data set or of its shard."""
-    return {
-        name: record
-        for (abbr, name), record in records.datasets.items()
-        if abbr == model and is_part(name, dataset, run.datasets)
-    }
 
 
 def _hash_tokenizer(row: Row, model: Config, records: Provenance) -> str | None:
@@ -268,7 +259,7 @@ def _judge(
         is_lost = lost and row["status"] == "missing"
         return row["status"], lost if is_lost else row["reason"]
     if cell.num_predictions is not None and row["benchmark"] != "perplexity":
-        parts = find_records(run, records, row["model"], row["dataset"])
+        parts = records.of_cell(row["model"], row["dataset"], run.datasets)
         expected = max(row["n"] or 0, _count_asked(row["dataset"], parts))
         # A result of part of the samples (LongBench-E's buckets) has fewer than were asked.
         if cell.num_predictions < expected:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.report.collect import CellKey, Collection, find_records, key_of
+from opencompass_llada.report.collect import CellKey, Collection, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def _add_up(collection: Collection, names: tuple[str, str, str], cells: Sequence
     found, devices = [], []
     for run, model, dataset in cells:
         known = collection.provenance[run]
-        found.append(list(find_records(runs[run], known, model, dataset).values()))
+        found.append(list(known.of_cell(model, dataset, runs[run].datasets).values()))
         devices.append(str((known.models.get(model) or {}).get("device") or ""))
     records = [record for of_cell in found for record in of_cell]
     num_recorded, resumed = sum(map(bool, found)), sum(map(_is_of_part, records))

@@ -243,7 +243,7 @@ def _check_data_set(dataset: Mapping[str, Any]) -> None:
             ) from error
     inferencer = dict((dataset.get("infer_cfg") or {}).get("inferencer") or {})
     found = _find_known(inferencer.pop("type")) if "type" in inferencer else None
-    if hasattr(found, "check_options"):
+    if found is not None and hasattr(found, "check_options"):
         found.check_options(**inferencer)
 
 

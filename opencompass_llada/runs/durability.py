@@ -107,15 +107,17 @@ def _append_answers(handler: Any, save_dir: str, filename: str) -> None:
             handler.dumped_indices.add(index)
 
 
-def _restore_answers(handler: Any, save_dir: str, filename: str) -> dict[str, Any]:
+def _restore_answers(handler: Any, save_dir: str, filename: str) -> Any:
     """Stand in for ``restore_from_jsonl``: all answers before the first that is not whole.
 
     OpenCompass goes on at the number of answers that it is given; what follows is cut off.
     """
     path = Path(save_dir) / filename
+    if not path.is_file():
+        return handler.results_dict
     answers: dict[str, Any] = {}
     whole: list[bytes] = []
-    lines = list(read_lines(path)) if path.is_file() else []
+    lines = list(read_lines(path))
     for _, line in lines:
         answer = open_line(line)
         if answer is None or answer.pop("idx", None) != str(len(answers)):
@@ -127,11 +129,9 @@ def _restore_answers(handler: Any, save_dir: str, filename: str) -> dict[str, An
             break
         answers[str(len(answers))] = answer
         whole.append(line + b"\n")
-    if path.is_file():
-        handler.results_dict = answers
-        handler.dumped_indices.update(answers)
-    restored: dict[str, Any] = handler.results_dict
-    return restored
+    handler.results_dict = answers
+    handler.dumped_indices.update(answers)
+    return answers
 
 
 def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[str]:

@@ -39,7 +39,6 @@ from opencompass_llada.runs.recorded_files import (
     dataset_name,
     find_finished,
     is_ours,
-    is_part,
     model_name,
     predictions_fault,
     read_answers,
@@ -165,10 +164,8 @@ def _read_cell(
         answers += [{**a, "samples": hashed} for a in read_answers(file.path)[0].values()]
     rows = pd.DataFrame(answers).reindex(columns=["prediction", "gold", "samples", "origin_prompt"])
     if not rows["prediction"].map(lambda text: isinstance(text, str)).all():
-        raise ValueError(
-            f"data set {name!r}: only data sets whose answers are generated (GenInferencer) can be "
-            "compared"
-        )
+        only = "only data sets whose answers are generated (GenInferencer) can be compared"
+        raise ValueError(f"data set {name!r}: {only}")
     inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
     asked = [inferencer.get("max_out_len"), inferencer.get("stopping_criteria")]
     # Data sets of other lengths and depths ask for the same needles or take the same questions;
@@ -177,6 +174,7 @@ def _read_cell(
     is_grid = bool({"length", "depth"} & dataset.keys())
     units = f"{dataset.get('benchmark', '')} " + gold if is_grid else name + rows.index.astype(str)
     scores, is_own_score = _read_scores(run.path, model, name, len(rows))
+    passes, seconds = _read_costs(run, model, name)
     return rows.rename(columns={"prediction": "text"}).assign(
         gold=gold,
         unit=units,
@@ -187,8 +185,8 @@ def _read_cell(
         ],
         score=scores,
         is_own_score=is_own_score,
-        passes=_read_cost(run, model, name, "num_forward_passes"),
-        seconds=_read_cost(run, model, name, "seconds"),
+        passes=passes,
+        seconds=seconds,
     )
 
 
@@ -207,18 +205,17 @@ def _read_scores(
     return [numbers.get("score", next(iter(numbers.values())))] * num_samples, False
 
 
-def _read_cost(run: RunFolder, model: str, dataset: str, counter: str) -> float:
-    """Return a counter's mean over the samples that were counted, NaN if it was not recorded."""
-    records = [
-        record
-        for (name, part), record in read_provenance(run.path).datasets.items()
-        if name == model and is_part(part, dataset, run.datasets)
-    ]
+def _read_costs(run: RunFolder, model: str, dataset: str) -> tuple[float, float]:
+    """Return the mean passes and seconds of a sample, NaN where they were not counted."""
+    records = read_provenance(run.path).of_cell(model, dataset, run.datasets).values()
     prompts = sum(record.get("num_prompts") or 0 for record in records)
     # Records without batches' passes are of versions whose passes were the batches'.
     if not prompts or any(record.get("num_batch_passes") is None for record in records):
-        return float("nan")
-    return sum(record[counter] for record in records) / prompts
+        return float("nan"), float("nan")
+    passes, seconds = (
+        sum(record[name] for record in records) for name in ("num_forward_passes", "seconds")
+    )
+    return passes / prompts, seconds / prompts
 
 
 def _named(models: Mapping[str, Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:
@@ -291,10 +288,8 @@ def start_run(
     The run's folder lies in ``work_dir`` and is returned; a run that fails is a `RuntimeError`.
     """
     file = work_dir / "config.py"
-    values = {"models": [model], "datasets": datasets}
-    write_text(
-        file, "".join(f"{name} = {plain_config(value)!r}\n" for name, value in values.items())
-    )
+    values = {"models": plain_config([model]), "datasets": plain_config(datasets)}
+    write_text(file, "".join(f"{name} = {value!r}\n" for name, value in values.items()))
     command = [sys.executable, "-m", "opencompass_llada.runs.launch", str(file), "-w",
                str(work_dir), "--debug"]  # fmt: skip
     status = subprocess.run(command, stdout=2, check=False).returncode
@@ -324,9 +319,7 @@ def run_fidelity(given: argparse.Namespace) -> int:
     if len(pairs) > 1:
         found["all"] = compare(*map(pool, zip(*pairs.values(), strict=True)))
     sys.stdout.write(write_table(found))
-    logger.info(
-        "Compared %s; give them to --runs to compare them again.", " and ".join(map(str, runs))
-    )
+    logger.info("Compared %s and %s; give them to --runs to compare them again.", *runs)
     if given.record:
         made = describe_environment()
         record = {
@@ -410,10 +403,8 @@ def write_table(found: Mapping[str, Figures]) -> str:
         shown = {key: _Missing() if value is None else value for key, value in figures.items()}
         rows.append([name.ljust(names), *(form.format(**shown) for _, _, form in _COLUMNS)])
     widths = [names, *(width for _, width, _ in _COLUMNS)]
-    lines = [" ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-             for row in rows]  # fmt: skip
-    lines.append(
-        "n: different questions. units: of them independent ones (needles); the interval is over "
-        "them."
+    lines = [" ".join(map(str.rjust, row, widths)) for row in rows]
+    return "\n".join(lines) + (
+        "\nn: different questions. units: of them independent ones (needles); the interval is over "
+        "them.\n"
     )
-    return "\n".join(lines) + "\n"

@@ -265,7 +265,7 @@ def claim(run_path: Path, model: str, dataset: str, maker: Maker) -> None:
     whole, samples = split_shard_name(dataset)
     files = find_answer_files(folder, whole)
     if samples is None:  # shards of an earlier run of a data set that is now run whole
-        others = [file.path for file in files if file.stop is not None]
+        others = [file.path for file in files if file.samples is not None]
     else:
         others = [file.path for file in files if file.path.stem in (whole, f"tmp_{whole}")]
     unfinished = folder / f"tmp_{dataset}.jsonl"

@@ -96,12 +96,12 @@ class _ShardsBySample:
         total, name = self.count(dataset), dataset_name(dataset)
         given = dataset["reader_cfg"].get("test_range") or ""
         files = find_answer_files(self._folder, name)
-        shards = [file for file in files if file.stop is not None and file.total == total]
+        shards = [file for file in files if file.samples is not None and file.total == total]
         unsharded = (self._folder / f"tmp_{name}.jsonl").is_file()
         if not isinstance(given, str) or (unsharded and not shards):
             return [dataset]  # what is unfinished is continued as it was begun
-        done = [(file.start or 0, file.stop or 0) for file in shards if not file.is_partial]
-        begun = [(file.start or 0, file.stop or 0) for file in shards if file.is_partial]
+        done = [(own.start, own.stop) for f in shards if not f.is_partial and (own := f.samples)]
+        begun = [(own.start, own.stop) for f in shards if f.is_partial and (own := f.samples)]
         made = []
         for start, stop in plan_ranges(total, step, done, begun):
             shard = deepcopy(dataset)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -40,6 +40,7 @@ from opencompass_llada.runs.recorded_files import (
     PROVENANCE,
     dataset_name,
     is_ours,
+    is_part,
     model_name,
     read_object,
     seal_file,
@@ -66,6 +67,16 @@ class Provenance:
     #: By abbreviations of model and data set (or shard): the newest record.
     datasets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what is wrong with the files
+
+    def of_cell(
+        self, model: str, dataset: str, datasets: Container[str]
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return the records of a data set and its shards; ``datasets``: all names of the run."""
+        return {
+            name: record
+            for (abbr, name), record in self.datasets.items()
+            if abbr == model and is_part(name, dataset, datasets)
+        }
 
 
 def add_record(run_path: Path, record: Mapping[str, Any]) -> None:

@@ -216,16 +216,15 @@ class AnswerFile:
     """A file with answers of a cell: all of them, or those of a shard."""
 
     path: Path  # ``NAME.json``, or ``tmp_NAME.jsonl`` while it is unfinished
-    start: int | None = None  # of a shard that is named by its samples, ``start`` to ``stop - 1``
-    stop: int | None = None
-    total: int | None = None  # samples of the whole data set
+    samples: range | None = None  # of a shard that is named by them
+    total: int | None = None  # samples of that shard's whole data set
     number: int | None = None  # of a shard as OpenCompass names it; its samples are not known
     is_partial: bool = False
 
     @property
     def is_whole(self) -> bool:
         """Whether it holds the whole data set, finished."""
-        return self.stop is None and self.number is None and not self.is_partial
+        return self.samples is None and self.number is None and not self.is_partial
 
 
 def shard_name(dataset: str, start: int, stop: int, total: int) -> str:
@@ -260,19 +259,23 @@ def find_answer_files(
         is_answers = (partial or path.suffix == ".json") and path.is_file()
         if not is_answers or not is_part(stem, dataset, datasets):
             continue
-        _, samples = split_shard_name(stem)
-        start, stop, total = samples if samples and stem != dataset else (None, None, None)
-        number = int(stem.rpartition("_")[2]) if stem != dataset and not samples else None
-        found.append(AnswerFile(path, start, stop, total, number, partial))
-    return sorted(found, key=lambda file: (file.start or 0, file.number or 0, file.path.name))
+        samples, total, number = None, None, None
+        if stem != dataset:
+            _, shard = split_shard_name(stem)
+            if shard is not None:
+                samples, total = range(*shard[:2]), shard[2]
+            else:
+                number = int(stem.rpartition("_")[2])
+        found.append(AnswerFile(path, samples, total, number, partial))
+    return sorted(found, key=lambda f: ((f.samples or range(0)).start, f.number or 0, f.path.name))
 
 
 def find_finished(folder: Path, dataset: str, datasets: Container[str] = ()) -> list[AnswerFile]:
     """Return the files that make up a cell's answers: the whole one, else its shards in order."""
     files = [file for file in find_answer_files(folder, dataset, datasets) if not file.is_partial]
     whole = [file for file in files if file.is_whole]
-    ranges = [file for file in files if file.stop is not None]
-    return whole or ranges or files
+    named_by_samples = [file for file in files if file.samples is not None]
+    return whole or named_by_samples or files
 
 
 def find_gap(shards: Sequence[AnswerFile]) -> str | None:
@@ -282,14 +285,14 @@ def find_gap(shards: Sequence[AnswerFile]) -> str | None:
         return f"its shards are of data sets of {sorted(map(str, totals))} samples"
     reached = 0
     for shard in shards:
-        assert shard.start is not None, "shards here are named by their samples"
-        if shard.start > reached:
-            return f"samples {reached} to {shard.start - 1} are missing"
-        if shard.start < reached:
-            return f"sample {shard.start} is in two shards ({shard.path.name})"
-        reached = shard.stop or 0
-    (total,) = totals
-    return f"samples {reached} to {total - 1} are missing" if reached != total else None  # type: ignore[operator]
+        assert shard.samples is not None, "shards here are named by their samples"
+        if shard.samples.start > reached:
+            return f"samples {reached} to {shard.samples.start - 1} are missing"
+        if shard.samples.start < reached:
+            return f"sample {shard.samples.start} is in two shards ({shard.path.name})"
+        reached = shard.samples.stop
+    total = shards[0].total or 0
+    return f"samples {reached} to {total - 1} are missing" if reached != total else None
 
 
 def predictions_fault(root: Path, model: str, dataset: str, datasets: Container[str]) -> str | None:
@@ -306,7 +309,7 @@ def predictions_fault(root: Path, model: str, dataset: str, datasets: Container[
         return NO_PREDICTIONS
     if files[0].is_whole:
         return None
-    if files[0].stop is not None:
+    if files[0].samples is not None:
         return find_gap(files)
     numbers = {file.number for file in files if file.number is not None}
     # The last shard leaves no gap when it is lost; its task's log says that there was one.

@@ -249,10 +249,10 @@ def _samples(built: Any, dataset: Mapping[str, Any], file: AnswerFile) -> Maker:
     if built is None:
         return {}
     data = describe_data(built, dataset)
-    if file.stop is not None:
+    if file.samples is not None:
         rows = built.test
-        start, stop = file.start or 0, min(file.stop, len(rows))
-        data |= describe_data(SimpleNamespace(test=[rows[i] for i in range(start, stop)]), {})
+        own = [rows[i] for i in file.samples if i < len(rows)]
+        data |= describe_data(SimpleNamespace(test=own), {})
         if file.total != len(rows):
             data["samples"] = f"{len(rows)} samples"
     return data

@@ -175,8 +175,7 @@ def read_cell_answers(
     """
     if not files:
         raise ValueError(f"no predictions are in {folder}")
-    ranges = [file for file in files if file.stop is not None]
-    if ranges and (gap := find_gap(ranges)):
+    if files[0].samples is not None and (gap := find_gap(files)):
         raise ValueError(f"{gap} in {folder}")
     numbers = [file.number for file in files if file.number is not None]
     if numbers != list(range(len(numbers))):
