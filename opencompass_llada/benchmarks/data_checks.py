@@ -36,11 +36,7 @@ def check_data(cells: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_data_set(cell: Mapping[str, Any]) -> None:
-    """Load a data set of a class of OpenCompass's, and look for what its evaluator needs.
-
-    Raises:
-        ValueError: If it cannot be read or scored; says what to do.
-    """
+    """Load a data set of a class of OpenCompass's, and look for what its evaluator needs."""
     kind = find_class(cell["type"])
     package, distribution = SCORING_PACKAGES.get(kind.__name__, (None, None))
     if package is not None and importlib.util.find_spec(package) is None:
@@ -64,12 +60,8 @@ def check_data_set(cell: Mapping[str, Any]) -> None:
 def find_class(kind: Any) -> Any:
     """Return the class that a config's ``type`` stands for.
 
-    Args:
-        kind: The class, its dotted name, a name of OpenCompass's registries, or what mmengine puts
-            in its place while it parses.
-
-    Raises:
-        ValueError: If it is no class that can be imported.
+    That is the class, its dotted name, a name of OpenCompass's registries, or what mmengine puts in
+    its place while it parses.
     """
     if isinstance(kind, type):
         return kind

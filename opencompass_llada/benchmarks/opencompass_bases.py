@@ -118,12 +118,29 @@ def mean(details: Sequence[Mapping[str, Any]], figure: str = "score") -> float:
 
 
 #: What OpenCompass's task passes to every inferencer and a `ScoringInferencer` has no use for.
-HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
-                 "dump_only_message_path")  # fmt: skip
+_HOST_KEYWORDS = ("max_out_len", "min_out_len", "max_seq_len", "dump_res_length",
+                  "dump_only_message_path", "output_json_filepath",
+                  "output_json_filename")  # fmt: skip
 
 
 class ScoringInferencer(BaseInferencer):
-    """Writes one record a sample to the prediction file; a run that was cut off goes on."""
+    """Writes one record a sample to the prediction file; a run that was cut off goes on.
+
+    Its keywords are the fields of a dataclass, which are checked before a model loads.
+    """
+
+    options_class: ClassVar[type[Any]]
+
+    def __init__(self, model: Any, max_seq_len: int | None = None, **options: Any) -> None:
+        """Check the options; the limit is in tokens."""
+        self.options = self.check_options(**options)
+        size = self.options.batch_size or 1
+        super().__init__(model=model, max_seq_len=max_seq_len, batch_size=size)
+
+    @classmethod
+    def check_options(cls, **options: Any) -> Any:
+        """Return the keywords, checked, as an `options_class`."""
+        return build(cls.options_class, options, cls.__name__, also=_HOST_KEYWORDS)
 
     def write_records(
         self,

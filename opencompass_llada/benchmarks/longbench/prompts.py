@@ -1,8 +1,7 @@
 """States LongBench's prompt wordings, one a task, and fills them.
 
 They are those of LongBench (arXiv 2308.14508), from ``config/dataset2prompt.json`` of its
-repository THUDM/LongBench. OpenCompass's configs, which LongLLaDA and UltraLLaDA ran, have the
-same but for two tasks.
+repository. OpenCompass's configs, which LongLLaDA and UltraLLaDA ran, differ for two tasks.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from opencompass_llada.benchmarks.opencompass_bases import (
-    HOST_KEYWORDS,
     CompleteEvaluator,
     ScoringInferencer,
     check_complete,
@@ -31,52 +30,34 @@ from opencompass_llada.likelihood import (
     pool,
 )
 from opencompass_llada.likelihood.estimate import safe_exp
-from opencompass_llada.options import build, check_value, reject_unknown, show
+from opencompass_llada.options import build, check_fields, check_value, show
 from opencompass_llada.prompting.encode import count_bytes
 
 INTERVAL_LEVEL = 0.95
 
 
+@dataclass(frozen=True, kw_only=True)
+class PerplexityOptions:
+    """What is scored, and how."""
+
+    window: Mapping[str, Any]
+    """Fields of `WindowOptions`."""
+    likelihood: Mapping[str, Any] | None = None
+    """Fields of `LikelihoodOptions`, without batch_size."""
+    batch_size: int | None = None
+    """Rows in one call of the model; OpenCompass gives the model's own."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
+        build(WindowOptions, self.window, "window")
+        parse_likelihood_options(self.likelihood or {}, self.batch_size or 1)
+
+
 class PerplexityInferencer(ScoringInferencer):
     """Scores the windows of each text; ``infer_cfg=dict(inferencer=dict(type=...))``."""
 
-    def __init__(
-        self,
-        model: Any,
-        window: Mapping[str, Any],
-        likelihood: Mapping[str, Any] | None = None,
-        batch_size: int | None = None,
-        **host_keywords: Any,
-    ) -> None:
-        """Check the options.
-
-        Args:
-            model: OpenCompass's model.
-            window: Fields of `WindowOptions`.
-            likelihood: Fields of `LikelihoodOptions`, without batch_size.
-            batch_size: Rows in one call of the model; OpenCompass gives the model's own.
-            host_keywords: No effect.
-        """
-        self.window, self.options = self.check_options(
-            window=window, likelihood=likelihood, batch_size=batch_size, **host_keywords
-        )
-        super().__init__(model=model, batch_size=batch_size)
-
-    @staticmethod
-    def check_options(
-        *,
-        window: Any = None,
-        likelihood: Any = None,
-        batch_size: int | None = None,
-        **host_keywords: Any,
-    ) -> tuple[WindowOptions, LikelihoodOptions]:
-        """Check the keywords, before a model loads; see the constructor."""
-        reject_unknown("PerplexityInferencer option", host_keywords, HOST_KEYWORDS)
-        batch_size = check_value("batch_size", batch_size, int | None)
-        return (
-            build(WindowOptions, window, "window"),
-            parse_likelihood_options(likelihood or {}, batch_size or 1),
-        )
+    options_class = PerplexityOptions
 
     def inference(
         self,
@@ -100,9 +81,11 @@ class PerplexityInferencer(ScoringInferencer):
         )
 
     def _score_text(self, scorer: Any, text: str) -> str:
+        window = build(WindowOptions, self.options.window, "window")
+        options = parse_likelihood_options(self.options.likelihood or {}, self.batch_size)
         estimates, num_bytes = [], []
-        for prefix, target in cut_windows(read_ids(self.model, text), self.window):
-            estimates.append(scorer.score(prefix, target, self.options))
+        for prefix, target in cut_windows(read_ids(self.model, text), window):
+            estimates.append(scorer.score(prefix, target, options))
             border = len(target) - estimates[-1].num_tokens
             before = [*prefix, *target[:border]]
             num_bytes.append(count_bytes(self.model.tokenizer, target[border:], before))

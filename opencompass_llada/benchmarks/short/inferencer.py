@@ -14,61 +14,52 @@ one an option for an autoregressive model; for a masked diffusion model and an o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from opencompass_llada.benchmarks.opencompass_bases import HOST_KEYWORDS, ScoringInferencer
+from opencompass_llada.benchmarks.opencompass_bases import ScoringInferencer
 from opencompass_llada.benchmarks.perplexity.inferencer import find_scorer
 from opencompass_llada.likelihood import Estimate, TextScorer, parse_scoring
-from opencompass_llada.options import check_value, reject_unknown
+from opencompass_llada.options import check_fields, reject_unknown
 from opencompass_llada.prompting.encode import count_bytes
 from opencompass_llada.prompting.truncate import LengthLimit
 
-PER = ("option", "token", "byte")
+
+@dataclass(frozen=True, kw_only=True)
+class OptionScoring:
+    """How options are compared."""
+
+    labels: Sequence[Any] | None = None
+    """The options' labels; None takes the template's."""
+    per: str = "option"
+    """What an option's nats are divided by before they are compared: ``option`` (by nothing,
+    lm-eval's acc), ``token``, or ``byte`` of what is scored of it."""
+    likelihood: Mapping[str, Any] | None = None
+    """``num_draws``, ``seed`` and ``batch_size`` instead of the model's."""
+    batch_size: int | None = 1
+    """Samples between two writes of the file that a run resumes from."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
+        reject_unknown("per", [self.per], ("option", "token", "byte"))
+        parse_scoring(self.likelihood)
 
 
 class OptionScoringInferencer(ScoringInferencer):
-    """Takes PPLInferencer's place: same templates, labels, prediction files and evaluators."""
+    """Takes PPLInferencer's place: same templates, labels, prediction files and evaluators.
 
-    def __init__(
-        self,
-        model: Any,
-        max_seq_len: int | None = None,
-        batch_size: int | None = 1,
-        labels: Sequence[Any] | None = None,
-        per: str = "option",
-        likelihood: Mapping[str, Any] | None = None,
-        **host_keywords: Any,
-    ) -> None:
-        """Check the options.
+    Keywords are the fields of `OptionScoring`, and ``max_seq_len``: in-context examples are left
+    out until a sample has no more tokens.
+    """
 
-        Args:
-            model: This package's wrapper, or OpenCompass's HuggingFaceBaseModel.
-            max_seq_len: Limit in tokens; in-context examples are left out until a sample fits.
-            batch_size: Samples between two writes of the file that a run resumes from.
-            labels: The options' labels; None takes the template's.
-            per: What an option's nats are divided by before they are compared: ``option`` (by
-                nothing, lm-eval's acc), ``token``, or ``byte`` of what is scored of it.
-            likelihood: ``num_draws``, ``seed`` and ``batch_size`` instead of the model's.
-            host_keywords: No effect.
-        """
-        self.check_options(per=per, labels=labels, likelihood=likelihood, **host_keywords)
-        super().__init__(model=model, max_seq_len=max_seq_len, batch_size=batch_size or 1)
-        self.labels = None if labels is None else list(labels)
-        self.per = per
-        self.scorer = make_scorer(model, likelihood, max_seq_len)
+    options_class = OptionScoring
 
-    @staticmethod
-    def check_options(
-        *, per: Any = "option", labels: Any = None, likelihood: Any = None, **others: Any
-    ) -> None:
-        """Check the keywords, before a model loads; see the constructor."""
-        own = ("labels", "per", "likelihood", "batch_size")
-        known = (*own, *HOST_KEYWORDS, "output_json_filepath", "output_json_filename")
-        reject_unknown("OptionScoringInferencer option", others, known)
-        reject_unknown("per", [check_value("per", per, str)], PER)
-        check_value("labels", labels, Sequence[Any] | None)
-        parse_scoring(likelihood)
+    def __init__(self, model: Any, max_seq_len: int | None = None, **options: Any) -> None:
+        """Take this package's wrapper, or OpenCompass's HuggingFaceBaseModel."""
+        super().__init__(model, max_seq_len, **options)
+        self.scorer = make_scorer(model, self.options.likelihood, max_seq_len)
 
     def inference(
         self,
@@ -80,7 +71,7 @@ class OptionScoringInferencer(ScoringInferencer):
     ) -> list[Any]:
         """Score the options of all samples, write the prediction file and return the labels."""
         templates = {"ice_template": ice_template, "prompt_template": prompt_template}
-        labels = self.labels or retriever.get_labels(**templates)
+        labels = self.options.labels or retriever.get_labels(**templates)
         if len(labels) < 2:
             raise ValueError(f"labels={labels} must be at least two, for there is a choice to make")
         examples = retriever.retrieve()
@@ -119,10 +110,10 @@ class OptionScoringInferencer(ScoringInferencer):
             "in-context examples": self.model.parse_template(ice, mode="ppl"),
             "origin_prompt": texts[0],
         }
-        values = []
+        values, per = [], self.options.per
         for label, text, estimate in zip(labels, texts, estimates, strict=True):
             num_bytes = self.scorer.count_scored_bytes(text, estimate)
-            divisor = {"option": 1, "token": estimate.num_tokens, "byte": num_bytes}[self.per]
+            divisor = {"option": 1, "token": estimate.num_tokens, "byte": num_bytes}[per]
             values.append(estimate.nll / divisor)
             record[f"label: {label}"] = _describe(text, values[-1], estimate, num_bytes)
         return {**record, "prediction": labels[values.index(min(values))]}
