@@ -10,8 +10,9 @@ from opencompass.utils.run import match_cfg_file
 
 import opencompass_llada.assets
 from opencompass_llada.engines.sampler_settings import SamplerSettings
-from opencompass_llada.runs.model_configs import ModelTable, list_models
+from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
+from opencompass_llada.runs.planning import list_models
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]

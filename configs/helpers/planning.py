@@ -8,70 +8,27 @@ that it runs for real and is dropped from the dumped config::
 
     __run = __plan_run("niah", dict(models=["llada_8b_base"]))
 
-The plain imports stand inside the functions because mmengine turns every other import here into a
-placeholder that cannot be called.
+Each stands here by the name of its module, which is imported when it is called: mmengine turns
+imports at the top of a file into placeholders that cannot be called.
 """
 
 
-def plan_run(benchmark, settings):
-    """Work out a run of one benchmark; see `opencompass_llada.runs.planning.plan_run`."""
-    import opencompass_llada.runs.planning
+def _of(module, name):
+    def call(*args, **options):
+        import importlib
 
-    return opencompass_llada.runs.planning.plan_run(benchmark, settings)
+        found = importlib.import_module(f"opencompass_llada.{module}")
+        return getattr(found, name)(*args, **options)
 
-
-def plan_leaderboard(settings, options):
-    """Work out a run of several; see `opencompass_llada.runs.planning.plan_leaderboard`."""
-    import opencompass_llada.runs.planning
-
-    return opencompass_llada.runs.planning.plan_leaderboard(settings, options)
+    return call
 
 
-def plan_paper(paper, benchmark):
-    """Work out a paper's own evaluation; see `opencompass_llada.runs.papers.plan_paper`."""
-    import opencompass_llada.runs.papers
-
-    return opencompass_llada.runs.papers.plan_paper(paper, benchmark)
-
-
-def plan_data_sets(settings):
-    """Work out a run of all data sets; see `opencompass_llada.runs.every_data_set`."""
-    import opencompass_llada.runs.every_data_set
-
-    return opencompass_llada.runs.every_data_set.plan_data_sets(settings)
-
-
-def list_models(name, /, **settings):
-    """List the configs of a model; settings: scaling, batch_size, dtype. LLADA_* variables win."""
-    import opencompass_llada.runs.planning
-
-    return opencompass_llada.runs.planning.list_models_by_name(name, **settings)
-
-
-def list_data_sets(benchmark, /, **settings):
-    """List the data set configs of a benchmark by its settings. LLADA_* variables win."""
-    import opencompass_llada.runs.planning
-
-    return opencompass_llada.runs.planning.list_data_sets(benchmark, **settings)
-
-
-def list_groups(benchmark):
-    """List the averages of a benchmark's tasks, for its summarizer."""
-    import opencompass_llada.benchmarks.benchmark
-
-    groups = opencompass_llada.benchmarks.benchmark.find_benchmark(benchmark).groups
-    return [group.to_config() for group in groups]
-
-
-def list_parts(benchmark):
-    """List the parts of longbench_e's or longbench_v2's samples with the metric of each."""
-    import opencompass_llada.benchmarks.longbench.plan
-
-    return opencompass_llada.benchmarks.longbench.plan.list_parts(benchmark)
-
-
-def count_gpus():
-    """Return how many CUDA devices the tasks will see; 0 on a machine without any."""
-    import opencompass_llada.runs.machine
-
-    return opencompass_llada.runs.machine.count_gpus()
+plan_run = _of("runs.planning", "plan_run")
+plan_leaderboard = _of("runs.planning", "plan_leaderboard")
+plan_paper = _of("runs.papers", "plan_paper")
+plan_data_sets = _of("runs.every_data_set", "plan_data_sets")
+list_models = _of("runs.planning", "list_models")
+list_data_sets = _of("runs.planning", "list_data_sets")
+list_groups = _of("benchmarks.benchmark", "list_groups")
+list_parts = _of("benchmarks.longbench.plan", "list_parts")
+count_gpus = _of("runs.machine", "count_gpus")

@@ -184,6 +184,11 @@ def find_benchmark(name: str) -> Benchmark:
     )
 
 
+def list_groups(benchmark: str) -> list[dict[str, Any]]:
+    """Return the averages of a benchmark's tasks as its summarizer takes them."""
+    return [group.to_config() for group in find_benchmark(benchmark).groups]
+
+
 def benchmark_of(dataset: Mapping[str, Any]) -> Benchmark:
     """Return the benchmark of a data set config: as the config names it, else by its class.
 

@@ -15,17 +15,9 @@ from typing import Any
 from opencompass_llada import assets
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.rope.methods import parse_rope_scaling
-from opencompass_llada.runs import machine
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
-from opencompass_llada.runs.settings import DTYPE, SCALING, number, read_settings
 
 Config = dict[str, Any]
-#: What `list_models` takes besides the model's name.
-BY_NAME = {
-    "scaling": SCALING,
-    "batch_size": number("prompts at a time; default the model's"),
-    "dtype": DTYPE,
-}
 
 
 class ModelTable:
@@ -74,7 +66,7 @@ class ModelTable:
     def list_configs(
         self,
         models: Iterable[str],
-        scalings: Sequence[str] = ("none",),
+        scaling: Sequence[str] = ("none",),
         *,
         num_gpus: int = 0,
         batch_size: int | None = None,
@@ -90,7 +82,7 @@ class ModelTable:
 
         Args:
             models: What `resolve` reads.
-            scalings: What `parse_scaling` reads; ``all`` is each model's own, ``METHOD:all`` those
+            scaling: What `parse_scaling` reads; ``all`` is each model's own, ``METHOD:all`` those
                 of one method.
             num_gpus: GPUs of the machine; a model takes one if there is one.
             batch_size: Prompts at a time, instead of the model's own.
@@ -112,7 +104,7 @@ class ModelTable:
             rows = [
                 {"model": name, "scaling": text}
                 for name in names
-                for text in _own_scalings(scalings, self.models[name])
+                for text in _own_scalings(scaling, self.models[name])
             ]
         configs = []
         for row in rows:
@@ -203,37 +195,6 @@ def _is_offered(facts: KnownModel) -> bool:
     """Return whether a model's checkpoint is shipped, if it is an asset."""
     name = facts.path.removeprefix(assets.PREFIX)
     return name == facts.path or (assets.FOLDER / name).exists()
-
-
-def list_models(name: str, others: Iterable[str] = (), **settings: Any) -> list[Config]:
-    """Return the configs of one model, for data sets of any kind, on a GPU if there is one.
-
-    Args:
-        name: A key of `KNOWN_MODELS`; an asset that is not shipped is refused.
-        others: Names of variables that are of no concern here.
-        settings: Of `BY_NAME`; a variable of the same name wins.
-    """
-    facts, table = KNOWN_MODELS[name], ModelTable()
-    if name not in table.models:
-        raise ValueError(
-            f"--models {name}: {facts.path!r} is not shipped with this version; use another."
-        )
-    values = read_settings(settings, BY_NAME, others=list(others))
-    values.default("scaling", ["none"])
-    configs = table.list_configs(
-        [name],
-        values["scaling"],
-        num_gpus=machine.count_gpus(),
-        batch_size=values["batch_size"],
-        dtype=values["dtype"],
-    )
-    for config in configs:
-        # One token a step, then also for data sets with longer answers; and where the table's
-        # steps fit the blocks of that benchmark's answers alone.
-        steps = config.get("sampler", {}).get("num_steps")
-        if steps and (steps == config["max_out_len"] or facts.tuned_steps):
-            config["sampler"]["num_steps"] = None
-    return configs
 
 
 def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:

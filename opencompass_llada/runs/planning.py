@@ -1,8 +1,7 @@
 """Turns settings into a run: models, data sets, task sizes and summarizer, with its data checked.
 
-Each benchmark says in ``plan.py`` what is its own, as a `Plan` (``PLAN``) and as `DataSets`
-(``DATA_SETS``); all else stands here once. A config of configs/ calls one of these functions while
-it is parsed; class names are dotted, as in a dumped config. Runs nothing.
+Each benchmark states in ``plan.py`` what is its own, as a `Plan` (``PLAN``) and as `DataSets`
+(``DATA_SETS``). A config of configs/ calls one of these functions while it is parsed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from opencompass_llada import assets
 from opencompass_llada.benchmarks.benchmark import all_benchmarks, find_benchmark
@@ -19,7 +18,7 @@ from opencompass_llada.benchmarks.counting import find_template, name_tokenizer
 from opencompass_llada.benchmarks.data_checks import check_data
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine
-from opencompass_llada.runs.model_configs import BY_NAME, Config, ModelTable, list_models
+from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.settings import (
     LEADING,
@@ -27,6 +26,7 @@ from opencompass_llada.runs.settings import (
     WORKERS,
     Setting,
     Settings,
+    number,
     numbers,
     only_variables,
     read_settings,
@@ -38,21 +38,16 @@ from opencompass_llada.runs.settings import (
 MOST_CELLS_A_TASK = 50
 #: The benchmarks that the leaderboard can run.
 ON_BOARD = {"niah": "niah", "ruler": "ruler", "ppl": "perplexity"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Combination:
-    """Models and the data sets that each of them runs."""
-
-    models: list[Config]
-    datasets: list[Config]
-
-
-class MakeModels(Protocol):
-    """`ModelTable.list_configs` with a run's scalings, GPUs and precision put in."""
-
-    def __call__(self, models: Iterable[str], **options: Any) -> list[Config]:
-        """Return the configs of models."""
+#: What a file of configs/models takes besides the model's name.
+BY_NAME = {
+    "scaling": LEADING["scaling"],
+    "batch_size": number("prompts at a time; default the model's"),
+    "dtype": TRAILING["dtype"],
+}
+#: ``models`` and the ``datasets`` that each of them runs.
+Combination = dict[str, list[Config]]
+#: `ModelTable.list_configs` with a run's scalings, GPUs and precision put in.
+MakeModels = Callable[..., list[Config]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +73,12 @@ class Plan:
     fill_defaults: Callable[[Settings, int], None]
     """Puts defaults where no setting was given, given the shortest trained length of the models."""
     make_groups: Callable[[Settings, ModelTable, MakeModels], list[Combination]]
-    """Makes models and data sets."""
-    find_path: Callable[[Config], str] | None = None
+    find_path: Callable[[Config], str] = lambda cell: str(cell["path"])
     """Returns the path of a data set in full, so that the dumped config does not depend on
-    COMPASS_DATA_CACHE; not asked for assets. None leaves paths as they are."""
+    COMPASS_DATA_CACHE; not asked for assets."""
     check_data: Callable[[Settings, Sequence[Config]], None] = lambda _, cells: check_data(cells)
     """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
     make_summarizer: Callable[[Settings, Run], Config]
-    """Returns the summarizer's config."""
     has_small_cells: bool = False
     """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
     data sets of one model are spread over all GPUs."""
@@ -101,8 +94,8 @@ class Run:
 
     models: list[Config]
     datasets: list[Config]
-    combinations: list[dict[str, list[Config]]] | None
-    """Groups of models and data sets; None where every model runs every data set."""
+    combinations: list[Combination] | None
+    """None where every model runs every data set."""
     described_models: list[dict[str, Any]]
     """What summarizers say of the models."""
     settings: dict[str, Any]
@@ -149,24 +142,24 @@ def plan_run(
 
     groups = plan.make_groups(values, table, make_models)
     for group in groups:
-        for cell in group.datasets if plan.find_path else ():
+        for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):
                 cell["path"] = plan.find_path(cell)
-        plan.check_data(values, group.datasets)
-    models = [config for group in groups for config in group.models]
-    datasets = unique(cell for group in groups for cell in group.datasets)
-    results = sum(len(group.models) * len(group.datasets) for group in groups)
+        plan.check_data(values, group["datasets"])
+    models = [config for group in groups for config in group["models"]]
+    datasets = unique(cell for group in groups for cell in group["datasets"])
+    results = _count_results(groups)
     if announce:
         counts = {
             "models": len(unique(models)),
             "datasets": len(datasets),
-            "cells": sum(len(group.datasets) for group in groups),
+            "cells": sum(len(group["datasets"]) for group in groups),
             "results": results,
         }
         values.announce(plan.headline.format(**{**values.values, **counts}), unset=("lengths",))
     workers, evaluations = values["workers"], 1
     if plan.has_small_cells:
-        partitioner = small_cells_partitioner(results, len(groups[0].datasets), workers, gpus)
+        partitioner = small_cells_partitioner(results, len(groups[0]["datasets"]), workers, gpus)
         evaluations = -(-results // (4 * MOST_CELLS_A_TASK))
     elif gpus:
         size = max(1, -(-len(datasets) // (2 * gpus)))
@@ -178,7 +171,7 @@ def plan_run(
     run = Run(
         models=models,
         datasets=datasets,
-        combinations=[vars(group) for group in groups] if several else None,
+        combinations=groups if several else None,
         described_models=table.describe(models),
         settings=values.values,
         infer=make_infer(partitioner, workers),
@@ -211,13 +204,13 @@ def pair_by_settings(
             key += [name_tokenizer(tokenizer), find_template(tokenizer) if is_turn else None]
         groups.setdefault(tuple(key), (own, []))[1].append(name)
     return [
-        Combination(models=make_models(names), datasets=list_cells(values.replaced(**own)))
+        {"models": make_models(names), "datasets": list_cells(values.replaced(**own))}
         for own, names in groups.values()
     ]
 
 
 def default_by_name(values: Settings) -> KnownModel:
-    """Return the model that data sets by name are for: on embedded data tiny-llada, which counts."""
+    """Return the model that data sets by name are for; embedded ones take its tokenizer, too."""
     if values["data"] != "embedded":
         return KNOWN_MODELS["llada_8b_base"]
     values.default("tokenizer", KNOWN_MODELS["tiny_llada"].path)
@@ -261,7 +254,7 @@ def plan_leaderboard(
         for run in runs
         for group in run.combinations or [{"models": run.models, "datasets": run.datasets}]
     ]
-    cells = sum(len(group["models"]) * len(group["datasets"]) for group in combinations)
+    cells = _count_results(combinations)
     values.announce(f"Leaderboard: {cells} cells", unset=("lengths",))
     largest = max(len(group["datasets"]) for group in combinations)
     described = unique(told for run in runs for told in run.described_models)
@@ -278,6 +271,10 @@ def plan_leaderboard(
         eval=make_eval(runs[0].eval["partitioner"], values["workers"], dump_details=True),
         summarizer=summarize_with("LeaderboardSummarizer", models=described),
     )
+
+
+def _count_results(groups: Iterable[Combination]) -> int:
+    return sum(len(group["models"]) * len(group["datasets"]) for group in groups)
 
 
 def find_plan(benchmark: str) -> Plan:
@@ -307,9 +304,28 @@ def list_data_sets(benchmark: str, /, **settings: Any) -> list[Config]:
     return data_sets.list_cells(read_settings(settings, data_sets.settings, others=others))
 
 
-def list_models_by_name(name: str, /, **settings: Any) -> list[Config]:
-    """Return the model configs of one name of docs/models.md, beside data sets by name."""
-    return list_models(name, _names_of_variables(), **settings)
+def list_models(name: str, /, **settings: Any) -> list[Config]:
+    """Return the configs of one model for data sets of any kind, on a GPU if there is one.
+
+    Args:
+        name: A key of `KNOWN_MODELS`; an asset that is not shipped is refused.
+        settings: Of `BY_NAME`; a variable of the same name wins.
+    """
+    facts, table = KNOWN_MODELS[name], ModelTable()
+    if name not in table.models:
+        raise ValueError(
+            f"--models {name}: {facts.path!r} is not shipped with this version; use another."
+        )
+    values = read_settings(settings, BY_NAME, others=_names_of_variables())
+    values.default("scaling", ["none"])
+    configs = table.list_configs([name], num_gpus=machine.count_gpus(), **values.values)
+    for config in configs:
+        # One token a step, then also for data sets with longer answers; and where the table's
+        # steps fit the blocks of that benchmark's answers alone.
+        steps = config.get("sampler", {}).get("num_steps")
+        if steps and (steps == config["max_out_len"] or facts.tuned_steps):
+            config["sampler"]["num_steps"] = None
+    return configs
 
 
 def unique(items: Iterable[Config]) -> list[Config]:

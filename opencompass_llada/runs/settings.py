@@ -57,17 +57,12 @@ def numbers(text: str, **options: Any) -> Setting:
 
 
 #: Of every run, before and after its benchmark's own.
-SCALING = texts(
-    "METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md; "
-    "METHOD:all: those of one method"
-)
-DTYPE = text(
-    "precision of the weights: bfloat16, float16 or float32; default by model and device",
-    *("bfloat16", "float16", "float32"),
-)
 LEADING = {
     "models": texts("names of docs/models.md or NAME=PATH, separated by commas"),
-    "scaling": SCALING,
+    "scaling": texts(
+        "METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md; "
+        "METHOD:all: those of one method"
+    ),
 }
 WORKERS = {
     "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU")
@@ -76,7 +71,10 @@ TRAILING = {
     "demo": text(
         "1 for tiny models on embedded data instead of the config's own settings", "0", "1"
     ),
-    "dtype": DTYPE,
+    "dtype": text(
+        "precision of the weights: bfloat16, float16 or float32; default by model and device",
+        *("bfloat16", "float16", "float32"),
+    ),
 }
 
 

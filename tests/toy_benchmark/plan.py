@@ -1,7 +1,7 @@
 """Plans runs of the toy benchmark."""
 
 from opencompass_llada.benchmarks.cells import PROMPT_TEMPLATE, generate_with, read_with
-from opencompass_llada.runs.planning import Combination, DataSets, Plan, summarize_with
+from opencompass_llada.runs.planning import DataSets, Plan, summarize_with
 from opencompass_llada.runs.settings import number, text, texts
 from toy_benchmark.samples import ToyDataset
 
@@ -31,7 +31,7 @@ def list_cells(values):
 
 def make_groups(values, table, make_models):
     models = make_models(values["models"])
-    return [Combination(models=models, datasets=list_cells(values))]
+    return [{"models": models, "datasets": list_cells(values)}]
 
 
 def check_data(values, cells):

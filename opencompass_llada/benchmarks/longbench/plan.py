@@ -136,7 +136,7 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
                 config["abbr"] = f"{config['abbr']}_prompt{length}"
                 config["max_seq_len"], config["drop_middle"] = length, True
             models += made
-    return [Combination(models=models, datasets=_list_cells(values))]
+    return [{"models": models, "datasets": _list_cells(values)}]
 
 
 def _find_path(cell: Config) -> str:

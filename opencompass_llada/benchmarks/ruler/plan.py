@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from opencompass_llada.benchmarks.benchmark import list_groups
 from opencompass_llada.benchmarks.cells import (
     PROMPT_TEMPLATE,
     Config,
@@ -18,7 +19,7 @@ from opencompass_llada.benchmarks.cells import (
     score_with,
 )
 from opencompass_llada.benchmarks.counting import name_tokenizer
-from opencompass_llada.benchmarks.ruler.facts import QA_TASKS, RULER_GROUPS
+from opencompass_llada.benchmarks.ruler.facts import QA_TASKS
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import find_data_file
 from opencompass_llada.options import reject_unknown
@@ -29,7 +30,6 @@ from opencompass_llada.runs.planning import (
     DataSets,
     MakeModels,
     Plan,
-    Run,
     default_by_name,
     pair_by_settings,
     summarize_with,
@@ -173,11 +173,6 @@ def _find_path(cell: Config) -> str:
     return str(cell["path"]) if file is None else str(file.resolve().parent)
 
 
-def _make_summarizer(values: Settings, run: Run) -> Config:
-    groups = [group.to_config() for group in RULER_GROUPS]
-    return summarize_with("GroupSummarizer", groups=groups, models=run.described_models)
-
-
 _CELL_SETTINGS = {
     "tasks": texts("names, separated by commas; default all that the data has"),
     "lengths": numbers("tokens of prompt and answer, separated by commas"),
@@ -212,6 +207,8 @@ PLAN = Plan(
     fill_defaults=_fill_run,
     make_groups=_make_groups,
     find_path=_find_path,
-    make_summarizer=_make_summarizer,
+    make_summarizer=lambda _, run: summarize_with(
+        "GroupSummarizer", groups=list_groups("ruler"), models=run.described_models
+    ),
 )
 DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

@@ -136,8 +136,8 @@ def _make_inferencer(task: str, chat: bool, generation_length: int | None) -> Co
 
 def _fill_defaults(values: Settings, trained_length: int, asked: Sequence[str] = ALL_TASKS) -> None:
     values.default("data", "opencompass")
-    at_hand = EMBEDDED_TASKS if values["data"] == "embedded" else ALL_TASKS
-    at_hand = [task for task in at_hand if task in asked]
+    embedded = values["data"] == "embedded"
+    at_hand = [task for task in asked if task in EMBEDDED_TASKS or not embedded]
     values.default("tasks", at_hand, "default: all that the data has")
     reject_unknown("task of the data", values["tasks"], at_hand)
 
@@ -158,7 +158,7 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
             cells = _list_cells(values, tasks, facts.chat, None)
             for config in make_models([name], chat=facts.chat):
                 _set_up(config, values, facts, generation)
-                groups.append(Combination(models=[config], datasets=cells))
+                groups.append({"models": [config], "datasets": cells})
     return groups
 
 
