@@ -10,14 +10,12 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada import __version__
 from opencompass_llada.files import write_text
 from opencompass_llada.redaction import chosen_variables, redact
-from opencompass_llada.runs.provenance import find_commit
+from opencompass_llada.runs.provenance import find_commit, installed_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokenizers", "triton",
@@ -41,22 +39,8 @@ def describe_run() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 1),
         "device": describe_device(),
-        "versions": {"python": platform.python_version(), **installed_versions()},
+        "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
     }
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that any benchmark's figures may hang on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    versions["opencompass-llada"] = (
-        __version__  # a checkout's metadata are of when it was installed
-    )
-    return versions
 
 
 def describe_command() -> str:

@@ -42,8 +42,6 @@ def host(tmp_path, monkeypatch):
             dlc=False,
             debug=False,
             work_dir=None,
-            max_num_workers=1,
-            max_workers_per_gpu=1,
         )
 
         def main():

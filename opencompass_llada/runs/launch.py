@@ -153,7 +153,6 @@ def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
 
     run.arguments = arguments
     try:
-        _check_arguments(arguments)
         config, read_own = arguments.config, partial(read, arguments)
         cfg = checks.read_config(config, read_own) if config else read_own()
         checks.check_form(cfg, arguments.mode)
@@ -226,31 +225,27 @@ def _use_own_stages(cfg: Any) -> None:
 
 
 def _parse_arguments(parse: Callable[[], Any]) -> Any:
-    """Parse the command line; what OpenCompass refuses by an assertion is said as a sentence."""
+    """Parse the command line, and check the words that OpenCompass itself takes without a look."""
     try:
         arguments = parse()
         if arguments.num_gpus is not None:
             raise ValueError("--num-gpus is an old name; use --hf-num-gpus, or run_cfg in a config")
+        for name in ("max_num_workers", "max_workers_per_gpu"):
+            if (number := getattr(arguments, name)) < 1:
+                option = f"--{name.replace('_', '-')} {number}"
+                raise ValueError(f"{option} must be at least 1; use 1 or more")
+        if work_dir := arguments.work_dir:
+            folder = Path(work_dir).absolute()
+            while not (folder.exists() or folder.is_symlink()):
+                folder = folder.parent
+            if not (folder.is_dir() and os.access(folder, os.W_OK)):
+                raise ValueError(
+                    f"--work-dir {work_dir} cannot be made: {folder} may not be written; "
+                    "give a folder that may"
+                )
         return arguments
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError) as error:  # OpenCompass refuses words by assertions
         raise SystemExit(f"Nothing was run. {error}") from error
-
-
-def _check_arguments(arguments: Any) -> None:
-    """Check words of the command line that OpenCompass itself takes without a look."""
-    for name in ("max_num_workers", "max_workers_per_gpu"):
-        if getattr(arguments, name) < 1:
-            option = f"--{name.replace('_', '-')} {getattr(arguments, name)}"
-            raise ValueError(f"{option} must be at least 1; use 1 or more")
-    if work_dir := arguments.work_dir:
-        folder = Path(work_dir).absolute()
-        while not (folder.exists() or folder.is_symlink()):
-            folder = folder.parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise ValueError(
-                f"--work-dir {work_dir} cannot be made: {folder} may not be written; "
-                "give a folder that may"
-            )
 
 
 def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:

@@ -8,7 +8,6 @@ is written before the first answer, for ``NAME.json`` and the unfinished ``tmp_N
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada import __version__
+from opencompass_llada.benchmarks.data_checks import find_class
 from opencompass_llada.files import write_text
 from opencompass_llada.runs.hashes import find_folder, hash_rows, hash_values
 from opencompass_llada.runs.provenance import add_record
@@ -245,12 +245,9 @@ def plain(value: Any) -> Any:
 
 def _resolve(kind: Any) -> Any:
     """Return the class that a dotted name stands for, the name itself where there is none."""
-    if not isinstance(kind, str) or "." not in kind:
-        return kind
-    module, _, name = kind.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
+        return find_class(kind) if isinstance(kind, str) and "." in kind else kind
+    except ValueError:
         return kind
 
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -337,22 +337,24 @@ def describe_versions(records: Mapping[str, Provenance]) -> list[str]:
 
 def describe_environment() -> dict[str, Any]:
     """Return versions, machine and commit of this process; imports nothing heavy."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    # A checkout's metadata are of when it was installed.
-    versions["opencompass-llada"] = __version__
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_cores": os.cpu_count(),
-        "packages": versions,
+        "packages": installed_versions(PACKAGES),
         "git_commit": find_commit(),
         "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    # A checkout's metadata are of when it was installed.
+    return {**found, "opencompass-llada": __version__}
 
 
 def find_commit() -> str | None:

@@ -195,14 +195,17 @@ def _set_aside_strangers(
     asked = _cells(cfg)
     paths: list[Path] = []
     for name, model in models.items():
+        makers = sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}"))
+        others = [path for path in makers if (name, split_shard_name(path.stem)[0]) not in asked]
+        if not others:
+            continue
         expected = describe_maker(model, {}, files=files[name], data={}, dtype=None, fetch=False)
         wanted = {field: expected[field] for field in _OF_THE_MODEL if field in expected}
-        for maker in sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}")):
-            answers, dataset = maker.with_suffix(".json"), split_shard_name(maker.stem)[0]
-            is_asked = (name, dataset) in asked
-            if is_asked or not list_differences(read_maker(answers), wanted):
+        for maker in others:
+            answers = maker.with_suffix(".json")
+            if not list_differences(read_maker(answers), wanted):
                 continue
-            result = run_path / "results" / name / f"{dataset}.json"
+            result = run_path / "results" / name / f"{split_shard_name(maker.stem)[0]}.json"
             paths += [result, maker_path(result), answers]
             paths += [maker.with_name(f"tmp_{maker.stem}.jsonl"), maker]
     if paths:
