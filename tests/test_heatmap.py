@@ -4,8 +4,8 @@ import pandas
 import pytest
 
 from opencompass_llada.report import heatmap
+from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.heatmap import Grid, draw_heat_maps
-from opencompass_llada.report.writers import save_figure
 
 LENGTHS, DEPTHS = (256, 512, 1024), (0, 50, 100)
 

@@ -168,8 +168,8 @@ def test_means_are_not_taken_over_what_is_left(run):
     ]
     plain = grids[0]
     assert (plain.lengths, plain.depths, plain.trained_length) == (LENGTHS, DEPTHS, 256)
-    assert plain.mean_over_depths(256) is None
-    assert plain.mean_over_depths(512) == pytest.approx(40.0)
+    assert plain.mean(256) is None
+    assert plain.mean(512) == pytest.approx(40.0)
     assert plain.mean() is None
     assert grids[1].mean() == 60.0
     text = write_means(grids)

@@ -25,8 +25,7 @@ from opencompass_llada.report.statistics import (
 )
 from opencompass_llada.runs.hashes import hash_values
 
-#: A row of the results, as `DataFrame.itertuples` gives it.
-Row = Any
+Row = Any  # of the results, as `DataFrame.itertuples` gives it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,52 +33,43 @@ class Average:
     """A group's average for one model at one length."""
 
     num_tasks: int
-    n: int | None  # samples of all members together
-    score: float | None  # None unless status is ``ok``
-    standard_error: float | None  # from the members', taken as independent; None if any has none
-    status: str  # ``ok``, ``missing`` (a member has no result) or ``not run`` (not asked for)
-    reason: str
+    n: int | None = None  # samples of all members together
+    score: float | None = None  # None unless status is ``ok``
+    standard_error: float | None = None  # of independent members; None if any has none
+    status: str = "ok"  # ``ok``, ``missing`` (a member has no result), ``not run`` (not asked for)
+    reason: str = ""
 
 
 def average_group(by_task: Mapping[Any, Row], group: Group) -> Average:
     """Average the members of a group, given one model's rows at one length by task."""
+    number = len(group.members)
     present = [by_task[name] for name in group.members if name in by_task]
     absent = [name for name in group.members if name not in by_task]
-    bad = [str(row.task) for row in present if row.status != "ok"]
     counts = [row.n for row in present if row.n]
-    status, reason = "ok", ""
-    if bad:
-        status, reason = "missing", f"no result of {', '.join(bad)}"
-    elif absent:
-        status, reason = "not run", f"not in this run: {', '.join(absent)}"
-    elif group.weighting == "samples" and len(counts) < len(present):
-        status, reason = "missing", "a member has no number of samples to be weighted by"
-    score = error = None
-    if status == "ok":
-        weights = _weights(present, group)
-        pairs = list(zip(weights, present, strict=True))
-        score = sum(w * row.score for w, row in pairs) / sum(weights)
-        if all(row.standard_error is not None for row in present):
-            error = math.hypot(*(w * row.standard_error for w, row in pairs)) / sum(weights)
+    if bad := [str(row.task) for row in present if row.status != "ok"]:
+        reason = f"no result of {', '.join(bad)}"
+        return Average(num_tasks=number, status="missing", reason=reason)
+    if absent:
+        reason = f"not in this run: {', '.join(absent)}"
+        return Average(num_tasks=number, status="not run", reason=reason)
+    if group.weighting == "samples" and len(counts) < number:
+        reason = "a member has no number of samples to be weighted by"
+        return Average(num_tasks=number, status="missing", reason=reason)
+    weights = _weights(present, group)
+    pairs = list(zip(weights, present, strict=True))
+    error = None
+    if all(row.standard_error is not None for row in present):
+        error = math.hypot(*(w * row.standard_error for w, row in pairs)) / sum(weights)
     return Average(
-        num_tasks=len(group.members),
-        n=sum(counts) if score is not None and len(counts) == len(present) else None,
-        score=score,
+        num_tasks=number,
+        n=sum(counts) if len(counts) == number else None,
+        score=sum(w * row.score for w, row in pairs) / sum(weights),
         standard_error=error,
-        status=status,
-        reason=reason,
     )
 
 
 def _weights(rows: Sequence[Row], group: Group) -> list[float]:
     return [float(row.n or 0) if group.weighting == "samples" else 1.0 for row in rows]
-
-
-def task_interval(rows: Sequence[Row], group: Group) -> Interval | None:
-    """Return the interval of a group of tasks that all have a score, None without sample scores."""
-    weights = _weights(rows, group)
-    total = sum(weights)
-    return strata_interval(rows, [weight / total for weight in weights])
 
 
 def strata_interval(rows: Sequence[Row], weights: Sequence[float]) -> Interval | None:
@@ -88,29 +78,26 @@ def strata_interval(rows: Sequence[Row], weights: Sequence[float]) -> Interval |
     Cells are independent, but for those of one task with the same questions, as RULER's qa has at
     every length: there each question's mean over the cells is one observation.
     """
-    strata: dict[Hashable, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
-    for row, weight in zip(rows, weights, strict=True):
-        if row.sample_scores is None:
-            return None
-        strata[(row.task, row.units) if _knows_units(row) else id(row)].append(
-            (weight, row.sample_scores)
-        )
+    if any(row.sample_scores is None for row in rows):
+        return None
     if len(rows) == 1 and set(rows[0].sample_scores) <= {0.0, 100.0}:
         return wilson(rows[0].score or 0.0, len(rows[0].sample_scores))
-    return stratified_interval([_join(cells) for cells in strata.values()])
+    groups: dict[Hashable, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
+    for row, weight in zip(rows, weights, strict=True):
+        key = (row.task, row.units) if _knows_units(row) else id(row)
+        groups[key].append((weight, row.sample_scores))
+    strata = []
+    for cells in groups.values():
+        total = sum(weight for weight, _ in cells)
+        shares = [weight / total for weight, _ in cells]
+        samples = zip(*(scores for _, scores in cells), strict=True)
+        means = [sum(s * x for s, x in zip(shares, own, strict=True)) for own in samples]
+        strata.append(Stratum(weight=min(total, 1.0), scores=tuple(map(clip, means))))
+    return stratified_interval(strata)
 
 
 def _knows_units(row: Row) -> bool:
     return len(row.units) == len(row.sample_scores) and all(row.units)
-
-
-def _join(cells: Sequence[tuple[float, tuple[float, ...]]]) -> Stratum:
-    """Average cells sample by sample."""
-    total = sum(weight for weight, _ in cells)
-    columns = zip(*(scores for _, scores in cells), strict=True)
-    shares = [weight / total for weight, _ in cells]
-    means = [sum(s * x for s, x in zip(shares, column, strict=True)) for column in columns]
-    return Stratum(weight=min(total, 1.0), scores=tuple(map(clip, means)))
 
 
 def grid_interval(rows: Sequence[Row]) -> Interval | None:
@@ -127,7 +114,7 @@ def grid_interval(rows: Sequence[Row]) -> Interval | None:
     for row in rows:
         units = row.units if _knows_units(row) else range(len(row.sample_scores))
         for unit, score in zip(units, row.sample_scores, strict=True):
-            clusters[unit if isinstance(unit, str) else str(unit)].append(score)
+            clusters[str(unit)].append(score)
     means = [sum(scores) / len(scores) for scores in clusters.values()]
     return clustered_interval(means, sizes=[len(scores) for scores in clusters.values()])
 
@@ -140,9 +127,8 @@ def make_board(collection: Collection) -> list[Score]:
     scores: list[Score] = []
     for (name, title), members in titled.groupby(["benchmark", "series"], sort=False):
         benchmark = find_benchmark(name)
-        present = list(members.metric[members.score.notna()].unique()) or list(
-            members.metric.unique()
-        )
+        reported = members[members.score.notna()]
+        present = list((reported if len(reported) else members).metric.unique())
         metrics = [metric for metric in benchmark.metrics if metric in present] or present
         # A grid's other metrics are series of their own: papers report NeedleBench's score.
         for metric in metrics if benchmark.is_grid else metrics[:1]:
@@ -163,10 +149,10 @@ def _name_series(rows: Sequence[Row]) -> list[str]:
     twice, of what counts lengths, the prompt's form and, if that does not tell them apart, the
     data set. Its title names what tells it from the benchmark's others.
     """
-    keys: list[tuple[str | None, ...]] = []
-    for row in rows:
-        data = row.haystack or ("embedded" if row.data.startswith("asset:") else "")
-        keys.append((row.benchmark, row.language, data))
+    keys: list[tuple[str | None, ...]] = [
+        (row.benchmark, row.language, row.haystack or "embedded" * row.data.startswith("asset:"))
+        for row in rows
+    ]
     for more in (("tokenizer", "prompt"), ("dataset",)):
         places = Counter(
             (key, row.entry, row.metric, row.task or row.depth, row.length)
@@ -191,11 +177,7 @@ def _name_series(rows: Sequence[Row]) -> list[str]:
 
 
 def _rows_of_metric(rows: Sequence[Row], metric: str, present: Sequence[str]) -> Iterator[Row]:
-    """Yield a metric's rows, and the cells without a result that are to be shown among them.
-
-    What a cell without a result would have reported is not known of every benchmark; its row then
-    has a metric that no other row has (`present` are those that a number was reported for).
-    """
+    """Yield a metric's rows, and cells without a result whose metric no number has (`present`)."""
     having = {key_of(row) for row in rows if row.metric == metric}
     for row in rows:
         if row.metric == metric:
@@ -217,11 +199,8 @@ def _score_grid(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Itera
             if row.depth is not None and length in (None, row.length)
         }
         if by_place:
-            members = list(by_place.values())
             group = Group(name=GRID_GROUP, members=tuple(by_place))
-            average = average_group(by_place, group)
-            score = _make_score(benchmark, series, group, members, average, length)
-            yield _with_interval(score, grid_interval, members)
+            yield _make_score(benchmark, series, group, by_place, length)
 
 
 def _score_tasks(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iterator[Score]:
@@ -229,17 +208,13 @@ def _score_tasks(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iter
     headline: list[Score] = []
     lengths: list[int | None] = [*_lengths(rows)]
     for length in lengths or [None]:
-        at_length = [row for row in rows if row.length == length]
         by_task: dict[str, Row] = {}
-        for row in at_length:
-            by_task.setdefault(row.task or row.dataset, row)
+        for row in rows:
+            if row.length == length:
+                by_task.setdefault(row.task or row.dataset, row)
         tasks = [Group(name=task, members=(task,)) for task in by_task]
         for group in (*benchmark.groups, *tasks):
-            average = average_group(by_task, group)
-            members = [by_task[name] for name in group.members if name in by_task]
-            shown = members or at_length[:1]
-            score = _make_score(benchmark, series, group, shown, average, length)
-            score = _with_interval(score, task_interval, members, group)
+            score = _make_score(benchmark, series, group, by_task, length)
             if group.name == benchmark.headline:
                 headline.append(score)
             yield score
@@ -255,35 +230,35 @@ def _mean_over_lengths(benchmark: Benchmark, scores: Sequence[Score], rows: Sequ
     group = next(group for group in benchmark.groups if group.name == benchmark.headline)
     members = [row for row in rows if row.task in group.members]
     weights = [1 / len(scores) / len(group.members)] * len(members)
-    score = replace(
+    low, high = (None if bad else strata_interval(members, weights)) or (None, None)
+    return replace(
         scores[0],
         length=None,
         num_cells=sum(score.num_cells for score in scores),
         n=None if bad or len(counts) < len(scores) else sum(counts),
         score=None if bad else sum(values) / len(values),
-        low=None,
-        high=None,
+        low=low,
+        high=high,
         status=bad.status if bad else "ok",
         reason=f"at {bad.length}: {bad.reason}" if bad else "",
         protocol=hash_values([(score.length, score.protocol) for score in scores]),
     )
-    return _with_interval(score, strata_interval, members, weights)
-
-
-def _with_interval(score: Score, find: Any, *parts: Any) -> Score:
-    """Give a score that has a number the interval that a function finds of its parts."""
-    interval = None if score.score is None else find(*parts)
-    return score if interval is None else replace(score, low=interval[0], high=interval[1])
 
 
 def _make_score(
-    benchmark: Benchmark,
-    series: str,
-    group: Group,
-    members: Sequence[Row],
-    average: Average,
-    length: int | None,
+    benchmark: Benchmark, series: str, group: Group, cells: Mapping[str, Row], length: int | None
 ) -> Score:
+    """Average the cells of a group; one of which none was run is described by any other cell."""
+    average, interval = average_group(cells, group), None
+    members = [cells[name] for name in group.members if name in cells]
+    if average.score is not None and benchmark.is_grid:
+        interval = grid_interval(members)
+    elif average.score is not None:
+        weights = _weights(members, group)
+        total = sum(weights)
+        interval = strata_interval(members, [weight / total for weight in weights])
+    low, high = interval or (None, None)
+    members = members or list(cells.values())[:1]
     protocols = sorted(
         (str(row.task), str(row.length), str(row.depth), hash_protocol(row)) for row in members
     )
@@ -299,6 +274,8 @@ def _make_score(
         num_cells=average.num_tasks,
         n=average.n,
         score=average.score,
+        low=low,
+        high=high,
         status=average.status,
         reason=average.reason,
         protocol=hash_values(protocols),

@@ -25,7 +25,8 @@ from opencompass_llada.report.results import (
     read_cell,
     read_cell_rows,
 )
-from opencompass_llada.report.writers import show_controls, write_csv_rows
+from opencompass_llada.report.writers import show_controls
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.hashes import find_tokenizer
 from opencompass_llada.runs.provenance import (
@@ -33,12 +34,6 @@ from opencompass_llada.runs.provenance import (
     describe_versions,
     last_time,
     read_provenance,
-)
-from opencompass_llada.runs.recorded_files import (
-    NO_PREDICTIONS,
-    dataset_name,
-    model_name,
-    split_shard_name,
 )
 from opencompass_llada.runs.run_folder import Config, RunFolder, find_runs
 
@@ -64,8 +59,7 @@ SAMPLE_COLUMNS = ("sample_scores", "units")
 #: What a perplexity point loses where its cell is not whole.
 CURVE_NUMBERS = ("perplexity", "perplexity_low", "perplexity_high", "nll_per_token",
                  "standard_error", "bits_per_byte")  # fmt: skip
-#: RunFolder, model and data set.
-CellKey = tuple[str, str, str]
+CellKey = tuple[str, str, str]  # names of run, model and data set
 NUM_SAMPLES = 3
 
 
@@ -91,10 +85,6 @@ class Collection:
         """The rows of the results, with a column an attribute."""
         return list(self.results.itertuples())
 
-    def write_csv(self) -> str:
-        """Return the tidy table as CSV; what is missing is an empty field."""
-        return write_csv_rows(list(TIDY_COLUMNS), self.results[[*TIDY_COLUMNS]].to_numpy())
-
     def write_parquet(self, path: Path) -> Path:
         """Write the tidy table with a type for every column even if all of it is missing."""
         import pyarrow
@@ -110,8 +100,7 @@ def collect(work_dirs: Sequence[str | Path]) -> Collection:
     """Read the runs of several work directories (see `run_folder.find_runs`).
 
     Raises:
-        ValueError: If there is no run in one of them, or nothing but runs whose configs cannot be
-            read.
+        ValueError: If there is no run in one of them, or none whose configs can be read.
     """
     runs = find_runs(work_dirs)
     if not any(run.pairs for run in runs):
@@ -130,23 +119,30 @@ def collect_runs(runs: Sequence[RunFolder]) -> Collection:
         absent = find_missing(run.as_config(), run.path)
         own: list[Row] = []
         for model, dataset in run.pairs:
-            key = (run.name, model_name(model), dataset_name(dataset))
+            key = (run.name, recorded.model_name(model), recorded.dataset_name(dataset))
             cells[key] = read_cell(run.path, *key[1:], NUM_SAMPLES)
             own += _read_rows(run, model, dataset, cells[key], records, absent)
         rows += own
         notes += [f"{run.name}: {note}" for note in (*run.notes, *run.damage, *records.notes)]
         if absent:
             notes.append(f"{run.name}: {describe_missing(absent)}")
-        notes += _describe_faulty(run, own, absent)
+        named = {(cell.model, cell.dataset) for cell in absent}
+        for row in own:
+            cell = (row["model"], row["dataset"])
+            if row["status"] != "ok" and cell not in named and cell[0] not in run.ambiguous:
+                named.add(cell)
+                notes.append(f"{run.name}: {cell[0]} on {cell[1]}: {row['reason']}")
     results = make_frame(rows, [*TIDY_COLUMNS, *SAMPLE_COLUMNS])
     checkpoints = {
         (name, model): str(record.get("checkpoint_hash") or "")
         for name, records in provenance.items()
         for model, record in records.models.items()
     }
-    results, remarks = separate(
-        _name_tokenizers(results), _order_by_time(runs, provenance), checkpoints
-    )
+    started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
+    order = list(started)  # oldest first; as given where one of them has no time
+    if all(started.values()):
+        order.sort(key=started.__getitem__)
+    results, remarks = separate(_name_tokenizers(results), order, checkpoints)
     return Collection(
         runs=tuple(runs),
         results=results,
@@ -155,17 +151,6 @@ def collect_runs(runs: Sequence[RunFolder]) -> Collection:
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks),
     )
-
-
-def _order_by_time(
-    runs: Sequence[RunFolder], provenance: Mapping[str, Provenance]
-) -> dict[str, int]:
-    """Return each run's place, oldest first; as given where one of them has no time."""
-    started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
-    names = list(started)
-    if all(started.values()):
-        names.sort(key=lambda name: started[name])
-    return {name: place for place, name in enumerate(names)}
 
 
 def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:
@@ -186,7 +171,7 @@ def _read_rows(
     absent: Sequence[MissingCell],
 ) -> Iterator[Row]:
     """Yield a cell's rows; the entry is the model's own name until `separate` says otherwise."""
-    abbr, name = model_name(model), dataset_name(dataset)
+    abbr, name = recorded.model_name(model), recorded.dataset_name(dataset)
     facts = next(facts for facts in run.facts if facts.abbr == abbr)
     lost = next((c.reason for c in absent if (c.model, c.dataset) == (abbr, name)
                  and c.stage == "predictions"), "")  # fmt: skip
@@ -218,10 +203,7 @@ def _read_rows(
 def _find_time(run: RunFolder, records: Provenance, model: str = "", dataset: str = "") -> str:
     """Return when a cell's answers were made, or a run without one; '' where nothing says."""
     sources: list[list[Any]] = [
-        [
-            record.get("started")
-            for record in records.of_cell(model, dataset, run.datasets).values()
-        ],
+        [own.get("started") for own in records.of_cell(model, dataset, run.datasets).values()],
         [records.models.get(model, {}).get("started")],
         [record.get("started") for record in records.runs],
         [*(file.stem for file in run.config_files), run.path.resolve().name],
@@ -230,10 +212,7 @@ def _find_time(run: RunFolder, records: Provenance, model: str = "", dataset: st
 
 
 def _hash_tokenizer(row: Row, model: Config, records: Provenance) -> str | None:
-    """Hash what counts tokens; a perplexity is a token's of the model itself.
-
-    Where the files are not on this machine, what a process recorded of that path stands for them.
-    """
+    """Hash what counts tokens (of a perplexity the model itself), else return what was recorded."""
     path = row["tokenizer"]
     if path is None and row["benchmark"] == "perplexity":
         path = str(model.get("tokenizer_path") or model.get("path"))
@@ -253,7 +232,7 @@ def _judge(
     """Return a row's status and reason; with another status than its own it has no number."""
     if row["model"] in run.ambiguous:
         return "failed", f"{row['model']!r} is the abbr of more than one model of this run"
-    if lost and lost != NO_PREDICTIONS:
+    if lost and lost != recorded.NO_PREDICTIONS:
         return "partial", lost
     if row["status"] != "ok":
         is_lost = lost and row["status"] == "missing"
@@ -274,7 +253,7 @@ def _count_asked(dataset: str, parts: Mapping[str, Mapping[str, Any]]) -> int:
     """
     numbered, known = 0, [0]
     for name, record in parts.items():
-        samples, own = split_shard_name(name)[1], int(record.get("num_samples") or 0)
+        samples, own = recorded.split_shard_name(name)[1], int(record.get("num_samples") or 0)
         if samples is not None:
             known.append(samples[2])
         elif name == dataset:
@@ -298,18 +277,6 @@ def _sample_scores(row: Row, cell: CellFiles) -> tuple[float, ...] | None:
     if row["metric"] == "accuracy" and abs(hits - round(hits)) < 1e-6:
         return (100.0,) * round(hits) + (0.0,) * (number - round(hits))
     return None
-
-
-def _describe_faulty(
-    run: RunFolder, rows: Sequence[Row], absent: Sequence[MissingCell]
-) -> Iterator[str]:
-    """Yield a line for each cell without a number that `describe_missing` does not name."""
-    named = {(cell.model, cell.dataset) for cell in absent}
-    for row in rows:
-        key = (row["model"], row["dataset"])
-        if row["status"] != "ok" and key not in named and row["model"] not in run.ambiguous:
-            named.add(key)
-            yield f"{run.name}: {row['model']} on {row['dataset']}: {row['reason']}"
 
 
 def _read_curves(runs: Sequence[RunFolder], results: pandas.DataFrame) -> pandas.DataFrame:

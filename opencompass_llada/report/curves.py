@@ -21,8 +21,6 @@ from opencompass_llada.runs.recorded_files import list_pairs, read_result
 from opencompass_llada.runs.run_folder import ModelFacts
 
 BENCHMARK = "perplexity"
-
-
 #: A row is a model at a context length. Numbers are None where the status is not ``ok``; errors and
 #: intervals (95 %) are over the draws of masks and say nothing on the choice of the text.
 CURVE_COLUMNS = (
@@ -42,13 +40,9 @@ CURVE_COLUMNS = (
 
 
 def read_curves(
-    cfg: Mapping[str, Any], work_dir: str | Path, models: Sequence[ModelFacts]
+    cfg: Mapping[str, Any], work_dir: Path, models: Sequence[ModelFacts]
 ) -> pandas.DataFrame:
-    """Read the points that a run's config asks for (``benchmark='perplexity'``).
-
-    Returns:
-        `CURVE_COLUMNS` by model, text and target in the config's order, and by length.
-    """
+    """Read a run's points: `CURVE_COLUMNS`, by model, text, target as in the config, and length."""
     facts = {model.abbr: model for model in models}
     curves: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for model, dataset in list_pairs(cfg):
@@ -58,7 +52,7 @@ def read_curves(
     points: list[dict[str, Any]] = []
     for (abbr, _, _), cells in curves.items():
         cells.sort(key=lambda cell: cell["length"])
-        points += _read_curve(facts[abbr], cells, Path(work_dir) / "results" / abbr)
+        points += _read_curve(facts[abbr], cells, work_dir / "results" / abbr)
     return make_frame(points, CURVE_COLUMNS)
 
 
@@ -77,10 +71,7 @@ def _read_curve(
         result, fault = _read_estimate(folder / f"{cell['abbr']}.json")
         reason = reason or (fault and f"{cell['abbr']}: {fault}")
         if not reason:
-            degrees = result["degrees_of_freedom"]
-            values = {field.name: result[field.name] for field in fields(Estimate)}
-            values["degrees_of_freedom"] = math.inf if degrees is None else degrees
-            estimates.append(Estimate(**values))
+            estimates.append(Estimate(**{f.name: result[f.name] for f in fields(Estimate)}))
             num_bytes += int(result["num_bytes"])
         yield {
             **dict.fromkeys(CURVE_COLUMNS),
@@ -89,7 +80,7 @@ def _read_curve(
             "text": str(cell["path"]),
             "target": str(cell["target"]),
             "length": int(cell["length"]),
-            **({} if reason else _numbers(pool(estimates), num_bytes)),
+            **({} if reason else _describe(pool(estimates), num_bytes)),
             "status": "missing" if reason else "ok",
             "reason": reason,
         }
@@ -108,10 +99,10 @@ def _read_estimate(path: Path) -> tuple[dict[str, Any], str]:
     degrees = result.get("degrees_of_freedom")
     if "estimator" not in result or (degrees is not None and finite(degrees) is None):
         return {}, "the result has no estimator with its degrees of freedom"
-    return {"degrees_of_freedom": None, **result}, ""
+    return {**result, "degrees_of_freedom": math.inf if degrees is None else degrees}, ""
 
 
-def _numbers(total: Estimate, num_bytes: int) -> dict[str, Any]:
+def _describe(total: Estimate, num_bytes: int) -> dict[str, Any]:
     low, high = total.interval()
     names = ("estimator", "perplexity", "nll_per_token", "standard_error", "num_tokens",
              "num_draws", "num_forward_passes")  # fmt: skip
@@ -128,7 +119,12 @@ def write_curves(points: pandas.DataFrame) -> dict[str, str]:
     lengths = sorted(set(points.length))
     rows = []
     for curve in split_curves(points):
-        shown = {point.length: _describe(point) for point in curve}
+        shown = {
+            point.length: "missing"
+            if point.perplexity is None or point.standard_error is None
+            else f"{point.perplexity:.4g} ± {point.perplexity * point.standard_error:.2g}"
+            for point in curve
+        }
         kinds = {point.estimator for point in curve if point.estimator}
         name = plain_field(f"{curve[0].title}, {curve[0].scaling}")
         labels = [name, curve[0].target, ", ".join(sorted(kinds))]
@@ -144,10 +140,3 @@ def split_curves(points: pandas.DataFrame) -> list[list[Any]]:
     """Return the points of each model, text and target as a list of rows."""
     curves = points.groupby(["model", "text", "target"], sort=False)
     return [list(curve.itertuples()) for _, curve in curves]
-
-
-def _describe(point: Any) -> str:
-    """Return a perplexity with the half-width of its interval."""
-    if point.perplexity is None or point.standard_error is None:
-        return "missing"
-    return f"{point.perplexity:.4g} ± {point.perplexity * point.standard_error:.2g}"

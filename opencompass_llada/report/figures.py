@@ -1,7 +1,6 @@
-"""Draws the figures of the leaderboard, readable in print and by the colour-blind.
+"""Draws the figures of the leaderboard but its heat maps.
 
-Few models share one panel; more have a panel each, with the others in grey behind. Heat maps are
-drawn in `heatmap`.
+Few models share one panel; more have a panel each, with the others in grey behind.
 """
 
 from __future__ import annotations
@@ -15,28 +14,18 @@ from typing import Any
 import pandas
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
+from opencompass_llada.report import drawing
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.curves import split_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
-from opencompass_llada.report.scores import (
-    RULER_THRESHOLD,
-    Score,
-    choose_headlines,
-    main_metrics,
-)
-from opencompass_llada.report.writers import file_name, name_scaling, new_figure
+from opencompass_llada.report.scores import RULER_THRESHOLD, Score, choose_headlines, main_metrics
+from opencompass_llada.report.writers import file_name, name_scaling
 
-#: Okabe and Ito's palette, told apart by the colour-blind; black is left for lines of reference.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vP"
-#: Masked diffusion is drawn with full lines and marks, autoregressive broken and hollow.
-LINE_STYLES = {"diffusion": "-", "autoregressive": "--", "unknown": ":"}
 _HATCHES = {"diffusion": "", "autoregressive": "////", "unknown": "...."}
 _BAR_INCHES = 0.21
 #: More bands than this in one panel cannot be told apart.
 MOST_IN_A_PANEL = 5
-_COLUMNS = 4
 HEAT_MAPS = "niah_heat_maps"
 TARGET_TITLES = {
     "last": "the same {tokens} tokens, given a growing prefix",
@@ -48,7 +37,8 @@ ESTIMATOR_NAMES = {
     "longllada": "likelihood bound of chunks, as LongLLaDA's script",
     "autoregressive": "exact, autoregressive",
 }
-NAN = float("nan")
+Lines = Mapping[str, Sequence[Score]]
+Styles = Mapping[str, dict[str, Any]]
 
 
 def make_plots(
@@ -75,37 +65,10 @@ def make_plots(
         yield "score_against_cost", "Score against cost of generation", figure
 
 
-def _look_of(place: int, kind: str = "diffusion") -> dict[str, Any]:
-    """Return how the line of that place in the leaderboard is drawn in every figure.
-
-    Colour and marker together tell 36 lines apart, without colour six.
-    """
-    colour = COLOURS[place % len(COLOURS)]
-    return {
-        "color": colour,
-        "marker": MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
-        "linestyle": LINE_STYLES[kind],
-        "markerfacecolor": colour if kind == "diffusion" else "white",
-    }
-
-
-def _label_lengths(axes: Any, lengths: Sequence[int]) -> None:
-    """Give an axis of lengths a logarithmic scale with the measured lengths on it."""
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45, fontsize=8)
-    axes.minorticks_off()
-
-
-def _label_numbers(axis: Any, steps: Sequence[float], form: str) -> None:
-    """Write plain numbers on a logarithmic axis, several a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: format(value, form)))
-
-
 def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     """Draw each benchmark's headline against what an answer takes; None if nothing has both."""
+    from matplotlib.ticker import NullFormatter
+
     entries = list(dict.fromkeys(score.entry for score in scores))
     index = {(s.entry, s.series, s.column, s.length): s for s in scores}
     panels: dict[str, list[tuple[Score, float]]] = {}
@@ -120,41 +83,34 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     if not panels:
         return None
     shown = {score.entry for pairs in panels.values() for score, _ in pairs}
-    figure = new_figure(4.6 * len(panels) + 0.6, 3.8 + 0.12 * len(shown))
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    size = (4.6, 3.8 + 0.12 * len(shown))
+    figure, all_axes = drawing.make_panels(len(panels), len(panels), size, (0.6, 0))
     drawn: dict[str, Any] = {}
     for axes, (title, pairs) in zip(all_axes, panels.items(), strict=True):
         for score, seconds in pairs:
-            look = _look_of(entries.index(score.entry), score.kind)
-            drawn.setdefault(score.entry, _draw_point(axes, score, seconds, look))
-        _label_seconds(axes)
+            style = drawing.style_of(entries.index(score.entry), score.kind)
+            drawn.setdefault(score.entry, _draw_point(axes, score, seconds, style))
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        drawing.label_decades(axes.xaxis, high / low, ".10g")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel("seconds a sample")
         axes.grid(True, which="both", color="0.92")
     all_axes[0].set_ylabel("score, % (bars: 95 %)")
-    figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=2,
-                  fontsize=8, frameon=False)  # fmt: skip
+    drawing.add_legend(figure, list(drawn.values()), list(drawn))
     return figure
 
 
-def _draw_point(axes: Any, score: Score, seconds: float, look: dict[str, Any]) -> Any:
+def _draw_point(axes: Any, score: Score, seconds: float, style: dict[str, Any]) -> Any:
     value = score.score or 0.0
     low = value if score.low is None else score.low
     high = value if score.high is None else score.high
     return axes.errorbar(
         seconds, value, yerr=[[value - low], [high - value]], capsize=2.5,
-        markersize=7, linewidth=1, **{**look, "linestyle": "none"},
+        markersize=7, linewidth=1, **{**style, "linestyle": "none"},
     )  # fmt: skip
-
-
-def _label_seconds(axes: Any) -> None:
-    from matplotlib.ticker import NullFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    _label_numbers(axes.xaxis, (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,), ".10g")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
@@ -162,44 +118,43 @@ def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
     entries = list(dict.fromkeys(score.entry for score in scores))
     run = {score.column for score in scores if score.status != "not run"}
     groups = list(dict.fromkeys(s.column for s in scores if s.is_group and s.column in run))
-    lengths: list[int | None] = [*sorted({s.length for s in scores if s.length is not None})]
-    lengths = lengths or [None]
     if len(groups) < 2:
         return None
+    lengths: list[int | None] = [*sorted({s.length for s in scores if s.length is not None})]
+    places = [(length, group) for length in lengths or [None] for group in groups]
     index = {(s.entry, s.column, s.length): s for s in scores}
-    height = 0.9 + _BAR_INCHES * len(entries)
-    figure = new_figure(2.6 + 1.5 * len(groups), height * len(lengths) + 0.7)
-    panels = figure.subplots(len(lengths), len(groups), squeeze=False, sharex=True, sharey=True)
-    for row, length in zip(panels, lengths, strict=True):
-        for axes, group in zip(row, groups, strict=True):
-            _draw_bars(axes, [index.get((entry, group, length)) for entry in entries])
-        where = "" if length is None else f"{length:,} tokens"
-        row[0].set_ylabel(where, fontsize=9)
-        row[0].set_yticks(range(len(entries)), entries, fontsize=7.5)
-    for axes, group in zip(panels[0], groups, strict=True):
-        axes.set_title(group, fontsize=9)
-    panels[0][0].set_ylim(len(entries) - 0.4, -0.6)
-    panels[0][0].set_xlim(0, 118)
+    size = (1.5, 0.9 + _BAR_INCHES * len(entries))
+    figure, panels = drawing.make_panels(
+        len(places), len(groups), size, (2.6, 0.7), sharex=True, sharey=True
+    )
+    for number, (axes, (length, group)) in enumerate(zip(panels, places, strict=True)):
+        _draw_bars(axes, [index.get((entry, group, length)) for entry in entries])
+        if number < len(groups):
+            axes.set_title(group, fontsize=9)
+        if number % len(groups) == 0:
+            axes.set_ylabel("" if length is None else f"{length:,} tokens", fontsize=9)
+            axes.set_yticks(range(len(entries)), entries, fontsize=7.5)
+    panels[0].set_ylim(len(entries) - 0.4, -0.6)
+    panels[0].set_xlim(0, 118)
     figure.supxlabel("score, % (bars: 95 %; hatched: autoregressive)", fontsize=9)
     figure.suptitle(series, fontsize=11)
     return figure
 
 
 def _draw_bars(axes: Any, scores: Sequence[Score | None]) -> None:
+    text = {"fontsize": 6.5, "va": "center", "in_layout": False}
     for place, score in enumerate(scores):
         if score is None or score.score is None:
             missing = score is not None and score.status == "missing"
-            axes.text(1, place, "missing" if missing else "not run", fontsize=6.5, va="center",
-                      color="0.35", in_layout=False)  # fmt: skip
+            axes.text(1, place, "missing" if missing else "not run", color="0.35", **text)
             continue
-        axes.barh(place, score.score, height=0.74, color=COLOURS[place % len(COLOURS)],
+        axes.barh(place, score.score, height=0.74, color=drawing.style_of(place)["color"],
                   edgecolor="white", hatch=_HATCHES[score.kind], linewidth=0)  # fmt: skip
         end = score.score
         if score.low is not None and score.high is not None:
             axes.plot([score.low, score.high], [place, place], color="black", linewidth=1)
             end = max(end, score.high)
-        axes.text(min(end, 100) + 1.5, place, f"{score.score:.0f}", fontsize=6.5, va="center",
-                  in_layout=False)  # fmt: skip
+        axes.text(min(end, 100) + 1.5, place, f"{score.score:.0f}", **text)
     axes.set_xticks([0, 50, 100])
     axes.tick_params(labelsize=7.5)
     axes.grid(True, axis="x", color="0.9")
@@ -209,11 +164,9 @@ def _draw_bars(axes: Any, scores: Sequence[Score | None]) -> None:
 def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     """Draw a benchmark's headline, or the first group that was run; None below two lengths."""
     present = [s for s in scores if s.length is not None and s.is_group and s.status != "not run"]
-    names = list(dict.fromkeys(score.column for score in present))
-    if not names:
-        return None
+    names = [score.column for score in present]
     headline = find_benchmark(scores[0].benchmark).headline
-    column = headline if headline in names else names[0]
+    column = headline if headline in names else next(iter(names), None)
     present = sorted((s for s in present if s.column == column), key=lambda s: s.length or 0)
     lengths = sorted({s.length for s in present if s.length is not None})
     if len(lengths) < 2:
@@ -221,113 +174,92 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     entries = list(dict.fromkeys(score.entry for score in scores))
     lines = {entry: [s for s in present if s.entry == entry] for entry in entries}
     lines = {entry: line for entry, line in lines.items() if line}
-    looks = {entry: _look_of(entries.index(entry), line[0].kind) for entry, line in lines.items()}
+    styles = {
+        entry: drawing.style_of(entries.index(entry), line[0].kind) for entry, line in lines.items()
+    }
     draw = _draw_together if len(lines) <= MOST_IN_A_PANEL else _draw_apart
-    figure, all_axes = draw(lines, looks)
+    figure, all_axes = draw(lines, styles)
     for axes in all_axes:
-        _label_lengths(axes, lengths)
+        drawing.label_lengths(axes, lengths)
         axes.set_ylim(-3, 103)
         axes.tick_params(axis="y", labelsize=8)
         axes.grid(True, color="0.92")
         if scores[0].benchmark == "ruler":
-            _mark_threshold(axes)
+            axes.axhline(RULER_THRESHOLD, color="0.35", linestyle=(0, (1, 2)), linewidth=1)
+            axes.annotate(f"threshold {RULER_THRESHOLD:g}", (0.01, RULER_THRESHOLD), va="bottom",
+                          xycoords=("axes fraction", "data"), fontsize=6.5,
+                          color="0.35")  # fmt: skip
     figure.suptitle(f"{series}: {column}, % (bands: 95 %)", fontsize=11)
-    if len(all_axes) > 1:
-        figure.supxlabel("context length, tokens", fontsize=9)
-    else:  # a label of the whole figure would lie under the legend
-        all_axes[0].set_xlabel("context length, tokens", fontsize=9)
+    # One panel has a label of its own: the figure's would lie under the legend.
+    label = figure.supxlabel if len(all_axes) > 1 else all_axes[0].set_xlabel
+    label("context length, tokens", fontsize=9)
     return figure
 
 
-Lines = Mapping[str, Sequence[Score]]
-Looks = Mapping[str, dict[str, Any]]
-
-
-def _draw_together(lines: Lines, looks: Looks) -> tuple[Any, list[Any]]:
-    figure = new_figure(7.2, 4.4 + 0.11 * len(lines))
-    axes = figure.subplots()
+def _draw_together(lines: Lines, styles: Styles) -> tuple[Any, list[Any]]:
+    figure, [axes] = drawing.make_panels(1, 1, (7.2, 4.4 + 0.11 * len(lines)))
     for entry, line in lines.items():
-        _draw_line(axes, line, looks[entry])
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(lines)),
-                  fontsize=8, frameon=False)  # fmt: skip
+        _draw_line(axes, line, styles[entry])
+    drawing.add_legend(figure, *axes.get_legend_handles_labels())
     return figure, [axes]
 
 
-def _draw_apart(lines: Lines, looks: Looks) -> tuple[Any, list[Any]]:
-    rows = math.ceil(len(lines) / _COLUMNS)
-    figure = new_figure(2.7 * _COLUMNS, 2.1 * rows + 0.6)
-    panels = list(figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True).ravel())
-    for axes, (entry, line) in zip(panels, lines.items(), strict=False):
+def _draw_apart(lines: Lines, styles: Styles) -> tuple[Any, list[Any]]:
+    figure, panels = drawing.make_panels(
+        len(lines), 4, (2.7, 2.1), (0, 0.6), sharex=True, sharey=True
+    )
+    for axes, (entry, line) in zip(panels, lines.items(), strict=True):
         for other in lines.values():
-            axes.plot(*_points(other), color="0.82", linewidth=0.8, zorder=1)
-        _draw_line(axes, line, looks[entry])
+            x, values = _floats(other, "length"), _floats(other, "score")
+            axes.plot(x, values, color="0.82", linewidth=0.8, zorder=1)
+        _draw_line(axes, line, styles[entry])
         axes.set_title("\n".join(textwrap.wrap(entry, 34)), fontsize=8)
-    for axes in panels[len(lines) :]:
-        axes.set_axis_off()
-    return figure, panels[: len(lines)]
-
-
-def _mark_threshold(axes: Any) -> None:
-    axes.axhline(RULER_THRESHOLD, color="0.35", linestyle=(0, (1, 2)), linewidth=1)
-    axes.annotate(f"threshold {RULER_THRESHOLD:g}", (0.01, RULER_THRESHOLD), va="bottom",
-                  xycoords=("axes fraction", "data"), fontsize=6.5, color="0.35")  # fmt: skip
+    return figure, panels
 
 
 def _floats(items: Sequence[Any], name: str) -> list[float]:
     """Return an attribute of each, NaN where it is missing, which breaks a line."""
-    return [NAN if getattr(item, name) is None else getattr(item, name) for item in items]
+    return [math.nan if getattr(item, name) is None else getattr(item, name) for item in items]
 
 
-def _points(line: Sequence[Score]) -> tuple[list[int | None], list[float]]:
-    return [score.length for score in line], _floats(line, "score")
-
-
-def _draw_line(axes: Any, line: Sequence[Score], look: dict[str, Any]) -> None:
-    x, values = _points(line)
+def _draw_line(axes: Any, line: Sequence[Score], style: dict[str, Any]) -> None:
+    x, values = _floats(line, "length"), _floats(line, "score")
     lows, highs = _floats(line, "low"), _floats(line, "high")
-    axes.fill_between(x, lows, highs, color=look["color"], alpha=0.14, linewidth=0)
-    axes.plot(x, values, markersize=5, linewidth=1.6, label=line[0].entry, zorder=3, **look)
+    axes.fill_between(x, lows, highs, color=style["color"], alpha=0.14, linewidth=0)
+    axes.plot(x, values, markersize=5, linewidth=1.6, label=line[0].entry, zorder=3, **style)
     for score in line:
         if score.score is None:
             axes.annotate("missing", (score.length, 1), fontsize=6.5, ha="center",
-                          color=look["color"], rotation=90)  # fmt: skip
+                          color=style["color"], rotation=90)  # fmt: skip
 
 
 def draw_curves(points: pandas.DataFrame, trained_lengths: Mapping[str, int | None]) -> Any:
-    """Draw perplexity over context length, one panel a text and target.
-
-    `trained_lengths` are tokens that each model was trained on, by abbreviation, where known.
-    """
+    """Draw perplexity over context length, one panel a text and target."""
     panels: dict[tuple[str, str], list[list[Any]]] = {}
     for curve in split_curves(points):
         panels.setdefault((curve[0].text, curve[0].target), []).append(curve)
-    most = max((len(curves) for curves in panels.values()), default=0)
-    figure = new_figure(7.0 * len(panels), 4.6 + 0.2 * most)
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    most = max(map(len, panels.values()))
+    figure, all_axes = drawing.make_panels(len(panels), len(panels), (7.0, 4.6 + 0.2 * most))
     for axes, curves in zip(all_axes, panels.values(), strict=True):
-        _draw_panel(axes, curves, trained_lengths)
+        for number, curve in enumerate(curves):
+            _draw_curve(axes, curve, number)
+        _label_curves(axes, [point for curve in curves for point in curve], trained_lengths)
     return figure
 
 
-def _draw_panel(
-    axes: Any, curves: Sequence[Sequence[Any]], trained_lengths: Mapping[str, int | None]
+def _label_curves(
+    axes: Any, points: Sequence[Any], trained_lengths: Mapping[str, int | None]
 ) -> None:
-    for number, curve in enumerate(curves):
-        _draw_curve(axes, curve, number)
-    points = [point for curve in curves for point in curve]
+    """Give a panel scales and labels, the trained lengths, and the names of its curves."""
     lengths = sorted({point.length for point in points})
     axes.set_yscale("log")
-    _label_lengths(axes, lengths)
+    drawing.label_lengths(axes, lengths)
     known = [value for value in _floats(points, "perplexity") if math.isfinite(value)]
     known = known or [1.0]  # all may be missing
     # A very wide bar runs out of the panel, so that the curves stay legible.
     axes.set_ylim(min(known) / 2, max(known) * 2)
     span = 4 * max(known) / min(known)
-    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if span < 1000 else (1.0,)
-    if span < 8:
-        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-    _label_numbers(axes.yaxis, steps, ",.10g")
+    drawing.label_decades(axes.yaxis, span, ",.10g", finer=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
     for length in sorted({trained_lengths.get(point.model) or 0 for point in points}):
         if lengths[0] <= length <= lengths[-1]:
             axes.axvline(length, color="0.35", linestyle="--", linewidth=1)
@@ -348,21 +280,20 @@ def _draw_panel(
 
 def _draw_curve(axes: Any, curve: Sequence[Any], number: int) -> None:
     """Draw one model; a missing point breaks the line and is marked at the bottom."""
-    look, first = _look_of(number), curve[0]
-    values, lows, highs = (
-        _floats(curve, name) for name in ("perplexity", "perplexity_low", "perplexity_high")
-    )
+    style, first = drawing.style_of(number), curve[0]
+    values = _floats(curve, "perplexity")
+    lows, highs = _floats(curve, "perplexity_low"), _floats(curve, "perplexity_high")
     below = [value - low for value, low in zip(values, lows, strict=True)]
     above = [high - value for value, high in zip(values, highs, strict=True)]
     kinds = sorted({ESTIMATOR_NAMES[point.estimator] for point in curve if point.estimator})
     axes.errorbar(
-        [point.length for point in curve], values, yerr=[below, above], color=look["color"],
-        capsize=2.5, marker=look["marker"], markersize=4.5, linewidth=1.5,
+        [point.length for point in curve], values, yerr=[below, above], color=style["color"],
+        capsize=2.5, marker=style["marker"], markersize=4.5, linewidth=1.5,
         label=f"{first.title}, {name_scaling(first.scaling)} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
     for point in curve:
         if point.perplexity is None:
             axes.annotate(
                 "missing", (point.length, 0.02 + 0.05 * number), rotation=0, fontsize=7,
-                xycoords=("data", "axes fraction"), ha="center", color=look["color"],
+                xycoords=("data", "axes fraction"), ha="center", color=style["color"],
             )  # fmt: skip

@@ -8,24 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy
 import pandas
 
-from opencompass_llada.report.writers import (
-    name_scaling,
-    new_figure,
-    plain_field,
-    write_plain_table,
-)
+from opencompass_llada.report.drawing import make_panels
+from opencompass_llada.report.writers import name_scaling, plain_field, write_plain_table
 
 #: Sequential, light to dark, told apart by the colour-blind and in black and white.
 COLOUR_MAP = "YlGnBu"
 MISSING_COLOUR = "0.85"
-METRIC_NAMES = {
-    "accuracy": "answers that hold the keyword, %",
-    "score": "NeedleBench score, %",
-}
-CELL_INCHES = (0.62, 0.34)
-PANEL_TITLE_CHARACTERS = 34
+METRIC_NAMES = {"accuracy": "answers that hold the keyword, %", "score": "NeedleBench score, %"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,27 +45,17 @@ class Grid:
         """Percent, ascending."""
         return tuple(self.scores.index)
 
-    def mean_over_depths(self, length: int) -> float | None:
-        """Return a length's mean score, or None if any of its cells is missing."""
-        return _known(self.scores[length].mean(skipna=False))
-
-    def mean(self) -> float | None:
-        """Return the mean over all cells, or None if any is missing."""
-        return _known(self.scores.mean(skipna=False).mean(skipna=False))
+    def mean(self, length: int | None = None) -> float | None:
+        """Return the mean over a length's cells or all, or None if any of them is missing."""
+        means = self.scores.mean(skipna=False)
+        value = means.mean(skipna=False) if length is None else means[length]
+        return None if math.isnan(value) else float(value)
 
     @property
     def num_trained(self) -> int:
-        """How many of the lengths the model was trained on; 0 where it is not known."""
-        return sum(length <= (self.trained_length or 0) for length in self.lengths)
-
-    @property
-    def has_longer(self) -> bool:
-        """Whether some lengths were trained on, and some are longer."""
-        return 0 < self.num_trained < len(self.lengths)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+        """How many of the lengths the model was trained on, if it was not on all; else 0."""
+        number = sum(length <= (self.trained_length or 0) for length in self.lengths)
+        return number if number < len(self.lengths) else 0
 
 
 def make_grids(
@@ -85,10 +67,7 @@ def make_grids(
     """Arrange the rows of a metric that have a length and a depth.
 
     Each model (by the column `by`) has one grid for every benchmark, language, prompt form,
-    haystack and tokenizer; the title names those that tell a run's grids apart.
-
-    Raises:
-        ValueError: If two data sets stand for the same cell of a grid.
+    haystack and tokenizer; the title names those that tell the grids apart.
     """
     keys = [by, "benchmark", "language", "prompt", "haystack", "tokenizer"]
     own = results[(results.metric == metric) & results.length.notna() & results.depth.notna()]
@@ -98,31 +77,26 @@ def make_grids(
     for rows, first in zip(groups, firsts, strict=True):
         model, numbers = getattr(first, by), {row.n for row in rows if row.status == "ok"}
         differences = _name_differences(first, firsts, by)
+        frame = pandas.DataFrame(rows)
+        for row in frame[frame.duplicated(["length", "depth"])].itertuples():
+            raise ValueError(
+                f"model {row.model!r}: data set {row.dataset!r} has length {row.length} and depth "
+                f"{row.depth:g}, which another one of the same grid has too; a heat map cannot "
+                "show both. Evaluate one of them in a run of its own."
+            )
         grids.append(
             Grid(
                 model=model,
                 title=", ".join([first.title, name_scaling(first.scaling), *differences]),
                 metric=metric,
                 unit=_describe_unit(first.tokenizer),
-                scores=_pivot(rows),
+                scores=frame.pivot(index="depth", columns="length", values="score").astype(float),
                 num_samples=numbers.pop() if len(numbers) == 1 else None,
                 trained_length=(trained_lengths or {}).get(model),
                 rows={(row.length, row.depth): row for row in rows},
             )
         )
     return grids
-
-
-def _pivot(rows: Sequence[Any]) -> pandas.DataFrame:
-    """Return scores by depth and length, where each place is asked for once."""
-    frame = pandas.DataFrame(rows)
-    for row in frame[frame.duplicated(["length", "depth"])].itertuples():
-        raise ValueError(
-            f"model {row.model!r}: data set {row.dataset!r} has length {row.length} and depth "
-            f"{row.depth:g}, which another one of the same grid has too; a heat map cannot "
-            "show both. Evaluate one of them in a run of its own."
-        )
-    return frame.pivot(index="depth", columns="length", values="score").astype(float)
 
 
 def _name_differences(own: Any, others: Sequence[Any], by: str) -> list[str]:
@@ -140,11 +114,8 @@ def _name_differences(own: Any, others: Sequence[Any], by: str) -> list[str]:
 
 
 def _describe_unit(tokenizer: str | None) -> str:
-    if tokenizer is None:
-        return "tokens"
-    if tokenizer == "gpt-4":
-        return "GPT-4 tokens"
-    return f"tokens of {tokenizer.removeprefix('asset:')}"
+    named = {None: "tokens", "gpt-4": "GPT-4 tokens"}
+    return named.get(tokenizer) or f"tokens of {str(tokenizer).removeprefix('asset:')}"
 
 
 def make_entry_grids(results: pandas.DataFrame) -> list[Grid]:
@@ -164,48 +135,41 @@ def write_means(grids: Sequence[Grid]) -> str:
     """
     lengths = sorted({length for grid in grids for length in grid.lengths})
     heads = ["model", *(f"{length:,}" for length in lengths), "all"]
-    rows = []
-    for grid in grids:
-        overall = grid.mean()
-        fields = [_mean_field(grid, length) for length in lengths]
-        fields.append("missing" if overall is None else f"{overall:.1f}")
-        rows.append([plain_field(grid.title), *fields])
+    rows = [
+        [plain_field(grid.title), *(_mean_field(grid, length) for length in (*lengths, None))]
+        for grid in grids
+    ]
     title = f"Mean {grids[0].metric} over depths, percent; lengths in tokens"
     return f"{title}\n\n{write_plain_table(heads, rows)}\n"
 
 
-def _mean_field(grid: Grid, length: int) -> str:
-    if length not in grid.lengths:
+def _mean_field(grid: Grid, length: int | None) -> str:
+    if length is not None and length not in grid.lengths:
         return ""
-    mean = grid.mean_over_depths(length)
-    if mean is None:
-        return f"missing {grid.scores[length].isna().sum()} of {len(grid.depths)}"
-    return f"{mean:.1f}"
+    if (mean := grid.mean(length)) is not None:
+        return f"{mean:.1f}"
+    if length is None:
+        return "missing"
+    return f"missing {grid.scores[length].isna().sum()} of {len(grid.depths)}"
 
 
 def draw_heat_maps(grids: Sequence[Grid], max_columns: int = 3) -> Any:
     """Return a figure of all grids, which are of one metric, side by side on one colour scale."""
-    columns = min(max_columns, len(grids))
-    rows = math.ceil(len(grids) / columns)
     widest = max(len(grid.lengths) for grid in grids)
     tallest = max(len(grid.depths) for grid in grids)
-    width = columns * max(2.9, 0.7 + CELL_INCHES[0] * widest) + 1.2
-    height = rows * max(2.6, 1.1 + CELL_INCHES[1] * tallest) + 0.9
-    figure = new_figure(width, height)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    image = None
-    for axes, grid in zip(panels, grids, strict=False):
+    size = (max(2.9, 0.7 + 0.62 * widest), max(2.6, 1.1 + 0.34 * tallest))
+    figure, panels = make_panels(len(grids), max_columns, size, (1.2, 0.9))
+    for axes, grid in zip(panels, grids, strict=True):
         image = _draw_panel(axes, grid)
-        axes.set_title("\n".join(textwrap.wrap(grid.title, PANEL_TITLE_CHARACTERS)), fontsize=9)
-    for axes in panels[len(grids) :]:
-        axes.set_axis_off()
+        axes.set_title("\n".join(textwrap.wrap(grid.title, 34)), fontsize=9)
     units = {grid.unit for grid in grids}
     unit = units.pop() if len(units) == 1 else "tokens (as each model's tokenizer counts)"
     figure.supxlabel(f"context length, {unit}", fontsize=10)
     figure.supylabel("depth of the needle, % of the context", fontsize=10)
     heading = f"Needle in a haystack: {_describe_cells(grids)}"
+    width, height = figure.get_size_inches()
     figure.suptitle("\n".join(textwrap.wrap(heading, int(11 * width))), fontsize=11)
-    bar = figure.colorbar(image, ax=list(panels), shrink=0.9, aspect=max(30, 5 * height), pad=0.02)
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.9, aspect=max(30, 5 * height), pad=0.02)
     bar.set_label(METRIC_NAMES.get(grids[0].metric, grids[0].metric), fontsize=9)
     bar.ax.tick_params(labelsize=8)
     return figure
@@ -213,44 +177,37 @@ def draw_heat_maps(grids: Sequence[Grid], max_columns: int = 3) -> Any:
 
 def _draw_panel(axes: Any, grid: Grid) -> Any:
     """Draw cells, their values, the missing ones and the trained length; return the image."""
+    from matplotlib.patches import Rectangle
+
     image = axes.imshow(grid.scores, vmin=0, vmax=100, cmap=COLOUR_MAP, aspect="auto")
-    for row, scores in enumerate(grid.scores.to_numpy()):
-        for column, score in enumerate(scores):
-            _label_cell(axes, column, row, score)
+    for (row, column), score in numpy.ndenumerate(grid.scores.to_numpy()):
+        style: dict[str, Any] = {"color": "white" if score > 60 else "black", "fontsize": 8}
+        if math.isnan(score):
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=MISSING_COLOUR,
+                                     edgecolor="0.5", hatch="////", lw=0))  # fmt: skip
+            box = {"facecolor": MISSING_COLOUR, "edgecolor": "none", "pad": 0.6}
+            style = {"fontsize": 6.5, "bbox": box}
+        text = "missing" if math.isnan(score) else f"{score:.0f}"
+        # It lies inside; measuring a thousand of them for the layout takes seconds.
+        axes.text(column, row, text, ha="center", va="center", in_layout=False, **style)
     axes.set_xticks(range(len(grid.lengths)), [f"{length:,}" for length in grid.lengths])
     axes.set_yticks(range(len(grid.depths)), [f"{depth:g}" for depth in grid.depths])
     axes.tick_params(labelsize=8)
-    if grid.has_longer:
-        axes.axvline(grid.num_trained - 0.5, color="black", lw=3.2)
-        axes.axvline(grid.num_trained - 0.5, color="#ff7f0e", lw=1.8)
+    for colour, width in (("black", 3.2), ("#ff7f0e", 1.8)) if grid.num_trained else ():
+        axes.axvline(grid.num_trained - 0.5, color=colour, lw=width)
     return image
 
 
-def _label_cell(axes: Any, column: int, row: int, score: float) -> None:
-    if math.isnan(score):
-        from matplotlib.patches import Rectangle
-
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=MISSING_COLOUR,
-                                 edgecolor="0.5", hatch="////", lw=0))  # fmt: skip
-        box = {"facecolor": MISSING_COLOUR, "edgecolor": "none", "pad": 0.6}
-        text = axes.text(column, row, "missing", ha="center", va="center", fontsize=6.5, bbox=box)
-    else:
-        text = axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8)
-        text.set_color("white" if score > 60 else "black")
-    text.set_in_layout(False)  # it lies inside; measuring a thousand of them takes seconds
-
-
 def _describe_cells(grids: Sequence[Grid]) -> str:
-    """Say how many samples a cell has and what the line means."""
+    """Say how many samples a cell has and what the line is, where all grids agree."""
     numbers = {grid.num_samples for grid in grids}
-    number = numbers.pop() if len(numbers) == 1 else None
     trained = {grid.trained_length for grid in grids}
-    length = trained.pop() if len(trained) == 1 else None
     parts = []
-    if number is not None:
+    if len(numbers) == 1 and None not in numbers:
+        number = numbers.pop()
         parts.append(f"{number} sample{'s' * (number != 1)} a cell")
-    if length is not None:
-        parts.append(f"trained on {length:,} tokens")
-    if any(grid.has_longer for grid in grids):
+    if len(trained) == 1 and None not in trained:
+        parts.append(f"trained on {trained.pop():,} tokens")
+    if any(grid.num_trained for grid in grids):
         parts.append("orange line: end of the trained length")
     return "; ".join(parts) or "scores by length and depth"

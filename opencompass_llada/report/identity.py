@@ -1,15 +1,11 @@
 """Says which cells are the same cell, and which runs of a model are one line of the leaderboard.
 
-A *protocol* is what a cell asks and how the answer is made: the prompts, what counts their length,
-the number of samples, the sampler, the generation length and the limit on prompts. Runs of one
-model that disagree on any of it, on the same benchmark, become lines of their own, and a note says
-what differs. Two models with one name stay apart, too.
+A *protocol* is what a cell asks and how the answer is made. Runs of one model that disagree on any
+of it, on the same benchmark, become lines of their own; two models with one name stay apart, too.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,12 +15,13 @@ from typing import Any
 import pandas
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.old_names import dotted_name
+from opencompass_llada.benchmarks.cells import plain_config
+from opencompass_llada.families import generates_by
+from opencompass_llada.networks.checkpoint import read_json_object
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.sampling import STRATEGIES
 
-#: A row of the results frame, as `DataFrame.itertuples` gives it.
-Row = Any
+Row = Any  # of the results, as `DataFrame.itertuples` gives it
 #: Parts of a protocol that must agree for a whole benchmark, with what a note calls them.
 SETTINGS = {"sampler": "sampler", "prompt_limit": "limit on prompts"}
 #: Parts that must agree task by task: they may differ between tasks of one benchmark.
@@ -34,11 +31,8 @@ TASK_SETTINGS = {
     "generation_length": "generation length",
     "n": "number of samples",
 }
-#: Benchmarks whose number of samples (windows of a text) goes with the length.
-N_BY_CELL = ("perplexity",)
-#: Parts that must agree cell by cell.
-CELL_SETTINGS = {"prompt_hash": "prompt hash"}
-NAMES = {**SETTINGS, **TASK_SETTINGS, **CELL_SETTINGS}
+#: With the prompts' own hash, which must agree cell by cell.
+NAMES = {**SETTINGS, **TASK_SETTINGS, "prompt_hash": "prompt hash"}
 #: Parts of a data set's config that do not change what the model is asked: names, places in the
 #: grid (compared by themselves), how answers are scored, and how many samples there are.
 NOT_PROMPTS = ("abbr", "type", "eval_cfg", "length", "depth", "task", "benchmark", "path", "name",
@@ -64,11 +58,8 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
     strategy = STRATEGIES.get(str(options.get("remasking")))
     random = options.get("temperature") or (strategy is not None and not strategy.confident)
     left_out = ("generation_length", "max_out_len", *(() if random else ("seed",)))
-    named = [
-        f"{name}={value}"
-        for name, value in sorted(options.items())
-        if name not in left_out and value is not None
-    ]
+    given = {key: options[key] for key in sorted(options) if options[key] is not None}
+    named = [f"{name}={value}" for name, value in given.items() if name not in left_out]
     return " ".join(named) or "defaults"
 
 
@@ -96,53 +87,31 @@ def _hash_template(dataset: Mapping[str, Any]) -> str:
     how.pop("max_out_len", None)
     window = dict(how.pop("window", None) or {})
     window = {key: value for key, value in window.items() if not key.endswith("length")}
-    return hash_values(_plain({**prompts, "infer": infer, "how": how, "window": window}))
-
-
-def _plain(value: Any) -> Any:
-    """Return a config value with classes as dotted names, as it stands in a dump."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | type(None)) else dotted_name(value)
+    return hash_values(plain_config({**prompts, "infer": infer, "how": how, "window": window}))
 
 
 def find_kind(model: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> str:
-    """Tell masked diffusion from autoregressive models.
+    """Tell whether a model is ``diffusion``, ``autoregressive`` or ``unknown``.
 
     By what the engine recorded, else by the family of the recorded ``model_type``, of config.json
     where that is at hand, or of the config's own ``model_type``. No name is guessed from.
-
-    Returns:
-        ``diffusion``, ``autoregressive`` or ``unknown``.
     """
     record = recorded or {}
     told = record.get("generates_by") or _ENGINES.get(str(record.get("engine")))
     if told is None:
         names = (record.get("model_type"), _read_model_type(str(model.get("path"))),
                  model.get("model_type"))  # fmt: skip
-        told = next((kind for kind in map(_family_kind, names) if kind), None)
+        told = next(filter(None, (generates_by(str(name)) for name in names if name)), None)
     return {"masked_diffusion": "diffusion", None: "unknown"}.get(told, str(told))
-
-
-@lru_cache(maxsize=256)
-def _family_kind(model_type: str | None) -> str | None:
-    if not model_type:
-        return None
-    from opencompass_llada.families import generates_by  # imports torch, which a report spares
-
-    return generates_by(str(model_type))
 
 
 @lru_cache(maxsize=256)
 def _read_model_type(path: str) -> str | None:
     try:
-        file = Path(resolve_path(path)).expanduser() / "config.json"
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_object(Path(resolve_path(path)).expanduser() / "config.json")
     except (OSError, ValueError):
         return None
-    return content.get("model_type") if isinstance(content, dict) else None
+    return content.get("model_type")
 
 
 def counted_by(row: Row) -> str | None:
@@ -153,8 +122,7 @@ def counted_by(row: Row) -> str | None:
 def hash_protocol(row: Row) -> str:
     """Return the hash of what a cell asks: equal for two models that were asked the same.
 
-    The sampler is left out: it belongs to the model's line. Prompts count by their own hash where
-    predictions are left, else by their template.
+    Prompts count by their own hash where predictions are left, else by their template.
     """
     asked = row.prompt_hash or row.template_hash
     if row.benchmark == "perplexity":  # its predictions name the texts and do not hold them
@@ -181,17 +149,16 @@ class _RunOfModel:
             found |= {(name, None): getattr(row, name) for name in SETTINGS}
             for name in TASK_SETTINGS:
                 value = counted_by(row) if name == "counted_by" else getattr(row, name)
+                # The number of windows of a text goes with the length.
+                by_cell = row.benchmark == "perplexity"
                 if value is not None:
-                    found.setdefault((name, place if row.benchmark in N_BY_CELL else task), value)
+                    found.setdefault((name, place if by_cell else task), value)
             if row.prompt_hash is not None:
                 found["prompt_hash", place] = row.prompt_hash
         return found
 
     def differences(self, other: _RunOfModel) -> list[str]:
-        """Say what two runs disagree on, as in ``number of samples (2, 10)``.
-
-        It is nothing if they are the same measurement or complete each other.
-        """
+        """Say what two runs disagree on, such as ``number of samples (2, 10)``, if anything."""
         differing: dict[str, tuple[Any, Any]] = {}
         for key in self.protocol.keys() & other.protocol.keys():
             if self.protocol[key] != other.protocol[key]:
@@ -199,36 +166,35 @@ class _RunOfModel:
         if len(differing) > 1 and "n" in differing:
             differing.pop("prompt_hash", None)  # follows from another number of samples
         shown = {
-            name: [str(v) if v != "" else "none" for v in differing[name]] for name in differing
+            name: ", ".join("none" if value == "" else str(value) for value in values)
+            for name, values in differing.items()
         }
-        return [f"{NAMES[name]} ({', '.join(shown[name])})" for name in NAMES if name in shown]
+        return [f"{NAMES[name]} ({shown[name]})" for name in NAMES if name in shown]
 
 
 def separate(
-    results: pandas.DataFrame,
-    order: Mapping[str, int],
-    checkpoints: Mapping[tuple[str, str], str],
+    results: pandas.DataFrame, order: Sequence[str], checkpoints: Mapping[tuple[str, str], str]
 ) -> tuple[pandas.DataFrame, list[str]]:
-    """Give each row the line that it belongs to, and drop what was measured twice.
+    """Give each row the line that it belongs to, drop what was measured twice, and remark on it.
 
-    Args:
-        results: Of all runs; ``entry`` holds title and scaling.
-        order: Place of each run, the oldest first by recorded time.
-        checkpoints: Hash of each (run, model abbreviation)'s weights, where recorded.
-
-    Returns:
-        The rows that are left, in their order, and remarks for the reader.
+    `order` is of the runs, the oldest first; `checkpoints` are hashes of the weights that are
+    recorded, by run and model.
     """
     entries, remarks = _tell_models_apart(results, checkpoints)
     named = results.assign(entry=entries)
-    by_age = named.iloc[named.run.map(order).argsort(kind="stable")]
+    by_age = named.iloc[named.run.map(order.index).argsort(kind="stable")]
     dropped: set[Any] = set()
     for (entry, benchmark), own in by_age.groupby(["entry", "benchmark"], sort=False):
         runs = [
             _RunOfModel(str(name), list(rows.itertuples()))
             for name, rows in own.groupby("run", sort=False)
         ]
-        classes = _classify(runs)
+        classes: list[list[_RunOfModel]] = []
+        for run in runs:
+            agreeing = (c for c in classes if not any(member.differences(run) for member in c))
+            if (own_class := next(agreeing, None)) is None:
+                classes.append(own_class := [])
+            own_class.append(run)
         for place, same in enumerate(classes):
             dropped |= _find_repeats(same, f"{entry} on {benchmark}", remarks)
             if place:
@@ -239,19 +205,6 @@ def separate(
                     f"on {'; '.join(first.differences(same[0]))}: kept apart"
                 )
     return named.drop(index=list(dropped)), remarks
-
-
-def _classify(runs: Sequence[_RunOfModel]) -> list[list[_RunOfModel]]:
-    """Put each run to the first class with which it agrees throughout."""
-    classes: list[list[_RunOfModel]] = []
-    for run in runs:
-        for members in classes:
-            if not any(member.differences(run) for member in members):
-                members.append(run)
-                break
-        else:
-            classes.append([run])
-    return classes
 
 
 def _find_repeats(same: Sequence[_RunOfModel], what: str, remarks: list[str]) -> set[Any]:
@@ -292,44 +245,32 @@ def _find_repeats(same: Sequence[_RunOfModel], what: str, remarks: list[str]) ->
 
 def _tell_models_apart(
     results: pandas.DataFrame, checkpoints: Mapping[tuple[str, str], str]
-) -> tuple[list[str], list[str]]:
+) -> tuple[pandas.Series, list[str]]:
     """Name entries so that each stands for one checkpoint under one scaling."""
     remarks: list[str] = []
     known = [checkpoints.get(key, "") for key in zip(results.run, results.model, strict=True)]
-    hashes: dict[str, set[str]] = defaultdict(set)
-    for path, content in zip(results.checkpoint, known, strict=True):
-        hashes[path] |= {content} - {""}
-    identities = [
-        (path, content if len(hashes[path]) > 1 else "", model)
-        for path, content, model in zip(results.checkpoint, known, results.model, strict=True)
-    ]
-    found: dict[str, dict[tuple[str, str, str], str]] = defaultdict(dict)
-    for entry, identity in zip(results.entry, identities, strict=True):
-        found[entry][identity] = entry
-    for entry, labels in found.items():
-        if len(labels) > 1:
-            labels |= {identity: _extend(entry, identity, list(labels)) for identity in labels}
+    frame = results[["entry", "checkpoint", "model"]].assign(weights=known)
+    hashed = frame.weights.where(frame.weights != "")
+    several = hashed.groupby(frame.checkpoint).transform("nunique") > 1
+    frame["weights"] = frame.weights.where(several, "")
+    entries = frame.entry.copy()
+    for entry, own in frame.groupby("entry", sort=False):
+        differs = own.nunique() > 1
+        models = list(own.groupby(["checkpoint", "weights", "model"], sort=False))
+        labels = []
+        for (path, weights, abbr), rows in models if len(models) > 1 else ():
+            parts = [path] if differs.checkpoint else []
+            parts += [f"weights {weights or 'not recorded'}"] if differs.weights else []
+            labels.append(f"{entry} [{', '.join(parts or [abbr])}]")
+            entries[rows.index] = labels[-1]
+        if labels:
             remarks.append(
-                f"{len(labels)} models are called {entry!r}; they are shown as "
-                f"{', '.join(labels.values())}"
+                f"{len(labels)} models are called {entry!r}; they are shown as {', '.join(labels)}"
             )
-    entries = [found[entry][own] for entry, own in zip(results.entry, identities, strict=True)]
-    by_abbr = pandas.Series(entries, dtype=object).groupby(list(results.model)).unique()
-    for abbr, shown in by_abbr.items():
+    for abbr, shown in entries.groupby(results.model).unique().items():
         if len(shown) > 1:
             remarks.append(
                 f"the abbr {abbr!r} stands for {len(shown)} models: {', '.join(sorted(shown))}; "
                 "they are kept apart"
             )
     return entries, remarks
-
-
-def _extend(
-    entry: str, identity: tuple[str, str, str], found: Sequence[tuple[str, str, str]]
-) -> str:
-    """Add to a name what tells it from the others: path, contents, abbreviation."""
-    path, content, abbr = identity
-    parts = [path] if any(other[0] != path for other in found) else []
-    if any(other[1] != content for other in found):
-        parts.append(f"weights {content or 'not recorded'}")
-    return f"{entry} [{', '.join(parts or [abbr])}]"

@@ -1,8 +1,7 @@
-"""Renders the report's page: tables, heat maps, plots, samples and provenance.
+"""Renders the report's page by templates/page.html, which escapes all that is not ours.
 
-The page holds style, script and figures, and forbids every request and every other script by its
-content security policy. What it says and how is in templates/page.html, which escapes all that is
-not ours. Of the samples it holds as many as fit.
+The page holds style, script, figures and as many samples as fit, and forbids every request and
+every other script by its content security policy.
 """
 
 from __future__ import annotations
@@ -22,59 +21,37 @@ from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs.hashes import hash_text
 
 TEMPLATES = Path(__file__).with_name("templates")
-#: Characters of configs that a page holds; the rest is in provenance.json beside it.
-CONFIG_BUDGET = 400_000
-#: Characters of HTML that all samples together may take.
-SAMPLE_BUDGET = 2_600_000
+CONFIG_BUDGET = 400_000  # characters of configs in a page; the rest is in provenance.json
+SAMPLE_BUDGET = 2_600_000  # characters of HTML that all samples together may take
 #: What the markup around a data set, a prompt and an answer takes.
 _BLOCK_MARKUP, _PROMPT_MARKUP, _ANSWER_MARKUP, _STATE_MARKUP = 300, 420, 190, 84
-#: Characters of each text where whole samples do not fit.
-_SHORT = 140
+_SHORT = 140  # characters of each text where whole samples do not fit
 _TOTALS = {"wall_seconds": "{:.1f}", "num_prompts": "{:,.0f}", "num_generated_tokens": "{:,.0f}",
            "num_forward_passes": "{:,.0f}", "num_batch_passes": "{:,.0f}",
            "seconds": "{:.1f}"}  # fmt: skip
-#: A row of the results, as `DataFrame.itertuples` gives it.
-Row = Any
 
 
-class Plot(NamedTuple):
-    """A figure inside the page; sizes in CSS pixels."""
-
-    caption: str
-    address: str
-    width: int
-    height: int
-
-
-def make_plot(caption: str, figure: Any, svg: bytes) -> Plot:
-    """Return a matplotlib figure for the page, given its SVG."""
+def make_plot(caption: str, figure: Any, svg: bytes) -> dict[str, Any]:
+    """Return a matplotlib figure for the page, given its SVG; sizes are CSS pixels."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     address = "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-    return Plot(caption, address, width, height)
+    return {"caption": caption, "address": address, "width": width, "height": height}
 
 
 class SampleAnswer(NamedTuple):
-    """A model's answer to a prompt."""
+    """A model's answer to the prompt of a data set; the sample holds both."""
 
     anchor: str  # unique in the page; the first answer of a cell has it
     entry: str
-    prediction: str
-    score: float | None
-
-
-class SamplePrompt(NamedTuple):
-    """A prompt with the answers of all models that were asked it."""
-
     sample: Sample
-    answers: list[SampleAnswer]
 
 
 class SampleBlock(NamedTuple):
-    """The samples of one data set, and the results of all models on it."""
+    """The results of all models on one data set, and for each prompt their answers."""
 
     anchor: str
-    rows: list[Row]
-    prompts: list[SamplePrompt]
+    rows: list[Any]
+    prompts: list[list[SampleAnswer]]
 
 
 class Samples(NamedTuple):
@@ -109,7 +86,7 @@ def _make_blocks(
     collection: Collection, number: int, *, short: bool
 ) -> tuple[list[SampleBlock], dict[CellKey, str]]:
     """Return blocks by data set and prompts; models that were asked otherwise have their own."""
-    groups: dict[tuple[str | None, ...], dict[CellKey, Row]] = {}
+    groups: dict[tuple[str | None, ...], dict[CellKey, Any]] = {}
     for row in collection.rows:
         # Prompts are what is shared, whatever runs call the data set; a perplexity's are names.
         named = row.prompt_hash is None or row.benchmark == "perplexity"
@@ -123,45 +100,33 @@ def _make_blocks(
             for column, key in enumerate(group)
         }
         anchors |= names
-        prompts = []
-        for index in range(number):
-            found = {key: collection.cells[key].samples[index : index + 1] for key in group}
-            samples = {key: own[0] for key, own in found.items() if own}
-            if samples:
-                prompts.append(_make_prompt(samples, group, {} if index else names, short))
-        blocks.append(SampleBlock(f"d{place}", list(group.values()), prompts))
+        prompts = [
+            [
+                SampleAnswer("" if index else names[key], row.entry, _cut(sample, short))
+                for key, row in group.items()
+                for sample in collection.cells[key].samples[index : index + 1]
+            ]
+            for index in range(number)
+        ]
+        blocks.append(SampleBlock(f"d{place}", list(group.values()), list(filter(None, prompts))))
     return blocks, anchors
 
 
-def _make_prompt(
-    samples: Mapping[CellKey, Sample],
-    rows: Mapping[CellKey, Row],
-    anchors: Mapping[CellKey, str],
-    short: bool,
-) -> SamplePrompt:
-    """Return a prompt, as the first cell has it, with the answers of all."""
-    answers = [
-        SampleAnswer(
-            anchor=anchors.get(key, ""),
-            entry=rows[key].entry,
-            prediction=shorten(own.prediction, _SHORT) if short else own.prediction,
-            score=own.score,
-        )
-        for key, own in samples.items()
-    ]
-    first = next(iter(samples.values()))
-    if short:
-        first = replace(first, head=shorten(first.head, _SHORT), tail=first.tail[-_SHORT:])
-    return SamplePrompt(first, answers)
+def _cut(sample: Sample, short: bool) -> Sample:
+    if not short:
+        return sample
+    head, prediction = shorten(sample.head, _SHORT), shorten(sample.prediction, _SHORT)
+    return replace(sample, head=head, tail=sample.tail[-_SHORT:], prediction=prediction)
 
 
 def _estimate(block: SampleBlock) -> int:
     """Return about how many characters a block takes, escaping counted with an eighth."""
     total = _BLOCK_MARKUP
     total += sum(_STATE_MARKUP + len(row.entry) + len(row.reason) for row in block.rows)
-    for sample, answers in block.prompts:
+    for answers in block.prompts:
+        sample = answers[0].sample
         texts = [sample.head, sample.tail, sample.needle, sample.expected]
-        texts += [text for answer in answers for text in (answer.entry, answer.prediction)]
+        texts += [text for own in answers for text in (own.entry, own.sample.prediction)]
         total += _PROMPT_MARKUP + _ANSWER_MARKUP * len(answers) + sum(map(len, texts)) * 9 // 8
     return total
 
@@ -169,14 +134,15 @@ def _estimate(block: SampleBlock) -> int:
 def _write_colours() -> str:
     """Return CSS rules for the classes s0 to s100, in the figures' own colours."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     rules = []
     for level in range(101):
         red, green, blue, _ = colormaps[COLOUR_MAP](level / 100)
         shade = 0.2126 * red + 0.7152 * green + 0.0722 * blue
         text = "#fff" if shade < 0.5 else "#000"
-        code = "".join(f"{round(255 * value):02x}" for value in (red, green, blue))
-        rules.append(f".s{level},.s{level} a{{background:#{code};color:{text}}}")
+        code = to_hex((red, green, blue))
+        rules.append(f".s{level},.s{level} a{{background:{code};color:{text}}}")
     return "\n".join(rules)
 
 
@@ -211,7 +177,8 @@ def render_page(collection: Collection, samples: Samples, **parts: Any) -> str:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
-        finalize=_show,
+        # NUL and changes of direction can be seen.
+        finalize=lambda value: show_controls(value) if type(value) is str else value,
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8") + _write_colours()
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
@@ -238,11 +205,6 @@ def render_page(collection: Collection, samples: Samples, **parts: Any) -> str:
         show_config=_show_config,
         config_budget=CONFIG_BUDGET // max(1, len(collection.runs)),
     )
-
-
-def _show(value: Any) -> Any:
-    """Return what a template writes: NUL and changes of direction can be seen."""
-    return show_controls(value) if type(value) is str else value
 
 
 def _source_hash(text: str) -> str:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 
 from opencompass_llada.files import write_text
+from opencompass_llada.report import writers
 from opencompass_llada.report.board import make_board
-from opencompass_llada.report.collect import CellKey, Collection, collect_runs, key_of
+from opencompass_llada.report.collect import TIDY_COLUMNS, CellKey, Collection, collect_runs, key_of
 from opencompass_llada.report.cost import find_costs
+from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
-from opencompass_llada.report.page import Plot, choose_samples, make_plot, render_page
+from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.published import compare, read_figures
-from opencompass_llada.report.scores import find_effective_lengths, rank_scores, write_scores
+from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
-from opencompass_llada.report.writers import WRITERS, escape_markdown, save_figure
 from opencompass_llada.runs.run_folder import RunFolder
 
 TITLE = "Long-context leaderboard"
@@ -27,16 +29,7 @@ MOST_NAMED = 4
 
 
 def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) -> list[Path]:
-    """Read runs and write their report.
-
-    Args:
-        runs: From `run_folder.find_runs`; at least one.
-        folder: Where to; files of the same names are replaced.
-        title: Heading of the page.
-
-    Returns:
-        The files, report.html first.
-    """
+    """Read runs, one or more, and write their report; return its files, report.html first."""
     collection = collect_runs(runs)
     scores, remarks = rank_scores(make_board(collection))
     lengths, costs = find_effective_lengths(scores), find_costs(collection)
@@ -45,7 +38,7 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     tables = make_tables(scores, lengths, costs, compare(scores), links)
     notes = [*collection.notes, *remarks]
     folder.mkdir(parents=True, exist_ok=True)
-    plots: list[Plot] = []
+    plots = []
     figures: list[Path] = []
     for name, caption, figure in make_plots(collection, scores, costs):
         files = [folder / "plots" / f"{name}.{suffix}" for suffix in ("png", "svg")]
@@ -62,13 +55,16 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
         plots=plots,
         published=make_published(read_figures()),
     )
+    tidy = collection.results[[*TIDY_COLUMNS]]
     texts = {
         "report.html": page,
-        "leaderboard.md": _write_notes(notes) + "\n".join(map(WRITERS["md"], tables)),
-        "leaderboard.tex": "\n".join(map(WRITERS["tex"], tables)),
-        **{f"tables/{table.name}.csv": WRITERS["csv"](table) for table in tables},
-        "scores.csv": write_scores(scores),
-        "results.csv": collection.write_csv(),
+        "leaderboard.md": _write_notes(notes) + "\n".join(map(writers.write_markdown, tables)),
+        "leaderboard.tex": "\n".join(map(writers.write_latex, tables)),
+        **{f"tables/{table.name}.csv": writers.write_csv(table) for table in tables},
+        "scores.csv": writers.write_csv_rows(
+            [own.name for own in fields(Score)], map(asdict, scores)
+        ),
+        "results.csv": writers.write_csv_rows(list(TIDY_COLUMNS), tidy.to_numpy()),
         "provenance.json": _write_provenance(collection),
     }
     for name, text in texts.items():
@@ -103,7 +99,7 @@ def _describe(collection: Collection) -> str:
 
 def _write_notes(notes: Sequence[str]) -> str:
     """Return what to know as Markdown; lines of a note stay lines."""
-    listed = ["- " + "\n  ".join(map(escape_markdown, note.splitlines())) for note in notes]
+    listed = ["- " + "\n  ".join(map(writers.escape_markdown, note.splitlines())) for note in notes]
     return "\n".join(["## What to know", "", *listed, "", ""]) if notes else ""
 
 
@@ -114,10 +110,7 @@ def _write_provenance(collection: Collection) -> str:
         known = collection.provenance[run.name]
         content[run.name] = {
             "path": str(run.path),
-            "configs": {
-                file.name: file.read_text(encoding="utf-8", errors="replace")
-                for file in run.config_files
-            },
+            "configs": {file.name: file.read_text("utf-8", "replace") for file in run.config_files},
             "runs": [
                 {name: value for name, value in record.items() if name != "config"}
                 for record in known.runs

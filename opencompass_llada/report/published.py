@@ -40,23 +40,19 @@ METRICS = {"niah": "score"}
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One published number.
-
-    Raises:
-        ValueError: For an unknown trust level.
-    """
+    """One published number; model, scaling, benchmark and column as the leaderboard has them."""
 
     paper: str  # name and version
     table: str  # or figure in it
-    model: str  # title, as the model configs here have it
-    scaling: str  # as the model configs here have it; words where the paper does not say
-    benchmark: str  # as in the data set configs
-    column: str  # group of tasks, as the leaderboard names it
+    model: str
+    scaling: str  # words where the paper does not say
+    benchmark: str
+    column: str
     length: int | None  # tokens; None for all lengths, or where there are none
     value: float  # percent; perplexity for perplexity
     trust: str  # see `TRUST`
     source: str  # where it was read
-    note: str  # what else to know; '' for nothing
+    note: str
 
     def __post_init__(self) -> None:
         """Check the trust level."""
@@ -86,23 +82,18 @@ class FigurePair:
 
 @lru_cache(maxsize=1)
 def read_figures() -> tuple[Figure, ...]:
-    """Read all published figures.
-
-    Raises:
-        ValueError: For a file or line that does not fit; names it.
-    """
+    """Read all published figures; a `ValueError` names the file and line that does not fit."""
     with FILE.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         try:
             if list(rows.fieldnames or ()) != [field.name for field in fields(Figure)]:
                 raise ValueError("its header is not that of published figures")
-            figures = [_read_figure(row) for row in rows]
+            return tuple(_read_figure(row) for row in rows)
         except (ValueError, csv.Error) as error:  # bytes that are no UTF-8 are ValueErrors, too
             raise ValueError(
                 f"{FILE}, line {rows.line_num}: {error}. The file is damaged; install the package "
                 "again, or restore the file"
             ) from error
-    return tuple(figures)
 
 
 def _read_figure(row: dict[str, str]) -> Figure:
@@ -115,14 +106,14 @@ def _read_figure(row: dict[str, str]) -> Figure:
     return Figure(**{**row, "length": length, "value": value})  # type: ignore[arg-type]
 
 
-def compare(scores: Sequence[Score], figures: Sequence[Figure] | None = None) -> list[FigurePair]:
+def compare(scores: Sequence[Score]) -> list[FigurePair]:
     """Pair measured scores with published ones of the same model, scaling, column and length.
 
     Scores on embedded data are passed over: they are of other texts. Pairs are in the order of the
     scores; a conflicting figure makes one pair a version.
     """
     index: dict[tuple[str, str, str, int | None], list[Figure]] = defaultdict(list)
-    for figure in read_figures() if figures is None else figures:
+    for figure in read_figures():
         name = figure.model if figure.scaling == "none" else f"{figure.model}, {figure.scaling}"
         index[name, figure.benchmark, figure.column, figure.length].append(figure)
     pairs = []

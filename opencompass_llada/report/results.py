@@ -1,8 +1,7 @@
 """Reads the results of a run as a pandas frame, and the samples behind them; averages nothing.
 
-The frame has one row a model, data set and metric. A cell (a model on a data set) without a usable
-result is a row that says so and has no number. Columns are objects, so that a missing value stays
-None: as NaN, it would vanish from a mean.
+A cell (a model on a data set) without a usable result is a row that says so and has no number.
+Columns are objects, so that a missing value stays None: as NaN, it would vanish from a mean.
 """
 
 from __future__ import annotations
@@ -19,15 +18,8 @@ import pandas
 from opencompass_llada.benchmarks.benchmark import Benchmark, benchmark_of
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.hashes import DIGITS, hash_text
-from opencompass_llada.runs.recorded_files import (
-    dataset_name,
-    find_finished,
-    list_pairs,
-    model_name,
-    read_answers,
-    read_result,
-)
 from opencompass_llada.runs.run_folder import ModelFacts, describe_model
 
 #: The columns, with their kind in a Parquet file; docs/report.md says what they mean.
@@ -69,36 +61,34 @@ def make_frame(rows: Iterable[Row], columns: Iterable[str]) -> pandas.DataFrame:
 def read_results(
     cfg: Mapping[str, Any], work_dir: str | Path, models: Sequence[ModelFacts] | None = None
 ) -> pandas.DataFrame:
-    """Read every result that a run's config asks for.
+    """Read every result that a run's config asks for, a row a cell and metric in its order.
 
-    Args:
-        cfg: The config, with ``models`` and ``datasets`` or ``model_dataset_combinations``.
-        work_dir: The run's own directory, which holds results/.
-        models: What to say of the models; by default what the config does.
-
-    Returns:
-        A frame of `COLUMNS` in the config's order; each cell has one row a metric.
+    `models` is what to say of the models; by default what the config does.
     """
     known = {facts.abbr: facts for facts in models or ()}
     rows: list[Row] = []
-    for model, dataset in list_pairs(cfg):
-        facts = known.get(model_name(model)) or describe_model(model)
+    for model, dataset in recorded.list_pairs(cfg):
+        facts = known.get(recorded.model_name(model)) or describe_model(model)
         rows += read_cell_rows(facts, dataset, Path(work_dir))
     return make_frame(rows, COLUMNS)
 
 
 def read_cell_rows(facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path) -> Iterator[Row]:
     """Yield a row for each metric of one model on one data set."""
-    benchmark, name = benchmark_of(dataset), dataset_name(dataset)
+    benchmark, name = benchmark_of(dataset), recorded.dataset_name(dataset)
     path = work_dir / "results" / facts.abbr / f"{name}.json"
-    result, reason = read_result(path)
+    result, reason = recorded.read_result(path)
     status = "ok" if not reason else ("failed" if path.is_file() else "missing")
     if status == "ok" and (fault := _count_fault(dataset, _count("", result))):
         result, status, reason = {}, "failed", fault
     language, guide, files = (dataset.get(key) for key in ("language", "guide", "file_list"))
     for metric in _list_metrics(dataset, benchmark, result):
-        score = finite(result.get(metric))
-        fault = _number_fault(benchmark, metric, score)
+        score, fault = finite(result.get(metric)), ""
+        is_percent = benchmark.is_percent or metric.partition("_")[0] == "accuracy"
+        if score is None:
+            fault = f"the result has no finite number {metric!r}"
+        elif is_percent and not 0 <= score <= 100:
+            fault = f"{metric}={score:g} is outside 0 to 100, which no evaluator gives"
         fault = fault and f"{fault} ({path.relative_to(work_dir)})"
         usable = status == "ok" and not fault
         yield {
@@ -149,20 +139,8 @@ def finite(value: Any) -> float | None:
         return None
 
 
-def _number_fault(benchmark: Benchmark, metric: str, score: float | None) -> str:
-    if score is None:
-        return f"the result has no finite number {metric!r}"
-    is_percent = benchmark.is_percent or metric.partition("_")[0] == "accuracy"
-    if is_percent and not 0 <= score <= 100:
-        return f"{metric}={score:g} is outside 0 to 100, which no evaluator gives"
-    return ""
-
-
 def _count(metric: str, result: Mapping[str, Any]) -> int | None:
-    """Return the number of samples: as reported, or by the details.
-
-    A metric of a part of the samples (``accuracy_easy``) has their number (``num_samples_easy``).
-    """
+    """Return the number of samples, or of a part of them (``num_samples_easy``)."""
     part = metric.partition("_")[2]
     reported = finite(result.get(f"num_samples_{part}", result.get("num_samples")))
     if reported is not None:
@@ -172,11 +150,7 @@ def _count(metric: str, result: Mapping[str, Any]) -> int | None:
 
 
 def _count_fault(dataset: Mapping[str, Any], num_samples: int | None) -> str:
-    """Say if a needle cell's result is of fewer or more samples than its config asks for.
-
-    So it is where an evaluator scored what a lost shard left, or a folder was resumed with other
-    settings. Says nothing where the config leaves the number open.
-    """
+    """Say if a needle cell's result is of fewer or more samples than its config asks for."""
     repeats, files = dataset.get("num_repeats_per_file"), dataset.get("file_list")
     reader = dataset.get("reader_cfg") or {}
     if not repeats or not files or dataset.get("n", 1) != 1 or "test_range" in reader:
@@ -240,8 +214,15 @@ def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> Cel
 
     Files that are missing or torn leave their fields empty; what is wrong is said elsewhere.
     """
-    answers = _read_predictions(run_path / "predictions" / model, dataset)
-    details = _read_details(run_path / "results" / model / f"{dataset}.json")
+    files = recorded.find_finished(run_path / "predictions" / model, dataset)
+    read = [recorded.read_answers(file.path) for file in files]
+    whole = bool(files) and not any(fault for _, fault in read)
+    answers = [answer for content, _ in read for answer in content.values()] if whole else []
+    result, _ = recorded.read_result(run_path / "results" / model / f"{dataset}.json")
+    details = result.get("details") or []
+    if isinstance(details, Mapping):  # OpenCompass's own evaluators number them
+        details = [details[key] for key in sorted(filter(str.isdecimal, details), key=int)]
+    details = [detail for detail in details if isinstance(detail, Mapping)]
     scores = {}
     for metric in SAMPLE_METRICS:
         found = [_score_of(detail, metric) for detail in details]
@@ -249,36 +230,17 @@ def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> Cel
         if known and len(known) == len(found):
             scores[metric] = known
     shown = next(iter(scores), SAMPLE_METRICS[0])
-    prompts = [_as_text(answer.get("origin_prompt", "")) for answer in answers or ()]
+    prompts = [_as_text(answer.get("origin_prompt", "")) for answer in answers]
     needles = [_first(detail.get("needle")) for detail in details]
-    golds = [answer.get("gold") for answer in answers or ()]
-    first = list(zip(prompts, answers or (), [*details, *({} for _ in prompts)], strict=False))
+    golds = [answer.get("gold") for answer in answers]
+    first = list(zip(prompts, answers, [*details, *({} for _ in prompts)], strict=False))
     return CellFiles(
-        num_predictions=None if answers is None else len(answers),
+        num_predictions=len(answers) if whole else None,
         prompt_hash=hash_text("\0".join(prompts))[:DIGITS] if prompts else None,
         scores=scores,
         units=tuple(_as_text(needle or gold or "") for needle, gold in zip_longest(needles, golds)),
         samples=tuple(_make_sample(*parts, shown) for parts in first[:num_samples]),
     )
-
-
-def _read_predictions(folder: Path, dataset: str) -> list[dict[str, Any]] | None:
-    """Return the answers in order, shard after shard."""
-    answers: list[dict[str, Any]] = []
-    files = find_finished(folder, dataset)
-    for file in files:
-        content, fault = read_answers(file.path)
-        if fault:
-            return None
-        answers += content.values()
-    return answers if files else None
-
-
-def _read_details(path: Path) -> list[dict[str, Any]]:
-    details = read_result(path)[0].get("details") or []
-    if isinstance(details, Mapping):  # OpenCompass's own evaluators number them
-        details = [details[key] for key in sorted(filter(str.isdecimal, details), key=int)]
-    return [dict(detail) for detail in details if isinstance(detail, Mapping)]
 
 
 def _score_of(detail: Mapping[str, Any], metric: str) -> float | None:
@@ -312,15 +274,10 @@ def _make_sample(
 
 def _as_text(value: Any) -> str:
     """Return a prompt or answer as text: a conversation's turns one below the other."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        parts = [
-            item.get("prompt", "") if isinstance(item, Mapping) else _as_text(item)
-            for item in value
-        ]
-        return "\n".join(str(part) for part in parts)
-    return str(value)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return str(value)
+    turns = [i.get("prompt", "") if isinstance(i, Mapping) else _as_text(i) for i in value]
+    return "\n".join(map(str, turns))
 
 
 def shorten(text: str, most: int = ANSWER_CHARACTERS) -> str:

@@ -1,25 +1,23 @@
 """Ranks scores of the leaderboard and finds how long a context a model really uses.
 
 Effective length goes by RULER's rule (arXiv 2404.06654, table 3: the maximum length passing the
-threshold): shorter lengths that fall short do not end it, and are named. It counts measured
-lengths only. Two thresholds: RULER's, and a share of the model's own score at 4K.
+threshold), with two thresholds: RULER's, and a share of the model's own score at 4K.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
-from opencompass_llada.report.writers import write_csv_rows
 
 #: RULER (arXiv 2404.06654, section 4): Llama2-7B's score at 4K on its 13 tasks.
 RULER_THRESHOLD = 85.6
 #: NoLiMa (arXiv 2502.05167, section 4.2) takes 85 % of a model's own short-context score.
 OWN_SHARE = 0.85
-#: What counts as the model's own 4K: 4,000 tokens of NeedleBench, 4,096 of RULER.
-BASE_LENGTHS = (4000, 4096)
+BASE_LENGTHS = (4000, 4096)  # a model's own 4K, in NeedleBench and RULER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +53,13 @@ class Score:
         return self.low > other.high if self.higher_is_better else self.high < other.low
 
 
-def write_scores(scores: Sequence[Score]) -> str:
-    """Return all scores as CSV, a line each; what is missing is an empty field."""
-    return write_csv_rows([field.name for field in fields(Score)], map(asdict, scores))
-
-
 def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
-    """Give every score its rank in its column.
+    """Return all scores with their rank in their column, and remarks on several protocols in one.
 
     A line's rank is 1 plus the number of lines whose 95 % interval lies wholly on the better side
     of its own; lines with overlapping intervals are tied. That is careful: two intervals that just
     touch differ at about the 0.6 % level, not 5 %. Scores of other protocols (prompts, tokenizer,
     number of samples) are ranked among themselves, and scores without an interval have no rank.
-
-    Returns:
-        The scores with ranks, in order, and remarks on columns with several protocols.
     """
     columns: dict[tuple[str, str, int | None], dict[str, list[Score]]] = {}
     for score in scores:
@@ -79,7 +69,7 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
     ranked: dict[int, Score] = {}
     mixed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for (series, _, _), by_protocol in columns.items():
-        groups = list(by_protocol.values())
+        groups = by_protocol.values()
         if len(groups) > 1:
             mixed[series].add(tuple(" + ".join(s.entry for s in group) for group in groups))
         ranked |= {id(score): _rank(score, group) for group in groups for score in group}
@@ -140,12 +130,9 @@ class EffectiveLength:
     rule: str  # ``absolute`` (RULER's threshold) or ``relative`` (to the model's own first length)
     threshold: float | None  # percent; None where the model's own score is missing
     base_length: int | None  # for ``relative``: the length whose score it is relative to
-    #: The longest measured length whose score is at least the threshold; None if none is.
-    tokens: int | None
-    #: The longest whose 95 % interval lies wholly at the threshold or above, and the longest whose
-    #: interval reaches it; None if none does, or intervals are not known.
-    low: int | None
-    high: int | None
+    tokens: int | None  # the longest measured whose score is at least the threshold; None if none
+    low: int | None  # the longest whose 95 % interval lies wholly there, None if none or unknown
+    high: int | None  # the longest whose interval reaches it
     has_interval: bool  # whether every measured length has one
     measured: tuple[int, ...]  # lengths, ascending
     short_at: tuple[int, ...]  # measured lengths below ``tokens`` that fall short of the threshold
@@ -194,28 +181,22 @@ def _apply_thresholds(line: Sequence[Score]) -> Iterator[EffectiveLength]:
     measured = sorted((s for s in line if s.score is not None), key=lambda s: s.length or 0)
     base = next((s for s in measured if s.length in BASE_LENGTHS), next(iter(measured), None))
     own = None if base is None or base.score is None else OWN_SHARE * base.score
-    base_length = None if base is None else base.length
-    for rule, threshold, relative_to in (
-        ("absolute", RULER_THRESHOLD, None),
-        ("relative", own, base_length),
-    ):
+    relative = ("relative", own, None if base is None else base.length)
+    for rule, threshold, base_length in (("absolute", RULER_THRESHOLD, None), relative):
         # A threshold of 0 is held by nothing, since no context is used there.
+        least = threshold or math.inf
         holding = {
-            name: [
-                s.length
-                for s in measured
-                if threshold and s.length and (getattr(s, name) or 0) >= threshold
-            ]
+            name: [s.length for s in measured if s.length and (getattr(s, name) or 0) >= least]
             for name in ("score", "low", "high")
         }
-        tokens, low, high = (lengths[-1] if lengths else None for lengths in holding.values())
+        tokens, low, high = (max(lengths, default=None) for lengths in holding.values())
         lengths = tuple(s.length for s in measured if s.length is not None)
         yield EffectiveLength(
             entry=line[0].entry,
             series=line[0].series,
             rule=rule,
             threshold=threshold,
-            base_length=relative_to,
+            base_length=base_length,
             tokens=tokens,
             low=low,
             high=high,

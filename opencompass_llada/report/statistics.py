@@ -1,12 +1,7 @@
 """Computes standard errors and confidence intervals of scores between 0 and 100.
 
-Wilson's interval for the hit rate of one cell, and for averages the same interval on an effective
-number of samples, as surveys use it; for differences on the same samples exact limits of gains and
-losses. `benchmarks/interval_coverage.py` simulates how often they hold the truth; a percentile
-bootstrap, compared there, gives a cell with ten hits of ten no width.
-
-`scipy.stats.binomtest` has Wilson's and Clopper and Pearson's limits, too, but for whole numbers of
-hits and samples only; an effective number is not whole, so they stand here on `scipy.special`.
+`benchmarks/interval_coverage.py` simulates how often the intervals hold the truth. An effective
+number of samples is not whole, as `scipy.stats.binomtest` asks for; so its limits stand here.
 """
 
 from __future__ import annotations
@@ -15,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 from scipy.special import betaincinv
 
@@ -48,11 +43,7 @@ def mean_standard_error(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Stratum:
-    """Scores of independent samples of one part of an average, and the part's weight.
-
-    Raises:
-        ValueError: For no scores, or a score or weight out of range.
-    """
+    """Scores of independent samples of one part of an average, and the part's weight."""
 
     weight: float  # share of the average; the weights of all parts add up to 1
     scores: tuple[float, ...]  # one a sample, 0 to 100
@@ -74,12 +65,9 @@ def normal_quantile(level: float) -> float:
 
 
 def wilson(mean: float, num_samples: float, level: float = LEVEL) -> Interval:
-    """Return Wilson's score interval (Wilson 1927) of a rate, percent.
+    """Return Wilson's score interval (Wilson 1927) of a rate, both in percent.
 
-    Args:
-        mean: Percent, 0 to 100.
-        num_samples: Independent samples, above 0; need not be whole.
-        level: Coverage aimed at.
+    `num_samples` are independent ones; they need not be whole.
 
     Raises:
         ValueError: For a mean out of range or no samples.
@@ -114,7 +102,7 @@ def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> Inte
     total = math.fsum(stratum.weight for stratum in strata)
     if not math.isclose(total, 1, abs_tol=1e-9):
         raise ValueError(f"the weights of the parts add up to {total}; they must add up to 1.")
-    mean = clip(math.fsum(stratum.weight * _mean(stratum.scores) for stratum in strata))
+    mean = clip(math.fsum(stratum.weight * fmean(stratum.scores) for stratum in strata))
     floor = min(len(stratum.scores) / stratum.weight for stratum in strata)
     if any(len(stratum.scores) < 2 for stratum in strata):
         return wilson(mean, floor, level)
@@ -137,12 +125,9 @@ def clustered_interval(
     was drawn: its mean over all its samples is one observation, and the interval is Wilson's on as
     many samples as there are needles (`effective_number` where they do not occur equally often).
     Estimating the variance between them would give shorter intervals that hold the truth in 81 %
-    instead of 95 % of the cases where few needles in many are hard.
-
-    Args:
-        clusters: The mean score of each cluster, 0 to 100.
-        level: Coverage aimed at, and exceeded where clusters are not all or nothing.
-        sizes: Samples of each; equal by default.
+    instead of 95 % of the cases where few needles in many are hard; so the level is exceeded where
+    clusters are not all or nothing. `clusters` are mean scores, 0 to 100, and `sizes` the samples
+    of each, equal by default.
 
     Raises:
         ValueError: For no clusters, or a mean out of range.
@@ -167,13 +152,10 @@ def paired_interval(
     width where no sample of few differs, and one that differs in fifty is what is asked for.
 
     Args:
-        differences: Second less first score, one a sample, both 0 to 100.
+        differences: Second less first score, one a sample, both 0 to 100; None is returned where
+            one is beyond 100 points, since no limit of such a metric is known.
         clusters: What each sample depends on, such as its needle; by default each is its own.
         level: Coverage aimed at.
-
-    Returns:
-        Lower and upper end; None where a difference is beyond 100 points, since no limit of such a
-        metric is known.
 
     Raises:
         ValueError: For no differences, or another number of clusters.
@@ -188,7 +170,7 @@ def paired_interval(
         members[name].append(value / FULL_SCORE)
     number = effective_number(_shares([len(own) for own in members.values()]))
     # A needle that gains at one depth and loses at another counts with what is left of both.
-    means = [(_mean(own), len(own)) for own in members.values()]
+    means = [(fmean(own), len(own)) for own in members.values()]
     total = len(differences)
     gain = math.fsum(max(mean, 0.0) * size for mean, size in means) / total
     loss = math.fsum(max(-mean, 0.0) * size for mean, size in means) / total
@@ -232,10 +214,6 @@ def _shares(sizes: Sequence[int]) -> list[float]:
     return [size / sum(sizes) for size in sizes]
 
 
-def _mean(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
-
-
 def _variance_of_mean(scores: Sequence[float]) -> float:
-    mean = _mean(scores)
+    mean = fmean(scores)
     return math.fsum((score - mean) ** 2 for score in scores) / (len(scores) - 1) / len(scores)

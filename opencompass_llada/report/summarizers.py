@@ -18,30 +18,23 @@ import pandas
 from opencompass_llada.benchmarks.benchmark import Group, find_benchmark, parse_groups
 from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.report import writers
 from opencompass_llada.report.board import average_group
 from opencompass_llada.report.curves import BENCHMARK, read_curves, write_curves
+from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import draw_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_means
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import COLUMNS, read_results
-from opencompass_llada.report.writers import (
-    name_scaling,
-    plain_field,
-    save_figure,
-    write_csv_rows,
-    write_plain_table,
-)
+from opencompass_llada.report.tables import MISSING, NOT_RUN
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 
 logger = logging.getLogger(__name__)
-NOT_RUN = "-"
 MOST_LISTED = 20
-#: One model's rows at one length, by task.
-Line = dict[str, Any]
-#: Stem and suffix of a file in summary/, and its text or figure.
-SummaryFile = tuple[str, str, Any]
+Line = dict[str, Any]  # one model's rows at one length, by task
+SummaryFile = tuple[str, str, Any]  # stem and suffix of a file in summary/, and its text or figure
 
 
 class FinishedRun(NamedTuple):
@@ -55,12 +48,11 @@ class FinishedRun(NamedTuple):
 
 @dataclass(eq=False)
 class Summarizer:
-    """Writes a run's report, and what tables its subclass names.
+    """Writes a run's report, and the tables of its subclass.
 
     Use one in any config: ``summarizer=dict(type=LeaderboardSummarizer)``. OpenCompass gives the
-    run's config. `models` is what configs know of models besides: ``dict(abbr=..., title=...,
-    trained_length=...)`` each; without it the abbreviation is the title, and no trained length is
-    marked.
+    run's config; `models` is what configs know of models besides: ``dict(abbr=..., title=...,
+    trained_length=...)`` each.
     """
 
     config: Mapping[str, Any]
@@ -74,11 +66,7 @@ class Summarizer:
         return ()
 
     def summarize(self, time_str: str | None = None) -> None:
-        """Write all files and log their paths; `time_str` names those of summary/.
-
-        Raises:
-            SystemExit: With status 1, if a result is missing; the log lists them.
-        """
+        """Write and log all files; exit with status 1, and a list, if a result is missing."""
         work_dir, written = Path(self.config["work_dir"]), []
         run = read_run(work_dir, config=self.config, described=self.models)
         finished = FinishedRun(
@@ -104,9 +92,6 @@ class Summarizer:
                 board = (work_dir / "report" / "leaderboard.md").read_text(encoding="utf-8")
                 logger.info("\n%s", board.partition("## Effective")[0])
             logger.info("wrote %s and %d files beside it", paths[0].resolve(), len(paths) - 1)
-        self._exit_if_missing(finished)
-
-    def _exit_if_missing(self, finished: FinishedRun) -> None:
         named = {(cell.model, cell.dataset) for cell in finished.missing}
         faulty = [
             f"{row.model} on {row.dataset}: {row.reason}"
@@ -123,7 +108,7 @@ class Summarizer:
 
 
 def _results_file(finished: FinishedRun) -> SummaryFile:
-    return "results", "csv", write_csv_rows(list(COLUMNS), finished.results.to_numpy())
+    return "results", "csv", writers.write_csv_rows(list(COLUMNS), finished.results.to_numpy())
 
 
 class LeaderboardSummarizer(Summarizer):
@@ -136,9 +121,8 @@ class LeaderboardSummarizer(Summarizer):
 class NeedleSummarizer(Summarizer):
     """Writes means over depths and heat maps besides; for needle in a haystack.
 
-    `metric` is what they show: ``accuracy`` (keyword hits) or ``score`` (NeedleBench's, with its
-    part credit for similar answers). None is accuracy, or score where OpenCompass's own evaluator
-    was used, which reports nothing else.
+    `metric` is what they show: ``accuracy`` (keyword hits) or ``score`` (NeedleBench's, with part
+    credit for similar answers); by default accuracy, or score where nothing else is reported.
     """
 
     metric: str | None = None
@@ -159,8 +143,7 @@ class NeedleSummarizer(Summarizer):
             return
         yield "summary", "md", write_means(grids)
         names = [grid.model for grid in grids]
-        for number, grid in enumerate(grids):
-            # A model that has several grids (languages, tokenizers) gets their numbers.
+        for number, grid in enumerate(grids):  # a model may have several (languages, tokenizers)
             suffix = f"_{number}" if names.count(grid.model) > 1 else ""
             yield f"heatmap_{grid.model}{suffix}", "png", draw_heat_maps([grid])
         yield "heatmap_all", "png", draw_heat_maps(grids)
@@ -174,13 +157,9 @@ def _choose_metric(results: pandas.DataFrame, metric: str) -> str:
         logger.warning("No data set reports %r: means and heat maps show 'score' instead.", metric)
         return "score"
     if without:
-        logger.warning(
-            "%d data sets report no %r and are not in means and heat maps, among them %s; "
-            "metric='score' shows them too.",
-            len(without),
-            metric,
-            min(without),
-        )
+        told = "%d data sets report no %r and are not in means and heat maps, among them %s; "
+        told += "metric='score' shows them too."
+        logger.warning(told, len(without), metric, min(without))
     return metric
 
 
@@ -188,13 +167,9 @@ def _choose_metric(results: pandas.DataFrame, metric: str) -> str:
 class GroupSummarizer(Summarizer):
     """Writes a table of tasks and group averages besides; for benchmarks of many tasks.
 
-    ``benchmark``, ``task`` and ``length`` are read from each data set's config, never from its
-    abbreviation. A group is ``dict(name='NIAH', members=['niah_single_1', ...],
-    weighting='mean')``; weighting is ``'mean'`` (the default) or ``'samples'``. `metric` is which
-    number of the result files is shown.
-
-    Raises:
-        ValueError: For a wrong group.
+    A group is ``dict(name='NIAH', members=['niah_single_1', ...], weighting='mean')`` (or
+    ``'samples'``), its members what data sets' configs have as ``task``. `metric` is which number
+    of the result files is shown.
     """
 
     groups: Sequence[Mapping[str, Any]] = ()
@@ -209,12 +184,11 @@ class GroupSummarizer(Summarizer):
         yield _results_file(finished)
         yield _averages_file(lines, self.parsed)
         firsts = [_first(line) for line in lines]
-        title, heads = f"{self.metric}, percent", []
-        labels: list[list[str]] = [[] for _ in lines]
+        title, labels = f"{self.metric}, percent", {}
         if any(first.length is not None for first in firsts):
-            title, heads = f"{title}; lengths in tokens", ["length"]
-            labels = [["" if own.length is None else f"{own.length:,}"] for own in firsts]
-        table = _write_lines(lines, labels, heads, self.parsed, num_left=2)
+            title = f"{title}; lengths in tokens"
+            labels = {"length": ["" if own.length is None else f"{own.length:,}" for own in firsts]}
+        table = _write_lines(lines, labels, self.parsed, num_left=2)
         notes = [
             f"- {group.name}: {'weighted by samples' if group.weighting == 'samples' else 'mean'} "
             f"of {', '.join(group.members)}"
@@ -232,11 +206,7 @@ class BreakdownSummarizer(Summarizer):
     """Writes a table with a line a model and part besides: LongBench-E by length, v2 by difficulty.
 
     `parts` are the labels of lines with their metrics in the result files, e.g. ``{'all': 'score',
-    '0-4k': 'score_0-4k'}``; the first is one that every result has. `groups` are as
-    `GroupSummarizer` takes them.
-
-    Raises:
-        ValueError: For a wrong group, or no parts.
+    '0-4k': 'score_0-4k'}``; `groups` are as `GroupSummarizer` takes them.
     """
 
     parts: Mapping[str, str]
@@ -249,28 +219,24 @@ class BreakdownSummarizer(Summarizer):
         self.parsed = parse_groups(self.groups)
 
     def _write_tables(self, finished: FinishedRun) -> Iterator[SummaryFile]:
-        lines = [
+        labelled = [
             (label, line)
             for label, metric in self.parts.items()
             for line in make_lines(finished.results, metric)
         ]
         yield _results_file(finished)
-        yield _averages_file([line for _, line in lines], self.parsed)
-        tasks = [task for _, line in lines for task in line]
-        models = [_first(line).model for _, line in lines]
-        lines.sort(key=lambda labelled: models.index(_first(labelled[1]).model))
-        own, labels = [line for _, line in lines], [[label] for label, _ in lines]
-        table = _write_lines(own, labels, ["part"], self.parsed, num_left=3, tasks=tasks)
+        yield _averages_file([line for _, line in labelled], self.parsed)
+        tasks = [task for _, line in labelled for task in line]
+        models = [_first(line).model for _, line in labelled]
+        labelled.sort(key=lambda pair: models.index(_first(pair[1]).model))
+        lines, labels = [line for _, line in labelled], {"part": [label for label, _ in labelled]}
+        table = _write_lines(lines, labels, self.parsed, num_left=3, tasks=tasks)
         note = f"- {NOT_RUN}: the data has no samples in this part, or a group such a task"
         yield "summary", "md", f"percent\n\n{table}\n\n{note}\n"
 
 
 def make_lines(results: pandas.DataFrame, metric: str) -> list[Line]:
-    """Collect rows that name a task into lines, in order of model, benchmark and length.
-
-    Raises:
-        ValueError: If two data sets of a line have the same task.
-    """
+    """Collect rows that name a task into lines, in order of model, benchmark and length."""
     own = results[(results.metric == metric) & results.task.notna()]
     keys = ["model", "benchmark", "length", "tokenizer"]
     lines: list[Line] = []
@@ -285,11 +251,13 @@ def make_lines(results: pandas.DataFrame, metric: str) -> list[Line]:
                 )
             line[row.task] = row
         lines.append(line)
-    models = list(dict.fromkeys(results.model))
-    place = {id(line): models.index(_first(line).model) for line in lines}
-    return sorted(
-        lines, key=lambda ln: (place[id(ln)], _first(ln).benchmark, _first(ln).length or 0)
-    )
+    models = list(results.model)
+
+    def place(line: Line) -> tuple[int, str, int]:
+        first = _first(line)
+        return models.index(first.model), first.benchmark, first.length or 0
+
+    return sorted(lines, key=place)
 
 
 def _first(line: Line) -> Any:
@@ -308,37 +276,36 @@ def _averages_file(lines: Sequence[Line], groups: Sequence[Group]) -> SummaryFil
     ]
     heads = [*shared, "group", "weighting", "metric", "num_tasks", "n", "score", "standard_error",
              "status", "reason"]  # fmt: skip
-    return "groups", "csv", write_csv_rows(heads, rows)
+    return "groups", "csv", writers.write_csv_rows(heads, rows)
 
 
 def _write_lines(
     lines: Sequence[Line],
-    labels: Sequence[Sequence[str]],
-    label_heads: Sequence[str],
+    labels: Mapping[str, Sequence[str]],
     groups: Sequence[Group],
     *,
     num_left: int,
     tasks: Iterable[str] | None = None,
 ) -> str:
-    """Write lines with their labels: a column a group and a task, the first columns to the left."""
+    """Write lines with columns of labels, then one a group and task; the first to the left."""
     names = list(dict.fromkeys(tasks or (task for line in lines for task in line)))
     rows = []
-    for line, own_labels in zip(lines, labels, strict=True):
+    for number, line in enumerate(lines):
         first = _first(line)
-        fields = [plain_field(first.title), name_scaling(first.scaling), *own_labels]
-        averages = [average_group(line, group) for group in groups]
-        fields += [_field(own.score, own.status != "not run", "**{:.1f}**") for own in averages]
-        scores = {task: row.score for task, row in line.items()}
-        fields += [_field(scores.get(task), task in line, "{:.1f}") for task in names]
+        fields = [writers.plain_field(first.title), writers.name_scaling(first.scaling)]
+        fields += [column[number] for column in labels.values()]
+        fields += [_show(average_group(line, group), "**{:.1f}**") for group in groups]
+        fields += [_show(line.get(task), "{:.1f}") for task in names]
         rows.append(fields)
-    heads = ["model", "scaling", *label_heads, *(f"**{group.name}**" for group in groups), *names]
-    return write_plain_table(heads, rows, num_left)
+    heads = ["model", "scaling", *labels, *(f"**{group.name}**" for group in groups), *names]
+    return writers.write_plain_table(heads, rows, num_left)
 
 
-def _field(score: float | None, was_run: bool, form: str) -> str:
-    if not was_run:
+def _show(own: Any, form: str) -> str:
+    """Return the score of an average or a row, and words where there is none."""
+    if own is None or own.status == "not run":
         return NOT_RUN
-    return "missing" if score is None else form.format(score)
+    return MISSING if own.score is None else form.format(own.score)
 
 
 class PerplexitySummarizer(Summarizer):
@@ -360,8 +327,7 @@ class PerplexitySummarizer(Summarizer):
 class SideBySideSummarizer(Summarizer):
     """Writes OpenCompass's table of models side by side besides; for its own data sets.
 
-    `dataset_abbrs` are the table's lines (None for all data sets), and `summary_groups` means over
-    data sets, both in the form of OpenCompass's DefaultSummarizer.
+    `dataset_abbrs` (its lines) and `summary_groups` are as DefaultSummarizer takes them.
     """
 
     dataset_abbrs: Sequence[Any] | None = None
@@ -370,11 +336,9 @@ class SideBySideSummarizer(Summarizer):
     def _write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
         from opencompass.summarizers import DefaultSummarizer
 
-        groups = list(self.summary_groups)
-        table = DefaultSummarizer(
-            self.config, dataset_abbrs=self.dataset_abbrs, summary_groups=groups
-        )
-        table.summarize(time_str=finished.stamp)
+        DefaultSummarizer(
+            self.config, dataset_abbrs=self.dataset_abbrs, summary_groups=list(self.summary_groups)
+        ).summarize(time_str=finished.stamp)
         return ()
 
 
@@ -395,6 +359,6 @@ class CoverageSummarizer(Summarizer):
         for own in self.sets:
             lost = len(missing & set(own["datasets"]))
             state = f"not run: {own['absent']}" if own["absent"] else ("MISSING" if lost else "ran")
-            name = plain_field(own["name"])
+            name = writers.plain_field(own["name"])
             lines.append(f"| {name} | {len(own['datasets'])} | {lost} | {state} |")
         yield "summary", "md", "\n".join(lines) + "\n"

@@ -25,10 +25,7 @@ Links = Mapping[tuple[str, str, str, int | None], str]
 NOT_RUN = "-"
 MISSING = "missing"
 ALL = "all"
-RULE_NAMES = {
-    "absolute": f"≥ {RULER_THRESHOLD:g} %",
-    "relative": f"≥ {100 * OWN_SHARE:g} % of own",
-}
+RULE_NAMES = {"absolute": f"≥ {RULER_THRESHOLD:g} %", "relative": f"≥ {100 * OWN_SHARE:g} % of own"}
 TRUST_NOTES = tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items())
 
 
@@ -56,19 +53,16 @@ def _score_cell(score: Score | None, links: Links) -> Cell:
         text += f" [{form.format(score.low)}, {form.format(score.high)}]"
     parts = [f"{score.num_cells} cells"] if score.num_cells > 1 else []
     parts += [f"{score.n:,} {'samples' if score.higher_is_better else 'tokens'}"] if score.n else []
-    parts += [f"rank {_describe_rank(score)}"] if score.rank else []
+    parts += [f"rank {_rank_cell(score).text}"] if score.rank else []
     return Cell(
         text=text, value=score.score, hover=", ".join(parts), is_best=score.is_top, link=link
     )
 
 
-def _describe_rank(score: Score | None) -> str:
-    return f"{score.rank}{'=' if score.tied else ''}" if score is not None and score.rank else ""
-
-
 def _rank_cell(score: Score | None) -> Cell:
-    rank = None if score is None else score.rank
-    return Cell(text=_describe_rank(score), value=None if rank is None else float(rank))
+    if score is None or not score.rank:
+        return Cell(text="")
+    return Cell(text=f"{score.rank}{'=' * score.tied}", value=float(score.rank))
 
 
 def _length_cell(item: EffectiveLength | None) -> Cell:
@@ -108,14 +102,10 @@ def _make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) 
     rows = []
     for entry in dict.fromkeys(score.entry for score in scores):
         own = [index.get((entry, *key)) for key in columns]
-        rows.append(
-            _row(
-                entry,
-                next(score.kind for score in scores if score.entry == entry),
-                *(cell for score in own for cell in (_score_cell(score, {}), _rank_cell(score))),
-                *(_length_cell(effective.get((entry, *rule))) for rule in rules),
-            )
-        )
+        cells = [cell for score in own for cell in (_score_cell(score, {}), _rank_cell(score))]
+        cells += [_length_cell(effective.get((entry, *rule))) for rule in rules]
+        kind = next(score.kind for score in scores if score.entry == entry)
+        rows.append(_row(entry, kind, *cells))
     return Table(
         name="leaderboard",
         title="Leaderboard",
@@ -190,8 +180,7 @@ def _list(
 
 
 def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
-    """Return effective lengths with their thresholds."""
-    columns: dict[str, Callable[[EffectiveLength], Cell | str]] = {
+    columns = {
         "model": lambda item: item.entry,
         "benchmark": lambda item: item.series,
         "rule": lambda item: RULE_NAMES[item.rule],
@@ -213,16 +202,10 @@ def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
 
 
 def _make_costs(costs: Sequence[Cost]) -> Table:
-    """Return what generation took."""
-
     def number(name: str, form: str) -> Callable[[Cost], Cell]:
         return lambda cost: _number_cell(getattr(cost, name), form, hover=cost.reason)
 
-    def memory(cost: Cost) -> Cell:
-        size = cost.peak_memory_bytes
-        return _number_cell(size and size / 2**30, "{:.2f}", hover=cost.reason)
-
-    columns: dict[str, Callable[[Cost], Cell | str]] = {
+    columns = {
         "model": lambda cost: cost.entry,
         "kind": lambda cost: cost.kind,
         "benchmark": lambda cost: find_benchmark(cost.benchmark).title,
@@ -231,7 +214,7 @@ def _make_costs(costs: Sequence[Cost]) -> Table:
         "NFE a sample": number("nfe_per_sample", "{:.4g}"),
         "passes of batches": number("num_batch_passes", "{:,.0f}"),
         "generated tokens/s": number("tokens_per_second", "{:.1f}"),
-        "peak memory, GiB": memory,
+        "peak memory, GiB": number("peak_memory_gib", "{:.2f}"),
         "device": lambda cost: cost.device or "not recorded",
     }
     notes = (
@@ -251,28 +234,23 @@ def _trust_cell(figure: Figure) -> Cell:
 def _make_comparison(pairs: Sequence[FigurePair]) -> Table:
     """Return measured beside published figures."""
     inside = {True: "yes", False: "no", None: ""}
-
-    def published(pair: FigurePair) -> Cell:
-        value = pair.figure.value
-        return Cell(text=f"{value:g}", value=value, hover=pair.figure.note)
-
-    def paper(pair: FigurePair) -> Cell:
-        figure = pair.figure
-        return Cell(text=f"{figure.paper}, {figure.table}", hover=figure.source)
-
-    columns: dict[str, Callable[[FigurePair], Cell | str]] = {
+    columns = {
         "model": lambda pair: pair.measured.entry,
         "benchmark": lambda pair: pair.measured.series,
         "column": lambda pair: pair.figure.column,
         "length": lambda pair: _number_cell(pair.figure.length, "{:,}", missing=""),
         "measured": lambda pair: _score_cell(pair.measured, {}),
-        "published": published,
+        "published": lambda pair: Cell(
+            text=f"{pair.figure.value:g}", value=pair.figure.value, hover=pair.figure.note
+        ),
         "difference": lambda pair: _number_cell(
             pair.difference, "{:+.1f}", hover=pair.measured.reason
         ),
         "inside the interval": lambda pair: inside[pair.is_inside],
         "trust": lambda pair: _trust_cell(pair.figure),
-        "paper": paper,
+        "paper": lambda pair: Cell(
+            text=f"{pair.figure.paper}, {pair.figure.table}", hover=pair.figure.source
+        ),
     }
     title = "Published beside measured"
     return _list("published_beside_measured", title, pairs, columns, TRUST_NOTES, 4)
@@ -280,7 +258,7 @@ def _make_comparison(pairs: Sequence[FigurePair]) -> Table:
 
 def make_published(figures: Iterable[Figure]) -> Table:
     """Return all published figures."""
-    columns: dict[str, Callable[[Figure], Cell | str]] = {
+    columns = {
         "paper": lambda figure: f"{figure.paper}, {figure.table}",
         "model": lambda figure: figure.model,
         "scaling": lambda figure: figure.scaling,

@@ -1,4 +1,4 @@
-"""Writes tables as Markdown, CSV and LaTeX, and figures; texts of others are shown as they are.
+"""Writes tables as Markdown, CSV and LaTeX; texts of others are shown as they are.
 
 A spreadsheet computes a cell that begins with a sign, Markdown has markup, and control characters
 hide or turn around what stands beside them. HTML is escaped by its template.
@@ -9,16 +9,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from opencompass_llada.files import replacing
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _MARKUP = "\\`*_|<>[&$~"
 #: Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm.
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_SPACES = "\t\n\r"
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -54,13 +50,12 @@ def show_controls(text: str) -> str:
     r"""Return a text with control characters and changes of direction as ``\u202e`` or such."""
     if text.isprintable():  # the marks of direction are not
         return text
-    return "".join(
-        f"\\u{ord(sign):04x}"
-        if sign in _DIRECTIONS
-        or (unicodedata.category(sign) in ("Cc", "Cs") and sign not in _SPACES)
-        else sign
-        for sign in text
-    )
+    return "".join(f"\\u{ord(sign):04x}" if _is_control(sign) else sign for sign in text)
+
+
+def _is_control(sign: str) -> bool:
+    is_control = unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\t\n\r"
+    return is_control or sign in _DIRECTIONS
 
 
 def file_name(title: str) -> str:
@@ -116,11 +111,10 @@ def write_latex(table: Table) -> str:
 
 def write_markdown(table: Table) -> str:
     """Return a table with its heading and notes; best numbers are bold."""
-    rule = "---|" * table.num_labels + "---:|" * (len(table.heads) - table.num_labels)
+    heads = [escape_markdown(head) for head in table.heads]
+    rows = [[_emphasize(c, escape_markdown, "**%s**") for c in row] for row in table.rows]
     lines = [f"## {escape_markdown(table.title)}", ""]
-    lines += [f"| {' | '.join(map(escape_markdown, table.heads))} |", f"|{rule}"]
-    for row in table.rows:
-        lines.append(f"| {' | '.join(_emphasize(c, escape_markdown, '**%s**') for c in row)} |")
+    lines.append(write_plain_table(heads, rows, table.num_labels))
     if table.notes:
         lines += ["", *(f"- {escape_markdown(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
@@ -155,45 +149,5 @@ def name_scaling(scaling: str) -> str:
 def write_plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 1) -> str:
     """Return a table for a log, in Markdown that stays legible as it is; lines without a break."""
     rule = "---|" * labels + "---:|" * (len(heads) - labels)
-    return "\n".join([f"| {' | '.join(heads)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in
-                      rows)])  # fmt: skip
-
-
-DOTS_PER_INCH = 160
-#: Larger figures get fewer dots an inch; drawing them takes time with the square of it.
-MOST_DOTS = 2400
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Return a figure of that many inches with a canvas of its own: pyplot stays untouched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure: Any, *paths: Path) -> tuple[Path, ...]:
-    """Write a figure as PNG or, by the suffix, as SVG whose bytes are the same every time."""
-    import matplotlib
-
-    dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        style = {"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.family": "DejaVu Sans"}
-        with matplotlib.rc_context(style), replacing(path) as temporary:
-            options = {"dpi": dots, "metadata": {"Software": None}}
-            options = {"metadata": {"Date": None}} if path.suffix == ".svg" else options
-            figure.savefig(temporary, format=path.suffix[1:], **options)
-        # The layout found for the first file holds; finding it takes as long as drawing.
-        figure.set_layout_engine("none")
-    return paths
-
-
-#: Suffix of the file -> what writes one table. A new format is a line here.
-WRITERS: Mapping[str, Callable[[Table], str]] = {
-    "md": write_markdown,
-    "csv": write_csv,
-    "tex": write_latex,
-}
+    lines = [f"| {' | '.join(heads)} |", f"|{rule}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

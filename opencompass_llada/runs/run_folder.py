@@ -14,13 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.runs.recorded_files import (
-    dataset_name,
-    find_damage,
-    list_pairs,
-    model_name,
-    seal_fault,
-)
+from opencompass_llada.runs import recorded_files as recorded
 
 Config = Mapping[str, Any]
 Pair = tuple[Config, Config]
@@ -51,7 +45,7 @@ def describe_model(model: Config, described: Config | None = None) -> ModelFacts
     method = str(options.pop("type"))
     if method == "none":  # a trained length may stand beside it, and scales nothing
         options = {}
-    abbr, told = model_name(model), described or {}
+    abbr, told = recorded.model_name(model), described or {}
     return ModelFacts(
         abbr=abbr,
         title=str(told.get("title", model.get("summarizer_abbr") or abbr)),
@@ -76,7 +70,7 @@ class RunFolder:
     @cached_property
     def datasets(self) -> frozenset[str]:
         """Names of all data sets, of whatever model."""
-        return frozenset(dataset_name(dataset) for _, dataset in self.pairs)
+        return frozenset(recorded.dataset_name(dataset) for _, dataset in self.pairs)
 
     def as_config(self) -> dict[str, Any]:
         """Return the pairs in the form of an OpenCompass config."""
@@ -149,7 +143,7 @@ def read_run(
         facts=tuple(describe_model(model, by_abbr.get(abbr)) for abbr, model in models.items()),
         ambiguous=frozenset(ambiguous),
         notes=tuple(dict.fromkeys(notes)),
-        damage=(*damage, *find_damage(path)),
+        damage=(*damage, *recorded.find_damage(path)),
         config_files=tuple(files),
     )
 
@@ -166,8 +160,9 @@ def _merge(
         own: dict[str, Config] = {}
         asked: dict[tuple[str, str], Config] = {}
         earlier = dict(pairs)
-        for model, dataset in list_pairs(config):
-            abbr, key = model_name(model), (model_name(model), dataset_name(dataset))
+        for model, dataset in recorded.list_pairs(config):
+            abbr = recorded.model_name(model)
+            key = (abbr, recorded.dataset_name(dataset))
             # One name may be run in two ways on different data sets, not on the same one.
             first = asked.setdefault(key, model)
             if differing := _differences(own.setdefault(abbr, model), first, model):
@@ -205,7 +200,7 @@ def read_run_config(file: Path) -> dict[str, Any]:
         ValueError: If it is torn, not as the run wrote it, or names no models and data sets.
     """
     try:
-        if fault := seal_fault(file, file.parents[1]):
+        if fault := recorded.seal_fault(file, file.parents[1]):
             raise ValueError(f"{file} {fault}")
         config = read_dumped_config(file)
     except OSError as error:
