@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES, NiahTask, TracingTask
+from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES
 from opencompass_llada.finetune.packing import TokenWindows
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.text import read_documents
@@ -153,7 +153,7 @@ def test_the_shortest_row_allowed_can_be_made(sources, style):
 def test_prompts_are_rulers_own(sources):
     """Against the templates: the last words before the answer, singular or plural."""
     retrieval, tokenizer = sources
-    ends = {"ruler_niah": TEMPLATES[NiahTask][-28:], "ruler_vt": TEMPLATES[TracingTask][-12:]}
+    ends = {"ruler_niah": TEMPLATES["niah"][-28:], "ruler_vt": TEMPLATES["vt"][-12:]}
     for style, end in ends.items():
         endings = (end, end.replace("are", "is"))
         for seed in range(10):

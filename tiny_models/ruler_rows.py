@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from opencompass_llada.benchmarks.ruler.aggregation import (
     NUM_ASKED,
+    NUM_COMMON,
     CommonWordsWriter,
     FrequentWordsWriter,
     number_words,
@@ -23,8 +24,6 @@ from opencompass_llada.benchmarks.ruler.aggregation import (
 from opencompass_llada.benchmarks.ruler.prompts import (
     SENTENCES,
     TASKS,
-    CommonWordsTask,
-    FrequentWordsTask,
     NiahTask,
     RulerSpec,
     TracingTask,
@@ -83,14 +82,12 @@ def _draw_niah_task(rng: random.Random) -> NiahTask:
 
 @lru_cache(maxsize=64)
 def _frequent_words_writer(length: int) -> FrequentWordsWriter:
-    task = FrequentWordsTask()
-    return FrequentWordsWriter(RulerSpec(task="fwe", length=length), task)
+    return FrequentWordsWriter(RulerSpec(task="fwe", length=length))
 
 
 @lru_cache(maxsize=1)
 def _common_words_writer() -> CommonWordsWriter:
-    task = CommonWordsTask()
-    return CommonWordsWriter(RulerSpec(task="cwe", length=512), task, plain_words())
+    return CommonWordsWriter(RulerSpec(task="cwe", length=512), plain_words())
 
 
 def _largest(
@@ -197,17 +194,16 @@ class RulerRows:
         """A numbered list of words, ten of which stand in it more often than the others."""
         writer = _common_words_writer()
         writer.seed = rng.getrandbits(32)
-        num_common = writer.num_common
         repeats = rng.choice((2, 3, 3, 4) if length < 1024 else (3, 4, 6, 6))
-        words = rng.sample(writer.words, num_common + max(1, length // 8))
+        words = rng.sample(writer.words, NUM_COMMON + max(1, length // 8))
 
         def write(num_others: int) -> Draft:
-            prompt = writer.write_question(words[: num_common + num_others], (repeats, 1))
+            prompt = writer.write_question(words[: NUM_COMMON + num_others], (repeats, 1))
             # In the order of their first place, which the model can know.
-            common = sorted(words[:num_common], key=lambda word: prompt.index(f" {word}"))
+            common = sorted(words[:NUM_COMMON], key=lambda word: prompt.index(f" {word}"))
             return self._whole(prompt, f" {number_words(common)}.")
 
-        return _largest(write, 1, len(words) - num_common, length, rng)
+        return _largest(write, 1, len(words) - NUM_COMMON, length, rng)
 
     def _whole(self, prompt: str, answer: str) -> Draft:
         return Draft(head=self._encode(prompt), queries=[([], self._encode(answer))], is_whole=True)

@@ -52,8 +52,8 @@ def _shuffled(rng: random.Random, texts: Sequence[str]) -> list[str]:
     return order
 
 
-def document_question(rng: random.Random, num_paragraphs: int) -> Parts:
-    """multifieldqa_en: a document with a fact in it, and the question for the fact."""
+def multifieldqa_en(rng: random.Random, num_paragraphs: int) -> Parts:
+    """Make a document with a fact in it, and the question for the fact."""
     needle = _new_needle(rng)
     texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
     place = rng.randrange(num_paragraphs)
@@ -61,8 +61,8 @@ def document_question(rng: random.Random, num_paragraphs: int) -> Parts:
     return "\n".join(texts), needle.question, [needle.value], None
 
 
-def two_passage_question(rng: random.Random, num_paragraphs: int) -> Parts:
-    """hotpotqa: two passages must be put together."""
+def hotpotqa(rng: random.Random, num_paragraphs: int) -> Parts:
+    """Make two passages that must be put together, and others."""
     thing, place, owner = (fill(slot, rng) for slot in ("{quality} {thing}", "{Name}", "{Name}"))
     texts = [paragraph(rng, 2) for _ in range(num_paragraphs)]
     texts[0] += f" The {thing} is kept in the castle of {place}."
@@ -74,8 +74,8 @@ def two_passage_question(rng: random.Random, num_paragraphs: int) -> Parts:
     return "\n".join(passages), question, [owner], None
 
 
-def meeting_query(rng: random.Random, num_paragraphs: int) -> Parts:
-    """qmsum: what one speaker of a meeting said."""
+def qmsum(rng: random.Random, num_paragraphs: int) -> Parts:
+    """Make a meeting, and ask what one speaker said."""
     speakers = list({fill("{Name}", rng): None for _ in range(12)})[:4]
     turns = [(rng.choice(speakers[1:]), paragraph(rng, 2)) for _ in range(num_paragraphs)]
     said = paragraph(rng, 2)
@@ -84,8 +84,8 @@ def meeting_query(rng: random.Random, num_paragraphs: int) -> Parts:
     return transcript, f"Summarize what {speakers[0]} said.", [said], None
 
 
-def question_type(rng: random.Random, num_paragraphs: int) -> Parts:
-    """trec: the type of a question, after examples."""
+def trec(rng: random.Random, num_paragraphs: int) -> Parts:
+    """Ask for the type of a question, after examples."""
 
     def example(kind: str) -> str:
         return f"Question: {fill(QUESTION_TYPES[kind], rng)}\nType:"
@@ -96,8 +96,8 @@ def question_type(rng: random.Random, num_paragraphs: int) -> Parts:
     return "\n".join(_shuffled(rng, examples)), example(asked), [asked], kinds
 
 
-def paragraph_search(rng: random.Random, num_paragraphs: int) -> Parts:
-    """passage_retrieval_en: which paragraph a sentence is from."""
+def passage_retrieval_en(rng: random.Random, num_paragraphs: int) -> Parts:
+    """Ask which paragraph a sentence is from."""
     texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
     place = rng.randrange(num_paragraphs)
     context = "\n\n".join(
@@ -106,8 +106,8 @@ def paragraph_search(rng: random.Random, num_paragraphs: int) -> Parts:
     return context, texts[place].split(". ")[0] + ".", [f"Paragraph {place + 1}"], None
 
 
-def next_line(rng: random.Random, num_paragraphs: int) -> Parts:
-    """lcc: the line that follows; it stands in the program once before."""
+def lcc(rng: random.Random, num_paragraphs: int) -> Parts:
+    """Make a program whose last line is missing, and stands in it once before."""
     names = [fill("{place}", rng) for _ in range(4)]
     lines = []
     for name in [rng.choice(names) for _ in range(2 * num_paragraphs)]:
@@ -119,12 +119,8 @@ def next_line(rng: random.Random, num_paragraphs: int) -> Parts:
 
 #: Task -> what makes a row of it.
 MAKERS: dict[str, Callable[[random.Random, int], Parts]] = {
-    "multifieldqa_en": document_question,
-    "hotpotqa": two_passage_question,
-    "qmsum": meeting_query,
-    "trec": question_type,
-    "passage_retrieval_en": paragraph_search,
-    "lcc": next_line,
+    maker.__name__: maker
+    for maker in (multifieldqa_en, hotpotqa, qmsum, trec, passage_retrieval_en, lcc)
 }
 
 
@@ -154,10 +150,8 @@ def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
     others: list[Needle] = []
     while len(others) < 3:
         other = make_needle(rng, needle.family)
-        if (
-            other.value not in {needle.value, *(o.value for o in others)}
-            and other.key != needle.key
-        ):
+        taken = {needle.value, *(one.value for one in others)}
+        if other.value not in taken and other.key != needle.key:
             others.append(other)
     hard = number % 2 == 1
     facts = [needle.fact, *(other.fact for other in others if hard)]
@@ -178,24 +172,20 @@ def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
     }
 
 
-def write_embedded(folder: str | Path) -> Path:
-    """Write haystack and needles in NeedleBench's file format; returns the folder."""
-    target = Path(folder)
-    _write_lines(target / HAYSTACK_FILE, generate_documents(SEED, NUM_DOCUMENTS))
+def write_embedded(folder: Path) -> None:
+    """Write haystack and needles in NeedleBench's file format."""
+    _write_lines(folder / HAYSTACK_FILE, generate_documents(SEED, NUM_DOCUMENTS))
     needles = generate_needles(SEED, NUM_NEEDLES, accept=held_out)
-    _write_lines(target / NEEDLE_FILE, (needle.as_needlebench() for needle in needles))
-    return target
+    _write_lines(folder / NEEDLE_FILE, (needle.as_needlebench() for needle in needles))
 
 
-def write_samples(folder: str | Path) -> Path:
-    """Write samples in LongBench's and LongBench v2's file formats; returns the folder."""
-    target = Path(folder)
+def write_samples(folder: Path) -> None:
+    """Write samples in LongBench's and LongBench v2's file formats."""
     for task in MAKERS:
         rows = [make_row(task, number, size) for number, size in enumerate(NUM_PARAGRAPHS)]
-        _write_lines(target / "data" / f"{task}.jsonl", rows)
+        _write_lines(folder / "data" / f"{task}.jsonl", rows)
     questions = [make_choice_row(number, size) for number, size in enumerate(NUM_PARAGRAPHS * 2)]
-    _write_lines(target / V2_FILE, questions)
-    return target
+    _write_lines(folder / V2_FILE, questions)
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

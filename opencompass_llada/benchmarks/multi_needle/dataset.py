@@ -1,8 +1,7 @@
 """Makes and scores multi-needle data sets on NeedleBench's data, counted by any tokenizer.
 
-Retrieval hides one needle at each of several depths and asks for all of them; reasoning hides the
-steps of a derivation and asks for what follows. Prompts of the chat form equal OpenCompass's own
-byte for byte when counted with GPT-4's tokenizer.
+Retrieval hides a needle at each of several depths and asks for all; reasoning hides the steps of a
+derivation and asks for what follows.
 """
 
 from __future__ import annotations
@@ -131,11 +130,9 @@ class MultiNeedleReasoningDataset(NeedleBenchDataset):
 
 
 class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
-    """Reports the share of needles found, overall and by depth.
+    """Reports score (needles found: NeedleBench's average_score), by depth too, and accuracy.
 
-    References: ``KEYWORD*KEYWORD#DEPTH*DEPTH``. Figures: score (needles found, percent:
-    NeedleBench's average_score), accuracy (answers with all needles, percent), DepthN for each
-    depth.
+    That is the share of answers with all needles; all in percent.
     """
 
     def judge(self, prediction: str, reference: str) -> dict[str, Any]:
@@ -160,10 +157,9 @@ class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
 
 
 class MultiNeedleReasoningEvaluator(CompleteEvaluator):
-    """Reports the share of the answer's words that stand in the prediction, in any letter case.
+    """Reports score (NeedleBench's: the answer's words found, in any letter case) and accuracy.
 
-    References: ``ANSWER*ANSWER``. Figures: score (NeedleBench's: words of the answer found,
-    percent, averaged over samples), accuracy (answers with all words, percent).
+    That is the share of answers with all words; both in percent.
     """
 
     def judge(self, prediction: str, reference: str) -> dict[str, Any]:

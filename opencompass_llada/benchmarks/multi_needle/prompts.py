@@ -1,8 +1,7 @@
 """Writes NeedleBench's multi-needle prompts: needles, questions, and where the needles go.
 
-The chat form is NeedleBench's (``NeedleBenchParallelDataset`` for retrieval, ``...MultiDataset``
-for reasoning, of OpenCompass 0.5.4), byte for byte. The base-model form, which NeedleBench lacks,
-is ours: as for a single needle, the prompt ends in the beginning of the answer.
+The chat form is NeedleBench's (``NeedleBenchParallelDataset`` and ``...MultiDataset`` of
+OpenCompass 0.5.4), byte for byte; the base-model form, which it lacks, ends as a single needle's.
 """
 
 from __future__ import annotations

@@ -59,9 +59,6 @@ def score_answer(prediction: str, needle: str, keyword: str) -> dict[str, Any]:
 
     100 if the keyword stands in the prediction; else 0.2 times the similarity of prediction and
     needle, which is 100 * (1 - edit distance / longer length), white space left out of both.
-
-    Returns:
-        prediction, needle, keyword, correct (bool), edit_distance and score (0 to 100).
     """
     answered = re.sub(r"\s+", "", prediction)
     hidden = re.sub(r"\s+", "", needle)

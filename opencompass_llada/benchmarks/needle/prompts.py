@@ -118,19 +118,16 @@ def fit_prompt(
     """Find a prompt of ``target`` tokens or at most `FIT_TOLERANCE` fewer.
 
     Args:
-        write: Makes the prompt with that many context tokens.
+        write: Makes the prompt with that many context tokens; without any it fits.
         count: Counts a prompt's tokens.
         target: Tokens wanted.
         most: Context tokens at hand.
 
     Raises:
-        LengthTooSmall: If not even the prompt without context fits.
         ValueError: If ``most`` context tokens do not reach the target.
     """
     best = write(0)
     best_total, best_context = count(best), 0
-    if best_total > target:
-        raise LengthTooSmall(best_total)
     tried = {0}
     context = target - best_total
     for _ in range(MAX_FIT_ATTEMPTS):
@@ -155,12 +152,3 @@ def fit_prompt(
             "length."
         )
     return best
-
-
-class LengthTooSmall(ValueError):
-    """The prompt without any context is already longer than asked for."""
-
-    def __init__(self, needed: int) -> None:
-        """Keep the number of tokens that the prompt without context has."""
-        super().__init__(f"the prompt without context already has {needed} tokens")
-        self.needed = needed

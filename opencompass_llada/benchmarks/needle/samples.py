@@ -23,7 +23,6 @@ from opencompass_llada.benchmarks.data_files import (
 )
 from opencompass_llada.benchmarks.needle.prompts import (
     WORDINGS,
-    LengthTooSmall,
     fit_prompt,
     place_needles,
     write_prompt,
@@ -290,20 +289,16 @@ def _size_prompt(
 ) -> str:
     """Write a prompt with as much context as a cell's length and length_buffer leave."""
     if isinstance(cell.length_buffer, str):
-        try:
-            return fit_prompt(
-                write,
-                partial(tokenizer.count, as_turn=cell.guide),
-                target=cell.length - cell.generation_reserve,
-                most=num_at_hand,
-            )
-        except LengthTooSmall as error:
+        count = partial(tokenizer.count, as_turn=cell.guide)
+        target = cell.length - cell.generation_reserve
+        if (needed := count(write(0))) > target:
             raise ValueError(
                 f"length={cell.length} is too small: template, question and needle take "
-                f"{error.needed} tokens and the answer {cell.generation_reserve} "
+                f"{needed} tokens and the answer {cell.generation_reserve} "
                 f"(tokenizer {cell.tokenizer}); the smallest length that fits this sample is "
-                f"{error.needed + cell.generation_reserve}."
-            ) from error
+                f"{needed + cell.generation_reserve}."
+            )
+        return fit_prompt(write, count, target=target, most=num_at_hand)
     num_context_tokens = cell.length - cell.length_buffer - num_needle_tokens
     if num_context_tokens < 0:
         raise ValueError(

@@ -18,7 +18,7 @@ PUBLISHED_FROM = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task's parameters; each kind of task has its own besides."""
+    """A task's parameters; some kinds have their own besides."""
 
     tokens_to_generate: int
     """Room kept for the answer."""
@@ -54,29 +54,6 @@ class TracingTask(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonWordsTask(Task):
-    """Common words extraction: the ten words that stand in a list most often."""
-
-    num_common: int = 10
-    common_repeats: int = 30
-    """How often each of them stands in the list."""
-    uncommon_repeats: int = 3
-    tokens_to_generate: int = 120
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrequentWordsTask(Task):
-    """Frequent words extraction: the three most frequent of coded words with a Zipf law."""
-
-    alpha: float = 2.0
-    """Exponent of the law."""
-    word_length: int = 6
-    """Letters of a coded word."""
-    tokens_to_generate: int = 50
-    """Both originals keep no room for it, see ``RulerSpec.fwe_room``."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class QuestionTask(Task):
     """Questions on one or several of many documents."""
 
@@ -97,8 +74,9 @@ TASKS: dict[str, Task] = {
     "niah_multivalue": NiahTask(haystack="essay", num_values=4),
     "niah_multiquery": NiahTask(haystack="essay", num_keys=4, num_queries=4),
     "vt": TracingTask(),
-    "cwe": CommonWordsTask(),
-    "fwe": FrequentWordsTask(),
+    "cwe": Task(tokens_to_generate=120),
+    # Both originals keep no room for it, see ``RulerSpec.fwe_room``.
+    "fwe": Task(tokens_to_generate=50),
     "qa_squad": QuestionTask(file="dev-v2.0.json", layout="squad"),
     "qa_hotpotqa": QuestionTask(file="hotpotqa.json", layout="hotpotqa"),
 }
@@ -107,33 +85,33 @@ SENTENCES = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 )
 
-TEMPLATES: dict[type, str] = {
-    NiahTask: (
+TEMPLATES = {
+    "niah": (
         "Some special magic {type_needle_v} are hidden within the following text. Make sure to "
         "memorize it. I will quiz you about the {type_needle_v} afterwards.\n{context}\nWhat are "
         "all the special magic {type_needle_v} for {query} mentioned in the provided text? The "
         "special magic {type_needle_v} for {query} mentioned in the provided text are"
     ),
-    TracingTask: (
+    "vt": (
         "Memorize and track the chain(s) of variable assignment hidden in the following "
         "text.\n\n{context}\nQuestion: Find all variables that are assigned the value {query} in "
         "the text above. Answer: According to the chain(s) of variable assignment in the text "
         "above, {num_v} variables are assigned the value {query}, they are: "
     ),
-    CommonWordsTask: (
+    "cwe": (
         "Below is a numbered list of words. In these words, some appear more often than others. "
         "Memorize the ones that appear most often.\n{context}\nQuestion: What are the 10 most "
         "common words in the above list? Answer: The top 10 words that appear most often in the "
         "list are:"
     ),
-    FrequentWordsTask: (
+    "fwe": (
         "Read the following coded text and track the frequency of each coded word. Find the three "
         "most frequently appeared coded words. {context}\nQuestion: Do not provide any "
         "explanation. Please ignore the dots '....'. What are the three most frequently appeared "
         "words in the above coded text? Answer: According to the coded text above, the three most "
         "frequently appeared words are:"
     ),
-    QuestionTask: (
+    "qa": (
         "Answer the question based on the given documents. Only give me the answer and do not "
         "output any other words.\n\nThe following are given documents.\n\n{context}\n\nAnswer the "
         "question based on the given documents. Only give me the answer and do not output any "

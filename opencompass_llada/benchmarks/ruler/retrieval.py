@@ -168,7 +168,7 @@ def write_needle(task: NiahTask, key: str, value: str) -> str:
 
 def question_template(task: NiahTask) -> str:
     """Return a task's prompt with ``{context}`` and ``{query}`` left to fill in."""
-    template, kind = TEMPLATES[NiahTask], task.value_kind
+    template, kind = TEMPLATES["niah"], task.value_kind
     if task.num_queries * task.num_values == 1:
         kind = kind[:-1]
         for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is")):
@@ -232,7 +232,7 @@ class TracingWriter(Writer):
         lines = [SENTENCES + "\n"] * drawn.num_items
         for number, (place, assignment) in enumerate(zip(drawn.places, chain, strict=True)):
             lines.insert(place + number, assignment)
-        prompt = TEMPLATES[TracingTask].format(
+        prompt = TEMPLATES["vt"].format(
             context=" ".join(lines).replace(". \n", ".\n"),
             query=str(drawn.value),
             num_v=len(names),
@@ -284,5 +284,5 @@ class QuestionWriter(Writer):
             DOCUMENT.format(i=number, document=text)
             for number, text in enumerate(documents, start=1)
         )
-        prompt = TEMPLATES[QuestionTask].format(context=context, query=question.text)
+        prompt = TEMPLATES["qa"].format(context=context, query=question.text)
         return RulerSample(prompt=prompt, answers=question.answers)

@@ -20,8 +20,6 @@ from typing import Any
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.ruler.aggregation import CommonWordsWriter, make_frequent_words
 from opencompass_llada.benchmarks.ruler.prompts import (
-    CommonWordsTask,
-    FrequentWordsTask,
     NiahTask,
     QuestionTask,
     RulerSpec,
@@ -134,8 +132,8 @@ def find_smallest_length(
 def _generate(
     spec: RulerSpec, count: Callable[[str], int], data_file: Path | None
 ) -> Iterator[RulerSample]:
-    if isinstance(spec.facts, FrequentWordsTask):
-        return make_frequent_words(spec, spec.facts, count)
+    if spec.task == "fwe":
+        return make_frequent_words(spec, count)
     writer, limit = make_writer(spec, data_file), spec.length - spec.reserve
     num_items = find_num_items(writer, count, limit)
     if writer.most is not None and num_items >= writer.most:
@@ -158,8 +156,8 @@ def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
         return NiahWriter(spec, facts, adjective_nouns(), essay)
     if isinstance(facts, TracingTask):
         return TracingWriter(spec, facts)
-    if isinstance(facts, CommonWordsTask):
-        return CommonWordsWriter(spec, facts, plain_words())
+    if spec.task == "cwe":
+        return CommonWordsWriter(spec, plain_words())
     if isinstance(facts, QuestionTask) and data_file is not None:
         return QuestionWriter(spec, facts, read_library(data_file, facts.layout))
     raise TypeError(f"{spec.task} has no writer")

@@ -1,10 +1,8 @@
 """Chooses the likeliest option of multiple-choice questions, given the rest, for OpenCompass.
 
-OpenCompass's PPLInferencer compares the likelihoods of whole texts. For a masked diffusion model
-those are estimates, and the noise of a long question hides the difference of two short options.
-Here, as in LLaDA's own evaluation (its loglikelihood(prefix, target)), what the options' texts
-begin with alike is a clean condition and only the rest is scored, with the same masks for rests of
-one length.
+PPLInferencer compares the likelihoods of whole texts, which are estimates for a masked diffusion
+model. Here, as in LLaDA's own evaluation, what the options' texts begin with alike is a clean
+condition and only the rest is scored, with the same masks for rests of one length.
 
 Cost in forward passes of one row: where every option is one token, one pass for all of them. Else
 one an option for an autoregressive model; for a masked diffusion model and an option of L tokens
