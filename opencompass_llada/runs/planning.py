@@ -76,8 +76,9 @@ class Plan:
     find_path: Callable[[Config], str] = lambda cell: str(cell["path"])
     """Returns the path of a data set in full, so that the dumped config does not depend on
     COMPASS_DATA_CACHE; not asked for assets."""
-    check_data: Callable[[Settings, Sequence[Config]], None] = lambda _, cells: check_data(cells)
-    """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
+    check_data: Callable[[Settings, Sequence[Config]], None] | None = None
+    """Reads or makes some samples of a group's data sets, so that a fault shows at once; None
+    leaves it to their classes."""
     make_summarizer: Callable[[Settings, Run], Config]
     has_small_cells: bool = False
     """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
@@ -145,7 +146,10 @@ def plan_run(
         for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):
                 cell["path"] = plan.find_path(cell)
-        plan.check_data(values, group["datasets"])
+        if plan.check_data is None:
+            check_data(group["datasets"])
+        else:
+            plan.check_data(values, group["datasets"])
     models = [config for group in groups for config in group["models"]]
     datasets = unique(cell for group in groups for cell in group["datasets"])
     results = _count_results(groups)
