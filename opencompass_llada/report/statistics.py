@@ -16,7 +16,8 @@ from scipy.special import betaincinv
 
 from opencompass_llada.likelihood.estimate import satterthwaite, student_t_quantile
 
-LEVEL = 0.95
+LEVEL = 0.95  # coverage aimed at by every interval
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 FULL_SCORE = 100.0
 Interval = tuple[float, float]
 
@@ -59,12 +60,7 @@ class Stratum:
             raise ValueError(f"weight={self.weight} must be above 0 and at most 1.")
 
 
-def normal_quantile(level: float) -> float:
-    """Return the two-sided quantile of the normal distribution."""
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def wilson(mean: float, num_samples: float, level: float = LEVEL) -> Interval:
+def wilson(mean: float, num_samples: float) -> Interval:
     """Return Wilson's score interval (Wilson 1927) of a rate, both in percent.
 
     `num_samples` are independent ones; they need not be whole.
@@ -76,18 +72,17 @@ def wilson(mean: float, num_samples: float, level: float = LEVEL) -> Interval:
         raise ValueError(
             f"mean={mean} must be from 0 to 100, and num_samples={num_samples} above 0."
         )
-    z = normal_quantile(level)
     rate = mean / FULL_SCORE
-    spread = z * math.sqrt(rate * (1 - rate) / num_samples + z**2 / (4 * num_samples**2))
-    centre = rate + z**2 / (2 * num_samples)
-    scale = FULL_SCORE / (1 + z**2 / num_samples)
+    spread = Z * math.sqrt(rate * (1 - rate) / num_samples + Z**2 / (4 * num_samples**2))
+    centre = rate + Z**2 / (2 * num_samples)
+    scale = FULL_SCORE / (1 + Z**2 / num_samples)
     # The ends of 0 and 100 are exact; the root leaves a rest of 1e-15.
     low = 0.0 if mean == 0 else (centre - spread) * scale
     high = FULL_SCORE if mean == FULL_SCORE else (centre + spread) * scale
     return max(low, 0.0), min(high, FULL_SCORE)
 
 
-def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> Interval:
+def stratified_interval(strata: Sequence[Stratum]) -> Interval:
     """Return an interval of a weighted average of independent parts, percent.
 
     Wilson's interval on the effective number of samples p (1 - p) / v, where v is the average's
@@ -105,20 +100,18 @@ def stratified_interval(strata: Sequence[Stratum], level: float = LEVEL) -> Inte
     mean = clip(math.fsum(stratum.weight * fmean(stratum.scores) for stratum in strata))
     floor = min(len(stratum.scores) / stratum.weight for stratum in strata)
     if any(len(stratum.scores) < 2 for stratum in strata):
-        return wilson(mean, floor, level)
+        return wilson(mean, floor)
     pieces = [(s.weight**2 * _variance_of_mean(s.scores), len(s.scores) - 1.0) for s in strata]
     variance = math.fsum(piece for piece, _ in pieces)
     rate = mean / FULL_SCORE
     if variance == 0 or not 0 < rate < 1:
-        return wilson(mean, floor, level)
-    shrinkage = (normal_quantile(level) / student_t_quantile(level, satterthwaite(pieces))) ** 2
+        return wilson(mean, floor)
+    shrinkage = (Z / student_t_quantile(LEVEL, satterthwaite(pieces))) ** 2
     effective = rate * (1 - rate) / (variance / FULL_SCORE**2) * shrinkage
-    return wilson(mean, max(floor, effective), level)
+    return wilson(mean, max(floor, effective))
 
 
-def clustered_interval(
-    clusters: Sequence[float], level: float = LEVEL, sizes: Sequence[int] | None = None
-) -> Interval:
+def clustered_interval(clusters: Sequence[float], sizes: Sequence[int] | None = None) -> Interval:
     """Return an interval of a mean whose samples come in dependent clusters, percent.
 
     Needle in a haystack asks for the same needles at every depth and length, so the needle is what
@@ -136,11 +129,11 @@ def clustered_interval(
         raise ValueError("clusters=[] must be at least one mean score.")
     shares = _shares(sizes or [1] * len(clusters))
     mean = math.fsum(share * score for share, score in zip(shares, clusters, strict=True))
-    return wilson(clip(mean), effective_number(shares), level)
+    return wilson(clip(mean), effective_number(shares))
 
 
 def paired_interval(
-    differences: Sequence[float], clusters: Sequence[Hashable] | None = None, level: float = LEVEL
+    differences: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> Interval | None:
     """Return an interval of the mean difference of two scores of the same samples, points.
 
@@ -155,7 +148,6 @@ def paired_interval(
         differences: Second less first score, one a sample, both 0 to 100; None is returned where
             one is beyond 100 points, since no limit of such a metric is known.
         clusters: What each sample depends on, such as its needle; by default each is its own.
-        level: Coverage aimed at.
 
     Raises:
         ValueError: For no differences, or another number of clusters.
@@ -174,8 +166,8 @@ def paired_interval(
     total = len(differences)
     gain = math.fsum(max(mean, 0.0) * size for mean, size in means) / total
     loss = math.fsum(max(-mean, 0.0) * size for mean, size in means) / total
-    gain_low, gain_high = clopper_pearson(gain, number, level)
-    loss_low, loss_high = clopper_pearson(loss, number, level)
+    gain_low, gain_high = clopper_pearson(gain, number)
+    loss_low, loss_high = clopper_pearson(loss, number)
     # Half a sample each of gains, losses and neither: at 0 the correlation would be lost.
     a, b = (((share * number + 0.5) / (number + 1.5)) for share in (gain, loss))
     twice = 2 * math.sqrt(a * b / ((1 - a) * (1 - b)))
@@ -188,12 +180,12 @@ def paired_interval(
     return FULL_SCORE * max(low, -1.0), FULL_SCORE * min(high, 1.0)
 
 
-def clopper_pearson(rate: float, num_samples: float, level: float = LEVEL) -> Interval:
+def clopper_pearson(rate: float, num_samples: float) -> Interval:
     """Return Clopper and Pearson's exact limits (1934) of a rate from 0 to 1.
 
-    Neither the hits nor the samples need be whole. `level` is held at every rate.
+    Neither the hits nor the samples need be whole. They hold at every rate.
     """
-    hits, tail = rate * num_samples, (1 - level) / 2
+    hits, tail = rate * num_samples, (1 - LEVEL) / 2
     misses = num_samples - hits
     low = betaincinv(hits, misses + 1, tail) if hits > 0 else 0.0
     high = betaincinv(hits + 1, misses, 1 - tail) if misses > 0 else 1.0
