@@ -19,7 +19,7 @@ from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.curves import split_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
-from opencompass_llada.report.scores import RULER_THRESHOLD, Score, choose_headlines, main_metrics
+from opencompass_llada.report.scores import RULER_THRESHOLD, Score, choose_headlines, main_metric
 from opencompass_llada.report.writers import file_name, name_scaling
 
 _HATCHES = {"diffusion": "", "autoregressive": "////", "unknown": "...."}
@@ -50,8 +50,8 @@ def make_plots(
         yield HEAT_MAPS, "Needle in a haystack by length and depth", figure
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]
-        main = main_metrics(scores, own[0].benchmark)
-        if own[0].benchmark == "perplexity" or (main and own[0].metric not in main):
+        main = main_metric(scores, own[0].benchmark)
+        if own[0].benchmark == "perplexity" or main not in (None, own[0].metric):
             continue
         if (figure := draw_lengths(series, own)) is not None:
             yield f"{file_name(series)}_by_length", f"{series} over context length", figure

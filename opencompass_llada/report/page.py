@@ -62,19 +62,19 @@ class Samples(NamedTuple):
     remark: str  # what was left out; '' if nothing
 
 
-def choose_samples(collection: Collection, budget: int = SAMPLE_BUDGET) -> Samples:
+def choose_samples(collection: Collection) -> Samples:
     """Choose three samples a cell, fewer or shorter ones where they would take too much room."""
     most = max((len(cell.samples) for cell in collection.cells.values()), default=0)
     for number in range(most, 0, -1):
         blocks, anchors = _make_blocks(collection, number, short=False)
-        if sum(map(_estimate, blocks)) <= budget:
+        if sum(map(_estimate, blocks)) <= SAMPLE_BUDGET:
             remark = f"the first {number} of each cell are shown" if number < most else ""
             return Samples(blocks, anchors, remark)
     blocks, anchors = _make_blocks(collection, min(most, 1), short=True)
     used = 0
     for place, block in enumerate(blocks):
         used += _estimate(block)
-        if used > budget:
+        if used > SAMPLE_BUDGET:
             blocks[place] = block._replace(prompts=[])
     dropped = sum(not block.prompts for block in blocks)
     remark = "the first sample of each cell is shown, shortened"

@@ -96,10 +96,10 @@ def _rank(score: Score, group: Sequence[Score]) -> Score:
     return replace(score, rank=1 + better, tied=better + worse < len(others))
 
 
-def main_metrics(scores: Sequence[Score], benchmark: str) -> list[str]:
+def main_metric(scores: Sequence[Score], benchmark: str) -> str | None:
     """Return the metric that a benchmark is shown by: its first that was reported."""
     present = {score.metric for score in scores if score.benchmark == benchmark}
-    return [name for name in find_benchmark(benchmark).metrics if name in present][:1]
+    return next((name for name in find_benchmark(benchmark).metrics if name in present), None)
 
 
 def choose_headlines(scores: Sequence[Score]) -> list[tuple[str, str, int | None]]:
@@ -108,9 +108,8 @@ def choose_headlines(scores: Sequence[Score]) -> list[tuple[str, str, int | None
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]
         first = own[0]
-        if first.benchmark != "perplexity" and first.metric not in main_metrics(
-            scores, first.benchmark
-        ):
+        main = main_metric(scores, first.benchmark)
+        if first.benchmark != "perplexity" and first.metric != main:
             continue
         groups = [s for s in own if s.is_group and s.status != "not run"]
         headline = [s for s in groups if s.column == find_benchmark(s.benchmark).headline]
@@ -165,7 +164,7 @@ def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
     """Find both effective lengths of every line on every benchmark with lengths."""
     lines: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
-        if score.length is None or score.metric not in main_metrics(scores, score.benchmark):
+        if score.length is None or score.metric != main_metric(scores, score.benchmark):
             continue
         if score.column == find_benchmark(score.benchmark).headline:
             lines.setdefault((score.entry, score.series), []).append(score)
