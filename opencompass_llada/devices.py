@@ -63,8 +63,7 @@ def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
 def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """Return the dtype to hold the weights in, by default bfloat16 on CUDA and float32 elsewhere.
 
-    LLaDA was trained in bfloat16; on many processors it is emulated, and answers differ between
-    them.
+    On many processors bfloat16 is emulated, and answers differ between them.
     """
     dtype = parse_dtype(name)
     if dtype is None:

@@ -19,15 +19,8 @@ from types import TracebackType
 from opencompass_llada.redaction import redact
 
 _PACKAGE = Path(__file__).resolve().parent
-_SMALLER = (
-    "Use a smaller batch_size or max_seq_len in an evaluation, a smaller micro_rows or "
-    "sequence_length in a training"
-)
-#: Causes that the machine gives, not the code: name of the class, and what helps.
-_MACHINE = {
-    "OutOfMemoryError": f"{_SMALLER}, or a device with more memory.",
-    "MemoryError": f"{_SMALLER}, or a machine with more memory.",
-}
+#: Causes that the machine gives, not the code: name of the class, and what has too little memory.
+_MACHINE = {"OutOfMemoryError": "device", "MemoryError": "machine"}
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
@@ -70,7 +63,11 @@ def describe_fault(
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     for kind in type(error).__mro__:
         if kind.__name__ in _MACHINE:
-            return f"the memory does not suffice ({text}). {_MACHINE[kind.__name__]}"
+            return (
+                f"the memory does not suffice ({text}). Use a smaller batch_size or max_seq_len in "
+                "an evaluation, a smaller micro_rows or sequence_length in a training, or a "
+                f"{_MACHINE[kind.__name__]} with more memory."
+            )
     trace = _keep_traceback(error, log_folder)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         file = f" {error.filename}" if error.filename is not None else ""
@@ -89,8 +86,7 @@ def describe_fault(
 def is_foreseen(error: BaseException) -> bool:
     """Return whether a statement ``raise`` of this package made the exception, to be read as it is.
 
-    A ``KeyError`` of a missing key or a ``ValueError`` of ``int()`` is raised by Python inside a
-    line of this package, and is a bug; so is a failed ``assert``.
+    A ``KeyError`` of a missing key or a ``ValueError`` of ``int()`` is a bug; so is an ``assert``.
     """
     last = _last_frame(error)
     if last is None or isinstance(error, AssertionError) or not is_deliberate(error):

@@ -1,8 +1,7 @@
 """Writes files whole or not at all, and locks folders, so that no killed process leaves a half.
 
-A file is written under a temporary name beside its place and moved there once it is on the disk.
-The temporary name and a lock say whose they are (host and process), so that a later run knows what
-a dead process has left.
+Temporary names and locks say whose they are (host and process), so that a later run knows what a
+dead process has left.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{8}\.part", re.S)
 #: Bytes of the target's name that the temporary one repeats; file systems take 255 for the whole.
 _NAME_BYTES = 80
-#: Environment variable: folder of what is cached between runs, or ``none``. Not LLADA_*: those
-#: choose what is run.
+#: Environment variable: folder of what is cached between runs, or ``none``.
 CACHE_VARIABLE = "OPENCOMPASS_LLADA_CACHE"
 
 
@@ -151,8 +149,7 @@ def _digest(content: bytes) -> str:
 def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     r"""Yield the lines of a file of JSON lines with their numbers, blank ones left out.
 
-    Only ``\n`` ends a line: `str.splitlines` also cuts at U+2028 and U+0085, which JSON allows
-    inside a text.
+    Only ``\n`` ends a line: `str.splitlines` cuts at U+2028, too, which JSON allows in a text.
     """
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if line.strip():

@@ -30,11 +30,7 @@ _EXPECTED = {
 
 
 def build(
-    cls: type[Options],
-    given: Any,
-    what: str,
-    also: Iterable[str] = (),
-    by_name: str | None = None,
+    cls: type[Options], given: Any, what: str, also: Iterable[str] = (), by_name: str | None = None
 ) -> Options:
     """Make an options class of what a config gives for it.
 

@@ -1,9 +1,7 @@
 """Imports all that OpenCompass may ask a class of; mmengine looks for this file by its name.
 
-mmengine imports ``<package>.registry`` for every dotted type and swallows an ImportError there, so
-that a broken import would end as "... is not in the opencompass::model registry". Here it becomes
-a RuntimeError that names the cause. Registers nothing: dotted names need no registration, and
-short ones are taken by whoever registers last.
+mmengine imports it for every dotted type and swallows an ImportError there, so that a broken import
+would end as "... is not in the registry"; here it becomes a RuntimeError that names the cause.
 """
 
 from __future__ import annotations
@@ -37,11 +35,7 @@ def import_components(modules: tuple[str, ...] = MODULES) -> None:
 
 
 def share_log_handlers() -> None:
-    """Let this package's log lines appear wherever OpenCompass writes its own.
-
-    Without it they would go nowhere in OpenCompass's task processes, which set up only their own
-    logger. Leaves the logger alone if the user gave it handlers.
-    """
+    """Let this package's log lines appear where OpenCompass's own do, also in task processes."""
     from opencompass.utils import get_logger
 
     own = logging.getLogger("opencompass_llada")

@@ -10,15 +10,14 @@ import torch
 from toy_denoiser import TOKENS, VOCABULARY, ToyDenoiser
 
 from opencompass_llada.prompting.stop import cut_at_stop_strings, cut_is_settled
-from opencompass_llada.sampling import (
+from opencompass_llada.sampling import SamplerConfig, sample
+from opencompass_llada.sampling.schedule import StepPlan
+from opencompass_llada.sampling.unmasking import (
     ACCEPTANCE_RULES,
     AcceptanceOptions,
     AcceptanceRule,
-    SamplerConfig,
     StepContext,
-    sample,
 )
-from opencompass_llada.sampling.schedule import StepPlan
 
 PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2, 8], [9]]
 RULES = [("threshold", 0.35), ("factor", 1.3), ("entropy_bound", 1.5)]

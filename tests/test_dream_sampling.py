@@ -16,16 +16,14 @@ from torch import Tensor
 from toy_denoiser import TOKENS, ToyDenoiser
 
 from opencompass_llada.options import build
-from opencompass_llada.sampling import (
+from opencompass_llada.sampling import STRATEGIES, SamplerConfig, SpecialTokens, sample
+from opencompass_llada.sampling.prediction import keep_likely, make_generators, perturb
+from opencompass_llada.sampling.schedule import (
     SCHEDULES,
-    STRATEGIES,
-    SamplerConfig,
-    SpecialTokens,
-    sample,
+    plan_steps,
+    reveals_at_timesteps,
+    timestep_shares,
 )
-from opencompass_llada.sampling.noise import make_generators, perturb
-from opencompass_llada.sampling.prediction import keep_likely
-from opencompass_llada.sampling.schedule import plan_steps, reveals_at_timesteps, timestep_shares
 
 ALGS = ["origin", "maskgit_plus", "topk_margin", "entropy"]
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], [11, 13, 17, 19, 2]]

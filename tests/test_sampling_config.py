@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from toy_denoiser import TOKENS, ToyDenoiser
 
 from opencompass_llada.options import build
-from opencompass_llada.sampling import (
-    STRATEGIES,
-    BlockPlan,
-    SamplerConfig,
-    SpecialTokens,
-    Strategy,
-    cap_steps,
-    sample,
-)
-from opencompass_llada.sampling.schedule import reveals_per_step
+from opencompass_llada.sampling import STRATEGIES, SamplerConfig, SpecialTokens, cap_steps, sample
+from opencompass_llada.sampling.schedule import BlockPlan, reveals_per_step
+from opencompass_llada.sampling.unmasking import Strategy
 
 
 @pytest.mark.parametrize(
@@ -122,7 +115,7 @@ def test_plan_rounds_up_to_whole_blocks() -> None:
     plan = SamplerConfig(generation_length=70, block_length=32, num_steps=12).plan()
     assert plan == BlockPlan(generation_length=70, block_length=32, num_steps=12)
     assert (plan.padded_length, plan.num_blocks, plan.steps_per_block) == (96, 3, 4)
-    assert (plan.num_steps, plan.surplus) == (12, 26)
+    assert (plan.num_steps, plan.padded_length - plan.generation_length) == (12, 26)
 
 
 def test_no_num_steps_is_one_token_a_step() -> None:

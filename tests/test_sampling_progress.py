@@ -5,15 +5,9 @@ from __future__ import annotations
 import pytest
 from toy_denoiser import TOKENS, ToyDenoiser
 
-from opencompass_llada.sampling import (
-    PROGRESS_VARIABLE,
-    BlockPlan,
-    ProgressBar,
-    SamplerConfig,
-    StepListener,
-    make_progress,
-    sample,
-)
+from opencompass_llada.sampling import SamplerConfig, StepListener, make_progress, sample
+from opencompass_llada.sampling.progress import PROGRESS_VARIABLE, ProgressBar
+from opencompass_llada.sampling.schedule import BlockPlan
 
 
 @pytest.mark.parametrize("terminal", [True, False])

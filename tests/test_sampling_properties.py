@@ -15,17 +15,15 @@ from toy_denoiser import TOKENS, VOCABULARY, ToyDenoiser
 from opencompass_llada.sampling import (
     SamplerConfig,
     SpecialTokens,
-    StepContext,
     StepListener,
     derive_seed,
     sample,
 )
 from opencompass_llada.sampling.block_cache import BlockForward
 from opencompass_llada.sampling.loop import Denoiser, lay_out_rows
-from opencompass_llada.sampling.noise import gumbel_argmax, make_generators
-from opencompass_llada.sampling.prediction import Predictor
+from opencompass_llada.sampling.prediction import Predictor, gumbel_argmax, make_generators
 from opencompass_llada.sampling.schedule import StepPlan
-from opencompass_llada.sampling.unmasking import accept_scheduled
+from opencompass_llada.sampling.unmasking import StepContext, accept_scheduled
 
 MASK = TOKENS.mask_token_id
 # The second prompt holds the mask id: it must be treated as any other token.

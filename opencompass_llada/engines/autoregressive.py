@@ -58,11 +58,9 @@ class AutoregressiveEngine(Engine):
         self._pad_token_id = pad_token_id
         self.scorer = CausalScorer(causal_logits(model), device=self.device)
 
+    @torch.inference_mode()
     def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        is_complete: IsComplete | None,
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None
     ) -> SamplerOutput:
         """Generate up to end tokens alone; ``is_complete`` is not asked."""
         empty = [index for index, prompt in enumerate(prompts) if not prompt]
@@ -71,29 +69,25 @@ class AutoregressiveEngine(Engine):
                 f"prompt {empty[0]} of the batch has no token, and an autoregressive model needs "
                 "one to go on from; give it text, or a tokenizer that adds a beginning of sequence"
             )
-        ids_BL, attention_BL = _pad_left(prompts, self._pad_token_id, self.device)
-        output_BL = self._decode(ids_BL, attention_BL, max_new_tokens)
-        rows = [self._read(row) for row in output_BL[:, ids_BL.shape[1] :].tolist()]
-        passes = [len(row) for row in rows]
-        return SamplerOutput(
-            token_ids=rows, num_forward_passes=max(passes), passes_per_prompt=passes
-        )
-
-    @torch.inference_mode()
-    def _decode(self, ids_BL: Tensor, attention_BL: Tensor, max_new_tokens: int) -> Tensor:
-        return self.model.generate(
+        prompts_L = [torch.tensor(prompt, device=self.device) for prompt in prompts]
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")  # answers in one column
+        ids_BL = pad(prompts_L, padding_value=self._pad_token_id)
+        output_BL = self.model.generate(
             input_ids=ids_BL,
-            attention_mask=attention_BL,
+            attention_mask=pad([torch.ones_like(prompt_L) for prompt_L in prompts_L]),
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self.end_token_ids),
             pad_token_id=self._pad_token_id,
             logits_processor=[_refuse_non_finite],
             **_greedy_options(self.model.generation_config),
         )
-
-    def _read(self, row: list[int]) -> list[int]:
-        """Take a row up to its first end token; what follows is padding for longer rows."""
-        return row[: len(cut_at_token_ids(row, self.end_token_ids)) + 1]
+        answers = output_BL[:, ids_BL.shape[1] :].tolist()
+        # What follows a row's first end token is padding for longer rows.
+        rows = [row[: len(cut_at_token_ids(row, self.end_token_ids)) + 1] for row in answers]
+        passes = [len(row) for row in rows]
+        return SamplerOutput(
+            token_ids=rows, num_forward_passes=max(passes), passes_per_prompt=passes
+        )
 
 
 def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
@@ -109,27 +103,13 @@ def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
 def _greedy_options(generation_config: Any) -> dict[str, Any]:
     """Return the options of greedy decoding, whatever a checkpoint's generation_config says.
 
-    The key/value cache is on too: many fine-tuned checkpoints leave ``use_cache`` false behind.
-    Options that only sampling reads are put back to their defaults: LLaMA-3's own file sets
-    temperature 0.6 and top_p 0.9, which transformers would warn of at every call.
+    The cache is on: many fine-tuned checkpoints leave ``use_cache`` false behind. Options of
+    sampling are put back to their defaults, since transformers would warn of them at every call.
     """
     defaults = type(generation_config)()
     names = ("temperature", "top_p", "top_k", "min_p", "typical_p")
     neutral = {name: getattr(defaults, name) for name in names if hasattr(defaults, name)}
     return {"do_sample": False, "use_cache": True, **_WITHOUT_EFFECT, **neutral}
-
-
-def _pad_left(
-    prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Lay out prompts so that all answers start in one column, and mask the padding: int64 [B, L].
-
-    Prompts ``[7, 8]`` and ``[9]`` with padding P give the rows ``[7, 8]`` and ``[P, 9]``, and the
-    attention mask ``[1, 1]`` and ``[0, 1]``.
-    """
-    rows = [torch.tensor(prompt, device=device) for prompt in prompts]
-    pad = partial(pad_sequence, batch_first=True, padding_side="left")
-    return pad(rows, padding_value=pad_token_id), pad([torch.ones_like(row) for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +121,7 @@ class AutoregressiveFamily(Family):
     def special_tokens(
         self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
     ) -> CausalTokens:
-        """Gather all end tokens: of config.json, generation_config.json, tokenizer and chat turns.
-
-        Without any, generation would never end early, nor could batches be padded.
-        """
+        """Gather all end tokens: of config.json, generation_config.json, tokenizer, chat turns."""
         text = config.get("text_config")
         check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
         groups = [config.get("eos_token_id"), _generation_end(path), tokenizer.eos_token_id]
@@ -179,8 +156,7 @@ class AutoregressiveFamily(Family):
             device=request.device,
             attention_backend=request.attention_backend,
         )
-        pad = request.tokenizer.pad_token_id
-        ends = tokens.end_token_ids
+        pad, ends = request.tokenizer.pad_token_id, tokens.end_token_ids
         pad = ends[0] if pad is None else pad
         return AutoregressiveEngine(model, end_token_ids=ends, pad_token_id=pad, rope=rope)
 
@@ -189,6 +165,5 @@ def _generation_end(path: str) -> Any:
     """Return the end tokens of generation_config.json, where chat checkpoints list theirs."""
     name = "generation_config.json"
     file = locate_checkpoint(path, files=["config.json", name]) / name
-    return (
-        json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    )
+    content = file.read_text(encoding="utf-8") if file.is_file() else "{}"
+    return json.loads(content).get("eos_token_id")

@@ -24,25 +24,21 @@ class Generation:
     """What one prompt gave."""
 
     token_ids: list[int]
-    """Generated ids. A diffusion model gives as many as were asked for and nothing is cut; an
-    autoregressive model stops after its first end token."""
+    """A diffusion model gives as many as were asked for, an autoregressive one stops at an end."""
     num_forward_passes: int
-    """Those that this row went through until its answer was complete (NFE), whatever batch it was
-    in. An autoregressive model's first pass reads the prompt, each further one a token."""
+    """Those until its answer was complete (NFE), whatever batch the row was in."""
     seconds: float
     """Wall time of the batch divided by its rows."""
 
 
 @dataclass(kw_only=True)
 class Totals:
-    """Counts of everything that an engine generated."""
+    """Counts of everything that an engine generated; passes of prompts and of whole batches."""
 
     num_prompts: int = 0
     num_generated_tokens: int = 0
     num_forward_passes: int = 0
-    """Of prompts, each on its own."""
     num_batch_passes: int = 0
-    """Of batches as a whole."""
     seconds: float = 0.0
 
     def add(self, generations: Sequence[Generation], num_batch_passes: int) -> None:
@@ -72,7 +68,7 @@ class Engine(ABC):
     """Scores token ids with the network."""
 
     def __init__(self, model: Any, rope: ResolvedRope | None) -> None:
-        """Keep the network, in evaluation mode, and the RoPE scaling that it has, if known."""
+        """Take the network, in evaluation mode, and the RoPE scaling that it has, if known."""
         self.model = model
         self.device: torch.device = next(model.parameters()).device
         self.totals = Totals()
@@ -80,7 +76,7 @@ class Engine(ABC):
 
     @property
     def longest_context(self) -> int | None:
-        """Tokens up to which the model's RoPE was computed; None where it is not resolved here."""
+        """Tokens up to which the model's RoPE was computed; None where that is not known."""
         return None if self._rope is None else self._rope.longest_context
 
     @property
@@ -97,9 +93,8 @@ class Engine(ABC):
     ) -> list[Generation]:
         """Generate at least one token after each prompt of one batch; their lengths may differ.
 
-        Each generation equals that of the prompt alone. ``is_complete`` says whether an answer is
-        complete, given its first ids; an engine may stop early then, and must not let it change an
-        answer before its end.
+        Each generation equals that of the prompt alone. Where ``is_complete``, given the first ids
+        of an answer, an engine may stop early, and must not let it change an answer before its end.
 
         Raises:
             MemoryPlanError: If the batch does not fit the card.
@@ -120,10 +115,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        is_complete: IsComplete | None,
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None
     ) -> SamplerOutput:
         """Return the generated ids and the passes that they took."""
 
@@ -132,7 +124,6 @@ class CausalTokens(NamedTuple):
     """Special tokens of an autoregressive checkpoint, which has no mask."""
 
     end_token_ids: tuple[int, ...]
-    """Ids at the first of which an answer ends."""
     mask_token_id: None = None
 
 
@@ -154,7 +145,7 @@ class LoadRequest:
     device: torch.device
     attention_backend: str
     context_length: int | None = None
-    """Tokens of the longest prompt and generation to come, if it is known."""
+    """Of the longest prompt and generation to come, if it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +155,13 @@ class Family(ABC):
     name: str
     """``model_type`` of its config.json."""
     attention_pattern: AttentionPattern = FULL
-    """Who sees whom; a native network is built with it, one of transformers has its own kernels."""
+    """Who sees whom; one of transformers' networks has its own kernels."""
     sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampler options that take the place of `SamplerConfig`'s defaults."""
     paper_defaults: Mapping[str, Any] = field(default_factory=dict)
     """What the papers' wrapper takes for this family where their diffusion_config is silent."""
 
     generates_by: ClassVar[str]
-    """That of its engine."""
 
     def defaults(self, *, paper_form: bool = False) -> dict[str, Any]:
         """Return the sampler's defaults, for options in the papers' form or the typed one."""
@@ -197,10 +187,9 @@ def length_buckets(
 ) -> list[list[int]]:
     """Sort prompts into batches of similar lengths, shortest first; return their places.
 
-    Rows of a batch share their small passes, whose time goes by the longest row, and stay together
-    until all are done; full passes cost each row its own tokens whatever the batch. Lengths
-    5, 90, 6, 80 in batches of 3 give ``[[0, 2], [3, 1]]``. ``spread`` is the most that the longest
-    may be over the shortest of a batch, empty prompts counting as 1; equal lengths keep order.
+    Rows of a batch share their small passes, whose time goes by the longest row. Lengths 5, 90, 6,
+    80 in batches of 3 give ``[[0, 2], [3, 1]]``. ``spread`` is the most that the longest may be
+    over the shortest of a batch, empty prompts counting as 1; equal lengths keep order.
     """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):

@@ -69,10 +69,7 @@ class MaskedDiffusionEngine(Engine):
         return self._server
 
     def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        is_complete: IsComplete | None,
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None
     ) -> SamplerOutput:
         config = self.settings.for_length(max_new_tokens)
         for prompt in prompts:
@@ -92,8 +89,7 @@ class MaskedDiffusionEngine(Engine):
         """Derive a seed of the run's, a prompt's ids and how often this engine met it before.
 
         So batches, shards and resuming do not change its answer, and repeats of one prompt are
-        different samples. A shard or a resumed run that begins between two repeats of a prompt
-        numbers them anew.
+        different samples (numbered anew by a shard that begins between two of them).
         """
         first = derive_seed(self.settings.seed, prompt)
         repeat = self._times_seen[first]
@@ -103,7 +99,7 @@ class MaskedDiffusionEngine(Engine):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedDiffusionFamily(Family):
-    """A family of native masked diffusion networks: a network, a mask, a sampler."""
+    """A family of native masked diffusion networks."""
 
     generates_by: ClassVar[str] = MaskedDiffusionEngine.generates_by
     label: str

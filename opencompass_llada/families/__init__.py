@@ -19,9 +19,8 @@ AUTOREGRESSIVE = AutoregressiveFamily(name="autoregressive", attention_pattern=C
 _FOUND = [
     importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)
 ]
-#: config.json's model_type -> family; what is not here may still be an autoregressive network.
-#: Those that sample by the sampler's own defaults come first, since options are checked by them
-#: where the family is not known.
+#: config.json's model_type -> family. Those that sample by the sampler's own defaults come first,
+#: since options are checked by them where the family is not known.
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
     for module in sorted(_FOUND, key=lambda module: len(module.FAMILY.sampler_defaults))
@@ -33,11 +32,7 @@ _OTHER_NAMES = {"ultra": "llada", "ultrallada": "llada", "llama3": "llama"}
 
 
 def check_model_type(model_type: str | None) -> str | None:
-    """Return what a `model_type` keyword names, as config.json has it, or ``autoregressive``.
-
-    It may be ``llada``, ``dream``, ``autoregressive``, ``llama`` and the like, or a name that the
-    papers' code uses; others are a ValueError.
-    """
+    """Return what a `model_type` keyword names, as config.json has it, or ``autoregressive``."""
     if model_type is None:
         return None
     name = str(model_type).lower()
@@ -66,11 +61,7 @@ def generates_by(model_type: str) -> str | None:
 
 
 def find_family(config: Mapping[str, Any], path: str, model_type: str | None) -> Family:
-    """Return the family that a config.json names; None as model_type goes by it alone.
-
-    Raises:
-        ValueError: If the family is not supported, or is not the one that model_type names.
-    """
+    """Return the family that a config.json names, which must be what model_type names, if given."""
     found = config.get("model_type")
     family = FAMILIES.get(str(found))
     if family is None and is_causal_architecture(found):

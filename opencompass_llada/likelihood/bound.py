@@ -22,15 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opencompass_llada.likelihood.estimate import Estimate, pool, satterthwaite
-from opencompass_llada.likelihood.options import LikelihoodOptions
+from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, pool, satterthwaite
 from opencompass_llada.sampling import LogitsFunction, derive_seed
 
+Ids = Sequence[int]
 EntropyFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(input_ids_BL, positions_BP, targets_BP) -> entropies_BP``: one call of the model.
-
-Rows are of equal length. The result is float, in nats.
-"""
+"""``(input_ids_BL, positions_BP, targets_BP) -> entropies_BP``, float nats: one model call."""
 
 #: Positions whose logits are held at once: 2 GiB in float32 at LLaDA's 126,464 entries.
 POSITIONS_AT_ONCE = 4096
@@ -82,9 +79,9 @@ def check_finite(values: Iterable[float]) -> None:
 
 def score_alternatives(
     entropies: EntropyFunction,
-    row: Sequence[int],
+    row: Ids,
     position: int,
-    candidates: Sequence[int],
+    candidates: Ids,
     *,
     estimator: str,
     device: torch.device | str,
@@ -121,11 +118,7 @@ class MaskedScorer:
     device: torch.device | str = "cpu"
 
     def score(
-        self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
+        self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
     ) -> Estimate:
         """Estimate the negative log-likelihood of a target given a clean prefix.
 
@@ -139,7 +132,7 @@ class MaskedScorer:
             return self.enumerate_bound(prefix, target, options.batch_size)
         return self.draw_bound(prefix, target, options, draw_key)
 
-    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+    def score_next(self, prefix: Ids, candidates: Ids) -> list[Estimate]:
         """Return each candidate's negative log-likelihood after a prefix, by one pass in all."""
         self.refuse_masks([*prefix, *candidates])
         return score_alternatives(
@@ -148,19 +141,15 @@ class MaskedScorer:
         )  # fmt: skip
 
     def draw_bound(
-        self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
+        self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
     ) -> Estimate:
         """Estimate the bound, without bias, by ``options.draws`` forward passes.
 
-        The mask ratio is stratified: two independent draws in each of ``draws / 2`` strata. The
-        squared differences within the strata give an unbiased estimate of the variance, and no draw
-        is spent on it. The masks depend on the seed and the target alone, so that estimates for
-        several prefixes of one target, or by several models, differ by no noise of the masks. A
-        ``draw_key`` takes the target's place: targets of one length and one key are masked alike.
+        The mask ratio is stratified: two independent draws in each of ``draws / 2`` strata, whose
+        squared differences give an unbiased estimate of the variance. The masks depend on the seed
+        and the target alone, so that estimates for several prefixes, or by several models, differ
+        by no noise of the masks. A ``draw_key`` takes the target's place: targets of one length and
+        one key are masked alike.
         """
         num_tokens, num_strata = len(target), options.draws // 2
         key = target if draw_key is None else draw_key
@@ -182,14 +171,11 @@ class MaskedScorer:
             num_forward_passes=len(weighted),
         )
 
-    def enumerate_bound(
-        self, prefix: Sequence[int], target: Sequence[int], batch_size: int
-    ) -> Estimate:
+    def enumerate_bound(self, prefix: Ids, target: Ids, batch_size: int) -> Estimate:
         """Compute the bound without error, from all 2^L - 1 masks of a target of L tokens.
 
         A mask of l places has the probability 1 / L / C(L, l) and the weight L / l, so that its sum
-        of cross entropies counts 1 / (l C(L, l)) times. The one token of a multiple-choice answer
-        takes one forward pass (LLaDA's own evaluation sets mc_num=1 for those tasks).
+        of cross entropies counts 1 / (l C(L, l)) times. A single token takes one forward pass.
         """
         length = len(target)
         sizes = range(1, length + 1)
@@ -204,9 +190,7 @@ class MaskedScorer:
             num_forward_passes=len(masks),
         )
 
-    def draw_longllada(
-        self, prefix: Sequence[int], target: Sequence[int], options: LikelihoodOptions
-    ) -> Estimate:
+    def draw_longllada(self, prefix: Ids, target: Ids, options: LikelihoodOptions) -> Estimate:
         """Score a stretch of text chunk by chunk as LongLLaDA does, to compare with its Figure 1.
 
         LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): a text is cut into
@@ -241,13 +225,12 @@ class MaskedScorer:
         return pool(chunks)
 
     def masked_sums(
-        self, prefix: Sequence[int], target: Sequence[int], masks: Sequence[Tensor], batch_size: int
+        self, prefix: Ids, target: Ids, masks: Sequence[Tensor], batch_size: int
     ) -> list[float]:
         """Sum the cross entropies of the masked tokens, in nats, for every draw.
 
-        Draws of like size share a call, so that little is computed for padding; each draw is one
-        forward pass of one row. ``masks`` are int64 [P] each: the places in the target that a draw
-        masks, P from 1 on.
+        Masks are the places in the target, int64 [P], P from 1 on. Draws of like size share a call,
+        so that little is computed for padding; each is one forward pass of one row.
         """
         self.refuse_masks([*prefix, *target])
         row_L = torch.tensor([*prefix, *target], dtype=torch.int64)
@@ -272,7 +255,7 @@ class MaskedScorer:
                 sums[draw] = value
         return sums
 
-    def refuse_masks(self, text: Sequence[int]) -> None:
+    def refuse_masks(self, text: Ids) -> None:
         """Raise where the text holds the mask."""
         if self.mask_token_id in text:
             raise ValueError(
@@ -289,11 +272,10 @@ def is_enumerable(num_tokens: int, options: LikelihoodOptions) -> bool:
 def stratified_counts(
     num_tokens: int, num_strata: int, generator: torch.Generator
 ) -> list[tuple[int, int]]:
-    """Draw numbers of masked tokens, two in each stratum of the mask ratio.
+    """Draw numbers of masked tokens, two in each stratum of the mask ratio, say [(1, 2), (4, 3)].
 
-    Stratum h holds the ratios from h / num_strata to (h + 1) / num_strata. A ratio u, uniform in
-    it, becomes the count 1 + floor(u * num_tokens), so that over all strata a count is uniform on
-    1..num_tokens as the objective asks. With 4 tokens and 2 strata, say: [(1, 2), (4, 3)].
+    A ratio u, uniform from h / num_strata to (h + 1) / num_strata, becomes the count
+    1 + floor(u * num_tokens), so that over all strata a count is uniform on 1..num_tokens.
     """
     uniform = torch.rand(num_strata, 2, generator=generator, dtype=torch.float64)
     ratios = (uniform + torch.arange(num_strata)[:, None]) / num_strata
@@ -302,5 +284,4 @@ def stratified_counts(
 
 
 def _draw_places(num_tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw ``count`` of the tokens without replacement, ascending, int64."""
     return torch.randperm(num_tokens, generator=generator)[:count].sort().values

@@ -6,19 +6,18 @@ Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entrie
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from opencompass_llada.likelihood.bound import (
+    Ids,
     check_finite,
     entropies_from_logits,
     score_alternatives,
 )
-from opencompass_llada.likelihood.estimate import Estimate
-from opencompass_llada.likelihood.options import LikelihoodOptions
+from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions
 from opencompass_llada.sampling import LogitsFunction
 
 
@@ -58,11 +57,7 @@ class CausalScorer:
         self._device = device
 
     def score(
-        self,
-        prefix: Sequence[int],
-        target: Sequence[int],
-        options: LikelihoodOptions,
-        draw_key: Sequence[int] | None = None,
+        self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
     ) -> Estimate:
         """Return the exact negative log-likelihood of a target given a prefix, by one forward pass.
 
@@ -88,7 +83,7 @@ class CausalScorer:
             num_forward_passes=1,
         )
 
-    def score_next(self, prefix: Sequence[int], candidates: Sequence[int]) -> list[Estimate]:
+    def score_next(self, prefix: Ids, candidates: Ids) -> list[Estimate]:
         """Return each candidate's negative log-likelihood after a prefix, by one pass in all."""
         if not prefix:
             raise ValueError("prefix=[] must hold at least one token that the next is predicted of")

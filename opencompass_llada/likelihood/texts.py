@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
-from opencompass_llada.likelihood.bound import MaskedScorer
-from opencompass_llada.likelihood.estimate import Estimate
+from opencompass_llada.likelihood.bound import Ids, MaskedScorer
+from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, parse_scoring
 from opencompass_llada.likelihood.exact import CausalScorer
-from opencompass_llada.likelihood.options import LikelihoodOptions, parse_scoring
 from opencompass_llada.prompting.encode import Piece, PromptText
 from opencompass_llada.prompting.truncate import LengthLimit, PromptTooLongError, truncate
 
@@ -30,7 +29,7 @@ class TextScorer:
     tokens: MaskedScorer | CausalScorer
     encode: Callable[[str], list[int]]
     """Text to token ids, with a beginning of sequence if the model has one."""
-    count_bytes: Callable[[Sequence[int], Sequence[int]], int]
+    count_bytes: Callable[[Ids, Ids], int]
     """Tokens, and those before them, to the bytes of UTF-8 that they stand for."""
     start_token_id: int | None
     """That beginning's id; it is never scored."""
@@ -45,9 +44,8 @@ class TextScorer:
     def score_text(self, text: str, num_condition_tokens: int = 0) -> Estimate:
         """Score a text, its first tokens being given.
 
-        Texts with as many scored tokens are masked alike, whatever they say, so that a comparison
-        of two suffers no noise of the masks. A beginning of sequence that the tokenizer adds is
-        one of the condition's tokens, and never scored.
+        Texts with as many scored tokens are masked alike, so that a comparison of two suffers no
+        noise of the masks. A beginning of sequence that the tokenizer adds is never scored.
         """
         token_ids = self.encode(text)
         has_start = token_ids[:1] == [self.start_token_id]
@@ -101,13 +99,11 @@ class TextScorer:
         border = len(token_ids) - estimate.num_tokens
         return max(self.count_bytes(token_ids[border:], token_ids[:border]), 1)
 
-    def _score(
-        self, condition: Sequence[int], target: Sequence[int], draw_key: Sequence[int]
-    ) -> Estimate:
+    def _score(self, condition: Ids, target: Ids, draw_key: Ids) -> Estimate:
         shortened = self._shorten(condition, len(target))
         return self.tokens.score(shortened, target, self.options, draw_key)
 
-    def _shorten(self, condition: Sequence[int], target_length: int) -> Sequence[int]:
+    def _shorten(self, condition: Ids, target_length: int) -> Ids:
         """Cut the condition to what the limit leaves beside the target, by the limit's policy."""
         most = self.limit.max_seq_len
         if most is None or len(condition) + target_length <= most:

@@ -5,11 +5,9 @@ A template is used where a config asks for it and nowhere else: nothing is decid
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import operator
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,19 +19,14 @@ from unittest import mock
 from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
+from opencompass_llada.limits import limited_memory, limited_time
 from opencompass_llada.options import build, check_fields, show
 from opencompass_llada.prompting.encode import Piece, PromptText
-
-try:
-    import resource
-except ImportError:  # not on Windows, where memory stays unbounded
-    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 #: What a chat template may take for one conversation; a published one takes milliseconds.
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30
-_MOST_EXPONENT = 1000
 _PROBE = "Is this turn in the prompt?"
 #: Characters that Unicode leaves to private use; those that no turn holds mark places in a text.
 _PRIVATE = range(0xF0000, 0xFFFFE)
@@ -159,7 +152,8 @@ class ChatRenderer:
         """
         if self._options.system is not None and all(turn.role != "system" for turn in turns):
             turns = [Turn("system", self._options.system), *turns]
-        free = _free_characters(turns)
+        taken = set().union(*(turn.content for turn in turns))
+        free = (chr(code) for code in _PRIVATE if chr(code) not in taken)
         marks = {text: next(free) for text in self._special_texts} if self._holds(turns) else {}
         end = "" if for_answer else next(free)
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
@@ -193,18 +187,19 @@ class ChatRenderer:
         try:
             with _bounded(RENDER_SECONDS, RENDER_BYTES + 64 * size):
                 return str(self._tokenizer.apply_chat_template(list(messages), **options))
-        except (TimeoutError, MemoryError) as error:
-            raise ValueError(
-                f"chat: the chat template took more than {RENDER_SECONDS} seconds or "
-                f"{RENDER_BYTES >> 20} MiB for a conversation of {size} characters; it loops or "
-                "grows without end. Give another template with chat=dict(template=FILE)."
-            ) from error
         except Exception as error:  # jinja's own errors, and whatever a template's filters raise
             roles = ", ".join(message["role"] for message in messages)
+            fault = (
+                f"does not take a conversation of {roles} ({type(error).__name__}: {error}). "
+                "Change the data set's prompt_template, or give"
+            )
+            if isinstance(error, TimeoutError | MemoryError):
+                fault = (
+                    f"took more than {RENDER_SECONDS} seconds or {RENDER_BYTES >> 20} MiB for a "
+                    f"conversation of {size} characters; it loops or grows without end. Give"
+                )
             raise ValueError(
-                f"chat: the chat template does not take a conversation of {roles} "
-                f"({type(error).__name__}: {error}). Change the data set's prompt_template, or "
-                "give another template with chat=dict(template=FILE)."
+                f"chat: the chat template {fault} another template with chat=dict(template=FILE)."
             ) from error
 
 
@@ -231,19 +226,10 @@ def _special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return sorted(texts, key=lambda text: (-len(text), text))
 
 
-def _free_characters(turns: Sequence[Turn]) -> Iterator[str]:
-    taken = set().union(*(turn.content for turn in turns))
-    return (chr(code) for code in _PRIVATE if chr(code) not in taken)
-
-
-def _cut(text: str, names: Mapping[str, str]) -> Iterator[Piece]:
+def _cut(text: str, names: Mapping[str, str]) -> list[Piece]:
     """Cut a text at its marks; a mark becomes the name it stands for, to be read as text."""
-    if not names:
-        yield Piece(text, is_literal=False)
-        return
-    for part in re.split(f"([{''.join(names)}])", text):
-        if part:
-            yield Piece(names.get(part, part), is_literal=part in names)
+    parts = re.split(f"([{''.join(names)}])", text) if names else [text]
+    return [Piece(names.get(part, part), is_literal=part in names) for part in parts if part]
 
 
 @contextmanager
@@ -258,54 +244,13 @@ def _bounded(seconds: float, num_bytes: int) -> Iterator[None]:
     with (
         mock.patch.object(SandboxedEnvironment, "intercepted_binops", frozenset({"**"})),
         mock.patch.object(SandboxedEnvironment, "default_binop_table", table),
-        _limited_memory(num_bytes),
-        _limited_time(seconds),
+        limited_memory(num_bytes),
+        limited_time(seconds),
     ):
         yield
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if not abs(exponent) <= _MOST_EXPONENT:
+    if not abs(exponent) <= 1000:
         raise ValueError(f"the template asks for a power of {exponent}")
     return operator.pow(base, exponent)
-
-
-@contextmanager
-def _limited_time(seconds: float) -> Iterator[None]:
-    lock, thread, is_over = threading.Lock(), ctypes.c_ulong(threading.get_ident()), False
-
-    def stop() -> None:
-        with lock:
-            if not is_over:
-                _raise_in(thread, ctypes.py_object(TimeoutError))
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            is_over = True
-        _raise_in(thread, None)  # takes back what was not raised yet
-        timer.cancel()
-
-
-def _raise_in(thread: ctypes.c_ulong, error: Any) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
-
-
-@contextmanager
-def _limited_memory(num_bytes: int) -> Iterator[None]:
-    facts = Path("/proc/self/statm")
-    if resource is None or not facts.is_file():
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    taken = int(facts.read_text().split()[0]) * resource.getpagesize()
-    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min([taken + num_bytes, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

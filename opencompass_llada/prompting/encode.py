@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from opencompass_llada.weight_files import SMALL_FILES
+from opencompass_llada.weight_files import SMALL_FILES, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ _PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _HUB_OPTIONS = ("revision", "token", "cache_dir")
 _FILE = "tokenizer.json"
+_REMEDY = (
+    "Give a folder that holds tokenizer.json and tokenizer_config.json, or a hub id, as "
+    "tokenizer_path."
+)
 _FILES = (_FILE, "tokenizer_config.json", "tokenizer.model")
 #: Parts of a tokenizer.json that some classes of either major replace by their own.
 _PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -45,15 +49,11 @@ _SAME_AS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder or a hub id, with keywords of ``from_pretrained``."""
     keywords = {**options, "trust_remote_code": False}
-    remedy = (
-        "Give a folder that holds tokenizer.json and tokenizer_config.json, or a hub id, as "
-        "tokenizer_path."
-    )
     folder = Path(path).expanduser()
     if folder.is_dir() and not any((folder / name).is_file() for name in _FILES):
-        raise ValueError(f"The folder {str(path)!r} holds no tokenizer. {remedy}")
+        raise ValueError(f"The folder {str(path)!r} holds no tokenizer. {_REMEDY}")
     if not folder.is_dir() and str(path).startswith((".", "/", "~")):
-        raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {remedy}")
+        raise ValueError(f"No tokenizer: there is no folder {str(path)!r}. {_REMEDY}")
     try:
         if not folder.is_dir():  # a hub id, whose small files are read as a folder of them is
             known = {key: options[key] for key in _HUB_OPTIONS if key in options}
@@ -69,7 +69,7 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
     except Exception as error:  # a broken tokenizer.json ends in a KeyError, or in Rust's own type
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(
-            f"No tokenizer could be loaded from {str(path)!r} ({reason}). {remedy}"
+            f"No tokenizer could be loaded from {str(path)!r} ({reason}). {_REMEDY}"
         ) from error
 
 
@@ -95,10 +95,9 @@ def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     stored = Tokenizer.from_file(str(folder / _FILE))
     for name in _PARTS:
         setattr(backend, name, getattr(stored, name))
-    settings = get_tokenizer_config(str(folder))
+    settings, start = get_tokenizer_config(str(folder)), tokenizer.bos_token
     option = settings.get("add_bos_token")
     of_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") in _START_BY_OPTION
-    start = tokenizer.bos_token
     if option is not None and of_llama and start is not None:
         _set_start(tokenizer, [start] if option else [])
 
@@ -158,11 +157,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -
     vocabulary, excused = tokenizer.get_vocab(), _placeholder_ids(tokenizer)
     beyond = sorted((i, t) for t, i in vocabulary.items() if i >= num_rows and i not in excused)
     if beyond:
-        named = ", ".join(f"{token!r} ({i})" for i, token in beyond[:6])
-        more = "" if len(beyond) <= 6 else f" and {len(beyond) - 6} more"
+        named = list_some([f"{token!r} ({i})" for i, token in beyond])
         raise ValueError(
             f"the tokenizer has {len(beyond)} tokens beyond the network's {num_rows} embeddings: "
-            f"{named}{more}. Give the tokenizer of this checkpoint as tokenizer_path, or the "
+            f"{named}. Give the tokenizer of this checkpoint as tokenizer_path, or the "
             "checkpoint whose embedding was enlarged for them."
         )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import takewhile
 
 
 def cut_at_token_ids(token_ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
     """Return the ids before the first one that is in ``stop_ids``, in a new list."""
-    for index, token_id in enumerate(token_ids):
-        if token_id in stop_ids:
-            return list(token_ids[:index])
-    return list(token_ids)
+    return list(takewhile(lambda token_id: token_id not in stop_ids, token_ids))
 
 
 def cut_at_stop_strings(text: str, stop_strings: Iterable[str]) -> str:

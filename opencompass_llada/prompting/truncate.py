@@ -53,10 +53,9 @@ class LengthLimit:
 def truncate(token_ids: Sequence[int], *, limit: int, policy: str) -> list[int]:
     """Return at most ``limit`` tokens of a prompt.
 
-    With limit 4, the prompt ``[1, 2, 3, 4, 5, 6]`` becomes ``[1, 2, 5, 6]`` under ``middle`` (the
-    middle goes; an odd limit keeps the extra token at the end, as in the LongLLaDA and UltraLLaDA
-    wrappers), ``[3, 4, 5, 6]`` under ``left`` (the start goes) and ``[1, 2, 3, 4]`` under
-    ``right`` (the end goes). Under ``error`` it is a PromptTooLongError.
+    With limit 4, the prompt ``[1, 2, 3, 4, 5, 6]`` becomes ``[1, 2, 5, 6]`` under ``middle`` (an
+    odd limit keeps the extra token at the end, as in the papers' wrappers), ``[3, 4, 5, 6]`` under
+    ``left`` and ``[1, 2, 3, 4]`` under ``right``. Under ``error`` it is a PromptTooLongError.
     """
     reject_unknown("truncation policy", [policy], TRUNCATION_POLICIES)
     if limit < 1:

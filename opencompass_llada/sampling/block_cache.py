@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,8 +25,7 @@ _REFRESH_NAMES = ("block", "never")
 class CacheOptions:
     """What is cached between denoising steps, in what dtype, and how often it is refreshed.
 
-    All but ``none`` are approximate, since in a bidirectional network every token's keys and
-    values depend on all others (prefix and dual cache of Fast-dLLM, arXiv 2505.22618).
+    All but ``none`` are approximate (prefix and dual cache of Fast-dLLM, arXiv 2505.22618).
     """
 
     type: str = "none"
@@ -75,29 +74,8 @@ class CacheOptions:
 LogitsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``(input_ids_BL, positions_BP, lengths_B or None) -> logits_BPV``: one forward pass.
 
-Rows are right-padded; ``lengths_B`` (int64) counts each row's real tokens and None means that no
-row is padded. Positions count from 0 in each row. The result is of any float type.
+Rows are right-padded; ``lengths_B`` (int64) counts each row's real tokens, None is no padding.
 """
-
-
-class PassSession(Protocol):
-    """Passes over one batch; see inference.session."""
-
-    def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
-        """Run every token, cache all keys and values if asked, return logits [B, P, V]."""
-
-    def partial_pass(
-        self,
-        ids_BL: Tensor,
-        starts: Sequence[int],
-        num_tokens: int,
-        positions_BP: Tensor,
-        num_wanted: int | None = None,
-    ) -> Tensor:
-        """Run a span of each row against what is cached, return logits [B, P, V].
-
-        Only states of the ``num_wanted`` leading tokens of the span are asked for.
-        """
 
 
 @runtime_checkable
@@ -109,7 +87,7 @@ class PassProvider(Protocol):
         """How many positions before its token a prediction is made."""
 
     @property
-    def open(self) -> Callable[..., PassSession]:
+    def open(self) -> Callable[..., Any]:
         """Begins with a batch of rows of given lengths, masks included; see inference.session."""
 
 
@@ -130,9 +108,6 @@ class _CallSession:
                 "positions; return logits for the asked positions only"
             )
         return logits_BPV
-
-    def partial_pass(self, *args: object) -> Tensor:
-        raise AssertionError("a plain call caches nothing, so that every pass is a full one")
 
 
 class BlockForward:
@@ -161,10 +136,8 @@ class BlockForward:
     ) -> None:
         """Begin with a batch; ``mask_token_id`` hides the prompt where ``cfg_scale`` is above 0."""
         self._prompt_lengths = tuple(prompt_lengths)
-        self._plan = plan
-        self._options = options
-        self._cfg_scale = cfg_scale
-        self._mask_token_id = mask_token_id
+        self._plan, self._options = plan, options
+        self._cfg_scale, self._mask_token_id = cfg_scale, mask_token_id
         self._prompt_lengths_B1 = torch.tensor(self._prompt_lengths, device=device)[:, None]
         self._shift = 0
         self._session = self._open(model, device)
@@ -173,7 +146,7 @@ class BlockForward:
         self._cached_block: int | None = None  # the active block of the last full pass
         self._steps_since_refresh = 0
 
-    def _open(self, model: LogitsFunction | PassProvider, device: torch.device) -> PassSession:
+    def _open(self, model: LogitsFunction | PassProvider, device: torch.device) -> Any:
         options, plan = self._options, self._plan
         row_lengths = [length + plan.padded_length for length in self._prompt_lengths]
         if not isinstance(model, PassProvider):
@@ -200,8 +173,7 @@ class BlockForward:
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, [B, P, V] of any float type.
 
-        Positions count from 0 in each row and ascend, blocks come left to right. The tokens are
-        never written to.
+        Positions count from 0 in each row and ascend, blocks come left to right.
         """
         if self._refresh_is_due(block_index):
             self._cached_block, self._steps_since_refresh = block_index, 1

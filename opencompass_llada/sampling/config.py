@@ -20,13 +20,11 @@ class SamplerConfig:
     generation_length: int = 128
     """Tokens to generate. Not a multiple of ``block_length``: rounded up, the surplus is cut."""
     block_length: int | None = 32
-    """Tokens in a block; blocks are finished left to right (semi-autoregressive). None is one
-    block of all tokens."""
+    """Tokens in a block; blocks are finished left to right. None is one block of all tokens."""
     num_steps: int | None = None
-    """Denoising steps of the whole generation, the same number in each block; None is one token
-    at each step."""
+    """Of the whole generation, the same number in each block; None is one token at each step."""
     temperature: float = 0.0
-    """Sampling temperature; 0 takes the likeliest token."""
+    """0 takes the likeliest token."""
     top_p: float | None = None
     """Tokens are drawn from the fewest likeliest ones whose probabilities exceed this together;
     None from all."""
@@ -51,17 +49,14 @@ class SamplerConfig:
     suppress_eos_logits: bool = False
     """Never predict EOS (LLaDA's ``logits_eos_inf``; LLaDA, appendix B.4)."""
     suppress_eos_eot_confidence: bool = False
-    """Reveal tokens predicted as EOS or EoT last (LLaDA's ``confidence_eos_eot_inf``; LLaDA,
-    appendix B.4)."""
+    """Reveal tokens predicted as EOS or EoT last (its ``confidence_eos_eot_inf``)."""
     acceptance: AcceptanceOptions = AcceptanceOptions()
-    """What a step reveals beyond its schedule; may be given as a mapping such as
-    ``dict(type='threshold', value=0.9)`` or a rule's name."""
+    """What a step reveals beyond its schedule: ``dict(type='threshold', value=0.9)`` or a name."""
     early_stop: bool = False
     """Stop once everything up to an end token is revealed, or the caller says that the answer is
     complete; the rest is filled with end tokens, which the answer does not show."""
     cache: CacheOptions = CacheOptions()
-    """What is cached between steps; may be given as a mapping such as
-    ``dict(type='prompt', refresh=8)`` or a type's name."""
+    """What is cached between steps: ``dict(type='prompt', refresh=8)`` or a type's name."""
 
     def __post_init__(self) -> None:
         """Check every value, and that none is without effect beside the others."""
@@ -76,14 +71,12 @@ class SamplerConfig:
         self.plan()
 
     def _check_ranges(self) -> None:
-        for name in ("generation_length", "block_length", "num_steps", "top_k"):
-            _check_at_least(name, getattr(self, name), 1)
-        _check_at_least("seed", self.seed, 0)
+        _check_at_least(self, 1, "generation_length", "block_length", "num_steps", "top_k")
+        _check_at_least(self, 0, "seed")
         for name in ("temperature", "cfg_scale", "remasking_temperature"):
-            if getattr(self, name) < 0:
+            if (value := getattr(self, name)) < 0:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} must be a finite number of at least 0; use 0 "
-                    "for none"
+                    f"{name}={value!r} must be a finite number of at least 0; use 0 for none"
                 )
         for name, lowest in (("top_p", "above 0"), ("timestep_eps", "at least 0")):
             value = getattr(self, name)
@@ -187,8 +180,7 @@ class SpecialTokens:
     def __post_init__(self) -> None:
         """Check that the ids are possible."""
         check_fields(self)
-        for name in ("mask_token_id", "eos_token_id", "eot_token_id"):
-            _check_at_least(name, getattr(self, name), 0)
+        _check_at_least(self, 0, "mask_token_id", "eos_token_id", "eot_token_id")
         for name in ("eos_token_id", "eot_token_id"):
             if getattr(self, name) == self.mask_token_id:
                 raise ValueError(
@@ -202,6 +194,8 @@ class SpecialTokens:
         return tuple(i for i in (self.eos_token_id, self.eot_token_id) if i is not None)
 
 
-def _check_at_least(name: str, value: int | None, lowest: int) -> None:
-    if value is not None and value < lowest:
-        raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")
+def _check_at_least(options: object, lowest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")

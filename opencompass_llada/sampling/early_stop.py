@@ -38,7 +38,8 @@ class EarlyStop:
         self._ends_E = torch.tensor(special_tokens.end_token_ids, device=device)
         self._eos = special_tokens.eos_token_id
         self._is_complete = is_complete
-        self._complete_from: list[int | None] = [None] * num_rows
+        #: Tokens that the caller said make each row's answer complete; all of them until it does.
+        self._complete_from = [num_masks] * num_rows
         self._flag = LaggedFlag(device)
         #: Rows whose answers are complete, bool [B].
         self.complete_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
@@ -61,21 +62,19 @@ class EarlyStop:
         """Return whether every row is complete, given that many finished tokens in each."""
         rows_BN = ids_BL.gather(1, self._positions_BN)[:, :num_finished]
         ended = torch.isin(rows_BN, self._ends_E).any(dim=1).tolist()
-        for row, found in enumerate(self._complete_from):
-            if found is None and self._is_complete is not None and not ended[row]:
-                complete = self._is_complete(rows_BN[row].tolist())
-                self._complete_from[row] = num_finished if complete else None
+        for row, has_ended in enumerate(ended):
+            is_open = not has_ended and self._complete_from[row] > num_finished
+            if is_open and self._is_complete and self._is_complete(rows_BN[row].tolist()):
+                self._complete_from[row] = num_finished
         pairs = zip(ended, self._complete_from, strict=True)
-        done = [bool(end) or found is not None for end, found in pairs]
+        done = [end or found <= num_finished for end, found in pairs]
         self.complete_B = torch.tensor(done, device=ids_BL.device)
         return all(done)
 
     def fill(self, ids_BL: Tensor) -> Tensor:
         """Return the tokens with end tokens after each answer's end."""
         is_end_BN = self._is_end(ids_BL).long()
-        num_masks = len(self._offsets_N)
-        froms = [num_masks if found is None else found for found in self._complete_from]
-        from_B1 = torch.tensor(froms, device=ids_BL.device)[:, None]
+        from_B1 = torch.tensor(self._complete_from, device=ids_BL.device)[:, None]
         beyond_BN = (is_end_BN.cumsum(dim=1) > is_end_BN) | (self._offsets_N >= from_B1)
         tokens_BN = ids_BL.gather(1, self._positions_BN).masked_fill(beyond_BN, self._eos)
         return ids_BL.scatter(1, self._positions_BN, tokens_BN)
@@ -89,18 +88,17 @@ class LaggedFlag:
 
     def __init__(self, device: torch.device) -> None:
         """Take page-locked memory on CUDA."""
-        self._cuda = device.type == "cuda"
-        self._seen = False
+        self._seen, self._cuda = False, device.type == "cuda"
         self._host = torch.zeros((), dtype=torch.bool, pin_memory=self._cuda)
         self._pending: torch.cuda.Event | None = None
 
     def submit(self, flag: Tensor) -> bool:
         """Hand in the newest value and return whether one that has arrived was True."""
         if not self._cuda:
-            self._seen = self._seen or bool(flag)
+            self._seen |= bool(flag)
             return self._seen
         if self._pending is not None and self._pending.query():
-            self._seen = self._seen or bool(self._host)
+            self._seen |= bool(self._host)
             self._pending = None
         if self._pending is None:
             self._host.copy_(flag, non_blocking=True)

@@ -1,13 +1,12 @@
 """Samples: prompts and a model call in, generated ids out, by blocks and denoising steps.
 
-The loop keeps the books. It reads the device once a block, and once a step under a rule that
-decides the number of reveals itself.
-
 Semi-autoregressive denoising as in LLaDA's published ``generate`` (arXiv:2502.09992; github.com/ML-
 GSAI/LLaDA, generate.py), and Dream's published rules (arXiv:2508.15487; ``diffusion_generate`` in
 generation_utils.py of Dream-org/Dream-v0-Instruct-7B) as further settings. With temperature 0 it
 gives the published ids token for token (but for ties and rounding); where random numbers are drawn
 it gives the same distribution from other streams. Differences: docs/model_and_sampler.md.
+
+It reads the device once a block, and once a step under a rule that decides how many are revealed.
 
 Shape suffixes: B rows, L row length, K block length, P masked positions of the active block.
 """
@@ -26,8 +25,7 @@ from torch import Tensor
 from opencompass_llada.sampling.block_cache import BlockForward, LogitsFunction, PassProvider
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
-from opencompass_llada.sampling.noise import derive_seed, make_generators
-from opencompass_llada.sampling.prediction import Predictor
+from opencompass_llada.sampling.prediction import Predictor, derive_seed, make_generators
 from opencompass_llada.sampling.progress import StepListener
 from opencompass_llada.sampling.schedule import BlockPlan, StepPlan, plan_steps
 from opencompass_llada.sampling.unmasking import (
@@ -74,8 +72,7 @@ def sample(
     the model call's own arithmetic does not.
 
     Args:
-        model: The model call, see :data:`LogitsFunction`; or where passes come from that can
-            cache keys and values, see `PassProvider`.
+        model: The model call, or what opens passes that can cache keys and values.
         prompts: Token ids, one sequence a prompt; they may differ in length.
         config: The settings; not changed.
         special_tokens: Ids of the checkpoint.
@@ -83,9 +80,6 @@ def sample(
         device: Where the tokens live and random numbers are drawn; the model call's device.
         progress: Told of every step; None for nobody.
         is_complete: With ``config.early_stop``, a further test of when an answer is complete.
-
-    Returns:
-        Generated ids and the number of forward passes.
 
     Raises:
         ValueError: If there are not as many seeds as prompts, or the logits have a wrong shape.
@@ -129,9 +123,8 @@ def sample(
 def lay_out_rows(prompts: Sequence[Sequence[int]], num_masks: int, mask_token_id: int) -> Tensor:
     """Lay out each row as its prompt, its masks and padding (the mask id too), int64 [B, L].
 
-    Prompts ``[7, 8]`` and ``[9]`` with 2 masks M give the rows ``[7, 8, M, M]`` and
-    ``[9, M, M, M]``, the last M being padding: masks start at the row's own prompt length, so
-    that positions and results equal those of a batch of one.
+    Prompts ``[7, 8]`` and ``[9]`` with 2 masks M give ``[7, 8, M, M]`` and ``[9, M, M, M]``: masks
+    start at the row's own prompt length, so that positions equal those of a batch of one.
     """
     row_length = max(map(len, prompts)) + num_masks
     ids_BL = torch.full((len(prompts), row_length), mask_token_id, dtype=torch.int64)
@@ -159,11 +152,11 @@ def _seeds_of_rows(
 @functools.cache
 def _log_rounding(plan: BlockPlan) -> None:
     """Log a generation that is rounded up, once for each distinct plan (hence the cache)."""
-    if plan.surplus:
+    if surplus := plan.padded_length - plan.generation_length:
         _logger.info(
             f"generation_length={plan.generation_length} is not a multiple of block_length="
             f"{plan.block_length}: {plan.padded_length} tokens are generated and the last "
-            f"{plan.surplus} are cut"
+            f"{surplus} are cut"
         )
 
 
@@ -186,8 +179,7 @@ class BlockState:
     def offsets_BP(self) -> tuple[Tensor, Tensor]:
         """Return each row's masked positions, from the block's start, and which are no filler.
 
-        Int64, ascending, and bool. Filler follows in rows that have fewer masked positions than
-        others: positions of the block that are revealed already.
+        Filler follows in rows that have fewer masked positions than others.
         """
         order_BK = self.masked_BK.logical_not().byte().argsort(dim=-1, stable=True)
         offsets_BP = order_BK[:, : max(self.counts)]
@@ -211,8 +203,7 @@ class Denoiser:
     def run(self, ids_BL: Tensor, prompt_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Finish all blocks from left to right.
 
-        Returns the tokens, int64 [B, L], with every mask between prompt and padding revealed, or
-        filled after the answers' ends; and the forward passes of each row, int64 [B], as many as
+        Returns the tokens, int64 [B, L], and the forward passes of each row, int64 [B], as many as
         alone: those at which it had something to reveal and its answer was not complete.
         """
         passes_B = torch.zeros_like(prompt_lengths_B)
@@ -235,8 +226,7 @@ class Denoiser:
     ) -> tuple[Tensor, Tensor, bool]:
         """Reveal every position of one block, or those that can still change the answers.
 
-        Returns the tokens, int64 [B, L]; the block's forward passes of each row, int64 [B]; and
-        whether all answers are complete.
+        Returns the tokens, each row's forward passes, and whether all answers are complete.
         """
         stop, num_rows, length = self.early_stop, len(starts_B), self.plan.block_length
         masked_BK = torch.ones((num_rows, length), dtype=torch.bool, device=starts_B.device)
@@ -271,7 +261,7 @@ class Denoiser:
     ) -> tuple[Tensor, BlockState, Tensor]:
         """Predict all masked positions of the block and reveal those that are accepted.
 
-        Returns new tokens, the new state of the block, and a bool scalar: were all logits finite.
+        Returns new tokens, the new state of the block, and whether all logits were finite.
         """
         offsets_BP, valid_BP = block.offsets_BP()
         positions_BP = block.starts_B[:, None] + offsets_BP

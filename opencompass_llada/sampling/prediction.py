@@ -1,21 +1,72 @@
-"""Predicts tokens from logits and scores them, top-p and top-k included.
+"""Predicts tokens from logits and scores them, and draws the sampler's random numbers.
 
-The arithmetic of LLaDA's and Dream's published code, on the active block's masked positions only,
-with float64 held for one row at a time. The mask id can be predicted, as there.
+The arithmetic of LLaDA's and Dream's published code, which may predict the mask id, too; float64 is
+held for one row at a time.
+
+One generator a row, so that a batch changes nothing. Order of its stream, at each denoising step:
+with temperature > 0 one float64 uniform for each masked position of the active block and each
+vocabulary entry, from left to right; then with remasking at random or with a remasking temperature
+one for each of those positions. The published codes draw from the global generator, so that their
+streams, not their distributions, differ from this one.
 
 Shape suffixes: P positions of one row, V vocabulary, B rows, N a few token ids.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
-from opencompass_llada.sampling.noise import gumbel_argmax, perturb, random_scores
 from opencompass_llada.sampling.unmasking import STRATEGIES
+
+
+def derive_seed(seed: int, prompt: Sequence[int]) -> int:
+    """Derive a row's seed, in [0, 2**63), from the run's seed and the row's own prompt.
+
+    So a resumed or differently batched run draws the same numbers. Equal prompts get equal seeds:
+    for several samples of one prompt give ``sample`` its own seeds.
+    """
+    text = f"{seed}:{','.join(map(str, map(int, prompt)))}"
+    digest = hashlib.blake2b(text.encode("ascii"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def make_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """Make one generator a seed; CPU and CUDA draw different numbers from one seed."""
+    return [torch.Generator(device=device).manual_seed(int(seed)) for seed in seeds]
+
+
+def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    """Draw float64 uniforms in [0, 1) on the generator's device."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def gumbel_argmax(logits_PV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Draw one token for each position from ``softmax(logits / temperature)``, int64 [P].
+
+    Takes the argmax of ``logits - temperature * log(-log(u))`` in float64, because low-precision
+    Gumbel noise lowers the quality of masked diffusion models (arXiv:2409.02908). The published
+    code takes the argmax of ``exp(logits) / (-log(u)) ** temperature``, whose logarithm this is;
+    its ``exp`` overflows above a logit of 709, which guidance can reach.
+    """
+    exponential_PV = _uniform(*logits_PV.shape, generator=generator).log_().neg_()
+    return (logits_PV.double() - temperature * exponential_PV.log_()).argmax(dim=-1)
+
+
+def perturb(scores_P: Tensor, temperature: float, count: int, generator: torch.Generator) -> Tensor:
+    """Make the highest of ``count`` scores a random choice, likelier the higher a score was.
+
+    Taking the n highest of ``score / temperature + Gumbel noise`` draws n positions without
+    replacement with probabilities softmax(score / temperature), as Dream's ``alg_temp`` does by
+    ``torch.multinomial`` (Gumbel top-k, arXiv:1903.06059). Filler is left as it is.
+    """
+    gumbel_P = _uniform(count, generator=generator).log_().neg_().log_().neg_()
+    return torch.cat([scores_P[:count] / temperature + gumbel_P, scores_P[count:]])
 
 
 def keep_likely(
@@ -93,9 +144,12 @@ class Predictor:
         likely_PV = keep_likely(
             logits_PV, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
         )
-        tokens_P = _predict_tokens(likely_PV, config.temperature, count, generator)
+        tokens_P = likely_PV.argmax(dim=-1)  # of equal ones the lowest id
+        if config.temperature > 0:
+            drawn_P = gumbel_argmax(likely_PV[:count], config.temperature, generator)
+            tokens_P = torch.cat([drawn_P, tokens_P[count:]])
         if strategy.score is None:
-            return tokens_P, random_scores(count, generator, len(tokens_P))
+            return tokens_P, pad(_uniform(count, generator=generator), (0, len(tokens_P) - count))
         judged_PV = logits_PV
         if strategy.of_drawn_distribution:
             judged_PV = likely_PV.double() / (config.temperature or 1.0)
@@ -111,16 +165,3 @@ def _suppress(logits_PV: Tensor, token_ids_N: Tensor) -> Tensor:
     if token_ids_N.numel() == 0:
         return logits_PV
     return logits_PV.index_fill(-1, token_ids_N, -torch.inf)
-
-
-def _predict_tokens(
-    logits_PV: Tensor, temperature: float, count: int, generator: torch.Generator
-) -> Tensor:
-    """Take each position's likeliest token, of equal ones the lowest id; with a temperature draw.
-
-    Only the ``count`` masked positions draw. Token ids, int64 [P].
-    """
-    if temperature == 0:
-        return logits_PV.argmax(dim=-1)
-    drawn_P = gumbel_argmax(logits_PV[:count], temperature, generator)
-    return torch.cat([drawn_P, logits_PV[count:].argmax(dim=-1)])

@@ -43,8 +43,7 @@ class ProgressBar(StepListener):
     def __init__(self, delay: float = 0.5) -> None:
         """Let a batch's bar appear after ``delay`` seconds, so that quick ones do not flicker."""
         self._delay = delay
-        self._num_finished = 0
-        self._batch_size = 0
+        self._num_finished = self._batch_size = 0
         self._plan: BlockPlan | None = None
         self._bar: tqdm[Any] | None = None
 
@@ -66,7 +65,6 @@ class ProgressBar(StepListener):
     def finish_batch(self) -> None:
         """Clear the bar and count the batch's samples."""
         self._num_finished += self._batch_size
-        self._batch_size = 0
         if self._bar is not None:
             self._bar.close()
             self._bar = None

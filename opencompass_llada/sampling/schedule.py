@@ -18,8 +18,7 @@ def count_blocks(generation_length: int, block_length: int) -> int:
 class BlockPlan:
     """How one generation is cut into blocks and steps; every block gets the same share.
 
-    Five tokens in blocks of 2 are generated as six in three blocks; 3 steps are one step of two
-    tokens in each block, and the sixth token is cut from the result.
+    Five tokens in blocks of 2 are six in three blocks, of which the last is cut from the result.
     """
 
     generation_length: int
@@ -67,11 +66,6 @@ class BlockPlan:
         """Denoising steps in each block."""
         return self.num_steps // self.num_blocks
 
-    @property
-    def surplus(self) -> int:
-        """Tokens generated beyond ``generation_length``, which are cut from the result."""
-        return self.padded_length - self.generation_length
-
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
@@ -108,11 +102,10 @@ def plan_steps(plan: BlockPlan) -> tuple[StepPlan, ...]:
 
 
 def reveals_per_step(num_masked: int, num_steps: int) -> tuple[int, ...]:
-    """Spread the reveals of a block evenly over its steps, the remainder on the first steps.
+    """Spread the reveals of a block evenly over its steps, five in three steps as 2, 2, 1.
 
-    Five masked tokens in three steps are revealed as 2, 2, 1. LLaDA's noise schedule is linear,
-    so that the expected number of tokens is the same at every step (LLaDA, arXiv:2502.09992,
-    equation 8; ``get_num_transfer_tokens`` in github.com/ML-GSAI/LLaDA, generate.py).
+    LLaDA's noise schedule is linear, so that the expected number of tokens is the same at every
+    step (arXiv:2502.09992, equation 8; ``get_num_transfer_tokens`` of its generate.py).
     """
     base, remainder = divmod(num_masked, num_steps)
     return tuple(base + (step < remainder) for step in range(num_steps))
@@ -123,8 +116,8 @@ def timestep_shares(num_steps: int, eps: float) -> tuple[float, ...]:
 
     Times run from 1 to eps in equal steps, and from time t to s each masked token is revealed with
     probability 1 - s/t (``_sample`` in generation_utils.py of Dream-org/Dream-v0-Instruct-7B); in
-    float32 as there, since its roundings decide the numbers. Two steps and eps 0.1 have the times
-    1, 0.55 and 0.1 and the shares 0.45 and 1: the last step reveals everything.
+    float32 as there, since its roundings decide the numbers. Two steps and eps 0.1 have the shares
+    0.45 and 1: the last step reveals everything.
     """
     times = torch.linspace(1, eps, num_steps + 1, dtype=torch.float32, device="cpu")
     shares = 1 - times[1:] / times[:-1]
@@ -134,9 +127,8 @@ def timestep_shares(num_steps: int, eps: float) -> tuple[float, ...]:
 def reveals_at_timesteps(num_masked: int, shares: tuple[float, ...]) -> tuple[int, ...]:
     """Round the timesteps' shares down to tokens; the last step reveals what is left.
 
-    Four masked tokens in four steps with eps 0.001 are revealed as 0, 1, 1, 2: with one step a
-    token the first step of the published rule falls a thousandth short of a token, reveals
-    nothing, and costs a pass all the same.
+    Four masked tokens in four steps with eps 0.001 are revealed as 0, 1, 1, 2: the published rule's
+    first step falls a thousandth short of a token, reveals nothing, and costs a pass all the same.
     """
     reveals = []
     for share in shares:

@@ -126,26 +126,21 @@ def accept_scheduled(step: StepContext) -> Tensor:
 def accept_independently(step: StepContext) -> Tensor:
     """Choose each position with the step's probability, all of them at the last step.
 
-    Dream's ``origin``, the reverse process of masked diffusion itself: how many positions a step
-    reveals is random. Scores are uniforms in [0, 1).
+    Dream's ``origin``, the reverse process of masked diffusion itself; scores are uniforms.
     """
     return step.scores_BP >= 1.0 - step.plan.reveal_probability
 
 
 def above_threshold(step: StepContext, threshold: float) -> Tensor:
-    """Choose every prediction of at least this confidence.
-
-    Confidence-aware parallel decoding of Fast-dLLM, arXiv 2505.22618.
-    """
+    """Choose every prediction of at least this confidence (Fast-dLLM, arXiv 2505.22618)."""
     return step.scores_BP >= threshold
 
 
 def within_factor(step: StepContext, factor: float) -> Tensor:
     """Choose the n surest, n the largest with ``(n + 1) (1 - confidence of the nth) < factor``.
 
-    Factor-based decoding of Fast-dLLM, arXiv 2505.22618, which follows from a bound on how far
-    parallel decoding can be from one token at a time. Differs from its published code at the last
-    masked position, which that reveals whatever its confidence.
+    Factor-based decoding of Fast-dLLM, arXiv 2505.22618. Differs from its published code at the
+    last masked position, which that reveals whatever its confidence.
     """
     ranked_BP, order_BP = step.scores_BP.sort(dim=-1, descending=True, stable=True)
     numbers_P = torch.arange(2, ranked_BP.shape[1] + 2, device=ranked_BP.device)
@@ -155,9 +150,8 @@ def within_factor(step: StepContext, factor: float) -> Tensor:
 def within_entropy_bound(step: StepContext, bound: float) -> Tensor:
     """Choose the n surest, n the largest whose entropies exceed their largest by at most a bound.
 
-    EB-sampler, arXiv 2505.24857: the sum of the entropies of what is revealed together less the
-    largest of them bounds the dependence that is ignored. Positions are ranked by the remasking
-    strategy's score, entropies are those of the model's logits, in nats.
+    EB-sampler, arXiv 2505.24857. Positions are ranked by the remasking strategy's score, entropies
+    are those of the model's logits, in nats.
     """
     order_BP = step.scores_BP.argsort(dim=-1, descending=True, stable=True)
     chances = (logits_PV.double().softmax(dim=-1) for logits_PV in step.logits_BPV)
@@ -181,13 +175,11 @@ class AcceptanceRule:
     """
 
     choose: Callable[[StepContext, float], Tensor]
-    """``(step, value) -> bool [B, P]``, True where a prediction is sure. Looks at each row alone,
-    or a batch would change a row's result."""
+    """``(step, value) -> bool [B, P]``, True where a prediction is sure; of each row alone."""
     default: float
     fits: Callable[[float], bool]
-    """Whether a value is possible."""
     possible: str
-    """Which values are, for messages."""
+    """Which values fit, for messages."""
     needs_probabilities: bool
     """Whether scores must be probabilities of the predicted tokens."""
 
@@ -230,12 +222,12 @@ class AcceptanceOptions:
     def __post_init__(self) -> None:
         """Fill the default in and check both."""
         check_fields(self, "acceptance ")
+        if self.type == "scheduled" and self.value is not None:
+            raise ValueError(
+                f"acceptance value={self.value!r} has no effect with type='scheduled'; leave it "
+                "out, or use type='threshold'"
+            )
         if self.type == "scheduled":
-            if self.value is not None:
-                raise ValueError(
-                    f"acceptance value={self.value!r} has no effect with type='scheduled'; leave "
-                    "it out, or use type='threshold'"
-                )
             return
         reject_unknown("acceptance rule", [self.type], ["scheduled", *ACCEPTANCE_RULES])
         rule = ACCEPTANCE_RULES[self.type]

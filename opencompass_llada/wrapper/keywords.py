@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,16 +153,11 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
 
 
 def _possible_families(given: Keywords, fetch: bool) -> list[Family]:
-    """Return the family that config.json names; those that it may be where that cannot be read.
-
-    What is wrong with the file, or contradicts model_type, is said when the model is loaded.
-    """
-    try:
+    """Return the family that config.json names; those that it may be where that cannot be read."""
+    with suppress(ValueError):  # what is wrong is said when the model is loaded
         folder = resolve_path(given.path)
         if fetch or Path(folder).expanduser().is_dir():
             return [find_family(read_model_config(folder), given.path, given.model_type)]
-    except ValueError:
-        pass
     return possible_families(given.model_type)
 
 

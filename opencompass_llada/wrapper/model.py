@@ -75,38 +75,8 @@ class ChatTemplateParser:
 class LLaDACausalLM(BaseModel):
     """A language model for OpenCompass's generation and likelihood tasks.
 
-    Keywords besides OpenCompass's own (`meta_template`, `sync_rank`, `tokenizer_only`) and those of
-    the papers' wrappers (`paper_keywords`):
-
-    ======================  =====================================================================
-    path                    Checkpoint: a folder, a hub id, or ``asset:NAME`` for a shipped one.
-    model_type              The family, if it should be checked against config.json.
-    rope_scaling            ``dict(type='ntk'|'diffusion_ntk'|..., target_length=..., ...)``.
-    sampler                 Fields of `SamplerConfig`.
-    seed                    Seed of every random number, default 0.
-    max_seq_len             Limit in tokens on prompt and generation together; None for none.
-    truncation              What happens to a longer prompt: ``error`` (default), ``middle``,
-                            ``left`` or ``right`` names what is cut.
-    chat                    True for a chat model: the checkpoint's chat template goes around every
-                            prompt, OpenCompass's roles as turns. ``dict(template=FILE,
-                            system=TEXT, variables={...})`` besides; see `prompting.chat`. Not
-                            together with meta_template. By default no template at all.
-    stop_words              Answers are cut before the first of these strings.
-    likelihood              How texts are scored: ``dict(num_draws=128, seed=0, batch_size=8)``;
-                            draws and seed are for masked diffusion models, batch_size counts
-                            masked copies of a text in one forward pass.
-    max_out_len             Tokens to generate where the caller gives no number.
-    batch_size              Prompts at once; None takes the caller's batch whole.
-    dtype                   ``bfloat16``, ``float16``, ``float32``; automatic by default.
-    device                  Automatic by default: CUDA where there is any.
-    attention_backend       See `networks.attention.ATTENTION_BACKENDS`.
-    peft_path               LoRA adapter of peft's format, a folder or a hub id; merged at load.
-    peft_kwargs             ``revision`` and ``subfolder`` of it.
-    tokenizer_path          Where the tokenizer is, if not at path.
-    tokenizer_kwargs        Keywords of the tokenizer's ``from_pretrained``.
-    add_bos                 True: prompts to generate from begin with the tokenizer's BOS, once, as
-                            the papers' wrapper has it for Dream without drop_middle.
-    ======================  =====================================================================
+    Its keywords are OpenCompass's own (``meta_template``, ``sync_rank``, ``tokenizer_only``), those
+    of the papers' wrappers (`paper_keywords`), and the ones that docs/models.md describes.
     """
 
     scorer: TextScorer | None = None
@@ -235,8 +205,7 @@ class LLaDACausalLM(BaseModel):
     def get_loglikelihood(self, inputs: Sequence[str], conts: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-likelihood of each whole text's ending given the rest, for LLInferencer.
 
-        Nats of the ending's tokens together, at most 0; for a masked diffusion model a lower bound
-        in expectation.
+        In nats; for a masked diffusion model a lower bound in expectation.
         """
         scorer = _loaded(self.scorer)
         texts = [self._as_prompt(text, "ppl") for text in inputs]
@@ -305,7 +274,6 @@ class LLaDACausalLM(BaseModel):
         return cut_at_stop_strings(self._encoder.decode(token_ids), stops)
 
     def _check_ids(self) -> None:
-        """Refuse a mask id that is not the checkpoint's, and a BOS that the tokenizer lacks."""
         given, found = self.options.mask_token_id, self.special_tokens.mask_token_id
         if given is not None and given != found:
             raise ValueError(
@@ -326,7 +294,6 @@ def _loaded(part: Any) -> Any:
 
 
 def _refuse_ranks() -> None:
-    """Refuse a torchrun launch: OpenCompass gives every rank every sample."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
         raise ValueError(
             "run_cfg asks for several processes a model (num_procs), and OpenCompass would give "

@@ -23,9 +23,8 @@ from opencompass_llada.sampling import SamplerConfig
 logger = logging.getLogger(__name__)
 
 #: The papers' names for sampler options: those that are ours, too, LLaDA's, then Dream's own.
-_SAME = ("block_length", "temperature", "cfg_scale", "remasking", "top_p", "top_k")
 _DIFFUSION_NAMES = {
-    **{name: name for name in _SAME},
+    **{n: n for n in ("block_length", "temperature", "cfg_scale", "remasking", "top_p", "top_k")},
     "steps": "num_steps",
     "gen_length": "generation_length",
     "logits_eos_inf": "suppress_eos_logits",
@@ -133,14 +132,13 @@ def read_placement(
     _reject_both("model_kwargs['device_map']", given.get("device_map"), "device", device)
     if given.get("trust_remote_code"):
         logger.info("trust_remote_code has no effect: the model code is part of this package.")
-    if given.get("flash_attention") is not None:
+    flash = given.get("flash_attention")
+    if flash is not None:
         name = "model_kwargs['flash_attention']"
         _reject_both(name, True, "attention_backend", attention_backend)
         logger.info(
-            "%s=%s: attention_backend='auto', in which PyTorch takes its own flash or cuDNN kernel "
-            "on CUDA; attention_backend='flash_attn' asks for the flash-attn package.",
-            name,
-            given["flash_attention"],
+            f"{name}={flash}: attention_backend='auto', in which PyTorch takes its own flash or "
+            "cuDNN kernel on CUDA; attention_backend='flash_attn' asks for the flash-attn package."
         )
     if paper.pad_token_id is not None:
         logger.info("pad_token_id has no effect: padding is never attended to.")
