@@ -168,7 +168,7 @@ def test_the_score_is_the_exact_likelihood(checkpoint):
 def test_the_wrapper_runs_it_and_batches_equal_one_at_a_time(checkpoint):
     model = LLaDACausalLM(checkpoint, rope_scaling={"type": "ntk", "target_length": 256})
     assert isinstance(model.engine, AutoregressiveEngine)
-    assert model.engine.longest_context == 256
+    assert model.engine.rope.longest_context == 256
     together = model.generate(TEXTS, max_out_len=12)
     assert [model.generate([text], max_out_len=12)[0] for text in TEXTS] == together
     assert len(set(together)) == len(TEXTS)

@@ -69,7 +69,7 @@ def test_every_class_that_a_config_names_is_imported(repository_root, monkeypatc
     named = set(texts_of([configs, [cells_of(name) for name in NAMES]]))
     pattern = re.compile(r"(opencompass_llada(?:\.[a-z_0-9]+)+)\.[A-Z][A-Za-z0-9]+")
     modules = {match[1] for name in named if (match := pattern.fullmatch(name))}
-    assert len(modules) > 15, "the walk must have seen the configs' classes"
+    assert len(modules) > 10, "the walk must have seen the configs' classes"
     assert modules <= set(MODULES), f"missing: {sorted(modules - set(MODULES))}"
 
 

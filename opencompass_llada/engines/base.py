@@ -72,17 +72,7 @@ class Engine(ABC):
         self.model = model
         self.device: torch.device = next(model.parameters()).device
         self.totals = Totals()
-        self._rope = rope
-
-    @property
-    def longest_context(self) -> int | None:
-        """Tokens up to which the model's RoPE was computed; None where that is not known."""
-        return None if self._rope is None else self._rope.longest_context
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether that is by a RoPE scaling, and not the length that the model was trained on."""
-        return self._rope is not None and self._rope.method != "none"
+        self.rope = rope
 
     def generate(
         self,

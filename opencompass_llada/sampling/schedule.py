@@ -67,7 +67,7 @@ class BlockPlan:
         return self.num_steps // self.num_blocks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StepPlan:
     """What is planned for one denoising step of a block."""
 
@@ -92,11 +92,7 @@ def plan_steps(plan: BlockPlan) -> tuple[StepPlan, ...]:
     steps = []
     for index, number in enumerate(reveals):
         share = number / left if shares is None else shares[index]
-        steps.append(
-            StepPlan(
-                index=index, num_steps=num_steps, num_scheduled=number, reveal_probability=share
-            )
-        )
+        steps.append(StepPlan(index, num_steps, number, share))
         left -= number
     return tuple(steps)
 

@@ -255,8 +255,8 @@ class LLaDACausalLM(BaseModel):
 
     def _warn_if_too_long(self, length: int) -> None:
         assert self.engine is not None, "prompts are read for a loaded engine only"
-        longest = self.engine.longest_context
-        if longest is None or length <= longest or self._warned_too_long:
+        rope = self.engine.rope
+        if rope is None or length <= rope.longest_context or self._warned_too_long:
             return
         self._warned_too_long = True
         logger.warning(
@@ -264,8 +264,8 @@ class LLaDACausalLM(BaseModel):
             "fall apart. Set rope_scaling=dict(type='diffusion_ntk', target_length=%d) or more. "
             "Said once.",
             length,
-            longest,
-            "RoPE scaling was computed for" if self.engine.is_scaled else "model was trained on",
+            rope.longest_context,
+            "model was trained on" if rope.method == "none" else "RoPE scaling was computed for",
             length,
         )
 
