@@ -48,13 +48,7 @@ def read_text(
         source: The text.
         folder: Where tokens are kept; None for the user's cache folder.
     """
-    return tokenize_source(
-        source,
-        tokens.encode_all,
-        end_token_id=tokens.end_token_id,
-        tokenizer_digest=tokens.digest,
-        folder=folder or default_folder(),
-    )
+    return tokenize_source(source, tokens, folder or default_folder())
 
 
 def measure_contexts(

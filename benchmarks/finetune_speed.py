@@ -30,19 +30,21 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from recording import describe_run, write_record  # noqa: E402
 
-from opencompass_llada.finetune.arithmetic import peak_flops, step_flops  # noqa: E402
-from opencompass_llada.finetune.checks import plan_memory  # noqa: E402
 from opencompass_llada.finetune.forward import TrainingNetwork  # noqa: E402
 from opencompass_llada.finetune.network import network_shape, place_network  # noqa: E402
 from opencompass_llada.finetune.optimizer import build_optimizer  # noqa: E402
 from opencompass_llada.finetune.parallel import (  # noqa: E402
-    any_rank,
     read_ranks,
     start_processes,
     stop_processes,
 )
 from opencompass_llada.finetune.recipe import Recipe  # noqa: E402
 from opencompass_llada.finetune.recipe_file import parse_override, parse_recipe  # noqa: E402
+from opencompass_llada.finetune.resources import (  # noqa: E402
+    peak_flops,
+    plan_memory,  # noqa: E402
+    step_flops,
+)
 from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion  # noqa: E402
 
 K = 1024
@@ -147,7 +149,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     with torch.device("meta"):
         model = LLaDAForMaskedDiffusion(config)
-    shape = network_shape(model.config, recipe.lora.rank if recipe.lora else 0)
+    shape = network_shape(model.config, recipe)
     plan = plan_memory(recipe, shape, ranks.world_size, on_cuda=on_cuda)
     row: dict[str, Any] = {"case": case, "length": recipe.trained_length, "document": document}
     row |= {"processes": ranks.world_size, "planned_gb": plan.total / 1e9}
@@ -163,7 +165,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
             model,
             recipe,
             ranks,
-            lambda: random_weights(model, device),
+            random_weights(model, device),
             lambda inner: TrainingNetwork(inner, recipe, device, group),
         )
         optimizer = build_optimizer(network, recipe)
@@ -190,7 +192,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 )
     except torch.OutOfMemoryError as error:
         problem = str(error).partition("\n")[0]
-    if any_rank(problem is not None, ranks):
+    if ranks.any(problem is not None):
         return row | {"problem": problem or "another rank ran out of memory"}
     peak = peak_flops(torch.cuda.get_device_name()) if on_cuda else None
     memory = torch.cuda.max_memory_allocated() / 1e9 if on_cuda else None

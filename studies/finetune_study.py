@@ -58,11 +58,8 @@ def list_cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     grid = itertools.product(given.seeds, factors, given.methods, given.strategies, given.scalings)
     rates = {"full": given.learning_rate, "lora": given.lora_learning_rate}
     return [
-        {
-            **{"scaling": scaling, "strategy": strategy, "method": method},
-            **{"factor": factor, "seed": seed},
-            **{"planned_tokens": given.tokens, "learning_rate": rates[method]},
-        }
+        dict(zip(GRID, (scaling, strategy, method, factor, seed), strict=True))
+        | {"planned_tokens": given.tokens, "learning_rate": rates[method]}
         for seed, factor, method, strategy, scaling in grid
     ]
 
@@ -116,40 +113,18 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
     for record in records:
         made = record.get("runs") or [{name: record[name] for name in FACTS if name in record}]
         runs += [run for run in made if run not in runs]
-    return {
-        "runs": runs,
-        **{"settings": records[0]["settings"], "part": None},
-        "rows": [rows[key] for key in sorted(rows, key=str)],
-    }
+    sorted_rows = [rows[key] for key in sorted(rows, key=str)]
+    return {"runs": runs, "settings": records[0]["settings"], "part": None, "rows": sorted_rows}
 
 
 def prepare(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
     """Make the prompts and the tokens of all text that the folder lacks."""
-    start = time.perf_counter()
     plans = dict.fromkeys(plan for cell in cells for plan in prompt_plans(cell, given))
     prepare_sets(list(plans), given.prompts, given.workers)
     recipe = make_recipe(cells[0], given.prompts, given)
-    tokens, cache = make_tokenizer(recipe), given.prompts / "tokens"
+    tokens = make_tokenizer(recipe)
     for source in (*recipe.text, HELD_OUT):
-        tokenize_source(
-            source,
-            tokens.encode_all,
-            end_token_id=tokens.end_token_id,
-            tokenizer_digest=tokens.digest,
-            folder=cache,
-        )
-    print(f"prompts and tokens ready after {time.perf_counter() - start:.1f} s", flush=True)
-
-
-def try_cell(cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    """Return a cell's figures, or the cell with the error that ended it."""
-    try:
-        return run_cell(cell, given)
-    except Exception as error:  # the cells after it are worth their time
-        traceback.print_exc()
-        return cell | {"error": f"{type(error).__name__}: {error}"[:2000]}
-    finally:
-        free_memory()
+        tokenize_source(source, tokens, given.prompts / "tokens")
 
 
 def run_cells(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
@@ -165,7 +140,12 @@ def run_cells(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> Non
             print(f"no cell more in {given.seconds} s; the same command goes on", flush=True)
             return
         rows = [row for row in rows if identity(row) != identity(cell)]
-        rows.append(try_cell(cell, given))
+        try:
+            rows.append(run_cell(cell, given))
+        except Exception as error:  # the cells after it are worth their time
+            traceback.print_exc()
+            rows.append(cell | {"error": f"{type(error).__name__}: {error}"[:2000]})
+        free_memory()
         longest = max(longest, time.perf_counter() - begun)
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "ruler"}), flush=True)
         facts = describe_run()
@@ -190,45 +170,36 @@ def read_factor(text: str) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--scalings", nargs="+", default=["diffusion_ntk"], choices=SCALINGS)
-    parser.add_argument("--strategies", nargs="+", default=["eod"], choices=list(STRATEGIES))
-    parser.add_argument("--methods", nargs="+", default=["full"], choices=["full", "lora"])
-    parser.add_argument("--factors", nargs="+", type=read_factor, default=[4])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--init-from", default="asset:tiny-llada")
-    parser.add_argument("--tokens", type=int, default=60_000_000, help="trained on, each cell")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--lora-learning-rate", type=float, default=3e-3)
-    parser.add_argument("--retrieval-share", type=float, default=0.5)
-    parser.add_argument("--continuation-share", type=float, default=0.25)
-    parser.add_argument("--text", nargs="*", default=[], help="globs of more training text")
-    parser.add_argument("--text-field", default="text")
-    parser.add_argument("--samples", type=int, default=40, help="needle samples a depth")
-    parser.add_argument("--far-samples", type=int, help="of them at twice the target")
-    parser.add_argument("--ruler-samples", type=int, default=25, help="samples a task; 0 for none")
-    parser.add_argument("--draws", type=int, default=8, help="masks drawn at each text's target")
-    parser.add_argument(
-        "--prompts", type=Path, default=Path("outputs/study_prompts"), help="folder kept"
-    )
-    parser.add_argument("--only-prompts", action="store_true", help="fill the folder and end")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that make prompts")
-    parser.add_argument("--num-workers", type=int, default=14, help="that make training rows")
+    add = parser.add_argument
+    add("--scalings", nargs="+", default=["diffusion_ntk"], choices=SCALINGS)
+    add("--strategies", nargs="+", default=["eod"], choices=list(STRATEGIES))
+    add("--methods", nargs="+", default=["full"], choices=["full", "lora"])
+    add("--factors", nargs="+", type=read_factor, default=[4])
+    add("--seeds", nargs="+", type=int, default=[0])
+    add("--init-from", default="asset:tiny-llada")
+    add("--tokens", type=int, default=60_000_000, help="trained on, each cell")
+    add("--learning-rate", type=float, default=1e-3)
+    add("--lora-learning-rate", type=float, default=3e-3)
+    add("--retrieval-share", type=float, default=0.5)
+    add("--continuation-share", type=float, default=0.25)
+    add("--text", nargs="*", default=[], help="globs of more training text")
+    add("--text-field", default="text")
+    add("--samples", type=int, default=40, help="needle samples a depth")
+    add("--far-samples", type=int, help="of them at twice the target")
+    add("--ruler-samples", type=int, default=25, help="samples a task; 0 for none")
+    add("--draws", type=int, default=8, help="masks drawn at each text's target")
+    add("--prompts", type=Path, default=Path("outputs/study_prompts"), help="folder kept")
+    add("--only-prompts", action="store_true", help="fill the folder and end")
+    add("--workers", type=int, default=os.cpu_count(), help="that make prompts")
+    add("--num-workers", type=int, default=14, help="that make training rows")
     batch = 262144 if torch.cuda.is_available() else 16384
-    parser.add_argument("--batch-tokens", type=int, default=batch, help="answered at once")
-    parser.add_argument(
-        "--part", type=read_part, metavar="K/N", help="every Nth cell, from the Kth"
-    )
-    parser.add_argument(
-        "--processes", type=int, default=1, help="that share the card: for GPU time"
-    )
-    parser.add_argument("--seconds", type=float, help="begin no cell that would end after them")
-    parser.add_argument("--merge", nargs="+", type=Path, metavar="RECORD", help="join and end")
-    parser.add_argument("--record", type=Path, default=Path("finetune_study.json"))
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        help="one training step of one row and one sample of everything: minutes a cell on a CPU",
-    )
+    add("--batch-tokens", type=int, default=batch, help="answered at once")
+    add("--part", type=read_part, metavar="K/N", help="every Nth cell, from the Kth")
+    add("--processes", type=int, default=1, help="that share the card: for GPU time")
+    add("--seconds", type=float, help="begin no cell that would end after them")
+    add("--merge", nargs="+", type=Path, metavar="RECORD", help="join and end")
+    add("--record", type=Path, default=Path("finetune_study.json"))
+    add("--tiny", action="store_true", help="one step and sample of all: minutes a cell on a CPU")
     return parser
 
 

@@ -1,7 +1,4 @@
-"""Trains and measures one cell of the study of post-training.
-
-Which cells there are and where their figures go is `finetune_study`'s business.
-"""
+"""Trains and measures one cell of the study of post-training."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from typing import Any
 import torch
 from answering import Answerer, score_set
 from context_perplexity import HELD_OUT_SEED, measure_contexts, read_text
-from finetune_study_report import TRAINED
+from finetune_study_report import TRAINED, target
 from prompt_sets import PromptPlan, read_set
 from recording import describe_device
 
@@ -30,18 +27,13 @@ HELD_OUT = TextSource(generated_seed=HELD_OUT_SEED, num_documents=60)
 TARGETS = 64
 
 
-def target_length(cell: dict[str, Any]) -> int:
-    """Return the length that a cell is trained to, in tokens."""
-    return TRAINED * int(cell["factor"])
-
-
 def prompt_plans(cell: dict[str, Any], given: argparse.Namespace) -> list[PromptPlan]:
     """Return the prompts that a cell is measured with."""
-    target = target_length(cell)
+    end = target(cell)
     # RULER's long answers cost most of the time at 16,384 tokens: its ends alone.
-    lengths = [("ruler", length, given.ruler_samples) for length in (TRAINED, target)]
-    lengths += [("needle", length, given.samples) for length in (TRAINED, target // 2, target)]
-    lengths.append(("needle", 2 * target, given.far_samples or given.samples))
+    lengths = [("ruler", length, given.ruler_samples) for length in (TRAINED, end)]
+    lengths += [("needle", length, given.samples) for length in (TRAINED, end // 2, end)]
+    lengths.append(("needle", 2 * end, given.far_samples or given.samples))
     return [
         PromptPlan(kind=kind, length=length, samples=samples, checkpoint=given.init_from)
         for kind, length, samples in lengths
@@ -51,21 +43,19 @@ def prompt_plans(cell: dict[str, Any], given: argparse.Namespace) -> list[Prompt
 
 def perplexity_lengths(cell: dict[str, Any]) -> list[int]:
     """Return the context lengths that a cell's perplexity is measured at."""
-    target = target_length(cell)
-    return sorted({TRAINED, target // 4, target, 2 * target})
+    length = target(cell)
+    return sorted({TRAINED, length // 4, length, 2 * length})
 
 
 def make_recipe(cell: dict[str, Any], folder: Path, given: argparse.Namespace) -> Recipe:
     """Return the recipe of a cell."""
-    length = target_length(cell)
+    length = target(cell)
     scaling = {"type": cell["scaling"]}
     if cell["scaling"] != "none":
         scaling["target_length"] = length
     rows = max(1, TOKENS_A_STEP // length) if not given.tiny else 1
     steps = 1 if given.tiny else max(1, cell["planned_tokens"] // (rows * length))
-    text: list[dict[str, Any]] = [
-        {"generated_seed": 1, "num_documents": 20 if given.tiny else 3000}
-    ]
+    text = [{"generated_seed": 1, "num_documents": 20 if given.tiny else 3000}]
     if given.text:
         text.append({"paths": given.text, "text_field": given.text_field})
     return parse_recipe(

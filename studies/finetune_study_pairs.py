@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_study_report import COLUMNS, GRID, VARIANT, Row, values_of
+from finetune_study_report import COLUMNS, GRID, VARIANT, Row, describe, values_of
 from recording import exit_on_error, read_rows
 from scipy.stats import ttest_1samp
 
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import reject_unknown
 
 #: What may be compared; cells differ in their figures by factor, and seeds have no order.
 AXES = tuple(name for name in GRID if name not in ("factor", "seed"))
@@ -37,9 +37,7 @@ def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> dict[
     if first == second:
         raise ValueError(f"{axis} {first!r} against itself; name two settings.")
     held = sorted({str(row[axis]) for row in rows})
-    for value in (first, second):
-        if value not in held:
-            raise ValueError(unknown_name_message(axis, value, held))
+    reject_unknown(axis, (first, second), held)
     # Methods have learning rates of their own.
     free = {axis, "learning_rate"} if axis == "method" else {axis}
     rest = tuple(name for name in (*GRID, *VARIANT) if name not in free)
@@ -48,7 +46,7 @@ def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> dict[
     for row in good:
         key = tuple(row[name] for name in rest)
         if row[axis] == second and partners.setdefault(key, row) is not row:
-            cell = ", ".join(f"{name} {row[name]}" for name in rest)
+            cell = describe(row, rest)
             raise ValueError(f"two cells of {axis} {second} have {cell}; leave one out.")
     pairs: dict[int, list[Pair]] = defaultdict(list)
     for row in good:

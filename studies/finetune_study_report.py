@@ -13,6 +13,7 @@ import argparse
 import itertools
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,48 +30,41 @@ SCALINGS = ("none", "ntk", "diffusion_ntk")
 GRID = ("scaling", "strategy", "method", "factor", "seed")
 VARIANT = ("planned_tokens", "learning_rate")
 
+#: The figure's columns.
+PANELS = ("needle 512", "needle target", "needle 2 x target", "perplexity target")
+LOG_FROM = 8  # largest over smallest perplexity
+
 Row = dict[str, Any]
-Figure = Callable[[Row], float]
-
-
-def mean_needle(row: Row, length: int) -> float:
-    """Return percent found at one length, over the depths."""
-    return statistics.fmean(row["needle"][str(length)].values())
-
-
-def lowest_depth(row: Row, length: int) -> float:
-    """Return percent found at the depth with the fewest."""
-    return float(min(row["needle"][str(length)].values()))
-
-
-def mean_ruler(row: Row, length: int) -> float:
-    """Return the mean of RULER's eight needle tasks at one length."""
-    return mean_needle_tasks(row["ruler"][str(length)], length)
-
-
-def perplexity(row: Row, length: int) -> float:
-    """Return the perplexity of the target tokens at one context length."""
-    return float(row["perplexity"][str(length)]["perplexity"])
 
 
 def target(row: Row) -> int:
-    """Return the length that a cell was trained to."""
+    """Return the length that a cell is trained to, in tokens."""
     return TRAINED * int(row["factor"])
 
 
+def at(row: Row, kind: str, targets: int) -> Any:
+    """Return a kind of figures at a multiple of the target; at the trained length for 0."""
+    return row[kind][str(targets * target(row) or TRAINED)]
+
+
 #: Heading -> figure of one cell, and how many digits are printed.
-COLUMNS: dict[str, tuple[Figure, int]] = {
-    "needle 512": (lambda row: mean_needle(row, TRAINED), 1),
-    "needle target": (lambda row: mean_needle(row, target(row)), 1),
-    "needle 2 x target": (lambda row: mean_needle(row, 2 * target(row)), 1),
-    "lowest depth, target": (lambda row: lowest_depth(row, target(row)), 0),
-    "RULER 512": (lambda row: mean_ruler(row, TRAINED), 1),
-    "RULER target": (lambda row: mean_ruler(row, target(row)), 1),
-    "perplexity 512": (lambda row: perplexity(row, TRAINED), 1),
-    "perplexity target": (lambda row: perplexity(row, target(row)), 1),
-    "perplexity 2 x target": (lambda row: perplexity(row, 2 * target(row)), 1),
+COLUMNS: dict[str, tuple[Callable[[Row], float], int]] = {
+    "needle 512": (lambda row: statistics.fmean(at(row, "needle", 0).values()), 1),
+    "needle target": (lambda row: statistics.fmean(at(row, "needle", 1).values()), 1),
+    "needle 2 x target": (lambda row: statistics.fmean(at(row, "needle", 2).values()), 1),
+    "lowest depth, target": (lambda row: float(min(at(row, "needle", 1).values())), 0),
+    "RULER 512": (lambda row: mean_needle_tasks(at(row, "ruler", 0), TRAINED), 1),
+    "RULER target": (lambda row: mean_needle_tasks(at(row, "ruler", 1), target(row)), 1),
+    "perplexity 512": (lambda row: float(at(row, "perplexity", 0)["perplexity"]), 1),
+    "perplexity target": (lambda row: float(at(row, "perplexity", 1)["perplexity"]), 1),
+    "perplexity 2 x target": (lambda row: float(at(row, "perplexity", 2)["perplexity"]), 1),
     "GPU minutes": (lambda row: row["minutes"] / row["processes"], 2),
 }
+
+
+def describe(row: Row, names: Sequence[str]) -> str:
+    """Name a cell."""
+    return ", ".join(f"{name} {row[name]}" for name in names)
 
 
 def missing_cells(rows: Sequence[Row]) -> list[str]:
@@ -83,7 +77,7 @@ def missing_cells(rows: Sequence[Row]) -> list[str]:
         present = {tuple(row[n] for n in GRID) for row in rows if row["method"] == method}
         values = [sorted(set(held), key=str) for held in zip(*present, strict=True)]
         missing += [
-            ", ".join(f"{name} {value}" for name, value in zip(GRID, cell, strict=True))
+            describe(dict(zip(GRID, cell, strict=True)), GRID)
             for cell in itertools.product(*values)
             if cell not in present
         ]
@@ -92,7 +86,6 @@ def missing_cells(rows: Sequence[Row]) -> list[str]:
 
 def group_seeds(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
     """Return the rows of each scaling, strategy, method, factor and variant, in print order."""
-    names = (*(name for name in GRID if name != "seed"), *VARIANT)
     groups: dict[tuple[Any, ...], list[Row]] = {}
 
     def order(row: Row) -> tuple[Any, ...]:
@@ -100,7 +93,8 @@ def group_seeds(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
         return row["factor"], row["method"], row["strategy"], *scaling, row["seed"]
 
     for row in sorted(rows, key=order):
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+        key = tuple(row[name] for name in (*GRID, *VARIANT) if name != "seed")
+        groups.setdefault(key, []).append(row)
     return groups
 
 
@@ -111,15 +105,14 @@ def scaling_order(name: str) -> tuple[int, str]:
 
 def values_of(rows: Sequence[Row], heading: str) -> list[float]:
     """Return a column's figures of the rows that did not fail."""
-    figure, _ = COLUMNS[heading]
     values = []
     for row in rows:
         if "error" in row:
             continue
         try:
-            values.append(figure(row))
+            values.append(COLUMNS[heading][0](row))
         except (KeyError, ValueError, statistics.StatisticsError) as error:
-            cell = ", ".join(f"{name} {row[name]}" for name in GRID)
+            cell = describe(row, GRID)
             raise ValueError(f"the cell {cell} has no {heading!r}: {error}") from error
     return values
 
@@ -137,11 +130,8 @@ def print_value(values: Sequence[float], digits: int) -> str:
 def make_table(rows: Sequence[Row]) -> str:
     """Return the Markdown table."""
     groups = group_seeds(rows)
-    variants = (
-        {key[4:] for key in groups if key[2] == "full"},
-        {key[4:] for key in groups if key[2] != "full"},
-    )
-    named = any(len(found) > 1 for found in variants)
+    variants = {(key[2] == "full", *key[4:]) for key in groups}
+    named = max(Counter(is_full for is_full, *_ in variants).values(), default=0) > 1
     headings = ["scaling", "strategy", "method", "factor", "seeds", *COLUMNS]
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for key, cells in groups.items():
@@ -153,13 +143,86 @@ def make_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def list_failures(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each failed cell."""
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw a row of panels for each factor.
+
+    Dots are means over seeds, bars their range, a cross at the left edge a cell that failed.
+    """
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.use("Agg")
+    groups = group_seeds(rows)
+    factors = sorted({row["factor"] for row in rows})
+    # Not in the order of the rows: a factor may lack a kind that others have.
+    kinds = sorted({(key[2], key[1], *key[4:]) for key in groups})
+    scalings = sorted({row["scaling"] for row in rows}, key=scaling_order)
+    figure, axes = pyplot.subplots(
+        len(factors),
+        len(PANELS),
+        figsize=(11, 0.8 + len(factors) * (0.6 + 0.25 * len(kinds))),
+        sharex="col",
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for (line, factor), (column, panel) in itertools.product(enumerate(factors), enumerate(PANELS)):
+        axis = axes[line][column]
+        for number, scaling in enumerate(scalings):
+            shift = 0.22 * (number - (len(scalings) - 1) / 2)
+            for place, (method, strategy, *variant) in enumerate(kinds):
+                cells = groups.get((scaling, strategy, method, factor, *variant))
+                if cells:
+                    _draw_value(axis, values_of(cells, panel), place + shift, f"C{number}")
+        _dress(axis, panel, TRAINED * factor)
+    axes[0][0].set_yticks(range(len(kinds)), _labels(kinds))
+    axes[0][0].invert_yaxis()
+    _choose_scale(axes[0][-1], values_of(rows, PANELS[-1]))
+    dots = [axes[0][0].plot([], [], "o", color=f"C{n}")[0] for n, _ in enumerate(scalings)]
+    figure.legend(dots, scalings, loc="outside lower center", ncols=len(scalings), fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _labels(kinds: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Name each method and strategy; tokens and rate where one pair of them has several."""
+    repeated = len({kind[:2] for kind in kinds}) < len(kinds)
     return [
-        f"failed: {', '.join(f'{name} {row[name]}' for name in GRID)}: {row['error']}"
-        for row in rows
-        if "error" in row
+        f"{method}, {strategy}" + (f", {tokens / 1e6:g}M, {rate:g}" if repeated else "")
+        for method, strategy, tokens, rate in kinds
     ]
+
+
+def _draw_value(axis: Any, values: Sequence[float], height: float, colour: str) -> None:
+    if not values:
+        axis.plot([0.02], [height], "x", color=colour, transform=axis.get_yaxis_transform())
+        return
+    axis.plot([min(values), max(values)], [height, height], color=colour, linewidth=1.5)
+    axis.plot([statistics.fmean(values)], [height], "o", color=colour, markersize=4)
+
+
+def _dress(axis: Any, panel: str, end: int) -> None:
+    """Give a panel its title, limits and grid."""
+    name, _, place = panel.partition(" ")
+    length = {"512": TRAINED, "target": end, "2 x target": 2 * end}[place]
+    if name == "needle":
+        axis.set_xlim(-4, 104)
+    unit = ", %" if name == "needle" else ""
+    axis.set_title(f"{name} at {length:,} tokens{unit}", fontsize=9)
+    axis.tick_params(which="both", labelsize=8, labelbottom=True)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def _choose_scale(axis: Any, values: Sequence[float]) -> None:
+    """Take a logarithmic axis where values differ by much, with plain numbers on it."""
+    from matplotlib import ticker
+
+    if values and max(values) / min(values) > LOG_FROM:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -179,11 +242,12 @@ def main(arguments: list[str] | None = None) -> None:
             + "\nRun them, or give --partial."
         )
     print(make_table([row | {given.over: "all"} for row in rows] if given.over else rows))
-    for line in [*list_failures(rows), *(f"not run: {cell}" for cell in missing)]:
-        print(f"\n{line}")
+    for row in rows:
+        if "error" in row:
+            print(f"\nfailed: {describe(row, GRID)}: {row['error']}")
+    for cell in missing:
+        print(f"\nnot run: {cell}")
     if given.plot:
-        from finetune_study_figure import draw
-
         draw(rows, given.plot)
 
 

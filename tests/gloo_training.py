@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from finetune_runs import small_recipe
 
-from opencompass_llada.finetune.parallel import stop_processes, sum_over_ranks, whole_tensor
+from opencompass_llada.finetune.parallel import stop_processes, whole_tensor
 from opencompass_llada.finetune.trainer import Trainer
 
 NUM_STEPS = 3
@@ -33,7 +33,7 @@ def train(output: str, changes: dict[str, Any]) -> None:
     trainer.optimizer.step = keep_gradients
     for phase, batches in trainer._steps():
         loss, _ = trainer.take_step(phase, batches)
-        losses.append(sum_over_ranks(loss, trainer.ranks).item())
+        losses.append(trainer.ranks.sum(loss).item())
         if trainer.step == NUM_STEPS:
             break
     if trainer.ranks.is_main:

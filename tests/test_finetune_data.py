@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ def encode(texts):
 
 
 def tokens_of(source, folder, **changes):
-    options = {"end_token_id": 0, "tokenizer_digest": "a", "folder": folder, **changes}
-    return tokenize_source(source, options.pop("encode", encode), **options)
+    tokens = {"encode_all": encode, "end_token_id": 0, "digest": "a", **changes}
+    return tokenize_source(source, SimpleNamespace(**tokens), folder)
 
 
 def write(folder, rows=ROWS, name="a.jsonl"):
@@ -62,18 +63,18 @@ def test_tokens_are_made_once_for_the_same_text_and_tokenizer(tmp_path):
         return encode(texts)
 
     source, cache = write(tmp_path), tmp_path / "cache"
-    tokens_of(source, cache, encode=counting)
-    again = tokens_of(source, cache, encode=counting)
+    tokens_of(source, cache, encode_all=counting)
+    again = tokens_of(source, cache, encode_all=counting)
     assert calls == [2]
     assert isinstance(again.tokens, np.memmap)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    tokens_of(write(elsewhere), cache, encode=counting)  # the same file under another folder
+    tokens_of(write(elsewhere), cache, encode_all=counting)  # the same file in another folder
     assert calls == [2]
-    tokens_of(source, cache, encode=counting, tokenizer_digest="b")
-    tokens_of(source, cache, encode=counting, end_token_id=1)
+    tokens_of(source, cache, encode_all=counting, digest="b")
+    tokens_of(source, cache, encode_all=counting, end_token_id=1)
     write(tmp_path, ROWS[:1])
-    tokens_of(source, cache, encode=counting)
+    tokens_of(source, cache, encode_all=counting)
     assert calls == [2, 2, 2, 1]
     assert not [path for path in cache.iterdir() if path.name.startswith(".")]
 
@@ -93,7 +94,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tokens_of(write(tmp_path), tmp_path / "cache", encode=failing)
+        tokens_of(write(tmp_path), tmp_path / "cache", encode_all=failing)
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -19,9 +19,8 @@ from tiny import write_tiny_checkpoint
 
 from opencompass_llada.finetune import trainer
 from opencompass_llada.finetune.__main__ import main
-from opencompass_llada.finetune.arithmetic import NetworkShape
-from opencompass_llada.finetune.checks import check_fits
 from opencompass_llada.finetune.parallel import Ranks
+from opencompass_llada.finetune.resources import NetworkShape, check_fits
 
 PHASE, HUGE = SHORT[0], 1_000_000_000
 NUMBER = ["text", "1", True, None, [], {}, float("nan")]

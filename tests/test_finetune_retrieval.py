@@ -31,13 +31,7 @@ def sources():
     """Retrieval rows and tokenizer over generated text."""
     source = TextSource(generated_seed=7, num_documents=8)
     tokenizer = train_tokenizer((document.text for document in read_documents(source)), 400)
-    text = tokenize_source(
-        source,
-        lambda texts: tokenizer(list(texts)).input_ids,
-        end_token_id=0,
-        tokenizer_digest="",
-        folder=None,
-    )
+    text = tokenize_source(source, tokens_of(tokenizer), None)
     windows = TokenWindows([text], [1.0])
     return RetrievalRows(windows, tokens_of(tokenizer), STYLES), tokenizer
 
@@ -157,7 +151,7 @@ def test_prompts_are_rulers_own(sources):
     for style, end in ends.items():
         endings = (end, end.replace("are", "is"))
         for seed in range(10):
-            pieces = retrieval._makers[style](1024, random.Random(seed), False)
+            pieces = getattr(retrieval, f"_{style}")(1024, random.Random(seed), False)
             before = tokenizer.decode([*pieces.head, *pieces.queries[0][0]])
             assert before.endswith(endings), before[-60:]
 

@@ -1,7 +1,4 @@
-"""Puts the parts of a retrieval row together to an exact length.
-
-Knows token lists; no wording and no draws of needles.
-"""
+"""Puts the parts of a retrieval row, token lists, together to an exact length."""
 
 from __future__ import annotations
 
@@ -18,24 +15,22 @@ MIN_CONTEXT = 24
 _MOST_PADDING = 24
 
 
+Query = tuple[Sequence[int], Sequence[int]]  # question and answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A row before it is made to fit its length: its parts as token lists.
-
-    Attributes:
-        head: What stands before the context.
-        facts: What is hidden in the context, in the order of the text.
-        queries: Pairs of question and answer, which follow the context.
-        context: The text that facts are hidden in, cut where it is too long; None for a window of
-            the training text.
-        is_whole: There is no context to fill up: other text goes in front.
-    """
+    """A row before it is made to fit its length."""
 
     head: Sequence[int] = ()
+    """What stands before the context."""
     facts: Sequence[Sequence[int]] = ()
-    queries: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
+    """What is hidden in the context, in the order of the text."""
+    queries: Sequence[Query] = ()
     context: np.ndarray | None = None
+    """The text that facts are hidden in, cut where it is too long; None for training text."""
     is_whole: bool = False
+    """There is no context to fill up: other text goes in front."""
 
     @property
     def fixed_length(self) -> int:
@@ -57,8 +52,7 @@ def assemble(
 ) -> Row:
     """Make a row of exactly ``length`` tokens; only answers and what follows them have a weight.
 
-    The draft must fit. ``eos_token_id`` ends an answer, fills the rest, and parts other text from
-    the draft; ``draw_text`` returns that many tokens of training text.
+    ``draw_text`` returns that many tokens of training text. The draft must fit.
     """
     room = length - draft.fixed_length
     padding = rng.randint(1, _MOST_PADDING) if room > 2 * _MOST_PADDING else 1
@@ -72,7 +66,7 @@ def assemble(
     if before:
         before[-1] = eos_token_id
     context = draw_text(num_context) if draft.context is None else draft.context[:num_context]
-    ids = before + list(draft.head) + _insert(context.tolist(), draft.facts, rng)
+    ids = [*before, *draft.head, *_insert(context.tolist(), draft.facts, rng)]
     weights = [0.0] * len(ids)
     for question, answer in draft.queries:
         ids += [*question, *answer]
@@ -86,10 +80,6 @@ def assemble(
 def _insert(context: list[int], facts: Sequence[Sequence[int]], rng: random.Random) -> list[int]:
     """Insert facts in their order at random places."""
     places = sorted(rng.randint(0, len(context)) for _ in facts)
-    out: list[int] = []
-    previous = 0
-    for place, fact in zip(places, facts, strict=True):
-        out += context[previous:place]
-        out += fact
-        previous = place
-    return out + context[previous:]
+    for place, fact in zip(reversed(places), reversed(facts), strict=True):
+        context[place:place] = fact
+    return context

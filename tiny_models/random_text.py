@@ -1,6 +1,6 @@
-"""Draws random strings and words, made-up or of a text, to be copied exactly, long ones included.
+"""Draws random strings and words, made-up or of a text, to be copied exactly.
 
-A language model's tokens of natural text never teach that a digit must not be dropped.
+Tokens of natural text never teach that a digit must not be dropped.
 """
 
 from __future__ import annotations
@@ -66,10 +66,9 @@ def draw_words(rng: random.Random) -> str:
 
 
 def draw_text_words(text: str, rng: random.Random) -> str:
-    """Draw one to five neighbouring words of a text.
+    """Draw one to five neighbouring words of a text; the last may get capitals, like titles.
 
-    The last of them get capitals, as many as is drawn: names and titles end in them. A word is
-    letters, with hyphens and apostrophes inside; numbers and punctuation part neighbours.
+    A word is letters, with hyphens and apostrophes inside; numbers and punctuation part neighbours.
     """
     count = rng.choice((1, 2, 2, 3, 3, 4, 5))
     runs = [run.split(" ") for run in _RUN.findall(text)]

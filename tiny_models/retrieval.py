@@ -1,18 +1,14 @@
 """Makes rows that teach retrieval: text with needles in it, questions at the end, answers masked.
 
-Styles: NeedleBench's own prompt, a plain question, the answer prefix alone (with one to four
-questions), key-value lists, copying a span of the text, copying random strings, and RULER's tasks
-(ruler_rows); for long rows NeedleBench's prompt about made-up words, many questions at once, and
-either of these about words of the training text. Needles of these never have held-out keys; lists,
-strings and spans are drawn afresh each time, from all keys and all text. The answers are followed
-by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised fine-tuning pads.
+Needles never have held-out keys; lists, strings and spans are drawn from all keys and all text.
+Answers are followed by a full stop, the end-of-sequence token and more of it, as LLaDA's supervised
+fine-tuning pads.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -29,7 +25,7 @@ from opencompass_llada.synthetic.grammar import (
     held_out,
     make_needle,
 )
-from opencompass_llada.tiny_models.draft import Draft, assemble
+from opencompass_llada.tiny_models.draft import Draft, Query, assemble
 from opencompass_llada.tiny_models.random_text import (
     LONG_VALUES,
     draw_string,
@@ -38,6 +34,7 @@ from opencompass_llada.tiny_models.random_text import (
 )
 from opencompass_llada.tiny_models.ruler_rows import RulerRows
 
+DrawWords = Callable[[random.Random], str]
 _NUM_NEEDLES = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 _LONG_VALUE_SHARE = 0.3
 #: Style ``many``: tokens of a row for each needle, and the share of made-up words.
@@ -46,10 +43,11 @@ _TOKENS_A_NEEDLE, _WORDS_SHARE = 512, 0.5
 _TOKENS_OF_WORDS = 32
 
 
-class RetrievalRows:
+class RetrievalRows(RulerRows):
     """Makes retrieval rows from a tokenizer and windows of text; see `finetune.rows.TaskRows`."""
 
-    #: Styles of share 0 are for recipes that ask for them: tiny-llada was pretrained without.
+    #: Each is a method of its name here or in `RulerRows`. Those of share 0 are for recipes that
+    #: ask for them: tiny-llada was pretrained without.
     STYLES: ClassVar[Mapping[str, float]] = {
         "needlebench": 3,
         "question": 2,
@@ -72,32 +70,17 @@ class RetrievalRows:
         self, windows: TokenWindows, tokens: TrainingTokenizer, styles: Mapping[str, float]
     ) -> None:
         """Keep the text to hide needles in, the tokenizer and the share of each style."""
+        super().__init__(tokens.encode)
         assert tokens.end_token_id is not None
         self._windows, self._styles = windows, dict(styles)
-        self._encode, self._decode, self._eos = tokens.encode, tokens.decode, tokens.end_token_id
-        ruler = RulerRows(self._encode)
-        self._makers: dict[str, Callable[[int, random.Random, bool], Draft]] = {
-            "needlebench": self._needlebench,
-            "question": self._question,
-            "prefix": self._prefix,
-            "pairs": self._pairs,
-            "copy": self._copy,
-            "strings": self._strings,
-            "ruler_niah": ruler.niah,
-            "ruler_vt": ruler.tracing,
-            "ruler_fwe": ruler.frequent,
-            "ruler_cwe": ruler.common,
-            "words": partial(self._needlebench, words=1.0),
-            "many": self._many,
-            "text_words": self._text_words,
-        }
+        self._decode, self._eos = tokens.decode, tokens.end_token_id
 
     def make(
         self, length: int, rng: random.Random, *, evaluation: bool = False, style: str | None = None
     ) -> Row:
         """Make one row; a style whose fixed text does not fit the length gives way to ``copy``."""
         style = style or rng.choices(list(self._styles), list(self._styles.values()))[0]
-        draft = self._makers[style](length, rng, evaluation)
+        draft: Draft = getattr(self, f"_{style}")(length, rng, evaluation)
         if not draft.fits(length):
             draft = self._copy(length, rng, evaluation)
         return assemble(draft, length, rng, lambda count: self._windows.draw(count, rng), self._eos)
@@ -110,7 +93,7 @@ class RetrievalRows:
         *,
         count: int | None = None,
         words: float = 0.0,
-        draw: Callable[[random.Random], str] = draw_words,
+        draw: DrawWords = draw_words,
     ) -> list[Needle]:
         if count is None:
             count = min(rng.choice(_NUM_NEEDLES), most)
@@ -131,8 +114,8 @@ class RetrievalRows:
         order = rng.sample(needles, k=len(needles))
         return [self._encode(f"\n{needle.fact}\n") for needle in order]
 
-    def _answer(self, needle: Needle) -> list[int]:
-        return self._encode(f" {needle.value}.")
+    def _query(self, question: str, answer: str) -> Query:
+        return self._encode(question), self._encode(f" {answer}.")
 
     def _needlebench(
         self,
@@ -141,20 +124,25 @@ class RetrievalRows:
         evaluation: bool,
         *,
         words: float = 0.0,
-        draw: Callable[[random.Random], str] = draw_words,
+        draw: DrawWords = draw_words,
     ) -> Draft:
+        """NeedleBench's own prompt."""
         needles = self._needles(rng, evaluation, 1 + length // 256, words=words, draw=draw)
         wording, asked = WORDINGS["English"], needles[0]
-        question = write_question(
-            str(asked.as_needlebench()["retrieval_question"]), "English", guide=False
-        )
+        question = str(asked.as_needlebench()["retrieval_question"])
         before, after = wording.document.split("{context}")
-        tail = after + wording.question.replace("{question}", question)
+        tail = wording.question.replace(
+            "{question}", write_question(question, "English", guide=False)
+        )
         return Draft(
             head=self._encode(wording.preface + before),
             facts=self._facts(needles, rng),
-            queries=[(self._encode(tail), self._answer(asked))],
+            queries=[self._query(after + tail, asked.value)],
         )
+
+    def _words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+        """The same about made-up words."""
+        return self._needlebench(length, rng, evaluation, words=1.0)
 
     def _question(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         needles = self._needles(rng, evaluation)
@@ -166,16 +154,16 @@ class RetrievalRows:
                 f"\n\nQ: {asked.question} A:",
             ]
         )
-        return Draft(
-            facts=self._facts(needles, rng),
-            queries=[(self._encode(tail), self._answer(asked))],
-        )
+        facts = self._facts(needles, rng)
+        return Draft(facts=facts, queries=[self._query(tail, asked.value)])
 
     def _prefix(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+        """The answers' beginnings alone, of one to four questions."""
         needles = self._needles(rng, evaluation)
         return self._ask(needles, rng.randint(1, 4), rng)
 
     def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+        """Words of the training text are asked for, one or many."""
         make = self._many if rng.random() < 0.5 else self._needlebench
         return make(length, rng, evaluation, words=1.0, draw=self._draw_text_words)
 
@@ -195,18 +183,16 @@ class RetrievalRows:
         evaluation: bool,
         *,
         words: float = _WORDS_SHARE,
-        draw: Callable[[random.Random], str] = draw_words,
+        draw: DrawWords = draw_words,
     ) -> Draft:
+        """Many questions at once, for long rows."""
         most = max(4, length // _TOKENS_A_NEEDLE)
         count = rng.randint(1 + most // 2, most)
         needles = self._needles(rng, evaluation, count=count, words=words, draw=draw)
         return self._ask(needles, rng.randint(1 + most // 4, most), rng)
 
     def _ask(self, needles: list[Needle], most: int, rng: random.Random) -> Draft:
-        asked = needles[:most]
-        queries = [
-            (self._encode(f"\n{needle.answer_prefix}"), self._answer(needle)) for needle in asked
-        ]
+        queries = [self._query(f"\n{asked.answer_prefix}", asked.value) for asked in needles[:most]]
         return Draft(facts=self._facts(needles, rng), queries=queries)
 
     def _pairs(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
@@ -226,7 +212,7 @@ class RetrievalRows:
         order = rng.sample(list(pairs), k=len(pairs))
         return Draft(
             facts=[self._encode(f"\n{key}: {pairs[key]}.") for key in order],
-            queries=[(self._encode(f"\n{key}:"), self._encode(f" {pairs[key]}.")) for key in asked],
+            queries=[self._query(f"\n{key}:", pairs[key]) for key in asked],
         )
 
     def _copy(self, length: int, rng: random.Random, evaluation: bool) -> Draft:

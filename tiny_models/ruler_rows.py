@@ -1,8 +1,7 @@
 """Makes training rows in the form of RULER's tasks, short enough for a tiny model's window.
 
-Prompts come from the package's own RULER templates and writers; keys, values, sizes and seeds are
-drawn here. Adjective-noun keys are those of the training split alone: seven of eight pairs are
-never trained on. Answers are joined by commas, those of one key in the order of the text.
+Seven of eight adjective-noun keys are never trained on. Answers are joined by commas, those of one
+key in the order of the text.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import random
 import string
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from opencompass_llada.benchmarks.ruler.aggregation import (
@@ -51,10 +50,9 @@ def is_trained_pair(pair: str) -> bool:
 def draw_pair(rng: random.Random, *, trained: bool) -> str:
     """Draw an adjective-noun pair of the training split, or of what is held out."""
     pairs = adjective_nouns()
-    while True:
-        pair = pairs[rng.randrange(len(pairs))]
-        if is_trained_pair(pair) == trained:
-            return pair
+    while is_trained_pair(pair := pairs[rng.randrange(len(pairs))]) != trained:
+        pass
+    return pair
 
 
 def _draw_name(kind: str, rng: random.Random, evaluation: bool) -> str:
@@ -110,7 +108,7 @@ class RulerRows:
         """Keep the tokenizer."""
         self._encode = encode
 
-    def niah(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+    def _ruler_niah(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """Needles between essays, repeated sentences or other needles."""
         task = _draw_niah_task(rng)
         num_keys = max(task.num_keys, task.num_queries)
@@ -132,37 +130,30 @@ class RulerRows:
             facts = [self._encode(f" {sentence}") for sentence in sentences]
             return Draft(head=head, facts=facts, queries=[(query, answer)])
 
-        def fill() -> Iterator[str]:
-            while True:
-                if task.haystack == "repeat":
-                    yield SENTENCES
-                else:
-                    yield write_needle(task, draw(task.key_kind), draw(task.value_kind))
+        def line() -> str:
+            if task.haystack == "repeat":
+                return SENTENCES
+            return write_needle(task, draw(task.key_kind), draw(task.value_kind))
 
         room = length - len(head) - len(query) - len(answer) - MIN_CONTEXT
-        context = self._lines(sentences, fill(), room, rng)
+        context = self._lines(sentences, line, room, rng)
         return Draft(head=head + context, queries=[(query, answer)], is_whole=True)
 
     def _lines(
-        self, sentences: Sequence[str], fill: Iterator[str], room: int, rng: random.Random
+        self, sentences: Sequence[str], fill: Callable[[], str], room: int, rng: random.Random
     ) -> list[int]:
         """Return the sentences, in their order, on lines between as many others as have room."""
-        used = len(self._encode("\n".join(sentences)))
         room = room if rng.random() < 0.75 else rng.randint(0, max(room, 0))
-        others = []
-        while True:
-            line = next(fill)
-            used += len(self._encode(f"\n{line}"))
-            if used > room:
-                break
-            others.append(line)
-        lines = list(others)
-        places = sorted((rng.randint(0, len(others)) for _ in sentences), reverse=True)
+        room -= len(self._encode("\n".join(sentences)))
+        lines: list[str] = []
+        while (room := room - len(self._encode(f"\n{(line := fill())}"))) >= 0:
+            lines.append(line)
+        places = sorted((rng.randint(0, len(lines)) for _ in sentences), reverse=True)
         for place, sentence in zip(places, reversed(sentences), strict=True):
             lines.insert(place, sentence)
         return self._encode("\n".join(lines))
 
-    def tracing(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+    def _ruler_vt(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """A chain of assignments between repeated sentences."""
         num_hops = rng.choice((1, 2, 3, 4, 4, 4))
         names = ["".join(rng.choices(string.ascii_uppercase, k=5)) for _ in range(num_hops + 1)]
@@ -178,7 +169,7 @@ class RulerRows:
 
         return _largest(write, 1, most, length, rng)
 
-    def frequent(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+    def _ruler_fwe(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """Coded words, the three most frequent of which are asked for."""
         writer = _frequent_words_writer(max(length, 256))
         writer.seed, writer.rng = rng.getrandbits(32), rng
@@ -190,7 +181,7 @@ class RulerRows:
 
         return _largest(write, writer.fewest, max(writer.fewest, length // 3), length, rng)
 
-    def common(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
+    def _ruler_cwe(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         """A numbered list of words, ten of which stand in it more often than the others."""
         writer = _common_words_writer()
         writer.seed = rng.getrandbits(32)

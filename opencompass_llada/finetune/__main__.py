@@ -14,17 +14,14 @@ import torch
 
 from opencompass_llada.faults import guard
 from opencompass_llada.finetune.checkpoints import SaveError
-from opencompass_llada.finetune.checks import check_machine, claim_output
 from opencompass_llada.finetune.parallel import stop_processes
 from opencompass_llada.finetune.recipe_file import load_recipe
+from opencompass_llada.finetune.resources import check_machine, claim_output
 from opencompass_llada.finetune.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; whatever nobody foresaw ends in one paragraph (`faults.guard`).
-
-    Args:
-        arguments: Without the program's name; None for sys.argv.
 
     Returns:
         The exit status: 0; 2 for a wrong recipe (text, output folder and memory included); 1 where

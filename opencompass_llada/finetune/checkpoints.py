@@ -1,8 +1,7 @@
 """Keeps the checkpoints of an output folder: which there are, where a run goes on, whether it may.
 
 ``output_dir`` holds ``step-000100/`` and so on (published format, with ``state/`` for going on),
-``checkpoints.json`` (which is the last and the best), ``final/`` (published format alone) and logs.
-Folders appear whole or not at all; what is in them is finetune.saving's business.
+``checkpoints.json``, ``final/`` (published format alone) and logs.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from opencompass_llada.files import remove, settle, write_text
+from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -59,29 +59,20 @@ def saving(what: Path) -> Iterator[None]:
 
 @dataclass(config=ConfigDict(strict=True))
 class CheckpointIndex:
-    """The checkpoints of one output folder, and what its run began with.
-
-    Attributes:
-        steps: Steps that have a checkpoint, ascending.
-        best_step: The step with the lowest score; None before the first score.
-        made_from: Digests of what the run began with: see saving.describe_inputs.
-    """
+    """The checkpoints of one output folder, and what its run began with."""
 
     folder: Path
     steps: list[int] = field(default_factory=list)
+    """Those that have a checkpoint, ascending."""
     best_step: int | None = None
     best_score: float | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
+    """Digests of what the run began with: see saving.describe_inputs."""
 
     @classmethod
     def read(cls, folder: Path) -> CheckpointIndex:
-        """Read the index of an output folder, empty where there is none.
-
-        Raises:
-            ValueError: If the folder is a file, or holds something else than a run, or the index
-                is damaged.
-        """
+        """Read the index of an output folder, empty where there is none; refuse other folders."""
         file = folder / INDEX_FILE
         if file.is_file():
             try:
@@ -109,7 +100,7 @@ class CheckpointIndex:
         return cls(folder=folder)
 
     def path(self, step: int) -> Path:
-        """Return where a step's checkpoint lies."""
+        """Return a step's folder."""
         return self.folder / f"step-{step:06d}"
 
     @property
@@ -118,10 +109,7 @@ class CheckpointIndex:
         return self.path(self.steps[-1]) if self.steps else None
 
     def add(self, step: int, score: float | None, keep_last: int) -> None:
-        """Take note of a checkpoint, better when its score is lower; drop those no longer kept.
-
-        The newest ``keep_last`` stay, and the best.
-        """
+        """Take note of a checkpoint; the newest ``keep_last`` stay, and the best (lowest)."""
         self.steps = sorted({*self.steps, step})
         if score is not None and (self.best_score is None or score < self.best_score):
             self.best_step, self.best_score = step, score
@@ -141,31 +129,26 @@ class CheckpointIndex:
             write_text(self.folder / INDEX_FILE, json.dumps(values, indent=2) + "\n")
 
     def begin(self, recipe: Recipe) -> None:
-        """Take note of the recipe of a run that begins or goes on here.
-
-        Raises:
-            ValueError: If the folder holds a run of another recipe, or any run and the recipe says
-                ``resume: false``.
-        """
+        """Take note of the recipe of a run that begins, or goes on if it may, here."""
         folder, now = str(self.folder), dataclasses.asdict(recipe)
         if self.steps and not recipe.resume:
             raise ValueError(
-                f"resume=false, and output_dir={folder!r} holds a run "
-                f"({self.last}). Delete it or name another folder, or leave resume out to go "
-                "on."
+                f"resume=false, and output_dir={folder!r} holds a run ({self.last}). Delete it or "
+                "name another folder, or leave resume out to go on."
             )
         if self.recipe:
-            earlier = {**_defaults_of(Recipe), **self.recipe}
+            fields = (f for f in dataclasses.fields(recipe) if f.default is not dataclasses.MISSING)
+            # Of keys that an earlier version did not know, the default.
+            earlier = {**{field.name: field.default for field in fields}, **self.recipe}
+            before, today = (json.loads(json.dumps(values)) for values in (earlier, now))
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
             differing = [
-                name
+                f"{name}: {earlier.get(name)!r} -> {now.get(name)!r}"
                 for name in sorted({*earlier, *now} - free)
-                if _as_json(earlier.get(name)) != _as_json(now.get(name))
+                if before.get(name) != today.get(name)
             ]
             if differing:
-                shown = "; ".join(
-                    f"{n}: {earlier.get(n)!r} -> {now.get(n)!r}" for n in differing[:3]
-                )
+                shown = "; ".join(differing[:3])
                 raise ValueError(
                     f"output_dir={folder!r} holds a run of another recipe ({shown}). Name another "
                     "folder, go on with the same recipe, or delete the folder to start anew."
@@ -173,13 +156,7 @@ class CheckpointIndex:
         self.recipe = now
 
     def check_inputs(self, now: dict[str, Any]) -> None:
-        """Refuse to go on with another start, tokenizer or text than the run began with.
-
-        Takes `saving.describe_inputs` of today.
-
-        Raises:
-            ValueError: Naming what differs.
-        """
+        """Refuse to go on with other inputs (`saving.describe_inputs`) than the run began with."""
         earlier = self.made_from
         if not earlier:
             logger.warning(
@@ -189,13 +166,10 @@ class CheckpointIndex:
             )
             return
         differing = [name for name in ("init_from", "tokenizer") if earlier.get(name) != now[name]]
-        texts = zip(
-            [*earlier["text"], earlier["evaluation"]],
-            [*now["text"], now["evaluation"]],
-            [*(f"text source {n + 1}" for n in range(len(now["text"]))), "evaluation's text"],
-            strict=True,
-        )
-        for before, text, name in texts:
+        pairs = enumerate(zip(earlier["text"], now["text"], strict=True), start=1)
+        texts = [(f"text source {number}", *pair) for number, pair in pairs]
+        texts.append(("evaluation's text", earlier["evaluation"], now["evaluation"]))
+        for name, before, text in texts:
             if text is not None and before["tokens"] != text["tokens"]:
                 differing.append(f"{name} ({_name_files(before['files'], text['files'])})")
         if differing:
@@ -206,33 +180,21 @@ class CheckpointIndex:
             )
 
 
-def _defaults_of(cls: type) -> dict[str, Any]:
-    """Return the plain defaults of a class: of keys that an earlier version did not know."""
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-
-
-def _as_json(value: Any) -> Any:
-    """Return a value as JSON holds it: lists for tuples."""
-    return json.loads(json.dumps(value))
-
-
 def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:
     """Say which files differ, a few of many."""
-    names = sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
     kinds = [
         f"{name} is {'new' if name not in earlier else 'gone' if name not in now else 'changed'}"
-        for name in names
+        for name in sorted({*earlier, *now})
+        if earlier.get(name) != now.get(name)
     ]
     more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
     return ", ".join(kinds[:3]) + more or "other tokens of the same files"
 
 
 def score_figures(figures: dict[str, float]) -> float | None:
-    """Return a checkpoint's score, better when lower.
+    """Return a checkpoint's score, better when lower; None if nothing was measured.
 
-    Perplexity at the longest length, or else the mean of the retrieval figures with its sign
-    changed; None if nothing was measured.
+    Perplexity at the longest length, or else minus the mean of the retrieval figures.
     """
     perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
     if perplexity:
@@ -240,28 +202,22 @@ def score_figures(figures: dict[str, float]) -> float | None:
     return -sum(figures.values()) / len(figures) if figures else None
 
 
-def write_atomically(
-    target: Path, fill: Callable[[Path], None], *, is_main: bool, wait: Callable[[], None]
-) -> None:
+def write_atomically(target: Path, fill: Callable[[Path], None], ranks: Ranks) -> None:
     """Fill a folder beside the target and move it into place once it is whole.
 
-    Every rank calls it, and ``fill``; the main one makes and moves folders, ``wait`` waits for all.
-    An earlier folder of that name stays until then (as ``.old`` for an instant: see
-    `restore_checkpoints`).
-
-    Raises:
-        SaveError: If writing fails (a full disk, say); nothing of it is left.
+    Every rank calls it, and ``fill``; the main one makes and moves folders. An earlier folder of
+    that name stays until then (as ``.old`` for an instant: see `restore_checkpoints`).
     """
     part, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     try:
         with saving(target):
-            if is_main:
+            if ranks.is_main:
                 remove(part)
                 part.mkdir(parents=True)
-            wait()
+            ranks.wait()
             fill(part)
-            wait()
-            if is_main:
+            ranks.wait()
+            if ranks.is_main:
                 settle(part)
                 remove(old)
                 if target.exists():
@@ -270,10 +226,10 @@ def write_atomically(
                 settle(target.parent, inside=False)
                 remove(old)
     except BaseException:
-        if is_main:
+        if ranks.is_main:
             remove(part)
         raise
-    wait()
+    ranks.wait()
 
 
 def restore_checkpoints(folder: Path) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from opencompass_llada.finetune.packing import Row, TokenizedText
-from opencompass_llada.finetune.recipe import Recipe
-from opencompass_llada.finetune.rows import TaskRows
+from opencompass_llada.finetune.recipe import Evaluation, Recipe
+from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.likelihood import (
     LikelihoodOptions,
     MaskedScorer,
@@ -28,36 +29,17 @@ from opencompass_llada.networks import BidirectionalNetwork, LLaDAForMaskedDiffu
 _TOKENS_AT_ONCE = 65536
 
 
-@torch.no_grad()
-def probe_tasks(
-    model: PreTrainedModel,
-    tasks: TaskRows,
-    *,
-    length: int,
-    style: str,
-    num_rows: int,
-    device: torch.device,
-) -> float:
-    """Measure how many held-out rows have every answer token right, in percent.
-
-    The standard error is at most 50 / sqrt(num_rows).
-    """
-    rng = random.Random(f"probe-{length}-{style}")
-    rows = [tasks.make(length, rng, evaluation=True, style=style) for _ in range(num_rows)]
-    size = max(1, _TOKENS_AT_ONCE // length)
-    right = [
-        _answers_right(model, rows[start : start + size], device)
-        for start in range(0, num_rows, size)
-    ]
+def _percent_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.device) -> float:
+    """Measure how many rows have every answer token right; the error is <= 50 / sqrt(rows)."""
+    size = max(1, _TOKENS_AT_ONCE // len(rows[0].input_ids))
+    right = [_answers_right(model, rows[n : n + size], device) for n in range(0, len(rows), size)]
     return 100.0 * torch.cat(right).float().mean().item()
 
 
-def _answers_right(
-    model: PreTrainedModel, rows: Sequence[Row], device: torch.device
-) -> torch.Tensor:
+def _answers_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.device) -> Tensor:
     """Tell for each row whether every answer token is predicted, bool [B]."""
-    ids_BL = torch.stack([torch.from_numpy(row.input_ids) for row in rows]).to(device)
-    weights_BL = torch.stack([torch.from_numpy(row.weights) for row in rows]).to(device)
+    ids_BL = torch.from_numpy(np.stack([row.input_ids for row in rows])).to(device)
+    weights_BL = torch.from_numpy(np.stack([row.weights for row in rows])).to(device)
     is_diffusion = isinstance(model, LLaDAForMaskedDiffusion)
     given_BL = ids_BL
     if is_diffusion:
@@ -70,45 +52,41 @@ def _answers_right(
     return ~wrong_BL.any(-1)
 
 
+@torch.no_grad()
 def evaluate(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    tasks: TaskRows | None,
-    held_out: TokenizedText | None,
-    *,
-    length: int,
-    device: torch.device,
+    model: PreTrainedModel, recipe: Recipe, data: TrainingData, length: int, device: torch.device
 ) -> dict[str, float]:
-    """Measure the network."""
+    """Measure the network: figures by name, of the rows' length where the recipe gives none."""
     figures: dict[str, float] = {}
-    chosen = recipe.evaluation
+    chosen, tasks = recipe.evaluation, data.tasks
     if tasks is not None and chosen.retrieval_rows:
         for row_length in chosen.retrieval_lengths or (length,):
             for style, share in (recipe.retrieval_styles or {}).items():
                 if share > 0:
-                    figures[f"{style}@{row_length}"] = probe_tasks(
-                        model,
-                        tasks,
-                        length=row_length,
-                        style=style,
-                        num_rows=chosen.retrieval_rows,
-                        device=device,
-                    )
-    if held_out is not None:
-        figures |= measure_perplexity(model, recipe, held_out, device)
+                    rng = random.Random(f"probe-{row_length}-{style}")
+                    rows = [
+                        tasks.make(row_length, rng, evaluation=True, style=style)
+                        for _ in range(chosen.retrieval_rows)
+                    ]
+                    figures[f"{style}@{row_length}"] = _percent_right(model, rows, device)
+    if data.held_out is not None:
+        figures |= measure_perplexity(model, recipe, data.held_out, device)
     return figures
 
 
+@torch.no_grad()
 def measure_perplexity(
     model: PreTrainedModel, recipe: Recipe, held_out: TokenizedText, device: torch.device
 ) -> dict[str, float]:
     """Measure perplexity of the same target tokens with contexts of several lengths."""
     chosen = recipe.evaluation
-    figures = {}
     places = context_windows(held_out.tokens, chosen.lengths, chosen.num_texts)
-    for length, windows in places.items():
-        nll = _mean_nll(model, windows, chosen.target_tokens, chosen.draws, device)
-        figures[f"perplexity@{length}"] = math.exp(min(nll, 50.0))
+    measure = _bound if isinstance(model, BidirectionalNetwork) else _entropy
+    figures = {}
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        for length, windows in places.items():
+            nll = measure(model, windows, chosen, device)
+            figures[f"perplexity@{length}"] = math.exp(min(nll, 50.0))
     return figures
 
 
@@ -129,37 +107,29 @@ def context_windows(
     return {length: [tokens[end - length : end].tolist() for end in ends] for length in lengths}
 
 
-@torch.no_grad()
-def _mean_nll(
-    model: PreTrainedModel,
-    windows: Sequence[list[int]],
-    num_targets: int,
-    draws: int,
-    device: torch.device,
+def _entropy(
+    model: PreTrainedModel, windows: list[list[int]], chosen: Evaluation, device: torch.device
 ) -> float:
-    """Return nats a token of the last tokens of each window."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        if not isinstance(model, BidirectionalNetwork):
-            sums = []
-            for window in windows:
-                ids_L = torch.tensor(window, device=device)
-                logits_LV = model(ids_L[None]).logits[0, -num_targets - 1 : -1].float()
-                sums.append(
-                    torch.nn.functional.cross_entropy(logits_LV, ids_L[-num_targets:]).item()
-                )
-            return sum(sums) / len(sums)
+    """Return an autoregressive network's nats a token of the last tokens of each window."""
+    count, sums = chosen.target_tokens, []
+    for window in windows:
+        ids_L = torch.tensor(window, device=device)
+        logits_LV = model(ids_L[None]).logits[0, -count - 1 : -1].float()
+        sums.append(torch.nn.functional.cross_entropy(logits_LV, ids_L[-count:]).item())
+    return sum(sums) / len(sums)
 
-        def logits_at(
-            ids_BL: torch.Tensor, positions_BP: torch.Tensor, lengths_B: torch.Tensor | None
-        ) -> torch.Tensor:
-            # Not the network's own, which is in inference mode: sharded weights cannot be.
-            return model(ids_BL, lengths_B, positions_BP).logits
 
-        entropies, options = entropies_from_logits(logits_at), LikelihoodOptions(num_draws=draws)
-        scorer = MaskedScorer(entropies, model.config.mask_token_id, device)
-        estimates = [
-            scorer.draw_bound(window[:-num_targets], window[-num_targets:], options)
-            for window in windows
-        ]
-    pooled = pool(estimates)
+def _bound(
+    model: PreTrainedModel, windows: list[list[int]], chosen: Evaluation, device: torch.device
+) -> float:
+    """Return the bound on a diffusion network's nats a token of them."""
+
+    def logits_at(ids_BL: Tensor, positions_BP: Tensor, lengths_B: Tensor | None) -> Tensor:
+        # Not the network's own, which is in inference mode: sharded weights cannot be.
+        return model(ids_BL, lengths_B, positions_BP).logits
+
+    entropies = entropies_from_logits(logits_at)
+    scorer = MaskedScorer(entropies, model.config.mask_token_id, device)
+    options, end = LikelihoodOptions(num_draws=chosen.draws), -chosen.target_tokens
+    pooled = pool([scorer.draw_bound(window[:end], window[end:], options) for window in windows])
     return pooled.nll / pooled.num_tokens

@@ -1,16 +1,10 @@
 """Computes a batch's loss in one module, which is compiled, sharded, checkpointed and tiled.
 
-A block's gated MLP needs several tensors of its inner width for every position; here one tile's
-exist at a time, forward and backward (made again there).
-
-Builds no batches and takes no optimiser steps.
-
 Shape suffixes: B rows, L positions, M hidden size, N predicted positions.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -70,14 +64,13 @@ def document_attend(documents: Documents, device: torch.device) -> Attend:
 
 def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
     """Run a block so that the backward pass computes its activations again."""
+    run = functools.partial(checkpoint, block, *inputs, use_reentrant=False)
     if recipe.keep_attention:
-        context: Any = functools.partial(create_selective_checkpoint_contexts, _policy)
-        return checkpoint(block, *inputs, use_reentrant=False, context_fn=context)
-    kept: Any = contextlib.nullcontext()
+        return run(context_fn=functools.partial(create_selective_checkpoint_contexts, _policy))
     if recipe.offload_checkpoints:
-        kept = torch.autograd.graph.save_on_cpu(pin_memory=inputs[0].is_cuda)
-    with kept:
-        return checkpoint(block, *inputs, use_reentrant=False)
+        with torch.autograd.graph.save_on_cpu(pin_memory=inputs[0].is_cuda):
+            return run()
+    return run()
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -87,7 +80,7 @@ def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Checkpoin
 
 
 def tile_mlp(add_mlp: Callable[[Tensor], Tensor], tile: int) -> Callable[[Tensor], Tensor]:
-    """Return a block's MLP step that works through tiles."""
+    """Return a block's MLP step, of whose inner tensors only one tile's exist at a time."""
 
     def tiled(x_BLM: Tensor) -> Tensor:
         if x_BLM.shape[1] <= tile:
@@ -99,11 +92,7 @@ def tile_mlp(add_mlp: Callable[[Tensor], Tensor], tile: int) -> Callable[[Tensor
 
 
 class TrainingNetwork(nn.Module):
-    """A network with its objective; ``forward`` returns a batch's summed loss.
-
-    Attributes:
-        model: The network, LLaDA or Llama.
-    """
+    """A network (LLaDA or Llama) with its objective; ``forward`` returns a batch's summed loss."""
 
     def __init__(
         self,
@@ -117,8 +106,7 @@ class TrainingNetwork(nn.Module):
         self.model = model
         self._recipe, self._device, self._group = recipe, device, group
         self._rotation: Rotation | None = None
-        self._autocast = device.type == "cuda"
-        self._whole: Callable[[Tensor], Tensor] = self._run_whole
+        self._whole: Callable[[Tensor], Tensor] = lambda ids: hidden_states(model, ids)
         if isinstance(model, BidirectionalNetwork):
             model.prepare(recipe.trained_length, device)
             self._rotation = rotation_table(model.resolved_rope, recipe.trained_length, device)
@@ -143,29 +131,22 @@ class TrainingNetwork(nn.Module):
             or self._group is not None
         )
         if not by_block:
-            self._whole = torch.compile(self._run_whole, dynamic=False)
+            self._whole = torch.compile(self._whole, dynamic=False)
             return
         for block in cast(BidirectionalNetwork, self.model).blocks:
             mlp = "inner_states" if recipe.mlp_tile is None else "add_mlp"
             for name in ("attention_inputs", "add_attention", mlp):
                 setattr(block, name, torch.compile(getattr(block, name)))
 
-    def _run_whole(self, input_ids_BL: Tensor) -> Tensor:
-        return hidden_states(self.model, input_ids_BL)
-
     def forward(self, batch: Batch | Callable[[PreTrainedModel], Any]) -> Any:
-        """Return the sum of a batch's scaled cross entropies, or what a function returns.
+        """Return the sum of a batch's scaled cross entropies, with a group this rank's part of it.
 
-        Args:
-            batch: From the row loader, whole rows, on the network's device; or a function to call
-                with the network: sharded weights are whole inside this module's forward alone.
-
-        Returns:
-            float32 scalar; with a group, this rank's part of the sum. Or the function's result.
+        Or what a function of the network returns: sharded weights are whole inside this module's
+        forward alone.
         """
         if callable(batch):
             return batch(self.model)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             return self._loss(batch)
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -10,17 +10,15 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from opencompass_llada.files import append_line, remove_left_overs, write_text
-from opencompass_llada.finetune.arithmetic import peak_flops, step_flops
 from opencompass_llada.finetune.checkpoints import saving
-from opencompass_llada.finetune.checks import missing_package
 from opencompass_llada.finetune.recipe import Phase
+from opencompass_llada.finetune.resources import import_for, peak_flops, step_flops
 from opencompass_llada.finetune.rows import Batch
 from opencompass_llada.finetune.run_state import RunState
 
@@ -28,14 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class Throughput:
-    """Tokens a second and MFU since it was last started."""
+    """Tokens a second and MFU since it was made."""
 
     def __init__(self) -> None:
-        """Start."""
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what was done."""
+        """Begin."""
         self._begun, self._tokens, self._flops, self._steps = time.perf_counter(), 0, 0.0, 0
 
     def add(self, run: RunState, phase: Phase, batches: list[Batch]) -> None:
@@ -57,10 +51,8 @@ class Throughput:
         """Return figures for the log, over all devices but MFU and memory, which are of one."""
         seconds = time.perf_counter() - self._begun
         device = run.ranks.device
-        peak, memory = None, None
-        if device.type == "cuda":
-            peak = peak_flops(torch.cuda.get_device_name(device))
-            memory = torch.cuda.max_memory_allocated(device) / 1e9
+        on_cuda = device.type == "cuda"
+        peak = peak_flops(torch.cuda.get_device_name(device)) if on_cuda else None
         flops = self._flops / run.ranks.sequence_parallel
         left = (run.recipe.num_steps - run.step) * seconds / max(1, self._steps)
         if run.recipe.time_limit is not None:
@@ -72,7 +64,7 @@ class Throughput:
             "tokens_per_second": self._tokens / seconds,
             "mfu": None if peak is None else flops / seconds / peak,
             "seconds_left": round(left),
-            "peak_memory_gb": memory,
+            "peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9 if on_cuda else None,
         }
 
 
@@ -80,14 +72,7 @@ class RunLog:
     """The logs of one run, in ``output_dir/logs``."""
 
     def __init__(self, run: RunState) -> None:
-        """Open the logs; what metrics.jsonl holds is the run's history from here on.
-
-        Later rows of an interrupted run, and a line that it left torn, are dropped.
-
-        Raises:
-            ImportError: If TensorBoard is asked for and not installed.
-            SaveError: If the logs cannot be written.
-        """
+        """Open the logs; metrics.jsonl begins with the run's history and nothing else."""
         self._is_main, self._bar, self._writer = run.ranks.is_main, None, None
         if not self._is_main:
             return
@@ -97,7 +82,8 @@ class RunLog:
             remove_left_overs(folder, recursive=False)
             write_text(self._file, "".join(json.dumps(row) + "\n" for row in run.history))
         if run.recipe.tensorboard:
-            self._writer = _open_tensorboard(folder)
+            module = import_for("tensorboard=true", "tensorboard", "torch.utils.tensorboard")
+            self._writer = module.SummaryWriter(str(folder))
         if sys.stderr.isatty():
             total = run.recipe.num_steps
             self._bar = tqdm(total=total, initial=run.step, unit="step", dynamic_ncols=True)
@@ -126,18 +112,9 @@ class RunLog:
 
     def close(self) -> None:
         """Close the bar and TensorBoard's file."""
-        for thing in (self._bar, self._writer):
-            if thing is not None:
-                thing.close()
+        for log in filter(None, (self._bar, self._writer)):
+            log.close()
 
 
 def _shorten(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def _open_tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise missing_package("tensorboard=true", "tensorboard") from error
-    return SummaryWriter(str(folder))

@@ -1,25 +1,27 @@
 """Builds the network that a run trains: LLaDA, or a Llama of the same shape as its twin.
 
-From scratch or from a checkpoint, with adapters or without, whole or sharded. Trains nothing.
+From scratch or from a checkpoint, with low-rank adapters (by peft) or without, whole or sharded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.finetune.arithmetic import NetworkShape
-from opencompass_llada.finetune.lora import add_adapters, check_targets, initial_adapters
-from opencompass_llada.finetune.parallel import Ranks, check_heads, shard
-from opencompass_llada.finetune.recipe import LLAMA_NAMES, Recipe
+from opencompass_llada.finetune.parallel import Ranks, check_heads, shard, whole_tensor
+from opencompass_llada.finetune.recipe import LLAMA_NAMES, Lora, Recipe
+from opencompass_llada.finetune.resources import NetworkShape, import_for
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks import (
     BidirectionalNetwork,
@@ -30,23 +32,27 @@ from opencompass_llada.networks import (
     read_model_config,
 )
 from opencompass_llada.networks.checkpoint import refuse_non_finite
+from opencompass_llada.options import unknown_name_message
 from opencompass_llada.prompting.encode import check_vocabulary
 from opencompass_llada.rope.methods import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
 logger = logging.getLogger(__name__)
 
-#: Yields a checkpoint's tensors by published name; nothing for fresh weights.
-StoredTensors = Callable[[], Iterator[tuple[str, torch.Tensor]]]
+#: Tensors by published name, read one by one as they are taken.
+NamedTensors = Iterable[tuple[str, Tensor]]
 
 
-def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> PretrainedConfig:
-    """Return the network's config: what its memory can be planned from before it is built.
-
-    Raises:
-        ValueError: If the checkpoint is none that can be trained, or does not fit its tokenizer.
-    """
+def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> LLaDAConfig:
+    """Return the sizes of a LLaDA or its autoregressive twin, before it is built, checked."""
     if recipe.init_from is None:
-        return _fresh_config(recipe, tokens)
+        return LLaDAConfig(
+            **recipe.model,
+            vocab_size=len(tokens.tokenizer),
+            max_sequence_length=recipe.trained_length,
+            mask_token_id=cast(int, tokens.mask_token_id),
+            eos_token_id=cast(int, tokens.end_token_id),
+            pad_token_id=tokens.end_token_id,
+        )
     fields = read_model_config(locate_checkpoint(resolve_path(recipe.init_from)))
     if fields.get("model_type") != "llada":
         raise ValueError(
@@ -67,54 +73,34 @@ def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> PretrainedConfi
     return config
 
 
-def _fresh_config(recipe: Recipe, tokens: TrainingTokenizer) -> PretrainedConfig:
-    vocab_size, eos = len(tokens.tokenizer), tokens.end_token_id
-    assert eos is not None
-    assert tokens.mask_token_id is not None
-    config = LLaDAConfig(
-        **recipe.model,
-        vocab_size=vocab_size,
-        max_sequence_length=recipe.trained_length,
-        mask_token_id=tokens.mask_token_id,
-        eos_token_id=eos,
-        pad_token_id=eos,
-    )
-    if recipe.objective == "masked_diffusion":
-        return config
+def _llama_config(config: LLaDAConfig) -> LlamaConfig:
     return LlamaConfig(
         **{theirs: getattr(config, ours) for ours, theirs in LLAMA_NAMES.items()},
         # transformers 5 reads rope_parameters, 4 reads rope_theta and ignores the other.
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        vocab_size=vocab_size,
-        max_position_embeddings=recipe.trained_length,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_sequence_length,
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=eos,
-        pad_token_id=eos,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
     )
 
 
-def network_shape(config: PretrainedConfig, adapter_rank: int = 0) -> NetworkShape:
-    """Return the sizes that memory and arithmetic depend on, of a LLaDA's or a Llama's config."""
-    if isinstance(config, LLaDAConfig):
-        own = config.shape
-        heads, kv_heads, width = own.num_heads, own.num_groups, own.width
-        layers, inner, entries = own.num_layers, own.mlp_width, own.vocabulary
-    else:
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        width, layers = config.hidden_size, config.num_hidden_layers
-        inner, entries = config.intermediate_size, config.vocab_size
+def network_shape(config: LLaDAConfig, recipe: Recipe) -> NetworkShape:
+    """Return the sizes that memory and arithmetic depend on."""
+    own = config.shape
     return NetworkShape(
-        width=width,
-        kv_width=width // heads * kv_heads,
-        num_layers=layers,
-        mlp_width=inner,
-        vocab_size=entries,
-        adapter_rank=adapter_rank,
+        width=own.width,
+        kv_width=own.head_dim * own.num_groups,
+        num_layers=own.num_layers,
+        mlp_width=own.mlp_width,
+        vocab_size=own.vocabulary,
+        adapter_rank=recipe.lora.rank if recipe.lora else 0,
     )
 
 
-def hidden_states(model: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.Tensor:
+def hidden_states(model: PreTrainedModel, input_ids_BL: Tensor) -> Tensor:
     """Run a network, LLaDA or Llama, up to its final norm: [B, L, M]."""
     if isinstance(model, LLaDAForMaskedDiffusion):
         return model.hidden_states(input_ids_BL)
@@ -122,30 +108,25 @@ def hidden_states(model: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.T
     return model.model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
 
 
-def build_network(
-    recipe: Recipe, config: PretrainedConfig
-) -> tuple[PreTrainedModel, StoredTensors]:
-    """Build the network without reading weights: on the meta device for a checkpoint.
-
-    Raises:
-        ValueError: If the checkpoint's weights do not fit its config, its scaling does not fit, an
-            adapter has no layer, or heads do not divide.
-    """
+def build_network(recipe: Recipe, config: LLaDAConfig) -> tuple[PreTrainedModel, NamedTensors]:
+    """Build the network, and say what to fill it with: a checkpoint's is on the meta device."""
+    shards: Sequence[Path] = ()
     if recipe.init_from is None:
         torch.manual_seed(recipe.seed)
-        is_llama = isinstance(config, LlamaConfig)
-        model = (LlamaForCausalLM if is_llama else LLaDAForMaskedDiffusion)(config)
-        shards: Sequence[Path] = ()
+        if recipe.objective == "autoregressive":
+            model = LlamaForCausalLM(_llama_config(config))
+        else:
+            model = LLaDAForMaskedDiffusion(config)
     else:
         path = locate_checkpoint(resolve_path(recipe.init_from))
         scaling = _choose_scaling(recipe, config.max_sequence_length)
         model, shards = open_checkpoint(path, rope_scaling=scaling)
         _check_scaling(recipe, model, scaling)
     if recipe.lora is not None:
-        check_targets(model, recipe.lora)
+        _check_targets(model, recipe.lora)
     if recipe.sequence_parallel > 1:
         check_heads(model.config.n_heads, model.config.n_kv_heads, recipe.sequence_parallel)
-    return model, lambda: _stored_tensors(shards)
+    return model, _stored_tensors(shards)
 
 
 def _choose_scaling(recipe: Recipe, trained_length: int) -> RopeScaling:
@@ -176,7 +157,7 @@ def _check_scaling(recipe: Recipe, model: PreTrainedModel, scaling: RopeScaling)
         )
 
 
-def _stored_tensors(shards: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+def _stored_tensors(shards: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     for file in shards:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
@@ -189,21 +170,10 @@ def place_network(
     model: PreTrainedModel,
     recipe: Recipe,
     ranks: Ranks,
-    stored: StoredTensors,
+    stored: NamedTensors,
     wrap: Callable[[PreTrainedModel], nn.Module],
 ) -> nn.Module:
-    """Add adapters, set precisions, shard, and put the weights in place.
-
-    Args:
-        model: From `build_network`.
-        recipe: Adapters and precision.
-        ranks: Device and sharding.
-        stored: Yields a checkpoint's tensors.
-        wrap: Makes the module whose forward pass is called.
-
-    Returns:
-        The wrapped network, its weights on the device.
-    """
+    """Add adapters, set precisions, wrap, shard, and put the weights in place on the device."""
     trained = getattr(torch, recipe.parameter_dtype)
     # Frozen weights need no float32; FSDP wants one dtype for all.
     one_device = ranks.world_size == 1 and ranks.device.type == "cuda"
@@ -212,7 +182,7 @@ def place_network(
         model.to(trained).requires_grad_(True)
     else:
         model.to(torch.bfloat16 if one_device else trained)
-        add_adapters(model, recipe.lora, trained)
+        _add_adapters(model, recipe.lora, trained)
     if not is_meta:
         model.to(ranks.device)
     network = wrap(model)
@@ -220,12 +190,12 @@ def place_network(
     shard(network, list(blocks), ranks)
     if is_meta:
         network.to_empty(device=ranks.device)
-        _fill_weights(model, stored())
-    _fill_weights(model, initial_adapters(model, recipe.seed))
+        _fill_weights(model, stored)
+    _fill_weights(model, _initial_adapters(model, recipe.seed))
     return network.train()
 
 
-def _fill_weights(model: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+def _fill_weights(model: nn.Module, tensors: NamedTensors) -> None:
     """Copy tensors into the parameters, whole or sharded, adapters or not, in their own dtype."""
     parameters: dict[str, Any] = {
         name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
@@ -233,12 +203,78 @@ def _fill_weights(model: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]])
     with torch.no_grad():
         for name, tensor in tensors:
             parameter = parameters[name]
-            mesh = getattr(parameter, "device_mesh", None)
             value = tensor.to(parameter.dtype)
-            if mesh is not None:
-                from torch.distributed.tensor import distribute_tensor
-
-                value = distribute_tensor(
-                    value.to(parameter.device), mesh, parameter.placements, src_data_rank=None
-                )
+            if isinstance(parameter, DTensor):
+                value, places = value.to(parameter.device), parameter.placements
+                value = distribute_tensor(value, parameter.device_mesh, places, src_data_rank=None)
             parameter.copy_(value)
+
+
+def _check_targets(model: nn.Module, lora: Lora) -> None:
+    """Refuse adapters on modules that are not there or are no linear layers."""
+    modules = model.named_modules()
+    linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
+    for target in lora.target_modules:
+        if target not in linear:
+            message = unknown_name_message("linear layer (target_modules)", target, linear)
+            raise ValueError(f"lora: {message}")
+
+
+def _add_adapters(model: nn.Module, lora: Lora, dtype: torch.dtype) -> None:
+    """Freeze the network, add adapters in place, and keep norms trainable (arXiv 2309.12307)."""
+    peft = import_for("lora", "peft")
+    model.requires_grad_(False)
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        # Whole last names inside blocks: LLaDA's head has the name of the MLP's last layer.
+        target_modules=rf".*blocks\.\d+\.({'|'.join(lora.target_modules)})",
+        lora_dropout=0.0,
+    )
+    peft.inject_adapter_in_model(config, model)
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            # Autocast does it; peft would hold a float32 copy of every input.
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
+    for name, parameter in model.named_parameters():
+        if _is_adapter(name) or "norm" in name or "ln_f" in name:
+            parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(True)
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _initial_adapters(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield fresh adapters by name: A as peft draws it, B zero, so that nothing changes at first.
+
+    Drawn on the CPU from each name's own seed: every rank and device draws the same.
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            yield name, torch.zeros(parameter.shape)
+        elif ".lora_A." in name:
+            value = torch.empty(parameter.shape)
+            own = int.from_bytes(hashlib.sha256(f"{seed}-{name}".encode()).digest()[:7], "big")
+            generator = torch.Generator().manual_seed(own)
+            nn.init.kaiming_uniform_(value, a=math.sqrt(5), generator=generator)
+            yield name, value
+
+
+def published_tensors(
+    model: nn.Module, lora: Lora | None, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor by its published name, whole and merged, on the CPU, on all ranks."""
+    values = dict(model.named_parameters())
+    adapters = {name: whole_tensor(values[name].detach()) for name in values if _is_adapter(name)}
+    for name, value in values.items():
+        if _is_adapter(name):
+            continue
+        weight = whole_tensor(value.detach())
+        stem, is_adapted, _ = name.partition(".base_layer.weight")
+        if is_adapted:
+            assert lora is not None
+            down, up = (adapters[f"{stem}.lora_{side}.default.weight"].float() for side in "AB")
+            weight = weight.float() + lora.alpha / lora.rank * (up @ down)
+        yield name.replace(".base_layer.", "."), weight.to("cpu", dtype).contiguous()

@@ -2,11 +2,7 @@
 
 Source: LLaDA, arXiv 2502.09992, section 2.1: t ~ U[0, 1], each token masked with probability t.
 Differs in two ways: t may come from a low-discrepancy grid over the rows of a step (less variance),
-and never below a minimum. Everything is a function of the recipe's seed and the row's number, so
-that devices, accumulation and restarts change nothing. Numpy alone: workers do it.
-
-A chunk's logits are made again in the backward pass, so that only one chunk's exist at any time:
-131,072 tokens of LLaDA's vocabulary would take 33 GB in 16 bit.
+and never below a minimum.
 
 Shape suffixes: N predicted positions of all rows, M hidden size, V vocabulary entries.
 """
@@ -32,8 +28,7 @@ def draw_mask_ratio(
 ) -> float:
     """Draw t in [minimum, 1), the mask ratio of the row at a place of a step.
 
-    With ``spread`` t lies on a grid over that range with a random offset, at another point for each
-    row of the step; else each row's is drawn by itself.
+    With ``spread`` the rows of a step have the points of a grid with a random offset.
     """
     rng = np.random.default_rng([seed, step, 0x7A7])
     if spread:
@@ -83,14 +78,10 @@ Head = Callable[[Tensor], Tensor]
 def weighted_cross_entropy(
     head: Head, hidden_NM: Tensor, tokens_N: Tensor, scale_N: Tensor, chunk: int
 ) -> Tensor:
-    """Return the weighted sum of cross entropies, a float32 scalar.
+    """Return the weighted sum of cross entropies of the predicted positions, a float32 scalar.
 
-    Args:
-        head: Hidden states to logits.
-        hidden_NM: Hidden states of predicted positions, any float dtype.
-        tokens_N: int64, the tokens to predict.
-        scale_N: float32, weight of each.
-        chunk: Positions whose logits exist at a time; sums of several chunks differ by rounding.
+    Logits of only ``chunk`` positions exist at any time, made again in the backward pass: those of
+    131,072 tokens of LLaDA's vocabulary would take 33 GB in 16 bit.
     """
     if len(tokens_N) <= chunk:
         return _sum(head, hidden_NM, tokens_N, scale_N)

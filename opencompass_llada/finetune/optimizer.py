@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,16 +31,14 @@ def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
 
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW over the trainable parameters, with weight decay on matrices alone."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    matrices: dict[str, Any] = {"params": [], "weight_decay": recipe.weight_decay}
+    others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups[not any(part in name for part in _NO_DECAY)].append(parameter)
+            group = others if any(part in name for part in _NO_DECAY) else matrices
+            group["params"].append(parameter)
     return torch.optim.AdamW(
-        [
-            {"params": group, "weight_decay": recipe.weight_decay if decays else 0.0}
-            for decays, group in groups.items()
-            if group
-        ],
+        [group for group in (matrices, others) if group["params"]],
         lr=recipe.learning_rate,
         betas=recipe.betas,
         fused=torch.cuda.is_available(),
@@ -47,30 +46,22 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 class MovingAverage:
-    """Exponential moving average of the trainable weights, in their own dtype and sharding.
-
-    Attributes:
-        weights: By parameter name; empty without a decay.
-    """
+    """Exponential moving average of the trainable weights, in their own dtype and sharding."""
 
     def __init__(self, network: nn.Module, decay: float | None) -> None:
-        """Start from the weights as they are."""
+        """Start from the weights as they are; without a decay there is no average."""
         self._network, self._decay = network, decay
-        self.weights: dict[str, torch.Tensor] = {}
-        if decay is not None:
-            self.weights = {
-                name: parameter.detach().clone()
-                for name, parameter in network.named_parameters()
-                if parameter.requires_grad
-            }
+        self.weights: dict[str, torch.Tensor] = {
+            name: parameter.detach().clone()
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad and decay is not None
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step."""
-        if self._decay is None:
-            return
         for name, parameter in self._network.named_parameters():
-            if name in self.weights:
+            if self._decay is not None and name in self.weights:
                 self.weights[name].lerp_(parameter.detach(), 1 - self._decay)
 
     @contextmanager

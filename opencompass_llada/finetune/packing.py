@@ -1,9 +1,7 @@
 """Makes rows of text: a strategy says which pieces make up a row, and what attends to what.
 
-Source: UltraLLaDA, arXiv 2510.10481: documents shorter than a row are packed, longer ones cut into
-consecutive windows. Differs where the paper says nothing: ``adaptive`` packs by best fit, so that a
-document that fits a row is never cut, and pads; ``eod`` and ``direct`` cut the stream of all
-documents at the rows' ends and pad the last row alone. Masks nothing.
+Source: UltraLLaDA, arXiv 2510.10481; where it says nothing, ``adaptive`` packs by best fit (a
+document that fits a row is never cut), ``eod`` and ``direct`` pad the last row alone.
 """
 
 from __future__ import annotations
@@ -24,23 +22,19 @@ from opencompass_llada.options import unknown_name_message
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedText:
-    """The documents of one source, each followed by the end-of-document token.
-
-    Attributes:
-        tokens: int32, all documents one after another.
-        ends: int64 [documents], where each ends in ``tokens``, its end token included.
-        prompt_lengths: int32 [documents], tokens at its beginning that are never masked.
-        has_end: Whether each document is followed by an end token (a tokenizer may have none).
-        digest: SHA-256 of the arrays above: what is trained on.
-        files: Digest by name of the files that the text was read from.
-    """
+    """The documents of one source, each followed by the end-of-document token."""
 
     tokens: np.ndarray
+    """int32, all documents one after another."""
     ends: np.ndarray
+    """int64 [documents], where each ends in ``tokens``, its end token included."""
     prompt_lengths: np.ndarray
-    has_end: bool = True
+    """int32 [documents], tokens at its beginning that are never masked."""
+    has_end: bool = True  # a tokenizer may have no end token
     digest: str = ""
+    """SHA-256 of the arrays above."""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Digest by name of the files that the text was read from."""
 
     @property
     def num_documents(self) -> int:
@@ -53,27 +47,23 @@ class TokenizedText:
         return np.diff(self.ends, prepend=0) - int(self.has_end)
 
     def piece(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Return tokens start .. stop - 1 of a document; one more than it has is its end token."""
+        """Return a `DocumentSlice`'s tokens."""
         first = int(self.ends[document - 1]) if document else 0
         return self.tokens[first + start : first + stop]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row before masking.
-
-    Attributes:
-        input_ids: int64 [length]; padding at the end.
-        weights: float32 [length], of each position's loss; 0 on padding, prompts and questions.
-        positions: int64 [length]; None for 0 to the end.
-        spans: Tokens that attend to each other, run by run; they add up to the length. None for
-            the whole row.
-    """
+    """One row before masking."""
 
     input_ids: np.ndarray
+    """int64 [length]; padding at the end."""
     weights: np.ndarray
+    """float32 [length], of each position's loss; 0 on padding, prompts and questions."""
     positions: np.ndarray | None = None
+    """int64 [length]; None for 0 to the end."""
     spans: tuple[int, ...] | None = None
+    """Tokens that attend to each other, run by run; None for the whole row."""
 
 
 class DocumentSlice(NamedTuple):
@@ -90,17 +80,12 @@ class DocumentSlice(NamedTuple):
 
 
 class TokenWindows:
-    """Random windows over the joined documents of several sources."""
+    """Random windows over the joined documents of several sources, of each a share."""
 
     def __init__(self, texts: Sequence[TokenizedText], shares: Sequence[float]) -> None:
-        """Keep the texts, and the share of the windows drawn from each."""
-        self._arrays = [text.tokens for text in texts]
-        self._shares = list(shares)
-
-    @property
-    def num_tokens(self) -> list[int]:
-        """Tokens of each source."""
-        return [len(array) for array in self._arrays]
+        """Keep the texts."""
+        self._arrays, self._shares = [text.tokens for text in texts], list(shares)
+        self.num_tokens = [len(array) for array in self._arrays]
 
     def draw(self, length: int, rng: random.Random) -> np.ndarray:
         """Draw a window, int32 [length]; a source shorter than that is repeated."""
@@ -112,9 +97,9 @@ class TokenWindows:
 class PackingStrategy:
     """Packs documents into rows; an epoch is every row once, in an order of its own.
 
-    The one entry of a packing strategy: a subclass says how documents are cut (`pack`), and where
-    it differs what attends to what, where positions begin and what the loss weighs. Recipes name
-    it by its key in `STRATEGIES` or by a dotted path.
+    A subclass says how documents are cut (`pack`), and where it differs what attends to what, where
+    positions begin and what the loss weighs. Recipes name it by its key in `STRATEGIES` or by a
+    dotted path.
     """
 
     #: A document attends to itself alone, not to the whole row.
@@ -136,16 +121,8 @@ class PackingStrategy:
     ) -> None:
         """Pack the documents of all sources together.
 
-        Args:
-            texts: One a source.
-            row_length: Tokens a row.
-            seed: Decides all orders.
-            pad_token_id: Fills rows up; never attended to and never trained on.
-            restart_positions: Count positions from 0 in every document.
-            shares: Of each source among the rows, where rows are drawn.
-
-        Raises:
-            ValueError: For a strategy that needs end tokens where a text has none.
+        ``pad_token_id`` fills rows up; ``restart_positions`` counts from 0 in every document;
+        ``shares`` are those of each source among the rows, where rows are drawn.
         """
         self.texts, self.row_length, self.seed = texts, row_length, seed
         self.shares = [1.0] * len(texts) if shares is None else list(shares)
@@ -153,34 +130,40 @@ class PackingStrategy:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
         self.prepare()
 
+    @classmethod
+    def name(cls) -> str:
+        """Return the key of `STRATEGIES`; the class's name where it has none."""
+        return next((name for name, own in STRATEGIES.items() if own is cls), cls.__name__)
+
     def prepare(self) -> None:
         """Pack once, before the first row."""
         if self.keeps_ends and not all(text.has_end for text in self.texts):
             raise ValueError(
-                f"strategy={_name_of(type(self))!r} puts an end-of-document token between "
+                f"strategy={self.name()!r} puts an end-of-document token between "
                 "documents, and the tokenizer has none (no eos_token). Use strategy='adaptive' or "
                 "'direct', or a tokenizer with an eos_token."
             )
         self._first = np.cumsum([0, *(text.num_documents for text in self.texts)])
-        lengths = np.concatenate([text.lengths + int(self._with_end(text)) for text in self.texts])
-        self._rows = self.pack(
-            lengths.tolist(), self.row_length, random.Random(f"packing-{self.seed}")
-        )
+        # Documents keep their end token where it is wanted, and as answers to prompts.
+        lengths = [
+            text.lengths
+            + int(text.has_end and (self.keeps_ends or bool(text.prompt_lengths.any())))
+            for text in self.texts
+        ]
+        rng = random.Random(f"packing-{self.seed}")
+        self._rows = self.pack(np.concatenate(lengths).tolist(), self.row_length, rng)
         if not self._rows:
             raise ValueError("The text holds no tokens.")
 
     def pack(
         self, lengths: Sequence[int], row_length: int, rng: random.Random
     ) -> list[list[DocumentSlice]]:
-        """Make rows of documents.
+        """Return the pieces of each row.
 
         Args:
             lengths: Tokens of each document, its end token included where one is wanted.
             row_length: Tokens a row.
             rng: Decides the order.
-
-        Returns:
-            The pieces of each row, in the order of training.
         """
         raise NotImplementedError
 
@@ -202,13 +185,11 @@ class PackingStrategy:
 
     def row(self, number: int, rng: random.Random) -> Row:
         """Return the row of that number, which may run over many epochs."""
-        epoch, place = divmod(number, len(self._rows))
+        epoch, index = divmod(number, len(self._rows))
         if self._order[0] != epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self._rows))
             self._order = (epoch, order)
-        return self._assemble(self._rows[int(self._order[1][place])])
-
-    def _assemble(self, pieces: Sequence[DocumentSlice]) -> Row:
+        pieces = self._rows[int(self._order[1][index])]
         ids = np.full(self.row_length, self._pad, np.int64)
         weights = np.zeros(self.row_length, np.float32)
         positions = np.arange(self.row_length)
@@ -225,10 +206,6 @@ class PackingStrategy:
         spans = (*self.spans(pieces), *padding)
         return Row(input_ids=ids, weights=weights, positions=positions, spans=spans)
 
-    def _with_end(self, text: TokenizedText) -> bool:
-        """Tell whether documents keep their end token: also as answers to prompts."""
-        return text.has_end and (self.keeps_ends or bool(text.prompt_lengths.any()))
-
     def describe(self) -> str | None:
         """Return one line on what is packed, padded and cut; None where nothing is packed."""
         pieces = [piece for row in self._rows for piece in row]
@@ -238,7 +215,7 @@ class PackingStrategy:
         num_packed = sum(len(row) > 1 for row in self._rows)
         num_cut = sum(count > 1 for count in Counter(p.document for p in pieces).values())
         return (
-            f"Packing {_name_of(type(self))}: {int(self._first[-1])} documents ({num_tokens} "
+            f"Packing {self.name()}: {int(self._first[-1])} documents ({num_tokens} "
             f"tokens) in {len(self._rows)} rows of {self.row_length}; {num_packed} rows hold "
             f"several pieces, {num_cut} documents are cut, {num_padding} tokens ({share:.1f} %) "
             "are padding"
@@ -299,8 +276,7 @@ class Direct(PackingStrategy):
                     room = row_length
                 stop = min(lengths[document], start + room)
                 rows[-1].append(DocumentSlice(document, start, stop))
-                room -= stop - start
-                start = stop
+                room, start = room - (stop - start), stop
         return rows
 
 
@@ -338,11 +314,7 @@ STRATEGIES: dict[str, type[PackingStrategy]] = {
 
 
 def find_strategy(name: str) -> type[PackingStrategy]:
-    """Return the strategy of a key of `STRATEGIES`, or of a dotted path.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Return the strategy of a key of `STRATEGIES`, or of a dotted path."""
     if name in STRATEGIES:
         return STRATEGIES[name]
     found = find_class(name) if "." in name else None
@@ -357,7 +329,3 @@ def find_class(path: str) -> Any:
         return pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError):
         return None
-
-
-def _name_of(strategy: type[PackingStrategy]) -> str:
-    return next((name for name, own in STRATEGIES.items() if own is strategy), strategy.__name__)

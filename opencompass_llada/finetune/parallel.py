@@ -1,12 +1,10 @@
 """Connects the processes of a run, shards networks and rows over them, and lets them end well.
 
-torchrun's environment variables say how many there are; without them there is one.
-
 Source: DeepSpeed-Ulysses, arXiv 2309.14509: before attention ranks exchange stretches for heads,
-after it heads for stretches. Exact: the same arithmetic as on one device.
+after it heads for stretches, which changes no result.
 
-Shape suffixes: B rows, H heads, L positions of a row, S of this rank's stretch, D head size, R
-ranks, K heads of this rank.
+Shape suffixes: B rows, H heads, K heads of this rank, L positions of a row, S of this rank's
+stretch, D head size.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -23,6 +21,8 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.nn.functional import all_to_all_single
 
 from opencompass_llada.finetune.recipe import Recipe
@@ -31,7 +31,10 @@ from opencompass_llada.networks.transformer import Attend
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Who this process is; processes that share each row (sequence_parallel) are neighbours."""
+    """Who this process is; processes that share each row (sequence_parallel) are neighbours.
+
+    What returns a value of all ranks, and `wait`, must be called by all.
+    """
 
     rank: int
     world_size: int
@@ -53,15 +56,30 @@ class Ranks:
         """Whether this process logs and writes files."""
         return self.rank == 0
 
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of every rank's value."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is set on any rank."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
 
 def read_ranks(recipe: Recipe) -> Ranks:
-    """Read who this process is.
-
-    Raises:
-        ValueError: If processes, rows of a step and micro rows do not divide evenly.
-    """
-    world_size = read_variable("WORLD_SIZE", 1, lowest=1)
-    rank, local = (read_variable(name, 0) for name in ("RANK", "LOCAL_RANK"))
+    """Read who this process is; processes, rows of a step and micro rows must divide evenly."""
+    world_size = _read_variable("WORLD_SIZE", lowest=1)
+    rank, local = (_read_variable(name, lowest=0) for name in ("RANK", "LOCAL_RANK"))
     if rank >= world_size:
         raise ValueError(
             f"RANK={rank} must be below WORLD_SIZE={world_size}; start several processes with "
@@ -86,9 +104,9 @@ def read_ranks(recipe: Recipe) -> Ranks:
     return Ranks(rank=rank, world_size=world_size, sequence_parallel=shared, device=device)
 
 
-def read_variable(name: str, default: int, *, lowest: int = 0) -> int:
-    """Return a whole number that torchrun puts into the environment."""
-    text = os.environ.get(name, str(default))
+def _read_variable(name: str, lowest: int) -> int:
+    """Return a whole number that torchrun puts into the environment; without it the lowest."""
+    text = os.environ.get(name, str(lowest))
     if not text.isdecimal() or int(text) < lowest:
         raise ValueError(
             f"The environment variable {name}={text!r} must be a whole number from {lowest}, as "
@@ -107,13 +125,7 @@ def start_processes(ranks: Ranks) -> dist.ProcessGroup | None:
         dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
     if ranks.sequence_parallel == 1:
         return None
-    own = None
-    for first in range(0, ranks.world_size, ranks.sequence_parallel):
-        members = list(range(first, first + ranks.sequence_parallel))
-        group = dist.new_group(members)
-        if ranks.rank in members:
-            own = group
-    return own
+    return dist.new_subgroups(ranks.sequence_parallel)[0]
 
 
 def stop_processes() -> None:
@@ -123,16 +135,12 @@ def stop_processes() -> None:
 
 
 def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
-    """Shard parameters, gradients and optimiser state over all processes (FSDP2), in place.
+    """Shard parameters, gradients and optimiser state over several processes (FSDP2), in place.
 
-    Computes in bfloat16 on CUDA and reduces gradients in float32. With one process nothing is
-    done.
+    Computes in bfloat16 on CUDA and reduces gradients in float32.
     """
     if ranks.world_size == 1:
         return
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     policy = MixedPrecisionPolicy()
     if ranks.device.type == "cuda":
@@ -147,65 +155,28 @@ def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
 
 def reshard(network: nn.Module) -> None:
     """Give back what a forward pass without a backward pass has gathered."""
-    give_back: Callable[[], None] | None = getattr(network, "reshard", None)
-    if give_back is not None:
-        give_back()
+    if isinstance(network, FSDPModule):
+        network.reshard()
 
 
-def sum_over_ranks(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """Return the sum of every rank's value."""
-    if ranks.world_size == 1:
-        return value
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor's whole on every rank, all of which ask; others as they are."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def any_rank(flag: bool, ranks: Ranks) -> bool:
-    """Tell whether the flag is set on any rank; all must ask."""
-    if ranks.world_size == 1:
-        return flag
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=ranks.device), ranks).item())
-
-
-def wait_for_all(ranks: Ranks) -> None:
-    """Wait until every rank has come here."""
-    if ranks.world_size > 1:
-        dist.barrier()
-
-
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a sharded tensor's whole on every rank; others as they are. All ranks must ask."""
-    full = getattr(tensor, "full_tensor", None)
-    return tensor if full is None else full()
-
-
-def _exchange(x_RBKSD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Exchange over the first dimension; the gradient is the exchange back."""
-    return all_to_all_single(torch.empty_like(x_RBKSD), x_RBKSD, group=group)
-
-
-def _to_heads(x_BHSD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Give away heads, get the whole rows: [B, H, S, D] to [B, K, L, D]."""
-    ranks = dist.get_world_size(group)
-    x_RBKSD = x_BHSD.unflatten(1, (ranks, -1)).movedim(1, 0).contiguous()
-    return _exchange(x_RBKSD, group).movedim(0, 2).flatten(2, 3)
-
-
-def _to_stretches(x_BKLD: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Give away positions, get all heads: [B, K, L, D] to [B, H, S, D]."""
-    ranks = dist.get_world_size(group)
-    x_RBKSD = x_BKLD.unflatten(2, (ranks, -1)).movedim(2, 0).contiguous()
-    return _exchange(x_RBKSD, group).movedim(0, 1).flatten(1, 2)
+def _exchange(x: Tensor, group: dist.ProcessGroup, split: int, join: int) -> Tensor:
+    """Give the ranks a part each of one dimension, get theirs along another."""
+    parts = x.unflatten(split, (dist.get_world_size(group), -1)).movedim(split, 0).contiguous()
+    received = all_to_all_single(torch.empty_like(parts), parts, group=group)
+    return received.movedim(0, join).flatten(join, join + 1)
 
 
 def ulysses_attend(attend: Attend, group: dist.ProcessGroup) -> Attend:
     """Return attention over whole rows for ranks that hold stretches of them."""
 
     def exchanging(q_BHSD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
-        return _to_stretches(
-            attend(*(_to_heads(x, group) for x in (q_BHSD, k_BHSD, v_BHSD))), group
-        )
+        whole_BKLD = (_exchange(x, group, split=1, join=2) for x in (q_BHSD, k_BHSD, v_BHSD))
+        return _exchange(attend(*whole_BKLD), group, split=2, join=1)
 
     return exchanging
 
@@ -228,8 +199,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def outlive_signals(worker: int = 0) -> None:
     """Let a process that makes rows live until its trainer, which gets the same signal, has saved.
 
-    Slurm and terminals signal all processes of a job. The worker ends when its trainer does, even
-    by SIGKILL and with rows that nobody takes from it (DataLoader's own worker then waits on).
+    The worker ends when its trainer does, even by SIGKILL and with rows that nobody takes from it
+    (DataLoader's own worker then waits on).
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -246,7 +217,7 @@ def _end_with_trainer() -> None:
 def end_workers() -> None:
     """Kill the daemon processes that are left when the interpreter exits, as after an error.
 
-    Multiprocessing asks them with SIGTERM, which a worker ignores, and would wait for ever.
+    Multiprocessing would wait for ever: it sends SIGTERM, which a worker ignores.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler raises for a dead worker
     for child in multiprocessing.active_children():
@@ -254,27 +225,21 @@ def end_workers() -> None:
             child.kill()
 
 
-class StopRequest:
-    """The signal that asks to stop, by its number; None while there was none."""
-
-    signal: int | None = None
-
-
 @contextmanager
-def catch_signals() -> Iterator[StopRequest]:
-    """Note a signal instead of ending the process; a second one ends it."""
-    request = StopRequest()
+def catch_signals() -> Iterator[list[int]]:
+    """Collect the number of a signal instead of ending the process; a second one ends it."""
+    received: list[int] = []
 
     def give_back() -> None:
         while earlier:
             signal.signal(*earlier.popitem())
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.signal = number
+        received.append(number)
         give_back()
 
     earlier = {number: signal.signal(number, note) for number in SIGNALS}
     try:
-        yield request
+        yield received
     finally:
         give_back()

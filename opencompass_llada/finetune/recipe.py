@@ -1,8 +1,7 @@
 """Holds the training recipe: every choice of a run, checked completely before anything loads.
 
-Types and ranges of single values are the annotations, which pydantic checks without turning one
-type into another; what concerns several values is checked below the classes. Reads no files, and
-looks up no names of packing strategies and task rows (finetune.recipe_file does both).
+Pydantic checks single values by their annotations; what concerns several is checked below the
+classes. Files, and names of strategies and task rows, are finetune.recipe_file's business.
 """
 
 from __future__ import annotations
@@ -38,14 +37,7 @@ Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Field(ge=0, description="a number from 0")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Inside = Annotated[float, Field(gt=0, lt=1, description="a number above 0 and below 1")]
-Workers = Annotated[int, Field(ge=0, le=1024, description="a whole number from 0 to 1024")]
-Draws = Annotated[
-    int,
-    Field(ge=4, le=10_000, multiple_of=2, description="an even whole number from 4 to 10,000"),
-]
-StrategyName = Annotated[
-    str, Field(description="windows, adaptive, eod, direct or the dotted path of a strategy")
-]
+_EVEN = "an even whole number from 4 to 10,000"
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[_Beta, _Beta], Field(description="two numbers from 0 to below 1")]
 
@@ -58,13 +50,10 @@ class TextSource:
         paths: Globs of .txt or .md (a document a file), .json, .jsonl or .parquet files (a
             document a row); environment variables are expanded.
         dataset: A folder or hub id that the package ``datasets`` loads.
-        dataset_config: The data set's configuration, where it has several.
-        split: The data set's split.
         generated_seed: Seed of generated documents (opencompass_llada.synthetic).
         num_documents: How many generated documents; for a data set the first so many, 0 for all.
-        text_field: The field of a row that holds the text.
-        prompt_field: A field whose text stands before it and is never masked (supervised
-            fine-tuning); None for plain text.
+        prompt_field: A field whose text stands before ``text_field``'s and is never masked
+            (supervised fine-tuning); None for plain text.
         weight: Share of the windows drawn from this source, relative to the others (strategy
             ``windows`` alone).
     """
@@ -81,11 +70,8 @@ class TextSource:
 
     def __post_init__(self) -> None:
         """Require exactly one kind of source."""
-        given = [
-            name
-            for name in ("paths", "dataset", "generated_seed")
-            if getattr(self, name) not in ((), None)
-        ]
+        kinds = ("paths", "dataset", "generated_seed")
+        given = [name for name in kinds if getattr(self, name) not in ((), None)]
         if len(given) != 1:
             raise ValueError(
                 "text source: give exactly one of paths, dataset and generated_seed; got "
@@ -105,37 +91,28 @@ class TextSource:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Phase:
-    """A stretch of training at one row length.
-
-    Attributes:
-        sequence_length: Tokens a row.
-        num_steps: Optimiser steps.
-        rows_per_step: Rows of one optimiser step, over all devices.
-        continuation_share: In place of the recipe's, in this phase; None for the recipe's.
-    """
+    """A stretch of training at one row length."""
 
     sequence_length: Whole
     num_steps: Whole
     rows_per_step: Count
+    """Rows of one optimiser step, over all devices."""
     continuation_share: Share | None = None
+    """In place of the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Lora:
-    """Low-rank adapters (arXiv 2106.09685) on linear layers; norms stay trainable (LongLoRA).
-
-    Attributes:
-        rank: Rank of the adapters.
-        alpha: The adapters' product is scaled by alpha / rank.
-        target_modules: Last names of the linear layers that get one.
-    """
+    """Low-rank adapters (arXiv 2106.09685) on linear layers; norms stay trainable (LongLoRA)."""
 
     rank: Whole = 64
     alpha: Positive = 128.0
+    """The adapters' product is scaled by alpha / rank."""
     target_modules: tuple[Text, ...] = (
         *("q_proj", "k_proj", "v_proj", "attn_out"),
         *("ff_proj", "up_proj", "ff_out"),
     )
+    """Last names of the linear layers that get one."""
 
     def __post_init__(self) -> None:
         """Refuse adapters of nothing."""
@@ -150,9 +127,7 @@ class Evaluation:
     Attributes:
         text: The held-out text; perplexity is of its documents, joined.
         lengths: Context lengths in tokens that perplexity is measured at: always of the same
-            last ``target_tokens`` tokens.
-        target_tokens: Tokens scored.
-        num_texts: Different places in the text.
+            last ``target_tokens`` tokens, at ``num_texts`` places.
         draws: Draws of the mask for each (masked diffusion).
         retrieval_lengths: Row lengths at which held-out retrieval is probed; empty for the
             phase's own.
@@ -163,7 +138,7 @@ class Evaluation:
     lengths: tuple[Whole, ...] = ()
     target_tokens: Count = 64
     num_texts: Count = 8
-    draws: Draws = 8
+    draws: Annotated[int, Field(ge=4, le=10_000, multiple_of=2, description=_EVEN)] = 8
     retrieval_lengths: tuple[Whole, ...] = ()
     retrieval_rows: CountOrZero = 128
 
@@ -171,12 +146,12 @@ class Evaluation:
         """Refuse lengths that leave nothing before the target."""
         if bool(self.lengths) != (self.text is not None):
             raise ValueError("evaluation: give text and lengths together, or neither.")
-        for length in self.lengths:
-            if length < self.target_tokens:
-                raise ValueError(
-                    f"evaluation: lengths must be at least target_tokens={self.target_tokens}, "
-                    f"got {length}."
-                )
+        shortest = min(self.lengths, default=self.target_tokens)
+        if shortest < self.target_tokens:
+            raise ValueError(
+                f"evaluation: lengths must be at least target_tokens={self.target_tokens}, "
+                f"got {shortest}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -185,16 +160,13 @@ class Recipe:
 
     Attributes:
         output_dir: Folder of checkpoints, logs and the final checkpoint.
-        text: Where the text comes from.
         phases: Row lengths and steps, in order; the longest is the trained length.
-        init_from: Checkpoint to post-train: a folder, a hub id or ``asset:NAME``. None for fresh
-            weights of ``model``'s sizes and a tokenizer of ``vocab_size`` entries trained on the
-            text.
-        rope_scaling: Scaling of the checkpoint's RoPE, as configs of models take it; None for
-            ``diffusion_ntk`` for the trained length where that is above the checkpoint's, else
-            none.
+        init_from: Checkpoint to post-train: a folder, a hub id or ``asset:NAME``; None for fresh
+            weights of ``model``'s sizes and a byte-level BPE tokenizer of ``vocab_size`` entries
+            trained on the text.
+        rope_scaling: As configs of models take it; None for ``diffusion_ntk`` for the trained
+            length where that is above the checkpoint's, else none.
         model: Sizes in the names of LLaDA's config.json; special token ids come from the tokenizer.
-        vocab_size: Entries of the byte-level BPE tokenizer that is trained on the text.
         objective: ``masked_diffusion`` trains a LLaDA, ``autoregressive`` a Llama of the same shape
             on the same rows.
         strategy: How rows are made of text (UltraLLaDA's three, and one more): ``adaptive`` packs
@@ -221,8 +193,6 @@ class Recipe:
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Steps of linear warm-up; cosine decay to a tenth follows.
         weight_decay: On matrices; norms and embeddings have none.
-        betas: AdamW's.
-        clip_norm: Largest gradient norm.
         ema_decay: Decay of the exponential moving average whose weights are written and measured;
             None for the weights themselves.
         lora: Train adapters (and norms) instead of all weights.
@@ -239,14 +209,10 @@ class Recipe:
         loss_chunk: Masked positions whose logits exist at a time.
         compile: torch.compile (CUDA).
         memory_limit: GB of a device that the plan may use; None for what the device has.
-        seed: Of weights, rows and masks.
         num_workers: Processes that make rows; 0 makes them in the training process.
-        log_every: Steps between log lines.
         probe_every: Steps between evaluations; the checkpoint is written at each.
-        evaluation: What is measured then.
         keep_last: Checkpoints kept, beside the best.
         resume: Go on from the last checkpoint in output_dir; false refuses a folder that has one.
-        tensorboard: Write TensorBoard logs, too.
         dtype: Of the weights in the checkpoint files.
         time_limit: Seconds after which training ends whatever step it is at, the learning rate
             having decayed as if that were the last; None for no limit. A run that the limit cut
@@ -261,7 +227,9 @@ class Recipe:
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vocab_size: Count | None = None
     objective: Literal["masked_diffusion", "autoregressive"] = "masked_diffusion"
-    strategy: StrategyName = "windows"
+    strategy: Annotated[
+        str, Field(description="windows, adaptive, eod, direct or the dotted path of a strategy")
+    ] = "windows"
     restart_positions: bool = False
     max_document_tokens: Whole | None = None
     cache_dir: Text | None = None
@@ -291,7 +259,9 @@ class Recipe:
     compile: bool = False
     memory_limit: Positive | None = None
     seed: Seed = 0
-    num_workers: Workers = 0
+    num_workers: Annotated[
+        int, Field(ge=0, le=1024, description="a whole number from 0 to 1024")
+    ] = 0
     log_every: Whole = 100
     probe_every: Whole = 1000
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
@@ -363,19 +333,17 @@ def _check_start(recipe: Recipe) -> None:
             "config.json cannot say to other loaders; train with "
             f"{', '.join(TRAINED_SCALINGS)}."
         )
-    if recipe.init_from is not None:
-        if recipe.model or recipe.vocab_size is not None:
-            raise ValueError(
-                "recipe: init_from brings its own sizes and tokenizer; leave model and vocab_size "
-                "out."
-            )
-        return
-    if not recipe.model or recipe.vocab_size is None:
+    from_scratch = recipe.init_from is None
+    if not from_scratch and (recipe.model or recipe.vocab_size is not None):
+        raise ValueError(
+            "recipe: init_from brings its own sizes and tokenizer; leave model and vocab_size out."
+        )
+    if from_scratch and (not recipe.model or recipe.vocab_size is None):
         raise ValueError(
             "recipe: give init_from (a checkpoint to post-train), or model and vocab_size "
             "for a network from scratch."
         )
-    if recipe.rope_scaling is not None:
+    if from_scratch and recipe.rope_scaling is not None:
         raise ValueError(
             "recipe: rope_scaling changes a checkpoint's RoPE and needs init_from; a "
             "network from scratch takes model.rope_theta."

@@ -1,7 +1,6 @@
 """Reads recipe files: YAML over a base, with overrides, to a checked recipe.
 
-Looks up what a recipe names beside values (packing strategy, class of task rows), and words
-pydantic's errors as this package's are; the values are checked by their classes.
+Looks up the packing strategy and class of task rows, and words pydantic's errors like our own.
 """
 
 from __future__ import annotations
@@ -109,7 +108,9 @@ def explain(error: ValidationError) -> str:
         if not place:
             place, rule = str(part), get_type_hints(cls, include_extras=True).get(str(part))
         else:
-            place, rule = f"{place}[{part!r}]", _element(rule)
+            place = f"{place}[{part!r}]"
+            if get_origin(rule) is not Annotated:  # whose description is of the entries
+                rule = get_args(rule)[0 if get_origin(rule) is tuple else -1]
         members = get_args(rule) if get_origin(rule) in _UNIONS else [rule]
         if group := next(filter(dataclasses.is_dataclass, members), None):  # a group of keys
             what, cls, place, rule = f"{what} {place.partition('[')[0]}", group, "", None
@@ -125,21 +126,12 @@ def explain(error: ValidationError) -> str:
         return f"{what}={value!r} must be a mapping of keys to values."
     if get_origin(rule) is Literal and isinstance(value, str):
         return f"{what}: " + unknown_name_message(place, value, get_args(rule))
-    words, hint = _describe(rule), ""
+    words = _describe(rule)
+    hint = f": [{value}]" if words == "a list" else ""
     if isinstance(value, str) and "number" in words:
         hint = _number_hint(value)
-    elif words == "a list":
-        hint = f": [{value}]"
     verb = "" if words.startswith("name") else "be "
     return f"{what}: {place}={value!r} must {verb}{words}{hint}."
-
-
-def _element(annotation: Any) -> Any:
-    """Return the annotation of a list's entries or of a mapping's values."""
-    if get_origin(annotation) is Annotated:
-        return annotation  # its description is of the entries
-    first, *others = get_args(annotation)
-    return first if get_origin(annotation) is tuple else others[-1]
 
 
 def _describe(annotation: Any) -> str:
@@ -150,9 +142,8 @@ def _describe(annotation: Any) -> str:
             return part.description
     origin = get_origin(annotation)
     if origin in _UNIONS:
-        return " or ".join(_describe(part) for part in members if part is not type(None)) + (
-            ", or null"
-        )
+        parts = " or ".join(_describe(part) for part in members if part is not type(None))
+        return f"{parts}, or null"
     if origin is Literal:
         return f"one of {', '.join(members)}"
     if origin is tuple:
@@ -181,16 +172,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``key=value`` pairs, ``group.key=value`` for keys of a group (``lora.rank=8``);
             the value is parsed as YAML.
 
-    Returns:
-        The recipe.
-
     Raises:
         ValueError: If the file is missing or no mapping, or a key or value is wrong.
     """
     values = _read(Path(path))
     for override in overrides:
         key, value = parse_override(override)
-        _put(values, key, value, override)
+        *groups, last = key.split(".")
+        place = values
+        for group in groups:
+            inner = {} if place.get(group) is None else place[group]
+            if not isinstance(inner, dict):
+                raise ValueError(f"Override {override!r}: {group} is no group of keys.")
+            place[group] = place = dict(inner)
+        place[last] = value
     return parse_recipe(values)
 
 
@@ -236,15 +231,3 @@ def parse_override(override: str) -> tuple[str, Any]:
         return key, _parse(text)
     except ValueError as error:
         raise ValueError(f"Override {override!r}: its value is {error}") from error
-
-
-def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
-    """Put a value under a dotted key."""
-    *groups, last = key.split(".")
-    for group in groups:
-        inner = values.get(group)
-        inner = {} if inner is None else inner
-        if not isinstance(inner, dict):
-            raise ValueError(f"Override {override!r}: {group} is no group of keys.")
-        values[group] = values = dict(inner)
-    values[last] = value

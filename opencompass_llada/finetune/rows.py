@@ -1,7 +1,7 @@
-"""Makes the training rows of a recipe: row number in, masked row out, whatever process makes it.
+"""Makes the training rows of a recipe, masked.
 
 Row i of a length depends on the recipe's seed, the length and i alone, so workers, restarts,
-devices and accumulation do not change what is trained on, masks included.
+devices and accumulation do not change what is trained on.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import dataclasses
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from opencompass_llada.finetune.objective import (
     draw_end,
@@ -67,11 +68,7 @@ class TaskRows(Protocol):
 
 
 def find_task_rows(path: str) -> type[TaskRows]:
-    """Return the class of task rows that a dotted path names.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Return the class of task rows that a dotted path names."""
     found = find_class(path)
     if not all(hasattr(found, name) for name in ("STYLES", "SHORTEST", "make")):
         raise ValueError(
@@ -81,35 +78,22 @@ def find_task_rows(path: str) -> type[TaskRows]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
 class TrainingRows(Dataset):
     """Text and task rows of one phase, masked."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        phase: Phase,
-        text: PackingStrategy,
-        tasks: TaskRows | None,
-        *,
-        first_row: int = 0,
-        first_step: int = 0,
-    ) -> None:
-        """Keep the sources.
-
-        Args:
-            recipe: Shares of row kinds, the objective and the seed.
-            phase: Row length and number of rows.
-            text: Rows of text.
-            tasks: Rows of a task; None for none.
-            first_row: Rows of the same length in earlier phases, which are not made again.
-            first_step: Steps of all earlier phases.
-        """
-        self._recipe, self._phase, self._text, self._tasks = recipe, phase, text, tasks
-        self._first_row, self._first_step = first_row, first_step
+    recipe: Recipe
+    phase: Phase
+    text: PackingStrategy
+    tasks: TaskRows | None
+    first_row: int
+    """Rows of the same length in earlier phases, which are not made again."""
+    first_step: int
+    """Steps of all earlier phases."""
 
     def __len__(self) -> int:
-        """Rows of the phase."""
-        return self._phase.num_steps * self._phase.rows_per_step
+        """Rows."""
+        return self.phase.num_steps * self.phase.rows_per_step
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Make row ``index``.
@@ -119,14 +103,14 @@ class TrainingRows(Dataset):
             float32 [L], weight of each one's cross entropy; positions int64 [L]; spans, tokens
             that attend to each other.
         """
-        recipe, length = self._recipe, self._phase.sequence_length
-        number = self._first_row + index
+        recipe, length = self.recipe, self.phase.sequence_length
+        number = self.first_row + index
         rng = random.Random(f"{recipe.seed}-{length}-{number}")
         before = int(number * recipe.retrieval_share)
         mask_all = False
         if int((number + 1) * recipe.retrieval_share) > before:
-            assert self._tasks is not None
-            row = self._tasks.make(length, rng)
+            assert self.tasks is not None
+            row = self.tasks.make(length, rng)
             everywhere = rng.random() < recipe.retrieval_masked_everywhere
             # Half of the answers start as sampling starts: nothing revealed yet.
             mask_all = not everywhere and rng.random() < 0.5
@@ -136,17 +120,20 @@ class TrainingRows(Dataset):
             row = self._text_row(number - before, rng)
         targets, scale = self._choose_targets(index, row.weights, mask_all, rng)
         positions = np.arange(length) if row.positions is None else row.positions
-        arrays = (row.input_ids, targets, scale, positions)
-        names = ("input_ids", "targets", "scale", "positions")
-        tensors = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
-        return {**tensors, "spans": (length,) if row.spans is None else row.spans}
+        return {
+            "input_ids": torch.from_numpy(row.input_ids),
+            "targets": torch.from_numpy(targets),
+            "scale": torch.from_numpy(scale),
+            "positions": torch.from_numpy(positions),
+            "spans": (length,) if row.spans is None else row.spans,
+        }
 
     def _text_row(self, number: int, rng: random.Random) -> Row:
-        share = self._phase.continuation_share
-        share = self._recipe.continuation_share if share is None else share
-        row = self._text.row(number, rng)
+        share = self.phase.continuation_share
+        share = self.recipe.continuation_share if share is None else share
+        row = self.text.row(number, rng)
         if share and rng.random() < share:
-            weights = keep_end(row.weights, draw_end(self._phase.sequence_length, rng))
+            weights = keep_end(row.weights, draw_end(self.phase.sequence_length, rng))
             row = dataclasses.replace(row, weights=weights)
         return row
 
@@ -154,19 +141,19 @@ class TrainingRows(Dataset):
         self, index: int, weights: np.ndarray, mask_all: bool, rng: random.Random
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions to predict and the weight of each one's cross entropy."""
-        recipe = self._recipe
+        recipe = self.recipe
         if recipe.objective == "autoregressive":
             weights = weights.copy()
             weights[0] = 0.0  # nothing stands before it
             return weights > 0, scale_losses(weights, 1.0, "none")
-        step, place = divmod(index, self._phase.rows_per_step)
+        step, place = divmod(index, self.phase.rows_per_step)
         ratio = 1.0
         if not mask_all:
             ratio = draw_mask_ratio(
                 recipe.seed,
-                self._first_step + step,
+                self.first_step + step,
                 place,
-                self._phase.rows_per_step,
+                self.phase.rows_per_step,
                 recipe.min_mask_ratio,
                 spread=recipe.mask_ratios == "low_discrepancy",
             )
@@ -175,10 +162,9 @@ class TrainingRows(Dataset):
 
 
 def collate(rows: list[dict[str, Any]]) -> Batch:
-    """Stack rows.
+    """Stack rows; ``spans`` is a tuple over all rows, None where each is one span.
 
-    ``positions`` is None where all rows count from 0 to the end, and ``spans`` (a tuple over all
-    rows) where all rows attend to the whole of themselves.
+    ``positions`` is None where all rows count from 0 to the end.
     """
     batch: Batch = {
         name: torch.stack([row[name] for row in rows])
@@ -192,23 +178,6 @@ def collate(rows: list[dict[str, Any]]) -> Batch:
     return batch
 
 
-class _Places(Sampler[int]):
-    """The row numbers of one data-parallel rank, step by step."""
-
-    def __init__(self, phase: Phase, first_step: int, rank: int, num_ranks: int) -> None:
-        share = phase.rows_per_step // num_ranks
-        self._steps, self._share = range(first_step, phase.num_steps), share
-        self._rows, self._first = phase.rows_per_step, rank * share
-
-    def __iter__(self) -> Iterator[int]:
-        for step in self._steps:
-            first = step * self._rows + self._first
-            yield from range(first, first + self._share)
-
-    def __len__(self) -> int:
-        return len(self._steps) * self._share
-
-
 def row_loader(
     rows: Dataset,
     phase: Phase,
@@ -219,17 +188,20 @@ def row_loader(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> DataLoader:
-    """Return a loader of the phase's batches for one of the ranks that rows are split over.
-
-    A step's batches are ``rows_per_step / num_ranks / micro_rows``; without micro_rows one.
-    """
+    """Return a loader of a phase's batches for one of the ranks that rows are split over."""
     if num_workers:
         atexit.unregister(end_workers)  # once, and before multiprocessing's own, which waits
         atexit.register(end_workers)
+    num_rows = phase.rows_per_step
+    share = num_rows // num_ranks
+    size = micro_rows or share
     return DataLoader(
         rows,
-        batch_size=micro_rows or phase.rows_per_step // num_ranks,
-        sampler=_Places(phase, first_step, rank, num_ranks),
+        batch_sampler=[
+            range(step * num_rows + place, step * num_rows + place + size)  # type: ignore
+            for step in range(first_step, phase.num_steps)
+            for place in range(rank * share, (rank + 1) * share, size)
+        ],
         num_workers=num_workers,
         collate_fn=collate,
         worker_init_fn=outlive_signals,
@@ -247,25 +219,25 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 class TrainingData:
-    """Everything that rows are made from, tokenised and packed.
+    """Everything that rows are made from, tokenised and packed for every row length.
 
     Attributes:
         texts: Tokens of the recipe's text, one a source.
-        windows: Random windows of them.
-        tasks: Maker of task rows; None where the recipe wants none.
-        held_out: Tokens of the evaluation's text; None for none.
         packing: One line a row length on what is packed, padded and cut.
     """
 
     def __init__(self, recipe: Recipe, tokens: TrainingTokenizer) -> None:
-        """Tokenise (or find the tokens of) all text and pack it for every row length.
+        """Tokenise or find the tokens of all text; a ValueError for text that cannot be used."""
+        self._recipe = recipe
+        folder = default_folder()
+        if recipe.cache_dir is not None:
+            folder = None if recipe.cache_dir == "none" else Path(recipe.cache_dir).expanduser()
 
-        Raises:
-            ValueError: If a source is wrong or empty, a document too long, or the tokenizer lacks
-                the end token that the strategy or retrieval rows need.
-        """
-        self._recipe, self._tokens = recipe, tokens
-        self.texts = [self._tokenize(source) for source in recipe.text]
+        def tokenize(source: TextSource) -> TokenizedText:
+            longest = recipe.max_document_tokens
+            return tokenize_source(source, tokens, folder, max_document_tokens=longest)
+
+        self.texts = [tokenize(source) for source in recipe.text]
         if recipe.retrieval_share and tokens.end_token_id is None:
             raise ValueError(
                 "retrieval_share: retrieval rows end in the end-of-document token, and the "
@@ -279,44 +251,23 @@ class TrainingData:
         if recipe.retrieval_share:
             styles = recipe.retrieval_styles or {}
             self.tasks = find_task_rows(recipe.rows)(self.windows, tokens, styles)
-        self._rows = self._pack(shares)
-        described = [rows.describe() for rows in self._rows.values()]
-        self.packing = [line for line in described if line is not None]
-        for line in self.packing:
-            logger.info("%s", line)
-        held_out = recipe.evaluation.text
-        self.held_out = None if held_out is None else self._tokenize(held_out)
-
-    def _tokenize(self, source: TextSource) -> TokenizedText:
-        recipe, tokens = self._recipe, self._tokens
-        if recipe.cache_dir is None:
-            folder = default_folder()
-        else:
-            folder = None if recipe.cache_dir == "none" else Path(recipe.cache_dir).expanduser()
-        return tokenize_source(
-            source,
-            tokens.encode_all,
-            end_token_id=tokens.end_token_id,
-            tokenizer_digest=tokens.digest,
-            folder=folder,
-            max_document_tokens=recipe.max_document_tokens,
-        )
-
-    def _pack(self, shares: Sequence[float]) -> dict[int, PackingStrategy]:
-        """Return the text's rows of every length."""
-        recipe = self._recipe
         strategy = find_strategy(recipe.strategy)
-        return {
+        self._rows = {
             length: strategy(
                 self.texts,
                 length,
                 seed=recipe.seed,
-                pad_token_id=self._tokens.end_token_id or 0,
+                pad_token_id=tokens.end_token_id or 0,
                 restart_positions=recipe.restart_positions,
                 shares=shares,
             )
             for length in sorted({phase.sequence_length for phase in recipe.phases})
         }
+        self.packing = [line for rows in self._rows.values() if (line := rows.describe())]
+        for line in self.packing:
+            logger.info("%s", line)
+        held_out = recipe.evaluation.text
+        self.held_out = None if held_out is None else tokenize(held_out)
 
     def phases(self, ranks: Ranks, first_step: int = 0) -> Iterator[tuple[Phase, DataLoader]]:
         """Yield the phases that are left after some steps, each with this rank's batches."""
@@ -326,10 +277,10 @@ class TrainingData:
         for phase in recipe.phases:
             length = phase.sequence_length
             rows = TrainingRows(
-                recipe,
-                phase,
-                self._rows[length],
-                self.tasks,
+                recipe=recipe,
+                phase=phase,
+                text=self._rows[length],
+                tasks=self.tasks,
                 first_row=num_made[length],
                 first_step=steps_before,
             )

@@ -1,8 +1,7 @@
 """Holds the state of a training run, and writes and reads what it needs to go on exactly.
 
-Weights in training precision, optimiser, average and history, written with
-torch.distributed.checkpoint, whole or sharded alike. Rows need no state: they are a function of
-their number.
+torch.distributed.checkpoint writes it, whole or sharded alike. Rows are a function of their number
+and need no state.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from opencompass_llada.finetune.arithmetic import NetworkShape
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.optimizer import MovingAverage
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.resources import NetworkShape
 from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 
@@ -68,19 +67,14 @@ _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 _FACTS, _METADATA = "facts.json", ".metadata"
 #: All that torch's list of a state is made of, beside dtypes; nothing else is unpickled.
 _CLASSES = {
-    **dict.fromkeys(
-        (
-            *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"),
-            *("TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata"),
-            "_MEM_FORMAT_ENCODING",
-        ),
-        "torch.distributed.checkpoint.metadata",
-    ),
-    "_StorageInfo": "torch.distributed.checkpoint.filesystem",
-    "_get_layout": "torch.serialization",
-    "Size": "torch",
-    "PosixPath": "pathlib",
-    "WindowsPath": "pathlib",
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING"),
+        *("TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata"),
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"},
+    "pathlib": {"PosixPath", "WindowsPath"},
 }
 
 
@@ -89,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         module = "pathlib" if module.startswith("pathlib.") else module  # Python 3.13's
-        known = _CLASSES.get(name) == module
+        known = name in _CLASSES.get(module, ())
         if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} does not belong into a training state")
@@ -136,11 +130,7 @@ def _tensors_of(run: RunState) -> dict[str, Any]:
 
 
 def write_state(run: RunState, folder: Path) -> None:
-    """Write the state into a new folder; every rank calls it.
-
-    Raises:
-        OSError: If the disk is full, say.
-    """
+    """Write the state into a new folder; every rank calls it."""
     with warnings.catch_warnings():  # of saving from one process, which is meant
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         try:
@@ -148,12 +138,8 @@ def write_state(run: RunState, folder: Path) -> None:
         except dcp.api.CheckpointException as error:  # no Exception: nobody else would catch it
             raise OSError(_reason(error)) from error
     if run.ranks.is_main:
-        facts = {
-            "step": run.step,
-            "tokens": run.tokens_seen,
-            "seconds": run.seconds,
-            "history": run.history,
-        }
+        facts: dict[str, Any] = {"step": run.step, "tokens": run.tokens_seen}
+        facts |= {"seconds": run.seconds, "history": run.history}
         content = {**facts, "digest": _digest(facts, folder)}
         (folder / _FACTS).write_text(json.dumps(content), encoding="utf-8")
 
@@ -173,27 +159,20 @@ def _reason(error: BaseException) -> str:
 
 
 def read_state(run: RunState, folder: Path) -> None:
-    """Load the state in place; every rank calls it, and their number may be another.
-
-    Raises:
-        ValueError: If a file of the state is missing or broken, or names code to run.
-    """
+    """Load the state in place; every rank calls it, and their number may be another."""
     try:
         facts = _read_facts(folder)
         state = _tensors_of(run)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(
-                state,
-                storage_reader=_Reader(folder),
-                planner=_Planner(),
-                no_dist=not dist.is_initialized(),
-            )
+            alone = not dist.is_initialized()
+            dcp.load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
+        weights, moments = state["weights"], state["optimizer"]
         set_state_dict(
             run.network,
             run.optimizer,
-            model_state_dict=state["weights"],
-            optim_state_dict=state["optimizer"],
+            model_state_dict=weights,
+            optim_state_dict=moments,
             options=_OPTIONS,
         )
     except torch.OutOfMemoryError:

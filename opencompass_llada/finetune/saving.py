@@ -1,11 +1,11 @@
 """Writes a checkpoint in its family's published format (LLaDA, Llama), all files or none.
 
-config.json, safetensors shards with an index, tokenizer and training.json, which says how it was
-made; and beside them the state to go on from. Which are kept is finetune.checkpoints's business.
+training.json says how it was made; ``state/`` is what a run goes on from.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import platform
@@ -22,9 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 import opencompass_llada
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.finetune.checkpoints import STATE, write_atomically
-from opencompass_llada.finetune.lora import published_tensors
-from opencompass_llada.finetune.packing import TokenizedText
-from opencompass_llada.finetune.parallel import wait_for_all
+from opencompass_llada.finetune.network import published_tensors
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.finetune.run_state import RunState, write_state
@@ -36,6 +34,12 @@ from opencompass_llada.runs.provenance import find_commit
 RECORD_FILE = "training.json"
 #: Bytes of one file of weights, as the hub's checkpoints are cut.
 SHARD_BYTES = 5 * 10**9
+_LLADA_FIELDS = {
+    **{"architectures": ["LLaDAModelLM"], "model_type": "llada", "block_type": "llama"},
+    **{"layer_norm_type": "rms", "activation_type": "silu", "weight_tying": False},
+    **{"include_bias": False, "include_qkv_bias": False},
+    **{"rope": True, "rope_full_precision": True, "alibi": False},
+}
 _CONFIG_FIELDS = (
     *("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size"),
     *("vocab_size", "embedding_size", "rms_norm_eps", "init_std"),
@@ -44,17 +48,16 @@ _CONFIG_FIELDS = (
 
 
 def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
-    """Write a checkpoint, whole or not at all, over an earlier one; every rank calls it.
-
-    Raises:
-        SaveError: If it cannot be written.
-    """
+    """Write a checkpoint, whole or not at all, over an earlier one; every rank calls it."""
     recipe, ranks = run.recipe, run.ranks
 
     def fill(part: Path) -> None:
         with run.average.applied():
             tensors = published_tensors(run.model, recipe.lora, getattr(torch, recipe.dtype))
-            write_weights(part, tensors, write=ranks.is_main)
+            if ranks.is_main:
+                write_weights(part, tensors)
+            else:  # a sharded tensor is made whole by all ranks
+                collections.deque(tensors, maxlen=0)
         if ranks.is_main:
             _write_json(part / "config.json", config_fields(run.model, recipe))
             _write_json(part / RECORD_FILE, describe_run(run))
@@ -63,7 +66,7 @@ def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
         if with_state:
             write_state(run, part / STATE)
 
-    write_atomically(folder, fill, is_main=ranks.is_main, wait=lambda: wait_for_all(ranks))
+    write_atomically(folder, fill, ranks)
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
@@ -73,26 +76,15 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
     """Return config.json's fields in the published names of the network's family.
 
-    A scaling of RoPE that changes the base is written as the base itself (``rope_theta``) with the
-    length it was trained for (``max_sequence_length``), which every LLaDA loader gets right;
-    ``rope_training`` says how it came about, and our own loader refuses to multiply it again.
+    A scaled base is written as ``rope_theta`` with the length it was trained for, which every LLaDA
+    loader gets right; for ``rope_training`` our own loader refuses to multiply it again.
     """
     if isinstance(model, LlamaForCausalLM):
         return _llama_fields(model.config, recipe.dtype)
     assert isinstance(model, BidirectionalNetwork), type(model)
     rope = model.resolved_rope
     fields = {
-        "architectures": ["LLaDAModelLM"],
-        "model_type": "llada",
-        "block_type": "llama",
-        "layer_norm_type": "rms",
-        "activation_type": "silu",
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "weight_tying": False,
-        "rope": True,
-        "rope_full_precision": True,
-        "alibi": False,
+        **_LLADA_FIELDS,
         "torch_dtype": recipe.dtype,
         "rope_theta": rope.rope_theta,
         "max_sequence_length": max(rope.longest_context, recipe.trained_length),
@@ -131,8 +123,7 @@ def _llama_fields(config: LlamaConfig, dtype: str) -> dict[str, Any]:
 def _adapt_tokenizer_config(file: Path) -> None:
     """Write names that both majors of transformers load (5 writes some that 4 lacks)."""
     fields = json.loads(file.read_text(encoding="utf-8"))
-    extra = fields.get("extra_special_tokens")
-    if isinstance(extra, list):
+    if isinstance(fields.get("extra_special_tokens"), list):
         fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
     for name in ("is_local", "local_files_only"):  # of where it was loaded from
         fields.pop(name, None)
@@ -141,42 +132,33 @@ def _adapt_tokenizer_config(file: Path) -> None:
 
 
 def write_weights(
-    folder: Path,
-    tensors: Iterator[tuple[str, torch.Tensor]],
-    *,
-    write: bool = True,
-    shard_bytes: int = SHARD_BYTES,
+    folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], *, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write tensors into one file, or several with an index.
+    """Write tensors, taken one after another, into one file, or several with an index.
 
-    Takes them one after another, by published name and on the CPU; other ranks only take them
-    (``write=False``). A file has ``shard_bytes`` at most, but for a larger tensor.
+    A file has ``shard_bytes`` at most, but for a larger tensor.
     """
     shards: list[dict[str, int]] = []
     pending: dict[str, torch.Tensor] = {}
 
     def flush() -> None:
-        if pending:
-            save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-            shards.append({name: value.nbytes for name, value in pending.items()})
-            pending.clear()
+        save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append({name: value.nbytes for name, value in pending.items()})
+        pending.clear()
 
     for name, value in tensors:
-        if not write:
-            continue
         if pending and sum(v.nbytes for v in pending.values()) + value.nbytes > shard_bytes:
             flush()
         pending[name] = value
-    if not write:
-        return
     flush()
     if len(shards) == 1:
         (folder / "shard-0").rename(folder / "model.safetensors")
         return
-    names = [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
-    for number, name in enumerate(names):
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards):
+        name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (folder / f"shard-{number}").rename(folder / name)
-    weight_map = {key: name for shard, name in zip(shards, names, strict=True) for key in shard}
+        weight_map |= dict.fromkeys(shard, name)
     total = sum(size for shard in shards for size in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(folder / "model.safetensors.index.json", index)
@@ -185,8 +167,7 @@ def write_weights(
 def describe_run(run: RunState) -> dict[str, Any]:
     """Return the resolved recipe, the data, the figures, and the versions."""
     recipe = dataclasses.asdict(run.recipe)
-    for name in ("output_dir", "cache_dir"):  # paths of the machine, of no use elsewhere
-        del recipe[name]
+    del recipe["output_dir"], recipe["cache_dir"]  # of this machine
     cuda = run.ranks.device.type == "cuda"
     return {
         "recipe": recipe,
@@ -217,14 +198,10 @@ def describe_inputs(
     start = None
     if recipe.init_from is not None:
         start = hash_checkpoint(locate_checkpoint(resolve_path(recipe.init_from)), whole=True)
-    vocabulary = tokens.tokenizer.get_vocab()
+    vocabulary, held_out = tokens.tokenizer.get_vocab(), data.held_out
     return {
         "init_from": start,
         "tokenizer": hash_values([vocabulary, tokens.end_token_id, tokens.mask_token_id]),
-        "text": [_describe_text(text) for text in data.texts],
-        "evaluation": None if data.held_out is None else _describe_text(data.held_out),
+        "text": [{"tokens": text.digest, "files": text.files} for text in data.texts],
+        "evaluation": held_out and {"tokens": held_out.digest, "files": held_out.files},
     }
-
-
-def _describe_text(text: TokenizedText) -> dict[str, Any]:
-    return {"tokens": text.digest, "files": text.files}

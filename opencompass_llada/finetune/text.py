@@ -1,7 +1,6 @@
 """Reads text sources one document at a time: files, data sets, generated documents.
 
-Tokenises nothing and packs nothing. Files are read here and not by the package datasets, whose
-errors name neither line nor remedy.
+Files are not read by the package datasets, whose errors name neither line nor remedy.
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ TEXT, ROWS = (".txt", ".md"), (".json", ".jsonl", ".parquet")
 
 
 def matching_files(source: TextSource) -> list[Path]:
-    """Return a source's files, in the order of its globs and sorted in each.
-
-    Raises:
-        ValueError: If no file matches a glob, or a match is a folder or of another kind of file.
-    """
+    """Return a source's files, in the order of its globs and sorted in each; refuse others."""
     files: list[Path] = []
     for path in source.paths:
         try:
@@ -68,12 +63,7 @@ def matching_files(source: TextSource) -> list[Path]:
 
 
 def read_documents(source: TextSource) -> Iterator[Document]:
-    """Yield the documents of a source.
-
-    Raises:
-        ValueError: If no file matches a path, a row is no JSON or lacks the text field, or the
-            data set cannot be loaded.
-    """
+    """Yield the documents of a source; a ValueError names what cannot be read as text."""
     if source.generated_seed is not None:
         for document in generate_documents(source.generated_seed, source.num_documents):
             yield Document(document["text"])
@@ -84,7 +74,7 @@ def read_documents(source: TextSource) -> Iterator[Document]:
 
 
 def _fields(source: TextSource) -> list[str]:
-    return [source.text_field, *([source.prompt_field] if source.prompt_field else [])]
+    return list(filter(None, (source.text_field, source.prompt_field)))
 
 
 def _document(row: Any, source: TextSource, place: str) -> Document:
@@ -125,12 +115,12 @@ Rows = Iterator[tuple[str, Any]]  # what messages call a row, and the row
 
 def _file_rows(source: TextSource) -> Rows:
     for file in matching_files(source):
-        if file.suffix in (".jsonl", ".json"):
-            yield from _json_rows(file)
+        if file.suffix in TEXT:
+            yield str(file), {source.text_field: _read_text(file)}
         elif file.suffix == ".parquet":
             yield from _parquet_rows(file, source)
         else:
-            yield str(file), {source.text_field: _read_text(file)}
+            yield from _json_rows(file)
 
 
 def _read_text(file: Path) -> str:
@@ -188,13 +178,8 @@ def _dataset_rows(source: TextSource) -> Rows:
         if Path(name).is_dir() and (Path(name) / "state.json").is_file():
             rows: Iterable[Any] = datasets.load_from_disk(name)
         else:
-            rows = datasets.load_dataset(
-                name,
-                source.dataset_config,
-                split=source.split,
-                streaming=True,
-                trust_remote_code=False,
-            )
+            how = {"split": source.split, "streaming": True, "trust_remote_code": False}
+            rows = datasets.load_dataset(name, source.dataset_config, **how)
     except Exception as error:  # any network, cache or hub error ends in the same remedy
         raise ValueError(
             f"text source: dataset={source.dataset!r} (split {source.split!r}) could not be loaded "
@@ -220,5 +205,5 @@ def _dataset_rows(source: TextSource) -> Rows:
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {lines}"
+    line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {line}"

@@ -1,9 +1,7 @@
 """Turns text into tokens: the tokenizer of a run, and tokenised text on disk.
 
-A cache folder holds memory-mapped arrays and is named after a digest of everything that its tokens
-depend on. The package datasets has a cache, too: it keys by the code of the function that maps,
-not by what is in files and tokenizer, and knows no digest of what it holds, by which a damaged
-cache is made anew and a run refuses to go on with other text. Packs nothing.
+A cache folder is named after a digest of everything that its tokens depend on. The cache of the
+package datasets is not: it knows the mapping function's code, not what is in files and tokenizer.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from opencompass_llada.finetune.recipe import Recipe, TextSource
 from opencompass_llada.finetune.text import matching_files, read_documents
 from opencompass_llada.networks import locate_checkpoint, read_model_config
 from opencompass_llada.prompting.encode import EOT_TOKEN, load_tokenizer
+from opencompass_llada.runs.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +41,13 @@ MASK_TOKEN = "<|mdm_mask|>"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTokenizer:
-    """A tokenizer and the ids that training needs.
-
-    Attributes:
-        tokenizer: As transformers loads it.
-        end_token_id: Ends a document and an answer; None if the tokenizer has none.
-        mask_token_id: The mask; None for an autoregressive network.
-    """
+    """A tokenizer and the ids that training needs."""
 
     tokenizer: PreTrainedTokenizerFast
     end_token_id: int | None
+    """Ends a document and an answer; None if the tokenizer has no such token."""
     mask_token_id: int | None
+    """None for an autoregressive network."""
 
     @functools.cached_property
     def _plain(self) -> Tokenizer:
@@ -76,11 +71,7 @@ class TrainingTokenizer:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of several texts as `encode` does.
-
-        Raises:
-            ValueError: If the tokenizer cannot read the text of its mask or end token as text.
-        """
+        """Return the tokens of several texts as `encode` does."""
         encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         rows = [row.ids for row in encoded]
         for name in ("mask_token_id", "end_token_id"):
@@ -104,11 +95,7 @@ class TrainingTokenizer:
 
 
 def make_tokenizer(recipe: Recipe) -> TrainingTokenizer:
-    """Train the tokenizer on the recipe's text, or load the checkpoint's.
-
-    Raises:
-        ValueError: If the checkpoint has no fast tokenizer, or its text cannot be read.
-    """
+    """Train the tokenizer on the recipe's text, or load the checkpoint's."""
     if recipe.init_from is None:
         assert recipe.vocab_size is not None
         texts = (document.text for source in recipe.text for document in read_documents(source))
@@ -139,15 +126,12 @@ def make_tokenizer(recipe: Recipe) -> TrainingTokenizer:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer of that many entries, special tokens included.
 
-    Digits are one token each, which retrieval of numbers needs; any byte can be encoded.
+    Digits are one token each, which retrieval of numbers needs.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -166,7 +150,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 _FORMAT = 2  # of the files and how text is tokenised; another number makes other folders
 _BATCH = 64  # documents that are tokenised together
 
@@ -178,25 +161,18 @@ def default_folder() -> Path | None:
 
 def tokenize_source(
     source: TextSource,
-    encode: Encode,
-    *,
-    end_token_id: int | None,
-    tokenizer_digest: str,
+    tokens: TrainingTokenizer,
     folder: Path | None,
+    *,
     max_document_tokens: int | None = None,
 ) -> TokenizedText:
-    """Return a source's tokens, from disk where they are.
+    """Return a source's tokens, memory-mapped, from disk where they are.
 
     Args:
         source: Where the text comes from.
-        encode: Turns a list of texts into lists of token ids.
-        end_token_id: Put after each document; None for nothing.
-        tokenizer_digest: Of everything that decides the tokenizer's output.
+        tokens: The tokenizer; its end token follows each document.
         folder: Of the cache; None for a temporary folder that nothing else uses.
         max_document_tokens: Longest document allowed; None for any.
-
-    Returns:
-        The tokens, memory-mapped.
 
     Raises:
         ValueError: If the source is wrong, holds no document, or a document is too long.
@@ -205,8 +181,8 @@ def tokenize_source(
     key = {
         "format": _FORMAT,
         "source": described,
-        "tokenizer": tokenizer_digest,
-        "end_token_id": end_token_id,
+        "tokenizer": tokens.digest,
+        "end_token_id": tokens.end_token_id,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     try:
@@ -217,7 +193,7 @@ def tokenize_source(
         try:
             text = _read(root / name)
             if text is None:
-                _write(root / name, key, _encoded(source, encode, end_token_id))
+                _write(root / name, key, _encode_documents(source, tokens))
                 text = _read(root / name)
             else:
                 logger.info("Tokens of %s read from %s", source, root / name)
@@ -238,32 +214,24 @@ def tokenize_source(
             f"max_document_tokens={max_document_tokens}. Raise it, or leave it out to cut long "
             f"documents into consecutive windows. Source: {source}"
         )
-    has_end, files = end_token_id is not None, dict(described["files"])
-    return dataclasses.replace(text, has_end=has_end, files=files)
+    has_end = tokens.end_token_id is not None
+    return dataclasses.replace(text, has_end=has_end, files=dict(described["files"]))
 
 
 def _describe_source(source: TextSource) -> dict[str, Any]:
     """Return what a source's text depends on: its options, and its files' names and digests.
 
-    Of a data set's folder it is the files' sizes and times, of a hub id the id alone: a new version
-    on the hub needs another cache folder.
+    Of a data set's folder sizes and times; of a hub id nothing, so that a new version needs another
+    cache folder.
     """
     facts = dataclasses.asdict(source)
     del facts["weight"], facts["paths"]
-    files = [(file.name, _file_digest(file)) for file in matching_files(source)]
+    files = [(file.name, hash_file(file)) for file in matching_files(source)]
     folder = Path(os.path.expandvars(source.dataset or ""))
     if source.dataset is not None and folder.is_dir():
         found = [(file.relative_to(folder), file.stat()) for file in sorted(folder.rglob("*"))]
         files += [(str(name), f"{stat.st_size}-{stat.st_mtime_ns}") for name, stat in found]
     return {**facts, "files": files}
-
-
-def _file_digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _read(folder: Path) -> TokenizedText | None:
@@ -298,23 +266,23 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _encoded(
-    source: TextSource, encode: Encode, end_token_id: int | None
+def _encode_documents(
+    source: TextSource, tokens: TrainingTokenizer
 ) -> Iterator[tuple[list[int], int]]:
     """Yield each document's tokens with its end token, and the length of its prompt."""
-    end = [] if end_token_id is None else [end_token_id]
+    end = [] if tokens.end_token_id is None else [tokens.end_token_id]
     documents = (document for document in read_documents(source) if document.text)
     while batch := list(itertools.islice(documents, _BATCH)):
-        texts = encode([document.text for document in batch])
-        with_prompt = [document.prompt for document in batch if document.prompt]
-        prompts = iter(encode(with_prompt) if with_prompt else [])
-        for document, ids in zip(batch, texts, strict=True):
-            prompt = list(next(prompts)) if document.prompt else []
+        texts = tokens.encode_all([document.text for document in batch])
+        prompts: list[list[int]] = [[]] * len(batch)
+        if source.prompt_field is not None:
+            prompts = tokens.encode_all([document.prompt for document in batch])
+        for prompt, ids in zip(prompts, texts, strict=True):
             yield [*prompt, *ids, *end], len(prompt)
 
 
 def _write(target: Path, key: dict[str, Any], documents: Iterator[tuple[list[int], int]]) -> None:
-    """Write all files beside the target and move them into place: whole or not at all."""
+    """Write all files of a cache folder, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(target) as part:

@@ -1,12 +1,13 @@
 """Trains by a recipe: recipe in, checkpoints out.
 
-AdamW, warm-up and cosine decay, accumulation, bfloat16 over float32 weights on CUDA. Goes on from
-the last checkpoint; a non-finite gradient stops it before the update.
+Goes on from the last checkpoint; a non-finite gradient stops it before the update.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,6 @@ from opencompass_llada.finetune.checkpoints import (
     restore_checkpoints,
     score_figures,
 )
-from opencompass_llada.finetune.checks import check_fits, check_machine
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
 from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
@@ -33,17 +33,14 @@ from opencompass_llada.finetune.network import (
 )
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
 from opencompass_llada.finetune.parallel import (
-    StopRequest,
-    any_rank,
     catch_signals,
     read_ranks,
     reshard,
     start_processes,
-    sum_over_ranks,
-    wait_for_all,
     whole_tensor,
 )
 from opencompass_llada.finetune.recipe import Phase, Recipe
+from opencompass_llada.finetune.resources import check_fits, check_machine
 from opencompass_llada.finetune.rows import Batch, TrainingData, to_device
 from opencompass_llada.finetune.run_state import RunState, read_state
 from opencompass_llada.finetune.saving import describe_inputs, write_checkpoint
@@ -58,14 +55,10 @@ class Trainer(RunState):
     def __init__(self, recipe: Recipe) -> None:
         """Check the recipe against this machine, prepare data and network, find where to go on.
 
-        Args:
-            recipe: What to do.
-
         Raises:
             ImportError: If a package that the recipe needs is missing.
-            ValueError: If a text source, the checkpoint, the processes or the memory do not fit
-                the recipe, output_dir holds another run, of other text or another start, or cannot
-                be written to, or the state that it would go on from cannot be read.
+            ValueError: If text, checkpoint, processes or memory do not fit the recipe, or
+                output_dir holds another run or one that cannot be read.
         """
         check_machine(recipe)
         self.recipe, self.history = recipe, []
@@ -77,7 +70,7 @@ class Trainer(RunState):
         self.index.begin(recipe)
         self.tokens = make_tokenizer(recipe)
         config = network_config(recipe, self.tokens)
-        self.shape = network_shape(config, recipe.lora.rank if recipe.lora else 0)
+        self.shape = network_shape(config, recipe)
         check_fits(recipe, self.shape, self.ranks)
         self.model, stored = build_network(recipe, config)
         group = start_processes(self.ranks)
@@ -99,12 +92,12 @@ class Trainer(RunState):
     def _prepare_data(self) -> None:
         """Tokenise and pack on the main rank, whose tokens the others then read."""
         if not self.ranks.is_main:
-            wait_for_all(self.ranks)
+            self.ranks.wait()
         self.data = TrainingData(self.recipe, self.tokens)
         if self.data.held_out is not None:
             context_windows(self.data.held_out.tokens, self.recipe.evaluation.lengths, 1)
         if self.ranks.is_main:
-            wait_for_all(self.ranks)
+            self.ranks.wait()
             made_from = describe_inputs(self.recipe, self.tokens, self.data)
             if self.index.steps:
                 self.index.check_inputs(made_from)
@@ -113,8 +106,7 @@ class Trainer(RunState):
     def train(self) -> Path:
         """Run the steps that are left and write the final checkpoint.
 
-        Returns:
-            Its folder; the last checkpoint's where a signal stopped the run.
+        Returns its folder; the last checkpoint's where a signal stopped the run.
 
         Raises:
             FloatingPointError: If a gradient is not finite; the batch is saved.
@@ -135,7 +127,7 @@ class Trainer(RunState):
         write_checkpoint(self, final, with_state=False)
         return final
 
-    def _run(self, log: RunLog, stop: StopRequest) -> None:
+    def _run(self, log: RunLog, stop: list[int]) -> None:
         recipe, begun = self.recipe, time.perf_counter() - self.seconds
         losses: list[torch.Tensor] = []
         work = Throughput()
@@ -150,21 +142,21 @@ class Trainer(RunState):
             log.step()
             self.seconds = time.perf_counter() - begun
             late = recipe.time_limit is not None and self.seconds > recipe.time_limit
-            asked = any_rank(stop.signal is not None, self.ranks)
-            last = self.step == recipe.num_steps or any_rank(late, self.ranks)
+            asked = self.ranks.any(bool(stop))
+            last = self.step == recipe.num_steps or self.ranks.any(late)
             measured = self.step % recipe.probe_every == 0 or last
             if measured or asked or self.step % recipe.log_every == 0:
-                row = {"step": self.step, "loss": self._mean(losses), "gradient_norm": norm}
-                row |= work.figures(self)
+                mean = self.ranks.sum(torch.stack(losses).mean()).item()
+                row = {"step": self.step, "loss": mean, "gradient_norm": norm, **work.figures(self)}
                 losses.clear()
                 figures = self.measure(phase) if measured else {}
                 self.history.append(row | figures)
                 log.write(self.history[-1])
                 if measured or asked:
                     self.save(figures)
-                work.restart()  # what measuring and saving take is not training
+                work = Throughput()  # what measuring and saving take is not training
             if asked:
-                self.stopped_by = stop.signal or 15
+                self.stopped_by = stop[0] if stop else signal.SIGTERM
                 logger.warning("Stopped at step %d; the same command goes on", self.step)
                 return
             if last and self.step < recipe.num_steps:
@@ -185,11 +177,8 @@ class Trainer(RunState):
     ) -> tuple[torch.Tensor, float]:
         """Do one optimiser step; gradients of this rank's batches are accumulated.
 
-        Returns:
-            This rank's part of the loss, detached, and the gradient norm before clipping.
-
-        Raises:
-            FloatingPointError: If the gradient is not finite; nothing was updated.
+        Returns this rank's part of the loss, detached, and the gradient norm before clipping. A
+        gradient that is not finite is a FloatingPointError before anything is updated.
         """
         rate = learning_rate(self.recipe, self.step, seconds)
         for group in self.optimizer.param_groups:
@@ -202,7 +191,7 @@ class Trainer(RunState):
             total += loss.detach()
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         norm = whole_tensor(clip_grad_norm_(parameters, self.recipe.clip_norm)).item()
-        if not torch.isfinite(torch.tensor(norm)):
+        if not math.isfinite(norm):
             file = self._keep_batches(batches)
             raise FloatingPointError(
                 f"step {self.step + 1}: loss {total.item()} with gradient norm {norm} is not "
@@ -229,20 +218,15 @@ class Trainer(RunState):
         if self.recipe.time_limit is None:
             return seconds
         own = torch.tensor(seconds, device=self.ranks.device)
-        return sum_over_ranks(own, self.ranks).item() / self.ranks.world_size
-
-    def _mean(self, losses: list[torch.Tensor]) -> float:
-        return sum_over_ranks(torch.stack(losses).mean(), self.ranks).item()
+        return self.ranks.sum(own).item() / self.ranks.world_size
 
     def measure(self, phase: Phase) -> dict[str, float]:
         """Measure held-out retrieval and perplexity with the weights that are written."""
-        data, length, device = self.data, phase.sequence_length, self.ranks.device
+        length, device = phase.sequence_length, self.ranks.device
         with self.average.applied():
             self.network.eval()
             figures = self.network(
-                lambda model: evaluate(
-                    model, self.recipe, data.tasks, data.held_out, length=length, device=device
-                )
+                lambda model: evaluate(model, self.recipe, self.data, length, device)
             )
             reshard(self.network)
             self.network.train()

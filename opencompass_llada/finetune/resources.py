@@ -1,7 +1,8 @@
 """Checks whether a recipe fits this machine, before anything loads: packages, folders, memory.
 
 The memory plan is an estimate from sizes alone: parameters and optimiser exactly, activations by
-counting the tensors that live at once (docs/finetune.md compares it with measurements).
+counting the tensors that live at once (docs/finetune.md compares it with measurements). Arithmetic
+is counted as arXiv 2204.02311 does: what checkpointing computes again is not.
 """
 
 from __future__ import annotations
@@ -9,47 +10,44 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from opencompass_llada.files import folder_lock
-from opencompass_llada.finetune.arithmetic import NetworkShape
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
 
 logger = logging.getLogger(__name__)
 
+#: Dense 16-bit tensor throughput in operations a second, by a part of the device's name (vendors'
+#: data sheets).
+PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 GB = 1e9
 _WORKSPACE = 2.5 * GB  # CUDA context, cuBLAS and attention workspaces, fragmentation
 _COMMUNICATION = 2.5 * GB  # NCCL, and the blocks that FSDP gathers ahead
 
 
-def missing_package(key: str, package: str) -> ImportError:
-    """Return the error for a recipe's key whose package is not installed."""
-    return ImportError(f"{key} needs the package {package}: pip install {package}")
+def import_for(key: str, package: str, module: str = "") -> Any:
+    """Import what a recipe's key needs, of a package that may not be installed."""
+    try:
+        return import_module(module or package)
+    except ImportError as error:
+        raise ImportError(f"{key} needs the package {package}: pip install {package}") from error
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Check packages, text files and the output folder.
-
-    Raises:
-        ImportError: If a package that the recipe needs is missing.
-        ValueError: If a path matches no file that can be read as text, or output_dir cannot be
-            written to.
-    """
-    needed = {"lora": "peft"} if recipe.lora else {}
+    """Check packages (an ImportError), text files and the output folder (a ValueError)."""
+    if recipe.lora:
+        import_for("lora", "peft")
     if recipe.tensorboard:
-        needed["tensorboard=true"] = "tensorboard"
-    for key, package in needed.items():
-        if find_spec(package) is None:
-            raise missing_package(key, package)
+        import_for("tensorboard=true", "tensorboard")
     for source in (*recipe.text, *([recipe.evaluation.text] if recipe.evaluation.text else [])):
         matching_files(source)
     folder = Path(recipe.output_dir).absolute()
@@ -65,25 +63,20 @@ def check_machine(recipe: Recipe) -> None:
 
 @contextmanager
 def claim_output(recipe: Recipe) -> Iterator[None]:
-    """Keep the output folder for this process; one that was made for it and stays empty goes again.
-
-    Raises:
-        ValueError: If another process trains there, or it cannot be written to.
-    """
+    """Lock the output folder; one that was made for it and stays empty goes again."""
     folder = Path(recipe.output_dir).absolute()
-    with ExitStack() as stack:
-        if not folder.exists():
-            stack.callback(_remove_empty, folder)
-        try:
-            stack.enter_context(folder_lock(folder, "a training"))
-        except OSError as error:
-            raise _not_writable(recipe, error.strerror or str(error)) from error
-        yield
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):  # it holds a run
-        folder.rmdir()
+    was_there = folder.exists()
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(folder_lock(folder, "a training"))
+            except OSError as error:
+                raise _not_writable(recipe, error.strerror or str(error)) from error
+            yield
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it holds a run
+                folder.rmdir()
 
 
 def _not_writable(recipe: Recipe, reason: str) -> ValueError:
@@ -93,7 +86,64 @@ def _not_writable(recipe: Recipe, reason: str) -> ValueError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepMemory:
+class NetworkShape:
+    """The sizes that memory and arithmetic depend on; adapter_rank is 0 without adapters."""
+
+    width: int
+    kv_width: int
+    num_layers: int
+    mlp_width: int
+    vocab_size: int
+    adapter_rank: int = 0
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block's linear layers."""
+        width, inner = self.width, self.mlp_width
+        return 2 * width * width + 2 * width * self.kv_width + 3 * width * inner
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of all norms."""
+        return (2 * self.num_layers + 1) * self.width
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the network, norms included."""
+        blocks = self.num_layers * self.block_parameters
+        return blocks + 2 * self.width * self.vocab_size + self.norm_parameters
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Parameters of adapters on the seven linear layers of every block."""
+        width, inner, kv = self.width, self.mlp_width, self.kv_width
+        ends = 4 * width + 2 * (width + kv) + 3 * (width + inner)
+        return self.num_layers * self.adapter_rank * ends
+
+
+def step_flops(
+    shape: NetworkShape, spans: Sequence[int], num_predicted: int, *, frozen: bool = False
+) -> float:
+    """Return a batch's floating-point operations, forward once and backward twice.
+
+    ``spans`` are the tokens that attend to each other, run by run. Weights that are ``frozen``
+    (under adapters) have no gradients of their own: two passes' worth.
+    """
+    tokens = sum(spans)
+    linear = 2.0 * shape.num_layers * shape.block_parameters * tokens
+    head = 2.0 * shape.width * shape.vocab_size * num_predicted
+    attention = 4.0 * shape.num_layers * shape.width * sum(span * span for span in spans)
+    passes = 2 if frozen else 3
+    adapters = 3 * 2.0 * shape.adapter_parameters * tokens
+    return passes * (linear + head) + 3 * attention + adapters
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return a device's operations a second in 16 bit; None if it is not known."""
+    return next((peak for name, peak in PEAKS.items() if name in device_name), None)
+
+
+class StepMemory(NamedTuple):
     """Bytes on one device."""
 
     weights: float
@@ -107,23 +157,18 @@ class StepMemory:
     @property
     def total(self) -> float:
         """All of it."""
-        return sum(dataclasses.astuple(self))
+        return sum(self)
 
     def describe(self) -> str:
         """Return one line for the log."""
-        parts = ", ".join(
-            f"{name} {size / GB:.1f}" for name, size in dataclasses.asdict(self).items()
-        )
+        parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in self._asdict().items())
         return f"{self.total / GB:.1f} GB a device ({parts})"
 
 
 def plan_memory(
     recipe: Recipe, shape: NetworkShape, world_size: int, *, on_cuda: bool
 ) -> StepMemory:
-    """Estimate a step's memory on each of the devices, in the phase that needs the most.
-
-    On CUDA activations are 16 bit.
-    """
+    """Estimate a step's memory on each of the devices, in the phase that needs the most."""
     plans = (_plan(recipe, phase, shape, world_size, on_cuda) for phase in recipe.phases)
     return max(plans, key=lambda plan: plan.total)
 
@@ -170,18 +215,10 @@ def _plan(
     )
 
 
-class DoesNotFit(ValueError):
-    """A step needs more memory than a device has; says which settings would fit."""
-
-
 def check_memory(
     recipe: Recipe, shape: NetworkShape, world_size: int, available: float, *, on_cuda: bool
 ) -> StepMemory:
-    """Return the plan of a recipe whose step fits the bytes of a device.
-
-    Raises:
-        DoesNotFit: Naming the settings nearest to the recipe's that fit.
-    """
+    """Return the plan of a step that fits a device's bytes; an error names settings that do."""
     plan = plan_memory(recipe, shape, world_size, on_cuda=on_cuda)
     if plan.total <= available:
         return plan
@@ -199,7 +236,7 @@ def check_memory(
             f"parameter_dtype=bfloat16, more devices (now {world_size}; sequence_parallel shares "
             "rows) or shorter rows."
         )
-    raise DoesNotFit(
+    raise ValueError(
         f"The step needs {plan.describe()}, more than the {available / GB:.1f} GB of a device. "
         f"{remedy}"
     )
@@ -207,34 +244,29 @@ def check_memory(
 
 def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Yield changes of the recipe, those that cost the least time first."""
-    ladder: list[tuple[bool, dict[str, Any]]] = [
-        (recipe.loss_chunk > 4096, {"loss_chunk": 4096}),
-        (recipe.micro_rows != 1, {"micro_rows": 1}),
-        (not recipe.activation_checkpointing, {"activation_checkpointing": True}),
-        (recipe.mlp_tile is None, {"mlp_tile": 4096}),
-        (recipe.keep_attention, {"keep_attention": False}),
-        (not recipe.offload_checkpoints, {"offload_checkpoints": True}),
-    ]
     changes: dict[str, Any] = {}
-    for helps, change in ladder:
+    for name, value, helps in (
+        ("loss_chunk", 4096, recipe.loss_chunk > 4096),
+        ("micro_rows", 1, recipe.micro_rows != 1),
+        ("activation_checkpointing", True, not recipe.activation_checkpointing),
+        ("mlp_tile", 4096, recipe.mlp_tile is None),
+        ("keep_attention", False, recipe.keep_attention),
+        ("offload_checkpoints", True, not recipe.offload_checkpoints),
+    ):
         if helps:
-            changes |= change
+            changes[name] = value
             yield changes
 
 
 def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
-    """Check that steps and evaluations fit the memory, and log the plan.
-
-    Raises:
-        ValueError: If the plan does not fit; names what does.
-    """
+    """Check that steps and evaluations fit the memory (else a ValueError), and log the plan."""
     on_cuda = ranks.device.type == "cuda"
     if recipe.memory_limit is not None:
         available = recipe.memory_limit * GB
     elif on_cuda:
         available = torch.cuda.get_device_properties(ranks.device).total_memory
     else:
-        available = host_memory() / ranks.world_size
+        available = _host_memory() / ranks.world_size
     plan = check_memory(recipe, shape, ranks.world_size, available, on_cuda=on_cuda)
     logger.info("Memory plan: %s", plan.describe())
     chosen = recipe.evaluation
@@ -252,7 +284,7 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
             )
 
 
-def host_memory() -> int:
+def _host_memory() -> int:
     """Return the bytes of memory that this machine (or container) has."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
