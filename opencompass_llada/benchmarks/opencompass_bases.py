@@ -130,6 +130,8 @@ class ScoringInferencer(BaseInferencer):
     """
 
     options_class: ClassVar[type[Any]]
+    samples_a_write = 1
+    """Samples between two writes of the file that a run resumes from."""
 
     def __init__(self, model: Any, max_seq_len: int | None = None, **options: Any) -> None:
         """Check the options; the limit is in tokens."""
@@ -142,27 +144,31 @@ class ScoringInferencer(BaseInferencer):
         """Return the keywords, checked, as an `options_class`."""
         return build(cls.options_class, options, cls.__name__, also=_HOST_KEYWORDS)
 
-    def write_records(
-        self,
-        num_samples: int,
-        make_record: Callable[[int], dict[str, Any]],
-        folder: str | None,
-        name: str | None,
-        samples_a_write: int = 1,
-    ) -> list[Any]:
-        """Make the records that are missing and return the predictions of all.
+    def prepare(
+        self, retriever: Any, templates: Mapping[str, Any]
+    ) -> tuple[int, Callable[[int], dict[str, Any]]]:
+        """Return the number of samples, and what makes the record of one with its prediction."""
+        raise NotImplementedError
 
-        Folder and name are the prediction file's, by default the inferencer's own. After so many
-        samples the file that a run resumes from is written.
-        """
-        target = Path(folder or self.output_json_filepath)
-        name = str(name or self.output_json_filename)
+    def inference(
+        self,
+        retriever: Any,
+        ice_template: Any = None,
+        prompt_template: Any = None,
+        output_json_filepath: str | None = None,
+        output_json_filename: str | None = None,
+    ) -> list[Any]:
+        """Make the records that are missing, write the file and return the predictions of all."""
+        templates = {"ice_template": ice_template, "prompt_template": prompt_template}
+        num_samples, make_record = self.prepare(retriever, templates)
+        target = Path(output_json_filepath or self.output_json_filepath)
+        name = str(output_json_filename or self.output_json_filename)
         unfinished = f"tmp_{Path(name).with_suffix('.jsonl')}"
         handler = GenInferencerOutputHandler()
         done = len(handler.restore_from_jsonl(str(target), unfinished))
         for index in range(done, num_samples):
             handler.results_dict[str(index)] = make_record(index)
-            if (index + 1) % samples_a_write == 0:
+            if (index + 1) % self.samples_a_write == 0:
                 handler.write_to_jsonl(str(target), unfinished)
         target.mkdir(parents=True, exist_ok=True)
         handler.write_to_json(str(target), name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,15 +59,10 @@ class PerplexityInferencer(ScoringInferencer):
 
     options_class = PerplexityOptions
 
-    def inference(
-        self,
-        retriever: Any,
-        ice_template: Any = None,
-        prompt_template: Any = None,
-        output_json_filepath: str | None = None,
-        output_json_filename: str | None = None,
-    ) -> list[str]:
-        """Score all texts as they are and write the prediction file; templates have no effect."""
+    def prepare(
+        self, retriever: Any, templates: Mapping[str, Any]
+    ) -> tuple[int, Callable[[int], dict[str, Any]]]:
+        """Score all texts as they are; templates have no effect."""
         texts = retriever.dataset_reader.dataset["test"]
         scorer = find_scorer(self.model)
 
@@ -76,9 +71,7 @@ class PerplexityInferencer(ScoringInferencer):
             estimates = self._score_text(scorer, text["text"])
             return {"origin_prompt": text["name"], "prediction": estimates}
 
-        return self.write_records(
-            len(texts), make_record, output_json_filepath, output_json_filename
-        )
+        return len(texts), make_record
 
     def _score_text(self, scorer: Any, text: str) -> str:
         window = build(WindowOptions, self.options.window, "window")

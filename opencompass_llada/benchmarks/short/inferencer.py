@@ -11,7 +11,7 @@ one an option for an autoregressive model; for a masked diffusion model and an o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,19 +57,14 @@ class OptionScoringInferencer(ScoringInferencer):
     def __init__(self, model: Any, max_seq_len: int | None = None, **options: Any) -> None:
         """Take this package's wrapper, or OpenCompass's HuggingFaceBaseModel."""
         super().__init__(model, max_seq_len, **options)
+        self.samples_a_write = self.batch_size
         self.scorer = make_scorer(model, self.options.likelihood, max_seq_len)
 
-    def inference(
-        self,
-        retriever: Any,
-        ice_template: Any = None,
-        prompt_template: Any = None,
-        output_json_filepath: str | None = None,
-        output_json_filename: str | None = None,
-    ) -> list[Any]:
-        """Score the options of all samples, write the prediction file and return the labels."""
-        templates = {"ice_template": ice_template, "prompt_template": prompt_template}
-        labels = self.options.labels or retriever.get_labels(**templates)
+    def prepare(
+        self, retriever: Any, templates: Mapping[str, Any]
+    ) -> tuple[int, Callable[[int], dict[str, Any]]]:
+        """Score the options of all samples."""
+        labels = list(self.options.labels or retriever.get_labels(**templates))
         if len(labels) < 2:
             raise ValueError(f"labels={labels} must be at least two, for there is a choice to make")
         examples = retriever.retrieve()
@@ -79,9 +74,7 @@ class OptionScoringInferencer(ScoringInferencer):
             found = self._score_sample(retriever, templates, labels, index, list(examples[index]))
             return found | ({"gold": retriever.test_ds[index][column]} if column else {})
 
-        return self.write_records(
-            len(examples), make_record, output_json_filepath, output_json_filename, self.batch_size
-        )
+        return len(examples), make_record
 
     def _score_sample(
         self,
