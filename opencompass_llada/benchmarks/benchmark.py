@@ -206,9 +206,5 @@ def all_data_files() -> dict[str, DataFiles]:
     return {own.data.name: own.data for own in all_benchmarks().values() if own.data.name}
 
 
-def _none_needed(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:
-    yield from ()
-
-
 #: Of a benchmark that makes its texts itself.
-NO_FILES = DataFiles(name="", folders={}, files=(), fetch="", needed=_none_needed)
+NO_FILES = DataFiles(name="", folders={}, files=(), fetch="", needed=lambda dataset, kind: iter(()))

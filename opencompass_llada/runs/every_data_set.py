@@ -1,8 +1,7 @@
 """Plans a run of all data set configs of the package, each cut to a few samples.
 
-Does everything build and run? Takes every file of configs/datasets, in each of its `FORMS`, says
-which lack their data, and cuts the others. Cuts samples, depths and answers, never the length that
-a prompt is built at. Runs nothing.
+Takes every file of configs/datasets, in each of its `FORMS`, says which lack their data, and cuts
+samples, depths and answers of the others, never the length that a prompt is built at.
 """
 
 from __future__ import annotations
@@ -21,15 +20,8 @@ from opencompass_llada.benchmarks.data_checks import SCORING_PACKAGES
 from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import doctor, machine
-from opencompass_llada.runs.doctor import check_data
 from opencompass_llada.runs.model_configs import ModelTable
-from opencompass_llada.runs.planning import (
-    Run,
-    make_eval,
-    make_infer,
-    packing_partitioner,
-    summarize_with,
-)
+from opencompass_llada.runs.planning import Run, packing_partitioner, run_tasks, summarize_with
 from opencompass_llada.runs.settings import (
     LEADING,
     TRAILING,
@@ -107,7 +99,7 @@ class DataSetFile:
 
 
 def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run:
-    """Work out a run of all data sets from settings and environment variables; find their data.
+    """Work out a run of all data sets from settings and environment variables.
 
     Raises:
         ValueError: For a wrong setting; for data that is not there, if absent='error'.
@@ -119,9 +111,8 @@ def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> 
     for file in files:
         if file.absent and values["absent"] == "error":
             raise ValueError(f"absent='error': data set config {file.name}: {file.absent}")
-        cells = []
-        if not file.absent:
-            cells = cut_cells(file, values["samples"], values["generation_length"])
+        samples, length = values["samples"], values["generation_length"]
+        cells = [] if file.absent else cut_cells(file, samples, length)
         datasets += cells
         names = [cell["abbr"] for cell in cells]
         sets.append({"name": file.name, "datasets": names, "absent": file.absent})
@@ -143,17 +134,14 @@ def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> 
         combinations=None,
         described_models=table.describe(models),
         settings=values.values,
-        infer=make_infer(packing_partitioner(workers), workers),
-        eval=make_eval(packing_partitioner(1), workers),
+        infer=run_tasks("ShortNamedInferTask", packing_partitioner(workers), workers),
+        eval=run_tasks("CellByCellEvalTask", packing_partitioner(1), workers),
         summarizer=summarize_with("CoverageSummarizer", sets=sets),
     )
 
 
 def find_data_sets(names: Sequence[str] | None = None) -> list[DataSetFile]:
-    """Read the data set configs of the package, in order of their names.
-
-    Args:
-        names: Files to read, without ``.py``, or forms of them; all by default.
+    """Read the package's data set configs or forms of these names, all by default, in their order.
 
     Raises:
         ValueError: For a name that no file or form has, or a file without ``*_datasets``.
@@ -179,14 +167,14 @@ def _read(name: str, path: Path) -> DataSetFile:
     if not keys:
         raise ValueError(f"{path.name} must define a *_datasets list, as OpenCompass asks.")
     cells = tuple(plain_config(cell) for key in keys for cell in cfg[key])
-    findings = [finding for finding in check_data(cells) if finding.level != "ok"]
+    findings = [finding for finding in doctor.check_data(cells) if finding.level != "ok"]
     reasons = [f"{finding.topic}: {finding.text}" for finding in findings]
     reasons += [reason for cell in cells if (reason := _stock_fault(cell))]
     return DataSetFile(name=name, cells=cells, absent="; ".join(dict.fromkeys(reasons)))
 
 
 def _stock_fault(cell: Mapping[str, Any]) -> str:
-    """Say what one of OpenCompass's own data sets lacks, without its download."""
+    """Return what one of OpenCompass's own data sets lacks, without its download."""
     from opencompass.utils.datasets_info import DATASETS_MAPPING
 
     package, _, name = cell["type"].rpartition(".")
@@ -209,11 +197,6 @@ def cut_cells(file: DataSetFile, num_samples: int, generation_length: int) -> li
 
     Of each task there stay the shortest and the longest length at the middle depth. `abbr` gets
     the file's name in front, so that two files may hold the same cell.
-
-    Args:
-        file: From `find_data_sets`.
-        num_samples: Samples of each cell.
-        generation_length: Most tokens that are generated.
     """
     cells = [_cut(cell, num_samples, generation_length) for cell in _choose(file.cells)]
     for cell in cells:
@@ -224,15 +207,12 @@ def cut_cells(file: DataSetFile, num_samples: int, generation_length: int) -> li
 def _choose(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     cells = list(cells)
     depths = sorted({cell["depth"] for cell in cells if "depth" in cell})
-    kept = [c for c in cells if "depth" not in c or c["depth"] == depths[len(depths) // 2]]
+    chosen = [c for c in cells if "depth" not in c or c["depth"] == depths[len(depths) // 2]]
     lengths: dict[Any, list[int]] = {}
-    for cell in kept:
-        if "length" in cell:
-            lengths.setdefault(cell.get("task"), []).append(cell["length"])
+    for cell in chosen:
+        lengths.setdefault(cell.get("task"), []).append(cell.get("length", 0))
     ends = {task: (min(found), max(found)) for task, found in lengths.items()}
-    return [
-        cell for cell in kept if "length" not in cell or cell["length"] in ends[cell.get("task")]
-    ]
+    return [cell for cell in chosen if cell.get("length", 0) in ends[cell.get("task")]]
 
 
 def _cut(cell: Mapping[str, Any], num_samples: int, generation_length: int) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""Makes model configs of the table of models, for every benchmark and every RoPE scaling.
-
-The facts are in `model_table`. A config of OpenCompass is a plain dictionary; classes stand in it
-by their dotted names, as in a dumped one.
-"""
+"""Makes the model configs of the table of models, for every benchmark and every RoPE scaling."""
 
 from __future__ import annotations
 
@@ -73,8 +69,8 @@ class ModelTable:
         num_steps: int | None = None,
         block_length: int | None = None,
         max_out_len: int | None = None,
-        benchmark: str = "niah",
         dtype: str | None = None,
+        benchmark: str = "niah",
         rows: Sequence[Mapping[str, Any]] | None = None,
         chat: bool = False,
     ) -> list[Config]:
@@ -85,12 +81,12 @@ class ModelTable:
             scaling: What `parse_scaling` reads; ``all`` is each model's own, ``METHOD:all`` those
                 of one method.
             num_gpus: GPUs of the machine; a model takes one if there is one.
-            batch_size: Prompts at a time, instead of the model's own.
-            num_steps: Denoising steps, instead of the model's own; no effect on a model without.
-            block_length: Tokens in a block, instead of the model's own; none on a model without.
-            max_out_len: Tokens to generate, instead of the model's own.
+            batch_size: Prompts at a time, instead of the model's own, as with the next four.
+            num_steps: Denoising steps; no effect on a model without.
+            block_length: Tokens in a block of the sampler; no effect on a model without.
+            max_out_len: Tokens to generate.
+            dtype: Precision of the weights.
             benchmark: Whose generation settings; a key of the facts' ``generation``.
-            dtype: Precision of the weights, instead of the model's own.
             rows: What to make instead of every pair, as far as it is about the models: mappings
                 of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other
                 key is put into the model's config.
@@ -179,15 +175,11 @@ class ModelTable:
         """
         described = []
         for config in configs:
-            facts = self._facts_of(config)
-            steps = config["abbr"].partition("_steps")[2].partition("_")[0]
-            described.append(
-                {
-                    "abbr": config["abbr"],
-                    "title": facts.title + (f", steps {steps}" if steps else ""),
-                    "trained_length": facts.trained_length,
-                }
-            )
+            facts, abbr = self._facts_of(config), config["abbr"]
+            steps = abbr.partition("_steps")[2].partition("_")[0]
+            title = facts.title + (f", steps {steps}" if steps else "")
+            told = {"abbr": abbr, "title": title, "trained_length": facts.trained_length}
+            described.append(told)
         return described
 
 

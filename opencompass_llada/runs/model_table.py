@@ -158,11 +158,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         **_TINY_LLADA,
     ),
     "tiny_llada_long": _llada(
-        "tiny-llada-long",
-        "asset:tiny-llada-long",
-        trained_length=16384,
-        scalings=(),
-        **_TINY_LLADA,
+        "tiny-llada-long", "asset:tiny-llada-long", trained_length=16384, scalings=(), **_TINY_LLADA
     ),
     "tiny_ar": autoregressive(
         "tiny-ar",

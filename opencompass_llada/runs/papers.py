@@ -53,19 +53,15 @@ _LONGLLADA_MODELS = (
 )
 # The repository's model list holds the base model; UltraLLaDA stands there as a comment.
 _ULTRALLADA_MODELS = ("llada_8b_base", "ultrallada")
-_NIAH = {
-    **{"data": "needlebench", "language": "en", "prompt": "base"},
-    **{"tokenizer": "gpt-4", "repeats": 10},
-}
-_RULER = {
-    **{"data": "ruler", "prompt": "base", "tokenizer": "gpt-4"},
-    **{"samples": 100, "fwe": "published"},
-}
+_NIAH = dict(data="needlebench", language="en", prompt="base", tokenizer="gpt-4", repeats=10)
+_RULER = dict(data="ruler", prompt="base", tokenizer="gpt-4", samples=100, fwe="published")
 # OpenCompass's prompts and answer lengths, the latter rounded up to a whole block.
-_LONGBENCH = {
-    **{"data": "longbench", "benchmark": "longbench"},
-    **{"wording": "opencompass", "output_lengths": "repositories"},
-}
+_LONGBENCH = dict(
+    data="longbench",
+    benchmark="longbench",
+    wording="opencompass",
+    output_lengths="repositories",
+)
 PAPERS: dict[str, dict[str, Evaluation]] = {
     "longllada": {
         "niah": Evaluation(
@@ -100,11 +96,7 @@ PAPERS: dict[str, dict[str, Evaluation]] = {
             lambdas={"llada": 0},
             # The repository's configs are OpenCompass's with their answer turn. They run 16K and
             # 32K; the paper's Table 3 has four lengths.
-            settings={
-                **_RULER,
-                "prompt": "opencompass",
-                "lengths": [4096, 8192, 16384, 32768],
-            },
+            settings={**_RULER, "prompt": "opencompass", "lengths": [4096, 8192, 16384, 32768]},
             groups=ULTRALLADA_GROUPS,
         ),
         "longbench": Evaluation(
@@ -146,13 +138,13 @@ def list_rows(evaluation: Evaluation, benchmark: str) -> list[Row]:
         common = {"model": name, "dtype": facts.paper_dtype, "seed": SEED}
         if facts.family in evaluation.add_bos:
             common["add_bos"] = True
-        own = facts.generation[benchmark].get("num_steps")
         given = evaluation.num_steps
-        steps = {"num_steps": given} if given not in (None, own) else {}
-        for text in ["none", *lambdas[: evaluation.lambdas[facts.family]]]:
-            rows.append({**common, "scaling": text, **steps})
-        for num_steps in evaluation.steps.get(facts.family, ()):
-            rows.append({**common, "scaling": "none", "num_steps": num_steps})
+        is_own = given in (None, facts.generation[benchmark].get("num_steps"))
+        steps = {} if is_own else {"num_steps": given}
+        scalings = ["none", *lambdas[: evaluation.lambdas[facts.family]]]
+        rows += [{**common, "scaling": text, **steps} for text in scalings]
+        others = evaluation.steps.get(facts.family, ())
+        rows += [{**common, "scaling": "none", "num_steps": count} for count in others]
     return rows
 
 
@@ -171,14 +163,14 @@ def demo_rows(rows: Sequence[Row]) -> list[Row]:
 
 def choose_rows(rows: Sequence[Row]) -> list[Row]:
     """Keep what LLADA_MODELS and LLADA_SCALING name; ``NAME=PATH`` puts a checkpoint's path in."""
-    specs, scalings = list_variable("MODELS"), list_variable("SCALING")
-    chosen = list(rows)
+    specs = {spec: spec.partition("=")[0].strip() for spec in list_variable("MODELS")}
+    scalings, chosen = list_variable("SCALING"), list(rows)
     if specs:
-        names = [spec.partition("=")[0].strip() for spec in specs]
-        reject_unknown("model of this evaluation", names, {row["model"] for row in rows})
+        models = {row["model"] for row in rows}
+        reject_unknown("model of this evaluation", specs.values(), models)
         chosen = [
             {**row, "model": spec}
-            for spec, name in zip(specs, names, strict=True)
+            for spec, name in specs.items()
             for row in rows
             if row["model"] == name
         ]

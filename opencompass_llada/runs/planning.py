@@ -178,8 +178,8 @@ def plan_run(
         combinations=groups if several else None,
         described_models=table.describe(models),
         settings=values.values,
-        infer=make_infer(partitioner, workers),
-        eval=make_eval(packing_partitioner(evaluations), workers, **details),
+        infer=run_tasks("ShortNamedInferTask", partitioner, workers),
+        eval=run_tasks("CellByCellEvalTask", packing_partitioner(evaluations), workers, **details),
         summarizer={},
     )
     run.summarizer = plan.make_summarizer(values, run)
@@ -230,7 +230,7 @@ def plan_leaderboard(
 
     Args:
         settings: Models, scaling, benchmarks, lengths and workers; None for the default.
-        options: Settings of each benchmark besides models, scaling and lengths.
+        options: Settings of each benchmark besides these.
         num_gpus: GPUs of the machine; counted by default.
     """
     known = {
@@ -262,17 +262,21 @@ def plan_leaderboard(
     values.announce(f"Leaderboard: {cells} cells", unset=("lengths",))
     largest = max(len(group["datasets"]) for group in combinations)
     described = unique(told for run in runs for told in run.described_models)
-    partitioner = small_cells_partitioner(
-        -(-cells // largest) * largest, largest, values["workers"], gpus
-    )
+    results = -(-cells // largest) * largest
+    partitioner = small_cells_partitioner(results, largest, values["workers"], gpus)
     return Run(
         models=unique(model for group in combinations for model in group["models"]),
         datasets=unique(cell for group in combinations for cell in group["datasets"]),
         combinations=combinations,
         described_models=described,
         settings=values.values,
-        infer=make_infer(partitioner, values["workers"]),
-        eval=make_eval(runs[0].eval["partitioner"], values["workers"], dump_details=True),
+        infer=run_tasks("ShortNamedInferTask", partitioner, values["workers"]),
+        eval=run_tasks(
+            "CellByCellEvalTask",
+            runs[0].eval["partitioner"],
+            values["workers"],
+            dump_details=True,
+        ),
         summarizer=summarize_with("LeaderboardSummarizer", models=described),
     )
 
@@ -363,32 +367,20 @@ def small_cells_partitioner(
 
 def packing_partitioner(num_tasks: int) -> Config:
     """Return the partitioner that packs models and data sets into so many tasks."""
-    return {
-        "type": "opencompass_llada.runs.partitioner.PackingPartitioner",
-        "num_tasks": num_tasks,
+    kind = "opencompass_llada.runs.partitioner.PackingPartitioner"
+    return {"type": kind, "num_tasks": num_tasks}
+
+
+def run_tasks(kind: str, partitioner: Config, workers: int, **options: Any) -> Config:
+    """Return OpenCompass's ``infer`` or ``eval``, with so many tasks of a class at a time."""
+    runner = {
+        "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
+        "max_num_workers": workers,
+        "task": {"type": f"opencompass_llada.runs.tasks.{kind}", **options},
     }
-
-
-def make_infer(partitioner: Config, workers: int) -> Config:
-    """Return OpenCompass's ``infer``, with so many tasks at a time."""
-    task = {"type": "opencompass_llada.runs.tasks.ShortNamedInferTask"}
-    return {"partitioner": partitioner, "runner": _make_runner(workers, task)}
-
-
-def make_eval(partitioner: Config, workers: int, **task_options: Any) -> Config:
-    """Return OpenCompass's ``eval``; ``dump_details=True`` keeps each answer with its score."""
-    task = {"type": "opencompass_llada.runs.tasks.CellByCellEvalTask", **task_options}
-    return {"partitioner": partitioner, "runner": _make_runner(workers, task)}
+    return {"partitioner": partitioner, "runner": runner}
 
 
 def summarize_with(kind: str, **options: Any) -> Config:
     """Return OpenCompass's ``summarizer``, given the name of a class of `report.summarizers`."""
     return {"type": f"opencompass_llada.report.summarizers.{kind}", **options}
-
-
-def _make_runner(workers: int, task: Config) -> Config:
-    return {
-        "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
-        "max_num_workers": workers,
-        "task": task,
-    }

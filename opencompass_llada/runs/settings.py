@@ -1,9 +1,8 @@
 """Reads what to run from a config's settings and from LLADA_* environment variables.
 
-A variable wins over the setting of the same name (LLADA_MODELS over ``models``). Everything is
-decided while the config is parsed: the dumped config holds the result and reads no variable.
-``LLADA_DEMO=1`` puts the benchmark's demo in place of a config's settings: tiny models and
-embedded data, which run anywhere in minutes; other variables still win over it.
+A variable wins over the setting of the same name (LLADA_MODELS over ``models``). ``LLADA_DEMO=1``
+puts the benchmark's demo, tiny models and embedded data, in place of a config's settings; other
+variables still win over it. The dumped config holds the result and reads no variable.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from opencompass_llada.options import reject_unknown
@@ -36,25 +36,15 @@ class Setting:
     """Whether a config may give numbers that are not whole."""
 
 
-def text(text: str, *choices: str) -> Setting:
+def text(text: str, *choices: str, **options: Any) -> Setting:
     """Return a setting of one text."""
-    return Setting(text=text, choices=choices)
+    return Setting(text=text, choices=choices, **options)
 
 
-def texts(text: str, *choices: str) -> Setting:
-    """Return a setting of texts, separated by commas."""
-    return Setting(text=text, is_list=True, choices=choices)
-
-
-def number(text: str) -> Setting:
-    """Return a setting of one whole number."""
-    return Setting(text=text, is_number=True)
-
-
-def numbers(text: str, **options: Any) -> Setting:
-    """Return a setting of whole numbers, separated by commas."""
-    return Setting(text=text, is_list=True, is_number=True, **options)
-
+#: Settings of texts, of one whole number and of whole numbers, lists separated by commas.
+texts = partial(text, is_list=True)
+number = partial(text, is_number=True)
+numbers = partial(text, is_list=True, is_number=True)
 
 #: Of every run, before and after its benchmark's own.
 LEADING = {

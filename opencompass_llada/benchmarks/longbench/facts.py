@@ -1,12 +1,8 @@
-"""LongBench's facts: the 21 tasks, the averages over them, the lengths of answers.
+"""States what is known of LongBench: its 21 tasks, the averages over them, the lengths of answers.
 
-Facts of LongBench (arXiv 2308.14508), from its repository THUDM/LongBench: metric and the rule of
-the first line from ``eval.py``, chat rule and LongBench-E's tasks from ``pred.py``, lengths from
-``config/dataset2maxlen.json``, numbers of samples from ``task.md``. Wordings are in `prompts`.
-
-Lists groups for `results.group_summarizer`; computes nothing.
-
-LongBench's own numbers and those of the two papers, which differ. Knows tasks and numbers only.
+From THUDM/LongBench (arXiv 2308.14508): metrics and the rule of the first line from ``eval.py``,
+the chat rule and LongBench-E's tasks from ``pred.py``, lengths from ``dataset2maxlen.json``,
+numbers of samples from ``task.md``.
 """
 
 from __future__ import annotations
@@ -38,14 +34,14 @@ BUCKETS: dict[str, tuple[int, float]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LongBenchTask:
     """One task."""
 
-    name: str
-    """As in file names and the rows' ``dataset``."""
     category: str
     """A key of `CATEGORIES`."""
+    name: str
+    """As in file names and the rows' ``dataset``."""
     language: str
     """``en``, ``zh`` or ``code``."""
     metric: str
@@ -56,10 +52,16 @@ class LongBenchTask:
     """Published samples."""
     bucket_samples: tuple[int, ...] = ()
     """Published samples of each of `BUCKETS` in LongBench-E; empty where it is not part of it."""
-    first_line: bool = False
-    """Whether only the answer's first line counts."""
-    chat: bool = True
-    """Whether a chat model's template goes around the prompt."""
+
+    @property
+    def first_line(self) -> bool:
+        """Whether only the answer's first line counts."""
+        return self.category == "ICL"
+
+    @property
+    def chat(self) -> bool:
+        """Whether a chat model's template goes around the prompt."""
+        return self.category not in ("ICL", "Code")
 
     @property
     def prompt(self) -> str:
@@ -67,59 +69,37 @@ class LongBenchTask:
         return PROMPTS[self.name]
 
 
-def _task(
-    category: str, name: str, language: str, metric: str, max_new_tokens: int, *counts: int
-) -> LongBenchTask:
-    """Make one row of the table; the counts are the samples, then LongBench-E's by bucket."""
-    few_shot = category == "ICL"
-    return LongBenchTask(
-        name=name,
-        category=category,
-        language=language,
-        metric=metric,
-        max_new_tokens=max_new_tokens,
-        num_samples=counts[0],
-        bucket_samples=counts[1:],
-        first_line=few_shot,
-        chat=not few_shot and category != "Code",
-    )
-
-
 TASKS: dict[str, LongBenchTask] = {
     task.name: task
     for task in (
-        _task("SD", "narrativeqa", "en", "qa_f1", 128, 200),
-        _task("SD", "qasper", "en", "qa_f1", 128, 200, 100, 100, 24),
-        _task("SD", "multifieldqa_en", "en", "qa_f1", 64, 150, 67, 70, 13),
-        _task("SD", "multifieldqa_zh", "zh", "qa_f1_zh", 64, 200),
-        _task("MD", "hotpotqa", "en", "qa_f1", 32, 200, 100, 100, 100),
-        _task("MD", "2wikimqa", "en", "qa_f1", 32, 200, 100, 100, 100),
-        _task("MD", "musique", "en", "qa_f1", 32, 200),
-        _task("MD", "dureader", "zh", "rouge_zh", 128, 200),
-        _task("Sum", "gov_report", "en", "rouge", 512, 200, 100, 100, 100),
-        _task("Sum", "qmsum", "en", "rouge", 512, 200),
-        _task("Sum", "multi_news", "en", "rouge", 512, 200, 100, 100, 94),
-        _task("Sum", "vcsum", "zh", "rouge_zh", 512, 200),
-        _task("ICL", "trec", "en", "classification", 64, 200, 100, 100, 100),
-        _task("ICL", "triviaqa", "en", "qa_f1", 32, 200, 100, 100, 100),
-        _task("ICL", "samsum", "en", "rouge", 128, 200, 100, 100, 100),
-        _task("ICL", "lsht", "zh", "classification", 64, 200),
-        _task("Syn", "passage_count", "en", "count", 32, 200, 100, 100, 100),
-        _task("Syn", "passage_retrieval_en", "en", "retrieval", 32, 200, 100, 100, 100),
-        _task("Syn", "passage_retrieval_zh", "zh", "retrieval_zh", 32, 200),
-        _task("Code", "lcc", "code", "code_similarity", 64, 500, 100, 100, 100),
-        _task("Code", "repobench-p", "code", "code_similarity", 64, 500, 100, 100, 100),
+        LongBenchTask("SD", "narrativeqa", "en", "qa_f1", 128, 200),
+        LongBenchTask("SD", "qasper", "en", "qa_f1", 128, 200, (100, 100, 24)),
+        LongBenchTask("SD", "multifieldqa_en", "en", "qa_f1", 64, 150, (67, 70, 13)),
+        LongBenchTask("SD", "multifieldqa_zh", "zh", "qa_f1_zh", 64, 200),
+        LongBenchTask("MD", "hotpotqa", "en", "qa_f1", 32, 200, (100, 100, 100)),
+        LongBenchTask("MD", "2wikimqa", "en", "qa_f1", 32, 200, (100, 100, 100)),
+        LongBenchTask("MD", "musique", "en", "qa_f1", 32, 200),
+        LongBenchTask("MD", "dureader", "zh", "rouge_zh", 128, 200),
+        LongBenchTask("Sum", "gov_report", "en", "rouge", 512, 200, (100, 100, 100)),
+        LongBenchTask("Sum", "qmsum", "en", "rouge", 512, 200),
+        LongBenchTask("Sum", "multi_news", "en", "rouge", 512, 200, (100, 100, 94)),
+        LongBenchTask("Sum", "vcsum", "zh", "rouge_zh", 512, 200),
+        LongBenchTask("ICL", "trec", "en", "classification", 64, 200, (100, 100, 100)),
+        LongBenchTask("ICL", "triviaqa", "en", "qa_f1", 32, 200, (100, 100, 100)),
+        LongBenchTask("ICL", "samsum", "en", "rouge", 128, 200, (100, 100, 100)),
+        LongBenchTask("ICL", "lsht", "zh", "classification", 64, 200),
+        LongBenchTask("Syn", "passage_count", "en", "count", 32, 200, (100, 100, 100)),
+        LongBenchTask("Syn", "passage_retrieval_en", "en", "retrieval", 32, 200, (100, 100, 100)),
+        LongBenchTask("Syn", "passage_retrieval_zh", "zh", "retrieval_zh", 32, 200),
+        LongBenchTask("Code", "lcc", "code", "code_similarity", 64, 500, (100, 100, 100)),
+        LongBenchTask("Code", "repobench-p", "code", "code_similarity", 64, 500, (100, 100, 100)),
     )
 }
 LONGBENCH_E_TASKS = tuple(task.name for task in TASKS.values() if task.bucket_samples)
 
 
 def list_tasks(benchmark: str, names: Sequence[str] | None = None) -> list[LongBenchTask]:
-    """Return tasks in LongBench's order.
-
-    Args:
-        benchmark: ``longbench`` or ``longbench_e``.
-        names: Which; all by default.
+    """Return the tasks of ``longbench`` or ``longbench_e`` in LongBench's order, or those named.
 
     Raises:
         ValueError: For an unknown benchmark or task; names the nearest.
@@ -138,16 +118,11 @@ def bucket_of(length: int) -> str:
 def category_groups(
     benchmark: str = "longbench", names: Sequence[str] | None = None
 ) -> tuple[Group, ...]:
-    """Return the groups of a table of LongBench results.
+    """Return the averages of all tasks, or of those named.
 
     A category is the mean of its tasks, as in LongBench's and LongLLaDA's tables. ``Avg`` is the
     mean of all tasks, which comes nearest to LongLLaDA's Avg column; ``Weighted`` weighs tasks by
     their samples, as UltraLLaDA's total does.
-
-    Args:
-        benchmark: ``longbench`` or ``longbench_e``.
-        names: Tasks that the groups are made of; all by default. Categories without any are left
-            out.
     """
     tasks = list_tasks(benchmark, names)
     everything = tuple(task.name for task in tasks)
@@ -162,23 +137,10 @@ def category_groups(
     )
 
 
-#: What LongLLaDA's and UltraLLaDA's wrappers round lengths up to: their block length.
-_BLOCK = 64
-#: Where OpenCompass's configs have another length than LongBench.
-_OPENCOMPASS = {"qasper": 32}
-
-
-def _longllada(task: LongBenchTask) -> int:
-    return 512 if task.category == "Sum" else 64
-
-
 def _repositories(task: LongBenchTask) -> int:
-    length = _OPENCOMPASS.get(task.name, task.max_new_tokens)
-    return -(-length // _BLOCK) * _BLOCK
-
-
-def _short(task: LongBenchTask) -> int:
-    return 64 if task.category == "Sum" else 32
+    """Round up to the wrappers' block length; qasper has another length in OpenCompass."""
+    length = {"qasper": 32}.get(task.name, task.max_new_tokens)
+    return -(-length // 64) * 64
 
 
 #: Name -> the length of a task's answers.
@@ -191,25 +153,20 @@ def _short(task: LongBenchTask) -> int:
 #: - ``short``: for the sample set and tiny models.
 OUTPUT_LENGTHS: dict[str, Callable[[LongBenchTask], int]] = {
     "original": lambda task: task.max_new_tokens,
-    "longllada": _longllada,
+    "longllada": lambda task: 512 if task.category == "Sum" else 64,
     "ultrallada": lambda task: 512,
     "repositories": _repositories,
-    "short": _short,
+    "short": lambda task: 64 if task.category == "Sum" else 32,
 }
 
 
 def output_length(setting: str, task_name: str) -> int:
-    """Return the number of tokens to generate for a task's answers.
-
-    Args:
-        setting: A key of `OUTPUT_LENGTHS`.
-        task_name: A key of `TASKS`.
+    """Return the number of tokens to generate for a task's answers; a setting of `OUTPUT_LENGTHS`.
 
     Raises:
-        ValueError: For an unknown name; the nearest is named.
+        ValueError: For an unknown setting; the nearest is named.
     """
     reject_unknown("output length setting", [setting], OUTPUT_LENGTHS)
-    reject_unknown("LongBench task", [task_name], TASKS)
     return OUTPUT_LENGTHS[setting](TASKS[task_name])
 
 

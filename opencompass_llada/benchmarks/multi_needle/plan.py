@@ -1,8 +1,7 @@
 """Lists the data sets of several needles: retrieval, one a length, and reasoning, one a cell.
 
 Retrieval hides a needle at every depth of the grid and asks for all of them. The prompt of a base
-model ends in the beginning of the answer; there is no answer turn after it. `abbr` only names
-files: what reads results takes benchmark, task and length from the config.
+model ends in the beginning of the answer; there is no answer turn after it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from opencompass_llada.benchmarks.cells import (
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.plan import DATA_PATHS, DEPTHS_BY_TEN, LONGLLADA_LENGTHS
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs.planning import DataSets
+from opencompass_llada.runs.planning import DataSets, default_by_name
 from opencompass_llada.runs.settings import Settings, number, numbers, text
 
 #: For each data, each language that it has. NeedleBench's own Chinese sets read zh_finance.jsonl
@@ -29,7 +28,7 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
     },
     "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
-_SAMPLES = "opencompass_llada.benchmarks.multi_needle.dataset"
+_DATASETS = "opencompass_llada.benchmarks.multi_needle.dataset"
 
 
 def _list_cells(values: Settings) -> list[Config]:
@@ -43,15 +42,18 @@ def _list_cells(values: Settings) -> list[Config]:
     if data == "embedded":  # from once to four times its trained length of 512 tokens
         values.default("lengths", (512, 1024, 2048))
         values.default("depths", [10, 50, 90])
-        values.default("tokenizer", "asset:tiny-llada")
         values.default("repeats", 4)
+    default_by_name(values)
     values.default("lengths", LONGLLADA_LENGTHS)
     values.default("depths", list(DEPTHS_BY_TEN))
     values.default("tokenizer", "gpt-4")
     values.default("repeats", 10)
     is_short = data == "embedded" or values["task"] == "reasoning"
     values.default("generation_length", 64 if is_short else 256)
-    reject_unknown(f"language of {data} data", [values["language"]], HAYSTACKS[data])
+    values.default("needles", 2)
+    values.default("gap", 10)
+    language = values["language"]
+    reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
     common = {
         "benchmark": "needlebench_multi",
         "path": DATA_PATHS.get(values["data"], values["data"]),
@@ -63,41 +65,29 @@ def _list_cells(values: Settings) -> list[Config]:
         "reader_cfg": read_with("answer"),
         # No BOT turn: it would put a line break after the answer prefix.
         "infer_cfg": generate_with({"type": LITERAL_TEMPLATE}, values["generation_length"]),
-        **HAYSTACKS[data][values["language"]],
+        **HAYSTACKS[data][language],
     }
-    make = _reasoning if values["task"] == "reasoning" else _retrieval
-    return [{**cell, **common} for cell in make(values, data)]
-
-
-def _name(values: Settings, task: str, data: str, length: int) -> str:
-    name = f"{task}_{data}_{values['language']}_length{length}"
-    ending = "_chat" if values["prompt"] == "chat" else ""
-    return f"{name}_by-{name_tokenizer(values['tokenizer'])}{ending}"
-
-
-def _retrieval(values: Settings, data: str) -> list[Config]:
+    ending = f"by-{name_tokenizer(values['tokenizer'])}" + "_chat" * common["guide"]
+    name = f"{data}_{language}_length"
+    if values["task"] == "retrieval":
+        return [
+            {
+                "abbr": f"multi_retrieval_{name}{length}_{ending}",
+                "type": f"{_DATASETS}.MultiNeedleRetrievalDataset",
+                "task": f"multi_retrieval_{language}",
+                "length": length,
+                "depths": values["depths"],
+                "needle_file_name": "needles.jsonl",
+                "eval_cfg": score_with("multi_needle.dataset.MultiNeedleRetrievalEvaluator"),
+                **common,
+            }
+            for length in values["lengths"]
+        ]
+    task = f"multi_reasoning{values['needles']}"
     return [
         {
-            "abbr": _name(values, "multi_retrieval", data, length),
-            "type": f"{_SAMPLES}.MultiNeedleRetrievalDataset",
-            "task": f"multi_retrieval_{values['language']}",
-            "length": length,
-            "depths": values["depths"],
-            "needle_file_name": "needles.jsonl",
-            "eval_cfg": score_with("multi_needle.dataset.MultiNeedleRetrievalEvaluator"),
-        }
-        for length in values["lengths"]
-    ]
-
-
-def _reasoning(values: Settings, data: str) -> list[Config]:
-    values.default("needles", 2)
-    values.default("gap", 10)
-    task, language = f"multi_reasoning{values['needles']}", values["language"]
-    return [
-        {
-            "abbr": f"{_name(values, task, data, length)}_depth{depth:03d}",
-            "type": f"{_SAMPLES}.MultiNeedleReasoningDataset",
+            "abbr": f"{task}_{name}{length}_{ending}_depth{depth:03d}",
+            "type": f"{_DATASETS}.MultiNeedleReasoningDataset",
             "task": f"{task}_{language}_depth{depth:03d}",
             "length": length,
             "depth": depth,
@@ -105,6 +95,7 @@ def _reasoning(values: Settings, data: str) -> list[Config]:
             "diff": values["gap"],
             "needle_file_name": f"multi_needle_reasoning_{language}.json",
             "eval_cfg": score_with("multi_needle.dataset.MultiNeedleReasoningEvaluator"),
+            **common,
         }
         for depth in values["depths"]
         for length in values["lengths"]
