@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.perplexity.samples import PerplexityDataset, read_texts
+from opencompass_llada.runs.planning import plan_run
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "configs/eval_llada_ppl.py"
@@ -83,3 +84,9 @@ def test_real_text_files_are_read(real_data_root, monkeypatch):
     assert {cell["num_texts"] for cell in cfg["datasets"]} == {1}
     with pytest.raises(MissingDataError):
         texts(path=str(path) + "x")
+
+
+def test_a_run_that_is_given_no_data_takes_the_default(capsys):
+    run = plan_run("perplexity", dict(models=["tiny_llada"]), num_gpus=0)
+    assert {cell["path"] for cell in run.datasets} == {"generated"}
+    assert "generated  [default]" in capsys.readouterr().err
