@@ -366,10 +366,36 @@ SPEED = {
     "LoRA, `adaptive`: four documents of 16K": "finetune_speed_h100.json#/rows/2/",
     "all weights, FSDP2 and Ulysses": "finetune_speed_two_h100.json#/rows/0/",
 }
-MEMORY = {f"{n} + 32, {kept} kept": f"inference_h100.json#/run {n}+32/modes/{mode}/"
-          for n, kept, mode in (("32K", "bfloat16", "prompt"), ("32K", "float8", "prompt-fp8"),
+MEMORY = {f"{n} + 32, {kind} cached": f"inference_h100.json#/run {n}+32/modes/{mode}/"
+          for n, kind, mode in (("32K", "bfloat16", "prompt"), ("32K", "float8", "prompt-fp8"),
                                 ("64K", "bfloat16", "prompt"), ("64K", "float8", "prompt-fp8"),
                                 ("128K", "float8", "prompt-fp8"))}  # fmt: skip
+
+LIBRARIES = {
+    "plain network, eager": "plain",
+    "plain network, torch.compile": "compiled default",
+    "plain network, torch.compile, reduce-overhead": "compiled reduce-overhead",
+    "ours": "ours",
+    "ours, operations of PyTorch": "ours, operations of PyTorch",
+    "ours, operations of liger-kernel": "ours, operations of liger-kernel",
+    "a step of 32 tokens against the cache, ours": "small pass, ours",
+    "a step of 32 tokens, without graphs": "small pass, without graphs",
+}
+
+
+def library_table() -> str:
+    """A pass of ours beside what libraries offer: milliseconds, and times ours, by length."""
+    lengths = ("2048", "8192", "32768")
+    rows = []
+    for label, name in LIBRARIES.items():
+        bases = [f"library_kernels_h200.json#/lengths/{length}/{name}/" for length in lengths]
+        cells = [fill(base, "{seconds times 1000:.2f}") for base in bases]
+        if "small" not in name:
+            cells = [
+                f"{ms} ({fill(b, '{times_ours:.2f}')})" for ms, b in zip(cells, bases, strict=True)
+            ]
+        rows.append([label, *cells])
+    return make(["ms (times ours)", "2,048 tokens", "8,192", "32,768"], rows)
 
 
 def survival_table() -> str:
@@ -458,6 +484,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "memory": grid(["", "planned", "measured"], MEMORY,
                    ["{planned_gb:.1f}", "{peak_allocated_gb:.1f}"]),
+    "library_kernels": library_table,
     "finetune_speed": grid(
         ["", "tokens a row", "GPUs", "s a step", "tokens a second", "MFU",
          "planned / reserved / allocated GB"],
