@@ -63,6 +63,19 @@ def describe_data(dataset: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     return part
 
 
+def describe_weights(
+    model: Mapping[str, Any], files: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """Return a maker's part on the model, whatever it is asked; ``files`` from `hash_files`."""
+    part: dict[str, Any] = {
+        name: "+".join(filter(None, own)) or None for name, own in files.items()
+    }
+    if is_ours(model):
+        options: WrapperOptions = LLaDACausalLM.check_arguments(**model_keywords(model))
+        part["scaling"] = plain(options.rope_scaling)
+    return part
+
+
 def describe_maker(
     model: Mapping[str, Any],
     dataset: Mapping[str, Any],
@@ -87,7 +100,7 @@ def describe_maker(
     if (shortest := inferencer.get("min_out_len", model.get("min_out_len"))) is not None:
         own["min_out_len"] = shortest
     maker = {
-        **{name: "+".join(filter(None, hashes)) or None for name, hashes in files.items()},
+        **describe_weights(model, files),
         **data,
         "wording": hash_values([plain(infer), plain(columns), plain(model.get("meta_template"))]),
         "inference": plain(own),
@@ -122,7 +135,6 @@ def _describe_ours(
         template = Path(options.chat.template).expanduser()
         chat["template"] = hash_values(template.read_text("utf-8") if template.is_file() else None)
     maker: Maker = {
-        "scaling": plain(options.rope_scaling),
         "chat": chat,
         "options": {name: plain(getattr(options, name)) for name in names}
         | {"tokenizer_kwargs": hash_values(plain(options.tokenizer_kwargs))},

@@ -23,6 +23,7 @@ from opencompass_llada.runs.makers import (
     describe_data,
     describe_maker,
     describe_scoring,
+    describe_weights,
     list_differences,
     maker_path,
     plain,
@@ -51,8 +52,6 @@ _BY_NUMBER = "shards named by number alone"
 _NO_ANSWERS = "no answers beside the result"
 #: Differences that a mode which makes no answers reports and does not refuse.
 _TOLD = (NO_RECORD, _BY_NUMBER, _NO_ANSWERS, "versions")
-#: What makes a model another one under the same name.
-_OF_THE_MODEL = ("checkpoint", "adapter", "scaling")
 #: Differences of a result that go when it is scored again.
 _RESCORED = ("answers", "scoring")
 
@@ -199,8 +198,8 @@ def _set_aside_strangers(
         others = [path for path in makers if (name, split_shard_name(path.stem)[0]) not in asked]
         if not others:
             continue
-        expected = describe_maker(model, {}, files=files[name], data={}, dtype=None, fetch=False)
-        wanted = {field: expected[field] for field in _OF_THE_MODEL if field in expected}
+        wanted = describe_weights(model, files[name])
+        wanted.pop("tokenizer", None)
         for maker in others:
             answers = maker.with_suffix(".json")
             if not list_differences(read_maker(answers), wanted):
