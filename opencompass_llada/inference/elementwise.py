@@ -1,8 +1,7 @@
 """Computes what stands between the matrix products: norms, rotation, the gate, writing to a cache.
 
-`PlainElementwise` is plain PyTorch, the oracle, and runs everywhere; `FusedElementwise` of
-``triton/elementwise.py`` are kernels for CUDA, which round in the same places.
-
+`PlainElementwise` is plain PyTorch, the oracle; `FusedElementwise` of ``triton/elementwise.py`` are
+kernels for CUDA, which round in the same places.
 Shape suffixes: T tokens, M hidden size, H heads, G key/value heads, D head size, F MLP size.
 """
 

@@ -1,9 +1,7 @@
 """Runs the fast forward pass of a native network: packed products, flat memory, fused steps.
 
 Queries, keys and values (and the MLP's gate and up) are one wide product; the modules' own
-parameters become views of its weights. The MLP runs in chunks and writes over its input. What
-attends to what, and what is cached, is decided by the caller (``session.py``).
-
+parameters become views of its weights. The MLP runs in chunks and writes over its input.
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
 """

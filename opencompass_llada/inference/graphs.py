@@ -2,7 +2,6 @@
 
 A graph serves every prompt length, since positions, slots and numbers of keys are read from the
 device; it holds the addresses of the cache and the rotation tables that it was captured with.
-
 Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 """
 

@@ -2,7 +2,6 @@
 
 float8 is e4m3 with one float32 scale for each token and head (the largest magnitude over 448), so
 that a value's error is at most 1/16 of itself, or 2^-10 x 448 scales near zero.
-
 Shape suffixes: S slots, T tokens, G key/value heads, D head size.
 """
 

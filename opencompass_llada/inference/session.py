@@ -1,9 +1,7 @@
 """Passes over one batch: full ones that may cache keys and values, partial ones that use them.
 
 A partial pass first writes the span's own new keys and values over the cached ones, so that its
-tokens see each other as they are now. Which span, and when a full pass refreshes everything, is the
-sampler's policy.
-
+tokens see each other as they are now. Which span, and when all is refreshed, the sampler decides.
 Shape suffixes: B rows, L padded length, T tokens of all rows, P positions asked for, V vocabulary,
 H query heads, G key/value heads, D head size, M hidden size.
 """
@@ -90,18 +88,15 @@ class PassServer:
     ) -> Session:
         """Plan the memory of a batch, see `MemoryPlan`, and begin with it.
 
-        The sessions of one server share their cache: one is used up before the next is opened.
+        The sessions of one server share their cache: one is used up before the next is opened. A
+        batch that does not fit the card is a MemoryPlanError that names the nearest plan that does.
 
         Args:
             row_lengths: Tokens of each row, masks included.
             block_length: Most positions of a row that logits are asked for at once.
-            cache_dtype: ``bfloat16`` for the network's own dtype, or ``float8``; None caches
-                nothing.
+            cache_dtype: ``bfloat16`` for the network's own, or ``float8``; None caches nothing.
             passes: Full passes to come, for the choice of the attention kernel.
             guided: Whether the logits are combined with another session's.
-
-        Raises:
-            MemoryPlanError: If it does not fit the card; names the nearest plan that does.
         """
         self.plan = MemoryPlan(
             size=self._size,
@@ -207,13 +202,9 @@ class Session:
     ) -> Tensor:
         """Run a span of each row against what is cached of the row; return logits [B, P, V].
 
-        Args:
-            ids_BL: int64, right-padded to one length.
-            starts: The span's first position in each row.
-            num_tokens: The span's length, the same in each row.
-            positions_BP: int64, positions whose tokens are predicted, by states within the span.
-            num_wanted: The leading tokens of the span within which those states lie; None for all
-                of it. The last layer computes no more queries than those.
+        A row's span is ``num_tokens`` from its entry of ``starts`` on. The states that predict the
+        asked positions lie within its ``num_wanted`` leading tokens (None: anywhere in it); the
+        last layer computes no more queries than those.
         """
         assert self._cache is not None, "a session without a cache has full passes only"
         network, graphs = self._network, self._server.graphs

@@ -1,8 +1,7 @@
 """Chooses how the split attention kernel cuts its work: tiles, warps, splits; no kernel here.
 
-With few queries the time goes into reading the keys, so that many programs read small parts of
-them; with many it goes into arithmetic, so that tiles are large and the processors filled in whole
-waves.
+With few queries reading the keys takes the time, so that many programs read small parts of them;
+with many it is arithmetic, so that tiles are large and the processors filled in whole waves.
 """
 
 from __future__ import annotations
@@ -62,9 +61,9 @@ def fit_tiling(
 ) -> Tiling:
     """Return the tiling with fewer stages, or fewer keys, if that is what a card's memory holds.
 
-    A stage holds a tile of keys and one of values, ``key_bytes`` a number; a tile's queries lie
-    beside them in 16 bit. That is what Triton takes on an H100 with many queries, and at most what
-    it takes elsewhere. ``shared_memory`` are the bytes that one program may have.
+    A stage holds a tile of keys and one of values, ``key_bytes`` a number, beside queries in 16
+    bit: what Triton takes on an H100 with many queries, and at most what it takes elsewhere.
+    ``shared_memory`` are the bytes that one program may have.
     """
     room = shared_memory - 2 * num_queries * head_dim
     for keys in (tiling.keys, tiling.keys // 2, 32):

@@ -1,12 +1,8 @@
 """Computes the likelihood bound of masked diffusion: drawn, exact, or as LongLLaDA's script does.
 
-Source of the bound: LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6):
-with L target tokens, draw a count l uniform on 1..L and l places without replacement; then L / l *
-(sum of the masked tokens' cross entropies) has the bound as its mean. The bound is also the mean,
-over all orders of the tokens, of the negative log-likelihood in that order.
-
-Random numbers come from a generator on the CPU, so that every device draws the same masks.
-
+LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6): with L target tokens,
+draw a count l uniform on 1..L and l places without replacement; then L / l * (sum of the masked
+tokens' cross entropies) has the bound as its mean. Masks are drawn on the CPU for every device.
 Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
 """
 

@@ -1,11 +1,9 @@
 """Scores texts with a model, each split into condition and target in tokens.
 
 A whole text is tokenised once, as the model would read it, and split at the longest common token
-prefix: of the text and its condition alone, or of several texts that differ in their endings. In
-"So the sum is 12" of the five tokens [So, _the, _sum, _is, _12] with the condition "So the sum is
-1", of [So, _the, _sum, _is, _1], [_12] is scored; by counting the condition's tokens, as common
-evaluation harnesses do, the "2" never is. No token of the condition holds a character of what is
-scored; the first scored token may hold the condition's last characters.
+prefix: of the text and its condition alone, or of several texts that differ in their endings.
+"So the sum is 12" of [So, _the, _sum, _is, _12] is scored at [_12] given "So the sum is 1"; by
+counting the condition's tokens, as common evaluation harnesses do, the "2" never is.
 """
 
 from __future__ import annotations

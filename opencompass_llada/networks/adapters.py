@@ -1,7 +1,6 @@
 """Merges LoRA adapters in peft's format into a loaded network, checked before weights load.
 
-What an adapter needs is worked out by peft itself on a network without weights, and compared with
-the adapter's file.
+What an adapter needs, peft works out on a network without weights; its file is compared with that.
 """
 
 from __future__ import annotations
@@ -61,9 +60,6 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
     """Return where the adapter is, from the wrapper's keywords; None for no adapter.
 
     ``peft_kwargs`` are ``revision`` and ``subfolder``; ``is_trainable`` must be False if given.
-
-    Raises:
-        ValueError: If an option is unknown or does not fit, or peft is not installed.
     """
     given = dict(peft_kwargs or {})
     reject_unknown("peft_kwargs option", given, _OPTIONS)
@@ -86,9 +82,7 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
 def open_adapter(source: AdapterSource, path: str | Path) -> Adapter:
     """Find an adapter, or download it, and check that it fits the checkpoint of a folder or hub id.
 
-    Raises:
-        CheckpointError: If a file is missing or unreadable, the adapter is no plain LoRA, or target
-            modules or tensors differ from the network's; names them.
+    Files that are missing, unreadable or do not fit are a CheckpointError.
     """
     adapter = _read_adapter(source)
     is_native = str(read_model_config(path).get("model_type")) in NETWORKS

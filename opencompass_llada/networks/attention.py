@@ -30,12 +30,7 @@ ATTENTION_BACKENDS = ("auto", "sdpa", *(f"sdpa_{name}" for name in _SDPA_KERNELS
 
 
 def find_kernel(name: str, device: torch.device | str) -> str | None:
-    """Return the kernel of a backend for `attend_with`; None for PyTorch's own choice.
-
-    Raises:
-        ValueError: If the name is unknown, or the kernel needs CUDA and the device is not.
-        ImportError: If flash-attn is asked for and is not installed.
-    """
+    """Return the kernel of a backend for `attend_with`; None for PyTorch's own choice."""
     reject_unknown("attention backend", [name], ATTENTION_BACKENDS)
     needs_cuda = name in ("sdpa_cudnn", "sdpa_efficient", "flash_attn")
     if needs_cuda and torch.device(device).type != "cuda":

@@ -1,8 +1,7 @@
 """States who sees whom in a row, once for each pattern; everything else follows from it.
 
-A pattern is a list of stretches. From it come the boolean mask, which is the oracle; the calls of
-maskless kernels (`networks.attention`); and how much of a row a cache of keys and values may hold
-as final. Shape suffixes: B batch, L positions.
+A pattern is a list of stretches. The mask, which is the oracle, the calls of maskless kernels and
+how much of a row may be cached as final follow from it. Shape suffixes: B batch, L positions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Loads autoregressive checkpoints through transformers, with this package's RoPE scaling.
 
-The network is transformers' own; only the frequencies of its rotary embeddings are replaced, so
-that an autoregressive baseline and a diffusion model are scaled by one piece of code.
+The network is transformers' own; only the frequencies of its rotary embeddings are replaced.
 """
 
 from __future__ import annotations
@@ -51,11 +50,7 @@ def is_causal_architecture(model_type: Any) -> bool:
 def check_causal(
     path: str | Path, *, rope_scaling: RopeScaling | None = None
 ) -> tuple[Path, Any, dict[str, DeclaredRope], ResolvedRope | None]:
-    """Check a checkpoint's config.json, headers and scaling as `load_causal` does.
-
-    Returns:
-        Its folder, its config as transformers reads it, the RoPE that it declares, and the scaled.
-    """
+    """Return a checked checkpoint's folder and config, its declared RoPE, and the scaled one."""
     folder = locate_checkpoint(path)
     config, declared = read_causal_config(folder)
     rope = resolve_causal_rope(config, rope_scaling or RopeScaling())
@@ -99,18 +94,11 @@ def load_causal(
     device: torch.device | str = "cpu",
     attention_backend: str = "auto",
 ) -> tuple[Any, ResolvedRope | None]:
-    """Load an autoregressive checkpoint.
+    """Load an autoregressive checkpoint in evaluation mode, gradients off; return it and its RoPE.
 
     ``attention_backend`` is ``auto`` (``sdpa`` where it computes the network's attention, otherwise
-    ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``.
-
-    Returns:
-        The network in evaluation mode, gradients off, and its RoPE; None if it has none, or one
-        with a scaling of its own.
-
-    Raises:
-        CheckpointError: If the path or a file is wrong.
-        ValueError: If the scaling or the attention backend does not fit.
+    ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``. The RoPE is None if the network
+    has none, or one with a scaling of its own. What does not fit is a ValueError.
     """
     folder, config, declared, rope = check_causal(path, rope_scaling=rope_scaling)
     attention = _choose_attention(config, attention_backend)
@@ -138,11 +126,8 @@ def load_causal(
 def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
     """Work out the scaled frequencies of an autoregressive network, given transformers' config.
 
-    There are none for a network without rotary embeddings, or whose config.json scales them itself.
-
-    Raises:
-        ValueError: If the method is for bidirectional models, the network has no plain rotary
-            embeddings to scale, or the numbers do not fit.
+    There are none for a network without rotary embeddings, or whose config.json scales them itself;
+    a scaling that does not fit the network is a ValueError.
     """
     if scaling.bidirectional_only:
         raise ValueError(

@@ -35,11 +35,7 @@ FILES = (*SMALL_FILES, "*.safetensors")
 
 
 def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
-    """Return the local folder of a checkpoint; a hub id's files are downloaded by patterns.
-
-    Raises:
-        CheckpointError: If there is no such folder and no such hub id can be fetched.
-    """
+    """Return the local folder of a checkpoint; a hub id's files are downloaded by patterns."""
     folder = find_folder(str(path), files, f"Checkpoint {str(path)!r}")
     if Path(path).expanduser().is_dir() and not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -146,11 +142,7 @@ def open_checkpoint(
     attention_backend: str = "auto",
     attention_pattern: AttentionPattern = FULL,
 ) -> tuple[BidirectionalNetwork, list[Path]]:
-    """Check a checkpoint by its config.json and safetensors headers, as `load_checkpoint` does.
-
-    Returns:
-        The network without weights (on the meta device), and the files that hold them.
-    """
+    """Return a checked network on the meta device, and the files that hold its weights."""
     folder = locate_checkpoint(path)
     fields = read_model_config(folder)
     network = NETWORKS.get(str(fields.get("model_type")))

@@ -83,12 +83,7 @@ class BidirectionalConfig(PretrainedConfig):
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **fields: Any) -> None:
-        """Take the fields of a config.json.
-
-        Raises:
-            ValueError: For a value that the network does not implement, or sizes that do not fit
-                together.
-        """
+        """Check every field of a config.json, and that they fit together."""
         theta = self._take_theta(fields)
         self._refuse_unimplemented(fields)
         # transformers 4 ties the output to the input embeddings unless it is told not to.

@@ -1,8 +1,7 @@
 """Reads what a config.json declares of rotary embeddings, and checks that a network holds it.
 
 transformers 4 keeps the base in ``rope_theta`` and a scaling in ``rope_scaling``, 5 keeps both in
-``rope_parameters``, and each major passes over what only the other one knows. Shape suffix: D pairs
-of channels of a head.
+``rope_parameters``; each ignores what only the other knows. Shape suffix: D pairs of channels.
 """
 
 from __future__ import annotations
@@ -58,11 +57,7 @@ class DeclaredRope:
 
 
 def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
-    """Read RoPE out of a config.json: by kind of layer, under ``""`` where all layers are alike.
-
-    Raises:
-        CheckpointError: If two fields disagree, a number is not finite, or the base is not above 1.
-    """
+    """Read RoPE out of a config.json: by kind of layer, under ``""`` where all layers are alike."""
     parameters = _mapping(fields, "rope_parameters")
     nested = {kind: value for kind, value in parameters.items() if isinstance(value, Mapping)}
     if nested:
@@ -108,13 +103,10 @@ def fields_for_installed_major(fields: Mapping[str, Any]) -> dict[str, Any]:
 def check_frequencies(
     model: nn.Module, declared: Mapping[str, DeclaredRope], config: Any, source: str
 ) -> None:
-    """Compare the frequencies that a network of transformers holds with the declared ones.
+    """Refuse a network of transformers whose frequencies or attention factor are not the declared.
 
-    The network has no scaling of this package's own yet; ``config`` is transformers' and is asked
-    for what config.json leaves to the class; ``source`` is for messages.
-
-    Raises:
-        CheckpointError: If a frequency, or the factor on cosine and sine, differs.
+    It has no scaling of this package's own yet; ``config`` is transformers' and is asked for what
+    config.json leaves to the class; ``source`` is for messages.
     """
     wanted = _completed(declared, config, source)
     found = list(held_frequencies(model))

@@ -1,9 +1,8 @@
 """Describes Dream's network: the fields of its config.json, and the names of its tensors.
 
-Both are the published ones, Qwen2's with a mask (arXiv 2508.15487; Dream-org/Dream-v0-Base-7B). The
-network was made of an autoregressive one and predicts at position i the token at i + 1; callers do
-not see that. Differs from Dream's own code in that cosine and sine stay in float32 where it rounds
-them to the weights' dtype.
+Both are Qwen2's with a mask (arXiv 2508.15487; Dream-org/Dream-v0-Base-7B). It predicts at position
+i the token at i + 1, which callers do not see. Unlike in Dream's own code, cosine and sine stay in
+float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Runs the native networks: one bidirectional transformer, but for its tensors' names and sizes.
 
-Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP; a network's file gives names
-(`NetworkNames`) and a configuration, and registers it. No sampling, no loss and no cache here.
-
+Pre-norm, RMSNorm, rotary positions, grouped heads, a gated SiLU MLP; no sampling, loss or cache.
 Shape suffixes: B batch, L positions (keys), P positions asked for (queries), M hidden size, H query
 heads, G key/value heads, D head size, V vocabulary entries.
 """
@@ -257,9 +255,6 @@ class BidirectionalNetwork(PreTrainedModel):
         """Choose the attention kernel, and return cos and sin of at least ``length`` positions.
 
         Otherwise both are made in the first forward pass; torch.compile wants them made before.
-
-        Raises:
-            RuntimeError: If config.rope_theta was changed after the network was built.
         """
         if self._table is None:
             self._kernel = find_kernel(self.attention_backend, device)
@@ -282,16 +277,10 @@ class BidirectionalNetwork(PreTrainedModel):
         lengths_B: Tensor | None = None,
         positions_BP: Tensor | None = None,
     ) -> Tensor:
-        """Return the states that predict the tokens at the positions.
+        """Return the states that predict the tokens at the positions, [B, L, M] or [B, P, M].
 
-        Args:
-            input_ids_BL: int64 [B, L], rows right-padded.
-            lengths_B: int64 [B], real tokens a row; None when nothing is padded.
-            positions_BP: int64 [B, P], the positions wanted; None for all. The last block's
-                queries and MLP are computed for those alone.
-
-        Returns:
-            [B, L, M] or [B, P, M]; what lies beyond a row's length is of no use.
+        Takes what `forward` takes. The last block's queries and MLP are computed for the positions
+        alone; what lies beyond a row's length is of no use.
         """
         length = input_ids_BL.shape[1]
         cos_LD, sin_LD = self.prepare(length, input_ids_BL.device)

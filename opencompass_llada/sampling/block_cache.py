@@ -1,8 +1,6 @@
 """Obtains the active block's logits, with keys and values cached between steps or without.
 
-Decides at each step whether everything is recomputed or a span of each row, and which. Passes come
-from a `PassProvider`, or all are full ones of a plain model call.
-
+Decides at each step whether everything is recomputed or a span of each row, and which.
 Shape suffixes: B rows, L row length, P masked positions of the active block, V vocabulary.
 """
 

@@ -151,11 +151,7 @@ class SamplerConfig:
         return self.schedule or STRATEGIES[self.remasking].schedule
 
     def plan(self) -> BlockPlan:
-        """Cut the generation into blocks and steps.
-
-        Raises:
-            ValueError: If the steps do not fit the blocks; the nearest numbers that do are named.
-        """
+        """Cut the generation into blocks and steps; steps that do not fit are a ValueError."""
         length = self.generation_length
         block_length = length if self.block_length is None else self.block_length
         eps = _PUBLISHED_EPS if self.timestep_eps is None else self.timestep_eps

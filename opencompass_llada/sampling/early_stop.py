@@ -1,9 +1,7 @@
 """Stops before all masks are revealed, once the rest cannot change the answer.
 
-Revealed tokens never change, so that an answer is complete when everything up to its first end
-token is revealed, or when the caller says so of finished blocks. What follows is then end tokens,
-whenever the loop noticed: the result depends neither on timing nor on the batch.
-
+An answer is complete when everything up to its first end token is revealed, or the caller says so
+of finished blocks. What follows is end tokens, whatever the timing and the batch.
 Shape letters: B rows, L row length, N generated positions, K block length.
 """
 

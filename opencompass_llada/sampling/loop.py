@@ -1,13 +1,9 @@
 """Samples: prompts and a model call in, generated ids out, by blocks and denoising steps.
 
-Semi-autoregressive denoising as in LLaDA's published ``generate`` (arXiv:2502.09992; github.com/ML-
-GSAI/LLaDA, generate.py), and Dream's published rules (arXiv:2508.15487; ``diffusion_generate`` in
-generation_utils.py of Dream-org/Dream-v0-Instruct-7B) as further settings. With temperature 0 it
-gives the published ids token for token (but for ties and rounding); where random numbers are drawn
-it gives the same distribution from other streams. Differences: docs/model_and_sampler.md.
-
+Semi-autoregressive denoising as in the published code of LLaDA (``generate``; arXiv:2502.09992) and
+Dream (``diffusion_generate``; arXiv:2508.15487). Temperature 0 gives the published ids but for ties
+and rounding, random numbers come from other streams; differences: docs/model_and_sampler.md.
 It reads the device once a block, and once a step under a rule that decides how many are revealed.
-
 Shape suffixes: B rows, L row length, K block length, P masked positions of the active block.
 """
 

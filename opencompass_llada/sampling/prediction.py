@@ -1,14 +1,9 @@
 """Predicts tokens from logits and scores them, and draws the sampler's random numbers.
 
-The arithmetic of LLaDA's and Dream's published code, which may predict the mask id, too; float64 is
-held for one row at a time.
-
-One generator a row, so that a batch changes nothing. Order of its stream, at each denoising step:
-with temperature > 0 one float64 uniform for each masked position of the active block and each
-vocabulary entry, from left to right; then with remasking at random or with a remasking temperature
-one for each of those positions. The published codes draw from the global generator, so that their
-streams, not their distributions, differ from this one.
-
+The arithmetic of LLaDA's and Dream's published code, which may predict the mask id, too. One
+generator a row, so that a batch changes nothing; at each denoising step it gives, with temperature
+> 0, one float64 uniform for each masked position of the active block and each vocabulary entry,
+then, with remasking at random or by a temperature, one for each of those positions.
 Shape suffixes: P positions of one row, V vocabulary, B rows, N a few token ids.
 """
 
@@ -76,10 +71,8 @@ def keep_likely(
 
     Of probabilities 0.5, 0.3, 0.15, 0.05 a top-p of 0.7 keeps the first two (0.5 alone falls
     short of it) and a top-k of 3 the first three, and those as likely as the third. Dream's
-    published rules (``top_p_logits`` and ``top_k_logits`` in generation_utils.py of
-    Dream-org/Dream-v0-Instruct-7B). Differs in that it works in float64 where that code stays in
-    the logits' dtype (bfloat16, whose sums over 150,000 tokens are coarse), and that of equal
-    tokens at top-p's edge the lowest ids stay.
+    published rules (``top_p_logits`` and ``top_k_logits`` in its generation_utils.py), but in
+    float64, and of equal tokens at top-p's edge the lowest ids stay.
 
     Temperature 0 is taken as 1. Returns logits before temperature: the very tensor given if nothing
     is filtered, else float64.

@@ -1,8 +1,7 @@
 """Shows a generation's progress on stderr, e.g. ``sample 3-4 block 2/4 step 7/8``.
 
-The bar is shown if stderr is a terminal, so that OpenCompass's log files stay free of control
-characters; the environment variable OPENCOMPASS_LLADA_PROGRESS (``on``, ``off`` or ``auto``)
-overrides that.
+The bar is shown if stderr is a terminal; the environment variable OPENCOMPASS_LLADA_PROGRESS
+(``on``, ``off`` or ``auto``) overrides that.
 """
 
 from __future__ import annotations

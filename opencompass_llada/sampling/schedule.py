@@ -139,9 +139,6 @@ def cap_steps(num_steps: int, generation_length: int, block_length: int | None) 
     A step reveals at least one token, so the padded length is the cap, lowered to a multiple of
     the blocks. Asked for 512, 32 and 512 tokens with 512 steps and blocks of 64, it gives 512, 64
     and 512. It is more than the budget only if the budget is less than one step a block.
-
-    Raises:
-        ValueError: If an argument is below 1.
     """
     block_length = generation_length if block_length is None else block_length
     if min(num_steps, generation_length, block_length) < 1:

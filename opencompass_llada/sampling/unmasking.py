@@ -2,16 +2,9 @@
 
 A remasking strategy scores predictions, the highest are revealed first; an acceptance rule reveals
 more than scheduled where the model is sure. An entry of `STRATEGIES` or `ACCEPTANCE_RULES`, made
-here or outside, is all that a new one needs.
-
-LLaDA's strategies (generate.py of github.com/ML-GSAI/LLaDA) and Dream's (``alg`` in
-generation_utils.py of Dream-org/Dream-v0-Instruct-7B) differ in three ways: LLaDA's confidence is
-the token's probability before temperature, Dream's is made of the distribution that the token was
-drawn from; LLaDA spreads reveals evenly, Dream goes by timesteps; and LLaDA's ``random`` reveals a
-fixed number of random positions where Dream's ``origin`` decides for each position alone. Both
-compute in the logits' dtype, where many confidences of a bfloat16 model tie; here all is float64,
-one row at a time.
-
+here or outside, is all that a new one needs. Differs from LLaDA's generate.py and Dream's
+generation_utils.py (``alg``) in that all is float64, one row at a time: in the logits' dtype many
+confidences of a bfloat16 model tie.
 Shape suffixes: B rows, P masked positions of the active block, V vocabulary.
 """
 
