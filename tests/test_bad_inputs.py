@@ -12,7 +12,7 @@ from numpy import float64, int64
 from tiny import write_tiny_checkpoint
 
 from opencompass_llada import cli
-from opencompass_llada.report import published
+from opencompass_llada.report import paper_figures
 from opencompass_llada.runs import doctor
 
 GOOD: dict[str, str] = {
@@ -106,7 +106,7 @@ def test_a_wrong_number_of_a_result_is_shown_nowhere(value, tmp_path, capsys):
     ["", "a,b\n", "HEADER", b"\xff\xfe", "FIRST" + "a,b\n", "NUMBER", "NAN", "TRUST", "\0"],
 )
 def test_damaged_published_figures_are_named(content, tmp_path, monkeypatch):
-    lines = published.FILE.read_text().splitlines(keepends=True)
+    lines = paper_figures.FILE.read_text().splitlines(keepends=True)
     first = "".join(lines[:2])
     known = {
         "HEADER": first.replace("value", "number"), "FIRSTa,b\n": first + "a,b\n",
@@ -116,10 +116,10 @@ def test_damaged_published_figures_are_named(content, tmp_path, monkeypatch):
     content = known.get(content, content)
     file = tmp_path / "published_figures.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    monkeypatch.setattr(published, "FILE", file)
-    published.read_figures.cache_clear()
+    monkeypatch.setattr(paper_figures, "FILE", file)
+    paper_figures.read_figures.cache_clear()
     try:
         with pytest.raises(ValueError, match=r"published_figures\.csv, line \d.*install the pack"):
-            published.read_figures()
+            paper_figures.read_figures()
     finally:
-        published.read_figures.cache_clear()
+        paper_figures.read_figures.cache_clear()

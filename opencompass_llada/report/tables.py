@@ -10,7 +10,7 @@ from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.cost import Cost
-from opencompass_llada.report.published import LEFT_OUT, TRUST, Figure, FigurePair
+from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (
     OWN_SHARE,
     RULER_THRESHOLD,
