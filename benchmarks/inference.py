@@ -5,7 +5,7 @@
 
 LLaDA-8B's shape with random bfloat16 weights, batch 1; no checkpoint is needed, since time does not
 depend on what the weights are under a fixed schedule. Prints tables and writes one record. The
-seeds' algorithm is timed for a few steps and scaled by the number of steps, as the record says.
+papers' algorithm is timed for a few steps and scaled by the number of steps, as the record says.
 Generated tokens are counted, prompt tokens are not.
 """
 
