@@ -5,9 +5,9 @@ import json
 import pytest
 from work_dirs import RULER_TASKS, make_model, ruler_cell, write_run
 
+from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.cost import find_costs
-from opencompass_llada.report.leaderboard import make_board
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 
 

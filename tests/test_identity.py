@@ -7,9 +7,9 @@ import pytest
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.cli import main as run_command
+from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.identity import describe_sampler, find_kind, hash_protocol
-from opencompass_llada.report.leaderboard import make_board
 from opencompass_llada.report.scores import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]

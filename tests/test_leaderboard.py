@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json, write_run
 
+from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
-from opencompass_llada.report.leaderboard import make_board
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.scores import rank_scores
 from opencompass_llada.report.statistics import wilson

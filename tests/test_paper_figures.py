@@ -7,8 +7,8 @@ import pytest
 from work_dirs import DEPTHS, LENGTHS, RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.benchmarks.benchmark import Group, find_benchmark
+from opencompass_llada.report.averages import average_group, make_board
 from opencompass_llada.report.collect import collect
-from opencompass_llada.report.leaderboard import average_group, make_board
 from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, compare, read_figures
 
 LONGLLADA, ULTRALLADA = "LongLLaDA (arXiv 2506.14429v3)", "UltraLLaDA (arXiv 2510.10481v1)"

@@ -20,7 +20,7 @@ from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.prompting.encode import load_tokenizer
-from opencompass_llada.report.leaderboard import average_group
+from opencompass_llada.report.averages import average_group
 from opencompass_llada.report.summarizers import GroupSummarizer
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from opencompass_llada.report.averages import grid_interval
 from opencompass_llada.report.collect import CellKey, Collection, key_of
 from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, make_entry_grids
-from opencompass_llada.report.leaderboard import grid_interval
 from opencompass_llada.report.results import Sample, shorten
 from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs.hashes import hash_text

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from opencompass_llada.files import write_text
 from opencompass_llada.report import writers
+from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import TIDY_COLUMNS, CellKey, Collection, collect_runs, key_of
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
-from opencompass_llada.report.leaderboard import make_board
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores

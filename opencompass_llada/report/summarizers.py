@@ -19,11 +19,11 @@ from opencompass_llada.benchmarks.benchmark import Group, find_benchmark, parse_
 from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.report import writers
+from opencompass_llada.report.averages import average_group
 from opencompass_llada.report.curves import BENCHMARK, read_curves, write_curves
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import draw_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_means
-from opencompass_llada.report.leaderboard import average_group
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import COLUMNS, read_results
 from opencompass_llada.report.tables import MISSING, NOT_RUN
