@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("parts", nargs="*", default=[], help=f"of {', '.join(PARTS)}, report")
     parser.add_argument("--run", type=Path, help="a finished run's folder, for the report")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     os.chdir(ROOT)
     parts = dict(PARTS)

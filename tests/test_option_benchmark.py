@@ -9,7 +9,7 @@ from opencompass_llada.wrapper import LLaDACausalLM
 
 
 @pytest.fixture
-def benchmark(repository_root, monkeypatch):
+def option_scoring(repository_root, monkeypatch):
     monkeypatch.syspath_prepend(str(repository_root / "benchmarks"))
     monkeypatch.delitem(sys.modules, "option_scoring", raising=False)
     import option_scoring
@@ -17,21 +17,21 @@ def benchmark(repository_root, monkeypatch):
     return option_scoring
 
 
-def test_questions_hold_all_facts_and_differ_in_the_option_alone(benchmark):
+def test_questions_hold_all_facts_and_differ_in_the_option_alone(option_scoring):
     for number in range(8):
-        texts, right = benchmark.make_question(number, 2)
+        texts, right = option_scoring.make_question(number, 2)
         assert len(set(texts)) == 4
         context = texts[right].rpartition("\n")[0]
         assert all(text.startswith(context) for text in texts)
         value = texts[right].removesuffix(".").split()[-1]
         assert value in context, "the right answer stands in the text"
-    assert benchmark.make_question(3, 2) == benchmark.make_question(3, 2)
+    assert option_scoring.make_question(3, 2) == benchmark.make_question(3, 2)
 
 
-def test_both_ways_are_measured(benchmark, tmp_path):
+def test_both_ways_are_measured(option_scoring, tmp_path):
     scorer = LLaDACausalLM(str(write_llama_checkpoint(tmp_path / "llama"))).scorer
-    questions = [benchmark.make_question(number, 1) for number in range(2)]
+    questions = [option_scoring.make_question(number, 1) for number in range(2)]
     for whole in (True, False):
-        found = benchmark.measure(scorer, questions, whole)
+        found = option_scoring.measure(scorer, questions, whole)
         assert found["passes"] == 4
         assert found["accuracy"] in (0, 50, 100)
