@@ -8,6 +8,8 @@ import pytest
 import torch
 from finetune_runs import RECIPE, SHORT, first_batches, small_recipe, small_trainer
 
+from opencompass_llada.finetune.packing import find_strategy
+
 STRATEGY = """
 import numpy as np
 from opencompass_llada.finetune.packing import DocumentSlice, PackingStrategy
@@ -96,3 +98,12 @@ def test_task_rows_from_outside_are_trained_on_and_measured(outside):
 def test_wrong_names_are_refused(outside, change, words):
     with pytest.raises(ValueError, match=words):
         small_recipe(RECIPE, **change)
+
+
+def test_a_strategy_whose_module_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "broken_strategy.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"broken_strategy\.Mine.*a_package_that_is_not_there"):
+        find_strategy("broken_strategy.Mine")
+    with pytest.raises(ValueError, match="no_such_module.Mine"):
+        find_strategy("no_such_module.Mine")

@@ -324,8 +324,20 @@ def find_strategy(name: str) -> type[PackingStrategy]:
 
 
 def find_class(path: str) -> Any:
-    """Return what a dotted path names; None where there is nothing."""
+    """Return what a dotted path names; None where there is nothing.
+
+    Raises:
+        ValueError: If the module is there and what it imports itself is not.
+    """
+    module, _, name = path.rpartition(".")
     try:
-        return pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError):
+        return pkgutil.resolve_name(f"{module}:{name}")
+    except (AttributeError, ValueError):
         return None
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            return None
+        raise ValueError(
+            f"recipe: {path!r} cannot be imported: {error}. Install what its module needs, or "
+            "correct the module."
+        ) from error
