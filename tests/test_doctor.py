@@ -172,7 +172,7 @@ def test_a_run_is_refused_for_what_its_config_needs_and_lacks(tmp_path, monkeypa
     cfg = small_config(checkpoint, folder)
     doctor.check_config(cfg, runs_locally=True)
     (folder / "needles.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"needlebench: lacks needles\.jsonl.*Mend it"):
+    with pytest.raises(ValueError, match=r"needlebench: lacks needles\.jsonl.*Fix it"):
         doctor.check_config(cfg, runs_locally=True)
     cfg = small_config(checkpoint, write_needlebench(tmp_path / "other"))
     cfg.datasets[0]["tokenizer"] = "gpt-4"

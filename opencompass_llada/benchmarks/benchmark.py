@@ -161,7 +161,10 @@ def _installed() -> dict[str, Benchmark]:
     for given in stated:
         for benchmark in [given] if isinstance(given, Benchmark) else given:
             if benchmark.name in found:
-                raise ValueError(f"two benchmarks are called {benchmark.name!r}.")
+                raise ValueError(
+                    f"two benchmarks are called {benchmark.name!r}, and results go by the name; "
+                    "rename the one of another package."
+                )
             found[benchmark.name] = benchmark
     return found
 

@@ -38,7 +38,9 @@ class LikelihoodOptions:
         reject_unknown("estimator", [self.estimator], _DEFAULT_DRAWS)
         for name, lowest in (("seed", 0), ("chunk_length", 1), ("batch_size", 1)):
             if getattr(self, name) < lowest:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {lowest}.")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at least {lowest}; use {lowest}."
+                )
         if self.draws < 2:
             raise ValueError(
                 f"num_draws={self.num_draws} must be at least 2: one draw gives no standard error."

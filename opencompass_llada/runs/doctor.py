@@ -144,7 +144,7 @@ def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     checks.check_options(cfg, runs_locally=runs_locally)
     for finding in _examine_needs(cfg) if runs_locally else ():
         if finding.level == "fault":
-            raise ValueError(f"{finding.topic}: {finding.text}. Mend it: {finding.remedy}")
+            raise ValueError(f"{finding.topic}: {finding.text}. Fix it: {finding.remedy}")
         if finding.level == "fetch":
             logger.warning("%s: %s. If that fails: %s", finding.topic, finding.text, finding.remedy)
 
