@@ -246,16 +246,13 @@ def _take(path: Path, own: dict[str, object]) -> None:
 
 
 def _refuse_if_held(path: Path, content: bytes) -> None:
-    try:
-        held = json.loads(content)
-        host, pid, since = str(held["host"]), int(held["pid"]), held.get("since")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return  # new, or torn by a full disk: nobody's
-    if _is_alive(host, pid, since, path):
+    held = read_owner(content)  # None: new, or torn by a full disk, and nobody's
+    if held is not None and _is_alive(held["host"], held["pid"], held["since"], path):
         raise FolderInUse(
-            f"{str(path.parent)!r} is in use: process {pid} on {host} has {held.get('doing')} "
-            "running there, and two at once would mix their files. Wait for it or end it, or give "
-            f"another folder. If no such process is there any more, delete {str(path)!r}."
+            f"{str(path.parent)!r} is in use: process {held['pid']} on {held['host']} has "
+            f"{held.get('doing')} running there, and two at once would mix their files. Wait for "
+            "it or end it, or give another folder. If no such process is there any more, delete "
+            f"{str(path)!r}."
         )
 
 
@@ -270,6 +267,16 @@ def _give_back(path: Path, own: dict[str, object]) -> None:
 def describe_owner() -> dict[str, Any]:
     """Return what names this process to others: host, number and start."""
     return {"host": host_name(), "pid": os.getpid(), "since": _state_and_start(os.getpid())[1]}
+
+
+def read_owner(text: str | bytes) -> dict[str, Any] | None:
+    """Return what `describe_owner` gave, as JSON with more beside it; None if it is torn."""
+    try:
+        owner = json.loads(text)
+        own = {"host": str(owner["host"]), "pid": int(owner["pid"]), "since": owner.get("since")}
+        return {**owner, **own}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:

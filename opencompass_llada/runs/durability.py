@@ -18,24 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-from opencompass_llada.files import (
-    append_line,
-    describe_owner,
-    open_line,
-    process_exists,
-    read_lines,
-    remove,
-    remove_left_overs,
-    replacing,
-    sealed_line,
-    write_text,
-)
-from opencompass_llada.runs.recorded_files import (
-    describe_predictions,
-    read_answers,
-    read_result,
-    seal_file,
-)
+from opencompass_llada import files
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.run_folder import read_run_config
 
 logger = logging.getLogger(__name__)
@@ -72,11 +56,11 @@ def whole_files() -> Iterator[None]:
 def _open_whole(path: Path, mode: str, *args: Any, **options: Any) -> Iterator[IO[Any]]:
     """Open a file that appears when its block has ended well."""
     with (
-        replacing(path, lambda temporary: _seal(path, temporary)) as temporary,
+        files.replacing(path, lambda temporary: _seal(path, temporary)) as temporary,
         temporary.open(mode, *args, **options) as file,
     ):
         if path.name.endswith("_params.py"):
-            file.write(_OWNER + json.dumps(describe_owner()) + "\n")
+            file.write(_OWNER + json.dumps(files.describe_owner()) + "\n")
         yield file
 
 
@@ -93,17 +77,18 @@ def _seal(path: Path, temporary: Path) -> None:
     stage = path.parts[-3] if len(path.parts) > 2 and path.suffix == ".json" else ""
     is_config = path.parent.name == "configs" and _DUMPED.fullmatch(path.name)
     if stage == "predictions" or is_config:
-        seal_file(path, temporary)
+        recorded.seal_file(path, temporary)
     elif stage == "results":
-        made_of = describe_predictions(path.parents[2], path.parent.name, path.stem)
-        seal_file(path, temporary, predictions=made_of)
+        made_of = recorded.describe_predictions(path.parents[2], path.parent.name, path.stem)
+        recorded.seal_file(path, temporary, predictions=made_of)
 
 
 def _append_answers(handler: Any, save_dir: str, filename: str) -> None:
     """Stand in for ``write_to_jsonl``: a sealed line for each answer."""
     for index, result in handler.results_dict.items():
         if index not in handler.dumped_indices:
-            append_line(Path(save_dir) / filename, sealed_line({"idx": index, **result}))
+            line = files.sealed_line({"idx": index, **result})
+            files.append_line(Path(save_dir) / filename, line)
             handler.dumped_indices.add(index)
 
 
@@ -117,15 +102,15 @@ def _restore_answers(handler: Any, save_dir: str, filename: str) -> Any:
         return handler.results_dict
     answers: dict[str, Any] = {}
     whole: list[bytes] = []
-    lines = list(read_lines(path))
+    lines = list(files.read_lines(path))
     for _, line in lines:
-        answer = open_line(line)
+        answer = files.open_line(line)
         if answer is None or answer.pop("idx", None) != str(len(answers)):
             logger.warning(
                 "%s: answer %d is torn or damaged; it and those after it (%d) are made again.",
                 path, len(answers), len(lines) - len(answers),
             )  # fmt: skip
-            write_text(path, b"".join(whole).decode("utf-8"))
+            files.write_text(path, b"".join(whole).decode("utf-8"))
             break
         answers[str(len(answers))] = answer
         whole.append(line + b"\n")
@@ -140,32 +125,32 @@ def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[
     Predictions are removed only if this run makes them; ``own_config``, its own dump, never.
     """
     said = [f"{path.name}: left half-written by a dead process" for path in
-            remove_left_overs(run_path)]  # fmt: skip
+            files.remove_left_overs(run_path)]  # fmt: skip
     for path in sorted((run_path / "configs").glob("*.py")):
         try:
             if path.name != own_config:
                 read_run_config(path)
         except ValueError as error:
             said.append(str(error))
-            remove(path)
+            files.remove(path)
     predictions, results = run_path / "predictions", run_path / "results"
     for path in sorted(predictions.glob("*/*.json")) if makes_predictions else ():
-        _, fault = read_answers(path)
+        _, fault = recorded.read_answers(path)
         if not fault:
             # The answers moved to the final file; the kill came before this one was removed.
-            remove(path.with_name(f"tmp_{path.stem}.jsonl"))
+            files.remove(path.with_name(f"tmp_{path.stem}.jsonl"))
             continue
         said.append(f"predictions/{path.parent.name}/{path.name} {fault}")
         for result in (results / path.parent.name).glob("*.json"):
             if f"{path.stem}_".startswith(f"{result.stem}_"):
-                remove(result)  # first, so that it never stands beside other answers
-        remove(path)
+                files.remove(result)  # first, so that it never stands beside other answers
+        files.remove(path)
     for path in sorted(predictions.glob("*/tmp_*.jsonl.bak")):
-        remove(path)
+        files.remove(path)
     for path in sorted(results.glob("*/*.json")):
-        if fault := read_result(path)[1]:
+        if fault := recorded.read_result(path)[1]:
             said.append(f"results/{path.parent.name}/{path.name} {fault}")
-            remove(path)
+            files.remove(path)
     for line in said:
         logger.warning("Made again or removed, %s", line)
     return said
@@ -174,29 +159,21 @@ def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[
 def clear_working_folder(folder: Path, with_own: bool = False) -> None:
     """Remove what dead runs, or this one, left in ``tmp/`` and ``.cache/`` of a folder."""
     for path in sorted((folder / "tmp").glob("*_params.py")):
-        owner = _read_owner(path)
-        if owner is None or owner["host"] != describe_owner()["host"]:
+        try:
+            line = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        except OSError:
+            continue
+        owner = files.read_owner(line.removeprefix(_OWNER))
+        if owner is None or owner["host"] != files.host_name():
             continue
         is_own = with_own and owner["pid"] == os.getpid()
-        if is_own or not process_exists(owner["pid"], owner["since"]):
-            remove(path)
+        if is_own or not files.process_exists(owner["pid"], owner["since"]):
+            files.remove(path)
     for name in ("tmp", ".cache"):
-        remove_left_overs(folder / name, recursive=False)
+        files.remove_left_overs(folder / name, recursive=False)
     sizes = folder / ".cache" / "dataset_size.json"
     try:
         if sizes.is_file() and not isinstance(json.loads(sizes.read_bytes()), dict):
-            remove(sizes)
+            files.remove(sizes)
     except ValueError:
-        remove(sizes)
-
-
-def _read_owner(path: Path) -> dict[str, Any] | None:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            line = file.readline()
-        if not line.startswith(_OWNER):
-            return None
-        owner = json.loads(line.removeprefix(_OWNER))
-        return {"host": owner["host"], "pid": int(owner["pid"]), "since": owner.get("since")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        files.remove(sizes)

@@ -22,13 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.files import (
-    LOCK_NAME,
-    STALE_SECONDS,
-    describe_owner,
-    host_name,
-    process_exists,
-)
+from opencompass_llada import files
 
 VARIABLE = "OPENCOMPASS_LLADA_RUN"
 #: Seconds between two looks at the driver.
@@ -49,7 +43,7 @@ def tasks_end_with_this(
         on_slurm: Whether tasks are jobs of Slurm, which nothing on this machine ends by itself.
         cleared: Called before a signal ends this process: gives back what it holds.
     """
-    mark = {**describe_owner(), "token": f"llada-{uuid.uuid4().hex[:12]}"}
+    mark = {**files.describe_owner(), "token": f"llada-{uuid.uuid4().hex[:12]}"}
     _watch_in_forks()
 
     def stop(number: int, frame: Any) -> None:
@@ -132,7 +126,7 @@ def end_tasks(token: str) -> None:
                 os.kill(pid, number)
         deadline = time.monotonic() + 5
         while marked and time.monotonic() < deadline:
-            marked = [pid for pid in marked if process_exists(pid)]
+            marked = [pid for pid in marked if files.process_exists(pid)]
             time.sleep(0.05)
         if number == signal.SIGTERM:
             cancel_jobs(token)
@@ -158,22 +152,18 @@ def cancel_jobs(token: str) -> list[str]:
 
 
 def _read_mark() -> dict[str, Any] | None:
-    try:
-        mark = json.loads(os.environ[VARIABLE])
-        return {"token": str(mark["token"]), "host": mark["host"], "pid": int(mark["pid"]),
-                "since": mark["since"]}  # fmt: skip
-    except (KeyError, ValueError, TypeError):
-        return None
+    mark = files.read_owner(os.environ.get(VARIABLE, ""))
+    return mark if mark and "token" in mark else None
 
 
 def _is_there(mark: Mapping[str, Any], folder: Path | None) -> bool:
     """Say whether the driver lives; of another host's, whether it renews its run's lock."""
-    if mark["host"] == host_name():
-        return process_exists(mark["pid"], mark["since"])
+    if mark["host"] == files.host_name():
+        return files.process_exists(mark["pid"], mark["since"])
     if folder is None:
         return True
     try:
-        return time.time() - (folder / LOCK_NAME).stat().st_mtime < STALE_SECONDS
+        return time.time() - (folder / files.LOCK_NAME).stat().st_mtime < files.STALE_SECONDS
     except FileNotFoundError:
         return False
     except OSError:  # a shared file system that does not answer says nothing of the driver
