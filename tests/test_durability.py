@@ -25,8 +25,12 @@ from opencompass_llada.runs.durability import (
     heal,
     whole_files,
 )
-from opencompass_llada.runs.exit_status import find_missing
-from opencompass_llada.runs.recorded_files import read_answers, read_result, read_seals
+from opencompass_llada.runs.recorded_files import (
+    find_missing,
+    read_answers,
+    read_result,
+    read_seals,
+)
 from opencompass_llada.runs.run_folder import read_run
 
 ANSWERS = {str(i): {"origin_prompt": f"a\u2028b\u0085 {i}", "prediction": "x"} for i in range(4)}

@@ -27,8 +27,8 @@ from opencompass_llada.faults import is_deliberate
 from opencompass_llada.networks import is_hub_id, read_model_config
 from opencompass_llada.options import check_value, nearest, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.machine import count_gpus
-from opencompass_llada.runs.recorded_files import dataset_name, is_ours, model_keywords, model_name
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _naming_imports() -> Iterator[None]:
 def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
     """Check models, data sets and how they fit together; of this machine its GPUs are counted."""
     _check_form(cfg)
-    for models, datasets in _groups(cfg):
+    for models, datasets in recorded.list_groups(cfg):
         for what, items in (("models", models), ("datasets", datasets)):
             names = Counter(str(item["abbr"]) for item in items if "abbr" in item)
             if twice := [name for name, count in names.items() if count > 1]:
@@ -98,7 +98,7 @@ def check_options(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
             with _naming("model", model):
                 _find_known(model["type"])
                 _check_processes(model, runs_locally)
-                if is_ours(model):
+                if recorded.is_ours(model):
                     _check_model(model, datasets, runs_locally)
 
 
@@ -143,21 +143,16 @@ def _max_out_len(dataset: Mapping[str, Any]) -> Any:
     return (check_value("inferencer", inferencer, _MAPPING) or {}).get("max_out_len")
 
 
-def _groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
-    for group in cfg.get("model_dataset_combinations") or [cfg]:
-        yield list(group.get("models", [])), list(group.get("datasets", []))
-
-
 def check_form(cfg: Mapping[str, Any], mode: str = "all") -> None:
     """Check what OpenCompass's tasks of a mode ask for, file names, and that no secret is there."""
     _check_form(cfg)
     with _naming_imports():
         refuse_secrets(cfg)
-    for models, datasets in _groups(cfg):
+    for models, datasets in recorded.list_groups(cfg):
         for model in models:
-            _check_file_name("models", model, model_name(model))
+            _check_file_name("models", model, recorded.model_name(model))
         for dataset in datasets:
-            _check_file_name("datasets", dataset, dataset_name(dataset))
+            _check_file_name("datasets", dataset, recorded.dataset_name(dataset))
             if mode != "viz":
                 with _naming("data set", dataset):
                     _check_parts(dataset, scores=mode != "infer")
@@ -249,7 +244,7 @@ def _check_data_set(dataset: Mapping[str, Any]) -> None:
 
 def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
     run_cfg = model.get("run_cfg") or {}
-    if is_ours(model):
+    if recorded.is_ours(model):
         reject_unknown("run_cfg option", run_cfg, ("num_gpus", "num_procs"))
     num_gpus, num_procs = (
         check_value(f"run_cfg[{name!r}]", run_cfg.get(name, default), int)
@@ -260,7 +255,7 @@ def _check_processes(model: Mapping[str, Any], runs_locally: bool) -> None:
             f"run_cfg: num_gpus={num_gpus} must be at least 0 and num_procs={num_procs} at least "
             "1; num_gpus=0 runs on the CPU"
         )
-    if num_procs > 1 and is_ours(model):
+    if num_procs > 1 and recorded.is_ours(model):
         raise ValueError(
             f"run_cfg asks for num_procs={num_procs}, and OpenCompass would give every process "
             "every sample; use num_procs=1"
@@ -295,7 +290,7 @@ def _naming(what: str, item: Mapping[str, Any]) -> Iterator[None]:
 def _check_model(
     model: Mapping[str, Any], datasets: Sequence[Mapping[str, Any]], runs_locally: bool
 ) -> None:
-    keywords = model_keywords(model)
+    keywords = recorded.model_keywords(model)
     check_value("its config", keywords, Mapping[str, Any])
     if keywords.get("path") is None:
         raise ValueError("path is missing; give the checkpoint's folder, hub id or asset:NAME")
@@ -318,7 +313,7 @@ def _check_model(
 
 def check_data(cfg: Mapping[str, Any]) -> None:
     """Read the data of a config's data sets; see `data_checks.check_data`."""
-    cells = [cell for _, datasets in _groups(cfg) for cell in datasets]
+    cells = [cell for _, datasets in recorded.list_groups(cfg) for cell in datasets]
     read_data(cell for cell in cells if _find_known(cell["type"]) is not None)
 
 

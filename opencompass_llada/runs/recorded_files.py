@@ -1,15 +1,17 @@
-"""Names the cells of a run, and judges the files that they left: sealed, whole, every sample once.
+"""Names the cells of a run, judges the files that they left, and says which cells lack some.
 
 A cell is a model on a data set. Every file of predictions, results and configs has a seal in
-``provenance/files.seals``: its digest, written before it came into place. Imports no OpenCompass.
+``provenance/files.seals``: its digest, written before it came into place. OpenCompass exits 0 when
+every task failed; `find_missing` looks at what a run should have left. Imports no OpenCompass.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,22 @@ WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
 HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
 PROVENANCE = "provenance"
 SEALS = "files.seals"
+#: What a task's process puts before the reason that it ended for.
+TASK_NAME = "task"
+#: Lines of a log that are shown.
+LAST_LINES = 3
+
+
+def list_groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Yield the configs of models, and of the data sets that each of these is evaluated on."""
+    for group in cfg.get("model_dataset_combinations") or [cfg]:
+        yield list(group.get("models") or ()), list(group.get("datasets") or ())
 
 
 def list_pairs(cfg: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Yield every (model config, data set config) that a run evaluates, model by model."""
-    for group in cfg.get("model_dataset_combinations") or [cfg]:
-        for model in group.get("models") or ():
-            for dataset in group.get("datasets") or ():
-                yield model, dataset
+    for models, datasets in list_groups(cfg):
+        yield from itertools.product(models, datasets)
 
 
 def list_names(cfg: Mapping[str, Any]) -> frozenset[str]:
@@ -144,9 +154,7 @@ def answers_fault(path: Path) -> str:
         return f"cannot be read ({error})"
 
 
-@once_a_version
-def _answers_fault(path: Path) -> str:
-    return read_answers(path)[1]
+_answers_fault = once_a_version(lambda path: read_answers(path)[1])
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], str]:
@@ -278,20 +286,29 @@ def find_finished(folder: Path, dataset: str, datasets: Container[str] = ()) -> 
     return whole or named_by_samples or files
 
 
-def find_gap(shards: Sequence[AnswerFile]) -> str | None:
-    """Say which samples no shard holds, or two; None if each is in one of these, in order."""
-    totals = {shard.total for shard in shards}
+def find_gap(files: Sequence[AnswerFile], started: Iterable[int] = ()) -> str | None:
+    """Say which samples or shards `find_finished` lacks, or has twice; None if each is there once.
+
+    ``started`` are numbers of shards that there were, besides those of the files.
+    """
+    if files[0].is_whole:
+        return None
+    numbers = {file.number for file in files if file.number is not None}
+    if numbers:
+        gaps = sorted(set(range(max(*numbers, *started, 0) + 1)) - numbers)
+        return f"prediction shards {gaps} are missing" if gaps else None
+    totals = {shard.total for shard in files}
     if len(totals) > 1:
         return f"its shards are of data sets of {sorted(map(str, totals))} samples"
     reached = 0
-    for shard in shards:
+    for shard in files:
         assert shard.samples is not None, "shards here are named by their samples"
         if shard.samples.start > reached:
             return f"samples {reached} to {shard.samples.start - 1} are missing"
         if shard.samples.start < reached:
             return f"sample {shard.samples.start} is in two shards ({shard.path.name})"
         reached = shard.samples.stop
-    total = shards[0].total or 0
+    total = files[0].total or 0
     return f"samples {reached} to {total - 1} are missing" if reached != total else None
 
 
@@ -305,19 +322,13 @@ def predictions_fault(root: Path, model: str, dataset: str, datasets: Container[
     for file in files:
         if fault := answers_fault(file.path):
             return f"predictions/{model}/{file.path.name} {fault}"
-    if not files:
-        return NO_PREDICTIONS
-    if files[0].is_whole:
-        return None
-    if files[0].samples is not None:
-        return find_gap(files)
-    numbers = {file.number for file in files if file.number is not None}
+    if not files or files[0].is_whole:
+        return None if files else NO_PREDICTIONS
     # The last shard leaves no gap when it is lost; its task's log says that there was one.
     logs = root / "logs" / LOG_FOLDERS["predictions"] / model
     numbered = re.compile(rf"{re.escape(dataset)}_(\d+)\.out")
-    started = {int(m[1]) for path in logs.glob("*.out") if (m := numbered.fullmatch(path.name))}
-    gaps = sorted(set(range(max(numbers | started) + 1)) - numbers)
-    return f"prediction shards {gaps} are missing" if gaps else None
+    names = (numbered.fullmatch(path.name) for path in logs.glob("*.out"))
+    return find_gap(files, [int(match[1]) for match in names if match])
 
 
 def result_fault(root: Path, model: str, dataset: str, datasets: Container[str]) -> str | None:
@@ -327,3 +338,81 @@ def result_fault(root: Path, model: str, dataset: str, datasets: Container[str])
         return fault or "the result is empty"
     beside = predictions_fault(root, model, dataset, datasets)
     return None if beside == NO_PREDICTIONS else beside
+
+
+@dataclass(frozen=True)
+class MissingCell:
+    """One model on one data set without a usable result."""
+
+    model: str
+    dataset: str
+    stage: str  # the first that failed: ``predictions`` or ``results``
+    reason: str
+    log_path: Path | None
+
+
+def find_missing(
+    cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = STAGES
+) -> list[MissingCell]:
+    """Return the cells of a resolved config without usable files, each with its first such stage.
+
+    ``work_dir`` is the run's own directory; a run with ``-m infer`` leaves no results.
+    """
+    root, datasets = Path(work_dir), list_names(cfg)
+    missing = []
+    for model_cfg, dataset_cfg in list_pairs(cfg):
+        model, dataset = model_name(model_cfg), dataset_name(dataset_cfg)
+        for stage in stages:
+            check = predictions_fault if stage == "predictions" else result_fault
+            if reason := check(root, model, dataset, datasets):
+                log = find_log(root, model, dataset, stage)
+                missing.append(MissingCell(model, dataset, stage, reason, log))
+                break
+    return missing
+
+
+def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
+    """Write a paragraph on missing cells, some of them in full: what is wrong, log, last error."""
+    lines = [f"{len(missing)} (model, data set) pairs have no result:"]
+    logs: set[Path] = set()
+    for cell in missing[:limit]:
+        lines.append(f"  {cell.model} on {cell.dataset}: {cell.reason}")
+        if cell.log_path is not None and cell.log_path not in logs:
+            logs.add(cell.log_path)
+            lines.append(f"    log: {cell.log_path}")
+            lines += [f"    | {line}" for line in read_last_error(cell.log_path)]
+    if len(missing) > limit:
+        lines.append(f"  and {len(missing) - limit} more")
+    return "\n".join(lines)
+
+
+def read_last_error(log_path: Path) -> list[str]:
+    """Return the lines of the paragraph of `faults.guard`, else last exception, else log's end."""
+    text = log_path.read_text(encoding="utf-8", errors="replace")
+    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    ends = [i for i, line in enumerate(lines) if line.startswith(f"{TASK_NAME}: ")]
+    exception = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt)\b")
+    ends = ends or [i for i, line in enumerate(lines) if exception.match(line)]
+    start = ends[-1] if ends else len(lines) - LAST_LINES
+    return lines[max(start, 0) :][:LAST_LINES]
+
+
+def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
+    """Return the log of the task that a cell belonged to; None in debug mode, which writes none.
+
+    A task's log is named after its first data set; for the others the log that names the cell is
+    looked for.
+    """
+    folder = root / "logs" / LOG_FOLDERS[stage] / model
+    own = folder / f"{dataset}.out"
+    if own.is_file():
+        return own
+    logs = sorted(folder.glob("*.out"))
+    if shards := [path for path in logs if is_part(path.stem, dataset)]:
+        return shards[-1]
+    # A task of several models has its log in the folder of its first model.
+    name = re.compile(re.escape(f"{model}/{dataset}") + r"[,\]_]")
+    for log_path in [*logs, *sorted(folder.parent.glob("*/*.out"))]:
+        if name.search(log_path.read_text(encoding="utf-8", errors="replace")):
+            return log_path
+    return None

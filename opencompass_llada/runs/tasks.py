@@ -27,10 +27,10 @@ from opencompass.utils import build_dataset_from_cfg
 from opencompass_llada.faults import guard
 from opencompass_llada.runs import makers
 from opencompass_llada.runs.durability import whole_files
-from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
 from opencompass_llada.runs.provenance import hash_files, record_model, recording
 from opencompass_llada.runs.recorded_files import (
+    TASK_NAME,
     AnswerFile,
     dataset_name,
     find_finished,
@@ -143,26 +143,24 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
     def _load_predictions(self) -> tuple[list[dict[str, Any]], list[Any] | None]:
         """Read the answers of the whole file or of all shards; each must be to its sample."""
         folder = Path(self.work_dir) / "predictions" / model_name(self.model_cfg)
-        files = find_finished(folder, dataset_name(self.dataset_cfg))
+        self._files = find_finished(folder, dataset_name(self.dataset_cfg))
         kind = (self.dataset_cfg.get("infer_cfg") or {}).get("inferencer") or {}
         stored = type_name(kind) in ("GenInferencer", *makers.SCORING)
         column = self.output_column if stored else None
-        answers = read_cell_answers(folder, files, self._samples, column)
+        answers = read_cell_answers(folder, self._files, self._samples, column)
         has_texts = "prediction" in answers[0]
         return answers, [answer.get("prediction") for answer in answers] if has_texts else None
 
     def _record_scoring(self) -> None:
-        model, dataset = model_name(self.model_cfg), dataset_name(self.dataset_cfg)
-        folder = Path(self.work_dir)
-        answers = find_finished(folder / "predictions" / model, dataset)
         maker = makers.describe_scoring(
             self.model_cfg,
             self.dataset_cfg,
-            [makers.read_maker(file.path) for file in answers],
+            [makers.read_maker(file.path) for file in self._files],
             dump_details=bool(self.dump_details),
             cal_extract_rate=bool(self.cal_extract_rate),
         )
-        makers.write_maker(folder / "results" / model / f"{dataset}.json", maker)
+        folder = Path(self.work_dir) / "results" / model_name(self.model_cfg)
+        makers.write_maker(folder / f"{dataset_name(self.dataset_cfg)}.json", maker)
 
 
 def read_cell_answers(
@@ -175,11 +173,8 @@ def read_cell_answers(
     """
     if not files:
         raise ValueError(f"no predictions are in {folder}")
-    if files[0].samples is not None and (gap := find_gap(files)):
+    if gap := find_gap(files):
         raise ValueError(f"{gap} in {folder}")
-    numbers = [file.number for file in files if file.number is not None]
-    if numbers != list(range(len(numbers))):
-        raise ValueError(f"of the shards in {folder} only {numbers} are there")
     answers: list[dict[str, Any]] = []
     for file in files:
         content, fault = read_answers(file.path)
