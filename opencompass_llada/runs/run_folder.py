@@ -247,13 +247,13 @@ def read_dumped_config(path: Path) -> dict[str, Any]:
     values = {}
     for statement in tree.body:
         try:
-            match _DictCalls().visit(statement):
+            match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    values[name] = ast.literal_eval(value)
+                    values[name] = _evaluate(value)
                 case _:
-                    raise _Refused(statement)
+                    raise _RefusedNode(statement)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-            node = error.node if isinstance(error, _Refused) else statement
+            node = error.args[0] if isinstance(error, _RefusedNode) else statement
             raise ValueError(
                 f"{path}, line {node.lineno}: {ast.unparse(node)[:60]!r} is not what a dumped "
                 "config holds (literals and dict(...)). Point to the run's own folder, whose "
@@ -262,38 +262,24 @@ def read_dumped_config(path: Path) -> dict[str, Any]:
     return values
 
 
-class _Refused(ValueError):
-    """What stands in a dumped config is no literal."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
+class _RefusedNode(ValueError):
+    """Holds what stands in a dumped config and is no literal."""
 
 
-class _DictCalls(ast.NodeTransformer):
-    """Writes ``dict(...)`` as ``{...}`` and a set as a tuple, and refuses all but literals."""
-
-    literals = (ast.Assign, ast.Dict, ast.List, ast.Tuple, ast.Constant, ast.UnaryOp, ast.BinOp,
-                ast.operator, ast.unaryop, ast.expr_context)  # fmt: skip
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        is_target = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        if not is_target and not isinstance(node, self.literals):
-            raise _Refused(node)
-        return super().generic_visit(node)
-
-    def visit_Set(self, node: ast.Set) -> ast.AST:
-        return ast.Tuple([self.visit(item) for item in node.elts], ast.Load())
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if ast.unparse(node.func) != "dict":
-            raise _Refused(node)
-        shown = ast.Dict([], [])
-        for given in (self.visit(argument) for argument in node.args):
-            shown.keys += given.keys
-            shown.values += given.values
-        for keyword in node.keywords:
-            if keyword.arg is None:
-                raise _Refused(keyword.value)
-            shown.keys.append(ast.Constant(keyword.arg))
-            shown.values.append(self.visit(keyword.value))
-        return shown
+def _evaluate(node: ast.expr) -> Any:
+    """Return the value of a literal or of ``dict(...)``, of a set a tuple; refuse all else."""
+    match node:
+        case ast.Constant() | ast.UnaryOp() | ast.BinOp():
+            return ast.literal_eval(node)
+        case ast.List(elts=items):
+            return list(map(_evaluate, items))
+        case ast.Tuple(elts=items) | ast.Set(elts=items):
+            return tuple(map(_evaluate, items))
+        case ast.Dict(keys=keys, values=items):
+            named = filter(None, keys)  # a ``**`` has no key, so that there are more items
+            return dict(zip(map(_evaluate, named), map(_evaluate, items), strict=True))
+        case ast.Call(func=ast.Name(id="dict"), args=args, keywords=words) if all(
+            word.arg for word in words
+        ):
+            return dict(*map(_evaluate, args), **{str(w.arg): _evaluate(w.value) for w in words})
+    raise _RefusedNode(node)
