@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pandas as pd
 from recording import ROOT, describe_run, write_record
 
 from opencompass_llada.redaction import chosen_variables
@@ -70,7 +71,6 @@ def main() -> None:
         find_model,
         limit_samples,
         pair_runs,
-        pool,
         start_run,
         write_table,
     )
@@ -100,7 +100,8 @@ def main() -> None:
         found = {}
         for group, pattern in GROUPS.items():
             own = [pairs[name] for name in pairs if fnmatch.fnmatchcase(name, pattern)]
-            found[group] = compare(*map(pool, zip(*own, strict=True)))
+            sides = zip(*own, strict=True)
+            found[group] = compare(*(pd.concat(side, ignore_index=True) for side in sides))
         record["results"][mode] = found
         print(f"{mode}\n{write_table(found)}", flush=True)
         write_record(given.record, record)

@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.benchmarks import counting
 from opencompass_llada.benchmarks.benchmark import DataFiles, all_data_files
-from opencompass_llada.benchmarks.counting import (
-    TIKTOKEN_FILES,
-    describe_damage,
-    tiktoken_path,
-    tiktoken_state,
-)
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.machine import (
@@ -114,24 +109,22 @@ def _examine_file(config: str) -> Iterator[Finding]:
     """Yield findings on what a config file says and needs, up to the first fault."""
     from opencompass_llada.runs import checks
 
-    topic, remedy = "config", f"correct {config}, or the LLADA_* variable that it names"
+    topic, place = "config", ""
+    remedy = f"correct {config}, or the LLADA_* variable that it names"
     if not Path(config).is_file():
         yield Finding(topic, "fault", f"no file {config}", "ls configs/eval_*.py")
         return
     try:
         cfg = checks.read_config(config)
-        try:
-            checks.check_form(cfg)
-            checks.check_options(cfg, runs_locally=True)
-        except ValueError as error:
-            yield Finding(topic, "fault", f"{config}: {error}", remedy)
-            return
+        place = f"{config}: "
+        checks.check_form(cfg)
+        checks.check_options(cfg, runs_locally=True)
         yield Finding(topic, "ok", f"{config}: models and data sets fit")
-        topic, remedy = "data", "correct the file"
+        topic, place, remedy = "data", "", "correct the file"
         yield from _examine_needs(cfg)
     except ValueError as error:
         remedy = _how_to_get(getattr(error, "topic", "")) or remedy
-        yield Finding(topic, "fault", str(error), remedy)
+        yield Finding(topic, "fault", f"{place}{error}", remedy)
 
 
 def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
@@ -268,7 +261,7 @@ def check_data(datasets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     for (topic, path), files in wanted.items():
         yield check_files(topic, path, list(files), asked=True)
     tokenizers = {d.get("tokenizer") or d.get("tokenizer_model") for d in datasets}
-    if tokenizers & set(TIKTOKEN_FILES):
+    if tokenizers & set(counting.TIKTOKEN_FILES):
         yield check_tiktoken(asked=True)
 
 
@@ -277,13 +270,11 @@ def _listed_files() -> dict[str, DataFiles]:
     return {name: own for name, own in all_data_files().items() if own.files}
 
 
-def _find_data_folder(path: str) -> Path:
+def _find_data_folder(path: str, below: str) -> Path:
     """Return where OpenCompass looks for a data set's folder, without downloading it."""
     location = Path(resolve_path(path)).expanduser()
     if location.exists() or location.is_absolute():
         return location
-    known = (own.folders[path] for own in all_data_files().values() if path in own.folders)
-    below = next(known, path)
     cache = os.environ.get("COMPASS_DATA_CACHE", "")
     places = [Path(cache, below), Path(OPENCOMPASS_CACHE).expanduser() / below]
     return next((place for place in places if place.exists()), places[0])
@@ -291,21 +282,22 @@ def _find_data_folder(path: str) -> Path:
 
 def check_files(topic: str, path: str, files: Sequence[str], *, asked: bool) -> Finding:
     """Check names (``a|b`` for either) below a path; where asked for, their absence is a fault."""
-    folder = _find_data_folder(path)
+    own = all_data_files()[topic]
+    below = own.folders.get(path)
+    folder = _find_data_folder(path, below or path)
     missing = [
         name for name in files if not any((folder / choice).exists() for choice in name.split("|"))
     ]
     if not missing:
         return Finding(topic, "ok", f"{len(files)} files at {folder}")
-    own = all_data_files().get(topic)
     remedy = "give the folder that holds them (LLADA_DATA=FOLDER for the shipped configs)"
     can_fetch = False
-    if own is not None and path in own.folders:
+    if below is not None:
         from_hub = os.environ.get("DATASET_SOURCE") in ("HF", "ModelScope")
         can_fetch = not folder.exists() and (from_hub or not own.fetch)
         if own.fetch:
-            below, is_set = own.folders[path], os.environ.get("COMPASS_DATA_CACHE")
             fetch = own.fetch.replace("FOLDER", f'"$COMPASS_DATA_CACHE/{below}"')
+            is_set = os.environ.get("COMPASS_DATA_CACHE")
             remedy = ("" if is_set else "export COMPASS_DATA_CACHE=DIR; ") + fetch
             remedy += f"   # or set the variable to a folder that has {below}"
     level = ("fetch" if can_fetch else "fault") if asked else "note"
@@ -324,11 +316,11 @@ def _how_to_get(topic: str) -> str:
 
 def check_tiktoken(*, asked: bool) -> Finding:
     """Check GPT-4's tokenizer file without tiktoken, which would delete a damaged one."""
-    state, path = tiktoken_state(), tiktoken_path()
+    state, path = counting.tiktoken_state(), counting.tiktoken_path()
     if state == "present":
         return Finding("tiktoken", "ok", str(path))
     if state == "damaged":
-        text, _, remedy = describe_damage().partition(" Copy ")
+        text, _, remedy = counting.describe_damage().partition(" Copy ")
         return Finding("tiktoken", "fault", text, f"copy {remedy}")
     return Finding(
         "tiktoken",

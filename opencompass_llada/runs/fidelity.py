@@ -32,19 +32,10 @@ from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
 from opencompass_llada.report.statistics import paired_interval
 from opencompass_llada.runs import checks, doctor
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.runs.makers import read_maker
 from opencompass_llada.runs.provenance import describe_environment, read_provenance
-from opencompass_llada.runs.recorded_files import (
-    dataset_name,
-    find_finished,
-    is_ours,
-    model_name,
-    predictions_fault,
-    read_answers,
-    read_result,
-    result_fault,
-)
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper.keywords import KEYWORDS
@@ -122,10 +113,11 @@ def pair_runs(
         ValueError: If they have none in common, or an answer or result is missing or damaged.
     """
     runs = [read_run(path) for path in paths]
-    models = [_named({model_name(m): m for m, _ in run.pairs}, model) for run in runs]
+    models = [_named({recorded.model_name(m): m for m, _ in run.pairs}, model) for run in runs]
+    names = [recorded.model_name(own) for own in models]
     cells = [
-        {dataset_name(d): d for m, d in run.pairs if model_name(m) == model_name(own)}
-        for run, own in zip(runs, models, strict=True)
+        {recorded.dataset_name(d): d for m, d in run.pairs if recorded.model_name(m) == name}
+        for run, name in zip(runs, names, strict=True)
     ]
     common = [name for name in cells[0] if name in cells[1] and _is_like(name, datasets)]
     if not common:
@@ -142,8 +134,8 @@ def pair_runs(
     except (OSError, ValueError) as error:
         logger.warning("Tokens are not compared, since the tokenizer is not here: %s", error)
     first, second = (
-        {name: _read_cell(run, model_name(own), mine[name], tokenizer) for name in common}
-        for run, own, mine in zip(runs, models, cells, strict=True)
+        {name: _read_cell(run, abbr, mine[name], tokenizer) for name in common}
+        for run, abbr, mine in zip(runs, names, cells, strict=True)
     )
     return {name: (first[name], second[name]) for name in common}
 
@@ -152,16 +144,17 @@ def _read_cell(
     run: RunFolder, model: str, dataset: Mapping[str, Any], tokenizer: Any | None
 ) -> pd.DataFrame:
     """Return what a run recorded of a model on a data set, a row a sample."""
-    name = dataset_name(dataset)
+    name = recorded.dataset_name(dataset)
     if model in run.ambiguous:
         raise ValueError(f"{run.path}: {'; '.join(run.notes)}")
-    for check in (predictions_fault, result_fault):
+    for check in (recorded.predictions_fault, recorded.result_fault):
         if fault := check(run.path, model, name, run.datasets):
             raise ValueError(f"{run.path}: {model} on {name}: {fault}")
     answers: list[dict[str, Any]] = []
-    for file in find_finished(run.path / "predictions" / model, name, run.datasets):
+    for file in recorded.find_finished(run.path / "predictions" / model, name, run.datasets):
         hashed = (read_maker(file.path) or {}).get("samples") if file.is_whole else None
-        answers += [{**a, "samples": hashed} for a in read_answers(file.path)[0].values()]
+        content, _ = recorded.read_answers(file.path)
+        answers += [{**answer, "samples": hashed} for answer in content.values()]
     rows = pd.DataFrame(answers).reindex(columns=["prediction", "gold", "samples", "origin_prompt"])
     if not rows["prediction"].map(lambda text: isinstance(text, str)).all():
         only = "only data sets whose answers are generated (GenInferencer) can be compared"
@@ -194,11 +187,11 @@ def _read_scores(
     path: Path, model: str, dataset: str, num_samples: int
 ) -> tuple[list[float], bool]:
     """Return the score of each sample, and whether it is of it alone or of the whole data set."""
-    recorded = read_cell(path, model, dataset, 0).scores
-    scores = list(recorded.get("score") or next(iter(recorded.values()), ()))
+    by_metric = read_cell(path, model, dataset, 0).scores
+    scores = list(by_metric.get("score") or next(iter(by_metric.values()), ()))
     if len(scores) == num_samples:
         return scores, True
-    result = read_result(path / "results" / model / f"{dataset}.json")[0]
+    result = recorded.read_result(path / "results" / model / f"{dataset}.json")[0]
     numbers = {name: number for name in result if (number := finite(result[name])) is not None}
     if not numbers:
         raise ValueError(f"the metric of {dataset!r} gives no number: {sorted(result)}")
@@ -264,7 +257,7 @@ def apply_setting(model: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[
 
 def find_model(config: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """Return a config's model of this package by its ``abbr``, the first by default."""
-    ours = {model_name(m): m for m in config["models"] if is_ours(m)}
+    ours = {recorded.model_name(m): m for m in config["models"] if recorded.is_ours(m)}
     if not ours:
         raise ValueError("the config has no model of type LLaDACausalLM; only its settings differ")
     return dict(_named(ours, name))
@@ -317,7 +310,8 @@ def run_fidelity(given: argparse.Namespace) -> int:
         sys.stderr.write(f"opencompass-llada fidelity: {error}\n")
         return 2
     if len(pairs) > 1:
-        found["all"] = compare(*map(pool, zip(*pairs.values(), strict=True)))
+        sides = zip(*pairs.values(), strict=True)
+        found["all"] = compare(*(pd.concat(side, ignore_index=True) for side in sides))
     sys.stdout.write(write_table(found))
     logger.info("Compared %s and %s; give them to --runs to compare them again.", *runs)
     if given.record:
@@ -342,11 +336,6 @@ def run_fidelity(given: argparse.Namespace) -> int:
     return 0
 
 
-def pool(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put the answers to several data sets together."""
-    return pd.concat(answers, ignore_index=True)
-
-
 def _prepare(
     given: argparse.Namespace, settings: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -360,9 +349,9 @@ def _prepare(
         if not config.get(name):
             raise ValueError(f"the config has no {name}; give one that defines {name} = [...]")
     base = find_model(config, given.model)
-    datasets = [d for d in config["datasets"] if _is_like(dataset_name(d), given.datasets)]
+    datasets = [d for d in config["datasets"] if _is_like(recorded.dataset_name(d), given.datasets)]
     if not datasets:
-        names = ", ".join(dataset_name(d) for d in list(config["datasets"])[:6])
+        names = ", ".join(recorded.dataset_name(d) for d in list(config["datasets"])[:6])
         raise ValueError(f"no data set is named like {given.datasets}; there are {names}")
     models = [apply_setting(base, setting) for setting in settings]
     for model in models:

@@ -28,23 +28,8 @@ from typing import Any
 from opencompass_llada import __version__
 from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
 from opencompass_llada.redaction import redact
-from opencompass_llada.runs.hashes import (
-    find_folder,
-    hash_checkpoint,
-    hash_rows,
-    hash_settings,
-    hash_text,
-    hash_tokenizer,
-)
-from opencompass_llada.runs.recorded_files import (
-    PROVENANCE,
-    dataset_name,
-    is_ours,
-    is_part,
-    model_name,
-    read_object,
-    seal_file,
-)
+from opencompass_llada.runs import hashes
+from opencompass_llada.runs import recorded_files as recorded
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +37,8 @@ PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokeni
             "safetensors", "datasets", "numpy", "flash-attn", "peft")  # fmt: skip
 #: The package itself first, then the others whose versions change answers.
 DECIDING = ("opencompass-llada", "torch", "transformers")
+#: OpenCompass's stamp in a file's name.
+_STAMP = re.compile(r"^(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d).*", re.DOTALL)
 #: Fields of `engines.Totals`, and what they are called in a record.
 COUNTERS = ("num_prompts", "num_generated_tokens", "num_forward_passes", "num_batch_passes",
             "seconds")  # fmt: skip
@@ -75,13 +62,13 @@ class Provenance:
         return {
             name: record
             for (abbr, name), record in self.datasets.items()
-            if abbr == model and is_part(name, dataset, datasets)
+            if abbr == model and recorded.is_part(name, dataset, datasets)
         }
 
 
 def add_record(run_path: Path, record: Mapping[str, Any]) -> None:
     """Append a record, which has ``kind`` and ``model``, to the model's file."""
-    append_line(run_path / PROVENANCE / f"{record['model']}.jsonl", sealed_line(record))
+    append_line(run_path / recorded.PROVENANCE / f"{record['model']}.jsonl", sealed_line(record))
 
 
 def record_run(run_path: Path) -> Path | None:
@@ -101,13 +88,13 @@ def record_run(run_path: Path) -> Path | None:
         "wall_seconds": round((finished - started).total_seconds(), 1),
         **describe_environment(),
         "config_file": configs[-1].name,
-        "config_hash": hash_text(text),
+        "config_hash": hashes.hash_text(text),
         "config": redact(text),
     }
-    path = run_path / PROVENANCE / f"run_{configs[-1].stem}.json"
+    path = run_path / recorded.PROVENANCE / f"run_{configs[-1].stem}.json"
     content = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, lambda temporary: seal_file(path, temporary)) as temporary:
+    with replacing(path, lambda temporary: recorded.seal_file(path, temporary)) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="replace")
     return path
 
@@ -130,8 +117,8 @@ def recording(
     rows = getattr(dataset, "test", None)
     record = {
         "kind": "dataset",
-        "model": model_name(model_cfg),
-        "dataset": dataset_name(dataset_cfg),
+        "model": recorded.model_name(model_cfg),
+        "dataset": recorded.dataset_name(dataset_cfg),
         "started": started,
         "wall_seconds": time.perf_counter() - clock,
         **{
@@ -140,7 +127,7 @@ def recording(
         },
         "peak_memory_bytes": _peak_memory(),
         "num_samples": None if rows is None else len(rows),
-        "dataset_hash": None if rows is None else hash_rows(rows),
+        "dataset_hash": None if rows is None else hashes.hash_rows(rows),
     }
     add_record(run_path, record)
 
@@ -158,20 +145,23 @@ def record_model(
     network: Any = getattr(engine, "model", None) or getattr(model, "model", None)
     parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
     settings = getattr(engine, "settings", None)
-    hashes = {name: content or None for name, (content, _) in files.items()}
+    device = None if parameter is None else str(parameter.device)
+    if parameter is not None and parameter.is_cuda:
+        device = f"{device} ({torch.cuda.get_device_name(parameter.device)})"
+    hashed = {name: content or None for name, (content, _) in files.items()}
     record = {
         "kind": "model",
-        "model": model_name(model_cfg),
+        "model": recorded.model_name(model_cfg),
         "started": _iso(datetime.now()),
         "path": str(model_cfg.get("path", "")),
-        "checkpoint_hash": hashes.get("checkpoint"),
+        "checkpoint_hash": hashed.get("checkpoint"),
         "adapter": model_cfg.get("peft_path"),
-        "adapter_hash": hashes.get("adapter"),
-        "tokenizer_hash": hashes.get("tokenizer"),
+        "adapter_hash": hashed.get("adapter"),
+        "tokenizer_hash": hashed.get("tokenizer"),
         "model_class": type(network).__name__ if network is not None else None,
         "model_type": getattr(getattr(network, "config", None), "model_type", None),
         "engine": type(engine).__name__ if engine is not None else None,
-        "device": None if parameter is None else _describe_device(parameter.device),
+        "device": device,
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else None,
         "attention_backend": _find_backend(network),
         "generates_by": getattr(engine, "generates_by", None),
@@ -202,28 +192,20 @@ def hash_files(model: Mapping[str, Any], *, fetch: bool) -> dict[str, tuple[str,
     settings files beside it; '' for what there is not. What is not on this machine is left out.
     """
     # Of other wrappers nothing is downloaded: their hub id may be a service's name for its model.
-    fetch = fetch and is_ours(model)
+    fetch = fetch and recorded.is_ours(model)
     path, peft = str(model.get("path") or ""), model.get("peft_path")
     subfolder = str((model.get("peft_kwargs") or {}).get("subfolder") or "")
     wanted = {
-        "checkpoint": (path, "", hash_checkpoint),
-        "tokenizer": (str(model.get("tokenizer_path") or path), "", hash_tokenizer),
-        "adapter": (str(peft or ""), subfolder, hash_checkpoint),
+        "checkpoint": (path, "", hashes.hash_checkpoint),
+        "tokenizer": (str(model.get("tokenizer_path") or path), "", hashes.hash_tokenizer),
+        "adapter": (str(peft or ""), subfolder, hashes.hash_checkpoint),
     }
     found = {} if peft else {"adapter": ("", "")}
     for name, (place, below, hash_content) in wanted.items():
-        folder = find_folder(place, fetch=fetch, weights=name != "tokenizer")
+        folder = hashes.find_folder(place, fetch=fetch, weights=name != "tokenizer")
         if folder is not None:
-            found[name] = (hash_content(folder / below), hash_settings(folder / below))
+            found[name] = (hash_content(folder / below), hashes.hash_settings(folder / below))
     return found
-
-
-def _describe_device(device: Any) -> str:
-    import torch
-
-    return (
-        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-    )
 
 
 def _find_backend(network: Any) -> str | None:
@@ -257,10 +239,10 @@ def _peak_memory() -> int:
 
 def read_provenance(run_path: Path) -> Provenance:
     """Read all records of a run; a run without any has empty ones."""
-    folder, notes = run_path / PROVENANCE, []
+    folder, notes = run_path / recorded.PROVENANCE, []
     runs: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("run_*.json")):
-        content, fault = read_object(path, run_path)
+        content, fault = recorded.read_object(path, run_path)
         runs += [] if fault else [content]
         notes += [f"{path.name} {fault}; it is left out"] if fault else []
     models: dict[str, Mapping[str, Any]] = {}
@@ -304,15 +286,9 @@ def last_time(times: Iterable[Any]) -> str:
     """
     found = []
     for value in times:
-        text = str(value or "")
+        text = re.sub(_STAMP, r"\1-\2-\3T\4:\5:\6", str(value or ""))
         try:
-            stamp = re.match(r"\d{8}_\d{6}", text)
-            moment = (
-                datetime.strptime(stamp[0], "%Y%m%d_%H%M%S")
-                if stamp
-                else datetime.fromisoformat(text.replace("Z", "+00:00"))
-            )
-            found.append(_iso(moment))
+            found.append(_iso(datetime.fromisoformat(text.replace("Z", "+00:00"))))
         except (ValueError, OverflowError, OSError):
             continue
     return max(found, default="")
@@ -362,15 +338,13 @@ def find_commit() -> str | None:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
-    said = []
-    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(checkout), *words],
-                capture_output=True, text=True, timeout=30, check=True,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError) as error:
-            logger.warning("The commit is not recorded: git said %s", error)
-            return None
-        said.append(done.stdout.strip())
-    return said[0] + ("+changes" if said[1] else "")
+    words = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), *words],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("The commit is not recorded: git said %s", error)
+        return None
+    return done.stdout.strip()

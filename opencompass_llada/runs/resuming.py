@@ -10,39 +10,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from opencompass_llada.devices import parse_dtype
-from opencompass_llada.runs.makers import (
-    NO_RECORD,
-    SUFFIX,
-    Maker,
-    describe_data,
-    describe_maker,
-    describe_scoring,
-    describe_weights,
-    list_differences,
-    maker_path,
-    plain,
-    read_maker,
-    set_aside,
-)
+from opencompass_llada.runs import makers
+from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.provenance import hash_files
-from opencompass_llada.runs.recorded_files import (
-    AnswerFile,
-    dataset_name,
-    find_answer_files,
-    find_finished,
-    is_ours,
-    list_names,
-    list_pairs,
-    model_keywords,
-    model_name,
-    split_shard_name,
-)
 from opencompass_llada.runs.run_folder import read_dumped_config
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -51,7 +27,7 @@ logger = logging.getLogger(__name__)
 _BY_NUMBER = "shards named by number alone"
 _NO_ANSWERS = "no answers beside the result"
 #: Differences that a mode which makes no answers reports and does not refuse.
-_TOLD = (NO_RECORD, _BY_NUMBER, _NO_ANSWERS, "versions")
+_TOLD = (makers.NO_RECORD, _BY_NUMBER, _NO_ANSWERS, "versions")
 #: Differences of a result that go when it is scored again.
 _RESCORED = ("answers", "scoring")
 
@@ -62,40 +38,23 @@ class ResumedAs:
 
     mode: str  # OpenCompass's ``-m``
     runs_locally: bool  # the tasks run on this machine, so that their device is known
-    debug: bool = False  # they run in this process and see its GPUs
-    scoring: Mapping[str, Any] = field(default_factory=dict)  # see `makers.describe_scoring`
+    debug: bool  # they run in this process and see its GPUs
+    scoring: Mapping[str, Any]  # see `makers.describe_scoring`
 
 
-@dataclass(frozen=True)
 class _Cell:
-    """A model on a data set, and where a run has its files."""
+    """A model on a data set, a run's files of it, and what of them is not this config's."""
 
-    run_path: Path
-    model: Mapping[str, Any]
-    dataset: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return f"{model_name(self.model)} on {dataset_name(self.dataset)}"
-
-    @property
-    def result(self) -> Path:
-        folder = self.run_path / "results" / model_name(self.model)
-        return folder / f"{dataset_name(self.dataset)}.json"
-
-    def answer_files(self, datasets: Container[str], *, finished: bool) -> list[AnswerFile]:
-        folder = self.run_path / "predictions" / model_name(self.model)
-        find = find_finished if finished else find_answer_files
-        return find(folder, dataset_name(self.dataset), datasets)
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """A cell whose answers or result are not this config's."""
-
-    name: str
-    fields: tuple[str, ...]
-    paths: tuple[Path, ...]
+    def __init__(self, run_path: Path, model: Any, dataset: Any, datasets: Container[str]) -> None:
+        self.model, self.dataset = model, dataset
+        self.model_name, name = recorded.model_name(model), recorded.dataset_name(dataset)
+        self.name = f"{self.model_name} on {name}"
+        folder = run_path / "predictions" / self.model_name
+        self.answers = recorded.find_answer_files(folder, name, datasets)
+        self.finished = recorded.find_finished(folder, name, datasets)
+        self.result = run_path / "results" / self.model_name / f"{name}.json"
+        self.differing: list[str] = []
+        self.paths: list[Path] = []
 
 
 def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
@@ -130,24 +89,20 @@ def choose_run(cfg: Mapping[str, Any], work_dir: Path) -> str | None:
 
 def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> None:
     """Set aside, or refuse by a ValueError, what another maker than this config made."""
-    models = {model_name(model): model for model, _ in list_pairs(cfg)}
+    models = {recorded.model_name(model): model for model, _ in recorded.list_pairs(cfg)}
     files = {name: hash_files(model, fetch=False) for name, model in models.items()}
-    datasets = list_names(cfg)
-    cells = [
-        cell
-        for cell in (_Cell(run_path, model, dataset) for model, dataset in list_pairs(cfg))
-        if cell.answer_files(datasets, finished=False) or cell.result.exists()
-    ]
+    datasets = recorded.list_names(cfg)
+    cells = [_Cell(run_path, *pair, datasets) for pair in recorded.list_pairs(cfg)]
+    cells = [cell for cell in cells if cell.answers or cell.result.exists()]
     by_data: dict[str, list[_Cell]] = {}
     for cell in cells:
         own = {k: v for k, v in cell.dataset.items() if k not in ("infer_cfg", "eval_cfg")}
-        by_data.setdefault(str(plain(own)), []).append(cell)
-    found: list[_Difference] = []
+        by_data.setdefault(str(makers.plain(own)), []).append(cell)
     for same in by_data.values():
         built = _build(same[0].dataset) if how.mode != "viz" else None
         for cell in same:
-            difference = _compare(cell, files[model_name(cell.model)], built, how, datasets)
-            found += [] if difference is None else [difference]
+            _compare(cell, files[cell.model_name], built, how)
+    found = [cell for cell in cells if cell.differing]
     makes = how.mode in ("all", "infer")
     if makes:
         _set_aside_strangers(cfg, run_path, models, files)
@@ -155,7 +110,7 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
         return
     told = _count(found)
     if makes:
-        target = set_aside(run_path, [path for difference in found for path in difference.paths])
+        target = makers.set_aside(run_path, [path for cell in found for path in cell.paths])
         logger.warning(
             "%d of %d cells in %s were not made as this config makes them, and are made again: %s. "
             "What was there lies in %s.",
@@ -163,9 +118,9 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
         )  # fmt: skip
         return
     known = (*_TOLD, *_RESCORED) if how.mode == "eval" else _TOLD
-    refused = [item for item in found if any(not name.startswith(known) for name in item.fields)]
+    refused = [cell for cell in found if any(not n.startswith(known) for n in cell.differing)]
     if refused:
-        names = ", ".join(difference.name for difference in refused[:5])
+        names = ", ".join(cell.name for cell in refused[:5])
         raise ValueError(
             f"-r: {len(refused)} of {len(cells)} cells in {str(run_path)!r} were made by something "
             f"else than this config describes: {_count(refused)}; first {names}. Give the config "
@@ -174,8 +129,8 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
         )
     if how.mode == "eval":
         done = "may be of another maker than this config; what is there is scored (again)"
-        results = run_path / "results"
-        set_aside(run_path, [p for item in found for p in item.paths if p.is_relative_to(results)])
+        paths = [path for cell in found for path in cell.paths]
+        makers.set_aside(run_path, [p for p in paths if p.is_relative_to(run_path / "results")])
     else:
         done = "cannot be compared with this config and are shown as they are"
     logger.warning("%d of %d cells in %s %s: %s.", len(found), len(cells), run_path, done, told)
@@ -194,67 +149,57 @@ def _set_aside_strangers(
     asked = _cells(cfg)
     paths: list[Path] = []
     for name, model in models.items():
-        makers = sorted((run_path / "predictions" / name).glob(f"*{SUFFIX}"))
-        others = [path for path in makers if (name, split_shard_name(path.stem)[0]) not in asked]
-        if not others:
-            continue
-        wanted = describe_weights(model, files[name])
+        own = sorted((run_path / "predictions" / name).glob(f"*{makers.SUFFIX}"))
+        wanted = makers.describe_weights(model, files[name])
         wanted.pop("tokenizer", None)
-        for maker in others:
-            answers = maker.with_suffix(".json")
-            if not list_differences(read_maker(answers), wanted):
-                continue
-            result = run_path / "results" / name / f"{split_shard_name(maker.stem)[0]}.json"
-            paths += [result, maker_path(result), answers]
-            paths += [maker.with_name(f"tmp_{maker.stem}.jsonl"), maker]
+        for maker in own:
+            dataset, answers = recorded.split_shard_name(maker.stem)[0], maker.with_suffix(".json")
+            found = makers.read_maker(answers)
+            if (name, dataset) not in asked and makers.list_differences(found, wanted):
+                result = run_path / "results" / name / f"{dataset}.json"
+                unfinished = maker.with_name(f"tmp_{maker.stem}.jsonl")
+                paths += [result, makers.maker_path(result), answers, unfinished, maker]
     if paths:
         logger.warning(
             "Cells of data sets that this config does not ask for were made by other models under "
             "the names of its own; they lie in %s.",
-            set_aside(run_path, paths),
+            makers.set_aside(run_path, paths),
         )
 
 
-def _compare(
-    cell: _Cell,
-    files: Mapping[str, tuple[str, str]],
-    built: Any,
-    how: ResumedAs,
-    datasets: Container[str],
-) -> _Difference | None:
+def _compare(cell: _Cell, files: Mapping[str, tuple[str, str]], built: Any, how: ResumedAs) -> None:
     """Compare a cell's answers and result with what this config would make."""
     model, dataset, result = cell.model, cell.dataset, cell.result
-    expected = describe_maker(
+    expected = makers.describe_maker(
         model, dataset, files=files, data={}, dtype=_dtype_of(model, how), fetch=False
     )
-    paths: list[Path] = []
-    differing: dict[str, None] = {}
-    for file in cell.answer_files(datasets, finished=False):
+    for file in cell.answers:
         wanted = {**expected, **_samples(built, dataset, file)}
-        found = list_differences(read_maker(file.path), wanted)
-        found = found if file.number is None else [_BY_NUMBER]
+        found = makers.list_differences(makers.read_maker(file.path), wanted)
+        if file.number is not None:
+            found = [_BY_NUMBER]
         if found:
-            differing |= dict.fromkeys(found)
-            paths += [file.path, maker_path(file.path)]
+            cell.differing += found
+            cell.paths += [file.path, makers.maker_path(file.path)]
     if result.exists():
-        makers = [read_maker(f.path) for f in cell.answer_files(datasets, finished=True)]
-        wanted = describe_scoring(model, dataset, makers, **how.scoring)
-        found = list_differences(read_maker(result), wanted) if makers else [_NO_ANSWERS]
-        differing |= dict.fromkeys(found)
-        if differing:
-            paths[:0] = [result, result.with_suffix(""), maker_path(result)]
-    return _Difference(cell.name, tuple(differing), tuple(paths)) if differing else None
+        answered = [makers.read_maker(file.path) for file in cell.finished]
+        wanted = makers.describe_scoring(model, dataset, answered, **how.scoring)
+        found = makers.list_differences(makers.read_maker(result), wanted)
+        cell.differing += found if answered else [_NO_ANSWERS]
+        if cell.differing:
+            cell.paths[:0] = [result, result.with_suffix(""), makers.maker_path(result)]
+    cell.differing = list(dict.fromkeys(cell.differing))
 
 
-def _samples(built: Any, dataset: Mapping[str, Any], file: AnswerFile) -> Maker:
+def _samples(built: Any, dataset: Mapping[str, Any], file: recorded.AnswerFile) -> makers.Maker:
     """Return the maker's part on the samples that a file should answer."""
     if built is None:
         return {}
-    data = describe_data(built, dataset)
+    data = makers.describe_data(built, dataset)
     if file.samples is not None:
         rows = built.test
         own = [rows[i] for i in file.samples if i < len(rows)]
-        data |= describe_data(SimpleNamespace(test=own), {})
+        data |= makers.describe_data(SimpleNamespace(test=own), {})
         if file.total != len(rows):
             data["samples"] = f"{len(rows)} samples"
     return data
@@ -266,17 +211,18 @@ def _build(dataset: Mapping[str, Any]) -> Any:
     try:
         return build_dataset_from_cfg(dataset)
     except Exception as error:
+        name = recorded.dataset_name(dataset)
         raise ValueError(
-            f"data set {dataset_name(dataset)!r} cannot be read, so what is there of it cannot be "
+            f"data set {name!r} cannot be read, so what is there of it cannot be "
             f"compared: {type(error).__name__}: {error}"
         ) from error
 
 
 def _dtype_of(model: Mapping[str, Any], how: ResumedAs) -> str | None:
     """Return the dtype that a task would hold the weights in; None where it cannot be known."""
-    if not is_ours(model):
+    if not recorded.is_ours(model):
         return None
-    placement = LLaDACausalLM.check_arguments(**model_keywords(model)).placement
+    placement = LLaDACausalLM.check_arguments(**recorded.model_keywords(model)).placement
     asked = parse_dtype(placement.dtype)
     if asked is not None:
         return str(asked).removeprefix("torch.")
@@ -293,10 +239,10 @@ def _dtype_of(model: Mapping[str, Any], how: ResumedAs) -> str | None:
     return "bfloat16" if on_cuda else "float32"
 
 
-def _count(found: Sequence[_Difference]) -> str:
-    counts = Counter(name for difference in found for name in difference.fields)
+def _count(found: Sequence[_Cell]) -> str:
+    counts = Counter(name for cell in found for name in cell.differing)
     return ", ".join(f"{count} for {name}" for name, count in counts.most_common(8))
 
 
 def _cells(cfg: Mapping[str, Any]) -> set[tuple[str, str]]:
-    return {(model_name(model), dataset_name(dataset)) for model, dataset in list_pairs(cfg)}
+    return {(recorded.model_name(m), recorded.dataset_name(d)) for m, d in recorded.list_pairs(cfg)}

@@ -54,14 +54,13 @@ class RunProgress:
         return "  ".join(parts)
 
 
-def read_progress(run: RunFolder, now: datetime | None = None) -> list[RunProgress]:
+def read_progress(run: RunFolder, now: datetime) -> list[RunProgress]:
     """Look at a run's files.
 
     The expected end takes a benchmark's pace so far, from its first data set's start to its last
     answer, for what is left of it. It is wrong by as much as time does not go with length, and
-    where other models share the machine. ``now`` is the machine's time by default.
+    where other models share the machine. ``now`` is the machine's time.
     """
-    moment = now or datetime.now()
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for model, dataset in run.pairs:
         groups.setdefault((model_name(model), benchmark_of(dataset).name), []).append(dataset)
@@ -71,7 +70,7 @@ def read_progress(run: RunFolder, now: datetime | None = None) -> list[RunProgre
         if "started" in record
     }
     return [
-        _look(run.path, model, benchmark, datasets, starts, moment)
+        _look(run.path, model, benchmark, datasets, starts, now)
         for (model, benchmark), datasets in groups.items()
     ]
 
@@ -84,22 +83,16 @@ def _look(
     starts: Mapping[tuple[str, str], datetime],
     now: datetime,
 ) -> RunProgress:
-    done, total, answered, scored = 0.0, 0.0, 0, 0
-    changes: list[datetime] = []
-    for dataset in datasets:
-        name, weight = dataset_name(dataset), float(dataset.get("length") or 1)
-        share, files = _answered_share(root / "predictions" / model, name, dataset)
-        result = root / "results" / model / f"{name}.json"
-        if result.is_file():
-            scored += 1
-            files.append(result)
-        changes += [datetime.fromtimestamp(path.stat().st_mtime) for path in files]
-        total += weight
-        done += weight * share
-        answered += share >= 1
-    share = done / total if total else 0.0
+    names = [dataset_name(dataset) for dataset in datasets]
+    answered = [_answered_share(root / "predictions" / model, own) for own in datasets]
+    scored = [file for name in names if (file := root / f"results/{model}/{name}.json").is_file()]
+    files = [*scored, *(file for _, own in answered for file in own)]
+    changes = [datetime.fromtimestamp(file.stat().st_mtime) for file in files]
+    lengths = [float(dataset.get("length") or 1) for dataset in datasets]
+    done = sum(length * own for length, (own, _) in zip(lengths, answered, strict=True))
+    share = done / sum(lengths)
     last = max(changes, default=None)
-    begun = [starts[model, name] for name in map(dataset_name, datasets) if (model, name) in starts]
+    begun = [starts[model, name] for name in names if (model, name) in starts]
     start = min([*begun, *(time for time in changes if time <= now)], default=None)
     end = None
     if 0 < share < 1 and start is not None and last is not None and last > start:
@@ -108,18 +101,17 @@ def _look(
         model=model,
         benchmark=benchmark,
         num_cells=len(datasets),
-        num_answered=answered,
-        num_scored=scored,
+        num_answered=sum(own >= 1 for own, _ in answered),
+        num_scored=len(scored),
         share=share,
         last_change=last,
         expected_end=end,
     )
 
 
-def _answered_share(
-    folder: Path, name: str, dataset: Mapping[str, Any]
-) -> tuple[float, list[Path]]:
+def _answered_share(folder: Path, dataset: Mapping[str, Any]) -> tuple[float, list[Path]]:
     """Return which share of a data set is answered, and the files that hold it."""
+    name = dataset_name(dataset)
     whole = folder / f"{name}.json"
     if whole.is_file():
         return 1.0, [whole]
