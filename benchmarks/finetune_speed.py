@@ -30,8 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from recording import describe_run, write_record  # noqa: E402
 
-from opencompass_llada.finetune.forward import TrainingNetwork  # noqa: E402
-from opencompass_llada.finetune.network import network_shape, place_network  # noqa: E402
+from opencompass_llada.finetune.network import place_network  # noqa: E402
 from opencompass_llada.finetune.optimizer import build_optimizer  # noqa: E402
 from opencompass_llada.finetune.parallel import (  # noqa: E402
     read_ranks,
@@ -41,8 +40,9 @@ from opencompass_llada.finetune.parallel import (  # noqa: E402
 from opencompass_llada.finetune.recipe import Recipe  # noqa: E402
 from opencompass_llada.finetune.recipe_file import parse_override, parse_recipe  # noqa: E402
 from opencompass_llada.finetune.resources import (  # noqa: E402
+    NetworkShape,
     peak_flops,
-    plan_memory,  # noqa: E402
+    plan_memory,
     step_flops,
 )
 from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion  # noqa: E402
@@ -149,7 +149,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     with torch.device("meta"):
         model = LLaDAForMaskedDiffusion(config)
-    shape = network_shape(model.config, recipe)
+    shape = NetworkShape(model.config.shape, recipe.lora.rank if recipe.lora else 0)
     plan = plan_memory(recipe, shape, ranks.world_size, on_cuda=on_cuda)
     row: dict[str, Any] = {"case": case, "length": recipe.trained_length, "document": document}
     row |= {"processes": ranks.world_size, "planned_gb": plan.total / 1e9}
@@ -161,13 +161,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     problem = None
     try:
-        network = place_network(
-            model,
-            recipe,
-            ranks,
-            random_weights(model, device),
-            lambda inner: TrainingNetwork(inner, recipe, device, group),
-        )
+        network = place_network(model, recipe, ranks, random_weights(model, device), group)
         optimizer = build_optimizer(network, recipe)
         seconds, flops = [], 0.0
         for step in range(arguments.warmup + arguments.steps):
@@ -188,7 +182,6 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
                     shape,
                     batch["spans"] or (recipe.trained_length,),
                     int(batch["targets"].sum()),
-                    frozen=recipe.lora is not None,
                 )
     except torch.OutOfMemoryError as error:
         problem = str(error).partition("\n")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -31,9 +30,17 @@ from opencompass_llada.finetune.resources import (
 )
 from opencompass_llada.finetune.text import read_documents
 from opencompass_llada.networks import load_checkpoint
+from opencompass_llada.networks.config import NetworkDimensions
 
-LLADA_8B = NetworkShape(
-    width=4096, kv_width=4096, num_layers=32, mlp_width=12288, vocab_size=126464
+LLADA_8B = NetworkDimensions(
+    width=4096,
+    num_heads=32,
+    num_groups=32,
+    num_layers=32,
+    mlp_width=12288,
+    vocabulary=126464,
+    norm_eps=1e-5,
+    has_qkv_bias=False,
 )
 
 
@@ -191,7 +198,7 @@ def test_processes_and_rows_must_divide(monkeypatch):
 def test_memory_plan_refuses_and_names_settings_that_fit(repository_root):
     folder = repository_root / "configs" / "finetune"
     recipe = load_recipe(folder / "lora_8b_64k.yaml", ["mlp_tile=null", "loss_chunk=32768"])
-    shape = dataclasses.replace(LLADA_8B, adapter_rank=64)
+    shape = NetworkShape(LLADA_8B, adapter_rank=64)
     with pytest.raises(ValueError, match="Nearest settings that fit: loss_chunk=4096") as error:
         check_memory(recipe, shape, 1, 75e9, on_cuda=True)
     words = str(error.value).partition("that fit: ")[2].partition(" (")[0]
@@ -201,7 +208,7 @@ def test_memory_plan_refuses_and_names_settings_that_fit(repository_root):
     assert check_memory(fixed, shape, 1, 75e9, on_cuda=True).total <= 75e9
     full = load_recipe(folder / "ultrallada_8b_64k.yaml", ["sequence_parallel=1"])
     with pytest.raises(ValueError, match="use lora"):
-        check_memory(full, LLADA_8B, 1, 80e9, on_cuda=True)
+        check_memory(full, NetworkShape(LLADA_8B), 1, 80e9, on_cuda=True)
 
 
 def test_memory_plan_counts_parameters_exactly(tmp_path):

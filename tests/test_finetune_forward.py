@@ -11,8 +11,7 @@ from test_finetune_packing import text_of
 from tiny import EOS_ID, MASK_ID, VOCAB_SIZE, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opencompass_llada.finetune.forward import TrainingNetwork, document_attend
-from opencompass_llada.finetune.network import hidden_states
+from opencompass_llada.finetune.forward import TrainingNetwork, document_attend, hidden_states
 from opencompass_llada.finetune.packing import STRATEGIES
 from opencompass_llada.finetune.rows import collate
 from opencompass_llada.networks.attention_pattern import Documents

@@ -21,6 +21,7 @@ from opencompass_llada.finetune import trainer
 from opencompass_llada.finetune.__main__ import main
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.resources import NetworkShape, check_fits
+from opencompass_llada.networks import LLaDAConfig
 
 PHASE, HUGE = SHORT[0], 1_000_000_000
 NUMBER = ["text", "1", True, None, [], {}, float("nan")]
@@ -386,7 +387,9 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 def test_only_logits_that_are_computed_count():
     """At 256K tokens all logits of an 8B take 130 GB; perplexity needs those of the target."""
     ranks = Ranks(rank=0, world_size=1, sequence_parallel=1, device=torch.device("cpu"))
-    shape = NetworkShape(width=64, kv_width=64, num_layers=1, mlp_width=64, vocab_size=126464)
+    sizes = {"d_model": 64, "n_heads": 1, "n_layers": 1, "mlp_hidden_size": 64}
+    config = LLaDAConfig(**sizes, vocab_size=126464, mask_token_id=0, eos_token_id=0)
+    shape = NetworkShape(config.shape)
     text, length = {"generated_seed": 8, "num_documents": 1}, 262144
 
     def recipe(**evaluation):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
 import pytest
 from finetune_runs import LONGER, RECIPE, SHORT
 
+from opencompass_llada.finetune.recipe import Evaluation, Lora, Phase, Recipe, TextSource
 from opencompass_llada.finetune.recipe_file import load_recipe, parse_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -19,6 +21,13 @@ SHIPPED = sorted([*RECIPES.glob("*.yaml"), *TINY.glob("*.yaml")])
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_recipes_are_valid(file):
     assert load_recipe(file, ["seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize("group", [Recipe, TextSource, Phase, Lora, Evaluation])
+def test_every_key_is_documented(group):
+    page = (REPOSITORY / "docs" / "finetune.md").read_text(encoding="utf-8")
+    keys = page.partition("## Recipe keys")[2].partition("## Data")[0]
+    assert all(f"`{field.name}`" in keys for field in dataclasses.fields(group))
 
 
 def test_the_issues_recipes_are_all_there():

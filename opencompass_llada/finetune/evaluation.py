@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from opencompass_llada.finetune.packing import Row, TokenizedText
-from opencompass_llada.finetune.recipe import Evaluation, Recipe
+from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.likelihood import (
+    CausalScorer,
+    Estimate,
     LikelihoodOptions,
     MaskedScorer,
     entropies_from_logits,
@@ -37,7 +39,6 @@ def _percent_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.de
 
 
 def _answers_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.device) -> Tensor:
-    """Tell for each row whether every answer token is predicted, bool [B]."""
     ids_BL = torch.from_numpy(np.stack([row.input_ids for row in rows])).to(device)
     weights_BL = torch.from_numpy(np.stack([row.weights for row in rows])).to(device)
     is_diffusion = isinstance(model, LLaDAForMaskedDiffusion)
@@ -79,15 +80,32 @@ def measure_perplexity(
     model: PreTrainedModel, recipe: Recipe, held_out: TokenizedText, device: torch.device
 ) -> dict[str, float]:
     """Measure perplexity of the same target tokens with contexts of several lengths."""
-    chosen = recipe.evaluation
+    chosen, end = recipe.evaluation, -recipe.evaluation.target_tokens
     places = context_windows(held_out.tokens, chosen.lengths, chosen.num_texts)
-    measure = _bound if isinstance(model, BidirectionalNetwork) else _entropy
+    score, options = _scorer(model, device), LikelihoodOptions(num_draws=chosen.draws)
     figures = {}
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         for length, windows in places.items():
-            nll = measure(model, windows, chosen, device)
-            figures[f"perplexity@{length}"] = math.exp(min(nll, 50.0))
+            pooled = pool([score(ids[:end], ids[end:], options) for ids in windows])
+            figures[f"perplexity@{length}"] = math.exp(min(pooled.nll_per_token, 50.0))
     return figures
+
+
+def _scorer(model: PreTrainedModel, device: torch.device) -> Callable[..., Estimate]:
+    """Return what estimates the nats of a target after a prefix, exactly or by its bound.
+
+    The logits are not those of the engines, in inference mode: sharded weights cannot be.
+    """
+
+    def logits_at(ids_BL: Tensor, positions_BP: Tensor, lengths_B: Tensor | None) -> Tensor:
+        if isinstance(model, BidirectionalNetwork):
+            return model(ids_BL, lengths_B, positions_BP).logits
+        return model(ids_BL).logits[:, positions_BP[0]]
+
+    if not isinstance(model, BidirectionalNetwork):
+        return CausalScorer(logits_at, device).score
+    entropies = entropies_from_logits(logits_at)
+    return MaskedScorer(entropies, model.config.mask_token_id, device).draw_bound
 
 
 def context_windows(
@@ -105,31 +123,3 @@ def context_windows(
         for number in range(num_texts)
     ]
     return {length: [tokens[end - length : end].tolist() for end in ends] for length in lengths}
-
-
-def _entropy(
-    model: PreTrainedModel, windows: list[list[int]], chosen: Evaluation, device: torch.device
-) -> float:
-    """Return an autoregressive network's nats a token of the last tokens of each window."""
-    count, sums = chosen.target_tokens, []
-    for window in windows:
-        ids_L = torch.tensor(window, device=device)
-        logits_LV = model(ids_L[None]).logits[0, -count - 1 : -1].float()
-        sums.append(torch.nn.functional.cross_entropy(logits_LV, ids_L[-count:]).item())
-    return sum(sums) / len(sums)
-
-
-def _bound(
-    model: PreTrainedModel, windows: list[list[int]], chosen: Evaluation, device: torch.device
-) -> float:
-    """Return the bound on a diffusion network's nats a token of them."""
-
-    def logits_at(ids_BL: Tensor, positions_BP: Tensor, lengths_B: Tensor | None) -> Tensor:
-        # Not the network's own, which is in inference mode: sharded weights cannot be.
-        return model(ids_BL, lengths_B, positions_BP).logits
-
-    entropies = entropies_from_logits(logits_at)
-    scorer = MaskedScorer(entropies, model.config.mask_token_id, device)
-    options, end = LikelihoodOptions(num_draws=chosen.draws), -chosen.target_tokens
-    pooled = pool([scorer.draw_bound(window[:end], window[end:], options) for window in windows])
-    return pooled.nll / pooled.num_tokens

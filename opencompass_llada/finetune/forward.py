@@ -6,44 +6,48 @@ Shape suffixes: B rows, L positions, M hidden size, N predicted positions.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils import checkpoint as checkpoints
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from opencompass_llada.finetune.network import hidden_states
 from opencompass_llada.finetune.objective import weighted_cross_entropy
 from opencompass_llada.finetune.packing import find_strategy
 from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import Batch
-from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.networks import BidirectionalNetwork, LLaDAForMaskedDiffusion
 from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Documents
-from opencompass_llada.networks.transformer import Attend, Block, Rotation, rotation_at
+from opencompass_llada.networks.transformer import Attend, Rotation, rotation_at
 from opencompass_llada.rope.frequencies import rotation_table
 
 #: Operators whose outputs `keep_attention` keeps: PyTorch's attention kernels by their names in
 #: torch.ops. Plain matrix products are none of them, so that the math backend is computed again.
 _ATTENTION = (
-    ("aten", "_scaled_dot_product_cudnn_attention"),
-    ("aten", "_scaled_dot_product_flash_attention"),
-    ("aten", "_scaled_dot_product_efficient_attention"),
-    ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
-    ("torch_attn", "_varlen_attn"),
+    "aten._scaled_dot_product_cudnn_attention",
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "torch_attn._varlen_attn",
 )
 
 #: Mean tokens of a document from which a call each is faster on CUDA than a variable-length one,
 #: and tokens from which cuDNN's plan for a new length pays for itself (docs/finetune.md).
 LONG_DOCUMENT = 4096
+
+
+def hidden_states(model: PreTrainedModel, input_ids_BL: Tensor) -> Tensor:
+    """Run a network, LLaDA or Llama, up to its final norm: [B, L, M]."""
+    if isinstance(model, LLaDAForMaskedDiffusion):
+        return model.hidden_states(input_ids_BL)
+    assert isinstance(model, LlamaForCausalLM), type(model)
+    return model.model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
 
 
 def document_attend(documents: Documents, device: torch.device) -> Attend:
@@ -66,7 +70,8 @@ def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
     """Run a block so that the backward pass computes its activations again."""
     run = functools.partial(checkpoint, block, *inputs, use_reentrant=False)
     if recipe.keep_attention:
-        return run(context_fn=functools.partial(create_selective_checkpoint_contexts, _policy))
+        contexts = checkpoints.create_selective_checkpoint_contexts
+        return run(context_fn=functools.partial(contexts, _policy))
     if recipe.offload_checkpoints:
         with torch.autograd.graph.save_on_cpu(pin_memory=inputs[0].is_cuda):
             return run()
@@ -75,7 +80,7 @@ def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Keep what attention kernels return."""
-    name = tuple(str(operator).split(".")[:2])
+    name, _, _ = str(operator).rpartition(".")  # without its overload
     return CheckpointPolicy.MUST_SAVE if name in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -146,8 +151,12 @@ class TrainingNetwork(nn.Module):
         """
         if callable(batch):
             return batch(self.model)
+        on_device = {
+            name: value.to(self._device, non_blocking=True) if torch.is_tensor(value) else value
+            for name, value in batch.items()
+        }
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            return self._loss(batch)
+            return self._loss(on_device)
 
     def _loss(self, batch: Batch) -> Tensor:
         ids_BL, targets_BL, scale_BL = batch["input_ids"], batch["targets"], batch["scale"]
@@ -177,18 +186,17 @@ class TrainingNetwork(nn.Module):
         simple = spans is None and positions_BL is None and self._group is None
         if simple and not recipe.activation_checkpointing:
             return self._whole(noisy_BL)
-        length = noisy_BL.shape[1]
-        attend = self._attend(spans or (length,) * len(noisy_BL))
+        num_rows, length = noisy_BL.shape
+        documents = Documents(tuple(spans or (length,) * num_rows), model.attention_pattern)
+        attend = document_attend(documents, self._device)
+        if self._group is not None:
+            attend = ulysses_attend(attend, self._group)
         rotation = self._rotate(positions_BL, length)
         x_BLM = model.get_input_embeddings()(self._own(noisy_BL))
         for block in model.blocks:
-            x_BLM = self._run_block(block, x_BLM, rotation, attend)
+            run = functools.partial(run_checkpointed, recipe, block)
+            x_BLM = (run if recipe.activation_checkpointing else block)(x_BLM, rotation, attend)
         return model.final_norm(x_BLM)
-
-    def _attend(self, spans: Sequence[int]) -> Attend:
-        pattern = cast(BidirectionalNetwork, self.model).attention_pattern
-        attend = document_attend(Documents(tuple(spans), pattern), self._device)
-        return attend if self._group is None else ulysses_attend(attend, self._group)
 
     def _rotate(self, positions_BL: Tensor | None, length: int) -> Rotation:
         assert self._rotation is not None
@@ -197,8 +205,3 @@ class TrainingNetwork(nn.Module):
         positions_L = torch.arange(length, device=self._device)
         own_L = self._own(positions_L[None])[0]
         return self._rotation[0][own_L], self._rotation[1][own_L]
-
-    def _run_block(self, block: Block, x_BLM: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        if not self._recipe.activation_checkpointing:
-            return block(x_BLM, rotation, attend)
-        return run_checkpointed(self._recipe, block, x_BLM, rotation, attend)

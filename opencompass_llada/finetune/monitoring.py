@@ -44,7 +44,6 @@ class Throughput:
                 run.shape,
                 batch["spans"] or (length,) * rows,
                 int(batch["targets"].sum()),
-                frozen=run.recipe.lora is not None,
             )
 
     def figures(self, run: RunState) -> dict[str, Any]:

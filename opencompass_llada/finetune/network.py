@@ -8,20 +8,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.parallel import Ranks, check_heads, shard, whole_tensor
 from opencompass_llada.finetune.recipe import LLAMA_NAMES, Lora, Recipe
-from opencompass_llada.finetune.resources import NetworkShape, import_for
+from opencompass_llada.finetune.resources import import_for
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks import (
     BidirectionalNetwork,
@@ -32,7 +34,7 @@ from opencompass_llada.networks import (
     read_model_config,
 )
 from opencompass_llada.networks.checkpoint import refuse_non_finite
-from opencompass_llada.options import unknown_name_message
+from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.encode import check_vocabulary
 from opencompass_llada.rope.methods import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
 
@@ -87,27 +89,6 @@ def _llama_config(config: LLaDAConfig) -> LlamaConfig:
     )
 
 
-def network_shape(config: LLaDAConfig, recipe: Recipe) -> NetworkShape:
-    """Return the sizes that memory and arithmetic depend on."""
-    own = config.shape
-    return NetworkShape(
-        width=own.width,
-        kv_width=own.head_dim * own.num_groups,
-        num_layers=own.num_layers,
-        mlp_width=own.mlp_width,
-        vocab_size=own.vocabulary,
-        adapter_rank=recipe.lora.rank if recipe.lora else 0,
-    )
-
-
-def hidden_states(model: PreTrainedModel, input_ids_BL: Tensor) -> Tensor:
-    """Run a network, LLaDA or Llama, up to its final norm: [B, L, M]."""
-    if isinstance(model, LLaDAForMaskedDiffusion):
-        return model.hidden_states(input_ids_BL)
-    assert isinstance(model, LlamaForCausalLM), type(model)
-    return model.model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
-
-
 def build_network(recipe: Recipe, config: LLaDAConfig) -> tuple[PreTrainedModel, NamedTensors]:
     """Build the network, and say what to fill it with: a checkpoint's is on the meta device."""
     shards: Sequence[Path] = ()
@@ -123,7 +104,9 @@ def build_network(recipe: Recipe, config: LLaDAConfig) -> tuple[PreTrainedModel,
         model, shards = open_checkpoint(path, rope_scaling=scaling)
         _check_scaling(recipe, model, scaling)
     if recipe.lora is not None:
-        _check_targets(model, recipe.lora)
+        modules = model.named_modules()
+        linear = {name.rpartition(".")[2] for name, own in modules if isinstance(own, nn.Linear)}
+        reject_unknown("linear layer of lora.target_modules", recipe.lora.target_modules, linear)
     if recipe.sequence_parallel > 1:
         check_heads(model.config.n_heads, model.config.n_kv_heads, recipe.sequence_parallel)
     return model, _stored_tensors(shards)
@@ -171,9 +154,12 @@ def place_network(
     recipe: Recipe,
     ranks: Ranks,
     stored: NamedTensors,
-    wrap: Callable[[PreTrainedModel], nn.Module],
+    group: dist.ProcessGroup | None,
 ) -> nn.Module:
-    """Add adapters, set precisions, wrap, shard, and put the weights in place on the device."""
+    """Add adapters, set precisions, add the objective, shard, put weights in place on the device.
+
+    ``group`` shares each row with this process, if any does.
+    """
     trained = getattr(torch, recipe.parameter_dtype)
     # Frozen weights need no float32; FSDP wants one dtype for all.
     one_device = ranks.world_size == 1 and ranks.device.type == "cuda"
@@ -185,7 +171,7 @@ def place_network(
         _add_adapters(model, recipe.lora, trained)
     if not is_meta:
         model.to(ranks.device)
-    network = wrap(model)
+    network = TrainingNetwork(model, recipe, ranks.device, group)
     blocks = model.blocks if isinstance(model, BidirectionalNetwork) else model.model.layers
     shard(network, list(blocks), ranks)
     if is_meta:
@@ -208,16 +194,6 @@ def _fill_weights(model: nn.Module, tensors: NamedTensors) -> None:
                 value, places = value.to(parameter.device), parameter.placements
                 value = distribute_tensor(value, parameter.device_mesh, places, src_data_rank=None)
             parameter.copy_(value)
-
-
-def _check_targets(model: nn.Module, lora: Lora) -> None:
-    """Refuse adapters on modules that are not there or are no linear layers."""
-    modules = model.named_modules()
-    linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
-    for target in lora.target_modules:
-        if target not in linear:
-            message = unknown_name_message("linear layer (target_modules)", target, linear)
-            raise ValueError(f"lora: {message}")
 
 
 def _add_adapters(model: nn.Module, lora: Lora, dtype: torch.dtype) -> None:

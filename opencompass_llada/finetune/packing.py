@@ -79,17 +79,16 @@ class DocumentSlice(NamedTuple):
         return self.stop - self.start
 
 
+@dataclass(frozen=True)
 class TokenWindows:
     """Random windows over the joined documents of several sources, of each a share."""
 
-    def __init__(self, texts: Sequence[TokenizedText], shares: Sequence[float]) -> None:
-        """Keep the texts."""
-        self._arrays, self._shares = [text.tokens for text in texts], list(shares)
-        self.num_tokens = [len(array) for array in self._arrays]
+    texts: Sequence[TokenizedText]
+    shares: Sequence[float]
 
     def draw(self, length: int, rng: random.Random) -> np.ndarray:
         """Draw a window, int32 [length]; a source shorter than that is repeated."""
-        array = rng.choices(self._arrays, self._shares)[0]
+        array = rng.choices(self.texts, self.shares)[0].tokens
         start = rng.randrange(max(1, len(array) - length))
         return np.resize(array[start : start + length], length)
 
@@ -125,7 +124,7 @@ class PackingStrategy:
         ``shares`` are those of each source among the rows, where rows are drawn.
         """
         self.texts, self.row_length, self.seed = texts, row_length, seed
-        self.shares = [1.0] * len(texts) if shares is None else list(shares)
+        self.shares = shares or [1.0] * len(texts)
         self._pad, self._restart = pad_token_id, restart_positions
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
         self.prepare()
@@ -158,13 +157,7 @@ class PackingStrategy:
     def pack(
         self, lengths: Sequence[int], row_length: int, rng: random.Random
     ) -> list[list[DocumentSlice]]:
-        """Return the pieces of each row.
-
-        Args:
-            lengths: Tokens of each document, its end token included where one is wanted.
-            row_length: Tokens a row.
-            rng: Decides the order.
-        """
+        """Return the pieces of each row; lengths of documents include an end token where wanted."""
         raise NotImplementedError
 
     def spans(self, pieces: Sequence[DocumentSlice]) -> list[int]:
@@ -202,31 +195,29 @@ class PackingStrategy:
             weights[place:end] = self.weights(piece, int(text.prompt_lengths[document]))
             place = end
         positions[:place] = self.positions(pieces)
-        padding = [self.row_length - place] if place < self.row_length else []
+        padding = (self.row_length - place,) if place < self.row_length else ()
         spans = (*self.spans(pieces), *padding)
         return Row(input_ids=ids, weights=weights, positions=positions, spans=spans)
 
     def describe(self) -> str | None:
         """Return one line on what is packed, padded and cut; None where nothing is packed."""
         pieces = [piece for row in self._rows for piece in row]
-        num_tokens = sum(piece.length for piece in pieces)
-        num_padding = len(self._rows) * self.row_length - num_tokens
-        share = 100 * num_padding / (len(self._rows) * self.row_length)
+        num_tokens, room = sum(p.length for p in pieces), len(self._rows) * self.row_length
         num_packed = sum(len(row) > 1 for row in self._rows)
         num_cut = sum(count > 1 for count in Counter(p.document for p in pieces).values())
         return (
             f"Packing {self.name()}: {int(self._first[-1])} documents ({num_tokens} "
             f"tokens) in {len(self._rows)} rows of {self.row_length}; {num_packed} rows hold "
-            f"several pieces, {num_cut} documents are cut, {num_padding} tokens ({share:.1f} %) "
-            "are padding"
+            f"several pieces, {num_cut} documents are cut, {room - num_tokens} tokens "
+            f"({100 * (room - num_tokens) / room:.1f} %) are padding"
         )
 
 
 class Adaptive(PackingStrategy):
     """Puts each piece, the longest first, into the row that it fills best.
 
-    Five documents of 7, 3, 2, 4 and 1 tokens in rows of 4: (0: 0-4), (3: 0-4), (0: 4-7 and
-    4: 0-1), (1: 0-3), (2: 0-2).
+    Documents of 7, 3, 2, 4 and 1 tokens in rows of 4: (0: 0-4), (3: 0-4), (0: 4-7 and 4: 0-1),
+    (1: 0-3), (2: 0-2).
     """
 
     attends_documents = True
@@ -234,7 +225,7 @@ class Adaptive(PackingStrategy):
     def pack(
         self, lengths: Sequence[int], row_length: int, rng: random.Random
     ) -> list[list[DocumentSlice]]:
-        """Pack by best fit; the rows' order is random."""
+        """Pack by best fit, the rows in random order."""
         pieces = [
             DocumentSlice(document, start, min(start + row_length, length))
             for document, length in enumerate(lengths)

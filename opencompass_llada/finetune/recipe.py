@@ -1,7 +1,7 @@
 """Holds the training recipe: every choice of a run, checked completely before anything loads.
 
-Pydantic checks single values by their annotations; what concerns several is checked below the
-classes. Files, and names of strategies and task rows, are finetune.recipe_file's business.
+docs/finetune.md says what each key does. Pydantic checks single values by their annotations; what
+concerns several is checked below the classes.
 """
 
 from __future__ import annotations
@@ -44,19 +44,7 @@ Betas = Annotated[tuple[_Beta, _Beta], Field(description="two numbers from 0 to 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TextSource:
-    """Text to train on: files, a data set, or generated documents.
-
-    Attributes:
-        paths: Globs of .txt or .md (a document a file), .json, .jsonl or .parquet files (a
-            document a row); environment variables are expanded.
-        dataset: A folder or hub id that the package ``datasets`` loads.
-        generated_seed: Seed of generated documents (opencompass_llada.synthetic).
-        num_documents: How many generated documents; for a data set the first so many, 0 for all.
-        prompt_field: A field whose text stands before ``text_field``'s and is never masked
-            (supervised fine-tuning); None for plain text.
-        weight: Share of the windows drawn from this source, relative to the others (strategy
-            ``windows`` alone).
-    """
+    """Text to train on: files, a data set, or generated documents."""
 
     paths: tuple[Text, ...] = ()
     dataset: Text | None = None
@@ -96,9 +84,7 @@ class Phase:
     sequence_length: Whole
     num_steps: Whole
     rows_per_step: Count
-    """Rows of one optimiser step, over all devices."""
     continuation_share: Share | None = None
-    """In place of the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -107,12 +93,10 @@ class Lora:
 
     rank: Whole = 64
     alpha: Positive = 128.0
-    """The adapters' product is scaled by alpha / rank."""
     target_modules: tuple[Text, ...] = (
         *("q_proj", "k_proj", "v_proj", "attn_out"),
         *("ff_proj", "up_proj", "ff_out"),
     )
-    """Last names of the linear layers that get one."""
 
     def __post_init__(self) -> None:
         """Refuse adapters of nothing."""
@@ -122,17 +106,7 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
-    """What is measured during training, every ``probe_every`` steps, on text never trained on.
-
-    Attributes:
-        text: The held-out text; perplexity is of its documents, joined.
-        lengths: Context lengths in tokens that perplexity is measured at: always of the same
-            last ``target_tokens`` tokens, at ``num_texts`` places.
-        draws: Draws of the mask for each (masked diffusion).
-        retrieval_lengths: Row lengths at which held-out retrieval is probed; empty for the
-            phase's own.
-        retrieval_rows: Rows of each style and length; 0 for no retrieval probe.
-    """
+    """What is measured during training, on text never trained on."""
 
     text: TextSource | None = None
     lengths: tuple[Whole, ...] = ()
@@ -156,68 +130,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
-    """Everything that a training run needs.
-
-    Attributes:
-        output_dir: Folder of checkpoints, logs and the final checkpoint.
-        phases: Row lengths and steps, in order; the longest is the trained length.
-        init_from: Checkpoint to post-train: a folder, a hub id or ``asset:NAME``; None for fresh
-            weights of ``model``'s sizes and a byte-level BPE tokenizer of ``vocab_size`` entries
-            trained on the text.
-        rope_scaling: As configs of models take it; None for ``diffusion_ntk`` for the trained
-            length where that is above the checkpoint's, else none.
-        model: Sizes in the names of LLaDA's config.json; special token ids come from the tokenizer.
-        objective: ``masked_diffusion`` trains a LLaDA, ``autoregressive`` a Llama of the same shape
-            on the same rows.
-        strategy: How rows are made of text (UltraLLaDA's three, and one more): ``adaptive`` packs
-            documents that attend to themselves alone, ``eod`` joins them by an end-of-document
-            token under full attention, ``direct`` joins them by nothing; ``windows`` takes random
-            windows of ``eod``'s text. Or the dotted path of a `packing.PackingStrategy`.
-        restart_positions: Count positions from 0 in every document (adaptive, eod, direct).
-        max_document_tokens: Longest document allowed, an error above; None for any. Documents
-            longer than a row are cut into consecutive windows.
-        cache_dir: Folder of tokenised text; None for the user's cache folder, ``none`` to keep
-            nothing on disk.
-        continuation_share: Share of the text rows of which the end alone is masked (16 tokens to
-            half the row), as when a model continues a text; the others are masked everywhere.
-        retrieval_share: Share of rows that hold needles and questions.
-        retrieval_masked_everywhere: Share of those rows that are masked like plain text.
-        rows: Dotted path of the class that makes those rows: see `rows.TaskRows`.
-        retrieval_styles: Share of each style among them, relative to the others; None for those
-            of the class.
-        loss_weight: ``inverse_t`` is the likelihood bound's weight, ``none`` leaves it out
-            (UltraLLaDA's Eq. 1 as transcribed).
-        mask_ratios: ``low_discrepancy`` spreads t evenly over the rows of a step, ``uniform`` draws
-            each by itself.
-        min_mask_ratio: Smallest mask ratio t that is drawn.
-        learning_rate: Peak learning rate of AdamW.
-        warmup_steps: Steps of linear warm-up; cosine decay to a tenth follows.
-        weight_decay: On matrices; norms and embeddings have none.
-        ema_decay: Decay of the exponential moving average whose weights are written and measured;
-            None for the weights themselves.
-        lora: Train adapters (and norms) instead of all weights.
-        parameter_dtype: Of the trained weights and of AdamW's moments. Frozen weights are bfloat16
-            on CUDA.
-        micro_rows: Rows that one device works on at a time; the rest of its rows are accumulated.
-            None for all at once.
-        sequence_parallel: Devices that share each row (Ulysses); data are split over the others.
-        activation_checkpointing: Keep one activation a block and compute the rest again.
-        keep_attention: Keep the attention's output, too: one more activation a block, and the part
-            that grows with the square of the length is not computed again.
-        offload_checkpoints: Keep the one activation a block on the host.
-        mlp_tile: Positions of a row that the MLP works on at a time; None for all.
-        loss_chunk: Masked positions whose logits exist at a time.
-        compile: torch.compile (CUDA).
-        memory_limit: GB of a device that the plan may use; None for what the device has.
-        num_workers: Processes that make rows; 0 makes them in the training process.
-        probe_every: Steps between evaluations; the checkpoint is written at each.
-        keep_last: Checkpoints kept, beside the best.
-        resume: Go on from the last checkpoint in output_dir; false refuses a folder that has one.
-        dtype: Of the weights in the checkpoint files.
-        time_limit: Seconds after which training ends whatever step it is at, the learning rate
-            having decayed as if that were the last; None for no limit. A run that the limit cut
-            short cannot be repeated exactly.
-    """
+    """Everything that a training run needs."""
 
     output_dir: Folder
     text: tuple[TextSource, ...]

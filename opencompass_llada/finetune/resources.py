@@ -23,6 +23,7 @@ from opencompass_llada.files import folder_lock
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
+from opencompass_llada.networks.config import NetworkDimensions
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def check_machine(recipe: Recipe) -> None:
         import_for("lora", "peft")
     if recipe.tensorboard:
         import_for("tensorboard=true", "tensorboard")
-    for source in (*recipe.text, *([recipe.evaluation.text] if recipe.evaluation.text else [])):
+    for source in filter(None, (*recipe.text, recipe.evaluation.text)):
         matching_files(source)
     folder = Path(recipe.output_dir).absolute()
     try:
@@ -85,57 +86,49 @@ def _not_writable(recipe: Recipe, reason: str) -> ValueError:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class NetworkShape:
-    """The sizes that memory and arithmetic depend on; adapter_rank is 0 without adapters."""
+    """A network's sizes and the rank of its adapters (0 for none): how many parameters they make."""
 
-    width: int
-    kv_width: int
-    num_layers: int
-    mlp_width: int
-    vocab_size: int
+    sizes: NetworkDimensions
     adapter_rank: int = 0
 
     @property
-    def block_parameters(self) -> int:
-        """Parameters of one block's linear layers."""
-        width, inner = self.width, self.mlp_width
-        return 2 * width * width + 2 * width * self.kv_width + 3 * width * inner
+    def linear_parameters(self) -> int:
+        """Parameters of all blocks' linear layers."""
+        width, kv_width = self.sizes.width, self.sizes.kv_width
+        return self.sizes.num_layers * width * (2 * width + 2 * kv_width + 3 * self.sizes.mlp_width)
 
     @property
     def norm_parameters(self) -> int:
         """Parameters of all norms."""
-        return (2 * self.num_layers + 1) * self.width
+        return (2 * self.sizes.num_layers + 1) * self.sizes.width
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the network, norms included."""
-        blocks = self.num_layers * self.block_parameters
-        return blocks + 2 * self.width * self.vocab_size + self.norm_parameters
+        """Parameters of the network without adapters."""
+        embeddings = 2 * self.sizes.width * self.sizes.vocabulary
+        return self.linear_parameters + embeddings + self.norm_parameters
 
     @property
     def adapter_parameters(self) -> int:
         """Parameters of adapters on the seven linear layers of every block."""
-        width, inner, kv = self.width, self.mlp_width, self.kv_width
-        ends = 4 * width + 2 * (width + kv) + 3 * (width + inner)
-        return self.num_layers * self.adapter_rank * ends
+        ends = 9 * self.sizes.width + 2 * self.sizes.kv_width + 3 * self.sizes.mlp_width
+        return self.sizes.num_layers * self.adapter_rank * ends
 
 
-def step_flops(
-    shape: NetworkShape, spans: Sequence[int], num_predicted: int, *, frozen: bool = False
-) -> float:
+def step_flops(shape: NetworkShape, spans: Sequence[int], num_predicted: int) -> float:
     """Return a batch's floating-point operations, forward once and backward twice.
 
-    ``spans`` are the tokens that attend to each other, run by run. Weights that are ``frozen``
-    (under adapters) have no gradients of their own: two passes' worth.
+    ``spans`` are the tokens that attend to each other, run by run. Weights under adapters are
+    frozen and have no gradients of their own: two passes' worth.
     """
-    tokens = sum(spans)
-    linear = 2.0 * shape.num_layers * shape.block_parameters * tokens
-    head = 2.0 * shape.width * shape.vocab_size * num_predicted
-    attention = 4.0 * shape.num_layers * shape.width * sum(span * span for span in spans)
-    passes = 2 if frozen else 3
-    adapters = 3 * 2.0 * shape.adapter_parameters * tokens
-    return passes * (linear + head) + 3 * attention + adapters
+    sizes, tokens = shape.sizes, sum(spans)
+    linear = 2.0 * shape.linear_parameters * tokens
+    head = 2.0 * sizes.width * sizes.vocabulary * num_predicted
+    attention = 4.0 * sizes.num_layers * sizes.width * sum(span * span for span in spans)
+    adapters = 2.0 * shape.adapter_parameters * tokens
+    return (2 if shape.adapter_rank else 3) * (linear + head) + 3 * (attention + adapters)
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -188,21 +181,21 @@ def _plan(
         trained = shape.adapter_parameters + shape.norm_parameters
         frozen = shape.num_parameters - shape.norm_parameters
     copies = 2 + (recipe.ema_decay is not None)
-    width, inner = shape.width, shape.mlp_width
+    width, kv_width, inner = shape.sizes.width, shape.sizes.kv_width, shape.sizes.mlp_width
+    num_layers = shape.sizes.num_layers
     # Positions of the MLP's inner tensors that exist at once.
     tiled = tokens if recipe.mlp_tile is None else tokens * min(1, recipe.mlp_tile / stretch)
     # Per token: residuals, norms, queries, keys, values, output and their gradients, rotations in
     # float32; per tiled token: gate, up, their product and gradients.
-    attention = tokens * unit * (8 * width + 4 * shape.kv_width) + tokens * 4 * 2 * width
+    attention = tokens * unit * (8 * width + 4 * kv_width) + tokens * 4 * 2 * width
     block = attention + tiled * unit * 6 * inner
     cast = 0 if not on_cuda or world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
         number = 0 if recipe.offload_checkpoints else 1 + recipe.keep_attention
-        kept = number * shape.num_layers * tokens * unit * width
+        kept = number * num_layers * tokens * unit * width
     else:
-        per_token = unit * (6 * width + 2 * shape.kv_width + 4 * inner) + 4 * 2 * width
-        kept = shape.num_layers * tokens * per_token
-        block = 0
+        per_token = unit * (6 * width + 2 * kv_width + 4 * inner) + 4 * 2 * width
+        kept, block = num_layers * tokens * per_token, 0
     predicted = min(recipe.loss_chunk, tokens)
     return StepMemory(
         weights=(trained * trained_bytes + frozen * frozen_bytes) / world_size,
@@ -210,7 +203,7 @@ def _plan(
         optimizer=copies * trained * trained_bytes / world_size,
         kept=kept + cast,
         block=block,
-        logits=predicted * shape.vocab_size * (4 + 4 + unit) + tokens * unit * 2 * width,
+        logits=predicted * shape.sizes.vocabulary * (4 + 4 + unit) + tokens * unit * 2 * width,
         workspace=(_WORKSPACE if on_cuda else 0) + (_COMMUNICATION if world_size > 1 else 0),
     )
 
@@ -222,7 +215,18 @@ def check_memory(
     plan = plan_memory(recipe, shape, world_size, on_cuda=on_cuda)
     if plan.total <= available:
         return plan
-    for changes in _changes(recipe):
+    changes: dict[str, Any] = {}
+    for name, value, helps in (  # those that cost the least time first
+        ("loss_chunk", 4096, recipe.loss_chunk > 4096),
+        ("micro_rows", 1, recipe.micro_rows != 1),
+        ("activation_checkpointing", True, not recipe.activation_checkpointing),
+        ("mlp_tile", 4096, recipe.mlp_tile is None),
+        ("keep_attention", False, recipe.keep_attention),
+        ("offload_checkpoints", True, not recipe.offload_checkpoints),
+    ):
+        if not helps:
+            continue
+        changes[name] = value
         changed = dataclasses.replace(recipe, **changes)
         nearest = plan_memory(changed, shape, world_size, on_cuda=on_cuda)
         if nearest.total <= available:
@@ -242,22 +246,6 @@ def check_memory(
     )
 
 
-def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Yield changes of the recipe, those that cost the least time first."""
-    changes: dict[str, Any] = {}
-    for name, value, helps in (
-        ("loss_chunk", 4096, recipe.loss_chunk > 4096),
-        ("micro_rows", 1, recipe.micro_rows != 1),
-        ("activation_checkpointing", True, not recipe.activation_checkpointing),
-        ("mlp_tile", 4096, recipe.mlp_tile is None),
-        ("keep_attention", False, recipe.keep_attention),
-        ("offload_checkpoints", True, not recipe.offload_checkpoints),
-    ):
-        if helps:
-            changes[name] = value
-            yield changes
-
-
 def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
     """Check that steps and evaluations fit the memory (else a ValueError), and log the plan."""
     on_cuda = ranks.device.type == "cuda"
@@ -274,8 +262,8 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
         longest = predicted = max(getattr(chosen, name), default=1)
         if name == "lengths" and recipe.objective == "masked_diffusion":  # logits of the target
             predicted = min(longest, chosen.target_tokens)
-        hidden = (2 if on_cuda else 4) * (4 * shape.width + 2 * shape.mlp_width)
-        needed = longest * hidden + predicted * 4 * shape.vocab_size
+        hidden = (2 if on_cuda else 4) * (4 * shape.sizes.width + 2 * shape.sizes.mlp_width)
+        needed = longest * hidden + predicted * 4 * shape.sizes.vocabulary
         if needed > available:
             raise ValueError(
                 f"evaluation: {name}={longest} needs {needed / GB:.1f} GB for one row's "

@@ -20,21 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from opencompass_llada.finetune.objective import (
-    draw_end,
-    draw_mask_ratio,
-    draw_masked,
-    keep_end,
-    scale_losses,
-)
-from opencompass_llada.finetune.packing import (
-    PackingStrategy,
-    Row,
-    TokenizedText,
-    TokenWindows,
-    find_class,
-    find_strategy,
-)
+from opencompass_llada.finetune import objective, packing
+from opencompass_llada.finetune.packing import PackingStrategy, Row, TokenizedText, TokenWindows
 from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
 from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
 from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
@@ -69,7 +56,7 @@ class TaskRows(Protocol):
 
 def find_task_rows(path: str) -> type[TaskRows]:
     """Return the class of task rows that a dotted path names."""
-    found = find_class(path)
+    found = packing.find_class(path)
     if not all(hasattr(found, name) for name in ("STYLES", "SHORTEST", "make")):
         raise ValueError(
             f"recipe: rows={path!r} must be the dotted path of a class with STYLES, SHORTEST and "
@@ -96,12 +83,10 @@ class TrainingRows(Dataset):
         return self.phase.num_steps * self.phase.rows_per_step
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Make row ``index``.
+        """Make a row's input_ids (int64 [L]), positions (int64 [L]) and spans, as of `packing.Row`.
 
-        Returns:
-            input_ids int64 [L]; targets bool [L], the positions whose token is predicted; scale
-            float32 [L], weight of each one's cross entropy; positions int64 [L]; spans, tokens
-            that attend to each other.
+        And targets, the positions whose token is predicted (bool [L]), and the scale that the cross
+        entropy of each is multiplied with (float32 [L]).
         """
         recipe, length = self.recipe, self.phase.sequence_length
         number = self.first_row + index
@@ -133,8 +118,8 @@ class TrainingRows(Dataset):
         share = self.recipe.continuation_share if share is None else share
         row = self.text.row(number, rng)
         if share and rng.random() < share:
-            weights = keep_end(row.weights, draw_end(self.phase.sequence_length, rng))
-            row = dataclasses.replace(row, weights=weights)
+            num_tokens = objective.draw_end(self.phase.sequence_length, rng)
+            row = dataclasses.replace(row, weights=objective.keep_end(row.weights, num_tokens))
         return row
 
     def _choose_targets(
@@ -145,11 +130,11 @@ class TrainingRows(Dataset):
         if recipe.objective == "autoregressive":
             weights = weights.copy()
             weights[0] = 0.0  # nothing stands before it
-            return weights > 0, scale_losses(weights, 1.0, "none")
+            return weights > 0, objective.scale_losses(weights, 1.0, "none")
         step, place = divmod(index, self.phase.rows_per_step)
         ratio = 1.0
         if not mask_all:
-            ratio = draw_mask_ratio(
+            ratio = objective.draw_mask_ratio(
                 recipe.seed,
                 self.first_step + step,
                 place,
@@ -157,8 +142,8 @@ class TrainingRows(Dataset):
                 recipe.min_mask_ratio,
                 spread=recipe.mask_ratios == "low_discrepancy",
             )
-        masked = draw_masked(weights, ratio, np.random.default_rng(rng.getrandbits(64)))
-        return masked, scale_losses(weights, ratio, recipe.loss_weight)
+        masked = objective.draw_masked(weights, ratio, np.random.default_rng(rng.getrandbits(64)))
+        return masked, objective.scale_losses(weights, ratio, recipe.loss_weight)
 
 
 def collate(rows: list[dict[str, Any]]) -> Batch:
@@ -192,16 +177,16 @@ def row_loader(
     if num_workers:
         atexit.unregister(end_workers)  # once, and before multiprocessing's own, which waits
         atexit.register(end_workers)
-    num_rows = phase.rows_per_step
-    share = num_rows // num_ranks
+    share = phase.rows_per_step // num_ranks
     size = micro_rows or share
+    starts = [
+        step * phase.rows_per_step + place
+        for step in range(first_step, phase.num_steps)
+        for place in range(rank * share, (rank + 1) * share, size)
+    ]
     return DataLoader(
         rows,
-        batch_sampler=[
-            range(step * num_rows + place, step * num_rows + place + size)  # type: ignore
-            for step in range(first_step, phase.num_steps)
-            for place in range(rank * share, (rank + 1) * share, size)
-        ],
+        batch_sampler=[range(start, start + size) for start in starts],  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=collate,
         worker_init_fn=outlive_signals,
@@ -210,21 +195,8 @@ def row_loader(
     )
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch with its tensors on a device."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
-
-
 class TrainingData:
-    """Everything that rows are made from, tokenised and packed for every row length.
-
-    Attributes:
-        texts: Tokens of the recipe's text, one a source.
-        packing: One line a row length on what is packed, padded and cut.
-    """
+    """Everything that rows are made from, tokenised and packed for every row length."""
 
     def __init__(self, recipe: Recipe, tokens: TrainingTokenizer) -> None:
         """Tokenise or find the tokens of all text; a ValueError for text that cannot be used."""
@@ -238,6 +210,8 @@ class TrainingData:
             return tokenize_source(source, tokens, folder, max_document_tokens=longest)
 
         self.texts = [tokenize(source) for source in recipe.text]
+        self.num_tokens = [len(text.tokens) for text in self.texts]
+        logger.info("Tokens of the text sources: %s", self.num_tokens)
         if recipe.retrieval_share and tokens.end_token_id is None:
             raise ValueError(
                 "retrieval_share: retrieval rows end in the end-of-document token, and the "
@@ -245,13 +219,11 @@ class TrainingData:
                 "an eos_token."
             )
         shares = [source.weight for source in recipe.text]
-        self.windows = TokenWindows(self.texts, shares)
-        logger.info("Tokens of the text sources: %s", self.windows.num_tokens)
         self.tasks = None
         if recipe.retrieval_share:
-            styles = recipe.retrieval_styles or {}
-            self.tasks = find_task_rows(recipe.rows)(self.windows, tokens, styles)
-        strategy = find_strategy(recipe.strategy)
+            styles, windows = recipe.retrieval_styles or {}, TokenWindows(self.texts, shares)
+            self.tasks = find_task_rows(recipe.rows)(windows, tokens, styles)
+        strategy = packing.find_strategy(recipe.strategy)
         self._rows = {
             length: strategy(
                 self.texts,
@@ -263,6 +235,7 @@ class TrainingData:
             )
             for length in sorted({phase.sequence_length for phase in recipe.phases})
         }
+        #: One line a row length on what is packed, padded and cut.
         self.packing = [line for rows in self._rows.values() if (line := rows.describe())]
         for line in self.packing:
             logger.info("%s", line)

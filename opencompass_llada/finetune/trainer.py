@@ -15,22 +15,11 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from opencompass_llada.finetune.checkpoints import (
-    FINAL,
-    STATE,
-    CheckpointIndex,
-    restore_checkpoints,
-    score_figures,
-)
+from opencompass_llada.finetune import checkpoints
+from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
-from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
-from opencompass_llada.finetune.network import (
-    build_network,
-    network_config,
-    network_shape,
-    place_network,
-)
+from opencompass_llada.finetune.network import build_network, network_config, place_network
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
 from opencompass_llada.finetune.parallel import (
     catch_signals,
@@ -40,8 +29,8 @@ from opencompass_llada.finetune.parallel import (
     whole_tensor,
 )
 from opencompass_llada.finetune.recipe import Phase, Recipe
-from opencompass_llada.finetune.resources import check_fits, check_machine
-from opencompass_llada.finetune.rows import Batch, TrainingData, to_device
+from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
+from opencompass_llada.finetune.rows import Batch, TrainingData
 from opencompass_llada.finetune.run_state import RunState, read_state
 from opencompass_llada.finetune.saving import describe_inputs, write_checkpoint
 from opencompass_llada.finetune.tokens import make_tokenizer
@@ -57,8 +46,7 @@ class Trainer(RunState):
 
         Raises:
             ImportError: If a package that the recipe needs is missing.
-            ValueError: If text, checkpoint, processes or memory do not fit the recipe, or
-                output_dir holds another run or one that cannot be read.
+            ValueError: If text, checkpoint, processes, memory or output_dir do not fit the recipe.
         """
         check_machine(recipe)
         self.recipe, self.history = recipe, []
@@ -66,27 +54,20 @@ class Trainer(RunState):
         output = Path(recipe.output_dir).absolute()
         self.index = CheckpointIndex.read(output)
         if self.ranks.is_main:
-            restore_checkpoints(output)
+            checkpoints.restore_checkpoints(output)
         self.index.begin(recipe)
         self.tokens = make_tokenizer(recipe)
         config = network_config(recipe, self.tokens)
-        self.shape = network_shape(config, recipe)
+        self.shape = NetworkShape(config.shape, recipe.lora.rank if recipe.lora else 0)
         check_fits(recipe, self.shape, self.ranks)
         self.model, stored = build_network(recipe, config)
         group = start_processes(self.ranks)
         self._prepare_data()
-        device = self.ranks.device
-        self.network = place_network(
-            self.model,
-            recipe,
-            self.ranks,
-            stored,
-            lambda network: TrainingNetwork(network, recipe, device, group),
-        )
+        self.network = place_network(self.model, recipe, self.ranks, stored, group)
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema_decay)
         if self.index.last is not None:
-            read_state(self, self.index.last / STATE)
+            read_state(self, self.index.last / checkpoints.STATE)
             logger.info("Going on from step %d (%s)", self.step, self.index.last)
 
     def _prepare_data(self) -> None:
@@ -123,7 +104,7 @@ class Trainer(RunState):
         if self.stopped_by is not None:
             assert self.index.last is not None
             return self.index.last
-        final = self.index.folder / FINAL
+        final = self.index.folder / checkpoints.FINAL
         write_checkpoint(self, final, with_state=False)
         return final
 
@@ -185,7 +166,7 @@ class Trainer(RunState):
             group["lr"] = rate
         total = torch.zeros((), device=self.ranks.device)
         for batch in batches:
-            loss = self.network(to_device(batch, self.ranks.device)) / phase.rows_per_step
+            loss = self.network(batch) / phase.rows_per_step
             # FSDP takes the mean over ranks; each has a part of the sum.
             (loss * self.ranks.world_size).backward()
             total += loss.detach()
@@ -222,12 +203,10 @@ class Trainer(RunState):
 
     def measure(self, phase: Phase) -> dict[str, float]:
         """Measure held-out retrieval and perplexity with the weights that are written."""
-        length, device = phase.sequence_length, self.ranks.device
+        more = (self.recipe, self.data, phase.sequence_length, self.ranks.device)
         with self.average.applied():
             self.network.eval()
-            figures = self.network(
-                lambda model: evaluate(model, self.recipe, self.data, length, device)
-            )
+            figures = self.network(lambda model: evaluate(model, *more))
             reshard(self.network)
             self.network.train()
         return figures
@@ -237,7 +216,8 @@ class Trainer(RunState):
         folder = self.index.path(self.step)
         write_checkpoint(self, folder, with_state=True)
         if self.ranks.is_main:
-            self.index.add(self.step, score_figures(figures), self.recipe.keep_last)
+            score = checkpoints.score_figures(figures)
+            self.index.add(self.step, score, self.recipe.keep_last)
         elif self.step not in self.index.steps:
             self.index.steps.append(self.step)
         return folder

@@ -59,6 +59,11 @@ class NetworkDimensions:
         """Channels of a head."""
         return self.width // self.num_heads
 
+    @property
+    def kv_width(self) -> int:
+        """Channels of all key heads, or value heads."""
+        return self.head_dim * self.num_groups
+
 
 class BidirectionalConfig(PretrainedConfig):
     """Base of the native networks' configurations; a subclass annotates its published fields."""
