@@ -310,7 +310,7 @@ class TrainingBench(Bench):
 
     def warm(self) -> None:
         """Import what a training needs; one in this process would keep its forks from training."""
-        for name in ("__main__", "network", "saving", "run_state", "evaluation"):
+        for name in ("__main__", "network", "saving", "evaluation"):
             importlib.import_module(f"opencompass_llada.finetune.{name}")
 
     def _main(self) -> int:

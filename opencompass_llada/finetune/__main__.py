@@ -23,9 +23,8 @@ from opencompass_llada.finetune.trainer import Trainer
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; whatever nobody foresaw ends in one paragraph (`faults.guard`).
 
-    Returns:
-        The exit status: 0; 2 for a wrong recipe (text, output folder and memory included); 1 where
-        training failed; 128 and the signal's number where one stopped it.
+    Returns the exit status: 0; 2 for a wrong recipe (text, output folder and memory included); 1
+    where training failed; 128 and the signal's number where one stopped it.
     """
     logs: list[Path] = []  # where a fault is written, once the recipe has said it
     return guard(

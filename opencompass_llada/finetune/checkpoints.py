@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
@@ -76,8 +76,7 @@ class CheckpointIndex:
         file = folder / INDEX_FILE
         if file.is_file():
             try:
-                values = json.loads(file.read_text(encoding="utf-8"))
-                index = cls(folder=folder, **values)
+                index = cls(folder=folder, **json.loads(file.read_text(encoding="utf-8")))
                 if index.steps != sorted(set(index.steps)) or min(index.steps, default=0) < 0:
                     raise ValueError(f"steps {index.steps} do not ascend from 0")
             except (OSError, ValueError, TypeError) as error:
@@ -139,19 +138,19 @@ class CheckpointIndex:
         if self.recipe:
             fields = (f for f in dataclasses.fields(recipe) if f.default is not dataclasses.MISSING)
             # Of keys that an earlier version did not know, the default.
-            earlier = {**{field.name: field.default for field in fields}, **self.recipe}
-            before, today = (json.loads(json.dumps(values)) for values in (earlier, now))
+            values = {**{field.name: field.default for field in fields}, **self.recipe}
+            earlier, today = (json.loads(json.dumps(each)) for each in (values, now))
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
             differing = [
-                f"{name}: {earlier.get(name)!r} -> {now.get(name)!r}"
-                for name in sorted({*earlier, *now} - free)
-                if before.get(name) != today.get(name)
+                f"{name}: {earlier.get(name)!r} -> {today.get(name)!r}"
+                for name in sorted({*earlier, *today} - free)
+                if earlier.get(name) != today.get(name)
             ]
             if differing:
-                shown = "; ".join(differing[:3])
                 raise ValueError(
-                    f"output_dir={folder!r} holds a run of another recipe ({shown}). Name another "
-                    "folder, go on with the same recipe, or delete the folder to start anew."
+                    f"output_dir={folder!r} holds a run of another recipe "
+                    f"({'; '.join(differing[:3])}). Name another folder, go on with the same "
+                    "recipe, or delete the folder to start anew."
                 )
         self.recipe = now
 
@@ -202,11 +201,12 @@ def score_figures(figures: dict[str, float]) -> float | None:
     return -sum(figures.values()) / len(figures) if figures else None
 
 
-def write_atomically(target: Path, fill: Callable[[Path], None], ranks: Ranks) -> None:
-    """Fill a folder beside the target and move it into place once it is whole.
+@contextmanager
+def write_atomically(target: Path, ranks: Ranks) -> Iterator[Path]:
+    """Give every rank a folder beside the target, which the main one moves into place once whole.
 
-    Every rank calls it, and ``fill``; the main one makes and moves folders. An earlier folder of
-    that name stays until then (as ``.old`` for an instant: see `restore_checkpoints`).
+    An earlier folder of that name stays until then (as ``.old`` for an instant: see
+    `restore_checkpoints`).
     """
     part, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     try:
@@ -215,7 +215,7 @@ def write_atomically(target: Path, fill: Callable[[Path], None], ranks: Ranks) -
                 remove(part)
                 part.mkdir(parents=True)
             ranks.wait()
-            fill(part)
+            yield part
             ranks.wait()
             if ranks.is_main:
                 settle(part)

@@ -20,7 +20,7 @@ from opencompass_llada.finetune.checkpoints import saving
 from opencompass_llada.finetune.recipe import Phase
 from opencompass_llada.finetune.resources import import_for, peak_flops, step_flops
 from opencompass_llada.finetune.rows import Batch
-from opencompass_llada.finetune.run_state import RunState
+from opencompass_llada.finetune.saving import RunState
 
 logger = logging.getLogger(__name__)
 

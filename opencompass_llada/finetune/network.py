@@ -99,8 +99,11 @@ def build_network(recipe: Recipe, config: LLaDAConfig) -> tuple[PreTrainedModel,
         else:
             model = LLaDAForMaskedDiffusion(config)
     else:
-        path = locate_checkpoint(resolve_path(recipe.init_from))
-        scaling = _choose_scaling(recipe, config.max_sequence_length)
+        path, scaling = locate_checkpoint(resolve_path(recipe.init_from)), RopeScaling()
+        if recipe.rope_scaling is not None:
+            scaling = parse_rope_scaling(recipe.rope_scaling)
+        elif recipe.trained_length > config.max_sequence_length:
+            scaling = DiffusionNTKScaling(target_length=recipe.trained_length)
         model, shards = open_checkpoint(path, rope_scaling=scaling)
         _check_scaling(recipe, model, scaling)
     if recipe.lora is not None:
@@ -110,15 +113,6 @@ def build_network(recipe: Recipe, config: LLaDAConfig) -> tuple[PreTrainedModel,
     if recipe.sequence_parallel > 1:
         check_heads(model.config.n_heads, model.config.n_kv_heads, recipe.sequence_parallel)
     return model, _stored_tensors(shards)
-
-
-def _choose_scaling(recipe: Recipe, trained_length: int) -> RopeScaling:
-    """Return the recipe's own scaling, or diffusion_ntk where rows are longer than were trained."""
-    if recipe.rope_scaling is not None:
-        return parse_rope_scaling(recipe.rope_scaling)
-    if recipe.trained_length > trained_length:
-        return DiffusionNTKScaling(target_length=recipe.trained_length)
-    return RopeScaling()
 
 
 def _check_scaling(recipe: Recipe, model: PreTrainedModel, scaling: RopeScaling) -> None:

@@ -32,8 +32,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     through, one after the other. Rows of several lengths then alternate, so that post-training to a
     long context does not unlearn the short one. ``last_phases`` follow them, once.
 
-    Raises:
-        ValueError: For unknown or missing keys and values out of range.
+    A ValueError names an unknown or missing key, or a value out of range.
     """
     values = dict(values)
     cycles = values.pop("cycles", 1)
@@ -163,17 +162,11 @@ def _number_hint(text: str) -> str:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe file; a ValueError if it is missing or no mapping, or a key or value is wrong.
 
     A recipe with ``base: OTHER.yaml`` (beside it) takes every key that it does not give from there.
-
-    Args:
-        path: YAML file.
-        overrides: ``key=value`` pairs, ``group.key=value`` for keys of a group (``lora.rank=8``);
-            the value is parsed as YAML.
-
-    Raises:
-        ValueError: If the file is missing or no mapping, or a key or value is wrong.
+    Overrides are ``key=value``, ``group.key=value`` for keys of a group (``lora.rank=8``); values
+    are YAML.
     """
     values = _read(Path(path))
     for override in overrides:

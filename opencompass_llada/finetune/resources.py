@@ -88,7 +88,7 @@ def _not_writable(recipe: Recipe, reason: str) -> ValueError:
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """A network's sizes and the rank of its adapters (0 for none): how many parameters they make."""
+    """A network's sizes and the rank of its adapters (0 for none), and how many parameters."""
 
     sizes: NetworkDimensions
     adapter_rank: int = 0

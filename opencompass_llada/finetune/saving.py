@@ -1,31 +1,51 @@
-"""Writes a checkpoint in its family's published format (LLaDA, Llama), all files or none.
+"""Writes a checkpoint, all files or none, and reads what a run goes on from exactly.
 
-training.json says how it was made; ``state/`` is what a run goes on from.
+Its folder is in its family's published format (LLaDA, Llama), training.json says how it was made,
+and torch.distributed.checkpoint writes ``state/``, whole or sharded alike. Rows are a function of
+their number and need no state.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
+import io
 import json
+import pickle
 import platform
 import time
+import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import transformers
 from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.optim import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import opencompass_llada
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.finetune.checkpoints import STATE, write_atomically
+from opencompass_llada.finetune.checkpoints import STATE, CheckpointIndex, write_atomically
 from opencompass_llada.finetune.network import published_tensors
+from opencompass_llada.finetune.optimizer import MovingAverage
+from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.resources import NetworkShape
 from opencompass_llada.finetune.rows import TrainingData
-from opencompass_llada.finetune.run_state import RunState, write_state
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks import BidirectionalNetwork, locate_checkpoint
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_values
@@ -47,11 +67,34 @@ _CONFIG_FIELDS = (
 )
 
 
+class RunState:
+    """What the trainer changes, and logs and checkpoints read."""
+
+    recipe: Recipe
+    ranks: Ranks
+    index: CheckpointIndex
+    tokens: TrainingTokenizer
+    data: TrainingData
+    shape: NetworkShape
+    model: PreTrainedModel
+    #: The network with its objective, as it is sharded.
+    network: nn.Module
+    optimizer: Optimizer
+    average: MovingAverage
+    #: Optimiser steps done, tokens of their rows, and seconds spent in them over all starts.
+    step: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    #: Rows of figures, as logged.
+    history: list[dict[str, Any]]
+    #: The signal that ended training early; None if none did.
+    stopped_by: int | None = None
+
+
 def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
     """Write a checkpoint, whole or not at all, over an earlier one; every rank calls it."""
     recipe, ranks = run.recipe, run.ranks
-
-    def fill(part: Path) -> None:
+    with write_atomically(folder, ranks) as part:
         with run.average.applied():
             tensors = published_tensors(run.model, recipe.lora, getattr(torch, recipe.dtype))
             if ranks.is_main:
@@ -64,9 +107,7 @@ def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
             run.tokens.tokenizer.save_pretrained(part)
             _adapt_tokenizer_config(part / "tokenizer_config.json")
         if with_state:
-            write_state(run, part / STATE)
-
-    write_atomically(folder, fill, ranks)
+            _write_state(run, part / STATE)
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
@@ -172,7 +213,7 @@ def describe_run(run: RunState) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "made_from": run.index.made_from,
-        "text_tokens": run.data.windows.num_tokens,
+        "text_tokens": run.data.num_tokens,
         "packing": run.data.packing,
         "step": run.step,
         "tokens": run.tokens_seen,
@@ -205,3 +246,144 @@ def describe_inputs(
         "text": [{"tokens": text.digest, "files": text.files} for text in data.texts],
         "evaluation": held_out and {"tokens": held_out.digest, "files": held_out.files},
     }
+
+
+_OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
+_FACTS_FILE, _METADATA = "facts.json", ".metadata"
+#: What a state holds beside tensors: the run's attribute, and its type.
+_FACTS: dict[str, tuple[str, Any]] = {
+    "step": ("step", int),
+    "tokens": ("tokens_seen", int),
+    "seconds": ("seconds", int | float),
+    "history": ("history", list),
+}
+#: All that torch's list of a state is made of, beside dtypes; nothing else is unpickled.
+_CLASSES = {
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING"),
+        *("TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata"),
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"},
+    "pathlib": {"PosixPath", "WindowsPath"},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the classes of a state's list of tensors, and runs nothing else that a file names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = "pathlib" if module.startswith("pathlib.") else module  # Python 3.13's
+        known = name in _CLASSES.get(module, ())
+        if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong into a training state")
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads what `write_state` wrote, without running code and with its checksums."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / _METADATA).open("rb") as file:
+            metadata = _Unpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"{_METADATA} holds a {type(metadata).__name__}")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
+        """Return one stored value, a zip file; torch reads it without comparing its checksums."""
+        part = io.BytesIO(super()._slice_file(file, sinfo).read(sinfo.length))
+        with zipfile.ZipFile(part) as stored:
+            if (damaged := stored.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{sinfo.relative_path}: {damaged} is damaged")
+        part.seek(0)
+        return part
+
+
+class _Planner(DefaultLoadPlanner):
+    """Loads numbers, text and containers of them; nothing that runs code."""
+
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
+        torch.load(value, weights_only=True)  # raises for anything else; what follows would run it
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+def _tensors_of(run: RunState) -> dict[str, Any]:
+    """Return what is trained, without frozen weights."""
+    weights, moments = get_state_dict(run.network, run.optimizer, options=_OPTIONS)
+    average = {"average": dict(run.average.weights)} if run.average.weights else {}
+    return {"weights": weights, "optimizer": moments, **average}
+
+
+def _write_state(run: RunState, folder: Path) -> None:
+    """Write the state into a new folder; every rank calls it."""
+    with warnings.catch_warnings():  # of saving from one process, which is meant
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        try:
+            dcp.save(_tensors_of(run), checkpoint_id=folder, no_dist=not dist.is_initialized())
+        except dcp.api.CheckpointException as error:  # no Exception: nobody else would catch it
+            raise OSError(_reason(error)) from error
+    if run.ranks.is_main:
+        facts = {name: getattr(run, own) for name, (own, _) in _FACTS.items()}
+        content = {**facts, "digest": _digest(facts, folder)}
+        (folder / _FACTS_FILE).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _digest(facts: dict[str, Any], folder: Path) -> str:
+    """Return a digest of the facts and of the list of tensors, whose data have their own."""
+    text = json.dumps(facts, sort_keys=True).encode()
+    return hashlib.sha256(text + (folder / _METADATA).read_bytes()).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's cause in a line; that of torch's own kind is inside it."""
+    if isinstance(error, dcp.api.CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return f"{type(error).__name__}: {lines[0][:300]}"
+
+
+def read_state(run: RunState, folder: Path) -> None:
+    """Load the state in place; every rank calls it, and their number may be another."""
+    try:
+        facts = _read_facts(folder)
+        state = _tensors_of(run)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            alone = not dist.is_initialized()
+            dcp.load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
+        set_state_dict(
+            run.network,
+            run.optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["optimizer"],
+            options=_OPTIONS,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (dcp.api.CheckpointException, Exception) as error:  # torch has no kind for damage
+        raise ValueError(
+            f"The state to go on from, {str(folder)!r}, cannot be read ({_reason(error)}). Restore "
+            f"it, or start anew in another output_dir, with init_from={str(folder.parent)!r} to "
+            "keep what was learnt."
+        ) from error
+    run.average.weights.update(state.get("average", {}))
+    for name, (own, _) in _FACTS.items():
+        setattr(run, own, facts[name])
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
+    for name, (_, kind) in _FACTS.items():
+        if not isinstance(facts[name], kind):
+            raise TypeError(f"{_FACTS_FILE}: {name} is {facts[name]!r}")
+    digest = facts.pop("digest", None)  # none: by an earlier version
+    if unknown := sorted(facts.keys() - _FACTS):
+        raise ValueError(f"{_FACTS_FILE}: {', '.join(unknown)} are not known")
+    if digest is not None and digest != _digest(facts, folder):
+        raise ValueError(f"{_FACTS_FILE} or {_METADATA} is not as it was written")
+    return facts

@@ -190,18 +190,14 @@ def _dataset_rows(source: TextSource) -> Rows:
             f"text source: dataset={source.dataset!r} holds the splits {', '.join(rows)}; name the "
             "folder of one of them."
         )
-    reader = itertools.islice(rows, source.num_documents or None)
-    for number in itertools.count():
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except Exception as error:  # pyarrow, the file system and the hub have kinds of their own
-            raise ValueError(
-                f"text source: dataset={source.dataset!r} cannot be read to its end "
-                f"({_reason(error)}). Fetch it again."
-            ) from error
-        yield f"row {number} of data set {source.dataset!r}", row
+    try:
+        for number, row in enumerate(itertools.islice(rows, source.num_documents or None)):
+            yield f"row {number} of data set {source.dataset!r}", row
+    except Exception as error:  # pyarrow, the file system and the hub have kinds of their own
+        raise ValueError(
+            f"text source: dataset={source.dataset!r} cannot be read to its end "
+            f"({_reason(error)}). Fetch it again."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,16 +167,10 @@ def tokenize_source(
     *,
     max_document_tokens: int | None = None,
 ) -> TokenizedText:
-    """Return a source's tokens, memory-mapped, from disk where they are.
+    """Return a source's tokens, memory-mapped, from the cache in a folder where they are there.
 
-    Args:
-        source: Where the text comes from.
-        tokens: The tokenizer; its end token follows each document.
-        folder: Of the cache; None for a temporary folder that nothing else uses.
-        max_document_tokens: Longest document allowed; None for any.
-
-    Raises:
-        ValueError: If the source is wrong, holds no document, or a document is too long.
+    Without a folder a temporary one is used. A ValueError says that the source is wrong, holds no
+    document, or holds one that is longer than what is allowed.
     """
     described = _describe_source(source)
     key = {
@@ -236,19 +231,16 @@ def _describe_source(source: TextSource) -> dict[str, Any]:
 
 def _read(folder: Path) -> TokenizedText | None:
     """Open a cache folder; None where there is none, or its arrays are not what was written."""
-    if not (folder / "key.json").is_file():
+    key = folder / "key.json"
+    if not key.is_file():
         return None
-    try:
-        arrays = _load(folder)
-        written = json.loads((folder / "key.json").read_text(encoding="utf-8"))["sha256"]
-        whole = written == (digest := _digest(arrays))
-    except (OSError, ValueError, KeyError, EOFError):
-        whole = False
-    if not whole:
-        logger.warning("Tokens in %s are damaged and are made anew", folder)
-        shutil.rmtree(folder)
-        return None
-    return TokenizedText(tokens=arrays[0], ends=arrays[1], prompt_lengths=arrays[2], digest=digest)
+    with suppress(OSError, ValueError, KeyError, EOFError):
+        tokens, ends, lengths = arrays = _load(folder)
+        if json.loads(key.read_text(encoding="utf-8"))["sha256"] == (digest := _digest(arrays)):
+            return TokenizedText(tokens=tokens, ends=ends, prompt_lengths=lengths, digest=digest)
+    logger.warning("Tokens in %s are damaged and are made anew", folder)
+    shutil.rmtree(folder)
+    return None
 
 
 def _load(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

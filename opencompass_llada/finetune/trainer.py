@@ -31,8 +31,12 @@ from opencompass_llada.finetune.parallel import (
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
 from opencompass_llada.finetune.rows import Batch, TrainingData
-from opencompass_llada.finetune.run_state import RunState, read_state
-from opencompass_llada.finetune.saving import describe_inputs, write_checkpoint
+from opencompass_llada.finetune.saving import (
+    RunState,
+    describe_inputs,
+    read_state,
+    write_checkpoint,
+)
 from opencompass_llada.finetune.tokens import make_tokenizer
 
 logger = logging.getLogger(__name__)
