@@ -18,8 +18,12 @@ from opencompass_llada.finetune.tokens import (
     train_tokenizer,
 )
 from opencompass_llada.synthetic.grammar import RULES, held_out, make_needle
-from opencompass_llada.tiny_models.random_text import draw_text_words, draw_words
-from opencompass_llada.tiny_models.retrieval import RetrievalRows
+from opencompass_llada.tiny_models.retrieval import (
+    RetrievalRows,
+    Words,
+    draw_text_words,
+    draw_words,
+)
 from opencompass_llada.tiny_models.ruler_rows import draw_pair, is_trained_pair
 
 STYLES, SHORTEST_ROW = RetrievalRows.STYLES, RetrievalRows.SHORTEST
@@ -160,7 +164,7 @@ def test_evaluation_keys_are_never_trained_on(sources):
     retrieval, tokenizer = sources
     for evaluation in (False, True):
         rng = random.Random(0)
-        needles = [n for _ in range(50) for n in retrieval._needles(rng, evaluation, words=0.5)]
+        needles = [n for _ in range(50) for n in retrieval._needles(rng, evaluation, 8, Words(0.5))]
         assert {held_out(needle) for needle in needles} == {evaluation}
         pairs = set()
         for seed in range(60):

@@ -66,7 +66,11 @@ def assemble(
     if before:
         before[-1] = eos_token_id
     context = draw_text(num_context) if draft.context is None else draft.context[:num_context]
-    ids = [*before, *draft.head, *_insert(context.tolist(), draft.facts, rng)]
+    hidden_in = context.tolist()
+    places = sorted(rng.randint(0, len(hidden_in)) for _ in draft.facts)
+    for place, fact in zip(reversed(places), reversed(draft.facts), strict=True):
+        hidden_in[place:place] = fact
+    ids = [*before, *draft.head, *hidden_in]
     weights = [0.0] * len(ids)
     for question, answer in draft.queries:
         ids += [*question, *answer]
@@ -75,11 +79,3 @@ def assemble(
     weights += [1.0] + [EOS_WEIGHT] * (padding - 1)
     assert len(ids) == length, (len(ids), length)
     return Row(input_ids=np.array(ids, np.int64), weights=np.array(weights, np.float32))
-
-
-def _insert(context: list[int], facts: Sequence[Sequence[int]], rng: random.Random) -> list[int]:
-    """Insert facts in their order at random places."""
-    places = sorted(rng.randint(0, len(context)) for _ in facts)
-    for place, fact in zip(reversed(places), reversed(facts), strict=True):
-        context[place:place] = fact
-    return context

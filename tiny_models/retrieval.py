@@ -8,37 +8,105 @@ fine-tuning pads.
 from __future__ import annotations
 
 import random
+import re
+import string
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from opencompass_llada.benchmarks.needle.prompts import WORDINGS, write_question
 from opencompass_llada.finetune.packing import Row, TokenWindows
 from opencompass_llada.finetune.tokens import TrainingTokenizer
-from opencompass_llada.synthetic.grammar import (
-    FAMILIES,
-    KEYS,
-    VALUES,
-    Needle,
-    fill,
-    held_out,
-    make_needle,
-)
+from opencompass_llada.synthetic import grammar
+from opencompass_llada.synthetic.grammar import KEYS, VALUES, Needle, fill
 from opencompass_llada.tiny_models.draft import Draft, Query, assemble
-from opencompass_llada.tiny_models.random_text import (
-    LONG_VALUES,
-    draw_string,
-    draw_text_words,
-    draw_words,
-)
 from opencompass_llada.tiny_models.ruler_rows import RulerRows
 
-DrawWords = Callable[[random.Random], str]
+_ALPHABETS = (
+    *(string.digits,) * 3,
+    string.ascii_uppercase,
+    string.ascii_lowercase,
+    string.digits + "abcdef",
+    string.ascii_uppercase + string.digits,
+)
+
+#: Words that follow each other with nothing but a space between them.
+_WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
+_RUN = re.compile(rf"(?<![\w'’-]){_WORD}(?: {_WORD})*(?![\w'’-])")
+
+#: Templates of values longer than `synthetic.grammar.VALUES`, for ordinary needles.
+LONG_VALUES = (
+    "{digit}" * 7,
+    "{digit}" * 8,
+    "{digit}" * 12,
+    "{Name} {Name} {Name}",
+    "the {quality} {thing} of {Name} {Name}",
+    "{Quality} {Thing} and {Quality} {Thing}",
+    "a {quality} {thing}, a {quality} {thing} and a {thing}",
+    "{clause}",
+    "{quality}-{thing}-{digit}{digit}{digit}",
+    "{Name}-{Name} {digit}{digit}{digit}{digit}",
+)
+
+
+def draw_string(rng: random.Random) -> str:
+    """Draw a string of 4 to 32 characters, whole or in groups parted by hyphens."""
+    alphabet = rng.choice(_ALPHABETS)
+    length = rng.choice((rng.randint(4, 10), rng.randint(4, 10), rng.randint(8, 32)))
+    text = "".join(rng.choices(alphabet, k=length))
+    if rng.random() < 0.25:
+        size = rng.randint(3, 5)
+        text = "-".join(text[start : start + size] for start in range(0, length, size))
+    return text
+
+
+def draw_words(rng: random.Random) -> str:
+    """Draw one to three made-up capitalised words of one to five syllables.
+
+    The grammar's own words are few, and a model that knows them all needs not copy them.
+    """
+    words = []
+    for _ in range(rng.choice((1, 2, 2, 2, 3))):
+        begin, vowel, middle, end = (
+            grammar.RULES[name] for name in ("start", "vowel", "middle", "end")
+        )
+        word = rng.choice(begin).lower() if rng.random() < 0.75 else ""
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 4))):
+            word += rng.choice(vowel) + rng.choice(middle)
+        word += rng.choice(vowel) + (rng.choice(end) if rng.random() < 0.75 else "")
+        words.append(word.capitalize())
+    return rng.choice((" ", " ", " ", " ", "-", " the ", " of ")).join(words)
+
+
+def draw_text_words(text: str, rng: random.Random) -> str:
+    """Draw one to five neighbouring words of a text; the last may get capitals, like titles.
+
+    A word is letters, with hyphens and apostrophes inside; numbers and punctuation part neighbours.
+    """
+    count = rng.choice((1, 2, 2, 3, 3, 4, 5))
+    runs = [run.split(" ") for run in _RUN.findall(text)]
+    places = [(run, start) for run in runs for start in range(len(run) - count + 1)]
+    if not places:
+        return draw_words(rng)
+    run, start = rng.choice(places)
+    plain = rng.randint(0, count)
+    chosen = run[start : start + count]
+    return " ".join([*chosen[:plain], *(word[0].upper() + word[1:] for word in chosen[plain:])])
+
+
+class Words(NamedTuple):
+    """The share of needles whose values are words, and what draws those."""
+
+    share: float
+    draw: Callable[[random.Random], str] = draw_words
+
+
+_NO_WORDS, _HALF_WORDS = Words(0.0), Words(0.5)
 _NUM_NEEDLES = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 _LONG_VALUE_SHARE = 0.3
-#: Style ``many``: tokens of a row for each needle, and the share of made-up words.
-_TOKENS_A_NEEDLE, _WORDS_SHARE = 512, 0.5
+#: Style ``many``: tokens of a row for each needle.
+_TOKENS_A_NEEDLE = 512
 #: Style ``text_words``: tokens of text that a value's words are drawn from.
 _TOKENS_OF_WORDS = 32
 
@@ -49,9 +117,9 @@ class RetrievalRows(RulerRows):
     #: Each is a method of its name here or in `RulerRows`. Those of share 0 are for recipes that
     #: ask for them: tiny-llada was pretrained without.
     STYLES: ClassVar[Mapping[str, float]] = {
-        "needlebench": 3,
+        "needlebench": 3,  # NeedleBench's own prompt
         "question": 2,
-        "prefix": 2,
+        "prefix": 2,  # the answers' beginnings alone, of one to four questions
         "pairs": 1,
         "copy": 2,
         "strings": 2,
@@ -59,9 +127,9 @@ class RetrievalRows(RulerRows):
         "ruler_vt": 1,
         "ruler_fwe": 1,
         "ruler_cwe": 1,
-        "words": 0,
-        "many": 0,
-        "text_words": 0,
+        "words": 0,  # NeedleBench's prompt about made-up words
+        "many": 0,  # many questions at once, for long rows
+        "text_words": 0,  # words of the training text are asked for, one or many
     }
     #: The longest copied span with its cue fits in it.
     SHORTEST = 110
@@ -86,27 +154,19 @@ class RetrievalRows(RulerRows):
         return assemble(draft, length, rng, lambda count: self._windows.draw(count, rng), self._eos)
 
     def _needles(
-        self,
-        rng: random.Random,
-        evaluation: bool,
-        most: int = 8,
-        *,
-        count: int | None = None,
-        words: float = 0.0,
-        draw: DrawWords = draw_words,
+        self, rng: random.Random, evaluation: bool, count: int, words: Words = _NO_WORDS
     ) -> list[Needle]:
-        if count is None:
-            count = min(rng.choice(_NUM_NEEDLES), most)
-        families = rng.choices(list(FAMILIES), k=count)
+        families = rng.choices(list(grammar.FAMILIES), k=count)
         if rng.random() < 0.5:
             families = families[:1] * count
         needles: dict[str, Needle] = {}
         while len(needles) < count:
-            values = tuple(LONG_VALUES if rng.random() < _LONG_VALUE_SHARE else VALUES)
-            if words and rng.random() < words:
-                values = (draw(rng),)
-            needle = make_needle(rng, families[len(needles)], values)
-            if held_out(needle) == evaluation:
+            is_long = rng.random() < _LONG_VALUE_SHARE
+            values = tuple(LONG_VALUES if is_long else VALUES)
+            if words.share and rng.random() < words.share:
+                values = (words.draw(rng),)
+            needle = grammar.make_needle(rng, families[len(needles)], values)
+            if grammar.held_out(needle) == evaluation:
                 needles.setdefault(needle.key, needle)
         return list(needles.values())
 
@@ -118,16 +178,10 @@ class RetrievalRows(RulerRows):
         return self._encode(question), self._encode(f" {answer}.")
 
     def _needlebench(
-        self,
-        length: int,
-        rng: random.Random,
-        evaluation: bool,
-        *,
-        words: float = 0.0,
-        draw: DrawWords = draw_words,
+        self, length: int, rng: random.Random, evaluation: bool, words: Words = _NO_WORDS
     ) -> Draft:
-        """NeedleBench's own prompt."""
-        needles = self._needles(rng, evaluation, 1 + length // 256, words=words, draw=draw)
+        count = min(rng.choice(_NUM_NEEDLES), 1 + length // 256)
+        needles = self._needles(rng, evaluation, count, words)
         wording, asked = WORDINGS["English"], needles[0]
         question = str(asked.as_needlebench()["retrieval_question"])
         before, after = wording.document.split("{context}")
@@ -141,31 +195,26 @@ class RetrievalRows(RulerRows):
         )
 
     def _words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """The same about made-up words."""
-        return self._needlebench(length, rng, evaluation, words=1.0)
+        return self._needlebench(length, rng, evaluation, Words(1.0))
 
     def _question(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        needles = self._needles(rng, evaluation)
+        needles = self._needles(rng, evaluation, rng.choice(_NUM_NEEDLES))
         asked = needles[0]
-        tail = rng.choice(
-            [
-                f"\n\nQuestion: {asked.question}\nAnswer: {asked.answer_prefix}",
-                f"\n\n{asked.question} {asked.answer_prefix}",
-                f"\n\nQ: {asked.question} A:",
-            ]
+        tails = (
+            f"\n\nQuestion: {asked.question}\nAnswer: {asked.answer_prefix}",
+            f"\n\n{asked.question} {asked.answer_prefix}",
+            f"\n\nQ: {asked.question} A:",
         )
-        facts = self._facts(needles, rng)
-        return Draft(facts=facts, queries=[self._query(tail, asked.value)])
+        queries = [self._query(rng.choice(tails), asked.value)]
+        return Draft(facts=self._facts(needles, rng), queries=queries)
 
     def _prefix(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """The answers' beginnings alone, of one to four questions."""
-        needles = self._needles(rng, evaluation)
+        needles = self._needles(rng, evaluation, rng.choice(_NUM_NEEDLES))
         return self._ask(needles, rng.randint(1, 4), rng)
 
     def _text_words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """Words of the training text are asked for, one or many."""
         make = self._many if rng.random() < 0.5 else self._needlebench
-        return make(length, rng, evaluation, words=1.0, draw=self._draw_text_words)
+        return make(length, rng, evaluation, Words(1.0, self._draw_text_words))
 
     def _draw_text_words(self, rng: random.Random) -> str:
         """Draw words of one document of the training text."""
@@ -177,18 +226,11 @@ class RetrievalRows(RulerRows):
         return draw_text_words(" ".join(whole), rng)
 
     def _many(
-        self,
-        length: int,
-        rng: random.Random,
-        evaluation: bool,
-        *,
-        words: float = _WORDS_SHARE,
-        draw: DrawWords = draw_words,
+        self, length: int, rng: random.Random, evaluation: bool, words: Words = _HALF_WORDS
     ) -> Draft:
-        """Many questions at once, for long rows."""
         most = max(4, length // _TOKENS_A_NEEDLE)
         count = rng.randint(1 + most // 2, most)
-        needles = self._needles(rng, evaluation, count=count, words=words, draw=draw)
+        needles = self._needles(rng, evaluation, count, words)
         return self._ask(needles, rng.randint(1 + most // 4, most), rng)
 
     def _ask(self, needles: list[Needle], most: int, rng: random.Random) -> Draft:
@@ -196,18 +238,16 @@ class RetrievalRows(RulerRows):
         return Draft(facts=self._facts(needles, rng), queries=queries)
 
     def _pairs(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        pairs: dict[str, str] = {}
-        for _ in range(rng.randint(2, max(3, length // 24))):
-            pairs.setdefault(fill(rng.choice(KEYS), rng), fill(rng.choice(VALUES), rng))
-        return self._list(pairs, rng)
+        count = rng.randint(2, max(3, length // 24))
+        return self._list(count, lambda: fill(rng.choice(VALUES), rng), rng)
 
     def _strings(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        pairs: dict[str, str] = {}
-        for _ in range(rng.choice((1, 2, 4, 8))):
-            pairs.setdefault(fill(rng.choice(KEYS), rng), draw_string(rng))
-        return self._list(pairs, rng)
+        return self._list(rng.choice((1, 2, 4, 8)), lambda: draw_string(rng), rng)
 
-    def _list(self, pairs: Mapping[str, str], rng: random.Random) -> Draft:
+    def _list(self, count: int, draw_value: Callable[[], str], rng: random.Random) -> Draft:
+        pairs: dict[str, str] = {}
+        for _ in range(count):
+            pairs.setdefault(fill(rng.choice(KEYS), rng), draw_value())
         asked = rng.sample(list(pairs), k=min(len(pairs), rng.randint(1, 4)))
         order = rng.sample(list(pairs), k=len(pairs))
         return Draft(

@@ -13,32 +13,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from opencompass_llada.benchmarks.ruler.aggregation import (
-    NUM_ASKED,
-    NUM_COMMON,
-    CommonWordsWriter,
-    FrequentWordsWriter,
-    number_words,
-)
-from opencompass_llada.benchmarks.ruler.prompts import (
-    SENTENCES,
-    TASKS,
-    NiahTask,
-    RulerSpec,
-    TracingTask,
-)
-from opencompass_llada.benchmarks.ruler.retrieval import (
-    TracingDraw,
-    TracingWriter,
-    join_with_and,
-    question_template,
-    write_needle,
-)
+from opencompass_llada.benchmarks.ruler import aggregation, prompts, retrieval
+from opencompass_llada.benchmarks.ruler.prompts import NiahTask, RulerSpec
 from opencompass_llada.benchmarks.ruler.sources import adjective_nouns, plain_words
 from opencompass_llada.tiny_models.draft import MIN_CONTEXT, Draft
 
 TRAINED_SHARE = 8  # one adjective-noun pair in so many is trained on
-_NIAH_TASKS = tuple(task for task in TASKS.values() if isinstance(task, NiahTask))
+_NIAH_TASKS = tuple(task for task in prompts.TASKS.values() if isinstance(task, NiahTask))
 _KINDS = ("numbers", "words", "uuids")
 
 
@@ -79,13 +60,13 @@ def _draw_niah_task(rng: random.Random) -> NiahTask:
 
 
 @lru_cache(maxsize=64)
-def _frequent_words_writer(length: int) -> FrequentWordsWriter:
-    return FrequentWordsWriter(RulerSpec(task="fwe", length=length))
+def _frequent_words_writer(length: int) -> aggregation.FrequentWordsWriter:
+    return aggregation.FrequentWordsWriter(RulerSpec(task="fwe", length=length))
 
 
 @lru_cache(maxsize=1)
-def _common_words_writer() -> CommonWordsWriter:
-    return CommonWordsWriter(RulerSpec(task="cwe", length=512), plain_words())
+def _common_words_writer() -> aggregation.CommonWordsWriter:
+    return aggregation.CommonWordsWriter(RulerSpec(task="cwe", length=512), plain_words())
 
 
 def _largest(
@@ -109,7 +90,6 @@ class RulerRows:
         self._encode = encode
 
     def _ruler_niah(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """Needles between essays, repeated sentences or other needles."""
         task = _draw_niah_task(rng)
         num_keys = max(task.num_keys, task.num_queries)
 
@@ -121,19 +101,19 @@ class RulerRows:
         rng.shuffle(needles)
         asked = rng.sample(keys, k=min(task.num_queries, len(keys)))
         answers = [value for name in asked for key, value in needles if key == name]
-        before, after = question_template(task).split("{context}")
+        before, after = retrieval.question_template(task).split("{context}")
         head = self._encode(before)
-        query = self._encode(after.format(query=join_with_and(asked)))
+        query = self._encode(after.format(query=retrieval.join_with_and(asked)))
         answer = self._encode(f" {', '.join(answers)}.")
-        sentences = [write_needle(task, *needle) for needle in needles]
+        sentences = [retrieval.write_needle(task, *needle) for needle in needles]
         if task.haystack == "essay":
             facts = [self._encode(f" {sentence}") for sentence in sentences]
             return Draft(head=head, facts=facts, queries=[(query, answer)])
 
         def line() -> str:
             if task.haystack == "repeat":
-                return SENTENCES
-            return write_needle(task, draw(task.key_kind), draw(task.value_kind))
+                return prompts.SENTENCES
+            return retrieval.write_needle(task, draw(task.key_kind), draw(task.value_kind))
 
         room = length - len(head) - len(query) - len(answer) - MIN_CONTEXT
         context = self._lines(sentences, line, room, rng)
@@ -154,27 +134,27 @@ class RulerRows:
         return self._encode("\n".join(lines))
 
     def _ruler_vt(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """A chain of assignments between repeated sentences."""
         num_hops = rng.choice((1, 2, 3, 4, 4, 4))
         names = ["".join(rng.choices(string.ascii_uppercase, k=5)) for _ in range(num_hops + 1)]
-        task = TracingTask(num_hops=num_hops)
-        writer = TracingWriter(RulerSpec(task="vt", length=length), task)
-        most = max(1, length // len(self._encode(SENTENCES)))
+        task = prompts.TracingTask(num_hops=num_hops)
+        writer = retrieval.TracingWriter(RulerSpec(task="vt", length=length), task)
+        most = max(1, length // len(self._encode(prompts.SENTENCES)))
         value = rng.randint(10000, 99998)
 
         def write(num_items: int) -> Draft:
             places = sorted(rng.randint(0, num_items) for _ in names)
-            drawn = TracingDraw(num_items=num_items, names=names, value=value, places=places)
+            drawn = retrieval.TracingDraw(
+                num_items=num_items, names=names, value=value, places=places
+            )
             return self._whole(writer.write(drawn).prompt, f"{', '.join(names)}.")
 
         return _largest(write, 1, most, length, rng)
 
     def _ruler_fwe(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """Coded words, the three most frequent of which are asked for."""
         writer = _frequent_words_writer(max(length, 256))
         writer.seed, writer.rng = rng.getrandbits(32), rng
         vocabulary = writer.draw_vocabulary()
-        answer = f" {', '.join(vocabulary[1 : 1 + NUM_ASKED])}."
+        answer = f" {', '.join(vocabulary[1 : 1 + aggregation.NUM_ASKED])}."
 
         def write(num_words: int) -> Draft:
             return self._whole(writer.write(vocabulary, num_words).prompt, answer)
@@ -182,19 +162,22 @@ class RulerRows:
         return _largest(write, writer.fewest, max(writer.fewest, length // 3), length, rng)
 
     def _ruler_cwe(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
-        """A numbered list of words, ten of which stand in it more often than the others."""
         writer = _common_words_writer()
         writer.seed = rng.getrandbits(32)
         repeats = rng.choice((2, 3, 3, 4) if length < 1024 else (3, 4, 6, 6))
-        words = rng.sample(writer.words, NUM_COMMON + max(1, length // 8))
+        words = rng.sample(writer.words, aggregation.NUM_COMMON + max(1, length // 8))
 
         def write(num_others: int) -> Draft:
-            prompt = writer.write_question(words[: NUM_COMMON + num_others], (repeats, 1))
+            prompt = writer.write_question(
+                words[: aggregation.NUM_COMMON + num_others], (repeats, 1)
+            )
             # In the order of their first place, which the model can know.
-            common = sorted(words[:NUM_COMMON], key=lambda word: prompt.index(f" {word}"))
-            return self._whole(prompt, f" {number_words(common)}.")
+            common = sorted(
+                words[: aggregation.NUM_COMMON], key=lambda word: prompt.index(f" {word}")
+            )
+            return self._whole(prompt, f" {aggregation.number_words(common)}.")
 
-        return _largest(write, 1, len(words) - NUM_COMMON, length, rng)
+        return _largest(write, 1, len(words) - aggregation.NUM_COMMON, length, rng)
 
     def _whole(self, prompt: str, answer: str) -> Draft:
         return Draft(head=self._encode(prompt), queries=[([], self._encode(answer))], is_whole=True)
