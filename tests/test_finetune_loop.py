@@ -194,7 +194,8 @@ def test_last_and_best_checkpoints_are_kept(tmp_path):
     (tmp_path / "step-notes").mkdir()
     for step, score in enumerate([5.0, 3.0, 4.0, 4.5, None], start=1):
         index.path(step).mkdir()
-        index.add(step, score, keep_last=2)
+        figures = {} if score is None else {"perplexity@64": 9.0, "perplexity@128": score}
+        index.add(step, figures, keep_last=2)
     again = CheckpointIndex.read(tmp_path)
     assert (again.steps, again.best_step) == ([2, 4, 5], 2)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == [

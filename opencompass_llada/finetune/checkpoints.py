@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
@@ -107,11 +107,18 @@ class CheckpointIndex:
         """The newest checkpoint; None if there is none."""
         return self.path(self.steps[-1]) if self.steps else None
 
-    def add(self, step: int, score: float | None, keep_last: int) -> None:
-        """Take note of a checkpoint; the newest ``keep_last`` stay, and the best (lowest)."""
+    def add(self, step: int, figures: Mapping[str, float], keep_last: int) -> None:
+        """Take note of a checkpoint; the newest ``keep_last`` stay, and the best.
+
+        Best is the lowest perplexity at the longest length, or else the highest mean of the
+        retrieval figures; without figures none.
+        """
         self.steps = sorted({*self.steps, step})
-        if score is not None and (self.best_score is None or score < self.best_score):
-            self.best_step, self.best_score = step, score
+        perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
+        if figures:
+            score = perplexity[-1] if perplexity else -sum(figures.values()) / len(figures)
+            if self.best_score is None or score < self.best_score:
+                self.best_step, self.best_score = step, score
         kept = {*self.steps[-keep_last:], *([self.best_step] if self.best_step else [])}
         self.steps = sorted(kept)
         self.write()
@@ -188,17 +195,6 @@ def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:
     ]
     more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
     return ", ".join(kinds[:3]) + more or "other tokens of the same files"
-
-
-def score_figures(figures: dict[str, float]) -> float | None:
-    """Return a checkpoint's score, better when lower; None if nothing was measured.
-
-    Perplexity at the longest length, or else minus the mean of the retrieval figures.
-    """
-    perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
-    if perplexity:
-        return perplexity[-1]
-    return -sum(figures.values()) / len(figures) if figures else None
 
 
 @contextmanager

@@ -37,11 +37,6 @@ class TokenizedText:
     """Digest by name of the files that the text was read from."""
 
     @property
-    def num_documents(self) -> int:
-        """Documents."""
-        return len(self.ends)
-
-    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each document without its end token, int64 [documents]."""
         return np.diff(self.ends, prepend=0) - int(self.has_end)
@@ -142,7 +137,7 @@ class PackingStrategy:
                 "documents, and the tokenizer has none (no eos_token). Use strategy='adaptive' or "
                 "'direct', or a tokenizer with an eos_token."
             )
-        self._first = np.cumsum([0, *(text.num_documents for text in self.texts)])
+        self._first = np.cumsum([0, *(len(text.ends) for text in self.texts)])
         # Documents keep their end token where it is wanted, and as answers to prompts.
         lengths = [
             text.lengths
@@ -315,11 +310,7 @@ def find_strategy(name: str) -> type[PackingStrategy]:
 
 
 def find_class(path: str) -> Any:
-    """Return what a dotted path names; None where there is nothing.
-
-    Raises:
-        ValueError: If the module is there and what it imports itself is not.
-    """
+    """Return what a dotted path names, or None; a ValueError if its module lacks an import."""
     module, _, name = path.rpartition(".")
     try:
         return pkgutil.resolve_name(f"{module}:{name}")

@@ -26,13 +26,9 @@ _UNIONS = (Union, types.UnionType)
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Turn parsed YAML into a checked recipe.
+    """Turn parsed YAML into a checked recipe; a ValueError names the key that is wrong.
 
-    Besides the recipe's fields the mapping may hold ``cycles``: how many times all phases are gone
-    through, one after the other. Rows of several lengths then alternate, so that post-training to a
-    long context does not unlearn the short one. ``last_phases`` follow them, once.
-
-    A ValueError names an unknown or missing key, or a value out of range.
+    Besides the recipe's fields the mapping may hold ``cycles`` and ``last_phases``.
     """
     values = dict(values)
     cycles = values.pop("cycles", 1)

@@ -27,13 +27,9 @@ import torch.distributed.checkpoint as dcp
 import transformers
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
 from torch.optim import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -248,15 +244,10 @@ def describe_inputs(
     }
 
 
-_OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
+_OPTIONS = states.StateDictOptions(ignore_frozen_params=True, strict=False)
 _FACTS_FILE, _METADATA = "facts.json", ".metadata"
-#: What a state holds beside tensors: the run's attribute, and its type.
-_FACTS: dict[str, tuple[str, Any]] = {
-    "step": ("step", int),
-    "tokens": ("tokens_seen", int),
-    "seconds": ("seconds", int | float),
-    "history": ("history", list),
-}
+#: What a state holds beside tensors, by its type.
+_FACTS = {"step": int, "tokens": int, "seconds": int | float, "history": list}
 #: All that torch's list of a state is made of, beside dtypes; nothing else is unpickled.
 _CLASSES = {
     "torch.distributed.checkpoint.metadata": {
@@ -282,7 +273,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Reader(dcp.FileSystemReader):
-    """Reads what `write_state` wrote, without running code and with its checksums."""
+    """Reads what `_write_state` wrote, without running code and with its checksums."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with (Path(self.path) / _METADATA).open("rb") as file:
@@ -314,7 +305,7 @@ class _Planner(DefaultLoadPlanner):
 
 def _tensors_of(run: RunState) -> dict[str, Any]:
     """Return what is trained, without frozen weights."""
-    weights, moments = get_state_dict(run.network, run.optimizer, options=_OPTIONS)
+    weights, moments = states.get_state_dict(run.network, run.optimizer, options=_OPTIONS)
     average = {"average": dict(run.average.weights)} if run.average.weights else {}
     return {"weights": weights, "optimizer": moments, **average}
 
@@ -328,7 +319,8 @@ def _write_state(run: RunState, folder: Path) -> None:
         except dcp.api.CheckpointException as error:  # no Exception: nobody else would catch it
             raise OSError(_reason(error)) from error
     if run.ranks.is_main:
-        facts = {name: getattr(run, own) for name, (own, _) in _FACTS.items()}
+        values = (run.step, run.tokens_seen, run.seconds, run.history)
+        facts = dict(zip(_FACTS, values, strict=True))
         content = {**facts, "digest": _digest(facts, folder)}
         (folder / _FACTS_FILE).write_text(json.dumps(content), encoding="utf-8")
 
@@ -356,7 +348,7 @@ def read_state(run: RunState, folder: Path) -> None:
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             alone = not dist.is_initialized()
             dcp.load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
-        set_state_dict(
+        states.set_state_dict(
             run.network,
             run.optimizer,
             model_state_dict=state["weights"],
@@ -372,13 +364,12 @@ def read_state(run: RunState, folder: Path) -> None:
             "keep what was learnt."
         ) from error
     run.average.weights.update(state.get("average", {}))
-    for name, (own, _) in _FACTS.items():
-        setattr(run, own, facts[name])
+    run.step, run.tokens_seen, run.seconds, run.history = (facts[name] for name in _FACTS)
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
     facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
-    for name, (_, kind) in _FACTS.items():
+    for name, kind in _FACTS.items():
         if not isinstance(facts[name], kind):
             raise TypeError(f"{_FACTS_FILE}: {name} is {facts[name]!r}")
     digest = facts.pop("digest", None)  # none: by an earlier version

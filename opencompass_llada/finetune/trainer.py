@@ -15,19 +15,12 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from opencompass_llada.finetune import checkpoints
+from opencompass_llada.finetune import checkpoints, parallel
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
 from opencompass_llada.finetune.network import build_network, network_config, place_network
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
-from opencompass_llada.finetune.parallel import (
-    catch_signals,
-    read_ranks,
-    reshard,
-    start_processes,
-    whole_tensor,
-)
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
 from opencompass_llada.finetune.rows import Batch, TrainingData
@@ -54,7 +47,7 @@ class Trainer(RunState):
         """
         check_machine(recipe)
         self.recipe, self.history = recipe, []
-        self.ranks = read_ranks(recipe)
+        self.ranks = parallel.read_ranks(recipe)
         output = Path(recipe.output_dir).absolute()
         self.index = CheckpointIndex.read(output)
         if self.ranks.is_main:
@@ -65,7 +58,7 @@ class Trainer(RunState):
         self.shape = NetworkShape(config.shape, recipe.lora.rank if recipe.lora else 0)
         check_fits(recipe, self.shape, self.ranks)
         self.model, stored = build_network(recipe, config)
-        group = start_processes(self.ranks)
+        group = parallel.start_processes(self.ranks)
         self._prepare_data()
         self.network = place_network(self.model, recipe, self.ranks, stored, group)
         self.optimizer = build_optimizer(self.network, recipe)
@@ -91,17 +84,14 @@ class Trainer(RunState):
     def train(self) -> Path:
         """Run the steps that are left and write the final checkpoint.
 
-        Returns its folder; the last checkpoint's where a signal stopped the run.
-
-        Raises:
-            FloatingPointError: If a gradient is not finite; the batch is saved.
-            SaveError: If a checkpoint cannot be written.
+        Returns its folder; the last checkpoint's where a signal stopped the run. Raises what
+        `take_step` does, and a SaveError if a checkpoint cannot be written.
         """
         log = RunLog(self)
         if self.ranks.is_main:
             self.index.write()
         try:
-            with catch_signals() as stop:
+            with parallel.catch_signals() as stop:
                 self._run(log, stop)
         finally:
             log.close()
@@ -175,7 +165,7 @@ class Trainer(RunState):
             (loss * self.ranks.world_size).backward()
             total += loss.detach()
         parameters = [p for p in self.network.parameters() if p.grad is not None]
-        norm = whole_tensor(clip_grad_norm_(parameters, self.recipe.clip_norm)).item()
+        norm = parallel.whole_tensor(clip_grad_norm_(parameters, self.recipe.clip_norm)).item()
         if not math.isfinite(norm):
             file = self._keep_batches(batches)
             raise FloatingPointError(
@@ -211,7 +201,7 @@ class Trainer(RunState):
         with self.average.applied():
             self.network.eval()
             figures = self.network(lambda model: evaluate(model, *more))
-            reshard(self.network)
+            parallel.reshard(self.network)
             self.network.train()
         return figures
 
@@ -220,8 +210,7 @@ class Trainer(RunState):
         folder = self.index.path(self.step)
         write_checkpoint(self, folder, with_state=True)
         if self.ranks.is_main:
-            score = checkpoints.score_figures(figures)
-            self.index.add(self.step, score, self.recipe.keep_last)
+            self.index.add(self.step, figures, self.recipe.keep_last)
         elif self.step not in self.index.steps:
             self.index.steps.append(self.step)
         return folder
