@@ -14,8 +14,8 @@ EOS_WEIGHT = 0.1  # of each end-of-sequence token after the first, which is easy
 MIN_CONTEXT = 24
 _MOST_PADDING = 24
 
-
 Query = tuple[Sequence[int], Sequence[int]]  # question and answer
+DrawText = Callable[[int], np.ndarray]  # returns that many tokens of training text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,40 +42,35 @@ class Draft:
         """Tell whether a row of that length can hold the parts."""
         return length - self.fixed_length >= (1 if self.is_whole else MIN_CONTEXT)
 
+    def make_row(
+        self, length: int, rng: random.Random, draw_text: DrawText, eos_token_id: int
+    ) -> Row:
+        """Make a row of exactly ``length`` tokens, which the draft must fit.
 
-def assemble(
-    draft: Draft,
-    length: int,
-    rng: random.Random,
-    draw_text: Callable[[int], np.ndarray],
-    eos_token_id: int,
-) -> Row:
-    """Make a row of exactly ``length`` tokens; only answers and what follows them have a weight.
-
-    ``draw_text`` returns that many tokens of training text. The draft must fit.
-    """
-    room = length - draft.fixed_length
-    padding = rng.randint(1, _MOST_PADDING) if room > 2 * _MOST_PADDING else 1
-    room -= padding
-    num_context = 0 if draft.is_whole else room
-    if draft.context is not None:
-        num_context = min(num_context, len(draft.context))
-    elif num_context > 2 * MIN_CONTEXT and rng.random() < 0.25:
-        num_context = rng.randint(MIN_CONTEXT, room - 1)
-    before = draw_text(room - num_context).tolist()
-    if before:
-        before[-1] = eos_token_id
-    context = draw_text(num_context) if draft.context is None else draft.context[:num_context]
-    hidden_in = context.tolist()
-    places = sorted(rng.randint(0, len(hidden_in)) for _ in draft.facts)
-    for place, fact in zip(reversed(places), reversed(draft.facts), strict=True):
-        hidden_in[place:place] = fact
-    ids = [*before, *draft.head, *hidden_in]
-    weights = [0.0] * len(ids)
-    for question, answer in draft.queries:
-        ids += [*question, *answer]
-        weights += [0.0] * len(question) + [1.0] * len(answer)
-    ids += [eos_token_id] * padding
-    weights += [1.0] + [EOS_WEIGHT] * (padding - 1)
-    assert len(ids) == length, (len(ids), length)
-    return Row(input_ids=np.array(ids, np.int64), weights=np.array(weights, np.float32))
+        Only answers and what follows them have a weight.
+        """
+        room = length - self.fixed_length
+        padding = rng.randint(1, _MOST_PADDING) if room > 2 * _MOST_PADDING else 1
+        room -= padding
+        num_context = 0 if self.is_whole else room
+        if self.context is not None:
+            num_context = min(num_context, len(self.context))
+        elif num_context > 2 * MIN_CONTEXT and rng.random() < 0.25:
+            num_context = rng.randint(MIN_CONTEXT, room - 1)
+        before = draw_text(room - num_context).tolist()
+        if before:
+            before[-1] = eos_token_id
+        context = draw_text(num_context) if self.context is None else self.context[:num_context]
+        filled = context.tolist()
+        places = sorted(rng.randint(0, len(filled)) for _ in self.facts)
+        for place, fact in zip(reversed(places), reversed(self.facts), strict=True):
+            filled[place:place] = fact
+        ids = [*before, *self.head, *filled]
+        weights = [0.0] * len(ids)
+        for question, answer in self.queries:
+            ids += [*question, *answer]
+            weights += [0.0] * len(question) + [1.0] * len(answer)
+        ids += [eos_token_id] * padding
+        weights += [1.0] + [EOS_WEIGHT] * (padding - 1)
+        assert len(ids) == length, (len(ids), length)
+        return Row(input_ids=np.array(ids, np.int64), weights=np.array(weights, np.float32))

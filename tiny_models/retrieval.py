@@ -20,9 +20,10 @@ from opencompass_llada.finetune.packing import Row, TokenWindows
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.synthetic import grammar
 from opencompass_llada.synthetic.grammar import KEYS, VALUES, Needle, fill
-from opencompass_llada.tiny_models.draft import Draft, Query, assemble
+from opencompass_llada.tiny_models.draft import Draft, Query
 from opencompass_llada.tiny_models.ruler_rows import RulerRows
 
+#: Of strings to be copied exactly: natural text never teaches that a digit must not be dropped.
 _ALPHABETS = (
     *(string.digits,) * 3,
     string.ascii_uppercase,
@@ -151,7 +152,7 @@ class RetrievalRows(RulerRows):
         draft: Draft = getattr(self, f"_{style}")(length, rng, evaluation)
         if not draft.fits(length):
             draft = self._copy(length, rng, evaluation)
-        return assemble(draft, length, rng, lambda count: self._windows.draw(count, rng), self._eos)
+        return draft.make_row(length, rng, lambda n: self._windows.draw(n, rng), self._eos)
 
     def _needles(
         self, rng: random.Random, evaluation: bool, count: int, words: Words = _NO_WORDS
@@ -217,7 +218,6 @@ class RetrievalRows(RulerRows):
         return make(length, rng, evaluation, Words(1.0, self._draw_text_words))
 
     def _draw_text_words(self, rng: random.Random) -> str:
-        """Draw words of one document of the training text."""
         tokens = self._windows.draw(_TOKENS_OF_WORDS, rng)
         ends = np.flatnonzero(tokens == self._eos)
         document = max(np.split(tokens, ends), key=len)
