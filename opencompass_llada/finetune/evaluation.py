@@ -6,6 +6,7 @@ autoregressive network with the true answer before each).
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -61,15 +62,14 @@ def evaluate(
     figures: dict[str, float] = {}
     chosen, tasks = recipe.evaluation, data.tasks
     if tasks is not None and chosen.retrieval_rows:
-        for row_length in chosen.retrieval_lengths or (length,):
-            for style, share in (recipe.retrieval_styles or {}).items():
-                if share > 0:
-                    rng = random.Random(f"probe-{row_length}-{style}")
-                    rows = [
-                        tasks.make(row_length, rng, evaluation=True, style=style)
-                        for _ in range(chosen.retrieval_rows)
-                    ]
-                    figures[f"{style}@{row_length}"] = _percent_right(model, rows, device)
+        styles = [name for name, share in (recipe.retrieval_styles or {}).items() if share > 0]
+        for row_length, style in itertools.product(chosen.retrieval_lengths or (length,), styles):
+            rng = random.Random(f"probe-{row_length}-{style}")
+            rows = [
+                tasks.make(row_length, rng, evaluation=True, style=style)
+                for _ in range(chosen.retrieval_rows)
+            ]
+            figures[f"{style}@{row_length}"] = _percent_right(model, rows, device)
     if data.held_out is not None:
         figures |= measure_perplexity(model, recipe, data.held_out, device)
     return figures

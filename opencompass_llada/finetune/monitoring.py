@@ -102,18 +102,17 @@ class RunLog:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
                     self._writer.add_scalar(name, value, row["step"])
-        shown = {name: _shorten(value) for name, value in row.items() if value is not None}
+        shown = {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value
+            for name, value in row.items()
+            if value is not None
+        }
         if self._bar is not None:
-            self._bar.set_postfix(
-                {n: shown[n] for n in ("loss", "tokens_per_second", "mfu") if n in shown}
-            )
+            figures = ("loss", "tokens_per_second", "mfu")
+            self._bar.set_postfix({name: shown[name] for name in figures if name in shown})
         logger.info("%s", ", ".join(f"{name} {value}" for name, value in shown.items()))
 
     def close(self) -> None:
         """Close the bar and TensorBoard's file."""
         for log in filter(None, (self._bar, self._writer)):
             log.close()
-
-
-def _shorten(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value

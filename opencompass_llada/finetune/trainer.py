@@ -106,7 +106,8 @@ class Trainer(RunState):
         recipe, begun = self.recipe, time.perf_counter() - self.seconds
         losses: list[torch.Tensor] = []
         work = Throughput()
-        if recipe.time_limit is not None and self.seconds > recipe.time_limit:
+        limit = math.inf if recipe.time_limit is None else recipe.time_limit
+        if self.seconds > limit:
             logger.warning("Time limit reached at step %d; a longer time_limit goes on", self.step)
             return
         for phase, batches in self._steps():
@@ -116,9 +117,8 @@ class Trainer(RunState):
             work.add(self, phase, batches)
             log.step()
             self.seconds = time.perf_counter() - begun
-            late = recipe.time_limit is not None and self.seconds > recipe.time_limit
             asked = self.ranks.any(bool(stop))
-            last = self.step == recipe.num_steps or self.ranks.any(late)
+            last = self.step == recipe.num_steps or self.ranks.any(self.seconds > limit)
             measured = self.step % recipe.probe_every == 0 or last
             if measured or asked or self.step % recipe.log_every == 0:
                 mean = self.ranks.sum(torch.stack(losses).mean()).item()
