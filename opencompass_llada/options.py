@@ -79,6 +79,14 @@ def check_fields(options: Any, prefix: str = "") -> None:
             object.__setattr__(options, field.name, checked)
 
 
+def check_at_least(options: object, lowest: int, *names: str) -> None:
+    """Raise a ValueError if one of these fields is below a limit; None is no number."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")
+
+
 def check_value(name: str, value: Any, expected: Any) -> Any:
     """Return a value in the type that is expected of it, else raise a ValueError.
 

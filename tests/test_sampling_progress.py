@@ -6,7 +6,7 @@ import pytest
 from toy_denoiser import TOKENS, ToyDenoiser
 
 from opencompass_llada.sampling import SamplerConfig, StepListener, make_progress, sample
-from opencompass_llada.sampling.progress import PROGRESS_VARIABLE, ProgressBar
+from opencompass_llada.sampling.loop import PROGRESS_VARIABLE, ProgressBar
 from opencompass_llada.sampling.schedule import BlockPlan
 
 

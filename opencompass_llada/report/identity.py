@@ -56,7 +56,7 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
     options["dtype"] = model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype")
     options["draws"] = (model.get("likelihood") or {}).get("num_draws")
     strategy = STRATEGIES.get(str(options.get("remasking")))
-    random = options.get("temperature") or (strategy is not None and not strategy.confident)
+    random = options.get("temperature") or (strategy is not None and strategy.score is None)
     left_out = ("generation_length", "max_out_len", *(() if random else ("seed",)))
     given = {key: options[key] for key in sorted(options) if options[key] is not None}
     named = [f"{name}={value}" for name, value in given.items() if name not in left_out]

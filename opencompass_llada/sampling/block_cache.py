@@ -41,18 +41,15 @@ class CacheOptions:
         """Fill the defaults in and check every value."""
         check_fields(self, "cache ")
         reject_unknown("cache type", [self.type], ("none", "prompt", "dual"))
-        if self.type == "none":
-            for name in ("refresh", "dtype"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"cache {name}={getattr(self, name)!r} has no effect with type='none', "
-                        "which keeps nothing; use type='prompt' or 'dual', or leave it out"
-                    )
-            return
-        if self.refresh is None:
-            object.__setattr__(self, "refresh", "block")
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", "bfloat16")
+        for name, default in (("refresh", "block"), ("dtype", "bfloat16")):
+            given = getattr(self, name)
+            if self.enabled and given is None:
+                object.__setattr__(self, name, default)
+            elif given is not None and not self.enabled:
+                raise ValueError(
+                    f"cache {name}={given!r} has no effect with type='none', which keeps nothing; "
+                    "use type='prompt' or 'dual', or leave it out"
+                )
         if isinstance(self.refresh, str) and self.refresh not in _REFRESH_NAMES:
             names = [*_REFRESH_NAMES, "a number of steps"]
             raise ValueError(unknown_name_message("cache refresh", self.refresh, names))
@@ -61,7 +58,8 @@ class CacheOptions:
                 f"cache refresh={self.refresh!r} must be 'block', 'never' or a number of steps; "
                 "use 1 or more"
             )
-        reject_unknown("cache dtype", [str(self.dtype)], ("bfloat16", "float8"))
+        if self.dtype is not None:
+            reject_unknown("cache dtype", [self.dtype], ("bfloat16", "float8"))
 
     @property
     def enabled(self) -> bool:
@@ -80,13 +78,11 @@ Rows are right-padded; ``lengths_B`` (int64) counts each row's real tokens, None
 class PassProvider(Protocol):
     """Opens sessions; what a network offers to a sampler that caches keys and values."""
 
-    @property
-    def logit_shift(self) -> int:
-        """How many positions before its token a prediction is made."""
+    logit_shift: int
+    """How many positions before its token a prediction is made."""
 
-    @property
-    def open(self) -> Callable[..., Any]:
-        """Begins with a batch of rows of given lengths, masks included; see inference.session."""
+    def open(self, *arguments: Any, **options: Any) -> Any:
+        """Begin with a batch of rows of given lengths, masks included; see inference.session."""
 
 
 class _CallSession:

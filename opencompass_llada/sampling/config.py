@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from opencompass_llada.options import build, check_fields, reject_unknown
+from opencompass_llada.options import build, check_at_least, check_fields, reject_unknown
 from opencompass_llada.sampling.block_cache import CacheOptions
 from opencompass_llada.sampling.schedule import SCHEDULES, BlockPlan, count_blocks
 from opencompass_llada.sampling.unmasking import ACCEPTANCE_RULES, STRATEGIES, AcceptanceOptions
@@ -71,8 +71,8 @@ class SamplerConfig:
         self.plan()
 
     def _check_ranges(self) -> None:
-        _check_at_least(self, 1, "generation_length", "block_length", "num_steps", "top_k")
-        _check_at_least(self, 0, "seed")
+        check_at_least(self, 1, "generation_length", "block_length", "num_steps", "top_k")
+        check_at_least(self, 0, "seed")
         for name in ("temperature", "cfg_scale", "remasking_temperature"):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(
@@ -99,7 +99,7 @@ class SamplerConfig:
             "suppress_eos_logits=True",
         )
         yield (
-            self.remasking_temperature > 0 and not strategy.confident,
+            self.remasking_temperature > 0 and strategy.score is None,
             f"remasking_temperature={self.remasking_temperature} has no effect with remasking="
             f"{name!r}, which chooses positions at random as it is; leave it out, or use "
             "remasking='entropy'",
@@ -128,7 +128,7 @@ class SamplerConfig:
             f"{name!r} does not give; use remasking='low_confidence' or acceptance='entropy_bound'",
         )
         yield (
-            rule is not None and not strategy.confident,
+            rule is not None and strategy.score is None,
             f"acceptance={way!r} ranks positions by what the model says, and remasking={name!r} "
             "chooses them at random; use remasking='low_confidence'",
         )
@@ -142,8 +142,8 @@ class SamplerConfig:
     @property
     def draws(self) -> bool:
         """Whether any random number is drawn."""
-        confident = STRATEGIES[self.remasking].confident
-        return self.temperature > 0 or self.remasking_temperature > 0 or not confident
+        by_chance = STRATEGIES[self.remasking].score is None
+        return self.temperature > 0 or self.remasking_temperature > 0 or by_chance
 
     @property
     def resolved_schedule(self) -> str:
@@ -176,7 +176,7 @@ class SpecialTokens:
     def __post_init__(self) -> None:
         """Check that the ids are possible."""
         check_fields(self)
-        _check_at_least(self, 0, "mask_token_id", "eos_token_id", "eot_token_id")
+        check_at_least(self, 0, "mask_token_id", "eos_token_id", "eot_token_id")
         for name in ("eos_token_id", "eot_token_id"):
             if getattr(self, name) == self.mask_token_id:
                 raise ValueError(
@@ -188,10 +188,3 @@ class SpecialTokens:
     def end_token_ids(self) -> tuple[int, ...]:
         """EOS and, where there is one, EoT: ids at the first of which an answer ends."""
         return tuple(i for i in (self.eos_token_id, self.eot_token_id) if i is not None)
-
-
-def _check_at_least(options: object, lowest: int, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < lowest:
-            raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from opencompass_llada.sampling.config import SpecialTokens
 
@@ -42,30 +43,26 @@ class EarlyStop:
         #: Rows whose answers are complete, bool [B].
         self.complete_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
-    def after_step(self, ids_BL: Tensor, starts_B: Tensor, masked_BK: Tensor) -> bool:
+    def after_step(self, ids_BL: Tensor, num_finished: int, masked_BK: Tensor) -> bool:
         """Return whether every row was seen to be complete, at this step or an earlier one.
 
-        Never waits for the device: on CUDA it may say so some steps late. The active block begins
-        at ``starts_B`` and is masked where ``masked_BK`` is True.
+        Never waits for the device: on CUDA it may say so some steps late. The active block follows
+        ``num_finished`` tokens of each row and is masked where ``masked_BK`` is True.
         """
-        revealed_BN = self._positions_BN < starts_B[:, None]
-        places_BK = starts_B[:, None] - self._positions_BN[:, :1]
-        places_BK = places_BK + torch.arange(masked_BK.shape[1], device=ids_BL.device)
-        revealed_BN = revealed_BN.scatter(1, places_BK, ~masked_BK)
-        known_BN = revealed_BN.cumprod(dim=1).bool()
-        self.complete_B = self.complete_B | (self._is_end(ids_BL) & known_BN).any(dim=1)
+        known_BN = pad(~masked_BK, (num_finished, 0), value=True).cumprod(dim=1).bool()
+        is_end_BN = self._is_end(ids_BL)[:, : known_BN.shape[1]]
+        self.complete_B = self.complete_B | (is_end_BN & known_BN).any(dim=1)
         return self._flag.submit(self.complete_B.all())
 
     def after_block(self, ids_BL: Tensor, num_finished: int) -> bool:
         """Return whether every row is complete, given that many finished tokens in each."""
-        rows_BN = ids_BL.gather(1, self._positions_BN)[:, :num_finished]
-        ended = torch.isin(rows_BN, self._ends_E).any(dim=1).tolist()
-        for row, has_ended in enumerate(ended):
-            is_open = not has_ended and self._complete_from[row] > num_finished
-            if is_open and self._is_complete and self._is_complete(rows_BN[row].tolist()):
+        rows = ids_BL.gather(1, self._positions_BN)[:, :num_finished].tolist()
+        done = self._is_end(ids_BL)[:, :num_finished].any(dim=1).tolist()
+        for row, ids in enumerate(rows):
+            is_open = not done[row] and self._complete_from[row] > num_finished
+            if is_open and self._is_complete and self._is_complete(ids):
                 self._complete_from[row] = num_finished
-        pairs = zip(ended, self._complete_from, strict=True)
-        done = [end or found <= num_finished for end, found in pairs]
+            done[row] = done[row] or self._complete_from[row] <= num_finished
         self.complete_B = torch.tensor(done, device=ids_BL.device)
         return all(done)
 

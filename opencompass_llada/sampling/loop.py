@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import sys
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from opencompass_llada.options import reject_unknown
 from opencompass_llada.sampling.block_cache import BlockForward, LogitsFunction, PassProvider
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
 from opencompass_llada.sampling.prediction import Predictor, derive_seed, make_generators
-from opencompass_llada.sampling.progress import StepListener
 from opencompass_llada.sampling.schedule import BlockPlan, StepPlan, plan_steps
 from opencompass_llada.sampling.unmasking import (
     STRATEGIES,
@@ -33,6 +37,9 @@ from opencompass_llada.sampling.unmasking import (
 )
 
 _logger = logging.getLogger(__name__)
+
+PROGRESS_VARIABLE = "OPENCOMPASS_LLADA_PROGRESS"
+_PROGRESS_SETTINGS = {"on": True, "1": True, "off": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +163,8 @@ def _log_rounding(plan: BlockPlan) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockState:
+@dataclass(kw_only=True)
+class _Block:
     """What is revealed of the active block.
 
     Whether a position is revealed is never read off its token: a prompt may hold the mask id, and
@@ -171,6 +178,8 @@ class BlockState:
     """Bool, True where the block's position is not revealed yet."""
     counts: tuple[int, ...]
     """Masked positions left in each row, known without asking the device."""
+    finite: Tensor
+    """Bool scalar, whether all logits so far were."""
 
     def offsets_BP(self) -> tuple[Tensor, Tensor]:
         """Return each row's masked positions, from the block's start, and which are no filler.
@@ -225,40 +234,41 @@ class Denoiser:
         Returns the tokens, each row's forward passes, and whether all answers are complete.
         """
         stop, num_rows, length = self.early_stop, len(starts_B), self.plan.block_length
-        masked_BK = torch.ones((num_rows, length), dtype=torch.bool, device=starts_B.device)
-        counts = (length,) * num_rows
-        block = BlockState(index=index, starts_B=starts_B, masked_BK=masked_BK, counts=counts)
-        finite = torch.ones((), dtype=torch.bool, device=ids_BL.device)
-        passes_B = torch.zeros_like(starts_B)
+        block = _Block(
+            index=index,
+            starts_B=starts_B,
+            masked_BK=torch.ones((num_rows, length), dtype=torch.bool, device=starts_B.device),
+            counts=(length,) * num_rows,
+            finite=torch.ones((), dtype=torch.bool, device=starts_B.device),
+        )
+        passes_B, stopped = torch.zeros_like(starts_B), False
         for step in plan_steps(self.plan):
-            if not any(block.counts):
+            if stopped or not any(block.counts):
                 break
             active_B, before = block.masked_BK.any(dim=1), self.forward.num_forward_passes
             if stop is not None:
                 active_B = active_B & ~stop.complete_B
-            ids_BL, block, step_finite = self._take_step(ids_BL, block, step)
+            ids_BL = self._take_step(ids_BL, block, step)
             passes_B = passes_B + active_B * (self.forward.num_forward_passes - before)
-            finite = finite & step_finite
             self.progress.finish_step(index, step.index)
-            if stop is not None and stop.after_step(ids_BL, starts_B, block.masked_BK):
-                _check_finite(finite, index)
-                return ids_BL, passes_B, True
-        _check_finite(finite, index)
-        if any(block.counts):
+            if stop is not None:
+                stopped = stop.after_step(ids_BL, index * length, block.masked_BK)
+        if not block.finite.item():
+            raise FloatingPointError(
+                f"the model's logits are not finite in block {index}; float16 overflows in LLaDA, "
+                "load it in bfloat16 or float32, and check the checkpoint's weights"
+            )
+        if any(block.counts) and not stopped:
             raise RuntimeError(
                 f"the acceptance rule left {block.counts} positions of block {index} masked; a "
                 "rule must reveal at least the scheduled number at every step, or all at the last"
             )
-        stopped = stop is not None and stop.after_block(ids_BL, (index + 1) * length)
+        if stop is not None and not stopped:
+            stopped = stop.after_block(ids_BL, (index + 1) * length)
         return ids_BL, passes_B, stopped
 
-    def _take_step(
-        self, ids_BL: Tensor, block: BlockState, step: StepPlan
-    ) -> tuple[Tensor, BlockState, Tensor]:
-        """Predict all masked positions of the block and reveal those that are accepted.
-
-        Returns new tokens, the new state of the block, and whether all logits were finite.
-        """
+    def _take_step(self, ids_BL: Tensor, block: _Block, step: StepPlan) -> Tensor:
+        """Predict all masked positions, note in the block which are accepted, return new tokens."""
         offsets_BP, valid_BP = block.offsets_BP()
         positions_BP = block.starts_B[:, None] + offsets_BP
         logits_BPV = self.forward.logits(ids_BL, positions_BP, block.index)
@@ -270,22 +280,69 @@ class Denoiser:
             logits_BPV=logits_BPV,
         )
         accepted_BP = self.accept(context) & valid_BP
-        masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
+        block.masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
+        block.finite = block.finite & (finite_BP | ~valid_BP).all()
         if self.accept is accept_scheduled:  # known without reading the device
-            counts = tuple(count - step.num_scheduled for count in block.counts)
+            block.counts = tuple(count - step.num_scheduled for count in block.counts)
         else:
-            counts = tuple(masked_BK.sum(dim=1).tolist())
+            block.counts = tuple(block.masked_BK.sum(dim=1).tolist())
         written_BP = torch.where(accepted_BP, tokens_BP, ids_BL.gather(1, positions_BP))
+        return ids_BL.scatter(1, positions_BP, written_BP)
+
+
+class StepListener:
+    """Is told of every step of a generation; this one shows nothing."""
+
+    def start_batch(self, num_samples: int, plan: BlockPlan) -> None:
+        """A batch of ``num_samples`` prompts begins."""
+
+    def finish_step(self, block_index: int, step_index: int) -> None:
+        """A denoising step of a block is done; both count from 0."""
+
+    def finish_batch(self) -> None:
+        """The batch is done, or has failed."""
+
+
+class ProgressBar(StepListener):
+    """A bar for each batch on stderr, e.g. ``sample 3-4 block 2/4 step 7/8``, cleared at its end.
+
+    One object serves a whole run, so that samples are counted through; an outer bar over batches,
+    such as OpenCompass's own, stays above it.
+    """
+
+    def __init__(self, delay: float = 0.5) -> None:
+        """Let a batch's bar appear after ``delay`` seconds, so that quick ones do not flicker."""
+        self._delay = delay
+        self._num_samples = 0
+
+    def start_batch(self, num_samples: int, plan: BlockPlan) -> None:
+        """Open the bar of a batch."""
+        first, last = self._num_samples + 1, self._num_samples + num_samples
+        self._samples = f"{first}-{last}" if last > first else f"{first}"
+        self._plan, self._num_samples = plan, last
+        options: dict[str, Any] = {"unit": "step", "leave": False, "delay": self._delay}
+        self._bar = tqdm(total=plan.num_steps, desc=self._describe(0, 0), **options)
+
+    def finish_step(self, block_index: int, step_index: int) -> None:
+        """Move the bar to a step; a block that ended early is skipped over."""
+        self._bar.set_description_str(self._describe(block_index, step_index + 1), refresh=False)
+        done = block_index * self._plan.steps_per_block + step_index + 1
+        self._bar.update(done - self._bar.n)
+
+    def finish_batch(self) -> None:
+        """Clear the bar."""
+        self._bar.close()
+
+    def _describe(self, block_index: int, num_steps_done: int) -> str:
         return (
-            ids_BL.scatter(1, positions_BP, written_BP),
-            replace(block, masked_BK=masked_BK, counts=counts),
-            (finite_BP | ~valid_BP).all(),
+            f"sample {self._samples} block {block_index + 1}/{self._plan.num_blocks} "
+            f"step {num_steps_done}/{self._plan.steps_per_block}"
         )
 
 
-def _check_finite(finite: Tensor, block_index: int) -> None:
-    if not finite.item():
-        raise FloatingPointError(
-            f"the model's logits are not finite in block {block_index}; float16 overflows in "
-            "LLaDA, load it in bfloat16 or float32, and check the checkpoint's weights"
-        )
+def make_progress() -> StepListener:
+    """Make the bar if PROGRESS_VARIABLE (on, off, auto), or else a terminal at stderr, asks."""
+    setting = os.environ.get(PROGRESS_VARIABLE, "auto").strip().lower() or "auto"
+    reject_unknown(f"value of {PROGRESS_VARIABLE}", [setting], [*_PROGRESS_SETTINGS, "auto"])
+    shown = _PROGRESS_SETTINGS[setting] if setting != "auto" else sys.stderr.isatty()
+    return ProgressBar() if shown else StepListener()

@@ -68,11 +68,6 @@ class Strategy:
                 "give score=None and that schedule"
             )
 
-    @property
-    def confident(self) -> bool:
-        """Whether positions are ranked by what the model says, and not by chance."""
-        return self.score is not None
-
 
 STRATEGIES = {
     "low_confidence": Strategy(schedule="even", score=token_probabilities, of_token=True),
