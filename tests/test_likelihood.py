@@ -20,8 +20,8 @@ from opencompass_llada.likelihood import (
     pool,
     sliced_entropies,
 )
-from opencompass_llada.likelihood.bound import stratified_counts
 from opencompass_llada.likelihood.estimate import student_t_quantile
+from opencompass_llada.likelihood.scorers import stratified_counts
 
 MASK = 4  # after a vocabulary of four tokens
 TARGET = [1, 3, 0, 2, 1]
@@ -234,7 +234,7 @@ def test_masks_depend_on_the_target_alone(model):
 
 
 def test_slices_of_positions_give_the_same_cross_entropies(model, monkeypatch):
-    monkeypatch.setattr("opencompass_llada.likelihood.bound.POSITIONS_AT_ONCE", 4)
+    monkeypatch.setattr("opencompass_llada.likelihood.scorers.POSITIONS_AT_ONCE", 4)
     ids = torch.tensor([[1, MASK, MASK, 2, MASK, MASK], [0, MASK, MASK, 2, MASK, MASK]])
     positions = torch.tensor([[1, 2, 4, 5]] * 2)
     targets = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])

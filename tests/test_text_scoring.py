@@ -17,7 +17,7 @@ from opencompass_llada.likelihood import (
     entropies_from_logits,
     parse_scoring,
 )
-from opencompass_llada.likelihood.bound import is_enumerable
+from opencompass_llada.likelihood.scorers import is_enumerable
 from opencompass_llada.likelihood.texts import split_options
 from opencompass_llada.prompting.truncate import PromptTooLongError
 from opencompass_llada.sampling import SpecialTokens

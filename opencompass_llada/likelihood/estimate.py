@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.special import ndtri, stdtrit
 
-from opencompass_llada.options import check_fields, check_value, reject_unknown
+from opencompass_llada.options import check_at_least, check_fields, check_value, reject_unknown
 
 #: Estimator -> draws where none are given: LongLLaDA's own number, and one that this package's
 #: tiny model gives a standard error of a few percent with.
@@ -36,11 +36,8 @@ class LikelihoodOptions:
         """Check every field."""
         check_fields(self)
         reject_unknown("estimator", [self.estimator], _DEFAULT_DRAWS)
-        for name, lowest in (("seed", 0), ("chunk_length", 1), ("batch_size", 1)):
-            if getattr(self, name) < lowest:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be at least {lowest}; use {lowest}."
-                )
+        check_at_least(self, 0, "seed")
+        check_at_least(self, 1, "chunk_length", "batch_size")
         if self.draws < 2:
             raise ValueError(
                 f"num_draws={self.num_draws} must be at least 2: one draw gives no standard error."
@@ -69,11 +66,10 @@ def parse_scoring(
     """Read a ``likelihood`` option, ``num_draws``, ``seed`` and ``batch_size`` over the base."""
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"likelihood={given!r} must be a dict of {', '.join(_SCORING_NAMES)}")
-    options = dict(given or {})
+    options = given or {}
     reject_unknown("likelihood option", options, _SCORING_NAMES)
-    for name, value in options.items():
-        check_value(f"likelihood[{name!r}]", value, int)
-    return replace(base, **options)
+    checked = {name: check_value(f"likelihood[{name!r}]", options[name], int) for name in options}
+    return replace(base, **checked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
-from opencompass_llada.likelihood.bound import Ids, MaskedScorer
 from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, parse_scoring
-from opencompass_llada.likelihood.exact import CausalScorer
+from opencompass_llada.likelihood.scorers import CausalScorer, Ids, MaskedScorer
 from opencompass_llada.prompting.encode import Piece, PromptText
 from opencompass_llada.prompting.truncate import LengthLimit, PromptTooLongError, truncate
 
@@ -106,14 +105,13 @@ class TextScorer:
         most = self.limit.max_seq_len
         if most is None or len(condition) + target_length <= most:
             return condition
-        room = most - target_length
-        if room < 1:
+        if target_length >= most:
             raise PromptTooLongError(
                 f"{target_length} tokens are to be scored and max_seq_len={most} leaves no room "
                 "beside them; only what stands before them can be shortened. Raise max_seq_len to "
                 f"{len(condition) + target_length} or more."
             )
-        return truncate(condition, limit=room, policy=self.limit.policy)
+        return truncate(condition, limit=most - target_length, policy=self.limit.policy)
 
 
 def _without_end(text: str, length: int) -> str:

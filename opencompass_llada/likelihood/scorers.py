@@ -1,22 +1,25 @@
-"""Computes the likelihood bound of masked diffusion: drawn, exact, or as LongLLaDA's script does.
+"""Scores token ids: a masked diffusion model's likelihood bound, and autoregressive models exactly.
 
-LLaDA, arXiv 2502.09992, Eq. 14 (the low-variance form of the bound of Eq. 6): with L target tokens,
-draw a count l uniform on 1..L and l places without replacement; then L / l * (sum of the masked
-tokens' cross entropies) has the bound as its mean. Masks are drawn on the CPU for every device.
-Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
+The bound is LLaDA's, arXiv 2502.09992, Eq. 14 (the low-variance form of Eq. 6): with L target
+tokens, draw a count l uniform on 1..L and l places without replacement; then L / l * (sum of the
+masked tokens' cross entropies) has the bound as its mean. Masks are drawn on the CPU for every
+device. Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, pool, satterthwaite
 from opencompass_llada.sampling import LogitsFunction, derive_seed
@@ -58,14 +61,11 @@ def sliced_entropies(
 
 
 def _cross_entropy(logits_BPV: Tensor, targets_BP: Tensor) -> Tensor:
-    losses = F.cross_entropy(
-        logits_BPV.flatten(0, 1).float(), targets_BP.flatten(), reduction="none"
-    )
-    return losses.view(targets_BP.shape)
+    logits, targets = logits_BPV.flatten(0, 1).float(), targets_BP.flatten()
+    return F.cross_entropy(logits, targets, reduction="none").view(targets_BP.shape)
 
 
-def check_finite(values: Iterable[float]) -> None:
-    """Raise if a cross entropy is not finite."""
+def _check_finite(values: Iterable[float]) -> None:
     if not all(map(math.isfinite, values)):
         raise FloatingPointError(
             "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
@@ -73,31 +73,22 @@ def check_finite(values: Iterable[float]) -> None:
         )
 
 
-def score_alternatives(
-    entropies: EntropyFunction,
-    row: Ids,
-    position: int,
-    candidates: Ids,
-    *,
-    estimator: str,
-    device: torch.device | str,
-) -> list[Estimate]:
-    """Return the exact negative log-likelihood of each candidate token at one position of a row.
+def _row_entropies(
+    entropies: EntropyFunction, row: Ids, positions: Ids, targets: Ids, device: torch.device | str
+) -> Tensor:
+    """Return a row's cross entropies at some positions, by one forward pass: float64 [P]."""
+    call = [torch.tensor([list(ids)], device=device) for ids in (row, positions, targets)]
+    values_P = entropies(*call)[0].double()
+    _check_finite(values_P.tolist())
+    return values_P
 
-    The position is asked for as often as there are candidates, at least one; the one forward pass
-    is counted with the first.
-    """
-    row_BL = torch.tensor([list(row)], device=device)
-    targets_BP = torch.tensor([list(candidates)], device=device)
-    positions_BP = torch.full_like(targets_BP, position)
-    values = entropies(row_BL, positions_BP, targets_BP)[0].double().tolist()
-    check_finite(values)
-    draws = int(estimator == "bound")
+
+def _alternatives(estimator: str, num_draws: int, values_P: Tensor) -> list[Estimate]:
+    """Return the estimates of tokens that one forward pass scored; the first one counts it."""
+    shared: dict[str, Any] = {"estimator": estimator, "num_tokens": 1, "num_draws": num_draws}
     return [
-        Estimate(
-            estimator=estimator, nll=value, num_tokens=1, num_draws=draws, num_forward_passes=passes
-        )
-        for value, passes in zip(values, [1] + [0] * len(values), strict=False)
+        Estimate(nll=value, num_forward_passes=int(index == 0), **shared)
+        for index, value in enumerate(values_P.tolist())
     ]
 
 
@@ -131,10 +122,9 @@ class MaskedScorer:
     def score_next(self, prefix: Ids, candidates: Ids) -> list[Estimate]:
         """Return each candidate's negative log-likelihood after a prefix, by one pass in all."""
         self.refuse_masks([*prefix, *candidates])
-        return score_alternatives(
-            self.entropies, [*prefix, self.mask_token_id], len(prefix), candidates,
-            estimator="bound", device=self.device,
-        )  # fmt: skip
+        row, positions = [*prefix, self.mask_token_id], [len(prefix)] * len(candidates)
+        values_P = _row_entropies(self.entropies, row, positions, candidates, self.device)
+        return _alternatives("bound", 1, values_P)
 
     def draw_bound(
         self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
@@ -151,7 +141,7 @@ class MaskedScorer:
         key = target if draw_key is None else draw_key
         generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
         counts = [n for pair in stratified_counts(num_tokens, num_strata, generator) for n in pair]
-        masks = [_draw_places(num_tokens, count, generator) for count in counts]
+        masks = _draw_masks(num_tokens, counts, generator)
         sums = self.masked_sums(prefix, target, masks, options.batch_size)
         weighted = [value * num_tokens / count for value, count in zip(sums, counts, strict=True)]
         # Two draws a stratum: the variance of a pair's mean is their difference squared over 4.
@@ -189,12 +179,10 @@ class MaskedScorer:
     def draw_longllada(self, prefix: Ids, target: Ids, options: LikelihoodOptions) -> Estimate:
         """Score a stretch of text chunk by chunk as LongLLaDA does, to compare with its Figure 1.
 
-        LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): a text is cut into
-        chunks of 64 tokens, each scored given all text before it, clean; 8 times a number of masked
-        tokens is drawn, uniform on 1..64 and independent of the others, and then their places, one
-        row a pass; the figure of a draw is the mean of its masked tokens' cross entropies (the
-        bound's weight, so that its expectation is the bound per token), that of a chunk the mean
-        over its draws, and that of a context length the geometric mean of the chunks' perplexities.
+        LongLLaDA, arXiv 2506.14429 (ppl/get_ppl_llada.py of OpenMOSS/LongLLaDA): each chunk of 64
+        tokens is scored given all text before it, clean, by 8 independent draws, first of a number
+        of masked tokens, uniform on 1..64, and then of their places; a draw's figure is the mean of
+        its masked tokens' cross entropies, whose expectation is the bound per token.
 
         Returns the chunks added up, of which the last may be shorter, so that nats a token are the
         mean of equally long chunks. The variance is that of the mean over a chunk's draws.
@@ -204,7 +192,7 @@ class MaskedScorer:
             chunk = text[start : start + options.chunk_length]
             generator = torch.Generator().manual_seed(derive_seed(options.seed, chunk))
             counts = torch.randint(1, len(chunk) + 1, (draws,), generator=generator).tolist()
-            masks = [_draw_places(len(chunk), count, generator) for count in counts]
+            masks = _draw_masks(len(chunk), counts, generator)
             sums = self.masked_sums(text[:start], chunk, masks, options.batch_size)
             means = [value / count for value, count in zip(sums, counts, strict=True)]
             chunks.append(
@@ -234,19 +222,15 @@ class MaskedScorer:
         order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))
         for start in range(0, len(order), batch_size):
             draws = order[start : start + batch_size]
-            widest = max(len(masks[draw]) for draw in draws)
-            # A shorter draw repeats its first place; what the model says there again is left out.
-            padded = [
-                F.pad(masks[draw], (0, widest - len(masks[draw])), value=-1) for draw in draws
-            ]
-            places_BP = torch.stack(padded)
+            places_BP = pad_sequence([masks[draw] for draw in draws], True, padding_value=-1)
             real_BP = places_BP >= 0
+            # A shorter draw repeats its first place; what the model says there again is left out.
             places_BP = torch.where(real_BP, places_BP, places_BP[:, :1]) + len(prefix)
             ids_BL = row_L.repeat(len(draws), 1).scatter(1, places_BP, self.mask_token_id)
             call = [tensor.to(self.device) for tensor in (ids_BL, places_BP, row_L[places_BP])]
             losses_BP = self.entropies(*call).double()
             values = torch.where(real_BP.to(self.device), losses_BP, 0.0).sum(-1).tolist()
-            check_finite(values)
+            _check_finite(values)
             for draw, value in zip(draws, values, strict=True):
                 sums[draw] = value
         return sums
@@ -276,8 +260,77 @@ def stratified_counts(
     uniform = torch.rand(num_strata, 2, generator=generator, dtype=torch.float64)
     ratios = (uniform + torch.arange(num_strata)[:, None]) / num_strata
     counts = (ratios * num_tokens).floor().long().clamp(max=num_tokens - 1) + 1
-    return [(int(first), int(second)) for first, second in counts.tolist()]
+    return [(first, second) for first, second in counts.tolist()]
 
 
-def _draw_places(num_tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(num_tokens, generator=generator)[:count].sort().values
+def _draw_masks(num_tokens: int, counts: Ids, generator: torch.Generator) -> list[Tensor]:
+    orders = (torch.randperm(num_tokens, generator=generator) for _ in counts)
+    return [order[:count].sort().values for order, count in zip(orders, counts, strict=True)]
+
+
+def causal_logits(model: Any) -> LogitsFunction:
+    """Return the logits function of an AutoModelForCausalLM, for rows without padding.
+
+    Position p's logits predict token p + 1. Models that can (``logits_to_keep``) compute logits
+    for the asked positions alone; others compute all of them first.
+    """
+    can_choose = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def logits_at(
+        input_ids_BL: Tensor, positions_BP: Tensor, lengths_B: Tensor | None = None
+    ) -> Tensor:
+        if lengths_B is not None:
+            raise ValueError("lengths must be None: rows with padding are not supported here")
+        if can_choose and bool((positions_BP == positions_BP[:1]).all()):
+            return model(input_ids_BL, logits_to_keep=positions_BP[0], use_cache=False).logits
+        logits_BLV = model(input_ids_BL, use_cache=False).logits
+        rows_B1 = torch.arange(len(input_ids_BL), device=positions_BP.device)[:, None]
+        return logits_BLV[rows_B1, positions_BP]
+
+    return logits_at
+
+
+class CausalScorer:
+    """Scores targets with an autoregressive model, where `MaskedScorer` does with a diffusion one.
+
+    Raises a ValueError if no token is left to score, and a FloatingPointError if the model's output
+    is not finite.
+    """
+
+    def __init__(self, logits_function: LogitsFunction, device: torch.device | str = "cpu") -> None:
+        """Take the model call, from `causal_logits` or any function of its kind, and its device."""
+        self._entropies = entropies_from_logits(logits_function)
+        self._device = device
+
+    def score(
+        self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
+    ) -> Estimate:
+        """Return the exact negative log-likelihood of a target given a prefix, by one forward pass.
+
+        Without a prefix the target's first token has nothing to be predicted from and is not
+        counted. Options and ``draw_key`` are ignored: there is nothing to draw.
+        """
+        text, first = [*prefix, *target], max(len(prefix), 1)
+        if len(text) <= first:
+            raise ValueError(
+                f"A prefix of {len(prefix)} and a target of {len(target)} tokens leave no token "
+                "that another one predicts; give a longer target."
+            )
+        positions = range(first - 1, len(text) - 1)
+        values_P = _row_entropies(self._entropies, text[:-1], positions, text[first:], self._device)
+        return Estimate(
+            estimator="autoregressive",
+            nll=values_P.sum().item(),
+            num_tokens=len(values_P),
+            num_draws=0,
+            num_forward_passes=1,
+        )
+
+    def score_next(self, prefix: Ids, candidates: Ids) -> list[Estimate]:
+        """Return each candidate's negative log-likelihood after a prefix, by one pass in all."""
+        if not prefix:
+            raise ValueError("prefix=[] must hold at least one token that the next is predicted of")
+        positions = [len(prefix) - 1] * len(candidates)
+        values_P = _row_entropies(self._entropies, prefix, positions, candidates, self._device)
+        return _alternatives("autoregressive", 0, values_P)
