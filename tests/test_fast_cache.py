@@ -144,7 +144,7 @@ def test_float8_takes_half_of_16_bit_and_its_scales():
             dtype=dtype,
             device=torch.device("cpu"),
         )
-        tensors = [t for layer in cache.layers for t in vars(layer).values() if t is not None]
+        tensors = [t for layer in cache.layers for t in layer if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     assert size(FLOAT8) == size(torch.bfloat16) * (128 + 4) / 256

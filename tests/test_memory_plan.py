@@ -81,7 +81,7 @@ def test_planned_bytes_of_a_cache_are_those_it_takes(dtype):
         dtype=FLOAT8 if dtype == "float8" else torch.float32,
         device=torch.device("cpu"),
     )
-    tensors = [t for layer in cache.layers for t in vars(layer).values() if t is not None]
+    tensors = [t for layer in cache.layers for t in layer if t is not None]
     taken = sum(t.numel() * t.element_size() for t in tensors)
     assert plan(size, 1000, 900, cache=dtype).cache_bytes == taken
 

@@ -40,15 +40,14 @@ class AttentionRates:
     plan_seconds_odd: float
 
     def choose(self, num_operations: float, num_calls: int, *, odd: bool) -> str:
-        """Return ``cudnn`` or ``flash``, the faster one for calls of a shape, the plan counted in.
-
-        ``odd`` is whether a length is no multiple of 8.
-        """
-        cudnn = self.cudnn_odd if odd else self.cudnn
+        """Return ``cudnn`` or ``flash``, the faster for calls of a shape, the plan counted in."""
+        cudnn, plan = self.cudnn, self.plan_seconds
+        if odd:  # a length that is no multiple of 8
+            cudnn, plan = self.cudnn_odd, self.plan_seconds_odd
         if cudnn is None:
             return "flash"
         saved = num_calls * (num_operations / self.flash - num_operations / cudnn)
-        return "cudnn" if saved > (self.plan_seconds_odd if odd else self.plan_seconds) else "flash"
+        return "cudnn" if saved > plan else "flash"
 
     def describe(self) -> str:
         """Return one line for the log."""
@@ -79,17 +78,18 @@ def measure_rates(
         return [row.transpose(0, 1)[None] for row in rows]
 
     *_, flash = _times("flash", inputs(_MEASURED_LENGTH), 4)
+    operations = attention_operations(_MEASURED_LENGTH, _MEASURED_LENGTH, num_heads, head_dim)
+    cudnn = cudnn_odd = None
+    plan = plan_odd = 0.0
     try:
-        cudnn, plan = _rate_and_plan(_ALIGNED, inputs)
-        cudnn_odd, plan_odd = _rate_and_plan(_ODD, inputs)
+        (aligned, plan), (odd, plan_odd) = (_seconds_and_plan(n, inputs) for n in (_ALIGNED, _ODD))
+        cudnn, cudnn_odd = operations / aligned, operations / odd
     except RuntimeError as error:
         logger.info("Attention kernel cudnn does not run here: %s", error)
-        cudnn, plan, cudnn_odd, plan_odd = None, 0.0, None, 0.0
-    operations = attention_operations(_MEASURED_LENGTH, _MEASURED_LENGTH, num_heads, head_dim)
     rates = AttentionRates(
         flash=operations / flash,
-        cudnn=None if cudnn is None else operations / cudnn,
-        cudnn_odd=None if cudnn_odd is None else operations / cudnn_odd,
+        cudnn=cudnn,
+        cudnn_odd=cudnn_odd,
         plan_seconds=plan,
         plan_seconds_odd=plan_odd,
     )
@@ -97,7 +97,7 @@ def measure_rates(
     return rates
 
 
-def _rate_and_plan(
+def _seconds_and_plan(
     lengths: Sequence[int], inputs: Callable[[int], list[Tensor]]
 ) -> tuple[float, float]:
     """Return cuDNN's seconds a call and its median plan, the first length's left out."""

@@ -129,13 +129,12 @@ class FastNetwork:
         self.embed, self.head = network.get_input_embeddings(), network.get_output_embeddings()
         weight = cast(Tensor, self.head.weight)
         self.device, self.dtype = weight.device, weight.dtype
-        self.head_dim = network.config.shape.head_dim
         pack = self.device.type == "cuda" if pack_weights is None else pack_weights
         self.layers = [Projections(block, pack=pack) for block in network.blocks]
         shape = network.config.shape
-        self.num_heads, self.num_groups = shape.num_heads, shape.num_groups
+        heads = (shape.num_heads, shape.num_groups, shape.head_dim)
+        self.num_heads, self.num_groups, self.head_dim = heads
         self.ops = _choose_elementwise(self.device, self.head_dim)
-        heads = (self.num_heads, self.num_groups, self.head_dim)
         backend = network.attention_backend
         self.choose_attention = make_rule(backend, self.device, self.dtype, *heads)
 
@@ -148,15 +147,10 @@ class FastNetwork:
         wanted_W: Tensor | None = None,
         into: CacheSlots | None = None,
     ) -> Tensor:
-        """Run all layers and the final norm; return normalised states, [T, M] or [W, M].
+        """Run all layers and the final norm over embedded tokens, which are overwritten.
 
-        Args:
-            x_TM: Embedded tokens; overwritten.
-            positions_T: Each token's position in its row.
-            rotation: cos and sin of positions.
-            attend: Attention, after keys and values were cached.
-            wanted_W: int64, places in x whose states are wanted; None for all.
-            into: Where keys and values are cached; None for nowhere.
+        Returns normalised states at the wanted places, int64, or at all of them: [W, M] or [T, M].
+        Attention is called after keys and values were cached, if there is something ``into`` which.
         """
         delta_TM: Tensor | None = None
         last = len(self.layers) - 1

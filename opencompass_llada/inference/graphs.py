@@ -8,7 +8,7 @@ Shape suffixes: B rows, T tokens of all spans, W tokens wanted, M hidden size.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -38,26 +38,18 @@ class Span(NamedTuple):
     """int32, keys that each row's span sees."""
 
 
-@dataclass
-class _Captured:
-    """A graph and the memory that it reads and writes."""
+Replay = Callable[[Tensor, Span], Tensor]
+"""``(ids_T, span) -> states_WM``."""
 
-    graph: torch.cuda.CUDAGraph
-    ids_T: Tensor
+
+class SpanPass(NamedTuple):
+    """A partial pass but for the ids of its tokens."""
+
     span: Span
-    states_WM: Tensor
+    cache: KeyValueCache
     rotation: Rotation
-    shown: Span | None = None
-    """The span whose numbers ``span`` holds."""
-
-    def replay(self, ids_T: Tensor, span: Span) -> Tensor:
-        self.ids_T.copy_(ids_T)
-        if span is not self.shown:
-            for own, given in zip(self.span, span, strict=True):
-                own.copy_(given)
-            self.shown = span
-        self.graph.replay()
-        return self.states_WM
+    num_wanted: int
+    """Leading tokens of each span whose states are wanted."""
 
 
 class GraphedPasses:
@@ -66,106 +58,96 @@ class GraphedPasses:
     def __init__(self, network: FastNetwork, asked: bool | None) -> None:
         """Decide whether there will be any; asked for where they cannot be is a ValueError."""
         self._network = network
-        self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._captured: dict[tuple[int, ...], tuple[Replay, Rotation]] = {}
         self._pool: Any = None
         obstacle = kernels_fit(network.device, network.head_dim)
         if network.dtype not in (torch.bfloat16, torch.float16):
             obstacle = obstacle or f"the dtype is {network.dtype}"
-        if asked is False:
-            obstacle = "as asked"
-        elif asked and obstacle:
+        if asked and obstacle:
             remedy = "use graphs=None, which takes them where they run"
             raise ValueError(f"graphs=True cannot be had, because {obstacle}; {remedy}")
+        obstacle = "as asked" if asked is False else obstacle
         self.enabled = obstacle is None
-        told = "CUDA graphs with the split attention kernel"
-        told = told if self.enabled else f"launched one by one, because {obstacle}"
-        logger.info("Small passes: %s", told)
+        what = f"launched one by one, because {obstacle}"
+        what = "CUDA graphs with the split attention kernel" if self.enabled else what
+        logger.info("Small passes: %s", what)
 
     def clear(self) -> None:
         """Drop all graphs."""
         self._captured.clear()
         self._pool = None
 
-    def run(
-        self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
-    ) -> Tensor:
-        """Return states [W, M] of a partial pass; they are overwritten by the next one.
+    def run(self, ids_T: Tensor, given: SpanPass) -> Tensor:
+        """Return the wanted states [W, M] of a pass; they are overwritten by the next one.
 
-        They are those of the leading ``num_wanted`` tokens of each span, whose tokens all see the
-        same keys. The cache is written to.
+        The tokens of a span all see the same keys. The cache is written to.
         """
+        span, cache, rotation, num_wanted = given
         sizes = (span.num_keys_B.shape[0], ids_T.shape[0], num_wanted)
         shape = (*sizes, id(cache), rotation[0].data_ptr())
-        found = self._captured.get(shape)
-        if found is None:
+        if shape not in self._captured:
             if len(self._captured) >= _MOST_GRAPHS:
                 del self._captured[next(iter(self._captured))]
-            found = self._captured[shape] = self._capture(ids_T, span, cache, rotation, num_wanted)
-        return found.replay(ids_T, span)
+            self._captured[shape] = self._capture(ids_T, given), rotation
+        replay, _ = self._captured[shape]
+        return replay(ids_T, span)
 
     def span_states(
-        self,
-        ids_T: Tensor,
-        span: Span,
-        cache: KeyValueCache,
-        rotation: Rotation,
-        num_wanted: int,
-        attend: LayerAttend | None = None,
+        self, ids_T: Tensor, given: SpanPass, attend: LayerAttend | None = None
     ) -> Tensor:
-        """Run a partial pass without a graph, by the split kernel if no attention is given."""
-        network = self._network
-        return network.run_layers(
-            network.embed(ids_T),
+        """Run a pass without a graph, by the split kernel if no attention is given."""
+        span, cache, rotation, num_wanted = given
+        num_rows, num_tokens = len(span.num_keys_B), len(ids_T) // len(span.num_keys_B)
+        wanted_W = None
+        if num_wanted < num_tokens:  # two spans of 4 tokens, 2 wanted: 0, 1, 4, 5
+            places_T = torch.arange(len(ids_T), device=ids_T.device)
+            wanted_W = places_T.view(num_rows, num_tokens)[:, :num_wanted].flatten()
+        return self._network.run_layers(
+            self._network.embed(ids_T),
             span.positions_T,
             rotation,
             attend or _split_attend(span, cache),
-            _leading_places(span.num_keys_B.shape[0], ids_T, num_wanted),
+            wanted_W,
             CacheSlots(cache, span.slots_T),
         )
 
-    def _capture(
-        self, ids_T: Tensor, span: Span, cache: KeyValueCache, rotation: Rotation, num_wanted: int
-    ) -> _Captured:
-        own = (ids_T.clone(), Span(*(part.clone() for part in span)))
+    def _capture(self, ids_T: Tensor, given: SpanPass) -> Replay:
+        own_ids_T = ids_T.clone()
+        own_span = shown = Span(*(part.clone() for part in given.span))
+        own = given._replace(span=own_span)
         stream = torch.cuda.Stream(self._network.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # Compiles the kernels and makes the handles that a capture may not.
-            self.span_states(*own, cache, rotation, num_wanted)
+            self.span_states(own_ids_T, own)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            states_WM = self.span_states(*own, cache, rotation, num_wanted)
+            states_WM = self.span_states(own_ids_T, own)
         self._pool = self._pool or graph.pool()
-        logger.info("Captured a graph for %d rows and %d tokens", len(span.num_keys_B), len(ids_T))
-        return _Captured(graph, *own, states_WM, rotation)
+        num_rows = len(own_span.num_keys_B)
+        logger.info("Captured a graph for %d rows and %d tokens", num_rows, len(ids_T))
 
+        def replay(ids_T: Tensor, span: Span) -> Tensor:
+            nonlocal shown
+            own_ids_T.copy_(ids_T)
+            if span is not shown:
+                for held, part in zip(own_span, span, strict=True):
+                    held.copy_(part)
+                shown = span
+            graph.replay()
+            return states_WM
 
-def _leading_places(num_rows: int, ids_T: Tensor, num_wanted: int) -> Tensor | None:
-    """Return the places [W] of the leading tokens of each span; None if they are all tokens.
-
-    Two spans of 4 tokens, 2 wanted: 0, 1, 4, 5.
-    """
-    num_tokens = ids_T.shape[0] // num_rows
-    if num_wanted == num_tokens:
-        return None
-    places_BS = torch.arange(len(ids_T), device=ids_T.device).view(num_rows, num_tokens)
-    return places_BS[:, :num_wanted].flatten()
+        return replay
 
 
 def _split_attend(span: Span, cache: KeyValueCache) -> LayerAttend:
     from opencompass_llada.inference.triton.split_attention import attend_cached
 
+    keys = span.first_keys_B, span.num_keys_B
+
     def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-        layer = cache.layers[index]
-        return attend_cached(
-            q_THD,
-            layer.keys_SGD,
-            layer.values_SGD,
-            span.first_keys_B,
-            span.num_keys_B,
-            k_scales_SG=layer.key_scales_SG,
-            v_scales_SG=layer.value_scales_SG,
-        )
+        k_SGD, v_SGD, *scales = cache.layers[index]
+        return attend_cached(q_THD, k_SGD, v_SGD, *keys, *scales)
 
     return attend

@@ -7,7 +7,7 @@ Shape suffixes: S slots, T tokens, G key/value heads, D head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ FLOAT8_MAX = 448.0
 _SMALLEST_SCALE = 1e-30
 
 
-@dataclass(frozen=True)
-class LayerCache:
+class LayerCache(NamedTuple):
     """The rotated keys and the values of one layer; of float8 ones float32 scales, too."""
 
     keys_SGD: Tensor
@@ -40,8 +39,11 @@ class LayerCache:
         k_TGD, v_TGD = self.keys_SGD[first:end], self.values_SGD[first:end]
         if self.key_scales_SG is None or self.value_scales_SG is None:
             return k_TGD, v_TGD
-        scales = (self.key_scales_SG[first:end], self.value_scales_SG[first:end])
-        return dequantise(k_TGD, scales[0], dtype), dequantise(v_TGD, scales[1], dtype)
+        key_scales_TG, value_scales_TG = (
+            self.key_scales_SG[first:end],
+            self.value_scales_SG[first:end],
+        )
+        return dequantise(k_TGD, key_scales_TG, dtype), dequantise(v_TGD, value_scales_TG, dtype)
 
 
 class KeyValueCache:
@@ -58,8 +60,7 @@ class KeyValueCache:
         device: torch.device,
     ) -> None:
         """Take the memory of ``num_slots`` tokens and so many key/value heads."""
-        self.num_slots = num_slots
-        self.dtype = dtype
+        self.num_slots, self.dtype = num_slots, dtype
         shape = (num_slots, num_heads, head_dim)
 
         def layer() -> LayerCache:

@@ -147,8 +147,7 @@ def _nearest(plan: MemoryPlan) -> Iterator[MemoryPlan]:
     plan = replace(plan, mlp_chunk=min(plan.mlp_chunk, 4096))
     dtypes = [plan.cache_dtype, *(["float8"] if plan.cache_dtype == "bfloat16" else [])]
     longest = sorted(plan.row_lengths, reverse=True)
-    for dtype in dtypes:
-        yield replace(plan, cache_dtype=dtype)
+    yield from (replace(plan, cache_dtype=dtype) for dtype in dtypes)
     for dtype in dtypes:
         for count in range(len(longest) - 1, 0, -1):
             yield replace(plan, cache_dtype=dtype, row_lengths=tuple(longest[:count]))

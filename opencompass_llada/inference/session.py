@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
-from opencompass_llada.inference.graphs import GraphedPasses, Span
+from opencompass_llada.inference.graphs import GraphedPasses, Span, SpanPass
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.inference.memory import (
     SLOT_STEP,
@@ -65,8 +65,7 @@ class PassServer:
     ) -> None:
         """Replay small passes from CUDA graphs if asked, None does where Triton's kernels run.
 
-        The budget are the bytes that a run may fill; None is most of the card, and no limit where
-        there is none.
+        A run may fill the budget, bytes; None is most of the card, and no limit without one.
         """
         self.network = network
         self.graphs = GraphedPasses(network, graphs)
@@ -86,17 +85,11 @@ class PassServer:
         passes: int,
         guided: bool = False,
     ) -> Session:
-        """Plan the memory of a batch, see `MemoryPlan`, and begin with it.
+        """Plan the memory of a batch, by these fields of `MemoryPlan`, and begin with it.
 
-        The sessions of one server share their cache: one is used up before the next is opened. A
-        batch that does not fit the card is a MemoryPlanError that names the nearest plan that does.
-
-        Args:
-            row_lengths: Tokens of each row, masks included.
-            block_length: Most positions of a row that logits are asked for at once.
-            cache_dtype: ``bfloat16`` for the network's own, or ``float8``; None caches nothing.
-            passes: Full passes to come, for the choice of the attention kernel.
-            guided: Whether the logits are combined with another session's.
+        ``passes`` are the full passes to come, for the choice of the attention kernel. The sessions
+        of one server share their cache: one is used up before the next is opened. A batch that does
+        not fit the card is a MemoryPlanError that names the nearest plan that does.
         """
         self.plan = MemoryPlan(
             size=self._size,
@@ -150,11 +143,9 @@ class Session:
         self, server: PassServer, rows: PackedRows, cache: KeyValueCache | None, passes: int
     ) -> None:
         """Begin with rows; without a cache there are full passes only."""
-        self._server = server
-        self._network = server.network
+        self._server, self._network = server, server.network
         self._pattern = server.network.network.attention_pattern
-        self._rows = rows
-        self._cache = cache
+        self._rows, self._cache = rows, cache
         self._rotation = self._network.network.prepare(max(rows.lengths), self._network.device)
         self._spans: dict[tuple[int, ...], tuple[Span, bool]] = {}
         calls, choose = passes * len(self._network.layers), self._network.choose_attention
@@ -165,9 +156,8 @@ class Session:
 
     @torch.inference_mode()
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
-        """Run every token of every row; return logits [B, P, V].
+        """Run every token of right-padded rows; return the logits at some positions, [B, P, V].
 
-        ``ids_BL`` is right-padded, ``positions_BP`` are those whose tokens are predicted, and
         ``keep`` caches all keys and values.
         """
         network, rows = self._network, self._rows
@@ -212,23 +202,20 @@ class Session:
         span, is_uniform = self._span(tuple(starts), num_tokens)
         positions_BS = span.positions_T.view(len(starts), num_tokens)
         ids_T = ids_BL.gather(1, positions_BS).flatten()
-        given = (ids_T, span, self._cache, self._rotation, num_wanted)
+        given = SpanPass(span, self._cache, self._rotation, num_wanted)
         if graphs.enabled and is_uniform:
-            states_WM = graphs.run(*given)
+            states_WM = graphs.run(ids_T, given)
         else:
             attend = self._span_attend(starts, num_tokens, num_wanted, self._cache)
-            states_WM = graphs.span_states(*given, attend)
+            states_WM = graphs.span_states(ids_T, given, attend)
         states_BWM = states_WM.view(len(starts), num_wanted, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
         asked = local_BP[..., None].expand(-1, -1, states_BWM.shape[-1])
         return network.head(states_BWM.gather(1, asked))
 
     def _span(self, starts: tuple[int, ...], num_tokens: int) -> tuple[Span, bool]:
-        """Return where a span stands, and whether its tokens of a row all see the same keys.
-
-        It is made once, since putting host numbers on a device waits.
-        """
-        key = (*starts, num_tokens)
+        """Return where a span stands, and whether its tokens of a row all see the same keys."""
+        key = (*starts, num_tokens)  # made once, since putting host numbers on a device waits
         if key not in self._spans:
             device, rows = self._network.device, self._rows
             first_B1 = torch.tensor(starts, device=device)[:, None]

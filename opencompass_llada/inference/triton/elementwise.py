@@ -111,9 +111,9 @@ def _place_kernel(
     k_ptr,
     v_ptr,
     positions_ptr,
-    slots_ptr,
     cos_ptr,
     sin_ptr,
+    slots_ptr,
     keys_ptr,
     values_ptr,
     key_scales_ptr,
@@ -158,25 +158,6 @@ def _place_kernel(
                          QUANTISED, LARGEST, HALF, BLOCK_G)  # fmt: skip
 
 
-@triton.jit
-def _rotate_kernel(
-    x_ptr,
-    positions_ptr,
-    cos_ptr,
-    sin_ptr,
-    row_stride,
-    num_heads,
-    HALF: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    table = tl.load(positions_ptr + token).to(tl.int64) * (2 * HALF)
-    dims = tl.arange(0, HALF)
-    cos = tl.load(cos_ptr + table + dims)[None, :]
-    sin = tl.load(sin_ptr + table + dims)[None, :]
-    _rotated(x_ptr, token * row_stride, num_heads, cos, sin, HALF, BLOCK_H)
-
-
 class FusedElementwise(PlainElementwise):
     """The kernels; they write in place, and need head sizes that are powers of two.
 
@@ -218,18 +199,7 @@ class FusedElementwise(PlainElementwise):
 
     def rotate(self, x_THD: Tensor, positions_T: Tensor, rotation: Rotation) -> Tensor:
         """Rotate in place."""
-        num_tokens, num_heads, size = x_THD.shape
-        _rotate_kernel[(num_tokens,)](
-            x_THD,
-            positions_T,
-            *rotation,
-            x_THD.stride(0),
-            num_heads,
-            HALF=size // 2,
-            BLOCK_H=triton.next_power_of_2(num_heads),
-            num_warps=4,
-        )
-        return x_THD
+        return self.place(None, x_THD, x_THD, positions_T, rotation, None, None)[1]
 
     def place(
         self,
@@ -246,29 +216,24 @@ class FusedElementwise(PlainElementwise):
         first_part = 1 if q_THD is None else 0
         rotated = k_TGD if q_THD is None else q_THD
         num_heads = rotated.shape[1]
-        keep = layer is not None
-        keys = k_TGD if layer is None else layer.keys_SGD
-        values = v_TGD if layer is None else layer.values_SGD
-        quantised = layer is not None and layer.key_scales_SG is not None
-        _place_kernel[(num_tokens, (3 if keep else 2) - first_part)](
+        stored = (slots_T, *(layer or [None] * 4))
+        # The kernel takes a tensor even where it reads and writes none.
+        tensors = [positions_T if tensor is None else tensor for tensor in stored]
+        _place_kernel[(num_tokens, (2 if layer is None else 3) - first_part)](
             rotated,
             k_TGD,
             v_TGD,
             positions_T,
-            slots_T if keep else positions_T,
             *rotation,
-            keys,
-            values,
-            layer.key_scales_SG if layer is not None and quantised else rotation[0],
-            layer.value_scales_SG if layer is not None and quantised else rotation[0],
+            *tensors,
             rotated.stride(0),
             k_TGD.stride(0),
             v_TGD.stride(0),
             num_heads,
             num_groups,
             FIRST_PART=first_part,
-            KEEP=keep,
-            QUANTISED=quantised,
+            KEEP=layer is not None,
+            QUANTISED=layer is not None and layer.key_scales_SG is not None,
             LARGEST=FLOAT8_MAX,
             HALF=size // 2,
             BLOCK_H=triton.next_power_of_2(num_heads),

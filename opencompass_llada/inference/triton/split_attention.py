@@ -196,9 +196,9 @@ def attend_cached(
     v_SGD: Tensor,
     offsets_B: Tensor,
     lengths_B: Tensor,
-    *,
     k_scales_SG: Tensor | None = None,
     v_scales_SG: Tensor | None = None,
+    *,
     tiling: Tiling | None = None,
 ) -> Tensor:
     """Attend from every row's queries to all of the row's cached keys; return [T, H, D].
