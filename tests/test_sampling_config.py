@@ -38,7 +38,7 @@ from opencompass_llada.sampling.unmasking import Strategy
         ({"generation_length": True}, "generation_length=True must be an integer"),
         ({"block_length": -4}, "block_length=-4 must be at least 1"),
         ({"block_length": "32"}, "block_length='32' must be an integer"),
-        ({"temperature": -0.1}, "temperature=-0.1 must be a finite number of at least 0; use 0"),
+        ({"temperature": -0.1}, "temperature=-0.1 must be at least 0; use 0 or more"),
         ({"temperature": float("nan")}, "temperature=nan must be a finite number"),
         ({"temperature": "hot"}, "temperature='hot' must be a finite number"),
         ({"cfg_scale": float("inf")}, "cfg_scale=inf must be a finite number"),

@@ -116,10 +116,9 @@ def make_rule(
     num_groups: int,
     head_dim: int,
 ) -> Callable[[int, int, int], str | None]:
-    """Return the rule for one network, a function of the numbers of queries, keys and calls.
+    """Return a function of the numbers of queries, keys and calls that names a network's kernel.
 
-    It names the kernel of the asked backend, and for ``auto`` the faster one; None is PyTorch's own
-    choice (not CUDA, or not 16 bit, which neither kernel takes).
+    None is PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
     """
     if asked != "auto":
         forced = find_kernel(asked, device)

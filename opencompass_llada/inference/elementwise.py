@@ -48,10 +48,7 @@ class PlainElementwise:
         layer: LayerCache | None,
         slots_T: Tensor | None,
     ) -> tuple[Tensor | None, Tensor]:
-        """Rotate queries and keys of the same tokens; write keys and values to a layer's slots.
-
-        Without a layer nothing is cached; without queries the rest is done alone.
-        """
+        """Rotate queries, if any, and keys; write keys and values to a layer's slots, if any."""
         if q_THD is not None:
             q_THD = self.rotate(q_THD, positions_T, rotation)
         k_TGD = self.rotate(k_TGD, positions_T, rotation)

@@ -120,10 +120,7 @@ class FastNetwork:
         pack_weights: bool | None = None,
         mlp_chunk: int = MLP_CHUNK,
     ) -> None:
-        """Choose the kernels; pack weights that share an input if asked, None packs on CUDA.
-
-        Parameters become views of packed ones. Nothing of it changes what is computed.
-        """
+        """Choose the kernels; pack weights that share an input if asked, None packs on CUDA."""
         self.network = network
         self.largest_chunk = self.mlp_chunk = mlp_chunk
         self.embed, self.head = network.get_input_embeddings(), network.get_output_embeddings()

@@ -78,10 +78,7 @@ class GraphedPasses:
         self._pool = None
 
     def run(self, ids_T: Tensor, given: SpanPass) -> Tensor:
-        """Return the wanted states [W, M] of a pass; they are overwritten by the next one.
-
-        The tokens of a span all see the same keys. The cache is written to.
-        """
+        """Return the wanted states [W, M] of a pass, which the next pass overwrites."""
         span, cache, rotation, num_wanted = given
         sizes = (span.num_keys_B.shape[0], ids_T.shape[0], num_wanted)
         shape = (*sizes, id(cache), rotation[0].data_ptr())

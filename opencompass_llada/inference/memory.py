@@ -96,11 +96,9 @@ class MemoryPlan:
 
     @property
     def logit_bytes(self) -> int:
-        """Bytes of the block's logits and of one row's float64 softmax.
-
-        Guidance holds three tensors of logits, of both passes and combined, before the softmax.
-        """
+        """Bytes of the block's logits and of one row's float64 softmax."""
         alone = self._pass_logit_bytes + 2 * self.block_length * self.size.shape.vocabulary * 8
+        # Guidance holds logits of both passes and combined ones before the softmax.
         return max(alone, 3 * self._pass_logit_bytes) if self.guided else alone
 
     @property
@@ -171,11 +169,7 @@ def _changes(asked: MemoryPlan, fitting: MemoryPlan) -> str:
 
 
 def card_budget(device: torch.device) -> int | None:
-    """Return the bytes of a card that a plan may fill; None where there is no card.
-
-    What other processes hold is not at hand; what this process holds is, since a plan counts the
-    weights whether they are loaded yet or not.
-    """
+    """Return the bytes of a card that a plan may fill, this process's own included, or None."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

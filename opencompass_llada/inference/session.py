@@ -35,28 +35,6 @@ VARLEN_LONGEST = 2048
 alone, and there cuDNN, which has no such call, is faster."""
 
 
-class PackedRows:
-    """A batch's rows laid end to end, without padding; on the host and on the device."""
-
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        """Lay the rows out, each of at least one token."""
-        self.lengths = tuple(lengths)
-        self.starts = tuple(itertools.accumulate(self.lengths[:-1], initial=0))
-        self.num_tokens = sum(self.lengths)
-        self.offsets_B = torch.tensor(self.starts, dtype=torch.int32, device=device)
-        self.positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
-        self.slots_T = torch.arange(self.num_tokens, device=device)
-
-    def pack(self, ids_BL: Tensor) -> Tensor:
-        """Return the rows' tokens end to end, [T]."""
-        rows = [ids[:length] for ids, length in zip(ids_BL, self.lengths, strict=True)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-    def slots_of(self, positions_BP: Tensor) -> Tensor:
-        """Return where the positions of each row stand, int64 [B * P]."""
-        return (self.offsets_B[:, None] + positions_BP).flatten()
-
-
 class PassServer:
     """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs."""
 
@@ -101,9 +79,8 @@ class PassServer:
         )
         if self._budget is not None:
             self._fit_plan(self.plan, self._budget)
-        rows = PackedRows(row_lengths, self.network.device)
-        cache = None if cache_dtype is None else self._reserve(rows.num_tokens, cache_dtype)
-        return Session(self, rows, cache, passes)
+        cache = None if cache_dtype is None else self._reserve(sum(row_lengths), cache_dtype)
+        return Session(self, tuple(row_lengths), cache, passes)
 
     def release(self) -> None:
         """Give the cache's memory and the graphs back."""
@@ -137,46 +114,50 @@ class PassServer:
 
 
 class Session:
-    """Passes over one batch of rows; see `PassServer.open`."""
+    """Passes over one batch of rows, laid end to end without padding; see `PassServer.open`."""
 
     def __init__(
-        self, server: PassServer, rows: PackedRows, cache: KeyValueCache | None, passes: int
+        self, server: PassServer, lengths: tuple[int, ...], cache: KeyValueCache | None, passes: int
     ) -> None:
-        """Begin with rows; without a cache there are full passes only."""
+        """Begin with rows of at least one token; without a cache there are full passes only."""
         self._server, self._network = server, server.network
         self._pattern = server.network.network.attention_pattern
-        self._rows, self._cache = rows, cache
-        self._rotation = self._network.network.prepare(max(rows.lengths), self._network.device)
+        self._lengths, self._cache, device = lengths, cache, server.network.device
+        self._row_starts = tuple(itertools.accumulate(lengths[:-1], initial=0))
+        self._offsets_B = torch.tensor(self._row_starts, dtype=torch.int32, device=device)
+        self._positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
+        self._rotation = self._network.network.prepare(max(lengths), device)
         self._spans: dict[tuple[int, ...], tuple[Span, bool]] = {}
         calls, choose = passes * len(self._network.layers), self._network.choose_attention
         self._choose: Choose = lambda num_queries, num_keys: choose(num_queries, num_keys, calls)
-        self._starts = (0,) * len(rows.lengths)
-        whole = [self._pattern.stretches(length) for length in rows.lengths]
+        self._starts = (0,) * len(lengths)
+        whole = [self._pattern.stretches(length) for length in lengths]
         self._whole_rows = self._attention(whole, self._starts, self._choose)
 
     @torch.inference_mode()
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
-        """Run every token of right-padded rows; return the logits at some positions, [B, P, V].
-
-        ``keep`` caches all keys and values.
-        """
-        network, rows = self._network, self._rows
+        """Run every token of right-padded rows, cache if asked; return logits [B, P, V]."""
+        network = self._network
         num_rows, num_wanted = positions_BP.shape
-        wanted_W = rows.slots_of(network.network.predicting_positions(positions_BP))
+        wanted_W = self._slots_of(network.network.predicting_positions(positions_BP))
         assert self._cache is not None or not keep, "a session without a cache keeps nothing"
         # Only where all see all do any queries see the same keys.
-        narrows = all(map(self._pattern.sees_all, rows.lengths))
+        narrows = all(map(self._pattern.sees_all, self._lengths))
         last = self._whole_rows
         if narrows:
-            wanted = [[Stretch(0, num_wanted, 0, length)] for length in rows.lengths]
+            wanted = [[Stretch(0, num_wanted, 0, length)] for length in self._lengths]
             last = self._attention(wanted, self._starts, self._choose)
+        rows = [ids_L[:length] for ids_L, length in zip(ids_BL, self._lengths, strict=True)]
+        into = None
+        if keep and self._cache is not None:
+            into = CacheSlots(self._cache, torch.arange(sum(self._lengths), device=network.device))
         states = network.run_layers(
-            network.embed(rows.pack(ids_BL)),
-            rows.positions_T,
+            network.embed(torch.cat(rows)),
+            self._positions_T,
             self._rotation,
             self._layers(self._whole_rows, last),
             wanted_W if narrows else None,
-            CacheSlots(self._cache, rows.slots_T) if keep and self._cache is not None else None,
+            into,
         )
         states = states if narrows else states[wanted_W]
         return network.head(states.view(num_rows, num_wanted, -1))
@@ -190,11 +171,10 @@ class Session:
         positions_BP: Tensor,
         num_wanted: int | None = None,
     ) -> Tensor:
-        """Run a span of each row against what is cached of the row; return logits [B, P, V].
+        """Run ``num_tokens`` of each row from its start on, on what is cached; return logits.
 
-        A row's span is ``num_tokens`` from its entry of ``starts`` on. The states that predict the
-        asked positions lie within its ``num_wanted`` leading tokens (None: anywhere in it); the
-        last layer computes no more queries than those.
+        The states that predict the asked positions lie within the ``num_wanted`` leading tokens
+        (None: anywhere), and the last layer computes no more queries than those.
         """
         assert self._cache is not None, "a session without a cache has full passes only"
         network, graphs = self._network, self._server.graphs
@@ -217,7 +197,7 @@ class Session:
         """Return where a span stands, and whether its tokens of a row all see the same keys."""
         key = (*starts, num_tokens)  # made once, since putting host numbers on a device waits
         if key not in self._spans:
-            device, rows = self._network.device, self._rows
+            device = self._network.device
             first_B1 = torch.tensor(starts, device=device)[:, None]
             positions_BS = first_B1 + torch.arange(num_tokens, device=device)
             seen = self._seen(starts, num_tokens)
@@ -225,18 +205,22 @@ class Session:
             first_B, number_B = torch.tensor(keys, dtype=torch.int32, device=device).unbind(1)
             span = Span(
                 positions_T=positions_BS.flatten(),
-                slots_T=rows.slots_of(positions_BS),
-                first_keys_B=rows.offsets_B + first_B,
+                slots_T=self._slots_of(positions_BS),
+                first_keys_B=self._offsets_B + first_B,
                 num_keys_B=number_B.contiguous(),
             )
             self._spans[key] = span, all(len(stretches) == 1 for stretches in seen)
         return self._spans[key]
 
+    def _slots_of(self, positions_BP: Tensor) -> Tensor:
+        """Return where the positions of each row stand, int64 [B * P]."""
+        return (self._offsets_B[:, None] + positions_BP).flatten()
+
     def _seen(self, starts: Sequence[int], num_queries: int) -> list[list[Stretch]]:
         """Return what consecutive queries of each row see of it, in positions of the row."""
         return [
             self._pattern.of_queries(start, start + num_queries, length)
-            for start, length in zip(starts, self._rows.lengths, strict=True)
+            for start, length in zip(starts, self._lengths, strict=True)
         ]
 
     def _attention(
@@ -245,14 +229,13 @@ class Session:
         """Return attention over the rows, given what each row's queries from its start on see."""
         stretches: list[Stretch] = []
         num_queries = 0
-        for row, start, offset in zip(seen, starts, self._rows.starts, strict=True):
+        for row, start, offset in zip(seen, starts, self._row_starts, strict=True):
             place = num_queries - start
             for first_query, end_query, first_key, end_key in row:
                 queries = (first_query + place, end_query + place)
                 stretches.append(Stretch(*queries, first_key + offset, end_key + offset))
                 num_queries = end_query + place
-        lengths = self._rows.lengths
-        together = len(lengths) > 1 and max(lengths) <= VARLEN_LONGEST
+        together = len(self._lengths) > 1 and max(self._lengths) <= VARLEN_LONGEST
         return StretchedAttention(stretches, choose, in_one_call=together)
 
     def _layers(self, every: StretchedAttention, last: StretchedAttention) -> LayerAttend:
@@ -274,7 +257,7 @@ class Session:
         layers = self._layers(every, last)
 
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-            cached = cache.layers[index].read(0, self._rows.num_tokens, self._network.dtype)
+            cached = cache.layers[index].read(0, sum(self._lengths), self._network.dtype)
             return layers(index, q_THD, *cached)
 
         return attend

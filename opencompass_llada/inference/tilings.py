@@ -59,11 +59,9 @@ def choose_tiling(num_queries: int, *, quantised: bool) -> Tiling:
 def fit_tiling(
     tiling: Tiling, *, num_queries: int, head_dim: int, key_bytes: int, shared_memory: int
 ) -> Tiling:
-    """Return the tiling with fewer stages, or fewer keys, if that is what a card's memory holds.
+    """Return the tiling with fewer stages, or fewer keys, if that is what a program's memory holds.
 
-    A stage holds a tile of keys and one of values, ``key_bytes`` a number, beside queries in 16
-    bit: what Triton takes on an H100 with many queries, and at most what it takes elsewhere.
-    ``shared_memory`` are the bytes that one program may have.
+    Measured: what Triton takes on an H100 with many queries, at most what it takes elsewhere.
     """
     room = shared_memory - 2 * num_queries * head_dim
     for keys in (tiling.keys, tiling.keys // 2, 32):
@@ -74,10 +72,9 @@ def fit_tiling(
 
 
 def choose_splits(tiling: Tiling, busy: int, processors: int) -> int:
-    """Return into how many parts, a power of two, the keys are split; one takes ``busy`` programs.
+    """Return into how many parts the keys are split; one part takes ``busy`` programs.
 
-    128 tiles on 132 processors are one wave and stay whole; 96 in four parts are 384 programs,
-    three waves of a quarter each.
+    128 on 132 processors are one wave and stay whole; 96 become three waves of quarters.
     """
     if tiling.programs is not None:
         return next((s for s in _SPLITS if s >= tiling.programs // busy), _SPLITS[-1])

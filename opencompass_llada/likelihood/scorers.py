@@ -107,10 +107,7 @@ class MaskedScorer:
     def score(
         self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
     ) -> Estimate:
-        """Estimate the negative log-likelihood of a target given a clean prefix.
-
-        A target with no more masks than there are draws is not estimated but computed.
-        """
+        """Estimate a target's negative log-likelihood given a clean prefix, or compute it."""
         if not target:
             raise ValueError("target=[] must hold at least one token to score.")
         if options.estimator == "longllada":
@@ -211,15 +208,11 @@ class MaskedScorer:
     def masked_sums(
         self, prefix: Ids, target: Ids, masks: Sequence[Tensor], batch_size: int
     ) -> list[float]:
-        """Sum the cross entropies of the masked tokens, in nats, for every draw.
-
-        Masks are the places in the target, int64 [P], P from 1 on. Draws of like size share a call,
-        so that little is computed for padding; each is one forward pass of one row.
-        """
+        """Sum the cross entropies of the masked tokens, places in the target, for every draw."""
         self.refuse_masks([*prefix, *target])
         row_L = torch.tensor([*prefix, *target], dtype=torch.int64)
         sums = [0.0] * len(masks)
-        order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))
+        order = sorted(range(len(masks)), key=lambda draw: len(masks[draw]))  # little padding
         for start in range(0, len(order), batch_size):
             draws = order[start : start + batch_size]
             places_BP = pad_sequence([masks[draw] for draw in draws], True, padding_value=-1)

@@ -113,8 +113,7 @@ class BlockForward:
     ``never`` block 1 has no full pass, and all its steps recompute 5 to 8 under both.
 
     Classifier-free guidance takes a second pass with the prompt masked: ``logits = unconditional +
-    (scale + 1) * (conditional - unconditional)``, in the model's float type as in the published
-    code (arXiv:2410.18514), which runs both halves as one batch of twice the rows and the memory.
+    (scale + 1) * (conditional - unconditional)``, in the model's float type (arXiv:2410.18514).
     """
 
     def __init__(
@@ -165,10 +164,7 @@ class BlockForward:
         )
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
-        """Return the logits at masked positions of the active block, [B, P, V] of any float type.
-
-        Positions count from 0 in each row and ascend, blocks come left to right.
-        """
+        """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
         if self._refresh_is_due(block_index):
             self._cached_block, self._steps_since_refresh = block_index, 1
             return self._full_pass(ids_BL, positions_BP)

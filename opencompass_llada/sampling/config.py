@@ -72,12 +72,7 @@ class SamplerConfig:
 
     def _check_ranges(self) -> None:
         check_at_least(self, 1, "generation_length", "block_length", "num_steps", "top_k")
-        check_at_least(self, 0, "seed")
-        for name in ("temperature", "cfg_scale", "remasking_temperature"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(
-                    f"{name}={value!r} must be a finite number of at least 0; use 0 for none"
-                )
+        check_at_least(self, 0, "seed", "temperature", "cfg_scale", "remasking_temperature")
         for name, lowest in (("top_p", "above 0"), ("timestep_eps", "at least 0")):
             value = getattr(self, name)
             if value is not None and not (0 < value < 1 or (value == 0 and name != "top_p")):

@@ -44,10 +44,9 @@ class EarlyStop:
         self.complete_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
     def after_step(self, ids_BL: Tensor, num_finished: int, masked_BK: Tensor) -> bool:
-        """Return whether every row was seen to be complete, at this step or an earlier one.
+        """Return whether every row was seen to be complete; on CUDA it may say so some steps late.
 
-        Never waits for the device: on CUDA it may say so some steps late. The active block follows
-        ``num_finished`` tokens of each row and is masked where ``masked_BK`` is True.
+        The active block follows ``num_finished`` tokens of each row.
         """
         known_BN = pad(~masked_BK, (num_finished, 0), value=True).cumprod(dim=1).bool()
         is_end_BN = self._is_end(ids_BL)[:, : known_BN.shape[1]]

@@ -126,8 +126,7 @@ def sample(
 def lay_out_rows(prompts: Sequence[Sequence[int]], num_masks: int, mask_token_id: int) -> Tensor:
     """Lay out each row as its prompt, its masks and padding (the mask id too), int64 [B, L].
 
-    Prompts ``[7, 8]`` and ``[9]`` with 2 masks M give ``[7, 8, M, M]`` and ``[9, M, M, M]``: masks
-    start at the row's own prompt length, so that positions equal those of a batch of one.
+    Prompts ``[7, 8]`` and ``[9]`` with 2 masks M give ``[7, 8, M, M]`` and ``[9, M, M, M]``.
     """
     row_length = max(map(len, prompts)) + num_masks
     ids_BL = torch.full((len(prompts), row_length), mask_token_id, dtype=torch.int64)
@@ -182,10 +181,7 @@ class _Block:
     """Bool scalar, whether all logits so far were."""
 
     def offsets_BP(self) -> tuple[Tensor, Tensor]:
-        """Return each row's masked positions, from the block's start, and which are no filler.
-
-        Filler follows in rows that have fewer masked positions than others.
-        """
+        """Return each row's masked positions in the block, filler behind, and which are none."""
         order_BK = self.masked_BK.logical_not().byte().argsort(dim=-1, stable=True)
         offsets_BP = order_BK[:, : max(self.counts)]
         if min(self.counts) == max(self.counts):
@@ -206,10 +202,9 @@ class Denoiser:
     """Tells when the rest cannot change the answers; None goes on to the end."""
 
     def run(self, ids_BL: Tensor, prompt_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Finish all blocks from left to right.
+        """Finish all blocks from left to right; return the tokens and each row's forward passes.
 
-        Returns the tokens, int64 [B, L], and the forward passes of each row, int64 [B], as many as
-        alone: those at which it had something to reveal and its answer was not complete.
+        Those are as many as alone: at which it had something to reveal and was not complete.
         """
         passes_B = torch.zeros_like(prompt_lengths_B)
         self.progress.start_batch(len(prompt_lengths_B), self.plan)
@@ -229,10 +224,7 @@ class Denoiser:
     def _finish_block(
         self, ids_BL: Tensor, index: int, starts_B: Tensor
     ) -> tuple[Tensor, Tensor, bool]:
-        """Reveal every position of one block, or those that can still change the answers.
-
-        Returns the tokens, each row's forward passes, and whether all answers are complete.
-        """
+        """Reveal a block; return tokens, each row's passes and whether all answers are complete."""
         stop, num_rows, length = self.early_stop, len(starts_B), self.plan.block_length
         block = _Block(
             index=index,

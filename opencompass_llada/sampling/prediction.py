@@ -116,18 +116,15 @@ class Predictor:
         self._revealed_last_N = torch.tensor(last, dtype=torch.int64, device=device)
 
     def __call__(self, logits_BPV: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict a token and a score at each position.
+        """Return a token and a score at each position, and whether the token's logit is finite.
 
-        The ``counts`` masked positions of each row come first in P; the rest is filler, for which
-        no random number is drawn and whose tokens and scores are of no use. Returns tokens, int64;
-        scores, float64, higher is revealed sooner; and whether the predicted tokens' logits are
-        finite, bool, each [B, P].
+        The ``counts`` masked positions of each row come first; the rest is filler, for which no
+        random number is drawn.
         """
         logits_BPV = _suppress(logits_BPV, self._never_predicted_N)
         rows = zip(logits_BPV, counts, self._generators, strict=True)
         predicted = [self._predict_row(*row) for row in rows]
-        tokens_BP = torch.stack([tokens_P for tokens_P, _ in predicted])
-        scores_BP = torch.stack([scores_P for _, scores_P in predicted])
+        tokens_BP, scores_BP = (torch.stack(parts) for parts in zip(*predicted, strict=True))
         return tokens_BP, scores_BP, logits_BPV.gather(-1, tokens_BP[..., None])[..., 0].isfinite()
 
     def _predict_row(

@@ -136,9 +136,8 @@ def reveals_at_timesteps(num_masked: int, shares: tuple[float, ...]) -> tuple[in
 def cap_steps(num_steps: int, generation_length: int, block_length: int | None) -> int:
     """Return the largest number of steps that fits a generation and is at most ``num_steps``.
 
-    A step reveals at least one token, so the padded length is the cap, lowered to a multiple of
-    the blocks. Asked for 512, 32 and 512 tokens with 512 steps and blocks of 64, it gives 512, 64
-    and 512. It is more than the budget only if the budget is less than one step a block.
+    512, 32 and 512 tokens with 512 steps and blocks of 64 give 512, 64 and 512: a step reveals at
+    least one token, and every block takes at least one step, whatever the budget.
     """
     block_length = generation_length if block_length is None else block_length
     if min(num_steps, generation_length, block_length) < 1:

@@ -210,13 +210,13 @@ class AcceptanceOptions:
     def __post_init__(self) -> None:
         """Fill the default in and check both."""
         check_fields(self, "acceptance ")
-        if self.type == "scheduled" and self.value is not None:
+        if self.type == "scheduled":
+            if self.value is None:
+                return
             raise ValueError(
                 f"acceptance value={self.value!r} has no effect with type='scheduled'; leave it "
                 "out, or use type='threshold'"
             )
-        if self.type == "scheduled":
-            return
         reject_unknown("acceptance rule", [self.type], ["scheduled", *ACCEPTANCE_RULES])
         rule = ACCEPTANCE_RULES[self.type]
         value = rule.default if self.value is None else self.value

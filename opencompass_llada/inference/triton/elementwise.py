@@ -159,10 +159,7 @@ def _place_kernel(
 
 
 class FusedElementwise(PlainElementwise):
-    """The kernels; they write in place, and need head sizes that are powers of two.
-
-    Heads must be dense; tokens may be strided, as slices of one wider tensor are.
-    """
+    """The kernels, which write in place; heads must be dense, tokens may be strided."""
 
     def add_norm(
         self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module

@@ -11,7 +11,6 @@ D head size.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -201,17 +200,10 @@ def attend_cached(
     *,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """Attend from every row's queries to all of the row's cached keys; return [T, H, D].
+    """Attend from every row's queries, as many in each, to the row's cached keys: [T, H, D].
 
-    Args:
-        q_THD: Queries, rows one after the other, as many in each; tokens may be strided.
-        k_SGD: Cached keys, contiguous, of the queries' dtype or float8.
-        v_SGD: Cached values.
-        offsets_B: int32, first slot of each row.
-        lengths_B: int32, cached keys of each row, at least 1.
-        k_scales_SG: float32, with float8 keys.
-        v_scales_SG: float32, with float8 values.
-        tiling: How the work is cut; None chooses.
+    Keys and values are contiguous, of the queries' dtype, or float8 with float32 scales. A row has
+    at least one key; its first slot and their number are int32. No tiling chooses one.
     """
     quantised, dtype = k_scales_SG is not None, q_THD.dtype
     num_tokens, num_heads, size = q_THD.shape
@@ -274,21 +266,14 @@ def _fitting_tiling(num_queries: int, k_SGD: Tensor) -> Tiling:
     tiling = choose_tiling(num_queries, quantised=key_bytes == 1)
     if k_SGD.device.type != "cuda":
         return tiling
+    properties: Any = torch.cuda.get_device_properties(k_SGD.device)  # the stubs lack a field
     return fit_tiling(
         tiling,
         num_queries=_tile_queries(tiling, num_queries),
         head_dim=k_SGD.shape[2],
         key_bytes=key_bytes,
-        shared_memory=_shared_memory(k_SGD.device),
+        shared_memory=properties.shared_memory_per_block_optin,
     )
-
-
-@functools.cache
-def _shared_memory(device: torch.device) -> int:
-    """Return the bytes of shared memory that one program may have."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    utilities: Any = triton.runtime.driver.active.utils
-    return int(utilities.get_device_properties(index)["max_shared_mem"])
 
 
 def _processors(device: torch.device) -> int:
