@@ -27,7 +27,7 @@ def context(scores, logits=None, scheduled=1):
     rows, positions = len(scores), len(scores[0])
     logits = torch.zeros(rows, positions, 4) if logits is None else logits
     return StepContext(
-        plan=StepPlan(index=0, num_steps=8, num_scheduled=scheduled, reveal_probability=0.1),
+        plan=StepPlan(index=0, num_scheduled=scheduled, reveal_probability=0.1),
         scores_BP=torch.tensor(scores, dtype=torch.float64),
         tokens_BP=torch.zeros(rows, positions, dtype=torch.int64),
         logits_BPV=logits,

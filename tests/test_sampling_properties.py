@@ -216,7 +216,7 @@ def test_gumbel_noise_draws_from_the_softmax_and_survives_large_logits() -> None
 
 def test_equal_scores_are_revealed_from_the_left() -> None:
     scores = torch.tensor([[0.5, 0.7, 0.5, 0.7, -math.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    plan = StepPlan(index=0, num_steps=2, num_scheduled=3, reveal_probability=0.6)
+    plan = StepPlan(index=0, num_scheduled=3, reveal_probability=0.6)
     step = StepContext(plan=plan, scores_BP=scores, tokens_BP=scores, logits_BPV=scores)
     accepted = accept_scheduled(step)
     assert accepted.int().tolist() == [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]

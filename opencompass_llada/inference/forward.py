@@ -36,6 +36,7 @@ class Projections:
         self.packed = pack and all(type(module) is nn.Linear for module in inputs)
         if self.packed:
             self._qkv, self._gate_up = _pack(*inputs[:3]), _pack(*inputs[3:])
+            self._kv = _pack(*inputs[1:3])  # a view of the first
             self._widths = [cast(Tensor, module.weight).shape[0] for module in inputs[:3]]
 
     def queries_keys_values(self, h_TM: Tensor, wanted_W: Tensor | None) -> list[Tensor]:
@@ -46,10 +47,7 @@ class Projections:
         elif wanted_W is None:
             q, k, v = F.linear(h_TM, *self._qkv).split(self._widths, dim=-1)
         else:
-            weight, bias = self._qkv
-            rows = slice(self._widths[0], None)
-            own = (weight[rows], None if bias is None else bias[rows])
-            k, v = F.linear(h_TM, *own).chunk(2, dim=-1)
+            k, v = F.linear(h_TM, *self._kv).chunk(2, dim=-1)
             q = self.parts.query(h_TM[wanted_W])
         return [x.unflatten(-1, (-1, self.head_dim)) for x in (q, k, v)]
 

@@ -150,10 +150,7 @@ def satterthwaite(variances: Sequence[tuple[float, float]]) -> float:
 
 
 def student_t_quantile(level: float, degrees_of_freedom: float) -> float:
-    """Return the two-sided quantile of Student's t: P(|t| <= quantile) = level.
-
-    Degrees of freedom need not be whole; infinite ones give the normal distribution.
-    """
+    """Return the two-sided quantile of Student's t; infinite degrees give the normal's."""
     half = (1 + level) / 2
     infinite = math.isinf(degrees_of_freedom)
     return float(ndtri(half) if infinite else stdtrit(degrees_of_freedom, half))

@@ -39,11 +39,7 @@ class TextScorer:
         return replace(self, options=parse_scoring(given, self.options))
 
     def score_text(self, text: str, num_condition_tokens: int = 0) -> Estimate:
-        """Score a text, its first tokens being given.
-
-        Texts with as many scored tokens are masked alike, so that a comparison of two suffers no
-        noise of the masks. A beginning of sequence that the tokenizer adds is never scored.
-        """
+        """Score a text, its first tokens being given; texts of one length are masked alike."""
         token_ids = self.encode(text)
         has_start = token_ids[:1] == [self.start_token_id]
         border = max(num_condition_tokens, int(has_start))
@@ -68,10 +64,7 @@ class TextScorer:
         return self._score(whole[:border], whole[border:], draw_key=())
 
     def score_options(self, texts: Sequence[str]) -> list[Estimate]:
-        """Score what differs between texts, given the tokens that they all begin with.
-
-        Rests of one length are masked alike; rests of one token each take one pass together.
-        """
+        """Score what differs between texts, given the tokens that they all begin with."""
         condition, rests = split_options([self.encode(text) for text in texts])
         if condition and all(len(rest) == 1 for rest in rests):
             shortened = self._shorten(condition, 1)

@@ -73,8 +73,6 @@ class StepPlan:
 
     index: int
     """The step's number in its block, from 0."""
-    num_steps: int
-    """Of the block."""
     num_scheduled: int
     """Positions to reveal; more than are left where a rule was ahead of the schedule."""
     reveal_probability: float
@@ -92,7 +90,7 @@ def plan_steps(plan: BlockPlan) -> tuple[StepPlan, ...]:
     steps = []
     for index, number in enumerate(reveals):
         share = number / left if shares is None else shares[index]
-        steps.append(StepPlan(index, num_steps, number, share))
+        steps.append(StepPlan(index, number, share))
         left -= number
     return tuple(steps)
 
@@ -123,8 +121,8 @@ def timestep_shares(num_steps: int, eps: float) -> tuple[float, ...]:
 def reveals_at_timesteps(num_masked: int, shares: tuple[float, ...]) -> tuple[int, ...]:
     """Round the timesteps' shares down to tokens; the last step reveals what is left.
 
-    Four masked tokens in four steps with eps 0.001 are revealed as 0, 1, 1, 2: the published rule's
-    first step falls a thousandth short of a token, reveals nothing, and costs a pass all the same.
+    Four masked tokens in four steps with eps 0.001 are revealed as 0, 1, 1, 2: as published, the
+    first step falls a thousandth short of a token and costs a pass all the same.
     """
     reveals = []
     for share in shares:

@@ -112,10 +112,7 @@ def accept_scheduled(step: StepContext) -> Tensor:
 
 
 def accept_independently(step: StepContext) -> Tensor:
-    """Choose each position with the step's probability, all of them at the last step.
-
-    Dream's ``origin``, the reverse process of masked diffusion itself; scores are uniforms.
-    """
+    """Choose each position with the step's probability, as Dream's ``origin`` does by uniforms."""
     return step.scores_BP >= 1.0 - step.plan.reveal_probability
 
 

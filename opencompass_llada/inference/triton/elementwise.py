@@ -1,8 +1,7 @@
 """Runs Triton kernels for what stands between the matrix products of a pass.
 
 Each rounds where the plain network rounds (after the norm, after SiLU, after each addition), so
-that it gives the same numbers but for the order of a sum. ``elementwise.py`` chooses.
-
+that it gives the same numbers but for the order of a sum.
 Shape suffixes: T tokens, M hidden size, H heads, D head size, F MLP size.
 """
 

@@ -1,10 +1,8 @@
 """Runs Triton kernels: attention of a span's queries over long cached keys, split along the keys.
 
-The keys are read once, in their own dtype: float8 is widened in registers, to float16, for which
-there is one instruction, and its scales enter the scores and the weights, so that nothing is
-dequantised in memory. Flash-decoding (Dao et al., 2023) is the idea; nothing is shared with its
-code. Tiles and splits are chosen in ``tilings.py``.
-
+The keys are read once: float8 is widened to float16 in registers and its scales enter the scores
+and the weights, so that nothing is dequantised in memory. Flash-decoding (Dao et al., 2023) is the
+idea; nothing is shared with its code. Tiles and splits are chosen in ``tilings.py``.
 Shape suffixes: B rows, P queries a row, T tokens of all rows, H query heads, G key heads, S slots,
 D head size.
 """
