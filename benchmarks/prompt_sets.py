@@ -33,7 +33,7 @@ from opencompass_llada.benchmarks.needle.samples import (
 )
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, QuestionTask, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples, sources_digest
-from opencompass_llada.benchmarks.ruler.writer import NoRoom
+from opencompass_llada.benchmarks.ruler.writers import NoRoom
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.prompting.encode import PromptEncoder, load_tokenizer
 from opencompass_llada.runs.hashes import hash_file

@@ -1,23 +1,26 @@
 """The table of LongBench's tasks: OpenCompass's configs and the published rows as witnesses."""
 
 import importlib
+import json
 from pathlib import Path
 
 import opencompass
 import pytest
 from opencompass.datasets.longbench import evaluators as stock
 
+from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
 from opencompass_llada.benchmarks.longbench.facts import (
     BUCKETS,
     CATEGORIES,
     LONGBENCH_E_TASKS,
+    PROMPTS,
     TASKS,
+    WORDINGS,
     bucket_of,
     category_groups,
     list_tasks,
     output_length,
 )
-from opencompass_llada.benchmarks.longbench.prompts import PROMPTS, WORDINGS, write_prompt
 
 METRIC_CLASSES = {
     "qa_f1": (stock.LongBenchF1Evaluator, "en"),
@@ -111,8 +114,15 @@ def test_output_lengths_of_the_papers():
         output_length("longlada", "trec")
 
 
-def test_what_looks_like_a_placeholder_in_a_text_stays_text():
-    prompt = write_prompt("repobench-p", "{input}{context}{idx}\n", "{context}!\n")
+def test_what_looks_like_a_placeholder_in_a_text_stays_text(tmp_path):
+    row = {
+        "context": "{input}{context}{idx}\n",
+        "input": "{context}!\n",
+        "answers": ["x"],
+        "length": 1,
+    }
+    (tmp_path / "repobench-p.jsonl").write_text(json.dumps(row))
+    [prompt] = LongBenchDataset.load(task="repobench-p", path=str(tmp_path))["prompt"]
     assert prompt.endswith("{input}{context}{idx}\n{context}!\nNext line of code:\n")
 
 

@@ -26,9 +26,8 @@ from opencompass_llada.benchmarks.multi_needle.dataset import (
     MultiNeedleRetrievalDataset,
     MultiNeedleRetrievalEvaluator,
 )
-from opencompass_llada.benchmarks.multi_needle.prompts import place_chain
 from opencompass_llada.benchmarks.needle.dataset import NeedleBenchSingleDataset
-from opencompass_llada.benchmarks.needle.prompts import place_needles
+from opencompass_llada.benchmarks.needle.prompts import place_chain, place_needles
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = Path(opencompass.__file__).parent / "configs/datasets"

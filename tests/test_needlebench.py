@@ -13,15 +13,17 @@ from opencompass_llada.benchmarks.counting import TIKTOKEN_FILES
 from opencompass_llada.benchmarks.data_checks import check_data
 from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.multi_needle.dataset import MultiNeedleRetrievalDataset
-from opencompass_llada.benchmarks.multi_needle.prompts import (
-    read_reasoning_needles,
-    read_retrieval_needles,
-)
 from opencompass_llada.benchmarks.needle.dataset import (
     NeedleBenchSingleDataset,
 )
 from opencompass_llada.benchmarks.needle.prompts import FIT_TOLERANCE, fit_prompt, write_question
-from opencompass_llada.benchmarks.needle.samples import HaystackStore, make_samples, read_needles
+from opencompass_llada.benchmarks.needle.samples import (
+    HaystackStore,
+    make_samples,
+    read_needles,
+    read_reasoning_needles,
+    read_retrieval_needles,
+)
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.wrapper import LLaDACausalLM
 

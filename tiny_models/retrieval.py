@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from opencompass_llada.benchmarks.needle.prompts import WORDINGS, write_question
+from opencompass_llada.benchmarks.needle.prompts import write_prompt, write_question
 from opencompass_llada.finetune.packing import Row, TokenWindows
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.synthetic import grammar
@@ -183,16 +183,14 @@ class RetrievalRows(RulerRows):
     ) -> Draft:
         count = min(rng.choice(_NUM_NEEDLES), 1 + length // 256)
         needles = self._needles(rng, evaluation, count, words)
-        wording, asked = WORDINGS["English"], needles[0]
+        asked = needles[0]
         question = str(asked.as_needlebench()["retrieval_question"])
-        before, after = wording.document.split("{context}")
-        tail = wording.question.replace(
-            "{question}", write_question(question, "English", guide=False)
-        )
+        question = write_question(question, "English", guide=False)
+        before, after = write_prompt("{context}", question, "English", "End").split("{context}")
         return Draft(
-            head=self._encode(wording.preface + before),
+            head=self._encode(before),
             facts=self._facts(needles, rng),
-            queries=[self._query(after + tail, asked.value)],
+            queries=[self._query(after, asked.value)],
         )
 
     def _words(self, length: int, rng: random.Random, evaluation: bool) -> Draft:

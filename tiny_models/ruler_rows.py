@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from opencompass_llada.benchmarks.ruler import aggregation, prompts, retrieval
+from opencompass_llada.benchmarks.ruler import prompts, writers
 from opencompass_llada.benchmarks.ruler.prompts import NiahTask, RulerSpec
 from opencompass_llada.benchmarks.ruler.sources import adjective_nouns, plain_words
 from opencompass_llada.tiny_models.draft import MIN_CONTEXT, Draft
@@ -60,13 +60,13 @@ def _draw_niah_task(rng: random.Random) -> NiahTask:
 
 
 @lru_cache(maxsize=64)
-def _frequent_words_writer(length: int) -> aggregation.FrequentWordsWriter:
-    return aggregation.FrequentWordsWriter(RulerSpec(task="fwe", length=length))
+def _frequent_words_writer(length: int) -> writers.FrequentWordsWriter:
+    return writers.FrequentWordsWriter(RulerSpec(task="fwe", length=length))
 
 
 @lru_cache(maxsize=1)
-def _common_words_writer() -> aggregation.CommonWordsWriter:
-    return aggregation.CommonWordsWriter(RulerSpec(task="cwe", length=512), plain_words())
+def _common_words_writer() -> writers.CommonWordsWriter:
+    return writers.CommonWordsWriter(RulerSpec(task="cwe", length=512), plain_words())
 
 
 def _largest(
@@ -101,11 +101,11 @@ class RulerRows:
         rng.shuffle(needles)
         asked = rng.sample(keys, k=min(task.num_queries, len(keys)))
         answers = [value for name in asked for key, value in needles if key == name]
-        before, after = retrieval.question_template(task).split("{context}")
+        before, after = writers.question_template(task).split("{context}")
         head = self._encode(before)
-        query = self._encode(after.format(query=retrieval.join_with_and(asked)))
+        query = self._encode(after.format(query=writers.join_with_and(asked)))
         answer = self._encode(f" {', '.join(answers)}.")
-        sentences = [retrieval.write_needle(task, *needle) for needle in needles]
+        sentences = [writers.write_needle(task, *needle) for needle in needles]
         if task.haystack == "essay":
             facts = [self._encode(f" {sentence}") for sentence in sentences]
             return Draft(head=head, facts=facts, queries=[(query, answer)])
@@ -113,7 +113,7 @@ class RulerRows:
         def line() -> str:
             if task.haystack == "repeat":
                 return prompts.SENTENCES
-            return retrieval.write_needle(task, draw(task.key_kind), draw(task.value_kind))
+            return writers.write_needle(task, draw(task.key_kind), draw(task.value_kind))
 
         room = length - len(head) - len(query) - len(answer) - MIN_CONTEXT
         context = self._lines(sentences, line, room, rng)
@@ -136,17 +136,13 @@ class RulerRows:
     def _ruler_vt(self, length: int, rng: random.Random, evaluation: bool) -> Draft:
         num_hops = rng.choice((1, 2, 3, 4, 4, 4))
         names = ["".join(rng.choices(string.ascii_uppercase, k=5)) for _ in range(num_hops + 1)]
-        task = prompts.TracingTask(num_hops=num_hops)
-        writer = retrieval.TracingWriter(RulerSpec(task="vt", length=length), task)
         most = max(1, length // len(self._encode(prompts.SENTENCES)))
         value = rng.randint(10000, 99998)
 
         def write(num_items: int) -> Draft:
             places = sorted(rng.randint(0, num_items) for _ in names)
-            drawn = retrieval.TracingDraw(
-                num_items=num_items, names=names, value=value, places=places
-            )
-            return self._whole(writer.write(drawn).prompt, f"{', '.join(names)}.")
+            prompt = writers.write_chain(names, value, places, num_items)
+            return self._whole(prompt, f"{', '.join(names)}.")
 
         return _largest(write, 1, most, length, rng)
 
@@ -154,7 +150,7 @@ class RulerRows:
         writer = _frequent_words_writer(max(length, 256))
         writer.seed, writer.rng = rng.getrandbits(32), rng
         vocabulary = writer.draw_vocabulary()
-        answer = f" {', '.join(vocabulary[1 : 1 + aggregation.NUM_ASKED])}."
+        answer = f" {', '.join(vocabulary[1 : 1 + writers.NUM_ASKED])}."
 
         def write(num_words: int) -> Draft:
             return self._whole(writer.write(vocabulary, num_words).prompt, answer)
@@ -165,19 +161,19 @@ class RulerRows:
         writer = _common_words_writer()
         writer.seed = rng.getrandbits(32)
         repeats = rng.choice((2, 3, 3, 4) if length < 1024 else (3, 4, 6, 6))
-        words = rng.sample(writer.words, aggregation.NUM_COMMON + max(1, length // 8))
+        words = rng.sample(writer.words, writers.NUM_COMMON + max(1, length // 8))
 
         def write(num_others: int) -> Draft:
             prompt = writer.write_question(
-                words[: aggregation.NUM_COMMON + num_others], (repeats, 1)
+                words[: writers.NUM_COMMON + num_others], (repeats, 1)
             )
             # In the order of their first place, which the model can know.
             common = sorted(
-                words[: aggregation.NUM_COMMON], key=lambda word: prompt.index(f" {word}")
+                words[: writers.NUM_COMMON], key=lambda word: prompt.index(f" {word}")
             )
-            return self._whole(prompt, f" {aggregation.number_words(common)}.")
+            return self._whole(prompt, f" {writers.number_words(common)}.")
 
-        return _largest(write, 1, len(words) - aggregation.NUM_COMMON, length, rng)
+        return _largest(write, 1, len(words) - writers.NUM_COMMON, length, rng)
 
     def _whole(self, prompt: str, answer: str) -> Draft:
         return Draft(head=self._encode(prompt), queries=[([], self._encode(answer))], is_whole=True)

@@ -11,13 +11,13 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
 from opencompass_llada.old_names import dotted_name
-from opencompass_llada.options import reject_unknown, unknown_name_message
+from opencompass_llada.options import build, check_fields, reject_unknown
 
 ENTRY_POINTS = "opencompass_llada.benchmarks"
 WEIGHTINGS = ("mean", "samples")
@@ -37,17 +37,9 @@ class Group:
     """``'mean'``: every task counts the same; ``'samples'``: by its number of samples."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: For an unknown weighting, or members that are none or named twice.
-        """
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                unknown_name_message(
-                    f"weighting of group {self.name!r}", self.weighting, WEIGHTINGS
-                )
-            )
+        """Check weighting and members."""
+        check_fields(self)
+        reject_unknown(f"weighting of group {self.name!r}", [self.weighting], WEIGHTINGS)
         if not self.members or len(set(self.members)) < len(self.members):
             raise ValueError(
                 f"group {self.name!r}: members={list(self.members)} must be one or more task "
@@ -61,16 +53,8 @@ class Group:
 
 
 def parse_groups(groups: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """Read groups from a config.
-
-    Raises:
-        ValueError: For an unknown key or a wrong value.
-    """
-    parsed = []
-    for options in groups:
-        reject_unknown("group option", options, [entry.name for entry in fields(Group)])
-        parsed.append(Group(**{**options, "members": tuple(options["members"])}))
-    return parsed
+    """Read groups from a config; a ValueError names an unknown key or a wrong value."""
+    return [build(Group, options, "group") for options in groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +118,7 @@ _registered: dict[str, Benchmark] = {}
 
 
 def register(benchmark: Benchmark) -> None:
-    """Add a benchmark of another package for this process.
-
-    Raises:
-        ValueError: If there is another of its name.
-    """
+    """Add a benchmark of another package for this process; a ValueError if the name is taken."""
     if all_benchmarks().get(benchmark.name, benchmark) != benchmark:
         raise ValueError(f"benchmark {benchmark.name!r} is there already; choose another name.")
     _registered[benchmark.name] = benchmark
@@ -159,13 +139,12 @@ def _installed() -> dict[str, Benchmark]:
     stated += [point.load() for point in entry_points(group=ENTRY_POINTS)]
     found: dict[str, Benchmark] = {}
     for given in stated:
-        for benchmark in [given] if isinstance(given, Benchmark) else given:
-            if benchmark.name in found:
+        for own in [given] if isinstance(given, Benchmark) else given:
+            if found.setdefault(own.name, own) is not own:
                 raise ValueError(
-                    f"two benchmarks are called {benchmark.name!r}, and results go by the name; "
-                    "rename the one of another package."
+                    f"two benchmarks are called {own.name!r}, and results go by the name; rename "
+                    "the one of another package."
                 )
-            found[benchmark.name] = benchmark
     return found
 
 

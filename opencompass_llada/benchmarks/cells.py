@@ -26,12 +26,7 @@ def read_with(output_column: str, num_samples: int | None = None) -> Config:
 
 
 def generate_with(prompt_template: Config, generation_length: int | None) -> Config:
-    """Return how a prompt is made and answered.
-
-    Args:
-        prompt_template: The template's config.
-        generation_length: Tokens to generate; None for the model's own number.
-    """
+    """Return how a prompt is made and answered; without a length, of the model's own number."""
     inferencer: Config = {"type": "opencompass.openicl.icl_inferencer.GenInferencer"}
     if generation_length:
         inferencer["max_out_len"] = generation_length

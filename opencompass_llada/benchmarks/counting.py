@@ -14,7 +14,7 @@ from typing import Any
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.runs.hashes import find_tokenizer
+from opencompass_llada.runs.hashes import find_tokenizer, hash_file
 
 #: tiktoken's model name -> its vocabulary, and name (sha1 of its URL) and sha256 of the file of it.
 TIKTOKEN_FILES = {
@@ -29,10 +29,9 @@ _VOCABULARY, _FILE_NAME, _SHA256 = TIKTOKEN_FILES["gpt-4"]
 
 def tiktoken_path() -> Path:
     """Return where tiktoken looks for the file of GPT-4's vocabulary."""
-    variables = ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
-    named = next((os.environ[name] for name in variables if name in os.environ), None)
-    folder = Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
-    return folder / _FILE_NAME
+    default = Path(tempfile.gettempdir()) / "data-gym-cache"
+    named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    return Path(named or default) / _FILE_NAME
 
 
 def tiktoken_state() -> str:
@@ -40,8 +39,7 @@ def tiktoken_state() -> str:
     path = tiktoken_path()
     if not path.is_file():
         return "missing"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return "present" if digest == _SHA256 else "damaged"
+    return "present" if hash_file(path) == _SHA256 else "damaged"
 
 
 def describe_damage() -> str:
@@ -175,9 +173,8 @@ CountingTokenizer = TiktokenTokenizer | ModelTokenizer
 def name_tokenizer(name: str) -> str:
     """Return what the names of data sets call a tokenizer: two with one content have one name.
 
-    That is ``gpt-4``; else the size of the vocabulary and six digits of the content's hash, as in
-    ``vocab2048-1a2b3c``; where the files are not at hand (then no prompt can be made either), the
-    path's last part.
+    That is ``gpt-4``, or a vocabulary's size and its hash's beginning as in ``vocab2048-1a2b3c``;
+    where the files are not at hand (then no prompt can be made either), the path's last part.
     """
     if name in TIKTOKEN_FILES:
         return name
@@ -199,9 +196,7 @@ def find_template(name: str) -> str | None:
 def load_counting_tokenizer(name: str) -> CountingTokenizer:
     """Load the tokenizer ``'gpt-4'``, or that of a checkpoint's path.
 
-    Raises:
-        ValueError: For ``'model'``, which only the config functions can replace by a path.
-        MissingDataError: If the tokenizer's files are not there, or tiktoken would delete them.
+    Raises a MissingDataError if its files are not there, or tiktoken would delete them.
     """
     if name == "model":
         raise ValueError(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,64 +26,35 @@ class MissingDataError(ValueError):
         self.topic = topic
 
 
-def find_data(path: str, *, benchmark: str, how_to_get: str) -> Path:
-    """Find the folder, or the one file, of a benchmark's data.
+def find_data(path: str, *, benchmark: str, how_to_get: str, name: str | None = None) -> Path:
+    """Find the folder, or the one file, of a benchmark's data, or raise a MissingDataError.
 
-    Args:
-        path: ``asset:NAME``, a folder or file, or a data set id (``opencompass/needlebench``),
-            which goes through COMPASS_DATA_CACHE, OpenCompass's own cache and download, or the
-            hub if DATASET_SOURCE=HF. Without OpenCompass a path is looked for here and below
-            COMPASS_DATA_CACHE, and nothing is downloaded.
-        benchmark: Its name, for the error; in lower case the doctor's name of it.
-        how_to_get: What the error says is to be done.
-
-    Raises:
-        MissingDataError: If there is nothing there and it cannot be downloaded.
+    The path is ``asset:NAME``, a folder or file, or a data set id (``opencompass/needlebench``),
+    which goes through COMPASS_DATA_CACHE, OpenCompass's own cache and download, or the hub if
+    DATASET_SOURCE=HF; without OpenCompass nothing is downloaded. ``name`` is a file in the folder,
+    where OpenCompass downloads them one by one. The error takes up the rest.
     """
-    location = Path(resolve_path(path))
-    if location.exists():
-        return location
-    reason = "no such folder"
-    if not location.is_absolute():
+    folder = Path(resolve_path(path))
+    location = folder / (name or "")
+    reason = f"no such {'file' if name else 'folder'}"
+    if not folder.exists() and not folder.is_absolute():
         try:
-            location = opencompass_location(path)
+            location = _opencompass_file(path, name) if name else opencompass_location(path)
         except Exception as error:
-            location = _expected_location(path)
-            reason = _opencompass_said(error)
+            location = _expected_location(path, name or "")
+            first_line = str(error).partition("\n")[0]
+            reason = f"OpenCompass: {type(error).__name__}: {first_line[:200]}"
             if isinstance(error, ImportError):
                 reason += "; only it knows data set ids and downloads them, without it give a path"
     if not location.exists():
+        what = f"file {name!r}" if name else "data"
+        cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
         raise MissingDataError(
-            f"{benchmark}'s data was not found at path={path!r} "
-            f"{_looked_at(location, reason)}. {how_to_get}",
+            f"{benchmark}'s {what} was not found at path={path!r} (looked at {location}; "
+            f"COMPASS_DATA_CACHE is {cache}; {reason}). {how_to_get}",
             benchmark.lower().replace(" ", "_"),
         )
     return location
-
-
-def find_file(folder: str, name: str, *, benchmark: str, how_to_get: str) -> Path:
-    """Find one file of a benchmark whose files OpenCompass downloads one by one; see `find_data`.
-
-    A relative folder (``data/ruler``) is looked for in COMPASS_DATA_CACHE and OpenCompass's cache.
-    """
-    location, reason = Path(resolve_path(folder)), "no such file"
-    file = location / name
-    if not location.is_dir() and not location.is_absolute():
-        from opencompass.utils import get_data_path
-
-        wanted = os.path.join(folder, name)
-        try:
-            file = Path(get_data_path(wanted, local_mode=True))
-        except Exception as error:
-            file = Path(os.environ.get("COMPASS_DATA_CACHE", ""), wanted)
-            reason = _opencompass_said(error)
-    if not file.is_file():
-        raise MissingDataError(
-            f"{benchmark}'s file {name!r} was not found at path={folder!r} "
-            f"{_looked_at(file, reason)}. {how_to_get}",
-            benchmark.lower(),
-        )
-    return file
 
 
 def opencompass_location(path: str) -> Path:
@@ -97,7 +69,13 @@ def opencompass_location(path: str) -> Path:
     return Path(location)
 
 
-def _expected_location(path: str) -> Path:
+def _opencompass_file(folder: str, name: str) -> Path:
+    from opencompass.utils import get_data_path
+
+    return Path(get_data_path(os.path.join(folder, name), local_mode=True))
+
+
+def _expected_location(path: str, name: str) -> Path:
     """Return where OpenCompass looks for a data set id, or a path, before it downloads it."""
     try:
         from opencompass.utils.datasets_info import DATASETS_MAPPING
@@ -105,17 +83,7 @@ def _expected_location(path: str) -> Path:
         local = path
     else:
         local = DATASETS_MAPPING.get(path, {}).get("local", path)
-    return Path(os.environ.get("COMPASS_DATA_CACHE", ""), local)
-
-
-def _opencompass_said(error: Exception) -> str:
-    first_line = str(error).partition("\n")[0]
-    return f"OpenCompass: {type(error).__name__}: {first_line[:200]}"
-
-
-def _looked_at(location: Path, reason: str) -> str:
-    cache = os.environ.get("COMPASS_DATA_CACHE") or "not set"
-    return f"(looked at {location}; COMPASS_DATA_CACHE is {cache}; {reason})"
+    return Path(os.environ.get("COMPASS_DATA_CACHE", ""), local, name)
 
 
 def read_text(path: Path) -> str:
@@ -126,54 +94,52 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds; a ValueError names file and line."""
-    text = read_text(path)
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ValueError(
-            f"{path}{line}: not valid JSON ({error}; the file has {len(text)} characters); it is "
-            "half-written or damaged. Fetch it again."
-        ) from error
-    _refuse_half_characters(found, str(path))
-    return found
+    return _parse_json(read_text(path), path)
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the object of each line that is not blank, with its place before it.
+def read_rows(path: Path | zipfile.Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the objects of a JSON list, or of a jsonl file's lines, each with its place before it.
 
-    Raises a ValueError for a line that is no JSON object or not UTF-8; it names file and line.
+    Raises a ValueError for what is no JSON object or not UTF-8; it names file and line or record.
     """
+    if isinstance(path, Path) and path.suffix == ".json":
+        rows = check_value(str(path), read_json(path), Sequence[Any])
+        for number, row in enumerate(rows, start=1):
+            where = f"{path}, record {number}"
+            yield where, check_value(where, row, Mapping[str, Any])
+        return
     # Lines end at \n only: other separators stand inside texts.
     with _naming(path), path.open(encoding="utf-8-sig", newline="\n") as lines:
-        yield from parse_json_lines(lines, str(path))
-
-
-def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield as `read_json_lines` does, from lines (with their ends) of any source of that name."""
-    with _naming(name):
         for number, text in enumerate(lines, start=1):
             if text.strip():
-                where = f"{name}, line {number}"
-                yield where, parse_json_line(text, where)
+                where = f"{path}, line {number}"
+                row = _parse_json(text, path, number)
+                if not isinstance(row, dict):
+                    kind = type(row).__name__
+                    raise ValueError(f"{where}: the line must be a JSON object, not {kind}.")
+                yield where, row
 
 
-def parse_json_line(text: str, where: str) -> Mapping[str, Any]:
-    """Return the JSON object of one line of a jsonl file."""
+def _parse_json(text: str, path: Path | zipfile.Path, line: int | None = None) -> Any:
+    """Return the JSON of a file, or of one of its lines; half characters are refused, too."""
     try:
-        row = json.loads(text)
+        found = json.loads(text)
+        # Half of a surrogate pair, which no tokenizer and no file takes.
+        json.dumps(found, ensure_ascii=False).encode()
     except (json.JSONDecodeError, RecursionError) as error:
-        state = "half-written" if not text.endswith("\n") else "damaged"
-        place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        reason = getattr(error, "msg", str(error))
+        place = f", line {line or error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ValueError(
-            f"{where}: not valid JSON ({reason}{place} of {len(text)}); the file is {state}. "
-            "Fetch it again."
+            f"{path}{place}: not valid JSON ({error}; the text has {len(text)} characters); it is "
+            "half-written or damaged. Fetch it again."
         ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: the line must be a JSON object, not {type(row).__name__}.")
-    _refuse_half_characters(row, where)
-    return row
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(
+            f"{path}{f', line {line}' if line else ''}: the text holds {half!a}, half of a "
+            "surrogate pair and no character; it was cut inside one. Take it out, or fetch the "
+            "file again."
+        ) from error
+    return found
 
 
 def take(row: Mapping[str, Any], name: str, where: str, expected: Any = str) -> Any:
@@ -191,20 +157,8 @@ def take(row: Mapping[str, Any], name: str, where: str, expected: Any = str) -> 
         raise ValueError(f"{text}; correct the row or fetch the file again.") from error
 
 
-def _refuse_half_characters(row: Any, where: str) -> None:
-    """Refuse half of a surrogate pair, which no tokenizer and no file takes."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise ValueError(
-            f"{where}: the text holds {half!a}, half of a surrogate pair and no character; it was "
-            "cut inside one. Take it out, or fetch the file again."
-        ) from error
-
-
 @contextmanager
-def _naming(file: str | Path) -> Iterator[None]:
+def _naming(file: Path | zipfile.Path) -> Iterator[None]:
     """Say which file cannot be read, or is not UTF-8."""
     try:
         yield

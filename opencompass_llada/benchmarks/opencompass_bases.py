@@ -28,6 +28,8 @@ class CheckedDataset(BaseDataset):
     """What messages call it."""
     table_keys: ClassVar[tuple[str, ...]] = ()
     """Further keywords, which result tables read and the samples do not depend on."""
+    source_keys: ClassVar[tuple[str, ...]] = ()
+    """The keywords that say what its samples are made of; () for all."""
 
     @classmethod
     def make_rows(cls, options: Any) -> Iterable[Mapping[str, Any]]:
@@ -47,7 +49,9 @@ class CheckedDataset(BaseDataset):
     @classmethod
     def source(cls, options: Mapping[str, Any]) -> Hashable:
         """Return what its samples are made of: data sets that share it are checked together."""
-        return cls.check_options(**options)
+        if not cls.source_keys:
+            return cls.check_options(**options)
+        return tuple(str(options.get(name)) for name in cls.source_keys)
 
     @classmethod
     def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
@@ -59,9 +63,8 @@ class CheckedDataset(BaseDataset):
 class CompleteEvaluator(BaseEvaluator):
     """Scores the answers of a data set, and raises where a sample has no prediction.
 
-    Some of OpenCompass's own evaluators (NeedleBench, RULER) take the references from the
-    prediction file, and so average what is left when a shard of predictions is lost. This one
-    compares with the data set. A subclass writes `judge` and `summarize`, or `score` itself.
+    Some of OpenCompass's own take the references from the prediction file, and so average what is
+    left when a shard is lost. A subclass writes `judge` and `summarize`, or `score` itself.
     """
 
     judges_by_sample: ClassVar[bool] = False
@@ -83,10 +86,9 @@ class CompleteEvaluator(BaseEvaluator):
     def score(
         self, predictions: Sequence[str], references: Any = None, test_set: Any = None
     ) -> dict[str, Any]:
-        """Return the figures of a data set, num_samples, and the details of each answer.
+        """Return the figures, num_samples, and the details of each answer.
 
-        References are the answer column; the test set, where it is given, says how many samples
-        there are.
+        References are the answer column; a test set says how many samples there are.
         """
         check_complete(predictions, references if test_set is None else test_set)
         expected = test_set if self.judges_by_sample else references
@@ -179,9 +181,8 @@ class ScoringInferencer(BaseInferencer):
 class LiteralPromptTemplate(PromptTemplate):
     """Puts a sample's prompt in as it is: ``prompt_template=dict(type=LiteralPromptTemplate)``.
 
-    OpenCompass's own template replaces ``{column}`` for every column of the sample, one after the
-    other, also inside what it has just put in: a program with ``{idx}`` in it, as LongBench's code
-    tasks have, would reach the model with the sample's number in its place.
+    OpenCompass's own fills ``{column}`` also inside what it has just put in: a program with
+    ``{idx}`` in it would reach the model with the sample's number in its place.
     """
 
     def __init__(self, column: str = "prompt", chat: bool = True) -> None:

@@ -6,35 +6,25 @@ business (its ``drop_middle``). Tasks are put together by the summarizer.
 
 from __future__ import annotations
 
-import io
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from opencompass_llada.benchmarks.data_files import (
-    MissingDataError,
-    find_data,
-    parse_json_lines,
-    take,
-)
+from opencompass_llada.benchmarks import data_files
+from opencompass_llada.benchmarks.data_files import MissingDataError, find_data, take
 from opencompass_llada.benchmarks.longbench.facts import (
     BUCKETS,
     TASKS,
+    WORDINGS,
     LongBenchTask,
     bucket_of,
     list_tasks,
 )
-from opencompass_llada.benchmarks.longbench.prompts import WORDINGS, write_prompt
 from opencompass_llada.benchmarks.longbench.scoring import METRICS
-from opencompass_llada.benchmarks.opencompass_bases import (
-    CheckedDataset,
-    CompleteEvaluator,
-    mean,
-)
+from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset, CompleteEvaluator, mean
 from opencompass_llada.options import check_fields, reject_unknown
 
 logger = logging.getLogger(__name__)
@@ -59,7 +49,7 @@ class LongBenchOptions:
     path: str = DEFAULT_PATH
     """LongBench's folder: ``asset:NAME``, a folder, or ``opencompass/Longbench``."""
     wording: str = "original"
-    """A key of `prompts.WORDINGS`: LongBench's prompts, or OpenCompass's."""
+    """A key of `facts.WORDINGS`: LongBench's prompts, or OpenCompass's."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -79,60 +69,48 @@ class LongBenchDataset(CheckedDataset):
         """Make the samples: prompt, answers, all_classes, length."""
         for row in read_rows(options.path, TASKS[options.task], options.benchmark):
             context, question = row.pop("context"), row.pop("input")
-            prompt = write_prompt(options.task, context, question, options.wording)
+            # `format` fills no slot inside a text, where OpenCompass's own template would.
+            prompt = WORDINGS[options.wording][options.task].format(context=context, input=question)
             yield {"prompt": prompt, **row}
 
 
 def read_rows(path: str, task: LongBenchTask, benchmark: str) -> list[dict[str, Any]]:
     """Read all rows of a task, and warn where there are fewer or more than published.
 
-    Returns:
-        context and input (texts), answers and all_classes (lists of texts), length (words, in
-        Chinese characters, of the first three) of each.
-
-    Raises:
-        MissingDataError: If the folder or the file is not there.
-        ValueError: If a line is not a row; names file and line.
+    Each has context and input (texts), answers and all_classes (lists of texts), and length: words,
+    in Chinese characters, of the first three.
     """
     folder = find_data(path, benchmark="LongBench", how_to_get=HOW_TO_GET)
     name = task.name + ("_e" if benchmark == "longbench_e" else "")
-    with _open_file(folder, f"{name}.jsonl") as (lines, shown_name):
-        rows = [_check_row(row, task, where) for where, row in parse_json_lines(lines, shown_name)]
+    file = _find_file(folder, f"{name}.jsonl")
+    rows = [_check_row(row, task, where) for where, row in data_files.read_rows(file)]
     if not rows:
-        raise ValueError(f"{shown_name} holds no rows. {HOW_TO_GET}")
+        raise ValueError(f"{file} holds no rows. {HOW_TO_GET}")
     published = task.num_samples if benchmark == "longbench" else sum(task.bucket_samples)
     if len(rows) != published and not path.startswith("asset:"):
         logger.warning(
             "%s holds %d rows and %d are published: scores are of these rows only.",
-            *(shown_name, len(rows), published),
+            *(file, len(rows), published),
         )
     return rows
 
 
-@contextmanager
-def _open_file(folder: Path, name: str) -> Iterator[tuple[IO[str], str]]:
-    """Open a data file in the folder, its data/ or its data.zip; yields its full name besides."""
+def _find_file(folder: Path, name: str) -> Path | zipfile.Path:
+    """Find a data file in the folder, its data/ or its data.zip."""
     for path in (folder / "data" / name, folder / name):
         if path.is_file():
-            # Lines end at \n only: other separators stand inside texts.
-            with path.open(encoding="utf-8-sig", newline="\n") as lines:
-                yield lines, str(path)
-            return
+            return path
     archive = folder / "data.zip"
     if archive.is_file():
         if not zipfile.is_zipfile(archive):
             raise ValueError(f"{archive} is no zip archive; it is damaged. Fetch it again.")
-        with zipfile.ZipFile(archive) as files:
-            if f"data/{name}" in files.namelist():
-                with files.open(f"data/{name}") as raw:
-                    yield io.TextIOWrapper(raw, "utf-8-sig", newline="\n"), f"{archive}/data/{name}"
-                return
-    present = sorted(
-        {path.stem for path in [*folder.glob("data/*.jsonl"), *folder.glob("*.jsonl")]}
-    )
+        inside = zipfile.Path(archive, f"data/{name}")
+        if inside.is_file():
+            return inside
+    present = {path.stem for path in [*folder.glob("data/*.jsonl"), *folder.glob("*.jsonl")]}
     raise MissingDataError(
         f"LongBench's file {name!r} is not in {folder}, its data/ or its data.zip (tasks there: "
-        f"{', '.join(present) or 'none'}). {HOW_TO_GET}",
+        f"{', '.join(sorted(present)) or 'none'}). {HOW_TO_GET}",
         "longbench",
     )
 

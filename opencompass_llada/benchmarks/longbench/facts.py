@@ -1,21 +1,35 @@
-"""States what is known of LongBench: its 21 tasks, the averages over them, the lengths of answers.
+"""States what is known of LongBench: its 21 tasks, their prompts and averages, answers' lengths.
 
 From THUDM/LongBench (arXiv 2308.14508): metrics and the rule of the first line from ``eval.py``,
-the chat rule and LongBench-E's tasks from ``pred.py``, lengths from ``dataset2maxlen.json``,
-numbers of samples from ``task.md``.
+the chat rule and LongBench-E's tasks from ``pred.py``, prompts from ``dataset2prompt.json``, which
+lies beside this file, lengths from ``dataset2maxlen.json``, numbers of samples from ``task.md``.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles, Group
-from opencompass_llada.benchmarks.longbench.prompts import PROMPTS
 from opencompass_llada.options import reject_unknown
 
+#: Task -> prompt with ``{context}`` and ``{input}``.
+PROMPTS: dict[str, str] = json.loads(
+    (Path(__file__).parent / "dataset2prompt.json").read_text(encoding="utf-8")
+)
+#: Wording -> task -> prompt. OpenCompass's configs, which LongLLaDA and UltraLLaDA ran, differ for
+#: two tasks: qasper has the prompt of the multi-document tasks, multi_news ends in a line break.
+WORDINGS: dict[str, dict[str, str]] = {
+    "original": PROMPTS,
+    "opencompass": {
+        **PROMPTS,
+        "qasper": PROMPTS["hotpotqa"],
+        "multi_news": PROMPTS["multi_news"] + "\n",
+    },
+}
 #: Category -> its name in LongBench's paper; the keys stand in LongLLaDA's Table 1.
 CATEGORIES = {
     "SD": "single-document QA",
@@ -65,7 +79,7 @@ class LongBenchTask:
 
     @property
     def prompt(self) -> str:
-        """The wording with ``{context}`` and ``{input}``."""
+        """LongBench's own wording."""
         return PROMPTS[self.name]
 
 
@@ -99,11 +113,7 @@ LONGBENCH_E_TASKS = tuple(task.name for task in TASKS.values() if task.bucket_sa
 
 
 def list_tasks(benchmark: str, names: Sequence[str] | None = None) -> list[LongBenchTask]:
-    """Return the tasks of ``longbench`` or ``longbench_e`` in LongBench's order, or those named.
-
-    Raises:
-        ValueError: For an unknown benchmark or task; names the nearest.
-    """
+    """Return the tasks of ``longbench`` or ``longbench_e`` in LongBench's order, or those named."""
     reject_unknown("LongBench benchmark", [benchmark], ("longbench", "longbench_e"))
     known = list(TASKS) if benchmark == "longbench" else list(LONGBENCH_E_TASKS)
     reject_unknown(f"{benchmark} task", names or (), known)
@@ -161,11 +171,7 @@ OUTPUT_LENGTHS: dict[str, Callable[[LongBenchTask], int]] = {
 
 
 def output_length(setting: str, task_name: str) -> int:
-    """Return the number of tokens to generate for a task's answers; a setting of `OUTPUT_LENGTHS`.
-
-    Raises:
-        ValueError: For an unknown setting; the nearest is named.
-    """
+    """Return the number of tokens of a task's answers by a setting of `OUTPUT_LENGTHS`."""
     reject_unknown("output length setting", [setting], OUTPUT_LENGTHS)
     return OUTPUT_LENGTHS[setting](TASKS[task_name])
 
@@ -185,13 +191,6 @@ def _needed_by_v2(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, 
         yield str(folder), [file]
 
 
-LONGBENCH_FILES = DataFiles(
-    name="longbench",
-    folders={"opencompass/Longbench": "data/Longbench"},
-    files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
-    fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
-    needed=_needed,
-)
 LONGBENCH = Benchmark(
     name="longbench",
     title="LongBench",
@@ -203,7 +202,13 @@ LONGBENCH = Benchmark(
     headline="Avg",
     is_grid=False,
     source="LongBench (arXiv 2308.14508): six categories; Weighted is UltraLLaDA's total",
-    data=LONGBENCH_FILES,
+    data=DataFiles(
+        name="longbench",
+        folders={"opencompass/Longbench": "data/Longbench"},
+        files=("data/hotpotqa.jsonl|data.zip", "data/lcc.jsonl|data.zip"),
+        fetch="hf download THUDM/LongBench data.zip --repo-type dataset --local-dir FOLDER",
+        needed=_needed,
+    ),
     plan="opencompass_llada.benchmarks.longbench.plan",
 )
 BENCHMARKS = (
@@ -216,16 +221,14 @@ BENCHMARKS = (
         groups=category_groups("longbench_e"),
         source="LongBench (arXiv 2308.14508)",
     ),
-    Benchmark(
+    replace(
+        LONGBENCH,
         name="longbench_v2",
         title="LongBench v2",
-        dataset_classes=(),
         metrics=("accuracy",),
         has_more_metrics=True,
-        is_percent=True,
         groups=(),
         headline=None,
-        is_grid=False,
         source="LongBench v2 (arXiv 2412.15204)",
         data=DataFiles(
             name="longbench_v2",
@@ -234,6 +237,5 @@ BENCHMARKS = (
             fetch="hf download THUDM/LongBench-v2 data.json --repo-type dataset --local-dir FOLDER",
             needed=_needed_by_v2,
         ),
-        plan="opencompass_llada.benchmarks.longbench.plan",
     ),
 )

@@ -10,8 +10,7 @@ import re
 import string
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 Metric = Callable[[str, str, Sequence[str]], float]
@@ -44,11 +43,15 @@ def rouge_score(prediction: str, answer: str, classes: Sequence[str] = ()) -> fl
     """
     from rouge import Rouge
 
-    with _recursion_room(len(prediction.split()) + len(answer.split())):
-        try:
-            scores = Rouge(metrics=["rouge-l"]).get_scores([prediction], [answer], avg=True)
-        except ValueError:  # "Hypothesis is empty", "Reference is empty"
-            return 0.0
+    limit = sys.getrecursionlimit()
+    # ``rouge`` recurses once a word.
+    sys.setrecursionlimit(limit + len(prediction.split()) + len(answer.split()))
+    try:
+        scores = Rouge(metrics=["rouge-l"]).get_scores([prediction], [answer], avg=True)
+    except ValueError:  # "Hypothesis is empty", "Reference is empty"
+        return 0.0
+    finally:
+        sys.setrecursionlimit(limit)
     return float(scores["rouge-l"]["f"])
 
 
@@ -66,13 +69,9 @@ def classification_score(prediction: str, answer: str, classes: Sequence[str] = 
     is never reached there, so they score 0.
     """
     named = [name for name in classes if name in prediction]
-    position = 0
-    while position < len(named):
-        name = named[position]
+    for name in named:
         if name in answer and name != answer:
-            # By value, and the next name moves to this place and is passed over.
-            named.remove(name)
-        position += 1
+            named.remove(name)  # noqa: B909
     return 1.0 / len(named) if answer in named else 0.0
 
 
@@ -151,14 +150,3 @@ def _f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
         return 0.0
     precision, recall = num_common / len(prediction), num_common / len(answer)
     return 2 * precision * recall / (precision + recall)
-
-
-@contextmanager
-def _recursion_room(num_frames: int) -> Iterator[None]:
-    """Let ``rouge``, which recurses once a word, go that deep."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(limit + num_frames)
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)

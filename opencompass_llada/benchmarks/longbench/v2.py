@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.data_files import find_data, read_json, read_json_lines, take
+from opencompass_llada.benchmarks import data_files
+from opencompass_llada.benchmarks.data_files import find_data, take
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
     percent,
 )
-from opencompass_llada.options import check_fields, check_value, show
+from opencompass_llada.options import check_fields
 
 MAX_NEW_TOKENS = 128
 DIFFICULTIES = ("easy", "hard")
@@ -48,7 +48,6 @@ Choices:
 
 Format your response as follows: "The correct answer is (insert answer here)"."""
 
-_SLOT = re.compile(r"\{(\w+)\}")
 # With brackets first, anywhere in the response, then without: the original's order.
 _ANSWERS = (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D])")
 
@@ -59,7 +58,7 @@ def write_prompt(row: Mapping[str, str]) -> str:
     Differs from the original, which fills one slot after the other and so also what looks like a
     slot inside a text.
     """
-    return _SLOT.sub(lambda slot: row[slot.group(1)].strip(), PROMPT)
+    return PROMPT.format(**{name: text.strip() for name, text in row.items()})
 
 
 def extract_answer(response: str) -> str | None:
@@ -75,25 +74,10 @@ def read_rows(path: str) -> list[dict[str, str]]:
     if location.is_dir():
         name = next((n for n in ("data.json", "v2.jsonl") if (location / n).is_file()), "data.json")
         location = find_data(str(location / name), benchmark="LongBench v2", how_to_get=HOW_TO_GET)
-    rows = [_check_row(row, where) for where, row in _parse_file(location)]
+    rows = [_check_row(row, where) for where, row in data_files.read_rows(location)]
     if not rows:
         raise ValueError(f"{location} holds no rows. {HOW_TO_GET}")
     return rows
-
-
-def _parse_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row after its place in the file."""
-    if path.suffix == ".jsonl":
-        yield from read_json_lines(path)
-        return
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise ValueError(
-            f"{path} holds {show(rows)}, and LongBench v2's is a list of rows. {HOW_TO_GET}"
-        )
-    for number, row in enumerate(rows):
-        where = f"{path}, row {number}"
-        yield where, check_value(where, row, Mapping[str, Any])
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:

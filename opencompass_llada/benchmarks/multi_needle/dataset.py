@@ -12,24 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from opencompass_llada.benchmarks.multi_needle.prompts import (
-    place_chain,
-    read_reasoning_needles,
-    read_retrieval_needles,
-    write_reasoning_question,
-    write_retrieval_prompt,
-    write_retrieval_question,
-)
-from opencompass_llada.benchmarks.needle.dataset import NeedleBenchDataset
-from opencompass_llada.benchmarks.needle.prompts import place_needles, write_prompt
-from opencompass_llada.benchmarks.needle.samples import (
-    Hidden,
-    NeedleCell,
-    fill_haystacks,
-    require_file,
-    resolve_data_directory,
-)
-from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, mean, percent
+from opencompass_llada.benchmarks.needle import prompts, samples
+from opencompass_llada.benchmarks.needle.dataset import NeedleBenchDataset, NeedleBenchEvaluator
+from opencompass_llada.benchmarks.needle.samples import Hidden, NeedleCell
+from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,23 +71,22 @@ class MultiNeedleRetrievalDataset(NeedleBenchDataset):
     @classmethod
     def make_rows(cls, cell: RetrievalCell) -> Iterator[dict[str, str]]:
         """Yield prompt and answer (``KEYWORD*KEYWORD#DEPTH*DEPTH``, NeedleBench's)."""
-        path = require_file(resolve_data_directory(cell.path), cell.needle_file_name)
-        chosen = read_retrieval_needles(path, cell.language, len(cell.depths))
+        path = cell.find_needle_file()
+        chosen = samples.read_retrieval_needles(path, cell.language, len(cell.depths))
+        # NeedleBench ends its own form in a line break.
+        ending = "\n" if cell.guide and cell.position == "End" else ""
 
         def hide(repeat: int) -> Hidden:
             needles = list(chosen)
             random.Random(repeat).shuffle(needles)
-            question = write_retrieval_question(needles, cell.language, guide=cell.guide)
+            asked = [needle.question for needle in needles]
+            question = prompts.write_several_questions(asked, cell.language, guide=cell.guide)
             keywords = "*".join(needle.keyword for needle in needles)
-            return Hidden(
-                texts=[needle.text for needle in needles],
-                write=lambda context: write_retrieval_prompt(
-                    context, question, cell.language, cell.position, guide=cell.guide
-                ),
-                columns={"answer": f"{keywords}#{'*'.join(map(str, cell.depths))}"},
-            )
+            columns = {"answer": f"{keywords}#{'*'.join(map(str, cell.depths))}"}
+            return [needle.text for needle in needles], question + ending, columns
 
-        return fill_haystacks(cell, cls.store, hide, partial(place_needles, depths=cell.depths))
+        place = partial(prompts.place_needles, depths=cell.depths)
+        return samples.fill_haystacks(cell, cls.store, hide, place, several=True)
 
 
 class MultiNeedleReasoningDataset(NeedleBenchDataset):
@@ -113,20 +98,16 @@ class MultiNeedleReasoningDataset(NeedleBenchDataset):
     @classmethod
     def make_rows(cls, cell: ReasoningCell) -> Iterator[dict[str, str]]:
         """Yield prompt and answer (``ANSWER*ANSWER``, NeedleBench's own format)."""
-        path = require_file(resolve_data_directory(cell.path), cell.needle_file_name)
-        records = read_reasoning_needles(path, cell.num_needles)
+        records = samples.read_reasoning_needles(cell.find_needle_file(), cell.num_needles)
 
         def hide(repeat: int) -> Hidden:
             record = random.Random(repeat).choice(records)
-            question = write_reasoning_question(record.question, cell.language, guide=cell.guide)
-            return Hidden(
-                texts=record.texts,
-                write=lambda context: write_prompt(context, question, cell.language, cell.position),
-                columns={"answer": f"{record.answer}*{record.answer}"},
-            )
+            asked, answer = record["question"], record["answer"]
+            question = prompts.write_reasoning_question(asked, cell.language, guide=cell.guide)
+            return record["derivations"], question, {"answer": f"{answer}*{answer}"}
 
-        place = partial(place_chain, depth=cell.depth, gap=cell.diff)
-        return fill_haystacks(cell, cls.store, hide, place)
+        place = partial(prompts.place_chain, depth=cell.depth, gap=cell.diff)
+        return samples.fill_haystacks(cell, cls.store, hide, place)
 
 
 class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
@@ -156,7 +137,7 @@ class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
         }
 
 
-class MultiNeedleReasoningEvaluator(CompleteEvaluator):
+class MultiNeedleReasoningEvaluator(NeedleBenchEvaluator):
     """Reports score (NeedleBench's: the answer's words found, in any letter case) and accuracy.
 
     That is the share of answers with all words; both in percent.
@@ -167,11 +148,6 @@ class MultiNeedleReasoningEvaluator(CompleteEvaluator):
         answer = reference.split("*")[1]
         found = [word in prediction.lower() for word in answer.lower().split()]
         return _describe(prediction, answer, found)
-
-    def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Average over the answers."""
-        correct = percent([detail["correct"] for detail in details])
-        return {"score": mean(details), "accuracy": correct}
 
 
 def _describe(prediction: str, keywords: str, found: Sequence[bool]) -> dict[str, Any]:

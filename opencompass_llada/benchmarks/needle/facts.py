@@ -1,4 +1,4 @@
-"""States what is known of needle in a haystack, and of the files of NeedleBench."""
+"""States what is known of NeedleBench: one needle in a haystack, or several, and its files."""
 
 from __future__ import annotations
 
@@ -43,5 +43,19 @@ BENCHMARKS = (
         source="LongLLaDA (arXiv 2506.14429), figures 1 to 3: mean over depths",
         data=NEEDLEBENCH_FILES,
         plan="opencompass_llada.benchmarks.needle.plan",
+    ),
+    Benchmark(
+        name="needlebench_multi",
+        title="needlebench_multi",
+        dataset_classes=(),
+        metrics=("score", "accuracy"),
+        has_more_metrics=True,
+        is_percent=False,
+        groups=(),
+        headline=None,
+        is_grid=False,
+        source="NeedleBench (arXiv 2407.11963)",
+        data=NEEDLEBENCH_FILES,
+        plan="opencompass_llada.benchmarks.multi_needle.plan",
     ),
 )

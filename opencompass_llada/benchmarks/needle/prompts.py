@@ -1,33 +1,47 @@
-"""Writes NeedleBench's single-needle prompts, puts needles into a context and fits its length.
+"""Writes NeedleBench's prompts, puts needles into a context and fits its length.
 
-The wording is NeedleBench's (``NeedleBenchOriginDataset`` of OpenCompass 0.5.4), byte for byte.
+The wording is NeedleBench's, byte for byte (``NeedleBenchOriginDataset``, ``...ParallelDataset``
+and ``...MultiDataset`` of OpenCompass 0.5.4). The base-model form of several needles, which it
+lacks, ends as a single needle's does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 #: A fitted prompt is at most this many tokens shorter than asked for. Joining pieces of text may
 #: merge or split tokens at the seams, so that some totals cannot be had.
 FIT_TOLERANCE = 8
 MAX_FIT_ATTEMPTS = 24
+#: What NeedleBench puts between questions and between answers, in both languages.
+JOINT = "、"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """The fixed text of one language's prompt."""
+    """The fixed text of one language's prompts."""
 
     preface: str
-    document: str
-    """Introduces the context; ``{context}`` stands for it."""
-    question: str
-    """Introduces the question; ``{question}`` stands for it."""
+    single: Mapping[str, str]
+    """What follows, by the question's place: ``End`` or ``Start`` of the prompt. Differs from the
+    original for Chinese and ``Start``, where that makes a pair, not a text."""
+    several: Mapping[str, str]
+    """The same where several needles are asked for."""
     hint: str
     """How the format hint in the question starts."""
     advice: str
     """What NeedleBench puts in front of the hint."""
+    question_end: str
+    sentence_end: str
+    """What the quoted sentence with the blank ends with."""
+    answer_format: str
+    """The hint where several needles are asked for."""
+    base_space: str
+    """What stands between the questions for several needles and the advice, for base models."""
+    reasoning_answer: str
+    """How the answer to a reasoning question begins, for base models."""
 
 
 WORDINGS = {
@@ -37,23 +51,63 @@ WORDINGS = {
             "Please keep your answers concise and clear. Do not talk about irrelevant topics or "
             "repeat your answers.\n"
         ),
-        document="The document given to you by the user is {context}\n\n",
-        question="Now, the question is: {question}",
+        single={
+            "End": (
+                "The document given to you by the user is {context}\n\n"
+                "Now, the question is: {question}"
+            ),
+            "Start": (
+                "Now, the question is: {question}"
+                "The document given to you by the user is {context}\n\n"
+            ),
+        },
+        several={
+            "End": (
+                "The document given to you by the user is {context}\n\n"
+                "Now, the questions are: {question}"
+            ),
+            "Start": (
+                "\nNow, the questions are: {question}\n\n"
+                "The document given to you by the user is {context}"
+            ),
+        },
         hint="Please answer in the format",
         advice=(
             "Before answering, please consider what in the document is most relevant to this "
             "question. "
         ),
+        question_end="?",
+        sentence_end=".",
+        answer_format="Please answer in the format of '{format}'",
+        base_space=" ",
+        reasoning_answer=" The answer is",
     ),
     "Chinese": Wording(
         preface=(
             "你是一个善于回答用户问题的智能AI助手\n"
             "请保持你的回答简洁清楚。不要说和下面文档中的无关的话，或重复你的回答\n"
         ),
-        document="用户现在给你的文档是{context}\n\n",
-        question="现在请问：{question}",
+        single={
+            "End": "用户现在给你的文档是{context}\n\n现在请问：{question}",
+            "Start": "现在请问：{question}用户现在给你的文档是{context}\n\n",
+        },
+        several={
+            "End": (
+                "请先仔细阅读下面的文档再依次回答最后提出的问题\n"
+                "用户现在给你的文档是{context}\n\n现在请问：{question}"
+            ),
+            "Start": (
+                "请先仔细阅读下面的文档再依次回答最后提出的问题\n"
+                "现在请问：{question}\n\n用户现在给你的文档是{context}\n"
+            ),
+        },
         hint="请按照",
         advice="在回答之前，请思考文档中与此问题最相关的内容是什么。",
+        question_end="？",
+        sentence_end="。",
+        answer_format="请按照'{format}'的格式回答。",
+        base_space="",
+        reasoning_answer="答案是",
     ),
 }
 
@@ -85,16 +139,36 @@ def write_question(question: str, language: str, *, guide: bool) -> str:
     return before + wording.advice + blank.group(1)
 
 
-def write_prompt(context: str, question: str, language: str, position: str) -> str:
-    """Put preface, context and question together, with the question at the End or the Start.
+def write_several_questions(questions: Sequence[str], language: str, *, guide: bool) -> str:
+    """Write the questions for several needles, in the order of their depths.
 
-    Differs from the original for Chinese and ``'Start'``, where that makes a pair, not a text.
+    The chat form (``guide``) asks for sentences to be filled in; the base-model form ends in the
+    beginning of the first sentence.
     """
     wording = WORDINGS[language]
-    document = wording.document.replace("{context}", context)
-    asked = wording.question.replace("{question}", question)
-    parts = (document, asked) if position == "End" else (asked, document)
-    return wording.preface + "".join(parts)
+    asked = JOINT.join(
+        question.split(wording.question_end)[0] + wording.question_end for question in questions
+    )
+    sentences = [question.split("'")[1].split(wording.sentence_end)[0] for question in questions]
+    if not guide:
+        return asked + wording.base_space + wording.advice + sentences[0].split("_")[0]
+    # NeedleBench puts its advice in front of the hint, with no space after the last question.
+    return asked + wording.advice + wording.answer_format.format(format=JOINT.join(sentences))
+
+
+def write_reasoning_question(question: str, language: str, *, guide: bool) -> str:
+    """Write a reasoning question: with NeedleBench's advice (chat), or an answer's beginning."""
+    wording = WORDINGS[language]
+    return question + (wording.advice.strip() if guide else wording.reasoning_answer)
+
+
+def write_prompt(
+    context: str, question: str, language: str, position: str, *, several: bool = False
+) -> str:
+    """Put preface, context and question together, with the question at the End or the Start."""
+    wording = WORDINGS[language]
+    template = (wording.several if several else wording.single)[position]
+    return wording.preface + template.format(context=context, question=question)
 
 
 def place_needles(
@@ -112,19 +186,34 @@ def place_needles(
     return placed
 
 
+def place_chain(
+    context: Sequence[int], needles: Sequence[Sequence[int]], depth: float, gap: float
+) -> list[int]:
+    """Put the first needle at a depth and each next one a gap behind it, percent of the context.
+
+    The original moves a later needle by the length of those before it twice; so does this.
+    """
+    points: list[int] = []
+    for number in range(len(needles)):
+        if number == 0:
+            at = int(len(context) * (depth / 100))
+        else:
+            at = int(points[-1] + len(needles[number - 1]) + len(context) * (gap / 100))
+        points.append(min(at, len(context) + sum(map(len, needles[:number]))))
+    placed = list(context)
+    for number, needle in enumerate(needles):
+        placed[points[number] : points[number]] = needle
+        points = [point + len(needle) for point in points]
+    return placed
+
+
 def fit_prompt(
     write: Callable[[int], str], count: Callable[[str], int], *, target: int, most: int
 ) -> str:
     """Find a prompt of ``target`` tokens or at most `FIT_TOLERANCE` fewer.
 
-    Args:
-        write: Makes the prompt with that many context tokens; without any it fits.
-        count: Counts a prompt's tokens.
-        target: Tokens wanted.
-        most: Context tokens at hand.
-
-    Raises:
-        ValueError: If ``most`` context tokens do not reach the target.
+    ``write`` makes the prompt with so many context tokens, of which there are ``most``; without any
+    it fits. Raises a ValueError if all of them do not reach the target.
     """
     best = write(0)
     best_total, best_context = count(best), 0

@@ -1,7 +1,7 @@
 """Makes the samples of a NeedleBench cell (one length), lengths counted by any tokenizer.
 
-Prompts equal those of OpenCompass's own ``NeedleBenchOriginDataset``, which can count with GPT-4's
-tokenizer only, byte for byte when counted that way. Runs without OpenCompass.
+Prompts equal those of OpenCompass's own classes, which can count with GPT-4's tokenizer only, byte
+for byte when counted that way. Runs without OpenCompass.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer, load_counting_tokenizer
-from opencompass_llada.benchmarks.data_files import (
-    MissingDataError,
-    find_data,
-    read_json_lines,
-    take,
-)
+from opencompass_llada.benchmarks.data_files import MissingDataError, find_data, read_rows, take
 from opencompass_llada.benchmarks.needle.prompts import (
     WORDINGS,
     fit_prompt,
@@ -28,7 +23,7 @@ from opencompass_llada.benchmarks.needle.prompts import (
     write_prompt,
     write_question,
 )
-from opencompass_llada.options import check_fields, reject_unknown
+from opencompass_llada.options import check_at_least, check_fields, reject_unknown
 
 POSITIONS = ("End", "Start")
 HOW_TO_GET = (
@@ -77,9 +72,7 @@ class NeedleCell:
         reject_unknown("position", [self.position], POSITIONS)
         if not 0 <= self.depth <= 100:
             raise ValueError(f"depth={self.depth} must be a percentage from 0 to 100.")
-        for name in ("length", "num_repeats_per_file"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        check_at_least(self, 1, "length", "num_repeats_per_file")
         if not self.file_list:
             raise ValueError("file_list=[] must name at least one haystack file.")
         if isinstance(self.length_buffer, str) and self.length_buffer != "fit":
@@ -95,6 +88,10 @@ class NeedleCell:
                 f"length_buffer={self.length_buffer}: use length_buffer='fit', or count the answer "
                 "in length_buffer."
             )
+
+    def find_needle_file(self) -> Path:
+        """Return the file of needles."""
+        return require_file(resolve_data_directory(self.path), self.needle_file_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,7 @@ def read_needles(path: Path, language: str) -> list[NeedleBenchNeedle]:
     """Read the needles of one language, in the file's order."""
     needles = [
         parse_needle(row, where)
-        for where, row in read_json_lines(path)
+        for where, row in read_rows(path)
         if take(row, "language", where) == language
     ]
     if not needles:
@@ -159,13 +156,64 @@ def parse_needle(row: Mapping[str, Any], where: str) -> NeedleBenchNeedle:
     )
 
 
+def read_retrieval_needles(path: Path, language: str, count: int) -> list[NeedleBenchNeedle]:
+    """Choose needles that share neither subject nor keyword, the same ones for the same file.
+
+    Differs from the original in that they are shuffled with seed 0: there it is with whatever
+    state the process's random numbers are in, so that two runs ask for different needles.
+    """
+    rows = list(read_rows(path))
+    random.Random(0).shuffle(rows)
+    chosen: list[NeedleBenchNeedle] = []
+    taken: set[tuple[str, str]] = set()
+    for where, row in rows:
+        if take(row, "language", where) != language:
+            continue
+        needle = parse_needle(row, where)
+        names = {("subject", take(row, "arg1", where)), ("keyword", needle.keyword)}
+        if not names & taken:
+            chosen.append(needle)
+            taken |= names
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(
+        f"{count} depths need as many needles, and {path} holds {len(chosen)} in {language} "
+        "that share neither subject nor keyword; give fewer depths."
+    )
+
+
+def read_reasoning_needles(path: Path, num_needles: int) -> list[Mapping[str, Any]]:
+    """Read the records of derivations of a given number of steps, in the file's order.
+
+    Each has derivations (the sentences to hide), question, and answer, whose words are keywords.
+    """
+    records: dict[int, list[Mapping[str, Any]]] = {}
+    for where, row in read_rows(path):
+        steps = take(row, "derivation_count", where, int)
+        take(row, "derivations", where, Sequence[str])
+        take(row, "question", where)
+        answer = take(row, "answer", where, Any)
+        if steps == num_needles and not (isinstance(answer, str) and answer.strip()):
+            raise ValueError(
+                f"{where}: answer={answer!r} must be a text: an empty one stands in every answer. "
+                "Correct the record or take it out."
+            )
+        records.setdefault(steps, []).append(row)
+    if num_needles not in records:
+        raise ValueError(
+            f"num_needles={num_needles}: {path} holds no derivation of that many steps; use one "
+            f"of {', '.join(map(str, sorted(records)))}."
+        )
+    return records[num_needles]
+
+
 class Haystack:
     """The documents of one file (a JSON object with ``text`` a line), each tokenized once."""
 
     def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
         """Read the documents; tokenizes nothing yet."""
         self._tokenizer = tokenizer
-        self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
+        self._texts = [take(row, "text", where) for where, row in read_rows(path)]
         if not self._texts:
             raise ValueError(f"{path} holds no document; fetch it again.")
         self._tokens: dict[int, array] = {}
@@ -205,16 +253,9 @@ class HaystackStore:
         return self._read(path, path.stat().st_mtime_ns, tokenizer_name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hidden:
-    """What one sample hides in its haystack and asks for."""
-
-    texts: Sequence[str]
-    """The needles, without the line breaks that are put around them."""
-    write: Callable[[str], str]
-    """Makes the prompt around a context."""
-    columns: Mapping[str, str]
-    """What the sample holds besides its prompt."""
+#: What one sample hides (needles without the line breaks that are put around them), the question,
+#: and what the sample holds besides its prompt.
+Hidden = tuple[Sequence[str], str, Mapping[str, str]]
 
 
 def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, str]]:
@@ -223,21 +264,14 @@ def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, s
     Columns: prompt, answer (needle, ``*``, keyword: NeedleBench's own format), needle, keyword.
     Raises a ValueError for missing data or a length that cannot be had.
     """
-    directory = resolve_data_directory(cell.path)
-    needles = read_needles(require_file(directory, cell.needle_file_name), cell.language)
+    needles = read_needles(cell.find_needle_file(), cell.language)
 
     def hide(repeat: int) -> Hidden:
         needle = random.Random(repeat).choice(needles)
         question = write_question(needle.question, cell.language, guide=cell.guide)
-        return Hidden(
-            texts=[needle.text],
-            write=lambda context: write_prompt(context, question, cell.language, cell.position),
-            columns={
-                "answer": f"\n{needle.text}\n*{needle.keyword}",
-                "needle": needle.text,
-                "keyword": needle.keyword,
-            },
-        )
+        answer = f"\n{needle.text}\n*{needle.keyword}"
+        columns = {"answer": answer, "needle": needle.text, "keyword": needle.keyword}
+        return [needle.text], question, columns
 
     return fill_haystacks(cell, store, hide, partial(place_needles, depths=[cell.depth]))
 
@@ -247,36 +281,37 @@ def fill_haystacks(
     store: HaystackStore,
     hide: Callable[[int], Hidden],
     place: Callable[[Sequence[int], Sequence[Sequence[int]]], list[int]],
+    *,
+    several: bool = False,
 ) -> Iterator[dict[str, str]]:
     """Yield the samples of a cell of any kind, file by file and repeat by repeat.
 
     ``hide`` says what the sample of a repeat hides; ``place`` puts the tokens of needles into those
-    of a context.
+    of a context; ``several`` is `write_prompt`'s.
     """
     directory = resolve_data_directory(cell.path)
     paths = [require_file(directory, name) for name in cell.file_list]
     tokenizer = store.tokenizer(cell.tokenizer)
+
+    def write(
+        question: str, needles: Sequence[Sequence[int]], context: Sequence[int], num_tokens: int
+    ) -> str:
+        text = tokenizer.decode(place(context[:num_tokens], needles))
+        return write_prompt(text, question, cell.language, cell.position, several=several)
+
     for path in paths:
         haystack = store.haystack(path, cell.tokenizer)
         order = list(range(len(haystack)))
         for repeat in range(cell.num_repeats_per_file):
             # On from the last repeat's order, as NeedleBench does.
             random.Random(repeat).shuffle(order)
-            hidden = hide(repeat)
-            needles = [tokenizer.encode(f"\n{text}\n") for text in hidden.texts]
+            texts, question, columns = hide(repeat)
+            needles = [tokenizer.encode(f"\n{text}\n") for text in texts]
             context = haystack.take(order, cell.length)
-
-            def write(
-                num_tokens: int,
-                hidden: Hidden = hidden,
-                needles: Sequence[Sequence[int]] = needles,
-                context: Sequence[int] = context,
-            ) -> str:
-                return hidden.write(tokenizer.decode(place(context[:num_tokens], needles)))
-
+            sized = partial(write, question, needles, context)
             size = sum(map(len, needles))
-            prompt = _size_prompt(cell, write, size, len(context), tokenizer, path.name)
-            yield {"prompt": prompt, **hidden.columns}
+            prompt = _size_prompt(cell, sized, size, len(context), tokenizer, path.name)
+            yield {"prompt": prompt, **columns}
 
 
 def _size_prompt(

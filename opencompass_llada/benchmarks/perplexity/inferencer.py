@@ -18,10 +18,7 @@ from opencompass_llada.benchmarks.opencompass_bases import (
     ScoringInferencer,
     check_complete,
 )
-from opencompass_llada.benchmarks.perplexity.samples import (
-    WindowOptions,
-    cut_windows,
-)
+from opencompass_llada.benchmarks.perplexity.samples import WindowOptions, cut_windows
 from opencompass_llada.likelihood import (
     CausalScorer,
     Estimate,
@@ -64,25 +61,21 @@ class PerplexityInferencer(ScoringInferencer):
     ) -> tuple[int, Callable[[int], dict[str, Any]]]:
         """Score all texts as they are; templates have no effect."""
         texts = retriever.dataset_reader.dataset["test"]
-        scorer = find_scorer(self.model)
-
-        def make_record(index: int) -> dict[str, Any]:
-            text = texts[index]
-            estimates = self._score_text(scorer, text["text"])
-            return {"origin_prompt": text["name"], "prediction": estimates}
-
-        return len(texts), make_record
-
-    def _score_text(self, scorer: Any, text: str) -> str:
+        scorer, tokenizer = find_scorer(self.model), self.model.tokenizer
         window = build(WindowOptions, self.options.window, "window")
         options = parse_likelihood_options(self.options.likelihood or {}, self.batch_size)
-        estimates, num_bytes = [], []
-        for prefix, target in cut_windows(read_ids(self.model, text), window):
-            estimates.append(scorer.score(prefix, target, options))
-            border = len(target) - estimates[-1].num_tokens
-            before = [*prefix, *target[:border]]
-            num_bytes.append(count_bytes(self.model.tokenizer, target[border:], before))
-        return write_estimates(estimates, num_bytes)
+
+        def make_record(index: int) -> dict[str, Any]:
+            estimates, num_bytes = [], []
+            for prefix, target in cut_windows(read_ids(self.model, texts[index]["text"]), window):
+                estimates.append(scorer.score(prefix, target, options))
+                border = len(target) - estimates[-1].num_tokens
+                before = [*prefix, *target[:border]]
+                num_bytes.append(count_bytes(tokenizer, target[border:], before))
+            prediction = write_estimates(estimates, num_bytes)
+            return {"origin_prompt": texts[index]["name"], "prediction": prediction}
+
+        return len(texts), make_record
 
 
 def parse_likelihood_options(options: Mapping[str, Any], batch_size: int) -> LikelihoodOptions:
@@ -127,13 +120,14 @@ def read_ids(model: Any, text: str) -> list[int]:
 
 def write_estimates(estimates: Sequence[Estimate], num_bytes: Sequence[int]) -> str:
     """Return estimates as JSON, each with the number of UTF-8 bytes of the text it scores."""
-    rows = []
-    for estimate, size in zip(estimates, num_bytes, strict=True):
-        row = asdict(estimate)
-        if math.isinf(row["degrees_of_freedom"]):
-            row["degrees_of_freedom"] = None
-        rows.append({**row, "num_bytes": size})
-    return json.dumps(rows)
+    pairs = zip(estimates, num_bytes, strict=True)
+    return json.dumps([{**_describe(estimate), "num_bytes": size} for estimate, size in pairs])
+
+
+def _describe(estimate: Estimate) -> dict[str, Any]:
+    """Return the fields; JSON has no infinite degrees of freedom, for which None stands."""
+    freedom = estimate.degrees_of_freedom
+    return {**asdict(estimate), "degrees_of_freedom": None if math.isinf(freedom) else freedom}
 
 
 def read_estimates(prediction: str) -> list[tuple[Estimate, int]]:
@@ -142,9 +136,9 @@ def read_estimates(prediction: str) -> list[tuple[Estimate, int]]:
         pairs = []
         for row in json.loads(prediction):
             num_bytes = row.pop("num_bytes")
-            freedom = row.pop("degrees_of_freedom")
-            freedom = math.inf if freedom is None else freedom
-            pairs.append((Estimate(**row, degrees_of_freedom=freedom), num_bytes))
+            if row["degrees_of_freedom"] is None:
+                row["degrees_of_freedom"] = math.inf
+            pairs.append((Estimate(**row), num_bytes))
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"The prediction {prediction[:60]!r} is no list of estimates ({error}); it was not "
@@ -173,7 +167,6 @@ class PerplexityEvaluator(CompleteEvaluator):
         total = pool([estimate for estimate, _ in pairs])
         num_bytes = sum(size for _, size in pairs)
         low, high = total.interval(INTERVAL_LEVEL)
-        freedom = total.degrees_of_freedom
         return {
             "perplexity": total.perplexity,
             "perplexity_low": safe_exp(low),
@@ -181,13 +174,7 @@ class PerplexityEvaluator(CompleteEvaluator):
             "bits_per_byte": total.nll / math.log(2) / num_bytes,
             "nll_per_token": total.nll_per_token,
             "standard_error": total.standard_error,
-            "estimator": total.estimator,
-            "nll": total.nll,
-            "variance": total.variance,
-            "degrees_of_freedom": None if math.isinf(freedom) else freedom,
-            "num_tokens": total.num_tokens,
+            **_describe(total),
             "num_bytes": num_bytes,
-            "num_draws": total.num_draws,
-            "num_forward_passes": total.num_forward_passes,
             "num_samples": len(pairs),
         }

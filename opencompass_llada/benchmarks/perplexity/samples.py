@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, read_text
+from opencompass_llada.benchmarks.data_files import MissingDataError, read_rows, read_text
 from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset
-from opencompass_llada.options import check_fields, reject_unknown
+from opencompass_llada.options import check_at_least, check_fields, reject_unknown
 from opencompass_llada.synthetic.grammar import generate_documents
 
 GENERATED = "generated"
@@ -49,9 +49,7 @@ class TextOptions:
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
-        for name in ("num_texts", "min_characters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        check_at_least(self, 1, "num_texts", "min_characters")
         reject_unknown("extended_at", [self.extended_at], ("start", "end"))
 
 
@@ -113,7 +111,7 @@ def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
             "(LLADA_DATA for the shipped configs)."
         )
     if path.suffix in (".jsonl", ".json"):
-        for number, (where, row) in enumerate(read_json_lines(path)):
+        for number, (where, row) in enumerate(read_rows(path)):
             yield f"{path.name} {number}", _take_text(row, options.text_field, where)
         return
     for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
@@ -185,9 +183,7 @@ class WindowOptions:
         """Check how the numbers fit together."""
         check_fields(self, "window ")
         reject_unknown("target", [self.target], TARGETS)
-        for name in ("length", "windows_per_text"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        check_at_least(self, 1, "length", "windows_per_text")
         if self.target == "segment" and self.windows_per_text > 1:
             raise ValueError(
                 f"windows_per_text={self.windows_per_text} must be 1 with target='segment', whose "

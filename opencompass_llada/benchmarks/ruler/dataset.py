@@ -11,10 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.needle.samples import HaystackStore
-from opencompass_llada.benchmarks.opencompass_bases import (
-    CheckedDataset,
-    CompleteEvaluator,
-)
+from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset, CompleteEvaluator
 from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.files import check_user_cache
@@ -26,6 +23,7 @@ class RulerDataset(CheckedDataset):
 
     options_class = RulerSpec
     title = "RULER data set"
+    source_keys = ("path", "essay_file", "tokenizer")
     #: Holds tokenizers for all data sets of a process.
     store: ClassVar[HaystackStore] = HaystackStore()
 
@@ -33,16 +31,8 @@ class RulerDataset(CheckedDataset):
     def make_rows(cls, options: RulerSpec) -> Iterator[dict[str, Any]]:
         """Make or read the samples: prompt, answer (a list of references) and num_tokens of it."""
         for sample in build_samples(options, cls.store.tokenizer(options.tokenizer)):
-            yield {
-                "prompt": sample.prompt,
-                "answer": list(sample.answers),
-                "num_tokens": sample.num_tokens,
-            }
-
-    @classmethod
-    def source(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return folder, essays and tokenizer."""
-        return tuple(str(options.get(name)) for name in ("path", "essay_file", "tokenizer"))
+            answers = list(sample.answers)
+            yield {"prompt": sample.prompt, "answer": answers, "num_tokens": sample.num_tokens}
 
     @classmethod
     def check_data(cls, same: Iterable[Mapping[str, Any]]) -> None:
@@ -76,11 +66,7 @@ class RulerEvaluator(CompleteEvaluator):
     """Reports ``score``, from 0 to 100 with two decimals as in RULER."""
 
     def __init__(self, match: str = "all") -> None:
-        """Keep how answers are scored: ``'all'`` (niah, vt, cwe, fwe) or ``'part'`` (qa).
-
-        Raises:
-            ValueError: For another.
-        """
+        """Keep how answers are scored: ``'all'`` (niah, vt, cwe, fwe) or ``'part'`` (qa)."""
         super().__init__()
         reject_unknown("RULER match", [match], MATCHES)
         self.match = match

@@ -42,16 +42,12 @@ RULER_GROUPS = (
 
 
 def _needed(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:
-    if not kind.startswith("opencompass_llada.benchmarks.ruler."):
-        return
-    from opencompass_llada.benchmarks.ruler.prompts import TASKS
+    if kind.startswith("opencompass_llada.benchmarks.ruler."):
+        from opencompass_llada.benchmarks.ruler.prompts import TASKS
 
-    task = TASKS[dataset["task"]]
-    name = getattr(task, "file", None)
-    if getattr(task, "haystack", None) == "essay":
-        name = dataset.get("essay_file", "PaulGrahamEssays.jsonl")
-    if name:
-        yield str(dataset.get("path", "data/ruler")), [str(name)]
+        essay_file = str(dataset.get("essay_file", "PaulGrahamEssays.jsonl"))
+        if name := TASKS[dataset["task"]].data_file(essay_file):
+            yield str(dataset.get("path", "data/ruler")), [name]
 
 
 _FETCH = "from opencompass.utils import get_data_path as get; get('{}', local_mode=True)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opencompass_llada.options import check_fields, reject_unknown
+from opencompass_llada.options import check_at_least, check_fields, reject_unknown
 
 #: From this length on, prompts equal OpenCompass's (fwe's with ``fwe_room=False``). Below, where
 #: RULER has no published figures, items are added one at a time, so that small windows are filled
@@ -24,6 +24,10 @@ class Task:
     """Room kept for the answer."""
     match: str = "all"
     """How answers are scored: a key of `dataset.MATCHES`."""
+
+    def data_file(self, essay_file: str) -> str | None:
+        """Return the name of the file that its texts come from; None for generated ones."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +47,9 @@ class NiahTask(Task):
     """Keys asked for."""
     tokens_to_generate: int = 128
 
-
-@dataclass(frozen=True, kw_only=True)
-class TracingTask(Task):
-    """Variable tracking: which variables get a value through a chain of assignments."""
-
-    num_hops: int = 4
-    """Assignments after the first."""
-    tokens_to_generate: int = 30
+    def data_file(self, essay_file: str) -> str | None:
+        """Return the essays' file, where they are the haystack."""
+        return essay_file if self.haystack == "essay" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,10 @@ class QuestionTask(Task):
     tokens_to_generate: int = 50
     match: str = "part"
 
+    def data_file(self, essay_file: str) -> str:
+        """Return the file of questions and documents."""
+        return self.file
+
 
 TASKS: dict[str, Task] = {
     "niah_single_1": NiahTask(haystack="repeat"),
@@ -73,7 +76,7 @@ TASKS: dict[str, Task] = {
     "niah_multikey_3": NiahTask(haystack="needle", key_kind="uuids", value_kind="uuids"),
     "niah_multivalue": NiahTask(haystack="essay", num_values=4),
     "niah_multiquery": NiahTask(haystack="essay", num_keys=4, num_queries=4),
-    "vt": TracingTask(),
+    "vt": Task(tokens_to_generate=30),
     "cwe": Task(tokens_to_generate=120),
     # Both originals keep no room for it, see ``RulerSpec.fwe_room``.
     "fwe": Task(tokens_to_generate=50),
@@ -151,9 +154,7 @@ class RulerSpec:
         """Check every field."""
         check_fields(self)
         reject_unknown("RULER task", [self.task], TASKS)
-        for name in ("length", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        check_at_least(self, 1, "length", "num_samples")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must be from 0 to {2**32 - 1}; RULER's own is 42.")
         if self.tokens_to_generate is not None and self.tokens_to_generate < 0:

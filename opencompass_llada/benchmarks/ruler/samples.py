@@ -18,71 +18,55 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer
-from opencompass_llada.benchmarks.ruler.aggregation import CommonWordsWriter, make_frequent_words
-from opencompass_llada.benchmarks.ruler.prompts import (
-    NiahTask,
-    QuestionTask,
-    RulerSpec,
-    TracingTask,
-)
-from opencompass_llada.benchmarks.ruler.retrieval import NiahWriter, QuestionWriter, TracingWriter
-from opencompass_llada.benchmarks.ruler.sources import (
-    adjective_nouns,
-    find_ruler_file,
-    plain_words,
-    read_essay_words,
-    read_library,
-    words_digest,
-)
-from opencompass_llada.benchmarks.ruler.writer import (
-    NoRoom,
-    RulerSample,
-    Writer,
-    find_num_items,
-    fit_samples,
-)
+from opencompass_llada.benchmarks.data_files import find_data
+from opencompass_llada.benchmarks.ruler import sources, writers
+from opencompass_llada.benchmarks.ruler.prompts import NiahTask, QuestionTask, RulerSpec
+from opencompass_llada.benchmarks.ruler.writers import RulerSample
 from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
 from opencompass_llada.runs.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
 DIGITS_IN_NAME = 20
-MAX_LENGTHS_TRIED = 40
+MAX_LENGTHS_TRIED = 41
+HOW_TO_GET = (
+    "Set COMPASS_DATA_CACHE to the folder whose data/ruler holds RULER's files "
+    "(PaulGrahamEssays.jsonl, dev-v2.0.json of SQuAD 2.0, hotpotqa.json: HotpotQA's "
+    "hotpot_dev_distractor_v1.json), give the folder itself as path=..., or run the tasks that "
+    "need no files: niah_single_1, niah_multikey_2, niah_multikey_3, vt, cwe, fwe "
+    "(LLADA_DATA=embedded runs all niah tasks on generated text)."
+)
 
 
 def build_samples(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSample]:
     """Return a data set's samples, from disk where they are.
 
-    Raises:
-        MissingDataError: If a data file is not there.
-        ValueError: If the length is too small; names one that fits.
+    A ValueError for a length that is too small names one that fits.
     """
-    data_file, folder = find_data_file(spec), user_cache("ruler")
+    folder = user_cache("ruler")
     if folder is None:
-        return _build_or_say_length(spec, tokenizer, data_file)
-    key = json.dumps(describe_dependencies(spec, tokenizer, data_file), sort_keys=True)
+        return _build_or_say_length(spec, tokenizer)
+    key = json.dumps(describe_dependencies(spec, tokenizer), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:DIGITS_IN_NAME]
     path = folder / f"{spec.task}_{spec.length}_{digest}.jsonl.gz"
     samples = _read_samples(path, key, spec.num_samples)
     if samples is None:
-        samples = _build_or_say_length(spec, tokenizer, data_file)
+        samples = _build_or_say_length(spec, tokenizer)
         _write_samples(path, key, samples)
     return samples
 
 
 def find_data_file(spec: RulerSpec) -> Path | None:
     """Return the file that a data set's texts come from; None for generated ones."""
-    if isinstance(spec.facts, QuestionTask):
-        return find_ruler_file(spec.path, spec.facts.file)
-    if isinstance(spec.facts, NiahTask) and spec.facts.haystack == "essay":
-        return find_ruler_file(spec.path, spec.essay_file)
-    return None
+    name = spec.facts.data_file(spec.essay_file)
+    if name is None:
+        return None
+    return find_data(spec.path, benchmark="RULER", how_to_get=HOW_TO_GET, name=name)
 
 
-def describe_dependencies(
-    spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None
-) -> dict[str, Any]:
+def describe_dependencies(spec: RulerSpec, tokenizer: CountingTokenizer) -> dict[str, Any]:
     """Return everything that a data set's samples depend on; no paths, which may differ."""
+    data_file = find_data_file(spec)
     elsewhere = ("path", "essay_file", "tokenizer", "benchmark")
     return {
         **{name: value for name, value in asdict(spec).items() if name not in elsewhere},
@@ -90,77 +74,60 @@ def describe_dependencies(
         "tokenizer": tokenizer.identity(),
         "template": tokenizer.template() if spec.chat else None,
         "data": None if data_file is None else hash_file(data_file),
-        "words": words_digest(),
+        "words": sources.words_digest(),
         "sources": sources_digest(),
     }
 
 
-def _build_or_say_length(
-    spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None
-) -> list[RulerSample]:
-    try:
-        return list(_generate(spec, partial(tokenizer.count, as_turn=spec.chat), data_file))
-    except NoRoom as fault:
-        raise ValueError(
-            f"length={spec.length} is too small for RULER's {spec.task}: its smallest prompt has "
-            f"{fault.needed} tokens (tokenizer {spec.tokenizer}) and the answer is given "
-            f"{spec.reserve}; the smallest length that fits is "
-            f"{find_smallest_length(spec, tokenizer, data_file, fault)}."
-        ) from fault
-
-
-def find_smallest_length(
-    spec: RulerSpec, tokenizer: CountingTokenizer, data_file: Path | None, fault: NoRoom
-) -> int:
-    """Return the smallest length that a data set can be made for, by making it.
-
-    Begins with what the fault, raised at the length that is too small, says is needed.
-    """
-    length, count = spec.length, partial(tokenizer.count, as_turn=spec.chat)
+def _build_or_say_length(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSample]:
+    """Make the samples; where they do not fit, make them longer for the error to name a length."""
+    count, length, fault = partial(tokenizer.count, as_turn=spec.chat), spec.length, None
     for _ in range(MAX_LENGTHS_TRIED):
-        length = max(length + 1, fault.needed + spec.reserve)
         try:
-            for _ in _generate(replace(spec, length=length), count, data_file):
-                pass
-        except NoRoom as again:
-            fault = again
-        else:
+            samples = list(_generate(replace(spec, length=length), count))
             break
-    return length
+        except writers.NoRoom as too_small:
+            fault = fault or too_small
+            length = max(length + 1, too_small.needed + spec.reserve)
+    if fault is None:
+        return samples
+    raise ValueError(
+        f"length={spec.length} is too small for RULER's {spec.task}: its smallest prompt has "
+        f"{fault.needed} tokens (tokenizer {spec.tokenizer}) and the answer is given "
+        f"{spec.reserve}; the smallest length that fits is {length}."
+    ) from fault
 
 
-def _generate(
-    spec: RulerSpec, count: Callable[[str], int], data_file: Path | None
-) -> Iterator[RulerSample]:
+def _generate(spec: RulerSpec, count: Callable[[str], int]) -> Iterator[RulerSample]:
     if spec.task == "fwe":
-        return make_frequent_words(spec, count)
+        return writers.make_frequent_words(spec, count)
+    data_file = find_data_file(spec)
     writer, limit = make_writer(spec, data_file), spec.length - spec.reserve
-    num_items = find_num_items(writer, count, limit)
+    num_items = writers.find_num_items(writer, count, limit)
     if writer.most is not None and num_items >= writer.most:
         logger.warning(
             "RULER's %s at length=%d: all %d items of %s are in each prompt and do not fill it; "
             "its score is of a shorter text (see num_tokens).",
-            spec.task,
-            spec.length,
-            writer.most,
+            *(spec.task, spec.length, writer.most),
             "the word list" if data_file is None else data_file.name,
         )
-    return fit_samples(writer, count, num_items, limit=limit, num_samples=spec.num_samples)
+    return writers.fit_samples(writer, count, num_items, limit=limit, num_samples=spec.num_samples)
 
 
-def make_writer(spec: RulerSpec, data_file: Path | None) -> Writer:
+def make_writer(spec: RulerSpec, data_file: Path | None) -> writers.Writer:
     """Return what writes a data set's samples; fwe has a fit of its own."""
-    facts = spec.facts
-    if isinstance(facts, NiahTask):
-        essay = () if data_file is None else read_essay_words(data_file)
-        return NiahWriter(spec, facts, adjective_nouns(), essay)
-    if isinstance(facts, TracingTask):
-        return TracingWriter(spec, facts)
-    if spec.task == "cwe":
-        return CommonWordsWriter(spec, plain_words())
-    if isinstance(facts, QuestionTask) and data_file is not None:
-        return QuestionWriter(spec, facts, read_library(data_file, facts.layout))
-    raise TypeError(f"{spec.task} has no writer")
+    task = spec.facts
+    if isinstance(task, NiahTask):
+        essay = () if data_file is None else sources.read_essay_words(data_file)
+        return writers.NiahWriter(spec, task, sources.adjective_nouns(), essay)
+    if isinstance(task, QuestionTask):
+        assert data_file is not None, f"{spec.task} reads its questions"
+        return writers.QuestionWriter(spec, task, sources.read_library(data_file, task.layout))
+    return (
+        writers.TracingWriter(spec)
+        if spec.task == "vt"
+        else writers.CommonWordsWriter(spec, sources.plain_words())
+    )
 
 
 @lru_cache(maxsize=1)
@@ -201,8 +168,5 @@ def _write_samples(path: Path, key: str, samples: Sequence[RulerSample]) -> None
             for row in [{"key": key}, *map(asdict, samples)]:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
-        logger.warning(
-            "RULER's samples cannot be kept (%s); set %s to a folder that can be written.",
-            error,
-            CACHE_VARIABLE,
-        )
+        remedy = f"set {CACHE_VARIABLE} to a folder that can be written"
+        logger.warning("RULER's samples cannot be kept (%s); %s.", error, remedy)

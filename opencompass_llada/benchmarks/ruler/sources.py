@@ -15,17 +15,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.data_files import find_file, read_json, read_json_lines, take
+from opencompass_llada.benchmarks.data_files import read_json, read_rows, take
 from opencompass_llada.runs.hashes import hash_text, once_a_version
 
 WORD_FILES = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
-HOW_TO_GET = (
-    "Set COMPASS_DATA_CACHE to the folder whose data/ruler holds RULER's files "
-    "(PaulGrahamEssays.jsonl, dev-v2.0.json of SQuAD 2.0, hotpotqa.json: HotpotQA's "
-    "hotpot_dev_distractor_v1.json), give the folder itself as path=..., or run the tasks that "
-    "need no files: niah_single_1, niah_multikey_2, niah_multikey_3, vt, cwe, fwe "
-    "(LLADA_DATA=embedded runs all niah tasks on generated text)."
-)
 
 
 @lru_cache(maxsize=1)
@@ -103,15 +96,10 @@ def _clusters(starts: Sequence[str]) -> Iterator[list[str]]:
         yield cluster
 
 
-def find_ruler_file(path: str, name: str) -> Path:
-    """Find one of RULER's files; see `data_files.find_file`."""
-    return find_file(path, name, benchmark="RULER", how_to_get=HOW_TO_GET)
-
-
 @once_a_version
 def read_essay_words(path: Path) -> tuple[str, ...]:
     """Return the words of all essays, as OpenCompass divides them."""
-    rows = read_json_lines(path)
+    rows = read_rows(path)
     texts = [take({"text": "", **row}, "text", where).strip() + " " for where, row in rows]
     return tuple(re.sub(r"\s+", " ", "".join(texts)).split(" "))
 
