@@ -11,7 +11,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
@@ -114,6 +114,23 @@ class Benchmark:
     benchmark can be run by itself, ``PLAN``; both are of `runs.planning`."""
 
 
+#: Of a benchmark that makes its texts itself.
+NO_FILES = DataFiles(name="", folders={}, files=(), fetch="", needed=lambda dataset, kind: iter(()))
+#: What holds for a benchmark whose metrics, averages and limits nobody states.
+ANY_METRIC = Benchmark(
+    name="",
+    title="",
+    dataset_classes=(),
+    metrics=("score", "accuracy"),
+    has_more_metrics=True,
+    is_percent=False,
+    groups=(),
+    headline=None,
+    is_grid=False,
+    source="",
+    data=NO_FILES,
+    plan="",
+)
 _registered: dict[str, Benchmark] = {}
 
 
@@ -150,20 +167,7 @@ def _installed() -> dict[str, Benchmark]:
 
 def find_benchmark(name: str) -> Benchmark:
     """Return what is known of a benchmark; for an unknown one, its name and any metric."""
-    return all_benchmarks().get(name) or Benchmark(
-        name=name,
-        title=name,
-        dataset_classes=(),
-        metrics=("score", "accuracy"),
-        has_more_metrics=True,
-        is_percent=False,
-        groups=(),
-        headline=None,
-        is_grid=False,
-        source="",
-        data=NO_FILES,
-        plan="",
-    )
+    return all_benchmarks().get(name) or replace(ANY_METRIC, name=name, title=name)
 
 
 def list_groups(benchmark: str) -> list[dict[str, Any]]:
@@ -186,7 +190,3 @@ def benchmark_of(dataset: Mapping[str, Any]) -> Benchmark:
 def all_data_files() -> dict[str, DataFiles]:
     """Return the files that benchmarks read, each set once, by its name."""
     return {own.data.name: own.data for own in all_benchmarks().values() if own.data.name}
-
-
-#: Of a benchmark that makes its texts itself.
-NO_FILES = DataFiles(name="", folders={}, files=(), fetch="", needed=lambda dataset, kind: iter(()))

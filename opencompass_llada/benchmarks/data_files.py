@@ -97,17 +97,19 @@ def read_json(path: Path) -> Any:
     return _parse_json(read_text(path), path)
 
 
-def read_rows(path: Path | zipfile.Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the objects of a JSON list, or of a jsonl file's lines, each with its place before it.
+def read_json_list(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the objects of a JSON list, each with its place before it."""
+    rows = check_value(str(path), read_json(path), Sequence[Any])
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, record {number}"
+        yield where, check_value(where, row, Mapping[str, Any])
 
-    Raises a ValueError for what is no JSON object or not UTF-8; it names file and line or record.
+
+def read_json_lines(path: Path | zipfile.Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the object of each line that is not blank, with its place before it.
+
+    Raises a ValueError for a line that is no JSON object or not UTF-8; it names file and line.
     """
-    if isinstance(path, Path) and path.suffix == ".json":
-        rows = check_value(str(path), read_json(path), Sequence[Any])
-        for number, row in enumerate(rows, start=1):
-            where = f"{path}, record {number}"
-            yield where, check_value(where, row, Mapping[str, Any])
-        return
     # Lines end at \n only: other separators stand inside texts.
     with _naming(path), path.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, text in enumerate(lines, start=1):

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks import data_files
-from opencompass_llada.benchmarks.data_files import MissingDataError, find_data, take
+from opencompass_llada.benchmarks.data_files import (
+    MissingDataError,
+    find_data,
+    read_json_lines,
+    take,
+)
 from opencompass_llada.benchmarks.longbench.facts import (
     BUCKETS,
     TASKS,
@@ -83,7 +87,7 @@ def read_rows(path: str, task: LongBenchTask, benchmark: str) -> list[dict[str, 
     folder = find_data(path, benchmark="LongBench", how_to_get=HOW_TO_GET)
     name = task.name + ("_e" if benchmark == "longbench_e" else "")
     file = _find_file(folder, f"{name}.jsonl")
-    rows = [_check_row(row, task, where) for where, row in data_files.read_rows(file)]
+    rows = [_check_row(row, task, where) for where, row in read_json_lines(file)]
     if not rows:
         raise ValueError(f"{file} holds no rows. {HOW_TO_GET}")
     published = task.num_samples if benchmark == "longbench" else sum(task.bucket_samples)
@@ -170,7 +174,7 @@ class LongBenchEvaluator(CompleteEvaluator):
 
     def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Average over all answers and, if that is asked for, over each bucket that has some."""
-        figures = {"score": mean(details), "num_samples": len(details)}
+        figures = {"score": mean(details)}
         for bucket in BUCKETS if self.by_length else ():
             within = [detail for detail in details if bucket_of(detail["length"]) == bucket]
             if within:

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.benchmarks import data_files
-from opencompass_llada.benchmarks.data_files import find_data, take
+from opencompass_llada.benchmarks.data_files import (
+    find_data,
+    read_json_lines,
+    read_json_list,
+    take,
+)
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
@@ -74,7 +78,8 @@ def read_rows(path: str) -> list[dict[str, str]]:
     if location.is_dir():
         name = next((n for n in ("data.json", "v2.jsonl") if (location / n).is_file()), "data.json")
         location = find_data(str(location / name), benchmark="LongBench v2", how_to_get=HOW_TO_GET)
-    rows = [_check_row(row, where) for where, row in data_files.read_rows(location)]
+    read = read_json_lines if location.suffix == ".jsonl" else read_json_list
+    rows = [_check_row(row, where) for where, row in read(location)]
     if not rows:
         raise ValueError(f"{location} holds no rows. {HOW_TO_GET}")
     return rows
@@ -140,7 +145,6 @@ class LongBenchV2Evaluator(CompleteEvaluator):
         """Count over all answers and over those of each difficulty and length."""
         figures: dict[str, Any] = {
             "accuracy": percent([detail["correct"] for detail in details]),
-            "num_samples": len(details),
             "num_unanswered": sum(detail["chosen"] is None for detail in details),
         }
         for column, names in (("difficulty", DIFFICULTIES), ("length", LENGTHS)):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from opencompass_llada.benchmarks.benchmark import GRID_GROUP, Benchmark, DataFiles
+from opencompass_llada.benchmarks.benchmark import ANY_METRIC, GRID_GROUP, Benchmark, DataFiles
 
 _OWN = ("opencompass_llada.benchmarks.needle.", "opencompass_llada.benchmarks.multi_needle.")
 
@@ -44,16 +45,10 @@ BENCHMARKS = (
         data=NEEDLEBENCH_FILES,
         plan="opencompass_llada.benchmarks.needle.plan",
     ),
-    Benchmark(
+    replace(
+        ANY_METRIC,
         name="needlebench_multi",
         title="needlebench_multi",
-        dataset_classes=(),
-        metrics=("score", "accuracy"),
-        has_more_metrics=True,
-        is_percent=False,
-        groups=(),
-        headline=None,
-        is_grid=False,
         source="NeedleBench (arXiv 2407.11963)",
         data=NEEDLEBENCH_FILES,
         plan="opencompass_llada.benchmarks.multi_needle.plan",

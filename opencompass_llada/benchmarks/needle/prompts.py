@@ -193,17 +193,13 @@ def place_chain(
 
     The original moves a later needle by the length of those before it twice; so does this.
     """
-    points: list[int] = []
-    for number in range(len(needles)):
-        if number == 0:
-            at = int(len(context) * (depth / 100))
-        else:
-            at = int(points[-1] + len(needles[number - 1]) + len(context) * (gap / 100))
-        points.append(min(at, len(context) + sum(map(len, needles[:number]))))
-    placed = list(context)
-    for number, needle in enumerate(needles):
-        placed[points[number] : points[number]] = needle
-        points = [point + len(needle) for point in points]
+    placed, inserted = list(context), 0
+    at = int(len(context) * (depth / 100))
+    for needle in needles:
+        at = min(at, len(context) + inserted)
+        placed[at + inserted : at + inserted] = needle
+        inserted += len(needle)
+        at = int(at + len(needle) + len(context) * (gap / 100))
     return placed
 
 

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer, load_counting_tokenizer
-from opencompass_llada.benchmarks.data_files import MissingDataError, find_data, read_rows, take
+from opencompass_llada.benchmarks.data_files import (
+    MissingDataError,
+    find_data,
+    read_json_lines,
+    read_json_list,
+    take,
+)
 from opencompass_llada.benchmarks.needle.prompts import (
     WORDINGS,
     fit_prompt,
@@ -128,7 +134,7 @@ def read_needles(path: Path, language: str) -> list[NeedleBenchNeedle]:
     """Read the needles of one language, in the file's order."""
     needles = [
         parse_needle(row, where)
-        for where, row in read_rows(path)
+        for where, row in read_json_lines(path)
         if take(row, "language", where) == language
     ]
     if not needles:
@@ -162,7 +168,7 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle
     Differs from the original in that they are shuffled with seed 0: there it is with whatever
     state the process's random numbers are in, so that two runs ask for different needles.
     """
-    rows = list(read_rows(path))
+    rows = list(read_json_lines(path))
     random.Random(0).shuffle(rows)
     chosen: list[NeedleBenchNeedle] = []
     taken: set[tuple[str, str]] = set()
@@ -188,7 +194,7 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[Mapping[str, An
     Each has derivations (the sentences to hide), question, and answer, whose words are keywords.
     """
     records: dict[int, list[Mapping[str, Any]]] = {}
-    for where, row in read_rows(path):
+    for where, row in read_json_list(path):
         steps = take(row, "derivation_count", where, int)
         take(row, "derivations", where, Sequence[str])
         take(row, "question", where)
@@ -213,7 +219,7 @@ class Haystack:
     def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
         """Read the documents; tokenizes nothing yet."""
         self._tokenizer = tokenizer
-        self._texts = [take(row, "text", where) for where, row in read_rows(path)]
+        self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
         if not self._texts:
             raise ValueError(f"{path} holds no document; fetch it again.")
         self._tokens: dict[int, array] = {}

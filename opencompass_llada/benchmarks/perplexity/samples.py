@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.assets import resolve_path
-from opencompass_llada.benchmarks.data_files import MissingDataError, read_rows, read_text
+from opencompass_llada.benchmarks.data_files import MissingDataError, read_json_lines, read_text
 from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset
 from opencompass_llada.options import check_at_least, check_fields, reject_unknown
 from opencompass_llada.synthetic.grammar import generate_documents
@@ -111,7 +111,7 @@ def _all_texts(options: TextOptions) -> Iterator[tuple[str, str]]:
             "(LLADA_DATA for the shipped configs)."
         )
     if path.suffix in (".jsonl", ".json"):
-        for number, (where, row) in enumerate(read_rows(path)):
+        for number, (where, row) in enumerate(read_json_lines(path)):
             yield f"{path.name} {number}", _take_text(row, options.text_field, where)
         return
     for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:

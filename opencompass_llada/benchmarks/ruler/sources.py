@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.data_files import read_json, read_rows, take
+from opencompass_llada.benchmarks.data_files import read_json, read_json_lines, take
 from opencompass_llada.runs.hashes import hash_text, once_a_version
 
 WORD_FILES = ("nounlist.txt", "adjectivelist.txt", "verblist.txt")
@@ -99,7 +99,7 @@ def _clusters(starts: Sequence[str]) -> Iterator[list[str]]:
 @once_a_version
 def read_essay_words(path: Path) -> tuple[str, ...]:
     """Return the words of all essays, as OpenCompass divides them."""
-    rows = read_rows(path)
+    rows = read_json_lines(path)
     texts = [take({"text": "", **row}, "text", where).strip() + " " for where, row in rows]
     return tuple(re.sub(r"\s+", " ", "".join(texts)).split(" "))
 
@@ -141,8 +141,7 @@ def _read_squad(data: Mapping[str, Any]) -> Library:
     questions = []
     for article in articles:
         subject = [number[part["context"]] for part in article]
-        for part in article:
-            own = number[part["context"]]
+        for part, own in zip(article, subject, strict=True):
             related = tuple(index for index in subject if index != own)
             questions += [
                 Question(
