@@ -77,6 +77,7 @@ class PromptPlan:
         }
         if self.kind == "needle":
             code = [Path(str(m.__file__)) for m in (samples, prompts)]
+            code.append(code[1].with_name("wordings.json"))
             facts["needles"] = hash_file(require_file(data, "needles.jsonl"))
             return facts | {"tokens": NEEDLE_TOKENS, "code": [hash_file(path) for path in code]}
         tasks = {name: asdict(TASKS[name]) for name in TASK_NAMES}

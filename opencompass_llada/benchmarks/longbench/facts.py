@@ -18,7 +18,7 @@ from opencompass_llada.options import reject_unknown
 
 #: Task -> prompt with ``{context}`` and ``{input}``.
 PROMPTS: dict[str, str] = json.loads(
-    (Path(__file__).parent / "dataset2prompt.json").read_text(encoding="utf-8")
+    Path(__file__).with_name("dataset2prompt.json").read_text(encoding="utf-8")
 )
 #: Wording -> task -> prompt. OpenCompass's configs, which LongLLaDA and UltraLLaDA ran, differ for
 #: two tasks: qasper has the prompt of the multi-document tasks, multi_news ends in a line break.

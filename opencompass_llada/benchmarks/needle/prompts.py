@@ -7,9 +7,11 @@ lacks, ends as a single needle's does.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 #: A fitted prompt is at most this many tokens shorter than asked for. Joining pieces of text may
 #: merge or split tokens at the seams, so that some totals cannot be had.
@@ -44,71 +46,12 @@ class Wording:
     """How the answer to a reasoning question begins, for base models."""
 
 
+#: Language -> its wording.
 WORDINGS = {
-    "English": Wording(
-        preface=(
-            "You are an intelligent AI assistant skilled in answering user questions.\n"
-            "Please keep your answers concise and clear. Do not talk about irrelevant topics or "
-            "repeat your answers.\n"
-        ),
-        single={
-            "End": (
-                "The document given to you by the user is {context}\n\n"
-                "Now, the question is: {question}"
-            ),
-            "Start": (
-                "Now, the question is: {question}"
-                "The document given to you by the user is {context}\n\n"
-            ),
-        },
-        several={
-            "End": (
-                "The document given to you by the user is {context}\n\n"
-                "Now, the questions are: {question}"
-            ),
-            "Start": (
-                "\nNow, the questions are: {question}\n\n"
-                "The document given to you by the user is {context}"
-            ),
-        },
-        hint="Please answer in the format",
-        advice=(
-            "Before answering, please consider what in the document is most relevant to this "
-            "question. "
-        ),
-        question_end="?",
-        sentence_end=".",
-        answer_format="Please answer in the format of '{format}'",
-        base_space=" ",
-        reasoning_answer=" The answer is",
-    ),
-    "Chinese": Wording(
-        preface=(
-            "你是一个善于回答用户问题的智能AI助手\n"
-            "请保持你的回答简洁清楚。不要说和下面文档中的无关的话，或重复你的回答\n"
-        ),
-        single={
-            "End": "用户现在给你的文档是{context}\n\n现在请问：{question}",
-            "Start": "现在请问：{question}用户现在给你的文档是{context}\n\n",
-        },
-        several={
-            "End": (
-                "请先仔细阅读下面的文档再依次回答最后提出的问题\n"
-                "用户现在给你的文档是{context}\n\n现在请问：{question}"
-            ),
-            "Start": (
-                "请先仔细阅读下面的文档再依次回答最后提出的问题\n"
-                "现在请问：{question}\n\n用户现在给你的文档是{context}\n"
-            ),
-        },
-        hint="请按照",
-        advice="在回答之前，请思考文档中与此问题最相关的内容是什么。",
-        question_end="？",
-        sentence_end="。",
-        answer_format="请按照'{format}'的格式回答。",
-        base_space="",
-        reasoning_answer="答案是",
-    ),
+    language: Wording(**texts)
+    for language, texts in json.loads(
+        Path(__file__).with_name("wordings.json").read_text(encoding="utf-8")
+    ).items()
 }
 
 

@@ -6,7 +6,9 @@ OpenCompass 0.5.4 has them: its variable tracking has no worked example.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from opencompass_llada.options import check_at_least, check_fields, reject_unknown
 
@@ -88,39 +90,10 @@ SENTENCES = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 )
 
-TEMPLATES = {
-    "niah": (
-        "Some special magic {type_needle_v} are hidden within the following text. Make sure to "
-        "memorize it. I will quiz you about the {type_needle_v} afterwards.\n{context}\nWhat are "
-        "all the special magic {type_needle_v} for {query} mentioned in the provided text? The "
-        "special magic {type_needle_v} for {query} mentioned in the provided text are"
-    ),
-    "vt": (
-        "Memorize and track the chain(s) of variable assignment hidden in the following "
-        "text.\n\n{context}\nQuestion: Find all variables that are assigned the value {query} in "
-        "the text above. Answer: According to the chain(s) of variable assignment in the text "
-        "above, {num_v} variables are assigned the value {query}, they are: "
-    ),
-    "cwe": (
-        "Below is a numbered list of words. In these words, some appear more often than others. "
-        "Memorize the ones that appear most often.\n{context}\nQuestion: What are the 10 most "
-        "common words in the above list? Answer: The top 10 words that appear most often in the "
-        "list are:"
-    ),
-    "fwe": (
-        "Read the following coded text and track the frequency of each coded word. Find the three "
-        "most frequently appeared coded words. {context}\nQuestion: Do not provide any "
-        "explanation. Please ignore the dots '....'. What are the three most frequently appeared "
-        "words in the above coded text? Answer: According to the coded text above, the three most "
-        "frequently appeared words are:"
-    ),
-    "qa": (
-        "Answer the question based on the given documents. Only give me the answer and do not "
-        "output any other words.\n\nThe following are given documents.\n\n{context}\n\nAnswer the "
-        "question based on the given documents. Only give me the answer and do not output any "
-        "other words.\n\nQuestion: {query} Answer:"
-    ),
-}
+#: Kind of task -> its prompt, with slots for `str.format`.
+TEMPLATES: dict[str, str] = json.loads(
+    Path(__file__).with_name("templates.json").read_text(encoding="utf-8")
+)
 
 
 @dataclass(frozen=True, kw_only=True)

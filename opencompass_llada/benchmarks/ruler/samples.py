@@ -132,8 +132,9 @@ def make_writer(spec: RulerSpec, data_file: Path | None) -> writers.Writer:
 
 @lru_cache(maxsize=1)
 def sources_digest() -> str:
-    """Return a digest of this package's own code: changed code makes other samples."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    """Return a digest of this package's own code and wording: others make other samples."""
+    folder = Path(__file__).parent
+    files = sorted([*folder.glob("*.py"), *folder.glob("*.json")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
