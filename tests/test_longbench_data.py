@@ -11,7 +11,7 @@ from opencompass_llada.assets import resolve_asset
 from opencompass_llada.benchmarks import data_files
 from opencompass_llada.benchmarks.data_files import MissingDataError
 from opencompass_llada.benchmarks.longbench.dataset import LongBenchDataset
-from opencompass_llada.benchmarks.longbench.facts import LONGBENCH_E_TASKS, TASKS
+from opencompass_llada.benchmarks.longbench.facts import LONGBENCH_E_TASKS, PROMPTS, TASKS
 from opencompass_llada.benchmarks.opencompass_bases import LiteralPromptTemplate
 from opencompass_llada.synthetic.embedded import MAKERS, V2_FILE, make_row, write_samples
 
@@ -152,7 +152,7 @@ def test_published_rows(task, real_data_root, monkeypatch):
     benchmarks = ["longbench"] + ["longbench_e"] * (task in LONGBENCH_E_TASKS)
     for benchmark in benchmarks:
         samples = LongBenchDataset.load(task=task, benchmark=benchmark)
-        before, _, after = TASKS[task].prompt.partition("{context}")
+        before, _, after = PROMPTS[task].partition("{context}")
         ending = after.rsplit("{input}", 1)[-1]
         for sample in samples:
             assert sample["prompt"].startswith(before)

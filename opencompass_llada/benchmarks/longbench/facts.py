@@ -77,11 +77,6 @@ class LongBenchTask:
         """Whether a chat model's template goes around the prompt."""
         return self.category not in ("ICL", "Code")
 
-    @property
-    def prompt(self) -> str:
-        """LongBench's own wording."""
-        return PROMPTS[self.name]
-
 
 TASKS: dict[str, LongBenchTask] = {
     task.name: task

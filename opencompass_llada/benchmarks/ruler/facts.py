@@ -43,10 +43,10 @@ RULER_GROUPS = (
 
 def _needed(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:
     if kind.startswith("opencompass_llada.benchmarks.ruler."):
-        from opencompass_llada.benchmarks.ruler.prompts import TASKS
+        from opencompass_llada.benchmarks.ruler.prompts import TASKS, data_file_of
 
         essay_file = str(dataset.get("essay_file", "PaulGrahamEssays.jsonl"))
-        if name := TASKS[dataset["task"]].data_file(essay_file):
+        if name := data_file_of(TASKS[dataset["task"]], essay_file):
             yield str(dataset.get("path", "data/ruler")), [name]
 
 

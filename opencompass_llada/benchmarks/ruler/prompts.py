@@ -27,10 +27,6 @@ class Task:
     match: str = "all"
     """How answers are scored: a key of `dataset.MATCHES`."""
 
-    def data_file(self, essay_file: str) -> str | None:
-        """Return the name of the file that its texts come from; None for generated ones."""
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class NiahTask(Task):
@@ -49,10 +45,6 @@ class NiahTask(Task):
     """Keys asked for."""
     tokens_to_generate: int = 128
 
-    def data_file(self, essay_file: str) -> str | None:
-        """Return the essays' file, where they are the haystack."""
-        return essay_file if self.haystack == "essay" else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionTask(Task):
@@ -64,9 +56,12 @@ class QuestionTask(Task):
     tokens_to_generate: int = 50
     match: str = "part"
 
-    def data_file(self, essay_file: str) -> str:
-        """Return the file of questions and documents."""
-        return self.file
+
+def data_file_of(task: Task, essay_file: str) -> str | None:
+    """Return the name of the file that a task's texts come from; None for generated ones."""
+    if isinstance(task, QuestionTask):
+        return task.file
+    return essay_file if isinstance(task, NiahTask) and task.haystack == "essay" else None
 
 
 TASKS: dict[str, Task] = {

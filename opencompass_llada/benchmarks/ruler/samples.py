@@ -20,7 +20,12 @@ from typing import Any
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.data_files import find_data
 from opencompass_llada.benchmarks.ruler import sources, writers
-from opencompass_llada.benchmarks.ruler.prompts import NiahTask, QuestionTask, RulerSpec
+from opencompass_llada.benchmarks.ruler.prompts import (
+    NiahTask,
+    QuestionTask,
+    RulerSpec,
+    data_file_of,
+)
 from opencompass_llada.benchmarks.ruler.writers import RulerSample
 from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
 from opencompass_llada.runs.hashes import hash_file
@@ -58,7 +63,7 @@ def build_samples(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSa
 
 def find_data_file(spec: RulerSpec) -> Path | None:
     """Return the file that a data set's texts come from; None for generated ones."""
-    name = spec.facts.data_file(spec.essay_file)
+    name = data_file_of(spec.facts, spec.essay_file)
     if name is None:
         return None
     return find_data(spec.path, benchmark="RULER", how_to_get=HOW_TO_GET, name=name)
