@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -61,15 +61,17 @@ class AdjectiveNouns(Sequence[str]):
     def __init__(self, adjectives: Sequence[str], nouns: Sequence[str]) -> None:
         """Sort the words, each once, and find the adjectives that must be listed together."""
         self._nouns = sorted(set(nouns))
+        clusters: dict[str, list[str]] = {}
+        leader = ""
+        for start in sorted({f"{word}-" for word in adjectives}):
+            leader = leader if leader and start.startswith(leader) else start
+            clusters.setdefault(leader, []).append(start)
         self._blocks: list[str | list[str]] = [
-            cluster[0] if len(cluster) == 1 else self._list_pairs(cluster)
-            for cluster in _clusters(sorted({f"{word}-" for word in adjectives}))
+            leader if len(cluster) == 1 else sorted({s + n for s in cluster for n in self._nouns})
+            for leader, cluster in clusters.items()
         ]
         sizes = (len(self._nouns) if isinstance(b, str) else len(b) for b in self._blocks)
         self._starts = [0, *accumulate(sizes)]
-
-    def _list_pairs(self, starts: Sequence[str]) -> list[str]:
-        return sorted({start + noun for start in starts for noun in self._nouns})
 
     def __len__(self) -> int:
         """Return the number of different pairs."""
@@ -82,18 +84,6 @@ class AdjectiveNouns(Sequence[str]):
         number = bisect_right(self._starts, index) - 1
         block, rest = self._blocks[number], index - self._starts[number]
         return block + self._nouns[rest] if isinstance(block, str) else block[rest]
-
-
-def _clusters(starts: Sequence[str]) -> Iterator[list[str]]:
-    """Divide sorted texts into runs whose first member begins all others."""
-    cluster: list[str] = []
-    for start in starts:
-        if cluster and not start.startswith(cluster[0]):
-            yield cluster
-            cluster = []
-        cluster.append(start)
-    if cluster:
-        yield cluster
 
 
 @once_a_version

@@ -71,8 +71,6 @@ class NoRoom(ValueError):
 class Writer:
     """Draws and writes samples of any number of items: sentences, words, documents."""
 
-    step = 1
-    """Items that the search adds at a time."""
     fewest = 1
     """Items below which no sample can be written."""
     patience = 1
@@ -86,6 +84,8 @@ class Writer:
         """Start the stream of random numbers."""
         self.seed = spec.seed
         self.rng = random.Random(spec.seed)
+        #: Items that the search adds at a time.
+        self.step = 10 if spec.as_published else 1
 
     def draw(self, index: int, num_items: int) -> Callable[[], RulerSample]:
         """Take sample ``index``'s random draws, which is cheap; what is returned writes it."""
@@ -268,7 +268,6 @@ class TracingWriter(Writer):
         super().__init__(spec)
         # The legacy generator: values come from numpy's, and must be those of the original.
         self.value_rng = np.random.RandomState(spec.seed)  # noqa: NPY002
-        self.step = 10 if spec.as_published else 1
         self.fewest = NUM_HOPS + 2  # fewer lines would be cut into sentences there
         # The original draws again and never shortens.
         self.patience = 20 if spec.as_published else 1
@@ -314,7 +313,6 @@ class QuestionWriter(Writer):
                 f"num_samples={spec.num_samples} is more than the {len(self.questions)} "
                 f"questions of {task.file}; use at most that many."
             )
-        self.step = 10 if spec.as_published else 1
         self.fewest = max(len(asked.documents) for asked in self.questions[: spec.num_samples])
         self.most = len(self.documents)
         self.last_tried = self.most // self.step * self.step
@@ -355,7 +353,6 @@ class CommonWordsWriter(Writer):
         self.words = list(words)
         random.Random(spec.seed).shuffle(self.words)
         if spec.as_published:
-            self.step = 10
             self.example_size, self.example_repeats = 40, (10, 3)
             self.repeats = REPEATS
         else:

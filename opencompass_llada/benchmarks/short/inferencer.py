@@ -67,60 +67,47 @@ class OptionScoringInferencer(ScoringInferencer):
         labels = list(self.options.labels or retriever.get_labels(**templates))
         if len(labels) < 2:
             raise ValueError(f"labels={labels} must be at least two, for there is a choice to make")
-        all_examples = retriever.retrieve()
+        examples = retriever.retrieve()
         column = retriever.dataset_reader.output_column
 
         def make_record(index: int) -> dict[str, Any]:
-            examples = list(all_examples[index])
-            shown, texts = self._write(retriever, templates, labels, index, examples)
-            record = {"in-context examples": shown, "origin_prompt": texts[0]}
-            values = []
-            for label, text, estimate in zip(
-                labels, texts, self.scorer.score_options(texts), strict=True
-            ):
-                described = self._describe(text, estimate)
-                record[f"label: {label}"] = described
-                values.append(described["PPL"])
-            record["prediction"] = labels[values.index(min(values))]
-            return record | ({"gold": retriever.test_ds[index][column]} if column else {})
+            found = self._score_sample(retriever, templates, labels, index, list(examples[index]))
+            return found | ({"gold": retriever.test_ds[index][column]} if column else {})
 
-        return len(all_examples), make_record
+        return len(examples), make_record
 
-    def _write(
+    def _score_sample(
         self,
         retriever: Any,
         templates: Mapping[str, Any],
         labels: Sequence[Any],
         index: int,
         examples: list[int],
-    ) -> tuple[Any, list[Any]]:
-        """Return the in-context examples, as many as have room, and the text of each option."""
+    ) -> dict[str, Any]:
+        """Return a sample's record in the prediction file, in PPLInferencer's form."""
+        count = self.scorer.count_tokens
         while True:
             ice = retriever.generate_ice(examples, ice_template=templates["ice_template"])
             prompts = [
                 retriever.generate_label_prompt(index, ice, label, **templates) for label in labels
             ]
             texts = self.model.parse_template(prompts, mode="ppl")
-            limit, count = self.max_seq_len, self.scorer.count_tokens
+            limit = self.max_seq_len
             if not examples or limit is None or max(map(count, texts)) <= limit:
-                return self.model.parse_template(ice, mode="ppl"), texts
+                break
             examples = examples[:-1]
-
-    def _describe(self, text: str, estimate: Estimate) -> dict[str, Any]:
-        """Return an option's record: PPLInferencer's names, and what an estimate is made of."""
-        num_bytes = self.scorer.count_scored_bytes(text, estimate)
-        divisor = {"option": 1, "token": estimate.num_tokens, "byte": num_bytes}[self.options.per]
-        return {
-            "testing input": text,
-            "prompt": text,
-            "PPL": estimate.nll / divisor,
-            "BPB": estimate.nll
-            / num_bytes,  # nats a byte, as OpenCompass's own figure of that name
-            "nll": estimate.nll,
-            "nll_standard_error": estimate.standard_error * estimate.num_tokens,
-            "num_tokens": estimate.num_tokens,
-            "num_forward_passes": estimate.num_forward_passes,
+        estimates = self.scorer.score_options(texts)
+        record: dict[str, Any] = {
+            "in-context examples": self.model.parse_template(ice, mode="ppl"),
+            "origin_prompt": texts[0],
         }
+        values, per = [], self.options.per
+        for label, text, estimate in zip(labels, texts, estimates, strict=True):
+            num_bytes = self.scorer.count_scored_bytes(text, estimate)
+            divisor = {"option": 1, "token": estimate.num_tokens, "byte": num_bytes}[per]
+            values.append(estimate.nll / divisor)
+            record[f"label: {label}"] = _describe(text, values[-1], estimate, num_bytes)
+        return {**record, "prediction": labels[values.index(min(values))]}
 
 
 def make_scorer(
@@ -142,3 +129,17 @@ def make_scorer(
         limit=LengthLimit(max_seq_len=max_seq_len, policy="error", prompt_only=False),
         options=options,
     )
+
+
+def _describe(text: str, value: float, estimate: Estimate, num_bytes: int) -> dict[str, Any]:
+    """Return an option's record: PPLInferencer's names, and what an estimate is made of."""
+    return {
+        "testing input": text,
+        "prompt": text,
+        "PPL": value,
+        "BPB": estimate.nll / num_bytes,  # nats a byte, as OpenCompass's own figure of that name
+        "nll": estimate.nll,
+        "nll_standard_error": estimate.standard_error * estimate.num_tokens,
+        "num_tokens": estimate.num_tokens,
+        "num_forward_passes": estimate.num_forward_passes,
+    }
