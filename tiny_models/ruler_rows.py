@@ -164,13 +164,9 @@ class RulerRows:
         words = rng.sample(writer.words, writers.NUM_COMMON + max(1, length // 8))
 
         def write(num_others: int) -> Draft:
-            prompt = writer.write_question(
-                words[: writers.NUM_COMMON + num_others], (repeats, 1)
-            )
+            prompt = writer.write_question(words[: writers.NUM_COMMON + num_others], (repeats, 1))
             # In the order of their first place, which the model can know.
-            common = sorted(
-                words[: writers.NUM_COMMON], key=lambda word: prompt.index(f" {word}")
-            )
+            common = sorted(words[: writers.NUM_COMMON], key=lambda word: prompt.index(f" {word}"))
             return self._whole(prompt, f" {writers.number_words(common)}.")
 
         return _largest(write, 1, len(words) - writers.NUM_COMMON, length, rng)
