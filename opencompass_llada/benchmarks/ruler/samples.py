@@ -86,7 +86,8 @@ def describe_dependencies(spec: RulerSpec, tokenizer: CountingTokenizer) -> dict
 
 def _build_or_say_length(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSample]:
     """Make the samples; where they do not fit, make them longer for the error to name a length."""
-    count, length, fault = partial(tokenizer.count, as_turn=spec.chat), spec.length, None
+    count, length = partial(tokenizer.count, as_turn=spec.chat), spec.length
+    fault: writers.NoRoom | None = None
     for _ in range(MAX_LENGTHS_TRIED):
         try:
             samples = list(_generate(replace(spec, length=length), count))
