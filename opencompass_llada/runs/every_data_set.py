@@ -38,36 +38,26 @@ SAMPLE_KEYS = ("num_samples", "num_repeats_per_file", "num_texts")
 #: The fewest draws that each estimator of a likelihood takes.
 FEWEST_DRAWS = {"bound": 4, "longllada": 2}
 
-_LANGUAGES = [
-    (f"_{language}{suffix}", {**({"LANGUAGE": "zh"} if language == "zh" else {}), **prompt})
-    for suffix, prompt in (("", {}), ("_chat", {"PROMPT": "chat"}))
-    for language in ("en", "zh")
-]
+
+def _list_forms() -> dict[str, tuple[str, dict[str, str]]]:
+    tasks = (*GENERATION_TASKS, *LIKELIHOOD_TASKS)
+    forms = {f"short_{task}": ("short", {"TASKS": task}) for task in tasks}
+    chat = {"PROMPT": "chat"}
+    forms |= {f"short_{task}_chat": ("short", {"TASKS": task, **chat}) for task in CHAT_TASKS}
+    for suffix, prompt in (("", {}), ("_chat", chat)):
+        for language, spoken in (("en", {}), ("zh", {"LANGUAGE": "zh"})):
+            for file in ("multi_needle", "multi_reasoning", "niah"):
+                forms[f"{file}_{language}{suffix}"] = (file, {**spoken, **prompt})
+            forms[f"niah_{language}_128k{suffix}"] = ("niah_128k", {**spoken, **prompt})
+        for k in (4, 8, 16, 32, 48, 64, 128):
+            name = f"ruler_{k}k{suffix or '_base'}_gen"
+            forms[name] = ("ruler", {"LENGTHS": str(1024 * k), **prompt})
+    return forms
+
+
 #: Name of a form -> the file of configs/datasets that it is of, and the variables that it sets,
 #: without their prefix. A file without forms is taken as it is.
-FORMS: dict[str, tuple[str, dict[str, str]]] = {
-    **{
-        f"{file}{name}": (file, variables)
-        for file in ("multi_needle", "multi_reasoning", "niah")
-        for name, variables in _LANGUAGES
-    },
-    **{
-        f"niah{name[:3]}_128k{name[3:]}": ("niah_128k", variables) for name, variables in _LANGUAGES
-    },
-    **{
-        f"ruler_{k}k_{prompt}_gen": (
-            "ruler",
-            {"LENGTHS": str(1024 * k), **({"PROMPT": "chat"} if prompt == "chat" else {})},
-        )
-        for k in (4, 8, 16, 32, 48, 64, 128)
-        for prompt in ("base", "chat")
-    },
-    **{
-        f"short_{task}": ("short", {"TASKS": task})
-        for task in (*GENERATION_TASKS, *LIKELIHOOD_TASKS)
-    },
-    **{f"short_{task}_chat": ("short", {"TASKS": task, "PROMPT": "chat"}) for task in CHAT_TASKS},
-}
+FORMS = _list_forms()
 _SETTINGS: dict[str, Setting] = {
     "models": LEADING["models"],
     "datasets": texts(
@@ -98,14 +88,13 @@ class DataSetFile:
     """What of its data is not on this machine, and how to get it; empty if all is there."""
 
 
-def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run:
+def plan_data_sets(settings: Mapping[str, Any]) -> Run:
     """Work out a run of all data sets from settings and environment variables.
 
     Raises:
         ValueError: For a wrong setting; for data that is not there, if absent='error'.
     """
-    gpus = machine.count_gpus() if num_gpus is None else num_gpus
-    values = read_settings(settings, _SETTINGS)
+    values, gpus = read_settings(settings, _SETTINGS), machine.count_gpus()
     files = find_data_sets(values["datasets"])
     sets, datasets = [], []
     for file in files:
@@ -134,8 +123,7 @@ def plan_data_sets(settings: Mapping[str, Any], num_gpus: int | None = None) -> 
         combinations=None,
         described_models=table.describe(models),
         settings=values.values,
-        infer=run_tasks("ShortNamedInferTask", packing_partitioner(workers), workers),
-        eval=run_tasks("CellByCellEvalTask", packing_partitioner(1), workers),
+        **run_tasks(packing_partitioner(workers), packing_partitioner(1), workers),
         summarizer=summarize_with("CoverageSummarizer", sets=sets),
     )
 

@@ -5,6 +5,7 @@ Counts GPUs without torch: the process that parses configs should not create a C
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -71,18 +72,16 @@ def count_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return len(devices)
-    count = 0
-    for entry in (part.strip() for part in visible.split(",")):
+
+    def exists(entry: str) -> bool:
         if entry.isdecimal():
-            exists = int(entry) < len(devices)
-        elif entry.startswith("GPU-"):
-            exists = any(f"UUID: {entry}" in line for line in devices)
-        else:
-            exists = entry.startswith("MIG-") and bool(devices)
-        if not exists:
-            break
-        count += 1
-    return count
+            return int(entry) < len(devices)
+        if entry.startswith("GPU-"):
+            return any(f"UUID: {entry}" in line for line in devices)
+        return entry.startswith("MIG-") and bool(devices)
+
+    entries = (part.strip() for part in visible.split(","))
+    return len(list(itertools.takewhile(exists, entries)))
 
 
 def list_gpus() -> list[str]:
@@ -94,14 +93,12 @@ def list_gpus() -> list[str]:
     if command is None:
         return [_describe_gpu(i, path) for i, path in enumerate(sorted(DRIVER.glob("*")))]
     try:
-        listing = subprocess.run(
-            [command, "-L"], capture_output=True, text=True, timeout=60, check=False
+        listing = subprocess.check_output(
+            [command, "-L"], stderr=subprocess.DEVNULL, text=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    if listing.returncode != 0:
-        return []
-    lines = [line.strip() for line in listing.stdout.splitlines()]
+    lines = [line.strip() for line in listing.splitlines()]
     instances = [line for line in lines if line.startswith("MIG ")]
     return instances or [line for line in lines if line.startswith("GPU ")]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -52,24 +52,19 @@ SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "Perplexi
 Maker = dict[str, Any]
 
 
-def describe_data(dataset: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+def describe_data(dataset: Any, config: Mapping[str, Any]) -> Maker:
     """Return a maker's part on a built data set: the samples that the model is asked and shown."""
     rows = getattr(dataset, "test", None)
     part = {"samples": None if rows is None else hash_rows(rows)}
     infer = config.get("infer_cfg") or {}
-    retriever = type_name(infer.get("retriever") or {})
-    if "ice_template" in infer and retriever != "ZeroRetriever":
+    if "ice_template" in infer and type_name(infer.get("retriever") or {}) != "ZeroRetriever":
         part["examples"] = hash_rows(getattr(dataset, "train", None) or ())
     return part
 
 
-def describe_weights(
-    model: Mapping[str, Any], files: Mapping[str, tuple[str, str]]
-) -> dict[str, Any]:
+def describe_weights(model: Mapping[str, Any], files: Mapping[str, tuple[str, str]]) -> Maker:
     """Return a maker's part on the model, whatever it is asked; ``files`` from `hash_files`."""
-    part: dict[str, Any] = {
-        name: "+".join(filter(None, own)) or None for name, own in files.items()
-    }
+    part: Maker = {name: "+".join(filter(None, own)) or None for name, own in files.items()}
     if is_ours(model):
         options: WrapperOptions = LLaDACausalLM.check_arguments(**model_keywords(model))
         part["scaling"] = plain(options.rope_scaling)
@@ -94,33 +89,36 @@ def describe_maker(
     inferencer = dict(infer.pop("inferencer", None) or {})
     reader = dataset.get("reader_cfg") or {}
     columns = {name: reader.get(name) for name in ("input_columns", "output_column")}
-    own = {key: value for key, value in inferencer.items() if key not in _INFERENCER_HOST}
+    wording = [infer, columns, model.get("meta_template")]
+    own = _without(inferencer, _INFERENCER_HOST)
     if isinstance(own.get("likelihood"), Mapping):
-        own["likelihood"] = {k: v for k, v in own["likelihood"].items() if k != "batch_size"}
+        own["likelihood"] = _without(own["likelihood"], ("batch_size",))
     if (shortest := inferencer.get("min_out_len", model.get("min_out_len"))) is not None:
         own["min_out_len"] = shortest
+    length = inferencer.get("max_out_len") or None
+    scores = type_name(inferencer) in SCORING
     maker = {
         **describe_weights(model, files),
         **data,
-        "wording": hash_values([plain(infer), plain(columns), plain(model.get("meta_template"))]),
+        "wording": hash_values(plain(wording)),
         "inference": plain(own),
         "versions": {"opencompass_llada": __version__}
         | {name: metadata.version(name).partition(".")[0] for name in ("torch", "transformers")},
     }
-    length = inferencer.get("max_out_len") or None
-    scores = type_name(inferencer) in SCORING
     if is_ours(model):
         maker |= _describe_ours(model, length, scores=scores, fetch=fetch)
         if dtype is not None:
             maker["dtype"] = dtype
     else:
-        # Hashes, since an option may be a secret.
-        maker["options"] = {
-            key: hash_values(plain(model[key])) for key in model if key not in _ELSEWHERE
-        }
+        options = _without(model, _ELSEWHERE)  # hashed, since an option may be a secret
+        maker["options"] = {key: hash_values(plain(value)) for key, value in options.items()}
         if not scores:
             maker["generation_length"] = length or model.get("max_out_len")
     return json.loads(json.dumps(maker, default=str))
+
+
+def _without(config: Mapping[str, Any], keys: Container[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _describe_ours(
@@ -129,16 +127,16 @@ def _describe_ours(
     """Return what this package's wrapper makes of its keywords, with all defaults."""
     keywords = model_keywords(model)
     options: WrapperOptions = LLaDACausalLM.check_arguments(**keywords)
-    names = [f.name for f in dataclasses.fields(options) if f.name not in _RESOLVED]
-    chat = plain(options.chat)
-    if options.chat is not None and options.chat.template is not None:
-        template = Path(options.chat.template).expanduser()
-        chat["template"] = hash_values(template.read_text("utf-8") if template.is_file() else None)
+    resolved = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     maker: Maker = {
-        "chat": chat,
-        "options": {name: plain(getattr(options, name)) for name in names}
+        "chat": plain(options.chat),
+        "options": plain(_without(resolved, _RESOLVED))
         | {"tokenizer_kwargs": hash_values(plain(options.tokenizer_kwargs))},
     }
+    if options.chat is not None and options.chat.template is not None:
+        template = Path(options.chat.template).expanduser()
+        text = template.read_text("utf-8") if template.is_file() else None
+        maker["chat"]["template"] = hash_values(text)
     if scores:
         maker["likelihood"] = plain(dataclasses.replace(options.likelihood, batch_size=1))
         return maker
@@ -146,9 +144,8 @@ def _describe_ours(
     folder = find_folder(options.path, fetch=fetch)
     if folder is not None:
         settings = LLaDACausalLM.check_arguments(**{**keywords, "path": str(folder)}).settings
-        sampler = plain(settings.for_length(number))
-        maker["seed"] = sampler.pop("seed", None)
-        maker["sampler"] = sampler
+        maker["sampler"] = plain(settings.for_length(number))
+        maker["seed"] = maker["sampler"].pop("seed", None)
     return maker
 
 
@@ -187,9 +184,8 @@ def describe_scoring(
 
 def maker_path(file: Path) -> Path:
     """Return where the maker of a prediction file, finished or not, or of a result is written."""
-    return file.with_name(
-        file.stem.removeprefix("tmp_" if file.suffix == ".jsonl" else "") + SUFFIX
-    )
+    name = file.stem.removeprefix("tmp_") if file.suffix == ".jsonl" else file.stem
+    return file.with_name(name + SUFFIX)
 
 
 def read_maker(file: Path) -> Maker | None:
@@ -225,9 +221,8 @@ def set_aside(run_path: Path, paths: Iterable[Path]) -> Path:
             continue
         folder, *between, _ = path.relative_to(run_path).parts
         if folder == "predictions" and path.suffix != SUFFIX:
-            stem = maker_path(path).stem
-            record = {"kind": "superseded", "model": between[0], "dataset": stem}
-            add_record(run_path, record)
+            dataset = maker_path(path).stem
+            add_record(run_path, {"kind": "superseded", "model": between[0], "dataset": dataset})
     return target
 
 
@@ -239,8 +234,10 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     if isinstance(value, Mapping):
-        named = {key: _resolve(item) if key == "type" else item for key, item in value.items()}
-        return {str(key): plain(item) for key, item in named.items()}
+        return {
+            str(key): plain(_resolve(item) if key == "type" else item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, set | frozenset):

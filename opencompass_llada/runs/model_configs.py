@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,68 +105,38 @@ class ModelTable:
             ]
         configs = []
         for row in rows:
-            keys = dict(row)
-            [name] = self.resolve([keys.pop("model")])
-            text, steps = keys.pop("scaling"), keys.pop("num_steps", None)
+            own = dict(row)
+            [name] = self.resolve([own.pop("model")])
+            text, steps = own.pop("scaling"), own.pop("num_steps", None)
             if name not in names:
                 continue
-            config = self._make_config(name, text, steps, benchmark)
-            config["run_cfg"] = {"num_gpus": min(1, num_gpus)}
-            config.update(keys)
-            if chat and self.models[name].chat:
+            facts = self.models[name]
+            scaling = _check_scaling(name, facts, parse_scaling(text, facts.trained_length))
+            config = {
+                "type": "opencompass_llada.wrapper.LLaDACausalLM",
+                "abbr": _make_abbr(name, scaling, steps),
+                "path": facts.path,
+                "rope_scaling": scaling,
+                "max_out_len": facts.generation[benchmark]["max_out_len"],
+                "batch_size": facts.batch_size,
+                "run_cfg": {"num_gpus": min(1, num_gpus)},
+                **({"dtype": facts.dtype} if facts.dtype else {}),
+                **own,
+            }
+            if chat and facts.chat:
                 config["chat"] = True
             given = {"batch_size": batch_size, "dtype": dtype, "max_out_len": max_out_len}
             config.update({key: value for key, value in given.items() if value})
-            if num_steps or block_length:
-                self._set_sampler(config, benchmark, num_steps, block_length)
+            if not facts.states_length:
+                config["rope_scaling"] = {**scaling, "trained_length": facts.trained_length}
+            asked = {"num_steps": num_steps or steps, "block_length": block_length}
+            sampler = {
+                k: asked[k] or v for k, v in facts.generation[benchmark].items() if k in asked
+            }
+            if sampler:  # without steps there is none
+                config["sampler"] = {**facts.sampler, **sampler}
             configs.append(config)
         return configs
-
-    def _make_config(self, name: str, text: str, num_steps: int | None, benchmark: str) -> Config:
-        """Make one model's config, as it is on every machine; given steps are part of its abbr."""
-        facts = self.models[name]
-        scaling = parse_scaling(text, facts.trained_length)
-        _check_scaling(name, facts, scaling)
-        options = [f"-{option}{value}" for option, value in scaling.items() if option != "type"]
-        suffix = "" if scaling["type"] == "none" else f"_{scaling['type']}{''.join(options)}"
-        if not facts.states_length:
-            scaling["trained_length"] = facts.trained_length
-        config = {
-            "type": "opencompass_llada.wrapper.LLaDACausalLM",
-            "abbr": name.replace("_", "-") + suffix + (f"_steps{num_steps}" if num_steps else ""),
-            "path": facts.path,
-            "rope_scaling": scaling,
-            "max_out_len": facts.generation[benchmark]["max_out_len"],
-            "batch_size": facts.batch_size,
-        }
-        if facts.dtype:
-            config["dtype"] = facts.dtype
-        self._set_sampler(config, benchmark, num_steps)
-        return config
-
-    def _set_sampler(
-        self,
-        config: Config,
-        benchmark: str,
-        num_steps: int | None,
-        block_length: int | None = None,
-    ) -> None:
-        """Give a model's config its sampler: what its facts say, or what is given instead.
-
-        A model without a sampler gets none, and one without blocks no block length.
-        """
-        facts = self._facts_of(config)
-        generation = facts.generation[benchmark]
-        if "num_steps" not in generation:
-            return
-        sampler = {"num_steps": num_steps or generation["num_steps"], **facts.sampler}
-        if "block_length" in generation:
-            sampler["block_length"] = block_length or generation["block_length"]
-        config["sampler"] = sampler
-
-    def _facts_of(self, config: Config) -> KnownModel:
-        """Return what is known of the model that a config of `list_configs` is about."""
-        return next(facts for facts in self.models.values() if facts.path == config["path"])
 
     def describe(self, configs: Iterable[Config]) -> list[dict[str, Any]]:
         """List what summarizers say about models: title and trained length of each abbr.
@@ -175,11 +146,11 @@ class ModelTable:
         """
         described = []
         for config in configs:
-            facts, abbr = self._facts_of(config), config["abbr"]
+            facts = next(own for own in self.models.values() if own.path == config["path"])
+            abbr = config["abbr"]
             steps = abbr.partition("_steps")[2].partition("_")[0]
             title = facts.title + (f", steps {steps}" if steps else "")
-            told = {"abbr": abbr, "title": title, "trained_length": facts.trained_length}
-            described.append(told)
+            described.append({"abbr": abbr, "title": title, "trained_length": facts.trained_length})
         return described
 
 
@@ -202,9 +173,8 @@ def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:
         try:
             number = float(value)
         except ValueError:
-            number = float("nan")
-        # Neither infinite nor NaN, whose difference with itself is NaN.
-        if not equals or number - number != 0:
+            number = math.nan
+        if not equals or not math.isfinite(number):
             raise ValueError(
                 f"scaling {text!r}: {setting!r} must be option=number, as in "
                 "ntk:target_length=16384 or ntk:theta_multiplier=14."
@@ -230,11 +200,21 @@ def _own_scalings(texts: Iterable[str], facts: KnownModel) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check_scaling(name: str, facts: KnownModel, scaling: Mapping[str, Any]) -> None:
-    """Refuse a scaling that a model has no use for."""
+def _check_scaling(name: str, facts: KnownModel, scaling: Config) -> Config:
+    """Return a scaling; one that a model has no use for is refused."""
     if facts.is_autoregressive and scaling["type"] == "diffusion_ntk":
         raise ValueError(
             f"scaling 'diffusion_ntk' is not for {name!r}: it puts 2T in the place of T because a "
             "bidirectional model sees relative positions from -(T-1) to T-1, and an "
             "autoregressive one sees those from 0 to T-1 only. Use ntk."
         )
+    return scaling
+
+
+def _make_abbr(name: str, scaling: Config, steps: int | None) -> str:
+    """Return a model's name with its scaling and, where several are compared, its steps."""
+    method, *options = [
+        value if key == "type" else f"{key}{value}" for key, value in scaling.items()
+    ]
+    suffix = "" if method == "none" else "_" + "-".join([method, *options])
+    return name.replace("_", "-") + suffix + (f"_steps{steps}" if steps else "")

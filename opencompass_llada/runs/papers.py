@@ -108,7 +108,7 @@ PAPERS: dict[str, dict[str, Evaluation]] = {
 }
 
 
-def plan_paper(paper: str, benchmark: str, num_gpus: int | None = None) -> Run:
+def plan_paper(paper: str, benchmark: str) -> Run:
     """Work out a paper's run of one benchmark, a key of `PAPERS` and one below it.
 
     Raises:
@@ -123,7 +123,7 @@ def plan_paper(paper: str, benchmark: str, num_gpus: int | None = None) -> Run:
     rows = choose_rows(rows)
     settings["models"] = list(dict.fromkeys(row["model"] for row in rows))
     settings["scaling"] = list(dict.fromkeys(row["scaling"] for row in rows))
-    run = plan_run(benchmark, settings, num_gpus, rows=rows)
+    run = plan_run(benchmark, settings, rows=rows)
     if evaluation.groups:
         run.summarizer["groups"] = [group.to_config() for group in evaluation.groups]
     return run

@@ -21,12 +21,12 @@ from opencompass_llada.runs import machine
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.settings import (
+    BATCH_SIZE,
     LEADING,
     TRAILING,
     WORKERS,
     Setting,
     Settings,
-    number,
     numbers,
     only_variables,
     read_settings,
@@ -39,11 +39,7 @@ MOST_CELLS_A_TASK = 50
 #: The benchmarks that the leaderboard can run.
 ON_BOARD = {"niah": "niah", "ruler": "ruler", "ppl": "perplexity"}
 #: What a file of configs/models takes besides the model's name.
-BY_NAME = {
-    "scaling": LEADING["scaling"],
-    "batch_size": number("prompts at a time; default the model's"),
-    "dtype": TRAILING["dtype"],
-}
+BY_NAME = {"scaling": LEADING["scaling"], **BATCH_SIZE, "dtype": TRAILING["dtype"]}
 #: ``models`` and the ``datasets`` that each of them runs.
 Combination = dict[str, list[Config]]
 #: `ModelTable.list_configs` with a run's scalings, GPUs and precision put in.
@@ -67,7 +63,7 @@ class Plan:
     """What is announced; ``{models}``, ``{cells}`` (data sets of all groups), ``{datasets}``,
     ``{results}`` (models x data sets) and names of settings are filled in."""
     settings: Mapping[str, Setting]
-    """Besides those of every run (`settings.LEADING`, `WORKERS` and `TRAILING`)."""
+    """Besides those of every run (`settings.LEADING`, `BATCH_SIZE`, `WORKERS` and `TRAILING`)."""
     demo: Mapping[str, Any]
     """What LLADA_DEMO=1 runs."""
     fill_defaults: Callable[[Settings, int], None]
@@ -129,7 +125,7 @@ def plan_run(
     """
     plan, table = find_plan(benchmark), ModelTable()
     gpus = machine.count_gpus() if num_gpus is None else num_gpus
-    known = {**LEADING, **plan.settings, **WORKERS, **TRAILING}
+    known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **TRAILING}
     values = read_settings(settings, known, demo=plan.demo if rows is None else None)
     values.default("models", table.list_shipped(), "default: all that are shipped")
     values.values["models"] = table.resolve(values["models"])
@@ -160,7 +156,7 @@ def plan_run(
             "cells": sum(len(group["datasets"]) for group in groups),
             "results": results,
         }
-        values.announce(plan.headline.format(**{**values.values, **counts}), unset=("lengths",))
+        values.announce(plan.headline.format(**{**values.values, **counts}))
     workers, evaluations = values["workers"], 1
     if plan.has_small_cells:
         partitioner = small_cells_partitioner(results, len(groups[0]["datasets"]), workers, gpus)
@@ -178,8 +174,7 @@ def plan_run(
         combinations=groups if several else None,
         described_models=table.describe(models),
         settings=values.values,
-        infer=run_tasks("ShortNamedInferTask", partitioner, workers),
-        eval=run_tasks("CellByCellEvalTask", packing_partitioner(evaluations), workers, **details),
+        **run_tasks(partitioner, packing_partitioner(evaluations), workers, **details),
         summarizer={},
     )
     run.summarizer = plan.make_summarizer(values, run)
@@ -187,30 +182,43 @@ def plan_run(
 
 
 def pair_by_settings(
-    values: Settings,
-    table: ModelTable,
-    make_models: Callable[[list[str]], list[Config]],
     list_cells: Callable[[Settings], list[Config]],
-    own_settings: Callable[[KnownModel], Mapping[str, Any]],
-) -> list[Combination]:
-    """Pair each set of data sets with the models that run it: settings may differ by model.
+    own_settings: Callable[[Settings, KnownModel], Mapping[str, Any]] = lambda values, facts: {},
+    model_options: Callable[[Settings], Mapping[str, Any]] = lambda values: {},
+) -> Callable[[Settings, ModelTable, MakeModels], list[Combination]]:
+    """Return a `Plan.make_groups` that pairs each set of data sets with the models that run it.
 
     A tokenizer is known by its content: models with copies of one are asked the same questions, and
     the first one's path is in the data sets. For chat prompts its template counts, too.
+
+    Args:
+        list_cells: Lists the data set configs of settings.
+        own_settings: Settings that a model brings; those of like ones share data sets.
+        model_options: Of `ModelTable.list_configs`, besides those of every benchmark.
     """
-    groups: dict[Any, tuple[dict[str, Any], list[str]]] = {}
-    for name in values["models"]:
-        own = dict(own_settings(table[name]))
-        key: list[Any] = list(own.values())
-        if tokenizer := values.values.get("tokenizer"):
-            own["tokenizer"] = tokenizer = table[name].path if tokenizer == "model" else tokenizer
-            is_turn = values["prompt"] not in (None, "base")
-            key += [name_tokenizer(tokenizer), find_template(tokenizer) if is_turn else None]
-        groups.setdefault(tuple(key), (own, []))[1].append(name)
-    return [
-        {"models": make_models(names), "datasets": list_cells(values.replaced(**own))}
-        for own, names in groups.values()
-    ]
+
+    def make_groups(
+        values: Settings, table: ModelTable, make_models: MakeModels
+    ) -> list[Combination]:
+        groups: dict[Any, tuple[dict[str, Any], list[str]]] = {}
+        for name in values["models"]:
+            own = dict(own_settings(values, table[name]))
+            key: list[Any] = list(own.values())
+            if tokenizer := values.values.get("tokenizer"):
+                tokenizer = table[name].path if tokenizer == "model" else tokenizer
+                own["tokenizer"] = tokenizer
+                is_turn = values["prompt"] not in (None, "base")
+                key += [name_tokenizer(tokenizer), find_template(tokenizer) if is_turn else None]
+            groups.setdefault(tuple(key), (own, []))[1].append(name)
+        return [
+            {
+                "models": make_models(names, **model_options(values)),
+                "datasets": list_cells(values.replaced(**own)),
+            }
+            for own, names in groups.values()
+        ]
+
+    return make_groups
 
 
 def default_by_name(values: Settings) -> KnownModel:
@@ -221,17 +229,12 @@ def default_by_name(values: Settings) -> KnownModel:
     return KNOWN_MODELS["tiny_llada"]
 
 
-def plan_leaderboard(
-    settings: Mapping[str, Any],
-    options: Mapping[str, Mapping[str, Any]],
-    num_gpus: int | None = None,
-) -> Run:
+def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> Run:
     """Work out one run of several benchmarks from settings and environment variables.
 
     Args:
         settings: Models, scaling, benchmarks, lengths and workers; None for the default.
         options: Settings of each benchmark besides these.
-        num_gpus: GPUs of the machine; counted by default.
     """
     known = {
         **LEADING,
@@ -240,8 +243,7 @@ def plan_leaderboard(
         **WORKERS,
         **TRAILING,
     }
-    gpus = machine.count_gpus() if num_gpus is None else num_gpus
-    values = read_settings(settings, known)
+    values, gpus = read_settings(settings, known), machine.count_gpus()
     values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
     values.default("scaling", ["all"], "default: all that docs/models.md lists")
     values.default("benchmarks", list(ON_BOARD))
@@ -259,7 +261,7 @@ def plan_leaderboard(
         for group in run.combinations or [{"models": run.models, "datasets": run.datasets}]
     ]
     cells = _count_results(combinations)
-    values.announce(f"Leaderboard: {cells} cells", unset=("lengths",))
+    values.announce(f"Leaderboard: {cells} cells")
     largest = max(len(group["datasets"]) for group in combinations)
     described = unique(told for run in runs for told in run.described_models)
     results = -(-cells // largest) * largest
@@ -270,13 +272,7 @@ def plan_leaderboard(
         combinations=combinations,
         described_models=described,
         settings=values.values,
-        infer=run_tasks("ShortNamedInferTask", partitioner, values["workers"]),
-        eval=run_tasks(
-            "CellByCellEvalTask",
-            runs[0].eval["partitioner"],
-            values["workers"],
-            dump_details=True,
-        ),
+        **run_tasks(partitioner, runs[0].eval["partitioner"], values["workers"], dump_details=True),
         summarizer=summarize_with("LeaderboardSummarizer", models=described),
     )
 
@@ -288,9 +284,7 @@ def _count_results(groups: Iterable[Combination]) -> int:
 def find_plan(benchmark: str) -> Plan:
     """Return the plan of a benchmark's runs; one without any is refused."""
     modules = _plan_modules().items()
-    plans: dict[str, Plan] = {
-        name: module.PLAN for name, module in modules if hasattr(module, "PLAN")
-    }
+    plans = {name: module.PLAN for name, module in modules if hasattr(module, "PLAN")}
     reject_unknown("benchmark", [benchmark], plans)
     return plans[benchmark]
 
@@ -371,14 +365,25 @@ def packing_partitioner(num_tasks: int) -> Config:
     return {"type": kind, "num_tasks": num_tasks}
 
 
-def run_tasks(kind: str, partitioner: Config, workers: int, **options: Any) -> Config:
-    """Return OpenCompass's ``infer`` or ``eval``, with so many tasks of a class at a time."""
-    runner = {
-        "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
-        "max_num_workers": workers,
-        "task": {"type": f"opencompass_llada.runs.tasks.{kind}", **options},
+def run_tasks(
+    inference: Config, scoring: Config, workers: int, **scoring_options: Any
+) -> dict[str, Config]:
+    """Return OpenCompass's ``infer`` and ``eval`` by their partitioners and tasks at a time."""
+    tasks = "opencompass_llada.runs.tasks"
+    stages: dict[str, tuple[Config, Config]] = {
+        "infer": (inference, {"type": f"{tasks}.ShortNamedInferTask"}),
+        "eval": (scoring, {"type": f"{tasks}.CellByCellEvalTask", **scoring_options}),
     }
-    return {"partitioner": partitioner, "runner": runner}
+    runner = {"type": f"{tasks}.CoreSharingLocalRunner", "max_num_workers": workers}
+    return {
+        name: {"partitioner": partitioner, "runner": {**runner, "task": task}}
+        for name, (partitioner, task) in stages.items()
+    }
+
+
+def summarize_models(kind: str) -> Callable[[Settings, Run], Config]:
+    """Return a `Plan.make_summarizer` for a class that is told of the models alone."""
+    return lambda values, run: summarize_with(kind, models=run.described_models)
 
 
 def summarize_with(kind: str, **options: Any) -> Config:

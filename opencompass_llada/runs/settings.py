@@ -54,6 +54,7 @@ LEADING = {
         "METHOD:all: those of one method"
     ),
 }
+BATCH_SIZE = {"batch_size": number("prompts, or masks of one, at a time; default the model's")}
 WORKERS = {
     "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU")
 }
@@ -68,13 +69,12 @@ TRAILING = {
 }
 
 
+@dataclass(frozen=True)
 class Settings:
     """Settings by name, each with where its value comes from; None where none was given."""
 
-    def __init__(self, values: dict[str, Any], sources: dict[str, str]) -> None:
-        """Keep both."""
-        self.values = values
-        self.sources = sources
+    values: dict[str, Any]
+    sources: dict[str, str]
 
     def __getitem__(self, name: str) -> Any:
         """Return a setting's value."""
@@ -85,15 +85,20 @@ class Settings:
         if self.values[name] is None:
             self.values[name], self.sources[name] = value, reason
 
+    def defaults(self, reason: str = "default", /, **values: Any) -> None:
+        """Take each value for which none was given, all for one reason."""
+        for name, value in values.items():
+            self.default(name, value, reason)
+
     def replaced(self, **values: Any) -> Settings:
         """Return a copy with other values."""
         return Settings({**self.values, **values}, dict(self.sources))
 
-    def announce(self, headline: str, unset: Collection[str] = ()) -> None:
-        """Write to standard error what is run, and why; names in ``unset`` also without a value."""
+    def announce(self, headline: str) -> None:
+        """Write to standard error what is run, and why; lengths also where they are by model."""
         lines = [headline]
         for name, value in self.values.items():
-            if value is not None or name in unset:
+            if value is not None or name == "lengths":
                 shown = ",".join(map(str, value)) if isinstance(value, list) else value
                 shown = "by model" if shown is None else shown
                 lines.append(f"  {name:<18}{shown}  [{self.sources[name]}]")

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from opencompass_llada.benchmarks.cells import (
-    LITERAL_TEMPLATE,
-    Config,
-    generate_with,
-    read_with,
-    score_with,
-)
+from opencompass_llada.benchmarks import cells
+from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.data_files import find_data
 from opencompass_llada.benchmarks.longbench import dataset, facts, v2
+from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION
-from opencompass_llada.runs.planning import (
-    Combination,
-    DataSets,
-    MakeModels,
-    Plan,
-    Run,
-    summarize_with,
-)
+from opencompass_llada.runs.planning import Combination, MakeModels, Run
 from opencompass_llada.runs.settings import Settings, number, numbers, text, texts
 
 #: By the name of the data: LongBench's folder, and LongBench v2's file.
@@ -36,17 +25,17 @@ EMBEDDED_TASKS = (
 def _list_cells(values: Settings) -> list[Config]:
     """List the data sets, one a task; LongBench v2 is one."""
     _fill_cell_defaults(values)
-    if values["benchmark"] == "longbench_v2":
+    benchmark, lengths = values["benchmark"], values["output_lengths"]
+    if benchmark == "longbench_v2":
         return [_v2_cell(values)]
     tasks = values["tasks"]
     if values["data"] == "embedded":
-        if values["benchmark"] != "longbench":
+        if benchmark == "longbench_e":
             raise ValueError(
                 "benchmark='longbench_e': the sample set has no texts of 8,000 words; get "
                 "LongBench's files and set LLADA_DATA=longbench (or their folder)."
             )
         tasks = tasks or list(EMBEDDED_TASKS)
-    benchmark, lengths = values["benchmark"], values["output_lengths"]
     prefix = benchmark + ("_embedded" if values["data"] == "embedded" else "")
     suffix = "_opencompass" if values["wording"] == "opencompass" else ""
     return [
@@ -57,12 +46,12 @@ def _list_cells(values: Settings) -> list[Config]:
             "benchmark": benchmark,
             "task": task.name,
             "wording": values["wording"],
-            "reader_cfg": read_with("answers", values["samples"]),
-            "infer_cfg": generate_with(
-                {"type": LITERAL_TEMPLATE, "chat": task.chat},
+            "reader_cfg": cells.read_with("answers", values["samples"]),
+            "infer_cfg": cells.generate_with(
+                {"type": cells.LITERAL_TEMPLATE, "chat": task.chat},
                 facts.output_length(lengths, task.name),
             ),
-            "eval_cfg": score_with(
+            "eval_cfg": cells.score_with(
                 "longbench.dataset.LongBenchEvaluator",
                 task=task.name,
                 by_length=benchmark == "longbench_e",
@@ -83,29 +72,25 @@ def _v2_cell(values: Settings) -> Config:
         "path": path,
         "benchmark": "longbench_v2",
         "task": "v2",
-        "reader_cfg": read_with("answer", values["samples"]),
-        "infer_cfg": generate_with({"type": LITERAL_TEMPLATE, "chat": True}, length),
-        "eval_cfg": score_with("longbench.v2.LongBenchV2Evaluator"),
+        "reader_cfg": cells.read_with("answer", values["samples"]),
+        "infer_cfg": cells.generate_with({"type": cells.LITERAL_TEMPLATE, "chat": True}, length),
+        "eval_cfg": cells.score_with("longbench.v2.LongBenchV2Evaluator"),
     }
 
 
 def _fill_cell_defaults(values: Settings) -> None:
-    values.default("data", "longbench")
-    values.default("benchmark", "longbench")
+    values.defaults(data="longbench", benchmark="longbench", wording="original")
     if values["data"] == "embedded":
         values.default("output_lengths", "short", "default of the sample set")
     values.default("output_lengths", "original")
-    values.default("wording", "original")
 
 
 def _fill_defaults(values: Settings, trained_length: int) -> None:
     _fill_cell_defaults(values)
     if values["data"] == "embedded":
-        values.default("block_length", 32, "default of the sample set")
-        values.default("steps", 8, "default of the sample set")
+        values.defaults("default of the sample set", block_length=32, steps=8)
     block_length = LONGLLADA_GENERATION["longbench"]["block_length"]
     values.default("block_length", block_length, "default: the papers'")
-    values.default("steps", None, "default: the papers', one a token")
     values.default("lengths", None, "default: see default_lengths in benchmarks/longbench/plan.py")
 
 
@@ -166,7 +151,7 @@ def _make_summarizer(values: Settings, run: Run) -> Config:
         groups = facts.category_groups(benchmark, tasks)
         parts["groups"] = [group.to_config() for group in groups]
     kind = "GroupSummarizer" if benchmark == "longbench" else "BreakdownSummarizer"
-    return summarize_with(kind, **parts, models=described)
+    return planning.summarize_with(kind, **parts, models=described)
 
 
 _CELL_SETTINGS = {
@@ -186,7 +171,7 @@ _CELL_SETTINGS = {
         "original, or opencompass: the prompts that both papers ran", "original", "opencompass"
     ),
 }
-PLAN = Plan(
+PLAN = planning.Plan(
     headline="{benchmark}: {models} models, {datasets} tasks",
     settings={
         **_CELL_SETTINGS,
@@ -197,7 +182,6 @@ PLAN = Plan(
             "tokens in a block of the sampler; default the papers' 64, sample set 32"
         ),
         "steps": number("denoising steps; default one a token, as in the papers, sample set 8"),
-        "batch_size": number("prompts at a time; default the model's"),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_defaults,
@@ -205,4 +189,4 @@ PLAN = Plan(
     find_path=_find_path,
     make_summarizer=_make_summarizer,
 )
-DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)
+DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

@@ -6,17 +6,16 @@ model ends in the beginning of the answer; there is no answer turn after it.
 
 from __future__ import annotations
 
-from opencompass_llada.benchmarks.cells import (
-    LITERAL_TEMPLATE,
-    Config,
-    generate_with,
-    read_with,
-    score_with,
+from opencompass_llada.benchmarks import cells
+from opencompass_llada.benchmarks.cells import Config
+from opencompass_llada.benchmarks.needle.plan import (
+    DATA_PATHS,
+    DEPTHS_BY_TEN,
+    LONGLLADA_LENGTHS,
+    describe_haystack,
 )
-from opencompass_llada.benchmarks.counting import name_tokenizer
-from opencompass_llada.benchmarks.needle.plan import DATA_PATHS, DEPTHS_BY_TEN, LONGLLADA_LENGTHS
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs.planning import DataSets, default_by_name
+from opencompass_llada.runs import planning
 from opencompass_llada.runs.settings import Settings, number, numbers, text
 
 #: For each data, each language that it has. NeedleBench's own Chinese sets read zh_finance.jsonl
@@ -33,52 +32,36 @@ _DATASETS = "opencompass_llada.benchmarks.multi_needle.dataset"
 
 def _list_cells(values: Settings) -> list[Config]:
     """List the data sets of one task; embedded ones at tiny-llada's lengths."""
-    values.default("task", "retrieval")
-    values.default("data", "needlebench")
-    values.default("language", "en")
+    values.defaults(task="retrieval", data="needlebench", language="en")
     data = values["data"] if values["data"] in DATA_PATHS else "needlebench"
     if values["task"] == "reasoning":
         reject_unknown("data of multi-needle reasoning", [data], ["needlebench"])
     if data == "embedded":  # from once to four times its trained length of 512 tokens
-        values.default("lengths", (512, 1024, 2048))
-        values.default("depths", [10, 50, 90])
-        values.default("repeats", 4)
-    default_by_name(values)
-    values.default("lengths", LONGLLADA_LENGTHS)
-    values.default("depths", list(DEPTHS_BY_TEN))
-    values.default("tokenizer", "gpt-4")
-    values.default("repeats", 10)
+        values.defaults(lengths=(512, 1024, 2048), depths=[10, 50, 90], repeats=4)
+    planning.default_by_name(values)
     is_short = data == "embedded" or values["task"] == "reasoning"
-    values.default("generation_length", 64 if is_short else 256)
-    values.default("needles", 2)
-    values.default("gap", 10)
+    values.defaults(
+        lengths=LONGLLADA_LENGTHS,
+        depths=list(DEPTHS_BY_TEN),
+        tokenizer="gpt-4",
+        repeats=10,
+        generation_length=64 if is_short else 256,
+        needles=2,
+        gap=10,
+    )
     language = values["language"]
-    reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
-    common = {
-        "benchmark": "needlebench_multi",
-        "path": DATA_PATHS.get(values["data"], values["data"]),
-        "tokenizer": values["tokenizer"],
-        "num_repeats_per_file": values["repeats"],
-        "length_buffer": "fit",
-        "generation_reserve": values["generation_length"],
-        "guide": values["prompt"] == "chat",
-        "reader_cfg": read_with("answer"),
-        # No BOT turn: it would put a line break after the answer prefix.
-        "infer_cfg": generate_with({"type": LITERAL_TEMPLATE}, values["generation_length"]),
-        **HAYSTACKS[data][language],
-    }
-    ending = f"by-{name_tokenizer(values['tokenizer'])}" + "_chat" * common["guide"]
-    name = f"{data}_{language}_length"
+    name, ending, common = describe_haystack(values, HAYSTACKS, {"type": cells.LITERAL_TEMPLATE})
+    common["benchmark"] = "needlebench_multi"
     if values["task"] == "retrieval":
         return [
             {
-                "abbr": f"multi_retrieval_{name}{length}_{ending}",
+                "abbr": f"multi_retrieval_{name}_length{length}_{ending}",
                 "type": f"{_DATASETS}.MultiNeedleRetrievalDataset",
                 "task": f"multi_retrieval_{language}",
                 "length": length,
                 "depths": values["depths"],
                 "needle_file_name": "needles.jsonl",
-                "eval_cfg": score_with("multi_needle.dataset.MultiNeedleRetrievalEvaluator"),
+                "eval_cfg": cells.score_with("multi_needle.dataset.MultiNeedleRetrievalEvaluator"),
                 **common,
             }
             for length in values["lengths"]
@@ -86,7 +69,7 @@ def _list_cells(values: Settings) -> list[Config]:
     task = f"multi_reasoning{values['needles']}"
     return [
         {
-            "abbr": f"{task}_{name}{length}_{ending}_depth{depth:03d}",
+            "abbr": f"{task}_{name}_length{length}_{ending}_depth{depth:03d}",
             "type": f"{_DATASETS}.MultiNeedleReasoningDataset",
             "task": f"{task}_{language}_depth{depth:03d}",
             "length": length,
@@ -94,7 +77,7 @@ def _list_cells(values: Settings) -> list[Config]:
             "num_needles": values["needles"],
             "diff": values["gap"],
             "needle_file_name": f"multi_needle_reasoning_{language}.json",
-            "eval_cfg": score_with("multi_needle.dataset.MultiNeedleReasoningEvaluator"),
+            "eval_cfg": cells.score_with("multi_needle.dataset.MultiNeedleReasoningEvaluator"),
             **common,
         }
         for depth in values["depths"]
@@ -102,7 +85,7 @@ def _list_cells(values: Settings) -> list[Config]:
     ]
 
 
-DATA_SETS = DataSets(
+DATA_SETS = planning.DataSets(
     settings={
         "task": text(
             "retrieval (all needles) or reasoning (what follows from them)",

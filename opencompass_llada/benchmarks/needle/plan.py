@@ -7,28 +7,16 @@ files: what reads results takes length, depth and the rest from the config.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from opencompass_llada.benchmarks.cells import (
-    PROMPT_TEMPLATE,
-    generate_with,
-    read_with,
-    score_with,
-)
+from opencompass_llada.benchmarks import cells
+from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs.model_configs import Config, ModelTable
+from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_table import KnownModel
-from opencompass_llada.runs.planning import (
-    Combination,
-    DataSets,
-    MakeModels,
-    Plan,
-    default_by_name,
-    pair_by_settings,
-    summarize_with,
-)
 from opencompass_llada.runs.settings import Settings, number, numbers, text
 
 #: LongLLaDA (arXiv 2506.14429, section 4.1): lengths counted with GPT-4's tokenizer, 32 new tokens.
@@ -37,15 +25,14 @@ LONGLLADA_LENGTHS = (2000, 4000, 8000, 16000, 24000, 32000)
 ULTRALLADA_LENGTHS = tuple(range(8192, 131073, 8192))
 DEPTHS_BY_TEN = tuple(range(0, 101, 10))
 DATA_PATHS = {"needlebench": "opencompass/needlebench", "embedded": "asset:needlebench"}
-#: For each data, each language that it has: haystack files and NeedleBench's length_buffer.
+#: For each data, each language that it has: haystack files and NeedleBench's length_buffer, where
+#: there is one.
 HAYSTACKS: dict[str, dict[str, Config]] = {
     "needlebench": {
         "en": {"language": "English", "file_list": ["en_un_asr.jsonl"], "length_buffer": 600},
         "zh": {"language": "Chinese", "file_list": ["zh_all.jsonl"], "length_buffer": 200},
     },
-    "embedded": {
-        "en": {"language": "English", "file_list": ["synthetic_en.jsonl"], "length_buffer": "fit"}
-    },
+    "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
 #: Samples a cell: LongLLaDA's 10.
 REPEATS = {"needlebench": 10, "embedded": 2}
@@ -66,42 +53,55 @@ _CELL_SETTINGS = {
 
 
 def _list_by_name(values: Settings) -> list[Config]:
-    facts = default_by_name(values)
+    facts = planning.default_by_name(values)
     if values["data"] != "embedded":
         values.default("lengths", list(LONGLLADA_LENGTHS))
     _fill_defaults(values, facts.trained_length)
     return _list_cells(values.replaced(**_own_settings(values, facts)))
 
 
-def _list_cells(values: Settings) -> list[Config]:
-    """List a grid, depth by depth, so that any stretch mixes lengths."""
+def describe_haystack(
+    values: Settings, haystacks: Mapping[str, Mapping[str, Config]], template: Config
+) -> tuple[str, str, Config]:
+    """Return beginning and ending of the names of a run's cells, and the keywords that all share.
+
+    The template has no BOT turn: it would put a line break after the answer prefix.
+    """
     data = values["data"] if values["data"] in DATA_PATHS else "needlebench"
     language, chat, tokenizer = values["language"], values["prompt"] == "chat", values["tokenizer"]
-    reject_unknown(f"language of {data} data", [language], HAYSTACKS[data])
-    haystack = dict(HAYSTACKS[data][language])
+    reject_unknown(f"language of {data} data", [language], haystacks[data])
+    common = {
+        "path": DATA_PATHS.get(values["data"], values["data"]),
+        "tokenizer": tokenizer,
+        "num_repeats_per_file": values["repeats"],
+        "guide": chat,
+        "reader_cfg": cells.read_with("answer"),
+        "infer_cfg": cells.generate_with(template, values["generation_length"]),
+        "length_buffer": "fit",
+        **haystacks[data][language],
+    }
     if tokenizer != "gpt-4":
-        haystack["length_buffer"] = "fit"
-    if haystack["length_buffer"] == "fit":
-        haystack["generation_reserve"] = values["generation_length"]
+        common["length_buffer"] = "fit"
+    if common["length_buffer"] == "fit":
+        common["generation_reserve"] = values["generation_length"]
     ending = f"by-{name_tokenizer(tokenizer)}" + ("_chat" if chat else "")
-    # No BOT turn: it would put a line break after the answer prefix.
+    return f"{data}_{language}", ending, common
+
+
+def _list_cells(values: Settings) -> list[Config]:
+    """List a grid, depth by depth, so that any stretch mixes lengths."""
     turns = {"round": [{"role": "HUMAN", "prompt": "{prompt}"}]}
-    template = {"type": PROMPT_TEMPLATE, "template": turns}
+    template = {"type": cells.PROMPT_TEMPLATE, "template": turns}
+    name, ending, common = describe_haystack(values, HAYSTACKS, template)
     return [
         {
-            "abbr": f"niah_{data}_{language}_length{length}_depth{f'{depth:g}'.zfill(3)}_{ending}",
+            "abbr": f"niah_{name}_length{length}_depth{f'{depth:g}'.zfill(3)}_{ending}",
             "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
-            "path": DATA_PATHS.get(values["data"], values["data"]),
             "length": length,
             "depth": depth,
-            "tokenizer": tokenizer,
-            "num_repeats_per_file": values["repeats"],
-            "guide": chat,
             "needle_file_name": "needles.jsonl",
-            "reader_cfg": read_with("answer"),
-            "infer_cfg": generate_with(template, values["generation_length"]),
-            "eval_cfg": score_with("needle.dataset.NeedleBenchEvaluator"),
-            **haystack,
+            "eval_cfg": cells.score_with("needle.dataset.NeedleBenchEvaluator"),
+            **common,
         }
         for depth in values["depths"]
         for length in values["lengths"]
@@ -144,24 +144,9 @@ def _own_settings(values: Settings, facts: KnownModel) -> dict[str, Any]:
     }
 
 
-def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
-    chat = values["prompt"] == "chat"
-    return pair_by_settings(
-        values,
-        table,
-        lambda names: make_models(names, num_steps=values["steps"], chat=chat),
-        _list_cells,
-        lambda facts: _own_settings(values, facts),
-    )
-
-
-PLAN = Plan(
+PLAN = planning.Plan(
     headline="Needle in a haystack: {models} models, {cells} cells (length x depth)",
-    settings={
-        **_CELL_SETTINGS,
-        "steps": number("denoising steps; default the model's"),
-        "batch_size": number("prompts at a time; default the model's"),
-    },
+    settings={**_CELL_SETTINGS, "steps": number("denoising steps; default the model's")},
     demo={
         "models": ["tiny_llada"],
         "scaling": ["none", "ntk", "diffusion_ntk"],
@@ -170,9 +155,13 @@ PLAN = Plan(
         "prompt": "base",
     },
     fill_defaults=_fill_defaults,
-    make_groups=_make_groups,
+    make_groups=planning.pair_by_settings(
+        _list_cells,
+        _own_settings,
+        lambda values: {"num_steps": values["steps"], "chat": values["prompt"] == "chat"},
+    ),
     find_path=lambda cell: str(resolve_data_directory(cell["path"]).resolve()),
-    make_summarizer=lambda _, run: summarize_with("NeedleSummarizer", models=run.described_models),
+    make_summarizer=planning.summarize_models("NeedleSummarizer"),
     has_small_cells=True,
 )
-DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)
+DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from opencompass_llada.benchmarks.cells import PROMPT_TEMPLATE, ZERO_RETRIEVER, Config
 from opencompass_llada.benchmarks.data_checks import options_of
@@ -18,39 +19,35 @@ from opencompass_llada.benchmarks.perplexity.samples import (
     read_texts,
 )
 from opencompass_llada.options import build
-from opencompass_llada.runs.model_configs import ModelTable
-from opencompass_llada.runs.model_table import KNOWN_MODELS
-from opencompass_llada.runs.planning import (
-    Combination,
-    DataSets,
-    MakeModels,
-    Plan,
-    pair_by_settings,
-    summarize_with,
-)
+from opencompass_llada.runs import planning
+from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.settings import Settings, number, numbers, text
 
 #: Characters a token that a text is expected to have at most; English has 3 (a vocabulary of 2,000)
 #: to 5 (one of 100,000).
 MOST_CHARACTERS_A_TOKEN = 6
-#: What tiny-llada was trained on.
-TINY_LENGTH = KNOWN_MODELS["tiny_llada"].trained_length
 _PACKAGE = "opencompass_llada.benchmarks.perplexity"
 
 
+def _list_by_name(values: Settings) -> list[Config]:
+    """List the data sets of a curve, by default at tiny-llada's lengths."""
+    facts = KNOWN_MODELS["tiny_llada"]
+    _fill_defaults(values, facts.trained_length)
+    return _list_cells(values.replaced(**_own_settings(values, facts)))
+
+
 def _list_cells(values: Settings) -> list[Config]:
-    """List the data sets of a curve, one a length; by default at tiny-llada's.
+    """List the data sets of a curve, one a length.
 
     ``longllada`` scores all text but the first chunk in chunks of 64 tokens, as LongLLaDA's script
     does. Autoregressive models are scored exactly with either estimator.
     """
-    _fill_defaults(values, TINY_LENGTH)
     estimator, target, data = values["estimator"], values["target"], values["data"]
     likelihood = {"estimator": estimator, "num_draws": values["draws"]}
     chunk_length = parse_likelihood_options(likelihood, 1).chunk_length
     cells: list[Config] = []
     previous = 0
-    for length in sorted(values["lengths"] or _multiples(TINY_LENGTH)):
+    for length in sorted(values["lengths"]):
         window: Config = {
             "length": length,
             "windows_per_text": values["windows"],
@@ -110,14 +107,12 @@ def _make_cell(values: Settings, data: str, window: Config, likelihood: Config) 
 
 
 def _fill_defaults(values: Settings, trained_length: int) -> None:
-    values.default("data", "generated")
-    values.default("estimator", "bound")
-    generated = values["data"] == "generated"
-    values.default("target", "whole")
-    values.default("texts", 2 if generated else 1, "default: 2 generated texts, else 1")
-    values.default("windows", 1)
-    values.default("text_field", "text")
+    values.defaults(
+        data="generated", estimator="bound", target="whole", windows=1, text_field="text"
+    )
     values.default("split", "test")
+    generated = values["data"] == "generated"
+    values.default("texts", 2 if generated else 1, "default: 2 generated texts, else 1")
     value, source = values["target"], values.sources["target"]
     if value != "whole" and not str(value).isdigit():
         raise ValueError(f"target={value!r} ({source}) must be a number of tokens, or 'whole'.")
@@ -128,18 +123,9 @@ def _fill_defaults(values: Settings, trained_length: int) -> None:
     values.default("lengths", None, "default: 1/2, 1, 2, 4 and 8 times the trained length")
 
 
-def _multiples(trained_length: int) -> tuple[int, ...]:
-    return (trained_length // 2, *(factor * trained_length for factor in (1, 2, 4, 8)))
-
-
-def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
-    return pair_by_settings(
-        values,
-        table,
-        make_models,
-        _list_cells,
-        lambda facts: {"lengths": tuple(values["lengths"] or _multiples(facts.trained_length))},
-    )
+def _own_settings(values: Settings, facts: KnownModel) -> dict[str, Any]:
+    multiples = [facts.trained_length * factor // 2 for factor in (1, 2, 4, 8, 16)]
+    return {"lengths": tuple(values["lengths"] or multiples)}
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
@@ -168,12 +154,9 @@ _CELL_SETTINGS = {
         "shorter texts of a jsonl file or hub data set are passed over; default 1"
     ),
 }
-PLAN = Plan(
+PLAN = planning.Plan(
     headline="Perplexity: {models} models, {results} points (model x length)",
-    settings={
-        **_CELL_SETTINGS,
-        "batch_size": number("masks of one text at a time; default the model's"),
-    },
+    settings=_CELL_SETTINGS,
     demo={
         "models": ["tiny_llada"],
         "scaling": ["none", "ntk", "diffusion_ntk"],
@@ -182,12 +165,10 @@ PLAN = Plan(
         "draws": 12,
     },
     fill_defaults=_fill_defaults,
-    make_groups=_make_groups,
+    make_groups=planning.pair_by_settings(_list_cells, _own_settings),
     check_data=_check_data,
-    make_summarizer=lambda _, run: summarize_with(
-        "PerplexitySummarizer", models=run.described_models
-    ),
+    make_summarizer=planning.summarize_models("PerplexitySummarizer"),
     has_small_cells=True,
     dump_details=False,
 )
-DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)
+DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

@@ -9,31 +9,18 @@ a chat template. The chat form keeps that turn, as it is there. `abbr`,
 from __future__ import annotations
 
 import os
+from typing import Any
 
+from opencompass_llada.benchmarks import cells
 from opencompass_llada.benchmarks.benchmark import list_groups
-from opencompass_llada.benchmarks.cells import (
-    PROMPT_TEMPLATE,
-    Config,
-    generate_with,
-    read_with,
-    score_with,
-)
+from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.ruler.facts import QA_TASKS
 from opencompass_llada.benchmarks.ruler.prompts import TASKS, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import find_data_file
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs.model_configs import ModelTable
+from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION, TINY_GENERATION
-from opencompass_llada.runs.planning import (
-    Combination,
-    DataSets,
-    MakeModels,
-    Plan,
-    default_by_name,
-    pair_by_settings,
-    summarize_with,
-)
 from opencompass_llada.runs.settings import Settings, number, numbers, text, texts
 
 #: Where texts come from: folder and essay file. ``embedded`` has no questions, so no qa tasks.
@@ -57,7 +44,7 @@ EMBEDDED_SAMPLES = 3
 
 
 def _list_by_name(values: Settings) -> list[Config]:
-    facts = default_by_name(values)
+    facts = planning.default_by_name(values)
     # As in OpenCompass's own configs.
     values.default("tokenizer", os.environ.get("TOKENIZER_MODEL") or None)
     _fill_defaults(values, facts.trained_length)
@@ -101,9 +88,11 @@ def _make_cell(values: Settings, task: str, length: int, embedded: bool) -> Conf
         "length": length,
         "tokenizer": values["tokenizer"],
         "num_samples": values["samples"],
-        "reader_cfg": read_with("answer"),
-        "infer_cfg": generate_with({"type": PROMPT_TEMPLATE, "template": {"round": turns}}, room),
-        "eval_cfg": score_with("ruler.dataset.RulerEvaluator", match=TASKS[task].match),
+        "reader_cfg": cells.read_with("answer"),
+        "infer_cfg": cells.generate_with(
+            {"type": cells.PROMPT_TEMPLATE, "template": {"round": turns}}, room
+        ),
+        "eval_cfg": cells.score_with("ruler.dataset.RulerEvaluator", match=TASKS[task].match),
     }
     if embedded:
         cell["tokens_to_generate"] = room
@@ -134,10 +123,11 @@ def _fill_defaults(values: Settings, trained_length: int) -> None:
         values.default("lengths", list(LONGLLADA_LENGTHS), "default: LongLLaDA's")
         if trained_length >= LONGLLADA_LENGTHS[0]:
             values.default("tokenizer", "gpt-4", "default: as RULER counts in OpenCompass")
-    values.default("samples", PAPER_SAMPLES, "default: both papers'")
     reason = "default: embedded data or a trained length below RULER's shortest"
     values.default("tokenizer", "model", reason)
-    values.default("generation_length", PAPER_GENERATION, "default: both papers'")
+    values.defaults(
+        "default: both papers'", samples=PAPER_SAMPLES, generation_length=PAPER_GENERATION
+    )
     values.default("fwe", "fits")
 
 
@@ -152,18 +142,14 @@ def _fill_run(values: Settings, trained_length: int) -> None:
     values.default("steps", length, "default: one a token, as in both papers")
 
 
-def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -> list[Combination]:
-    def make(names: list[str]) -> list[Config]:
-        return make_models(
-            names,
-            benchmark="ruler",
-            chat=values["prompt"] == "chat",
-            max_out_len=values["generation_length"],
-            block_length=values["block_length"],
-            num_steps=values["steps"],
-        )
-
-    return pair_by_settings(values, table, make, _list_cells, lambda facts: {})
+def _model_options(values: Settings) -> dict[str, Any]:
+    return {
+        "benchmark": "ruler",
+        "chat": values["prompt"] == "chat",
+        "max_out_len": values["generation_length"],
+        "block_length": values["block_length"],
+        "num_steps": values["steps"],
+    }
 
 
 def _find_path(cell: Config) -> str:
@@ -195,20 +181,19 @@ _CELL_SETTINGS = {
         "data"
     ),
 }
-PLAN = Plan(
+PLAN = planning.Plan(
     headline="RULER: {models} models, {results} results (model x task x length)",
     settings={
         **_CELL_SETTINGS,
         "block_length": number("tokens in a block of the sampler; default one block"),
         "steps": number("denoising steps; default one a token, as in the papers"),
-        "batch_size": number("prompts at a time; default the model's"),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_run,
-    make_groups=_make_groups,
+    make_groups=planning.pair_by_settings(_list_cells, model_options=_model_options),
     find_path=_find_path,
-    make_summarizer=lambda _, run: summarize_with(
+    make_summarizer=lambda _, run: planning.summarize_with(
         "GroupSummarizer", groups=list_groups("ruler"), models=run.described_models
     ),
 )
-DATA_SETS = DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)
+DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

@@ -29,17 +29,10 @@ from opencompass_llada.benchmarks.short.facts import (
     Generation,
 )
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KnownModel
-from opencompass_llada.runs.planning import (
-    Combination,
-    DataSets,
-    MakeModels,
-    Plan,
-    Run,
-    summarize_with,
-    unique,
-)
+from opencompass_llada.runs.planning import Combination, MakeModels, Run
 from opencompass_llada.runs.settings import Settings, number, text, texts
 
 #: Task -> OpenCompass's config for base models and, where there is one, for chat models.
@@ -220,11 +213,11 @@ def _make_summarizer(values: Settings, run: Run) -> Config:
             line = "mmlu_chat" if abbr.endswith("_chat") else "mmlu"
             groups.setdefault(line, []).append(abbr)
         lines[line] = None
-    return summarize_with(
+    return planning.summarize_with(
         "SideBySideSummarizer",
         dataset_abbrs=list(lines),
         summary_groups=[{"name": name, "subsets": subsets} for name, subsets in groups.items()],
-        models=unique(run.described_models),
+        models=planning.unique(run.described_models),
     )
 
 
@@ -233,7 +226,7 @@ _CELL_SETTINGS = {
     "data": text("embedded, opencompass (where it looks), or a folder laid out as its data/"),
     "samples": number("samples a data set; default all"),
 }
-PLAN = Plan(
+PLAN = planning.Plan(
     headline="Short context: {models} models, {datasets} data sets",
     settings={
         **_CELL_SETTINGS,
@@ -241,7 +234,6 @@ PLAN = Plan(
             "tokens generated, in as many steps, instead of the published numbers"
         ),
         "draws": number("masks drawn for a choice, instead of the published numbers"),
-        "batch_size": number("prompts (or draws) at a time; default the model's"),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none"], "data": "embedded"},
     fill_defaults=_fill_run,
@@ -250,7 +242,7 @@ PLAN = Plan(
     make_summarizer=_make_summarizer,
     always_combined=True,
 )
-DATA_SETS = DataSets(
+DATA_SETS = planning.DataSets(
     settings={
         **_CELL_SETTINGS,
         "prompt": text("base or chat, for models with a chat template", "base", "chat"),
