@@ -89,19 +89,15 @@ class DataSetFile:
 
 
 def plan_data_sets(settings: Mapping[str, Any]) -> Run:
-    """Work out a run of all data sets from settings and environment variables.
-
-    Raises:
-        ValueError: For a wrong setting; for data that is not there, if absent='error'.
-    """
+    """Work out a run of all data sets from settings and environment variables."""
     values, gpus = read_settings(settings, _SETTINGS), machine.count_gpus()
     files = find_data_sets(values["datasets"])
+    length = values["generation_length"]
     sets, datasets = [], []
     for file in files:
         if file.absent and values["absent"] == "error":
             raise ValueError(f"absent='error': data set config {file.name}: {file.absent}")
-        samples, length = values["samples"], values["generation_length"]
-        cells = [] if file.absent else cut_cells(file, samples, length)
+        cells = [] if file.absent else cut_cells(file, values["samples"], length)
         datasets += cells
         names = [cell["abbr"] for cell in cells]
         sets.append({"name": file.name, "datasets": names, "absent": file.absent})
@@ -110,7 +106,6 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
     values.announce(headline + (f"; no data for {', '.join(skipped)}" if skipped else ""))
     table, workers = ModelTable(), gpus or 1
     models = table.list_configs(values["models"], num_gpus=gpus, dtype=values["dtype"])
-    length = values["generation_length"]
     for config in models:  # prompts are cut in the middle, and answers are one block
         config["max_out_len"] = length
         config["likelihood"] = {"num_draws": 4}
@@ -129,11 +124,7 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
 
 
 def find_data_sets(names: Sequence[str] | None = None) -> list[DataSetFile]:
-    """Read the package's data set configs or forms of these names, all by default, in their order.
-
-    Raises:
-        ValueError: For a name that no file or form has, or a file without ``*_datasets``.
-    """
+    """Read data set configs of the package, or forms of these names; all by default."""
     folder = Path(importlib.import_module("opencompass_llada.configs").__path__[0]) / "datasets"
     files = {path.stem for path in folder.glob("[!_]*.py")}
     plain = files - {file for file, _ in FORMS.values()}
@@ -215,7 +206,6 @@ def _cut(cell: Mapping[str, Any], num_samples: int, generation_length: int) -> d
         likelihood = inferencer["likelihood"]
         likelihood["num_draws"] = FEWEST_DRAWS[likelihood.get("estimator", "bound")]
     else:
-        inferencer["max_out_len"] = min(
-            inferencer.get("max_out_len", generation_length), generation_length
-        )
+        length = inferencer.get("max_out_len", generation_length)
+        inferencer["max_out_len"] = min(length, generation_length)
     return made

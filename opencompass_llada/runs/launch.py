@@ -281,10 +281,8 @@ def _runs_locally(cfg: Mapping[str, Any], arguments: Any) -> bool:
 
 
 def _runner_name(cfg: Mapping[str, Any], stage: str) -> str:
-    """Return the bare or dotted name of a stage's runner, OpenCompass's own where none is given."""
-    runner = (cfg.get(stage) or {}).get("runner") or {}
-    kind = runner.get("type", "LocalRunner")
-    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+    """Return the bare name of a stage's runner, OpenCompass's own where none is given."""
+    return type_name((cfg.get(stage) or {}).get("runner") or {}) or "LocalRunner"
 
 
 def _use_gpu_indices() -> None:

@@ -22,7 +22,12 @@ class ModelTable:
 
     def __init__(self, known: Mapping[str, KnownModel] = KNOWN_MODELS) -> None:
         """Keep the models whose checkpoint is no asset or is shipped."""
-        self.models = {name: facts for name, facts in known.items() if _is_offered(facts)}
+        self.models = {
+            name: facts
+            for name, facts in known.items()
+            if not facts.path.startswith(assets.PREFIX)
+            or (assets.FOLDER / facts.path.removeprefix(assets.PREFIX)).exists()
+        }
 
     def __getitem__(self, name: str) -> KnownModel:
         """Return what is known of a model that `resolve` returned."""
@@ -77,21 +82,16 @@ class ModelTable:
     ) -> list[Config]:
         """Make the config of every model with every scaling.
 
-        Args:
-            models: What `resolve` reads.
-            scaling: What `parse_scaling` reads; ``all`` is each model's own, ``METHOD:all`` those
-                of one method.
-            num_gpus: GPUs of the machine; a model takes one if there is one.
-            batch_size: Prompts at a time, instead of the model's own, as with the next four.
-            num_steps: Denoising steps; no effect on a model without.
-            block_length: Tokens in a block of the sampler; no effect on a model without.
-            max_out_len: Tokens to generate.
-            dtype: Precision of the weights.
-            benchmark: Whose generation settings; a key of the facts' ``generation``.
-            rows: What to make instead of every pair, as far as it is about the models: mappings
-                of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other
-                key is put into the model's config.
-            chat: Put the chat template around prompts of the models that are tuned to one.
+        ``models`` are as `resolve` reads them and ``scaling`` as `parse_scaling` does; ``all`` is
+        each model's own, ``METHOD:all`` those of one method. ``benchmark``, a key of the facts'
+        ``generation``, says how they generate. What is given of batch size, steps, block length,
+        new tokens (``max_out_len``) and precision takes the place of a model's own; steps and
+        blocks only where it has any. A model takes a GPU if there is one. ``chat`` puts the chat
+        template around prompts of the models that are tuned to one.
+
+        ``rows`` is what to make instead of every pair, as far as it is about the models: mappings
+        of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other key is
+        put into the model's config.
 
         Raises:
             ValueError: For an unknown model or scaling, or one that does not go with the other.
@@ -152,12 +152,6 @@ class ModelTable:
             title = facts.title + (f", steps {steps}" if steps else "")
             described.append({"abbr": abbr, "title": title, "trained_length": facts.trained_length})
         return described
-
-
-def _is_offered(facts: KnownModel) -> bool:
-    """Return whether a model's checkpoint is shipped, if it is an asset."""
-    name = facts.path.removeprefix(assets.PREFIX)
-    return name == facts.path or (assets.FOLDER / name).exists()
 
 
 def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:

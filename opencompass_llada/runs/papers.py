@@ -109,11 +109,7 @@ PAPERS: dict[str, dict[str, Evaluation]] = {
 
 
 def plan_paper(paper: str, benchmark: str) -> Run:
-    """Work out a paper's run of one benchmark, a key of `PAPERS` and one below it.
-
-    Raises:
-        ValueError: If variables choose what the paper does not run.
-    """
+    """Work out a paper's run of one benchmark, a key of `PAPERS` and one below it."""
     evaluation = PAPERS[paper][benchmark]
     rows, settings = list_rows(evaluation, benchmark), dict(evaluation.settings)
     if is_demo():
@@ -150,15 +146,14 @@ def list_rows(evaluation: Evaluation, benchmark: str) -> list[Row]:
 
 def demo_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the shape of a paper's rows: shipped models, without scaling and with ntk."""
-    tiny = {"llada": "tiny_llada", "dream": "tiny_llada", "autoregressive": "tiny_ar"}
-    pairs = [
-        (tiny[KNOWN_MODELS[row["model"]].family], row["scaling"].split(":")[0]) for row in rows
-    ]
-    return [
-        {"model": name, "scaling": method}
-        for name, method in dict.fromkeys(pairs)
-        if name in ModelTable().models
-    ]
+    shipped = ModelTable().models
+    pairs = {}
+    for row in rows:
+        is_ar = KNOWN_MODELS[row["model"]].is_autoregressive
+        name, method = "tiny_ar" if is_ar else "tiny_llada", row["scaling"].split(":")[0]
+        if name in shipped:
+            pairs[name, method] = {"model": name, "scaling": method}
+    return list(pairs.values())
 
 
 def choose_rows(rows: Sequence[Row]) -> list[Row]:

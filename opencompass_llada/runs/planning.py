@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencompass_llada import assets
+from opencompass_llada.benchmarks import data_checks
 from opencompass_llada.benchmarks.benchmark import all_benchmarks, find_benchmark
 from opencompass_llada.benchmarks.counting import find_template, name_tokenizer
-from opencompass_llada.benchmarks.data_checks import check_data
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine
 from opencompass_llada.runs.model_configs import Config, ModelTable
@@ -72,9 +72,10 @@ class Plan:
     find_path: Callable[[Config], str] = lambda cell: str(cell["path"])
     """Returns the path of a data set in full, so that the dumped config does not depend on
     COMPASS_DATA_CACHE; not asked for assets."""
-    check_data: Callable[[Settings, Sequence[Config]], None] | None = None
-    """Reads or makes some samples of a group's data sets, so that a fault shows at once; None
-    leaves it to their classes."""
+    check_data: Callable[[Settings, Sequence[Config]], None] = lambda values, cells: (
+        data_checks.check_data(cells)
+    )
+    """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
     make_summarizer: Callable[[Settings, Run], Config]
     has_small_cells: bool = False
     """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
@@ -142,10 +143,7 @@ def plan_run(
         for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):
                 cell["path"] = plan.find_path(cell)
-        if plan.check_data is None:
-            check_data(group["datasets"])
-        else:
-            plan.check_data(values, group["datasets"])
+        plan.check_data(values, group["datasets"])
     models = [config for group in groups for config in group["models"]]
     datasets = unique(cell for group in groups for cell in group["datasets"])
     results = _count_results(groups)
@@ -230,12 +228,7 @@ def default_by_name(values: Settings) -> KnownModel:
 
 
 def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> Run:
-    """Work out one run of several benchmarks from settings and environment variables.
-
-    Args:
-        settings: Models, scaling, benchmarks, lengths and workers; None for the default.
-        options: Settings of each benchmark besides these.
-    """
+    """Work out one run of several benchmarks; ``options`` are the settings of each besides."""
     known = {
         **LEADING,
         "benchmarks": texts("niah, ruler, ppl, separated by commas", *ON_BOARD),
@@ -248,8 +241,8 @@ def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[
     values.default("scaling", ["all"], "default: all that docs/models.md lists")
     values.default("benchmarks", list(ON_BOARD))
     _default_workers(values, gpus)
-    asked = {name: values[name] for name in ("models", "scaling", "workers", "lengths", "dtype")}
-    asked = {name: value for name, value in asked.items() if value}
+    shared = ("models", "scaling", "workers", "lengths", "dtype")
+    asked = {name: values[name] for name in shared if values[name]}
     with only_variables({}):  # each benchmark would refuse those of the others
         runs = [
             plan_run(ON_BOARD[name], {**options[name], **asked}, gpus, announce=False)
@@ -293,10 +286,9 @@ def _plan_modules() -> dict[str, Any]:
     return {name: importlib.import_module(own.plan) for name, own in all_benchmarks().items()}
 
 
-def _names_of_variables() -> list[str]:
+def _names_of_variables() -> set[str]:
     """List the settings that any file of configs/models and configs/datasets takes."""
-    tables = [module.DATA_SETS.settings for module in _plan_modules().values()]
-    return list(dict.fromkeys(name for table in [BY_NAME, *tables] for name in table))
+    return set(BY_NAME).union(*(own.DATA_SETS.settings for own in _plan_modules().values()))
 
 
 def list_data_sets(benchmark: str, /, **settings: Any) -> list[Config]:
@@ -307,12 +299,7 @@ def list_data_sets(benchmark: str, /, **settings: Any) -> list[Config]:
 
 
 def list_models(name: str, /, **settings: Any) -> list[Config]:
-    """Return the configs of one model for data sets of any kind, on a GPU if there is one.
-
-    Args:
-        name: A key of `KNOWN_MODELS`; an asset that is not shipped is refused.
-        settings: Of `BY_NAME`; a variable of the same name wins.
-    """
+    """Return the configs of one of `KNOWN_MODELS` for data sets of any kind, by `BY_NAME`."""
     facts, table = KNOWN_MODELS[name], ModelTable()
     if name not in table.models:
         raise ValueError(
@@ -369,15 +356,18 @@ def run_tasks(
     inference: Config, scoring: Config, workers: int, **scoring_options: Any
 ) -> dict[str, Config]:
     """Return OpenCompass's ``infer`` and ``eval`` by their partitioners and tasks at a time."""
-    tasks = "opencompass_llada.runs.tasks"
-    stages: dict[str, tuple[Config, Config]] = {
-        "infer": (inference, {"type": f"{tasks}.ShortNamedInferTask"}),
-        "eval": (scoring, {"type": f"{tasks}.CellByCellEvalTask", **scoring_options}),
-    }
-    runner = {"type": f"{tasks}.CoreSharingLocalRunner", "max_num_workers": workers}
+
+    def stage(kind: str, partitioner: Config, **options: Any) -> Config:
+        runner = {
+            "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
+            "max_num_workers": workers,
+            "task": {"type": f"opencompass_llada.runs.tasks.{kind}", **options},
+        }
+        return {"partitioner": partitioner, "runner": runner}
+
     return {
-        name: {"partitioner": partitioner, "runner": {**runner, "task": task}}
-        for name, (partitioner, task) in stages.items()
+        "infer": stage("ShortNamedInferTask", inference),
+        "eval": stage("CellByCellEvalTask", scoring, **scoring_options),
     }
 
 

@@ -135,16 +135,10 @@ def read_settings(
     demo: Mapping[str, Any] | None = None,
     others: Collection[str] = (),
 ) -> Settings:
-    """Merge a config's settings with the environment.
+    """Merge a config's settings, None for the default, with the environment.
 
-    Args:
-        given: Values by name; None for the default.
-        table: The settings that there are.
-        demo: What LLADA_DEMO=1 takes instead of the given ones; None for these.
-        others: Names of variables besides that are of no concern here.
-
-    Raises:
-        ValueError: For an unknown setting, LLADA_* variable or value; names the nearest.
+    LLADA_DEMO=1 takes those of ``demo`` instead, if it is given. ``others`` are names of variables
+    that are of no concern here. An unknown setting, variable or value is refused by a ValueError.
     """
     origin = "the config's settings"
     if demo is not None and is_demo():

@@ -124,11 +124,6 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
     return [{"models": models, "datasets": _list_cells(values)}]
 
 
-def _find_path(cell: Config) -> str:
-    path = find_data(cell["path"], benchmark="LongBench", how_to_get=dataset.HOW_TO_GET)
-    return str(path.resolve())
-
-
 def list_parts(benchmark: str) -> dict[str, str]:
     """Return the parts of the samples that a benchmark's table shows, with the metric of each."""
     if benchmark == "longbench_e":
@@ -186,7 +181,9 @@ PLAN = planning.Plan(
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
-    find_path=_find_path,
+    find_path=lambda cell: str(
+        find_data(cell["path"], benchmark="LongBench", how_to_get=dataset.HOW_TO_GET).resolve()
+    ),
     make_summarizer=_make_summarizer,
 )
 DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

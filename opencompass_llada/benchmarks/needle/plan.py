@@ -34,10 +34,6 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
     },
     "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
-#: Samples a cell: LongLLaDA's 10.
-REPEATS = {"needlebench": 10, "embedded": 2}
-#: Embedded cells of one length share their needles, so that more depths say little more.
-DEPTHS = {"needlebench": DEPTHS_BY_TEN, "embedded": (0, 25, 50, 75, 100)}
 _CELL_SETTINGS = {
     "lengths": numbers(
         "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
@@ -110,20 +106,18 @@ def _list_cells(values: Settings) -> list[Config]:
 
 def _fill_defaults(values: Settings, trained_length: int) -> None:
     """Take LongLLaDA's grid, or one around the trained length; lengths may stay the models' own."""
-    values.default("data", "needlebench")
-    values.default("language", "en")
+    values.defaults(data="needlebench", language="en")
     embedded = values["data"] == "embedded"
-    kind = "embedded" if embedded else "needlebench"
-    values.default("depths", list(DEPTHS[kind]), f"default: every {25 if embedded else 10} %")
-    reason = "for embedded data" if embedded else "LongLLaDA's"
-    values.default("repeats", REPEATS[kind], f"default: {reason}")
-    if not embedded and trained_length >= LONGLLADA_LENGTHS[0]:
-        values.default("tokenizer", "gpt-4", "default: as NeedleBench counts")
-    values.default(
-        "tokenizer",
-        "model",
-        "default: embedded data or a trained length below NeedleBench's shortest",
-    )
+    if embedded:  # cells of one length share their needles, so that more depths say little more
+        values.default("depths", [0, 25, 50, 75, 100], "default: every 25 %")
+        values.default("repeats", 2, "default: for embedded data")
+    else:
+        values.default("depths", list(DEPTHS_BY_TEN), "default: every 10 %")
+        values.default("repeats", 10, "default: LongLLaDA's")
+        if trained_length >= LONGLLADA_LENGTHS[0]:
+            values.default("tokenizer", "gpt-4", "default: as NeedleBench counts")
+    reason = "default: embedded data or a trained length below NeedleBench's shortest"
+    values.default("tokenizer", "model", reason)
     multiples = "default: 1/2, 1, 2 and 4 times the"
     if values["tokenizer"] == "gpt-4":
         values.default("lengths", list(LONGLLADA_LENGTHS), "default: LongLLaDA's")

@@ -46,17 +46,6 @@ STOCK_CONFIGS = {
     "hellaswag": ("hellaswag/hellaswag_ppl_9dbb12", "hellaswag/hellaswag_gen_6faab5"),
     "winogrande": ("winogrande/winogrande_5shot_ll_252f01", ""),
 }
-#: Where a task's data is below a folder, as OpenCompass lays its own out below data/.
-PLACES = {
-    "gsm8k": "gsm8k",
-    "math": "math",
-    "humaneval": "humaneval/human-eval-v2-20210705.jsonl",
-    "mbpp": "mbpp/mbpp.jsonl",
-    "mmlu": "mmlu",
-    "arc_c": "ARC/ARC-c/ARC-Challenge-Dev.jsonl",
-    "hellaswag": "hellaswag/hellaswag.jsonl",
-    "winogrande": "winogrande",
-}
 #: The subject of MMLU that the sample set has.
 EMBEDDED_SUBJECT = "miscellaneous"
 _INFERENCERS = "opencompass.openicl.icl_inferencer"
@@ -75,6 +64,8 @@ def _list_cells(
     values: Settings, tasks: Iterable[str], chat: bool, generation_length: int | None
 ) -> list[Config]:
     """List the data set configs of tasks; without a length the model's own number is generated."""
+    from opencompass.utils.datasets_info import DATASETS_MAPPING
+
     embedded = values["data"] == "embedded"
     folder = os.path.abspath(os.path.expanduser(values["data"]))
     if embedded:
@@ -86,8 +77,9 @@ def _list_cells(
             if subject and embedded and cell["name"] != EMBEDDED_SUBJECT:
                 continue
             cell["abbr"] = f"{task}{subject}" + ("_chat" if chat else "")
-            if values["data"] != "opencompass":
-                cell["path"] = f"{folder}/{PLACES[task]}"
+            if values["data"] != "opencompass":  # laid out as OpenCompass's own data/
+                place = DATASETS_MAPPING[cell["path"]]["local"].removeprefix("./data/")
+                cell["path"] = f"{folder}/{place.rstrip('/')}"
             if values["samples"]:
                 cell["reader_cfg"]["test_range"] = f"[0:{values['samples']}]"
             cell["infer_cfg"]["inferencer"] = _make_inferencer(task, chat, generation_length)
@@ -156,14 +148,8 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
 
 
 def _group_tasks(values: Settings, facts: KnownModel) -> list[tuple[Generation, list[str]]]:
-    """Group a model's tasks by how it generates at them.
-
-    A base model has one group: its choices by likelihood need no settings.
-
-    Raises:
-        ValueError: For a chat model that none of the tasks is for.
-    """
-    if not facts.chat:
+    """Group a model's tasks by how it generates at them."""
+    if not facts.chat:  # its choices by likelihood need no settings
         small = values["data"] == "embedded" and facts.dtype is not None
         return [(EMBEDDED_SHORT if small else BASE_SHORT, values["tasks"])]
     groups: dict[Any, tuple[Generation, list[str]]] = {}
