@@ -8,7 +8,7 @@ and its repository Relaxed-System-Lab/UltraLLaDA.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opencompass_llada.benchmarks.short.facts import INSTRUCT_SHORT, LLADA_1_5_SHORT
@@ -61,9 +61,6 @@ class KnownModel:
 
 # LongLLaDA's lambdas: its Eq. 6, rounded up, for 8K, 16K, 24K and 32K tokens.
 _LONGLLADA_SCALINGS = tuple(f"ntk:theta_multiplier={factor}" for factor in (4, 14, 31, 55))
-# Its LLaMA-3's, for 16K and 32K; Dream's, for 4K, is in its repository alone.
-_LLAMA_SCALINGS = tuple(f"ntk:theta_multiplier={factor}" for factor in (4, 13))
-_DREAM_SCALINGS = ("ntk:theta_multiplier=5",)
 # UltraLLaDA's method, for 8K to 128K tokens.
 _ULTRALLADA_SCALINGS = tuple(
     f"diffusion_ntk:target_length={1024 * k}" for k in (8, 16, 32, 64, 128)
@@ -84,7 +81,6 @@ def _generation(
 LONGLLADA_GENERATION = _generation((32, 32, 32), (64, 64, 64), (512, 512, 64))
 # As LongLLaDA's, but two tokens a step at NIAH.
 ULTRALLADA_GENERATION = _generation((32, 16, 32), (64, 64, 64), (512, 512, 64))
-_DREAM_GENERATION = _generation((32, 32), (64, 64), (512, 512))
 _LLAMA_GENERATION = _generation((32,), (64,), (512,))
 # RULER's answers in tiny-llada's tokens, six samples a task counted: a uuid takes 32 to 37, four
 # values 35, ten common words 35 to 48 with commas, so that 32 tokens cut nearly all of them short.
@@ -98,37 +94,6 @@ TINY_GENERATION = _generation(
 )
 
 
-def _llada(title: str, path: str, **facts: Any) -> KnownModel:
-    return KnownModel(
-        title=title,
-        path=path,
-        family="llada",
-        **{
-            "trained_length": 4096,
-            "scalings": _LONGLLADA_SCALINGS + _ULTRALLADA_SCALINGS,
-            "generation": LONGLLADA_GENERATION,
-            "paper_dtype": "float16",
-            **facts,
-        },
-    )
-
-
-def _dream(title: str, path: str, chat: bool) -> KnownModel:
-    return KnownModel(
-        title=title,
-        path=path,
-        family="dream",
-        chat=chat,
-        # LongLLaDA's and UltraLLaDA's number; config.json says max_position_embeddings 131,072.
-        trained_length=2048,
-        states_length=False,
-        scalings=_DREAM_SCALINGS,
-        generation=_DREAM_GENERATION,
-        sampler={"remasking": "entropy", "temperature": 0.2, "top_p": 0.95},
-        paper_dtype="bfloat16",
-    )
-
-
 def autoregressive(title: str, path: str, trained_length: int, **facts: Any) -> KnownModel:
     """Return an autoregressive baseline, which generates as the papers' LLaMA-3."""
     return KnownModel(
@@ -140,25 +105,49 @@ def autoregressive(title: str, path: str, trained_length: int, **facts: Any) -> 
     )
 
 
-def _llama(title: str, path: str, chat: bool) -> KnownModel:
-    return autoregressive(
-        title, path, 8192, chat=chat, scalings=_LLAMA_SCALINGS, paper_dtype="float16"
-    )
-
-
+_LLADA = KnownModel(
+    title="LLaDA-8B-Base",
+    path="GSAI-ML/LLaDA-8B-Base",
+    family="llada",
+    trained_length=4096,
+    scalings=_LONGLLADA_SCALINGS + _ULTRALLADA_SCALINGS,
+    generation=LONGLLADA_GENERATION,
+    paper_dtype="float16",
+)
+_DREAM = KnownModel(
+    title="Dream-v0-Base-7B",
+    path="Dream-org/Dream-v0-Base-7B",
+    family="dream",
+    # LongLLaDA's and UltraLLaDA's number; config.json says max_position_embeddings 131,072.
+    trained_length=2048,
+    states_length=False,
+    scalings=("ntk:theta_multiplier=5",),  # for 4K, in LongLLaDA's repository alone
+    generation=_generation((32, 32), (64, 64), (512, 512)),
+    sampler={"remasking": "entropy", "temperature": 0.2, "top_p": 0.95},
+    paper_dtype="bfloat16",
+)
+_LLAMA = autoregressive(
+    "LLaMA-3-8B",
+    "meta-llama/Meta-Llama-3-8B",
+    8192,
+    # LongLLaDA's, for 16K and 32K.
+    scalings=("ntk:theta_multiplier=4", "ntk:theta_multiplier=13"),
+    paper_dtype="float16",
+)
 _TINY: dict[str, Any] = {"dtype": "float32", "batch_size": 2, "tuned_steps": True}
-_TINY_LLADA = {**_TINY, "generation": TINY_GENERATION, "paper_dtype": None}
 
+
+def _like(other: KnownModel, title: str, path: str, **own: Any) -> KnownModel:
+    return replace(other, title=title, path=path, **own)
+
+
+_TINY_LLADA = _like(
+    _LLADA, "tiny-llada", "asset:tiny-llada", generation=TINY_GENERATION, paper_dtype=None, **_TINY
+)
 KNOWN_MODELS: dict[str, KnownModel] = {
-    "tiny_llada": _llada(
-        "tiny-llada",
-        "asset:tiny-llada",
-        trained_length=512,
-        scalings=("ntk", "diffusion_ntk"),
-        **_TINY_LLADA,
-    ),
-    "tiny_llada_long": _llada(
-        "tiny-llada-long", "asset:tiny-llada-long", trained_length=16384, scalings=(), **_TINY_LLADA
+    "tiny_llada": replace(_TINY_LLADA, trained_length=512, scalings=("ntk", "diffusion_ntk")),
+    "tiny_llada_long": _like(
+        _TINY_LLADA, "tiny-llada-long", "asset:tiny-llada-long", trained_length=16384, scalings=()
     ),
     "tiny_ar": autoregressive(
         "tiny-ar",
@@ -168,24 +157,25 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         generation=_generation((16,), (TINY_RULER_TOKENS,), (32,)),
         **_TINY,
     ),
-    "llada_8b_base": _llada("LLaDA-8B-Base", "GSAI-ML/LLaDA-8B-Base"),
-    "llada_8b_instruct": _llada(
-        "LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Instruct", chat=True, short=INSTRUCT_SHORT
+    "llada_8b_base": _LLADA,
+    "llada_8b_instruct": _like(
+        _LLADA, "LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Instruct", chat=True, short=INSTRUCT_SHORT
     ),
-    "llada_1_5": _llada("LLaDA-1.5", "GSAI-ML/LLaDA-1.5", chat=True, short=LLADA_1_5_SHORT),
-    "ultrallada": _llada(
+    "llada_1_5": _like(_LLADA, "LLaDA-1.5", "GSAI-ML/LLaDA-1.5", chat=True, short=LLADA_1_5_SHORT),
+    "ultrallada": _like(
+        _LLADA,
         "UltraLLaDA",
         "relaxe-system-lab/UltraLLaDA",
         trained_length=131072,
         scalings=(),  # its repository runs it with factor 1: the scaling is in config.json
         generation=ULTRALLADA_GENERATION,
     ),
-    "dream_v0_7b_base": _dream("Dream-v0-Base-7B", "Dream-org/Dream-v0-Base-7B", chat=False),
-    "dream_v0_7b_instruct": _dream(
-        "Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Instruct-7B", chat=True
+    "dream_v0_7b_base": _DREAM,
+    "dream_v0_7b_instruct": _like(
+        _DREAM, "Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Instruct-7B", chat=True
     ),
-    "llama_3_8b_base": _llama("LLaMA-3-8B", "meta-llama/Meta-Llama-3-8B", chat=False),
-    "llama_3_8b_instruct": _llama(
-        "LLaMA-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", chat=True
+    "llama_3_8b_base": _LLAMA,
+    "llama_3_8b_instruct": _like(
+        _LLAMA, "LLaMA-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", chat=True
     ),
 }
