@@ -115,7 +115,6 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
     return Run(
         models=models,
         datasets=datasets,
-        combinations=None,
         described_models=table.describe(models),
         settings=values.values,
         **run_tasks(packing_partitioner(workers), packing_partitioner(1), workers),

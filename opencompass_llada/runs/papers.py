@@ -57,10 +57,7 @@ _NIAH = dict(data="needlebench", language="en", prompt="base", tokenizer="gpt-4"
 _RULER = dict(data="ruler", prompt="base", tokenizer="gpt-4", samples=100, fwe="published")
 # OpenCompass's prompts and answer lengths, the latter rounded up to a whole block.
 _LONGBENCH = dict(
-    data="longbench",
-    benchmark="longbench",
-    wording="opencompass",
-    output_lengths="repositories",
+    data="longbench", benchmark="longbench", wording="opencompass", output_lengths="repositories"
 )
 PAPERS: dict[str, dict[str, Evaluation]] = {
     "longllada": {

@@ -92,7 +92,7 @@ class Run:
 
     models: list[Config]
     datasets: list[Config]
-    combinations: list[Combination] | None
+    combinations: list[Combination] | None = None
     """None where every model runs every data set."""
     described_models: list[dict[str, Any]]
     """What summarizers say of the models."""

@@ -165,7 +165,6 @@ def _split(written: str) -> list[str]:
 
 
 def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
-    """Turn a variable's text into a setting's value."""
     if not setting.is_list and not setting.is_number:
         return written
     parts: Sequence[Any] = _split(written)
@@ -184,7 +183,6 @@ def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
 
 
 def _check_value(source: str, name: str, value: Any, setting: Setting) -> None:
-    """Check a setting's value, wherever it comes from."""
     wanted = (int, float)[: 1 + setting.fractions] if setting.is_number else str
     items = value if setting.is_list and isinstance(value, list | tuple) else [value]
     right = all(isinstance(item, wanted) and not isinstance(item, bool) for item in items)

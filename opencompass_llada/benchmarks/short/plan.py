@@ -102,7 +102,6 @@ def _read_stock(name: str) -> list[Config]:
 
 
 def _make_inferencer(task: str, chat: bool, generation_length: int | None) -> Config:
-    """Return how a task is answered."""
     if not chat and task == "winogrande":
         # Scores the rest of the sentence, which all options share.
         return {"type": f"{_INFERENCERS}.LLInferencer"}
@@ -184,7 +183,6 @@ def _set_up(config: Config, values: Settings, facts: KnownModel, generation: Gen
 
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
-    """Read every data set once."""
     for cell in cells if values["data"] != "embedded" else ():
         data_checks.check_data_set(cell)
 
