@@ -111,12 +111,12 @@ class ModelTable:
             if name not in names:
                 continue
             facts = self.models[name]
-            scaling = _check_scaling(name, facts, parse_scaling(text, facts.trained_length))
+            rope = _check_scaling(name, facts, parse_scaling(text, facts.trained_length))
             config = {
                 "type": "opencompass_llada.wrapper.LLaDACausalLM",
-                "abbr": _make_abbr(name, scaling, steps),
+                "abbr": _make_abbr(name, rope, steps),
                 "path": facts.path,
-                "rope_scaling": scaling,
+                "rope_scaling": rope,
                 "max_out_len": facts.generation[benchmark]["max_out_len"],
                 "batch_size": facts.batch_size,
                 "run_cfg": {"num_gpus": min(1, num_gpus)},
@@ -128,7 +128,7 @@ class ModelTable:
             given = {"batch_size": batch_size, "dtype": dtype, "max_out_len": max_out_len}
             config.update({key: value for key, value in given.items() if value})
             if not facts.states_length:
-                config["rope_scaling"] = {**scaling, "trained_length": facts.trained_length}
+                config["rope_scaling"] = {**rope, "trained_length": facts.trained_length}
             asked = {"num_steps": num_steps or steps, "block_length": block_length}
             sampler = {
                 k: asked[k] or v for k, v in facts.generation[benchmark].items() if k in asked

@@ -354,7 +354,7 @@ def packing_partitioner(num_tasks: int) -> Config:
 
 def run_tasks(
     inference: Config, scoring: Config, workers: int, **scoring_options: Any
-) -> dict[str, Config]:
+) -> dict[str, Any]:
     """Return OpenCompass's ``infer`` and ``eval`` by their partitioners and tasks at a time."""
 
     def stage(kind: str, partitioner: Config, **options: Any) -> Config:

@@ -147,22 +147,19 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
 
 
 def _group_tasks(values: Settings, facts: KnownModel) -> list[tuple[Generation, list[str]]]:
-    """Group a model's tasks by how it generates at them."""
-    if not facts.chat:  # its choices by likelihood need no settings
-        small = values["data"] == "embedded" and facts.dtype is not None
-        return [(EMBEDDED_SHORT if small else BASE_SHORT, values["tasks"])]
-    groups: dict[Any, tuple[Generation, list[str]]] = {}
-    for task in values["tasks"]:
-        if task in CHAT_TASKS:
-            generation = dict(facts.short.get(task, BASE_SHORT))
-            key = frozenset(generation.items())
-            groups.setdefault(key, (generation, []))[1].append(task)
-    if not groups:
+    """Group a model's tasks by how it generates at them; at choices by likelihood it does not."""
+    asked = [task for task in values["tasks"] if task in CHAT_TASKS or not facts.chat]
+    if not asked:
         raise ValueError(
             f"tasks={values['tasks']}: {facts.title!r} is a chat model, which is asked "
             f"{', '.join(CHAT_TASKS)} only; name one of these, or a base model."
         )
-    return list(groups.values())
+    is_small = values["data"] == "embedded" and facts.dtype is not None
+    usual = EMBEDDED_SHORT if is_small else BASE_SHORT
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for task in asked:
+        groups.setdefault(tuple(facts.short.get(task, usual).items()), []).append(task)
+    return [(dict(generation), tasks) for generation, tasks in groups.items()]
 
 
 def _set_up(config: Config, values: Settings, facts: KnownModel, generation: Generation) -> None:
