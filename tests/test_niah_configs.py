@@ -213,12 +213,12 @@ def test_wrong_settings_are_named_before_anything_runs(monkeypatch, name, value,
 )
 def test_wrong_settings_in_a_config_are_refused_like_wrong_variables(settings, monkeypatch):
     from opencompass_llada.benchmarks.needle.plan import PLAN
-    from opencompass_llada.runs.settings import LEADING, read_settings
+    from opencompass_llada.runs.settings import BATCH_SIZE, LEADING, read_settings
 
     monkeypatch.delenv("LLADA_LENGTHS")
     name = list(settings)[-1] if settings["models"] else "models"
     with pytest.raises(ValueError, match=rf"{name}=.*the config's settings.* must be"):
-        read_settings(settings, {**LEADING, **PLAN.settings})
+        read_settings(settings, {**LEADING, **PLAN.settings, **BATCH_SIZE})
 
 
 def test_embedded_set_by_name_is_the_main_configs_default(monkeypatch):
