@@ -33,7 +33,7 @@ from recording import ROOT, exit_on_error
 sys.path.append(str(ROOT / "studies"))
 
 from finetune_study_pairs import find_pairs, print_difference  # noqa: E402
-from finetune_study_report import COLUMNS, group_seeds, print_value, values_of  # noqa: E402
+from finetune_study_report import COLUMNS, group_seeds, measure, print_value  # noqa: E402
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 TABLE = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -268,11 +268,11 @@ def study_table() -> str:
     means = ("perplexity 512", "perplexity target")
     rows = [row | {"strategy": "all"} for row in read_record("finetune_study.json")["rows"]]
     lines = []
-    for (scaling, _, method, factor, *_), cells in group_seeds(rows).items():
-        label = f"{scaling}, adapters" if method == "lora" else scaling
-        figures = [print_value(values_of(cells, name), 1) for name in shown]
-        figures += [f"{statistics.fmean(values_of(cells, name)):.1f}" for name in means]
-        lines.append([str(factor), label, *figures])
+    for first, cells in group_seeds(measure(rows)):
+        label = f"{first.scaling}, adapters" if first.method == "lora" else first.scaling
+        figures = [print_value(cells[name].dropna(), 1) for name in shown]
+        figures += [f"{statistics.fmean(cells[name].dropna()):.1f}" for name in means]
+        lines.append([str(first.factor), label, *figures])
     return make(["factor", "scaling", *shown, *means], lines)
 
 
@@ -289,12 +289,8 @@ def pairs_table() -> str:
         ("adaptive - direct", scaled, "strategy", "adaptive", "direct"),
         ("adapters - all weights", rows, "method", "lora", "full"),
     ):
-        for factor, pairs in find_pairs(held, *question).items():
-            cells = []
-            for name in shown:
-                ours, theirs = (values_of(side, name) for side in zip(*pairs, strict=True))
-                apart = [a - b for a, b in zip(ours, theirs, strict=True)]
-                cells.append(print_difference(apart, COLUMNS[name][1]))
+        for factor, pairs in find_pairs(held, *question).groupby(level="factor"):
+            cells = [print_difference(pairs[name], COLUMNS[name][1]) for name in shown]
             lines.append([label, str(factor), str(len(pairs)), *cells])
     return make(["pairs", "factor", "n", *shown], lines)
 

@@ -1,7 +1,7 @@
 """Two settings of the study of post-training against each other, cell by cell.
 
-    python benchmarks/finetune_study_pairs.py study.json scaling diffusion_ntk ntk
-    python benchmarks/finetune_study_pairs.py study.json strategy adaptive eod --leave-out none lora
+    python studies/finetune_study_pairs.py study.json scaling diffusion_ntk ntk
+    python studies/finetune_study_pairs.py study.json strategy adaptive eod --leave-out none lora
 
 Prints Markdown: for each factor the mean difference (first minus second) over the pairs of cells
 that are alike in everything else, and its standard error over the pairs as if they were independent
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from finetune_study_report import COLUMNS, GRID, VARIANT, Row, describe, values_of
+import pandas
+from finetune_study_report import COLUMNS, GRID, VARIANT, Row, describe, measure, write_table
 from recording import exit_on_error, read_rows
 from scipy.stats import ttest_1samp
 
@@ -29,31 +28,23 @@ from opencompass_llada.options import reject_unknown
 #: What may be compared; cells differ in their figures by factor, and seeds have no order.
 AXES = tuple(name for name in GRID if name not in ("factor", "seed"))
 FEWEST = 3  # pairs that a test is made of
-Pair = tuple[Row, Row]
 
 
-def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> dict[int, list[Pair]]:
-    """Return for each factor the pairs of cells: of the first setting, and of the second."""
+def find_pairs(rows: Sequence[Row], axis: str, first: str, second: str) -> pandas.DataFrame:
+    """Return the differences of figures, first less second setting, indexed by what is alike."""
     if first == second:
         raise ValueError(f"{axis} {first!r} against itself; name two settings.")
-    held = sorted({str(row[axis]) for row in rows})
-    reject_unknown(axis, (first, second), held)
+    reject_unknown(axis, (first, second), sorted({str(row[axis]) for row in rows}))
     # Methods have learning rates of their own.
     free = {axis, "learning_rate"} if axis == "method" else {axis}
-    rest = tuple(name for name in (*GRID, *VARIANT) if name not in free)
-    good = [row for row in rows if "error" not in row]
-    partners: dict[tuple[Any, ...], Row] = {}
-    for row in good:
-        key = tuple(row[name] for name in rest)
-        if row[axis] == second and partners.setdefault(key, row) is not row:
-            cell = describe(row, rest)
-            raise ValueError(f"two cells of {axis} {second} have {cell}; leave one out.")
-    pairs: dict[int, list[Pair]] = defaultdict(list)
-    for row in good:
-        partner = partners.get(tuple(row[name] for name in rest))
-        if row[axis] == first and partner is not None:
-            pairs[row["factor"]].append((row, partner))
-    return dict(sorted(pairs.items()))
+    alike = [name for name in (*GRID, *VARIANT) if name not in free]
+    cells = measure([row for row in rows if "error" not in row])
+    ours, theirs = (cells[cells[axis] == setting].set_index(alike) for setting in (first, second))
+    if len(twice := theirs[theirs.index.duplicated()]):
+        cell = describe(twice.reset_index().iloc[0], alike)
+        raise ValueError(f"two cells of {axis} {second} have {cell}; leave one out.")
+    ours = ours[ours.index.isin(theirs.index)]
+    return ours[[*COLUMNS]] - theirs.loc[ours.index, [*COLUMNS]]
 
 
 def print_difference(apart: Sequence[float], digits: int) -> str:
@@ -67,18 +58,14 @@ def print_difference(apart: Sequence[float], digits: int) -> str:
     return text + (" *" if ttest_1samp(apart, 0.0).pvalue < 0.05 else "")
 
 
-def make_table(pairs: dict[int, list[Pair]]) -> str:
+def make_table(pairs: pandas.DataFrame) -> str:
     """Return the Markdown table."""
-    lines = ["| factor | pairs | " + " | ".join(COLUMNS) + " |"]
-    lines.append("|" + "---|" * (len(COLUMNS) + 2))
-    for factor, cells in pairs.items():
-        figures = []
-        for heading, (_, digits) in COLUMNS.items():
-            ours, theirs = (values_of(side, heading) for side in zip(*cells, strict=True))
-            apart = [a - b for a, b in zip(ours, theirs, strict=True)]
-            figures.append(print_difference(apart, max(1, digits)))
-        lines.append(f"| {factor} | {len(cells)} | " + " | ".join(figures) + " |")
-    return "\n".join(lines)
+    lines = []
+    for factor, apart in pairs.groupby(level="factor"):
+        digits = {heading: max(1, digits) for heading, (_, digits) in COLUMNS.items()}
+        figures = [print_difference(apart[heading], digits[heading]) for heading in COLUMNS]
+        lines.append([str(factor), str(len(apart)), *figures])
+    return write_table(["factor", "pairs", *COLUMNS], lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     rows = [row for row in rows if not {row[name] for name in AXES} & set(given.leave_out)]
     pairs = find_pairs(rows, given.axis, given.first, given.second)
-    if not pairs:
+    if pairs.empty:
         raise ValueError(f"{given.record}: no two cells differ in {given.axis} alone.")
     print(make_table(pairs))
 

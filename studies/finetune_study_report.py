@@ -13,15 +13,18 @@ import argparse
 import itertools
 import statistics
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from recording import exit_on_error, mean_needle_tasks, read_rows  # noqa: E402
+
+from opencompass_llada.report import drawing  # noqa: E402
 
 TRAINED = 512  # tokens that tiny-llada was trained at
 #: Scalings that a checkpoint can hold, in the order that they are printed in.
@@ -29,6 +32,7 @@ SCALINGS = ("none", "ntk", "diffusion_ntk")
 #: What tells the cells apart.
 GRID = ("scaling", "strategy", "method", "factor", "seed")
 VARIANT = ("planned_tokens", "learning_rate")
+KIND = ("method", "strategy", *VARIANT)
 
 #: The figure's columns.
 PANELS = ("needle 512", "needle target", "needle 2 x target", "perplexity target")
@@ -62,9 +66,27 @@ COLUMNS: dict[str, tuple[Callable[[Row], float], int]] = {
 }
 
 
-def describe(row: Row, names: Sequence[str]) -> str:
+def describe(row: Any, names: Sequence[str]) -> str:
     """Name a cell."""
     return ", ".join(f"{name} {row[name]}" for name in names)
+
+
+def measure(rows: Sequence[Row]) -> pandas.DataFrame:
+    """Return a line a cell, in the order of printing: what it is, and its figures if it ran."""
+    found = []
+    for row in rows:
+        cell = {name: row[name] for name in (*GRID, *VARIANT)} | {"failed": "error" in row}
+        for heading, (figure, _) in COLUMNS.items() if "error" not in row else ():
+            try:
+                cell[heading] = figure(row)
+            except (KeyError, ValueError, statistics.StatisticsError) as error:
+                named = describe(row, GRID)
+                raise ValueError(f"the cell {named} has no {heading!r}: {error}") from error
+        found.append(cell)
+    cells = pandas.DataFrame(found, columns=[*GRID, *VARIANT, "failed", *COLUMNS])
+    others = sorted(set(cells.scaling) - set(SCALINGS))
+    cells["scaling"] = pandas.Categorical(cells.scaling, [*SCALINGS, *others], ordered=True)
+    return cells.sort_values(["factor", "method", "strategy", "scaling", "seed"], kind="stable")
 
 
 def missing_cells(rows: Sequence[Row]) -> list[str]:
@@ -76,50 +98,21 @@ def missing_cells(rows: Sequence[Row]) -> list[str]:
     for method in sorted({row["method"] for row in rows}):
         present = {tuple(row[n] for n in GRID) for row in rows if row["method"] == method}
         values = [sorted(set(held), key=str) for held in zip(*present, strict=True)]
-        missing += [
-            describe(dict(zip(GRID, cell, strict=True)), GRID)
-            for cell in itertools.product(*values)
-            if cell not in present
-        ]
+        absent = [cell for cell in itertools.product(*values) if cell not in present]
+        missing += [describe(dict(zip(GRID, cell, strict=True)), GRID) for cell in absent]
     return missing
 
 
-def group_seeds(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Return the rows of each scaling, strategy, method, factor and variant, in print order."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-
-    def order(row: Row) -> tuple[Any, ...]:
-        scaling = scaling_order(row["scaling"])
-        return row["factor"], row["method"], row["strategy"], *scaling, row["seed"]
-
-    for row in sorted(rows, key=order):
-        key = tuple(row[name] for name in (*GRID, *VARIANT) if name != "seed")
-        groups.setdefault(key, []).append(row)
-    return groups
-
-
-def scaling_order(name: str) -> tuple[int, str]:
-    """Return what scalings are sorted by."""
-    return SCALINGS.index(name) if name in SCALINGS else len(SCALINGS), name
-
-
-def values_of(rows: Sequence[Row], heading: str) -> list[float]:
-    """Return a column's figures of the rows that did not fail."""
-    values = []
-    for row in rows:
-        if "error" in row:
-            continue
-        try:
-            values.append(COLUMNS[heading][0](row))
-        except (KeyError, ValueError, statistics.StatisticsError) as error:
-            cell = describe(row, GRID)
-            raise ValueError(f"the cell {cell} has no {heading!r}: {error}") from error
-    return values
+def group_seeds(cells: pandas.DataFrame) -> Iterator[tuple[Any, pandas.DataFrame]]:
+    """Yield the cells that differ in their seed alone, the first of them before."""
+    alike = ["factor", "scaling", *KIND]
+    for _, own in cells.groupby(alike, sort=False, observed=True):
+        yield own.iloc[0], own
 
 
 def print_value(values: Sequence[float], digits: int) -> str:
     """Return mean and range; the value alone of one seed, ``failed`` of none."""
-    if not values:
+    if not len(values):
         return "failed"
     mean = f"{statistics.fmean(values):,.{digits}f}"
     if len(values) == 1:
@@ -129,18 +122,26 @@ def print_value(values: Sequence[float], digits: int) -> str:
 
 def make_table(rows: Sequence[Row]) -> str:
     """Return the Markdown table."""
-    groups = group_seeds(rows)
-    variants = {(key[2] == "full", *key[4:]) for key in groups}
-    named = max(Counter(is_full for is_full, *_ in variants).values(), default=0) > 1
-    headings = ["scaling", "strategy", "method", "factor", "seeds", *COLUMNS]
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    for key, cells in groups.items():
-        failed = sum("error" in row for row in cells)
-        method = f"{key[2]}, {key[4] / 1e6:g}M tokens, rate {key[5]:g}" if named else key[2]
-        seeds = f"{len(cells)}, {failed} failed" if failed else str(len(cells))
-        figures = [print_value(values_of(cells, name), COLUMNS[name][1]) for name in COLUMNS]
-        lines.append("| " + " | ".join([*key[:2], method, str(key[3]), seeds, *figures]) + " |")
-    return "\n".join(lines)
+    cells = measure(rows)
+    variants = cells[[*VARIANT]].assign(full=cells.method == "full").drop_duplicates()
+    is_named = variants.full.duplicated().any()
+    lines = []
+    for first, own in group_seeds(cells):
+        method, seeds, failed = first.method, str(len(own)), own.failed.sum()
+        if is_named:
+            method += f", {first.planned_tokens / 1e6:g}M tokens, rate {first.learning_rate:g}"
+        if failed:
+            seeds += f", {failed} failed"
+        ran = own[~own.failed]
+        figures = [print_value(ran[name], digits) for name, (_, digits) in COLUMNS.items()]
+        lines.append([first.scaling, first.strategy, method, str(first.factor), seeds, *figures])
+    return write_table(["scaling", "strategy", "method", "factor", "seeds", *COLUMNS], lines)
+
+
+def write_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    head, *written = (f"| {' | '.join(line)} |" for line in (headings, *lines))
+    return "\n".join([head, "|" + "---|" * len(headings), *written])
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -148,41 +149,32 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     Dots are means over seeds, bars their range, a cross at the left edge a cell that failed.
     """
-    import matplotlib
-    from matplotlib import pyplot
-
-    matplotlib.use("Agg")
-    groups = group_seeds(rows)
-    factors = sorted({row["factor"] for row in rows})
+    cells = measure(rows)
+    factors = list(cells.factor.unique())
+    scalings = [name for name in cells.scaling.cat.categories if (cells.scaling == name).any()]
     # Not in the order of the rows: a factor may lack a kind that others have.
-    kinds = sorted({(key[2], key[1], *key[4:]) for key in groups})
-    scalings = sorted({row["scaling"] for row in rows}, key=scaling_order)
-    figure, axes = pyplot.subplots(
-        len(factors),
-        len(PANELS),
-        figsize=(11, 0.8 + len(factors) * (0.6 + 0.25 * len(kinds))),
-        sharex="col",
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+    kinds = sorted(set(cells[[*KIND]].itertuples(index=False, name=None)))
+    columns, size = len(PANELS), (11 / len(PANELS), 0.6 + 0.25 * len(kinds))
+    figure, panels = drawing.make_panels(
+        len(factors) * columns, columns, size, (0, 0.8), sharex="col", sharey=True
     )
-    for (line, factor), (column, panel) in itertools.product(enumerate(factors), enumerate(PANELS)):
-        axis = axes[line][column]
-        for number, scaling in enumerate(scalings):
-            shift = 0.22 * (number - (len(scalings) - 1) / 2)
-            for place, (method, strategy, *variant) in enumerate(kinds):
-                cells = groups.get((scaling, strategy, method, factor, *variant))
-                if cells:
-                    _draw_value(axis, values_of(cells, panel), place + shift, f"C{number}")
-        _dress(axis, panel, TRAINED * factor)
-    axes[0][0].set_yticks(range(len(kinds)), _labels(kinds))
-    axes[0][0].invert_yaxis()
-    _choose_scale(axes[0][-1], values_of(rows, PANELS[-1]))
-    dots = [axes[0][0].plot([], [], "o", color=f"C{n}")[0] for n, _ in enumerate(scalings)]
+    for first, own in group_seeds(cells):
+        number = scalings.index(first.scaling)
+        height = kinds.index(tuple(first[[*KIND]])) + 0.22 * (number - (len(scalings) - 1) / 2)
+        line = panels[columns * factors.index(first.factor) :]
+        for axis, name in zip(line, PANELS, strict=False):
+            _draw_value(axis, own[name][~own.failed], height, f"C{number}")
+    for axis, (factor, name) in zip(panels, itertools.product(factors, PANELS), strict=True):
+        _dress(axis, name, TRAINED * factor)
+    panels[0].set_yticks(range(len(kinds)), _labels(kinds))
+    panels[0].invert_yaxis()
+    shown = cells[PANELS[-1]].dropna()
+    if len(shown) and shown.max() / shown.min() > LOG_FROM:
+        panels[columns - 1].set_xscale("log")
+        drawing.label_decades(panels[columns - 1].xaxis, shown.max() / shown.min(), ".10g")
+    dots = [panels[0].plot([], [], "o", color=f"C{number}")[0] for number in range(len(scalings))]
     figure.legend(dots, scalings, loc="outside lower center", ncols=len(scalings), fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    drawing.save_figure(figure, path)
 
 
 def _labels(kinds: Sequence[tuple[Any, ...]]) -> list[str]:
@@ -195,7 +187,7 @@ def _labels(kinds: Sequence[tuple[Any, ...]]) -> list[str]:
 
 
 def _draw_value(axis: Any, values: Sequence[float], height: float, colour: str) -> None:
-    if not values:
+    if not len(values):
         axis.plot([0.02], [height], "x", color=colour, transform=axis.get_yaxis_transform())
         return
     axis.plot([min(values), max(values)], [height, height], color=colour, linewidth=1.5)
@@ -212,17 +204,6 @@ def _dress(axis: Any, panel: str, end: int) -> None:
     axis.set_title(f"{name} at {length:,} tokens{unit}", fontsize=9)
     axis.tick_params(which="both", labelsize=8, labelbottom=True)
     axis.grid(axis="x", alpha=0.3)
-
-
-def _choose_scale(axis: Any, values: Sequence[float]) -> None:
-    """Take a logarithmic axis where values differ by much, with plain numbers on it."""
-    from matplotlib import ticker
-
-    if values and max(values) / min(values) > LOG_FROM:
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
-        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def main(arguments: list[str] | None = None) -> None:

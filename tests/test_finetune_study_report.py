@@ -138,8 +138,8 @@ def test_pairs_differ_in_one_axis_alone():
         row("none", 0, strategy="direct", needle=0.0),  # no partner
     ]
     found = pairs.find_pairs(rows, "scaling", "ntk", "none")
-    (cells,) = found.values()
-    assert [(ours["scaling"], theirs["scaling"]) for ours, theirs in cells] == [("ntk", "none")] * 2
+    assert list(found.index.get_level_values("seed")) == [0, 1]
+    assert list(found["needle target"]) == [10.0, 20.0]
     (line,) = cells_of(pairs.make_table(found))
     assert (line["factor"], line["pairs"]) == ("4", "2")
     assert line["needle target"] == "+15.0 ± 5.0"  # 10 and 20

@@ -24,7 +24,7 @@ def make_panels(
     columns: int,
     size: tuple[float, float],
     margin: tuple[float, float] = (0, 0),
-    **shared: bool,
+    **shared: Any,
 ) -> tuple[Any, list[Any]]:
     """Return a figure, and its panels of that many inches each; pyplot stays untouched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
