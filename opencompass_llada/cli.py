@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.faults import guard
-from opencompass_llada.report.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,8 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     )
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
     doctor.set_defaults(run=_run_doctor)
-    add_commands(commands)
+    _add_report(commands)
+    _add_watch(commands)
     _add_fidelity(commands)
     given = parser.parse_args(arguments)
     return int(given.run(given))
@@ -43,6 +44,51 @@ def _run_doctor(given: argparse.Namespace) -> int:
     from opencompass_llada.runs.doctor import run_doctor
 
     return run_doctor(given.config, given.data, given.work_dir)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report", help="write the leaderboard of one or several runs: HTML, Markdown, CSV, LaTeX"
+    )
+    report.add_argument(
+        "work_dirs", nargs="+", metavar="WORKDIR", help="a run's folder, or one that holds runs"
+    )
+    report.add_argument("-o", "--output", metavar="DIR", required=True, help="where to write")
+    report.add_argument("--title", default=None, help="heading of the page")
+    report.set_defaults(run=_run_report)
+
+
+def _run_report(given: argparse.Namespace) -> int:
+    from opencompass_llada.report.publish import run_report
+
+    try:
+        return run_report(given.work_dirs, Path(given.output), given.title)
+    except ValueError as error:
+        return _refuse(given, error)
+
+
+def _add_watch(commands: Any) -> None:
+    watch = commands.add_parser(
+        "watch", help="show how far a run is, one line a model and benchmark, and its expected end"
+    )
+    watch.add_argument("work_dir", metavar="WORKDIR", help="a run's folder; of several, the newest")
+    watch.add_argument("--every", type=float, default=10, help="seconds between looks; default 10")
+    watch.add_argument("--once", action="store_true", help="look once and end")
+    watch.set_defaults(run=_run_watch)
+
+
+def _run_watch(given: argparse.Namespace) -> int:
+    from opencompass_llada.runs.watch import run_watch
+
+    try:
+        return run_watch(given.work_dir, given.every, once=given.once)
+    except ValueError as error:
+        return _refuse(given, error)
+
+
+def _refuse(given: argparse.Namespace, reason: object) -> int:
+    sys.stderr.write(f"opencompass-llada {given.command}: {reason}\n")
+    return 2
 
 
 def _add_fidelity(commands: Any) -> None:

@@ -16,12 +16,15 @@ ones are. ``finetune_study_report.py`` makes tables of the record; ``--tiny`` pr
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,20 +34,29 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from finetune_study_cell import (  # noqa: E402
-    HELD_OUT,
-    free_memory,
-    make_recipe,
-    prompt_plans,
-    run_cell,
+from answering import Answerer, score_set  # noqa: E402
+from context_perplexity import HELD_OUT_SEED, measure_contexts, read_text  # noqa: E402
+from finetune_study_report import GRID, SCALINGS, TRAINED, VARIANT, target  # noqa: E402
+from prompt_sets import PromptPlan, prepare_sets, read_set  # noqa: E402
+from recording import (  # noqa: E402
+    FACTS,
+    describe_device,
+    describe_run,
+    exit_on_error,
+    read_rows,
+    write_record,
 )
-from finetune_study_report import GRID, SCALINGS, VARIANT  # noqa: E402
-from prompt_sets import prepare_sets  # noqa: E402
-from recording import FACTS, describe_run, exit_on_error, read_rows, write_record  # noqa: E402
 
 from opencompass_llada.finetune.packing import STRATEGIES  # noqa: E402
+from opencompass_llada.finetune.recipe import Recipe, TextSource  # noqa: E402
+from opencompass_llada.finetune.recipe_file import parse_recipe  # noqa: E402
 from opencompass_llada.finetune.tokens import make_tokenizer, tokenize_source  # noqa: E402
+from opencompass_llada.finetune.trainer import Trainer  # noqa: E402
 
+TOKENS_A_STEP = 131072
+HELD_OUT = TextSource(generated_seed=HELD_OUT_SEED, num_documents=60)
+TARGETS = 64
+Cell = dict[str, Any]  # what tells a cell of the grid from the others, and its figures once it ran
 #: Arguments that decide what a figure means; one record holds one value of each.
 SETTINGS = (
     *("init_from", "retrieval_share", "continuation_share", "text", "text_field"),
@@ -52,7 +64,7 @@ SETTINGS = (
 )
 
 
-def list_cells(given: argparse.Namespace) -> list[dict[str, Any]]:
+def list_cells(given: argparse.Namespace) -> list[Cell]:
     """Return the grid in the order of running: whole seeds first, the longest rows first."""
     factors = sorted(given.factors, reverse=True)
     grid = itertools.product(given.seeds, factors, given.methods, given.strategies, given.scalings)
@@ -64,17 +76,17 @@ def list_cells(given: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+def identity(row: Cell) -> tuple[Any, ...]:
     """Return what tells a cell from the others."""
     return tuple(row[name] for name in (*GRID, *VARIANT))
 
 
-def read_record(path: Path, settings: dict[str, Any] | None, part: str | None) -> list[dict]:
+def read_record(path: Path, settings: dict[str, Any], part: str | None) -> list[Cell]:
     """Return a record's rows; none where there is no record."""
     if not path.is_file():
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
-    if settings is not None and record["settings"] != settings:
+    if record["settings"] != settings:
         raise ValueError(
             f"{path} was made with {record['settings']}, and this call has {settings}; name "
             "another --record, or give the same settings."
@@ -92,7 +104,7 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         read_rows(path)  # says what is wrong with a file
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: dict[tuple[Any, ...], Cell] = {}
     for path, record in zip(paths, records, strict=True):
         if record["settings"] != records[0]["settings"]:
             raise ValueError(
@@ -117,7 +129,112 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
     return {"runs": runs, "settings": records[0]["settings"], "part": None, "rows": sorted_rows}
 
 
-def prepare(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
+def prompt_plans(cell: Cell, given: argparse.Namespace) -> list[PromptPlan]:
+    """Return the prompts that a cell is measured with."""
+    end = target(cell)
+    # RULER's long answers cost most of the time at 16,384 tokens: its ends alone.
+    lengths = [("ruler", length, given.ruler_samples) for length in (TRAINED, end)]
+    lengths += [("needle", length, given.samples) for length in (TRAINED, end // 2, end)]
+    lengths.append(("needle", 2 * end, given.far_samples or given.samples))
+    return [
+        PromptPlan(kind=kind, length=length, samples=samples, checkpoint=given.init_from)
+        for kind, length, samples in lengths
+        if samples
+    ]
+
+
+def perplexity_lengths(cell: Cell) -> list[int]:
+    """Return the context lengths that a cell's perplexity is measured at."""
+    length = target(cell)
+    return sorted({TRAINED, length // 4, length, 2 * length})
+
+
+def make_recipe(cell: Cell, folder: Path, given: argparse.Namespace) -> Recipe:
+    """Return the recipe of a cell."""
+    length = target(cell)
+    scaling = {"type": cell["scaling"]}
+    if cell["scaling"] != "none":
+        scaling["target_length"] = length
+    rows = max(1, TOKENS_A_STEP // length) if not given.tiny else 1
+    steps = 1 if given.tiny else max(1, cell["planned_tokens"] // (rows * length))
+    text = [{"generated_seed": 1, "num_documents": 20 if given.tiny else 3000}]
+    if given.text:
+        text.append({"paths": given.text, "text_field": given.text_field})
+    return parse_recipe(
+        {
+            "output_dir": str(folder),
+            "init_from": given.init_from,
+            "rope_scaling": scaling,
+            "strategy": cell["strategy"],
+            "lora": {"rank": 16, "alpha": 32} if cell["method"] == "lora" else None,
+            "text": text,
+            "cache_dir": str(given.prompts / "tokens"),
+            "phases": [{"sequence_length": length, "num_steps": steps, "rows_per_step": rows}],
+            "retrieval_share": given.retrieval_share,
+            "continuation_share": given.continuation_share,
+            "learning_rate": cell["learning_rate"],
+            "warmup_steps": min(100, steps // 10),
+            "num_workers": 0 if given.tiny else given.num_workers,
+            "compile": not given.tiny,
+            "probe_every": 10**6,
+            "keep_last": 1,
+            "seed": cell["seed"],
+            # Everything is measured afterwards, once, outside the time of training.
+            "evaluation": {"retrieval_rows": 0},
+        }
+    )
+
+
+def run_cell(cell: Cell, given: argparse.Namespace) -> Cell:
+    """Return a cell with its figures; ``seconds`` says where the time went."""
+    clock = [("", time.perf_counter())]
+    with tempfile.TemporaryDirectory(
+        prefix="finetune-study-", ignore_cleanup_errors=True
+    ) as folder:
+        trainer = Trainer(make_recipe(cell, Path(folder, "run"), given))
+        clock.append(("start", time.perf_counter()))
+        final = trainer.train()
+        clock.append(("train", time.perf_counter()))
+        row = cell | {"steps": trainer.step, "tokens": trainer.tokens_seen}
+        row["loss"] = trainer.history[-1]["loss"]
+        tokens, cache = trainer.tokens, given.prompts / "tokens"
+        del trainer
+        free_memory()
+        model = Answerer(str(final), given.batch_tokens)
+        row |= {"needle": {}, "ruler": {}}
+        for plan in prompt_plans(cell, given):
+            made = read_set(plan.path(given.prompts))
+            row[plan.kind][str(plan.length)] = score_set(model, made, plan.kind)
+            clock.append((plan.kind, time.perf_counter()))
+        row["perplexity"] = measure_contexts(
+            model.engine,
+            read_text(tokens, HELD_OUT, cache).tokens,
+            perplexity_lengths(cell),
+            targets=TARGETS,
+            texts=2 if given.tiny else 32,
+            draws=4 if given.tiny else given.draws,
+            batch_tokens=given.batch_tokens,
+        )
+        clock.append(("perplexity", time.perf_counter()))
+    seconds: dict[str, float] = defaultdict(float)
+    for (_, before), (name, after) in itertools.pairwise(clock):
+        seconds[name] += after - before
+    row |= {"minutes": seconds["train"] / 60, "processes": given.processes}
+    return row | {"seconds": dict(seconds), "device": describe_device()}
+
+
+def free_memory() -> None:
+    """Give the card's memory back to processes beside this one, and forget what was compiled.
+
+    A process compiles the same function once a cell, and torch stops compiling it after eight.
+    """
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def prepare(cells: Sequence[Cell], given: argparse.Namespace) -> None:
     """Make the prompts and the tokens of all text that the folder lacks."""
     plans = dict.fromkeys(plan for cell in cells for plan in prompt_plans(cell, given))
     prepare_sets(list(plans), given.prompts, given.workers)
@@ -127,7 +244,7 @@ def prepare(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
         tokenize_source(source, tokens, given.prompts / "tokens")
 
 
-def run_cells(cells: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
+def run_cells(cells: Sequence[Cell], given: argparse.Namespace) -> None:
     """Run the cells that the record lacks, and write it after each."""
     settings = {name: getattr(given, name) for name in SETTINGS}
     rows = read_record(given.record, settings, given.part)

@@ -11,7 +11,6 @@ sys.path[:0] = [str(REPOSITORY_ROOT / name) for name in ("studies", "benchmarks"
 
 import answering  # noqa: E402
 import finetune_study  # noqa: E402
-import finetune_study_cell  # noqa: E402
 import prompt_sets  # noqa: E402
 from finetune_study_report import GRID, VARIANT  # noqa: E402
 
@@ -99,11 +98,11 @@ def test_lengths_measured(tmp_path):
     given = arguments(tmp_path)
     given.tiny = False
     cell = finetune_study.list_cells(given)[0] | {"factor": 16}
-    lengths = {(plan.kind, plan.length) for plan in finetune_study_cell.prompt_plans(cell, given)}
+    lengths = {(plan.kind, plan.length) for plan in finetune_study.prompt_plans(cell, given)}
     assert lengths == {("needle", n) for n in (512, 4096, 8192, 16384)} | {
         ("ruler", n) for n in (512, 8192)
     }
-    assert finetune_study_cell.perplexity_lengths(cell) == [512, 2048, 8192, 16384]
+    assert finetune_study.perplexity_lengths(cell) == [512, 2048, 8192, 16384]
 
 
 def test_a_failed_cell_is_said_and_run_again(tmp_path, monkeypatch, capsys):

@@ -6,13 +6,15 @@ A column with a missing member has no number; it is never the mean of the rest.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas
+
 from opencompass_llada.benchmarks.benchmark import GRID_GROUP, Benchmark, Group, find_benchmark
-from opencompass_llada.report.collect import Collection, key_of
+from opencompass_llada.report.collect import CELL_KEY, Collection
 from opencompass_llada.report.identity import hash_protocol
 from opencompass_llada.report.scores import Score
 from opencompass_llada.report.statistics import (
@@ -123,76 +125,52 @@ def make_board(collection: Collection) -> list[Score]:
     """Make every score of the leaderboard, without ranks, in the order of the runs."""
     results = collection.results
     results = results[results.benchmark != "perplexity"]
-    titled = results.assign(series=_name_series(list(results.itertuples())))
+    titled = results.assign(series=_name_series(results))
     scores: list[Score] = []
     for (name, title), members in titled.groupby(["benchmark", "series"], sort=False):
-        benchmark = find_benchmark(name)
+        benchmark, cells = find_benchmark(name), pandas.MultiIndex.from_frame(members[CELL_KEY])
         reported = members[members.score.notna()]
         present = list((reported if len(reported) else members).metric.unique())
         metrics = [metric for metric in benchmark.metrics if metric in present] or present
         # A grid's other metrics are series of their own: papers report NeedleBench's score.
         for metric in metrics if benchmark.is_grid else metrics[:1]:
-            lines: dict[str, list[Row]] = {}
-            for row in _rows_of_metric(list(members.itertuples()), metric, present):
-                lines.setdefault(row.entry, []).append(row)
+            is_own = members.metric == metric
+            # Cells without a result stand for any metric that no number has.
+            is_lost = ~members.metric.isin(present) & ~cells.isin(cells[is_own])
+            shown = members[is_own | is_lost].assign(metric=metric)
             heading = str(title) if metric == metrics[0] else f"{title}, {metric}"
             make = _score_grid if benchmark.is_grid else _score_tasks
-            for rows in lines.values():
-                scores += make(benchmark, heading, rows)
+            for _, line in shown.groupby("entry", sort=False):
+                scores += make(benchmark, heading, list(line.itertuples()))
     return [*scores, *_score_curves(collection)]
 
 
-def _name_series(rows: Sequence[Row]) -> list[str]:
+def _name_series(results: pandas.DataFrame) -> list[str]:
     """Return the title of the table that each row belongs to.
 
     A table is of one benchmark, language and haystack; besides, where a run asks the same place
     twice, of what counts lengths, the prompt's form and, if that does not tell them apart, the
     data set. Its title names what tells it from the benchmark's others.
     """
-    keys: list[tuple[str | None, ...]] = [
-        (row.benchmark, row.language, row.haystack or "embedded" * row.data.startswith("asset:"))
-        for row in rows
+    embedded = results.data.str.startswith("asset:").map({True: "embedded", False: None})
+    keys = results[["benchmark", "language"]].assign(haystack=results.haystack.fillna(embedded))
+    places = results[["entry", "metric", "length"]].assign(place=results.task.fillna(results.depth))
+    for more in (["tokenizer", "prompt"], ["dataset"]):
+        table = keys.groupby([*keys], dropna=False, sort=False).ngroup()
+        cells = places.assign(table=table)[places.place.notna()]
+        twice = table.isin(cells.table[cells.duplicated()])
+        keys[more] = results[more].where(twice)
+    differ = keys.groupby("benchmark").transform("nunique", dropna=False) > 1
+    named = keys[[*differ]].where(differ & keys.astype(bool))
+    return [
+        ", ".join([find_benchmark(benchmark).title, *map(str, parts.dropna())])
+        for benchmark, (_, parts) in zip(keys.benchmark, named.iterrows(), strict=True)
     ]
-    for more in (("tokenizer", "prompt"), ("dataset",)):
-        places = Counter(
-            (key, row.entry, row.metric, row.task or row.depth, row.length)
-            for key, row in zip(keys, rows, strict=True)
-            if row.task is not None or row.depth is not None
-        )
-        twice = {key for (key, *_), count in places.items() if count > 1}
-        keys = [
-            (*key, *(getattr(row, name) for name in more)) if key in twice else key
-            for key, row in zip(keys, rows, strict=True)
-        ]
-    titles = {}
-    for key in dict.fromkeys(keys):
-        others = [other for other in set(keys) if other[0] == key[0]]
-        parts = [
-            str(value)
-            for place, value in enumerate(key)
-            if place and value and len({other[place : place + 1] for other in others}) > 1
-        ]
-        titles[key] = ", ".join([find_benchmark(str(key[0])).title, *parts])
-    return [titles[key] for key in keys]
-
-
-def _rows_of_metric(rows: Sequence[Row], metric: str, present: Sequence[str]) -> Iterator[Row]:
-    """Yield a metric's rows, and cells without a result whose metric no number has (`present`)."""
-    having = {key_of(row) for row in rows if row.metric == metric}
-    for row in rows:
-        if row.metric == metric:
-            yield row
-        elif row.metric not in present and key_of(row) not in having:
-            yield row._replace(metric=metric)
-
-
-def _lengths(rows: Sequence[Row]) -> list[int]:
-    return sorted({row.length for row in rows if row.length is not None})
 
 
 def _score_grid(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iterator[Score]:
     """Yield the mean over depths at each length, and over all cells."""
-    for length in (*_lengths(rows), None):
+    for length in (*sorted({row.length for row in rows} - {None}), None):
         by_place = {
             f"{row.length} at {row.depth:g} %": row
             for row in rows
@@ -206,8 +184,7 @@ def _score_grid(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Itera
 def _score_tasks(benchmark: Benchmark, series: str, rows: Sequence[Row]) -> Iterator[Score]:
     """Yield groups and tasks at each length, and the headline over all lengths."""
     headline: list[Score] = []
-    lengths: list[int | None] = [*_lengths(rows)]
-    for length in lengths or [None]:
+    for length in sorted({row.length for row in rows} - {None}) or [None]:
         by_task: dict[str, Row] = {}
         for row in rows:
             if row.length == length:

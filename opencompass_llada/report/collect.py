@@ -60,6 +60,7 @@ SAMPLE_COLUMNS = ("sample_scores", "units")
 CURVE_NUMBERS = ("perplexity", "perplexity_low", "perplexity_high", "nll_per_token",
                  "standard_error", "bits_per_byte")  # fmt: skip
 CellKey = tuple[str, str, str]  # names of run, model and data set
+CELL_KEY = ["run", "model", "dataset"]  # the columns of it
 NUM_SAMPLES = 3
 
 

@@ -103,15 +103,12 @@ def _read_estimate(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _describe(total: Estimate, num_bytes: int) -> dict[str, Any]:
-    low, high = total.interval()
     names = ("estimator", "perplexity", "nll_per_token", "standard_error", "num_tokens",
              "num_draws", "num_forward_passes")  # fmt: skip
-    return {
-        **{name: getattr(total, name) for name in names},
-        "perplexity_low": safe_exp(low),
-        "perplexity_high": safe_exp(high),
-        "bits_per_byte": total.nll / math.log(2) / num_bytes,
-    }
+    low, high = map(safe_exp, total.interval())
+    bits = total.nll / math.log(2) / num_bytes
+    ends = {"perplexity_low": low, "perplexity_high": high, "bits_per_byte": bits}
+    return {name: getattr(total, name) for name in names} | ends
 
 
 def write_curves(points: pandas.DataFrame) -> dict[str, str]:

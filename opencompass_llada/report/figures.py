@@ -37,8 +37,6 @@ ESTIMATOR_NAMES = {
     "longllada": "likelihood bound of chunks, as LongLLaDA's script",
     "autoregressive": "exact, autoregressive",
 }
-Lines = Mapping[str, Sequence[Score]]
-Styles = Mapping[str, dict[str, Any]]
 
 
 def make_plots(
@@ -74,12 +72,14 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     panels: dict[str, list[tuple[Score, float]]] = {}
     for series, column, length in choose_headlines(scores):
         for cost in costs:
-            score = index.get((cost.entry, series, column, length))
-            if score is None or score.benchmark != cost.benchmark or score.score is None:
+            score, seconds = (
+                index.get((cost.entry, series, column, length)),
+                cost.seconds_per_sample,
+            )
+            if score is None or score.benchmark != cost.benchmark:
                 continue
-            if cost.seconds_per_sample is not None:
-                point = (score, cost.seconds_per_sample)
-                panels.setdefault(f"{series}: {column}", []).append(point)
+            if score.score is not None and seconds is not None:
+                panels.setdefault(f"{series}: {column}", []).append((score, seconds))
     if not panels:
         return None
     shown = {score.entry for pairs in panels.values() for score, _ in pairs}
@@ -89,7 +89,13 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     for axes, (title, pairs) in zip(all_axes, panels.items(), strict=True):
         for score, seconds in pairs:
             style = drawing.style_of(entries.index(score.entry), score.kind)
-            drawn.setdefault(score.entry, _draw_point(axes, score, seconds, style))
+            value = score.score or 0.0
+            low, high = (value if end is None else end for end in (score.low, score.high))
+            bar = axes.errorbar(
+                seconds, value, yerr=[[value - low], [high - value]], capsize=2.5,
+                markersize=7, linewidth=1, **{**style, "linestyle": "none"},
+            )  # fmt: skip
+            drawn.setdefault(score.entry, bar)
         axes.set_xscale("log")
         low, high = axes.get_xlim()
         drawing.label_decades(axes.xaxis, high / low, ".10g")
@@ -101,16 +107,6 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
     all_axes[0].set_ylabel("score, % (bars: 95 %)")
     drawing.add_legend(figure, list(drawn.values()), list(drawn))
     return figure
-
-
-def _draw_point(axes: Any, score: Score, seconds: float, style: dict[str, Any]) -> Any:
-    value = score.score or 0.0
-    low = value if score.low is None else score.low
-    high = value if score.high is None else score.high
-    return axes.errorbar(
-        seconds, value, yerr=[[value - low], [high - value]], capsize=2.5,
-        markersize=7, linewidth=1, **{**style, "linestyle": "none"},
-    )  # fmt: skip
 
 
 def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
@@ -172,14 +168,23 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     if len(lengths) < 2:
         return None
     entries = list(dict.fromkeys(score.entry for score in scores))
-    lines = {entry: [s for s in present if s.entry == entry] for entry in entries}
-    lines = {entry: line for entry, line in lines.items() if line}
-    styles = {
-        entry: drawing.style_of(entries.index(entry), line[0].kind) for entry, line in lines.items()
-    }
-    draw = _draw_together if len(lines) <= MOST_IN_A_PANEL else _draw_apart
-    figure, all_axes = draw(lines, styles)
-    for axes in all_axes:
+    lines = [(place, [s for s in present if s.entry == own]) for place, own in enumerate(entries)]
+    lines = [(place, line) for place, line in lines if line]
+    if len(lines) <= MOST_IN_A_PANEL:
+        figure, panels = drawing.make_panels(1, 1, (7.2, 4.4 + 0.11 * len(lines)))
+    else:
+        figure, panels = drawing.make_panels(
+            len(lines), 4, (2.7, 2.1), (0, 0.6), sharex=True, sharey=True
+        )
+    for number, (place, line) in enumerate(lines):
+        axes = panels[number % len(panels)]
+        if len(panels) > 1:
+            for _, other in lines:
+                values = _floats(other, "score")
+                axes.plot(_floats(other, "length"), values, color="0.82", linewidth=0.8, zorder=1)
+            axes.set_title("\n".join(textwrap.wrap(line[0].entry, 34)), fontsize=8)
+        _draw_line(axes, line, drawing.style_of(place, line[0].kind))
+    for axes in panels:
         drawing.label_lengths(axes, lengths)
         axes.set_ylim(-3, 103)
         axes.tick_params(axis="y", labelsize=8)
@@ -190,31 +195,12 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
                           xycoords=("axes fraction", "data"), fontsize=6.5,
                           color="0.35")  # fmt: skip
     figure.suptitle(f"{series}: {column}, % (bands: 95 %)", fontsize=11)
-    # One panel has a label of its own: the figure's would lie under the legend.
-    label = figure.supxlabel if len(all_axes) > 1 else all_axes[0].set_xlabel
-    label("context length, tokens", fontsize=9)
+    if len(panels) > 1:
+        figure.supxlabel("context length, tokens", fontsize=9)
+    else:  # the figure's own label would lie under the legend
+        panels[0].set_xlabel("context length, tokens", fontsize=9)
+        drawing.add_legend(figure, *panels[0].get_legend_handles_labels())
     return figure
-
-
-def _draw_together(lines: Lines, styles: Styles) -> tuple[Any, list[Any]]:
-    figure, [axes] = drawing.make_panels(1, 1, (7.2, 4.4 + 0.11 * len(lines)))
-    for entry, line in lines.items():
-        _draw_line(axes, line, styles[entry])
-    drawing.add_legend(figure, *axes.get_legend_handles_labels())
-    return figure, [axes]
-
-
-def _draw_apart(lines: Lines, styles: Styles) -> tuple[Any, list[Any]]:
-    figure, panels = drawing.make_panels(
-        len(lines), 4, (2.7, 2.1), (0, 0.6), sharex=True, sharey=True
-    )
-    for axes, (entry, line) in zip(panels, lines.items(), strict=True):
-        for other in lines.values():
-            x, values = _floats(other, "length"), _floats(other, "score")
-            axes.plot(x, values, color="0.82", linewidth=0.8, zorder=1)
-        _draw_line(axes, line, styles[entry])
-        axes.set_title("\n".join(textwrap.wrap(entry, 34)), fontsize=8)
-    return figure, panels
 
 
 def _floats(items: Sequence[Any], name: str) -> list[float]:

@@ -148,9 +148,8 @@ def _mean_field(grid: Grid, length: int | None) -> str:
         return ""
     if (mean := grid.mean(length)) is not None:
         return f"{mean:.1f}"
-    if length is None:
-        return "missing"
-    return f"missing {grid.scores[length].isna().sum()} of {len(grid.depths)}"
+    lost = "" if length is None else f" {grid.scores[length].isna().sum()} of {len(grid.depths)}"
+    return f"missing{lost}"
 
 
 def draw_heat_maps(grids: Sequence[Grid], max_columns: int = 3) -> Any:
@@ -200,14 +199,12 @@ def _draw_panel(axes: Any, grid: Grid) -> Any:
 
 def _describe_cells(grids: Sequence[Grid]) -> str:
     """Say how many samples a cell has and what the line is, where all grids agree."""
-    numbers = {grid.num_samples for grid in grids}
-    trained = {grid.trained_length for grid in grids}
+    numbers, trained = ({getattr(g, n) for g in grids} for n in ("num_samples", "trained_length"))
     parts = []
-    if len(numbers) == 1 and None not in numbers:
-        number = numbers.pop()
+    if len(numbers) == 1 and (number := numbers.pop()) is not None:
         parts.append(f"{number} sample{'s' * (number != 1)} a cell")
-    if len(trained) == 1 and None not in trained:
-        parts.append(f"trained on {trained.pop():,} tokens")
+    if len(trained) == 1 and (length := trained.pop()) is not None:
+        parts.append(f"trained on {length:,} tokens")
     if any(grid.num_trained for grid in grids):
         parts.append("orange line: end of the trained length")
     return "; ".join(parts) or "scores by length and depth"

@@ -6,9 +6,8 @@ of it, on the same benchmark, become lines of their own; two models with one nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -132,44 +131,34 @@ def hash_protocol(row: Row) -> str:
     return hash_values([asked, counted_by(row), row.n, row.prompt_limit])
 
 
-@dataclass(frozen=True)
-class _RunOfModel:
-    """The rows of one model on one benchmark in one run; at least one."""
+def _find_protocol(rows: Iterable[Row]) -> dict[tuple[str, Any], Any]:
+    """Return all that must agree in rows of one model, by name and task or place in the grid."""
+    found: dict[tuple[str, Any], Any] = {}
+    for row in rows:
+        task = (row.task, row.language, row.haystack, row.prompt, row.metric)
+        place = (*task, row.length, row.depth)
+        found |= {(name, None): getattr(row, name) for name in SETTINGS}
+        # The number of windows of a text goes with the length.
+        where = place if row.benchmark == "perplexity" else task
+        for name in TASK_SETTINGS:
+            value = counted_by(row) if name == "counted_by" else getattr(row, name)
+            if value is not None:
+                found.setdefault((name, where), value)
+        if row.prompt_hash is not None:
+            found["prompt_hash", place] = row.prompt_hash
+    return found
 
-    name: str
-    rows: Sequence[Row]
 
-    @cached_property
-    def protocol(self) -> dict[tuple[str, Any], Any]:
-        """Everything that must agree, by name and task or place in the grid."""
-        found: dict[tuple[str, Any], Any] = {}
-        for row in self.rows:
-            task = (row.task, row.language, row.haystack, row.prompt, row.metric)
-            place = (*task, row.length, row.depth)
-            found |= {(name, None): getattr(row, name) for name in SETTINGS}
-            for name in TASK_SETTINGS:
-                value = counted_by(row) if name == "counted_by" else getattr(row, name)
-                # The number of windows of a text goes with the length.
-                by_cell = row.benchmark == "perplexity"
-                if value is not None:
-                    found.setdefault((name, place if by_cell else task), value)
-            if row.prompt_hash is not None:
-                found["prompt_hash", place] = row.prompt_hash
-        return found
-
-    def differences(self, other: _RunOfModel) -> list[str]:
-        """Say what two runs disagree on, such as ``number of samples (2, 10)``, if anything."""
-        differing: dict[str, tuple[Any, Any]] = {}
-        for key in self.protocol.keys() & other.protocol.keys():
-            if self.protocol[key] != other.protocol[key]:
-                differing.setdefault(key[0], (self.protocol[key], other.protocol[key]))
-        if len(differing) > 1 and "n" in differing:
-            differing.pop("prompt_hash", None)  # follows from another number of samples
-        shown = {
-            name: ", ".join("none" if value == "" else str(value) for value in values)
-            for name, values in differing.items()
-        }
-        return [f"{NAMES[name]} ({shown[name]})" for name in NAMES if name in shown]
+def _name_differences(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[str]:
+    """Say what two protocols disagree on, such as ``number of samples (2, 10)``, if anything."""
+    differing: dict[str, str] = {}
+    for key in one.keys() & other.keys():
+        if one[key] != other[key]:
+            values = ("none" if value == "" else str(value) for value in (one[key], other[key]))
+            differing.setdefault(key[0], ", ".join(values))
+    if len(differing) > 1 and "n" in differing:
+        differing.pop("prompt_hash", None)  # follows from another number of samples
+    return [f"{NAMES[name]} ({differing[name]})" for name in NAMES if name in differing]
 
 
 def separate(
@@ -185,29 +174,34 @@ def separate(
     by_age = named.iloc[named.run.map(order.index).argsort(kind="stable")]
     dropped: set[Any] = set()
     for (entry, benchmark), own in by_age.groupby(["entry", "benchmark"], sort=False):
-        runs = [
-            _RunOfModel(str(name), list(rows.itertuples()))
-            for name, rows in own.groupby("run", sort=False)
-        ]
-        classes: list[list[_RunOfModel]] = []
-        for run in runs:
-            agreeing = (c for c in classes if not any(member.differences(run) for member in c))
-            if (own_class := next(agreeing, None)) is None:
-                classes.append(own_class := [])
-            own_class.append(run)
-        for place, same in enumerate(classes):
-            dropped |= _find_repeats(same, f"{entry} on {benchmark}", remarks)
+        what = f"{entry} on {benchmark}"
+        classes: list[tuple[dict[str, list[Row]], dict[tuple[str, Any], Any]]] = []
+        for name, rows in own.groupby("run", sort=False):
+            members = list(rows.itertuples())
+            protocol = _find_protocol(members)
+            for same, agreed in classes:
+                if not _name_differences(agreed, protocol):
+                    same[name] = members
+                    agreed |= protocol
+                    break
+            else:
+                classes.append(({name: members}, protocol))
+        first = next(iter(classes[0][0].items()))
+        for place, (same, _) in enumerate(classes):
+            joined = [row for rows in same.values() for row in rows]
+            dropped |= _find_repeats(joined, what, remarks)
             if place:
-                first, label = classes[0][0], f"{entry} [run {same[0].name}]"
-                named.loc[[row.Index for run in same for row in run.rows], "entry"] = label
+                name, members = next(iter(same.items()))
+                differences = _name_differences(*map(_find_protocol, (first[1], members)))
+                named.loc[[row.Index for row in joined], "entry"] = f"{entry} [run {name}]"
                 remarks.append(
-                    f"{entry} on {benchmark}: runs {first.name} and {same[0].name} disagree "
-                    f"on {'; '.join(first.differences(same[0]))}: kept apart"
+                    f"{what}: runs {first[0]} and {name} disagree "
+                    f"on {'; '.join(differences)}: kept apart"
                 )
     return named.drop(index=list(dropped)), remarks
 
 
-def _find_repeats(same: Sequence[_RunOfModel], what: str, remarks: list[str]) -> set[Any]:
+def _find_repeats(rows: Iterable[Row], what: str, remarks: list[str]) -> set[Any]:
     """Find rows that were measured again in the same way; the number recorded later counts.
 
     That is two runs, or one folder resumed after its data sets' names changed. A cell without a
@@ -216,7 +210,7 @@ def _find_repeats(same: Sequence[_RunOfModel], what: str, remarks: list[str]) ->
     best: dict[tuple[Any, ...], Row] = {}
     dropped: set[Any] = set()
     pairs: dict[tuple[str, str], bool] = {}
-    for row in (row for run in same for row in run.rows):
+    for row in rows:
         whole = row.dataset if row.task is None and row.length is None else None
         place = (row.task, row.language, row.haystack, row.prompt, row.length, row.depth)
         key = (*place, counted_by(row), row.metric, whole)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from opencompass_llada.report.averages import grid_interval
-from opencompass_llada.report.collect import CellKey, Collection, key_of
+from opencompass_llada.report.collect import CELL_KEY, CellKey, Collection, key_of
 from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, make_entry_grids
 from opencompass_llada.report.results import Sample, shorten
 from opencompass_llada.report.writers import show_controls
@@ -86,15 +86,14 @@ def _make_blocks(
     collection: Collection, number: int, *, short: bool
 ) -> tuple[list[SampleBlock], dict[CellKey, str]]:
     """Return blocks by data set and prompts; models that were asked otherwise have their own."""
-    groups: dict[tuple[str | None, ...], dict[CellKey, Any]] = {}
-    for row in collection.rows:
-        # Prompts are what is shared, whatever runs call the data set; a perplexity's are names.
-        named = row.prompt_hash is None or row.benchmark == "perplexity"
-        group = groups.setdefault((row.prompt_hash, row.dataset if named else row.benchmark), {})
-        group.setdefault(key_of(row), row)
+    cells = collection.results.drop_duplicates(CELL_KEY)
+    # Prompts are what is shared, whatever runs call the data set; a perplexity's are names.
+    named = cells.prompt_hash.isna() | (cells.benchmark == "perplexity")
+    shared = [cells.prompt_hash, cells.dataset.where(named, cells.benchmark)]
     blocks: list[SampleBlock] = []
     anchors: dict[CellKey, str] = {}
-    for place, group in enumerate(groups.values()):
+    for place, (_, rows) in enumerate(cells.groupby(shared, sort=False, dropna=False)):
+        group = {key_of(row): row for row in rows.itertuples()}
         names = {
             key: f"c{place}-{column}" if collection.cells[key].samples else f"d{place}"
             for column, key in enumerate(group)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
@@ -14,7 +15,14 @@ from pathlib import Path
 from opencompass_llada.files import write_text
 from opencompass_llada.report import writers
 from opencompass_llada.report.averages import make_board
-from opencompass_llada.report.collect import TIDY_COLUMNS, CellKey, Collection, collect_runs, key_of
+from opencompass_llada.report.collect import (
+    CELL_KEY,
+    TIDY_COLUMNS,
+    CellKey,
+    Collection,
+    collect_runs,
+    key_of,
+)
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
@@ -22,10 +30,33 @@ from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
-from opencompass_llada.runs.run_folder import RunFolder
+from opencompass_llada.runs.run_folder import RunFolder, find_runs
 
 TITLE = "Long-context leaderboard"
 MOST_NAMED = 4
+MOST_LISTED = 20
+
+
+def run_report(work_dirs: Sequence[str], folder: Path, title: str | None) -> int:
+    """Write the report of the runs in some folders; return 1 if files of them are damaged.
+
+    Missing results are no fault here: the report says which they are.
+
+    Raises:
+        ValueError: If there is nothing to report.
+    """
+    runs = find_runs(work_dirs)
+    paths = write_report(runs, folder, title or TITLE)
+    sys.stdout.write(f"{len(runs)} runs, {len(paths)} files; open {paths[0].resolve()}\n")
+    damage = [text for run in runs for text in run.damage]
+    if damage:
+        more = [f"and {len(damage) - MOST_LISTED} more"] if len(damage) > MOST_LISTED else []
+        listed = "\n  ".join([*damage[:MOST_LISTED], *more])
+        sys.stderr.write(
+            f"opencompass-llada report: {len(damage)} files are damaged and nothing of them is "
+            f"shown; a run with -r makes them again:\n  {listed}\n"
+        )
+    return int(bool(damage))
 
 
 def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) -> list[Path]:
@@ -37,6 +68,9 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     links = _find_links(collection, samples.anchors)
     tables = make_tables(scores, lengths, costs, compare(scores), links)
     notes = [*collection.notes, *remarks]
+    # The lines of a note stay lines.
+    listed = ["- " + "\n  ".join(map(writers.escape_markdown, note.splitlines())) for note in notes]
+    heading = ["## What to know", "", *listed, ""] if notes else []
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
     figures: list[Path] = []
@@ -58,7 +92,7 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     tidy = collection.results[[*TIDY_COLUMNS]]
     texts = {
         "report.html": page,
-        "leaderboard.md": _write_notes(notes) + "\n".join(map(writers.write_markdown, tables)),
+        "leaderboard.md": "\n".join([*heading, *map(writers.write_markdown, tables)]),
         "leaderboard.tex": "\n".join(map(writers.write_latex, tables)),
         **{f"tables/{table.name}.csv": writers.write_csv(table) for table in tables},
         "scores.csv": writers.write_csv_rows(
@@ -85,22 +119,16 @@ def _find_links(collection: Collection, anchors: Mapping[CellKey, str]) -> Links
 
 
 def _describe(collection: Collection) -> str:
-    rows = collection.rows
-    bad = {key_of(row) for row in rows if row.status != "ok"}
+    cells = collection.results.assign(bad=collection.results.status != "ok").groupby(CELL_KEY).bad
+    bad = cells.any().sum()
     names = [run.name for run in collection.runs]
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    state = f"{len(bad)} of them without a result" if bad else "all with a result"
+    state = f"{bad} of them without a result" if bad else "all with a result"
     return (
-        f"{len({row.entry for row in rows})} models and scalings, {len(set(map(key_of, rows)))} "
+        f"{collection.results.entry.nunique()} models and scalings, {cells.ngroups} "
         f"cells, {state}. Runs: {', '.join(names[:MOST_NAMED])}{more}. "
         f"Written {datetime.now().strftime('%Y-%m-%d %H:%M')}."
     )
-
-
-def _write_notes(notes: Sequence[str]) -> str:
-    """Return what to know as Markdown; lines of a note stay lines."""
-    listed = ["- " + "\n  ".join(map(writers.escape_markdown, note.splitlines())) for note in notes]
-    return "\n".join(["## What to know", "", *listed, "", ""]) if notes else ""
 
 
 def _write_provenance(collection: Collection) -> str:

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 
@@ -61,11 +62,10 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
     touch differ at about the 0.6 % level, not 5 %. Scores of other protocols (prompts, tokenizer,
     number of samples) are ranked among themselves, and scores without an interval have no rank.
     """
-    columns: dict[tuple[str, str, int | None], dict[str, list[Score]]] = {}
+    columns: dict[Any, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        column = columns.setdefault((score.series, score.column, score.length), defaultdict(list))
         if score.score is not None:
-            column[score.protocol].append(score)
+            columns[score.series, score.column, score.length][score.protocol].append(score)
     ranked: dict[int, Score] = {}
     mixed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for (series, _, _), by_protocol in columns.items():

@@ -184,11 +184,14 @@ class GroupSummarizer(Summarizer):
         yield _results_file(finished)
         yield _averages_file(lines, self.parsed)
         firsts = [_first(line) for line in lines]
-        title, labels = f"{self.metric}, percent", {}
+        title, label = f"{self.metric}, percent", ""
         if any(first.length is not None for first in firsts):
-            title = f"{title}; lengths in tokens"
-            labels = {"length": ["" if own.length is None else f"{own.length:,}" for own in firsts]}
-        table = _write_lines(lines, labels, self.parsed, num_left=2)
+            title, label = f"{title}; lengths in tokens", "length"
+        labelled = [
+            ("" if first.length is None else f"{first.length:,}", line)
+            for first, line in zip(firsts, lines, strict=True)
+        ]
+        table = _write_lines(labelled, label, self.parsed, num_left=2)
         notes = [
             f"- {group.name}: {'weighted by samples' if group.weighting == 'samples' else 'mean'} "
             f"of {', '.join(group.members)}"
@@ -224,20 +227,23 @@ class BreakdownSummarizer(Summarizer):
             for label, metric in self.parts.items()
             for line in make_lines(finished.results, metric)
         ]
+        lines = [line for _, line in labelled]
         yield _results_file(finished)
-        yield _averages_file([line for _, line in labelled], self.parsed)
-        tasks = [task for _, line in labelled for task in line]
-        models = [_first(line).model for _, line in labelled]
-        labelled.sort(key=lambda pair: models.index(_first(pair[1]).model))
-        lines, labels = [line for _, line in labelled], {"part": [label for label, _ in labelled]}
-        table = _write_lines(lines, labels, self.parsed, num_left=3, tasks=tasks)
+        yield _averages_file(lines, self.parsed)
+        models = [_first(line).model for line in lines]
+        by_model = sorted(labelled, key=lambda pair: models.index(_first(pair[1]).model))
+        tasks = [task for line in lines for task in line]
+        table = _write_lines(by_model, "part", self.parsed, num_left=3, tasks=tasks)
         note = f"- {NOT_RUN}: the data has no samples in this part, or a group such a task"
         yield "summary", "md", f"percent\n\n{table}\n\n{note}\n"
 
 
 def make_lines(results: pandas.DataFrame, metric: str) -> list[Line]:
     """Collect rows that name a task into lines, in order of model, benchmark and length."""
+    places = {model: place for place, model in enumerate(results.model.unique())}
     own = results[(results.metric == metric) & results.task.notna()]
+    own = own.assign(place=own.model.map(places), tokens=own.length.fillna(0))
+    own = own.sort_values(["place", "benchmark", "tokens"], kind="stable")
     keys = ["model", "benchmark", "length", "tokenizer"]
     lines: list[Line] = []
     for _, rows in own.groupby(keys, sort=False, dropna=False):
@@ -251,13 +257,7 @@ def make_lines(results: pandas.DataFrame, metric: str) -> list[Line]:
                 )
             line[row.task] = row
         lines.append(line)
-    models = list(results.model)
-
-    def place(line: Line) -> tuple[int, str, int]:
-        first = _first(line)
-        return models.index(first.model), first.benchmark, first.length or 0
-
-    return sorted(lines, key=place)
+    return lines
 
 
 def _first(line: Line) -> Any:
@@ -280,24 +280,24 @@ def _averages_file(lines: Sequence[Line], groups: Sequence[Group]) -> SummaryFil
 
 
 def _write_lines(
-    lines: Sequence[Line],
-    labels: Mapping[str, Sequence[str]],
+    labelled: Sequence[tuple[str, Line]],
+    label: str,
     groups: Sequence[Group],
     *,
     num_left: int,
     tasks: Iterable[str] | None = None,
 ) -> str:
-    """Write lines with columns of labels, then one a group and task; the first to the left."""
-    names = list(dict.fromkeys(tasks or (task for line in lines for task in line)))
+    """Write lines with their labels, if these have a heading, then a column a group and task."""
+    names = list(dict.fromkeys(tasks or (task for _, line in labelled for task in line)))
+    heads = ["model", "scaling", *([label] if label else [])]
     rows = []
-    for number, line in enumerate(lines):
+    for text, line in labelled:
         first = _first(line)
-        fields = [writers.plain_field(first.title), writers.name_scaling(first.scaling)]
-        fields += [column[number] for column in labels.values()]
+        fields = [writers.plain_field(first.title), writers.name_scaling(first.scaling), text]
+        fields = fields[: len(heads)]
         fields += [_show(average_group(line, group), "**{:.1f}**") for group in groups]
-        fields += [_show(line.get(task), "{:.1f}") for task in names]
-        rows.append(fields)
-    heads = ["model", "scaling", *labels, *(f"**{group.name}**" for group in groups), *names]
+        rows.append([*fields, *(_show(line.get(task), "{:.1f}") for task in names)])
+    heads += [*(f"**{group.name}**" for group in groups), *names]
     return writers.write_plain_table(heads, rows, num_left)
 
 

@@ -5,6 +5,8 @@ Looks at the files that tasks leave while they run; starts and stops nothing.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +16,7 @@ from typing import Any
 from opencompass_llada.benchmarks.benchmark import benchmark_of
 from opencompass_llada.runs.provenance import read_provenance
 from opencompass_llada.runs.recorded_files import dataset_name, find_answer_files, model_name
-from opencompass_llada.runs.run_folder import RunFolder
+from opencompass_llada.runs.run_folder import RunFolder, find_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +137,27 @@ def _span(length: timedelta) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // below} {lower}"
     return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
+def run_watch(work_dir: str | Path, every: float, *, once: bool) -> int:
+    """Show progress until everything is scored, or once.
+
+    Raises:
+        ValueError: If there is no run, or no time between two looks.
+    """
+    if not 0 < every < float("inf"):
+        raise ValueError(f"--every {every} must be above 0")
+    while True:
+        run, now = find_runs([work_dir])[-1], datetime.now()
+        lines = read_progress(run, now)
+        width = max((len(line.model) for line in lines), default=0)
+        text = "".join(f"{line.describe(now, width)}\n" for line in lines)
+        clear = "\033[2J\033[H" if sys.stdout.isatty() and not once else ""
+        sys.stdout.write(f"{clear}{run.name}, {now:%H:%M:%S}\n{text}")
+        sys.stdout.flush()
+        if once or all(line.is_done for line in lines):
+            return 0
+        try:
+            time.sleep(every)
+        except KeyboardInterrupt:
+            return 0
