@@ -115,25 +115,19 @@ def write_curves(points: pandas.DataFrame) -> dict[str, str]:
     """Return the points as CSV, and a table in Markdown with one column a length, by suffix."""
     lengths = sorted(set(points.length))
     rows = []
-    for curve in split_curves(points):
+    for _, curve in points.groupby(["model", "text", "target"], sort=False):
         shown = {
             point.length: "missing"
             if point.perplexity is None or point.standard_error is None
             else f"{point.perplexity:.4g} ± {point.perplexity * point.standard_error:.2g}"
-            for point in curve
+            for point in curve.itertuples()
         }
-        kinds = {point.estimator for point in curve if point.estimator}
-        name = plain_field(f"{curve[0].title}, {curve[0].scaling}")
-        labels = [name, curve[0].target, ", ".join(sorted(kinds))]
+        first, kinds = curve.iloc[0], sorted(curve.estimator.dropna().unique())
+        name = plain_field(f"{first.title}, {first.scaling}")
+        labels = [name, first.target, ", ".join(kinds)]
         rows.append([*labels, *(shown.get(length, "") for length in lengths)])
     heads = ["model", "target", "estimator", *(f"{length:,}" for length in lengths)]
     return {
         "csv": write_csv_rows(CURVE_COLUMNS, points[[*CURVE_COLUMNS]].to_numpy()),
         "md": write_plain_table(heads, rows, labels=3) + "\n",
     }
-
-
-def split_curves(points: pandas.DataFrame) -> list[list[Any]]:
-    """Return the points of each model, text and target as a list of rows."""
-    curves = points.groupby(["model", "text", "target"], sort=False)
-    return [list(curve.itertuples()) for _, curve in curves]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report import drawing
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
-from opencompass_llada.report.curves import split_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
 from opencompass_llada.report.scores import RULER_THRESHOLD, Score, choose_headlines, main_metric
 from opencompass_llada.report.writers import file_name, name_scaling
@@ -159,17 +158,17 @@ def _draw_bars(axes: Any, scores: Sequence[Score | None]) -> None:
 
 def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     """Draw a benchmark's headline, or the first group that was run; None below two lengths."""
-    present = [s for s in scores if s.length is not None and s.is_group and s.status != "not run"]
-    names = [score.column for score in present]
+    frame = pandas.DataFrame(list(scores))
+    frame = frame.astype(dict.fromkeys(("length", "score", "low", "high"), float))
+    present = frame[frame.length.notna() & frame.is_group & (frame.status != "not run")]
     headline = find_benchmark(scores[0].benchmark).headline
-    column = headline if headline in names else next(iter(names), None)
-    present = sorted((s for s in present if s.column == column), key=lambda s: s.length or 0)
-    lengths = sorted({s.length for s in present if s.length is not None})
+    column = headline if headline in set(present.column) else next(iter(present.column), None)
+    present = present[present.column == column].sort_values("length", kind="stable")
+    lengths = [int(length) for length in present.length.unique()]
     if len(lengths) < 2:
         return None
-    entries = list(dict.fromkeys(score.entry for score in scores))
-    lines = [(place, [s for s in present if s.entry == own]) for place, own in enumerate(entries)]
-    lines = [(place, line) for place, line in lines if line]
+    by_entry = dict(list(present.groupby("entry")))
+    lines = [(n, by_entry[own]) for n, own in enumerate(frame.entry.unique()) if own in by_entry]
     if len(lines) <= MOST_IN_A_PANEL:
         figure, panels = drawing.make_panels(1, 1, (7.2, 4.4 + 0.11 * len(lines)))
     else:
@@ -180,10 +179,9 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
         axes = panels[number % len(panels)]
         if len(panels) > 1:
             for _, other in lines:
-                values = _floats(other, "score")
-                axes.plot(_floats(other, "length"), values, color="0.82", linewidth=0.8, zorder=1)
-            axes.set_title("\n".join(textwrap.wrap(line[0].entry, 34)), fontsize=8)
-        _draw_line(axes, line, drawing.style_of(place, line[0].kind))
+                axes.plot(other.length, other.score, color="0.82", linewidth=0.8, zorder=1)
+            axes.set_title("\n".join(textwrap.wrap(line.entry.iloc[0], 34)), fontsize=8)
+        _draw_line(axes, line, drawing.style_of(place, line.kind.iloc[0]))
     for axes in panels:
         drawing.label_lengths(axes, lengths)
         axes.set_ylim(-3, 103)
@@ -203,83 +201,74 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
     return figure
 
 
-def _floats(items: Sequence[Any], name: str) -> list[float]:
-    """Return an attribute of each, NaN where it is missing, which breaks a line."""
-    return [math.nan if getattr(item, name) is None else getattr(item, name) for item in items]
-
-
-def _draw_line(axes: Any, line: Sequence[Score], style: dict[str, Any]) -> None:
-    x, values = _floats(line, "length"), _floats(line, "score")
-    lows, highs = _floats(line, "low"), _floats(line, "high")
-    axes.fill_between(x, lows, highs, color=style["color"], alpha=0.14, linewidth=0)
-    axes.plot(x, values, markersize=5, linewidth=1.6, label=line[0].entry, zorder=3, **style)
-    for score in line:
-        if score.score is None:
-            axes.annotate("missing", (score.length, 1), fontsize=6.5, ha="center",
-                          color=style["color"], rotation=90)  # fmt: skip
+def _draw_line(axes: Any, line: pandas.DataFrame, style: dict[str, Any]) -> None:
+    """Draw one model; a missing score breaks the line and is marked at the bottom."""
+    axes.fill_between(
+        line.length, line.low, line.high, color=style["color"], alpha=0.14, linewidth=0
+    )
+    label = line.entry.iloc[0]
+    axes.plot(line.length, line.score, markersize=5, linewidth=1.6, label=label, zorder=3, **style)
+    for length in line.length[line.score.isna()]:
+        axes.annotate("missing", (length, 1), fontsize=6.5, ha="center",
+                      color=style["color"], rotation=90)  # fmt: skip
 
 
 def draw_curves(points: pandas.DataFrame, trained_lengths: Mapping[str, int | None]) -> Any:
     """Draw perplexity over context length, one panel a text and target."""
-    panels: dict[tuple[str, str], list[list[Any]]] = {}
-    for curve in split_curves(points):
-        panels.setdefault((curve[0].text, curve[0].target), []).append(curve)
-    most = max(map(len, panels.values()))
+    numbers = ("perplexity", "perplexity_low", "perplexity_high")
+    points = points.astype({"length": int, **dict.fromkeys(numbers, float)})
+    panels = [panel for _, panel in points.groupby(["text", "target"], sort=False)]
+    most = max(panel.model.nunique() for panel in panels)
     figure, all_axes = drawing.make_panels(len(panels), len(panels), (7.0, 4.6 + 0.2 * most))
-    for axes, curves in zip(all_axes, panels.values(), strict=True):
-        for number, curve in enumerate(curves):
+    for axes, panel in zip(all_axes, panels, strict=True):
+        for number, (_, curve) in enumerate(panel.groupby("model", sort=False)):
             _draw_curve(axes, curve, number)
-        _label_curves(axes, [point for curve in curves for point in curve], trained_lengths)
+        _label_curves(axes, panel, {trained_lengths.get(model) for model in panel.model})
     return figure
 
 
-def _label_curves(
-    axes: Any, points: Sequence[Any], trained_lengths: Mapping[str, int | None]
-) -> None:
+def _label_curves(axes: Any, points: pandas.DataFrame, trained: Iterable[int | None]) -> None:
     """Give a panel scales and labels, the trained lengths, and the names of its curves."""
-    lengths = sorted({point.length for point in points})
+    lengths = sorted(points.length.unique())
     axes.set_yscale("log")
     drawing.label_lengths(axes, lengths)
-    known = [value for value in _floats(points, "perplexity") if math.isfinite(value)]
-    known = known or [1.0]  # all may be missing
+    known = points.perplexity[points.perplexity < math.inf]
+    lowest, highest = (known.min(), known.max()) if len(known) else (1.0, 1.0)  # all may be missing
     # A very wide bar runs out of the panel, so that the curves stay legible.
-    axes.set_ylim(min(known) / 2, max(known) * 2)
-    span = 4 * max(known) / min(known)
-    drawing.label_decades(axes.yaxis, span, ",.10g", finer=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
-    for length in sorted({trained_lengths.get(point.model) or 0 for point in points}):
+    axes.set_ylim(lowest / 2, highest * 2)
+    finer = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    drawing.label_decades(axes.yaxis, 4 * highest / lowest, ",.10g", finer=finer)
+    for length in sorted(filter(None, trained)):
         if lengths[0] <= length <= lengths[-1]:
             axes.axvline(length, color="0.35", linestyle="--", linewidth=1)
             axes.annotate(
                 f"trained on {length:,}", (length, 0.98), xycoords=("data", "axes fraction"),
                 rotation=90, ha="right", va="top", fontsize=7.5, color="0.35",
             )  # fmt: skip
-    counts = {point.num_tokens for point in points if point.num_tokens}
+    counts = set(points.num_tokens.dropna()) - {0}
     tokens = f"{counts.pop():,}" if len(counts) == 1 else ""
-    title = TARGET_TITLES[points[0].target].format(tokens=tokens)
+    first = points.iloc[0]
+    title = TARGET_TITLES[first.target].format(tokens=tokens)
     axes.set_title(title.replace("  ", " "), fontsize=10)
-    axes.set_xlabel(f"context length, tokens (text: {Path(points[0].text).name})")
+    axes.set_xlabel(f"context length, tokens (text: {Path(first.text).name})")
     axes.set_ylabel("perplexity a token\n(bars: 95 % over the masks drawn)")
     axes.grid(True, which="major", color="0.9")
     # Below the panel: inside, six models' names lie over curves and marks.
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
-def _draw_curve(axes: Any, curve: Sequence[Any], number: int) -> None:
+def _draw_curve(axes: Any, curve: pandas.DataFrame, number: int) -> None:
     """Draw one model; a missing point breaks the line and is marked at the bottom."""
-    style, first = drawing.style_of(number), curve[0]
-    values = _floats(curve, "perplexity")
-    lows, highs = _floats(curve, "perplexity_low"), _floats(curve, "perplexity_high")
-    below = [value - low for value, low in zip(values, lows, strict=True)]
-    above = [high - value for value, high in zip(values, highs, strict=True)]
-    kinds = sorted({ESTIMATOR_NAMES[point.estimator] for point in curve if point.estimator})
+    style, first, values = drawing.style_of(number), curve.iloc[0], curve.perplexity
+    bars = [values - curve.perplexity_low, curve.perplexity_high - values]
+    kinds = sorted({ESTIMATOR_NAMES[name] for name in curve.estimator.dropna()})
     axes.errorbar(
-        [point.length for point in curve], values, yerr=[below, above], color=style["color"],
+        curve.length, values, yerr=bars, color=style["color"],
         capsize=2.5, marker=style["marker"], markersize=4.5, linewidth=1.5,
         label=f"{first.title}, {name_scaling(first.scaling)} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
-    for point in curve:
-        if point.perplexity is None:
-            axes.annotate(
-                "missing", (point.length, 0.02 + 0.05 * number), rotation=0, fontsize=7,
-                xycoords=("data", "axes fraction"), ha="center", color=style["color"],
-            )  # fmt: skip
+    for length in curve.length[values.isna()]:
+        axes.annotate(
+            "missing", (length, 0.02 + 0.05 * number), rotation=0, fontsize=7,
+            xycoords=("data", "axes fraction"), ha="center", color=style["color"],
+        )  # fmt: skip
