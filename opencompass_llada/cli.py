@@ -37,7 +37,13 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     _add_watch(commands)
     _add_fidelity(commands)
     given = parser.parse_args(arguments)
-    return int(given.run(given))
+    try:
+        return int(given.run(given))
+    except ValueError as error:
+        if given.command not in ("report", "watch"):  # which have nothing to show
+            raise
+        sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
+        return 2
 
 
 def _run_doctor(given: argparse.Namespace) -> int:
@@ -61,10 +67,7 @@ def _add_report(commands: Any) -> None:
 def _run_report(given: argparse.Namespace) -> int:
     from opencompass_llada.report.publish import run_report
 
-    try:
-        return run_report(given.work_dirs, Path(given.output), given.title)
-    except ValueError as error:
-        return _refuse(given, error)
+    return run_report(given.work_dirs, Path(given.output), given.title)
 
 
 def _add_watch(commands: Any) -> None:
@@ -80,15 +83,7 @@ def _add_watch(commands: Any) -> None:
 def _run_watch(given: argparse.Namespace) -> int:
     from opencompass_llada.runs.watch import run_watch
 
-    try:
-        return run_watch(given.work_dir, given.every, once=given.once)
-    except ValueError as error:
-        return _refuse(given, error)
-
-
-def _refuse(given: argparse.Namespace, reason: object) -> int:
-    sys.stderr.write(f"opencompass-llada {given.command}: {reason}\n")
-    return 2
+    return run_watch(given.work_dir, given.every, once=given.once)
 
 
 def _add_fidelity(commands: Any) -> None:
