@@ -112,8 +112,8 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
                 f"{records[0]['settings']}; records of different settings make no one record."
             )
         for row in record["rows"]:
-            known = rows.get(identity(row))
-            if known is None or "error" in known:
+            known = rows.setdefault(identity(row), row)
+            if "error" in known:
                 rows[identity(row)] = row
             elif "error" not in row and row != known:
                 differing = [name for name in row if row[name] != known.get(name)]
@@ -125,8 +125,8 @@ def merge_records(paths: Sequence[Path]) -> dict[str, Any]:
     for record in records:
         made = record.get("runs") or [{name: record[name] for name in FACTS if name in record}]
         runs += [run for run in made if run not in runs]
-    sorted_rows = [rows[key] for key in sorted(rows, key=str)]
-    return {"runs": runs, "settings": records[0]["settings"], "part": None, "rows": sorted_rows}
+    ordered = [rows[key] for key in sorted(rows, key=str)]
+    return {"runs": runs, "settings": records[0]["settings"], "part": None, "rows": ordered}
 
 
 def prompt_plans(cell: Cell, given: argparse.Namespace) -> list[PromptPlan]:

@@ -140,9 +140,8 @@ def collect_runs(runs: Sequence[RunFolder]) -> Collection:
         for model, record in records.models.items()
     }
     started = {run.name: _find_time(run, provenance[run.name]) for run in runs}
-    order = list(started)  # oldest first; as given where one of them has no time
-    if all(started.values()):
-        order.sort(key=started.__getitem__)
+    # Oldest first; as given where one of them has no time.
+    order = sorted(started, key=started.__getitem__) if all(started.values()) else list(started)
     results, remarks = separate(_name_tokenizers(results), order, checkpoints)
     return Collection(
         runs=tuple(runs),

@@ -71,14 +71,13 @@ def make_grids(
     """
     keys = [by, "benchmark", "language", "prompt", "haystack", "tokenizer"]
     own = results[(results.metric == metric) & results.length.notna() & results.depth.notna()]
-    groups = [list(rows.itertuples()) for _, rows in own.groupby(keys, sort=False, dropna=False)]
-    firsts = [rows[0] for rows in groups]
+    groups = [rows for _, rows in own.groupby(keys, sort=False, dropna=False)]
+    firsts = [rows.iloc[0] for rows in groups]
     grids = []
     for rows, first in zip(groups, firsts, strict=True):
-        model, numbers = getattr(first, by), {row.n for row in rows if row.status == "ok"}
+        model, numbers = first[by], set(rows.n[rows.status == "ok"])
         differences = _name_differences(first, firsts, by)
-        frame = pandas.DataFrame(rows)
-        for row in frame[frame.duplicated(["length", "depth"])].itertuples():
+        for row in rows[rows.duplicated(["length", "depth"])].itertuples():
             raise ValueError(
                 f"model {row.model!r}: data set {row.dataset!r} has length {row.length} and depth "
                 f"{row.depth:g}, which another one of the same grid has too; a heat map cannot "
@@ -90,10 +89,10 @@ def make_grids(
                 title=", ".join([first.title, name_scaling(first.scaling), *differences]),
                 metric=metric,
                 unit=_describe_unit(first.tokenizer),
-                scores=frame.pivot(index="depth", columns="length", values="score").astype(float),
+                scores=rows.pivot(index="depth", columns="length", values="score").astype(float),
                 num_samples=numbers.pop() if len(numbers) == 1 else None,
                 trained_length=(trained_lengths or {}).get(model),
-                rows={(row.length, row.depth): row for row in rows},
+                rows={(row.length, row.depth): row for row in rows.itertuples()},
             )
         )
     return grids
@@ -102,7 +101,7 @@ def make_grids(
 def _name_differences(own: Any, others: Sequence[Any], by: str) -> list[str]:
     """Return what tells a grid from the run's others besides its model and scaling."""
     same_language = [other for other in others if other.language == own.language]
-    same_model = [other for other in others if getattr(other, by) == getattr(own, by)]
+    same_model = [other for other in others if other[by] == own[by]]
     parts: list[tuple[str | None, set[str | None]]] = [
         (own.benchmark, {other.benchmark for other in others}),
         (own.language, {other.language for other in others}),
