@@ -56,11 +56,6 @@ _LLADA_FIELDS = {
     **{"include_bias": False, "include_qkv_bias": False},
     **{"rope": True, "rope_full_precision": True, "alibi": False},
 }
-_CONFIG_FIELDS = (
-    *("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size"),
-    *("vocab_size", "embedding_size", "rms_norm_eps", "init_std"),
-    *("mask_token_id", "eos_token_id", "pad_token_id"),
-)
 
 
 class RunState:
@@ -120,12 +115,13 @@ def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
         return _llama_fields(model.config, recipe.dtype)
     assert isinstance(model, BidirectionalNetwork), type(model)
     rope = model.resolved_rope
+    names = model.config.published_fields().keys() - {"mlp_ratio"}  # mlp_hidden_size says it
     fields = {
         **_LLADA_FIELDS,
+        **{name: getattr(model.config, name) for name in names},
         "torch_dtype": recipe.dtype,
         "rope_theta": rope.rope_theta,
         "max_sequence_length": max(rope.longest_context, recipe.trained_length),
-        **{name: getattr(model.config, name) for name in _CONFIG_FIELDS},
     }
     if rope.theta_multiplier != 1.0:
         fields["rope_training"] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from opencompass_llada.finetune import checkpoints, parallel
+from opencompass_llada.finetune import checkpoints, parallel, saving
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
@@ -24,18 +24,12 @@ from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer,
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
 from opencompass_llada.finetune.rows import Batch, TrainingData
-from opencompass_llada.finetune.saving import (
-    RunState,
-    describe_inputs,
-    read_state,
-    write_checkpoint,
-)
 from opencompass_llada.finetune.tokens import make_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(RunState):
+class Trainer(saving.RunState):
     """Trains by a recipe: holds the state of one run and carries it on."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -64,7 +58,7 @@ class Trainer(RunState):
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema_decay)
         if self.index.last is not None:
-            read_state(self, self.index.last / checkpoints.STATE)
+            saving.read_state(self, self.index.last / checkpoints.STATE)
             logger.info("Going on from step %d (%s)", self.step, self.index.last)
 
     def _prepare_data(self) -> None:
@@ -76,7 +70,7 @@ class Trainer(RunState):
             context_windows(self.data.held_out.tokens, self.recipe.evaluation.lengths, 1)
         if self.ranks.is_main:
             self.ranks.wait()
-            made_from = describe_inputs(self.recipe, self.tokens, self.data)
+            made_from = saving.describe_inputs(self.recipe, self.tokens, self.data)
             if self.index.steps:
                 self.index.check_inputs(made_from)
             self.index.made_from = made_from
@@ -99,7 +93,7 @@ class Trainer(RunState):
             assert self.index.last is not None
             return self.index.last
         final = self.index.folder / checkpoints.FINAL
-        write_checkpoint(self, final, with_state=False)
+        saving.write_checkpoint(self, final, with_state=False)
         return final
 
     def _run(self, log: RunLog, stop: list[int]) -> None:
@@ -208,7 +202,7 @@ class Trainer(RunState):
     def save(self, figures: dict[str, float]) -> Path:
         """Write a checkpoint of this step and return its folder; drop those no longer kept."""
         folder = self.index.path(self.step)
-        write_checkpoint(self, folder, with_state=True)
+        saving.write_checkpoint(self, folder, with_state=True)
         if self.ranks.is_main:
             self.index.add(self.step, figures, self.recipe.keep_last)
         elif self.step not in self.index.steps:
