@@ -186,7 +186,7 @@ def row_loader(
     ]
     return DataLoader(
         rows,
-        batch_sampler=[range(start, start + size) for start in starts],  # type: ignore[arg-type]
+        batch_sampler=[range(start, start + size) for start in starts],  # type: ignore[misc]
         num_workers=num_workers,
         collate_fn=collate,
         worker_init_fn=outlive_signals,
