@@ -49,10 +49,7 @@ def choose_device(name: str | torch.device | None) -> torch.device:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """Read a dtype, or its name with or without ``torch.``; None or ``auto`` give None.
-
-    A dumped OpenCompass config turns ``torch.float16`` into the string.
-    """
+    """Read a dtype, or its name with or without ``torch.``; None or ``auto`` give None."""
     if name is None or name == "auto":
         return None
     text = str(name).removeprefix("torch.")

@@ -48,16 +48,14 @@ def compare_shapes(
     needed: Iterable[str] | None = None,
 ) -> str:
     """Describe how stored tensors differ from those that a network's state may and must have."""
-    needed = allowed if needed is None else needed
-    wrong = [
-        f"{name} is {list(shape)}, {asker} asks for {list(allowed[name].shape)}"
-        for name, shape in sorted(stored.items())
-        if name in allowed and tuple(allowed[name].shape) != shape
-    ]
     return list_differences(
-        missing=sorted(set(needed) - stored.keys()),
+        missing=sorted(set(allowed if needed is None else needed) - stored.keys()),
         extra=sorted(stored.keys() - allowed.keys()),
-        wrongly_shaped=wrong,
+        wrongly_shaped=[
+            f"{name} is {list(shape)}, {asker} asks for {list(allowed[name].shape)}"
+            for name, shape in sorted(stored.items())
+            if name in allowed and tuple(allowed[name].shape) != shape
+        ],
     )
 
 
@@ -68,35 +66,32 @@ def list_weight_files(folder: Path) -> list[Path]:
     Other files beside them (averaged weights, a state of the optimizer) are left alone and named
     in the log. What is missing, damaged or ambiguous is a CheckpointError.
     """
-    index, single = folder / INDEX_NAME, folder / SINGLE_NAME
+    index = folder / INDEX_NAME
     names = _read_index(index) if index.is_file() else [SINGLE_NAME]
     present = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("."))
     missing = [name for name in names if not (folder / name).is_file()]
-    fault = ""
     if not present:
-        fault = (
+        raise CheckpointError(
             f"Checkpoint {folder} holds no .safetensors file. Convert other formats with "
             "safetensors, or download the checkpoint again."
         )
-    elif index.is_file() and single.is_file() and names != [SINGLE_NAME]:
-        fault = (
+    if (folder / SINGLE_NAME).is_file() and names != [SINGLE_NAME]:
+        raise CheckpointError(
             f"Checkpoint {folder} holds {SINGLE_NAME}, and an {INDEX_NAME} that names other files "
             f"({list_some(names)}); nothing says which weights are meant. Move away the one that "
             "is out of date."
         )
-    elif missing and index.is_file():
-        fault = (
-            f"Checkpoint {folder}: shards named by {index.name} are missing: "
+    if missing and index.is_file():
+        raise CheckpointError(
+            f"Checkpoint {folder}: shards named by {INDEX_NAME} are missing: "
             f"{list_some(missing)}. Download the checkpoint again; it is incomplete."
         )
-    elif missing:
-        fault = (
+    if missing:
+        raise CheckpointError(
             f"Checkpoint {folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}, so that nothing "
             f"says which of its files are the weights: {list_some(present)}. Rename the file to "
             f"{SINGLE_NAME}, or fetch the index."
         )
-    if fault:
-        raise CheckpointError(fault)
     others = [name for name in present if name not in names]
     if others:
         logger.info(
@@ -107,17 +102,14 @@ def list_weight_files(folder: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[str]:
     """Return the file names of an index, which must be names of files beside it."""
-    fault = ""
     try:
         fields = json.loads(index.read_text(encoding="utf-8"))
         names = sorted({str(name) for name in fields["weight_map"].values()})
+        fault = "" if names else "its weight_map is empty"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         names, fault = [], f"it holds no weight_map ({type(error).__name__}: {error})"
-    odd = [name for name in names if Path(name).name != name or name.startswith(".")]
-    if odd:
+    if odd := [name for name in names if Path(name).name != name or name.startswith(".")]:
         fault = f"its weight_map names {list_some(odd)}, which is no file name beside it"
-    if not names and not fault:
-        fault = "its weight_map is empty"
     if fault:
         raise CheckpointError(f"{index} cannot be used: {fault}. Download it again.")
     return names

@@ -16,14 +16,12 @@ from opencompass_llada.networks.attention_pattern import CAUSAL
 from opencompass_llada.options import unknown_name_message
 
 AUTOREGRESSIVE = AutoregressiveFamily(name="autoregressive", attention_pattern=CAUSAL)
-_FOUND = [
-    importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)
-]
+_FILES = (f"{__name__}.{file.name}" for file in pkgutil.iter_modules(__path__))
+_FOUND = [importlib.import_module(file).FAMILY for file in _FILES]
 #: config.json's model_type -> family. Those that sample by the sampler's own defaults come first,
 #: since options are checked by them where the family is not known.
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.name: module.FAMILY
-    for module in sorted(_FOUND, key=lambda module: len(module.FAMILY.sampler_defaults))
+    family.name: family for family in sorted(_FOUND, key=lambda one: len(one.sampler_defaults))
 }
 
 #: What the papers' configs pass as model_type (the first part of an abbreviation), and what people

@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 #: Initialisations that change the base weights, which an adapter's own file does not hold.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_OPTIONS = ("revision", "subfolder", "is_trainable")
+_OPTIONS = {"revision": str, "subfolder": str, "is_trainable": bool}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSource:
-    """Where an adapter is: a folder or hub id, and the folder below it that holds the files."""
+    """A folder or hub id, and the folder below it that holds the adapter's files."""
 
     path: str
     revision: str | None = None
@@ -49,11 +49,20 @@ class AdapterSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter's files, read and checked as far as its weights."""
+    """A folder that holds an adapter, and its configuration, which fit a network."""
 
     folder: Path
     config: Mapping[str, Any]
-    shapes: Mapping[str, tuple[int, ...]]
+
+    def make_config(self) -> Any:
+        """Return peft's configuration for the network."""
+        from peft import LoraConfig
+
+        lora = LoraConfig.from_pretrained(str(self.folder))
+        # A task type makes peft wrap generation methods, which native networks do not have.
+        lora.task_type = None
+        lora.inference_mode = True
+        return lora
 
 
 def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
@@ -63,7 +72,7 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
     """
     given = dict(peft_kwargs or {})
     reject_unknown("peft_kwargs option", given, _OPTIONS)
-    for name, kind in (("revision", str), ("subfolder", str), ("is_trainable", bool)):
+    for name, kind in _OPTIONS.items():
         check_value(f"peft_kwargs[{name!r}]", given.get(name), kind | None)
     if peft_path is None:
         if given:
@@ -84,26 +93,11 @@ def open_adapter(source: AdapterSource, path: str | Path) -> Adapter:
 
     Files that are missing, unreadable or do not fit are a CheckpointError.
     """
-    adapter = _read_adapter(source)
-    is_native = str(read_model_config(path).get("model_type")) in NETWORKS
-    network = open_checkpoint(path)[0] if is_native else build_causal(path)
-    _check_targets(adapter, network)
-    _check_shapes(adapter, network)
-    return adapter
-
-
-def _read_adapter(source: AdapterSource) -> Adapter:
-    """Read an adapter's configuration and its weights' header."""
     prefix = f"{source.subfolder}/" if source.subfolder else ""
     names = [f"{prefix}{name}" for name in (CONFIG_NAME, WEIGHTS_NAME)]
     found = find_folder(source.path, names, f"peft_path={source.path!r}", source.revision)
     folder = found / source.subfolder
-    if not (folder / CONFIG_NAME).is_file():
-        raise CheckpointError(
-            f"peft_path {folder} has no {CONFIG_NAME}. Give the folder that peft's "
-            "save_pretrained wrote."
-        )
-    config = read_json_object(folder / CONFIG_NAME)
+    config = read_json_object(_file_in(folder, CONFIG_NAME))
     kind = str(config.get("peft_type"))
     if kind.upper() != "LORA":
         raise CheckpointError(
@@ -118,20 +112,31 @@ def _read_adapter(source: AdapterSource) -> Adapter:
             "the base weights too. Convert it to a plain LoRA with peft's "
             "save_pretrained(path_initial_model_for_weight_conversion=...)."
         )
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
+    shapes = read_stored_shapes([_file_in(folder, WEIGHTS_NAME)])
+    adapter = Adapter(folder=folder, config=config)
+    is_native = str(read_model_config(path).get("model_type")) in NETWORKS
+    network = open_checkpoint(path)[0] if is_native else build_causal(path)
+    _check_targets(adapter, network)
+    _check_shapes(adapter, shapes, network)
+    return adapter
+
+
+def _file_in(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
         raise CheckpointError(
-            f"Adapter folder {folder} has no {WEIGHTS_NAME}. Save the adapter with peft's "
-            "save_pretrained (safetensors), or download it again."
+            f"Adapter folder {folder} has no {name}. Give the folder that peft's save_pretrained "
+            "wrote, with safetensors, or download it again."
         )
-    return Adapter(folder=folder, config=config, shapes=read_stored_shapes([weights]))
+    return folder / name
 
 
-def _check_shapes(adapter: Adapter, network: nn.Module) -> None:
+def _check_shapes(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], network: nn.Module
+) -> None:
     """Compare an adapter's tensors with those of peft's layers in a network on the meta device."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    lora = _lora_config(adapter)
+    lora = adapter.make_config()
     lora.init_lora_weights = True  # some initialisations compute with weights, which are not here
     lora.base_model_name_or_path = None  # or peft asks the hub for the base model's vocabulary
     try:
@@ -144,7 +149,7 @@ def _check_shapes(adapter: Adapter, network: nn.Module) -> None:
         ) from error
     needed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     allowed = get_peft_model_state_dict(wrapped, save_embedding_layers="auto")
-    differences = compare_shapes(adapter.shapes, allowed, "the network", needed)
+    differences = compare_shapes(shapes, allowed, "the network", needed)
     if differences:
         raise CheckpointError(
             f"Adapter {adapter.folder} does not fit the network: {differences}. It was "
@@ -156,16 +161,15 @@ def _check_shapes(adapter: Adapter, network: nn.Module) -> None:
 def merge_adapter(adapter: Adapter, network: nn.Module) -> None:
     """Add an adapter that was checked to a loaded network's weights, in place.
 
-    The products of the low-rank matrices are computed in float32 and added in the dtype of the
-    weights: in bfloat16 a merged model differs from an unmerged one by roundings of the weights.
-    Modules that were trained whole (``modules_to_save``) replace the network's.
+    Products are computed in float32 and added in the dtype of the weights, whose roundings in
+    bfloat16 tell a merged model from an unmerged one. ``modules_to_save`` replace the network's.
     """
     from peft import PeftModel
 
     dtypes = {name: weights.dtype for name, weights in network.named_parameters()}
     device = next(network.parameters()).device
     wrapped = PeftModel.from_pretrained(
-        network, str(adapter.folder), config=_lora_config(adapter), torch_device=str(device)
+        network, str(adapter.folder), config=adapter.make_config(), torch_device=str(device)
     )
     merged = wrapped.merge_and_unload(safe_merge=True)
     assert merged is network, "peft replaces layers inside the network that it is given"
@@ -174,16 +178,6 @@ def merge_adapter(adapter: Adapter, network: nn.Module) -> None:
     network.eval().requires_grad_(False)
     told = {name: adapter.config.get(name) for name in ("r", "target_modules", "modules_to_save")}
     logger.info("Merged the LoRA adapter %s: %s", adapter.folder, told)
-
-
-def _lora_config(adapter: Adapter) -> Any:
-    from peft import LoraConfig
-
-    lora = LoraConfig.from_pretrained(str(adapter.folder))
-    # A task type makes peft wrap the network's generation methods, which native ones do not have.
-    lora.task_type = None
-    lora.inference_mode = True
-    return lora
 
 
 def _check_targets(adapter: Adapter, network: nn.Module) -> None:

@@ -55,11 +55,7 @@ class AttentionPattern:
     def batch_mask(
         self, lengths_B: Tensor | None, length: int, device: torch.device | str
     ) -> Tensor | None:
-        """Return the mask of a right-padded batch.
-
-        It is bool and broadcasts to [B, heads, L, L], or None where all see all, which keeps the
-        maskless kernels in use. ``lengths_B`` are real tokens, None for no padding.
-        """
+        """Return a right-padded batch's mask, bool, as [B, heads, L, L]; None where all see all."""
         mask = None if self.sees_all(length) else self.mask(length, device)[None, None]
         if lengths_B is None:
             return mask
@@ -68,11 +64,10 @@ class AttentionPattern:
         return real if mask is None else mask & real
 
     def final_length(self, num_known: int, length: int) -> int:
-        """Return how many leading tokens have final keys and values.
+        """Return how many leading tokens have final keys and values, which a cache may keep.
 
-        What a token's keys and values depend on are the tokens that it sees, those that these see,
-        and so on; a cache may keep them once all of those are known. Blocks of 4, 10 tokens known:
-        8. Where all see all, nothing is final before everything is known.
+        They are final once all tokens are known that a token sees, that these see, and so on:
+        8 in blocks of 4 with 10 tokens known. Where all see all, none are before all are known.
         """
         final = reach = 0
         for stretch in self.stretches(length):

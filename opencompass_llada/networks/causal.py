@@ -6,7 +6,6 @@ The network is transformers' own; only the frequencies of its rotary embeddings 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from opencompass_llada.networks.declared_rope import (
     DeclaredRope,
     check_frequencies,
     fields_for_installed_major,
+    read_config_rope,
     read_declared_rope,
 )
 from opencompass_llada.rope.frequencies import ResolvedRope
@@ -66,24 +66,21 @@ def build_causal(path: str | Path) -> nn.Module:
 
 
 def _choose_attention(config: Any, name: str) -> str:
-    """Return transformers' attention for a network: eager where its SDPA computes another one."""
     if name not in _ATTENTION:
         raise ValueError(
             f"attention_backend={name!r} is for this package's own networks; an autoregressive "
             f"model takes {', '.join(_ATTENTION)}. Use attention_backend='auto'."
         )
-    implementation = _ATTENTION[name]
     network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
     is_bounded = getattr(text_config(config), "attn_logit_softcapping", None) is not None
-    if implementation != "sdpa" or (network._supports_sdpa and not is_bounded):
-        return implementation
-    if name == "auto":
-        return "eager"
-    raise ValueError(
-        f"attention_backend={name!r}: SDPA does not compute the attention of {network.__name__}. "
-        "Use attention_backend='auto', which takes 'eager' here."
-    )
+    sdpa_fits = network._supports_sdpa and not is_bounded
+    if name == "sdpa" and not sdpa_fits:
+        raise ValueError(
+            f"attention_backend={name!r}: SDPA does not compute the attention of "
+            f"{network.__name__}. Use attention_backend='auto', which takes 'eager' here."
+        )
+    return "eager" if name == "auto" and not sdpa_fits else _ATTENTION[name]
 
 
 def load_causal(
@@ -101,12 +98,11 @@ def load_causal(
     has none, or one with a scaling of its own. What does not fit is a ValueError.
     """
     folder, config, declared, rope = check_causal(path, rope_scaling=rope_scaling)
-    attention = _choose_attention(config, attention_backend)
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=_choose_attention(config, attention_backend),
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         output_loading_info=True,
@@ -124,33 +120,32 @@ def load_causal(
 
 
 def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
-    """Work out the scaled frequencies of an autoregressive network, given transformers' config.
-
-    There are none for a network without rotary embeddings, or whose config.json scales them itself;
-    a scaling that does not fit the network is a ValueError.
-    """
+    """Work out the scaled frequencies of a network; None without plain rotary embeddings."""
     if scaling.bidirectional_only:
         raise ValueError(
             f"rope_scaling {scaling.type!r} is for bidirectional models, which see relative "
             "positions from -(T-1) to T-1 and so train on 2T of them; an autoregressive model "
             "sees 0 to T-1. Use type='ntk' with the same target_length."
         )
-    base, own_type, partial = _read_rope(config)
-    is_plain = base is not None and own_type == "default" and partial == 1.0
+    by_kind = DeclaredRope(theta=1.0, rope_type="several, by kind of layer")
+    own = read_config_rope(config).get("", by_kind)
+    share = own.rotated_share or getattr(config, "partial_rotary_factor", None) or 1.0
+    is_plain = own.theta is not None and not own.is_scaled and share == 1.0
     if not is_plain and scaling.type != "none":
-        what = "no rotary embeddings" if base is None else f"rope_type={own_type!r} already"
-        what = what if partial == 1.0 else f"rotary embeddings on {partial:.0%} of each head"
+        what = f"rope_type={own.rope_type!r} already"
+        what = "no rotary embeddings" if own.theta is None else what
+        what = what if share == 1.0 else f"rotary embeddings on {share:.0%} of each head"
         raise ValueError(
             f"rope_scaling {scaling.type!r}: the checkpoint (model_type={config.model_type!r}) has "
             f"{what}, and only plain ones are scaled here. Use type='none', or the scaling in its "
             "own config.json."
         )
-    if base is None or not is_plain:
+    if own.theta is None or not is_plain:
         return None
     head_dim = getattr(config, "head_dim", None)
     return resolve_rope(
         scaling,
-        rope_theta=base,
+        rope_theta=own.theta,
         head_dim=head_dim or config.hidden_size // config.num_attention_heads,
         trained_length=config.max_position_embeddings,
     )
@@ -159,11 +154,8 @@ def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | Non
 def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
     """Replace the frequencies of every rotary embedding of a network that has not run yet."""
     wanted = rope.inverse_frequencies_D
-    found = [
-        module
-        for module in model.modules()
-        if getattr(module, "inv_freq", None) is not None and module.inv_freq.shape == wanted.shape
-    ]
+    found = [m for m in model.modules() if getattr(m, "inv_freq", None) is not None]
+    found = [m for m in found if m.inv_freq.shape == wanted.shape]
     if not found:
         raise ValueError(
             f"rope_scaling {rope.method!r}: no module of {type(model).__name__} holds inv_freq of "
@@ -176,23 +168,8 @@ def set_frequencies(model: nn.Module, rope: ResolvedRope) -> None:
         module.attention_scaling = rope.attention_factor  # type: ignore[assignment]
 
 
-def _read_rope(config: Any) -> tuple[float | None, str, float]:
-    """Return base, own scaling type and rotated share; the two majors keep them differently."""
-    parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
-    by_kind = parameters and "rope_theta" not in parameters  # one set a kind of layer (Gemma 3)
-    if by_kind or getattr(config, "rope_local_base_freq", None) is not None:  # transformers 4's
-        return 1.0, "several, by kind of layer", 1.0
-    own: Mapping[str, Any] = parameters or getattr(config, "rope_scaling", None) or {}
-    base = parameters.get("rope_theta", getattr(config, "rope_theta", None))
-    share = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
-    return base, own.get("rope_type", own.get("type", "default")), float(share or 1.0)
-
-
 def read_causal_config(folder: Path) -> tuple[Any, dict[str, DeclaredRope]]:
-    """Read config.json as the installed transformers does, and what it declares of RoPE.
-
-    A form of RoPE that only the other major knows is put into the installed one's.
-    """
+    """Read config.json by the installed major of transformers, and what it declares of RoPE."""
     fields = read_model_config(folder)
     if fields.get("quantization_config"):
         raise CheckpointError(

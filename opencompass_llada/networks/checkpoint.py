@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
-from opencompass_llada.networks.declared_rope import read_declared_rope
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
@@ -46,10 +45,7 @@ def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
 
 
 def find_folder(path: str, files: Sequence[str], named: str, revision: str | None = None) -> Path:
-    """Return a folder, or the one into which a hub id's files are downloaded.
-
-    ``named`` is what the CheckpointError says of it, if it is neither or cannot be fetched.
-    """
+    """Return a folder, or where a hub id's files are downloaded to; errors call it ``named``."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
@@ -100,17 +96,6 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return fields
 
 
-def _check_num_layers(fields: Mapping[str, Any], num_tensors: int) -> None:
-    """Refuse more layers than there are tensors, before a network of that many is built."""
-    for name in ("n_layers", "num_hidden_layers"):
-        number = fields.get(name)
-        if isinstance(number, int) and number > num_tensors:
-            raise CheckpointError(
-                f"config.json: {name}={number}, and the files of weights hold {num_tensors} "
-                "tensors in all. Take config.json from where the weights come from."
-            )
-
-
 def refuse_differences(differences: str, source: str) -> None:
     """Refuse a checkpoint whose tensors differ from the network's; see `list_differences`."""
     if differences:
@@ -155,11 +140,13 @@ def open_checkpoint(
     config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
     shards = list_weight_files(folder)
     stored = read_stored_shapes(shards)
-    _check_num_layers(fields, len(stored))
+    if (number := config.shape.num_layers) > len(stored):  # before so many are made
+        raise CheckpointError(
+            f"config.json: {config.sizes['num_layers']}={number}, and the files of weights hold "
+            f"{len(stored)} tensors in all. Take config.json from where the weights come from."
+        )
     with torch.device("meta"):
         model = network(config, rope_scaling, attention_backend, attention_pattern)
-    declared = read_declared_rope(fields)[""]
-    assert declared.theta == config.rope_theta, (declared, config.rope_theta)
     refuse_differences(compare_shapes(stored, model.state_dict(), "config.json"), str(path))
     return model, shards
 
@@ -176,11 +163,8 @@ def load_checkpoint(
     """Load a checkpoint in the published format of one of the native networks, for evaluation.
 
     ``path`` is a folder or a hub id such as ``GSAI-ML/LLaDA-8B-Base``, ``dtype`` that of the
-    weights in memory, ``attention_backend`` one of `networks.attention.ATTENTION_BACKENDS`.
-
-    Raises:
-        CheckpointError: If the path, the config.json, the model type or the tensors are wrong.
-        ValueError: If the scaling or the attention backend does not fit.
+    weights in memory, ``attention_backend`` one of `networks.attention.ATTENTION_BACKENDS`. What is
+    wrong with the checkpoint is a CheckpointError, another option that does not fit a ValueError.
     """
     find_kernel(attention_backend, device)
     model, shards = open_checkpoint(

@@ -1,7 +1,6 @@
-"""Reads the config.json of the native networks: every field checked, and named where it is wrong.
+"""Reads the config.json of the native networks, which must say all that a network is made of.
 
-A config.json must say all that the network is made of, and may say nothing that would change the
-computation and is not known here. Scaling of RoPE is given when the network is built instead.
+Nothing in it may change the computation and not be known here. RoPE is scaled on loading instead.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,8 +18,7 @@ from opencompass_llada.networks.declared_rope import ROPE_FIELDS, read_declared_
 from opencompass_llada.options import check_value
 from opencompass_llada.weight_files import CheckpointError
 
-#: Fields of transformers' own making (either major) that say nothing about a network's forward
-#: pass: names, how it was stored, how generate() or a head for classification would be set up.
+#: transformers' own fields (either major) that say nothing about a network's forward pass.
 _BOOKKEEPING = frozenset(
     """
     _name_or_path _attn_implementation _attn_implementation_autoset _commit_hash
@@ -72,9 +70,17 @@ class BidirectionalConfig(PretrainedConfig):
     """Published fields whose value must be one of these: what the network does."""
     without_effect: ClassVar[frozenset[str]] = frozenset()
     """Fields that the family's own code ignores, or reads for training alone."""
-    required: ClassVar[tuple[str, ...]] = ()
-    """Fields that a config.json must have: no default is right for every checkpoint."""
-    sizes: ClassVar[Mapping[str, str]] = {}
+    optional: ClassVar[frozenset[str]] = frozenset({"initializer_range"})
+    """Fields that a config.json may leave out, as it may those whose type has None."""
+    sizes: ClassVar[Mapping[str, str]] = {
+        "width": "hidden_size",
+        "num_heads": "num_attention_heads",
+        "num_groups": "num_key_value_heads",
+        "mlp_width": "intermediate_size",
+        "num_layers": "num_hidden_layers",
+        "vocabulary": "vocab_size",
+        "norm_eps": "rms_norm_eps",
+    }
     """The sizes of `NetworkDimensions` -> the published fields that hold them."""
     has_qkv_bias: ClassVar[bool] = False
     published_by: ClassVar[str] = ""
@@ -104,7 +110,10 @@ class BidirectionalConfig(PretrainedConfig):
         self._check_sizes()
 
     def complete(self) -> None:
-        """Fill in the fields that others imply."""
+        """Fill in the fields that others imply: as many key/value heads as query heads."""
+        groups = self.sizes["num_groups"]
+        if getattr(self, groups) is None:
+            setattr(self, groups, getattr(self, self.sizes["num_heads"]))
 
     @classmethod
     def published_fields(cls) -> dict[str, Any]:
@@ -114,7 +123,7 @@ class BidirectionalConfig(PretrainedConfig):
         for each in reversed(classes):
             found |= inspect.get_annotations(each, eval_str=True)
         own = {k: kind for k, kind in found.items() if typing.get_origin(kind) is not ClassVar}
-        return {**own, "rope_theta": float | None}
+        return {**own, "rope_theta": float}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -125,49 +134,39 @@ class BidirectionalConfig(PretrainedConfig):
     @classmethod
     def check_fields(cls, fields: Mapping[str, Any]) -> None:
         """Refuse a config.json that lacks a field, or has one that is not known or not finite."""
+        if fault := next(cls._faults(fields), None):
+            raise CheckpointError(f"config.json{fault}")
+
+    @classmethod
+    def _faults(cls, fields: Mapping[str, Any]) -> Iterator[str]:
+        """Yield each rule that a config.json breaks, with its remedy."""
+        published = cls.published_fields()
+        given = {name for name, value in fields.items() if value is not None}
         declared = read_declared_rope(fields).get("")
         # By kind of layer (None) it is refused where the network is made, as every other scaling.
         has_theta = declared is None or declared.theta is not None
-        missing = [name for name in cls.required if fields.get(name) is None]
-        missing = [name for name in missing if name != "rope_theta" or not has_theta]
-        if missing:
-            raise CheckpointError(
-                f"config.json has no {', '.join(missing)}; every checkpoint of the format of "
+        present = given | {"rope_theta"} if has_theta else given
+        needed = {k for k, kind in published.items() if type(None) not in typing.get_args(kind)}
+        if missing := [name for name in published if name in needed - cls.optional - present]:
+            yield (
+                f" has no {', '.join(missing)}; every checkpoint of the format of "
                 f"{cls.published_by} says it, and a default would be a guess. Take config.json "
                 "from where the weights come from."
             )
         numbers = {name: v for name, v in fields.items() if isinstance(v, float)}
         if odd := [f"{name}={v!r}" for name, v in numbers.items() if not math.isfinite(v)]:
-            raise CheckpointError(f"config.json: {', '.join(odd)} must be finite. Fetch it again.")
-        cls._check_values(fields)
-        known = {*cls.published_fields(), *cls.implemented, *cls.without_effect, *ROPE_FIELDS}
-        given = {name for name, value in fields.items() if value is not None}
-        if unknown := sorted(given - known - _BOOKKEEPING):
+            yield f": {', '.join(odd)} must be finite. Fetch it again."
+        for name, kind in published.items():
+            if name in given and (rule := _broken_rule(name, fields[name], kind)):
+                yield f": {rule}. Take config.json from where the weights come from."
+        known = {*published, *cls.implemented, *cls.without_effect, *ROPE_FIELDS, *_BOOKKEEPING}
+        if unknown := sorted(given - known):
             named = ", ".join(f"{name}={fields[name]!r}" for name in unknown)
-            raise CheckpointError(
-                f"config.json: {named} is not implemented, and may change what the network "
+            yield (
+                f": {named} is not implemented, and may change what the network "
                 f"computes; {cls.published_by} has no such field. If it changes nothing, take it "
                 "out of config.json; otherwise use a checkpoint of that family."
             )
-
-    @classmethod
-    def _check_values(cls, fields: Mapping[str, Any]) -> None:
-        """Refuse fields of another type than the network computes with, and sizes below 1."""
-        try:
-            for name, kind in cls.published_fields().items():
-                if fields.get(name) is None:
-                    continue
-                value = check_value(name, fields[name], kind)
-                lowest = int(not name.endswith("_token_id"))
-                if isinstance(value, int) and value < lowest and name != "pad_token_id":
-                    raise ValueError(f"{name}={value} must be at least {lowest}")
-                if isinstance(value, float) and not value > 0:
-                    raise ValueError(f"{name}={value} must be above 0")
-        except ValueError as error:
-            rule = str(error).partition("; ")[0]  # what helps an option is no help here
-            raise CheckpointError(
-                f"config.json: {rule}. Take config.json from where the weights come from."
-            ) from error
 
     @property
     def shape(self) -> NetworkDimensions:
@@ -176,14 +175,9 @@ class BidirectionalConfig(PretrainedConfig):
         return NetworkDimensions(**found, has_qkv_bias=self.has_qkv_bias)
 
     @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.shape.head_dim
-
-    @property
     def trained_length(self) -> int:
         """Tokens that the checkpoint was trained on, from which RoPE scaling counts."""
-        raise NotImplementedError
+        return self.max_position_embeddings
 
     def _take_theta(self, fields: dict[str, Any]) -> float | None:
         """Take out the fields that declare the base, and return it; a scaling is refused."""
@@ -203,7 +197,7 @@ class BidirectionalConfig(PretrainedConfig):
             if name in given and given[name] not in values:
                 raise ValueError(
                     f"config.json: {name}={given[name]!r} is not implemented; this network "
-                    f"supports {' or '.join(repr(value) for value in values)} (the value of "
+                    f"supports {' or '.join(map(repr, values))} (the value of "
                     f"{self.published_by}). Use a checkpoint of that family."
                 )
 
@@ -216,9 +210,23 @@ class BidirectionalConfig(PretrainedConfig):
                     f"config.json: {name}={number} must be a multiple of {divisor}={least}."
                 )
         size = self.sizes["vocabulary"]
+        last = getattr(self, size) - 1
         for name in ("mask_token_id", "eos_token_id"):
-            if not 0 <= getattr(self, name) < getattr(self, size):
+            if not 0 <= getattr(self, name) <= last:
                 raise ValueError(
-                    f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1="
-                    f"{getattr(self, size) - 1}. Set it to the id that the tokenizer gives."
+                    f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1={last}. "
+                    "Set it to the id that the tokenizer gives."
                 )
+
+
+def _broken_rule(name: str, given: Any, kind: Any) -> str:
+    """Return what a field's type or its least value asks for and the value is not; '' for none."""
+    try:
+        value = check_value(name, given, kind)
+    except ValueError as error:
+        return str(error).partition("; ")[0]  # what helps an option is no help here
+    lowest = int(not name.endswith("_token_id"))
+    if isinstance(value, int) and value < lowest and name != "pad_token_id":
+        return f"{name}={value} must be at least {lowest}"
+    is_above_0 = not isinstance(value, float) or value > 0
+    return "" if is_above_0 else f"{name}={value} must be above 0"

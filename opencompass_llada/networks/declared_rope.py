@@ -48,13 +48,6 @@ class DeclaredRope:
         """Whether a scaling is declared."""
         return self.rope_type != "default"
 
-    def describe(self) -> str:
-        """Return what is declared, for a message."""
-        numbers = {k: v for k, v in self.options.items() if isinstance(v, int | float)}
-        scaling = f"scaled by {self.rope_type} {numbers}" if self.is_scaled else "not scaled"
-        base = "of the class" if self.theta is None else format(self.theta, ".6g")
-        return f"base {base}, {scaling}"
-
 
 def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
     """Read RoPE out of a config.json: by kind of layer, under ``""`` where all layers are alike."""
@@ -71,6 +64,11 @@ def read_declared_rope(fields: Mapping[str, Any]) -> dict[str, DeclaredRope]:
     if local is None:
         return {"": flat}
     return {"full_attention": flat, "sliding_attention": _merge({"": {"rope_theta": local}})}
+
+
+def read_config_rope(config: Any) -> dict[str, DeclaredRope]:
+    """Read RoPE out of a config of transformers, which has the class's own where none was given."""
+    return read_declared_rope({k: getattr(config, k, None) for k in (*ROPE_FIELDS, _LOCAL)})
 
 
 def fields_for_installed_major(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,8 +103,7 @@ def check_frequencies(
 ) -> None:
     """Refuse a network of transformers whose frequencies or attention factor are not the declared.
 
-    It has no scaling of this package's own yet; ``config`` is transformers' and is asked for what
-    config.json leaves to the class; ``source`` is for messages.
+    What config.json leaves to the class is taken from transformers' ``config``.
     """
     wanted = _completed(declared, config, source)
     found = list(held_frequencies(model))
@@ -122,7 +119,10 @@ def check_frequencies(
             choices.append(replace(wanted[""], rope_type="default", options={}))
         computed = [_frequencies(rope, len(held_D), config) for rope in choices]
         if not any(
-            math.isclose(held_factor, factor, rel_tol=1e-5) and _is_close(held_D, table_D)
+            math.isclose(held_factor, factor, rel_tol=1e-5)
+            and held_D.dtype == torch.float32
+            and held_D.shape == table_D.shape
+            and torch.allclose(held_D.cpu(), table_D, rtol=1e-5, atol=0.0)
             for table_D, factor in computed
         ):
             table_D, factor = computed[0]
@@ -165,12 +165,11 @@ def _merge(places: Mapping[str, Mapping[str, Any]]) -> DeclaredRope:
     for place, given in places.items():
         # The newer name of two comes last: {"type": "mrope", "rope_type": "default"} exists.
         for name, value in sorted(given.items(), key=lambda item: item[0] not in _ALIASES):
-            known = _ALIASES.get(name, name)
-            if known == "rope_type":
-                value = _TYPES.get(value, value)
-            origin = f"{place}.{name}" if place else name
             if value is None:
                 continue
+            known = _ALIASES.get(name, name)
+            value = _TYPES.get(value, value) if known == "rope_type" else value
+            origin = f"{place}.{name}" if place else name
             if known in merged and merged[known] != value and not origins[known].startswith(place):
                 raise CheckpointError(
                     f"config.json: {origins[known]}={merged[known]!r} and {origin}={value!r} "
@@ -181,29 +180,24 @@ def _merge(places: Mapping[str, Mapping[str, Any]]) -> DeclaredRope:
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
             raise CheckpointError(f"config.json: {origins[name]}={value!r} must be finite.")
-    theta, share = merged.pop("rope_theta", None), merged.pop(_SHARE, None)
-    for name, value, least in (("rope_theta", theta, 1.0), (_SHARE, share, 0.0)):
+        least = {"rope_theta": 1.0, _SHARE: 0.0}.get(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and value > least):
+        if least is not None and not (is_number and value > least):
             raise CheckpointError(
                 f"config.json: {origins[name]}={value!r} must be a number above {least:g}."
             )
-    return DeclaredRope(
-        theta=None if theta is None else float(theta),
-        rope_type=str(merged.pop("rope_type", "default")),
-        options=merged,
-        rotated_share=None if share is None else float(share),
+    theta, share = (
+        float(merged.pop(name)) if name in merged else None for name in ("rope_theta", _SHARE)
     )
+    rope_type = str(merged.pop("rope_type", "default"))
+    return DeclaredRope(theta=theta, rope_type=rope_type, options=merged, rotated_share=share)
 
 
 def _completed(
     declared: Mapping[str, DeclaredRope], config: Any, source: str
 ) -> dict[str, DeclaredRope]:
     """Fill in what config.json leaves out by what transformers' class of the config says."""
-    names = (*ROPE_FIELDS, _LOCAL)
-    own = read_declared_rope(
-        {name: value for name in names if (value := getattr(config, name, None)) is not None}
-    )
+    own = read_config_rope(config)
     flat = declared.get("")
     if flat is None:
         return {**own, **declared} if "" not in own else dict(declared)
@@ -249,15 +243,14 @@ def _frequencies(rope: DeclaredRope, pairs: int, config: Any) -> tuple[torch.Ten
     )
 
 
-def _is_close(held_D: torch.Tensor, table_D: torch.Tensor) -> bool:
-    same = held_D.dtype == torch.float32 and held_D.shape == table_D.shape
-    return same and torch.allclose(held_D.cpu(), table_D, rtol=1e-5, atol=0.0)
-
-
 def _describe(ropes: Mapping[str, DeclaredRope]) -> str:
-    return "; ".join(
-        f"{kind}: {r.describe()}" if kind else r.describe() for kind, r in ropes.items()
-    )
+    found = []
+    for kind, rope in ropes.items():
+        numbers = {k: v for k, v in rope.options.items() if isinstance(v, int | float)}
+        scaling = f"scaled by {rope.rope_type} {numbers}" if rope.is_scaled else "not scaled"
+        base = "of the class" if rope.theta is None else format(rope.theta, ".6g")
+        found.append(f"{kind}: base {base}, {scaling}".removeprefix(": "))
+    return "; ".join(found)
 
 
 def _ends(table_D: torch.Tensor) -> str:

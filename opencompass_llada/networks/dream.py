@@ -7,8 +7,7 @@ float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import (
@@ -26,14 +25,10 @@ class DreamConfig(BidirectionalConfig):
     """Configuration of a Dream network, in the fields of the published config.json."""
 
     model_type: ClassVar[str] = "Dream"
-    published_by: ClassVar[str] = "Dream-v0-7B"
-    default_theta: ClassVar[float] = 1000000.0
-    required: ClassVar[tuple[str, ...]] = (
-        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-        *("vocab_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"),
-        *("mask_token_id", "eos_token_id"),
-    )
-    implemented: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    published_by = "Dream-v0-7B"
+    default_theta = 1000000.0
+    has_qkv_bias = True
+    implemented = {
         "hidden_act": ("silu",),
         "attention_dropout": (0, 0.0),
         "mlp_bias": (False, None),
@@ -43,20 +38,7 @@ class DreamConfig(BidirectionalConfig):
         "attention_bias": (True, None),  # of queries, keys and values, as Qwen2 has it
     }
     # The first two are read where use_sliding_window is true, which is refused.
-    without_effect: ClassVar[frozenset[str]] = frozenset(
-        {"sliding_window", "max_window_layers", "rope_training"}
-    )
-
-    sizes: ClassVar[Mapping[str, str]] = {
-        "width": "hidden_size",
-        "num_heads": "num_attention_heads",
-        "num_groups": "num_key_value_heads",
-        "mlp_width": "intermediate_size",
-        "num_layers": "num_hidden_layers",
-        "vocabulary": "vocab_size",
-        "norm_eps": "rms_norm_eps",
-    }
-    has_qkv_bias: ClassVar[bool] = True
+    without_effect = frozenset({"sliding_window", "max_window_layers", "rope_training"})
 
     hidden_size: int = 3584
     intermediate_size: int = 18944
@@ -74,10 +56,6 @@ class DreamConfig(BidirectionalConfig):
     eos_token_id: int = 151643
     pad_token_id: int | None = 151643
 
-    def complete(self) -> None:
-        """Fill in what is None."""
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-
     @property
     def trained_length(self) -> int:
         """Tokens that Dream was trained on; a checkpoint trained further is given its length.
@@ -85,11 +63,6 @@ class DreamConfig(BidirectionalConfig):
         That is ``rope_scaling=dict(..., trained_length=...)``: config.json does not say it.
         """
         return min(TRAINED_LENGTH, self.max_position_embeddings)
-
-    @property
-    def init_std(self) -> float:
-        """Standard deviation of freshly initialised weights: ``initializer_range``."""
-        return self.initializer_range
 
 
 class DreamForMaskedDiffusion(BidirectionalNetwork):

@@ -5,8 +5,7 @@ Both are the published ones (arXiv 2502.09992; GSAI-ML/LLaDA-8B-Base).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import (
@@ -21,13 +20,15 @@ class LLaDAConfig(BidirectionalConfig):
     """Configuration of a LLaDA network, in the fields of the published config.json."""
 
     model_type: ClassVar[str] = "llada"
-    published_by: ClassVar[str] = "LLaDA-8B"
-    default_theta: ClassVar[float] = 500000.0
-    required: ClassVar[tuple[str, ...]] = (
-        *("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length"),
-        *("rope_theta", "rms_norm_eps", "mask_token_id", "eos_token_id"),
-    )
-    implemented: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    published_by = "LLaDA-8B"
+    default_theta = 500000.0
+    # What transformers calls them, and this package with it.
+    attribute_map = {
+        "initializer_range": "init_std",
+        "max_position_embeddings": "max_sequence_length",
+    }
+    optional = frozenset({"init_std", "mlp_ratio"})
+    implemented = {
         "block_type": ("llama",),
         "layer_norm_type": ("rms",),
         "activation_type": ("silu",),
@@ -42,14 +43,14 @@ class LLaDAConfig(BidirectionalConfig):
         **dict.fromkeys(("mlp_bias", "use_sliding_window"), (False, None)),
     }
     # LLaDA's own code ties by weight_tying, and does not read tie_word_embeddings.
-    without_effect: ClassVar[frozenset[str]] = frozenset(
+    without_effect = frozenset(
         """
         init_device init_fn init_cutoff_factor precision alibi_bias_max flash_attention
         attention_layer_norm_with_affine tie_word_embeddings rope_training
         """.split()  # noqa: SIM905
     )
 
-    sizes: ClassVar[Mapping[str, str]] = {
+    sizes = {
         "width": "d_model",
         "num_heads": "n_heads",
         "num_groups": "n_kv_heads",
@@ -80,15 +81,10 @@ class LLaDAConfig(BidirectionalConfig):
 
     def complete(self) -> None:
         """Fill in what is None."""
-        self.n_kv_heads = self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+        super().complete()
         if self.mlp_hidden_size is None:
             self.mlp_hidden_size = int(self.mlp_ratio * self.d_model)
         self.embedding_size = self.embedding_size or self.vocab_size
-
-    @property
-    def trained_length(self) -> int:
-        """Tokens that the checkpoint was trained on: ``max_sequence_length``."""
-        return self.max_sequence_length
 
 
 class LLaDAForMaskedDiffusion(BidirectionalNetwork):

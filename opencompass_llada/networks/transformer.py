@@ -7,6 +7,7 @@ heads, G key/value heads, D head size, V vocabulary entries.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
@@ -76,19 +77,12 @@ class NetworkNames(NamedTuple):
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where its name with dots says."""
     *folders, last = name.split(".")
     for folder in folders:
         if not hasattr(root, folder):
             root.add_module(folder, nn.Module())
         root = getattr(root, folder)
     root.add_module(last, module)
-
-
-def _find(root: nn.Module, name: str) -> nn.Module:
-    for part in name.split("."):
-        root = getattr(root, part)
-    return root
 
 
 class Block(nn.Module):
@@ -117,7 +111,7 @@ class Block(nn.Module):
     @property
     def parts(self) -> BlockParts[nn.Module]:
         """The modules, looked up anew each time, since adapters replace them."""
-        return BlockParts(*(_find(self, name) for name in self._names))
+        return BlockParts(*map(self.get_submodule, self._names))
 
     def forward(
         self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
@@ -154,7 +148,7 @@ class Block(nn.Module):
         return F.silu(self._run("gate", h_BPM)) * self._run("up", h_BPM)
 
     def _run(self, part: str, x: Tensor) -> Tensor:
-        return _find(self, getattr(self._names, part))(x)
+        return self.get_submodule(getattr(self._names, part))(x)
 
     def _heads(self, x_BLM: Tensor) -> Tensor:
         return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -172,10 +166,7 @@ def rotation_at(rotation: Rotation, positions_BP: Tensor) -> Rotation:
 
 
 class BidirectionalNetwork(PreTrainedModel):
-    """A transformer for masked diffusion, with a prediction head.
-
-    A subclass states ``config_class`` and ``names`` and is entered by `register_network`.
-    """
+    """A transformer with a prediction head; a subclass states ``config_class`` and ``names``."""
 
     config_class = BidirectionalConfig
     base_model_prefix = "model"
@@ -196,9 +187,10 @@ class BidirectionalNetwork(PreTrainedModel):
     ) -> None:
         """Make the modules, and fix the RoPE scaling; it cannot change from here on."""
         super().__init__(config)
-        _refuse_second_multiplier(config, rope_scaling)
+        scaling = rope_scaling or RopeScaling()
+        _refuse_second_multiplier(config, scaling)
         self.resolved_rope: ResolvedRope = resolve_rope(
-            rope_scaling or RopeScaling(),
+            scaling,
             rope_theta=config.rope_theta,
             head_dim=config.shape.head_dim,
             trained_length=config.trained_length,
@@ -219,43 +211,27 @@ class BidirectionalNetwork(PreTrainedModel):
     @property
     def blocks(self) -> Sequence[Block]:
         """The blocks, first to last."""
-        return cast("Sequence[Block]", _find(self, self.names.blocks))
+        return cast("Sequence[Block]", self.get_submodule(self.names.blocks))
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm between the last block and the head."""
-        return _find(self, self.names.final_norm)
+        return self.get_submodule(self.names.final_norm)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embedding."""
-        return _find(self, self.names.embedding)
+        return self.get_submodule(self.names.embedding)
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the prediction head."""
-        return _find(self, self.names.head)
+        return self.get_submodule(self.names.head)
 
     def predicting_positions(self, positions_BP: Tensor) -> Tensor:
-        """Return the positions whose states predict the tokens at the given ones.
-
-        With ``logit_shift`` 1, positions 0, 1, 5 give 0, 0, 4.
-        """
-        if self.logit_shift == 0:
-            return positions_BP
-        return (positions_BP - self.logit_shift).clamp(min=0)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.init_std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, RMSNorm):
-            nn.init.ones_(module.weight)
+        """Return whose states predict the given tokens: 0, 1, 5 give 0, 0, 4 by a shift of 1."""
+        return (positions_BP - self.logit_shift).clamp(min=0) if self.logit_shift else positions_BP
 
     def prepare(self, length: int, device: torch.device) -> Rotation:
-        """Choose the attention kernel, and return cos and sin of at least ``length`` positions.
-
-        Otherwise both are made in the first forward pass; torch.compile wants them made before.
-        """
+        """Choose the kernel and return cos and sin, before the first pass for torch.compile."""
         if self._table is None:
             self._kernel = find_kernel(self.attention_backend, device)
             logger.info("Attention backend %s on %s", self.attention_backend, device)
@@ -277,28 +253,20 @@ class BidirectionalNetwork(PreTrainedModel):
         lengths_B: Tensor | None = None,
         positions_BP: Tensor | None = None,
     ) -> Tensor:
-        """Return the states that predict the tokens at the positions, [B, L, M] or [B, P, M].
-
-        Takes what `forward` takes. The last block's queries and MLP are computed for the positions
-        alone; what lies beyond a row's length is of no use.
-        """
+        """Return the states that `forward` gives to the head, [B, L, M] or [B, P, M]."""
         length = input_ids_BL.shape[1]
         cos_LD, sin_LD = self.prepare(length, input_ids_BL.device)
         rotation = cos_LD[:length], sin_LD[:length]
-        is_causal = self.attention_pattern == CAUSAL  # padding comes after all that is read
-        mask = None
-        if not is_causal:
-            mask = self.attention_pattern.batch_mask(lengths_B, length, input_ids_BL.device)
-
-        def attend(q_BHPD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor) -> Tensor:
-            return attend_with(self._kernel, q_BHPD, k_BGLD, v_BGLD, mask, is_causal=is_causal)
-
+        pattern, device = self.attention_pattern, input_ids_BL.device
+        is_causal = pattern == CAUSAL  # padding comes after all that is read
+        mask = None if is_causal else pattern.batch_mask(lengths_B, length, device)
+        attend = functools.partial(attend_with, self._kernel, mask=mask, is_causal=is_causal)
         if positions_BP is None and self.logit_shift:
-            positions_BP = torch.arange(length, device=input_ids_BL.device).expand_as(input_ids_BL)
+            positions_BP = torch.arange(length, device=device).expand_as(input_ids_BL)
         if positions_BP is not None:
             positions_BP = self.predicting_positions(positions_BP)
         x_BLM = self.get_input_embeddings()(input_ids_BL)
-        if positions_BP is None or self.attention_pattern.sees_all(length):
+        if positions_BP is None or pattern.sees_all(length):
             return self.run_blocks(x_BLM, rotation, attend, positions_BP)
         # The mask is of all queries, and so the last block runs for all of them, too.
         return take(self.run_blocks(x_BLM, rotation, attend), positions_BP)
@@ -306,11 +274,7 @@ class BidirectionalNetwork(PreTrainedModel):
     def run_blocks(
         self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
     ) -> Tensor:
-        """Run the blocks and the final norm; return [B, L, M] or [B, P, M].
-
-        Keys and values are of all positions, queries and MLP of the last block only of the places
-        in x that are given.
-        """
+        """Run the blocks, the last for the positions given alone, and the final norm."""
         *blocks, last = self.blocks
         for block in blocks:
             x_BLM = block(x_BLM, rotation, attend)
@@ -322,16 +286,13 @@ class BidirectionalNetwork(PreTrainedModel):
         lengths: Tensor | None = None,
         logit_positions: Tensor | None = None,
     ) -> MaskedLMOutput:
-        """Predict tokens.
+        """Return ``.logits``, [B, P, V] or [B, L, V], in the weights' dtype.
 
         Args:
             input_ids: int64 [B, L], rows right-padded.
             lengths: int64 [B], real tokens a row; None when nothing is padded.
             logit_positions: int64 [B, P], the positions to give logits for; None for all, which
                 at LLaDA's vocabulary takes 8 GB for 32K tokens in 16 bit.
-
-        Returns:
-            ``.logits``, [B, P, V] (or [B, L, V]) in the weights' dtype.
         """
         x_BLM = self.hidden_states(input_ids, lengths, logit_positions)
         return MaskedLMOutput(logits=self.get_output_embeddings()(x_BLM))
@@ -356,8 +317,7 @@ def register_network(network: type[BidirectionalNetwork]) -> None:
     AutoModel.register(config, network, exist_ok=True)
 
 
-def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling | None) -> None:
-    """Refuse a lambda on a checkpoint that was post-trained with one, which its base holds."""
+def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling) -> None:
     earlier = getattr(config, "rope_training", None)
     multiplier = getattr(scaling, "theta_multiplier", None) or 1.0
     if earlier and multiplier != 1.0:

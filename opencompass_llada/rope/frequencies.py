@@ -85,8 +85,7 @@ def transformers_frequencies(
 ) -> tuple[torch.Tensor, float]:
     """Ask transformers for frequencies [head size / 2] and the factor on cosine and sine.
 
-    ``options`` are ``rope_type`` and its numbers, as in a config.json; ``length`` are the tokens to
-    read, None for what a network starts with.
+    ``options`` are as in a config.json; ``length`` are the tokens to read, None for the first.
     """
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

@@ -34,6 +34,8 @@ class RopeScaling:
     type: ClassVar[str] = "none"
     bidirectional_only: ClassVar[bool] = False
     """Whether the formula holds for networks alone whose tokens see those after them."""
+    multipliers: ClassVar[Mapping[str, str]] = {}
+    """The field that may stand in place of `target_length` -> what it multiplies."""
     trained_length: int | None = None
     """Tokens that the checkpoint was trained on, if config.json says otherwise (Dream's, say)."""
 
@@ -45,14 +47,25 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         """Refuse lengths and factors that no model can have."""
-        check_fields(self, f"rope_scaling {self.type!r}: ")
+        named = f"rope_scaling {self.type!r}"
+        check_fields(self, f"{named}: ")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             numbers = value if isinstance(value, tuple) else (value,)
             if any(number is not None and not number > 0 for number in numbers):
+                raise ValueError(f"{named}: {field.name}={show(value)} must be a number above 0.")
+        for name, multiplied in self.multipliers.items():
+            pair = ("target_length", name)
+            given = [field for field in pair if getattr(self, field) is not None]
+            if len(given) != 1:
                 raise ValueError(
-                    f"rope_scaling {self.type!r}: {field.name}={show(value)} must be a number "
-                    "above 0."
+                    f"{named} takes exactly one of {' and '.join(pair)}; "
+                    f"got {' and '.join(given) or 'neither'}."
+                )
+            if given == [name] and getattr(self, name) < 1:
+                raise ValueError(
+                    f"{named}: {name}={getattr(self, name)} must be at least 1; it multiplies "
+                    f"{multiplied}. Use type='none' for no scaling."
                 )
 
     def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
@@ -65,46 +78,50 @@ class RopeScaling:
             inverse_frequencies_D=inverse_frequencies(rope_theta, head_dim),
         )
 
-    def _require_one_of(self, first: str, second: str) -> None:
-        given = [name for name in (first, second) if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"rope_scaling {self.type!r} takes exactly one of {first} and {second}; "
-                f"got {' and '.join(given) or 'neither'}."
-            )
-
-    def _require_at_least_one(self, name: str, multiplied: str) -> None:
-        value = getattr(self, name)
-        if value is not None and value < 1:
-            raise ValueError(
-                f"rope_scaling {self.type!r}: {name}={value} must be at least 1; it multiplies "
-                f"{multiplied}. Use type='none' for no scaling."
-            )
-
 
 SCALING_TYPES[RopeScaling.type] = RopeScaling
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearScaling(RopeScaling):
+class TransformersScaling(RopeScaling):
+    """Base of the methods whose frequencies transformers computes, from the same fields."""
+
+    def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
+        """Put the scaling into transformers' terms and ask it for the frequencies."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        given.pop("trained_length", None)
+        target_length = given.pop("target_length", None)
+        factor = given.pop("factor", None) or target_length / trained_length
+        longest = round(factor * trained_length)
+        options = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()}
+        if options:  # linear has none, and knows no trained length either
+            options["original_max_position_embeddings"] = trained_length
+        frequencies_D, attention_factor = transformers_frequencies(
+            {"rope_type": self.type, "factor": factor, **options},
+            rope_theta=rope_theta,
+            head_dim=head_dim,
+            max_position_embeddings=trained_length if self.type == "yarn" else longest,
+            length=longest,
+        )
+        return dataclasses.replace(
+            super().frequencies(rope_theta, head_dim, trained_length),
+            longest_context=longest,
+            inverse_frequencies_D=frequencies_D,
+            attention_factor=attention_factor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScaling(TransformersScaling):
     """Position interpolation (arXiv 2306.15595): every frequency divided by the factor.
 
     Takes the context length to reach, in tokens, or its ratio to the trained length, at least 1.
     """
 
     type: ClassVar[str] = "linear"
+    multipliers: ClassVar[Mapping[str, str]] = {"factor": "the context length"}
     target_length: int | None = None
     factor: float | None = None
-
-    def __post_init__(self) -> None:
-        """Require exactly one of target_length and factor."""
-        super().__post_init__()
-        self._require_one_of("target_length", "factor")
-        self._require_at_least_one("factor", "the context length")
-
-    def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
-        """Ask transformers."""
-        return _ask_transformers(self, rope_theta, head_dim, trained_length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,17 +132,12 @@ class NTKScaling(RopeScaling):
     """
 
     type: ClassVar[str] = "ntk"
+    multipliers: ClassVar[Mapping[str, str]] = {"theta_multiplier": "the RoPE base"}
     reach: ClassVar[int] = 1
     target_length: int | None = None
     theta_multiplier: float | None = None
     critical_dimension: int | None = None
     """Overrides the number of dimensions whose period fits the trained length."""
-
-    def __post_init__(self) -> None:
-        """Require exactly one of target_length and theta_multiplier."""
-        super().__post_init__()
-        self._require_one_of("target_length", "theta_multiplier")
-        self._require_at_least_one("theta_multiplier", "the RoPE base")
 
     def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
         """Multiply the base."""
@@ -150,14 +162,11 @@ class NTKScaling(RopeScaling):
             multiplier = max(
                 1.0, theta_multiplier(rope_theta, head_dim, self.reach * longest, critical_dim)
             )
-        return ResolvedRope(
-            method=self.type,
-            rope_theta=multiplier * rope_theta,
+        return dataclasses.replace(
+            super().frequencies(multiplier * rope_theta, head_dim, trained_length),
             theta_multiplier=multiplier,
             critical_dimension=critical_dim,
-            trained_length=trained_length,
             longest_context=longest,
-            inverse_frequencies_D=inverse_frequencies(multiplier * rope_theta, head_dim),
         )
 
 
@@ -187,7 +196,7 @@ class YarnScaling(LinearScaling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongRopeScaling(RopeScaling):
+class LongRopeScaling(TransformersScaling):
     """LongRoPE (arXiv 2402.13753): one searched divisor per frequency, head size / 2 of them."""
 
     type: ClassVar[str] = "longrope"
@@ -201,7 +210,7 @@ class LongRopeScaling(RopeScaling):
     """Multiplies cosine and sine; None takes LongRoPE's own rule."""
 
     def frequencies(self, rope_theta: float, head_dim: int, trained_length: int) -> ResolvedRope:
-        """Ask transformers."""
+        """Check the numbers of divisors, and ask transformers."""
         for name in ("long_factor", "short_factor"):
             number = len(getattr(self, name))
             if number != head_dim // 2:
@@ -209,48 +218,15 @@ class LongRopeScaling(RopeScaling):
                     f"rope_scaling 'longrope': {name} has {number} entries, "
                     f"it must have head size / 2 = {head_dim // 2}."
                 )
-        return _ask_transformers(self, rope_theta, head_dim, trained_length)
-
-
-def _ask_transformers(
-    scaling: RopeScaling, rope_theta: float, head_dim: int, trained_length: int
-) -> ResolvedRope:
-    """Put a scaling into transformers' terms and ask it for the frequencies."""
-    given = {name: value for name, value in vars(scaling).items() if value is not None}
-    given.pop("trained_length", None)
-    target_length = given.pop("target_length", None)
-    factor = given.pop("factor", None) or target_length / trained_length
-    longest = round(factor * trained_length)
-    options = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()}
-    if options:  # linear has none, and knows no trained length either
-        options["original_max_position_embeddings"] = trained_length
-    frequencies_D, attention_factor = transformers_frequencies(
-        {"rope_type": scaling.type, "factor": factor, **options},
-        rope_theta=rope_theta,
-        head_dim=head_dim,
-        max_position_embeddings=trained_length if scaling.type == "yarn" else longest,
-        length=longest,
-    )
-    return ResolvedRope(
-        method=scaling.type,
-        rope_theta=rope_theta,
-        trained_length=trained_length,
-        longest_context=longest,
-        inverse_frequencies_D=frequencies_D,
-        attention_factor=attention_factor,
-    )
+        return super().frequencies(rope_theta, head_dim, trained_length)
 
 
 def resolve_rope(
     scaling: RopeScaling, *, rope_theta: float, head_dim: int, trained_length: int
 ) -> ResolvedRope:
-    """Work out base and frequencies of a scaling for a network.
+    """Work out base and frequencies of a scaling for a network; what does not fit is a ValueError.
 
     The network's trained length, in tokens, is overridden by the scaling's own.
-
-    Raises:
-        ValueError: If the target is shorter than the trained length, the critical dimension
-            exceeds the head size, or longrope's factors have another length than head_dim / 2.
     """
     trained_length = scaling.trained_length or trained_length
     target_length = getattr(scaling, "target_length", None)
@@ -266,8 +242,7 @@ def resolve_rope(
 def parse_rope_scaling(options: Mapping[str, Any] | RopeScaling | None) -> RopeScaling:
     """Turn a config's ``rope_scaling``, such as ``dict(type='linear', factor=4)``, into its type.
 
-    Raises:
-        ValueError: For an unknown type or option (naming the nearest) or a value out of range.
+    An unknown type or option, or a value out of range, is a ValueError that names the nearest.
     """
     if options is None:
         return RopeScaling()
