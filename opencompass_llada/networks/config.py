@@ -175,6 +175,11 @@ class BidirectionalConfig(PretrainedConfig):
         return NetworkDimensions(**found, has_qkv_bias=self.has_qkv_bias)
 
     @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.shape.head_dim
+
+    @property
     def trained_length(self) -> int:
         """Tokens that the checkpoint was trained on, from which RoPE scaling counts."""
         return self.max_position_embeddings
