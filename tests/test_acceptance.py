@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_denoiser import TOKENS, VOCABULARY, ToyDenoiser
 
-from opencompass_llada.prompting.stop import cut_at_stop_strings, cut_is_settled
+from opencompass_llada.prompting.truncate import cut_at_stop_strings, cut_is_settled
 from opencompass_llada.sampling import SamplerConfig, sample
 from opencompass_llada.sampling.schedule import StepPlan
 from opencompass_llada.sampling.unmasking import (

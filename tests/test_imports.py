@@ -15,7 +15,7 @@ HOST = {"opencompass", "mmengine"}
 # A layer may import those below it (earlier in the list) and its own.
 LAYERS = [
     {"redaction"},
-    {"options", "weight_files", "files", "faults", "limits"},
+    {"options", "weight_files", "files", "faults"},
     {"rope"},
     {"prompting", "devices"},
     {"networks"},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opencompass_llada.prompting.stop import (
+from opencompass_llada.prompting.truncate import (
     cut_at_stop_strings,
     cut_at_token_ids,
     merge_stop_strings,

@@ -23,7 +23,7 @@ from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.likelihood import CausalScorer, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
-from opencompass_llada.prompting.stop import cut_at_token_ids
+from opencompass_llada.prompting.truncate import cut_at_token_ids
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import IsComplete, SamplerOutput

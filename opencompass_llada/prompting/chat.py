@@ -5,9 +5,11 @@ A template is used where a config asks for it and nowhere else: nothing is decid
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import operator
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,6 @@ from unittest import mock
 from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.limits import limited_memory, limited_time
 from opencompass_llada.options import build, check_fields, show
 from opencompass_llada.prompting.encode import Piece, PromptText
 
@@ -95,7 +96,9 @@ def read_turns(items: Sequence[Any], mode: str) -> list[Turn]:
             turns.append(_read_turn(item))
             asked.append(section == "round")
     if mode == "gen":
-        turns = _without_answer(turns, asked)
+        places = [index for index, is_asked in enumerate(asked) if is_asked]
+        answer = list(takewhile(lambda index: turns[index].role == "assistant", reversed(places)))
+        turns = turns[: answer[-1]] if answer else turns
     said = groupby((turn for turn in turns if turn.content), key=lambda turn: turn.role)
     return [Turn(role, "\n".join(turn.content for turn in same)) for role, same in said]
 
@@ -118,13 +121,6 @@ def _read_turn(item: Any) -> Turn:
     return Turn(role, said or "")
 
 
-def _without_answer(turns: list[Turn], asked: Sequence[bool]) -> list[Turn]:
-    """Cut before the answer: the assistant's turns that end the round that is asked."""
-    places = [index for index, is_asked in enumerate(asked) if is_asked]
-    answer = list(takewhile(lambda index: turns[index].role == "assistant", reversed(places)))
-    return turns[: answer[-1]] if answer else turns
-
-
 class ChatRenderer:
     """Renders conversations by one template."""
 
@@ -133,8 +129,10 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._options = options
         self._template = _find_template(tokenizer, options.template)
-        self._special_texts = _special_texts(tokenizer)
-        self._special_pattern = re.compile("|".join(map(re.escape, self._special_texts)) or "(?!)")
+        added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+        texts = {str(token.content) for token in added} | set(tokenizer.all_special_tokens)
+        by_length = sorted(texts, key=len, reverse=True)  # so that none hides a longer one
+        self._special_pattern = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
         self._warned = False
         if _PROBE not in self.render([Turn("user", _PROBE)], for_answer=True):
             raise ValueError(
@@ -152,33 +150,32 @@ class ChatRenderer:
         """
         if self._options.system is not None and all(turn.role != "system" for turn in turns):
             turns = [Turn("system", self._options.system), *turns]
-        taken = set().union(*(turn.content for turn in turns))
-        free = (chr(code) for code in _PRIVATE if chr(code) not in taken)
-        marks = {text: next(free) for text in self._special_texts} if self._holds(turns) else {}
-        end = "" if for_answer else next(free)
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        for message in messages if marks else ():
-            message["content"] = self._special_pattern.sub(
-                lambda match: marks[match.group()], message["content"]
-            )
-        messages[-1]["content"] += end
-        text = self._apply(messages, for_answer)
-        if end:
-            text, found, _ = text.rpartition(end)
-            if not found:
-                raise ValueError("chat: the chat template leaves out the last turn of a prompt")
-        return PromptText(_cut(text, {mark: name for name, mark in marks.items()}))
-
-    def _holds(self, turns: Sequence[Turn]) -> bool:
-        found = {name for turn in turns for name in self._special_pattern.findall(turn.content)}
+        contents = [turn.content for turn in turns]
+        free = (chr(code) for code in _PRIVATE if not any(chr(code) in c for c in contents))
+        special = self._special_pattern
+        found = {name for content in contents for name in special.findall(content)}
+        marks = {name: next(free) for name in sorted(found)}
         if found and not self._warned:
             self._warned = True
             logger.warning(
                 "A conversation holds the text of special tokens (%s); it is read as plain text, "
                 "so that it ends no turn. Said once.",
-                ", ".join(sorted(found)),
+                ", ".join(marks),
             )
-        return bool(found)
+        contents = [special.sub(lambda match: marks[match.group()], text) for text in contents]
+        end = "" if for_answer else next(free)
+        contents[-1] += end
+        pairs = zip(turns, contents, strict=True)
+        messages = [{"role": turn.role, "content": content} for turn, content in pairs]
+        text = self._apply(messages, for_answer)
+        if end:
+            text, found, _ = text.rpartition(end)
+            if not found:
+                raise ValueError("chat: the chat template leaves out the last turn of a prompt")
+        names = {mark: name for name, mark in marks.items()}
+        parts = re.split(f"([{''.join(names)}])", text) if names else [text]
+        pieces = (Piece(names.get(part, part), is_literal=part in names) for part in parts)
+        return PromptText(piece for piece in pieces if piece.text)
 
     def _apply(self, messages: Sequence[Mapping[str, str]], for_answer: bool) -> str:
         size = sum(len(message["content"]) for message in messages)
@@ -219,19 +216,6 @@ def _find_template(tokenizer: PreTrainedTokenizerBase, file: str | None) -> str:
         ) from error
 
 
-def _special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """List the texts of all control tokens, longest first, so that none hides a longer one."""
-    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
-    texts = {str(token.content) for token in added} | set(tokenizer.all_special_tokens)
-    return sorted(texts, key=lambda text: (-len(text), text))
-
-
-def _cut(text: str, names: Mapping[str, str]) -> list[Piece]:
-    """Cut a text at its marks; a mark becomes the name it stands for, to be read as text."""
-    parts = re.split(f"([{''.join(names)}])", text) if names else [text]
-    return [Piece(names.get(part, part), is_literal=part in names) for part in parts if part]
-
-
 @contextmanager
 def _bounded(seconds: float, num_bytes: int) -> Iterator[None]:
     """Bound the time, memory and powers of a template, which is a stranger's program.
@@ -244,8 +228,8 @@ def _bounded(seconds: float, num_bytes: int) -> Iterator[None]:
     with (
         mock.patch.object(SandboxedEnvironment, "intercepted_binops", frozenset({"**"})),
         mock.patch.object(SandboxedEnvironment, "default_binop_table", table),
-        limited_memory(num_bytes),
-        limited_time(seconds),
+        _limited_memory(num_bytes),
+        _limited_time(seconds),
     ):
         yield
 
@@ -254,3 +238,43 @@ def _power(base: Any, exponent: Any) -> Any:
     if not abs(exponent) <= 1000:
         raise ValueError(f"the template asks for a power of {exponent}")
     return operator.pow(base, exponent)
+
+
+@contextmanager
+def _limited_time(seconds: float) -> Iterator[None]:
+    lock, thread, is_over = threading.Lock(), ctypes.c_ulong(threading.get_ident()), False
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def stop() -> None:
+        with lock:
+            if not is_over:
+                raise_in(thread, ctypes.py_object(TimeoutError))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            is_over = True
+        raise_in(thread, None)  # takes back what was not raised yet
+        timer.cancel()
+
+
+@contextmanager
+def _limited_memory(num_bytes: int) -> Iterator[None]:
+    facts = Path("/proc/self/statm")
+    if not facts.is_file():
+        yield
+        return
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(facts.read_text().split()[0]) * resource.getpagesize()
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([taken + num_bytes, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,8 +1,13 @@
-"""Checks all keywords of LLaDACausalLM, as far as they, and config.json, can tell."""
+"""Checks all keywords of LLaDACausalLM, as far as they, and config.json, can tell.
+
+One function for each thing that can be said in the papers' form (LongLLaDA's and UltraLLaDA's
+wrappers) or the typed one; saying it in both is an error. No other file knows the papers' names.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,31 +17,39 @@ from typing import Any
 import torch
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.devices import parse_device, parse_dtype
 from opencompass_llada.engines import Family, SamplerSettings
 from opencompass_llada.families import check_model_type, find_family, possible_families
 from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
-from opencompass_llada.options import build, check_fields
+from opencompass_llada.networks.attention import ATTENTION_BACKENDS
+from opencompass_llada.options import build, check_fields, check_value, reject_unknown
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
-from opencompass_llada.prompting.stop import merge_stop_strings
-from opencompass_llada.prompting.truncate import LengthLimit
-from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.prompting.truncate import LengthLimit, merge_stop_strings
+from opencompass_llada.rope.methods import RopeScaling, parse_rope_scaling
 from opencompass_llada.sampling import SamplerConfig
-from opencompass_llada.wrapper.paper_keywords import (
-    PaperKeywords,
-    Placement,
-    read_length_limit,
-    read_placement,
-    read_sampler,
-    read_scaling,
-)
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_OUT_LEN = 128
+#: The papers' names for sampler options: those that are ours, too, LLaDA's, then Dream's own.
+_DIFFUSION_NAMES = {
+    **{n: n for n in ("block_length", "temperature", "cfg_scale", "remasking", "top_p", "top_k")},
+    "steps": "num_steps",
+    "gen_length": "generation_length",
+    "logits_eos_inf": "suppress_eos_logits",
+    "confidence_eos_eot_inf": "suppress_eos_eot_confidence",
+    "alg": "remasking",
+    "alg_temp": "remasking_temperature",
+    "eps": "timestep_eps",
+}
+_MODEL_KWARGS = ("torch_dtype", "dtype", "flash_attention", "device_map", "trust_remote_code")
+_HOST = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keywords(PaperKeywords):
+class Keywords:
     """The keywords as given, their types checked."""
 
     path: str
@@ -59,6 +72,17 @@ class Keywords(PaperKeywords):
     attention_backend: str | None = None
     peft_path: str | None = None
     peft_kwargs: Mapping[str, Any] | None = None
+    # The papers'.
+    scaling_config: Mapping[str, Any] | None = None
+    """``{'scaling_factor': lambda}``, what multiplies the RoPE base; 1 or nothing for none."""
+    diffusion_config: Mapping[str, Any] | None = None
+    """``{'steps', 'block_length', ...}`` and ``mask_id``, which must be the checkpoint's."""
+    drop_middle: bool = False
+    """Take the first and last half of a prompt longer than max_seq_len, which bounds it alone."""
+    model_kwargs: Mapping[str, Any] | None = None
+    """torch_dtype (or dtype), flash_attention, device_map, and trust_remote_code without effect."""
+    pad_token_id: int | None = None
+    """Without effect."""
     # OpenCompass's own.
     meta_template: Mapping[str, Any] | None = None
     tokenizer_only: bool = False
@@ -82,8 +106,16 @@ class Keywords(PaperKeywords):
             )
 
 
-_HOST = ("meta_template", "tokenizer_only", "sync_rank", "generation_kwargs")
 KEYWORDS = tuple(f.name for f in dataclasses.fields(Keywords) if f.name not in _HOST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where and how the weights are held, as asked for; None is an automatic choice."""
+
+    dtype: torch.dtype | None
+    device: torch.device | None
+    attention_backend: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +156,20 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
     given = build(Keywords, keywords, "LLaDACausalLM")
     family = check_model_type(given.model_type)
     candidates = _possible_families(given, fetch)
-    sampler, mask_token_id = read_sampler(given, given.sampler, given.seed)
+    sampler, mask_token_id = _read_sampler(given)
     paper_form = given.diffusion_config is not None
     settings = SamplerSettings.over_any(
         sampler, [each.defaults(paper_form=paper_form) for each in candidates], given.max_out_len
     )
-    length_limit = read_length_limit(given, given.max_seq_len, given.truncation)
-    if given.max_out_len is not None:
-        length_limit.prompt_limit(given.max_out_len)
+    length_limit = _read_length_limit(given)
     return WrapperOptions(
         path=given.path,
         family=family,
-        rope_scaling=read_scaling(given, given.rope_scaling),
+        rope_scaling=_read_scaling(given),
         settings=settings,
         mask_token_id=mask_token_id,
         length_limit=length_limit,
-        placement=read_placement(given, given.dtype, given.device, given.attention_backend),
+        placement=_read_placement(given),
         stop_words=merge_stop_strings(given.stop_words),
         max_out_len=given.max_out_len,
         batch_size=given.batch_size,
@@ -159,6 +189,88 @@ def _possible_families(given: Keywords, fetch: bool) -> list[Family]:
         if fetch or Path(folder).expanduser().is_dir():
             return [find_family(read_model_config(folder), given.path, given.model_type)]
     return possible_families(given.model_type)
+
+
+def _read_scaling(given: Keywords) -> RopeScaling:
+    """Return the RoPE scaling; the papers' lambda is ``ntk`` with that theta multiplier."""
+    config = given.scaling_config
+    _reject_both("scaling_config", config, "rope_scaling", given.rope_scaling)
+    if not config:
+        return parse_rope_scaling(given.rope_scaling)
+    reject_unknown("scaling_config option", config, ["scaling_factor"])
+    name = "scaling_config['scaling_factor']"
+    factor = check_value(name, config.get("scaling_factor", 1), float)
+    if factor <= 0:
+        raise ValueError(
+            f"scaling_config={{'scaling_factor': {factor!r}}} must be a positive number: it "
+            "multiplies the RoPE base; use 1 for no scaling"
+        )
+    scaling = {"type": "ntk", "theta_multiplier": float(factor)}
+    return parse_rope_scaling(None if factor == 1 else scaling)
+
+
+def _read_sampler(given: Keywords) -> tuple[Mapping[str, Any] | SamplerConfig, int | None]:
+    """Return the sampler's options under their own names, and the mask's id if it is given."""
+    config, sampler, seed = given.diffusion_config, given.sampler, given.seed
+    _reject_both("diffusion_config", config, "sampler", sampler)
+    if isinstance(sampler, SamplerConfig):
+        if seed is not None:
+            raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
+        return sampler, None
+    paper = dict(config or {})
+    reject_unknown("diffusion_config option", paper, [*_DIFFUSION_NAMES, "mask_id"])
+    mask_id = check_value("diffusion_config['mask_id']", paper.pop("mask_id", None), int | None)
+    own = {_DIFFUSION_NAMES[name]: value for name, value in paper.items()}
+    options = dict(sampler or {}) if config is None else own
+    if seed is not None:
+        _reject_both("seed", seed, "sampler['seed']", options.get("seed"))
+        options["seed"] = seed
+    return options, mask_id
+
+
+def _read_length_limit(given: Keywords) -> LengthLimit:
+    """Return the limit on prompts; by default too long a one is an error."""
+    drops, truncation = given.drop_middle, given.truncation
+    _reject_both("drop_middle", drops or None, "truncation", truncation)
+    policy = "middle" if drops else truncation or "error"
+    if given.max_seq_len is None and policy != "error":
+        form = "drop_middle=True" if drops else f"truncation={truncation!r}"
+        raise ValueError(f"{form} needs max_seq_len, the limit to shorten prompts to; give it")
+    limit = LengthLimit(max_seq_len=given.max_seq_len, policy=policy, prompt_only=drops)
+    if given.max_out_len is not None:
+        limit.prompt_limit(given.max_out_len)
+    return limit
+
+
+def _read_placement(given: Keywords) -> Placement:
+    paper = dict(given.model_kwargs or {})
+    reject_unknown("model_kwargs option", paper, _MODEL_KWARGS)
+    torch_dtype, dtype, flash, device, remote_code = (paper.get(name) for name in _MODEL_KWARGS)
+    check_value("model_kwargs['flash_attention']", flash, bool | None)
+    check_value("model_kwargs['trust_remote_code']", remote_code, bool | None)
+    name = "model_kwargs['torch_dtype']"
+    _reject_both(name, torch_dtype, "model_kwargs['dtype']", dtype)
+    paper_dtype = torch_dtype or dtype
+    _reject_both(name, paper_dtype, "dtype", given.dtype)
+    _reject_both("model_kwargs['device_map']", device, "device", given.device)
+    if remote_code:
+        logger.info("trust_remote_code has no effect: the model code is part of this package.")
+    if flash is not None:
+        name = "model_kwargs['flash_attention']"
+        _reject_both(name, True, "attention_backend", given.attention_backend)
+        logger.info(
+            f"{name}={flash}: attention_backend='auto', in which PyTorch takes its own flash or "
+            "cuDNN kernel on CUDA; attention_backend='flash_attn' asks for the flash-attn package."
+        )
+    if given.pad_token_id is not None:
+        logger.info("pad_token_id has no effect: padding is never attended to.")
+    backend = given.attention_backend or "auto"
+    reject_unknown("attention backend", [backend], ATTENTION_BACKENDS)
+    return Placement(
+        dtype=parse_dtype(given.dtype if paper_dtype is None else paper_dtype),
+        device=parse_device(given.device if device is None else device),
+        attention_backend=backend,
+    )
 
 
 def _read_chat(given: Keywords, length_limit: LengthLimit) -> ChatOptions | None:
@@ -181,3 +293,9 @@ def _read_chat(given: Keywords, length_limit: LengthLimit) -> ChatOptions | None
             "checkpoint's own template, or meta_template for one that the config spells out"
         )
     return chat
+
+
+def _reject_both(first: str, first_value: Any, second: str, second_value: Any) -> None:
+    empty: tuple[Any, ...] = (None, {}, ())
+    if first_value not in empty and second_value not in empty:
+        raise ValueError(f"{first} and {second} are both given and say the same thing; keep one")

@@ -28,13 +28,13 @@ from opencompass_llada.prompting.encode import (
     VerbatimText,
     load_tokenizer,
 )
-from opencompass_llada.prompting.stop import (
+from opencompass_llada.prompting.truncate import (
     cut_at_stop_strings,
     cut_at_token_ids,
     cut_is_settled,
     merge_stop_strings,
+    truncate,
 )
-from opencompass_llada.prompting.truncate import truncate
 from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class LLaDACausalLM(BaseModel):
     """A language model for OpenCompass's generation and likelihood tasks.
 
     Its keywords are OpenCompass's own (``meta_template``, ``sync_rank``, ``tokenizer_only``), those
-    of the papers' wrappers (`paper_keywords`), and the ones that docs/models.md describes.
+    of the papers' wrappers (`keywords`), and the ones that docs/models.md describes.
     """
 
     scorer: TextScorer | None = None
