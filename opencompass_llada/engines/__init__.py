@@ -7,7 +7,7 @@ from opencompass_llada.engines.base import (
     Family,
     Generation,
     LoadRequest,
+    SamplerSettings,
     length_buckets,
 )
 from opencompass_llada.engines.masked_diffusion import MaskedDiffusionEngine, MaskedDiffusionFamily
-from opencompass_llada.engines.sampler_settings import SamplerSettings

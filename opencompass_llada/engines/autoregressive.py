@@ -18,8 +18,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import CausalTokens, Engine, Family, LoadRequest
-from opencompass_llada.engines.sampler_settings import SamplerSettings
+from opencompass_llada.engines.base import (
+    CausalTokens,
+    Engine,
+    Family,
+    LoadRequest,
+    SamplerSettings,
+)
 from opencompass_llada.likelihood import CausalScorer, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
@@ -124,8 +129,11 @@ class AutoregressiveFamily(Family):
         """Gather all end tokens: of config.json, generation_config.json, tokenizer, chat turns."""
         text = config.get("text_config")
         check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
-        groups = [config.get("eos_token_id"), _generation_end(path), tokenizer.eos_token_id]
-        groups += [find_token_id(tokenizer, token) for token in _TURN_ENDS]
+        name = "generation_config.json"  # where chat checkpoints list theirs
+        file = locate_checkpoint(path, files=["config.json", name]) / name
+        generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        groups = [config.get("eos_token_id"), generation.get("eos_token_id")]
+        groups += [tokenizer.eos_token_id, *(find_token_id(tokenizer, t) for t in _TURN_ENDS)]
         listed = [group if isinstance(group, list | tuple) else [group] for group in groups]
         ids = dict.fromkeys(int(i) for group in listed for i in group if i is not None)
         if not ids:
@@ -159,11 +167,3 @@ class AutoregressiveFamily(Family):
         pad, ends = request.tokenizer.pad_token_id, tokens.end_token_ids
         pad = ends[0] if pad is None else pad
         return AutoregressiveEngine(model, end_token_ids=ends, pad_token_id=pad, rope=rope)
-
-
-def _generation_end(path: str) -> Any:
-    """Return the end tokens of generation_config.json, where chat checkpoints list theirs."""
-    name = "generation_config.json"
-    file = locate_checkpoint(path, files=["config.json", name]) / name
-    content = file.read_text(encoding="utf-8") if file.is_file() else "{}"
-    return json.loads(content).get("eos_token_id")

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.sampler_settings import SamplerSettings
 from opencompass_llada.likelihood import CausalScorer, MaskedScorer
 from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.options import build, check_value
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
-from opencompass_llada.sampling import IsComplete, SamplerOutput, SpecialTokens
+from opencompass_llada.sampling import (
+    IsComplete,
+    SamplerConfig,
+    SamplerOutput,
+    SpecialTokens,
+    cap_steps,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +49,6 @@ class Totals:
     num_forward_passes: int = 0
     num_batch_passes: int = 0
     seconds: float = 0.0
-
-    def add(self, generations: Sequence[Generation], num_batch_passes: int) -> None:
-        """Count a batch."""
-        self.num_prompts += len(generations)
-        self.num_generated_tokens += sum(len(g.token_ids) for g in generations)
-        self.num_forward_passes += sum(g.num_forward_passes for g in generations)
-        self.num_batch_passes += num_batch_passes
-        self.seconds += sum(g.seconds for g in generations)
 
     def describe(self) -> str:
         """Return one line."""
@@ -95,19 +96,92 @@ class Engine(ABC):
             return []
         start = time.perf_counter()
         output = self._generate(prompts, max_new_tokens, is_complete)
-        seconds = (time.perf_counter() - start) / len(prompts)
-        generations = [
-            Generation(token_ids=token_ids, num_forward_passes=passes, seconds=seconds)
-            for token_ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
+        seconds = time.perf_counter() - start
+        self.totals.num_prompts += len(prompts)
+        self.totals.num_generated_tokens += sum(map(len, output.token_ids))
+        self.totals.num_forward_passes += sum(output.passes_per_prompt)
+        self.totals.num_batch_passes += output.num_forward_passes
+        self.totals.seconds += seconds
+        return [
+            Generation(token_ids=ids, num_forward_passes=passes, seconds=seconds / len(prompts))
+            for ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
         ]
-        self.totals.add(generations, output.num_forward_passes)
-        return generations
 
     @abstractmethod
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None
     ) -> SamplerOutput:
         """Return the generated ids and the passes that they took."""
+
+
+class SamplerSettings:
+    """Options of the sampler over a family's defaults, checked as far as that is possible.
+
+    Nothing here changes after construction: the steps that a short data set cannot use are capped
+    in a config of its own (the papers' wrapper lowers them in place, for every later data set too).
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any] | SamplerConfig | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check field names and values of `SamplerConfig`, the family's defaults under them."""
+        own = asdict(options) if isinstance(options, SamplerConfig) else dict(options or {})
+        self.given: tuple[str, ...] = tuple(name for name in own if name != "seed")
+        self.unset = {k: v for k, v in (defaults or {}).items() if k not in own}
+        values = {**self.unset, **own}
+        self._num_steps = check_value("num_steps", values.pop("num_steps", None), int | None)
+        if self._num_steps is not None and self._num_steps < 1:
+            raise ValueError(f"num_steps={self._num_steps} must be a positive integer, or None")
+        # How the steps fit the blocks is known only with a length; all else is checked here.
+        self.resolved: SamplerConfig = build(SamplerConfig, values, "sampler")
+        self.seed: int = self.resolved.seed
+        self._logged: set[int] = set()
+        self.default_length: int | None = None
+        if "generation_length" in values:
+            self.default_length = self.resolved.generation_length
+            self.for_length(self.default_length)
+
+    @classmethod
+    def over_any(
+        cls,
+        options: Mapping[str, Any] | SamplerConfig | None,
+        defaults: Sequence[Mapping[str, Any]],
+        generation_length: int | None = None,
+    ) -> SamplerSettings:
+        """Return the options over the first family's defaults that they fit, at a length if given.
+
+        If they fit none, what is wrong under the first is raised.
+        """
+        faults: list[ValueError] = []
+        for candidate in defaults:
+            try:
+                settings = cls(options, candidate)
+                if generation_length is not None:
+                    settings.for_length(generation_length)
+                return settings
+            except ValueError as fault:
+                faults.append(fault)
+        raise faults[0]
+
+    def for_length(self, generation_length: int) -> SamplerConfig:
+        """Return a config of its own for one generation length, in tokens.
+
+        More steps than there are tokens are capped, as in the papers' code; fewer that do not fit
+        blocks are a ValueError, which names the nearest values that do.
+        """
+        free, steps = replace(self.resolved, generation_length=generation_length), self._num_steps
+        if steps is None:
+            return free
+        tokens = free.plan().padded_length
+        if steps > tokens:
+            if generation_length not in self._logged:
+                self._logged.add(generation_length)
+                what = "num_steps=%d is capped at %d for generations of %d tokens, one token a step"
+                logger.info(what, steps, tokens, generation_length)
+            steps = cap_steps(steps, generation_length, free.block_length)
+        return replace(free, num_steps=steps)
 
 
 class CausalTokens(NamedTuple):

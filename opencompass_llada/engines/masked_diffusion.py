@@ -6,12 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import Engine, Family, LoadRequest
-from opencompass_llada.engines.sampler_settings import SamplerSettings
+from opencompass_llada.engines.base import Engine, Family, LoadRequest, SamplerSettings
 from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,
@@ -57,16 +57,13 @@ class MaskedDiffusionEngine(Engine):
         self.special_tokens = special_tokens
         entropies = sliced_entropies(model.hidden_states, model.get_output_embeddings())
         self.scorer = MaskedScorer(entropies, special_tokens.mask_token_id, self.device)
-        self._server: PassServer | None = None
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
 
-    @property
+    @cached_property
     def server(self) -> PassServer:
         """The fast passes; made when first asked for, since adapters replace parameters before."""
-        if self._server is None:
-            self._server = PassServer(FastNetwork(self.model))
-        return self._server
+        return PassServer(FastNetwork(self.model))
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None

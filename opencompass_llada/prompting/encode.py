@@ -16,7 +16,7 @@ import huggingface_hub
 import transformers
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from opencompass_llada.weight_files import SMALL_FILES, list_some
@@ -41,9 +41,12 @@ _CHANGE_PARTS = {"add_prefix_space", "add_bos_token", "add_eos_token", "legacy"}
 #: Classes of transformers 4 that write the beginning of sequence as add_bos_token says.
 _START_BY_OPTION = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
 
-#: Classes of checkpoints' remote code -> transformers' class that reads the same files alike.
+#: Classes of remote code or of transformers 5 -> transformers' class that reads the files alike.
 #: Dream's is Qwen2's with another name: same files, splitting pattern, merges and normalisation.
-_SAME_AS = {"DreamTokenizer": "Qwen2TokenizerFast"}
+_SAME_AS = {
+    "DreamTokenizer": "Qwen2TokenizerFast",
+    "TokenizersBackend": "PreTrainedTokenizerFast",
+}
 
 
 def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -57,11 +60,13 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
     try:
         if not folder.is_dir():  # a hub id, whose small files are read as a folder of them is
             known = {key: options[key] for key in _HUB_OPTIONS if key in options}
-            files = list(SMALL_FILES)
-            folder = Path(
-                huggingface_hub.snapshot_download(str(path), allow_patterns=files, **known)
-            )
-        tokenizer = _load(folder, keywords)
+            known["allow_patterns"] = list(SMALL_FILES)
+            folder = Path(huggingface_hub.snapshot_download(str(path), **known))
+        name = str(get_tokenizer_config(str(folder)).get("tokenizer_class"))
+        if name in _SAME_AS:
+            logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
+        kind = getattr(transformers, _SAME_AS.get(name, "AutoTokenizer"))
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, **keywords)
         if (folder / _FILE).is_file() and not _CHANGE_PARTS & options.keys():
             _take_parts(tokenizer, folder)
         _keep_start_alone(tokenizer)
@@ -71,17 +76,6 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         raise ValueError(
             f"No tokenizer could be loaded from {str(path)!r} ({reason}). {_REMEDY}"
         ) from error
-
-
-def _load(folder: Path, keywords: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    name = get_tokenizer_config(str(folder)).get("tokenizer_class")
-    if name == "TokenizersBackend":  # written by transformers 5, unknown to 4
-        return PreTrainedTokenizerFast.from_pretrained(folder, **keywords)
-    if name in _SAME_AS:
-        known = getattr(transformers, _SAME_AS[name])
-        logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
-        return known.from_pretrained(folder, **keywords)
-    return AutoTokenizer.from_pretrained(folder, **keywords)
 
 
 def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -186,7 +180,10 @@ def count_bytes(
     ``before`` them in the text counts: a word may be decoded in another way behind it.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
-    if _is_byte_level(tokenizer):  # one character of a token is one byte
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    slow = decoder is None and hasattr(tokenizer, "byte_decoder")
+    if slow or (decoder is not None and b'"ByteLevel"' in decoder.__getstate__()):
+        # One character of a token is one byte.
         added = tokenizer.get_added_vocab()
         return sum(len(token.encode() if token in added else token) for token in tokens)
     whole = [i for i, token in zip(token_ids, tokens, strict=True) if not _BYTE.fullmatch(token)]
@@ -194,13 +191,6 @@ def count_bytes(
     text = tokenizer.decode([*behind, *whole], clean_up_tokenization_spaces=False)
     start = tokenizer.decode(behind, clean_up_tokenization_spaces=False) if behind else ""
     return len(tokens) - len(whole) + len(text.encode()) - len(start.encode())
-
-
-def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if decoder is not None:
-        return b'"ByteLevel"' in decoder.__getstate__()
-    return hasattr(tokenizer, "byte_decoder")
 
 
 class PromptEncoder:
@@ -230,7 +220,12 @@ class PromptEncoder:
         To a `PromptText` it adds nothing: its template wrote what there is to be.
         """
         if isinstance(text, PromptText):
-            token_ids = [i for piece in text.pieces for i in self._encode_piece(piece)]
+            token_ids = []
+            for part, is_literal in text.pieces:
+                if is_literal:
+                    token_ids += self._read_as_text(part)
+                else:
+                    token_ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
         else:
             token_ids = list(self.tokenizer(text)["input_ids"])
             length = len(self._start_ids)
@@ -254,11 +249,6 @@ class PromptEncoder:
         """Return the UTF-8 bytes of tokens, special ones without any; see `count_bytes`."""
         special = set(self.tokenizer.all_special_ids)
         return count_bytes(self.tokenizer, [i for i in token_ids if i not in special], before)
-
-    def _encode_piece(self, piece: Piece) -> list[int]:
-        if piece.is_literal:
-            return self._read_as_text(piece.text)
-        return list(self.tokenizer(piece.text, add_special_tokens=False)["input_ids"])
 
     def _read_literally(self, token_id: int) -> list[int]:
         token = self.tokenizer.convert_ids_to_tokens(token_id)
