@@ -3,8 +3,10 @@
 Holds the version and nothing else: importing the package loads neither torch nor OpenCompass.
 """
 
-from opencompass_llada import old_names
+import sys
+
+from opencompass_llada.old_names import OldNames
 
 __version__ = "0.2.0"
 
-old_names.install()
+sys.meta_path.append(OldNames())  # behind all other finders

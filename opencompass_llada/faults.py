@@ -13,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -31,11 +32,10 @@ def guard(
     log_folder: Callable[[], Path | None] = lambda: None,
     show_traceback: bool | Callable[[], bool] = False,
 ) -> int:
-    """Call a command and return its exit status, whatever it raises but SystemExit.
+    """Call a command and return its exit status: 1 where it raised, 130 where interrupted.
 
-    The status is 1 where it raised, 130 where it was interrupted. The paragraph begins with the
-    program, by default the running script's name. The traceback of a bug goes to ``log_folder``, or
-    the system's folder for temporary files, and above the paragraph if it is to be shown.
+    The paragraph begins with the program, by default the running script's name. The traceback of a
+    bug goes to ``log_folder`` or the system's temporary files, and above it if it is to be shown.
     """
     try:
         return int(main() or 0)
@@ -48,14 +48,11 @@ def guard(
         if show_traceback() if callable(show_traceback) else show_traceback:
             sys.stderr.write(redact("".join(traceback.format_exception(error))))
         name = program or Path(sys.argv[0]).name
-        sys.stderr.write(redact(f"{name}: {describe_fault(error, log_folder)}\n"))
+        sys.stderr.write(redact(f"{name}: {_describe(error, log_folder)}\n"))
         return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
 
 
-def describe_fault(
-    error: BaseException, log_folder: Callable[[], Path | None] = lambda: None
-) -> str:
-    """Write the paragraph on an exception; the traceback of a bug goes into a file."""
+def _describe(error: BaseException, log_folder: Callable[[], Path | None]) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by an interrupt; what is finished is kept."
     if is_foreseen(error):
@@ -97,9 +94,8 @@ def is_foreseen(error: BaseException) -> bool:
 def is_deliberate(error: BaseException) -> bool:
     """Return whether a statement ``raise`` made the exception, in whatever file it stands."""
     last = _last_frame(error)
-    return last is not None and (
-        last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    )
+    raising = dis.opmap["RAISE_VARARGS"]
+    return last is not None and last.tb_frame.f_code.co_code[last.tb_lasti] == raising
 
 
 def _last_frame(error: BaseException) -> TracebackType | None:
@@ -114,14 +110,10 @@ def _keep_traceback(error: BaseException, log_folder: Callable[[], Path | None])
     text = redact("".join(traceback.format_exception(error)))
     name = f"fault_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.log"
     head = f"command: {redact(' '.join(sys.argv))}\npython: {sys.version}\n"
-    for folder in (log_folder(), Path(tempfile.gettempdir())):
-        if folder is None:
-            continue
-        try:
+    for folder in filter(None, (log_folder(), Path(tempfile.gettempdir()))):
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(head + text, encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        return f"The traceback is in {folder / name}."
+            return f"The traceback is in {folder / name}."
     sys.stderr.write(text)
     return "The traceback is above: no file could be written."

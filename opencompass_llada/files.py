@@ -68,10 +68,9 @@ def check_user_cache(name: str) -> None:
 def replacing(path: str | Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Give a temporary path in the target's folder, and move what is there into place at the end.
 
-    The target is the old one or the new one, whole, at every moment, also if the machine stops.
-    After any error inside the block, or of the disk, the temporary file is removed. A folder may be
-    made, too, where none of that name exists. ``before`` is called with the temporary path when it
-    is on the disk, before it is moved.
+    The target is the old one or the new one, whole, also if the machine stops; after any error the
+    temporary file is removed. A folder may be made where none of that name exists. ``before`` is
+    called with the temporary path when it is on the disk, before it is moved.
     """
     target = Path(os.path.realpath(path))  # through a link, as `open` writes
     temporary = target.with_name(temporary_name(target.name))
@@ -110,7 +109,7 @@ def append_line(path: str | Path, line: str) -> None:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
-            content = content if file.read(1) == b"\n" else b"\n" + content
+            content = (b"" if file.read(1) == b"\n" else b"\n") + content
         written = file.write(content)
         if written != len(content):  # a disk that became full takes a part
             if os.fstat(file.fileno()).st_size == end + written:
@@ -121,25 +120,22 @@ def append_line(path: str | Path, line: str) -> None:
 def sealed_line(record: Mapping[str, Any]) -> str:
     """Return a record as a line of JSON that begins with the digest of the rest of it."""
     text = json.dumps(record, ensure_ascii=False, default=str)
-    text = text.encode("utf-8", errors="replace").decode("utf-8")
-    return f'{{"digest": "{_digest(text[1:].encode())}", {text[1:]}'
+    rest = text[1:].encode("utf-8", errors="replace")
+    return f'{{"digest": "{_digest(rest)}", {rest.decode("utf-8")}'
 
 
 def open_line(line: bytes, must_be_sealed: bool = True) -> dict[str, Any] | None:
     """Return a line's record without its digest; None if it is torn, damaged or no record."""
     sealed = re.match(rb'\{"digest": "([0-9a-f]{16})", ', line)
-    if sealed is None and must_be_sealed:
-        return None
-    if sealed is not None and sealed[1].decode() != _digest(line[sealed.end() :]):
+    is_whole = sealed and sealed[1].decode() == _digest(line[sealed.end() :])
+    if not (is_whole or (sealed is None and not must_be_sealed)):
         return None
     try:
         record = json.loads(line.decode("utf-8"))
     except ValueError:
         return None
-    if not isinstance(record, dict):
-        return None
-    record.pop("digest", None)
-    return record
+    is_record = isinstance(record, dict)
+    return {k: v for k, v in record.items() if k != "digest"} if is_record else None
 
 
 def _digest(content: bytes) -> str:
@@ -173,13 +169,11 @@ def remove_left_overs(folder: str | Path, recursive: bool = True) -> list[Path]:
     Files of living processes, and young ones of other hosts, stay.
     """
     removed = []
-    pattern = "**/.*.part" if recursive else ".*.part"
-    for path in sorted(Path(folder).glob(pattern)):
+    for path in sorted(Path(folder).glob("**/.*.part" if recursive else ".*.part")):
         owner = _TEMPORARY.fullmatch(path.name)
-        if owner is None or _is_alive(owner["host"], int(owner["pid"]), None, path):
-            continue
-        remove(path)
-        removed.append(path)
+        if owner and not _is_alive(owner["host"], int(owner["pid"]), None, path):
+            remove(path)
+            removed.append(path)
     return removed
 
 
@@ -280,13 +274,11 @@ def read_owner(text: str | bytes) -> dict[str, Any] | None:
 
 
 def _is_alive(host: str, pid: int, since: str | None, trace: Path) -> bool:
-    """Say whether a process is there; of another host's, whether its trace is young.
-
-    So is a folder with something young in it: its own time stands still while a file in it grows.
-    """
+    """Say whether a process is there; of another host's, whether its trace is young."""
     if host == host_name():
         return process_exists(pid, since)
     try:
+        # A folder's own time stands still while a file in it grows.
         inside = trace.rglob("*") if trace.is_dir() else ()
         newest = max(path.stat().st_mtime for path in (trace, *inside))
     except OSError:
@@ -322,16 +314,15 @@ def settle(path: Path, *, inside: bool = True) -> None:
     """Wait until a file, or a folder's list of names and what is ``inside``, is on the disk."""
     for part in sorted(path.rglob("*"), reverse=True) if inside and path.is_dir() else ():
         settle(part, inside=False)
+    descriptor = None
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        if path.is_dir():
-            return  # a folder that may be written to and not read
-        raise
-    try:
         os.fsync(descriptor)
     except OSError as error:
-        if not path.is_dir() and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise  # of a file system that has fsync
+        # Some folders may be written to and not read, and some file systems have no fsync.
+        has_none = descriptor is not None and error.errno in (errno.EINVAL, errno.EOPNOTSUPP)
+        if not (path.is_dir() or has_none):
+            raise
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)

@@ -7,7 +7,6 @@ looked up in its new module when it is asked for, so that nothing is imported ea
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -61,9 +60,9 @@ class OldNames(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return a spec for a module of `MOVED` or a package above one, None for all others."""
-        name = fullname.removeprefix(f"{PACKAGE}.")
+        package, _, name = fullname.partition(".")
         is_package = any(old.startswith(f"{name}.") for old in MOVED)
-        if name == fullname or not (is_package or name in MOVED):
+        if package != PACKAGE or not (is_package or name in MOVED):
             return None
         return ModuleSpec(fullname, self, is_package=is_package)
 
@@ -73,16 +72,7 @@ class OldNames(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Let the module ask the new one for what is looked up in it."""
         new = MOVED.get(module.__name__.removeprefix(f"{PACKAGE}."))
-        if new is None:
-            return
-
-        def look_up(name: str) -> Any:
-            return getattr(importlib.import_module(f"{PACKAGE}.{new}"), name)
-
-        module.__getattr__ = look_up  # type: ignore[method-assign]
-
-
-def install() -> None:
-    """Add the finder behind all others, once."""
-    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
-        sys.meta_path.append(OldNames())
+        if new is not None:
+            module.__getattr__ = lambda name: getattr(  # type: ignore[method-assign]
+                importlib.import_module(f"{PACKAGE}.{new}"), name
+            )

@@ -15,6 +15,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
@@ -49,20 +50,19 @@ def build(
         return given
     if by_name is not None and isinstance(given, str):
         given = {by_name: given}
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    names = [field.name for field in fields]
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if given is not None and not isinstance(given, Mapping):
         alone = "" if by_name is None else f"a {by_name}'s name or "
         raise ValueError(
-            f"{what}={show(given)} must be {alone}a dict of options, of these: {', '.join(names)}"
+            f"{what}={show(given)} must be {alone}a dict of options, of these: {', '.join(fields)}"
         )
     values = dict(given or {})
-    reject_unknown(f"{what} option", values, [*names, *also])
-    absent = dataclasses.MISSING
-    needed = [f.name for f in fields if f.default is absent and f.default_factory is absent]
+    reject_unknown(f"{what} option", values, [*fields, *also])
+    absent = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = [name for name, f in fields.items() if (f.default, f.default_factory) == absent]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{what} needs {', '.join(missing)}, which the config does not give")
-    return cls(**{name: value for name, value in values.items() if name in names})
+    return cls(**{name: value for name, value in values.items() if name in fields})
 
 
 def check_fields(options: Any, prefix: str = "") -> None:
@@ -104,11 +104,9 @@ def check_value(name: str, value: Any, expected: Any) -> Any:
     kinds = dict.fromkeys(map(_describe, alternatives))
     remedy = "use True or False" if expected is bool else "leave it out for the default"
     if isinstance(value, str) and not {str, bool} & set(alternatives):
-        try:
+        with suppress(ValueError):
             float(value)
             remedy = "write it without quotes"
-        except ValueError:
-            pass
     raise ValueError(f"{name}={show(value)} must be {' or '.join(kinds)}; {remedy}")
 
 
@@ -117,7 +115,7 @@ def _convert(name: str, value: Any, expected: Any) -> tuple[bool, Any]:
     if expected is Any or expected is object:
         return True, value
     if expected is bool:
-        is_bool = isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
+        is_bool = type(value).__name__ in ("bool_", "bool")
         return is_bool, bool(value) if is_bool else value
     if expected in (int, float):
         return _convert_number(name, value, expected)

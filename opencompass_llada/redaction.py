@@ -52,9 +52,10 @@ def redact(text: str) -> str:
 
 def chosen_variables() -> dict[str, str]:
     """Return the LLADA_* variables of this process as a record may show them: secrets hidden."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("LLADA_")}
     return {
-        name: HIDDEN if _VARIABLE.fullmatch(name) else redact(value) for name, value in own.items()
+        name: HIDDEN if _VARIABLE.fullmatch(name) else redact(value)
+        for name, value in os.environ.items()
+        if name.startswith("LLADA_")
     }
 
 

@@ -19,18 +19,17 @@ MODULES = (
 )
 
 
-def import_components(modules: tuple[str, ...] = MODULES) -> None:
+def import_components() -> None:
     """Import every module that OpenCompass may ask a class of, or say in a RuntimeError why not."""
-    for module in modules:
+    for module in MODULES:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            missing = getattr(error, "name", None)
+            also = f"Install what provides {error.name!r}, or r" if error.name else "R"
             raise RuntimeError(
                 f"{module} cannot be imported: {error}. OpenCompass would report its classes as "
-                "missing from its registry. "
-                + (f"Install what provides {missing!r}, or r" if missing else "R")
-                + "einstall the package with its dependencies: pip install opencompass-llada"
+                f"missing from its registry. {also}einstall the package with its dependencies: "
+                "pip install opencompass-llada"
             ) from error
 
 
@@ -39,11 +38,9 @@ def share_log_handlers() -> None:
     from opencompass.utils import get_logger
 
     own = logging.getLogger("opencompass_llada")
-    if own.handlers:
-        return
-    for handler in get_logger().handlers:
-        own.addHandler(handler)
-    own.setLevel(logging.INFO)
+    if not own.handlers:
+        own.handlers = list(get_logger().handlers)
+        own.setLevel(logging.INFO)
 
 
 import_components()

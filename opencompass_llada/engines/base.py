@@ -86,11 +86,8 @@ class Engine(ABC):
 
         Each generation equals that of the prompt alone. Where ``is_complete``, given the first ids
         of an answer, an engine may stop early, and must not let it change an answer before its end.
-
-        Raises:
-            MemoryPlanError: If the batch does not fit the card.
-            ValueError: If a prompt cannot be read, or the steps do not fit the length.
-            FloatingPointError: If the model's logits are not finite.
+        A batch that does not fit the card is a MemoryPlanError, logits that are not finite a
+        FloatingPointError; a prompt or a length that cannot be taken is a ValueError.
         """
         if not prompts:
             return []
@@ -115,10 +112,10 @@ class Engine(ABC):
 
 
 class SamplerSettings:
-    """Options of the sampler over a family's defaults, checked as far as that is possible.
+    """Options of the sampler over a family's defaults, without a length, which each data set gives.
 
-    Nothing here changes after construction: the steps that a short data set cannot use are capped
-    in a config of its own (the papers' wrapper lowers them in place, for every later data set too).
+    Steps that a short data set cannot use are capped in a config of its own (the papers' wrapper
+    lowers them in place, for every later data set too).
     """
 
     def __init__(
@@ -185,7 +182,7 @@ class SamplerSettings:
 
 
 class CausalTokens(NamedTuple):
-    """Special tokens of an autoregressive checkpoint, which has no mask."""
+    """Special tokens of an autoregressive checkpoint."""
 
     end_token_ids: tuple[int, ...]
     mask_token_id: None = None

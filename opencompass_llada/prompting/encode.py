@@ -175,9 +175,9 @@ def count_bytes(
 ) -> int:
     """Return how many UTF-8 bytes tokens stand for; over consecutive stretches they add up.
 
-    Tokens may begin or end within a character, so a token's own bytes are counted where it has any:
-    all of a byte-level vocabulary, and ``<0xE4>`` of one that falls back to bytes. What stands
-    ``before`` them in the text counts: a word may be decoded in another way behind it.
+    A token that begins or ends within a character has bytes of its own: all of a byte-level
+    vocabulary, and ``<0xE4>`` elsewhere. A word may be decoded in another way behind what stands
+    ``before`` it.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(token_ids))
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
@@ -270,20 +270,17 @@ class PromptEncoder:
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendered conversation.
-
-    A literal one is the name of a special token that somebody wrote, which means no special token.
-    """
+    """A stretch of a rendered conversation."""
 
     text: str
     is_literal: bool
+    """Whether it is the name of a special token that somebody wrote, which means none."""
 
 
 class PromptText(str):
     """A conversation with its chat template, which wrote every special token that there is to be.
 
-    `PromptEncoder` reads it piece by piece and adds nothing: no second beginning of sequence. A
-    string, so that OpenCompass can print, join and save it as it does any prompt.
+    A string, so that OpenCompass can print, join and save it as it does any prompt.
     """
 
     pieces: tuple[Piece, ...]

@@ -52,6 +52,10 @@ def _shuffled(rng: random.Random, texts: Sequence[str]) -> list[str]:
     return order
 
 
+def _number(label: str, texts: Sequence[str]) -> list[str]:
+    return [label.format(number) + text for number, text in enumerate(texts, start=1)]
+
+
 def multifieldqa_en(rng: random.Random, num_paragraphs: int) -> Parts:
     """Make a document with a fact in it, and the question for the fact."""
     needle = _new_needle(rng)
@@ -67,9 +71,7 @@ def hotpotqa(rng: random.Random, num_paragraphs: int) -> Parts:
     texts = [paragraph(rng, 2) for _ in range(num_paragraphs)]
     texts[0] += f" The {thing} is kept in the castle of {place}."
     texts[1] += f" The castle of {place} belongs to {owner}."
-    passages = [
-        f"Passage {number}:\n{text}" for number, text in enumerate(_shuffled(rng, texts), start=1)
-    ]
+    passages = _number("Passage {}:\n", _shuffled(rng, texts))
     question = f"Who owns the castle that the {thing} is kept in?"
     return "\n".join(passages), question, [owner], None
 
@@ -100,21 +102,17 @@ def passage_retrieval_en(rng: random.Random, num_paragraphs: int) -> Parts:
     """Ask which paragraph a sentence is from."""
     texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
     place = rng.randrange(num_paragraphs)
-    context = "\n\n".join(
-        f"Paragraph {number}: {text}" for number, text in enumerate(texts, start=1)
-    )
+    context = "\n\n".join(_number("Paragraph {}: ", texts))
     return context, texts[place].split(". ")[0] + ".", [f"Paragraph {place + 1}"], None
 
 
 def lcc(rng: random.Random, num_paragraphs: int) -> Parts:
     """Make a program whose last line is missing, and stands in it once before."""
     names = [fill("{place}", rng) for _ in range(4)]
-    lines = []
-    for name in [rng.choice(names) for _ in range(2 * num_paragraphs)]:
-        lines += [f"def open_{name}(key):", f"    {name} = find(key)", f"    return {name}", ""]
-    name = rng.choice(names)
-    whole = [f"def open_{name}(key):", f"    {name} = find(key)", f"    return {name}"]
-    return "\n".join([*lines, *whole[:2]]) + "\n", "", [whole[2]], None
+    template = "def open_{0}(key):\n    {0} = find(key)\n    return {0}\n"
+    blocks = [template.format(rng.choice(names)) for _ in range(2 * num_paragraphs + 1)]
+    program, answer = "\n".join(blocks).rstrip("\n").rsplit("\n", 1)
+    return f"{program}\n", "", [answer], None
 
 
 #: Task -> what makes a row of it.
@@ -147,18 +145,16 @@ def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
     """
     rng = random.Random(f"longbench-v2-{number}")
     needle = _new_needle(rng)
-    others: list[Needle] = []
-    while len(others) < 3:
+    facts = {needle.value: needle.fact}
+    while len(facts) < 4:
         other = make_needle(rng, needle.family)
-        taken = {needle.value, *(one.value for one in others)}
-        if other.value not in taken and other.key != needle.key:
-            others.append(other)
+        if other.key != needle.key:
+            facts.setdefault(other.value, other.fact)
     hard = number % 2 == 1
-    facts = [needle.fact, *(other.fact for other in others if hard)]
     texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
-    for fact in facts:
+    for fact in facts.values() if hard else [needle.fact]:
         texts[rng.randrange(num_paragraphs)] += " " + fact
-    choices = _shuffled(rng, [needle.value, *(other.value for other in others)])
+    choices = _shuffled(rng, list(facts))
     return {
         "_id": f"v2-{number}",
         "domain": "Single-Document QA",
@@ -174,8 +170,8 @@ def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
 
 def write_embedded(folder: Path) -> None:
     """Write haystack and needles in NeedleBench's file format."""
+    needles = generate_needles(SEED, NUM_NEEDLES)
     _write_lines(folder / HAYSTACK_FILE, generate_documents(SEED, NUM_DOCUMENTS))
-    needles = generate_needles(SEED, NUM_NEEDLES, accept=held_out)
     _write_lines(folder / NEEDLE_FILE, (needle.as_needlebench() for needle in needles))
 
 

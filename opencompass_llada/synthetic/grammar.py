@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,20 +97,16 @@ def make_needle(rng: random.Random, family: str, values: Sequence[str] = tuple(V
     )
 
 
-def generate_needles(
-    seed: int, num_needles: int, accept: Callable[[Needle], bool] = lambda needle: True
-) -> list[Needle]:
-    """Generate needles of different keys, cycling through the families; only accepted ones."""
+def generate_needles(seed: int, num_needles: int) -> list[Needle]:
+    """Generate needles of different keys, cycling through the families; only `held_out` ones."""
     rng = random.Random(f"needles-{seed}")
     families = list(FAMILIES)
-    needles: list[Needle] = []
-    keys: set[str] = set()
+    needles: dict[str, Needle] = {}
     while len(needles) < num_needles:
         needle = make_needle(rng, families[len(needles) % len(families)])
-        if needle.key not in keys and accept(needle):
-            keys.add(needle.key)
-            needles.append(needle)
-    return needles
+        if held_out(needle):
+            needles.setdefault(needle.key, needle)
+    return list(needles.values())
 
 
 def held_out(needle: Needle) -> bool:

@@ -16,7 +16,7 @@ from opencompass.utils.prompt import PromptList
 
 from opencompass_llada.assets import resolve_path
 from opencompass_llada.devices import choose_device, choose_dtype
-from opencompass_llada.engines import EndTokens, Engine, Generation, LoadRequest, length_buckets
+from opencompass_llada.engines import EndTokens, Engine, LoadRequest, length_buckets
 from opencompass_llada.families import find_family
 from opencompass_llada.likelihood import TextScorer
 from opencompass_llada.networks import read_model_config
@@ -40,12 +40,8 @@ from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
 logger = logging.getLogger(__name__)
 
 
-class ChatTemplateParser:
+class ChatTemplateParser(ChatRenderer):
     """Renders prompts by a chat template; the wrapper's ``template_parser`` if ``chat`` is set."""
-
-    def __init__(self, renderer: ChatRenderer) -> None:
-        """Take the checkpoint's renderer."""
-        self.renderer = renderer
 
     def parse_template(self, prompt_template: Any, mode: str) -> Any:
         """Render one prompt to a `PromptText`, or each of a batch.
@@ -62,14 +58,14 @@ class ChatTemplateParser:
         is_messages = all(isinstance(item, Mapping) and "role" in item for item in prompt)
         if isinstance(prompt, PromptList) or (prompt and is_messages):
             turns = read_turns(prompt, mode)
-            return self.renderer.render(turns, for_answer=mode == "gen") if turns else ""
+            return self.render(turns, for_answer=mode == "gen") if turns else ""
         return [self.parse_template(each, mode) for each in prompt]
 
     def render_text(self, text: str, mode: str = "gen") -> str:
         """Render a text as one turn of the user, unless it says that it is to stay as it is."""
         if not text or isinstance(text, PromptText | VerbatimText):
             return text
-        return self.renderer.render([Turn("user", text)], for_answer=mode == "gen")
+        return self.render([Turn("user", text)], for_answer=mode == "gen")
 
 
 class LLaDACausalLM(BaseModel):
@@ -83,10 +79,9 @@ class LLaDACausalLM(BaseModel):
     """Scores texts with the loaded model; None where only the tokenizer was loaded."""
 
     def __init__(self, path: str, **keywords: Any) -> None:
-        """Read config.json, check every argument, read the tokenizer, then load the weights.
+        """Check every argument, read config.json and tokenizer, then load the weights.
 
-        With OpenCompass's tokenizer_only no weights are loaded, and only token counts work. The
-        first argument, file or tensor that does not fit is a ValueError.
+        With OpenCompass's tokenizer_only no weights are loaded, and only token counts work.
         """
         options = parse_keywords({"path": path, **keywords}, fetch=True)
         _refuse_ranks()
@@ -112,7 +107,7 @@ class LLaDACausalLM(BaseModel):
         self._check_ids()
         self._encoder = PromptEncoder(self.tokenizer, self.special_tokens.mask_token_id)
         if options.chat is not None:
-            self.template_parser = ChatTemplateParser(ChatRenderer(self.tokenizer, options.chat))
+            self.template_parser = ChatTemplateParser(self.tokenizer, options.chat)
         adapter = None if options.adapter is None else open_adapter(options.adapter, folder)
         if tokenizer_only:
             return
@@ -157,14 +152,9 @@ class LLaDACausalLM(BaseModel):
     ) -> list[str]:
         """Generate an answer to each prompt, cut at the first end token and stop string.
 
-        Args:
-            inputs: Prompts, after OpenCompass's templates.
-            max_out_len: Tokens to generate; None takes the model's own number.
-            stopping_criteria: Stop strings of the data set, besides the model's.
-
-        Raises:
-            ValueError: If a prompt is longer than the limit under policy ``error``, or the steps
-                do not fit the length.
+        ``max_out_len`` is in tokens, None the model's own; the data set's ``stopping_criteria`` are
+        added to the model's. A prompt beyond the limit under policy ``error``, or steps that do not
+        fit the length, are a ValueError.
         """
         engine = _loaded(self.engine)
         stops = merge_stop_strings(self.options.stop_words, stopping_criteria)
@@ -172,10 +162,11 @@ class LLaDACausalLM(BaseModel):
         prompts = [self._prompt_ids(self._as_prompt(text, "gen"), length) for text in inputs]
         size = self.options.batch_size or max(len(prompts), 1)
 
+        answers = [""] * len(prompts)
+
         def is_complete(token_ids: list[int]) -> bool:
             return cut_is_settled(self._encoder.decode(token_ids), stops)
 
-        answers = [""] * len(prompts)
         for places in length_buckets([len(prompt) for prompt in prompts], size):
             batch = engine.generate(
                 [prompts[place] for place in places],
@@ -183,7 +174,8 @@ class LLaDACausalLM(BaseModel):
                 is_complete=is_complete if stops else None,
             )
             for place, generation in zip(places, batch, strict=True):
-                answers[place] = self._read_answer(generation, stops)
+                ids = cut_at_token_ids(generation.token_ids, self.special_tokens.end_token_ids)
+                answers[place] = cut_at_stop_strings(self._encoder.decode(ids), stops)
         return answers
 
     def get_ppl(
@@ -191,10 +183,9 @@ class LLaDACausalLM(BaseModel):
     ) -> NDArray[np.float64]:
         """Return the negative log-likelihood of each text in nats a token, for PPLInferencer.
 
-        Exact for an autoregressive model; for a masked diffusion model an estimate of its bound
-        with the draws of ``likelihood``. A text's first token is not scored where an autoregressive
-        model has nothing to predict it from (OpenCompass's own wrappers divide by it all the same),
-        nor are the ``mask_length`` leading tokens of each, which are given.
+        Exact for an autoregressive model, for a masked diffusion model an estimate of its bound.
+        Not scored are the ``mask_length`` leading tokens of each, which are given, and a first
+        token that nothing predicts (OpenCompass's own wrappers divide by it all the same).
         """
         scorer = _loaded(self.scorer)
         given = [0] * len(inputs) if mask_length is None else [int(n) for n in mask_length]
@@ -213,7 +204,7 @@ class LLaDACausalLM(BaseModel):
         return np.array([-scorer.score_continuation(text, cont).nll for text, cont in pairs])
 
     def get_ppl_tokenwise(self, *args: Any, **keywords: Any) -> NoReturn:
-        """Refuse: a masked diffusion model's bound belongs to a text, not to its tokens."""
+        """Refuse."""
         raise NotImplementedError(
             "get_ppl_tokenwise asks for the loss of each token, and a masked diffusion model has "
             "a likelihood bound of the whole text only: its tokens are predicted in every order. "
@@ -268,10 +259,6 @@ class LLaDACausalLM(BaseModel):
             "model was trained on" if rope.method == "none" else "RoPE scaling was computed for",
             length,
         )
-
-    def _read_answer(self, generation: Generation, stops: Sequence[str]) -> str:
-        token_ids = cut_at_token_ids(generation.token_ids, self.special_tokens.end_token_ids)
-        return cut_at_stop_strings(self._encoder.decode(token_ids), stops)
 
     def _check_ids(self) -> None:
         given, found = self.options.mask_token_id, self.special_tokens.mask_token_id
