@@ -164,10 +164,7 @@ def host_name() -> str:
 
 
 def remove_left_overs(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Remove what dead processes were writing when they ended, and return it.
-
-    Files of living processes, and young ones of other hosts, stay.
-    """
+    """Remove what dead processes were writing, and return it; other hosts' young files stay."""
     removed = []
     for path in sorted(Path(folder).glob("**/.*.part" if recursive else ".*.part")):
         owner = _TEMPORARY.fullmatch(path.name)
@@ -187,10 +184,9 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
-    """Keep a folder, made if need be, for this process, which is ``doing`` something there.
+    """Keep a folder, made if need be, for this process; a second one gets `FolderInUse`.
 
-    A second process that asks for it gets `FolderInUse`. A lock whose process is dead is taken over
-    at once; of another host, when it was not renewed for `STALE_SECONDS`.
+    A lock whose process is dead is taken over at once; another host's after `STALE_SECONDS`.
     """
     path = Path(folder) / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -66,10 +66,9 @@ def build(
 
 
 def check_fields(options: Any, prefix: str = "") -> None:
-    """Check every field of a frozen dataclass against its annotation, in ``__post_init__``.
+    """Check every field of a frozen dataclass by its annotation, and put it into that form.
 
-    Numbers, paths and lists are put into the annotation's form (`check_value`). Messages put the
-    prefix before a field's name.
+    Called in ``__post_init__``; messages put the prefix before a field's name.
     """
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):

@@ -19,8 +19,7 @@ MODULES = (
 )
 
 
-def import_components() -> None:
-    """Import every module that OpenCompass may ask a class of, or say in a RuntimeError why not."""
+def _import_components() -> None:
     for module in MODULES:
         try:
             importlib.import_module(module)
@@ -33,7 +32,7 @@ def import_components() -> None:
             ) from error
 
 
-def share_log_handlers() -> None:
+def _share_log_handlers() -> None:
     """Let this package's log lines appear where OpenCompass's own do, also in task processes."""
     from opencompass.utils import get_logger
 
@@ -43,5 +42,5 @@ def share_log_handlers() -> None:
         own.setLevel(logging.INFO)
 
 
-import_components()
-share_log_handlers()
+_import_components()
+_share_log_handlers()

@@ -1,6 +1,4 @@
-"""Loads autoregressive checkpoints, the baselines: all that AutoModelForCausalLM does by itself.
-
-Decodes greedily by transformers' own `generate`, with its key/value cache.
+"""Loads autoregressive checkpoints, the baselines; decodes greedily by transformers' `generate`.
 
 Shape letters: B rows, L row length.
 """

@@ -140,33 +140,10 @@ class SamplerSettings:
             self.default_length = self.resolved.generation_length
             self.for_length(self.default_length)
 
-    @classmethod
-    def over_any(
-        cls,
-        options: Mapping[str, Any] | SamplerConfig | None,
-        defaults: Sequence[Mapping[str, Any]],
-        generation_length: int | None = None,
-    ) -> SamplerSettings:
-        """Return the options over the first family's defaults that they fit, at a length if given.
-
-        If they fit none, what is wrong under the first is raised.
-        """
-        faults: list[ValueError] = []
-        for candidate in defaults:
-            try:
-                settings = cls(options, candidate)
-                if generation_length is not None:
-                    settings.for_length(generation_length)
-                return settings
-            except ValueError as fault:
-                faults.append(fault)
-        raise faults[0]
-
     def for_length(self, generation_length: int) -> SamplerConfig:
         """Return a config of its own for one generation length, in tokens.
 
-        More steps than there are tokens are capped, as in the papers' code; fewer that do not fit
-        blocks are a ValueError, which names the nearest values that do.
+        More steps than tokens are capped, as in the papers' code; others must fit the blocks.
         """
         free, steps = replace(self.resolved, generation_length=generation_length), self._num_steps
         if steps is None:

@@ -85,8 +85,7 @@ class MaskedDiffusionEngine(Engine):
     def _next_seed(self, prompt: Sequence[int]) -> int:
         """Derive a seed of the run's, a prompt's ids and how often this engine met it before.
 
-        So batches, shards and resuming do not change its answer, and repeats of one prompt are
-        different samples (numbered anew by a shard that begins between two of them).
+        So batches and resuming do not change its answer, and repeats are different samples.
         """
         first = derive_seed(self.settings.seed, prompt)
         repeat = self._times_seen[first]

@@ -144,9 +144,8 @@ class ChatRenderer:
         """Return a conversation as the model is to read it.
 
         The names of special tokens inside turns (``<|eot_id|>`` in a document, say) are marked as
-        text, so that nothing that is said can end its turn or begin another one. It ends in the
-        opening of the assistant's next turn ``for_answer``, else with the last turn's own words,
-        for scoring them: what the template writes after them is left off.
+        text, so that nothing that is said ends its turn or begins another. It ends in the opening
+        of the assistant's next turn ``for_answer``, else with the last turn's own words.
         """
         if self._options.system is not None and all(turn.role != "system" for turn in turns):
             turns = [Turn("system", self._options.system), *turns]
@@ -218,11 +217,10 @@ def _find_template(tokenizer: PreTrainedTokenizerBase, file: str | None) -> str:
 
 @contextmanager
 def _bounded(seconds: float, num_bytes: int) -> Iterator[None]:
-    """Bound the time, memory and powers of a template, which is a stranger's program.
+    """Bound the time, memory (on Linux) and powers of a template, which is a stranger's program.
 
     transformers renders in jinja's sandbox, which keeps templates from files and processes and not
-    from loops without end, ``'x' * 10**10`` or ``10 ** (10 ** 9)``. Not for threads inside; memory,
-    besides what the process has, on Linux alone. Raises TimeoutError, MemoryError or ValueError.
+    from loops without end, ``'x' * 10**10`` or ``10 ** (10 ** 9)``.
     """
     table = {**SandboxedEnvironment.default_binop_table, "**": _power}
     with (

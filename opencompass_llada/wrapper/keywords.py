@@ -155,12 +155,8 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
     """
     given = build(Keywords, keywords, "LLaDACausalLM")
     family = check_model_type(given.model_type)
-    candidates = _possible_families(given, fetch)
     sampler, mask_token_id = _read_sampler(given)
-    paper_form = given.diffusion_config is not None
-    settings = SamplerSettings.over_any(
-        sampler, [each.defaults(paper_form=paper_form) for each in candidates], given.max_out_len
-    )
+    settings = _over_defaults(given, sampler, _possible_families(given, fetch))
     length_limit = _read_length_limit(given)
     return WrapperOptions(
         path=given.path,
@@ -189,6 +185,23 @@ def _possible_families(given: Keywords, fetch: bool) -> list[Family]:
         if fetch or Path(folder).expanduser().is_dir():
             return [find_family(read_model_config(folder), given.path, given.model_type)]
     return possible_families(given.model_type)
+
+
+def _over_defaults(
+    given: Keywords, sampler: Mapping[str, Any] | SamplerConfig, families: Sequence[Family]
+) -> SamplerSettings:
+    """Return the sampler's options over the first family's defaults that they fit."""
+    faults: list[ValueError] = []
+    for family in families:
+        try:
+            defaults = family.defaults(paper_form=given.diffusion_config is not None)
+            settings = SamplerSettings(sampler, defaults)
+            if given.max_out_len is not None:
+                settings.for_length(given.max_out_len)
+            return settings
+        except ValueError as fault:
+            faults.append(fault)
+    raise faults[0]
 
 
 def _read_scaling(given: Keywords) -> RopeScaling:
