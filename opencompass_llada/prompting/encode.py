@@ -277,7 +277,15 @@ class Piece(NamedTuple):
     """Whether it is the name of a special token that somebody wrote, which means none."""
 
 
-class PromptText(str):
+class VerbatimText(str):
+    """A prompt around which no chat template goes, whatever the model's config says."""
+
+    def __str__(self) -> str:
+        """Return itself, where `str` of another subclass would forget what it is."""
+        return self
+
+
+class PromptText(VerbatimText):
     """A conversation with its chat template, which wrote every special token that there is to be.
 
     A string, so that OpenCompass can print, join and save it as it does any prompt.
@@ -292,20 +300,6 @@ class PromptText(str):
         text.pieces = pieces
         return text
 
-    def __str__(self) -> str:
-        """Return itself, where `str` of another subclass would forget the pieces."""
-        return self
-
     def __getnewargs__(self) -> tuple[tuple[Piece, ...]]:  # type: ignore[override]
         """Let copies keep the pieces."""
         return (self.pieces,)
-
-
-class VerbatimText(str):
-    """A prompt around which no chat template goes, whatever the model's config says."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        """Return itself, where `str` of another subclass would forget what it is."""
-        return self

@@ -24,7 +24,6 @@ from opencompass_llada.networks.adapters import merge_adapter, open_adapter
 from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
 from opencompass_llada.prompting.encode import (
     PromptEncoder,
-    PromptText,
     VerbatimText,
     load_tokenizer,
 )
@@ -63,7 +62,7 @@ class ChatTemplateParser(ChatRenderer):
 
     def render_text(self, text: str, mode: str = "gen") -> str:
         """Render a text as one turn of the user, unless it says that it is to stay as it is."""
-        if not text or isinstance(text, PromptText | VerbatimText):
+        if not text or isinstance(text, VerbatimText):
             return text
         return self.render([Turn("user", text)], for_answer=mode == "gen")
 
