@@ -9,7 +9,7 @@ from mmengine.config import Config
 from opencompass.utils.run import match_cfg_file
 
 import opencompass_llada.assets
-from opencompass_llada.engines.sampler_settings import SamplerSettings
+from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
 from opencompass_llada.runs.planning import list_models
