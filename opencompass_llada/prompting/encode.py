@@ -220,7 +220,7 @@ class PromptEncoder:
         To a `PromptText` it adds nothing: its template wrote what there is to be.
         """
         if isinstance(text, PromptText):
-            token_ids = []
+            token_ids: list[int] = []
             for part, is_literal in text.pieces:
                 if is_literal:
                     token_ids += self._read_as_text(part)
