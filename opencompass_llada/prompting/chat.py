@@ -152,7 +152,7 @@ class ChatRenderer:
         contents = [turn.content for turn in turns]
         free = (chr(code) for code in _PRIVATE if not any(chr(code) in c for c in contents))
         special = self._special_pattern
-        found = {name for content in contents for name in special.findall(content)}
+        found: set[str] = {name for content in contents for name in special.findall(content)}
         marks = {name: next(free) for name in sorted(found)}
         if found and not self._warned:
             self._warned = True
@@ -168,8 +168,8 @@ class ChatRenderer:
         messages = [{"role": turn.role, "content": content} for turn, content in pairs]
         text = self._apply(messages, for_answer)
         if end:
-            text, found, _ = text.rpartition(end)
-            if not found:
+            text, mark, _ = text.rpartition(end)
+            if not mark:
                 raise ValueError("chat: the chat template leaves out the last turn of a prompt")
         names = {mark: name for name, mark in marks.items()}
         parts = re.split(f"([{''.join(names)}])", text) if names else [text]
