@@ -74,6 +74,21 @@ def test_tiny_models_are_packed_into_few_tasks(tmp_path, models, cells, workers,
     assert all(task["eval"]["runner"]["task"]["dump_details"] for task in made)
 
 
+def test_a_task_keeps_two_configs_of_one_model_apart(tmp_path):
+    # A sampler's steps differ by benchmark; each data set is answered with its own.
+    needles = {"models": [{"abbr": "m", "steps": 4}], "datasets": [{"abbr": "needle"}]}
+    ruler = {"models": [{"abbr": "m", "steps": 12}], "datasets": [{"abbr": "ruler"}]}
+    (task,) = PackingPartitioner(out_dir=str(tmp_path / "out"), num_tasks=1).partition(
+        [needles, ruler, {**needles, "datasets": [{"abbr": "other"}]}], str(tmp_path), "out"
+    )
+    asked = [
+        (dataset["abbr"], model["steps"])
+        for model, datasets in zip(task["models"], task["datasets"], strict=True)
+        for dataset in datasets
+    ]
+    assert sorted(asked) == [("needle", 4), ("other", 4), ("ruler", 12)]
+
+
 def test_large_models_get_tasks_of_their_own():
     from opencompass_llada.runs.planning import small_cells_partitioner
 

@@ -46,18 +46,23 @@ class PackingPartitioner(NaivePartitioner):
         out_dir: str,
         add_cfg: Mapping[str, Any] | None = None,
     ) -> list[Config]:
-        """Make the tasks: ``models``, and ``datasets`` with one list a model."""
+        """Make the tasks: ``models``, and ``datasets`` with one list a model.
+
+        Two configs of one name, such as a sampler's for each benchmark, are two models of a task.
+        """
         pairs = super().partition(model_dataset_combinations, work_dir, out_dir, {})
         size = -(-len(pairs) // self.num_tasks) or 1
         tasks = []
         for first in range(0, len(pairs), size):
-            models: dict[str, Any] = {}
-            datasets: dict[str, list[Any]] = {}
+            models: list[Any] = []
+            datasets: list[list[Any]] = []
             for pair in pairs[first : first + size]:
                 model, dataset = pair["models"][0], pair["datasets"][0][0]
-                models.setdefault(model["abbr"], model)
-                datasets.setdefault(model["abbr"], []).append(dataset)
-            cells = {"models": list(models.values()), "datasets": list(datasets.values())}
+                if model not in models:
+                    models.append(model)
+                    datasets.append([])
+                datasets[models.index(model)].append(dataset)
+            cells = {"models": models, "datasets": datasets}
             tasks.append(Config({**cells, "work_dir": work_dir, **(add_cfg or {})}))
         return tasks
 
