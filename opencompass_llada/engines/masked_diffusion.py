@@ -139,7 +139,6 @@ class MaskedDiffusionFamily(Family):
             dtype=request.dtype,
             device=request.device,
             attention_backend=request.attention_backend,
-            attention_pattern=self.attention_pattern,
         )
         return MaskedDiffusionEngine(model, request.settings, tokens, progress=progress)
 

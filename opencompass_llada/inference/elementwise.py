@@ -29,6 +29,10 @@ class PlainElementwise:
             x_TM = x_TM + delta_TM
         return x_TM, norm(x_TM)
 
+    def head_norm(self, x_THD: Tensor, norm: nn.Module) -> Tensor:
+        """Return the norm of each head of queries or keys."""
+        return norm(x_THD)
+
     def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         """Return ``silu(gate) * up``."""
         return F.silu(gate_TF) * up_TF

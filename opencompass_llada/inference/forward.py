@@ -20,6 +20,7 @@ from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.memory import MLP_CHUNK
+from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class FastNetwork:
         shape = network.config.shape
         heads = (shape.num_heads, shape.num_groups, shape.head_dim)
         self.num_heads, self.num_groups, self.head_dim = heads
-        self.ops = _choose_elementwise(self.device, self.head_dim)
+        self.ops = _choose_elementwise(self.device, shape)
         backend = network.attention_backend
         self.choose_attention = make_rule(backend, self.device, self.dtype, *heads)
 
@@ -177,6 +178,10 @@ class FastNetwork:
         """Return a layer's rotated queries (of what is wanted), keys and values; cache these."""
         slots = (None, None) if into is None else (into.cache.layers[index], into.slots_T)
         q_WHD, k_TGD, v_TGD = self.layers[index].queries_keys_values(h_TM, wanted_W)
+        parts = self.layers[index].parts
+        if parts.query_norm is not None and parts.key_norm is not None:
+            q_WHD = self.ops.head_norm(q_WHD, parts.query_norm)
+            k_TGD = self.ops.head_norm(k_TGD, parts.key_norm)
         together = q_WHD if wanted_W is None else None
         placed, k_TGD = self.ops.place(together, k_TGD, v_TGD, positions_T, rotation, *slots)
         if wanted_W is not None:
@@ -185,13 +190,14 @@ class FastNetwork:
         return placed, k_TGD, v_TGD
 
 
-def _choose_elementwise(device: torch.device, head_dim: int) -> PlainElementwise:
+def _choose_elementwise(device: torch.device, shape: NetworkDimensions) -> PlainElementwise:
     """Return the fused kernels where they can run, else plain PyTorch; log why."""
-    obstacle = kernels_fit(device, head_dim)
+    obstacle = kernels_fit(device, shape.head_dim)
     if obstacle is None:
-        from opencompass_llada.inference.triton.elementwise import FusedElementwise
+        from opencompass_llada.inference.triton import elementwise
 
         logger.info("Norms, rotation and gate: fused Triton kernels on %s", device)
-        return FusedElementwise()
+        turns_all = shape.rotated_dim == shape.head_dim
+        return elementwise.FusedElementwise() if turns_all else elementwise.PartlyFused()
     logger.info("Norms, rotation and gate: plain PyTorch, because %s", obstacle)
     return PlainElementwise()

@@ -10,5 +10,6 @@ from opencompass_llada.networks.checkpoint import (
 )
 from opencompass_llada.networks.dream import DreamConfig, DreamForMaskedDiffusion
 from opencompass_llada.networks.llada import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.networks.sdar import SDARConfig, SDARForMaskedDiffusion
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork, register_network
 from opencompass_llada.weight_files import CheckpointError

@@ -121,12 +121,7 @@ def load_causal(
 
 def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:
     """Work out the scaled frequencies of a network; None without plain rotary embeddings."""
-    if scaling.bidirectional_only:
-        raise ValueError(
-            f"rope_scaling {scaling.type!r} is for bidirectional models, which see relative "
-            "positions from -(T-1) to T-1 and so train on 2T of them; an autoregressive model "
-            "sees 0 to T-1. Use type='ntk' with the same target_length."
-        )
+    scaling.refuse_one_sided("an autoregressive model")
     by_kind = DeclaredRope(theta=1.0, rope_type="several, by kind of layer")
     own = read_config_rope(config).get("", by_kind)
     share = own.rotated_share or getattr(config, "partial_rotary_factor", None) or 1.0

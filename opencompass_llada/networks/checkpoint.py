@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from opencompass_llada.networks.attention import find_kernel
-from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.networks.attention_pattern import AttentionPattern
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
@@ -125,7 +125,7 @@ def open_checkpoint(
     *,
     rope_scaling: RopeScaling | None = None,
     attention_backend: str = "auto",
-    attention_pattern: AttentionPattern = FULL,
+    attention_pattern: AttentionPattern | None = None,
 ) -> tuple[BidirectionalNetwork, list[Path]]:
     """Return a checked network on the meta device, and the files that hold its weights."""
     folder = locate_checkpoint(path)
@@ -158,7 +158,7 @@ def load_checkpoint(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     attention_backend: str = "auto",
-    attention_pattern: AttentionPattern = FULL,
+    attention_pattern: AttentionPattern | None = None,
 ) -> BidirectionalNetwork:
     """Load a checkpoint in the published format of one of the native networks, for evaluation.
 

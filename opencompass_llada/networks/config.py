@@ -12,9 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import transformers
 from transformers import PretrainedConfig
 
-from opencompass_llada.networks.declared_rope import ROPE_FIELDS, read_declared_rope
+from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.networks.declared_rope import (
+    ROPE_FIELDS,
+    DeclaredRope,
+    read_declared_rope,
+)
 from opencompass_llada.options import check_value
 from opencompass_llada.weight_files import CheckpointError
 
@@ -36,6 +42,9 @@ _BOOKKEEPING = frozenset(
     """.split()  # noqa: SIM905 (a list of fifty words is shorter to read so)
 )
 
+#: Kinds of RoPE that a config.json may declare and the native networks compute.
+_OBEYED = ("default", "linear", "yarn", "longrope", "llama3")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkDimensions:
@@ -50,12 +59,15 @@ class NetworkDimensions:
     vocabulary: int
     """Rows of the embedding."""
     norm_eps: float
+    head_dim: int
+    """Channels of a head."""
+    rotated_dim: int
+    """Channels of a head that RoPE turns, its first ones."""
     has_qkv_bias: bool
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head."""
-        return self.width // self.num_heads
+    has_qk_norm: bool
+    """Whether queries and keys are normalised head by head, before RoPE."""
+    ties_embeddings: bool
+    """Whether the prediction head is the token embedding."""
 
     @property
     def kv_width(self) -> int:
@@ -83,6 +95,7 @@ class BidirectionalConfig(PretrainedConfig):
     }
     """The sizes of `NetworkDimensions` -> the published fields that hold them."""
     has_qkv_bias: ClassVar[bool] = False
+    has_qk_norm: ClassVar[bool] = False
     published_by: ClassVar[str] = ""
     """The checkpoints that the family's networks read, for messages."""
     default_theta: ClassVar[float] = 10000.0
@@ -95,19 +108,29 @@ class BidirectionalConfig(PretrainedConfig):
 
     def __init__(self, **fields: Any) -> None:
         """Check every field of a config.json, and that they fit together."""
-        theta = self._take_theta(fields)
+        declared = self._take_rope(fields)
         self._refuse_unimplemented(fields)
-        # transformers 4 ties the output to the input embeddings unless it is told not to.
-        fields["tie_word_embeddings"] = False
         names = self.published_fields().keys() - {"rope_theta"}
         own = {name: fields.pop(name, getattr(type(self), name)) for name in names}
+        # transformers 4 ties the output to the input embeddings unless it is told not to.
+        fields["tie_word_embeddings"] = own.get("tie_word_embeddings", False)
         special = {name: own[name] for name in ("eos_token_id", "pad_token_id")}
         super().__init__(**special, **fields)
         for name, value in own.items():
             setattr(self, name, value)
-        self.rope_theta = self.default_theta if theta is None else theta
+        self.rope_theta = self.default_theta if declared.theta is None else declared.theta
+        if declared.is_scaled:  # transformers 5 knows it by the second name alone
+            scaling = {"rope_type": declared.rope_type, **declared.options}
+            is_old = transformers.__version__.startswith("4.")
+            setattr(self, "rope_scaling" if is_old else "rope_parameters", scaling)
         self.complete()
         self._check_sizes()
+        if declared.rotated_share not in (None, self.rotated_share):
+            raise ValueError(
+                f"config.json: partial_rotary_factor={declared.rotated_share} is not implemented; "
+                f"{self.published_by} turns {self.rotated_share:.0%} of each head. Use a "
+                "checkpoint of that family."
+            )
 
     def complete(self) -> None:
         """Fill in the fields that others imply: as many key/value heads as query heads."""
@@ -172,7 +195,34 @@ class BidirectionalConfig(PretrainedConfig):
     def shape(self) -> NetworkDimensions:
         """The network's sizes."""
         found = {size: getattr(self, field) for size, field in self.sizes.items()}
-        return NetworkDimensions(**found, has_qkv_bias=self.has_qkv_bias)
+        head_dim = found.setdefault("head_dim", found["width"] // found["num_heads"])
+        return NetworkDimensions(
+            **found,
+            rotated_dim=int(head_dim * self.rotated_share),
+            has_qkv_bias=self.has_qkv_bias,
+            has_qk_norm=self.has_qk_norm,
+            ties_embeddings=self.ties_embeddings,
+        )
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the prediction head is the token embedding."""
+        return self.tie_word_embeddings
+
+    @property
+    def declared_rope(self) -> DeclaredRope:
+        """RoPE as config.json declares it."""
+        return read_declared_rope({name: getattr(self, name, None) for name in ROPE_FIELDS})[""]
+
+    @property
+    def rotated_share(self) -> float:
+        """Share of each head's channels that RoPE turns."""
+        return 1.0
+
+    @property
+    def attention_pattern(self) -> AttentionPattern:
+        """Who sees whom; block-causal networks read their block length from config.json."""
+        return FULL
 
     @property
     def head_dim(self) -> int:
@@ -182,20 +232,21 @@ class BidirectionalConfig(PretrainedConfig):
     @property
     def trained_length(self) -> int:
         """Tokens that the checkpoint was trained on, from which RoPE scaling counts."""
-        return self.max_position_embeddings
+        original = self.declared_rope.options.get("original_max_position_embeddings")
+        return original or self.max_position_embeddings
 
-    def _take_theta(self, fields: dict[str, Any]) -> float | None:
-        """Take out the fields that declare the base, and return it; a scaling is refused."""
+    def _take_rope(self, fields: dict[str, Any]) -> DeclaredRope:
+        """Take out the fields that declare RoPE; a form that is not computed here is refused."""
         found = {name: fields.pop(name) for name in ROPE_FIELDS if name in fields}
         declared = read_declared_rope(found).get("")
-        if declared is None or declared.is_scaled or declared.rotated_share not in (None, 1.0):
+        if declared is None or declared.rope_type not in _OBEYED:
             name = "rope_scaling" if found.get("rope_scaling") else "rope_parameters"
             raise ValueError(
-                f"config.json: {name}={found.get(name)!r} is not implemented; {self.published_by} "
-                "has plain RoPE over the whole head. Give a scaling when loading, as "
-                "rope_scaling=dict(type=..., ...), not in config.json."
+                f"config.json: {name}={found.get(name)!r} is not implemented; of what config.json "
+                f"may declare, {', '.join(_OBEYED)} are obeyed. Give another scaling when loading, "
+                "as rope_scaling=dict(type=..., ...), not in config.json."
             )
-        return declared.theta
+        return declared
 
     def _refuse_unimplemented(self, given: Mapping[str, Any]) -> None:
         for name, values in self.implemented.items():
@@ -208,7 +259,8 @@ class BidirectionalConfig(PretrainedConfig):
 
     def _check_sizes(self) -> None:
         width, heads, groups = (self.sizes[key] for key in ("width", "num_heads", "num_groups"))
-        for name, divisor in ((width, heads), (heads, groups)):
+        pairs = [(heads, groups)] if "head_dim" in self.sizes else [(width, heads), (heads, groups)]
+        for name, divisor in pairs:
             number, least = getattr(self, name), getattr(self, divisor)
             if number % least:
                 raise ValueError(
@@ -230,6 +282,8 @@ def _broken_rule(name: str, given: Any, kind: Any) -> str:
         value = check_value(name, given, kind)
     except ValueError as error:
         return str(error).partition("; ")[0]  # what helps an option is no help here
+    if isinstance(value, bool):
+        return ""
     lowest = int(not name.endswith("_token_id"))
     if isinstance(value, int) and value < lowest and name != "pad_token_id":
         return f"{name}={value} must be at least {lowest}"

@@ -117,7 +117,7 @@ def check_frequencies(
         choices = [wanted[kind]] if kind in wanted else list(wanted.values())
         if kind == "sliding_attention" and "" in wanted:  # Olmo 3's: such layers need no scaling
             choices.append(replace(wanted[""], rope_type="default", options={}))
-        computed = [_frequencies(rope, len(held_D), config) for rope in choices]
+        computed = [declared_frequencies(rope, len(held_D), config) for rope in choices]
         if not any(
             math.isclose(held_factor, factor, rel_tol=1e-5)
             and held_D.dtype == torch.float32
@@ -216,8 +216,11 @@ def _completed(
     return own
 
 
-def _frequencies(rope: DeclaredRope, pairs: int, config: Any) -> tuple[torch.Tensor, float]:
-    """Work out a declared table of as many frequencies as the network has, and its factor."""
+def declared_frequencies(rope: DeclaredRope, pairs: int, config: Any) -> tuple[torch.Tensor, float]:
+    """Return a declared table of as many frequencies as the network has, float32, and its factor.
+
+    ``config`` has ``max_position_embeddings``; a kind of RoPE not known is a CheckpointError.
+    """
     if rope.rope_type not in _KNOWN_TYPES:
         raise CheckpointError(
             f"config.json: rope_type={rope.rope_type!r} is none whose frequencies can be checked "

@@ -1,6 +1,7 @@
 """Describes LLaDA's network: the fields of its config.json, and the names of its tensors.
 
-Both are the published ones (arXiv 2502.09992; GSAI-ML/LLaDA-8B-Base).
+Both are the published ones (arXiv 2502.09992; GSAI-ML/LLaDA-8B-Base). iLLaDA (arXiv 2606.25331) is
+the same network with grouped heads, another vocabulary and tied embeddings.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LLaDAConfig(BidirectionalConfig):
         "initializer_range": "init_std",
         "max_position_embeddings": "max_sequence_length",
     }
-    optional = frozenset({"init_std", "mlp_ratio"})
+    optional = frozenset({"init_std", "mlp_ratio", "weight_tying"})
     implemented = {
         "block_type": ("llama",),
         "layer_norm_type": ("rms",),
@@ -35,7 +36,7 @@ class LLaDAConfig(BidirectionalConfig):
         "block_group_size": (1,),
         **dict.fromkeys(("rope", "rope_full_precision", "layer_norm_with_affine"), (True,)),
         **dict.fromkeys(("alibi", "include_bias", "attention_layer_norm"), (False,)),
-        **dict.fromkeys(("input_emb_norm", "scale_logits", "weight_tying"), (False,)),
+        **dict.fromkeys(("input_emb_norm", "scale_logits"), (False,)),
         **dict.fromkeys(("include_qkv_bias", "bias_for_layer_norm"), (False, None)),
         **dict.fromkeys(("attention_dropout", "embedding_dropout", "residual_dropout"), (0, 0.0)),
         # The last three are fields of what it is converted from and to; off is what it does.
@@ -68,6 +69,8 @@ class LLaDAConfig(BidirectionalConfig):
     mlp_hidden_size: int | None = 12288
     """None for mlp_ratio * d_model."""
     mlp_ratio: float = 4
+    weight_tying: bool = False
+    """Whether the token embedding is the prediction head, as in iLLaDA."""
     vocab_size: int = 126464
     embedding_size: int | None = None
     """None for vocab_size."""
@@ -85,6 +88,11 @@ class LLaDAConfig(BidirectionalConfig):
         if self.mlp_hidden_size is None:
             self.mlp_hidden_size = int(self.mlp_ratio * self.d_model)
         self.embedding_size = self.embedding_size or self.vocab_size
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the prediction head is the token embedding."""
+        return self.weight_tying
 
 
 class LLaDAForMaskedDiffusion(BidirectionalNetwork):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from opencompass_llada.networks.attention import attend_with, find_kernel
 from opencompass_llada.networks.attention_pattern import CAUSAL, FULL, AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
+from opencompass_llada.networks.declared_rope import declared_frequencies
 from opencompass_llada.rope.frequencies import ResolvedRope, apply_rotary, rotation_table
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 
@@ -64,6 +65,9 @@ class BlockParts(NamedTuple, Generic[T]):
     gate: T
     up: T
     down: T
+    query_norm: T | None = None
+    """Of each head, as `key_norm`; where the network has them."""
+    key_norm: T | None = None
 
 
 class NetworkNames(NamedTuple):
@@ -104,14 +108,17 @@ class Block(nn.Module):
             gate=nn.Linear(shape.width, shape.mlp_width, bias=False),
             up=nn.Linear(shape.width, shape.mlp_width, bias=False),
             down=nn.Linear(shape.mlp_width, shape.width, bias=False),
+            query_norm=RMSNorm(shape.head_dim, shape.norm_eps) if shape.has_qk_norm else None,
+            key_norm=RMSNorm(shape.head_dim, shape.norm_eps) if shape.has_qk_norm else None,
         )
         for name, module in zip(names, modules, strict=True):
-            _place(self, name, module)
+            if name is not None and module is not None:
+                _place(self, name, module)
 
     @property
     def parts(self) -> BlockParts[nn.Module]:
         """The modules, looked up anew each time, since adapters replace them."""
-        return BlockParts(*map(self.get_submodule, self._names))
+        return BlockParts(*(name and self.get_submodule(name) for name in self._names))
 
     def forward(
         self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
@@ -127,12 +134,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, H, P, D] of the positions asked for, keys and values of all."""
         h_BLM = self._run("attention_norm", x_BLM)
-        k_BGLD = apply_rotary(self._heads(self._run("key", h_BLM)), *rotation)
-        v_BGLD = self._heads(self._run("value", h_BLM))
+        k_BGLD, v_BGLD = (self._heads(self._run(part, h_BLM)) for part in ("key", "value"))
+        k_BGLD = apply_rotary(self._run("key_norm", k_BGLD), *rotation)
         if positions_BP is not None:
             h_BLM = take(h_BLM, positions_BP)
             rotation = rotation_at(rotation, positions_BP)
-        return apply_rotary(self._heads(self._run("query", h_BLM)), *rotation), k_BGLD, v_BGLD
+        q_BHPD = self._run("query_norm", self._heads(self._run("query", h_BLM)))
+        return apply_rotary(q_BHPD, *rotation), k_BGLD, v_BGLD
 
     def add_attention(self, x_BPM: Tensor, out_BHPD: Tensor) -> Tensor:
         """Add the attention's output, all heads together, to the residual stream."""
@@ -148,7 +156,9 @@ class Block(nn.Module):
         return F.silu(self._run("gate", h_BPM)) * self._run("up", h_BPM)
 
     def _run(self, part: str, x: Tensor) -> Tensor:
-        return self.get_submodule(getattr(self._names, part))(x)
+        """Apply a part by its name in `BlockParts`; nothing where the network has none."""
+        name = getattr(self._names, part)
+        return x if name is None else self.get_submodule(name)(x)
 
     def _heads(self, x_BLM: Tensor) -> Tensor:
         return x_BLM.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -163,6 +173,24 @@ def rotation_at(rotation: Rotation, positions_BP: Tensor) -> Rotation:
     """Return cos and sin [B, 1, P, D] at each row's own positions of a table [L, D]."""
     cos_LD, sin_LD = rotation
     return cos_LD[positions_BP][:, None], sin_LD[positions_BP][:, None]
+
+
+class TiedHead(nn.Module):
+    """A prediction head whose weights are the token embedding's."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        """Take the embedding, whose weights may be replaced later."""
+        super().__init__()
+        self.embedding = embedding
+
+    @property
+    def weight(self) -> Tensor:
+        """The embedding's, [V, M]."""
+        return cast(Tensor, self.embedding.weight)
+
+    def forward(self, x_BLM: Tensor) -> Tensor:
+        """Return logits [B, L, V]."""
+        return F.linear(x_BLM, self.weight)
 
 
 class BidirectionalNetwork(PreTrainedModel):
@@ -183,20 +211,18 @@ class BidirectionalNetwork(PreTrainedModel):
         config: BidirectionalConfig,
         rope_scaling: RopeScaling | None = None,
         attention_backend: str = "auto",
-        attention_pattern: AttentionPattern = FULL,
+        attention_pattern: AttentionPattern | None = None,
     ) -> None:
-        """Make the modules, and fix the RoPE scaling; it cannot change from here on."""
+        """Make the modules, and fix the RoPE scaling; it cannot change from here on.
+
+        The attention pattern is that of the config unless another is given.
+        """
         super().__init__(config)
-        scaling = rope_scaling or RopeScaling()
-        _refuse_second_multiplier(config, scaling)
-        self.resolved_rope: ResolvedRope = resolve_rope(
-            scaling,
-            rope_theta=config.rope_theta,
-            head_dim=config.shape.head_dim,
-            trained_length=config.trained_length,
+        self.attention_pattern = attention_pattern or config.attention_pattern
+        self.resolved_rope = _resolve_rope(
+            config, rope_scaling or RopeScaling(), self.attention_pattern
         )
         self.attention_backend = attention_backend
-        self.attention_pattern = attention_pattern
         self._built_with_theta = config.rope_theta
         self._kernel: str | None = None
         self._table: Rotation | None = None
@@ -205,7 +231,10 @@ class BidirectionalNetwork(PreTrainedModel):
         blocks = [Block(shape, names.block) for _ in range(shape.num_layers)]
         _place(self, names.blocks, nn.ModuleList(blocks))
         _place(self, names.final_norm, RMSNorm(shape.width, shape.norm_eps))
-        _place(self, names.head, nn.Linear(shape.width, shape.vocabulary, bias=False))
+        if shape.ties_embeddings:  # in a tuple, lest its weight have two names
+            self._tied_head = (TiedHead(self.get_input_embeddings()),)
+        else:
+            _place(self, names.head, nn.Linear(shape.width, shape.vocabulary, bias=False))
         self.post_init()
 
     @property
@@ -224,7 +253,12 @@ class BidirectionalNetwork(PreTrainedModel):
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the prediction head."""
+        if self.config.ties_embeddings:
+            return self._tied_head[0]
         return self.get_submodule(self.names.head)
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: a tied head reads the embedding's weights."""
 
     def predicting_positions(self, positions_BP: Tensor) -> Tensor:
         """Return whose states predict the given tokens: 0, 1, 5 give 0, 0, 4 by a shift of 1."""
@@ -315,6 +349,38 @@ def register_network(network: type[BidirectionalNetwork]) -> None:
     NETWORKS[config.model_type] = network
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, network, exist_ok=True)
+
+
+def _resolve_rope(
+    config: BidirectionalConfig, scaling: RopeScaling, pattern: AttentionPattern
+) -> ResolvedRope:
+    """Work out the frequencies: of the scaling given, or of one that config.json declares."""
+    if pattern != FULL:
+        scaling.refuse_one_sided("a block-causal model")
+    _refuse_second_multiplier(config, scaling)
+    declared, rotated_dim = config.declared_rope, config.shape.rotated_dim
+    if not declared.is_scaled:
+        return resolve_rope(
+            scaling,
+            rope_theta=config.rope_theta,
+            head_dim=rotated_dim,
+            trained_length=config.trained_length,
+        )
+    if scaling.type != "none":
+        raise ValueError(
+            f"rope_scaling {scaling.type!r}: config.json scales by {declared.rope_type} already. "
+            "Use type='none', which obeys config.json, or take rope_scaling out of it."
+        )
+    frequencies_D, factor = declared_frequencies(declared, rotated_dim // 2, config)
+    reached = int(config.trained_length * declared.options.get("factor", 1.0))
+    return ResolvedRope(
+        method=f"{declared.rope_type} of config.json",
+        rope_theta=config.rope_theta,
+        trained_length=config.trained_length,
+        longest_context=max(reached, config.max_position_embeddings),
+        inverse_frequencies_D=frequencies_D,
+        attention_factor=factor,
+    )
 
 
 def _refuse_second_multiplier(config: BidirectionalConfig, scaling: RopeScaling) -> None:

@@ -120,8 +120,15 @@ def rotation_table(
 
 
 def apply_rotary(x_BHLD: torch.Tensor, cos_LD: torch.Tensor, sin_LD: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys, in float32 and back (LLaDA's ``rope_full_precision``)."""
-    x32_BHLD = x_BHLD.float()
+    """Rotate queries or keys, in float32 and back (LLaDA's ``rope_full_precision``).
+
+    Channels beyond the table's stay as they are (partial rotary embeddings).
+    """
+    rotated_dim = cos_LD.shape[-1]
+    x32_BHLD = x_BHLD[..., :rotated_dim].float()
     first, second = x32_BHLD.chunk(2, dim=-1)
     rotated = x32_BHLD * cos_LD + torch.cat((-second, first), dim=-1) * sin_LD
-    return rotated.to(x_BHLD.dtype)
+    rotated = rotated.to(x_BHLD.dtype)
+    if rotated_dim == x_BHLD.shape[-1]:
+        return rotated
+    return torch.cat((rotated, x_BHLD[..., rotated_dim:]), dim=-1)

@@ -45,6 +45,16 @@ class RopeScaling:
         if "type" in cls.__dict__:
             SCALING_TYPES[cls.type] = cls
 
+    def refuse_one_sided(self, model: str) -> None:
+        """Refuse a method for bidirectional networks alone, for a model named as in messages."""
+        if self.bidirectional_only:
+            raise ValueError(
+                f"rope_scaling {self.type!r} is for bidirectional models, which see relative "
+                f"positions from -(T-1) to T-1 and so train on 2T of them; {model} sees 0 to T-1, "
+                "and of later tokens no more than its block holds. Use type='ntk' with the same "
+                "target_length."
+            )
+
     def __post_init__(self) -> None:
         """Refuse lengths and factors that no model can have."""
         named = f"rope_scaling {self.type!r}"

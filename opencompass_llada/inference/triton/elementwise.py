@@ -182,6 +182,11 @@ class FusedElementwise(PlainElementwise):
         )
         return x_TM, out_TM
 
+    def head_norm(self, x_THD: Tensor, norm: nn.Module) -> Tensor:
+        """Normalise; the result is contiguous."""
+        x_TD = x_THD.contiguous().view(-1, x_THD.shape[-1])
+        return self.add_norm(x_TD, None, norm)[1].view(x_THD.shape)
+
     def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         """Gate; the result is contiguous."""
         num_tokens, size = gate_TF.shape
@@ -237,3 +242,10 @@ class FusedElementwise(PlainElementwise):
             num_warps=4,
         )
         return q_THD, k_TGD
+
+
+class PartlyFused(FusedElementwise):
+    """The kernels but for rotation, where RoPE turns only a part of each head."""
+
+    rotate = PlainElementwise.rotate
+    place = PlainElementwise.place
