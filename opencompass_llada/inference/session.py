@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from opencompass_llada.inference.block_attention import attend_blocks
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.graphs import GraphedPasses, Span, SpanPass
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
@@ -26,13 +27,20 @@ from opencompass_llada.inference.memory import (
     check_plan,
 )
 from opencompass_llada.networks.attention import Choose, StretchedAttention
-from opencompass_llada.networks.attention_pattern import Stretch
+from opencompass_llada.networks.attention_pattern import Blocks, Stretch
 
 logger = logging.getLogger(__name__)
 
 VARLEN_LONGEST = 2048
 """Longest row, in tokens, for which one varlen call serves a batch; longer rows fill the card
 alone, and there cuDNN, which has no such call, is faster."""
+
+
+PREFILL_CHUNK = 8192
+"""Most tokens that a block-causal network's prefix is run at once by."""
+
+Piece = tuple[int, int, int]
+"""A row, and the first and the end of some of its positions."""
 
 
 class PassServer:
@@ -53,6 +61,8 @@ class PassServer:
         self._logged: set[tuple[str | None, int, int]] = set()
         self.plan: MemoryPlan | None = None
         self.logit_shift = network.network.logit_shift
+        pattern = network.network.attention_pattern
+        self.causal_block = pattern.block_length if isinstance(pattern, Blocks) else None
 
     def open(
         self,
@@ -163,6 +173,54 @@ class Session:
         return network.head(states.view(num_rows, num_wanted, -1))
 
     @torch.inference_mode()
+    def prefill(self, ids_BL: Tensor, lengths: Sequence[int]) -> None:
+        """Cache the leading whole blocks of each row of a block-causal network, in chunks.
+
+        Memory beside the cache is that of a chunk, however long the rows are.
+        """
+        assert self._cache is not None, "a session without a cache keeps nothing"
+        network, cache, block = self._network, self._cache, self._server.causal_block
+        assert block is not None, "only a block-causal network's prefix is final"
+        for pieces in _chunks(lengths, max(PREFILL_CHUNK // block, 1) * block):
+            positions = [torch.arange(first, end) for _, first, end in pieces]
+            offsets = [self._row_starts[row] for row, _, _ in pieces]
+            slots = [own + offset for own, offset in zip(positions, offsets, strict=True)]
+            ids = [ids_BL[row, first:end] for row, first, end in pieces]
+            into = CacheSlots(cache, torch.cat(slots).to(network.device))
+            network.run_layers(
+                network.embed(torch.cat(ids)),
+                torch.cat(positions).to(network.device),
+                self._rotation,
+                self._prefill_attend(pieces, cache, block),
+                into.slots_T[:1] * 0,  # of the last layer only its keys and values are wanted
+                into,
+            )
+
+    def _prefill_attend(
+        self, pieces: Sequence[Piece], cache: KeyValueCache, block: int
+    ) -> LayerAttend:
+        last_index = len(self._network.layers) - 1
+
+        def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            if index == last_index:
+                return q_THD
+            outs, start = [], 0
+            for row, first, end in pieces:
+                place = self._row_starts[row]
+                keys = cache.layers[index].read(place, place + end, self._network.dtype)
+                q_PHD = q_THD[start : start + end - first]
+                outs.append(attend_blocks(q_PHD, *keys, block))
+                start += end - first
+            return torch.cat(outs)
+
+        return attend
+
+    def store(self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int) -> None:
+        """Cache the keys and values of ``num_tokens`` of each row from its start on."""
+        first_B1 = torch.tensor(starts, device=ids_BL.device)[:, None]
+        self.partial_pass(ids_BL, starts, num_tokens, first_B1, 1)
+
+    @torch.inference_mode()
     def partial_pass(
         self,
         ids_BL: Tensor,
@@ -261,3 +319,22 @@ class Session:
             return layers(index, q_THD, *cached)
 
         return attend
+
+
+def _chunks(lengths: Sequence[int], most: int) -> Iterator[list[Piece]]:
+    """Cut rows into pieces and yield as many at a time as hold ``most`` tokens at most.
+
+    Rows of 5 and 3 in chunks of 4 are ``[(0, 0, 4)]``, then ``[(0, 4, 5), (1, 0, 3)]``.
+    """
+    pieces, room = [], most
+    for row, length in enumerate(lengths):
+        first = 0
+        while first < length:
+            end = min(length, first + room)
+            pieces.append((row, first, end))
+            first, room = end, room - (end - first)
+            if room == 0:
+                yield pieces
+                pieces, room = [], most
+    if pieces:
+        yield pieces

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from opencompass_llada.options import check_fields, reject_unknown, unknown_name_message
-from opencompass_llada.sampling.schedule import BlockPlan
+from opencompass_llada.sampling.row_layout import RowLayout
 
 _REFRESH_NAMES = ("block", "never")
 
@@ -23,12 +23,14 @@ _REFRESH_NAMES = ("block", "never")
 class CacheOptions:
     """What is cached between denoising steps, in what dtype, and how often it is refreshed.
 
-    All but ``none`` are approximate (prefix and dual cache of Fast-dLLM, arXiv 2505.22618).
+    ``prompt`` and ``dual`` are approximate (prefix and dual cache of Fast-dLLM, arXiv 2505.22618);
+    ``prefix`` is exact, and for block-causal networks alone.
     """
 
     type: str = "none"
     """``none`` recomputes everything at every step; ``prompt`` caches keys and values of all that
-    is before the active block; ``dual`` those of what follows it, too."""
+    is before the active block; ``dual`` those of what follows it, too; ``prefix`` those of finished
+    blocks, which see nothing that may still change."""
     refresh: str | int | None = None
     """When everything is computed and cached anew. ``block`` (the default): at the start of every
     block; a number: after that many steps, the refreshing one counted; ``never``: the first pass
@@ -40,10 +42,15 @@ class CacheOptions:
     def __post_init__(self) -> None:
         """Fill the defaults in and check every value."""
         check_fields(self, "cache ")
-        reject_unknown("cache type", [self.type], ("none", "prompt", "dual"))
+        reject_unknown("cache type", [self.type], ("none", "prompt", "dual", "prefix"))
+        if self.type == "prefix" and self.refresh is not None:
+            raise ValueError(
+                f"cache refresh={self.refresh!r} has no effect with type='prefix', whose keys and "
+                "values are final; leave it out"
+            )
         for name, default in (("refresh", "block"), ("dtype", "bfloat16")):
             given = getattr(self, name)
-            if self.enabled and given is None:
+            if self.enabled and given is None and (name, self.type) != ("refresh", "prefix"):
                 object.__setattr__(self, name, default)
             elif given is not None and not self.enabled:
                 raise ValueError(
@@ -80,6 +87,8 @@ class PassProvider(Protocol):
 
     logit_shift: int
     """How many positions before its token a prediction is made."""
+    causal_block: int | None
+    """Tokens of a block that all later blocks see; None where all tokens see each other."""
 
     def open(self, *arguments: Any, **options: Any) -> Any:
         """Begin with a batch of rows of given lengths, masks included; see inference.session."""
@@ -117,51 +126,25 @@ class BlockForward:
     """
 
     def __init__(
-        self,
-        model: LogitsFunction | PassProvider,
-        prompt_lengths: Sequence[int],
-        plan: BlockPlan,
-        options: CacheOptions,
-        *,
-        cfg_scale: float,
+        self, session: Any, shift: int, layout: RowLayout, options: CacheOptions, cfg_scale: float,
         mask_token_id: int,
-        device: torch.device,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Begin with a batch; ``mask_token_id`` hides the prompt where ``cfg_scale`` is above 0."""
-        self._prompt_lengths = tuple(prompt_lengths)
-        self._plan, self._options = plan, options
+        self._session, self._shift = session, shift
+        self._layout, self._plan, self._options = layout, layout.plan, options
         self._cfg_scale, self._mask_token_id = cfg_scale, mask_token_id
-        self._prompt_lengths_B1 = torch.tensor(self._prompt_lengths, device=device)[:, None]
-        self._shift = 0
-        self._session = self._open(model, device)
         #: Passes so far, in each of which all rows take part, and those that ran every token.
         self.num_forward_passes = self.num_full_passes = 0
         self._cached_block: int | None = None  # the active block of the last full pass
         self._steps_since_refresh = 0
 
-    def _open(self, model: LogitsFunction | PassProvider, device: torch.device) -> Any:
-        options, plan = self._options, self._plan
-        row_lengths = [length + plan.padded_length for length in self._prompt_lengths]
-        if not isinstance(model, PassProvider):
-            if options.enabled:
-                raise ValueError(
-                    f"cache={options.type!r} needs a model that keeps keys and values, and got "
-                    "a mere call; give inference.PassServer, or use cache='none'"
-                )
-            return _CallSession(model, row_lengths, device)
-        self._shift = model.logit_shift
-        if options.enabled and min(self._prompt_lengths) < max(self._shift, 1):
-            raise ValueError(
-                f"cache={options.type!r} keeps the prompt, but a prompt has "
-                f"{min(self._prompt_lengths)} tokens; use cache='none' for empty prompts"
-            )
-        return model.open(
-            row_lengths,
-            block_length=plan.block_length,
-            cache_dtype=options.dtype,
-            passes=plan.num_blocks if options.enabled else plan.num_steps,
-            guided=self._cfg_scale > 0,
-        )
+    def begin(self, ids_BL: Tensor) -> Tensor:
+        """Do nothing, which takes each row no passes, int64 [B]."""
+        return torch.zeros_like(self._layout.prompts_B)
+
+    def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
+        """Do nothing, which takes no passes."""
+        return 0
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
@@ -173,7 +156,7 @@ class BlockForward:
         options, length = self._options, self._plan.block_length
         cached_before, block_end = (self._cached_block or 0) * length, (block_index + 1) * length
         end = block_end if options.type == "dual" else self._plan.padded_length
-        starts = [prompt + cached_before - self._shift for prompt in self._prompt_lengths]
+        starts = [prompt + cached_before - self._shift for prompt in self._layout.prompt_lengths]
         num_tokens = end - cached_before + self._shift
         # One span serves all blocks of a prompt that is never refreshed: one graph, too.
         whole = options.type == "prompt" and options.refresh == "never"
@@ -198,9 +181,81 @@ class BlockForward:
         if not self._cfg_scale:
             return conditional_BPV
         columns_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-        is_prompt_BL = columns_L < self._prompt_lengths_B1
+        is_prompt_BL = columns_L < self._layout.prompts_B[:, None]
         unconditional_BPV = run(torch.where(is_prompt_BL, self._mask_token_id, ids_BL))
         guided_BPV = conditional_BPV - unconditional_BPV
         guided_BPV *= self._cfg_scale + 1.0  # in place: three tensors of logits at once, not five
         guided_BPV += unconditional_BPV
         return guided_BPV
+
+
+class PrefixForward:
+    """Passes over one batch of a block-causal network, on the final keys and values before a block.
+
+    The prompt's whole blocks are run once; then each step runs the active block alone, and a pass
+    over it once it is finished leaves its final keys and values behind.
+    """
+
+    def __init__(self, session: Any, layout: RowLayout) -> None:
+        """Begin with a batch."""
+        self._session, self._layout = session, layout
+        self.num_forward_passes = self.num_full_passes = 0
+
+    def begin(self, ids_BL: Tensor) -> Tensor:
+        """Run the prompts' whole blocks; return how many passes each row took, int64 [B]."""
+        starts = self._layout.first_starts
+        if any(starts):
+            self._session.prefill(ids_BL, starts)
+            self.num_forward_passes += 1
+            self.num_full_passes += 1
+        return torch.tensor([int(start > 0) for start in starts], device=ids_BL.device)
+
+    def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
+        """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
+        self.num_forward_passes += 1
+        starts, length = self._layout.starts(block_index), self._layout.plan.block_length
+        return self._session.partial_pass(ids_BL, starts, length, positions_BP)
+
+    def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
+        """Leave a finished block's keys and values behind; return how many passes it took."""
+        self.num_forward_passes += 1
+        starts = self._layout.starts(block_index)
+        self._session.store(ids_BL, starts, self._layout.plan.block_length)
+        return 1
+
+
+def open_forward(
+    model: LogitsFunction | PassProvider,
+    layout: RowLayout,
+    options: CacheOptions,
+    *,
+    cfg_scale: float,
+    mask_token_id: int,
+) -> BlockForward | PrefixForward:
+    """Begin with a batch on a model call, or on what opens passes that can cache."""
+    plan, shift = layout.plan, 0
+    if isinstance(model, PassProvider):
+        shift = model.logit_shift
+        shortest = min(layout.prompt_lengths)
+        if options.type in ("prompt", "dual") and shortest < max(shift, 1):
+            raise ValueError(
+                f"cache={options.type!r} keeps the prompt, but a prompt has {shortest} tokens; use "
+                "cache='none' for empty prompts"
+            )
+        session = model.open(
+            layout.row_lengths,
+            block_length=plan.block_length,
+            cache_dtype=options.dtype,
+            passes=plan.num_blocks if options.enabled else plan.num_steps,
+            guided=cfg_scale > 0,
+        )
+    elif options.enabled:
+        raise ValueError(
+            f"cache={options.type!r} needs a model that keeps keys and values, and got a mere "
+            "call; give inference.PassServer, or use cache='none'"
+        )
+    else:
+        session = _CallSession(model, layout.row_lengths, layout.prompts_B.device)
+    if options.type == "prefix":
+        return PrefixForward(session, layout)
+    return BlockForward(session, shift, layout, options, cfg_scale, mask_token_id)

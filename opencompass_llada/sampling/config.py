@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opencompass_llada.options import build, check_at_least, check_fields, reject_unknown
 from opencompass_llada.sampling.block_cache import CacheOptions
@@ -133,6 +133,33 @@ class SamplerConfig:
             f"{self.cache.type!r} keeps keys and values of one of the two; use cache='none' or "
             "cfg_scale=0",
         )
+
+    def for_pattern(self, causal_block: int | None) -> SamplerConfig:
+        """Return the config for a network, given its block length if it is block-causal.
+
+        There the sampler's blocks are the network's; what does not fit the network is a ValueError.
+        """
+        way = self.cache.type
+        if causal_block is None:
+            if way == "prefix":
+                raise ValueError(
+                    "cache='prefix' keeps blocks that nothing later changes, and in a fully "
+                    "bidirectional network every token changes with every other; use cache='none', "
+                    "or 'prompt' or 'dual', which are approximate"
+                )
+            return self
+        if self.block_length not in (None, causal_block):
+            raise ValueError(
+                f"block_length={self.block_length} differs from the {causal_block} tokens of the "
+                "checkpoint's own blocks; leave it out, or, where the checkpoint was trained on "
+                f"such blocks, too, load it with attention_block={self.block_length}"
+            )
+        if way in ("prompt", "dual"):
+            raise ValueError(
+                f"cache={way!r} approximates what a block-causal network has exactly; use "
+                "cache='prefix'"
+            )
+        return replace(self, block_length=causal_block)
 
     @property
     def draws(self) -> bool:

@@ -7,11 +7,10 @@ Shape letters: B rows, L row length, N generated positions, K block length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from opencompass_llada.sampling.config import SpecialTokens
 
@@ -43,25 +42,30 @@ class EarlyStop:
         #: Rows whose answers are complete, bool [B].
         self.complete_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
-    def after_step(self, ids_BL: Tensor, num_finished: int, masked_BK: Tensor) -> bool:
+    def after_step(self, ids_BL: Tensor, finished_B: Tensor, masked_BK: Tensor) -> bool:
         """Return whether every row was seen to be complete; on CUDA it may say so some steps late.
 
-        The active block follows ``num_finished`` tokens of each row.
+        The active block follows so many finished tokens of each row; below 0 it begins as far
+        before the prompt's end.
         """
-        known_BN = pad(~masked_BK, (num_finished, 0), value=True).cumprod(dim=1).bool()
-        is_end_BN = self._is_end(ids_BL)[:, : known_BN.shape[1]]
-        self.complete_B = self.complete_B | (is_end_BN & known_BN).any(dim=1)
+        places_BN = self._offsets_N - finished_B[:, None]
+        length = masked_BK.shape[1]
+        is_masked_BN = masked_BK.gather(1, places_BN.clamp(0, length - 1)) | (places_BN >= length)
+        known_BN = ((places_BN < 0) | ~is_masked_BN).cumprod(dim=1).bool()
+        self.complete_B = self.complete_B | (self._is_end(ids_BL) & known_BN).any(dim=1)
         return self._flag.submit(self.complete_B.all())
 
-    def after_block(self, ids_BL: Tensor, num_finished: int) -> bool:
-        """Return whether every row is complete, given that many finished tokens in each."""
-        rows = ids_BL.gather(1, self._positions_BN)[:, :num_finished].tolist()
-        done = self._is_end(ids_BL)[:, :num_finished].any(dim=1).tolist()
-        for row, ids in enumerate(rows):
-            is_open = not done[row] and self._complete_from[row] > num_finished
-            if is_open and self._is_complete and self._is_complete(ids):
-                self._complete_from[row] = num_finished
-            done[row] = done[row] or self._complete_from[row] <= num_finished
+    def after_block(self, ids_BL: Tensor, num_finished: Sequence[int]) -> bool:
+        """Return whether every row is complete, given how many of its tokens are finished."""
+        rows = ids_BL.gather(1, self._positions_BN).tolist()
+        is_end = self._is_end(ids_BL).tolist()
+        done = []
+        for row, finished in enumerate(num_finished):
+            ended = any(is_end[row][:finished])
+            is_open = not ended and self._complete_from[row] > finished
+            if is_open and self._is_complete and self._is_complete(rows[row][:finished]):
+                self._complete_from[row] = finished
+            done.append(ended or self._complete_from[row] <= finished)
         self.complete_B = torch.tensor(done, device=ids_BL.device)
         return all(done)
 

@@ -23,10 +23,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.sampling.block_cache import BlockForward, LogitsFunction, PassProvider
+from opencompass_llada.sampling.block_cache import (
+    BlockForward,
+    LogitsFunction,
+    PassProvider,
+    PrefixForward,
+    open_forward,
+)
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
 from opencompass_llada.sampling.early_stop import EarlyStop, IsComplete
 from opencompass_llada.sampling.prediction import Predictor, derive_seed, make_generators
+from opencompass_llada.sampling.row_layout import RowLayout
 from opencompass_llada.sampling.schedule import BlockPlan, StepPlan, plan_steps
 from opencompass_llada.sampling.unmasking import (
     STRATEGIES,
@@ -91,31 +98,32 @@ def sample(
     row_seeds = _seeds_of_rows(seeds, prompts, config)
     if not prompts:
         return SamplerOutput(token_ids=[], num_forward_passes=0)
+    causal_block = getattr(model, "causal_block", None)
+    config = config.for_pattern(causal_block)
     plan, device = config.plan(), torch.device(device)
     _log_rounding(plan)
-    lengths, mask = [len(prompt) for prompt in prompts], special_tokens.mask_token_id
-    lengths_B = torch.tensor(lengths, device=device)
-    by_chance = STRATEGIES[config.remasking].independent  # acceptance rules go with scores only
-    forward = BlockForward(
-        model, lengths, plan, config.cache, cfg_scale=config.cfg_scale, mask_token_id=mask,
-        device=device,
+    layout = RowLayout.of(prompts, plan, causal_block, device)
+    forward = open_forward(
+        model, layout, config.cache, cfg_scale=config.cfg_scale,
+        mask_token_id=special_tokens.mask_token_id,
     )  # fmt: skip
+    by_chance = STRATEGIES[config.remasking].independent  # acceptance rules go with scores only
     denoiser = Denoiser(
-        plan=plan,
+        layout=layout,
         forward=forward,
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         accept=accept_independently if by_chance else config.acceptance.make(),
         progress=progress or StepListener(),
-        early_stop=EarlyStop(lengths_B, plan.padded_length, special_tokens, is_complete)
+        early_stop=EarlyStop(layout.prompts_B, layout.num_masks, special_tokens, is_complete)
         if config.early_stop
         else None,
     )
-    ids_BL = lay_out_rows(prompts, plan.padded_length, mask).to(device)
-    ids_BL, passes_B = denoiser.run(ids_BL, lengths_B)
+    ids_BL = lay_out_rows(prompts, max(layout.row_lengths), special_tokens.mask_token_id)
+    ids_BL, passes_B = denoiser.run(ids_BL.to(device))
     return SamplerOutput(
         token_ids=[
             row_L[start : start + plan.generation_length].tolist()
-            for row_L, start in zip(ids_BL, lengths, strict=True)
+            for row_L, start in zip(ids_BL, layout.prompt_lengths, strict=True)
         ],
         num_forward_passes=forward.num_forward_passes,
         passes_per_prompt=passes_B.tolist(),
@@ -123,12 +131,12 @@ def sample(
     )
 
 
-def lay_out_rows(prompts: Sequence[Sequence[int]], num_masks: int, mask_token_id: int) -> Tensor:
+def lay_out_rows(prompts: Sequence[Sequence[int]], row_length: int, mask_token_id: int) -> Tensor:
     """Lay out each row as its prompt, its masks and padding (the mask id too), int64 [B, L].
 
-    Prompts ``[7, 8]`` and ``[9]`` with 2 masks M give ``[7, 8, M, M]`` and ``[9, M, M, M]``.
+    Prompts ``[7, 8]`` and ``[9]`` and 4 tokens, M masks, give ``[7, 8, M, M]`` and
+    ``[9, M, M, M]``.
     """
-    row_length = max(map(len, prompts)) + num_masks
     ids_BL = torch.full((len(prompts), row_length), mask_token_id, dtype=torch.int64)
     for ids_L, prompt in zip(ids_BL, prompts, strict=True):
         if len(prompt):  # by way of an array, which is ten times as fast as from a list
@@ -193,48 +201,51 @@ class _Block:
 class Denoiser:
     """Reveals the masks of one batch."""
 
-    plan: BlockPlan
-    forward: BlockForward
+    layout: RowLayout
+    forward: BlockForward | PrefixForward
     predictor: Predictor
     accept: Accept
     progress: StepListener
     early_stop: EarlyStop | None = None
     """Tells when the rest cannot change the answers; None goes on to the end."""
 
-    def run(self, ids_BL: Tensor, prompt_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Finish all blocks from left to right; return the tokens and each row's forward passes.
 
         Those are as many as alone: at which it had something to reveal and was not complete.
         """
-        passes_B = torch.zeros_like(prompt_lengths_B)
-        self.progress.start_batch(len(prompt_lengths_B), self.plan)
+        self.progress.start_batch(len(ids_BL), self.layout.plan)
         try:
-            for index in range(self.plan.num_blocks):
-                starts_B = prompt_lengths_B + index * self.plan.block_length
-                ids_BL, block_passes_B, stopped = self._finish_block(ids_BL, index, starts_B)
+            passes_B = self.forward.begin(ids_BL)
+            for index in range(self.layout.num_blocks):
+                ids_BL, block_passes_B, stopped = self._finish_block(ids_BL, index)
                 passes_B = passes_B + block_passes_B
-                if stopped:
+                if stopped or index + 1 == self.layout.num_blocks:
                     break
+                goes_on_B = self.layout.has_block(index + 1)
+                if self.early_stop is not None:
+                    goes_on_B = goes_on_B & ~self.early_stop.complete_B
+                passes_B = passes_B + goes_on_B * self.forward.finish_block(ids_BL, index)
         finally:
             self.progress.finish_batch()
         if self.early_stop is not None:
             ids_BL = self.early_stop.fill(ids_BL)
         return ids_BL, passes_B
 
-    def _finish_block(
-        self, ids_BL: Tensor, index: int, starts_B: Tensor
-    ) -> tuple[Tensor, Tensor, bool]:
+    def _finish_block(self, ids_BL: Tensor, index: int) -> tuple[Tensor, Tensor, bool]:
         """Reveal a block; return tokens, each row's passes and whether all answers are complete."""
-        stop, num_rows, length = self.early_stop, len(starts_B), self.plan.block_length
+        stop, starts_B = self.early_stop, self.layout.starts_B(index)
+        finished_B = starts_B - self.layout.prompts_B
+        masked_BK, counts = self.layout.masked(index)
         block = _Block(
             index=index,
             starts_B=starts_B,
-            masked_BK=torch.ones((num_rows, length), dtype=torch.bool, device=starts_B.device),
-            counts=(length,) * num_rows,
+            masked_BK=masked_BK,
+            counts=counts,
             finite=torch.ones((), dtype=torch.bool, device=starts_B.device),
         )
         passes_B, stopped = torch.zeros_like(starts_B), False
-        for step in plan_steps(self.plan):
+        for step in plan_steps(self.layout.plan):
             if stopped or not any(block.counts):
                 break
             active_B, before = block.masked_BK.any(dim=1), self.forward.num_forward_passes
@@ -244,7 +255,7 @@ class Denoiser:
             passes_B = passes_B + active_B * (self.forward.num_forward_passes - before)
             self.progress.finish_step(index, step.index)
             if stop is not None:
-                stopped = stop.after_step(ids_BL, index * length, block.masked_BK)
+                stopped = stop.after_step(ids_BL, finished_B, block.masked_BK)
         if not block.finite.item():
             raise FloatingPointError(
                 f"the model's logits are not finite in block {index}; float16 overflows in LLaDA, "
@@ -256,7 +267,7 @@ class Denoiser:
                 "rule must reveal at least the scheduled number at every step, or all at the last"
             )
         if stop is not None and not stopped:
-            stopped = stop.after_block(ids_BL, (index + 1) * length)
+            stopped = stop.after_block(ids_BL, self.layout.num_finished(index + 1))
         return ids_BL, passes_B, stopped
 
     def _take_step(self, ids_BL: Tensor, block: _Block, step: StepPlan) -> Tensor:
@@ -275,7 +286,7 @@ class Denoiser:
         block.masked_BK = block.masked_BK.scatter(1, offsets_BP, valid_BP & ~accepted_BP)
         block.finite = block.finite & (finite_BP | ~valid_BP).all()
         if self.accept is accept_scheduled:  # known without reading the device
-            block.counts = tuple(count - step.num_scheduled for count in block.counts)
+            block.counts = tuple(max(count - step.num_scheduled, 0) for count in block.counts)
         else:
             block.counts = tuple(block.masked_BK.sum(dim=1).tolist())
         written_BP = torch.where(accepted_BP, tokens_BP, ids_BL.gather(1, positions_BP))
