@@ -118,7 +118,8 @@ class Block(nn.Module):
     @property
     def parts(self) -> BlockParts[nn.Module]:
         """The modules, looked up anew each time, since adapters replace them."""
-        return BlockParts(*(name and self.get_submodule(name) for name in self._names))
+        found = (None if name is None else self.get_submodule(name) for name in self._names)
+        return BlockParts(*found)  # type: ignore[arg-type]
 
     def forward(
         self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
