@@ -19,9 +19,10 @@ from opencompass_llada.sampling import (
     derive_seed,
     sample,
 )
-from opencompass_llada.sampling.block_cache import BlockForward
+from opencompass_llada.sampling.block_cache import BlockForward, CallSession
 from opencompass_llada.sampling.loop import Denoiser, lay_out_rows
 from opencompass_llada.sampling.prediction import Predictor, gumbel_argmax, make_generators
+from opencompass_llada.sampling.row_layout import RowLayout
 from opencompass_llada.sampling.schedule import StepPlan
 from opencompass_llada.sampling.unmasking import StepContext, accept_scheduled
 
@@ -245,21 +246,18 @@ class RecordingForward(BlockForward):
 
 def run_with(accept: Any, prompts: list[list[int]], config: SamplerConfig) -> Any:
     device = torch.device("cpu")
-    plan, lengths = config.plan(), [len(prompt) for prompt in prompts]
+    layout = RowLayout.of(prompts, config.plan(), None, device)
     seeds = [derive_seed(config.seed, prompt) for prompt in prompts]
-    forward = RecordingForward(
-        ToyDenoiser(), lengths, plan, config.cache, cfg_scale=0.0, mask_token_id=MASK,
-        device=device,
-    )  # fmt: skip
+    session = CallSession(ToyDenoiser(), layout.row_lengths, device)
+    forward = RecordingForward(session, 0, layout, config.cache, 0.0, MASK)
     forward.starts = []
     predictor = Predictor(config, TOKENS, make_generators(seeds, device), device)
     denoiser = Denoiser(
-        plan=plan, forward=forward, predictor=predictor, accept=accept, progress=StepListener()
+        layout=layout, forward=forward, predictor=predictor, accept=accept, progress=StepListener()
     )
-    ids_BL = lay_out_rows(prompts, plan.padded_length, MASK)
-    ids_BL, passes = denoiser.run(ids_BL, torch.tensor(lengths))
+    ids_BL, passes = denoiser.run(lay_out_rows(prompts, max(layout.row_lengths), MASK))
     forward.passes_per_prompt = passes.tolist()
-    rows = zip(ids_BL.tolist(), lengths, strict=True)
+    rows = zip(ids_BL.tolist(), layout.prompt_lengths, strict=True)
     return [row[start : start + config.generation_length] for row, start in rows], forward
 
 

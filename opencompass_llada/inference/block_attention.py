@@ -3,14 +3,20 @@
 A chunk's attention is put together from three parts, which no key is in twice: the causal kernel
 over the chunk, the maskless kernel over what is cached before it, and the later tokens of each
 block, a small product. Their log-sum-exps merge them exactly, up to rounding.
-Shape suffixes: T queries, S keys, H query heads, G key/value heads, D head size, N blocks, K block
-length, R query heads a key/value head.
+Shape suffixes: T queries, S keys, H query heads, G key/value heads, R query heads a key/value head,
+D head size, N blocks, Q and K places of a block, P parts.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Part = tuple[Tensor, Tensor]
 """Attention over some keys, float [T, H, D], and the log-sum-exp of its scores, float32 [T, H]."""
@@ -19,60 +25,99 @@ Part = tuple[Tensor, Tensor]
 def attend_blocks(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, block_length: int) -> Tensor:
     """Return the attention of the last T tokens of a row, which are whole blocks, [T, H, D].
 
-    The oracle is `Blocks(block_length).mask`. ``S - T`` keys come before the queries' own.
+    ``S - T`` keys, whole blocks too, come before the queries' own. The oracle is
+    `Blocks(block_length).mask`.
     """
-    own = slice(len(k_SGD) - len(q_THD), None)
-    k_TGD, v_TGD = k_SGD[own], v_SGD[own]
-    parts = [_kernel(q_THD, k_TGD, v_TGD, is_causal=True)]
-    if own.start:
-        parts.append(_kernel(q_THD, k_SGD[: own.start], v_SGD[: own.start], is_causal=False))
+    num_before = len(k_SGD) - len(q_THD)
+    k_TGD, v_TGD = k_SGD[num_before:], v_SGD[num_before:]
+    parts = [_attend(q_THD, k_TGD, v_TGD, is_causal=True)]
+    if num_before:
+        parts.append(_attend(q_THD, k_SGD[:num_before], v_SGD[:num_before], is_causal=False))
     if block_length > 1:
-        parts.append(_later_in_block(q_THD, k_TGD, v_TGD, block_length))
+        parts.append(_attend_later(q_THD, k_TGD, v_TGD, block_length))
     return merge(parts).to(q_THD.dtype)
 
 
-def merge(parts: list[Part]) -> Tensor:
+def merge(parts: Sequence[Part]) -> Tensor:
     """Return attention over all the parts' keys together, float32 [T, H, D]."""
-    sums_PTH = torch.stack([sum_TH for _, sum_TH in parts])
+    sums_PTH = torch.stack([sums_TH for _, sums_TH in parts])
     weights_PTH = (sums_PTH - sums_PTH.logsumexp(0)).exp()
-    out_THD = parts[0][0] * weights_PTH[0][..., None]
-    for (part_THD, _), weight_TH in zip(parts[1:], weights_PTH[1:], strict=True):
-        out_THD = torch.addcmul(out_THD, part_THD, weight_TH[..., None])
-    return out_THD
+    merged_THD = parts[0][0] * weights_PTH[0][..., None]
+    for (out_THD, _), weights_TH in zip(parts[1:], weights_PTH[1:], strict=True):
+        merged_THD.addcmul_(out_THD, weights_TH[..., None])
+    return merged_THD
 
 
-def _kernel(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, *, is_causal: bool) -> Part:
-    """Run a fused kernel that returns the log-sum-exp: cuDNN's on CUDA, PyTorch's own on a CPU."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_SGD, v_SGD))
-    if q.is_cuda:
-        out, sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-            q, k, v, None, True, 0.0, is_causal, False
-        )
-        sums = sums[..., 0]
-    else:
-        repeats = q.shape[1] // k.shape[1]
-        k, v = (x.repeat_interleave(repeats, dim=1) for x in (k, v))
-        out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, is_causal
-        )
-    return out[0].transpose(0, 1), sums[0].transpose(0, 1)
-
-
-def _later_in_block(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, block_length: int) -> Part:
+def _attend_later(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, block_length: int) -> Part:
     """Attend from each token to those of its block that come after it.
 
     A block's last token has none: its part is zero and its log-sum-exp minus infinity.
     """
-    num_groups = k_TGD.shape[1]
-    k_NGKD, v_NGKD = (
-        x.unflatten(0, (-1, block_length)).transpose(1, 2).float() for x in (k_TGD, v_TGD)
-    )
-    q_NKGRD = q_THD.float().unflatten(0, (-1, block_length)).unflatten(2, (num_groups, -1))
-    scores = torch.einsum("nqgrd,ngkd->nqgrk", q_NKGRD * q_THD.shape[-1] ** -0.5, k_NGKD)
+    num_groups, head_dim = k_TGD.shape[1:]
+    k_NKGD, v_NKGD = (x.float().unflatten(0, (-1, block_length)) for x in (k_TGD, v_TGD))
+    scaled_THD = q_THD.float() * head_dim**-0.5
+    q_NQGRD = scaled_THD.unflatten(0, (-1, block_length)).unflatten(2, (num_groups, -1))
+    scores_NQGRK = torch.einsum("nqgrd,nkgd->nqgrk", q_NQGRD, k_NKGD)
     places_K = torch.arange(block_length, device=q_THD.device)
-    later_KK = places_K > places_K[:, None]
-    scores = scores.masked_fill(~later_KK[:, None, None], -torch.inf)
-    sums = scores.logsumexp(-1)
-    chances = (scores - sums.clamp(min=-1e30)[..., None]).exp()
-    out = torch.einsum("nqgrk,ngkd->nqgrd", chances, v_NGKD)
-    return out.flatten(2, 3).flatten(0, 1), sums.flatten(2, 3).flatten(0, 1)
+    is_later_QK = places_K > places_K[:, None]
+    scores_NQGRK = scores_NQGRK.masked_fill(~is_later_QK[:, None, None], -torch.inf)
+    sums_NQGR = scores_NQGRK.logsumexp(-1)
+    least = torch.finfo(torch.float32).min  # so that the last token's chances are 0 and not NaN
+    chances_NQGRK = (scores_NQGRK - sums_NQGR.clamp(min=least)[..., None]).exp()
+    out_NQGRD = torch.einsum("nqgrk,nkgd->nqgrd", chances_NQGRK, v_NKGD)
+    return out_NQGRD.flatten(2, 3).flatten(0, 1), sums_NQGR.flatten(2, 3).flatten(0, 1)
+
+
+def _attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, *, is_causal: bool) -> Part:
+    """Attend by the first fused kernel that takes such heads."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_SGD, v_SGD))
+    kernel = "cpu"
+    if q.is_cuda:
+        kernel = _cuda_kernel(q.device, q.dtype, q.shape[1], k.shape[1], q.shape[-1])
+    out_1HTD, sums_1HT = _run(kernel, q, k, v, is_causal=is_causal)
+    return out_1HTD[0].transpose(0, 1), sums_1HT[0].transpose(0, 1)
+
+
+def _run(kernel: str, q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool) -> tuple[Tensor, Tensor]:
+    """Call one of PyTorch's kernels; return its output and log-sum-exps, [1, H, T, ...]."""
+    aten, num_queries = torch.ops.aten, q.shape[2]
+    if kernel == "cudnn":
+        attend = aten._scaled_dot_product_cudnn_attention
+        out, sums, *_ = attend(q, k, v, None, True, 0.0, is_causal, False)
+        return out, sums[..., 0]
+    if kernel == "flash":
+        out, sums, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, False)
+        return out, sums
+    # The others take as many key/value heads as query heads.
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    if kernel == "cpu":
+        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal)
+    attend = aten._scaled_dot_product_efficient_attention
+    out, sums, *_ = attend(q, k, v, None, True, 0.0, is_causal)
+    return out, sums[..., :num_queries]  # these are padded
+
+
+@functools.cache
+def _cuda_kernel(
+    device: torch.device, dtype: torch.dtype, num_heads: int, num_groups: int, head_dim: int
+) -> str:
+    """Return the fastest kernel that takes such heads, tried on a few tokens; log why."""
+    q, k, v = (
+        torch.zeros((1, heads, 64, head_dim), device=device, dtype=dtype)
+        for heads in (num_heads, num_groups, num_groups)
+    )
+    refusals = ""
+    for kernel in ("cudnn", "flash", "efficient"):  # the last one alone takes float32
+        try:
+            _run(kernel, q, k, v, is_causal=True)
+        except RuntimeError as error:
+            refusals += f"; {kernel} refuses: {str(error).splitlines()[0]}"
+            continue
+        logger.info(
+            "Attention of block-causal chunks by kernel %s on %s%s", kernel, device, refusals
+        )
+        return kernel
+    raise ValueError(
+        f"no kernel attends {num_heads} heads of {head_dim} channels in {dtype} on {device}"
+        f"{refusals}; use cache='none'"
+    )

@@ -8,6 +8,7 @@ H query heads, G key/value heads, D head size, M hidden size.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -35,9 +36,8 @@ VARLEN_LONGEST = 2048
 """Longest row, in tokens, for which one varlen call serves a batch; longer rows fill the card
 alone, and there cuDNN, which has no such call, is faster."""
 
-
 PREFILL_CHUNK = 8192
-"""Most tokens that a block-causal network's prefix is run at once by."""
+"""Most tokens that a block-causal network's prefix is run at once by, or one block."""
 
 Piece = tuple[int, int, int]
 """A row, and the first and the end of some of its positions."""
@@ -141,8 +141,12 @@ class Session:
         calls, choose = passes * len(self._network.layers), self._network.choose_attention
         self._choose: Choose = lambda num_queries, num_keys: choose(num_queries, num_keys, calls)
         self._starts = (0,) * len(lengths)
-        whole = [self._pattern.stretches(length) for length in lengths]
-        self._whole_rows = self._attention(whole, self._starts, self._choose)
+
+    @functools.cached_property
+    def _whole_rows(self) -> StretchedAttention:
+        """Attention of a full pass; of small blocks it is made of many stretches."""
+        whole = [self._pattern.stretches(length) for length in self._lengths]
+        return self._attention(whole, self._starts, self._choose)
 
     @torch.inference_mode()
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
@@ -178,45 +182,52 @@ class Session:
 
         Memory beside the cache is that of a chunk, however long the rows are.
         """
-        assert self._cache is not None, "a session without a cache keeps nothing"
         network, cache, block = self._network, self._cache, self._server.causal_block
+        assert cache is not None, "a session without a cache keeps nothing"
         assert block is not None, "only a block-causal network's prefix is final"
-        for pieces in _chunks(lengths, max(PREFILL_CHUNK // block, 1) * block):
-            positions = [torch.arange(first, end) for _, first, end in pieces]
-            offsets = [self._row_starts[row] for row, _, _ in pieces]
-            slots = [own + offset for own, offset in zip(positions, offsets, strict=True)]
+        assert all(length % block == 0 for length in lengths), (lengths, block)
+        device = network.device
+        for pieces in _chunks(lengths, prefill_chunk(block)):
+            positions = [torch.arange(first, end, device=device) for _, first, end in pieces]
+            slots = [
+                own + self._row_starts[row]
+                for own, (row, _, _) in zip(positions, pieces, strict=True)
+            ]
             ids = [ids_BL[row, first:end] for row, first, end in pieces]
-            into = CacheSlots(cache, torch.cat(slots).to(network.device))
             network.run_layers(
                 network.embed(torch.cat(ids)),
-                torch.cat(positions).to(network.device),
+                torch.cat(positions),
                 self._rotation,
                 self._prefill_attend(pieces, cache, block),
-                into.slots_T[:1] * 0,  # of the last layer only its keys and values are wanted
-                into,
+                # Of the last layer keys and values are wanted, and no states.
+                torch.zeros(1, dtype=torch.int64, device=device),
+                CacheSlots(cache, torch.cat(slots)),
             )
 
     def _prefill_attend(
         self, pieces: Sequence[Piece], cache: KeyValueCache, block: int
     ) -> LayerAttend:
+        """Return attention of pieces to what is cached of their rows up to their ends."""
         last_index = len(self._network.layers) - 1
+        sizes = [end - first for _, first, end in pieces]
 
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
             if index == last_index:
                 return q_THD
-            outs, start = [], 0
-            for row, first, end in pieces:
-                place = self._row_starts[row]
-                keys = cache.layers[index].read(place, place + end, self._network.dtype)
-                q_PHD = q_THD[start : start + end - first]
+            outs = []
+            for (row, _, end), q_PHD in zip(pieces, q_THD.split(sizes), strict=True):
+                start = self._row_starts[row]
+                keys = cache.layers[index].read(start, start + end, self._network.dtype)
                 outs.append(attend_blocks(q_PHD, *keys, block))
-                start += end - first
-            return torch.cat(outs)
+            return outs[0] if len(outs) == 1 else torch.cat(outs)
 
         return attend
 
     def store(self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int) -> None:
-        """Cache the keys and values of ``num_tokens`` of each row from its start on."""
+        """Cache the keys and values of ``num_tokens`` of each row from its start on, as they are.
+
+        One state is asked for, since the pass of a span gives at least that.
+        """
         first_B1 = torch.tensor(starts, device=ids_BL.device)[:, None]
         self.partial_pass(ids_BL, starts, num_tokens, first_B1, 1)
 
@@ -319,6 +330,11 @@ class Session:
             return layers(index, q_THD, *cached)
 
         return attend
+
+
+def prefill_chunk(block_length: int) -> int:
+    """Return how many tokens a block-causal network's prefix is run at once by: whole blocks."""
+    return max(PREFILL_CHUNK // block_length, 1) * block_length
 
 
 def _chunks(lengths: Sequence[int], most: int) -> Iterator[list[Piece]]:

@@ -96,9 +96,16 @@ class Blocks(AttentionPattern):
 
     def stretches(self, length: int) -> list[Stretch]:
         """Return a stretch for each block."""
-        starts = range(0, length, self.block_length)
+        return self.of_queries(0, length, length)
+
+    def of_queries(self, first: int, end: int, length: int) -> list[Stretch]:
+        """Return the stretches of some queries, without going through all blocks of a row."""
+        starts = range(first - first % self.block_length, end, self.block_length)
         ends = [min(start + self.block_length, length) for start in starts]
-        return [Stretch(start, end, 0, end) for start, end in zip(starts, ends, strict=True)]
+        return [
+            Stretch(max(start, first), min(block_end, end), 0, block_end)
+            for start, block_end in zip(starts, ends, strict=True)
+        ]
 
 
 FULL = Full()

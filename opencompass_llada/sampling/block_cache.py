@@ -78,6 +78,7 @@ LogitsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``(input_ids_BL, positions_BP, lengths_B or None) -> logits_BPV``: one forward pass.
 
 Rows are right-padded; ``lengths_B`` (int64) counts each row's real tokens, None is no padding.
+That of a block-causal network has an attribute ``causal_block``, as a `PassProvider` has.
 """
 
 
@@ -94,15 +95,17 @@ class PassProvider(Protocol):
         """Begin with a batch of rows of given lengths, masks included; see inference.session."""
 
 
-class _CallSession:
+class CallSession:
     """Full passes by a plain model call."""
 
     def __init__(self, call: LogitsFunction, row_lengths: Sequence[int], device: torch.device):
+        """Begin with a batch of rows of given lengths."""
         self._call = call
         padded = len(set(row_lengths)) > 1
         self._lengths_B = torch.tensor(row_lengths, device=device) if padded else None
 
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
+        """Return the logits at some positions, whose shape is checked: [B, P, V]."""
         logits_BPV = self._call(ids_BL, positions_BP, self._lengths_B)
         if logits_BPV.ndim != 3 or logits_BPV.shape[:2] != positions_BP.shape:
             raise ValueError(
@@ -113,7 +116,29 @@ class _CallSession:
         return logits_BPV
 
 
-class BlockForward:
+class BatchForward:
+    """Passes over one batch; a subclass decides what each of them runs."""
+
+    def __init__(self, session: Any, layout: RowLayout) -> None:
+        """Begin with a batch."""
+        self._session, self._layout = session, layout
+        #: Passes so far, in each of which all rows take part, and those that ran every token.
+        self.num_forward_passes = self.num_full_passes = 0
+
+    def begin(self, ids_BL: Tensor) -> Tensor:
+        """Run what comes before the first block; return each row's passes, int64 [B]."""
+        return torch.zeros_like(self._layout.prompts_B)
+
+    def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
+        """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
+        raise NotImplementedError
+
+    def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
+        """Run what follows a block before the next one; return how many passes it took."""
+        return 0
+
+
+class BlockForward(BatchForward):
     """Full passes over one batch, and partial ones between them as far as the cache allows.
 
     A worked example: prompt of 5, blocks of 2, two of them (row of 9), refresh each block. Block 0
@@ -130,21 +155,11 @@ class BlockForward:
         mask_token_id: int,
     ) -> None:  # fmt: skip
         """Begin with a batch; ``mask_token_id`` hides the prompt where ``cfg_scale`` is above 0."""
-        self._session, self._shift = session, shift
-        self._layout, self._plan, self._options = layout, layout.plan, options
+        super().__init__(session, layout)
+        self._shift, self._plan, self._options = shift, layout.plan, options
         self._cfg_scale, self._mask_token_id = cfg_scale, mask_token_id
-        #: Passes so far, in each of which all rows take part, and those that ran every token.
-        self.num_forward_passes = self.num_full_passes = 0
         self._cached_block: int | None = None  # the active block of the last full pass
         self._steps_since_refresh = 0
-
-    def begin(self, ids_BL: Tensor) -> Tensor:
-        """Do nothing, which takes each row no passes, int64 [B]."""
-        return torch.zeros_like(self._layout.prompts_B)
-
-    def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
-        """Do nothing, which takes no passes."""
-        return 0
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
@@ -189,26 +204,21 @@ class BlockForward:
         return guided_BPV
 
 
-class PrefixForward:
+class PrefixForward(BatchForward):
     """Passes over one batch of a block-causal network, on the final keys and values before a block.
 
-    The prompt's whole blocks are run once; then each step runs the active block alone, and a pass
-    over it once it is finished leaves its final keys and values behind.
+    The prompts' whole blocks are run once, all rows' together; each step runs the active block
+    alone; a pass over the finished block, which another follows, leaves its final keys and values.
     """
 
-    def __init__(self, session: Any, layout: RowLayout) -> None:
-        """Begin with a batch."""
-        self._session, self._layout = session, layout
-        self.num_forward_passes = self.num_full_passes = 0
-
     def begin(self, ids_BL: Tensor) -> Tensor:
-        """Run the prompts' whole blocks; return how many passes each row took, int64 [B]."""
-        starts = self._layout.first_starts
-        if any(starts):
-            self._session.prefill(ids_BL, starts)
+        """Run the prompts' whole blocks; return each row's passes, int64 [B]."""
+        layout = self._layout
+        if any(layout.first_starts):
+            self._session.prefill(ids_BL, layout.first_starts)
             self.num_forward_passes += 1
             self.num_full_passes += 1
-        return torch.tensor([int(start > 0) for start in starts], device=ids_BL.device)
+        return (layout.first_starts_B > 0).long()
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
@@ -217,7 +227,7 @@ class PrefixForward:
         return self._session.partial_pass(ids_BL, starts, length, positions_BP)
 
     def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
-        """Leave a finished block's keys and values behind; return how many passes it took."""
+        """Leave a finished block's keys and values behind, which is one pass."""
         self.num_forward_passes += 1
         starts = self._layout.starts(block_index)
         self._session.store(ids_BL, starts, self._layout.plan.block_length)
@@ -231,7 +241,7 @@ def open_forward(
     *,
     cfg_scale: float,
     mask_token_id: int,
-) -> BlockForward | PrefixForward:
+) -> BatchForward:
     """Begin with a batch on a model call, or on what opens passes that can cache."""
     plan, shift = layout.plan, 0
     if isinstance(model, PassProvider):
@@ -255,7 +265,7 @@ def open_forward(
             "call; give inference.PassServer, or use cache='none'"
         )
     else:
-        session = _CallSession(model, layout.row_lengths, layout.prompts_B.device)
+        session = CallSession(model, layout.row_lengths, layout.prompts_B.device)
     if options.type == "prefix":
         return PrefixForward(session, layout)
     return BlockForward(session, shift, layout, options, cfg_scale, mask_token_id)

@@ -24,10 +24,9 @@ from tqdm import tqdm
 
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.sampling.block_cache import (
-    BlockForward,
+    BatchForward,
     LogitsFunction,
     PassProvider,
-    PrefixForward,
     open_forward,
 )
 from opencompass_llada.sampling.config import SamplerConfig, SpecialTokens
@@ -101,7 +100,8 @@ def sample(
     causal_block = getattr(model, "causal_block", None)
     config = config.for_pattern(causal_block)
     plan, device = config.plan(), torch.device(device)
-    _log_rounding(plan)
+    if causal_block is None:  # elsewhere a prompt's end decides what is cut
+        _log_rounding(plan)
     layout = RowLayout.of(prompts, plan, causal_block, device)
     forward = open_forward(
         model, layout, config.cache, cfg_scale=config.cfg_scale,
@@ -202,7 +202,7 @@ class Denoiser:
     """Reveals the masks of one batch."""
 
     layout: RowLayout
-    forward: BlockForward | PrefixForward
+    forward: BatchForward
     predictor: Predictor
     accept: Accept
     progress: StepListener
@@ -212,17 +212,18 @@ class Denoiser:
     def run(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Finish all blocks from left to right; return the tokens and each row's forward passes.
 
-        Those are as many as alone: at which it had something to reveal and was not complete.
+        Those are as many as alone: at which it had something to reveal and was not complete, and
+        those before its first block and after each one that another follows.
         """
         self.progress.start_batch(len(ids_BL), self.layout.plan)
         try:
-            passes_B = self.forward.begin(ids_BL)
-            for index in range(self.layout.num_blocks):
-                ids_BL, block_passes_B, stopped = self._finish_block(ids_BL, index)
+            passes_B, last = self.forward.begin(ids_BL), self.layout.plan.num_blocks - 1
+            for index in range(last + 1):
+                ids_BL, block_passes_B, stopped = self._reveal_block(ids_BL, index)
                 passes_B = passes_B + block_passes_B
-                if stopped or index + 1 == self.layout.num_blocks:
+                if stopped or index == last:
                     break
-                goes_on_B = self.layout.has_block(index + 1)
+                goes_on_B = self.layout.has_block_B(index + 1)
                 if self.early_stop is not None:
                     goes_on_B = goes_on_B & ~self.early_stop.complete_B
                 passes_B = passes_B + goes_on_B * self.forward.finish_block(ids_BL, index)
@@ -232,7 +233,7 @@ class Denoiser:
             ids_BL = self.early_stop.fill(ids_BL)
         return ids_BL, passes_B
 
-    def _finish_block(self, ids_BL: Tensor, index: int) -> tuple[Tensor, Tensor, bool]:
+    def _reveal_block(self, ids_BL: Tensor, index: int) -> tuple[Tensor, Tensor, bool]:
         """Reveal a block; return tokens, each row's passes and whether all answers are complete."""
         stop, starts_B = self.early_stop, self.layout.starts_B(index)
         finished_B = starts_B - self.layout.prompts_B

@@ -6,7 +6,7 @@ Shape suffixes: B rows, K block length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,15 +26,20 @@ class RowLayout:
     """
 
     plan: BlockPlan
+    """With as many blocks as the row with the most has; the others skip their further ones."""
     prompt_lengths: tuple[int, ...]
     first_starts: tuple[int, ...]
     """Where each row's first block begins."""
     blocks: tuple[int, ...]
-    """Blocks of each row; the rows of a batch share the largest number, and skip the others."""
+    """Blocks of each row."""
     num_masks: int
     """Tokens after each prompt that every row has."""
     prompts_B: Tensor
     """The prompts' lengths on the device, int64."""
+    first_starts_B: Tensor
+    """``first_starts`` on the device, int64."""
+    blocks_B: Tensor
+    """``blocks`` on the device, int64."""
 
     @classmethod
     def of(
@@ -54,24 +59,29 @@ class RowLayout:
                 count_blocks(length - start + num_masks, causal_block)
                 for length, start in zip(lengths, starts, strict=True)
             ]
+            most = max(blocks)
+            plan = replace(
+                plan,
+                generation_length=most * causal_block,
+                num_steps=most * plan.steps_per_block,
+            )
+        on_device = (torch.tensor(numbers, device=device) for numbers in (lengths, starts, blocks))
+        prompts_B, first_starts_B, blocks_B = on_device
         return cls(
             plan=plan,
             prompt_lengths=tuple(lengths),
             first_starts=tuple(starts),
             blocks=tuple(blocks),
             num_masks=num_masks,
-            prompts_B=torch.tensor(lengths, device=device),
+            prompts_B=prompts_B,
+            first_starts_B=first_starts_B,
+            blocks_B=blocks_B,
         )
 
     @property
-    def num_blocks(self) -> int:
-        """Blocks of the row that has the most."""
-        return max(self.blocks)
-
-    @property
     def row_lengths(self) -> list[int]:
-        """Tokens of each row, all blocks included."""
-        return [start + self.num_blocks * self.plan.block_length for start in self.first_starts]
+        """Tokens of each row, the blocks that it skips included."""
+        return self.starts(self.plan.num_blocks)
 
     def starts(self, index: int) -> list[int]:
         """Return where a block begins in each row."""
@@ -79,24 +89,28 @@ class RowLayout:
 
     def starts_B(self, index: int) -> Tensor:
         """Return where a block begins in each row, on the device."""
-        return self.prompts_B + torch.tensor(self.num_finished(index), device=self.prompts_B.device)
+        return self.first_starts_B + index * self.plan.block_length
 
     def num_finished(self, index: int) -> list[int]:
-        """Return each row's places before a block from the prompt's end on; may be below 0."""
+        """Return how far behind its prompt's end a block begins in each row; it may be below 0."""
         return [
             start - length
             for start, length in zip(self.starts(index), self.prompt_lengths, strict=True)
         ]
 
-    def has_block(self, index: int) -> Tensor:
-        """Return which rows have a block, bool [B]."""
-        return torch.tensor([index < n for n in self.blocks], device=self.prompts_B.device)
+    def has_block_B(self, index: int) -> Tensor:
+        """Return which rows have a block, bool."""
+        return index < self.blocks_B
 
     def masked(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
         """Return a block's masked places, bool [B, K], and their number in each row."""
         length = self.plan.block_length
-        first = [min(max(-n, 0), length) for n in self.num_finished(index)]
-        first = [f if index < n else length for f, n in zip(first, self.blocks, strict=True)]
-        device = self.prompts_B.device
-        first_B1 = torch.tensor(first, device=device)[:, None]
-        return torch.arange(length, device=device) >= first_B1, tuple(length - f for f in first)
+        places_BK = self.starts_B(index)[:, None] + torch.arange(
+            length, device=self.prompts_B.device
+        )
+        masked_BK = (places_BK >= self.prompts_B[:, None]) & self.has_block_B(index)[:, None]
+        counts = (
+            min(length, length + finished) if index < blocks else 0
+            for finished, blocks in zip(self.num_finished(index), self.blocks, strict=True)
+        )
+        return masked_BK, tuple(counts)
