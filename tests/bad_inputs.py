@@ -297,6 +297,7 @@ def _sampler() -> Iterator[Case]:
         "remasking_temperature": (("'1'", "number"), ("-1", "at least 0")), "schedule": (("'evn'", "even"), ("5", "text")),
         "timestep_eps": (("'a'", "number"), ("2", "below 1")), "seed": (("1.5", "integer"), ("'0'", "quotes"), ("-1", "at least 0")),
         "suppress_eos_logits": (("'no'", "boolean"), ("0", "boolean")), "early_stop": (("1", "boolean"), ("'true'", "boolean")),
+        "variable_length": (("1", "boolean"), ("'true'", "boolean")),
         "acceptance": (
             ("'threshhold'", "threshold"), ("5", "acceptance"), ("dict(type='threshold', value='0.9')", "number"), ("dict(type='threshold', value=9)", "0.9"),
             ("dict(typ='threshold')", "type"), ("dict(type=['threshold'])", "text"), ("[]", "acceptance"),

@@ -33,15 +33,25 @@ def naive_generate(
     remasking: str = "low_confidence",
     never_eos: bool = False,
     eos_last: bool = False,
+    variable_length: bool = False,
     seed: int = 0,
 ) -> tuple[list[int], int]:
-    """Return the generated ids of one prompt and how often ``full_logits`` was called."""
+    """Return the generated ids of one prompt and how often ``full_logits`` was called.
+
+    Of variable length, a row gets the masks of a block when its turn comes, and none after a
+    finished block with an end token; the ids are filled with EOS behind the first end token.
+    """
     generator = torch.Generator().manual_seed(seed)
     num_blocks = math.ceil(generation_length / block_length)
     steps_per_block = num_steps // num_blocks
-    row = list(prompt) + [mask_id] * (num_blocks * block_length)
-    calls = 0
+    row, calls = list(prompt), 0
+    if not variable_length:
+        row += [mask_id] * (num_blocks * block_length)
     for block in range(num_blocks):
+        if variable_length:
+            if eos_id in row[len(prompt) :] or eot_id in row[len(prompt) :]:
+                break
+            row += [mask_id] * block_length
         first = len(prompt) + block * block_length
         hidden = list(range(first, first + block_length))
         for step in range(steps_per_block):
@@ -76,7 +86,12 @@ def naive_generate(
             for position in best_first[:quota]:
                 row[position] = predicted[position]
                 hidden.remove(position)
-    return row[len(prompt) : len(prompt) + generation_length], calls
+    answer = row[len(prompt) :]
+    if variable_length:
+        ends = [place for place, token in enumerate(answer) if token in (eos_id, eot_id)]
+        kept = answer[: ends[0] + 1] if ends else answer
+        answer = kept + [eos_id] * (generation_length - len(kept))
+    return answer[:generation_length], calls
 
 
 def _predict(

@@ -72,16 +72,19 @@ class PassServer:
         cache_dtype: str | None,
         passes: int,
         guided: bool = False,
+        final_lengths: Sequence[int] | None = None,
     ) -> Session:
         """Plan the memory of a batch, by these fields of `MemoryPlan`, and begin with it.
 
         ``passes`` are the full passes to come, for the choice of the attention kernel. The sessions
         of one server share their cache: one is used up before the next is opened. A batch that does
-        not fit the card is a MemoryPlanError that names the nearest plan that does.
+        not fit the card is a MemoryPlanError that names the nearest plan that does. Memory is
+        planned and held for ``final_lengths``, which the rows of later sessions grow to, if given.
         """
+        final = tuple(final_lengths or row_lengths)
         self.plan = MemoryPlan(
             size=self._size,
-            row_lengths=tuple(row_lengths),
+            row_lengths=final,
             block_length=block_length,
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.largest_chunk,
@@ -89,7 +92,8 @@ class PassServer:
         )
         if self._budget is not None:
             self._fit_plan(self.plan, self._budget)
-        cache = None if cache_dtype is None else self._reserve(sum(row_lengths), cache_dtype)
+        cache = None if cache_dtype is None else self._reserve(sum(final), cache_dtype)
+        self.network.network.prepare(max(final), self.network.device)  # one table for all sessions
         return Session(self, tuple(row_lengths), cache, passes)
 
     def release(self) -> None:

@@ -6,6 +6,7 @@ Shape suffixes: B rows, L row length, P masked positions of the active block, V 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -101,12 +102,12 @@ class CallSession:
     def __init__(self, call: LogitsFunction, row_lengths: Sequence[int], device: torch.device):
         """Begin with a batch of rows of given lengths."""
         self._call = call
-        padded = len(set(row_lengths)) > 1
+        padded, self._longest = len(set(row_lengths)) > 1, max(row_lengths)
         self._lengths_B = torch.tensor(row_lengths, device=device) if padded else None
 
     def full_pass(self, ids_BL: Tensor, positions_BP: Tensor, *, keep: bool) -> Tensor:
         """Return the logits at some positions, whose shape is checked: [B, P, V]."""
-        logits_BPV = self._call(ids_BL, positions_BP, self._lengths_B)
+        logits_BPV = self._call(ids_BL[:, : self._longest], positions_BP, self._lengths_B)
         if logits_BPV.ndim != 3 or logits_BPV.shape[:2] != positions_BP.shape:
             raise ValueError(
                 f"the logits function returned shape {tuple(logits_BPV.shape)} but must return "
@@ -170,7 +171,8 @@ class BlockForward(BatchForward):
         self._steps_since_refresh += 1
         options, length = self._options, self._plan.block_length
         cached_before, block_end = (self._cached_block or 0) * length, (block_index + 1) * length
-        end = block_end if options.type == "dual" else self._plan.padded_length
+        goes_on = options.type == "prompt" and not self._layout.grows
+        end = self._plan.padded_length if goes_on else block_end
         starts = [prompt + cached_before - self._shift for prompt in self._layout.prompt_lengths]
         num_tokens = end - cached_before + self._shift
         # One span serves all blocks of a prompt that is never refreshed: one graph, too.
@@ -202,6 +204,26 @@ class BlockForward(BatchForward):
         guided_BPV *= self._cfg_scale + 1.0  # in place: three tensors of logits at once, not five
         guided_BPV += unconditional_BPV
         return guided_BPV
+
+
+class GrowingForward(BlockForward):
+    """Passes over rows that end with the active block, each block in a session of its own.
+
+    So the first pass of every block is a full one, whatever the refresh.
+    """
+
+    def __init__(self, open_session: Callable[[Sequence[int]], Any], *arguments: Any) -> None:
+        """Begin with a batch; sessions are opened by their rows' lengths."""
+        self._open_session = open_session
+        self._block = -1
+        super().__init__(None, *arguments)
+
+    def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
+        """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
+        if block_index != self._block:
+            self._session = self._open_session(self._layout.lengths_at(block_index))
+            self._block, self._cached_block = block_index, None
+        return super().logits(ids_BL, positions_BP, block_index)
 
 
 class PrefixForward(BatchForward):
@@ -243,7 +265,7 @@ def open_forward(
     mask_token_id: int,
 ) -> BatchForward:
     """Begin with a batch on a model call, or on what opens passes that can cache."""
-    plan, shift = layout.plan, 0
+    shift, opener = 0, _session_opener(model, layout, options, guided=cfg_scale > 0)
     if isinstance(model, PassProvider):
         shift = model.logit_shift
         shortest = min(layout.prompt_lengths)
@@ -252,20 +274,32 @@ def open_forward(
                 f"cache={options.type!r} keeps the prompt, but a prompt has {shortest} tokens; use "
                 "cache='none' for empty prompts"
             )
-        session = model.open(
-            layout.row_lengths,
-            block_length=plan.block_length,
-            cache_dtype=options.dtype,
-            passes=plan.num_blocks if options.enabled else plan.num_steps,
-            guided=cfg_scale > 0,
-        )
     elif options.enabled:
         raise ValueError(
             f"cache={options.type!r} needs a model that keeps keys and values, and got a mere "
             "call; give inference.PassServer, or use cache='none'"
         )
-    else:
-        session = CallSession(model, layout.row_lengths, layout.prompts_B.device)
+    if layout.grows:
+        return GrowingForward(opener, shift, layout, options, cfg_scale, mask_token_id)
+    session = opener(layout.row_lengths)
     if options.type == "prefix":
         return PrefixForward(session, layout)
     return BlockForward(session, shift, layout, options, cfg_scale, mask_token_id)
+
+
+def _session_opener(
+    model: LogitsFunction | PassProvider, layout: RowLayout, options: CacheOptions, *, guided: bool
+) -> Callable[[Sequence[int]], Any]:
+    """Return what opens a session on rows of given lengths."""
+    plan, device = layout.plan, layout.prompts_B.device
+    if not isinstance(model, PassProvider):
+        return lambda row_lengths: CallSession(model, row_lengths, device)
+    passes = plan.num_blocks if options.enabled else plan.num_steps
+    return functools.partial(
+        model.open,
+        block_length=plan.block_length,
+        cache_dtype=options.dtype,
+        passes=passes // plan.num_blocks if layout.grows else passes,
+        guided=guided,
+        final_lengths=layout.row_lengths if layout.grows else None,
+    )

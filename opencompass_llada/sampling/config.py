@@ -55,6 +55,10 @@ class SamplerConfig:
     early_stop: bool = False
     """Stop once everything up to an end token is revealed, or the caller says that the answer is
     complete; the rest is filled with end tokens, which the answer does not show."""
+    variable_length: bool = False
+    """Append the masks of a block once the one before it is finished, until an end token is among
+    the finished ones; so iLLaDA is read. ``generation_length`` is the most. What follows the end
+    token is filled with end tokens. Else all masks are there from the start."""
     cache: CacheOptions = CacheOptions()
     """What is cached between steps: ``dict(type='prompt', refresh=8)`` or a type's name."""
 
@@ -134,6 +138,22 @@ class SamplerConfig:
             "cfg_scale=0",
         )
 
+        yield (
+            self.variable_length and self.block_length is None,
+            "variable_length=True appends one block after the other, and block_length=None is one "
+            "block of all tokens; give block_length, e.g. 32",
+        )
+        yield (
+            self.variable_length and self.cache.type == "dual",
+            "cache='dual' caches what follows the active block, too, and with variable_length=True "
+            "nothing does; use cache='prompt'",
+        )
+        yield (
+            self.variable_length and self.cache.refresh == "never",
+            "cache refresh='never' runs the whole row once, and with variable_length=True it is "
+            "not there yet; use refresh='block'",
+        )
+
     def for_pattern(self, causal_block: int | None) -> SamplerConfig:
         """Return the config for a network, given its block length if it is block-causal.
 
@@ -148,6 +168,11 @@ class SamplerConfig:
                     "or 'prompt' or 'dual', which are approximate"
                 )
             return self
+        if self.variable_length:
+            raise ValueError(
+                "variable_length=True has no effect: no block of a block-causal network sees a "
+                "later one; use early_stop=True to end at an end token"
+            )
         if self.block_length not in (None, causal_block):
             raise ValueError(
                 f"block_length={self.block_length} differs from the {causal_block} tokens of the "

@@ -28,14 +28,19 @@ class EarlyStop:
         num_masks: int,
         special_tokens: SpecialTokens,
         is_complete: IsComplete | None,
+        *,
+        within_blocks: bool = True,
     ) -> None:
-        """Note where the generated tokens stand: ``num_masks`` of them after each prompt."""
+        """Note where the generated tokens stand: ``num_masks`` of them after each prompt.
+
+        Without ``within_blocks`` an end token counts once its block is finished.
+        """
         device, num_rows = prompt_lengths_B.device, len(prompt_lengths_B)
         self._offsets_N = torch.arange(num_masks, device=device)
         self._positions_BN = prompt_lengths_B[:, None] + self._offsets_N
         self._ends_E = torch.tensor(special_tokens.end_token_ids, device=device)
         self._eos = special_tokens.eos_token_id
-        self._is_complete = is_complete
+        self._is_complete, self._within_blocks = is_complete, within_blocks
         #: Tokens that the caller said make each row's answer complete; all of them until it does.
         self._complete_from = [num_masks] * num_rows
         self._flag = LaggedFlag(device)
@@ -48,6 +53,8 @@ class EarlyStop:
         The active block follows so many finished tokens of each row; below 0 it begins as far
         before the prompt's end.
         """
+        if not self._within_blocks:
+            return False
         places_BN = self._offsets_N - finished_B[:, None]
         length = masked_BK.shape[1]
         is_masked_BN = masked_BK.gather(1, places_BN.clamp(0, length - 1)) | (places_BN >= length)

@@ -102,7 +102,7 @@ def sample(
     plan, device = config.plan(), torch.device(device)
     if causal_block is None:  # elsewhere a prompt's end decides what is cut
         _log_rounding(plan)
-    layout = RowLayout.of(prompts, plan, causal_block, device)
+    layout = RowLayout.of(prompts, plan, causal_block, device, grows=config.variable_length)
     forward = open_forward(
         model, layout, config.cache, cfg_scale=config.cfg_scale,
         mask_token_id=special_tokens.mask_token_id,
@@ -114,9 +114,7 @@ def sample(
         predictor=Predictor(config, special_tokens, make_generators(row_seeds, device), device),
         accept=accept_independently if by_chance else config.acceptance.make(),
         progress=progress or StepListener(),
-        early_stop=EarlyStop(layout.prompts_B, layout.num_masks, special_tokens, is_complete)
-        if config.early_stop
-        else None,
+        early_stop=_make_stop(config, layout, special_tokens, is_complete),
     )
     ids_BL = lay_out_rows(prompts, max(layout.row_lengths), special_tokens.mask_token_id)
     ids_BL, passes_B = denoiser.run(ids_BL.to(device))
@@ -128,6 +126,24 @@ def sample(
         num_forward_passes=forward.num_forward_passes,
         passes_per_prompt=passes_B.tolist(),
         num_full_passes=forward.num_full_passes,
+    )
+
+
+def _make_stop(
+    config: SamplerConfig,
+    layout: RowLayout,
+    special_tokens: SpecialTokens,
+    is_complete: IsComplete | None,
+) -> EarlyStop | None:
+    """Return what ends a batch early: within blocks if so asked, after them where rows grow."""
+    if not (config.early_stop or config.variable_length):
+        return None
+    return EarlyStop(
+        layout.prompts_B,
+        layout.num_masks,
+        special_tokens,
+        is_complete if config.early_stop else None,
+        within_blocks=config.early_stop,
     )
 
 

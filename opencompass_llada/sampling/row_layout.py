@@ -40,6 +40,8 @@ class RowLayout:
     """``first_starts`` on the device, int64."""
     blocks_B: Tensor
     """``blocks`` on the device, int64."""
+    grows: bool = False
+    """Whether a row ends with the active block, and further masks are appended once it is done."""
 
     @classmethod
     def of(
@@ -48,6 +50,8 @@ class RowLayout:
         plan: BlockPlan,
         causal_block: int | None,
         device: torch.device,
+        *,
+        grows: bool = False,
     ) -> RowLayout:
         """Lay out prompts; ``causal_block`` is a block-causal network's block length."""
         lengths, blocks = [len(prompt) for prompt in prompts], [plan.num_blocks] * len(prompts)
@@ -76,12 +80,17 @@ class RowLayout:
             prompts_B=prompts_B,
             first_starts_B=first_starts_B,
             blocks_B=blocks_B,
+            grows=grows,
         )
 
     @property
     def row_lengths(self) -> list[int]:
         """Tokens of each row, the blocks that it skips included."""
         return self.starts(self.plan.num_blocks)
+
+    def lengths_at(self, index: int) -> list[int]:
+        """Return the tokens of each row that the passes of a block run over."""
+        return self.starts(index + 1) if self.grows else self.row_lengths
 
     def starts(self, index: int) -> list[int]:
         """Return where a block begins in each row."""
