@@ -175,6 +175,13 @@ def test_the_wrapper_runs_it_and_batches_equal_one_at_a_time(checkpoint):
     assert MASK_ID in model.encode("<|mdm_mask|>"), "no mask, so its text is nothing special"
 
 
+def test_the_scaling_advised_beyond_the_trained_length_is_one_that_it_takes(checkpoint, caplog):
+    model = LLaDACausalLM(checkpoint, dtype="float32", device="cpu")
+    with caplog.at_level("WARNING", logger="opencompass_llada"):
+        model.generate(["x" * (model.engine.rope.longest_context + 1)], max_out_len=1)
+    assert "rope_scaling=dict(type='ntk'" in caplog.text
+
+
 def test_a_tokenizer_that_appends_its_end_changes_no_answer_and_no_score(tmp_path):
     folder = write_llama_checkpoint(tmp_path)
     plain = LLaDACausalLM(str(folder))

@@ -155,6 +155,7 @@ def test_going_beyond_the_rope_scaling_is_said_once(checkpoint, caplog):
     messages = _warnings(caplog)
     assert len(messages) == 1
     assert "65 tokens, more than the 64" in messages[0]
+    assert "type='diffusion_ntk', target_length=65" in messages[0]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ class CacheOptions:
             elif given is not None and not self.enabled:
                 raise ValueError(
                     f"cache {name}={given!r} has no effect with type='none', which keeps nothing; "
-                    "use type='prompt' or 'dual', or leave it out"
+                    "leave it out, or use another type: 'prompt' or 'dual', in a block-causal "
+                    "network 'prefix'"
                 )
         if isinstance(self.refresh, str) and self.refresh not in _REFRESH_NAMES:
             names = [*_REFRESH_NAMES, "a number of steps"]

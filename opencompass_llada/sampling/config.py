@@ -122,14 +122,15 @@ class SamplerConfig:
             "reveals; use schedule='timesteps' (or None), or remasking='random'",
         )
         yield (
+            rule is not None and strategy.score is None,
+            f"acceptance={way!r} ranks positions by what the model says, and remasking={name!r} "
+            "chooses them at random; use acceptance='scheduled', or "
+            "remasking='low_confidence'",
+        )
+        yield (
             rule is not None and rule.needs_probabilities and not strategy.of_token,
             f"acceptance={way!r} goes by the probability of the predicted token, which remasking="
             f"{name!r} does not give; use remasking='low_confidence' or acceptance='entropy_bound'",
-        )
-        yield (
-            rule is not None and strategy.score is None,
-            f"acceptance={way!r} ranks positions by what the model says, and remasking={name!r} "
-            "chooses them at random; use remasking='low_confidence'",
         )
         yield (
             self.cache.enabled and self.cfg_scale > 0,

@@ -21,6 +21,7 @@ from opencompass_llada.families import find_family
 from opencompass_llada.likelihood import TextScorer
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.networks.adapters import merge_adapter, open_adapter
+from opencompass_llada.networks.attention_pattern import FULL
 from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
 from opencompass_llada.prompting.encode import (
     PromptEncoder,
@@ -249,13 +250,15 @@ class LLaDACausalLM(BaseModel):
         if rope is None or length <= rope.longest_context or self._warned_too_long:
             return
         self._warned_too_long = True
+        sees_all = getattr(self.engine.model, "attention_pattern", None) == FULL
         logger.warning(
             "A prompt and its generation take %d tokens, more than the %d that the %s; answers may "
-            "fall apart. Set rope_scaling=dict(type='diffusion_ntk', target_length=%d) or more. "
+            "fall apart. Set rope_scaling=dict(type='%s', target_length=%d) or more. "
             "Said once.",
             length,
             rope.longest_context,
             "model was trained on" if rope.method == "none" else "RoPE scaling was computed for",
+            "diffusion_ntk" if sees_all else "ntk",  # the other is refused
             length,
         )
 
