@@ -194,7 +194,7 @@ def measure(name: str, folder: Path, device: torch.device, *, tiny: bool) -> dic
         device=device,
         attention_backend="auto",
     )
-    family.check(request.path, request.rope_scaling, request.settings)
+    family.check(request)
     engine = family.load(request)
     loaded = time.perf_counter()
     runs = []

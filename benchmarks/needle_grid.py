@@ -116,7 +116,7 @@ def load_engine(
         device=device,
         attention_backend="auto",
     )
-    family.check(request.path, request.rope_scaling, request.settings)
+    family.check(request)
     return family.load(request), tokenizer
 
 

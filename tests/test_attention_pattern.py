@@ -152,8 +152,8 @@ def test_a_changed_document_leaves_the_others_logits_equal():
     assert (logits[0][3:9] - logits[1][3:9]).abs().amax(-1).min() > 1e-4
 
 
-# A family with an attention pattern of its own, added from outside: a pattern, a network's name in
-# config.json, and one entry. Nothing else of the package is touched.
+# A family with an attention pattern of its own, added from outside: a pattern, which the config
+# states, a network's name in config.json, and one entry. Nothing else of the package is touched.
 class PairsOfPairs(AttentionPattern):
     """Blocks of four, full inside, all earlier blocks visible."""
 
@@ -165,14 +165,16 @@ class PairsOfPairs(AttentionPattern):
 class ToyConfig(LLaDAConfig):
     model_type = "toy_blocks"
 
+    @property
+    def attention_pattern(self):
+        return PairsOfPairs()
+
 
 class ToyNetwork(LLaDAForMaskedDiffusion):
     config_class = ToyConfig
 
 
-TOY = MaskedDiffusionFamily(
-    name="toy_blocks", label="Toy", turn_end="<|eot_id|>", attention_pattern=PairsOfPairs()
-)
+TOY = MaskedDiffusionFamily(name="toy_blocks", label="Toy", turn_end="<|eot_id|>")
 
 
 @pytest.fixture

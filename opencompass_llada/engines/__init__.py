@@ -2,6 +2,7 @@
 
 from opencompass_llada.engines.autoregressive import AutoregressiveEngine, AutoregressiveFamily
 from opencompass_llada.engines.base import (
+    CheckRequest,
     EndTokens,
     Engine,
     Family,

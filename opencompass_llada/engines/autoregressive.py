@@ -18,17 +18,16 @@ from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.engines.base import (
     CausalTokens,
+    CheckRequest,
     Engine,
     Family,
     LoadRequest,
-    SamplerSettings,
 )
 from opencompass_llada.likelihood import CausalScorer, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
 from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
 from opencompass_llada.prompting.truncate import cut_at_token_ids
 from opencompass_llada.rope.frequencies import ResolvedRope
-from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import IsComplete, SamplerOutput
 
 #: Ends of a turn of widespread chat formats, counted as ends where the tokenizer has them.
@@ -141,19 +140,24 @@ class AutoregressiveFamily(Family):
             )
         return CausalTokens(tuple(ids))
 
-    def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
+    def check(self, request: CheckRequest) -> None:
         """Refuse sampler options, and check files and scaling."""
-        if settings.given:
+        if request.settings.given:
             raise ValueError(
-                f"sampler options ({', '.join(settings.given)}) say how a masked diffusion model "
-                f"samples, and {path!r} is autoregressive: it decodes greedily, one token a step. "
-                "Leave sampler (or diffusion_config) out."
+                f"sampler options ({', '.join(request.settings.given)}) say how a masked diffusion "
+                f"model samples, and {request.path!r} is autoregressive: it decodes greedily, one "
+                "token a step. Leave sampler (or diffusion_config) out."
             )
-        check_causal(path, rope_scaling=rope_scaling)
+        if request.attention_block is not None:
+            raise ValueError(
+                f"attention_block={request.attention_block} is the block length of a block-causal "
+                f"checkpoint, and {request.path!r} is autoregressive; leave it out."
+            )
+        check_causal(request.path, rope_scaling=request.rope_scaling)
 
     def load(self, request: LoadRequest) -> AutoregressiveEngine:
         """Load the weights."""
-        self.check(request.path, request.rope_scaling, request.settings)
+        self.check(request)
         tokens = self.special_tokens(request.path, request.config, request.tokenizer)
         model, rope = load_causal(
             request.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -13,11 +14,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from opencompass_llada.likelihood import CausalScorer, MaskedScorer
-from opencompass_llada.networks.attention_pattern import FULL, AttentionPattern
+from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks
 from opencompass_llada.options import build, check_value
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
+    CacheOptions,
     IsComplete,
     SamplerConfig,
     SamplerOutput,
@@ -140,6 +142,24 @@ class SamplerSettings:
             self.default_length = self.resolved.generation_length
             self.for_length(self.default_length)
 
+    def for_pattern(self, pattern: AttentionPattern) -> SamplerSettings:
+        """Return them for a network; what does not fit it is a ValueError.
+
+        A block-causal network's blocks are the sampler's, and finished ones are cached unless the
+        options say otherwise.
+        """
+        block = pattern.block_length if isinstance(pattern, Blocks) else None
+        own: dict[str, Any] = {} if block is None else {"block_length": block}
+        if block is not None and self.resolved.cfg_scale == 0:  # guidance excludes a cache
+            own["cache"] = CacheOptions(type="prefix")
+        own = {name: value for name, value in own.items() if name not in self.given}
+        fitted = copy.copy(self)
+        fitted.unset = {**self.unset, **own}
+        fitted.resolved = replace(self.resolved, **own).for_pattern(block)
+        if self.default_length is not None:
+            fitted.for_length(self.default_length)
+        return fitted
+
     def for_length(self, generation_length: int) -> SamplerConfig:
         """Return a config of its own for one generation length, in tokens.
 
@@ -169,16 +189,24 @@ EndTokens = SpecialTokens | CausalTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadRequest:
-    """Everything that is decided before weights load."""
+class CheckRequest:
+    """What decides whether a checkpoint and the options for it go together."""
 
     path: str
     config: Mapping[str, Any]
-    """The checkpoint's config.json."""
-    tokenizer: PreTrainedTokenizerBase
+    """The checkpoint's config.json, from `networks.read_model_config`."""
     rope_scaling: RopeScaling
     settings: SamplerSettings
     """Only masked diffusion models read it."""
+    attention_block: int | None = None
+    """In place of a block-causal checkpoint's own block length; None takes its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest(CheckRequest):
+    """Everything that is decided before weights load."""
+
+    tokenizer: PreTrainedTokenizerBase
     dtype: torch.dtype
     device: torch.device
     attention_backend: str
@@ -192,8 +220,6 @@ class Family(ABC):
 
     name: str
     """``model_type`` of its config.json."""
-    attention_pattern: AttentionPattern = FULL
-    """Who sees whom; one of transformers' networks has its own kernels."""
     sampler_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampler options that take the place of `SamplerConfig`'s defaults."""
     paper_defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -211,8 +237,12 @@ class Family(ABC):
     ) -> EndTokens:
         """Read the ids from the checkpoint's path, its config.json and the tokenizer."""
 
+    def read_pattern(self, config: Mapping[str, Any]) -> AttentionPattern | None:
+        """Return who sees whom by config.json; None where the network is transformers' own."""
+        return None
+
     @abstractmethod
-    def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
+    def check(self, request: CheckRequest) -> None:
         """Check files, scaling and sampler options as loading does, and read no weights."""
 
     @abstractmethod

@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.engines.base import Engine, Family, LoadRequest, SamplerSettings
+from opencompass_llada.engines.base import (
+    CheckRequest,
+    Engine,
+    Family,
+    LoadRequest,
+    SamplerSettings,
+)
 from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,
@@ -21,9 +27,15 @@ from opencompass_llada.inference import (
     check_plan,
 )
 from opencompass_llada.likelihood import MaskedScorer, sliced_entropies
-from opencompass_llada.networks import BidirectionalNetwork, load_checkpoint, open_checkpoint
+from opencompass_llada.networks import (
+    NETWORKS,
+    BidirectionalNetwork,
+    load_checkpoint,
+    open_checkpoint,
+    read_config,
+)
+from opencompass_llada.networks.attention_pattern import AttentionPattern, with_blocks
 from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
-from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
     IsComplete,
     SamplerOutput,
@@ -111,8 +123,9 @@ class MaskedDiffusionFamily(Family):
         missing = [name for name in needed if config.get(name) is None]
         if missing:
             raise ValueError(
-                f"config.json has no {' and no '.join(missing)}; {self.label}'s published "
-                "checkpoints have both. Add them to the checkpoint's config.json."
+                f"config.json has no {' and no '.join(missing)}, which no other checkpoint's value "
+                f"can stand for. Add what {self.label}'s authors publish to the checkpoint's "
+                "config.json; the mask's id may also be given as mask_token_id=... of the model."
             )
         check_vocabulary(tokenizer, config.get("embedding_size") or config.get("vocab_size"))
         return SpecialTokens(
@@ -121,35 +134,58 @@ class MaskedDiffusionFamily(Family):
             eot_token_id=find_token_id(tokenizer, self.turn_end),
         )
 
-    def check(self, path: str, rope_scaling: RopeScaling, settings: SamplerSettings) -> None:
-        """Check files and scaling; the settings are checked as they are made."""
-        open_checkpoint(path, rope_scaling=rope_scaling)
+    def read_pattern(self, config: Mapping[str, Any]) -> AttentionPattern:
+        """Return who sees whom by config.json."""
+        return read_config(NETWORKS[self.name], config).attention_pattern
+
+    def check(self, request: CheckRequest) -> None:
+        """Check files, scaling, and that the settings fit the network."""
+        self._open(request)
+
+    def _open(self, request: CheckRequest) -> tuple[BidirectionalNetwork, SamplerSettings]:
+        """Return the network without weights and its sampler's settings."""
+        pattern = with_blocks(self.read_pattern(request.config), request.attention_block)
+        settings = request.settings.for_pattern(pattern)
+        network, _ = open_checkpoint(
+            request.path,
+            rope_scaling=request.rope_scaling,
+            attention_pattern=pattern,
+            fields=request.config,
+        )
+        return network, settings
 
     def load(self, request: LoadRequest) -> MaskedDiffusionEngine:
         """Load the weights, if one row at least fits the card."""
         progress = make_progress()  # reads a variable, whose fault shows before the weights load
-        if request.settings.unset:
-            what = "Sampler options that are not given are %s's own: %s"
-            logger.info(what, self.label, request.settings.unset)
         tokens = self.special_tokens(request.path, request.config, request.tokenizer)
-        _plan_memory(request)
+        network, settings = self._open(request)
+        if settings.unset:
+            what = "Sampler options that are not given are %s's own: %s"
+            logger.info(what, self.label, settings.unset)
+        if request.attention_block is not None:
+            what = "attention_block=%d takes the place of the checkpoint's own: %s"
+            logger.info(what, request.attention_block, self.read_pattern(request.config))
+        _plan_memory(request, network, settings)
         model = load_checkpoint(
             request.path,
             rope_scaling=request.rope_scaling,
             dtype=request.dtype,
             device=request.device,
             attention_backend=request.attention_backend,
+            attention_pattern=network.attention_pattern,
+            fields=request.config,
         )
-        return MaskedDiffusionEngine(model, request.settings, tokens, progress=progress)
+        return MaskedDiffusionEngine(model, settings, tokens, progress=progress)
 
 
-def _plan_memory(request: LoadRequest) -> None:
+def _plan_memory(
+    request: LoadRequest, network: BidirectionalNetwork, settings: SamplerSettings
+) -> None:
     """Log what one row of the longest context will take, or refuse it, before weights load."""
     budget = card_budget(request.device)
     if request.context_length is None or budget is None:
         return
-    network, _ = open_checkpoint(request.path, rope_scaling=request.rope_scaling)
-    sampler = request.settings.for_length(request.settings.default_length or 1)
+    sampler = settings.for_length(settings.default_length or 1)
     plan = MemoryPlan(
         size=NetworkSize.of(network, request.dtype),
         row_lengths=(request.context_length,),

@@ -12,10 +12,9 @@ from typing import Any
 
 from opencompass_llada.engines import AutoregressiveFamily, Family
 from opencompass_llada.networks import is_causal_architecture
-from opencompass_llada.networks.attention_pattern import CAUSAL
 from opencompass_llada.options import unknown_name_message
 
-AUTOREGRESSIVE = AutoregressiveFamily(name="autoregressive", attention_pattern=CAUSAL)
+AUTOREGRESSIVE = AutoregressiveFamily(name="autoregressive")
 _FILES = (f"{__name__}.{file.name}" for file in pkgutil.iter_modules(__path__))
 _FOUND = [importlib.import_module(file).FAMILY for file in _FILES]
 #: config.json's model_type -> family. Those that sample by the sampler's own defaults come first,

@@ -6,6 +6,7 @@ from opencompass_llada.networks.checkpoint import (
     load_checkpoint,
     locate_checkpoint,
     open_checkpoint,
+    read_config,
     read_model_config,
 )
 from opencompass_llada.networks.dream import DreamConfig, DreamForMaskedDiffusion

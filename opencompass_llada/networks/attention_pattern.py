@@ -112,6 +112,19 @@ FULL = Full()
 CAUSAL = Blocks(1)
 
 
+def with_blocks(pattern: AttentionPattern, block_length: int | None) -> AttentionPattern:
+    """Return a block-causal checkpoint's pattern with another block length; None leaves it."""
+    if block_length is None:
+        return pattern
+    if not isinstance(pattern, Blocks):
+        raise ValueError(
+            f"attention_block={block_length} is the block length of a block-causal checkpoint "
+            "(SDAR, say), and in this one all tokens see each other; leave it out. The sampler's "
+            "own blocks are sampler=dict(block_length=...)."
+        )
+    return Blocks(block_length)
+
+
 @dataclass(frozen=True)
 class Documents(AttentionPattern):
     """Documents end to end, each with a pattern of its own inside and blind to the others."""

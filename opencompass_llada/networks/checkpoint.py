@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import AttentionPattern
+from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
@@ -73,14 +74,20 @@ def is_hub_id(path: str) -> bool:
     return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
-def read_model_config(path: str | Path) -> dict[str, Any]:
-    """Read the config.json of a folder or a hub id; a CheckpointError says what is wrong."""
+def read_model_config(path: str | Path, mask_token_id: int | None = None) -> dict[str, Any]:
+    """Read the config.json of a folder or a hub id; a CheckpointError says what is wrong.
+
+    The mask's id is that of config.json, else the one given.
+    """
     file = locate_checkpoint(path, files=["config.json"]) / "config.json"
     if not file.is_file():
         raise CheckpointError(
             f"Checkpoint {str(path)!r} has no config.json on the hub. Check the name."
         )
-    return read_json_object(file)
+    fields = read_json_object(file)
+    if mask_token_id is not None and fields.get("mask_token_id") is None:
+        fields["mask_token_id"] = mask_token_id
+    return fields
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -120,16 +127,28 @@ def refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) 
         )
 
 
+def read_config(
+    network: type[BidirectionalNetwork], fields: Mapping[str, Any]
+) -> BidirectionalConfig:
+    """Check the fields of a config.json for a network and return them as its configuration."""
+    own = {name: value for name, value in fields.items() if name != "auto_map"}
+    return cast(BidirectionalConfig, network.config_class.from_dict(own))
+
+
 def open_checkpoint(
     path: str | Path,
     *,
     rope_scaling: RopeScaling | None = None,
     attention_backend: str = "auto",
     attention_pattern: AttentionPattern | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> tuple[BidirectionalNetwork, list[Path]]:
-    """Return a checked network on the meta device, and the files that hold its weights."""
+    """Return a checked network on the meta device, and the files that hold its weights.
+
+    ``fields`` are config.json's where it has been read (`read_model_config`).
+    """
     folder = locate_checkpoint(path)
-    fields = read_model_config(folder)
+    fields = read_model_config(folder) if fields is None else fields
     network = NETWORKS.get(str(fields.get("model_type")))
     if network is None:
         raise CheckpointError(
@@ -137,7 +156,7 @@ def open_checkpoint(
             f"config.json, those of the native networks are "
             f"{' and '.join(map(repr, NETWORKS))}. Give a checkpoint of one of them."
         )
-    config = network.config_class.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+    config = read_config(network, fields)
     shards = list_weight_files(folder)
     stored = read_stored_shapes(shards)
     if (number := config.shape.num_layers) > len(stored):  # before so many are made
@@ -159,6 +178,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     attention_backend: str = "auto",
     attention_pattern: AttentionPattern | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> BidirectionalNetwork:
     """Load a checkpoint in the published format of one of the native networks, for evaluation.
 
@@ -172,6 +192,7 @@ def load_checkpoint(
         rope_scaling=rope_scaling,
         attention_backend=attention_backend,
         attention_pattern=attention_pattern,
+        fields=fields,
     )
     for shard in shards:
         stored = load_file(shard, device=str(device))

@@ -22,6 +22,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.data_checks import check_data as read_data
 from opencompass_llada.benchmarks.data_checks import find_class, options_of
 from opencompass_llada.devices import choose_device
+from opencompass_llada.engines import CheckRequest
 from opencompass_llada.families import find_family
 from opencompass_llada.faults import is_deliberate
 from opencompass_llada.networks import is_hub_id, read_model_config
@@ -298,9 +299,10 @@ def _check_model(
     if runs_locally and options.placement.device is not None:
         choose_device(options.placement.device)
     lengths = {options.generation_length(_max_out_len(dataset)) for dataset in datasets}
-    path, family = resolve_path(options.path), None
+    path, family, config = resolve_path(options.path), None, {}
     if not _is_left_to_the_hub(path):  # asking would download 16 GB before the first log line
-        family = find_family(read_model_config(path), options.path, options.family)
+        config = read_model_config(path, options.mask_token_id)
+        family = find_family(config, options.path, options.family)
     for length in sorted(lengths):
         options.settings.for_length(length)
         options.length_limit.prompt_limit(length)
@@ -308,7 +310,15 @@ def _check_model(
         return
     if not _is_left_to_the_hub(resolve_path(options.tokenizer_path)):
         LLaDACausalLM(**{**keywords, "tokenizer_only": True})
-    family.check(path, options.rope_scaling, options.settings)
+    family.check(
+        CheckRequest(
+            path=path,
+            config=config,
+            rope_scaling=options.rope_scaling,
+            settings=options.settings,
+            attention_block=options.attention_block,
+        )
+    )
 
 
 def check_data(cfg: Mapping[str, Any]) -> None:

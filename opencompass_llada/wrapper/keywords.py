@@ -24,6 +24,7 @@ from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
 from opencompass_llada.networks.attention import ATTENTION_BACKENDS
+from opencompass_llada.networks.attention_pattern import AttentionPattern, with_blocks
 from opencompass_llada.options import build, check_fields, check_value, reject_unknown
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
 from opencompass_llada.prompting.truncate import LengthLimit, merge_stop_strings
@@ -70,6 +71,10 @@ class Keywords:
     dtype: str | torch.dtype | None = None
     device: str | int | torch.device | None = None
     attention_backend: str | None = None
+    attention_block: int | None = None
+    """Block length to run a block-causal checkpoint with, in place of its own."""
+    mask_token_id: int | None = None
+    """The mask's id where config.json has none; config.json's where it has one."""
     peft_path: str | None = None
     peft_kwargs: Mapping[str, Any] | None = None
     # The papers'.
@@ -94,7 +99,7 @@ class Keywords:
         check_fields(self)
         if not self.path:
             raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
-        for name in ("max_out_len", "batch_size"):
+        for name in ("max_out_len", "batch_size", "attention_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value!r} must be a positive integer")
@@ -128,7 +133,9 @@ class WrapperOptions:
     rope_scaling: RopeScaling
     settings: SamplerSettings
     mask_token_id: int | None
-    """As given, to be compared with the checkpoint's."""
+    """As given; the checkpoint's, where its config.json has one."""
+    attention_block: int | None
+    """In place of a block-causal checkpoint's own block length."""
     length_limit: LengthLimit
     placement: Placement
     stop_words: tuple[str, ...]
@@ -156,7 +163,7 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
     given = build(Keywords, keywords, "LLaDACausalLM")
     family = check_model_type(given.model_type)
     sampler, mask_token_id = _read_sampler(given)
-    settings = _over_defaults(given, sampler, _possible_families(given, fetch))
+    settings = _over_defaults(given, sampler, *_read_checkpoint(given, mask_token_id, fetch))
     length_limit = _read_length_limit(given)
     return WrapperOptions(
         path=given.path,
@@ -164,6 +171,7 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
         rope_scaling=_read_scaling(given),
         settings=settings,
         mask_token_id=mask_token_id,
+        attention_block=given.attention_block,
         length_limit=length_limit,
         placement=_read_placement(given),
         stop_words=merge_stop_strings(given.stop_words),
@@ -178,24 +186,39 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
     )
 
 
-def _possible_families(given: Keywords, fetch: bool) -> list[Family]:
-    """Return the family that config.json names; those that it may be where that cannot be read."""
+def _read_checkpoint(
+    given: Keywords, mask_token_id: int | None, fetch: bool
+) -> tuple[list[Family], AttentionPattern | None]:
+    """Return the family that config.json names and who sees whom in its network.
+
+    Those that it may be, and None, where config.json cannot be read.
+    """
+    families = possible_families(given.model_type)
     with suppress(ValueError):  # what is wrong is said when the model is loaded
         folder = resolve_path(given.path)
         if fetch or Path(folder).expanduser().is_dir():
-            return [find_family(read_model_config(folder), given.path, given.model_type)]
-    return possible_families(given.model_type)
+            config = read_model_config(folder, mask_token_id)
+            families = [find_family(config, given.path, given.model_type)]
+            return families, families[0].read_pattern(config)
+    return families, None
 
 
 def _over_defaults(
-    given: Keywords, sampler: Mapping[str, Any] | SamplerConfig, families: Sequence[Family]
+    given: Keywords,
+    sampler: Mapping[str, Any] | SamplerConfig,
+    families: Sequence[Family],
+    pattern: AttentionPattern | None,
 ) -> SamplerSettings:
     """Return the sampler's options over the first family's defaults that they fit."""
+    if pattern is not None:
+        pattern = with_blocks(pattern, given.attention_block)
     faults: list[ValueError] = []
     for family in families:
         try:
             defaults = family.defaults(paper_form=given.diffusion_config is not None)
             settings = SamplerSettings(sampler, defaults)
+            if pattern is not None:
+                settings = settings.for_pattern(pattern)
             if given.max_out_len is not None:
                 settings.for_length(given.max_out_len)
             return settings
@@ -229,10 +252,12 @@ def _read_sampler(given: Keywords) -> tuple[Mapping[str, Any] | SamplerConfig, i
     if isinstance(sampler, SamplerConfig):
         if seed is not None:
             raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
-        return sampler, None
+        return sampler, given.mask_token_id
     paper = dict(config or {})
     reject_unknown("diffusion_config option", paper, [*_DIFFUSION_NAMES, "mask_id"])
     mask_id = check_value("diffusion_config['mask_id']", paper.pop("mask_id", None), int | None)
+    _reject_both("mask_token_id", given.mask_token_id, "diffusion_config['mask_id']", mask_id)
+    mask_id = given.mask_token_id if mask_id is None else mask_id
     own = {_DIFFUSION_NAMES[name]: value for name, value in paper.items()}
     options = dict(sampler or {}) if config is None else own
     if seed is not None:

@@ -99,7 +99,7 @@ class LLaDACausalLM(BaseModel):
         self.engine: Engine | None = None
         self._warned_too_long = False
         folder = resolve_path(options.path)
-        config = read_model_config(folder)
+        config = read_model_config(folder, options.mask_token_id)
         family = find_family(config, options.path, options.family)
         tokenizer_path = resolve_path(options.tokenizer_path)
         self.tokenizer = load_tokenizer(tokenizer_path, options.tokenizer_kwargs)
@@ -119,6 +119,7 @@ class LLaDACausalLM(BaseModel):
                 tokenizer=self.tokenizer,
                 rope_scaling=options.rope_scaling,
                 settings=options.settings,
+                attention_block=options.attention_block,
                 dtype=choose_dtype(options.placement.dtype, device),
                 device=device,
                 attention_backend=options.placement.attention_backend,
@@ -266,8 +267,8 @@ class LLaDACausalLM(BaseModel):
         given, found = self.options.mask_token_id, self.special_tokens.mask_token_id
         if given is not None and given != found:
             raise ValueError(
-                f"diffusion_config['mask_id']={given}, but the checkpoint's mask_token_id is "
-                f"{found}; leave mask_id out"
+                f"mask_token_id={given} (mask_id in diffusion_config), but the checkpoint's is "
+                f"{found}; leave it out"
             )
         if self.options.add_bos and self.tokenizer.bos_token_id is None:
             raise ValueError(
