@@ -10,6 +10,7 @@ import transformers
 from tiny import published_fields, tiny_config, write_tiny_checkpoint
 from tiny_causal import published_llama_fields, write_llama_checkpoint
 from tiny_dream import write_tiny_dream
+from tiny_sdar import write_tiny_sdar
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from opencompass_llada.networks import CheckpointError, check_causal, load_causal, load_checkpoint
@@ -237,9 +238,7 @@ def test_a_native_network_takes_the_base_of_either_form(tmp_path, writer, where)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("rope_scaling", {"type": "linear", "factor": 4.0}),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
-        ("rope_parameters", {"rope_type": "linear", "factor": 4.0}),
+        ("rope_scaling", {"type": "dynamic", "factor": 4.0}),
         ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
         ("sliding_window_size", 128),
         ("attention_bias", "yes"),
@@ -255,6 +254,33 @@ def test_native_networks_refuse_fields_that_they_do_not_know(tmp_path, writer, n
     config.write_text(json.dumps({**json.loads(config.read_text()), name: value}))
     with pytest.raises(ValueError, match=name):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("declared", [LINEAR, YARN], ids=["linear", "yarn"])
+@pytest.mark.parametrize(
+    ("writer", "sizes"),
+    [
+        (write_tiny_checkpoint, {"n_heads": 4, "max_sequence_length": 128}),
+        (write_tiny_dream, {"max_position_embeddings": 128, "rope_theta": 1e4}),
+        (write_tiny_sdar, {"head_dim": 8, "max_position_embeddings": 128}),
+    ],
+)
+def test_native_networks_obey_what_is_declared(tmp_path, writer, sizes, declared, name):
+    config = writer(tmp_path, **sizes) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), name: declared}))
+    model = load_checkpoint(tmp_path, dtype=torch.float32)
+    rope = model.resolved_rope
+    expected = yarn(1e4) if declared is YARN else plain(1e4) / 4
+    np.testing.assert_allclose(rope.inverse_frequencies_D.numpy(), expected, rtol=1e-5)
+    factor = 0.1 * math.log(4.0) + 1 if declared is YARN else 1.0
+    assert rope.attention_factor == pytest.approx(factor)
+    cos_LD, _ = model.prepare(8, torch.device("cpu"))
+    np.testing.assert_allclose(cos_LD[5, :4], factor * np.cos(5 * expected), rtol=1e-5)
+    with pytest.raises(ValueError, match=f"config.json scales by {declared['rope_type']} already"):
+        open_checkpoint(
+            tmp_path, rope_scaling=parse_rope_scaling({"type": "ntk", "theta_multiplier": 4})
+        )
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,15 @@ from tiny import write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_choices import ROWS, choices, model_config, questions, run
 from tiny_dream import write_tiny_dream
+from tiny_illada import write_tiny_illada
+from tiny_sdar import write_tiny_sdar
 
 from opencompass_llada.benchmarks.short.inferencer import OptionScoringInferencer
 from opencompass_llada.likelihood import LikelihoodOptions
 from opencompass_llada.networks import CheckpointError
 from opencompass_llada.wrapper import LLaDACausalLM
 
-PROMPTS = [[72, 101], [5, 6, 7, 8, 9, 10, 11], [200], [72, 101, 102]]
+PROMPTS = [[72, 101], [15, 16, 17, 18, 19, 20, 21], [200], [72, 101, 102]]
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
 
 
@@ -45,6 +47,10 @@ FAMILIES = {
         write_tiny_checkpoint, "d_model", options={"sampler": {"block_length": 4, "num_steps": 4}}
     ),
     "dream": Published(write_tiny_dream, "hidden_size"),
+    "illada": Published(
+        write_tiny_illada, "d_model", options={"sampler": {"block_length": 4, "num_steps": 4}}
+    ),
+    "sdar": Published(write_tiny_sdar, "hidden_size"),
     "llama": Published(write_llama_checkpoint, "hidden_size", masks=False),
 }
 
@@ -88,9 +94,7 @@ def test_it_runs_through_opencompass(work_dir, paths, name, kind):
     prompt = "Q: sky" if kind == "base" else "[user] Q: sky\n[assistant] "
     assert answers["0"]["origin_prompt"] == prompt
     model = load(name, paths[name])
-    ids = model.tokenizer(prompt)["input_ids"]
-    alone = model.engine.generate([ids], max_new_tokens=8)[0]
-    assert answers["0"]["prediction"] == model._read_answer(alone, ())
+    assert answers["0"]["prediction"] == model.generate([prompt], max_out_len=8)[0]
     start = "Q: sky\nA: is blue" if kind == "base" else "[user] Q: sky\n[assistant] A: is blue"
     assert options["0"]["label: A"]["prompt"] == start
     hits = sum(options[str(i)]["prediction"] == row["answer"] for i, row in enumerate(ROWS))

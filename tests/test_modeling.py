@@ -186,7 +186,6 @@ def test_attention_backend_errors():
         ("layer_norm_type", "default"),
         ("activation_type", "swiglu"),
         ("include_bias", True),
-        ("weight_tying", True),
         ("attention_layer_norm", True),
     ],
 )

@@ -63,7 +63,7 @@ def published_fields(config: LLaDAConfig) -> dict[str, Any]:
     """Return config.json as GSAI-ML/LLaDA-8B-Base writes it, with this configuration's sizes."""
     own = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size")
     own += ("embedding_size", "max_sequence_length", "rope_theta", "rms_norm_eps", "init_std")
-    own += ("mask_token_id", "eos_token_id", "pad_token_id")
+    own += ("mask_token_id", "eos_token_id", "pad_token_id", "weight_tying")
     return {
         "activation_type": "silu",
         "alibi": False,
@@ -100,7 +100,6 @@ def published_fields(config: LLaDAConfig) -> dict[str, Any]:
         "scale_logits": False,
         "transformers_version": "4.46.3",
         "use_cache": False,
-        "weight_tying": False,
         **{name: getattr(config, name) for name in own},
     }
 

@@ -19,7 +19,6 @@ from opencompass_llada.options import build, check_value
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
-    CacheOptions,
     IsComplete,
     SamplerConfig,
     SamplerOutput,
@@ -151,7 +150,7 @@ class SamplerSettings:
         block = pattern.block_length if isinstance(pattern, Blocks) else None
         own: dict[str, Any] = {} if block is None else {"block_length": block}
         if block is not None and self.resolved.cfg_scale == 0:  # guidance excludes a cache
-            own["cache"] = CacheOptions(type="prefix")
+            own["cache"] = "prefix"
         own = {name: value for name, value in own.items() if name not in self.given}
         fitted = copy.copy(self)
         fitted.unset = {**self.unset, **own}

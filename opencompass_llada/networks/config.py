@@ -114,6 +114,9 @@ class BidirectionalConfig(PretrainedConfig):
         own = {name: fields.pop(name, getattr(type(self), name)) for name in names}
         # transformers 4 ties the output to the input embeddings unless it is told not to.
         fields["tie_word_embeddings"] = own.get("tie_word_embeddings", False)
+        # A kernel of another code's (SDAR's flex_attention), which transformers would ask us for.
+        for name in ("attn_implementation", "_attn_implementation"):
+            fields.pop(name, None)
         special = {name: own[name] for name in ("eos_token_id", "pad_token_id")}
         super().__init__(**special, **fields)
         for name, value in own.items():

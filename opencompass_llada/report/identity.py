@@ -53,6 +53,7 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
         options |= dict(model.get(key) or {})
     options["seed"] = options.get("seed", model.get("seed"))
     options["dtype"] = model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype")
+    options["attention_block"] = model.get("attention_block")
     options["draws"] = (model.get("likelihood") or {}).get("num_draws")
     strategy = STRATEGIES.get(str(options.get("remasking")))
     random = options.get("temperature") or (strategy is not None and strategy.score is None)

@@ -177,8 +177,9 @@ class SamplerConfig:
         if self.block_length not in (None, causal_block):
             raise ValueError(
                 f"block_length={self.block_length} differs from the {causal_block} tokens of the "
-                "checkpoint's own blocks; leave it out, or, where the checkpoint was trained on "
-                f"such blocks, too, load it with attention_block={self.block_length}"
+                "network's blocks, which config.json or attention_block gives; leave it out, or, "
+                "where the checkpoint was trained on such blocks, too, load it with "
+                f"attention_block={self.block_length}"
             )
         if way in ("prompt", "dual"):
             raise ValueError(

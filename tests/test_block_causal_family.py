@@ -1,0 +1,176 @@
+"""A block-causal checkpoint's blocks: of config.json or `attention_block`, before weights load."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import write_tiny_checkpoint
+from tiny_causal import write_llama_checkpoint
+from tiny_choices import model_config, questions
+from tiny_illada import write_tiny_illada
+from tiny_sdar import tiny_sdar, write_tiny_sdar
+
+from opencompass_llada.engines import CheckRequest, SamplerSettings
+from opencompass_llada.families import find_family
+from opencompass_llada.networks import read_model_config
+from opencompass_llada.networks.attention_pattern import FULL, Blocks
+from opencompass_llada.report.identity import describe_sampler
+from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.runs.makers import describe_maker, list_differences
+from opencompass_llada.runs.provenance import hash_files
+from opencompass_llada.wrapper import LLaDACausalLM
+
+PROMPTS = ["The capital of France is", "Hi", "One, two, three, four, five,"]
+
+
+@pytest.fixture(scope="module")
+def sdar(tmp_path_factory):
+    return str(write_tiny_sdar(tmp_path_factory.mktemp("sdar") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def llada(tmp_path_factory):
+    return str(write_tiny_checkpoint(tmp_path_factory.mktemp("llada") / "tiny"))
+
+
+def settings_of(path, length, **keywords):
+    return LLaDACausalLM.check_arguments(path, **keywords).settings.for_length(length)
+
+
+def test_blocks_and_cache_are_known_before_anything_is_loaded(sdar):
+    config = settings_of(sdar, 10)
+    assert (config.block_length, config.cache.type, config.num_steps) == (4, "prefix", None)
+    assert (config.remasking, config.acceptance.type, config.acceptance.value) == (
+        *("maskgit_plus", "threshold", 0.85),
+    )
+    assert settings_of(sdar, 10, attention_block=8).block_length == 8
+    assert settings_of(sdar, 10, sampler={"block_length": 4, "cache": "none"}).cache.type == "none"
+    guided = settings_of(sdar, 10, sampler={"cfg_scale": 1.0})
+    assert guided.cache.type == "none", "guidance has no cache"
+
+
+def test_steps_go_by_the_checkpoints_blocks(sdar):
+    assert settings_of(sdar, 10, sampler={"num_steps": 6}).plan().steps_per_block == 2
+    capped = settings_of(sdar, 10, sampler={"num_steps": 512})
+    assert capped.num_steps == 12, "three blocks of 4, one token a step"
+    for keywords in ({"max_out_len": 10}, {}):
+        sampler = {"num_steps": 8} | ({} if keywords else {"generation_length": 10})
+        with pytest.raises(ValueError, match="num_steps=8 must be a multiple of the 3 blocks"):
+            LLaDACausalLM.check_arguments(sdar, sampler=sampler, **keywords)
+    assert settings_of(sdar, 10, sampler={"num_steps": 8}, attention_block=16).num_steps == 8
+
+
+WRONG = {
+    "another block": (
+        {"sampler": {"block_length": 8}},
+        r"block_length=8 differs from the 4 tokens",
+    ),
+    "not the override": (
+        {"sampler": {"block_length": 4}, "attention_block": 8},
+        r"block_length=4 differs from the 8 tokens.*attention_block=4",
+    ),
+    "an approximate cache": ({"sampler": {"cache": "dual"}}, r"cache='dual' approximates.*prefix"),
+    "no block": ({"attention_block": 0}, r"attention_block=0 must be a positive integer"),
+    "no number": ({"attention_block": "four"}, r"attention_block='four'.*integer"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_fit_the_blocks_is_refused(sdar, name):
+    keywords, message = WRONG[name]
+    for call in (LLaDACausalLM.check_arguments, LLaDACausalLM):
+        with pytest.raises(ValueError, match=message):
+            call(sdar, **keywords)
+
+
+def test_options_made_without_the_config_are_held_to_it_by_check_and_load(sdar):
+    config = read_model_config(sdar)
+    family = find_family(config, sdar, None)
+    for options, message in (
+        ({"block_length": 8}, "differs"),
+        ({"cache": "prompt"}, "approximate"),
+    ):
+        request = CheckRequest(
+            path=sdar, config=config, rope_scaling=RopeScaling(), settings=SamplerSettings(options)
+        )
+        with pytest.raises(ValueError, match=message):
+            family.check(request)
+
+
+def test_other_models_have_no_blocks_of_their_own(llada, tmp_path):
+    with pytest.raises(ValueError, match=r"attention_block=4 .*all tokens see each other"):
+        LLaDACausalLM.check_arguments(llada, attention_block=4)
+    with pytest.raises(ValueError, match="cache='prefix' keeps blocks that nothing later changes"):
+        LLaDACausalLM.check_arguments(llada, sampler={"cache": "prefix"})
+    llama = str(write_llama_checkpoint(tmp_path / "llama"))
+    with pytest.raises(ValueError, match="attention_block=4 .* is autoregressive; leave it out"):
+        LLaDACausalLM(llama, attention_block=4)
+
+
+def test_the_override_reaches_the_network_and_is_logged(sdar, caplog):
+    caplog.set_level("INFO", logger="opencompass_llada")
+    own, other = LLaDACausalLM(sdar), LLaDACausalLM(sdar, attention_block=8)
+    assert "attention_block=8 takes the place of the checkpoint's own: Blocks(block_length=4)" in (
+        caplog.text
+    )
+    assert own.engine.model.attention_pattern == Blocks(4)
+    assert other.engine.model.attention_pattern == Blocks(8)
+    assert other.engine.settings.resolved.block_length == 8
+    answers = [model.generate(PROMPTS, max_out_len=12) for model in (own, other)]
+    assert answers[0] != answers[1], "the network itself sees other blocks"
+    again = LLaDACausalLM(sdar, attention_block=4, sampler={"cache": "none"})
+    assert again.generate(PROMPTS, max_out_len=12) == answers[0]
+
+
+def test_answers_of_another_block_have_another_maker(sdar):
+    def maker(scoring=False, **keywords):
+        model = model_config(sdar, **keywords)
+        dataset = questions()
+        if scoring:
+            dataset["infer_cfg"]["inferencer"] = {"type": "PPLInferencer"}
+        files = hash_files(model, fetch=False)
+        return describe_maker(model, dataset, files=files, data={}, dtype=None, fetch=False)
+
+    own = maker()
+    assert own["sampler"]["block_length"] == 4
+    assert own["sampler"]["cache"]["type"] == "prefix"
+    assert "options.attention_block" in list_differences(own, maker(attention_block=8))
+    differing = list_differences(maker(scoring=True), maker(scoring=True, attention_block=8))
+    assert differing == ["options.attention_block"], "a likelihood goes by the blocks, too"
+    assert "attention_block=8" in describe_sampler({"attention_block": 8})
+
+
+def test_the_config_alone_states_who_sees_whom():
+    assert tiny_sdar(block_size=16).attention_pattern == Blocks(16)
+    family = find_family({"model_type": "sdar"}, "p", None)
+    assert not hasattr(family, "attention_pattern")
+    assert find_family({"model_type": "llama"}, "p", None).read_pattern({}) is None
+
+
+def test_a_full_networks_settings_stay_as_they_are():
+    settings = SamplerSettings({"num_steps": 8})
+    assert settings.for_pattern(FULL).for_length(64) == settings.for_length(64)
+
+
+def test_the_masks_id_where_config_json_has_none(llada, tmp_path):
+    """As iLLaDA is used: 'by setting mask_id=5' (ML-GSAI/LLaDA, README)."""
+    folder = write_tiny_illada(tmp_path / "illada")
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    path = str(folder)
+    with pytest.raises(
+        ValueError, match=r"config\.json has no mask_token_id.*mask_token_id=\.\.\."
+    ):
+        LLaDACausalLM(path)
+    for keywords in ({"mask_token_id": 5}, {"diffusion_config": {"mask_id": 5}}):
+        model = LLaDACausalLM(path, **keywords)
+        assert model.special_tokens.mask_token_id == model.engine.model.config.mask_token_id == 5
+        assert model.generate(PROMPTS, max_out_len=8)
+    with pytest.raises(ValueError, match="mask_token_id=999 must be in 0"):
+        LLaDACausalLM(path, mask_token_id=999)
+    with pytest.raises(ValueError, match=r"mask_token_id=5 .*checkpoint's is 258; leave it out"):
+        LLaDACausalLM(llada, mask_token_id=5)
+    with pytest.raises(ValueError, match="both given"):
+        LLaDACausalLM(path, mask_token_id=5, diffusion_config={"mask_id": 5})
