@@ -15,7 +15,6 @@ import argparse
 import gc
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,14 +40,15 @@ from inference_shapes import (
     make_model,
     pass_operations,
 )
-from recording import ROOT, describe_run, write_record
+from recorded_parts import RecordedParts
+from recording import ROOT
 
 from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.networks.attention import attend_with
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 
-class Bench:
+class Bench(RecordedParts):
     """One run: a model, its fast passes, and what was found."""
 
     def __init__(
@@ -62,10 +62,8 @@ class Bench:
             limit: Seconds after which no further part begins.
             record_path: Where the record is written after every part.
         """
-        self.started = time.perf_counter()
-        self.quick, self.device, self.limit = quick, device, limit
-        self.record_path = record_path
-        self.record: dict[str, Any] = {**describe_run(), "failed": {}, "seconds_at": {}}
+        super().__init__(device, limit, record_path)
+        self.quick = quick
         self.model = make_model(quick, device)
         self.server = PassServer(FastNetwork(self.model))
         if device.type == "cuda":  # the plain forward pass is the papers', who use flash attention
@@ -75,23 +73,6 @@ class Bench:
             eos_token_id=self.model.config.eos_token_id,
         )
         self.baseline_steps: dict[int, list[float]] = {}
-
-    def part(self, name: str, call: Callable[[], Any]) -> None:
-        """Run a part and keep what it returns; what fails is recorded and shown, and goes on."""
-        elapsed = time.perf_counter() - self.started
-        if elapsed > self.limit:
-            self.record["failed"][name] = f"not begun: {elapsed:.0f} s had passed"
-            return
-        try:
-            self.record[name] = call()
-        except Exception as error:  # one part's failure must not cost the others on a lent card
-            self.record["failed"][name] = f"{type(error).__name__}: {error}"[:600]
-            print(f"FAILED {name}: {self.record['failed'][name]}", flush=True)
-        self.record["seconds_at"][name] = round(time.perf_counter() - self.started, 1)
-        write_record(self.record_path, self.record)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def prompt(self, length: int) -> list[int]:
         """Return random token ids; the same for one length."""

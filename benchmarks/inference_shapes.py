@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.sampling import CacheOptions
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 MODES = {
     "exact": CacheOptions(),
@@ -89,9 +92,14 @@ def make_model(quick: bool, device: torch.device) -> LLaDAForMaskedDiffusion:
             "eos_token_id": 298,
             "pad_token_id": 298,
         }
+    return make_random(LLaDAForMaskedDiffusion, LLaDAConfig(**sizes), device)
+
+
+def make_random(make: Callable[[Any], Network], config: Any, device: torch.device) -> Network:
+    """Return a module of random weights made on the device, in bfloat16 on CUDA, else float32."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.device("meta"):
-        model = LLaDAForMaskedDiffusion(LLaDAConfig(**sizes))
+        model = make(config)
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     torch.manual_seed(0)
     for parameter in model.parameters():
@@ -99,6 +107,8 @@ def make_model(quick: bool, device: torch.device) -> LLaDAForMaskedDiffusion:
             parameter.fill_(1.0)
         else:
             parameter.normal_(std=0.02)
+    for buffer in model.buffers():
+        buffer.zero_()
     return model
 
 

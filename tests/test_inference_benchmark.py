@@ -133,3 +133,32 @@ def test_the_comparison_with_libraries_records_every_way_or_why_not(tmp_path, re
             assert found["relative_error"] < 1e-5, name
             assert found["argmax_agreement"] == 1.0, name
             assert found["times_ours"] > 0, name
+
+
+def test_the_block_causal_benchmark_records_its_parts_without_opencompass(
+    tmp_path, repository_root
+):
+    path = tmp_path / "record.json"
+    script = f"""
+import runpy, sys
+sys.modules["opencompass"] = None
+sys.path.insert(0, {str(repository_root / "benchmarks")!r})
+sys.argv = ["block_causal.py", "--tiny", "--out", {str(path)!r}]
+runpy.run_path({str(repository_root / "benchmarks" / "block_causal.py")!r}, run_name="__main__")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repository_root), "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-2000:] + run.stdout[-2000:]
+    record = json.loads(path.read_text())
+    assert record["failed"] == {}
+    assert len(record["iLLaDA-8B 64"]["seconds_of_steps"]) == 2
+    # The prompt's pass, a pass a token, and one that keeps each block but the last.
+    assert record["block 16"]["passes"] == 1 + 32 + 1
+    assert record["prefill 128"]["against_causal"] > 0
+    chunks = record["prefill agreement"]["float32, in chunks, to float32"]
+    assert chunks["argmax"] == 1.0
+    assert max(chunks["relative_error"], *chunks["keys"]) < 1e-6
