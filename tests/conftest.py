@@ -1,6 +1,7 @@
 """Fixtures that more than one test file uses; settings that every test runs under."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository_root() -> Path:
     """Return the checkout's top folder."""
     return REPOSITORY_ROOT
+
+
+@pytest.fixture(scope="session")
+def published_files() -> Callable[[str], Path]:
+    """Return what finds a published checkpoint's files without weights, or skips.
+
+    Looked for as `data/published/NAME` where `real_data_root` looks.
+    """
+
+    def find(name: str) -> Path:
+        own = os.environ.get("COMPASS_DATA_CACHE")
+        for root in ([Path(own)] if own else []) + [REPOSITORY_ROOT.parent / "shared"]:
+            if (folder := root / "data/published" / name).is_dir():
+                return folder.resolve()
+        pytest.skip(f"no published files of {name}: COMPASS_DATA_CACHE/data/published holds none")
+
+    return find
 
 
 @pytest.fixture(scope="session")
