@@ -21,7 +21,7 @@ from opencompass_llada.likelihood import (
     sliced_entropies,
 )
 from opencompass_llada.likelihood.estimate import student_t_quantile
-from opencompass_llada.likelihood.scorers import stratified_counts
+from opencompass_llada.likelihood.masks import stratified_counts
 
 MASK = 4  # after a vocabulary of four tokens
 TARGET = [1, 3, 0, 2, 1]

@@ -17,7 +17,7 @@ from opencompass_llada.likelihood import (
     entropies_from_logits,
     parse_scoring,
 )
-from opencompass_llada.likelihood.scorers import is_enumerable
+from opencompass_llada.likelihood.masks import is_enumerable
 from opencompass_llada.likelihood.texts import split_options
 from opencompass_llada.prompting.truncate import PromptTooLongError
 from opencompass_llada.sampling import SpecialTokens
@@ -244,7 +244,9 @@ def test_what_cannot_be_scored_is_refused(diffusion, causal):
     [
         ({"num_draw": 4}, "Did you mean 'num_draws'"),
         ({"num_draws": 5}, "num_draws=5 must be even"),
-        ({"estimator": "longllada"}, "Unknown likelihood option 'estimator'"),
+        ({"estimator": "longllada"}, "Unknown likelihood estimator 'longllada'"),
+        ({"estimator": "confidence", "num_draws": 8}, "draws nothing; leave it out"),
+        ({"estimator": 5}, r"likelihood\['estimator'\]=5 must be"),
         ({"seed": 1.5}, r"likelihood\['seed'\]=1.5 must be an integer"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         (128, "must be a dict"),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from opencompass_llada.likelihood import CausalScorer, MaskedScorer
+from opencompass_llada.likelihood import BlockScorer, CausalScorer, MaskedScorer
 from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks
 from opencompass_llada.options import build, check_value
 from opencompass_llada.rope.frequencies import ResolvedRope
@@ -66,7 +66,7 @@ class Engine(ABC):
 
     generates_by: ClassVar[str]
     """``masked_diffusion`` or ``autoregressive``; recorded with every run."""
-    scorer: MaskedScorer | CausalScorer
+    scorer: MaskedScorer | BlockScorer | CausalScorer
     """Scores token ids with the network."""
 
     def __init__(self, model: Any, rope: ResolvedRope | None) -> None:

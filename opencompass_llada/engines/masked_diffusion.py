@@ -26,7 +26,7 @@ from opencompass_llada.inference import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.likelihood import MaskedScorer, sliced_entropies
+from opencompass_llada.likelihood import BlockScorer, MaskedScorer, sliced_entropies
 from opencompass_llada.networks import (
     NETWORKS,
     BidirectionalNetwork,
@@ -34,7 +34,7 @@ from opencompass_llada.networks import (
     open_checkpoint,
     read_config,
 )
-from opencompass_llada.networks.attention_pattern import AttentionPattern, with_blocks
+from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks, with_blocks
 from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
 from opencompass_llada.sampling import (
     IsComplete,
@@ -53,7 +53,7 @@ class MaskedDiffusionEngine(Engine):
     """Generates and scores with a masked diffusion model."""
 
     generates_by = "masked_diffusion"
-    scorer: MaskedScorer
+    scorer: MaskedScorer | BlockScorer
 
     def __init__(
         self,
@@ -67,8 +67,7 @@ class MaskedDiffusionEngine(Engine):
         super().__init__(model, model.resolved_rope)
         self.settings = settings
         self.special_tokens = special_tokens
-        entropies = sliced_entropies(model.hidden_states, model.get_output_embeddings())
-        self.scorer = MaskedScorer(entropies, special_tokens.mask_token_id, self.device)
+        self.scorer = self._make_scorer(special_tokens.mask_token_id)
         self._progress = make_progress() if progress is None else progress
         self._times_seen: Counter[int] = Counter()
 
@@ -76,6 +75,14 @@ class MaskedDiffusionEngine(Engine):
     def server(self) -> PassServer:
         """The fast passes; made when first asked for, since adapters replace parameters before."""
         return PassServer(FastNetwork(self.model))
+
+    def _make_scorer(self, mask_token_id: int) -> MaskedScorer | BlockScorer:
+        pattern = self.model.attention_pattern
+        if isinstance(pattern, Blocks):
+            return BlockScorer(lambda: self.server, mask_token_id, pattern.block_length)
+        head = self.model.get_output_embeddings()
+        entropies = sliced_entropies(self.model.hidden_states, head)
+        return MaskedScorer(entropies, mask_token_id, self.device)
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None

@@ -2,7 +2,8 @@
 
 A chunk's attention is put together from three parts, which no key is in twice: the causal kernel
 over the chunk, the maskless kernel over what is cached before it, and the later tokens of each
-block, a small product. Their log-sum-exps merge them exactly, up to rounding.
+block, a small product. Their log-sum-exps merge them exactly, up to rounding. Noisy copies of
+blocks see the clean text before them in the same way, and of what is near them what a mask says.
 Shape suffixes: T queries, S keys, H query heads, G key/value heads, R query heads a key/value head,
 D head size, N blocks, Q and K places of a block, P parts.
 """
@@ -38,6 +39,25 @@ def attend_blocks(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, block_length: int
     return merge(parts).to(q_THD.dtype)
 
 
+def attend_noisy(
+    q_THD: Tensor,
+    shared: tuple[Tensor, Tensor],
+    further: tuple[Tensor, Tensor],
+    seen_TS: Tensor | None,
+) -> Tensor:
+    """Return attention over keys and values that all T tokens see, and over further ones.
+
+    Of the further ones, [S, G, D], a token sees those where ``seen`` is true, all if it is None;
+    the shared ones may be none. Returns [T, H, D].
+    """
+    parts = [_attend(q_THD, *shared, is_causal=False)] if len(shared[0]) else []
+    if seen_TS is None:
+        parts.append(_attend(q_THD, *further, is_causal=False))
+    else:
+        parts.append(_attend_seen(q_THD, *further, seen_TS))
+    return merge(parts).to(q_THD.dtype)
+
+
 def merge(parts: Sequence[Part]) -> Tensor:
     """Return attention over all the parts' keys together, float32 [T, H, D]."""
     sums_PTH = torch.stack([sums_TH for _, sums_TH in parts])
@@ -60,12 +80,30 @@ def _attend_later(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, block_length: int
     scores_NQGRK = torch.einsum("nqgrd,nkgd->nqgrk", q_NQGRD, k_NKGD)
     places_K = torch.arange(block_length, device=q_THD.device)
     is_later_QK = places_K > places_K[:, None]
-    scores_NQGRK = scores_NQGRK.masked_fill(~is_later_QK[:, None, None], -torch.inf)
-    sums_NQGR = scores_NQGRK.logsumexp(-1)
-    least = torch.finfo(torch.float32).min  # so that the last token's chances are 0 and not NaN
-    chances_NQGRK = (scores_NQGRK - sums_NQGR.clamp(min=least)[..., None]).exp()
-    out_NQGRD = torch.einsum("nqgrk,nkgd->nqgrd", chances_NQGRK, v_NKGD)
+    out_NQGRD, sums_NQGR = _weigh(
+        scores_NQGRK, ~is_later_QK[:, None, None], v_NKGD, "nqgrk,nkgd->nqgrd"
+    )
     return out_NQGRD.flatten(2, 3).flatten(0, 1), sums_NQGR.flatten(2, 3).flatten(0, 1)
+
+
+def _attend_seen(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, seen_TS: Tensor) -> Part:
+    """Attend by a mask; a token that sees nothing has a part as in `_attend_later`."""
+    scaled_THD = q_THD.float() * q_THD.shape[-1] ** -0.5
+    q_TGRD = scaled_THD.unflatten(1, (k_SGD.shape[1], -1))
+    scores_TGRS = torch.einsum("tgrd,sgd->tgrs", q_TGRD, k_SGD.float())
+    out_TGRD, sums_TGR = _weigh(
+        scores_TGRS, ~seen_TS[:, None, None], v_SGD.float(), "tgrs,sgd->tgrd"
+    )
+    return out_TGRD.flatten(1, 2), sums_TGR.flatten(1, 2)
+
+
+def _weigh(scores: Tensor, hidden: Tensor, values: Tensor, product: str) -> tuple[Tensor, Tensor]:
+    """Return values weighted by the softmax of what is not hidden, and its log-sum-exps."""
+    scores = scores.masked_fill(hidden, -torch.inf)
+    sums = scores.logsumexp(-1)
+    least = torch.finfo(torch.float32).min  # so that chances of nothing are 0 and not NaN
+    chances = (scores - sums.clamp(min=least)[..., None]).exp()
+    return torch.einsum(product, chances, values), sums
 
 
 def _attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, *, is_causal: bool) -> Part:

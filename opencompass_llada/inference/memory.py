@@ -140,6 +140,14 @@ def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
     raise MemoryPlanError(f"{text}Nearest plan that does: {_changes(plan, fitting)}.")
 
 
+def longest_row(plan: MemoryPlan, budget: int) -> int:
+    """Return how many tokens of one row fit a budget in bytes, in multiples of `SLOT_STEP`."""
+    for length in range(max(plan.row_lengths) // SLOT_STEP * SLOT_STEP, 0, -SLOT_STEP):
+        if replace(plan, row_lengths=(length,)).peak_bytes <= budget:
+            return length
+    return 0
+
+
 def _nearest(plan: MemoryPlan) -> Iterator[MemoryPlan]:
     """Yield other plans, the least different first: dtype, rows, no cache, shorter context."""
     plan = replace(plan, mlp_chunk=min(plan.mlp_chunk, 4096))

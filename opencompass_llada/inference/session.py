@@ -57,7 +57,7 @@ class PassServer:
         self.graphs = GraphedPasses(network, graphs)
         self._cache: KeyValueCache | None = None
         self._size = NetworkSize.of(network.network, network.dtype)
-        self._budget = card_budget(network.device) if memory_budget is None else memory_budget
+        self.budget = card_budget(network.device) if memory_budget is None else memory_budget
         self._logged: set[tuple[str | None, int, int]] = set()
         self.plan: MemoryPlan | None = None
         self.logit_shift = network.network.logit_shift
@@ -90,8 +90,8 @@ class PassServer:
             mlp_chunk=self.network.largest_chunk,
             guided=guided,
         )
-        if self._budget is not None:
-            self._fit_plan(self.plan, self._budget)
+        if self.budget is not None:
+            self._fit_plan(self.plan, self.budget)
         cache = None if cache_dtype is None else self._reserve(sum(final), cache_dtype)
         self.network.network.prepare(max(final), self.network.device)  # one table for all sessions
         return Session(self, tuple(row_lengths), cache, passes)
@@ -265,6 +265,20 @@ class Session:
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
         asked = local_BP[..., None].expand(-1, -1, states_BWM.shape[-1])
         return network.head(states_BWM.gather(1, asked))
+
+    @torch.inference_mode()
+    def run_line(self, ids_T: Tensor, positions_T: Tensor, attend: LayerAttend) -> Tensor:
+        """Run tokens which attend by themselves, say to what is `cached`; cache nothing.
+
+        Returns the states for the head, [T, M].
+        """
+        embedded = self._network.embed(ids_T)
+        return self._network.run_layers(embedded, positions_T, self._rotation, attend)
+
+    def cached(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return the first row's keys and values before a position, [end, G, D]."""
+        assert self._cache is not None, "a session without a cache keeps nothing"
+        return self._cache.layers[layer].read(0, end, self._network.dtype)
 
     def _span(self, starts: tuple[int, ...], num_tokens: int) -> tuple[Span, bool]:
         """Return where a span stands, and whether its tokens of a row all see the same keys."""

@@ -1,5 +1,6 @@
 """Scores texts: a masked diffusion model's likelihood bound, and autoregressive models exactly."""
 
+from opencompass_llada.likelihood.block_scorer import BlockScorer
 from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, parse_scoring, pool
 from opencompass_llada.likelihood.scorers import (
     CausalScorer,

@@ -13,7 +13,7 @@ from opencompass_llada.options import check_at_least, check_fields, check_value,
 
 #: Estimator -> draws where none are given: LongLLaDA's own number, and one that this package's
 #: tiny model gives a standard error of a few percent with.
-_DEFAULT_DRAWS = {"bound": 16, "longllada": 8}
+_DEFAULT_DRAWS = {"bound": 16, "longllada": 8, "confidence": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,12 @@ class LikelihoodOptions:
     """How a target is scored by a masked diffusion model; others are scored exactly."""
 
     estimator: str = "bound"
-    """``bound``: the likelihood bound. ``longllada``: as LongLLaDA's script estimates it."""
+    """``bound``: the likelihood bound. ``longllada``: as LongLLaDA's script estimates it.
+    ``confidence``: of options alone, our reading of iLLaDA's confidence-based scoring (arXiv
+    2606.25331): see `scorers.most_confident_first`."""
     num_draws: int | None = None
     """Masks drawn for a target (``bound``) or for a chunk (``longllada``); each is one forward
-    pass of one row. None is 16 and 8."""
+    pass of one row. None is 16 and 8; ``confidence`` draws none."""
     chunk_length: int = 64
     """``longllada``: tokens that are masked together, given all text before them."""
     batch_size: int = 1
@@ -38,6 +40,13 @@ class LikelihoodOptions:
         reject_unknown("estimator", [self.estimator], _DEFAULT_DRAWS)
         check_at_least(self, 0, "seed")
         check_at_least(self, 1, "chunk_length", "batch_size")
+        if self.estimator == "confidence":
+            if self.num_draws is not None:
+                raise ValueError(
+                    f"num_draws={self.num_draws} has no effect with estimator='confidence', which "
+                    "draws nothing; leave it out"
+                )
+            return
         if self.draws < 2:
             raise ValueError(
                 f"num_draws={self.num_draws} must be at least 2: one draw gives no standard error."
@@ -55,7 +64,8 @@ class LikelihoodOptions:
         return _DEFAULT_DRAWS[self.estimator] if self.num_draws is None else self.num_draws
 
 
-_SCORING_NAMES = ("num_draws", "seed", "batch_size")
+_SCORING_NAMES = ("estimator", "num_draws", "seed", "batch_size")
+_SCORING_ESTIMATORS = ("bound", "confidence")
 #: 128 draws are LLaDA's own for a log-likelihood (its mc_num); options are short as a rule.
 _SCORING = LikelihoodOptions(num_draws=128, batch_size=8)
 
@@ -63,13 +73,23 @@ _SCORING = LikelihoodOptions(num_draws=128, batch_size=8)
 def parse_scoring(
     given: Mapping[str, Any] | None, base: LikelihoodOptions = _SCORING
 ) -> LikelihoodOptions:
-    """Read a ``likelihood`` option, ``num_draws``, ``seed`` and ``batch_size`` over the base."""
+    """Read a ``likelihood`` option over the base: ``estimator``, ``num_draws`` and others.
+
+    Draws of the base are no option of another estimator.
+    """
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"likelihood={given!r} must be a dict of {', '.join(_SCORING_NAMES)}")
-    options = given or {}
-    reject_unknown("likelihood option", options, _SCORING_NAMES)
-    checked = {name: check_value(f"likelihood[{name!r}]", options[name], int) for name in options}
-    return replace(base, **checked)
+    reject_unknown("likelihood option", given or {}, _SCORING_NAMES)
+    options = {
+        name: check_value(f"likelihood[{name!r}]", value, str if name == "estimator" else int)
+        for name, value in (given or {}).items()
+    }
+    estimator = options.get("estimator", base.estimator)
+    reject_unknown("likelihood estimator", [estimator], _SCORING_ESTIMATORS)
+    if estimator != base.estimator:
+        own = _SCORING.num_draws if estimator == _SCORING.estimator else None
+        base = replace(base, estimator=estimator, num_draws=own)
+    return replace(base, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +100,7 @@ class Estimate:
     """
 
     estimator: str
-    """``bound``, ``longllada`` or ``autoregressive``."""
+    """``bound``, ``longllada``, ``confidence`` or ``autoregressive``."""
     nll: float
     """Of all tokens together, nats."""
     variance: float = 0.0
@@ -89,7 +109,7 @@ class Estimate:
     """Of the variance; infinite where it is known to be 0."""
     num_tokens: int
     num_draws: int
-    """Masks drawn in all; 0 for an autoregressive model."""
+    """Masks drawn in all; 0 for an autoregressive model, and by confidence."""
     num_forward_passes: int
     """Forward passes of one row each."""
 

@@ -1,9 +1,7 @@
 """Scores token ids: a masked diffusion model's likelihood bound, and autoregressive models exactly.
 
-The bound is LLaDA's, arXiv 2502.09992, Eq. 14 (the low-variance form of Eq. 6): with L target
-tokens, draw a count l uniform on 1..L and l places without replacement; then L / l * (sum of the
-masked tokens' cross entropies) has the bound as its mean. Masks are drawn on the CPU for every
-device. Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
+Of diffusion models those where all tokens see each other; `block_scorer` has the block-causal ones.
+Shape suffixes: B rows, L row length, P positions asked for, V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -21,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, pool, satterthwaite
+from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, pool
+from opencompass_llada.likelihood.masks import MaskSet, draw_places, is_enumerable
 from opencompass_llada.sampling import LogitsFunction, derive_seed
 
 Ids = Sequence[int]
@@ -36,7 +34,7 @@ def entropies_from_logits(logits_function: LogitsFunction) -> EntropyFunction:
     """Make cross entropies of a model's ``logits_at``; holds all positions' logits at once."""
 
     def entropies(input_ids_BL: Tensor, positions_BP: Tensor, targets_BP: Tensor) -> Tensor:
-        return _cross_entropy(logits_function(input_ids_BL, positions_BP, None), targets_BP)
+        return cross_entropy(logits_function(input_ids_BL, positions_BP, None), targets_BP)
 
     return entropies
 
@@ -55,17 +53,19 @@ def sliced_entropies(
         states_BPM = hidden_states(input_ids_BL, None, positions_BP)
         size = max(1, POSITIONS_AT_ONCE // len(input_ids_BL))
         slices = zip(states_BPM.split(size, dim=1), targets_BP.split(size, dim=1), strict=True)
-        return torch.cat([_cross_entropy(head(states), t) for states, t in slices], dim=1)
+        return torch.cat([cross_entropy(head(states), t) for states, t in slices], dim=1)
 
     return entropies
 
 
-def _cross_entropy(logits_BPV: Tensor, targets_BP: Tensor) -> Tensor:
+def cross_entropy(logits_BPV: Tensor, targets_BP: Tensor) -> Tensor:
+    """Return the cross entropies of targets, float32 nats [B, P]."""
     logits, targets = logits_BPV.flatten(0, 1).float(), targets_BP.flatten()
     return F.cross_entropy(logits, targets, reduction="none").view(targets_BP.shape)
 
 
-def _check_finite(values: Iterable[float]) -> None:
+def check_finite(values: Iterable[float]) -> None:
+    """Raise a FloatingPointError unless all cross entropies are finite."""
     if not all(map(math.isfinite, values)):
         raise FloatingPointError(
             "The model's cross entropies are not finite; load it in bfloat16 or float32, and check "
@@ -79,11 +79,11 @@ def _row_entropies(
     """Return a row's cross entropies at some positions, by one forward pass: float64 [P]."""
     call = [torch.tensor([list(ids)], device=device) for ids in (row, positions, targets)]
     values_P = entropies(*call)[0].double()
-    _check_finite(values_P.tolist())
+    check_finite(values_P.tolist())
     return values_P
 
 
-def _alternatives(estimator: str, num_draws: int, values_P: Tensor) -> list[Estimate]:
+def alternatives(estimator: str, num_draws: int, values_P: Tensor) -> list[Estimate]:
     """Return the estimates of tokens that one forward pass scored; the first one counts it."""
     shared: dict[str, Any] = {"estimator": estimator, "num_tokens": 1, "num_draws": num_draws}
     return [
@@ -112,6 +112,8 @@ class MaskedScorer:
             raise ValueError("target=[] must hold at least one token to score.")
         if options.estimator == "longllada":
             return self.draw_longllada(prefix, target, options)
+        if options.estimator == "confidence":
+            return self.reveal_by_confidence(prefix, target)
         if is_enumerable(len(target), options):
             return self.enumerate_bound(prefix, target, options.batch_size)
         return self.draw_bound(prefix, target, options, draw_key)
@@ -121,7 +123,7 @@ class MaskedScorer:
         self.refuse_masks([*prefix, *candidates])
         row, positions = [*prefix, self.mask_token_id], [len(prefix)] * len(candidates)
         values_P = _row_entropies(self.entropies, row, positions, candidates, self.device)
-        return _alternatives("bound", 1, values_P)
+        return alternatives("bound", 1, values_P)
 
     def draw_bound(
         self, prefix: Ids, target: Ids, options: LikelihoodOptions, draw_key: Ids | None = None
@@ -134,44 +136,31 @@ class MaskedScorer:
         by no noise of the masks. A ``draw_key`` takes the target's place: targets of one length and
         one key are masked alike.
         """
-        num_tokens, num_strata = len(target), options.draws // 2
-        key = target if draw_key is None else draw_key
-        generator = torch.Generator().manual_seed(derive_seed(options.seed, key))
-        counts = [n for pair in stratified_counts(num_tokens, num_strata, generator) for n in pair]
-        masks = _draw_masks(num_tokens, counts, generator)
-        sums = self.masked_sums(prefix, target, masks, options.batch_size)
-        weighted = [value * num_tokens / count for value, count in zip(sums, counts, strict=True)]
-        # Two draws a stratum: the variance of a pair's mean is their difference squared over 4.
-        pairs = zip(weighted[::2], weighted[1::2], strict=True)
-        variances = [((first - second) / 2 / num_strata) ** 2 for first, second in pairs]
-        return Estimate(
-            estimator="bound",
-            nll=sum(weighted) / len(weighted),
-            variance=sum(variances),
-            degrees_of_freedom=satterthwaite([(variance, 1.0) for variance in variances]),
-            num_tokens=num_tokens,
-            num_draws=len(weighted),
-            num_forward_passes=len(weighted),
+        masks = MaskSet.draw(
+            len(target), options.draws, target_generator(target, options, draw_key)
         )
+        return masks.estimate(self.masked_sums(prefix, target, masks.masks, options.batch_size))
 
     def enumerate_bound(self, prefix: Ids, target: Ids, batch_size: int) -> Estimate:
-        """Compute the bound without error, from all 2^L - 1 masks of a target of L tokens.
+        """Compute the bound without error, from all 2^L - 1 masks of a target of L tokens."""
+        masks = MaskSet.all(len(target))
+        return masks.estimate(self.masked_sums(prefix, target, masks.masks, batch_size))
 
-        A mask of l places has the probability 1 / L / C(L, l) and the weight L / l, so that its sum
-        of cross entropies counts 1 / (l C(L, l)) times. A single token takes one forward pass.
+    def reveal_by_confidence(self, prefix: Ids, target: Ids) -> Estimate:
+        """Sum the target's cross entropies as its tokens are revealed, by `most_confident_first`.
+
+        One forward pass a token.
         """
-        length = len(target)
-        sizes = range(1, length + 1)
-        masks = [torch.tensor(mask) for n in sizes for mask in combinations(range(length), n)]
-        sums = self.masked_sums(prefix, target, masks, batch_size)
-        pairs = zip(sums, map(len, masks), strict=True)
-        return Estimate(
-            estimator="bound",
-            nll=math.fsum(value / size / math.comb(length, size) for value, size in pairs),
-            num_tokens=length,
-            num_draws=len(masks),
-            num_forward_passes=len(masks),
-        )
+        self.refuse_masks([*prefix, *target])
+
+        def entropies(hidden: list[list[int]]) -> list[list[float]]:
+            row, places = [*prefix, *target], [len(prefix) + place for place in hidden[0]]
+            for place in places:
+                row[place] = self.mask_token_id
+            tokens = [target[place] for place in hidden[0]]
+            return [_row_entropies(self.entropies, row, places, tokens, self.device).tolist()]
+
+        return most_confident_first([len(target)], entropies)
 
     def draw_longllada(self, prefix: Ids, target: Ids, options: LikelihoodOptions) -> Estimate:
         """Score a stretch of text chunk by chunk as LongLLaDA does, to compare with its Figure 1.
@@ -189,7 +178,7 @@ class MaskedScorer:
             chunk = text[start : start + options.chunk_length]
             generator = torch.Generator().manual_seed(derive_seed(options.seed, chunk))
             counts = torch.randint(1, len(chunk) + 1, (draws,), generator=generator).tolist()
-            masks = _draw_masks(len(chunk), counts, generator)
+            masks = draw_places(len(chunk), counts, generator)
             sums = self.masked_sums(text[:start], chunk, masks, options.batch_size)
             means = [value / count for value, count in zip(sums, counts, strict=True)]
             chunks.append(
@@ -223,42 +212,57 @@ class MaskedScorer:
             call = [tensor.to(self.device) for tensor in (ids_BL, places_BP, row_L[places_BP])]
             losses_BP = self.entropies(*call).double()
             values = torch.where(real_BP.to(self.device), losses_BP, 0.0).sum(-1).tolist()
-            _check_finite(values)
+            check_finite(values)
             for draw, value in zip(draws, values, strict=True):
                 sums[draw] = value
         return sums
 
     def refuse_masks(self, text: Ids) -> None:
         """Raise where the text holds the mask."""
-        if self.mask_token_id in text:
-            raise ValueError(
-                f"The text holds the mask id {self.mask_token_id}, which is no text and has no "
-                "likelihood; encode it with prompting.encode.PromptEncoder."
-            )
+        refuse_masks(self.mask_token_id, text)
 
 
-def is_enumerable(num_tokens: int, options: LikelihoodOptions) -> bool:
-    """Tell whether all 2^L - 1 masks of a target are no more than the draws allowed for it."""
-    return options.estimator == "bound" and num_tokens < 60 and 2**num_tokens - 1 <= options.draws
+def refuse_masks(mask_token_id: int, text: Ids) -> None:
+    """Raise where a text holds the mask."""
+    if mask_token_id in text:
+        raise ValueError(
+            f"The text holds the mask id {mask_token_id}, which is no text and has no "
+            "likelihood; encode it with prompting.encode.PromptEncoder."
+        )
 
 
-def stratified_counts(
-    num_tokens: int, num_strata: int, generator: torch.Generator
-) -> list[tuple[int, int]]:
-    """Draw numbers of masked tokens, two in each stratum of the mask ratio, say [(1, 2), (4, 3)].
+def target_generator(
+    target: Ids, options: LikelihoodOptions, draw_key: Ids | None
+) -> torch.Generator:
+    """Return the generator of a target's masks; see `MaskedScorer.draw_bound`."""
+    key = target if draw_key is None else draw_key
+    return torch.Generator().manual_seed(derive_seed(options.seed, key))
 
-    A ratio u, uniform from h / num_strata to (h + 1) / num_strata, becomes the count
-    1 + floor(u * num_tokens), so that over all strata a count is uniform on 1..num_tokens.
+
+def most_confident_first(
+    lengths: Sequence[int], entropies: Callable[[list[list[int]]], list[list[float]]]
+) -> Estimate:
+    """Sum cross entropies at revealing: of each part the likeliest token is revealed first.
+
+    Given the places of each part that are hidden, ``entropies`` returns the cross entropies of the
+    tokens there. Of those of a part the least is summed and its token revealed, the first of equal
+    ones, until nothing is hidden. The order depends on the tokens: the sum is a score and no bound.
     """
-    uniform = torch.rand(num_strata, 2, generator=generator, dtype=torch.float64)
-    ratios = (uniform + torch.arange(num_strata)[:, None]) / num_strata
-    counts = (ratios * num_tokens).floor().long().clamp(max=num_tokens - 1) + 1
-    return [(first, second) for first, second in counts.tolist()]
-
-
-def _draw_masks(num_tokens: int, counts: Ids, generator: torch.Generator) -> list[Tensor]:
-    orders = (torch.randperm(num_tokens, generator=generator) for _ in counts)
-    return [order[:count].sort().values for order, count in zip(orders, counts, strict=True)]
+    hidden, revealed, passes = [list(range(length)) for length in lengths], [], 0
+    while any(hidden):
+        for places, values in zip(hidden, entropies(hidden), strict=True):
+            if places:
+                chosen = min(range(len(places)), key=values.__getitem__)
+                revealed.append(values[chosen])
+                del places[chosen]
+        passes += 1
+    return Estimate(
+        estimator="confidence",
+        nll=math.fsum(revealed),
+        num_tokens=len(revealed),
+        num_draws=0,
+        num_forward_passes=passes,
+    )
 
 
 def causal_logits(model: Any) -> LogitsFunction:
@@ -326,4 +330,4 @@ class CausalScorer:
             raise ValueError("prefix=[] must hold at least one token that the next is predicted of")
         positions = [len(prefix) - 1] * len(candidates)
         values_P = _row_entropies(self._entropies, prefix, positions, candidates, self._device)
-        return _alternatives("autoregressive", 0, values_P)
+        return alternatives("autoregressive", 0, values_P)

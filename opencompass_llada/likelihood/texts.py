@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
+from opencompass_llada.likelihood.block_scorer import BlockScorer
 from opencompass_llada.likelihood.estimate import Estimate, LikelihoodOptions, parse_scoring
 from opencompass_llada.likelihood.scorers import CausalScorer, Ids, MaskedScorer
 from opencompass_llada.prompting.encode import Piece, PromptText
@@ -23,7 +24,7 @@ from opencompass_llada.prompting.truncate import LengthLimit, PromptTooLongError
 class TextScorer:
     """Scores texts with one model."""
 
-    tokens: MaskedScorer | CausalScorer
+    tokens: MaskedScorer | BlockScorer | CausalScorer
     encode: Callable[[str], list[int]]
     """Text to token ids, with a beginning of sequence if the model has one."""
     count_bytes: Callable[[Ids, Ids], int]
@@ -35,7 +36,7 @@ class TextScorer:
     options: LikelihoodOptions
 
     def with_options(self, given: Mapping[str, Any] | None) -> TextScorer:
-        """Return a scorer with other draws, seed or batch size; see `parse_scoring`."""
+        """Return a scorer with other estimator, draws, seed or batch size; see `parse_scoring`."""
         return replace(self, options=parse_scoring(given, self.options))
 
     def score_text(self, text: str, num_condition_tokens: int = 0) -> Estimate:

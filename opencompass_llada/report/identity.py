@@ -45,8 +45,9 @@ _ENGINES = {"MaskedDiffusionEngine": "masked_diffusion", "AutoregressiveEngine":
 def describe_sampler(model: Mapping[str, Any]) -> str:
     """Return how a model config generates and scores, as ``name=value`` in alphabetical order.
 
-    Precision and draws of a likelihood are part of it where the config gives them, and the seed
-    where sampling draws random numbers. The generation length is not, since data sets set it.
+    Precision, and draws and estimator of a likelihood, are part of it where the config gives them,
+    and the seed where sampling draws random numbers. The generation length is not, since data sets
+    set it.
     """
     options: dict[str, Any] = {}
     for key in ("generation_kwargs", "diffusion_config", "sampler"):
@@ -54,7 +55,9 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
     options["seed"] = options.get("seed", model.get("seed"))
     options["dtype"] = model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype")
     options["attention_block"] = model.get("attention_block")
-    options["draws"] = (model.get("likelihood") or {}).get("num_draws")
+    likelihood = model.get("likelihood") or {}
+    options["draws"] = likelihood.get("num_draws")
+    options["estimator"] = likelihood.get("estimator")
     strategy = STRATEGIES.get(str(options.get("remasking")))
     random = options.get("temperature") or (strategy is not None and strategy.score is None)
     left_out = ("generation_length", "max_out_len", *(() if random else ("seed",)))

@@ -86,6 +86,11 @@ def parse_likelihood_options(options: Mapping[str, Any], batch_size: int) -> Lik
             f"likelihood['batch_size']={show(options['batch_size'])} has no effect here; set the "
             "model's own batch_size"
         )
+    if options.get("estimator") == "confidence":
+        raise ValueError(
+            "likelihood['estimator']='confidence' scores options and bounds no likelihood; use "
+            "'bound', or OptionScoringInferencer for multiple choice"
+        )
     return build(LikelihoodOptions, {**options, "batch_size": batch_size}, "likelihood")
 
 

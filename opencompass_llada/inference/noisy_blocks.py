@@ -1,0 +1,187 @@
+"""Runs noisy copies of a text's blocks, each of which sees itself and the clean blocks before it.
+
+What a pass over ``[clean | noisy]`` with the doubled mask gives, but that the clean text, which
+sees nothing noisy, is run once and cached. Noisy copies do not see each other, and so many run at a
+time that memory beside the cache is flat, however many blocks and masks there are.
+Shape suffixes: T tokens in a line, S keys, W tokens wanted, M hidden size; H, G, D as elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.inference.block_attention import attend_noisy
+from opencompass_llada.inference.forward import LayerAttend
+from opencompass_llada.inference.memory import MemoryPlanError, longest_row
+from opencompass_llada.inference.session import PassServer
+
+LINE_LENGTH = 4096
+"""Noisy tokens that are run at once, unless one block has more."""
+
+PIECE_LENGTH = 512
+"""Noisy tokens that attend at once: a mask over what is near them, no mask over all before it."""
+
+
+class NoisyBlock(NamedTuple):
+    """A copy of a block, some of its tokens masked, and the places whose tokens are asked for."""
+
+    start: int
+    """Position of its first token."""
+    token_ids: Tensor
+    """int64, on the CPU."""
+    places: Tensor
+    """int64, counted from the block's start."""
+
+
+class Piece(NamedTuple):
+    """Some tokens of a line which attend together."""
+
+    first: int
+    end: int
+    num_shared: int
+    """Clean tokens that all of them see."""
+    end_clean: int
+    """End of those that any of them sees."""
+    seen_TS: Tensor | None
+    """Who sees what of the rest: clean tokens from `num_shared` on, then the piece's own tokens."""
+
+
+class Line(NamedTuple):
+    """Noisy blocks, end to end."""
+
+    ids_T: Tensor
+    positions_T: Tensor
+    wanted_W: Tensor
+    pieces: list[Piece]
+
+
+class NoisyPasses:
+    """Passes over noisy copies of the blocks of one text."""
+
+    def __init__(
+        self, server: PassServer, text: Sequence[int], num_clean: int, num_logits: int
+    ) -> None:
+        """Cache the clean text's leading whole blocks; ``num_logits`` places are scored at once.
+
+        A text that does not fit the card is a MemoryPlanError.
+        """
+        self._text = torch.tensor(list(text))
+        self._shift = server.logit_shift
+        self._device = server.network.device
+        try:
+            self._session = server.open(
+                [len(text)], block_length=num_logits, cache_dtype="bfloat16", passes=1
+            )
+        except MemoryPlanError as error:
+            raise MemoryPlanError(_describe_shortfall(server)) from error
+        self._session.prefill(self._text[None].to(self._device), [num_clean])
+
+    @torch.inference_mode()
+    def states(self, blocks: Sequence[NoisyBlock]) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield indices of some blocks, and states [W, M] for the head, of these blocks in order.
+
+        Each block has as many states as places.
+        """
+        order = sorted(range(len(blocks)), key=lambda index: blocks[index].start)
+        for indices in _batches(order, [len(block.token_ids) + 1 for block in blocks], LINE_LENGTH):
+            line = self._line([blocks[index] for index in indices])
+            ids, positions = line.ids_T.to(self._device), line.positions_T.to(self._device)
+            attend = self._attend(line.pieces)
+            states_TM = self._session.run_line(ids, positions, attend)
+            yield indices, states_TM[line.wanted_W.to(self._device)]
+
+    def _line(self, blocks: Sequence[NoisyBlock]) -> Line:
+        """Lay blocks end to end, each after the clean tokens that predict its first places."""
+        ids, positions, wanted, spans, length = [], [], [], [], 0
+        for block in blocks:
+            shift = min(self._shift, block.start)
+            first = block.start - shift
+            end = block.start + len(block.token_ids)
+            ids.append(torch.cat([self._text[first : block.start], block.token_ids]))
+            positions.append(torch.arange(first, end))
+            predicting = (block.start + block.places - self._shift).clamp(min=0)
+            wanted.append(predicting - first + length)
+            spans.append(Span(length, length + shift, length + end - first, block.start))
+            length += end - first
+        sizes = [span.end - span.first for span in spans]
+        pieces = [
+            _piece([spans[index] for index in indices])
+            for indices in _batches(range(len(spans)), sizes, PIECE_LENGTH)
+        ]
+        return Line(torch.cat(ids), torch.cat(positions), torch.cat(wanted), pieces)
+
+    def _attend(self, pieces: Sequence[Piece]) -> LayerAttend:
+        masks = [None if p.seen_TS is None else p.seen_TS.to(self._device) for p in pieces]
+
+        def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            outs = []
+            for piece, seen_TS in zip(pieces, masks, strict=True):
+                own = slice(piece.first, piece.end)
+                clean = self._session.cached(index, piece.end_clean)
+                shared = clean[0][: piece.num_shared], clean[1][: piece.num_shared]
+                further = (
+                    torch.cat([clean[0][piece.num_shared :], k_TGD[own]]),
+                    torch.cat([clean[1][piece.num_shared :], v_TGD[own]]),
+                )
+                outs.append(attend_noisy(q_THD[own], shared, further, seen_TS))
+            return torch.cat(outs)
+
+        return attend
+
+
+class Span(NamedTuple):
+    """Where a block stands in a line: clean tokens that predict its first places, then itself."""
+
+    first: int
+    own: int
+    end: int
+    start: int
+    """The block's first position in the text, so that it sees so many clean tokens."""
+
+
+def _describe_shortfall(server: PassServer) -> str:
+    plan, budget = server.plan, server.budget
+    assert plan is not None, "made before it is refused"
+    assert budget is not None, "without one nothing is refused"
+    shorter = longest_row(plan, budget)
+    remedy = f"score at most {shorter} tokens (max_seq_len, or lengths of a perplexity), or use"
+    return (
+        f"A text of {plan.num_tokens} tokens cannot be scored, since its keys and values are "
+        f"cached: {plan.describe()} do not fit the {budget / 1e9:.1f} GB at hand; "
+        f"{remedy if shorter else 'use'} a larger card"
+    )
+
+
+def _piece(spans: Sequence[Span]) -> Piece:
+    first, end = spans[0].first, spans[-1].end
+    starts = [span.start for span in spans]
+    lowest, highest = min(starts), max(starts)
+    if len(spans) == 1 and spans[0].first == spans[0].own:
+        return Piece(first, end, lowest, lowest, None)
+    sizes = torch.tensor([span.end - span.first for span in spans])
+    starts_T = torch.tensor(starts).repeat_interleave(sizes)
+    clean_TS = torch.arange(lowest, highest) < starts_T[:, None]
+    owners_T = torch.arange(len(spans)).repeat_interleave(sizes)
+    is_noisy_T = torch.ones(end - first, dtype=torch.bool)
+    for span in spans:  # a clean token's own key is in the cache already
+        is_noisy_T[span.first - first : span.own - first] = False
+    own_TT = (owners_T[:, None] == owners_T) & is_noisy_T & is_noisy_T[:, None]
+    return Piece(first, end, lowest, highest, torch.cat([clean_TS, own_TT], dim=1))
+
+
+def _batches(indices: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield consecutive indices whose sizes add up to ``most`` at most, but at least one."""
+    batch: list[int] = []
+    room = most
+    for index in indices:
+        if batch and sizes[index] > room:
+            yield batch
+            batch, room = [], most
+        batch.append(index)
+        room -= sizes[index]
+    if batch:
+        yield batch
