@@ -20,7 +20,12 @@ from opencompass_llada.sampling.unmasking import (
 )
 
 PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8, 2, 8], [9]]
-RULES = [("threshold", 0.35), ("factor", 1.3), ("entropy_bound", 1.5)]
+RULES = [
+    ("threshold", 0.35),
+    ("factor", 1.3),
+    ("entropy_bound", 1.5),
+    ("token_entropy_bound", 0.7),
+]
 
 
 def context(scores, logits=None, scheduled=1):
@@ -78,6 +83,17 @@ def test_entropy_bound_adds_entropies_but_for_the_largest():
     assert len(sizes) > 2, "the cases must differ"
 
 
+def test_token_entropy_bound_adds_minus_p_log_p_up_to_the_bound():
+    rule = AcceptanceOptions(type="token_entropy_bound").make()
+    # -p log p is 0.095, 0.347, 0.010 and, of a token that hardly fits, 0.046.
+    chosen = rule(context([[0.9, 0.5, 0.99, 0.01], [0.9, 0.5, 0.99, -math.inf]]))
+    assert chosen.int().tolist() == [[1, 0, 1, 1], [1, 0, 1, 0]]
+    # At least the scheduled, by the same ranking; suppressed tokens, of probability 0, come last.
+    assert rule(context([[0.5, 0.4, 0.45, 0.0]])).int().tolist() == [[1, 0, 0, 0]]
+    assert rule(context([[0.5, 0.4, 0.45, 0.0]], scheduled=2)).int().tolist() == [[1, 0, 1, 0]]
+    assert rule(context([[0.0, 0.0, 0.4]], scheduled=2)).int().tolist() == [[1, 0, 1]]
+
+
 @pytest.mark.parametrize(("name", "value"), RULES)
 def test_rules_need_fewer_passes_and_a_batch_equals_one(name, value):
     config = SamplerConfig(
@@ -130,6 +146,8 @@ def test_wrong_options_name_the_rule():
         SamplerConfig(acceptance="factor", remasking="entropy")
     with pytest.raises(ValueError, match="chooses them at random"):
         SamplerConfig(acceptance="entropy_bound", remasking="random")
+    with pytest.raises(ValueError, match="remasking_temperature=0.5 blurs; leave one of them out"):
+        SamplerConfig(acceptance="threshold", remasking_temperature=0.5)
     assert {name for name, _ in RULES} == set(ACCEPTANCE_RULES)
     assert SamplerConfig(acceptance="threshold").acceptance.value == 0.9
 

@@ -36,7 +36,8 @@ class SamplerConfig:
     """Which predictions a step reveals. LLaDA's: the most confident (``low_confidence``) or any
     (``random``). Dream's: each by its own chance (``origin``), or those with the highest
     probability (``maskgit_plus``), lead over the second likeliest token (``topk_margin``) or
-    negative entropy (``entropy``) in the distribution that tokens are drawn from."""
+    negative entropy (``entropy``) in the distribution that tokens are drawn from. SDAR's: the
+    leftmost (``sequential``); its others are ``maskgit_plus`` with ``schedule='even'``."""
     remasking_temperature: float = 0.0
     """Dream's ``alg_temp``: above 0 positions are drawn by softmax(score / this), not ranked."""
     schedule: str | None = None
@@ -131,6 +132,11 @@ class SamplerConfig:
             rule is not None and rule.needs_probabilities and not strategy.of_token,
             f"acceptance={way!r} goes by the probability of the predicted token, which remasking="
             f"{name!r} does not give; use remasking='low_confidence' or acceptance='entropy_bound'",
+        )
+        yield (
+            rule is not None and rule.needs_probabilities and self.remasking_temperature > 0,
+            f"acceptance={way!r} goes by the probability of the predicted token, which "
+            f"remasking_temperature={self.remasking_temperature} blurs; leave one of them out",
         )
         yield (
             self.cache.enabled and self.cfg_scale > 0,

@@ -36,6 +36,11 @@ def negative_entropies(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
     return -torch.special.entr(probabilities_PV).sum(dim=-1)
 
 
+def leftmost_first(probabilities_PV: Tensor, tokens_P: Tensor) -> Tensor:
+    """Return scores that fall from left to right, whatever was predicted."""
+    return -torch.arange(len(tokens_P), dtype=torch.float64, device=tokens_P.device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
     """What a remasking strategy goes by."""
@@ -78,6 +83,7 @@ STRATEGIES = {
     ),
     "topk_margin": Strategy(schedule="timesteps", score=margins, of_drawn_distribution=True),
     "entropy": Strategy(schedule="timesteps", score=negative_entropies, of_drawn_distribution=True),
+    "sequential": Strategy(schedule="even", score=leftmost_first),
 }
 
 
@@ -146,6 +152,24 @@ def within_entropy_bound(step: StepContext, bound: float) -> Tensor:
     return _first_ranks(excess_BP <= bound, order_BP)
 
 
+def within_token_entropy_bound(step: StepContext, bound: float) -> Tensor:
+    """Choose the positions of least ``-p log p``, as many as add up to less than a bound.
+
+    SDAR's ``entropy_bounded`` (generate.py of JetAstra/SDAR), p the predicted token's probability:
+    of 0.9, 0.5 and 0.99 the values are 0.09, 0.35 and 0.01, and a bound of 0.35 takes the first and
+    the last. A very improbable token has a small value, too. Differs from the published code, which
+    cannot run (it sums the values of a block before it ranks them, and writes into a mask that it
+    never made), and in that at least the scheduled number is chosen, not at least one; with a step
+    a token they are the same.
+    """
+    values_BP = torch.special.entr(step.scores_BP)
+    values_BP = values_BP.masked_fill(step.scores_BP <= 0, torch.inf)  # suppressed, or filler
+    ranked_BP, order_BP = values_BP.sort(dim=-1, stable=True)
+    ranks_P = torch.arange(ranked_BP.shape[1], device=ranked_BP.device)
+    fits_BP = (ranked_BP.cumsum(dim=-1) < bound) | (ranks_P < max(step.plan.num_scheduled, 1))
+    return _first_ranks(fits_BP, order_BP)
+
+
 def _first_ranks(holds_BP: Tensor, order_BP: Tensor) -> Tensor:
     """Mark the positions of the ranks before the first one that does not hold."""
     first_BP = holds_BP.cumprod(dim=-1).bool()
@@ -167,6 +191,8 @@ class AcceptanceRule:
     """Which values fit, for messages."""
     needs_probabilities: bool
     """Whether scores must be probabilities of the predicted tokens."""
+    has_own_ranking: bool = False
+    """Whether it chooses the scheduled number itself, by a ranking of its own."""
 
 
 ACCEPTANCE_RULES = {
@@ -190,6 +216,14 @@ ACCEPTANCE_RULES = {
         fits=lambda value: value >= 0,
         possible="at least 0, in nats",
         needs_probabilities=False,
+    ),
+    "token_entropy_bound": AcceptanceRule(
+        choose=within_token_entropy_bound,
+        default=0.35,
+        fits=lambda value: value >= 0,
+        possible="at least 0, in nats",
+        needs_probabilities=True,
+        has_own_ranking=True,
     ),
 }
 """The rules beside the schedule, by the name that ``acceptance=dict(type=...)`` takes."""
@@ -228,5 +262,7 @@ class AcceptanceOptions:
         """Return what chooses: the schedule, and what the rule adds to it."""
         if self.value is None:
             return accept_scheduled
-        choose, value = ACCEPTANCE_RULES[self.type].choose, self.value
-        return lambda step: accept_scheduled(step) | choose(step, value)
+        rule, value = ACCEPTANCE_RULES[self.type], self.value
+        if rule.has_own_ranking:
+            return lambda step: rule.choose(step, value)
+        return lambda step: accept_scheduled(step) | rule.choose(step, value)
