@@ -152,13 +152,8 @@ def test_a_changed_document_leaves_the_others_logits_equal():
     assert (logits[0][3:9] - logits[1][3:9]).abs().amax(-1).min() > 1e-4
 
 
-<<<<<<< HEAD
 # A family with an attention pattern of its own, added from outside: a pattern, which the config
 # states, a network's name in config.json, and one entry. Nothing else of the package is touched.
-=======
-# A family with an attention pattern of its own, added from outside: a pattern, a network's config
-# that states it, and one entry. Nothing else of the package is touched.
->>>>>>> d30f0bc (SDAR's sequential strategy and bound on -p log p of the drawn tokens; block-causal attention, cache and published samplers tested against the mask and a naive loop)
 class PairsOfPairs(AttentionPattern):
     """Blocks of four, full inside, all earlier blocks visible."""
 
