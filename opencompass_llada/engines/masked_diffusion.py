@@ -129,10 +129,11 @@ class MaskedDiffusionFamily(Family):
         needed = ("mask_token_id", "eos_token_id")
         missing = [name for name in needed if config.get(name) is None]
         if missing:
+            also = "; the mask's id may also be given as mask_token_id=... of the model"
             raise ValueError(
                 f"config.json has no {' and no '.join(missing)}, which no other checkpoint's value "
                 f"can stand for. Add what {self.label}'s authors publish to the checkpoint's "
-                "config.json; the mask's id may also be given as mask_token_id=... of the model."
+                f"config.json{also if 'mask_token_id' in missing else ''}."
             )
         check_vocabulary(tokenizer, config.get("embedding_size") or config.get("vocab_size"))
         return SpecialTokens(

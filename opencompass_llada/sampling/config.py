@@ -148,7 +148,8 @@ class SamplerConfig:
         yield (
             self.variable_length and self.block_length is None,
             "variable_length=True appends one block after the other, and block_length=None is one "
-            "block of all tokens; give block_length, e.g. 32",
+            "block of all tokens; give block_length, e.g. 32 (a block-causal network has its own "
+            "blocks, and early_stop=True ends there at an end token)",
         )
         yield (
             self.variable_length and self.cache.type == "dual",
