@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_fast_exact import MODELS, TOKENS, prompts_of
@@ -16,8 +18,13 @@ from opencompass_llada.inference import (
     check_plan,
 )
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
-from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion
-from opencompass_llada.sampling import SamplerConfig, sample
+from opencompass_llada.networks import (
+    LLaDAConfig,
+    LLaDAForMaskedDiffusion,
+    SDARConfig,
+    SDARForMaskedDiffusion,
+)
+from opencompass_llada.sampling import SamplerConfig, SpecialTokens, sample
 
 H100 = int(0.94 * 81559 * 2**20)
 
@@ -137,3 +144,59 @@ def test_the_sampler_says_whether_it_guides(scale):
     config = SamplerConfig(generation_length=4, block_length=4, num_steps=1, cfg_scale=scale)
     sample(server, prompts_of((10,), seed=0), config, TOKENS, device="cpu")
     assert server.plan.guided == (scale > 0)
+
+
+@pytest.fixture(scope="module")
+def sdar_8b():
+    with torch.device("meta"):
+        network = SDARForMaskedDiffusion(SDARConfig())
+    return NetworkSize.of(network, torch.bfloat16)
+
+
+def prefix_plan(size, *lengths, cache="bfloat16", block_length=4, chunk=8192):
+    return replace(plan(size, *lengths, cache=cache, block_length=block_length), prefix_chunk=chunk)
+
+
+def test_activations_of_a_prefix_are_those_of_a_chunk(sdar_8b):
+    """Which do not grow with the rows, but for the rotation's table."""
+    short, long = (prefix_plan(sdar_8b, length) for length in (8192, 131072))
+    table = 2 * 4 * 128
+    assert long.activation_bytes - short.activation_bytes == table * (131072 - 8192)
+    whole = plan(sdar_8b, 131072, cache="bfloat16", block_length=4)
+    assert long.activation_bytes < whole.activation_bytes / 4
+    assert long.pass_tokens == 8192
+    assert whole.pass_tokens == 131072
+    # A longer row takes what its keys and values take.
+    keys_and_values = 2 * 36 * 8 * 128 * 2
+    assert long.cache_bytes - short.cache_bytes == keys_and_values * (131072 - 8192)
+
+
+def test_active_blocks_of_many_rows_are_more_than_a_chunk(sdar_8b):
+    assert prefix_plan(sdar_8b, *[1000] * 16, block_length=32, chunk=256).pass_tokens == 16 * 32
+    assert prefix_plan(sdar_8b, 100, block_length=32).pass_tokens == 100
+    uncached = prefix_plan(sdar_8b, 131072, cache=None)
+    assert uncached.activation_bytes == plan(sdar_8b, 131072, block_length=4).activation_bytes
+
+
+def test_a_prefix_in_float8_counts_a_layer_made_16_bit_again(sdar_8b):
+    half, whole = (
+        prefix_plan(sdar_8b, 131072, cache=cache).activation_bytes
+        for cache in ("float8", "bfloat16")
+    )
+    assert half - whole == 131072 * 8 * 128 * 12
+
+
+@pytest.mark.parametrize("cache", ["prefix", "none"])
+def test_the_sampler_plans_a_block_causal_networks_chunks(cache):
+    fields = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    config = SDARConfig(
+        **fields, num_key_value_heads=1, intermediate_size=32, vocab_size=300, block_size=3,
+        mask_token_id=299, eos_token_id=298,
+    )  # fmt: skip
+    server = PassServer(FastNetwork(SDARForMaskedDiffusion(config).eval()))
+    tokens = SpecialTokens(mask_token_id=299, eos_token_id=298)
+    asked = SamplerConfig(generation_length=4, block_length=None, cache=cache)
+    sample(server, prompts_of((10,), seed=0), asked, tokens, device="cpu")
+    assert server.plan.prefix_chunk == 8190, "whole blocks"
+    assert server.plan.block_length == 3
+    assert server.plan.pass_tokens == 15

@@ -60,11 +60,23 @@ class MemoryPlan:
     mlp_chunk: int = MLP_CHUNK
     guided: bool = False
     """Whether classifier-free guidance combines the logits of two passes."""
+    prefix_chunk: int | None = None
+    """Tokens that a pass runs of a block-causal network's prefix, whose blocks are of
+    ``block_length``; None where passes run whole rows, and without effect where nothing is
+    cached."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all rows."""
         return sum(self.row_lengths)
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of the largest pass: all, or a chunk of the prefix or the active blocks."""
+        if self.prefix_chunk is None or self.cache_dtype is None:
+            return self.num_tokens
+        active = len(self.row_lengths) * self.block_length
+        return min(max(self.prefix_chunk, active), self.num_tokens)
 
     @property
     def weight_bytes(self) -> int:
@@ -85,14 +97,31 @@ class MemoryPlan:
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of what lives at once in a full pass, rotation tables included."""
-        shape, tokens = self.size.shape, self.num_tokens
+        """Bytes of what lives at once in the largest pass, rotation tables included."""
+        shape, tokens = self.size.shape, self.pass_tokens
         heads = 2 * shape.head_dim * (shape.num_heads + shape.num_groups)
         attention = tokens * (2 * shape.width + heads)
         chunk = min(self.mlp_chunk, tokens)
         mlp = tokens * 2 * shape.width + chunk * 3 * shape.mlp_width
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
-        return max(attention, mlp) * self.size.element_size + tables
+        bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
+        return max(bytes_of_attention, mlp * self.size.element_size) + tables
+
+    @property
+    def _chunk_bytes(self) -> int:
+        """Bytes that `block_attention` takes beside queries, keys, values and what it returns."""
+        if self.prefix_chunk is None or self.cache_dtype is None:
+            return 0
+        shape, element = self.size.shape, self.size.element_size
+        queries, keys = (shape.head_dim * n for n in (shape.num_heads, shape.num_groups))
+        # Two parts in the network's dtype; queries, keys, values, a part and their merging in
+        # float32; scores of a block twice.
+        parts = queries * (2 * element + 3 * 4) + keys * 2 * 4
+        scores = 2 * 4 * shape.num_heads * self.block_length
+        row = 0
+        if self.cache_dtype == "float8":  # a layer's keys and values of a row, made the dtype again
+            row = max(self.row_lengths) * keys * (2 * element + 2 * 4)
+        return self.pass_tokens * (parts + scores) + row
 
     @property
     def logit_bytes(self) -> int:

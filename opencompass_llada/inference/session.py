@@ -89,6 +89,7 @@ class PassServer:
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.largest_chunk,
             guided=guided,
+            prefix_chunk=prefill_chunk(self.causal_block) if self.causal_block else None,
         )
         if self.budget is not None:
             self._fit_plan(self.plan, self.budget)
