@@ -40,7 +40,11 @@ LLADA_8B = NetworkDimensions(
     mlp_width=12288,
     vocabulary=126464,
     norm_eps=1e-5,
+    head_dim=128,
+    rotated_dim=128,
     has_qkv_bias=False,
+    has_qk_norm=False,
+    ties_embeddings=False,
 )
 
 

@@ -1,7 +1,7 @@
 """Measures a network while it trains: held-out task rows and perplexity.
 
 Leads for the log, not results: few samples, no sampler, argmax at all answer positions (for an
-autoregressive network with the true answer before each).
+autoregressive network with the true answer before each, for a block-causal one before each block).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from opencompass_llada.likelihood import (
     entropies_from_logits,
     pool,
 )
-from opencompass_llada.networks import BidirectionalNetwork, LLaDAForMaskedDiffusion
+from opencompass_llada.networks import BidirectionalNetwork
+from opencompass_llada.networks.attention_pattern import Blocks
+from opencompass_llada.networks.doubled import noisy_states
 
 _TOKENS_AT_ONCE = 65536
 
@@ -42,12 +44,17 @@ def _percent_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.de
 def _answers_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.device) -> Tensor:
     ids_BL = torch.from_numpy(np.stack([row.input_ids for row in rows])).to(device)
     weights_BL = torch.from_numpy(np.stack([row.weights for row in rows])).to(device)
-    is_diffusion = isinstance(model, LLaDAForMaskedDiffusion)
     given_BL = ids_BL
+    is_diffusion = isinstance(model, BidirectionalNetwork)
     if is_diffusion:
         given_BL = torch.where(weights_BL > 0, model.config.mask_token_id, ids_BL)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        predicted_BL = model(given_BL).logits.argmax(-1)
+        if isinstance(model, BidirectionalNetwork) and isinstance(model.attention_pattern, Blocks):
+            block_length = model.attention_pattern.block_length
+            states_BLM = noisy_states(model, ids_BL, given_BL, block_length)
+            predicted_BL = model.get_output_embeddings()(states_BLM).argmax(-1)
+        else:
+            predicted_BL = model(given_BL).logits.argmax(-1)
     if not is_diffusion:  # position i's logits are of token i + 1
         predicted_BL = predicted_BL.roll(1, -1)
     wrong_BL = (predicted_BL != ids_BL) & (weights_BL == 1.0)

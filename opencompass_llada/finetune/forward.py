@@ -1,17 +1,19 @@
 """Computes a batch's loss in one module, which is compiled, sharded, checkpointed and tiled.
 
-Shape suffixes: B rows, L positions, M hidden size, N predicted positions.
+Shape suffixes: B rows, L positions (of block diffusion 2 L, of clean and noisy rows), M hidden
+size, N predicted positions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils import checkpoint as checkpoints
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 from transformers import LlamaForCausalLM, PreTrainedModel
@@ -21,9 +23,10 @@ from opencompass_llada.finetune.packing import find_strategy
 from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import Batch
-from opencompass_llada.networks import BidirectionalNetwork, LLaDAForMaskedDiffusion
+from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Documents
+from opencompass_llada.networks.doubled import attend_under, doubled_mask
 from opencompass_llada.networks.transformer import Attend, Rotation, rotation_at
 from opencompass_llada.rope.frequencies import rotation_table
 
@@ -43,8 +46,8 @@ LONG_DOCUMENT = 4096
 
 
 def hidden_states(model: PreTrainedModel, input_ids_BL: Tensor) -> Tensor:
-    """Run a network, LLaDA or Llama, up to its final norm: [B, L, M]."""
-    if isinstance(model, LLaDAForMaskedDiffusion):
+    """Run a network, one of ours or Llama, up to its final norm: [B, L, M]."""
+    if isinstance(model, BidirectionalNetwork):
         return model.hidden_states(input_ids_BL)
     assert isinstance(model, LlamaForCausalLM), type(model)
     return model.model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
@@ -64,6 +67,22 @@ def document_attend(documents: Documents, device: torch.device) -> Attend:
         return along(*lines).unflatten(0, (q_BHLD.shape[0], -1)).transpose(1, 2)
 
     return attend
+
+
+def run_network(
+    model: BidirectionalNetwork, ids_BL: Tensor, rotation: Rotation, mask: BlockMask | Tensor
+) -> Tensor:
+    """Run a network up to its final norm, at positions and under a mask given: [B, L, M]."""
+    return model.run_blocks(model.get_input_embeddings()(ids_BL), rotation, attend_under(mask))
+
+
+def split_rows(spans: Sequence[int], length: int) -> list[tuple[int, ...]]:
+    """Return the spans of each row of a batch: of 2, 2, 4 in rows of 4 ``[(2, 2), (4,)]``."""
+    rows: list[tuple[int, ...]] = [()]
+    for span in spans:
+        rows = [*rows, ()] if sum(rows[-1]) == length else rows
+        rows[-1] += (span,)
+    return rows
 
 
 def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
@@ -97,7 +116,7 @@ def tile_mlp(add_mlp: Callable[[Tensor], Tensor], tile: int) -> Callable[[Tensor
 
 
 class TrainingNetwork(nn.Module):
-    """A network (LLaDA or Llama) with its objective; ``forward`` returns a batch's summed loss."""
+    """A network with its objective; ``forward`` returns a batch's summed loss."""
 
     def __init__(
         self,
@@ -111,7 +130,9 @@ class TrainingNetwork(nn.Module):
         self.model = model
         self._recipe, self._device, self._group = recipe, device, group
         self._rotation: Rotation | None = None
+        self._masks: dict[tuple[int, int], BlockMask | Tensor] = {}
         self._whole: Callable[[Tensor], Tensor] = lambda ids: hidden_states(model, ids)
+        self._whole_doubled = run_network
         if isinstance(model, BidirectionalNetwork):
             model.prepare(recipe.trained_length, device)
             self._rotation = rotation_table(model.resolved_rope, recipe.trained_length, device)
@@ -137,6 +158,7 @@ class TrainingNetwork(nn.Module):
         )
         if not by_block:
             self._whole = torch.compile(self._whole, dynamic=False)
+            self._whole_doubled = torch.compile(self._whole_doubled, dynamic=False)
             return
         for block in cast(BidirectionalNetwork, self.model).blocks:
             mlp = "inner_states" if recipe.mlp_tile is None else "add_mlp"
@@ -164,8 +186,15 @@ class TrainingNetwork(nn.Module):
             # The hidden state at i predicts token i + 1; nothing predicts the first.
             hidden_NM = self._whole(ids_BL)[:, :-1][targets_BL[:, 1:]]
         else:
-            mask = self.model.config.mask_token_id
-            hidden_BLM = self._diffusion_states(torch.where(targets_BL, mask, ids_BL), batch)
+            noisy_BL = torch.where(targets_BL, self.model.config.mask_token_id, ids_BL)
+            if batch["block_length"] is not None:
+                # The clean rows first, which predict nothing.
+                noisy_BL = torch.cat([ids_BL, noisy_BL], 1)
+                targets_BL, scale_BL = (
+                    torch.cat([torch.zeros_like(x), x], 1) for x in (targets_BL, scale_BL)
+                )
+                ids_BL = ids_BL.repeat(1, 2)
+            hidden_BLM = self._diffusion_states(noisy_BL, batch)
             ids_BL, targets_BL, scale_BL = map(self._own, (ids_BL, targets_BL, scale_BL))
             hidden_NM = hidden_BLM[targets_BL]
         head = cast(Callable[[Tensor], Tensor], self.model.get_output_embeddings())
@@ -184,19 +213,44 @@ class TrainingNetwork(nn.Module):
         recipe, spans, positions_BL = self._recipe, batch["spans"], batch["positions"]
         model = cast(BidirectionalNetwork, self.model)
         simple = spans is None and positions_BL is None and self._group is None
-        if simple and not recipe.activation_checkpointing:
-            return self._whole(noisy_BL)
+        simple = simple and not recipe.activation_checkpointing
         num_rows, length = noisy_BL.shape
-        documents = Documents(tuple(spans or (length,) * num_rows), model.attention_pattern)
-        attend = document_attend(documents, self._device)
+        if block_length := batch["block_length"]:
+            length //= 2
+            mask = self._doubled_mask(block_length, length, spans)
+            if positions_BL is None:
+                positions_BL = torch.arange(length, device=self._device)[None]
+            rotation = self._rotate(positions_BL.repeat(1, 2), length)
+            if simple:
+                return self._whole_doubled(model, noisy_BL, rotation, mask)
+            attend = attend_under(mask)
+        elif simple:
+            return self._whole(noisy_BL)
+        else:
+            documents = Documents(tuple(spans or (length,) * num_rows), model.attention_pattern)
+            attend = document_attend(documents, self._device)
+            rotation = self._rotate(positions_BL, length)
         if self._group is not None:
             attend = ulysses_attend(attend, self._group)
-        rotation = self._rotate(positions_BL, length)
         x_BLM = model.get_input_embeddings()(self._own(noisy_BL))
         for block in model.blocks:
             run = functools.partial(run_checkpointed, recipe, block)
             x_BLM = (run if recipe.activation_checkpointing else block)(x_BLM, rotation, attend)
         return model.final_norm(x_BLM)
+
+    def _doubled_mask(
+        self, block_length: int, length: int, spans: tuple[int, ...] | None
+    ) -> BlockMask | Tensor:
+        """Return the mask of clean and noisy rows; where rows are one document it is made once."""
+        key = block_length, length
+        if spans is None and key in self._masks:
+            return self._masks[key]
+        rows = [(length,)] if spans is None else split_rows(spans, length)
+        mask = doubled_mask(rows, block_length, self._device)
+        made = mask.tiles() if self._device.type == "cuda" else mask.dense()
+        if spans is None:
+            self._masks[key] = made
+        return made
 
     def _rotate(self, positions_BL: Tensor | None, length: int) -> Rotation:
         assert self._rotation is not None

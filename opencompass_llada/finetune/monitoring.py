@@ -44,6 +44,7 @@ class Throughput:
                 run.shape,
                 batch["spans"] or (length,) * rows,
                 int(batch["targets"].sum()),
+                batch["block_length"],
             )
 
     def figures(self, run: RunState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Builds the network that a run trains: LLaDA, or a Llama of the same shape as its twin.
+"""Builds the network that a run trains: LLaDA, SDAR, or a Llama of LLaDA's shape as its twin.
 
 From scratch or from a checkpoint, with low-rank adapters (by peft) or without, whole or sharded.
 """
@@ -29,14 +29,23 @@ from opencompass_llada.networks import (
     BidirectionalNetwork,
     LLaDAConfig,
     LLaDAForMaskedDiffusion,
+    SDARConfig,
+    SDARForMaskedDiffusion,
     locate_checkpoint,
     open_checkpoint,
     read_model_config,
 )
+from opencompass_llada.networks.attention_pattern import Blocks
 from opencompass_llada.networks.checkpoint import refuse_non_finite
+from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.encode import check_vocabulary
-from opencompass_llada.rope.methods import DiffusionNTKScaling, RopeScaling, parse_rope_scaling
+from opencompass_llada.rope.methods import (
+    DiffusionNTKScaling,
+    NTKScaling,
+    RopeScaling,
+    parse_rope_scaling,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +53,18 @@ logger = logging.getLogger(__name__)
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
-def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> LLaDAConfig:
-    """Return the sizes of a LLaDA or its autoregressive twin, before it is built, checked."""
+#: The networks that an objective trains, by their model_type; Llama is from scratch alone.
+TRAINED: dict[str, dict[str, type[BidirectionalConfig]]] = {
+    "masked_diffusion": {"llada": LLaDAConfig},
+    "block_diffusion": {"sdar": SDARConfig},
+    "autoregressive": {},
+}
+
+
+def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> BidirectionalConfig:
+    """Return the sizes of the network, or of the autoregressive twin's LLaDA, checked."""
     if recipe.init_from is None:
-        return LLaDAConfig(
+        config = LLaDAConfig(
             **recipe.model,
             vocab_size=len(tokens.tokenizer),
             max_sequence_length=recipe.trained_length,
@@ -55,24 +72,43 @@ def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> LLaDAConfig:
             eos_token_id=cast(int, tokens.end_token_id),
             pad_token_id=tokens.end_token_id,
         )
+        return _sdar_config(config, recipe) if recipe.objective == "block_diffusion" else config
     fields = read_model_config(locate_checkpoint(resolve_path(recipe.init_from)))
-    if fields.get("model_type") != "llada":
+    kind, own = fields.get("model_type"), TRAINED[recipe.objective]
+    if kind not in own:
+        others = [name for name, kinds in TRAINED.items() if kind in kinds]
+        known = {kind: name for name, kinds in TRAINED.items() for kind in kinds}
+        remedy = f"Use objective={others[0]}." if others else "Use a checkpoint of one of them."
         raise ValueError(
-            f"init_from={recipe.init_from!r} has model_type={fields.get('model_type')!r}; "
-            "post-training knows LLaDA's ('llada')."
+            f"init_from={recipe.init_from!r} has model_type={kind!r}, and post-training with "
+            f"objective={recipe.objective!r} knows {' and '.join(map(repr, own))} alone (of all, "
+            f"{', '.join(f'{kind!r} with {name}' for kind, name in known.items())}). {remedy}"
         )
     try:
-        config = LLaDAConfig.from_dict({k: v for k, v in fields.items() if k != "auto_map"})
+        config = own[kind].from_dict({k: v for k, v in fields.items() if k != "auto_map"})
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"init_from={recipe.init_from!r}: its config.json makes no network ({error}). Take "
             "config.json from where the weights come from."
         ) from error
     try:
-        check_vocabulary(tokens.tokenizer, config.embedding_size)
+        check_vocabulary(tokens.tokenizer, config.shape.vocabulary)
     except ValueError as error:
         raise ValueError(f"init_from={recipe.init_from!r}: {error}") from error
     return config
+
+
+def _sdar_config(config: LLaDAConfig, recipe: Recipe) -> SDARConfig:
+    return SDARConfig(
+        **{theirs: getattr(config, ours) for ours, theirs in LLAMA_NAMES.items()},
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_sequence_length,
+        block_size=recipe.final_block_length,
+        mask_token_id=config.mask_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
 
 
 def _llama_config(config: LLaDAConfig) -> LlamaConfig:
@@ -89,29 +125,39 @@ def _llama_config(config: LLaDAConfig) -> LlamaConfig:
     )
 
 
-def build_network(recipe: Recipe, config: LLaDAConfig) -> tuple[PreTrainedModel, NamedTensors]:
+def build_network(
+    recipe: Recipe, config: BidirectionalConfig
+) -> tuple[PreTrainedModel, NamedTensors]:
     """Build the network, and say what to fill it with: a checkpoint's is on the meta device."""
     shards: Sequence[Path] = ()
     if recipe.init_from is None:
         torch.manual_seed(recipe.seed)
         if recipe.objective == "autoregressive":
-            model = LlamaForCausalLM(_llama_config(config))
+            model = LlamaForCausalLM(_llama_config(cast(LLaDAConfig, config)))
+        elif recipe.objective == "block_diffusion":
+            model = SDARForMaskedDiffusion(config)
         else:
             model = LLaDAForMaskedDiffusion(config)
     else:
         path, scaling = locate_checkpoint(resolve_path(recipe.init_from)), RopeScaling()
         if recipe.rope_scaling is not None:
             scaling = parse_rope_scaling(recipe.rope_scaling)
-        elif recipe.trained_length > config.max_sequence_length:
-            scaling = DiffusionNTKScaling(target_length=recipe.trained_length)
-        model, shards = open_checkpoint(path, rope_scaling=scaling)
+        elif recipe.trained_length > config.trained_length:
+            one_sided = recipe.objective == "block_diffusion"
+            method = NTKScaling if one_sided else DiffusionNTKScaling
+            scaling = method(target_length=recipe.trained_length)
+        block_length = recipe.final_block_length
+        pattern = None if block_length is None else Blocks(block_length)
+        model, shards = open_checkpoint(path, rope_scaling=scaling, attention_pattern=pattern)
+        if block_length is not None:
+            model.config.block_size = block_length
         _check_scaling(recipe, model, scaling)
     if recipe.lora is not None:
         modules = model.named_modules()
         linear = {name.rpartition(".")[2] for name, own in modules if isinstance(own, nn.Linear)}
         reject_unknown("linear layer of lora.target_modules", recipe.lora.target_modules, linear)
     if recipe.sequence_parallel > 1:
-        check_heads(model.config.n_heads, model.config.n_kv_heads, recipe.sequence_parallel)
+        check_heads(config, recipe.sequence_parallel)
     return model, _stored_tensors(shards)
 
 
@@ -120,10 +166,10 @@ def _check_scaling(recipe: Recipe, model: PreTrainedModel, scaling: RopeScaling)
     logger.info(rope.describe())
     if scaling.type == "none":  # rows may be of any length: a choice that studies compare with
         return
-    if recipe.trained_length < model.config.max_sequence_length:
+    if recipe.trained_length < model.config.trained_length:
         raise ValueError(
             f"phases: the longest sequence_length={recipe.trained_length} is below the "
-            f"checkpoint's trained length {model.config.max_sequence_length}; scaling only "
+            f"checkpoint's trained length {model.config.trained_length}; scaling only "
             "lengthens. Use longer rows, or rope_scaling={type: none}."
         )
     if recipe.trained_length > rope.longest_context:

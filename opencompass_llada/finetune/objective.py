@@ -2,9 +2,9 @@
 
 Source: LLaDA, arXiv 2502.09992, section 2.1: t ~ U[0, 1], each token masked with probability t.
 Differs in two ways: t may come from a low-discrepancy grid over the rows of a step (less variance),
-and never below a minimum.
+and never below a minimum. Block diffusion (arXiv 2503.09573) draws a t for each block.
 
-Shape suffixes: N predicted positions of all rows, M hidden size, V vocabulary entries.
+Shape suffixes: L positions, N predicted positions of all rows, M hidden size, V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -39,7 +39,29 @@ def draw_mask_ratio(
     return float(minimum + (1 - minimum) * uniform)
 
 
-def draw_masked(weights_L: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+Ratio = float | np.ndarray
+"""The mask ratio of a row, or of each of its positions, float64 [L]."""
+
+
+def spread_over_blocks(
+    ratio: float, blocks_L: np.ndarray, minimum: float, rng: np.random.Generator, *, spread: bool
+) -> np.ndarray:
+    """Draw the mask ratio of each block of a row, given that of the row, float64 [L].
+
+    ``blocks_L`` are the numbers of the positions' blocks, from 0. With ``spread`` the blocks have
+    the points of a grid through the row's ratio, so that a row of one block has that ratio itself;
+    else each has a ratio of its own, the first block the row's.
+    """
+    number = int(blocks_L[-1]) + 1
+    uniform = np.full(number, (ratio - minimum) / (1 - minimum))
+    if spread:
+        uniform = (uniform + rng.permutation(number) / number) % 1.0
+    else:
+        uniform[1:] = rng.random(number - 1)
+    return (minimum + (1 - minimum) * uniform)[blocks_L]
+
+
+def draw_masked(weights_L: np.ndarray, ratio: Ratio, rng: np.random.Generator) -> np.ndarray:
     """Draw which tokens of a row are masked, bool [L]; those of weight 0 never are."""
     return (rng.random(len(weights_L)) < ratio) & (weights_L > 0)
 
@@ -61,15 +83,18 @@ def keep_end(weights_L: np.ndarray, num_tokens: int) -> np.ndarray:
     return kept
 
 
-def scale_losses(weights_L: np.ndarray, ratio: float, loss_weight: str) -> np.ndarray:
+def scale_losses(weights_L: np.ndarray, ratio: Ratio, loss_weight: str) -> np.ndarray:
     """Return what a row's cross entropies are multiplied with where a token is masked.
 
     The row's loss is then sum_i w_i CE_i / t / sum_i w_i (``inverse_t``, Eq. 3 of LLaDA, whose mean
     over masks is the bound a token) or the same without 1/t (``none``, UltraLLaDA's Eq. 1 as
     transcribed). Every row counts alike, so that a short answer is not drowned by text.
     """
-    total = weights_L.sum() * (ratio if loss_weight == "inverse_t" else 1.0)
-    return weights_L / total if total > 0 else np.zeros_like(weights_L)
+    total = weights_L.sum()
+    if not total > 0:
+        return np.zeros_like(weights_L)
+    divisor = total * (ratio if loss_weight == "inverse_t" else 1.0)
+    return (weights_L / divisor).astype(weights_L.dtype)
 
 
 Head = Callable[[Tensor], Tensor]

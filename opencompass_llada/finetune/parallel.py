@@ -26,6 +26,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.nn.functional import all_to_all_single
 
 from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import Attend
 
 
@@ -181,9 +182,13 @@ def ulysses_attend(attend: Attend, group: dist.ProcessGroup) -> Attend:
     return exchanging
 
 
-def check_heads(num_heads: int, num_kv_heads: int, ranks: int) -> None:
+def check_heads(config: BidirectionalConfig, ranks: int) -> None:
     """Refuse more ranks than heads can be given to."""
-    for name, heads in (("n_heads", num_heads), ("n_kv_heads", num_kv_heads)):
+    shape, names = config.shape, config.sizes
+    for name, heads in (
+        (names["num_heads"], shape.num_heads),
+        (names["num_groups"], shape.num_groups),
+    ):
         if heads % ranks:
             allowed = [n for n in range(1, heads + 1) if heads % n == 0]
             raise ValueError(

@@ -85,6 +85,7 @@ class Phase:
     num_steps: Whole
     rows_per_step: Count
     continuation_share: Share | None = None
+    block_length: Whole | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -139,7 +140,8 @@ class Recipe:
     rope_scaling: Mapping[str, Any] | None = None
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vocab_size: Count | None = None
-    objective: Literal["masked_diffusion", "autoregressive"] = "masked_diffusion"
+    objective: Literal["masked_diffusion", "block_diffusion", "autoregressive"] = "masked_diffusion"
+    block_length: Whole | None = None
     strategy: Annotated[
         str, Field(description="windows, adaptive, eod, direct or the dotted path of a strategy")
     ] = "windows"
@@ -198,6 +200,15 @@ class Recipe:
         """Row length of the longest phase, in tokens."""
         return max(phase.sequence_length for phase in self.phases)
 
+    def block_length_of(self, phase: Phase) -> int | None:
+        """Return the tokens of a block in a phase; None but for block diffusion."""
+        return phase.block_length or self.block_length
+
+    @property
+    def final_block_length(self) -> int | None:
+        """The block length of the last phase, which the checkpoint has; see `block_length_of`."""
+        return self.block_length_of(self.phases[-1])
+
     @property
     def num_steps(self) -> int:
         """Optimiser steps of all phases."""
@@ -206,7 +217,8 @@ class Recipe:
 
 #: Scalings that a checkpoint can carry: they change the base alone, or nothing.
 TRAINED_SCALINGS = ("none", "ntk", "diffusion_ntk")
-#: LLaDA's name of a size -> Llama's, of the autoregressive network of the same shape.
+#: LLaDA's name of a size -> that of Llama and SDAR, whose networks of the same shape are trained by
+#: the autoregressive objective and by block diffusion.
 LLAMA_NAMES = {
     "d_model": "hidden_size",
     "n_heads": "num_attention_heads",
@@ -256,6 +268,11 @@ def _check_start(recipe: Recipe) -> None:
             "recipe: give init_from (a checkpoint to post-train), or model and vocab_size "
             "for a network from scratch."
         )
+    if recipe.objective == "block_diffusion":
+        try:
+            parse_rope_scaling(recipe.rope_scaling).refuse_one_sided("a block-causal model")
+        except ValueError as error:
+            raise ValueError(f"recipe: {error}") from error
     if from_scratch and recipe.rope_scaling is not None:
         raise ValueError(
             "recipe: rope_scaling changes a checkpoint's RoPE and needs init_from; a "
@@ -268,8 +285,8 @@ def _check_sizes(recipe: Recipe) -> None:
     sizes = recipe.model
     known = LLaDAConfig.published_fields().keys()
     reject_unknown("model key", sizes, known - {*_SET_BY_TRAINER})
-    if recipe.objective == "autoregressive":
-        reject_unknown("model key of the autoregressive objective", sizes, LLAMA_NAMES)
+    if recipe.objective != "masked_diffusion":
+        reject_unknown(f"model key of objective={recipe.objective!r}", sizes, LLAMA_NAMES)
     for name, value in sizes.items():
         kind: Any = Positive if name in _REAL else Whole
         if value is not None or name not in _MAY_BE_NONE:
@@ -289,7 +306,41 @@ def _check_sizes(recipe: Recipe) -> None:
         )
 
 
+def _check_blocks(recipe: Recipe) -> None:
+    """Check the block lengths, which block diffusion needs and nothing else takes."""
+    is_block_diffusion = recipe.objective == "block_diffusion"
+    for phase in recipe.phases:
+        block, length = recipe.block_length_of(phase), phase.sequence_length
+        if not is_block_diffusion and block is not None:
+            raise ValueError(
+                f"recipe: block_length={block} has no effect with objective={recipe.objective!r}; "
+                "leave it out, or give objective=block_diffusion."
+            )
+        if is_block_diffusion and block is None:
+            raise ValueError(
+                "recipe: objective='block_diffusion' needs block_length, the tokens of a block, in "
+                "the recipe or in every phase: block_length=4, as SDAR."
+            )
+        if block is not None and length % block:
+            raise ValueError(
+                f"recipe phases: sequence_length={length} must be a multiple of "
+                f"block_length={block}; use {max(1, length // block) * block}."
+            )
+    if is_block_diffusion and recipe.keep_attention:
+        raise ValueError(
+            "recipe: keep_attention=true does not work with objective='block_diffusion', whose "
+            "attention (FlexAttention) is computed again in the backward pass; leave it out."
+        )
+    if is_block_diffusion and recipe.evaluation.text is not None:
+        raise ValueError(
+            "recipe evaluation: text measures perplexity, which training does not measure for "
+            "objective='block_diffusion'; leave text and lengths out, and measure the checkpoint "
+            "with the perplexity benchmark."
+        )
+
+
 def _check_combinations(recipe: Recipe) -> None:
+    _check_blocks(recipe)
     if recipe.objective == "autoregressive":
         for name, needed in _OF_THE_TWIN.items():
             if getattr(recipe, name) != needed:

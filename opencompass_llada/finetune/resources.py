@@ -96,37 +96,48 @@ class NetworkShape:
     @property
     def linear_parameters(self) -> int:
         """Parameters of all blocks' linear layers."""
-        width, kv_width = self.sizes.width, self.sizes.kv_width
-        return self.sizes.num_layers * width * (2 * width + 2 * kv_width + 3 * self.sizes.mlp_width)
+        sizes = self.sizes
+        attention = 2 * sizes.query_width + 2 * sizes.kv_width
+        return sizes.num_layers * sizes.width * (attention + 3 * sizes.mlp_width)
 
     @property
     def norm_parameters(self) -> int:
         """Parameters of all norms."""
-        return (2 * self.sizes.num_layers + 1) * self.sizes.width
+        heads = 2 * self.sizes.head_dim if self.sizes.has_qk_norm else 0
+        return self.sizes.num_layers * (2 * self.sizes.width + heads) + self.sizes.width
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the network without adapters."""
-        embeddings = 2 * self.sizes.width * self.sizes.vocabulary
+        number = 1 if self.sizes.ties_embeddings else 2
+        embeddings = number * self.sizes.width * self.sizes.vocabulary
         return self.linear_parameters + embeddings + self.norm_parameters
 
     @property
     def adapter_parameters(self) -> int:
         """Parameters of adapters on the seven linear layers of every block."""
-        ends = 9 * self.sizes.width + 2 * self.sizes.kv_width + 3 * self.sizes.mlp_width
-        return self.sizes.num_layers * self.adapter_rank * ends
+        sizes = self.sizes  # an input and an output of each layer
+        ends = 7 * sizes.width + 2 * sizes.query_width + 2 * sizes.kv_width + 3 * sizes.mlp_width
+        return sizes.num_layers * self.adapter_rank * ends
 
 
-def step_flops(shape: NetworkShape, spans: Sequence[int], num_predicted: int) -> float:
+def step_flops(
+    shape: NetworkShape,
+    spans: Sequence[int],
+    num_predicted: int,
+    block_length: int | None = None,
+) -> float:
     """Return a batch's floating-point operations, forward once and backward twice.
 
-    ``spans`` are the tokens that attend to each other, run by run. Weights under adapters are
-    frozen and have no gradients of their own: two passes' worth.
+    ``spans`` are the tokens that attend to each other, run by run; with blocks each has a noisy
+    copy, and a token and its copy see span + block_length keys together, on average. Weights under
+    adapters are frozen and have no gradients of their own: two passes' worth.
     """
-    sizes, tokens = shape.sizes, sum(spans)
+    sizes, tokens = shape.sizes, sum(spans) * (2 if block_length else 1)
+    num_pairs = sum(span * (span + (block_length or 0)) for span in spans)
     linear = 2.0 * shape.linear_parameters * tokens
     head = 2.0 * sizes.width * sizes.vocabulary * num_predicted
-    attention = 4.0 * sizes.num_layers * sizes.width * sum(span * span for span in spans)
+    attention = 4.0 * sizes.num_layers * sizes.query_width * num_pairs
     adapters = 2.0 * shape.adapter_parameters * tokens
     return (2 if shape.adapter_rank else 3) * (linear + head) + 3 * (attention + adapters)
 
@@ -171,8 +182,10 @@ def _plan(
 ) -> StepMemory:
     parts = max(1, world_size // recipe.sequence_parallel)
     rows = recipe.micro_rows or max(1, phase.rows_per_step // parts)
-    tokens = rows * phase.sequence_length // recipe.sequence_parallel
-    stretch = phase.sequence_length // recipe.sequence_parallel
+    # Block diffusion has a clean and a noisy row; the noisy one alone is predicted.
+    copies_of_rows = 1 if recipe.block_length_of(phase) is None else 2
+    stretch = copies_of_rows * phase.sequence_length // recipe.sequence_parallel
+    tokens = rows * stretch
     trained_bytes = 4 if recipe.parameter_dtype == "float32" else 2
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
     unit = 2 if on_cuda else 4
@@ -182,21 +195,23 @@ def _plan(
         frozen = shape.num_parameters - shape.norm_parameters
     copies = 2 + (recipe.ema_decay is not None)
     width, kv_width, inner = shape.sizes.width, shape.sizes.kv_width, shape.sizes.mlp_width
+    wide = max(width, shape.sizes.query_width)
     num_layers = shape.sizes.num_layers
     # Positions of the MLP's inner tensors that exist at once.
     tiled = tokens if recipe.mlp_tile is None else tokens * min(1, recipe.mlp_tile / stretch)
     # Per token: residuals, norms, queries, keys, values, output and their gradients, rotations in
     # float32; per tiled token: gate, up, their product and gradients.
-    attention = tokens * unit * (8 * width + 4 * kv_width) + tokens * 4 * 2 * width
+    attention = tokens * unit * (8 * wide + 4 * kv_width) + tokens * 4 * 2 * wide
     block = attention + tiled * unit * 6 * inner
     cast = 0 if not on_cuda or world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
         number = 0 if recipe.offload_checkpoints else 1 + recipe.keep_attention
         kept = number * num_layers * tokens * unit * width
     else:
-        per_token = unit * (6 * width + 2 * kv_width + 4 * inner) + 4 * 2 * width
+        per_token = unit * (6 * wide + 2 * kv_width + 4 * inner) + 4 * 2 * wide
         kept, block = num_layers * tokens * per_token, 0
     predicted = min(recipe.loss_chunk, tokens)
+    masks = 0 if on_cuda or copies_of_rows == 1 else 5 * rows * (2 * phase.sequence_length) ** 2
     return StepMemory(
         weights=(trained * trained_bytes + frozen * frozen_bytes) / world_size,
         gradients=trained * trained_bytes / world_size,
@@ -204,7 +219,7 @@ def _plan(
         kept=kept + cast,
         block=block,
         logits=predicted * shape.sizes.vocabulary * (4 + 4 + unit) + tokens * unit * 2 * width,
-        workspace=(_WORKSPACE if on_cuda else 0) + (_COMMUNICATION if world_size > 1 else 0),
+        workspace=(_WORKSPACE if on_cuda else masks) + (_COMMUNICATION if world_size > 1 else 0),
     )
 
 
@@ -260,7 +275,7 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
     chosen = recipe.evaluation
     for name in ("lengths", "retrieval_lengths"):
         longest = predicted = max(getattr(chosen, name), default=1)
-        if name == "lengths" and recipe.objective == "masked_diffusion":  # logits of the target
+        if name == "lengths" and recipe.objective != "autoregressive":  # logits of the target
             predicted = min(longest, chosen.target_tokens)
         hidden = (2 if on_cuda else 4) * (4 * shape.sizes.width + 2 * shape.sizes.mlp_width)
         needed = longest * hidden + predicted * 4 * shape.sizes.vocabulary

@@ -25,6 +25,7 @@ from opencompass_llada.finetune.packing import PackingStrategy, Row, TokenizedTe
 from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
 from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
 from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
+from opencompass_llada.networks.doubled import document_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class TrainingRows(Dataset):
         """Make a row's input_ids (int64 [L]), positions (int64 [L]) and spans, as of `packing.Row`.
 
         And targets, the positions whose token is predicted (bool [L]), and the scale that the cross
-        entropy of each is multiplied with (float32 [L]).
+        entropy of each is multiplied with (float32 [L]); with ``block_length`` the tokens of a
+        block of block diffusion, else None.
         """
         recipe, length = self.recipe, self.phase.sequence_length
         number = self.first_row + index
@@ -103,14 +105,16 @@ class TrainingRows(Dataset):
                 row = dataclasses.replace(row, weights=np.ones(length, np.float32))
         else:
             row = self._text_row(number - before, rng)
-        targets, scale = self._choose_targets(index, row.weights, mask_all, rng)
+        spans = (length,) if row.spans is None else row.spans
+        targets, scale = self._choose_targets(index, row.weights, spans, mask_all, rng)
         positions = np.arange(length) if row.positions is None else row.positions
         return {
             "input_ids": torch.from_numpy(row.input_ids),
             "targets": torch.from_numpy(targets),
             "scale": torch.from_numpy(scale),
             "positions": torch.from_numpy(positions),
-            "spans": (length,) if row.spans is None else row.spans,
+            "spans": spans,
+            "block_length": recipe.block_length_of(self.phase),
         }
 
     def _text_row(self, number: int, rng: random.Random) -> Row:
@@ -123,7 +127,12 @@ class TrainingRows(Dataset):
         return row
 
     def _choose_targets(
-        self, index: int, weights: np.ndarray, mask_all: bool, rng: random.Random
+        self,
+        index: int,
+        weights: np.ndarray,
+        spans: tuple[int, ...],
+        mask_all: bool,
+        rng: random.Random,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions to predict and the weight of each one's cross entropy."""
         recipe = self.recipe
@@ -132,17 +141,27 @@ class TrainingRows(Dataset):
             weights[0] = 0.0  # nothing stands before it
             return weights > 0, objective.scale_losses(weights, 1.0, "none")
         step, place = divmod(index, self.phase.rows_per_step)
-        ratio = 1.0
-        if not mask_all:
+        block_length = recipe.block_length_of(self.phase)
+        spread = recipe.mask_ratios == "low_discrepancy"
+        draws = np.random.default_rng(rng.getrandbits(64))
+        ratio: objective.Ratio = 1.0
+        # A block of one token is masked always: what it is worth then is its mean over t.
+        if not mask_all and block_length != 1:
             ratio = objective.draw_mask_ratio(
                 recipe.seed,
                 self.first_step + step,
                 place,
                 self.phase.rows_per_step,
                 recipe.min_mask_ratio,
-                spread=recipe.mask_ratios == "low_discrepancy",
+                spread=spread,
             )
-        masked = objective.draw_masked(weights, ratio, np.random.default_rng(rng.getrandbits(64)))
+            if block_length is not None:
+                _, starts, _ = document_blocks(spans, block_length).numpy()
+                blocks = np.cumsum(np.diff(starts, prepend=0) > 0)
+                ratio = objective.spread_over_blocks(
+                    ratio, blocks, recipe.min_mask_ratio, draws, spread=spread
+                )
+        masked = objective.draw_masked(weights, ratio, draws)
         return masked, objective.scale_losses(weights, ratio, recipe.loss_weight)
 
 
@@ -160,6 +179,7 @@ def collate(rows: list[dict[str, Any]]) -> Batch:
         batch["positions"] = None
     spans = tuple(span for row in rows for span in row["spans"])
     batch["spans"] = None if len(spans) == len(rows) else spans
+    batch["block_length"] = rows[0].get("block_length")
     return batch
 
 

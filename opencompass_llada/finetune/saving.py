@@ -50,11 +50,18 @@ from opencompass_llada.runs.provenance import find_commit
 RECORD_FILE = "training.json"
 #: Bytes of one file of weights, as the hub's checkpoints are cut.
 SHARD_BYTES = 5 * 10**9
-_LLADA_FIELDS = {
-    **{"architectures": ["LLaDAModelLM"], "model_type": "llada", "block_type": "llama"},
-    **{"layer_norm_type": "rms", "activation_type": "silu", "weight_tying": False},
-    **{"include_bias": False, "include_qkv_bias": False},
-    **{"rope": True, "rope_full_precision": True, "alibi": False},
+#: Fields of config.json beside the sizes and special tokens, by model_type.
+_FIELDS = {
+    "llada": {
+        **{"architectures": ["LLaDAModelLM"], "block_type": "llama"},
+        **{"layer_norm_type": "rms", "activation_type": "silu", "weight_tying": False},
+        **{"include_bias": False, "include_qkv_bias": False},
+        **{"rope": True, "rope_full_precision": True, "alibi": False},
+    },
+    "sdar": {
+        **{"architectures": ["SDARForCausalLM"], "hidden_act": "silu"},
+        **{"attention_bias": False, "attention_dropout": 0.0, "use_sliding_window": False},
+    },
 }
 
 
@@ -108,20 +115,23 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
     """Return config.json's fields in the published names of the network's family.
 
-    A scaled base is written as ``rope_theta`` with the length it was trained for, which every LLaDA
+    A scaled base is written as ``rope_theta`` with the length it was trained for, which every
     loader gets right; for ``rope_training`` our own loader refuses to multiply it again.
     """
     if isinstance(model, LlamaForCausalLM):
         return _llama_fields(model.config, recipe.dtype)
     assert isinstance(model, BidirectionalNetwork), type(model)
     rope = model.resolved_rope
-    names = model.config.published_fields().keys() - {"mlp_ratio"}  # mlp_hidden_size says it
+    config = model.config
+    names = config.published_fields().keys() - {"mlp_ratio"}  # mlp_hidden_size says it
+    length = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     fields = {
-        **_LLADA_FIELDS,
-        **{name: getattr(model.config, name) for name in names},
+        **_FIELDS[config.model_type],
+        "model_type": config.model_type,
+        **{name: getattr(config, name) for name in names},
         "torch_dtype": recipe.dtype,
         "rope_theta": rope.rope_theta,
-        "max_sequence_length": max(rope.longest_context, recipe.trained_length),
+        length: max(rope.longest_context, recipe.trained_length),
     }
     if rope.theta_multiplier != 1.0:
         fields["rope_training"] = {

@@ -70,6 +70,11 @@ class NetworkDimensions:
     """Whether the prediction head is the token embedding."""
 
     @property
+    def query_width(self) -> int:
+        """Channels of all query heads."""
+        return self.head_dim * self.num_heads
+
+    @property
     def kv_width(self) -> int:
         """Channels of all key heads, or value heads."""
         return self.head_dim * self.num_groups
