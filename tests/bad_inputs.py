@@ -289,6 +289,7 @@ def _sampler() -> Iterator[Case]:
     wrong = {
         "num_steps": (("'8'", "integer"), ("True", "integer"), ("0", "positive"), ("7.5", "integer"), ("7", "multiple"), ("10**30", "at most")),
         "block_length": (("'8'", "integer"), ("0", "at least 1"), ("8.0", "integer"), ("[8]", "integer")),
+        "sub_block_length": (("'8'", "integer"), ("0", "at least 1")),
         "generation_length": (("'8'", "integer"), ("-8", "at least 1"), ("10**30", "at most")),
         "temperature": (("'0.5'", "number"), ("-1", "at least 0"), ("True", "number"), ("float('nan')", "finite"), ("float('inf')", "finite"), ("10**400", "at most")),
         "top_p": (("'0.9'", "number"), ("1.5", "below 1"), ("0", "above 0"), ("True", "number")),

@@ -173,7 +173,7 @@ class SamplerSettings:
                 self._logged.add(generation_length)
                 what = "num_steps=%d is capped at %d for generations of %d tokens, one token a step"
                 logger.info(what, steps, tokens, generation_length)
-            steps = cap_steps(steps, generation_length, free.block_length)
+            steps = cap_steps(steps, generation_length, free.plan().block_length)
         return replace(free, num_steps=steps)
 
 

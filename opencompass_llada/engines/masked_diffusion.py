@@ -125,9 +125,15 @@ class MaskedDiffusionFamily(Family):
     def special_tokens(
         self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
     ) -> SpecialTokens:
-        """Read mask and end of text from config.json, the end of a turn from the tokenizer."""
+        """Read mask and end of text from config.json, the end of a turn from the tokenizer.
+
+        What the family's published config.json leaves out is its network's default.
+        """
         needed = ("mask_token_id", "eos_token_id")
-        missing = [name for name in needed if config.get(name) is None]
+        network = NETWORKS[self.name].config_class
+        found = {n: getattr(network, n) for n in needed if n in network.optional}
+        found |= {name: config[name] for name in needed if config.get(name) is not None}
+        missing = [name for name in needed if name not in found]
         if missing:
             also = "; the mask's id may also be given as mask_token_id=... of the model"
             raise ValueError(
@@ -137,8 +143,8 @@ class MaskedDiffusionFamily(Family):
             )
         check_vocabulary(tokenizer, config.get("embedding_size") or config.get("vocab_size"))
         return SpecialTokens(
-            mask_token_id=config["mask_token_id"],
-            eos_token_id=config["eos_token_id"],
+            mask_token_id=found["mask_token_id"],
+            eos_token_id=found["eos_token_id"],
             eot_token_id=find_token_id(tokenizer, self.turn_end),
         )
 

@@ -264,6 +264,7 @@ class Session:
             states_WM = graphs.span_states(ids_T, given, attend)
         states_BWM = states_WM.view(len(starts), num_wanted, -1)
         local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
+        local_BP = local_BP.clamp(min=0)  # filler may be predicted before the span
         asked = local_BP[..., None].expand(-1, -1, states_BWM.shape[-1])
         return network.head(states_BWM.gather(1, asked))
 

@@ -10,6 +10,7 @@ from opencompass_llada.networks.checkpoint import (
     read_model_config,
 )
 from opencompass_llada.networks.dream import DreamConfig, DreamForMaskedDiffusion
+from opencompass_llada.networks.fast_dllm import FastDLLMConfig, FastDLLMForMaskedDiffusion
 from opencompass_llada.networks.llada import LLaDAConfig, LLaDAForMaskedDiffusion
 from opencompass_llada.networks.sdar import SDARConfig, SDARForMaskedDiffusion
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork, register_network

@@ -127,17 +127,17 @@ class BatchForward:
         #: Passes so far, in each of which all rows take part, and those that ran every token.
         self.num_forward_passes = self.num_full_passes = 0
 
-    def begin(self, ids_BL: Tensor) -> Tensor:
-        """Run what comes before the first block; return each row's passes, int64 [B]."""
-        return torch.zeros_like(self._layout.prompts_B)
+    def open_block(self, ids_BL: Tensor, block_index: int) -> tuple[Tensor, Tensor | None]:
+        """Run what comes before a block, once all before it is final.
+
+        Returns each row's passes, int64 [B], and, where the block before gives the block's first
+        token, the logits of that, [B, 1, V].
+        """
+        raise NotImplementedError
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
         raise NotImplementedError
-
-    def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
-        """Run what follows a block before the next one; return how many passes it took."""
-        return 0
 
 
 class BlockForward(BatchForward):
@@ -162,6 +162,15 @@ class BlockForward(BatchForward):
         self._cfg_scale, self._mask_token_id = cfg_scale, mask_token_id
         self._cached_block: int | None = None  # the active block of the last full pass
         self._steps_since_refresh = 0
+
+    def open_block(self, ids_BL: Tensor, block_index: int) -> tuple[Tensor, Tensor | None]:
+        """Run a full pass if the block's first token is given, else nothing."""
+        given, before = self._layout.has_given_first(block_index), self.num_forward_passes
+        if not any(given):
+            return torch.zeros_like(self._layout.prompts_B), None
+        logits_B1V = self._full_pass(ids_BL, self._layout.starts_B(block_index)[:, None])
+        passes = self.num_forward_passes - before
+        return torch.tensor(given, device=ids_BL.device) * passes, logits_B1V
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
@@ -234,27 +243,41 @@ class PrefixForward(BatchForward):
     alone; a pass over the finished block, which another follows, leaves its final keys and values.
     """
 
-    def begin(self, ids_BL: Tensor) -> Tensor:
-        """Run the prompts' whole blocks; return each row's passes, int64 [B]."""
-        layout = self._layout
-        if any(layout.first_starts):
-            self._session.prefill(ids_BL, layout.first_starts)
+    def open_block(self, ids_BL: Tensor, block_index: int) -> tuple[Tensor, Tensor | None]:
+        """Leave the final keys and values of all before a block.
+
+        Where a prompt ends with a block that gives the next one's first token, that runs again.
+        """
+        layout, starts = self._layout, self._layout.starts(block_index)
+        given = layout.has_given_first(block_index)
+        passes, logits_B1V = [0] * len(starts), None
+        if block_index == 0 and any(starts):
+            self._session.prefill(ids_BL, starts)
             self.num_forward_passes += 1
             self.num_full_passes += 1
-        return (layout.first_starts_B > 0).long()
+            passes = [int(start > 0) for start in starts]
+        is_finished = block_index > 0 and layout.opens_pass(block_index)
+        if is_finished or any(given):
+            logits_B1V = self._run_block_before(ids_BL, starts)
+            passes = [n + int(is_finished or g) for n, g in zip(passes, given, strict=True)]
+        return torch.tensor(passes, device=ids_BL.device), logits_B1V
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
         self.num_forward_passes += 1
-        starts, length = self._layout.starts(block_index), self._layout.plan.block_length
+        starts, length = self._layout.pass_starts(block_index), self._layout.pass_length
         return self._session.partial_pass(ids_BL, starts, length, positions_BP)
 
-    def finish_block(self, ids_BL: Tensor, block_index: int) -> int:
-        """Leave a finished block's keys and values behind, which is one pass."""
+    def _run_block_before(self, ids_BL: Tensor, starts: Sequence[int]) -> Tensor | None:
+        """Store the network's block before each start; return the logits at the start if given."""
         self.num_forward_passes += 1
-        starts = self._layout.starts(block_index)
-        self._session.store(ids_BL, starts, self._layout.plan.block_length)
-        return 1
+        length = self._layout.pass_length
+        firsts = [max(start - length, 0) for start in starts]  # a row without one runs in vain
+        if not self._layout.gives_first:
+            self._session.store(ids_BL, firsts, length)
+            return None
+        next_B1 = torch.tensor(firsts, device=ids_BL.device)[:, None] + length
+        return self._session.partial_pass(ids_BL, firsts, length, next_B1)
 
 
 def open_forward(
@@ -298,7 +321,7 @@ def _session_opener(
     passes = plan.num_blocks if options.enabled else plan.num_steps
     return functools.partial(
         model.open,
-        block_length=plan.block_length,
+        block_length=layout.pass_length,
         cache_dtype=options.dtype,
         passes=passes // plan.num_blocks if layout.grows else passes,
         guided=guided,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,9 @@ class SamplerConfig:
     """Tokens to generate. Not a multiple of ``block_length``: rounded up, the surplus is cut."""
     block_length: int | None = 32
     """Tokens in a block; blocks are finished left to right. None is one block of all tokens."""
+    sub_block_length: int | None = None
+    """Tokens of a block-causal network's block that are denoised together, from left to right
+    (Fast-dLLM v2's ``small_block_size``); None is the whole block."""
     num_steps: int | None = None
     """Of the whole generation, the same number in each block; None is one token at each step."""
     temperature: float = 0.0
@@ -76,7 +80,8 @@ class SamplerConfig:
         self.plan()
 
     def _check_ranges(self) -> None:
-        check_at_least(self, 1, "generation_length", "block_length", "num_steps", "top_k")
+        check_at_least(self, 1, "generation_length", "block_length", "sub_block_length")
+        check_at_least(self, 1, "num_steps", "top_k")
         check_at_least(self, 0, "seed", "temperature", "cfg_scale", "remasking_temperature")
         for name, lowest in (("top_p", "above 0"), ("timestep_eps", "at least 0")):
             value = getattr(self, name)
@@ -167,8 +172,13 @@ class SamplerConfig:
 
         There the sampler's blocks are the network's; what does not fit the network is a ValueError.
         """
-        way = self.cache.type
+        way, part = self.cache.type, self.sub_block_length
         if causal_block is None:
+            if part is not None:
+                raise ValueError(
+                    f"sub_block_length={part} cuts the blocks of a block-causal network, and this "
+                    f"one is fully bidirectional; use block_length={part}"
+                )
             if way == "prefix":
                 raise ValueError(
                     "cache='prefix' keeps blocks that nothing later changes, and in a fully "
@@ -193,6 +203,11 @@ class SamplerConfig:
                 f"cache={way!r} approximates what a block-causal network has exactly; use "
                 "cache='prefix'"
             )
+        if causal_block % (part or 1):
+            raise ValueError(
+                f"sub_block_length={part} must divide the {causal_block} tokens of the "
+                f"network's blocks; use {math.gcd(part or 1, causal_block)}, or None"
+            )
         return replace(self, block_length=causal_block)
 
     @property
@@ -209,7 +224,7 @@ class SamplerConfig:
     def plan(self) -> BlockPlan:
         """Cut the generation into blocks and steps; steps that do not fit are a ValueError."""
         length = self.generation_length
-        block_length = length if self.block_length is None else self.block_length
+        block_length = self.sub_block_length or self.block_length or length
         eps = _PUBLISHED_EPS if self.timestep_eps is None else self.timestep_eps
         one_a_token = count_blocks(length, block_length) * block_length
         return BlockPlan(

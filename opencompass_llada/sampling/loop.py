@@ -102,7 +102,14 @@ def sample(
     plan, device = config.plan(), torch.device(device)
     if causal_block is None:  # elsewhere a prompt's end decides what is cut
         _log_rounding(plan)
-    layout = RowLayout.of(prompts, plan, causal_block, device, grows=config.variable_length)
+    layout = RowLayout.of(
+        prompts,
+        plan,
+        causal_block,
+        device,
+        logit_shift=getattr(model, "logit_shift", 0),
+        grows=config.variable_length,
+    )
     forward = open_forward(
         model, layout, config.cache, cfg_scale=config.cfg_scale,
         mask_token_id=special_tokens.mask_token_id,
@@ -229,20 +236,16 @@ class Denoiser:
         """Finish all blocks from left to right; return the tokens and each row's forward passes.
 
         Those are as many as alone: at which it had something to reveal and was not complete, and
-        those before its first block and after each one that another follows.
+        those that open its blocks.
         """
         self.progress.start_batch(len(ids_BL), self.layout.plan)
         try:
-            passes_B, last = self.forward.begin(ids_BL), self.layout.plan.num_blocks - 1
-            for index in range(last + 1):
+            passes_B = torch.zeros_like(self.layout.prompts_B)
+            for index in range(self.layout.plan.num_blocks):
                 ids_BL, block_passes_B, stopped = self._reveal_block(ids_BL, index)
                 passes_B = passes_B + block_passes_B
-                if stopped or index == last:
+                if stopped:
                     break
-                goes_on_B = self.layout.has_block_B(index + 1)
-                if self.early_stop is not None:
-                    goes_on_B = goes_on_B & ~self.early_stop.complete_B
-                passes_B = passes_B + goes_on_B * self.forward.finish_block(ids_BL, index)
         finally:
             self.progress.finish_batch()
         if self.early_stop is not None:
@@ -261,7 +264,15 @@ class Denoiser:
             counts=counts,
             finite=torch.ones((), dtype=torch.bool, device=starts_B.device),
         )
-        passes_B, stopped = torch.zeros_like(starts_B), False
+        goes_on_B = self.layout.has_block_B(index)
+        if stop is not None:
+            goes_on_B = goes_on_B & ~stop.complete_B
+        opened_B, logits_B1V = self.forward.open_block(ids_BL, index)
+        passes_B, stopped = goes_on_B * opened_B, False
+        if logits_B1V is not None:
+            ids_BL = self._take_first(ids_BL, block, logits_B1V)
+            if stop is not None:
+                stopped = stop.after_step(ids_BL, finished_B, block.masked_BK)
         for step in plan_steps(self.layout.plan):
             if stopped or not any(block.counts):
                 break
@@ -284,8 +295,19 @@ class Denoiser:
                 "rule must reveal at least the scheduled number at every step, or all at the last"
             )
         if stop is not None and not stopped:
-            stopped = stop.after_block(ids_BL, self.layout.num_finished(index + 1))
+            finished = [max(n, 0) for n in self.layout.num_finished(index + 1)]
+            stopped = stop.after_block(ids_BL, finished)
         return ids_BL, passes_B, stopped
+
+    def _take_first(self, ids_BL: Tensor, block: _Block, logits_B1V: Tensor) -> Tensor:
+        """Write a block's likeliest first token in the rows where the block before gives it."""
+        tokens_B1, finite_B1 = self.predictor.likeliest(logits_B1V)
+        given = self.layout.has_given_first(block.index)
+        given_B1 = torch.tensor(given, device=ids_BL.device)[:, None]
+        block.finite = block.finite & (finite_B1 | ~given_B1).all()
+        positions_B1 = block.starts_B[:, None]
+        written_B1 = torch.where(given_B1, tokens_B1, ids_BL.gather(1, positions_B1))
+        return ids_BL.scatter(1, positions_B1, written_B1)
 
     def _take_step(self, ids_BL: Tensor, block: _Block, step: StepPlan) -> Tensor:
         """Predict all masked positions, note in the block which are accepted, return new tokens."""

@@ -125,7 +125,13 @@ class Predictor:
         rows = zip(logits_BPV, counts, self._generators, strict=True)
         predicted = [self._predict_row(*row) for row in rows]
         tokens_BP, scores_BP = (torch.stack(parts) for parts in zip(*predicted, strict=True))
-        return tokens_BP, scores_BP, logits_BPV.gather(-1, tokens_BP[..., None])[..., 0].isfinite()
+        return tokens_BP, scores_BP, _is_finite(logits_BPV, tokens_BP)
+
+    def likeliest(self, logits_BPV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest token at each position, and whether its logit is finite."""
+        logits_BPV = _suppress(logits_BPV, self._never_predicted_N)
+        tokens_BP = logits_BPV.argmax(dim=-1)
+        return tokens_BP, _is_finite(logits_BPV, tokens_BP)
 
     def _predict_row(
         self, logits_PV: Tensor, count: int, generator: torch.Generator
@@ -148,6 +154,10 @@ class Predictor:
         if config.remasking_temperature:
             scores_P = perturb(scores_P, config.remasking_temperature, count, generator)
         return tokens_P, scores_P
+
+
+def _is_finite(logits_BPV: Tensor, tokens_BP: Tensor) -> Tensor:
+    return logits_BPV.gather(-1, tokens_BP[..., None])[..., 0].isfinite()
 
 
 def _suppress(logits_PV: Tensor, token_ids_N: Tensor) -> Tensor:

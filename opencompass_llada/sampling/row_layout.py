@@ -22,7 +22,7 @@ class RowLayout:
     count from the row's start, so that the prompt may end inside one; as in the published samplers
     its places before the prompt's end stay, and a last block is denoised whole, though its end may
     be cut. Blocks of 4, a prompt of 6 and 4 new tokens: blocks begin at 4 and 8, and 6 to 11 are
-    masked.
+    masked. The plan's blocks may be parts of the network's, which a pass runs whole.
     """
 
     plan: BlockPlan
@@ -40,6 +40,11 @@ class RowLayout:
     """``first_starts`` on the device, int64."""
     blocks_B: Tensor
     """``blocks`` on the device, int64."""
+    pass_length: int
+    """Tokens of the block that a pass runs: the network's, or the plan's if it has none."""
+    gives_first: bool
+    """Whether the network's block gives the first token of the next one, as in a block-causal
+    network whose predictions are made a position before their tokens."""
     grows: bool = False
     """Whether a row ends with the active block, and further masks are appended once it is done."""
 
@@ -51,6 +56,7 @@ class RowLayout:
         causal_block: int | None,
         device: torch.device,
         *,
+        logit_shift: int = 0,
         grows: bool = False,
     ) -> RowLayout:
         """Lay out prompts; ``causal_block`` is a block-causal network's block length."""
@@ -60,13 +66,13 @@ class RowLayout:
             starts = [length - length % causal_block for length in lengths]
             num_masks = plan.generation_length
             blocks = [
-                count_blocks(length - start + num_masks, causal_block)
+                count_blocks(length - start + num_masks, plan.block_length)
                 for length, start in zip(lengths, starts, strict=True)
             ]
             most = max(blocks)
             plan = replace(
                 plan,
-                generation_length=most * causal_block,
+                generation_length=most * plan.block_length,
                 num_steps=most * plan.steps_per_block,
             )
         on_device = (torch.tensor(numbers, device=device) for numbers in (lengths, starts, blocks))
@@ -80,13 +86,16 @@ class RowLayout:
             prompts_B=prompts_B,
             first_starts_B=first_starts_B,
             blocks_B=blocks_B,
+            pass_length=causal_block or plan.block_length,
+            gives_first=causal_block is not None and logit_shift > 0,
             grows=grows,
         )
 
     @property
     def row_lengths(self) -> list[int]:
-        """Tokens of each row, the blocks that it skips included."""
-        return self.starts(self.plan.num_blocks)
+        """Tokens of each row, the blocks that it skips included, to the end of the last pass."""
+        length = count_blocks(self.plan.padded_length, self.pass_length) * self.pass_length
+        return [start + length for start in self.first_starts]
 
     def lengths_at(self, index: int) -> list[int]:
         """Return the tokens of each row that the passes of a block run over."""
@@ -95,6 +104,21 @@ class RowLayout:
     def starts(self, index: int) -> list[int]:
         """Return where a block begins in each row."""
         return [start + index * self.plan.block_length for start in self.first_starts]
+
+    def pass_starts(self, index: int) -> list[int]:
+        """Return where the pass over a block begins in each row."""
+        return self.starts(index - index % (self.pass_length // self.plan.block_length))
+
+    def opens_pass(self, index: int) -> bool:
+        """Tell whether a block is the first that its pass runs."""
+        return self.starts(index) == self.pass_starts(index)
+
+    def has_given_first(self, index: int) -> list[bool]:
+        """Return in which rows the network's block before a block gives its first token."""
+        if not (self.gives_first and self.opens_pass(index)):
+            return [False] * len(self.first_starts)
+        finished = self.num_finished(index)
+        return [s > 0 and n >= 0 for s, n in zip(self.starts(index), finished, strict=True)]
 
     def starts_B(self, index: int) -> Tensor:
         """Return where a block begins in each row, on the device."""
@@ -113,13 +137,17 @@ class RowLayout:
 
     def masked(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
         """Return a block's masked places, bool [B, K], and their number in each row."""
-        length = self.plan.block_length
+        length, given = self.plan.block_length, self.has_given_first(index)
         places_BK = self.starts_B(index)[:, None] + torch.arange(
             length, device=self.prompts_B.device
         )
         masked_BK = (places_BK >= self.prompts_B[:, None]) & self.has_block_B(index)[:, None]
+        if any(given):
+            masked_BK[:, 0] &= ~torch.tensor(given, device=masked_BK.device)
         counts = (
-            min(length, length + finished) if index < blocks else 0
-            for finished, blocks in zip(self.num_finished(index), self.blocks, strict=True)
+            min(length, max(length + finished, 0)) - first if index < blocks else 0
+            for finished, blocks, first in zip(
+                self.num_finished(index), self.blocks, given, strict=True
+            )
         )
         return masked_BK, tuple(counts)
