@@ -14,6 +14,7 @@ import torch
 from finetune_runs import small_trainer
 
 from opencompass_llada.finetune.parallel import check_heads
+from opencompass_llada.networks import LLaDAConfig
 
 TESTS = Path(__file__).resolve().parent
 ALONE = {
@@ -77,6 +78,7 @@ def test_two_processes_compute_what_one_does(runs, name):
 
 
 def test_more_ranks_than_heads_are_refused():
-    check_heads(32, 8, 8)
+    config = LLaDAConfig(n_heads=32, n_kv_heads=8)
+    check_heads(config, 8)
     with pytest.raises(ValueError, match="n_kv_heads=8.*1, 2, 4, 8"):
-        check_heads(32, 8, 16)
+        check_heads(config, 16)

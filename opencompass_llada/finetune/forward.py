@@ -187,7 +187,7 @@ class TrainingNetwork(nn.Module):
             hidden_NM = self._whole(ids_BL)[:, :-1][targets_BL[:, 1:]]
         else:
             noisy_BL = torch.where(targets_BL, self.model.config.mask_token_id, ids_BL)
-            if batch["block_length"] is not None:
+            if batch.get("block_length") is not None:
                 # The clean rows first, which predict nothing.
                 noisy_BL = torch.cat([ids_BL, noisy_BL], 1)
                 targets_BL, scale_BL = (
@@ -215,7 +215,7 @@ class TrainingNetwork(nn.Module):
         simple = spans is None and positions_BL is None and self._group is None
         simple = simple and not recipe.activation_checkpointing
         num_rows, length = noisy_BL.shape
-        if block_length := batch["block_length"]:
+        if block_length := batch.get("block_length"):
             length //= 2
             mask = self._doubled_mask(block_length, length, spans)
             if positions_BL is None:

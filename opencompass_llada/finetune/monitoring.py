@@ -44,7 +44,7 @@ class Throughput:
                 run.shape,
                 batch["spans"] or (length,) * rows,
                 int(batch["targets"].sum()),
-                batch["block_length"],
+                batch.get("block_length"),
             )
 
     def figures(self, run: RunState) -> dict[str, Any]:
