@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_fast_exact import MODELS, TOKENS, prompts_of
 
+from opencompass_llada.engines import SamplerSettings, masked_diffusion
 from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,
@@ -186,17 +188,35 @@ def test_a_prefix_in_float8_counts_a_layer_made_16_bit_again(sdar_8b):
     assert half - whole == 131072 * 8 * 128 * 12
 
 
-@pytest.mark.parametrize("cache", ["prefix", "none"])
-def test_the_sampler_plans_a_block_causal_networks_chunks(cache):
+def tiny_blocks():
+    """A network with blocks of 3."""
     fields = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
     config = SDARConfig(
         **fields, num_key_value_heads=1, intermediate_size=32, vocab_size=300, block_size=3,
         mask_token_id=299, eos_token_id=298,
     )  # fmt: skip
-    server = PassServer(FastNetwork(SDARForMaskedDiffusion(config).eval()))
+    return SDARForMaskedDiffusion(config).eval()
+
+
+@pytest.mark.parametrize("cache", ["prefix", "none"])
+def test_the_sampler_plans_a_block_causal_networks_chunks(cache):
+    server = PassServer(FastNetwork(tiny_blocks()))
     tokens = SpecialTokens(mask_token_id=299, eos_token_id=298)
     asked = SamplerConfig(generation_length=4, block_length=None, cache=cache)
     sample(server, prompts_of((10,), seed=0), asked, tokens, device="cpu")
     assert server.plan.prefix_chunk == 8190, "whole blocks"
     assert server.plan.block_length == 3
     assert server.plan.pass_tokens == 15
+
+
+def test_the_plan_before_weights_load_counts_chunks_too(monkeypatch):
+    plans = []
+    monkeypatch.setattr(masked_diffusion, "card_budget", lambda device: 10**9)
+    monkeypatch.setattr(
+        masked_diffusion, "check_plan", lambda plan, budget: plans.append(plan) or plan
+    )
+    request = SimpleNamespace(device=None, context_length=100_000, dtype=torch.bfloat16)
+    network = tiny_blocks()
+    settings = SamplerSettings({"generation_length": 6}).for_pattern(network.attention_pattern)
+    masked_diffusion._plan_memory(request, network, settings)
+    assert plans[0].pass_tokens == 8190

@@ -25,6 +25,7 @@ from opencompass_llada.inference import (
     PassServer,
     card_budget,
     check_plan,
+    prefill_chunk,
 )
 from opencompass_llada.likelihood import BlockScorer, MaskedScorer, sliced_entropies
 from opencompass_llada.networks import (
@@ -206,6 +207,7 @@ def _plan_memory(
         block_length=sampler.block_length or sampler.generation_length,
         cache_dtype=sampler.cache.dtype,
         guided=sampler.cfg_scale > 0,
+        prefix_chunk=prefill_chunk(network.attention_pattern),
     )
     plan = check_plan(plan, budget)
     logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

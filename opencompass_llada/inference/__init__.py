@@ -8,4 +8,4 @@ from opencompass_llada.inference.memory import (
     card_budget,
     check_plan,
 )
-from opencompass_llada.inference.session import PassServer, Session
+from opencompass_llada.inference.session import PassServer, Session, prefill_chunk

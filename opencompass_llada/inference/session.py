@@ -28,7 +28,7 @@ from opencompass_llada.inference.memory import (
     check_plan,
 )
 from opencompass_llada.networks.attention import Choose, StretchedAttention
-from opencompass_llada.networks.attention_pattern import Blocks, Stretch
+from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks, Stretch
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class PassServer:
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.largest_chunk,
             guided=guided,
-            prefix_chunk=prefill_chunk(self.causal_block) if self.causal_block else None,
+            prefix_chunk=prefill_chunk(self.network.network.attention_pattern),
         )
         if self.budget is not None:
             self._fit_plan(self.plan, self.budget)
@@ -188,11 +188,13 @@ class Session:
         Memory beside the cache is that of a chunk, however long the rows are.
         """
         network, cache, block = self._network, self._cache, self._server.causal_block
+        chunk = prefill_chunk(self._pattern)
         assert cache is not None, "a session without a cache keeps nothing"
         assert block is not None, "only a block-causal network's prefix is final"
+        assert chunk is not None, block
         assert all(length % block == 0 for length in lengths), (lengths, block)
         device = network.device
-        for pieces in _chunks(lengths, prefill_chunk(block)):
+        for pieces in _chunks(lengths, chunk):
             positions = [torch.arange(first, end, device=device) for _, first, end in pieces]
             slots = [
                 own + self._row_starts[row]
@@ -352,9 +354,11 @@ class Session:
         return attend
 
 
-def prefill_chunk(block_length: int) -> int:
-    """Return how many tokens a block-causal network's prefix is run at once by: whole blocks."""
-    return max(PREFILL_CHUNK // block_length, 1) * block_length
+def prefill_chunk(pattern: AttentionPattern) -> int | None:
+    """Return how many tokens a prefix is run at once by: whole blocks; None has no final prefix."""
+    if not isinstance(pattern, Blocks):
+        return None
+    return max(PREFILL_CHUNK // pattern.block_length, 1) * pattern.block_length
 
 
 def _chunks(lengths: Sequence[int], most: int) -> Iterator[list[Piece]]:
