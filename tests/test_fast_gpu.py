@@ -6,8 +6,10 @@ import pytest
 import torch
 from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model
+from tiny_sdar import MASK_ID, tiny_sdar
 
 from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.likelihood import BlockScorer, LikelihoodOptions
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 pytestmark = pytest.mark.gpu
@@ -77,3 +79,21 @@ def test_a_ragged_batch_with_kept_keys_equals_one_at_a_time():
         a == b for x, y in zip(together, apart, strict=True) for a, b in zip(x, y, strict=True)
     ]
     assert sum(agreement) >= 0.9 * len(agreement)  # bfloat16 decides ties by batch size
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("block_length", [1, 4, 32])
+def test_block_causal_likelihoods_are_those_of_the_cpu(block_length, dtype, bound):
+    generator = torch.Generator().manual_seed(5)
+    text = torch.randint(0, 250, (600,), generator=generator).tolist()
+    nats = {}
+    for device in ("cpu", "cuda"):
+        network = tiny_sdar(block_size=block_length, hidden_size=128, head_dim=64)
+        network = network.to(device, dtype if device == "cuda" else torch.float32)
+        server = PassServer(FastNetwork(network))
+        scorer = BlockScorer(lambda server=server: server, MASK_ID, block_length)
+        nats[device] = [
+            scorer.score(text[:border], text[border:], LikelihoodOptions(num_draws=4)).nll
+            for border in (0, 1, 599)
+        ]
+    assert nats["cuda"] == pytest.approx(nats["cpu"], rel=bound)

@@ -270,7 +270,7 @@ def test_a_tokenizer_counts_by_its_content_and_not_by_its_name(tmp_path):
         ({"model_type": "Dream"}, {}, "diffusion"),
         ({"model_type": "qwen2"}, {}, "autoregressive"),
         ({"model_type": "dreamy"}, {}, "unknown"),
-        ({"model_type": "sdar"}, {}, "unknown"),
+        ({"model_type": "no_such_family"}, {}, "unknown"),
         (None, {"path": "asset:tiny-llada"}, "diffusion"),
         (None, {"path": "asset:tiny-ar"}, "autoregressive"),
         (None, {"path": "x/y", "model_type": "ultra"}, "diffusion"),

@@ -35,26 +35,36 @@ def attend_blocks(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, block_length: int
     if num_before:
         parts.append(_attend(q_THD, k_SGD[:num_before], v_SGD[:num_before], is_causal=False))
     if block_length > 1:
-        parts.append(_attend_later(q_THD, k_TGD, v_TGD, block_length))
+        places_K = torch.arange(block_length, device=q_THD.device)
+        parts.append(_attend_within(q_THD, k_TGD, v_TGD, places_K > places_K[:, None]))
     return merge(parts).to(q_THD.dtype)
 
 
 def attend_noisy(
     q_THD: Tensor,
-    shared: tuple[Tensor, Tensor],
-    further: tuple[Tensor, Tensor],
-    seen_TS: Tensor | None,
+    own: tuple[Tensor, Tensor],
+    clean: tuple[Tensor, Tensor],
+    num_shared: int,
+    seen_TS: Tensor,
+    own_QK: Tensor | None,
 ) -> Tensor:
-    """Return attention over keys and values that all T tokens see, and over further ones.
+    """Return the attention of noisy copies of blocks, of one length, end to end, [T, H, D].
 
-    Of the further ones, [S, G, D], a token sees those where ``seen`` is true, all if it is None;
-    the shared ones may be none. Returns [T, H, D].
+    Of their own keys and values each copy sees its own, token by token as ``own_QK`` says; None is
+    one copy that sees all of itself. Of the clean ones all tokens see the first ``num_shared``, and
+    of the S others those where ``seen_TS`` is true.
     """
-    parts = [_attend(q_THD, *shared, is_causal=False)] if len(shared[0]) else []
-    if seen_TS is None:
-        parts.append(_attend(q_THD, *further, is_causal=False))
+    parts = []
+    if num_shared:
+        shared = clean[0][:num_shared], clean[1][:num_shared]
+        parts.append(_attend(q_THD, *shared, is_causal=False))
+    if seen_TS.shape[1]:
+        others = clean[0][num_shared:], clean[1][num_shared:]
+        parts.append(_attend_seen(q_THD, *others, seen_TS))
+    if own_QK is None:  # a product of all with all may be as large as a text
+        parts.append(_attend(q_THD, *own, is_causal=False))
     else:
-        parts.append(_attend_seen(q_THD, *further, seen_TS))
+        parts.append(_attend_within(q_THD, *own, own_QK))
     return merge(parts).to(q_THD.dtype)
 
 
@@ -68,26 +78,24 @@ def merge(parts: Sequence[Part]) -> Tensor:
     return merged_THD
 
 
-def _attend_later(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, block_length: int) -> Part:
-    """Attend from each token to those of its block that come after it.
+def _attend_within(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, seen_QK: Tensor) -> Part:
+    """Attend within blocks, from each token to those of its block that a mask names.
 
-    A block's last token has none: its part is zero and its log-sum-exp minus infinity.
+    Where these are none, as for the last of those that see later ones alone, its part is zero and
+    its log-sum-exp minus infinity.
     """
     num_groups, head_dim = k_TGD.shape[1:]
-    k_NKGD, v_NKGD = (x.float().unflatten(0, (-1, block_length)) for x in (k_TGD, v_TGD))
+    k_NKGD, v_NKGD = (x.float().unflatten(0, (-1, len(seen_QK))) for x in (k_TGD, v_TGD))
     scaled_THD = q_THD.float() * head_dim**-0.5
-    q_NQGRD = scaled_THD.unflatten(0, (-1, block_length)).unflatten(2, (num_groups, -1))
+    q_NQGRD = scaled_THD.unflatten(0, (-1, len(seen_QK))).unflatten(2, (num_groups, -1))
     scores_NQGRK = torch.einsum("nqgrd,nkgd->nqgrk", q_NQGRD, k_NKGD)
-    places_K = torch.arange(block_length, device=q_THD.device)
-    is_later_QK = places_K > places_K[:, None]
-    out_NQGRD, sums_NQGR = _weigh(
-        scores_NQGRK, ~is_later_QK[:, None, None], v_NKGD, "nqgrk,nkgd->nqgrd"
-    )
+    hidden = ~seen_QK[:, None, None]
+    out_NQGRD, sums_NQGR = _weigh(scores_NQGRK, hidden, v_NKGD, "nqgrk,nkgd->nqgrd")
     return out_NQGRD.flatten(2, 3).flatten(0, 1), sums_NQGR.flatten(2, 3).flatten(0, 1)
 
 
 def _attend_seen(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, seen_TS: Tensor) -> Part:
-    """Attend by a mask; a token that sees nothing has a part as in `_attend_later`."""
+    """Attend by a mask; a token that sees nothing has a part as in `_attend_within`."""
     scaled_THD = q_THD.float() * q_THD.shape[-1] ** -0.5
     q_TGRD = scaled_THD.unflatten(1, (k_SGD.shape[1], -1))
     scores_TGRS = torch.einsum("tgrd,sgd->tgrs", q_TGRD, k_SGD.float())

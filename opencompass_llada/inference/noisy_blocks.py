@@ -8,8 +8,9 @@ Shape suffixes: T tokens in a line, S keys, W tokens wanted, M hidden size; H, G
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,11 +20,13 @@ from opencompass_llada.inference.forward import LayerAttend
 from opencompass_llada.inference.memory import MemoryPlanError, longest_row
 from opencompass_llada.inference.session import PassServer
 
+T = TypeVar("T")
+
 LINE_LENGTH = 4096
 """Noisy tokens that are run at once, unless one block has more."""
 
 PIECE_LENGTH = 512
-"""Noisy tokens that attend at once: a mask over what is near them, no mask over all before it."""
+"""Noisy tokens that attend at once: with a mask to what is near them, without one to all before."""
 
 
 class NoisyBlock(NamedTuple):
@@ -38,7 +41,7 @@ class NoisyBlock(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some tokens of a line which attend together."""
+    """Some tokens of a line which attend together; see `attend_noisy`."""
 
     first: int
     end: int
@@ -46,8 +49,8 @@ class Piece(NamedTuple):
     """Clean tokens that all of them see."""
     end_clean: int
     """End of those that any of them sees."""
-    seen_TS: Tensor | None
-    """Who sees what of the rest: clean tokens from `num_shared` on, then the piece's own tokens."""
+    seen_TS: Tensor
+    own_QK: Tensor | None
 
 
 class Line(NamedTuple):
@@ -87,7 +90,7 @@ class NoisyPasses:
         Each block has as many states as places.
         """
         order = sorted(range(len(blocks)), key=lambda index: blocks[index].start)
-        for indices in _batches(order, [len(block.token_ids) + 1 for block in blocks], LINE_LENGTH):
+        for indices in _batches(order, lambda i: len(blocks[i].token_ids), LINE_LENGTH):
             line = self._line([blocks[index] for index in indices])
             ids, positions = line.ids_T.to(self._device), line.positions_T.to(self._device)
             attend = self._attend(line.pieces)
@@ -105,42 +108,36 @@ class NoisyPasses:
             positions.append(torch.arange(first, end))
             predicting = (block.start + block.places - self._shift).clamp(min=0)
             wanted.append(predicting - first + length)
-            spans.append(Span(length, length + shift, length + end - first, block.start))
+            spans.append(Span(length, end - first, shift, block.start))
             length += end - first
-        sizes = [span.end - span.first for span in spans]
         pieces = [
-            _piece([spans[index] for index in indices])
-            for indices in _batches(range(len(spans)), sizes, PIECE_LENGTH)
+            _piece(batch, self._device)
+            for _, equal in itertools.groupby(spans, lambda span: (span.size, span.num_clean))
+            for batch in _batches(list(equal), lambda span: span.size, PIECE_LENGTH)
         ]
         return Line(torch.cat(ids), torch.cat(positions), torch.cat(wanted), pieces)
 
     def _attend(self, pieces: Sequence[Piece]) -> LayerAttend:
-        masks = [None if p.seen_TS is None else p.seen_TS.to(self._device) for p in pieces]
-
         def attend(index: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
             outs = []
-            for piece, seen_TS in zip(pieces, masks, strict=True):
-                own = slice(piece.first, piece.end)
-                clean = self._session.cached(index, piece.end_clean)
-                shared = clean[0][: piece.num_shared], clean[1][: piece.num_shared]
-                further = (
-                    torch.cat([clean[0][piece.num_shared :], k_TGD[own]]),
-                    torch.cat([clean[1][piece.num_shared :], v_TGD[own]]),
-                )
-                outs.append(attend_noisy(q_THD[own], shared, further, seen_TS))
+            for first, end, num_shared, end_clean, seen_TS, own_QK in pieces:
+                own = k_TGD[first:end], v_TGD[first:end]
+                clean = self._session.cached(index, end_clean)
+                outs.append(attend_noisy(q_THD[first:end], own, clean, num_shared, seen_TS, own_QK))
             return torch.cat(outs)
 
         return attend
 
 
 class Span(NamedTuple):
-    """Where a block stands in a line: clean tokens that predict its first places, then itself."""
+    """Where a block stands in a line."""
 
     first: int
-    own: int
-    end: int
+    size: int
+    num_clean: int
+    """Clean tokens before it in the line, which predict its first ones."""
     start: int
-    """The block's first position in the text, so that it sees so many clean tokens."""
+    """Its first position in the text, so that it sees so many clean tokens."""
 
 
 def _describe_shortfall(server: PassServer) -> str:
@@ -156,32 +153,29 @@ def _describe_shortfall(server: PassServer) -> str:
     )
 
 
-def _piece(spans: Sequence[Span]) -> Piece:
-    first, end = spans[0].first, spans[-1].end
-    starts = [span.start for span in spans]
-    lowest, highest = min(starts), max(starts)
-    if len(spans) == 1 and spans[0].first == spans[0].own:
-        return Piece(first, end, lowest, lowest, None)
-    sizes = torch.tensor([span.end - span.first for span in spans])
-    starts_T = torch.tensor(starts).repeat_interleave(sizes)
-    clean_TS = torch.arange(lowest, highest) < starts_T[:, None]
-    owners_T = torch.arange(len(spans)).repeat_interleave(sizes)
-    is_noisy_T = torch.ones(end - first, dtype=torch.bool)
-    for span in spans:  # a clean token's own key is in the cache already
-        is_noisy_T[span.first - first : span.own - first] = False
-    own_TT = (owners_T[:, None] == owners_T) & is_noisy_T & is_noisy_T[:, None]
-    return Piece(first, end, lowest, highest, torch.cat([clean_TS, own_TT], dim=1))
+def _piece(spans: Sequence[Span], device: torch.device) -> Piece:
+    """Put blocks of equal sizes together."""
+    _, size, num_clean, lowest = spans[0]
+    highest = spans[-1].start
+    starts_T = torch.tensor([span.start for span in spans]).repeat_interleave(size)
+    seen_TS = torch.arange(lowest, highest) < starts_T[:, None]
+    own_QK = None
+    if len(spans) > 1 or num_clean:
+        is_noisy_K = torch.arange(size) >= num_clean  # the clean ones' keys are cached
+        own_QK = (is_noisy_K & is_noisy_K[:, None]).to(device)
+    end = spans[-1].first + size
+    return Piece(spans[0].first, end, lowest, highest, seen_TS.to(device), own_QK)
 
 
-def _batches(indices: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield consecutive indices whose sizes add up to ``most`` at most, but at least one."""
-    batch: list[int] = []
+def _batches(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Yield consecutive items whose sizes add up to ``most`` at most, but at least one."""
+    batch: list[T] = []
     room = most
-    for index in indices:
-        if batch and sizes[index] > room:
+    for item in items:
+        if batch and size(item) > room:
             yield batch
             batch, room = [], most
-        batch.append(index)
-        room -= sizes[index]
+        batch.append(item)
+        room -= size(item)
     if batch:
         yield batch
