@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from opencompass_llada.finetune.evaluation import _scorer
 from opencompass_llada.inference import FastNetwork, MemoryPlanError, PassServer, noisy_blocks
 from opencompass_llada.inference.noisy_blocks import NoisyBlock, NoisyPasses
 from opencompass_llada.likelihood import (
@@ -206,6 +207,16 @@ def test_drawn_blocks_lie_within_their_error_which_is_honest():
     assert alike[0] == scorer.score([2, 0], target, key, draw_key=[7])
 
 
+def test_the_trainers_figure_is_an_estimate_of_the_same_bound():
+    network, options = tiny(Blocks(2)), LikelihoodOptions(num_draws=600, batch_size=100)
+    for prefix in PREFIXES:
+        found = _scorer(network, torch.device("cpu"))(prefix, TARGET, options)
+        error = found.standard_error * len(TARGET)
+        exact = order_average(network, prefix, TARGET)
+        assert abs(found.nll - exact) < 4 * error
+        assert error < 0.03 * exact, "the comparison must be sharp"
+
+
 def test_candidates_of_one_token_take_one_pass():
     network = tiny(Blocks(4))
     for prefix in PREFIXES:
@@ -268,13 +279,21 @@ def test_a_short_target_behind_a_long_prefix_is_cheap(monkeypatch):
 
 
 def test_a_text_that_does_not_fit_is_refused_with_the_length_that_does():
-    size = 60_000 * 4 + 4096 * 1024
-    scorer = scorer_of(tiny(Blocks(4)), memory_budget=size)
+    server = PassServer(FastNetwork(tiny(Blocks(4))), memory_budget=2**40)
+    scorer = BlockScorer(lambda: server, MASK, 4)
+    options = LikelihoodOptions(num_draws=4)
+    scorer.score([0] * 6000, [1, 2], options)
+    planned = server.plan.peak_bytes
+    assert server.plan.logit_bytes == 1024 * 5 * (4 + 8), "cross entropies of 1,024 places"
+    assert server.plan.pass_tokens == 6002, "fewer than a chunk"
+    scorer.score([0] * 6, [1, 2], options)
+    assert server.plan.pass_tokens == noisy_blocks.LINE_LENGTH
+    server.budget = planned
+    scorer.score([0] * 6000, [1, 2], options)
     with pytest.raises(MemoryPlanError, match=r"A text of 20000 tokens cannot be scored") as fault:
-        scorer.score([0] * 19_998, [1, 2], LikelihoodOptions(num_draws=4))
-    assert "keys and values" in str(fault.value)
-    assert "score at most" in str(fault.value)
-    scorer.score([0] * 400, [1, 2], LikelihoodOptions(num_draws=4))
+        scorer.score([0] * 19_998, [1, 2], options)
+    assert "keys and values are cached: 1 rows of up to 20000 tokens" in str(fault.value)
+    assert "score at most 5120 tokens" in str(fault.value)
 
 
 def test_what_has_no_meaning_is_refused():

@@ -27,9 +27,11 @@ from opencompass_llada.likelihood import (
     entropies_from_logits,
     pool,
 )
+from opencompass_llada.likelihood.scorers import EntropyFunction, cross_entropy
 from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.networks.attention_pattern import Blocks
 from opencompass_llada.networks.doubled import noisy_states
+from opencompass_llada.networks.transformer import take
 
 _TOKENS_AT_ONCE = 65536
 
@@ -112,7 +114,25 @@ def _scorer(model: PreTrainedModel, device: torch.device) -> Callable[..., Estim
     if not isinstance(model, BidirectionalNetwork):
         return CausalScorer(logits_at, device).score
     entropies = entropies_from_logits(logits_at)
+    if isinstance(model.attention_pattern, Blocks):
+        entropies = _block_entropies(model, model.attention_pattern.block_length)
     return MaskedScorer(entropies, model.config.mask_token_id, device).draw_bound
+
+
+def _block_entropies(model: BidirectionalNetwork, block_length: int) -> EntropyFunction:
+    """Make cross entropies of masked tokens given the clean blocks before theirs.
+
+    Masks drawn over a whole target mask each of its blocks in an order as random as if it were
+    drawn alone, so that their mean is the sum of the blocks' bounds.
+    """
+
+    def entropies(ids_BL: Tensor, positions_BP: Tensor, targets_BP: Tensor) -> Tensor:
+        clean_BL = ids_BL.scatter(1, positions_BP, targets_BP)
+        states_BLM = noisy_states(model, clean_BL, ids_BL, block_length)
+        logits_BPV = model.get_output_embeddings()(take(states_BLM, positions_BP))
+        return cross_entropy(logits_BPV, targets_BP)
+
+    return entropies
 
 
 def context_windows(

@@ -48,6 +48,16 @@ class NetworkSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoredAtOnce:
+    """What a pass over noisy copies of blocks holds, where texts are scored."""
+
+    tokens: int
+    """Tokens of the copies."""
+    places: int
+    """Places whose logits and cross entropies are there at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """A run's arrangement and what it will need, in bytes."""
 
@@ -64,6 +74,8 @@ class MemoryPlan:
     """Tokens that a pass runs of a block-causal network's prefix, whose blocks are of
     ``block_length``; None where passes run whole rows, and without effect where nothing is
     cached."""
+    scored: ScoredAtOnce | None = None
+    """None where tokens are generated."""
 
     @property
     def num_tokens(self) -> int:
@@ -76,7 +88,8 @@ class MemoryPlan:
         if self.prefix_chunk is None or self.cache_dtype is None:
             return self.num_tokens
         active = len(self.row_lengths) * self.block_length
-        return min(max(self.prefix_chunk, active), self.num_tokens)
+        largest = min(max(self.prefix_chunk, active), self.num_tokens)
+        return largest if self.scored is None else max(largest, self.scored.tokens)
 
     @property
     def weight_bytes(self) -> int:
@@ -125,7 +138,13 @@ class MemoryPlan:
 
     @property
     def logit_bytes(self) -> int:
-        """Bytes of the block's logits and of one row's float64 softmax."""
+        """Bytes of the block's logits and of one row's float64 softmax; or of those scored.
+
+        These are there in the network's dtype, in float32, and as log-probabilities.
+        """
+        if self.scored is not None:
+            per_entry = self.size.element_size + 2 * 4
+            return self.scored.places * self.size.shape.vocabulary * per_entry
         alone = self._pass_logit_bytes + 2 * self.block_length * self.size.shape.vocabulary * 8
         # Guidance holds logits of both passes and combined ones before the softmax.
         return max(alone, 3 * self._pass_logit_bytes) if self.guided else alone

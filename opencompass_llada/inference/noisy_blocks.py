@@ -17,7 +17,7 @@ from torch import Tensor
 
 from opencompass_llada.inference.block_attention import attend_noisy
 from opencompass_llada.inference.forward import LayerAttend
-from opencompass_llada.inference.memory import MemoryPlanError, longest_row
+from opencompass_llada.inference.memory import MemoryPlanError, ScoredAtOnce, longest_row
 from opencompass_llada.inference.session import PassServer
 
 T = TypeVar("T")
@@ -66,9 +66,9 @@ class NoisyPasses:
     """Passes over noisy copies of the blocks of one text."""
 
     def __init__(
-        self, server: PassServer, text: Sequence[int], num_clean: int, num_logits: int
+        self, server: PassServer, text: Sequence[int], num_clean: int, places: int
     ) -> None:
-        """Cache the clean text's leading whole blocks; ``num_logits`` places are scored at once.
+        """Cache the clean text's leading whole blocks; so many ``places`` are scored at once.
 
         A text that does not fit the card is a MemoryPlanError.
         """
@@ -77,7 +77,11 @@ class NoisyPasses:
         self._device = server.network.device
         try:
             self._session = server.open(
-                [len(text)], block_length=num_logits, cache_dtype="bfloat16", passes=1
+                [len(text)],
+                block_length=server.causal_block or 1,
+                cache_dtype="bfloat16",
+                passes=1,
+                scored=ScoredAtOnce(tokens=LINE_LENGTH, places=places),
             )
         except MemoryPlanError as error:
             raise MemoryPlanError(_describe_shortfall(server)) from error

@@ -24,6 +24,7 @@ from opencompass_llada.inference.memory import (
     SLOT_STEP,
     MemoryPlan,
     NetworkSize,
+    ScoredAtOnce,
     card_budget,
     check_plan,
 )
@@ -73,6 +74,7 @@ class PassServer:
         passes: int,
         guided: bool = False,
         final_lengths: Sequence[int] | None = None,
+        scored: ScoredAtOnce | None = None,
     ) -> Session:
         """Plan the memory of a batch, by these fields of `MemoryPlan`, and begin with it.
 
@@ -90,6 +92,7 @@ class PassServer:
             mlp_chunk=self.network.largest_chunk,
             guided=guided,
             prefix_chunk=prefill_chunk(self.network.network.attention_pattern),
+            scored=scored,
         )
         if self.budget is not None:
             self._fit_plan(self.plan, self.budget)
