@@ -233,14 +233,6 @@ class Session:
 
         return attend
 
-    def store(self, ids_BL: Tensor, starts: Sequence[int], num_tokens: int) -> None:
-        """Cache the keys and values of ``num_tokens`` of each row from its start on, as they are.
-
-        One state is asked for, since the pass of a span gives at least that.
-        """
-        first_B1 = torch.tensor(starts, device=ids_BL.device)[:, None]
-        self.partial_pass(ids_BL, starts, num_tokens, first_B1, 1)
-
     @torch.inference_mode()
     def partial_pass(
         self,
@@ -249,15 +241,20 @@ class Session:
         num_tokens: int,
         positions_BP: Tensor,
         num_wanted: int | None = None,
+        finished: Sequence[int] = (),
     ) -> Tensor:
         """Run ``num_tokens`` of each row from its start on, on what is cached; return logits.
 
         The states that predict the asked positions lie within the ``num_wanted`` leading tokens
-        (None: anywhere), and the last layer computes no more queries than those.
+        (None: anywhere), and the last layer computes no more queries than those. As many tokens
+        from each row's entry of ``finished`` on run beside them, to leave their keys and values.
         """
         assert self._cache is not None, "a session without a cache has full passes only"
         network, graphs = self._network, self._server.graphs
-        num_wanted = num_wanted or num_tokens
+        num_wanted, num_rows = num_wanted or num_tokens, len(starts)
+        starts = [*finished, *starts]
+        if finished:
+            ids_BL = ids_BL.repeat(2, 1)
         span, is_uniform = self._span(tuple(starts), num_tokens)
         positions_BS = span.positions_T.view(len(starts), num_tokens)
         ids_T = ids_BL.gather(1, positions_BS).flatten()
@@ -267,8 +264,9 @@ class Session:
         else:
             attend = self._span_attend(starts, num_tokens, num_wanted, self._cache)
             states_WM = graphs.span_states(ids_T, given, attend)
-        states_BWM = states_WM.view(len(starts), num_wanted, -1)
-        local_BP = network.network.predicting_positions(positions_BP) - positions_BS[:, :1]
+        states_BWM = states_WM.view(len(starts), num_wanted, -1)[-num_rows:]
+        first_B1 = positions_BS[-num_rows:, :1]
+        local_BP = network.network.predicting_positions(positions_BP) - first_B1
         local_BP = local_BP.clamp(min=0)  # filler may be predicted before the span
         asked = local_BP[..., None].expand(-1, -1, states_BWM.shape[-1])
         return network.head(states_BWM.gather(1, asked))
@@ -297,10 +295,11 @@ class Session:
             seen = self._seen(starts, num_tokens)
             keys = [(s[0].first_key, s[0].end_key - s[0].first_key) for s in seen]
             first_B, number_B = torch.tensor(keys, dtype=torch.int32, device=device).unbind(1)
+            offsets_B = self._offsets_B.repeat(len(starts) // len(self._lengths))
             span = Span(
                 positions_T=positions_BS.flatten(),
-                slots_T=self._slots_of(positions_BS),
-                first_keys_B=self._offsets_B + first_B,
+                slots_T=(offsets_B[:, None] + positions_BS).flatten(),
+                first_keys_B=offsets_B + first_B,
                 num_keys_B=number_B.contiguous(),
             )
             self._spans[key] = span, all(len(stretches) == 1 for stretches in seen)
@@ -311,10 +310,14 @@ class Session:
         return (self._offsets_B[:, None] + positions_BP).flatten()
 
     def _seen(self, starts: Sequence[int], num_queries: int) -> list[list[Stretch]]:
-        """Return what consecutive queries of each row see of it, in positions of the row."""
+        """Return what consecutive queries of each row see of it, in positions of the row.
+
+        There may be several starts a row: of all rows first, then of all rows again.
+        """
+        lengths = self._lengths * (len(starts) // len(self._lengths))
         return [
             self._pattern.of_queries(start, start + num_queries, length)
-            for start, length in zip(starts, self._lengths, strict=True)
+            for start, length in zip(starts, lengths, strict=True)
         ]
 
     def _attention(
@@ -323,7 +326,8 @@ class Session:
         """Return attention over the rows, given what each row's queries from its start on see."""
         stretches: list[Stretch] = []
         num_queries = 0
-        for row, start, offset in zip(seen, starts, self._row_starts, strict=True):
+        offsets = self._row_starts * (len(starts) // len(self._lengths))
+        for row, start, offset in zip(seen, starts, offsets, strict=True):
             place = num_queries - start
             for first_query, end_query, first_key, end_key in row:
                 queries = (first_query + place, end_query + place)

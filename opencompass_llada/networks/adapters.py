@@ -124,8 +124,8 @@ def open_adapter(source: AdapterSource, path: str | Path) -> Adapter:
 def _file_in(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise CheckpointError(
-            f"Adapter folder {folder} has no {name}. Give the folder that peft's save_pretrained "
-            "wrote, with safetensors, or download it again."
+            f"peft_path: the folder {folder} has no {name}. Give the folder that peft's "
+            "save_pretrained wrote, with safetensors, or download it again."
         )
     return folder / name
 

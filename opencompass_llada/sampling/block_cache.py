@@ -239,45 +239,47 @@ class GrowingForward(BlockForward):
 class PrefixForward(BatchForward):
     """Passes over one batch of a block-causal network, on the final keys and values before a block.
 
-    The prompts' whole blocks are run once, all rows' together; each step runs the active block
-    alone; a pass over the finished block, which another follows, leaves its final keys and values.
+    The prompts' whole blocks are run once, all rows' together; each step runs the active block, the
+    first one beside the block before it, whose final keys and values it leaves. The published
+    samplers run that block in a pass of its own, as is done here where it gives the next one's
+    first token.
     """
 
+    def __init__(self, session: Any, layout: RowLayout) -> None:
+        """Begin with a batch."""
+        super().__init__(session, layout)
+        self._finished: list[int] = []  # where each row's block begins whose keys are to be left
+
     def open_block(self, ids_BL: Tensor, block_index: int) -> tuple[Tensor, Tensor | None]:
-        """Leave the final keys and values of all before a block.
+        """Leave the final keys and values of all before a block, or note what is to be left.
 
         Where a prompt ends with a block that gives the next one's first token, that runs again.
         """
         layout, starts = self._layout, self._layout.starts(block_index)
-        given = layout.has_given_first(block_index)
+        given, length = layout.has_given_first(block_index), layout.pass_length
         passes, logits_B1V = [0] * len(starts), None
         if block_index == 0 and any(starts):
             self._session.prefill(ids_BL, starts)
             self.num_forward_passes += 1
             self.num_full_passes += 1
             passes = [int(start > 0) for start in starts]
+        before = [max(start - length, 0) for start in starts]  # a row without one runs in vain
         is_finished = block_index > 0 and layout.opens_pass(block_index)
-        if is_finished or any(given):
-            logits_B1V = self._run_block_before(ids_BL, starts)
+        if layout.gives_first and (is_finished or any(given)):
+            self.num_forward_passes += 1
+            next_B1 = torch.tensor(before, device=ids_BL.device)[:, None] + length
+            logits_B1V = self._session.partial_pass(ids_BL, before, length, next_B1)
             passes = [n + int(is_finished or g) for n, g in zip(passes, given, strict=True)]
+        elif is_finished:
+            self._finished = before
         return torch.tensor(passes, device=ids_BL.device), logits_B1V
 
     def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
         """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
         self.num_forward_passes += 1
         starts, length = self._layout.pass_starts(block_index), self._layout.pass_length
-        return self._session.partial_pass(ids_BL, starts, length, positions_BP)
-
-    def _run_block_before(self, ids_BL: Tensor, starts: Sequence[int]) -> Tensor | None:
-        """Store the network's block before each start; return the logits at the start if given."""
-        self.num_forward_passes += 1
-        length = self._layout.pass_length
-        firsts = [max(start - length, 0) for start in starts]  # a row without one runs in vain
-        if not self._layout.gives_first:
-            self._session.store(ids_BL, firsts, length)
-            return None
-        next_B1 = torch.tensor(firsts, device=ids_BL.device)[:, None] + length
-        return self._session.partial_pass(ids_BL, firsts, length, next_B1)
+        finished, self._finished = self._finished, []
+        return self._session.partial_pass(ids_BL, starts, length, positions_BP, finished=finished)
 
 
 def open_forward(
