@@ -34,10 +34,12 @@ def naive_block_generate(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> tuple[list[int], int]:
-    """Return the generated ids of one prompt and the passes that the published sampler makes.
+    """Return the generated ids of one prompt and the passes that they take here.
 
-    That prefills the prompt's whole blocks in one, and stores every finished block in one, the last
-    one too, which nothing follows and which is left out here.
+    The published samplers make one more for each finished block that another follows; here the
+    next block's first pass does its work.
+
+    The prompt's whole blocks take one.
     """
     generator = torch.Generator().manual_seed(seed)
     num_blocks = math.ceil((len(prompt) + generation_length) / block_length)
@@ -68,7 +70,6 @@ def naive_block_generate(
             for position in _chosen(strategy, hidden, chances, quota, bound):
                 row[position] = tokens[position]
                 hidden.remove(position)
-        passes += block + 1 < num_blocks
     return row[len(prompt) : len(prompt) + generation_length], passes
 
 

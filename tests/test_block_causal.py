@@ -69,7 +69,7 @@ def config_of(block_length, generation_length, steps_per_block, **options):
 
 
 def assert_as_naive_alone_and_uncached(model, prompts, config, naive, seeds=None):
-    """Cached and ragged, cached and alone, uncached: the same ids and the published passes."""
+    """Cached and ragged, cached and alone, uncached: the same ids and passes."""
     found = generate(model, prompts, config, seeds=seeds)
     expected = [
         naive(full_logits(model), prompt, seed=0 if seeds is None else seeds[row])
@@ -192,8 +192,10 @@ def test_a_finished_blocks_keys_and_values_are_those_of_the_finished_row():
     asked = torch.arange(8, 12)[None]
     logits = opened.partial_pass(noisy, [8], 4, asked)
     torch.testing.assert_close(logits, model(noisy).logits[:, 8:], atol=1e-5, rtol=1e-5)
-    opened.store(torch.tensor([row]), [8], 4)
     later = torch.tensor([row + [TOKENS.mask_token_id] * 4])
+    logits = opened.partial_pass(later, [12], 4, asked + 4, finished=[8])
+    torch.testing.assert_close(logits, model(later).logits[:, 12:], atol=1e-5, rtol=1e-5)
+    later[0, 12] = 7
     logits = opened.partial_pass(later, [12], 4, asked + 4)
     torch.testing.assert_close(logits, model(later).logits[:, 12:], atol=1e-5, rtol=1e-5)
 
