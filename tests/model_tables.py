@@ -29,6 +29,17 @@ def models_table() -> str:
     return "\n".join(lines)
 
 
+def facts_table() -> str:
+    """Return who sees whom, licences and sources in Markdown."""
+    lines = ["| model | attention | licence | where read |", "|---|---|---|---|"]
+    for name, facts in KNOWN_MODELS.items():
+        blocks = f"blocks of {facts.block_length}, block-causal"
+        seen = "bidirectional" if facts.block_length is None else blocks
+        seen = "causal" if facts.is_autoregressive else seen
+        lines.append(f"| `{name}` | {seen} | {facts.licence} | {facts.source} |")
+    return "\n".join(lines)
+
+
 def generation_table() -> str:
     """Return the papers' generation settings in Markdown."""
     lines = [
@@ -47,7 +58,7 @@ def docs_text(text: str) -> str:
     """Return the page with its tables put in anew."""
     parts = text.split(START)
     rests = [part.split(END, 1)[1] for part in parts[1:]]
-    tables = [models_table(), generation_table()]
+    tables = [models_table(), facts_table(), generation_table()]
     filled = [f"{START}\n{t}\n{END}{rest}" for t, rest in zip(tables, rests, strict=True)]
     return parts[0] + "".join(filled)
 

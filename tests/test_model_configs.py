@@ -1,5 +1,6 @@
 """Model configs by name: one table, a file for every name, nothing offered that is not there."""
 
+import json
 from pathlib import Path
 
 import model_tables
@@ -7,6 +8,8 @@ import opencompass
 import pytest
 from mmengine.config import Config
 from opencompass.utils.run import match_cfg_file
+from tiny_illada import write_tiny_illada
+from tiny_sdar import write_tiny_sdar
 
 import opencompass_llada.assets
 from opencompass_llada.engines import SamplerSettings
@@ -33,6 +36,11 @@ SCALINGS = {
     "ultrallada": [],
     "dream_v0_7b_base": ["ntk:theta_multiplier=5"],
     "dream_v0_7b_instruct": ["ntk:theta_multiplier=5"],
+    "illada_8b_base": [],
+    "illada_8b_instruct": [],
+    "sdar_1_7b_chat": [],
+    "sdar_4b_chat": [],
+    "sdar_8b_chat": [],
     "llama_3_8b_base": LLAMA_SCALINGS,
     "llama_3_8b_instruct": LLAMA_SCALINGS,
 }
@@ -195,6 +203,24 @@ def test_diffusion_ntk_is_refused_for_an_autoregressive_model_with_the_reason():
         list_configs(["llama_3_8b_base"], ["diffusion_ntk:target_length=16384"])
 
 
+def test_a_block_causal_models_table_leaves_its_blocks_to_config_json(tmp_path):
+    with pytest.raises(ValueError, match=r"a block-causal one sees .* 0 to T-1 only. Use ntk"):
+        list_configs(["sdar_8b_chat"], ["diffusion_ntk:target_length=65536"])
+    [config] = list_configs(["sdar_8b_chat"], ["ntk"], benchmark="ruler", block_length=64)
+    assert config["sampler"] == {"num_steps": 64}, "RULER's block is the bidirectional models'"
+    assert config["rope_scaling"] == {"type": "ntk", "target_length": 131072}
+    folder = write_tiny_sdar(
+        tmp_path / "sdar", block_size=KNOWN_MODELS["sdar_8b_chat"].block_length
+    )
+    for benchmark, steps in {"niah": 32, "ruler": 64, "longbench": 512}.items():
+        [own] = list_configs([f"sdar_8b_chat={folder}"], benchmark=benchmark)
+        settings = LLaDACausalLM.check_arguments(**wrapper_arguments(own)).settings
+        plan = settings.for_length(own["max_out_len"]).plan()
+        assert (plan.num_steps, plan.steps_per_block, plan.block_length) == (steps, 4, 4)
+    [own] = list_models("sdar_8b_chat")
+    assert own["sampler"] == {"num_steps": None}, "one token a step for data sets of any length"
+
+
 def test_a_model_is_offered_where_its_asset_is_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(opencompass_llada.assets, "FOLDER", tmp_path)
     assert "tiny_ar" not in ModelTable().models
@@ -247,3 +273,15 @@ def test_an_autoregressive_model_is_one_line():
     assert config["path"] == "Qwen/Qwen2.5-7B"
     LLaDACausalLM.check_arguments(**wrapper_arguments(config))
     assert [row["trained_length"] for row in table.describe([config])] == [32768]
+
+
+@pytest.mark.parametrize("names_mask", [True, False])
+def test_illadas_mask_is_five_whether_or_not_config_json_says_so(tmp_path, names_mask):
+    folder = write_tiny_illada(tmp_path / "illada")
+    fields = json.loads((folder / "config.json").read_text())
+    if not names_mask:
+        del fields["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(fields))
+    [config] = list_configs([f"illada_8b_base={folder}"], benchmark="niah")
+    model = LLaDACausalLM(**wrapper_arguments(config))
+    assert model.special_tokens.mask_token_id == 5

@@ -123,6 +123,8 @@ class ModelTable:
                 **({"dtype": facts.dtype} if facts.dtype else {}),
                 **own,
             }
+            if facts.mask_token_id is not None:
+                config["mask_token_id"] = facts.mask_token_id
             if chat and facts.chat:
                 config["chat"] = True
             given = {"batch_size": batch_size, "dtype": dtype, "max_out_len": max_out_len}
@@ -196,11 +198,13 @@ def _own_scalings(texts: Iterable[str], facts: KnownModel) -> list[str]:
 
 def _check_scaling(name: str, facts: KnownModel, scaling: Config) -> Config:
     """Return a scaling; one that a model has no use for is refused."""
-    if facts.is_autoregressive and scaling["type"] == "diffusion_ntk":
+    one_sided = facts.is_autoregressive or facts.block_length is not None
+    if one_sided and scaling["type"] == "diffusion_ntk":
+        kind = "an autoregressive" if facts.is_autoregressive else "a block-causal"
         raise ValueError(
             f"scaling 'diffusion_ntk' is not for {name!r}: it puts 2T in the place of T because a "
-            "bidirectional model sees relative positions from -(T-1) to T-1, and an "
-            "autoregressive one sees those from 0 to T-1 only. Use ntk."
+            f"bidirectional model sees relative positions from -(T-1) to T-1, and {kind} one sees "
+            "those from 0 to T-1 only. Use ntk."
         )
     return scaling
 

@@ -2,7 +2,7 @@
 
 `model_configs` makes model configs of it; docs/models.md shows it. Sources: LongLLaDA, arXiv
 2506.14429, sections 4 and 5, and its repository OpenMOSS/LongLLaDA; UltraLLaDA, arXiv 2510.10481,
-and its repository Relaxed-System-Lab/UltraLLaDA.
+and its repository Relaxed-System-Lab/UltraLLaDA; of the others, each entry's own `source`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ class KnownModel:
     """Whether it is tuned to a chat template; a base model never gets one."""
     trained_length: int
     """Tokens that the checkpoint saw in training."""
+    block_length: int | None = None
+    """Tokens of its blocks where it is block-causal; its config.json, or the family, decides."""
+    mask_token_id: int | None = None
+    """The mask's id where the checkpoint's authors give it beside config.json."""
+    licence: str = "not known"
+    source: str = "LongLLaDA, UltraLLaDA"
+    """Where trained length, blocks and licence were read."""
     states_length: bool = True
     """False where its config.json says another length than that."""
     scalings: tuple[str, ...] = ()
@@ -110,10 +117,13 @@ _LLADA = KnownModel(
     path="GSAI-ML/LLaDA-8B-Base",
     family="llada",
     trained_length=4096,
+    licence="MIT",
+    source="LongLLaDA, UltraLLaDA; README of ML-GSAI/LLaDA (licence)",
     scalings=_LONGLLADA_SCALINGS + _ULTRALLADA_SCALINGS,
     generation=LONGLLADA_GENERATION,
     paper_dtype="float16",
 )
+_UNSTATED: dict[str, Any] = {"licence": "not known", "source": "LongLLaDA, UltraLLaDA"}
 _DREAM = KnownModel(
     title="Dream-v0-Base-7B",
     path="Dream-org/Dream-v0-Base-7B",
@@ -134,7 +144,38 @@ _LLAMA = autoregressive(
     scalings=("ntk:theta_multiplier=4", "ntk:theta_multiplier=13"),
     paper_dtype="float16",
 )
-_TINY: dict[str, Any] = {"dtype": "float32", "batch_size": 2, "tuned_steps": True}
+_TINY: dict[str, Any] = {
+    **{"dtype": "float32", "batch_size": 2, "tuned_steps": True},
+    **{"licence": "this package's", "source": "their recipes"},
+}
+
+
+# iLLaDA's paper gives no settings at these benchmarks: LLaDA-8B's.
+_ILLADA = KnownModel(
+    title="iLLaDA-8B-Base",
+    path="GSAI-ML/iLLaDA-8B-Base",
+    family="llada",
+    trained_length=8192,
+    licence="Apache-2.0",
+    mask_token_id=5,
+    source="README of ML-GSAI/LLaDA (licence, mask 5); model card and arXiv 2606.25331 (length)",
+    generation=LONGLLADA_GENERATION,
+)
+# One token a step at most, in the blocks of the checkpoint; a confident block takes fewer.
+_BLOCK_GENERATION = _generation((32, 32), (64, 64), (512, 512))
+_SDAR_SOURCE = "JetAstra/SDAR: README (blocks, licence) and {config} (length)"
+_SDAR = KnownModel(
+    title="SDAR-8B-Chat",
+    path="JetLM/SDAR-8B-Chat",
+    family="sdar",
+    chat=True,
+    trained_length=32768,
+    block_length=4,
+    licence="MIT",
+    source=_SDAR_SOURCE.format(config="SDAR-8B-Chat's config.json"),
+    generation=_BLOCK_GENERATION,
+)
+_SDAR_SMALL = _SDAR_SOURCE.format(config="SDAR-8B-Chat's config.json, its own not being at hand,")
 
 
 def _like(other: KnownModel, title: str, path: str, **own: Any) -> KnownModel:
@@ -161,7 +202,14 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "llada_8b_instruct": _like(
         _LLADA, "LLaDA-8B-Instruct", "GSAI-ML/LLaDA-8B-Instruct", chat=True, short=INSTRUCT_SHORT
     ),
-    "llada_1_5": _like(_LLADA, "LLaDA-1.5", "GSAI-ML/LLaDA-1.5", chat=True, short=LLADA_1_5_SHORT),
+    "llada_1_5": _like(
+        _LLADA,
+        "LLaDA-1.5",
+        "GSAI-ML/LLaDA-1.5",
+        chat=True,
+        short=LLADA_1_5_SHORT,
+        **_UNSTATED,
+    ),
     "ultrallada": _like(
         _LLADA,
         "UltraLLaDA",
@@ -169,11 +217,19 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         trained_length=131072,
         scalings=(),  # its repository runs it with factor 1: the scaling is in config.json
         generation=ULTRALLADA_GENERATION,
+        **_UNSTATED,
+    ),
+    "illada_8b_base": _ILLADA,
+    "illada_8b_instruct": _like(
+        _ILLADA, "iLLaDA-8B-Instruct", "GSAI-ML/iLLaDA-8B-Instruct", chat=True
     ),
     "dream_v0_7b_base": _DREAM,
     "dream_v0_7b_instruct": _like(
         _DREAM, "Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Instruct-7B", chat=True
     ),
+    "sdar_1_7b_chat": _like(_SDAR, "SDAR-1.7B-Chat", "JetLM/SDAR-1.7B-Chat", source=_SDAR_SMALL),
+    "sdar_4b_chat": _like(_SDAR, "SDAR-4B-Chat", "JetLM/SDAR-4B-Chat", source=_SDAR_SMALL),
+    "sdar_8b_chat": _SDAR,
     "llama_3_8b_base": _LLAMA,
     "llama_3_8b_instruct": _like(
         _LLAMA, "LLaMA-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", chat=True
