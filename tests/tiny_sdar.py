@@ -61,12 +61,12 @@ def sdar_fields(**overrides: Any) -> dict[str, Any]:
 
 
 def tiny_sdar(*, seed: int = 0, **overrides: Any) -> SDARForMaskedDiffusion:
-    """Return a random float32 network; the norms' scales are random too, or would not be tested."""
+    """Return a random float32 network, whose norms are random too and whose attention is peaked."""
     torch.manual_seed(seed)
     model = SDARForMaskedDiffusion(SDARConfig(**sdar_fields(**overrides)))
     for name, weight in model.named_parameters():
         if "norm" in name:
-            torch.nn.init.normal_(weight, mean=1.0, std=0.1)
+            torch.nn.init.normal_(weight, mean=2.0 if "self_attn" in name else 1.0, std=0.1)
     return model.eval().requires_grad_(False)
 
 
