@@ -275,6 +275,17 @@ def test_an_autoregressive_model_is_one_line():
     assert [row["trained_length"] for row in table.describe([config])] == [32768]
 
 
+def test_illada_appends_its_blocks_and_other_names_do_not(tmp_path):
+    folder = write_tiny_illada(tmp_path / "illada")
+    given = list_configs([f"illada_8b_instruct={folder}", "llada_8b_base"], benchmark="longbench")
+    illada, llada = (config["sampler"] for config in given)
+    assert illada == {**llada, "variable_length": True}
+    model = LLaDACausalLM(**{**wrapper_arguments(given[0]), "chat": None, "dtype": "float32"})
+    model.generate(["abc"], max_out_len=128)
+    assert model.engine.settings.for_length(128).variable_length
+    assert model.engine.totals.num_forward_passes in (64, 128), "one or both blocks of 64"
+
+
 @pytest.mark.parametrize("names_mask", [True, False])
 def test_illadas_mask_is_five_whether_or_not_config_json_says_so(tmp_path, names_mask):
     folder = write_tiny_illada(tmp_path / "illada")

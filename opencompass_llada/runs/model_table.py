@@ -160,6 +160,7 @@ _ILLADA = KnownModel(
     mask_token_id=5,
     source="README of ML-GSAI/LLaDA (licence, mask 5); model card and arXiv 2606.25331 (length)",
     generation=LONGLLADA_GENERATION,
+    sampler={"variable_length": True},  # its abstract: for inference and evaluation
 )
 # One token a step at most, in the blocks of the checkpoint; a confident block takes fewer.
 _BLOCK_GENERATION = _generation((32, 32), (64, 64), (512, 512))
