@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -408,6 +409,37 @@ def test_checkpoints_of_another_kind_are_refused(tmp_path, objective, start, wor
     with pytest.raises(ValueError) as error:  # noqa: PT011
         small_trainer(tmp_path, **changes, block_length=4, phases=phases)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_run_begun_before_there_were_blocks_goes_on(tmp_path):
+    trainer = small_trainer(tmp_path, phases=SHORT)
+    trainer.take_step(*next(trainer._steps()))
+    trainer.index.write()
+    trainer.save({})
+    file = tmp_path / "checkpoints.json"
+    index = json.loads(file.read_text())
+    del index["recipe"]["block_length"], index["recipe"]["phases"][0]["block_length"]
+    file.write_text(json.dumps(index))
+    assert small_trainer(tmp_path, phases=SHORT).step == 1
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}], ids=["full", "lora"])
+def test_adapters_are_merged_into_an_sdar_checkpoint(tmp_path, lora):
+    first = small_trainer(tmp_path / "first", phases=SHORT, **BLOCKS).train()
+    changes = {"init_from": str(first), "model": {}, "vocab_size": None, "phases": SHORT}
+    trainer = small_trainer(tmp_path / "later", lora=lora, learning_rate=0.05, **changes, **BLOCKS)
+    if lora:
+        adapted = [name for name, _ in trainer.model.named_parameters() if "lora_A" in name]
+        assert len(adapted) == 2 * 7
+    before, after = (load_checkpoint(f, dtype=torch.float32) for f in (first, trainer.train()))
+    moved = [n for n, w in before.state_dict().items() if not torch.equal(w, after.state_dict()[n])]
+    assert any("q_norm" in name for name in moved)
+    assert any("gate_proj" in name for name in moved)
+    assert any("embed" in name or "lm_head" in name for name in moved) == (lora is None)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = trainer.model.eval()(ids).logits
+        torch.testing.assert_close(after(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_masked_diffusion_refuses_a_block_causal_checkpoint(tmp_path):

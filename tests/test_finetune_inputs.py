@@ -79,7 +79,6 @@ VALUES = {
             {"alpha": 0},
             {"target_modules": []},
             {"target_modules": [1]},
-            {"target_modules": None},
         ],
         "lora",
     ),

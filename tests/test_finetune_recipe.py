@@ -82,7 +82,7 @@ def test_twin_differs_from_tiny_llada_in_its_objective_alone():
             ["continuation_share=2", "0 to 1"],
         ),
         ({"last_phases": 3}, ["last_phases=3", "list"]),
-        ({"lora": {"target_modules": "q_proj"}}, ["target_modules='q_proj'", "list: [q_proj]"]),
+        ({"lora": {"target_modules": "q_proj"}}, ["target_modules='q_proj'", "null: [q_proj]"]),
         ({"evaluation": {"retrieval_lengths": 512}}, ["retrieval_lengths=512", "list: [512]"]),
         ({"output_dir": ""}, ["output_dir=''", "must name a folder"]),
         (

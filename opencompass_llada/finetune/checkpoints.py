@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from opencompass_llada.files import remove, settle, write_text
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.recipe import Recipe
+from opencompass_llada.finetune.recipe import Phase, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +143,9 @@ class CheckpointIndex:
                 "name another folder, or leave resume out to go on."
             )
         if self.recipe:
-            fields = (f for f in dataclasses.fields(recipe) if f.default is not dataclasses.MISSING)
             # Of keys that an earlier version did not know, the default.
-            values = {**{field.name: field.default for field in fields}, **self.recipe}
+            values = {**_defaults(Recipe), **self.recipe}
+            values["phases"] = [{**_defaults(Phase), **phase} for phase in values["phases"]]
             earlier, today = (json.loads(json.dumps(each)) for each in (values, now))
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
             differing = [
@@ -184,6 +184,12 @@ class CheckpointIndex:
                 f"there is now: {'; '.join(differing)}. The steps already done never saw it. "
                 "Restore it, name another output_dir, or delete the folder to start anew."
             )
+
+
+def _defaults(group: type) -> dict[str, Any]:
+    """Return the defaults of a group of keys."""
+    fields = dataclasses.fields(group)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 
 def _name_files(earlier: dict[str, str], now: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -155,7 +156,8 @@ def build_network(
     if recipe.lora is not None:
         modules = model.named_modules()
         linear = {name.rpartition(".")[2] for name, own in modules if isinstance(own, nn.Linear)}
-        reject_unknown("linear layer of lora.target_modules", recipe.lora.target_modules, linear)
+        given = recipe.lora.target_modules or ()
+        reject_unknown("linear layer of lora.target_modules", given, linear)
     if recipe.sequence_parallel > 1:
         check_heads(config, recipe.sequence_parallel)
     return model, _stored_tensors(shards)
@@ -208,7 +210,7 @@ def place_network(
         model.to(trained).requires_grad_(True)
     else:
         model.to(torch.bfloat16 if one_device else trained)
-        _add_adapters(model, recipe.lora, trained)
+        _add_adapters(cast(BidirectionalNetwork, model), recipe.lora, trained)
     if not is_meta:
         model.to(ranks.device)
     network = TrainingNetwork(model, recipe, ranks.device, group)
@@ -236,15 +238,19 @@ def _fill_weights(model: nn.Module, tensors: NamedTensors) -> None:
             parameter.copy_(value)
 
 
-def _add_adapters(model: nn.Module, lora: Lora, dtype: torch.dtype) -> None:
+def _add_adapters(model: BidirectionalNetwork, lora: Lora, dtype: torch.dtype) -> None:
     """Freeze the network, add adapters in place, and keep norms trainable (arXiv 2309.12307)."""
     peft = import_for("lora", "peft")
     model.requires_grad_(False)
+    names = model.names.block
+    layers = [names.query, names.key, names.value, names.attention_out]
+    layers += [names.gate, names.up, names.down]
+    chosen = lora.target_modules or [name.rpartition(".")[2] for name in layers]
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         # Whole last names inside blocks: LLaDA's head has the name of the MLP's last layer.
-        target_modules=rf".*blocks\.\d+\.({'|'.join(lora.target_modules)})",
+        target_modules=rf"{re.escape(model.names.blocks)}\.\d+\.(.*\.)?({'|'.join(chosen)})",
         lora_dropout=0.0,
     )
     peft.inject_adapter_in_model(config, model)

@@ -94,14 +94,11 @@ class Lora:
 
     rank: Whole = 64
     alpha: Positive = 128.0
-    target_modules: tuple[Text, ...] = (
-        *("q_proj", "k_proj", "v_proj", "attn_out"),
-        *("ff_proj", "up_proj", "ff_out"),
-    )
+    target_modules: tuple[Text, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse adapters of nothing."""
-        if not self.target_modules:
+        if self.target_modules == ():
             raise ValueError("lora: target_modules=[] must name at least one linear layer.")
 
 

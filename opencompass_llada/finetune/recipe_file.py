@@ -122,7 +122,7 @@ def explain(error: ValidationError) -> str:
     if get_origin(rule) is Literal and isinstance(value, str):
         return f"{what}: " + unknown_name_message(place, value, get_args(rule))
     words = _describe(rule)
-    hint = f": [{value}]" if words == "a list" else ""
+    hint = f": [{value}]" if words.partition(",")[0] == "a list" else ""
     if isinstance(value, str) and "number" in words:
         hint = _number_hint(value)
     verb = "" if words.startswith("name") else "be "

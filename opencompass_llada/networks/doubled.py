@@ -41,22 +41,12 @@ class DoubledMask:
 
     def tiles(self) -> BlockMask:
         """Return the mask in tiles for FlexAttention, made without a place-by-place mask."""
-        bounds_B4W = self.bounds_B4W
-        width = bounds_B4W.shape[-1]
-        starts_S = torch.arange(0, width, TILE, device=bounds_B4W.device, dtype=torch.int32)
-        ends_S = (starts_S + TILE).clamp(max=width)
-        first_BW1, end_BW1, own_first_BW1, own_end_BW1 = bounds_B4W[..., None].unbind(1)
-
-        def share(first: Tensor, end: Tensor) -> Tensor:
-            """Count a stretch's keys in each tile."""
-            return (torch.minimum(end, ends_S) - torch.maximum(first, starts_S)).clamp(min=0)
-
-        seen_BWS = share(first_BW1, end_BW1) + share(own_first_BW1, own_end_BW1)
-        some_BNS = _by_tile(seen_BWS > 0, False).any(2)
-        full_BNS = _by_tile(seen_BWS == TILE, True).all(2)
-        partial = _ordered(some_BNS & ~full_BNS)
+        width = self.bounds_B4W.shape[-1]
+        # A part of the queries at a time: at 131,072 places all would take gigabytes.
+        parts = [_seen_tiles(part, width) for part in self.bounds_B4W.split(64 * TILE, dim=-1)]
+        some_BNS, full_BNS = (torch.cat(each, 1) for each in zip(*parts, strict=True))
         return BlockMask.from_kv_blocks(
-            *partial,
+            *_ordered(some_BNS & ~full_BNS),
             *_ordered(full_BNS),
             BLOCK_SIZE=TILE,
             mask_mod=self._rule(),
@@ -92,11 +82,25 @@ def _sees(bounds_B4Q1: Tensor, keys_K: Tensor) -> Tensor:
     return ((first <= keys_K) & (keys_K < end)) | ((own_first <= keys_K) & (keys_K < own_end))
 
 
-def _by_tile(x_BWS: Tensor, fill: bool) -> Tensor:
+def _seen_tiles(bounds_B4Q: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return which tiles of keys a tile of queries sees any and all of, bool [B, N, S]."""
+    starts_S = torch.arange(0, width, TILE, device=bounds_B4Q.device, dtype=torch.int32)
+    ends_S = (starts_S + TILE).clamp(max=width)
+    first_BQ1, end_BQ1, own_first_BQ1, own_end_BQ1 = bounds_B4Q[..., None].unbind(1)
+
+    def share(first_BQ1: Tensor, end_BQ1: Tensor) -> Tensor:
+        """Count a stretch's keys in each tile."""
+        return (torch.minimum(end_BQ1, ends_S) - torch.maximum(first_BQ1, starts_S)).clamp(min=0)
+
+    seen_BQS = share(first_BQ1, end_BQ1) + share(own_first_BQ1, own_end_BQ1)
+    return _by_tile(seen_BQS > 0, False).any(2), _by_tile(seen_BQS == TILE, True).all(2)
+
+
+def _by_tile(x_BQS: Tensor, fill: bool) -> Tensor:
     """Return x with its queries in tiles, the last of which is filled up."""
-    short = -x_BWS.shape[1] % TILE
-    filling = x_BWS.new_full((x_BWS.shape[0], short, x_BWS.shape[2]), fill)
-    return torch.cat([x_BWS, filling], 1).unflatten(1, (-1, TILE))
+    short = -x_BQS.shape[1] % TILE
+    filling = x_BQS.new_full((x_BQS.shape[0], short, x_BQS.shape[2]), fill)
+    return torch.cat([x_BQS, filling], 1).unflatten(1, (-1, TILE))
 
 
 def _ordered(x_BNS: Tensor) -> tuple[Tensor, Tensor]:
