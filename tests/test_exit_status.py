@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from opencompass_llada.runs.recorded_files import describe_missing, find_missing, read_last_error
+from opencompass_llada.runs.exit_status import describe_missing, find_missing, read_last_error
 
 CONFIG = {
     "models": [{"abbr": "good"}, {"abbr": "bad"}],

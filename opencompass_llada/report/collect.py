@@ -27,6 +27,7 @@ from opencompass_llada.report.results import (
 )
 from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs import recorded_files as recorded
+from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.hashes import find_tokenizer
 from opencompass_llada.runs.provenance import (
     Provenance,
@@ -34,7 +35,6 @@ from opencompass_llada.runs.provenance import (
     last_time,
     read_provenance,
 )
-from opencompass_llada.runs.recorded_files import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.run_folder import Config, RunFolder, find_runs
 
 #: The tidy table: a run's own columns, where a result comes from, what makes it comparable.

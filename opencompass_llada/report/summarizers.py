@@ -27,8 +27,8 @@ from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_m
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import COLUMNS, read_results
 from opencompass_llada.report.tables import MISSING, NOT_RUN
+from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.provenance import record_run
-from opencompass_llada.runs.recorded_files import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.run_folder import RunFolder, read_run
 
 logger = logging.getLogger(__name__)

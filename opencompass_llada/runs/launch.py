@@ -22,6 +22,7 @@ from opencompass_llada.faults import guard
 from opencompass_llada.files import FolderInUse, folder_lock, remove
 from opencompass_llada.options import nearest
 from opencompass_llada.runs.durability import clear_working_folder, heal, whole_files
+from opencompass_llada.runs.exit_status import describe_missing, find_missing
 from opencompass_llada.runs.machine import (
     check_environment,
     list_gpus,
@@ -29,7 +30,7 @@ from opencompass_llada.runs.machine import (
     visible_devices_as_indices,
 )
 from opencompass_llada.runs.provenance import record_run
-from opencompass_llada.runs.recorded_files import describe_missing, find_missing, type_name
+from opencompass_llada.runs.recorded_files import type_name
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 
 logger = logging.getLogger(__name__)

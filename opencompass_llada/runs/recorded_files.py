@@ -1,8 +1,7 @@
-"""Names the cells of a run, judges the files that they left, and says which cells lack some.
+"""Names the cells of a run and judges the files that they left.
 
 A cell is a model on a data set. Every file of predictions, results and configs has a seal in
-``provenance/files.seals``: its digest, written before it came into place. OpenCompass exits 0 when
-every task failed; `find_missing` looks at what a run should have left. Imports no OpenCompass.
+``provenance/files.seals``: its digest, written before it came into place. Imports no OpenCompass.
 """
 
 from __future__ import annotations
@@ -30,10 +29,6 @@ WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
 HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
 PROVENANCE = "provenance"
 SEALS = "files.seals"
-#: What a task's process puts before the reason that it ended for.
-TASK_NAME = "task"
-#: Lines of a log that are shown.
-LAST_LINES = 3
 
 
 def list_groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -338,81 +333,3 @@ def result_fault(root: Path, model: str, dataset: str, datasets: Container[str])
         return fault or "the result is empty"
     beside = predictions_fault(root, model, dataset, datasets)
     return None if beside == NO_PREDICTIONS else beside
-
-
-@dataclass(frozen=True)
-class MissingCell:
-    """One model on one data set without a usable result."""
-
-    model: str
-    dataset: str
-    stage: str  # the first that failed: ``predictions`` or ``results``
-    reason: str
-    log_path: Path | None
-
-
-def find_missing(
-    cfg: Mapping[str, Any], work_dir: str | Path, stages: Sequence[str] = STAGES
-) -> list[MissingCell]:
-    """Return the cells of a resolved config without usable files, each with its first such stage.
-
-    ``work_dir`` is the run's own directory; a run with ``-m infer`` leaves no results.
-    """
-    root, datasets = Path(work_dir), list_names(cfg)
-    missing = []
-    for model_cfg, dataset_cfg in list_pairs(cfg):
-        model, dataset = model_name(model_cfg), dataset_name(dataset_cfg)
-        for stage in stages:
-            check = predictions_fault if stage == "predictions" else result_fault
-            if reason := check(root, model, dataset, datasets):
-                log = find_log(root, model, dataset, stage)
-                missing.append(MissingCell(model, dataset, stage, reason, log))
-                break
-    return missing
-
-
-def describe_missing(missing: Sequence[MissingCell], limit: int = 20) -> str:
-    """Write a paragraph on missing cells, some of them in full: what is wrong, log, last error."""
-    lines = [f"{len(missing)} (model, data set) pairs have no result:"]
-    logs: set[Path] = set()
-    for cell in missing[:limit]:
-        lines.append(f"  {cell.model} on {cell.dataset}: {cell.reason}")
-        if cell.log_path is not None and cell.log_path not in logs:
-            logs.add(cell.log_path)
-            lines.append(f"    log: {cell.log_path}")
-            lines += [f"    | {line}" for line in read_last_error(cell.log_path)]
-    if len(missing) > limit:
-        lines.append(f"  and {len(missing) - limit} more")
-    return "\n".join(lines)
-
-
-def read_last_error(log_path: Path) -> list[str]:
-    """Return the lines of the paragraph of `faults.guard`, else last exception, else log's end."""
-    text = log_path.read_text(encoding="utf-8", errors="replace")
-    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    ends = [i for i, line in enumerate(lines) if line.startswith(f"{TASK_NAME}: ")]
-    exception = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt)\b")
-    ends = ends or [i for i, line in enumerate(lines) if exception.match(line)]
-    start = ends[-1] if ends else len(lines) - LAST_LINES
-    return lines[max(start, 0) :][:LAST_LINES]
-
-
-def find_log(root: Path, model: str, dataset: str, stage: str) -> Path | None:
-    """Return the log of the task that a cell belonged to; None in debug mode, which writes none.
-
-    A task's log is named after its first data set; for the others the log that names the cell is
-    looked for.
-    """
-    folder = root / "logs" / LOG_FOLDERS[stage] / model
-    own = folder / f"{dataset}.out"
-    if own.is_file():
-        return own
-    logs = sorted(folder.glob("*.out"))
-    if shards := [path for path in logs if is_part(path.stem, dataset)]:
-        return shards[-1]
-    # A task of several models has its log in the folder of its first model.
-    name = re.compile(re.escape(f"{model}/{dataset}") + r"[,\]_]")
-    for log_path in [*logs, *sorted(folder.parent.glob("*/*.out"))]:
-        if name.search(log_path.read_text(encoding="utf-8", errors="replace")):
-            return log_path
-    return None

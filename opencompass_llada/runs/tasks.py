@@ -27,10 +27,10 @@ from opencompass.utils import build_dataset_from_cfg
 from opencompass_llada.faults import guard
 from opencompass_llada.runs import makers
 from opencompass_llada.runs.durability import whole_files
+from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
 from opencompass_llada.runs.provenance import hash_files, record_model, recording
 from opencompass_llada.runs.recorded_files import (
-    TASK_NAME,
     AnswerFile,
     dataset_name,
     find_finished,
