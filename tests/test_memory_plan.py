@@ -174,7 +174,7 @@ def test_activations_of_a_prefix_are_those_of_a_chunk(sdar_8b):
 
 
 def test_active_blocks_of_many_rows_are_more_than_a_chunk(sdar_8b):
-    assert prefix_plan(sdar_8b, *[1000] * 16, block_length=32, chunk=256).pass_tokens == 16 * 32
+    assert prefix_plan(sdar_8b, *[1000] * 16, block_length=32, chunk=256).pass_tokens == 16 * 64
     assert prefix_plan(sdar_8b, 100, block_length=32).pass_tokens == 100
     uncached = prefix_plan(sdar_8b, 131072, cache=None)
     assert uncached.activation_bytes == plan(sdar_8b, 131072, block_length=4).activation_bytes

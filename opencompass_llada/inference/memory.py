@@ -84,10 +84,10 @@ class MemoryPlan:
 
     @property
     def pass_tokens(self) -> int:
-        """Tokens of the largest pass: all, or a chunk of the prefix or the active blocks."""
+        """Tokens of the largest pass: all, or a chunk of the prefix or two blocks of each row."""
         if self.prefix_chunk is None or self.cache_dtype is None:
             return self.num_tokens
-        active = len(self.row_lengths) * self.block_length
+        active = 2 * len(self.row_lengths) * self.block_length
         largest = min(max(self.prefix_chunk, active), self.num_tokens)
         return largest if self.scored is None else max(largest, self.scored.tokens)
 
