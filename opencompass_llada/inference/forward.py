@@ -1,7 +1,8 @@
 """Runs the fast forward pass of a native network: packed products, flat memory, fused steps.
 
-Queries, keys and values (and the MLP's gate and up) are one wide product; the modules' own
-parameters become views of its weights. The MLP runs in chunks and writes over its input.
+Queries, keys and values (and the MLP's gate and up) are one wide product, and all experts of a
+layer three; the modules' own parameters become views of its weights. The MLP runs in chunks and
+writes over its input.
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
 """
@@ -9,7 +10,7 @@ W tokens wanted, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -21,6 +22,7 @@ from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fi
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.memory import MLP_CHUNK
 from opencompass_llada.networks.config import NetworkDimensions
+from opencompass_llada.networks.experts import SparseMLP, join
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
 
 logger = logging.getLogger(__name__)
@@ -32,70 +34,76 @@ class Projections:
     def __init__(self, block: Block, *, pack: bool) -> None:
         """Pack the weights if asked, and where the modules are plain linear ones (no adapters)."""
         self.parts = parts = block.parts
-        self.head_dim = block.head_dim
-        inputs = (parts.query, parts.key, parts.value, parts.gate, parts.up)
-        self.packed = pack and all(type(module) is nn.Linear for module in inputs)
-        if self.packed:
-            self._qkv, self._gate_up = _pack(*inputs[:3]), _pack(*inputs[3:])
-            self._kv = _pack(*inputs[1:3])  # a view of the first
-            self._widths = [cast(Tensor, module.weight).shape[0] for module in inputs[:3]]
+        self.head_dim, self._widths = block.head_dim, block.widths
+        fused = parts.query_key_value
+        inputs = (parts.query, parts.key, parts.value) if fused is None else (fused,)
+        self._qkv = _pack(*inputs) if pack or fused is not None else None
+        self._gate_up = _pack(parts.gate, parts.up) if pack else None
+        sparse = parts.sparse
+        self._experts = sparse.stacked() if isinstance(sparse, SparseMLP) else None
 
     def queries_keys_values(self, h_TM: Tensor, wanted_W: Tensor | None) -> list[Tensor]:
         """Return queries [W, H, D] of what is wanted, keys and values [T, G, D], not rotated."""
-        if not self.packed:
-            q = self.parts.query(h_TM if wanted_W is None else h_TM[wanted_W])
-            k, v = self.parts.key(h_TM), self.parts.value(h_TM)
-        elif wanted_W is None:
+        parts, queries = self.parts, self._widths[0]
+        if self._qkv is not None and wanted_W is None:
             q, k, v = F.linear(h_TM, *self._qkv).split(self._widths, dim=-1)
+        elif self._qkv is not None:
+            weight, bias = self._qkv
+            own, others = (None, None) if bias is None else (bias[:queries], bias[queries:])
+            k, v = F.linear(h_TM, weight[queries:], others).chunk(2, dim=-1)
+            q = F.linear(h_TM[wanted_W], weight[:queries], own)
+        elif parts.query_key_value is not None:
+            q, k, v = parts.query_key_value(h_TM).split(self._widths, dim=-1)
+            q = q if wanted_W is None else q[wanted_W]
         else:
-            k, v = F.linear(h_TM, *self._kv).chunk(2, dim=-1)
-            q = self.parts.query(h_TM[wanted_W])
+            query, key, value = (
+                cast(nn.Module, part) for part in (parts.query, parts.key, parts.value)
+            )
+            q, k, v = query(h_TM if wanted_W is None else h_TM[wanted_W]), key(h_TM), value(h_TM)
         return [x.unflatten(-1, (-1, self.head_dim)) for x in (q, k, v)]
 
-    def gate_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the MLP's gate and up, [T, F] each."""
-        if not self.packed:
-            return self.parts.gate(h_TM), self.parts.up(h_TM)
+    def mlp_over(self, h_TM: Tensor, gate: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Write the MLP's output over its input, given what multiplies gate and up."""
+        mixed_TM = None
+        if self._experts is not None:
+            mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts)
+        if self.parts.down is None:
+            h_TM.copy_(cast(Tensor, mixed_TM))
+            return
+        self._down_into(gate(*self._gate_and_up(h_TM)), h_TM)
+        if mixed_TM is not None:
+            h_TM += mixed_TM
+
+    def _gate_and_up(self, h_TM: Tensor) -> tuple[Tensor, Tensor]:
+        if self._gate_up is None:
+            gate, up = cast(nn.Module, self.parts.gate), cast(nn.Module, self.parts.up)
+            return gate(h_TM), up(h_TM)
         gate_TF, up_TF = F.linear(h_TM, *self._gate_up).chunk(2, dim=-1)
         return gate_TF, up_TF
 
-    def down_into(self, gated_TF: Tensor, out_TM: Tensor) -> None:
-        """Write the MLP's output over ``out``."""
+    def _down_into(self, gated_TF: Tensor, out_TM: Tensor) -> None:
         down = self.parts.down
+        assert down is not None, "asked for where there is one"
         if type(down) is nn.Linear and getattr(down, "bias", None) is None:
             torch.mm(gated_TF, down.weight.t(), out=out_TM)
         else:
             out_TM.copy_(down(gated_TF))
 
 
-def _pack(*modules: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Return one weight and bias for several linear modules, whose own become views of them."""
-    linears = [module for module in modules if isinstance(module, nn.Linear)]
-    weight = _join([linear.weight for linear in linears])
+def _pack(*modules: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
+    """Return one weight and bias for several linear modules, whose own become views of them.
+
+    None where a module is missing or no plain linear one (an adapter's).
+    """
+    linears = [module for module in modules if type(module) is nn.Linear]
+    if len(linears) < len(modules):
+        return None
+    weight = join([linear.weight for linear in linears])
     biases = [linear.bias for linear in linears if linear.bias is not None]
     if not biases:
         return weight, None
     assert len(biases) == len(linears), "biases on some of the modules only"
-    return weight, _join(biases)
-
-
-def _join(parameters: Sequence[Tensor]) -> Tensor:
-    """Lay parameters end to end and make them views of the result; once is enough."""
-    first = parameters[0].detach()
-    sizes = [parameter.shape[0] for parameter in parameters]
-    end = first.data_ptr()
-    ends = []
-    for parameter in parameters:
-        ends.append((parameter.data_ptr(), end))
-        end = parameter.data_ptr() + parameter.numel() * parameter.element_size()
-    storage = first.untyped_storage()
-    whole = end - storage.data_ptr() <= storage.nbytes()
-    if whole and all(start == expected for start, expected in ends):
-        return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
-    joined = torch.cat([parameter.detach() for parameter in parameters])
-    for parameter, part in zip(parameters, joined.split(sizes), strict=True):
-        parameter.data = part
-    return joined
+    return weight, join(biases)
 
 
 class CacheSlots(NamedTuple):
@@ -163,7 +171,7 @@ class FastNetwork:
             x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, layer.parts.mlp_norm)
             del out_TM
             for part_TM in delta_TM.split(self.mlp_chunk):  # the MLP writes over its input
-                layer.down_into(self.ops.gate(*layer.gate_up(part_TM)), part_TM)
+                layer.mlp_over(part_TM, self.ops.gate)
         return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
 
     def _project(

@@ -17,6 +17,7 @@ from torch import Tensor
 from opencompass_llada.inference.elementwise import kernels_fit
 from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAttend
 from opencompass_llada.inference.kv_cache import KeyValueCache
+from opencompass_llada.networks.experts import graph_obstacle
 from opencompass_llada.networks.transformer import Rotation
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class GraphedPasses:
         obstacle = kernels_fit(network.device, network.head_dim)
         if network.dtype not in (torch.bfloat16, torch.float16):
             obstacle = obstacle or f"the dtype is {network.dtype}"
+        if network.network.config.experts is not None:
+            obstacle = obstacle or graph_obstacle(network.device, network.dtype)
         if asked and obstacle:
             remedy = "use graphs=None, which takes them where they run"
             raise ValueError(f"graphs=True cannot be had, because {obstacle}; {remedy}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from opencompass_llada.networks.config import NetworkDimensions
+from opencompass_llada.networks.experts import memory_of
 from opencompass_llada.networks.transformer import BidirectionalNetwork
 
 MLP_CHUNK = 16384
@@ -115,10 +116,14 @@ class MemoryPlan:
         heads = 2 * shape.head_dim * (shape.num_heads + shape.num_groups)
         attention = tokens * (2 * shape.width + heads)
         chunk = min(self.mlp_chunk, tokens)
-        mlp = tokens * 2 * shape.width + chunk * 3 * shape.mlp_width
+        inner = 3 * shape.mlp_width * self.size.element_size
+        if shape.experts is not None:  # whose output waits for the shared expert's
+            mixed = max(memory_of(shape.experts, shape.width, self.size.element_size), inner)
+            inner = mixed + shape.width * self.size.element_size
+        mlp = tokens * 2 * shape.width * self.size.element_size + chunk * inner
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
         bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
-        return max(bytes_of_attention, mlp * self.size.element_size) + tables
+        return max(bytes_of_attention, mlp) + tables
 
     @property
     def _chunk_bytes(self) -> int:

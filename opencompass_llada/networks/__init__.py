@@ -12,6 +12,8 @@ from opencompass_llada.networks.checkpoint import (
 from opencompass_llada.networks.dream import DreamConfig, DreamForMaskedDiffusion
 from opencompass_llada.networks.fast_dllm import FastDLLMConfig, FastDLLMForMaskedDiffusion
 from opencompass_llada.networks.llada import LLaDAConfig, LLaDAForMaskedDiffusion
+from opencompass_llada.networks.llada2_moe import LLaDA2MoeConfig, LLaDA2MoeForMaskedDiffusion
+from opencompass_llada.networks.llada_moe import LLaDAMoEConfig, LLaDAMoEForMaskedDiffusion
 from opencompass_llada.networks.sdar import SDARConfig, SDARForMaskedDiffusion
 from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork, register_network
 from opencompass_llada.weight_files import CheckpointError

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig
-from opencompass_llada.networks.transformer import NETWORKS, BidirectionalNetwork
+from opencompass_llada.networks.experts import split_merged
+from opencompass_llada.networks.transformer import NETWORKS, OTHER_TYPES, BidirectionalNetwork
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.weight_files import (
     SMALL_FILES,
@@ -77,7 +78,8 @@ def is_hub_id(path: str) -> bool:
 def read_model_config(path: str | Path, mask_token_id: int | None = None) -> dict[str, Any]:
     """Read the config.json of a folder or a hub id; a CheckpointError says what is wrong.
 
-    The mask's id is that of config.json, else the one given.
+    The mask's id is that of config.json, else the one given; the ``model_type`` is the name here
+    where published files call a native network otherwise.
     """
     file = locate_checkpoint(path, files=["config.json"]) / "config.json"
     if not file.is_file():
@@ -87,6 +89,10 @@ def read_model_config(path: str | Path, mask_token_id: int | None = None) -> dic
     fields = read_json_object(file)
     if mask_token_id is not None and fields.get("mask_token_id") is None:
         fields["mask_token_id"] = mask_token_id
+    others = fields.get("architectures")
+    known_as = [fields.get("model_type"), *(others if isinstance(others, list) else ())]
+    if native := [OTHER_TYPES[str(name)] for name in known_as if str(name) in OTHER_TYPES]:
+        fields["model_type"] = native[0]
     return fields
 
 
@@ -158,7 +164,7 @@ def open_checkpoint(
         )
     config = read_config(network, fields)
     shards = list_weight_files(folder)
-    stored = read_stored_shapes(shards)
+    stored = split_merged(read_stored_shapes(shards), config.experts)
     if (number := config.shape.num_layers) > len(stored):  # before so many are made
         raise CheckpointError(
             f"config.json: {config.sizes['num_layers']}={number}, and the files of weights hold "
@@ -195,7 +201,7 @@ def load_checkpoint(
         fields=fields,
     )
     for shard in shards:
-        stored = load_file(shard, device=str(device))
+        stored = split_merged(load_file(shard, device=str(device)), model.config.experts)
         tensors = {name: tensor.to(dtype) for name, tensor in stored.items()}
         refuse_non_finite(tensors.items(), str(path))
         model.load_state_dict(tensors, strict=False, assign=True)

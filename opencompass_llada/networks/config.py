@@ -21,6 +21,7 @@ from opencompass_llada.networks.declared_rope import (
     DeclaredRope,
     read_declared_rope,
 )
+from opencompass_llada.networks.experts import STRIDE, ExpertDimensions
 from opencompass_llada.options import check_value
 from opencompass_llada.weight_files import CheckpointError
 
@@ -68,6 +69,8 @@ class NetworkDimensions:
     """Whether queries and keys are normalised head by head, before RoPE."""
     ties_embeddings: bool
     """Whether the prediction head is the token embedding."""
+    experts: ExpertDimensions | None = None
+    """Sizes of its sparse layers, where it has any."""
 
     @property
     def query_width(self) -> int:
@@ -99,6 +102,10 @@ class BidirectionalConfig(PretrainedConfig):
         "norm_eps": "rms_norm_eps",
     }
     """The sizes of `NetworkDimensions` -> the published fields that hold them."""
+    expert_sizes: ClassVar[Mapping[str, str]] = {}
+    """The sizes of `ExpertDimensions` -> the published fields that hold them."""
+    also_called: ClassVar[tuple[str, ...]] = ()
+    """Other values of ``model_type``, and architectures, that published files of it have."""
     has_qkv_bias: ClassVar[bool] = False
     has_qk_norm: ClassVar[bool] = False
     published_by: ClassVar[str] = ""
@@ -210,7 +217,13 @@ class BidirectionalConfig(PretrainedConfig):
             has_qkv_bias=self.has_qkv_bias,
             has_qk_norm=self.has_qk_norm,
             ties_embeddings=self.ties_embeddings,
+            experts=self.experts,
         )
+
+    @property
+    def experts(self) -> ExpertDimensions | None:
+        """Sizes and routing rule of the layers with experts; None for a dense network."""
+        return None
 
     @property
     def ties_embeddings(self) -> bool:
@@ -274,14 +287,45 @@ class BidirectionalConfig(PretrainedConfig):
                 raise ValueError(
                     f"config.json: {name}={number} must be a multiple of {divisor}={least}."
                 )
+        if self.experts is not None:
+            self._check_experts(self.experts)
         size = self.sizes["vocabulary"]
         last = getattr(self, size) - 1
         for name in ("mask_token_id", "eos_token_id"):
-            if not 0 <= getattr(self, name) <= last:
+            found = getattr(self, name)
+            if found is not None and not 0 <= found <= last:
                 raise ValueError(
-                    f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1={last}. "
+                    f"config.json: {name}={found} must be in 0 .. {size}-1={last}. "
                     "Set it to the id that the tokenizer gives."
                 )
+
+    def _check_experts(self, experts: ExpertDimensions) -> None:
+        """Check that the experts' sizes fit together, and the products of all at once."""
+        name = {"num_groups": "1 group", "groups_used": "1", **self.expert_sizes}
+        groups, used = experts.num_groups, experts.groups_used
+        size, rest = divmod(experts.number, groups)
+        strided = ((name["width"], experts.width), (self.sizes["width"], self.shape.width))
+        rules = [
+            (
+                rest == 0 and (groups == 1 or size > 1),
+                f"{name['number']}={experts.number} must be a multiple of {name['num_groups']}="
+                f"{groups}, and twice as much at least",
+            ),
+            (used <= groups, f"{name['groups_used']}={used} must be at most {groups}, all groups"),
+            (
+                experts.per_token <= used * size,
+                f"{name['per_token']}={experts.per_token} must be at most {used * size}, the "
+                "experts that are open to a token",
+            ),
+            *(
+                (value % STRIDE == 0, f"{field}={value} must be a multiple of {STRIDE}")
+                for field, value in strided
+            ),
+        ]
+        if broken := next((rule for holds, rule in rules if not holds), None):
+            raise ValueError(
+                f"config.json: {broken}. Take config.json from where the weights come from."
+            )
 
 
 def _broken_rule(name: str, given: Any, kind: Any) -> str:
@@ -292,7 +336,7 @@ def _broken_rule(name: str, given: Any, kind: Any) -> str:
         return str(error).partition("; ")[0]  # what helps an option is no help here
     if isinstance(value, bool):
         return ""
-    lowest = int(not name.endswith("_token_id"))
+    lowest = int(not name.endswith(("_token_id", "_dense_replace")))
     if isinstance(value, int) and value < lowest and name != "pad_token_id":
         return f"{name}={value} must be at least {lowest}"
     is_above_0 = not isinstance(value, float) or value > 0

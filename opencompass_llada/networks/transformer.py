@@ -22,6 +22,7 @@ from opencompass_llada.networks.attention import attend_with, find_kernel
 from opencompass_llada.networks.attention_pattern import CAUSAL, FULL, AttentionPattern
 from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
 from opencompass_llada.networks.declared_rope import declared_frequencies
+from opencompass_llada.networks.experts import SparseMLP
 from opencompass_llada.rope.frequencies import ResolvedRope, apply_rotary, rotation_table
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
 
@@ -54,20 +55,25 @@ class RMSNorm(nn.Module):
 
 
 class BlockParts(NamedTuple, Generic[T]):
-    """The modules of a block, or their published names, by what they do."""
+    """The modules of a block, or their published names, by what they do; None for what it lacks."""
 
     attention_norm: T
-    query: T
-    key: T
-    value: T
+    query: T | None
+    key: T | None
+    value: T | None
     attention_out: T
     mlp_norm: T
-    gate: T
-    up: T
-    down: T
+    gate: T | None
+    """Of the dense MLP, as `up` and `down`; beside experts, of the one that all tokens use."""
+    up: T | None
+    down: T | None
     query_norm: T | None = None
-    """Of each head, as `key_norm`; where the network has them."""
+    """Of each head, as `key_norm`."""
     key_norm: T | None = None
+    query_key_value: T | None = None
+    """One product in place of the three."""
+    sparse: T | None = None
+    """The MLP's router and experts."""
 
 
 class NetworkNames(NamedTuple):
@@ -78,6 +84,19 @@ class NetworkNames(NamedTuple):
     final_norm: str
     head: str
     block: BlockParts[str]
+    sparse_block: BlockParts[str] | None = None
+    """Of layers with experts."""
+
+    def of_layers(self, shape: NetworkDimensions) -> list[BlockParts[str]]:
+        """Return the names of each layer's block, first to last."""
+        if shape.experts is None or self.sparse_block is None:
+            return [self.block] * shape.num_layers
+        sparse = self.sparse_block
+        if shape.experts.shared_width == 0:
+            sparse = sparse._replace(gate=None, up=None, down=None)
+        return [
+            sparse if has_experts else self.block for has_experts in shape.experts.sparse_layers
+        ]
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -98,22 +117,33 @@ class Block(nn.Module):
         self.head_dim = shape.head_dim
         self._names = names
         queries, keys = (shape.head_dim * n for n in (shape.num_heads, shape.num_groups))
-        modules: BlockParts[nn.Module] = BlockParts(
-            attention_norm=RMSNorm(shape.width, shape.norm_eps),
-            query=nn.Linear(shape.width, queries, shape.has_qkv_bias),
-            key=nn.Linear(shape.width, keys, shape.has_qkv_bias),
-            value=nn.Linear(shape.width, keys, shape.has_qkv_bias),
-            attention_out=nn.Linear(queries, shape.width, bias=False),
-            mlp_norm=RMSNorm(shape.width, shape.norm_eps),
-            gate=nn.Linear(shape.width, shape.mlp_width, bias=False),
-            up=nn.Linear(shape.width, shape.mlp_width, bias=False),
-            down=nn.Linear(shape.mlp_width, shape.width, bias=False),
-            query_norm=RMSNorm(shape.head_dim, shape.norm_eps) if shape.has_qk_norm else None,
-            key_norm=RMSNorm(shape.head_dim, shape.norm_eps) if shape.has_qk_norm else None,
+        self.widths = queries, keys, keys
+        """Channels of queries, keys and values, in which order one product gives them."""
+        width, inner = shape.width, shape.mlp_width
+        if names.sparse is not None:  # first, since the shared expert may lie within
+            assert shape.experts is not None, "a sparse layer's experts have sizes"
+            inner = shape.experts.shared_width
+            _place(self, names.sparse, SparseMLP(width, shape.experts))
+        norm = functools.partial(RMSNorm, eps=shape.norm_eps)
+        linear = functools.partial(nn.Linear, bias=False)
+        attention_in = functools.partial(nn.Linear, width, bias=shape.has_qkv_bias)
+        makers: BlockParts[Callable[[], nn.Module]] = BlockParts(
+            attention_norm=lambda: norm(width),
+            query=lambda: attention_in(queries),
+            key=lambda: attention_in(keys),
+            value=lambda: attention_in(keys),
+            query_key_value=lambda: attention_in(sum(self.widths)),
+            attention_out=lambda: linear(queries, width),
+            mlp_norm=lambda: norm(width),
+            gate=lambda: linear(width, inner),
+            up=lambda: linear(width, inner),
+            down=lambda: linear(inner, width),
+            query_norm=lambda: norm(shape.head_dim),
+            key_norm=lambda: norm(shape.head_dim),
         )
-        for name, module in zip(names, modules, strict=True):
-            if name is not None and module is not None:
-                _place(self, name, module)
+        for name, make in zip(names, makers, strict=True):
+            if name is not None and make is not None:
+                _place(self, name, make())
 
     @property
     def parts(self) -> BlockParts[nn.Module]:
@@ -135,25 +165,37 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, H, P, D] of the positions asked for, keys and values of all."""
         h_BLM = self._run("attention_norm", x_BLM)
-        k_BGLD, v_BGLD = (self._heads(self._run(part, h_BLM)) for part in ("key", "value"))
+        if self._names.query_key_value is not None:
+            q, k, v = self._run("query_key_value", h_BLM).split(self.widths, dim=-1)
+            q = q if positions_BP is None else take(q, positions_BP)
+        else:
+            k, v = self._run("key", h_BLM), self._run("value", h_BLM)
+            q = self._run("query", h_BLM if positions_BP is None else take(h_BLM, positions_BP))
+        q_BHPD, k_BGLD, v_BGLD = map(self._heads, (q, k, v))
         k_BGLD = apply_rotary(self._run("key_norm", k_BGLD), *rotation)
         if positions_BP is not None:
-            h_BLM = take(h_BLM, positions_BP)
             rotation = rotation_at(rotation, positions_BP)
-        q_BHPD = self._run("query_norm", self._heads(self._run("query", h_BLM)))
-        return apply_rotary(q_BHPD, *rotation), k_BGLD, v_BGLD
+        return apply_rotary(self._run("query_norm", q_BHPD), *rotation), k_BGLD, v_BGLD
 
     def add_attention(self, x_BPM: Tensor, out_BHPD: Tensor) -> Tensor:
         """Add the attention's output, all heads together, to the residual stream."""
         return x_BPM + self._run("attention_out", out_BHPD.transpose(1, 2).flatten(-2))
 
     def add_mlp(self, x_BPM: Tensor) -> Tensor:
-        """Add the gated MLP of the normalised states to the residual stream."""
-        return x_BPM + self._run("down", self.inner_states(x_BPM))
+        """Add the gated MLP of the normalised states, or experts, to the residual stream."""
+        if self._names.sparse is None:
+            return x_BPM + self._run("down", self.inner_states(x_BPM))
+        h_BPM = self._run("mlp_norm", x_BPM)
+        out_BPM = self._run("sparse", h_BPM)
+        if self._names.down is not None:
+            out_BPM = out_BPM + self._run("down", self._gated(h_BPM))
+        return x_BPM + out_BPM
 
     def inner_states(self, x_BPM: Tensor) -> Tensor:
-        """Return the gated MLP's inner states of the residual stream."""
-        h_BPM = self._run("mlp_norm", x_BPM)
+        """Return the dense MLP's inner states of the residual stream."""
+        return self._gated(self._run("mlp_norm", x_BPM))
+
+    def _gated(self, h_BPM: Tensor) -> Tensor:
         return F.silu(self._run("gate", h_BPM)) * self._run("up", h_BPM)
 
     def _run(self, part: str, x: Tensor) -> Tensor:
@@ -229,7 +271,7 @@ class BidirectionalNetwork(PreTrainedModel):
         self._table: Rotation | None = None
         shape, names = config.shape, self.names
         _place(self, names.embedding, nn.Embedding(shape.vocabulary, shape.width))
-        blocks = [Block(shape, names.block) for _ in range(shape.num_layers)]
+        blocks = [Block(shape, own) for own in names.of_layers(shape)]
         _place(self, names.blocks, nn.ModuleList(blocks))
         _place(self, names.final_norm, RMSNorm(shape.width, shape.norm_eps))
         if shape.ties_embeddings:  # in a tuple, lest its weight have two names
@@ -343,11 +385,15 @@ class BidirectionalNetwork(PreTrainedModel):
 NETWORKS: dict[str, type[BidirectionalNetwork]] = {}
 """The native networks by the ``model_type`` of config.json."""
 
+OTHER_TYPES: dict[str, str] = {}
+"""What else published files call a network, by type or architecture -> its ``model_type``."""
+
 
 def register_network(network: type[BidirectionalNetwork]) -> None:
     """Enter a network, by its config's ``model_type``, here and with transformers' Auto classes."""
     config = network.config_class
     NETWORKS[config.model_type] = network
+    OTHER_TYPES.update(dict.fromkeys(config.also_called, config.model_type))
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, network, exist_ok=True)
 
