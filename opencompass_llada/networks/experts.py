@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -227,15 +227,15 @@ def split_merged(stored: Mapping[str, Any], experts: ExpertDimensions | None) ->
     dFactory's converter writes ``mlp.experts.gate_proj`` [E, F, M] for training, and published
     files ``mlp.experts.0.gate_proj.weight`` [F, M] and so on; tensors are split as views.
     """
+    if experts is None:
+        return dict(stored)
     split: dict[str, Any] = {}
     for name, value in stored.items():
-        found = None if experts is None else _MERGED.fullmatch(name)
-        is_shape = isinstance(value, tuple)
-        shape = value if is_shape else getattr(value, "shape", ())
-        if found is None or len(shape) != 3 or shape[0] != cast(ExpertDimensions, experts).number:
+        found, shape = _MERGED.fullmatch(name), getattr(value, "shape", value)
+        if found is None or len(shape) != 3 or shape[0] != experts.number:
             split[name] = value
             continue
         owner, part = found.groups()
-        own = [value[1:]] * shape[0] if is_shape else value.unbind(0)
+        own = value.unbind(0) if torch.is_tensor(value) else [shape[1:]] * experts.number
         split |= {f"{owner}.{i}.{part}.weight": each for i, each in enumerate(own)}
     return split

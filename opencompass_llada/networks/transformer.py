@@ -393,7 +393,7 @@ def register_network(network: type[BidirectionalNetwork]) -> None:
     """Enter a network, by its config's ``model_type``, here and with transformers' Auto classes."""
     config = network.config_class
     NETWORKS[config.model_type] = network
-    OTHER_TYPES.update(dict.fromkeys(config.also_called, config.model_type))
+    OTHER_TYPES.update(dict.fromkeys(config.also_called, str(config.model_type)))
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, network, exist_ok=True)
 
