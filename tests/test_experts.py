@@ -371,10 +371,8 @@ def test_llada_moe_is_known_by_its_architecture(tmp_path, kind):
     assert len(model.engine.generate([[5, 6, 7]], max_new_tokens=4)[0].token_ids) == 4
 
 
-def test_llada2_samples_as_published_with_the_tokenizers_ids(tmp_path):
+def test_llada2_samples_as_published(tmp_path):
     model = LLaDACausalLM(str(write_tiny_llada2(tmp_path / "two")), dtype="float32")
-    assert model.engine.special_tokens.mask_token_id == MASK_ID
-    assert model.engine.special_tokens.eos_token_id == EOS_ID
     config = model.engine.settings.for_length(64)
     assert (config.block_length, config.plan().steps_per_block) == (32, 32)
     assert (config.temperature, config.remasking) == (0.0, "low_confidence")
@@ -387,11 +385,15 @@ def test_llada2_samples_as_published_with_the_tokenizers_ids(tmp_path):
     assert answer.token_ids == expected.token_ids[0]
 
 
-def test_a_tokenizer_without_the_mask_is_refused(tmp_path):
+def test_ids_that_published_files_leave_out_are_their_samplers(tmp_path):
+    fields = {k: v for k, v in llada2_fields(vocab_size=157184).items() if k not in IDS}
+    LLaDA2MoeConfig.check_fields(fields)
+    config = LLaDA2MoeConfig(**fields)
+    assert (config.mask_token_id, config.eos_token_id) == (156895, 156892)
     path = write_tiny_llada2(tmp_path / "two")
-    file = path / "tokenizer_config.json"
-    file.write_text(file.read_text().replace("<|mask|>", "<|blank|>"))
-    with pytest.raises(ValueError, match=r"config.json has no mask_token_id.*mask_token_id=\.\.\."):
+    own = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({k: v for k, v in own.items() if k not in IDS}))
+    with pytest.raises(ValueError, match=r"mask_token_id=156895 must be in 0 .. vocab_size-1=263"):
         LLaDACausalLM(str(path))
 
 

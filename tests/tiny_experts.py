@@ -18,7 +18,7 @@ from opencompass_llada.networks import (
     LLaDAMoEForMaskedDiffusion,
 )
 
-#: Ids as the tokenizer of `tiny_dream` has them; published files of LLaDA2 do not name them.
+#: Of the tokenizer of `tiny_dream`; published files have another one, and do not name the mask.
 IDS = {"mask_token_id": MASK_ID, "eos_token_id": EOS_ID}
 
 
@@ -32,6 +32,7 @@ def llada2_fields(**overrides: Any) -> dict[str, Any]:
             "AutoModel": "modeling_llada2_moe.LLaDA2MoeModel",
             "AutoModelForCausalLM": "modeling_llada2_moe.LLaDA2MoeModelLM",
         },
+        **IDS,
         "num_hidden_layers": 3,
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -84,6 +85,7 @@ def llada_moe_fields(**overrides: Any) -> dict[str, Any]:
     """Return config.json in the fields of LLaDA-MoE's code, with all that it may have."""
     fields: dict[str, Any] = {
         "architectures": ["LLaDAMoEModelLM"],
+        **IDS,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "auto_map": {
@@ -137,13 +139,13 @@ def _random(model: BidirectionalNetwork, seed: int) -> BidirectionalNetwork:
 
 def tiny_llada2(*, seed: int = 0, **overrides: Any) -> BidirectionalNetwork:
     """Return a random float32 network."""
-    config = LLaDA2MoeConfig(**llada2_fields(**{**IDS, **overrides}))
+    config = LLaDA2MoeConfig(**llada2_fields(**overrides))
     return _random(LLaDA2MoeForMaskedDiffusion(config), seed)
 
 
 def tiny_llada_moe(*, seed: int = 0, **overrides: Any) -> BidirectionalNetwork:
     """Return a random float32 network."""
-    config = LLaDAMoEConfig(**llada_moe_fields(**{**IDS, **overrides}))
+    config = LLaDAMoEConfig(**llada_moe_fields(**overrides))
     return _random(LLaDAMoEForMaskedDiffusion(config), seed)
 
 

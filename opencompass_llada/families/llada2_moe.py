@@ -1,8 +1,8 @@
 """Describes LLaDA2.0-mini, -flash and all of their format, block-causal mixtures of experts.
 
 Samples by default as the published ``generate``: blocks of 32 tokens, one step a token at
-temperature 0, and all predictions revealed whose probability is at least 0.95. Mask and end of text
-are the tokenizer's ``<|mask|>`` and its end of sequence, since config.json names neither.
+temperature 0, and all predictions revealed whose probability is at least 0.95. dFactory's copy of
+``generate`` draws at temperature 0, too, against its own description; this one takes the best.
 """
 
 from opencompass_llada.engines import MaskedDiffusionFamily
@@ -11,7 +11,6 @@ FAMILY = MaskedDiffusionFamily(
     name="llada2_moe",
     label="LLaDA2",
     turn_end="<|role_end|>",
-    mask_token="<|mask|>",
     sampler_defaults={
         "remasking": "low_confidence",
         "schedule": "even",

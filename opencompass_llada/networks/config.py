@@ -292,10 +292,9 @@ class BidirectionalConfig(PretrainedConfig):
         size = self.sizes["vocabulary"]
         last = getattr(self, size) - 1
         for name in ("mask_token_id", "eos_token_id"):
-            found = getattr(self, name)
-            if found is not None and not 0 <= found <= last:
+            if not 0 <= getattr(self, name) <= last:
                 raise ValueError(
-                    f"config.json: {name}={found} must be in 0 .. {size}-1={last}. "
+                    f"config.json: {name}={getattr(self, name)} must be in 0 .. {size}-1={last}. "
                     "Set it to the id that the tokenizer gives."
                 )
 

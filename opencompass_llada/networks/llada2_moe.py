@@ -25,17 +25,16 @@ BLOCK_LENGTH = 32
 
 
 class LLaDA2MoeConfig(BidirectionalConfig):
-    """Configuration of a LLaDA2 network, in the fields of the published config.json.
-
-    The ids of the mask and of the end of text are the tokenizer's where config.json has none.
-    """
+    """Configuration of a LLaDA2 network, in the fields of the published config.json."""
 
     model_type: ClassVar[str] = "llada2_moe"
     also_called = ("llada2_moe_veomni",)
     published_by = "LLaDA2"
     default_theta = 600000.0
     has_qk_norm = True
-    optional = frozenset({"initializer_range", "tie_word_embeddings"})
+    optional = BidirectionalConfig.optional | {
+        *("tie_word_embeddings", "mask_token_id", "eos_token_id"),
+    }
     sizes = {**BidirectionalConfig.sizes, "head_dim": "head_dim"}
     expert_sizes = {
         "number": "num_experts",
@@ -92,8 +91,10 @@ class LLaDA2MoeConfig(BidirectionalConfig):
     n_group: int = 8
     topk_group: int = 4
     routed_scaling_factor: float = 2.5
-    mask_token_id: int | None = None
-    eos_token_id: int | None = None
+    mask_token_id: int = 156895
+    """The tokenizer's ``<|mask|>``, that the published ``generate`` takes; config.json has none."""
+    eos_token_id: int = 156892
+    """As `mask_token_id`."""
     pad_token_id: int | None = 156892
 
     @property

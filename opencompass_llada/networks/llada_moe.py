@@ -21,10 +21,7 @@ from opencompass_llada.networks.transformer import (
 
 
 class LLaDAMoEConfig(BidirectionalConfig):
-    """Configuration of a LLaDA-MoE network, in the fields of the published config.json.
-
-    The ids of the mask and of the end of text are the tokenizer's where config.json has none.
-    """
+    """Configuration of a LLaDA-MoE network, in the fields of the published config.json."""
 
     model_type: ClassVar[str] = "llada_moe"
     # Copies of its code differ in the type, some have LLaDA's own; the architecture is the same.
@@ -32,7 +29,9 @@ class LLaDAMoEConfig(BidirectionalConfig):
     published_by = "LLaDA-MoE"
     default_theta = 50000.0
     has_qk_norm = True
-    optional = frozenset({"initializer_range", "tie_word_embeddings"})
+    optional = BidirectionalConfig.optional | {
+        *("tie_word_embeddings", "mask_token_id", "eos_token_id"),
+    }
     sizes = {**BidirectionalConfig.sizes, "mlp_width": "dense_intermediate_size"}
     expert_sizes = {
         "number": "num_experts",
@@ -79,8 +78,9 @@ class LLaDAMoEConfig(BidirectionalConfig):
     """For each layer 1 if it has experts and 0 if it has the dense MLP."""
     moe_router_enable_expert_bias: bool | None = False
     """Whether a bias is added to the experts' scores."""
-    mask_token_id: int | None = None
-    eos_token_id: int | None = None
+    mask_token_id: int = 156895
+    """The tokenizer's ``<|mask|>``, of the model card's sampler; config.json has none."""
+    eos_token_id: int = 156892
     pad_token_id: int | None = None
 
     def complete(self) -> None:
