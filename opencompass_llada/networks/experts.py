@@ -82,7 +82,7 @@ class SparseMLP(nn.Module):
         if _grouped is None:
             raise ValueError(
                 f"torch {torch.__version__} has no grouped products, which a mixture of experts "
-                "runs by. Install torch 2.8 or later."
+                "runs by. Install torch 2.10 or later, which has torch.nn.functional.grouped_mm."
             )
         self.rule = experts
         self.gate = nn.Linear(width, experts.number, bias=False)
