@@ -54,7 +54,7 @@ def test_the_tensors_are_those_of_the_published_index(published_files, name, num
 
 def test_sdars_tokenizer_and_template_give_the_ids_of_transformers(published_files):
     folder = published_files("SDAR-8B-Chat")
-    theirs, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder, {})
+    theirs, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder, {}, trust_remote_code=False)
     encoder = PromptEncoder(ours, read_model_config(folder)["mask_token_id"])
     assert theirs.mask_token_id == encoder.mask_token_id == 151669
     for text in TEXTS:
