@@ -93,8 +93,8 @@ def test_a_family_has_an_answer_and_a_score_in_every_cell(work_dir, name, kind):
             assert str(sample["origin_prompt"]).endswith("[assistant] ") == is_chat, cell
 
 
-def test_models_and_prompt_forms_differ(work_dir):
-    """The runs are not vacuous: random networks answer in their own way."""
+def test_models_answer_in_their_own_way(work_dir):
+    """The runs are not vacuous; a random network may give base and chat prompts one answer."""
     answers = [
         tuple(
             json.loads(path.read_text())["0"]["prediction"]
@@ -102,4 +102,5 @@ def test_models_and_prompt_forms_differ(work_dir):
         )
         for folder in (work_dir / "predictions").iterdir()
     ]
-    assert len(answers) == len(set(answers)) == len(KINDS) * len(FAMILIES)
+    assert len(answers) == len(KINDS) * len(FAMILIES)
+    assert len(set(answers)) >= len(FAMILIES)

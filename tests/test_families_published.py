@@ -17,6 +17,7 @@ from tiny import write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_choices import ROWS, choices, model_config, questions, run
 from tiny_dream import write_tiny_dream
+from tiny_fast_dllm import write_tiny_fast_dllm
 from tiny_illada import write_tiny_illada
 from tiny_sdar import write_tiny_sdar
 
@@ -37,7 +38,9 @@ class Published:
     width: str
     """Field of config.json that holds the network's width."""
     masks: bool = True
-    """Whether config.json has to name a mask."""
+    """Whether it denoises masks."""
+    names_mask: bool = True
+    """Whether config.json has to name the mask."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keywords of the wrapper."""
 
@@ -51,7 +54,8 @@ FAMILIES = {
         write_tiny_illada, "d_model", options={"sampler": {"block_length": 4, "num_steps": 4}}
     ),
     "sdar": Published(write_tiny_sdar, "hidden_size"),
-    "llama": Published(write_llama_checkpoint, "hidden_size", masks=False),
+    "fast_dllm": Published(write_tiny_fast_dllm, "hidden_size", names_mask=False),
+    "llama": Published(write_llama_checkpoint, "hidden_size", masks=False, names_mask=False),
 }
 
 
@@ -143,7 +147,7 @@ def test_an_unknown_family_is_refused(paths, tmp_path, name):
         load(name, other)
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.masks])
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.names_mask])
 def test_a_config_without_mask_is_refused(paths, tmp_path, name):
     other = edited(paths[name], tmp_path / "other", mask_token_id=None)
     with pytest.raises(ValueError, match=r"config\.json has no mask_token_id.*Add"):

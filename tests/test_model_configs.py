@@ -41,6 +41,7 @@ SCALINGS = {
     "sdar_1_7b_chat": [],
     "sdar_4b_chat": [],
     "sdar_8b_chat": [],
+    "fast_dllm_v2_7b": [],
     "llama_3_8b_base": LLAMA_SCALINGS,
     "llama_3_8b_instruct": LLAMA_SCALINGS,
 }

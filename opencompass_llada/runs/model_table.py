@@ -231,6 +231,15 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "sdar_1_7b_chat": _like(_SDAR, "SDAR-1.7B-Chat", "JetLM/SDAR-1.7B-Chat", source=_SDAR_SMALL),
     "sdar_4b_chat": _like(_SDAR, "SDAR-4B-Chat", "JetLM/SDAR-4B-Chat", source=_SDAR_SMALL),
     "sdar_8b_chat": _SDAR,
+    "fast_dllm_v2_7b": _like(
+        _SDAR,
+        "Fast-dLLM v2 7B",
+        "Efficient-Large-Model/Fast_dLLM_v2_7B",
+        family="Fast_dLLM_Qwen",
+        block_length=32,
+        licence="not known",
+        source="its config.json and modeling.py (blocks; length, of Qwen2.5); arXiv 2509.26328",
+    ),
     "llama_3_8b_base": _LLAMA,
     "llama_3_8b_instruct": _like(
         _LLAMA, "LLaMA-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", chat=True
