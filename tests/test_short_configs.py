@@ -154,6 +154,16 @@ def test_lengths_and_draws_can_be_chosen(monkeypatch, no_data):
     assert base["likelihood"] == {"num_draws": 16}
 
 
+def test_choices_are_scored_by_confidence_if_asked(monkeypatch, no_data):
+    asked = {"data": "opencompass", "models": "llada_8b_base", "tasks": "arc_c"}
+    cfg = parse(monkeypatch, **asked, estimator="confidence")
+    [model] = cfg["models"]
+    assert model["likelihood"] == {"estimator": "confidence"}
+    LLaDACausalLM.check_arguments(**options_of(model))
+    with pytest.raises(ValueError, match=r"draws=16 .*has no effect"):
+        parse(monkeypatch, **asked, estimator="confidence", draws="16")
+
+
 def last_prompt(dataset, label=None):
     """Return the final prompt of a data set's first sample, for a model without a chat template."""
     options = {k: v for k, v in dataset.items() if k not in ("abbr", "type", "reader_cfg",

@@ -6,7 +6,9 @@ condition and only the rest is scored, with the same masks for rests of one leng
 
 Cost in forward passes of one row: where every option is one token, one pass for all of them. Else
 one an option for an autoregressive model; for a masked diffusion model and an option of L tokens
-2^L - 1 if those are no more than num_draws, without error, else num_draws.
+2^L - 1 if those are no more than num_draws, without error, else num_draws (a block-causal model
+counts an option's tokens block by block, and passes are those of the block with the most); L by
+confidence, `likelihood=dict(estimator='confidence')`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class OptionScoring:
     """What an option's nats are divided by before they are compared: ``option`` (by nothing,
     lm-eval's acc), ``token``, or ``byte`` of what is scored of it."""
     likelihood: Mapping[str, Any] | None = None
-    """``num_draws``, ``seed`` and ``batch_size`` instead of the model's."""
+    """``estimator``, ``num_draws``, ``seed`` and ``batch_size`` instead of the model's."""
     batch_size: int | None = 1
     """Samples between two writes of the file that a run resumes from."""
 

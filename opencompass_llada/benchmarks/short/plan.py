@@ -128,6 +128,14 @@ def _fill_defaults(values: Settings, trained_length: int, asked: Sequence[str] =
 
 def _fill_run(values: Settings, trained_length: int) -> None:
     _fill_defaults(values, trained_length)
+    values.default("estimator", "bound")
+    if values["estimator"] == "confidence":
+        if values["draws"] is not None:
+            raise ValueError(
+                f"draws={values['draws']} ({values.sources['draws']}) has no effect with "
+                "estimator=confidence, which draws nothing; leave one of them out."
+            )
+        return
     if values["data"] == "embedded":
         values.default("draws", EMBEDDED_DRAWS, "default on embedded data, for speed")
     values.default("draws", LIKELIHOOD_DRAWS, "default: LLaDA's")
@@ -172,7 +180,10 @@ def _set_up(config: Config, values: Settings, facts: KnownModel, generation: Gen
     own = facts.generation["niah"]
     config["max_out_len"] = given.pop("max_out_len")
     if not facts.chat:
-        config["likelihood"] = {"num_draws": values["draws"]}
+        by_confidence = values["estimator"] == "confidence"
+        config["likelihood"] = (
+            {"estimator": "confidence"} if by_confidence else {"num_draws": values["draws"]}
+        )
     if "block_length" not in own:
         del given["block_length"]
     if "num_steps" in own:
@@ -215,6 +226,10 @@ PLAN = planning.Plan(
             "tokens generated, in as many steps, instead of the published numbers"
         ),
         "draws": number("masks drawn for a choice, instead of the published numbers"),
+        "estimator": text(
+            "how masked diffusion models score a choice: bound (default) or confidence",
+            *("bound", "confidence"),
+        ),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none"], "data": "embedded"},
     fill_defaults=_fill_run,
