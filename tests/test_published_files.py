@@ -54,7 +54,8 @@ def test_the_tensors_are_those_of_the_published_index(published_files, name, num
 
 def test_sdars_tokenizer_and_template_give_the_ids_of_transformers(published_files):
     folder = published_files("SDAR-8B-Chat")
-    theirs, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder, {}, trust_remote_code=False)
+    theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    ours = load_tokenizer(folder, {})
     encoder = PromptEncoder(ours, read_model_config(folder)["mask_token_id"])
     assert theirs.mask_token_id == encoder.mask_token_id == 151669
     for text in TEXTS:
