@@ -224,16 +224,14 @@ class GrowingForward(BlockForward):
 
     def __init__(self, open_session: Callable[[Sequence[int]], Any], *arguments: Any) -> None:
         """Begin with a batch; sessions are opened by their rows' lengths."""
-        self._open_session = open_session
-        self._block = -1
         super().__init__(None, *arguments)
+        self._open_session = open_session
 
-    def logits(self, ids_BL: Tensor, positions_BP: Tensor, block_index: int) -> Tensor:
-        """Return the logits at masked positions of the active block, which ascend: [B, P, V]."""
-        if block_index != self._block:
-            self._session = self._open_session(self._layout.lengths_at(block_index))
-            self._block, self._cached_block = block_index, None
-        return super().logits(ids_BL, positions_BP, block_index)
+    def open_block(self, ids_BL: Tensor, block_index: int) -> tuple[Tensor, Tensor | None]:
+        """Open the block's session, in which nothing is cached yet."""
+        self._session = self._open_session(self._layout.lengths_at(block_index))
+        self._cached_block = None
+        return super().open_block(ids_BL, block_index)
 
 
 class PrefixForward(BatchForward):
