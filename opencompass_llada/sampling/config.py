@@ -136,7 +136,8 @@ class SamplerConfig:
         yield (
             rule is not None and rule.needs_probabilities and not strategy.of_token,
             f"acceptance={way!r} goes by the probability of the predicted token, which remasking="
-            f"{name!r} does not give; use remasking='low_confidence' or acceptance='entropy_bound'",
+            f"{name!r} does not give; use acceptance='scheduled' or 'entropy_bound', or "
+            "remasking='low_confidence'",
         )
         yield (
             rule is not None and rule.needs_probabilities and self.remasking_temperature > 0,
