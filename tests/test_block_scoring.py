@@ -11,6 +11,8 @@ from opencompass.tasks import OpenICLInferTask
 from prompt_capture import plain
 from tiny import write_tiny_checkpoint
 from tiny_choices import ROWS, choices, model_config, run
+from tiny_experts import write_tiny_llada2
+from tiny_fast_dllm import write_tiny_fast_dllm
 from tiny_sdar import write_tiny_sdar
 
 from opencompass_llada.benchmarks.perplexity.inferencer import parse_likelihood_options
@@ -92,6 +94,22 @@ def test_other_blocks_of_one_checkpoint_are_scored_as_such(sdar):
     ids = other.encode("hello there").tolist()
     exact = block_by_block(other, [], ids, length=2) / len(ids)
     assert other.get_ppl(["hello there"])[0] == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("write", [write_tiny_fast_dllm, write_tiny_llada2])
+def test_other_block_causal_families_are_scored_alike(write, tmp_path):
+    """A network whose logits are a position early, and a mixture of experts."""
+    other = LLaDACausalLM(
+        str(write(tmp_path / "model")), dtype="float32", likelihood={"num_draws": 32}
+    )
+    length = other.engine.server.causal_block
+    text = "a text of more than thirty-two tokens, whose end lies in a block or two"
+    for end in ("two", "r two"):
+        ids = other.encode(text).tolist()
+        estimate = other.scorer.score_continuation(text, end)
+        border = len(ids) - estimate.num_tokens
+        exact = block_by_block(other, ids[:border], ids[border:], length)
+        assert estimate.nll == pytest.approx(exact, rel=1e-5)
 
 
 def predictions(work_dir, abbr):
