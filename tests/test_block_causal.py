@@ -138,6 +138,13 @@ def test_every_cuda_kernel_gives_the_attention_under_the_mask(kernel, dtype, mon
     torch.testing.assert_close(found.float().cpu(), expected, atol=tolerance, rtol=tolerance)
 
 
+def test_in_float32_the_kernels_of_16_bit_are_not_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(block_attention, "_run", lambda kernel, *_, **options: asked.append(kernel))
+    assert block_attention._cuda_kernel(torch.device("cpu"), torch.float32, 4, 2, 40) == "efficient"
+    assert asked == ["efficient"]
+
+
 def test_what_a_kernel_refuses_the_next_one_does_and_the_log_says_why(monkeypatch, caplog):
     def run(kernel, *inputs, is_causal):
         if kernel == "cudnn":
