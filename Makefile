@@ -32,8 +32,8 @@ help:
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
 	@echo "make format       rewrite the sources in the house format"
-	@echo "make tiny-models  train the three shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
-	@echo "make tiny-llada-long  the same without the autoregressive twin"
+	@echo "make tiny-models  train the shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
+	@echo "make tiny-llada-long  the same without the autoregressive twin and the block-causal sibling"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make clean        remove what runs and builds left; keeps $(VENV) and outputs/"
@@ -104,6 +104,7 @@ tiny-llada-long: install
 
 tiny-models: tiny-llada-long
 	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
+	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_block_pretrain.yaml num_workers=$(WORKERS)
 
 wheel: install
 	rm -rf build

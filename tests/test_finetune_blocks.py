@@ -206,6 +206,24 @@ def test_saving_memory_changes_nothing(changes):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("spans", [None, (10, 14, 24)], ids=["whole", "documents"])
+def test_tiles_on_a_device_change_nothing_beyond_bfloat16(spans, compiled):
+    net, cuda = small_network(), torch.device("cuda")
+    expected = net(batch_of(spans))
+    gradients = torch.autograd.grad(expected, list(net.parameters()))
+    moved = TrainingNetwork(net.model.to(cuda), small_network(compile=compiled)._recipe, cuda)
+    loss = moved(batch_of(spans))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
+    for found, reference in zip(
+        torch.autograd.grad(loss, list(moved.parameters())), gradients, strict=True
+    ):
+        distance = (found.cpu() - reference).norm() / reference.norm().clamp(min=1e-3)
+        assert distance < 0.05
+
+
 def test_states_of_noisy_rows_are_those_of_training():
     net, batch = small_network(), batch_of()
     ids, targets = batch["input_ids"], batch["targets"]

@@ -30,6 +30,12 @@ ALONE = {
     },
     "ema_decay": 0.9,
 }
+BLOCKS_ALONE = {
+    **ALONE,
+    "objective": "block_diffusion",
+    "block_length": 4,
+    "evaluation": {"retrieval_rows": 2},
+}
 #: Rows split over two ranks, or (Ulysses) each row, with everything that saves memory.
 PARALLEL = {
     "data": ALONE,
@@ -41,6 +47,7 @@ PARALLEL = {
         "mlp_tile": 16,
         "loss_chunk": 40,
     },
+    "blocks": {**BLOCKS_ALONE, "sequence_parallel": 2, "activation_checkpointing": True},
 }
 
 
@@ -49,6 +56,7 @@ def runs(tmp_path_factory):
     """The folder of what one process and two processes did."""
     folder = tmp_path_factory.mktemp("runs")
     gloo_training.train(str(folder / "alone"), ALONE)
+    gloo_training.train(str(folder / "blocks_alone"), BLOCKS_ALONE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", str(TESTS / "gloo_training.py")]
     command += [json.dumps({str(folder / name): changes for name, changes in PARALLEL.items()})]
@@ -62,7 +70,8 @@ def runs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARALLEL)
 def test_two_processes_compute_what_one_does(runs, name):
-    alone, ours = (torch.load(runs / f"{kind}.pt", weights_only=True) for kind in ("alone", name))
+    reference = "blocks_alone" if name == "blocks" else "alone"
+    alone, ours = (torch.load(runs / f"{kind}.pt", weights_only=True) for kind in (reference, name))
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert ours["gradients"].keys() == alone["gradients"].keys()
     for key, gradient in alone["gradients"].items():
