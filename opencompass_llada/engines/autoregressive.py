@@ -80,7 +80,7 @@ class AutoregressiveEngine(Engine):
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self.end_token_ids),
             pad_token_id=self._pad_token_id,
-            logits_processor=[_refuse_non_finite],
+            logits_processor=[refuse_non_finite],
             **_greedy_options(self.model.generation_config),
         )
         answers = output_BL[:, ids_BL.shape[1] :].tolist()
@@ -92,7 +92,7 @@ class AutoregressiveEngine(Engine):
         )
 
 
-def _refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
+def refuse_non_finite(ids_BL: Tensor, logits_BV: Tensor) -> Tensor:
     """Raise where a logit is NaN or infinite: the largest of them would be no answer."""
     if not bool(torch.stack(torch.aminmax(logits_BV)).isfinite().all()):  # one wait for the GPU
         raise FloatingPointError(
@@ -114,6 +114,27 @@ def _greedy_options(generation_config: Any) -> dict[str, Any]:
     return {"do_sample": False, "use_cache": True, **_WITHOUT_EFFECT, **neutral}
 
 
+def gather_end_tokens(
+    path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> CausalTokens:
+    """Gather all end tokens: of config.json, generation_config.json, tokenizer, chat turns."""
+    text = config.get("text_config")
+    check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
+    name = "generation_config.json"  # where chat checkpoints list theirs
+    file = locate_checkpoint(path, files=["config.json", name]) / name
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    groups = [config.get("eos_token_id"), generation.get("eos_token_id")]
+    groups += [tokenizer.eos_token_id, *(find_token_id(tokenizer, t) for t in _TURN_ENDS)]
+    listed = [group if isinstance(group, list | tuple) else [group] for group in groups]
+    ids = dict.fromkeys(int(i) for group in listed for i in group if i is not None)
+    if not ids:
+        raise ValueError(
+            "config.json has no eos_token_id and the tokenizer no end of sequence; add "
+            "eos_token_id to the checkpoint's config.json"
+        )
+    return CausalTokens(tuple(ids))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveFamily(Family):
     """Every autoregressive checkpoint; its config.json names one of transformers' architectures."""
@@ -123,22 +144,8 @@ class AutoregressiveFamily(Family):
     def special_tokens(
         self, path: str, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
     ) -> CausalTokens:
-        """Gather all end tokens: of config.json, generation_config.json, tokenizer, chat turns."""
-        text = config.get("text_config")
-        check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
-        name = "generation_config.json"  # where chat checkpoints list theirs
-        file = locate_checkpoint(path, files=["config.json", name]) / name
-        generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        groups = [config.get("eos_token_id"), generation.get("eos_token_id")]
-        groups += [tokenizer.eos_token_id, *(find_token_id(tokenizer, t) for t in _TURN_ENDS)]
-        listed = [group if isinstance(group, list | tuple) else [group] for group in groups]
-        ids = dict.fromkeys(int(i) for group in listed for i in group if i is not None)
-        if not ids:
-            raise ValueError(
-                "config.json has no eos_token_id and the tokenizer no end of sequence; add "
-                "eos_token_id to the checkpoint's config.json"
-            )
-        return CausalTokens(tuple(ids))
+        """Gather all end tokens; see `gather_end_tokens`."""
+        return gather_end_tokens(path, config, tokenizer)
 
     def check(self, request: CheckRequest) -> None:
         """Refuse sampler options, and check files and scaling."""

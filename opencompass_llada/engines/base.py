@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
@@ -24,6 +25,7 @@ from opencompass_llada.sampling import (
     SamplerOutput,
     SpecialTokens,
     cap_steps,
+    derive_seed,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class Engine(ABC):
     """A loaded network that generates and scores, and counts what that took."""
 
     generates_by: ClassVar[str]
-    """``masked_diffusion`` or ``autoregressive``; recorded with every run."""
+    """``masked_diffusion``, ``uniform_diffusion`` or ``autoregressive``; recorded with each run."""
     scorer: MaskedScorer | BlockScorer | CausalScorer
     """Scores token ids with the network."""
 
@@ -177,8 +179,27 @@ class SamplerSettings:
         return replace(free, num_steps=steps)
 
 
+class PromptSeeds:
+    """Derives a seed for each prompt, of the run's, its ids and how often it was met before.
+
+    So batches and resuming do not change an answer, and repeats are different samples.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Begin with the run's seed."""
+        self._seed = seed
+        self._times_seen: Counter[int] = Counter()
+
+    def next(self, prompt: Sequence[int]) -> int:
+        """Return the seed of a prompt that is met."""
+        first = derive_seed(self._seed, prompt)
+        repeat = self._times_seen[first]
+        self._times_seen[first] += 1
+        return first if repeat == 0 else derive_seed(first, [repeat])
+
+
 class CausalTokens(NamedTuple):
-    """Special tokens of an autoregressive checkpoint."""
+    """Special tokens of a checkpoint without a mask."""
 
     end_token_ids: tuple[int, ...]
     mask_token_id: None = None
@@ -225,6 +246,8 @@ class Family(ABC):
     """What the papers' wrapper takes for this family where their diffusion_config is silent."""
 
     generates_by: ClassVar[str]
+    has_sampler: ClassVar[bool] = False
+    """Whether this package's sampler serves it, which takes the sampler's options."""
 
     def defaults(self, *, paper_form: bool = False) -> dict[str, Any]:
         """Return the sampler's defaults, for options in the papers' form or the typed one."""

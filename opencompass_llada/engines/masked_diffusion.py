@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from opencompass_llada.engines.base import (
     Engine,
     Family,
     LoadRequest,
+    PromptSeeds,
     SamplerSettings,
 )
 from opencompass_llada.inference import (
@@ -42,7 +42,6 @@ from opencompass_llada.sampling import (
     SamplerOutput,
     SpecialTokens,
     StepListener,
-    derive_seed,
     make_progress,
     sample,
 )
@@ -70,7 +69,7 @@ class MaskedDiffusionEngine(Engine):
         self.special_tokens = special_tokens
         self.scorer = self._make_scorer(special_tokens.mask_token_id)
         self._progress = make_progress() if progress is None else progress
-        self._times_seen: Counter[int] = Counter()
+        self._seeds = PromptSeeds(settings.seed)
 
     @cached_property
     def server(self) -> PassServer:
@@ -96,21 +95,11 @@ class MaskedDiffusionEngine(Engine):
             prompts,
             config,
             self.special_tokens,
-            seeds=[self._next_seed(prompt) for prompt in prompts] if config.draws else None,
+            seeds=[self._seeds.next(prompt) for prompt in prompts] if config.draws else None,
             device=self.device,
             progress=self._progress,
             is_complete=is_complete,
         )
-
-    def _next_seed(self, prompt: Sequence[int]) -> int:
-        """Derive a seed of the run's, a prompt's ids and how often this engine met it before.
-
-        So batches and resuming do not change its answer, and repeats are different samples.
-        """
-        first = derive_seed(self.settings.seed, prompt)
-        repeat = self._times_seen[first]
-        self._times_seen[first] += 1
-        return first if repeat == 0 else derive_seed(first, [repeat])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +107,7 @@ class MaskedDiffusionFamily(Family):
     """A family of native masked diffusion networks."""
 
     generates_by: ClassVar[str] = MaskedDiffusionEngine.generates_by
+    has_sampler: ClassVar[bool] = True
     label: str
     """Its name in messages."""
     turn_end: str

@@ -17,10 +17,11 @@ from opencompass_llada.options import unknown_name_message
 AUTOREGRESSIVE = AutoregressiveFamily(name="autoregressive")
 _FILES = (f"{__name__}.{file.name}" for file in pkgutil.iter_modules(__path__))
 _FOUND = [importlib.import_module(file).FAMILY for file in _FILES]
-#: config.json's model_type -> family. Those that sample by the sampler's own defaults come first,
+#: config.json's model_type -> family. Those with our sampler, and by its own defaults, come first,
 #: since options are checked by them where the family is not known.
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in sorted(_FOUND, key=lambda one: len(one.sampler_defaults))
+    family.name: family
+    for family in sorted(_FOUND, key=lambda one: (not one.has_sampler, len(one.sampler_defaults)))
 }
 
 #: What the papers' configs pass as model_type (the first part of an abbreviation), and what people

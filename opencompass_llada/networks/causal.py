@@ -65,13 +65,13 @@ def build_causal(path: str | Path) -> nn.Module:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _choose_attention(config: Any, name: str) -> str:
+def _choose_attention(config: Any, name: str, network: Any) -> str:
     if name not in _ATTENTION:
         raise ValueError(
-            f"attention_backend={name!r} is for this package's own networks; an autoregressive "
-            f"model takes {', '.join(_ATTENTION)}. Use attention_backend='auto'."
+            f"attention_backend={name!r} is for this package's own networks; one of transformers "
+            f"takes {', '.join(_ATTENTION)}. Use attention_backend='auto'."
         )
-    network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    network = network or MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # transformers 4's SDPA leaves Gemma 2's bound on attention logits out without a word.
     is_bounded = getattr(text_config(config), "attn_logit_softcapping", None) is not None
     sdpa_fits = network._supports_sdpa and not is_bounded
@@ -90,19 +90,22 @@ def load_causal(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     attention_backend: str = "auto",
+    network: Any = None,
 ) -> tuple[Any, ResolvedRope | None]:
     """Load an autoregressive checkpoint in evaluation mode, gradients off; return it and its RoPE.
+
+    ``network`` is a class of transformers that its Auto classes do not know as autoregressive.
 
     ``attention_backend`` is ``auto`` (``sdpa`` where it computes the network's attention, otherwise
     ``eager``), or one of ``sdpa``, ``eager`` and ``flash_attn``. The RoPE is None if the network
     has none, or one with a scaling of its own. What does not fit is a ValueError.
     """
     folder, config, declared, rope = check_causal(path, rope_scaling=rope_scaling)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model, report = (network or AutoModelForCausalLM).from_pretrained(
         folder,
         config=config,
         dtype=dtype,
-        attn_implementation=_choose_attention(config, attention_backend),
+        attn_implementation=_choose_attention(config, attention_backend, network),
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         output_loading_info=True,

@@ -28,7 +28,7 @@ _SHARE = "partial_rotary_factor"
 _LOCAL = "rope_local_base_freq"  # of Gemma 3's sliding layers, in transformers 4
 _ALIASES = {"rotary_emb_base": "rope_theta", "rotary_pct": _SHARE, "type": "rope_type"}
 _TYPES = {"su": "longrope", "mrope": "default"}  # older names; mrope's frequencies are plain
-_KNOWN_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+_KNOWN_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +226,12 @@ def declared_frequencies(rope: DeclaredRope, pairs: int, config: Any) -> tuple[t
             f"config.json: rope_type={rope.rope_type!r} is none whose frequencies can be checked "
             f"here ({', '.join(_KNOWN_TYPES)}). Use a checkpoint with one of those."
         )
-    head_dim = getattr(config, "head_dim", None)
-    if rope.rotated_share is not None and head_dim:
+    if rope.rope_type == "proportional" and rope.theta is not None:  # Gemma 4's global layers
+        table_D = inverse_frequencies(rope.theta, 2 * pairs) / rope.options.get("factor", 1.0)
+        table_D[int((rope.rotated_share or 1.0) * pairs) :] = 0.0
+        return table_D, 1.0
+    # One head size of all layers, of which not every config has one.
+    if rope.rotated_share is not None and (head_dim := getattr(config, "head_dim", None)):
         pairs = int(head_dim * rope.rotated_share) // 2
     if rope.theta is None:
         return torch.full((pairs,), math.nan), math.nan

@@ -105,7 +105,8 @@ def find_kind(model: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> s
         names = (record.get("model_type"), _read_model_type(str(model.get("path"))),
                  model.get("model_type"))  # fmt: skip
         told = next(filter(None, (generates_by(str(name)) for name in names if name)), None)
-    return {"masked_diffusion": "diffusion", None: "unknown"}.get(told, str(told))
+    kinds = {"masked_diffusion": "diffusion", "uniform_diffusion": "diffusion", None: "unknown"}
+    return kinds.get(told, str(told))
 
 
 @lru_cache(maxsize=256)

@@ -219,7 +219,7 @@ def _find_backend(network: Any) -> str | None:
 
 def _describe_cache(engine: Any) -> str | None:
     """Return what is cached between passes, defaults filled in; None if an engine says nothing."""
-    if getattr(engine, "generates_by", None) == "autoregressive":
+    if getattr(engine, "generates_by", None) in ("autoregressive", "uniform_diffusion"):
         return "keys and values of all tokens"
     resolved = getattr(getattr(engine, "settings", None), "resolved", None)
     if resolved is None:
