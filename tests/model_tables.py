@@ -7,6 +7,7 @@ A test compares them with what this writes.
 
 from pathlib import Path
 
+from opencompass_llada.families import generates_by
 from opencompass_llada.runs.model_table import KNOWN_MODELS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "models.md"
@@ -20,7 +21,7 @@ def models_table() -> str:
         "|---|---|---|---|---|",
     ]
     for name, facts in KNOWN_MODELS.items():
-        kind = "autoregressive" if facts.is_autoregressive else "masked diffusion"
+        kind = str(generates_by(facts.family)).replace("_", " ")
         kind += ", chat" if facts.chat else ", base"
         scalings = ", ".join(f"`{text}`" for text in facts.scalings)
         lines.append(
@@ -36,6 +37,8 @@ def facts_table() -> str:
         blocks = f"blocks of {facts.block_length}, block-causal"
         seen = "bidirectional" if facts.block_length is None else blocks
         seen = "causal" if facts.is_autoregressive else seen
+        if generates_by(facts.family) == "uniform_diffusion":
+            seen = f"causal, in a canvas of {facts.block_length} bidirectional"
         lines.append(f"| `{name}` | {seen} | {facts.licence} | {facts.source} |")
     return "\n".join(lines)
 

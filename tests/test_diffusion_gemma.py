@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tiny import EOS_ID
+from tiny_choices import model_config, questions, run
 from tiny_diffusion_gemma import CANVAS, write_tiny_diffusion_gemma
 
 from opencompass_llada.engines import CheckRequest, SamplerSettings
 from opencompass_llada.families import FAMILIES, diffusion_gemma, find_family, generates_by
 from opencompass_llada.networks import CheckpointError
+from opencompass_llada.prompting.truncate import cut_at_token_ids
 from opencompass_llada.report.identity import find_kind
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.runs.provenance import _describe_cache
@@ -88,6 +92,18 @@ def test_it_generates_texts(path):
     assert model.special_tokens.mask_token_id is None
 
 
+def test_it_runs_through_opencompass(path, tmp_path):
+    run(tmp_path, [{**model_config(path, dtype="float32"), "abbr": "gemma"}], [questions()])
+    answers = json.loads((tmp_path / "predictions/gemma/questions.json").read_text())
+    model = load(path)
+    for answer in list(answers.values())[:2]:
+        ids_L = model.tokenizer(answer["origin_prompt"])["input_ids"]
+        alone = model.engine.generate([ids_L], max_new_tokens=8)[0]
+        assert answer["prediction"] == model._encoder.decode(
+            cut_at_token_ids(alone.token_ids, model.special_tokens.end_token_ids)
+        )
+
+
 def test_likelihood_is_refused_with_the_reason(path):
     model = load(path)
     for score in (
@@ -159,7 +175,7 @@ def test_what_a_run_records(path):
 
 
 def test_an_older_transformers_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(transformers, diffusion_gemma._NETWORK, None, raising=False)
+    monkeypatch.setattr(diffusion_gemma.transformers, diffusion_gemma._NETWORK, None, raising=False)
     family = find_family({"model_type": "diffusion_gemma"}, str(tmp_path), None)
     request = CheckRequest(
         path=str(tmp_path),
@@ -167,6 +183,6 @@ def test_an_older_transformers_is_named(tmp_path, monkeypatch):
         rope_scaling=RopeScaling(),
         settings=SamplerSettings(),
     )
-    version = transformers.__version__
+    version = diffusion_gemma.transformers.__version__
     with pytest.raises(ValueError, match=rf"from 5\.11 on, and transformers {version} is inst"):
         family.check(request)

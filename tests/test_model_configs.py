@@ -41,7 +41,9 @@ SCALINGS = {
     "sdar_1_7b_chat": [],
     "sdar_4b_chat": [],
     "sdar_8b_chat": [],
+    "fast_dllm_v2_1_5b": [],
     "fast_dllm_v2_7b": [],
+    "diffusion_gemma_26b_it": [],
     "llama_3_8b_base": LLAMA_SCALINGS,
     "llama_3_8b_instruct": LLAMA_SCALINGS,
 }

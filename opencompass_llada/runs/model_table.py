@@ -179,6 +179,31 @@ _SDAR = KnownModel(
 _SDAR_SMALL = _SDAR_SOURCE.format(config="SDAR-8B-Chat's config.json, its own not being at hand,")
 
 
+_FAST_DLLM = KnownModel(
+    title="Fast-dLLM-v2-7B",
+    path="Efficient-Large-Model/Fast_dLLM_v2_7B",
+    family="fast_dllm_qwen",
+    chat=True,
+    trained_length=32768,
+    block_length=32,
+    licence="Apache-2.0",
+    source="Efficient-Large-Model/Fast_dLLM_v2_7B: config.json (length, Qwen2.5's; blocks), "
+    "README (licence)",
+    generation=_BLOCK_GENERATION,
+)
+_DIFFUSION_GEMMA = KnownModel(
+    title="DiffusionGemma-26B-A4B-it",
+    path="google/diffusiongemma-26B-A4B-it",
+    family="diffusion_gemma",
+    chat=True,
+    trained_length=262144,
+    block_length=256,
+    licence="Apache-2.0",
+    source="transformers' models/diffusion_gemma (canvas); model card (length, licence)",
+    generation=_LLAMA_GENERATION,
+)
+
+
 def _like(other: KnownModel, title: str, path: str, **own: Any) -> KnownModel:
     return replace(other, title=title, path=path, **own)
 
@@ -231,15 +256,14 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "sdar_1_7b_chat": _like(_SDAR, "SDAR-1.7B-Chat", "JetLM/SDAR-1.7B-Chat", source=_SDAR_SMALL),
     "sdar_4b_chat": _like(_SDAR, "SDAR-4B-Chat", "JetLM/SDAR-4B-Chat", source=_SDAR_SMALL),
     "sdar_8b_chat": _SDAR,
-    "fast_dllm_v2_7b": _like(
-        _SDAR,
-        "Fast-dLLM v2 7B",
-        "Efficient-Large-Model/Fast_dLLM_v2_7B",
-        family="Fast_dLLM_Qwen",
-        block_length=32,
-        licence="not known",
-        source="its config.json and modeling.py (blocks; length, of Qwen2.5); arXiv 2509.26328",
+    "fast_dllm_v2_1_5b": _like(
+        _FAST_DLLM,
+        "Fast-dLLM-v2-1.5B",
+        "Efficient-Large-Model/Fast_dLLM_v2_1.5B",
+        source=_FAST_DLLM.source + "; its own config.json was not at hand",
     ),
+    "fast_dllm_v2_7b": _FAST_DLLM,
+    "diffusion_gemma_26b_it": _DIFFUSION_GEMMA,
     "llama_3_8b_base": _LLAMA,
     "llama_3_8b_instruct": _like(
         _LLAMA, "LLaMA-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", chat=True
