@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tiny_experts import (
     write_tiny_llada2,
     write_tiny_llada_moe,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from opencompass_llada.families import find_family
 from opencompass_llada.inference import FastNetwork, MemoryPlan, NetworkSize, PassServer
@@ -310,13 +313,45 @@ def test_adapters_on_experts_must_be_merged():
         FastNetwork(wrapped.get_base_model())
 
 
-def test_the_plan_counts_what_experts_take():
-    size = NetworkSize.of(MODELS["llada2"], torch.bfloat16)
-    plan = MemoryPlan(size=size, row_lengths=(1000,), block_length=32, cache_dtype=None)
-    # Weighted sum: 3 experts of 32 channels, 2 bytes each and 4 in float32; its output waits.
-    assert memory_of(size.shape.experts, 32, 2) == 3 * 32 * 6
-    per_token = 2 * 32 * 2 + max(3 * 32 * 6, 3 * 48 * 2) + 32 * 2
-    assert plan.activation_bytes == 1000 * per_token + 2 * 4 * 16 * 1000
+class CountBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside, and the most at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak = {}, 0
+
+    def __torch_dispatch__(self, operator, kinds, args=(), kwargs=None):
+        """Run an operator and count what it makes."""
+
+        def storages(values):
+            found = (x for x in tree_leaves(values) if torch.is_tensor(x))
+            return {x.untyped_storage()._cdata: x.untyped_storage() for x in found}
+
+        before, out = storages((args, kwargs)), operator(*args, **(kwargs or {}))
+        for key, storage in storages(out).items():
+            if key not in before and key not in self.live:
+                self.live[key] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, key, None)
+        self.peak = max(self.peak, sum(self.live.values()))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("width", "inner"), [(256, 64), (32, 128)])
+def test_the_plan_counts_what_experts_take(dtype, width, inner):
+    rule = replace(RULE, number=4, per_token=3, width=inner)
+    shapes = (4, inner, width), (4, inner, width), (4, width, inner), (500, width)
+    *stacked, h = (torch.randn(shape).to(dtype) for shape in shapes)
+    chosen, weights = route(torch.randn(500, 4), None, rule)
+    with torch.inference_mode(), CountBytes() as counted:
+        run_experts(h, chosen, weights, Stacked(*stacked))
+    planned = 500 * memory_of(rule, width, dtype.itemsize)
+    assert counted.peak == pytest.approx(planned, rel=0.05)
+    size = NetworkSize.of(MODELS["llada2"], dtype)
+    plan = MemoryPlan(size=size, row_lengths=(500,), block_length=32, cache_dtype=None)
+    # The residual stream and the MLP's input; its output waits for the shared expert's.
+    per_token = 3 * 32 * dtype.itemsize + memory_of(size.shape.experts, 32, dtype.itemsize)
+    assert plan.activation_bytes == 500 * per_token + 2 * 4 * 16 * 500
 
 
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published config.json is not here")
@@ -362,8 +397,13 @@ def test_merged_experts_load_as_their_own(tmp_path):
         load_checkpoint(merged)
 
 
+def test_an_architecture_is_none_of_an_unknown_type(tmp_path):
+    path = write_tiny_llada_moe(tmp_path / "moe", model_type="sedd")
+    assert read_model_config(path)["model_type"] == "sedd"
+
+
 @pytest.mark.parametrize("kind", ["lladamoe", "llada_moe", "llada"])
-def test_llada_moe_is_known_by_its_architecture(tmp_path, kind):
+def test_llada_moe_is_known_by_its_names(tmp_path, kind):
     path = write_tiny_llada_moe(tmp_path / "moe", model_type=kind)
     assert read_model_config(path)["model_type"] == "llada_moe"
     model = LLaDACausalLM(str(path), dtype="float32", sampler={"block_length": 4, "num_steps": 4})

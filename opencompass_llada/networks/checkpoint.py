@@ -89,9 +89,10 @@ def read_model_config(path: str | Path, mask_token_id: int | None = None) -> dic
     fields = read_json_object(file)
     if mask_token_id is not None and fields.get("mask_token_id") is None:
         fields["mask_token_id"] = mask_token_id
-    others = fields.get("architectures")
-    known_as = [fields.get("model_type"), *(others if isinstance(others, list) else ())]
-    if native := [OTHER_TYPES[str(name)] for name in known_as if str(name) in OTHER_TYPES]:
+    known_as, others = [str(fields.get("model_type"))], fields.get("architectures")
+    if known_as[0] in NETWORKS and isinstance(others, list):  # LLaDA-MoE's may say LLaDA's
+        known_as += map(str, others)
+    if native := [OTHER_TYPES[name] for name in known_as if name in OTHER_TYPES]:
         fields["model_type"] = native[0]
     return fields
 

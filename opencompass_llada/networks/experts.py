@@ -167,16 +167,17 @@ def run_experts(h_TM: Tensor, chosen_TK: Tensor, weights_TK: Tensor, stacked: St
 def memory_of(experts: ExpertDimensions, width: int, element_size: int) -> int:
     """Return the bytes of a token's activations in `run_experts`, without its input and output.
 
-    At its worst these are the places before and after gate and up, or the weighted sum's float32.
+    At its worst these are the places before and after gate and up, or the weighted sum in float32.
     """
-    inner = (width + 3 * experts.width) * element_size
-    summed = width * (element_size + (4 if element_size < 4 else element_size))
-    return experts.per_token * max(inner, summed)
+    inner = experts.per_token * (width + 3 * experts.width) * element_size
+    in_float32 = 0 if element_size == 4 else 4
+    outputs = experts.per_token * width * max(element_size + in_float32, 2 * element_size)
+    return max(inner, outputs + width * in_float32)
 
 
 def _gate(x_SM: Tensor, stacked: Stacked, ends_E: Tensor) -> Tensor:
-    gate_SF = _product(x_SM, stacked.gate_EFM, ends_E)
-    return F.silu(gate_SF) * _product(x_SM, stacked.up_EFM, ends_E)
+    gate_SF = F.silu(_product(x_SM, stacked.gate_EFM, ends_E))
+    return gate_SF * _product(x_SM, stacked.up_EFM, ends_E)
 
 
 def _product(x: Tensor, weights: Tensor, ends_E: Tensor) -> Tensor:
