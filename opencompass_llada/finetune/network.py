@@ -245,7 +245,7 @@ def _add_adapters(model: BidirectionalNetwork, lora: Lora, dtype: torch.dtype) -
     names = model.names.block
     layers = [names.query, names.key, names.value, names.attention_out]
     layers += [names.gate, names.up, names.down]
-    chosen = lora.target_modules or [name.rpartition(".")[2] for name in layers]
+    chosen = lora.target_modules or [name.rpartition(".")[2] for name in layers if name]
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
