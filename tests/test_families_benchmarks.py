@@ -18,13 +18,13 @@ from tiny_choices import model_config, plain
 from opencompass_llada.runs.tasks import CellByCellEvalTask, ShortNamedInferTask
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-LENGTH = "1100"
+LENGTH = "700"
 #: Benchmark -> its config and what it is run with: tiny checkpoints read a token a byte.
 BENCHMARKS = {
     "niah": ("eval_llada_niah.py", {"DEPTHS": "50", "REPEATS": "1", "GENERATION_LENGTH": "8"}),
     "ruler": (
         "eval_llada_ruler.py",
-        {"TASKS": "niah_single_1,vt", "SAMPLES": "1", "GENERATION_LENGTH": "8"},
+        {"TASKS": "niah_single_1", "SAMPLES": "1", "GENERATION_LENGTH": "8"},
     ),
     "longbench": ("eval_llada_long.py", {"TASKS": "hotpotqa,trec", "SAMPLES": "1"}),
 }
@@ -81,7 +81,7 @@ def test_a_family_has_an_answer_and_a_score_in_every_cell(work_dir, name, kind):
     counts = [
         sum(cell.startswith(start) for cell in answers) for start in ("niah", "ruler", "long")
     ]
-    assert counts == [1, 2, 2]
+    assert counts == [1, 1, 2]
     for cell, samples in answers.items():
         values = [v for v in scores[cell].values() if isinstance(v, int | float)]
         assert values, cell

@@ -17,6 +17,7 @@ from tiny import write_tiny_checkpoint
 from tiny_causal import write_llama_checkpoint
 from tiny_choices import ROWS, choices, model_config, questions, run
 from tiny_dream import write_tiny_dream
+from tiny_experts import write_tiny_llada2, write_tiny_llada_moe
 from tiny_fast_dllm import write_tiny_fast_dllm
 from tiny_illada import write_tiny_illada
 from tiny_sdar import write_tiny_sdar
@@ -41,6 +42,8 @@ class Published:
     """Whether it denoises masks."""
     names_mask: bool = True
     """Whether config.json has to name the mask."""
+    adapted: str = "q_proj"
+    """A module for an adapter."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keywords of the wrapper."""
 
@@ -55,6 +58,15 @@ FAMILIES = {
     ),
     "sdar": Published(write_tiny_sdar, "hidden_size"),
     "fast_dllm": Published(write_tiny_fast_dllm, "hidden_size", names_mask=False),
+    "llada2": Published(
+        write_tiny_llada2, "hidden_size", names_mask=False, adapted="query_key_value"
+    ),
+    "llada_moe": Published(
+        write_tiny_llada_moe,
+        "hidden_size",
+        names_mask=False,
+        options={"sampler": {"block_length": 4, "num_steps": 4}},
+    ),
     "llama": Published(write_llama_checkpoint, "hidden_size", masks=False, names_mask=False),
 }
 
@@ -142,7 +154,7 @@ def edited(path, folder, **fields):
 
 @each_family
 def test_an_unknown_family_is_refused(paths, tmp_path, name):
-    other = edited(paths[name], tmp_path / "other", model_type="sedd")
+    other = edited(paths[name], tmp_path / "other", model_type="sedd", architectures=["SEDD"])
     with pytest.raises(ValueError, match=r"model_type='sedd'.*no family that is supported: llada"):
         load(name, other)
 
@@ -158,7 +170,9 @@ def test_a_config_without_mask_is_refused(paths, tmp_path, name):
 def test_a_lora_for_another_shape_is_refused(paths, tmp_path, name):
     family = FAMILIES[name]
     wide = load(name, family.write(tmp_path / "wide", **{family.width: 64})).engine.model
-    get_peft_model(wide, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    get_peft_model(wide, LoraConfig(target_modules=[family.adapted])).save_pretrained(
+        tmp_path / "lora"
+    )
     with pytest.raises(CheckpointError, match=r"wrongly shaped: .*lora_A.*another shape"):
         load(name, paths[name], peft_path=str(tmp_path / "lora"))
 
