@@ -162,6 +162,15 @@ _ILLADA = KnownModel(
     generation=LONGLLADA_GENERATION,
     sampler={"variable_length": True},  # its abstract: for inference and evaluation
 )
+_LLADA_MOE = KnownModel(
+    title="LLaDA-MoE-7B-A1B-Base",
+    path="inclusionAI/LLaDA-MoE-7B-A1B-Base",
+    family="llada_moe",
+    trained_length=8192,
+    licence="Apache-2.0",
+    source="model card (licence); summaries of arXiv 2509.24389 (length, of its last stage)",
+    generation=LONGLLADA_GENERATION,
+)
 # One token a step at most, in the blocks of the checkpoint; a confident block takes fewer.
 _BLOCK_GENERATION = _generation((32, 32), (64, 64), (512, 512))
 _SDAR_SOURCE = "JetAstra/SDAR: README (blocks, licence) and {config} (length)"
@@ -249,6 +258,13 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "illada_8b_instruct": _like(
         _ILLADA, "iLLaDA-8B-Instruct", "GSAI-ML/iLLaDA-8B-Instruct", chat=True
     ),
+    "llada_moe_7b_base": _LLADA_MOE,
+    "llada_moe_7b_instruct": _like(
+        _LLADA_MOE,
+        "LLaDA-MoE-7B-A1B-Instruct",
+        "inclusionAI/LLaDA-MoE-7B-A1B-Instruct",
+        chat=True,
+    ),
     "dream_v0_7b_base": _DREAM,
     "dream_v0_7b_instruct": _like(
         _DREAM, "Dream-v0-Instruct-7B", "Dream-org/Dream-v0-Instruct-7B", chat=True
@@ -256,6 +272,19 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "sdar_1_7b_chat": _like(_SDAR, "SDAR-1.7B-Chat", "JetLM/SDAR-1.7B-Chat", source=_SDAR_SMALL),
     "sdar_4b_chat": _like(_SDAR, "SDAR-4B-Chat", "JetLM/SDAR-4B-Chat", source=_SDAR_SMALL),
     "sdar_8b_chat": _SDAR,
+    "llada2_mini": _like(
+        _SDAR,
+        "LLaDA2.0-mini",
+        "inclusionAI/LLaDA2.0-mini",
+        family="llada2_moe",
+        block_length=32,
+        states_length=False,
+        licence="Apache-2.0",
+        # arXiv 2512.15745 reaches 65,536 tokens so, with degraded answers.
+        scalings=("yarn:factor=2",),
+        source="model card (length, where dFactory's config.json says 16,384); "
+        "inclusionAI/dFactory (blocks, licence)",
+    ),
     "fast_dllm_v2_1_5b": _like(
         _FAST_DLLM,
         "Fast-dLLM-v2-1.5B",
