@@ -305,8 +305,11 @@ def test_mean_over_masks_is_the_sum_of_the_blocks_bounds():
 
 def test_training_writes_an_sdar_checkpoint_that_loads(tmp_path):
     phases = [SHORT[0], {**SHORT[0], "num_steps": 2, "block_length": 16}]
-    trainer = small_trainer(tmp_path / "out", learning_rate=1e-2, **BLOCKS, phases=phases)
+    held_out = {"text": {"generated_seed": 9, "num_documents": 2}, "lengths": [64]}
+    more = {"evaluation": {"retrieval_rows": 2, "target_tokens": 32, "num_texts": 2, **held_out}}
+    trainer = small_trainer(tmp_path / "out", learning_rate=1e-2, **BLOCKS, phases=phases, **more)
     folder = trainer.train()
+    assert 1 < trainer.history[-1]["perplexity@64"] < 1000
     losses = [row["loss"] for row in trainer.history]
     assert losses[-1] < losses[0]
     model = load_checkpoint(folder, dtype=torch.float32)
@@ -392,10 +395,6 @@ def test_memory_and_work_are_of_twice_the_tokens():
         (
             {**BLOCKS, "keep_attention": True, "activation_checkpointing": True},
             ["keep_attention", "leave it out"],
-        ),
-        (
-            {**BLOCKS, "evaluation": {"text": {"paths": ["a"]}, "lengths": [64]}},
-            ["evaluation", "perplexity"],
         ),
         (
             {

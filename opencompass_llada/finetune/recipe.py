@@ -328,12 +328,6 @@ def _check_blocks(recipe: Recipe) -> None:
             "recipe: keep_attention=true does not work with objective='block_diffusion', whose "
             "attention (FlexAttention) is computed again in the backward pass; leave it out."
         )
-    if is_block_diffusion and recipe.evaluation.text is not None:
-        raise ValueError(
-            "recipe evaluation: text measures perplexity, which training does not measure for "
-            "objective='block_diffusion'; leave text and lengths out, and measure the checkpoint "
-            "with the perplexity benchmark."
-        )
 
 
 def _check_combinations(recipe: Recipe) -> None:

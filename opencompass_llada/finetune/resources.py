@@ -278,6 +278,8 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
         if name == "lengths" and recipe.objective != "autoregressive":  # logits of the target
             predicted = min(longest, chosen.target_tokens)
         hidden = (2 if on_cuda else 4) * (4 * shape.sizes.width + 2 * shape.sizes.mlp_width)
+        if recipe.objective == "block_diffusion":  # clean and noisy rows
+            hidden *= 2
         needed = longest * hidden + predicted * 4 * shape.sizes.vocabulary
         if needed > available:
             raise ValueError(
