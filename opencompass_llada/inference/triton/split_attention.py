@@ -107,6 +107,7 @@ def split_kernel(
     num_groups,
     q_stride,
     splits,
+    REPEATS: tl.constexpr,
     WHOLE: tl.constexpr,
     PEELED: tl.constexpr,
     QUANTISED: tl.constexpr,
@@ -114,12 +115,14 @@ def split_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    """Attend from a tile of queries to one split of a row's keys; an only split is the result."""
+    """Attend from a tile of queries to one split of a row's keys; an only split is the result.
+
+    A tile's queries are of all heads that share keys, so that these are read once.
+    """
     split = tl.program_id(0)
-    head = tl.program_id(1)
+    group = tl.program_id(1)
     row = tl.program_id(2) // num_query_tiles
     tile = tl.program_id(2) % num_query_tiles
-    group = head // (num_heads // num_groups)
     length = tl.load(lengths_ptr + row)
     offset = tl.load(offsets_ptr + row).to(tl.int64)
     share = tl.cdiv(tl.cdiv(length, splits), BLOCK_L) * BLOCK_L
@@ -130,10 +133,11 @@ def split_kernel(
         loop_end = start + (end - start) // BLOCK_L * BLOCK_L
     dims = tl.arange(0, SIZE)
     queries = tile * BLOCK_P + tl.arange(0, BLOCK_P)
-    valid = queries < num_queries
-    token = row * num_queries + queries
+    valid = queries < num_queries * REPEATS
+    token = row * num_queries + queries // REPEATS
+    head = group * REPEATS + queries % REPEATS
     q = tl.load(
-        q_ptr + token[:, None] * q_stride + head * SIZE + dims[None, :],
+        q_ptr + token[:, None] * q_stride + head[:, None] * SIZE + dims[None, :],
         mask=valid[:, None],
         other=0.0,
     )
@@ -206,21 +210,22 @@ def attend_cached(
     quantised, dtype = k_scales_SG is not None, q_THD.dtype
     num_tokens, num_heads, size = q_THD.shape
     num_rows, num_groups = offsets_B.shape[0], k_SGD.shape[1]
-    num_queries = num_tokens // num_rows
+    num_queries, repeats = num_tokens // num_rows, num_heads // num_groups
+    sharing = num_queries * repeats  # queries that share keys
     if tiling is None:
-        tiling = _fitting_tiling(num_queries, k_SGD)
-    if quantised and num_queries > FEW_QUERIES:
+        tiling = _fitting_tiling(sharing, k_SGD)
+    if quantised and sharing > FEW_QUERIES:
         q_THD = q_THD.half()  # what the kernel converts itself takes its registers
-    block = _tile_queries(tiling, num_queries)
-    query_tiles = triton.cdiv(num_queries, block)
-    busy = num_heads * num_rows * query_tiles
+    block = _tile_queries(tiling, sharing)
+    query_tiles = triton.cdiv(sharing, block)
+    busy = num_groups * num_rows * query_tiles
     splits = choose_splits(tiling, busy, _processors(q_THD.device))
     out_THD = q_THD.new_empty((num_tokens, num_heads, size), dtype=dtype)
     partial, stats = out_THD, out_THD  # not touched where nothing is split
     if splits > 1:
         partial = q_THD.new_empty((num_tokens, num_heads, splits, size), dtype=torch.float32)
         stats = q_THD.new_empty((num_tokens, num_heads, splits, 2), dtype=torch.float32)
-    split_kernel[(splits, num_heads, num_rows * query_tiles)](
+    split_kernel[(splits, num_groups, num_rows * query_tiles)](
         q_THD,
         k_SGD,
         v_SGD,
@@ -238,6 +243,7 @@ def attend_cached(
         num_groups,
         q_THD.stride(0),
         splits,
+        REPEATS=repeats,
         WHOLE=splits == 1,
         PEELED=tiling.peeled,
         QUANTISED=quantised,
