@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 TRANSFORMERS4 := $(VENV)/transformers4
 TRANSFORMERS4_PACKAGES := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 TRANSFORMERS4_TESTS := $(addprefix tests/test_,$(addsuffix .py,declared_rope loaded_weights rope texts \
-  modeling dream autoregressive adapters fast_dllm diffusion_gemma))
+  modeling sdar published_files dream autoregressive adapters fast_dllm diffusion_gemma))
 
 .PHONY: help install niah datasets report test test-transformers4 check format constraints tiny-llada-long tiny-models wheel clean
 

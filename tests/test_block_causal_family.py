@@ -18,7 +18,7 @@ from opencompass_llada.networks.attention_pattern import FULL, Blocks
 from opencompass_llada.report.identity import describe_sampler
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.runs.makers import describe_maker, list_differences
-from opencompass_llada.runs.provenance import hash_files
+from opencompass_llada.runs.provenance import hash_files, record_model
 from opencompass_llada.wrapper import LLaDACausalLM
 
 PROMPTS = ["The capital of France is", "Hi", "One, two, three, four, five,"]
@@ -139,6 +139,13 @@ def test_answers_of_another_block_have_another_maker(sdar):
     differing = list_differences(maker(scoring=True), maker(scoring=True, attention_block=8))
     assert differing == ["options.attention_block"], "a likelihood goes by the blocks, too"
     assert "attention_block=8" in describe_sampler({"attention_block": 8})
+
+
+def test_a_run_records_the_blocks_that_it_ran_with(sdar, tmp_path):
+    config = model_config(sdar, attention_block=8)
+    record = record_model(tmp_path, LLaDACausalLM(sdar, attention_block=8), config, {})
+    assert record["attention_pattern"] == "Blocks(block_length=8)"
+    assert record["cache_policy"].startswith("type=prefix")
 
 
 def test_the_config_alone_states_who_sees_whom():

@@ -145,6 +145,7 @@ def record_model(
     network: Any = getattr(engine, "model", None) or getattr(model, "model", None)
     parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
     settings = getattr(engine, "settings", None)
+    pattern = getattr(network, "attention_pattern", None)
     device = None if parameter is None else str(parameter.device)
     if parameter is not None and parameter.is_cuda:
         device = f"{device} ({torch.cuda.get_device_name(parameter.device)})"
@@ -164,6 +165,7 @@ def record_model(
         "device": device,
         "dtype": str(parameter.dtype).removeprefix("torch.") if parameter is not None else None,
         "attention_backend": _find_backend(network),
+        "attention_pattern": None if pattern is None else str(pattern),
         "generates_by": getattr(engine, "generates_by", None),
         "cache_policy": _describe_cache(engine),
         "seed": getattr(settings, "seed", model_cfg.get("seed")),
