@@ -66,7 +66,7 @@ class Projections:
         """Write the MLP's output over its input, given what multiplies gate and up."""
         mixed_TM = None
         if self._experts is not None:
-            mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts, gate)
+            mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts)
         if self.parts.down is None:
             h_TM.copy_(cast(Tensor, mixed_TM))
             return

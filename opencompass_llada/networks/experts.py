@@ -8,7 +8,7 @@ S places (T times K), F an expert's inner size, C groups of experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,13 +54,6 @@ class ExpertDimensions:
     """What the weights are multiplied with."""
 
 
-Gate = Callable[[Tensor, Tensor], Tensor]
-
-
-def _gate(gate_SF: Tensor, up_SF: Tensor) -> Tensor:
-    return F.silu(gate_SF) * up_SF
-
-
 class Stacked(NamedTuple):
     """The weights of all experts of a layer."""
 
@@ -103,15 +96,12 @@ class SparseMLP(nn.Module):
         """Return the weighted sum of each token's experts."""
         return self.mix(h_BPM.flatten(0, -2), self.stacked()).view_as(h_BPM)
 
-    def mix(self, h_TM: Tensor, stacked: Stacked, gate: Gate = _gate) -> Tensor:
-        """Return the weighted sum of each token's experts, [T, M], given all weights.
-
-        ``gate`` returns ``silu(gate) * up``.
-        """
+    def mix(self, h_TM: Tensor, stacked: Stacked) -> Tensor:
+        """Return the weighted sum of each token's experts, [T, M], given all weights."""
         # Differs from LLaDA-MoE's code, which routes in the weights' dtype: float32 for all.
-        logits_TE = _linear_in_float32(h_TM, self.gate.weight)
+        logits_TE = F.linear(h_TM.float(), self.gate.weight.float())
         bias = None if self.rule.bias is None else self.get_buffer(self.rule.bias).float()
-        return run_experts(h_TM, *route(logits_TE, bias, self.rule), stacked, gate)
+        return run_experts(h_TM, *route(logits_TE, bias, self.rule), stacked)
 
     def stacked(self) -> Stacked:
         """Return the experts' weights as one tensor each, which their own become views of.
@@ -151,57 +141,43 @@ def route(
 def _open_experts(ranked_TE: Tensor, experts: ExpertDimensions) -> Tensor:
     """Return which experts are in the groups whose two best sum highest, bool [T, E]."""
     grouped = ranked_TE.unflatten(-1, (experts.num_groups, -1))
-    first_TC, places_TC = grouped.max(-1)  # twice is faster than topk of so many
-    others = grouped.scatter(-1, places_TC[..., None], -torch.inf)
-    sums_TC = first_TC + others.amax(-1)
+    sums_TC = grouped.topk(2, dim=-1).values.sum(-1)
     best = sums_TC.topk(experts.groups_used, dim=-1).indices
     open_TC = torch.zeros_like(sums_TC, dtype=torch.bool).scatter(-1, best, True)
     return open_TC[..., None].expand_as(grouped).flatten(-2)
 
 
-def _linear_in_float32(h_TM: Tensor, weight_EM: Tensor) -> Tensor:
-    if h_TM.is_cuda and h_TM.dtype != torch.float32 and not torch.is_grad_enabled():
-        # The products of 16-bit numbers are exact in float32, and this way on tensor cores.
-        return torch.mm(h_TM, weight_EM.t(), out_dtype=torch.float32)
-    return F.linear(h_TM.float(), weight_EM.float())
-
-
-def run_experts(
-    h_TM: Tensor,
-    chosen_TK: Tensor,
-    weights_TK: Tensor,
-    stacked: Stacked,
-    gate: Gate = _gate,
-) -> Tensor:
-    """Return the weighted sum of each token's experts, [T, M]; `memory_of` says what it takes.
-
-    What the experts return is summed in float32, by weights that are rounded to its dtype.
-    """
+def run_experts(h_TM: Tensor, chosen_TK: Tensor, weights_TK: Tensor, stacked: Stacked) -> Tensor:
+    """Return the weighted sum of each token's experts, [T, M]; `memory_of` says what it takes."""
     per_token = chosen_TK.shape[-1]
-    order_S = chosen_TK.flatten().to(torch.int16).argsort(stable=True)
+    order_S = chosen_TK.flatten().argsort(stable=True)
     ones_S = torch.ones_like(order_S, dtype=torch.int32)
     counts_E = ones_S.new_zeros(len(stacked.gate_EFM)).scatter_add(0, chosen_TK.flatten(), ones_S)
     ends_E = counts_E.cumsum(0, dtype=torch.int32)
-    gated_SF = _gated(h_TM[order_S // per_token], stacked, ends_E, gate)
+    gated_SF = _gate(h_TM[order_S // per_token], stacked, ends_E)
     out_SM = _product(gated_SF, stacked.down_EMF, ends_E)
     del gated_SF
-    places_S = torch.empty_like(order_S)
-    places_S[order_S] = torch.arange(len(order_S), device=order_S.device)
-    places_TK, weights_TK = places_S.view_as(chosen_TK), weights_TK.to(out_SM.dtype)
-    return F.embedding_bag(places_TK, out_SM, mode="sum", per_sample_weights=weights_TK)
+    placed_SM = torch.empty_like(out_SM)
+    placed_SM[order_S] = out_SM
+    del out_SM
+    placed_TKM = placed_SM.unflatten(0, (-1, per_token))
+    return torch.einsum("tkm,tk->tm", placed_TKM.float(), weights_TK).to(h_TM.dtype)
 
 
 def memory_of(experts: ExpertDimensions, width: int, element_size: int) -> int:
     """Return the bytes of a token's activations in `run_experts`, without its input and output.
 
-    At its worst these are its places' input, gate, up and what is made of the two.
+    At its worst these are the places before and after gate and up, or the weighted sum in float32.
     """
-    return experts.per_token * (width + 4 * experts.width) * element_size
+    inner = experts.per_token * (width + 3 * experts.width) * element_size
+    in_float32 = 0 if element_size == 4 else 4
+    outputs = experts.per_token * width * max(element_size + in_float32, 2 * element_size)
+    return max(inner, outputs + width * in_float32)
 
 
-def _gated(x_SM: Tensor, stacked: Stacked, ends_E: Tensor, gate: Gate) -> Tensor:
-    inner = (_product(x_SM, weights, ends_E) for weights in (stacked.gate_EFM, stacked.up_EFM))
-    return gate(*inner)
+def _gate(x_SM: Tensor, stacked: Stacked, ends_E: Tensor) -> Tensor:
+    gate_SF = F.silu(_product(x_SM, stacked.gate_EFM, ends_E))
+    return gate_SF * _product(x_SM, stacked.up_EFM, ends_E)
 
 
 def _product(x: Tensor, weights: Tensor, ends_E: Tensor) -> Tensor:
