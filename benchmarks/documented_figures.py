@@ -445,6 +445,36 @@ def survival_table() -> str:
     return make(["what was done", "times", "not healed, or wrong", "commit"], rows)
 
 
+BLOCK_CAUSAL = "block_causal_h200.json#/"
+
+
+def block_causal_table() -> str:
+    """Return SDAR's own sampler beside ours, by block length."""
+    rows = []
+    for block in (4, 16, 32):
+        theirs, ours = f"{BLOCK_CAUSAL}published block {block}/", f"{BLOCK_CAUSAL}block {block}/"
+        seconds = "{seconds:#.3g} ({prefill_seconds:#.3g})"
+        each = "{seconds_a_pass times 1000:.1f}"
+        cells = [fill(theirs, seconds), fill(ours, seconds + ", {passes} passes")]
+        cells += [fill(ours, "{times_as_fast:#.3g}"), f"{fill(theirs, each)} / {fill(ours, each)}"]
+        rows.append([str(block), *cells, fill(ours, "{planned_gb:.1f} / {peak_gb:.1f}")])
+    return make(["block", "SDAR's own, s (its prompt's pass)", "ours, s (its prompt's pass)",
+                 "times as fast (goal 5)", "ms a pass, theirs / ours", "GB, planned / measured"],
+                rows)  # fmt: skip
+
+
+def block_causal_experts_table() -> str:
+    """Return the rates of LLaDA2.0-mini's experts by tokens."""
+    rows = []
+    for label, name in (("dense", "dense"), ("grouped products", "grouped"),
+                        ("with gathering and summing", "experts"),
+                        ("with the router, too", "layer")):  # fmt: skip
+        cell = f"{{operations_a_second/{name} times 1e-12:#.3g}} ({{of_dense/{name}:.2f}})"
+        bases = (f"{BLOCK_CAUSAL}experts {tokens}/" for tokens in (32768, 32))
+        rows.append([label, *(fill(base, cell) for base in bases)])
+    return make(["TFLOP/s (of dense; goal 0.5)", "32,768 tokens", "32 tokens"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "niah_tiny_models": by_length(
         ["mean over 5 depths", "256", "512", "1,024", "2,048", "4,096"],
@@ -481,6 +511,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": grid(["", "planned", "measured"], MEMORY,
                    ["{planned_gb:.1f}", "{peak_allocated_gb:.1f}"]),
     "library_kernels": library_table,
+    "block_causal": block_causal_table,
+    "block_causal_prefill": grid(
+        ["", "blocks of 4", "causal, in chunks", "causal, whole", "against causal (goal 1.2)"],
+        {name: f"block_causal_h200.json#/prefill {length}/"
+         for name, length in (("32K", 32768), ("128K", 131072))},
+        ["{ours/seconds:#.3g}", "{causal, in chunks/seconds:#.3g}", "{causal, whole/seconds:#.3g}",
+         "{against_causal:.2f}"],
+    ),
+    "block_causal_experts": block_causal_experts_table,
     "finetune_speed": grid(
         ["", "tokens a row", "GPUs", "s a step", "tokens a second", "MFU",
          "planned / reserved / allocated GB"],
