@@ -156,7 +156,7 @@ runpy.run_path({str(repository_root / "benchmarks" / "block_causal.py")!r}, run_
     record = json.loads(path.read_text())
     assert record["failed"] == {}
     assert len(record["iLLaDA-8B 64"]["seconds_of_steps"]) == 2
-    # The prompt's pass, a pass a token, and one that keeps each block but the last.
+    # The prompt's pass and a pass a token.
     assert record["block 16"]["passes"] == 1 + 32
     assert record["prefill 128"]["against_causal"] > 0
     chunks = record["prefill agreement"]["float32, in chunks, to float32"]
