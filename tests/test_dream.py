@@ -129,8 +129,8 @@ def test_auto_classes_and_save_pretrained_round_trip(tmp_path):
         ("tie_word_embeddings", True),
         ("mlp_bias", True),
         ("use_mrope", True),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
-        ("rope_parameters", {"rope_type": "linear", "factor": 4.0}),
+        ("rope_scaling", {"rope_type": "dynamic", "factor": 4.0}),
+        ("rope_parameters", {"rope_type": "dynamic", "factor": 4.0}),
     ],
 )
 def test_fields_that_are_not_implemented_are_refused_by_name(tmp_path, field, value):
