@@ -263,9 +263,9 @@ class BidirectionalConfig(PretrainedConfig):
         if declared is None or declared.rope_type not in _OBEYED:
             name = "rope_scaling" if found.get("rope_scaling") else "rope_parameters"
             raise ValueError(
-                f"config.json: {name}={found.get(name)!r} is not implemented; of what config.json "
-                f"may declare, {', '.join(_OBEYED)} are obeyed. Give another scaling when loading, "
-                "as rope_scaling=dict(type=..., ...), not in config.json."
+                f"config.json: {name}={found.get(name)!r} is not implemented; the network of "
+                f"{self.published_by} obeys {', '.join(_OBEYED)} there. Give another scaling when "
+                "loading, as rope_scaling=dict(type=..., ...), not in config.json."
             )
         return declared
 
