@@ -25,8 +25,8 @@ from opencompass_llada.runs.durability import (
     heal,
     whole_files,
 )
+from opencompass_llada.runs.exit_status import find_missing
 from opencompass_llada.runs.recorded_files import (
-    find_missing,
     read_answers,
     read_result,
     read_seals,

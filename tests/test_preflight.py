@@ -111,7 +111,7 @@ def test_a_broken_checkpoint_is_found_before_any_task(config, damage, message):
     [
         ({"rope_scaling": {"type": "ntk", "target_length": 8}}, "below the trained length 64"),
         ({"tokenizer_path": "./nowhere"}, "there is no folder './nowhere'"),
-        ({"diffusion_config": {"mask_id": 5}, "sampler": None}, "mask_token_id is 258"),
+        ({"diffusion_config": {"mask_id": 5}, "sampler": None}, "the checkpoint's is 258"),
         ({"dtype": "bfloat61"}, "Did you mean 'bfloat16'"),
         ({"attention_backend": "sdpa_flsh"}, "Did you mean 'sdpa_flash'"),
         ({"path": None}, "path is missing"),

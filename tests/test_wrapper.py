@@ -211,8 +211,8 @@ def test_wrong_checkpoints_are_refused(checkpoint, tmp_path):
         LLaDACausalLM("no/such/folder/anywhere")
     other = write_tiny_checkpoint(tmp_path / "other")
     fields = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**fields, "model_type": "llada_moe"}))
-    with pytest.raises(ValueError, match=r"'llada_moe'.*no family that is supported: llada"):
+    (other / "config.json").write_text(json.dumps({**fields, "model_type": "mdlm"}))
+    with pytest.raises(ValueError, match=r"'mdlm'.*no family that is supported: llada"):
         LLaDACausalLM(str(other))
     with pytest.raises(ValueError, match=r"model_type='llama', but config.json of .* says 'llada'"):
         LLaDACausalLM(checkpoint, model_type="llama")
