@@ -519,6 +519,19 @@ def with_inferencer(dataset, **options):
     return changed
 
 
+def test_an_option_that_earlier_versions_did_not_record_is_at_its_default():
+    recorded = {"sampler": {"num_steps": 4}}
+    now = {"sampler": {"num_steps": 4, "variable_length": False, "sub_block_length": None}}
+    assert list_differences(recorded, now) == []
+    assert list_differences(recorded, {"sampler": {**now["sampler"], "variable_length": True}}) == [
+        "sampler.variable_length"
+    ]
+    assert list_differences({"sampler": {"variable_length": True}}, now) == [
+        "sampler.num_steps",
+        "sampler.variable_length",
+    ]
+
+
 def test_what_scores_texts_goes_by_likelihood_options_and_not_by_the_sampler(checkpoints):
     first = maker_of(MODEL, TEXTS, checkpoints[0])
     same = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ from opencompass_llada.runs.recorded_files import (
     split_shard_name,
     type_name,
 )
+from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper import LLaDACausalLM
 from opencompass_llada.wrapper.keywords import WrapperOptions
 
@@ -48,6 +49,9 @@ _INFERENCER_HOST = ("model", "batch_size", "save_every", "max_seq_len", "max_out
                     "output_json_filepath", "output_json_filename")  # fmt: skip
 #: Inferencers that score texts: sampler and generation length decide nothing there.
 SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
+
+#: Parts of a maker that hold options which later versions add to.
+_DEFAULTS: Mapping[str, Callable[[], Any]] = {"sampler": SamplerConfig}
 
 Maker = dict[str, Any]
 
@@ -152,7 +156,8 @@ def _describe_ours(
 def list_differences(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
     """Return the fields in which two makers differ, e.g. ``sampler.num_steps``.
 
-    What ``expected`` leaves out is not known and not compared.
+    What ``expected`` leaves out is not known and not compared. An option that an earlier version
+    did not have yet, and did not record, is at its default, which does what that version did.
     """
     if recorded is None:
         return [NO_RECORD]
@@ -160,6 +165,8 @@ def list_differences(recorded: Mapping[str, Any] | None, expected: Mapping[str, 
     for name, value in expected.items():
         other = recorded.get(name)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
+            earlier = plain(_DEFAULTS[name]()) if name in _DEFAULTS else {}
+            other = {**{k: v for k, v in earlier.items() if k in value}, **other}
             inner = sorted(value.keys() | other.keys())
             differing += [f"{name}.{key}" for key in inner if value.get(key) != other.get(key)]
         elif name not in recorded or other != value:
