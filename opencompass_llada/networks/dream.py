@@ -11,9 +11,8 @@ from typing import ClassVar
 
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import (
+    LLAMA_NAMES,
     BidirectionalNetwork,
-    BlockParts,
-    NetworkNames,
     register_network,
 )
 
@@ -70,23 +69,7 @@ class DreamForMaskedDiffusion(BidirectionalNetwork):
 
     config_class = DreamConfig
     logit_shift = 1
-    names = NetworkNames(
-        embedding="model.embed_tokens",
-        blocks="model.layers",
-        final_norm="model.norm",
-        head="lm_head",
-        block=BlockParts(
-            attention_norm="input_layernorm",
-            query="self_attn.q_proj",
-            key="self_attn.k_proj",
-            value="self_attn.v_proj",
-            attention_out="self_attn.o_proj",
-            mlp_norm="post_attention_layernorm",
-            gate="mlp.gate_proj",
-            up="mlp.up_proj",
-            down="mlp.down_proj",
-        ),
-    )
+    names = LLAMA_NAMES
 
 
 register_network(DreamForMaskedDiffusion)

@@ -12,8 +12,11 @@ from typing import ClassVar
 
 from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks
 from opencompass_llada.networks.config import BidirectionalConfig
-from opencompass_llada.networks.dream import DreamForMaskedDiffusion
-from opencompass_llada.networks.transformer import BidirectionalNetwork, register_network
+from opencompass_llada.networks.transformer import (
+    LLAMA_NAMES,
+    BidirectionalNetwork,
+    register_network,
+)
 
 
 class FastDLLMConfig(BidirectionalConfig):
@@ -68,7 +71,7 @@ class FastDLLMForMaskedDiffusion(BidirectionalNetwork):
 
     config_class = FastDLLMConfig
     logit_shift = 1
-    names = DreamForMaskedDiffusion.names  # both are Qwen2's
+    names = LLAMA_NAMES
 
 
 register_network(FastDLLMForMaskedDiffusion)

@@ -14,9 +14,8 @@ from opencompass_llada.networks.attention_pattern import AttentionPattern, Block
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.experts import ExpertDimensions
 from opencompass_llada.networks.transformer import (
+    LLAMA_NAMES,
     BidirectionalNetwork,
-    BlockParts,
-    NetworkNames,
     register_network,
 )
 
@@ -122,8 +121,7 @@ class LLaDA2MoeConfig(BidirectionalConfig):
         )
 
 
-_ATTENTION = BlockParts(
-    attention_norm="input_layernorm",
+_ATTENTION = LLAMA_NAMES.block._replace(
     query=None,
     key=None,
     value=None,
@@ -131,10 +129,6 @@ _ATTENTION = BlockParts(
     query_norm="attention.query_layernorm",
     key_norm="attention.key_layernorm",
     attention_out="attention.dense",
-    mlp_norm="post_attention_layernorm",
-    gate="mlp.gate_proj",
-    up="mlp.up_proj",
-    down="mlp.down_proj",
 )
 
 
@@ -142,11 +136,8 @@ class LLaDA2MoeForMaskedDiffusion(BidirectionalNetwork):
     """LLaDA2 with its prediction head."""
 
     config_class = LLaDA2MoeConfig
-    names = NetworkNames(
+    names = LLAMA_NAMES._replace(
         embedding="model.word_embeddings",
-        blocks="model.layers",
-        final_norm="model.norm",
-        head="lm_head",
         block=_ATTENTION,
         sparse_block=_ATTENTION._replace(
             sparse="mlp",

@@ -13,9 +13,9 @@ from typing import ClassVar
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.experts import ExpertDimensions
 from opencompass_llada.networks.transformer import (
+    LLAMA_NAMES,
+    QK_NORMED_BLOCK,
     BidirectionalNetwork,
-    BlockParts,
-    NetworkNames,
     register_network,
 )
 
@@ -111,32 +111,13 @@ class LLaDAMoEConfig(BidirectionalConfig):
         )
 
 
-_DENSE = BlockParts(
-    attention_norm="input_layernorm",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
-    attention_out="self_attn.o_proj",
-    mlp_norm="post_attention_layernorm",
-    gate="mlp.gate_proj",
-    up="mlp.up_proj",
-    down="mlp.down_proj",
-    query_norm="self_attn.q_norm",
-    key_norm="self_attn.k_norm",
-)
-
-
 class LLaDAMoEForMaskedDiffusion(BidirectionalNetwork):
     """LLaDA-MoE with its prediction head."""
 
     config_class = LLaDAMoEConfig
-    names = NetworkNames(
-        embedding="model.embed_tokens",
-        blocks="model.layers",
-        final_norm="model.norm",
-        head="lm_head",
-        block=_DENSE,
-        sparse_block=_DENSE._replace(
+    names = LLAMA_NAMES._replace(
+        block=QK_NORMED_BLOCK,
+        sparse_block=QK_NORMED_BLOCK._replace(
             sparse="mlp",
             gate="shared_expert.gate_proj",
             up="shared_expert.up_proj",

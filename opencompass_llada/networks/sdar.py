@@ -11,9 +11,9 @@ from typing import ClassVar
 from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks
 from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.transformer import (
+    LLAMA_NAMES,
+    QK_NORMED_BLOCK,
     BidirectionalNetwork,
-    BlockParts,
-    NetworkNames,
     register_network,
 )
 
@@ -69,25 +69,7 @@ class SDARForMaskedDiffusion(BidirectionalNetwork):
     """SDAR with its prediction head."""
 
     config_class = SDARConfig
-    names = NetworkNames(
-        embedding="model.embed_tokens",
-        blocks="model.layers",
-        final_norm="model.norm",
-        head="lm_head",
-        block=BlockParts(
-            attention_norm="input_layernorm",
-            query="self_attn.q_proj",
-            key="self_attn.k_proj",
-            value="self_attn.v_proj",
-            attention_out="self_attn.o_proj",
-            mlp_norm="post_attention_layernorm",
-            gate="mlp.gate_proj",
-            up="mlp.up_proj",
-            down="mlp.down_proj",
-            query_norm="self_attn.q_norm",
-            key_norm="self_attn.k_norm",
-        ),
-    )
+    names = LLAMA_NAMES._replace(block=QK_NORMED_BLOCK)
 
 
 register_network(SDARForMaskedDiffusion)

@@ -99,6 +99,31 @@ class NetworkNames(NamedTuple):
         ]
 
 
+LLAMA_NAMES = NetworkNames(
+    embedding="model.embed_tokens",
+    blocks="model.layers",
+    final_norm="model.norm",
+    head="lm_head",
+    block=BlockParts(
+        attention_norm="input_layernorm",
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        value="self_attn.v_proj",
+        attention_out="self_attn.o_proj",
+        mlp_norm="post_attention_layernorm",
+        gate="mlp.gate_proj",
+        up="mlp.up_proj",
+        down="mlp.down_proj",
+    ),
+)
+"""Those of transformers' LLaMA and Qwen2, which most networks build on."""
+
+QK_NORMED_BLOCK = LLAMA_NAMES.block._replace(
+    query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"
+)
+"""A block's as transformers' Qwen3 has them."""
+
+
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
     *folders, last = name.split(".")
     for folder in folders:
