@@ -474,3 +474,32 @@ def test_tiny_block_differs_from_tiny_llada_in_its_objective_alone(repository_ro
     names = [field.name for field in dataclasses.fields(first)]
     differing = {name for name in names if getattr(first, name) != getattr(second, name)}
     assert differing == {"output_dir", "objective", "block_length"}
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 2.0},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32},
+        {"rope_type": "linear", "factor": 4.0},
+    ],
+)
+def test_a_scaling_of_config_json_is_written_with_what_was_trained(scaling):
+    from types import SimpleNamespace
+
+    from opencompass_llada.finetune.saving import config_fields
+    from opencompass_llada.networks import SDARConfig, SDARForMaskedDiffusion
+
+    config = SDARConfig(
+        **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64},
+        **{"mask_token_id": 63, "eos_token_id": 62, "max_position_embeddings": 64},
+        **{"rope_theta": 1e4, "rope_scaling": scaling},
+    )
+    trained = SDARForMaskedDiffusion(config)
+    fields = config_fields(trained, SimpleNamespace(dtype="float32", trained_length=256))
+    again = SDARForMaskedDiffusion(SDARConfig.from_dict(fields)).resolved_rope
+    rope = trained.resolved_rope
+    torch.testing.assert_close(again.inverse_frequencies_D, rope.inverse_frequencies_D)
+    assert again.attention_factor == rope.attention_factor
+    assert again.longest_context >= 256

@@ -54,7 +54,7 @@ SHARD_BYTES = 5 * 10**9
 _FIELDS = {
     "llada": {
         **{"architectures": ["LLaDAModelLM"], "block_type": "llama"},
-        **{"layer_norm_type": "rms", "activation_type": "silu", "weight_tying": False},
+        **{"layer_norm_type": "rms", "activation_type": "silu"},
         **{"include_bias": False, "include_qkv_bias": False},
         **{"rope": True, "rope_full_precision": True, "alibi": False},
     },
@@ -133,6 +133,12 @@ def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
         "rope_theta": rope.rope_theta,
         length: max(rope.longest_context, recipe.trained_length),
     }
+    declared = config.declared_rope
+    if declared.is_scaled:  # what config.json scaled by stays, from the length that it counts from
+        fields["rope_scaling"] = {"rope_type": declared.rope_type, **declared.options}
+        if declared.rope_type != "linear":
+            original = {"original_max_position_embeddings": rope.trained_length}
+            fields["rope_scaling"] = {**original, **fields["rope_scaling"]}
     if rope.theta_multiplier != 1.0:
         fields["rope_training"] = {
             "type": rope.method,
