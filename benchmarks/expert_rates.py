@@ -25,7 +25,8 @@ def expert_rates(
         device: Where.
         copy: Bytes that the device reads and writes a second.
     """
-    from opencompass_llada.networks.experts import SparseMLP, route, run_experts
+    from opencompass_llada.inference.forward import choose_elementwise
+    from opencompass_llada.networks.experts import SparseMLP, run_experts
 
     _, config = llada2(sizes)
     width, experts = config.shape.width, config.shape.experts
@@ -34,15 +35,17 @@ def expert_rates(
     h_TM = torch.randn(num_tokens, width, device=device, dtype=dtype)
     bias_E = torch.zeros(experts.number, device=device)
 
+    steps = choose_elementwise(device, config.shape).experts
+
     def choose() -> tuple[Tensor, Tensor]:
-        return route(F.linear(h_TM.float(), layer.gate.weight.float()), bias_E, experts)
+        return steps.choose(h_TM, layer.gate.weight, bias_E, experts)
 
     chosen = choose()
-    counts_E = torch.bincount(chosen[0].flatten(), minlength=experts.number)
+    counts_E = torch.bincount(chosen[0].flatten().int(), minlength=experts.number)
     ends_E = counts_E.cumsum(0, dtype=torch.int32)
     x_SM = h_TM.repeat_interleave(experts.per_token, dim=0)
     y_SF = x_SM[:, : experts.width].contiguous()
-    products = list(zip((x_SM, x_SM, y_SF), stacked, strict=True))
+    products = list(zip((x_SM, y_SF), stacked, strict=True))
 
     def grouped() -> None:
         for x, weights in products:
@@ -56,8 +59,8 @@ def expert_rates(
         "dense": dense,
         "grouped": grouped,
         "router": choose,
-        "experts": lambda: run_experts(h_TM, *chosen, stacked),
-        "layer": lambda: layer.mix(h_TM, stacked),
+        "experts": lambda: run_experts(h_TM, *chosen, stacked, steps),
+        "layer": lambda: layer.mix(h_TM, stacked, steps),
     }
     times = {
         name: median_seconds(call, device, at_least=sizes.at_least) for name, call in calls.items()

@@ -32,6 +32,7 @@ BESIDE = {"assets", "synthetic", "old_names"}
 # Kernels for CUDA, imported only where Triton is.
 NEEDS_TRITON = {
     "inference.triton.elementwise",
+    "inference.triton.experts",
     "inference.triton.split_attention",
 }
 HOST_ALLOWED = {

@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opencompass_llada.inference.kv_cache import LayerCache
+from opencompass_llada.networks.experts import PLAIN_STEPS, ExpertSteps
 from opencompass_llada.networks.transformer import Rotation
 from opencompass_llada.rope.frequencies import apply_rotary
 
 
 class PlainElementwise:
     """The operations; each may write to its first argument and returns what to use."""
+
+    experts: ExpertSteps = PLAIN_STEPS
 
     def add_norm(
         self, x_TM: Tensor, delta_TM: Tensor | None, norm: nn.Module

@@ -1,7 +1,7 @@
 """Runs the fast forward pass of a native network: packed products, flat memory, fused steps.
 
 Queries, keys and values (and the MLP's gate and up) are one wide product, and all experts of a
-layer three; the modules' own parameters become views of its weights. The MLP runs in chunks and
+layer two; the modules' own parameters become views of its weights. The MLP runs in chunks and
 writes over its input.
 Shape suffixes: T tokens, M hidden size, H query heads, G key/value heads, D head size, F MLP size,
 W tokens wanted, V vocabulary.
@@ -62,15 +62,15 @@ class Projections:
             q, k, v = query(h_TM if wanted_W is None else h_TM[wanted_W]), key(h_TM), value(h_TM)
         return [x.unflatten(-1, (-1, self.head_dim)) for x in (q, k, v)]
 
-    def mlp_over(self, h_TM: Tensor, gate: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Write the MLP's output over its input, given what multiplies gate and up."""
+    def mlp_over(self, h_TM: Tensor, ops: PlainElementwise) -> None:
+        """Write the MLP's output over its input."""
         mixed_TM = None
         if self._experts is not None:
-            mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts)
+            mixed_TM = cast(SparseMLP, self.parts.sparse).mix(h_TM, self._experts, ops.experts)
         if self.parts.down is None:
             h_TM.copy_(cast(Tensor, mixed_TM))
             return
-        self._down_into(gate(*self._gate_and_up(h_TM)), h_TM)
+        self._down_into(ops.gate(*self._gate_and_up(h_TM)), h_TM)
         if mixed_TM is not None:
             h_TM += mixed_TM
 
@@ -138,7 +138,7 @@ class FastNetwork:
         shape = network.config.shape
         heads = (shape.num_heads, shape.num_groups, shape.head_dim)
         self.num_heads, self.num_groups, self.head_dim = heads
-        self.ops = _choose_elementwise(self.device, shape)
+        self.ops = choose_elementwise(self.device, shape)
         backend = network.attention_backend
         self.choose_attention = make_rule(backend, self.device, self.dtype, *heads)
 
@@ -171,7 +171,7 @@ class FastNetwork:
             x_TM, delta_TM = self.ops.add_norm(x_TM, out_TM, layer.parts.mlp_norm)
             del out_TM
             for part_TM in delta_TM.split(self.mlp_chunk):  # the MLP writes over its input
-                layer.mlp_over(part_TM, self.ops.gate)
+                layer.mlp_over(part_TM, self.ops)
         return self.ops.add_norm(x_TM, delta_TM, self.network.final_norm)[1]
 
     def _project(
@@ -198,14 +198,16 @@ class FastNetwork:
         return placed, k_TGD, v_TGD
 
 
-def _choose_elementwise(device: torch.device, shape: NetworkDimensions) -> PlainElementwise:
+def choose_elementwise(device: torch.device, shape: NetworkDimensions) -> PlainElementwise:
     """Return the fused kernels where they can run, else plain PyTorch; log why."""
     obstacle = kernels_fit(device, shape.head_dim)
     if obstacle is None:
-        from opencompass_llada.inference.triton import elementwise
+        from opencompass_llada.inference.triton import elementwise, experts
 
         logger.info("Norms, rotation and gate: fused Triton kernels on %s", device)
         turns_all = shape.rotated_dim == shape.head_dim
-        return elementwise.FusedElementwise() if turns_all else elementwise.PartlyFused()
+        ops = elementwise.FusedElementwise() if turns_all else elementwise.PartlyFused()
+        ops.experts = experts.FusedExpertSteps()
+        return ops
     logger.info("Norms, rotation and gate: plain PyTorch, because %s", obstacle)
     return PlainElementwise()

@@ -1,8 +1,8 @@
 """Mixture of experts: a router chooses a few small MLPs for each token, and their sum is weighted.
 
-All experts of a layer run in three grouped products, whatever the routing; none is looped over.
+All experts of a layer run in two grouped products, whatever the routing; none is looped over.
 Shape suffixes: B rows, P positions, T tokens, M hidden size, E experts, K experts of a token,
-S places (T times K), F an expert's inner size, C groups of experts.
+S places (T times K), F an expert's inner size, G gate and up (2 F), C groups of experts.
 """
 
 from __future__ import annotations
@@ -57,9 +57,37 @@ class ExpertDimensions:
 class Stacked(NamedTuple):
     """The weights of all experts of a layer."""
 
-    gate_EFM: Tensor
-    up_EFM: Tensor
+    gate_up_EGM: Tensor
     down_EMF: Tensor
+
+
+class ExpertSteps:
+    """Computes what stands before, between and after the grouped products.
+
+    Plain PyTorch, the oracle; `FusedExpertSteps` of ``inference/triton/experts.py`` are kernels.
+    """
+
+    def choose(
+        self, h_TM: Tensor, router_EM: Tensor, bias_E: Tensor | None, experts: ExpertDimensions
+    ) -> tuple[Tensor, Tensor]:
+        """Return each token's experts, an integer [T, K], and their weights, float32 [T, K]."""
+        # Differs from LLaDA-MoE's code, which routes in the weights' dtype: float32 for all.
+        return route(F.linear(h_TM.float(), router_EM.float()), bias_E, experts)
+
+    def gate(self, inner_SG: Tensor) -> Tensor:
+        """Return ``silu(gate) * up``, [S, F]."""
+        gate_SF, up_SF = inner_SG.chunk(2, dim=-1)
+        return F.silu(gate_SF) * up_SF
+
+    def weigh(self, out_SM: Tensor, places_TK: Tensor, weights_TK: Tensor) -> Tensor:
+        """Return each token's sum, in float32 and rounded once, of what its experts return."""
+        sum_TM = out_SM.new_zeros((len(places_TK), out_SM.shape[1]), dtype=torch.float32)
+        for places_T, weights_T in zip(places_TK.unbind(1), weights_TK.unbind(1), strict=True):
+            sum_TM.addcmul_(out_SM[places_T].float(), weights_T[:, None])
+        return sum_TM.to(out_SM.dtype)
+
+
+PLAIN_STEPS = ExpertSteps()
 
 
 class Expert(nn.Module):
@@ -96,19 +124,20 @@ class SparseMLP(nn.Module):
         """Return the weighted sum of each token's experts."""
         return self.mix(h_BPM.flatten(0, -2), self.stacked()).view_as(h_BPM)
 
-    def mix(self, h_TM: Tensor, stacked: Stacked) -> Tensor:
+    def mix(self, h_TM: Tensor, stacked: Stacked, steps: ExpertSteps = PLAIN_STEPS) -> Tensor:
         """Return the weighted sum of each token's experts, [T, M], given all weights."""
-        # Differs from LLaDA-MoE's code, which routes in the weights' dtype: float32 for all.
-        logits_TE = F.linear(h_TM.float(), self.gate.weight.float())
-        bias = None if self.rule.bias is None else self.get_buffer(self.rule.bias).float()
-        return run_experts(h_TM, *route(logits_TE, bias, self.rule), stacked)
+        bias_E = None if self.rule.bias is None else self.get_buffer(self.rule.bias).float()
+        routed = steps.choose(h_TM, self.gate.weight, bias_E, self.rule)
+        return run_experts(h_TM, *routed, stacked, steps)
 
     def stacked(self) -> Stacked:
         """Return the experts' weights as one tensor each, which their own become views of.
 
         Weights that are being trained are copied instead, so that gradients reach them.
         """
-        return Stacked(*(_stack(weights) for weights in self._weights()))
+        gate, up, down = self._weights()
+        both = [weight for pair in zip(gate, up, strict=True) for weight in pair]
+        return Stacked(_stack(both, len(gate)), _stack(down, len(down)))
 
     def _weights(self) -> Iterator[list[Tensor]]:
         for part in _PARTS:
@@ -147,37 +176,41 @@ def _open_experts(ranked_TE: Tensor, experts: ExpertDimensions) -> Tensor:
     return open_TC[..., None].expand_as(grouped).flatten(-2)
 
 
-def run_experts(h_TM: Tensor, chosen_TK: Tensor, weights_TK: Tensor, stacked: Stacked) -> Tensor:
+def run_experts(
+    h_TM: Tensor,
+    chosen_TK: Tensor,
+    weights_TK: Tensor,
+    stacked: Stacked,
+    steps: ExpertSteps = PLAIN_STEPS,
+) -> Tensor:
     """Return the weighted sum of each token's experts, [T, M]; `memory_of` says what it takes."""
-    per_token = chosen_TK.shape[-1]
-    order_S = chosen_TK.flatten().argsort(stable=True)
-    ones_S = torch.ones_like(order_S, dtype=torch.int32)
-    counts_E = ones_S.new_zeros(len(stacked.gate_EFM)).scatter_add(0, chosen_TK.flatten(), ones_S)
-    ends_E = counts_E.cumsum(0, dtype=torch.int32)
-    gated_SF = _gate(h_TM[order_S // per_token], stacked, ends_E)
+    number, per_token = len(stacked.down_EMF), chosen_TK.shape[-1]
+    # In 16 bit it is sorted in half the passes of 32 bit.
+    experts_S, order_S = chosen_TK.flatten().to(torch.int16).sort(stable=True)
+    experts_E = torch.arange(number, dtype=torch.int16, device=h_TM.device)
+    ends_E = torch.searchsorted(experts_S, experts_E, right=True, out_int32=True)
+    x_SM = h_TM[order_S // per_token]
+    inner_SG = _product(x_SM, stacked.gate_up_EGM, ends_E)
+    del x_SM
+    gated_SF = steps.gate(inner_SG)
+    del inner_SG
     out_SM = _product(gated_SF, stacked.down_EMF, ends_E)
     del gated_SF
-    placed_SM = torch.empty_like(out_SM)
-    placed_SM[order_S] = out_SM
-    del out_SM
-    placed_TKM = placed_SM.unflatten(0, (-1, per_token))
-    return torch.einsum("tkm,tk->tm", placed_TKM.float(), weights_TK).to(h_TM.dtype)
+    places_S = torch.empty_like(order_S)
+    places_S[order_S] = torch.arange(len(order_S), device=order_S.device)
+    return steps.weigh(out_SM, places_S.view_as(chosen_TK), weights_TK)
 
 
 def memory_of(experts: ExpertDimensions, width: int, element_size: int) -> int:
     """Return the bytes of a token's activations in `run_experts`, without its input and output.
 
-    At its worst these are the places before and after gate and up, or the weighted sum in float32.
+    At its worst these are its places' input beside gate and up, those two beside what is made of
+    them in plain PyTorch, or what its experts return beside their sum.
     """
-    inner = experts.per_token * (width + 3 * experts.width) * element_size
-    in_float32 = 0 if element_size == 4 else 4
-    outputs = experts.per_token * width * max(element_size + in_float32, 2 * element_size)
-    return max(inner, outputs + width * in_float32)
-
-
-def _gate(x_SM: Tensor, stacked: Stacked, ends_E: Tensor) -> Tensor:
-    gate_SF = F.silu(_product(x_SM, stacked.gate_EFM, ends_E))
-    return gate_SF * _product(x_SM, stacked.up_EFM, ends_E)
+    inner = max(width + 2 * experts.width, 4 * experts.width)
+    outputs = experts.per_token * width * element_size
+    rounded = 0 if element_size == 4 else element_size
+    return max(experts.per_token * inner * element_size, outputs + width * (8 + rounded))
 
 
 def _product(x: Tensor, weights: Tensor, ends_E: Tensor) -> Tensor:
@@ -196,10 +229,11 @@ def graph_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     return "experts in one product wait for the host but in bfloat16 on cards since the H100"
 
 
-def _stack(weights: Sequence[Tensor]) -> Tensor:
-    if any(weight.requires_grad for weight in weights):
-        return torch.stack(list(weights))
-    return join(weights).view(len(weights), *weights[0].shape)
+def _stack(weights: Sequence[Tensor], number: int) -> Tensor:
+    """Return weights end to end, as many rows of each expert."""
+    trained = any(weight.requires_grad for weight in weights)
+    joined = torch.cat(list(weights)) if trained else join(weights)
+    return joined.unflatten(0, (number, -1))
 
 
 def join(parameters: Sequence[Tensor]) -> Tensor:

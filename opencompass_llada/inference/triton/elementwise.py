@@ -46,15 +46,32 @@ def _add_norm_kernel(
 
 
 @triton.jit
-def _gate_kernel(gate_ptr, up_ptr, out_ptr, size, gate_stride, up_stride, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    keep = cols < size
+def _gate_kernel(
+    gate_ptr, up_ptr, out_ptr, num_rows, size, gate_stride, up_stride, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    keep = (rows < num_rows) & (cols < size)
     kind = out_ptr.dtype.element_ty
-    gate = tl.load(gate_ptr + row * gate_stride + cols, mask=keep, other=0.0).to(tl.float32)
-    up = tl.load(up_ptr + row * up_stride + cols, mask=keep, other=0.0).to(tl.float32)
+    gate = tl.load(gate_ptr + rows * gate_stride + cols, mask=keep, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + rows * up_stride + cols, mask=keep, other=0.0).to(tl.float32)
     silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
-    tl.store(out_ptr + row * size + cols, (silu * up).to(kind), mask=keep)
+    tl.store(out_ptr + rows * size + cols, (silu * up).to(kind), mask=keep)
+
+
+def gate_over(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """Return ``silu(gate) * up``, contiguous; tokens may be strided."""
+    num_tokens, size = gate_TF.shape
+    out_TF = gate_TF.new_empty((num_tokens, size))
+    block = min(triton.next_power_of_2(size), 4096)
+    # Narrow rows share a program, as long as enough programs are left for the card.
+    rows = min(4096 // block, triton.next_power_of_2(max(1, num_tokens // 1024)))
+    strides = gate_TF.stride(0), up_TF.stride(0)
+    _gate_kernel[(triton.cdiv(num_tokens, rows), triton.cdiv(size, block))](
+        gate_TF, up_TF, out_TF, num_tokens, size, *strides, ROWS=rows, BLOCK=block, num_warps=8
+    )
+    return out_TF
 
 
 @triton.jit
@@ -189,14 +206,7 @@ class FusedElementwise(PlainElementwise):
 
     def gate(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         """Gate; the result is contiguous."""
-        num_tokens, size = gate_TF.shape
-        out_TF = gate_TF.new_empty((num_tokens, size))
-        block = min(triton.next_power_of_2(size), 4096)
-        strides = gate_TF.stride(0), up_TF.stride(0)
-        _gate_kernel[(num_tokens, triton.cdiv(size, block))](
-            gate_TF, up_TF, out_TF, size, *strides, BLOCK=block, num_warps=8
-        )
-        return out_TF
+        return gate_over(gate_TF, up_TF)
 
     def rotate(self, x_THD: Tensor, positions_T: Tensor, rotation: Rotation) -> Tensor:
         """Rotate in place."""
