@@ -53,7 +53,7 @@ SHAPES = Sizes(
     prefill_block=4,
     agreement_length=4096,
     agreement_layers=4,
-    expert_tokens=(32768, 32),
+    expert_tokens=(32768, 8192, 32),
     at_least=0.3,
     is_tiny=False,
 )

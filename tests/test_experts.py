@@ -36,7 +36,6 @@ from opencompass_llada.networks import (
 from opencompass_llada.networks.attention_pattern import FULL, Blocks
 from opencompass_llada.networks.experts import (
     ExpertDimensions,
-    ExpertSteps,
     Stacked,
     memory_of,
     route,
@@ -205,18 +204,6 @@ def test_generation_with_the_cache_equals_generation_without(name):
     assert len({token for ids in found["none"] for token in ids}) > 5, "answers must vary"
 
 
-LLADA2 = ExpertDimensions(
-    number=256,
-    per_token=8,
-    width=512,
-    shared_width=512,
-    sparse_layers=(True,),
-    score="sigmoid",
-    num_groups=8,
-    groups_used=4,
-    normalised=True,
-    scale=2.5,
-)
 RULE = ExpertDimensions(
     number=6, per_token=2, width=8, shared_width=0, sparse_layers=(True,), score="sigmoid"
 )
@@ -261,44 +248,6 @@ def test_any_routing_gives_the_sum_over_experts(dtype):
     assert found.dtype == dtype
     close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.01}
     torch.testing.assert_close(found.double(), expected, **close)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("num_tokens", [1, 37, 5000])
-@pytest.mark.parametrize(
-    "rule",
-    [
-        replace(LLADA2, weighs_bias=False),
-        replace(LLADA2, num_groups=1, groups_used=1, normalised=False, score="softmax"),
-        replace(LLADA2, number=6, per_token=2, num_groups=1, groups_used=1, weighs_bias=True),
-        replace(LLADA2, number=48, num_groups=6, groups_used=2),  # no powers of two: PyTorch's
-    ],
-)
-def test_kernels_route_and_weigh_as_plain_pytorch_does(rule, num_tokens):
-    from opencompass_llada.inference.triton.experts import FusedExpertSteps
-
-    generator = torch.Generator().manual_seed(11)
-    h, router, bias = (
-        torch.randn(shape, generator=generator).cuda()
-        for shape in ((num_tokens, 64), (rule.number, 64), (rule.number,))
-    )
-    fused, plain = FusedExpertSteps(), ExpertSteps()
-    for biases in (None, 0.1 * bias):
-        # In float32: the order of a sum in 16 bit could swap experts that are nearly equal.
-        chosen, weights = fused.choose(h, router, biases, rule)
-        expected, shares = plain.choose(h, router, biases, rule)
-        assert torch.equal(chosen.long(), expected)
-        torch.testing.assert_close(weights, shares)
-    low = h.bfloat16(), router.bfloat16()
-    near = (fused.choose(*low, bias, rule)[0] == plain.choose(*low, bias, rule)[0]).float().mean()
-    assert near > 0.999
-    inner = torch.randn(num_tokens, 2 * 40, generator=generator).cuda().bfloat16()
-    torch.testing.assert_close(fused.gate(inner), plain.gate(inner))
-    out = torch.randn(num_tokens * rule.per_token, 72, generator=generator).cuda().bfloat16()
-    places = torch.randperm(len(out), generator=generator).cuda().view(num_tokens, -1)
-    torch.testing.assert_close(
-        fused.weigh(out, places, weights), plain.weigh(out, places, weights), rtol=0.01, atol=0.01
-    )
 
 
 @each_model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_fast_exact import TOKENS, prompts_of
@@ -10,12 +12,25 @@ from tiny_sdar import MASK_ID, tiny_sdar
 
 from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.likelihood import BlockScorer, LikelihoodOptions
+from opencompass_llada.networks.experts import ExpertDimensions, ExpertSteps
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 pytestmark = pytest.mark.gpu
 #: Head size 64, which the kernels serve, and grouped heads.
 SIZES = {"d_model": 256, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 320, "n_layers": 3}
 LENGTHS = (300, 37, 150)
+LLADA2 = ExpertDimensions(
+    number=256,
+    per_token=8,
+    width=512,
+    shared_width=512,
+    sparse_layers=(True,),
+    score="sigmoid",
+    num_groups=8,
+    groups_used=4,
+    normalised=True,
+    scale=2.5,
+)
 
 
 def model_in(dtype):
@@ -97,3 +112,43 @@ def test_block_causal_likelihoods_are_those_of_the_cpu(block_length, dtype, boun
             for border in (0, 1, 599)
         ]
     assert nats["cuda"] == pytest.approx(nats["cpu"], rel=bound)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 37, 5000])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        replace(LLADA2, weighs_bias=False),
+        replace(LLADA2, num_groups=1, groups_used=1, normalised=False, score="softmax"),
+        replace(LLADA2, number=6, per_token=2, num_groups=1, groups_used=1, weighs_bias=True),
+        replace(LLADA2, number=48, num_groups=6, groups_used=2),  # no powers of two: PyTorch's
+    ],
+)
+def test_kernels_route_and_weigh_as_plain_pytorch_does(rule, num_tokens):
+    from opencompass_llada.inference.triton.experts import FusedExpertSteps
+
+    generator = torch.Generator().manual_seed(11)
+    h, router, bias = (
+        torch.randn(shape, generator=generator).cuda()
+        for shape in ((num_tokens, 64), (rule.number, 64), (rule.number,))
+    )
+    router = router / 16  # so that no two scores are 1
+    fused, plain = FusedExpertSteps(), ExpertSteps()
+    for biases in (None, 0.1 * bias):
+        # In float32: the order of a sum in 16 bit could swap experts that are nearly equal.
+        chosen, weights = fused.choose(h, router, biases, rule)
+        expected, shares = plain.choose(h, router, biases, rule)
+        assert torch.equal(chosen.long(), expected)
+        torch.testing.assert_close(weights, shares)
+    low = h.bfloat16(), router.bfloat16()
+    near = (fused.choose(*low, bias, rule)[0] == plain.choose(*low, bias, rule)[0]).float().mean()
+    assert near > 0.999
+    inner = torch.randn(num_tokens, 2 * 40, generator=generator).cuda().bfloat16()
+    torch.testing.assert_close(fused.gate(inner), plain.gate(inner))
+    out = torch.randn(num_tokens * rule.per_token, 72, generator=generator).cuda().bfloat16()
+    places = torch.randperm(len(out), generator=generator).cuda().view(num_tokens, -1)
+    tokens = torch.arange(len(out)).cuda() % num_tokens
+    assert torch.equal(fused.spread(low[0], tokens), plain.spread(low[0], tokens))
+    torch.testing.assert_close(
+        fused.weigh(out, places, weights), plain.weigh(out, places, weights), rtol=0.01, atol=0.01
+    )

@@ -25,6 +25,7 @@ from opencompass_llada.inference import (
     PassServer,
     card_budget,
     check_plan,
+    mlp_chunk_of,
     prefill_chunk,
 )
 from opencompass_llada.likelihood import BlockScorer, MaskedScorer, sliced_entropies
@@ -196,8 +197,9 @@ def _plan_memory(
         row_lengths=(request.context_length,),
         block_length=sampler.block_length or sampler.generation_length,
         cache_dtype=sampler.cache.dtype,
+        mlp_chunk=mlp_chunk_of(network.config.shape),
         guided=sampler.cfg_scale > 0,
-        prefix_chunk=prefill_chunk(network.attention_pattern),
+        prefix_chunk=prefill_chunk(network),
     )
     plan = check_plan(plan, budget)
     logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

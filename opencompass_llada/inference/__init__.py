@@ -7,5 +7,6 @@ from opencompass_llada.inference.memory import (
     NetworkSize,
     card_budget,
     check_plan,
+    mlp_chunk_of,
 )
 from opencompass_llada.inference.session import PassServer, Session, prefill_chunk

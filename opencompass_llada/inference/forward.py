@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
 from opencompass_llada.inference.kv_cache import KeyValueCache
-from opencompass_llada.inference.memory import MLP_CHUNK
+from opencompass_llada.inference.memory import mlp_chunk_of
 from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.experts import SparseMLP, join
 from opencompass_llada.networks.transformer import BidirectionalNetwork, Block, Rotation
@@ -125,17 +125,17 @@ class FastNetwork:
         network: BidirectionalNetwork,
         *,
         pack_weights: bool | None = None,
-        mlp_chunk: int = MLP_CHUNK,
+        mlp_chunk: int | None = None,
     ) -> None:
         """Choose the kernels; pack weights that share an input if asked, None packs on CUDA."""
         self.network = network
-        self.largest_chunk = self.mlp_chunk = mlp_chunk
         self.embed, self.head = network.get_input_embeddings(), network.get_output_embeddings()
         weight = cast(Tensor, self.head.weight)
         self.device, self.dtype = weight.device, weight.dtype
         pack = self.device.type == "cuda" if pack_weights is None else pack_weights
         self.layers = [Projections(block, pack=pack) for block in network.blocks]
         shape = network.config.shape
+        self.largest_chunk = self.mlp_chunk = mlp_chunk or mlp_chunk_of(shape)
         heads = (shape.num_heads, shape.num_groups, shape.head_dim)
         self.num_heads, self.num_groups, self.head_dim = heads
         self.ops = choose_elementwise(self.device, shape)

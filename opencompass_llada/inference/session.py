@@ -21,6 +21,7 @@ from opencompass_llada.inference.forward import CacheSlots, FastNetwork, LayerAt
 from opencompass_llada.inference.graphs import GraphedPasses, Span, SpanPass
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
 from opencompass_llada.inference.memory import (
+    EXPERT_CHUNK,
     SLOT_STEP,
     MemoryPlan,
     NetworkSize,
@@ -29,7 +30,8 @@ from opencompass_llada.inference.memory import (
     check_plan,
 )
 from opencompass_llada.networks.attention import Choose, StretchedAttention
-from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks, Stretch
+from opencompass_llada.networks.attention_pattern import Blocks, Stretch
+from opencompass_llada.networks.transformer import BidirectionalNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ VARLEN_LONGEST = 2048
 alone, and there cuDNN, which has no such call, is faster."""
 
 PREFILL_CHUNK = 8192
-"""Most tokens that a block-causal network's prefix is run at once by, or one block."""
+"""Most tokens that a block-causal network's prefix is run at once by, or one block; with experts
+`EXPERT_CHUNK`."""
 
 Piece = tuple[int, int, int]
 """A row, and the first and the end of some of its positions."""
@@ -91,7 +94,7 @@ class PassServer:
             cache_dtype=cache_dtype,
             mlp_chunk=self.network.largest_chunk,
             guided=guided,
-            prefix_chunk=prefill_chunk(self.network.network.attention_pattern),
+            prefix_chunk=prefill_chunk(self.network.network),
             scored=scored,
         )
         if self.budget is not None:
@@ -191,7 +194,7 @@ class Session:
         Memory beside the cache is that of a chunk, however long the rows are.
         """
         network, cache, block = self._network, self._cache, self._server.causal_block
-        chunk = prefill_chunk(self._pattern)
+        chunk = prefill_chunk(network.network)
         assert cache is not None, "a session without a cache keeps nothing"
         assert block is not None, "only a block-causal network's prefix is final"
         assert chunk is not None, block
@@ -361,11 +364,13 @@ class Session:
         return attend
 
 
-def prefill_chunk(pattern: AttentionPattern) -> int | None:
+def prefill_chunk(network: BidirectionalNetwork) -> int | None:
     """Return how many tokens a prefix is run at once by: whole blocks; None has no final prefix."""
+    pattern = network.attention_pattern
     if not isinstance(pattern, Blocks):
         return None
-    return max(PREFILL_CHUNK // pattern.block_length, 1) * pattern.block_length
+    most = PREFILL_CHUNK if network.config.shape.experts is None else EXPERT_CHUNK
+    return max(most // pattern.block_length, 1) * pattern.block_length
 
 
 def _chunks(lengths: Sequence[int], most: int) -> Iterator[list[Piece]]:

@@ -74,6 +74,10 @@ class ExpertSteps:
         # Differs from LLaDA-MoE's code, which routes in the weights' dtype: float32 for all.
         return route(F.linear(h_TM.float(), router_EM.float()), bias_E, experts)
 
+    def spread(self, h_TM: Tensor, tokens_S: Tensor) -> Tensor:
+        """Return the token at each place, [S, M]."""
+        return h_TM[tokens_S]
+
     def gate(self, inner_SG: Tensor) -> Tensor:
         """Return ``silu(gate) * up``, [S, F]."""
         gate_SF, up_SF = inner_SG.chunk(2, dim=-1)
@@ -189,7 +193,7 @@ def run_experts(
     experts_S, order_S = chosen_TK.flatten().to(torch.int16).sort(stable=True)
     experts_E = torch.arange(number, dtype=torch.int16, device=h_TM.device)
     ends_E = torch.searchsorted(experts_S, experts_E, right=True, out_int32=True)
-    x_SM = h_TM[order_S // per_token]
+    x_SM = steps.spread(h_TM, order_S // per_token)
     inner_SG = _product(x_SM, stacked.gate_up_EGM, ends_E)
     del x_SM
     gated_SF = steps.gate(inner_SG)

@@ -1,4 +1,4 @@
-"""Runs Triton kernels for what stands between the experts' products: routing, gate and sum.
+"""Runs Triton kernels for what stands around the experts' products.
 
 Shape suffixes: T tokens, M hidden size, E experts, K experts of a token, S places (T times K), F an
 expert's inner size, G gate and up (2 F), C groups of experts.
@@ -104,6 +104,19 @@ def _choose_kernel(
 
 
 @triton.jit
+def _spread_kernel(
+    h_ptr, tokens_ptr, out_ptr, num_places, width, PLACES: tl.constexpr, BLOCK: tl.constexpr
+):
+    places = tl.program_id(0).to(tl.int64) * PLACES + tl.arange(0, PLACES)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    real = places < num_places
+    tokens = tl.load(tokens_ptr + places, mask=real, other=0)
+    keep = real[:, None] & (cols < width)[None, :]
+    values = tl.load(h_ptr + tokens[:, None] * width + cols[None, :], mask=keep)
+    tl.store(out_ptr + places[:, None] * width + cols[None, :], values, mask=keep)
+
+
+@triton.jit
 def _weigh_kernel(
     out_ptr,
     places_ptr,
@@ -131,12 +144,10 @@ def _is_power_of_two(number: int) -> bool:
 
 
 def _serves(experts: ExpertDimensions) -> bool:
-    """Tell whether the kernel can route so: groups in powers of two that hold enough experts."""
-    if experts.num_groups == 1:
-        return experts.number <= 1024
-    enough = experts.groups_used * (experts.number // experts.num_groups) >= experts.per_token
-    powers = _is_power_of_two(experts.number) and _is_power_of_two(experts.num_groups)
-    return enough and powers and experts.number <= 1024
+    """Tell whether the kernel can route so: at most 1,024 experts, and groups in powers of two."""
+    groups = experts.num_groups
+    powers = _is_power_of_two(experts.number) and _is_power_of_two(groups)
+    return experts.number <= 1024 and (groups == 1 or powers)
 
 
 class FusedExpertSteps(ExpertSteps):
@@ -153,6 +164,17 @@ class FusedExpertSteps(ExpertSteps):
         if not _serves(experts):
             return route(logits_TE, bias_E, experts)
         return choose_experts(logits_TE, bias_E, experts)
+
+    def spread(self, h_TM: Tensor, tokens_S: Tensor) -> Tensor:
+        """Copy whole rows, which PyTorch's indexing copies slower."""
+        h_TM, width = h_TM.contiguous(), h_TM.shape[1]
+        x_SM = h_TM.new_empty((len(tokens_S), width))
+        block = min(triton.next_power_of_2(width), 2048)
+        places = 2 if len(tokens_S) > 4096 else 1
+        _spread_kernel[(triton.cdiv(len(tokens_S), places), triton.cdiv(width, block))](
+            h_TM, tokens_S, x_SM, len(tokens_S), width, PLACES=places, BLOCK=block
+        )
+        return x_SM
 
     def gate(self, inner_SG: Tensor) -> Tensor:
         """Gate in one launch."""
