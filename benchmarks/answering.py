@@ -14,7 +14,7 @@ from prompt_sets import Prompt, PromptSet
 
 from opencompass_llada.benchmarks.ruler.dataset import MATCHES
 from opencompass_llada.benchmarks.ruler.prompts import TASKS
-from opencompass_llada.engines import MaskedDiffusionEngine, SamplerSettings
+from opencompass_llada.engines import Engine, Generation, MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.prompting.encode import PromptEncoder
 
 #: As tiny-llada's figures are made: blocks of 16, four tokens a step.
@@ -24,46 +24,66 @@ BLOCK, TOKENS_A_PASS = 16, 4
 class Answerer:
     """A checkpoint that answers prompts in batches."""
 
-    def __init__(
-        self, folder: str, batch_tokens: int, scaling: dict[str, Any] | None = None
-    ) -> None:
-        """Load it.
+    def __init__(self, engine: Engine, tokenizer: Any, batch_tokens: int) -> None:
+        """Answer with an engine.
 
         Args:
-            folder: The checkpoint.
+            engine: The checkpoint, loaded.
+            tokenizer: Its tokenizer.
             batch_tokens: Most tokens of a batch, prompts and answers; one prompt always fits.
-            scaling: RoPE scaling on top of the checkpoint's own.
         """
-        self.engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, scaling)
-        if not isinstance(self.engine, MaskedDiffusionEngine):
+        self.engine, self.batch_tokens = engine, batch_tokens
+        mask = getattr(getattr(engine, "special_tokens", None), "mask_token_id", None)
+        self.encoder = PromptEncoder(tokenizer, mask)
+        self._engines: dict[int, Engine] = {}
+
+    @classmethod
+    def load(
+        cls, folder: str, batch_tokens: int, scaling: dict[str, Any] | None = None
+    ) -> Answerer:
+        """Load a masked diffusion checkpoint, with a RoPE scaling on top of its own or none."""
+        engine, tokenizer = load_engine(folder, BLOCK, TOKENS_A_PASS, scaling)
+        if not isinstance(engine, MaskedDiffusionEngine):
             raise ValueError(
                 f"{folder} is no masked diffusion model, whose sampler the study measures with; "
                 "give a checkpoint of LLaDA's format."
             )
-        self.encoder = PromptEncoder(tokenizer, self.engine.special_tokens.mask_token_id)
-        self.batch_tokens = batch_tokens
-        self._engines: dict[int, MaskedDiffusionEngine] = {}
+        return cls(engine, tokenizer, batch_tokens)
 
-    def engine_for(self, new_tokens: int) -> MaskedDiffusionEngine:
-        """Return the engine for one length of answers: the steps go with it."""
+    def options_for(self, new_tokens: int) -> dict[str, Any]:
+        """Return the sampler's options for one length of answers: the steps go with it."""
+        return {
+            "block_length": BLOCK,
+            "num_steps": -(-new_tokens // BLOCK) * BLOCK // TOKENS_A_PASS,
+        }
+
+    def engine_for(self, new_tokens: int) -> Engine:
+        """Return the engine for one length of answers."""
+        engine = self.engine
+        if not isinstance(engine, MaskedDiffusionEngine):
+            return engine
         if new_tokens not in self._engines:
-            steps = -(-new_tokens // BLOCK) * BLOCK // TOKENS_A_PASS
-            settings = SamplerSettings({"block_length": BLOCK, "num_steps": steps})
+            settings = SamplerSettings(self.options_for(new_tokens))
             self._engines[new_tokens] = MaskedDiffusionEngine(
-                self.engine.model, settings, self.engine.special_tokens
+                engine.model,
+                settings.for_pattern(engine.model.attention_pattern),
+                engine.special_tokens,
             )
         return self._engines[new_tokens]
 
-    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Return the text generated after each prompt, in order."""
-        answers = [""] * len(prompts)
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
+        """Return what is generated after each prompt, in order."""
+        found: dict[int, Generation] = {}
         for places in token_batches(prompts, self.batch_tokens):
             new_tokens = prompts[places[0]].new_tokens
             ids = [prompts[place].token_ids.tolist() for place in places]
             made = self.engine_for(new_tokens).generate(ids, max_new_tokens=new_tokens)
-            for place, generation in zip(places, made, strict=True):
-                answers[place] = self.encoder.decode(generation.token_ids)
-        return answers
+            found |= dict(zip(places, made, strict=True))
+        return [found[place] for place in range(len(prompts))]
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Return the text generated after each prompt, in order."""
+        return [self.encoder.decode(made.token_ids) for made in self.generate(prompts)]
 
 
 def token_batches(prompts: Sequence[Prompt], most: int) -> list[list[int]]:

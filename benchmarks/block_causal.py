@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -72,10 +73,10 @@ class BlockCausal(RecordedParts):
             at = self.record["seconds_at"][name]
             print(f"{at:6.1f} s  {name}: {json.dumps(self.record[name])}", flush=True)
 
-    def run(self, only: str) -> None:
+    def run(self, only: Sequence[str]) -> None:
         """Run the parts whose names begin so."""
         for name, make, call in make_parts(self):
-            if not name.startswith(only):
+            if not name.startswith(tuple(only)):
                 continue
             if make not in (None, self.loaded):
                 self.part(f"load {make.__name__}", functools.partial(self.load, make))
@@ -313,7 +314,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Block-causal and grouped-query networks.")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, on the CPU")
     parser.add_argument("--published", type=Path, help="folder of SDAR's own files")
-    parser.add_argument("--only", default="", help="run parts whose names begin so")
+    parser.add_argument("--only", nargs="+", default=[""], help="run parts whose names begin so")
     parser.add_argument("--limit", type=float, default=400.0, help="seconds until the last begins")
     parser.add_argument("--verbose", action="store_true", help="show the package's log")
     parser.add_argument("--out", type=Path, help="the record; default in $OUT or the records")

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     start, scaling = time.perf_counter(), read_scaling(given)
     paths = prepare_sets(plans, given.prompts, given.workers)
-    model = Answerer(resolve_path(given.checkpoint), given.batch_tokens, scaling)
+    model = Answerer.load(resolve_path(given.checkpoint), given.batch_tokens, scaling)
     record = describe_run()
     record |= {"checkpoint": given.checkpoint, "scaling": scaling}
     record |= {"samples_a_task": given.samples, "ruler": {}}

@@ -200,7 +200,7 @@ def run_cell(cell: Cell, given: argparse.Namespace) -> Cell:
         tokens, cache = trainer.tokens, given.prompts / "tokens"
         del trainer
         free_memory()
-        model = Answerer(str(final), given.batch_tokens)
+        model = Answerer.load(str(final), given.batch_tokens)
         row |= {"needle": {}, "ruler": {}}
         for plan in prompt_plans(cell, given):
             made = read_set(plan.path(given.prompts))

@@ -68,7 +68,7 @@ def test_batches_answer_as_one_at_a_time(tmp_path):
     paths = prompt_sets.prepare_sets([plan(), plan("ruler")], tmp_path, workers=1)
     prompts = [prompt for path in paths for prompt in prompt_sets.read_set(path).prompts]
     folder = prompt_sets.resolve_path(MODEL)
-    batched, single = answering.Answerer(folder, 16384), answering.Answerer(folder, 1)
+    batched, single = (answering.Answerer.load(folder, size) for size in (16384, 1))
     batches = answering.token_batches(prompts, 2000)
     assert sorted(place for batch in batches for place in batch) == list(range(len(prompts)))
     for batch in batches:
