@@ -12,8 +12,7 @@ from typing import Any
 from needle_grid import load_engine
 from prompt_sets import Prompt, PromptSet
 
-from opencompass_llada.benchmarks.ruler.dataset import MATCHES
-from opencompass_llada.benchmarks.ruler.prompts import TASKS
+from opencompass_llada.benchmarks.ruler.prompts import MATCHES, TASKS
 from opencompass_llada.engines import Engine, Generation, MaskedDiffusionEngine, SamplerSettings
 from opencompass_llada.prompting.encode import PromptEncoder
 
@@ -102,9 +101,14 @@ def token_batches(prompts: Sequence[Prompt], most: int) -> list[list[int]]:
 
 
 def score_set(model: Answerer, made: PromptSet, kind: str) -> dict[str, float | None]:
+    """Answer a set and score it; see `score_answers`."""
+    return score_answers(made, model.answer(made.prompts), kind)
+
+
+def score_answers(made: PromptSet, answers: Sequence[str], kind: str) -> dict[str, float | None]:
     """Return percent by depth or task; None for a task that does not fit the length."""
     scores: dict[str, list[float]] = defaultdict(list)
-    for prompt, answer in zip(made.prompts, model.answer(made.prompts), strict=True):
+    for prompt, answer in zip(made.prompts, answers, strict=True):
         if kind == "needle":
             found = float(prompt.answers[0] in answer)
         else:

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -29,10 +30,10 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from answering import Answerer, score_set  # noqa: E402
+from answering import Answerer, score_answers, score_set  # noqa: E402
 from context_perplexity import HELD_OUT_SEED, measure_contexts, read_text  # noqa: E402
 from needle_grid import load_engine  # noqa: E402
-from prompt_sets import Prompt, PromptPlan, PromptSet, prepare_sets, read_set  # noqa: E402
+from prompt_sets import PromptPlan, prepare_sets, read_set  # noqa: E402
 from recording import describe_run, exit_on_error, write_record  # noqa: E402
 
 from opencompass_llada.assets import resolve_path  # noqa: E402
@@ -68,6 +69,7 @@ ATTENTIONS: dict[str, tuple[str, int | None]] = {
     "bidirectional": ("masked_diffusion", None),
 }
 TRAINED_LENGTH = 512
+SHORT_LENGTH = 128  # of the rows of the first half of the steps
 SCALED_TO = 2048
 SHAPE = "asset:tiny-llada"  # whose sizes and tokenizer all cells have
 HELD_OUT = TextSource(generated_seed=HELD_OUT_SEED, num_documents=60)
@@ -113,15 +115,11 @@ def make_recipe(cell: Cell, given: argparse.Namespace) -> Recipe:
     """Return the recipe of a cell."""
     attention, seed = cell
     objective, block_length = ATTENTIONS[attention]
-    short, rows, workers = given.steps // 8, (256, 64), given.workers
-    if given.tiny:
-        rows, workers = (2, 2), 0
+    short = given.steps // 2
     phases = [
-        {"sequence_length": length, "num_steps": steps, "rows_per_step": count}
-        for length, steps, count in zip(
-            (128, TRAINED_LENGTH), (short, given.steps - short), rows, strict=True
-        )
-        if steps
+        {"sequence_length": length, "num_steps": steps, "rows_per_step": rows}
+        for length, steps in ((SHORT_LENGTH, short), (TRAINED_LENGTH, given.steps - short))
+        if steps and (rows := given.step_tokens // length)
     ]
     values = {
         "output_dir": folder_of(cell, given.folder),
@@ -129,7 +127,7 @@ def make_recipe(cell: Cell, given: argparse.Namespace) -> Recipe:
         "block_length": block_length,
         "phases": phases,
         "seed": seed,
-        "num_workers": workers,
+        "num_workers": 0 if given.tiny else given.workers,
         "compile": not given.tiny,
         "cache_dir": given.folder / "tokens",
         "probe_every": 1000,
@@ -233,18 +231,16 @@ def count_passes(engine: Engine, tokenizer: Any, given: argparse.Namespace) -> d
         found[sampler] = {}
         for plan in plans:
             made = read_set(plan.path(given.folder / "prompts"))
-            rate = passes_a_token(model, made)
-            scores = [s for s in score_set(model, made, plan.kind).values() if s is not None]
-            found[sampler][plan.kind] = {"passes_a_token": rate, "score": sum(scores) / len(scores)}
+            generations = model.generate(made.prompts)
+            answers = [model.encoder.decode(each.token_ids) for each in generations]
+            scores = score_answers(made, answers, plan.kind).values()
+            # Those of the prompt are included.
+            passes = sum(each.num_forward_passes for each in generations)
+            found[sampler][plan.kind] = {
+                "passes_a_token": passes / sum(len(each.token_ids) for each in generations),
+                "score": statistics.fmean(score for score in scores if score is not None),
+            }
     return found
-
-
-def passes_a_token(model: StudyAnswerer, made: PromptSet) -> float:
-    """Return forward passes for a token of the answers, the prompt's own pass included."""
-    prompts: Sequence[Prompt] = made.prompts
-    generations = model.generate(prompts)
-    passes = sum(generation.num_forward_passes for generation in generations)
-    return passes / sum(len(generation.token_ids) for generation in generations)
 
 
 def make_held_out(given: argparse.Namespace) -> Any:
@@ -328,7 +324,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("folder", type=Path, help="kept: prompts, checkpoints and each cell's figures")
-    add("--steps", type=int, default=5000, help="optimiser steps of each cell")
+    add("--steps", type=int, default=3000, help="optimiser steps of each cell")
+    add("--step-tokens", type=int, default=16384, help="trained on in each step")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add(
         "--lengths",
@@ -354,7 +351,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the cells and join their figures."""
     given = make_parser().parse_args(arguments)
     if given.tiny:
-        given.steps, given.samples, given.ruler_samples = 1, 1, 1
+        given.steps, given.samples, given.ruler_samples, given.step_tokens = 1, 1, 1, 1024
         given.lengths, given.ruler_lengths = [512], [512]
     if given.cell:
         run_cell((given.cell[0], int(given.cell[1])), given)
@@ -363,7 +360,9 @@ def main(arguments: list[str] | None = None) -> None:
     failed = run_cells(list(list_cells(given)), given)
     cells = [cell_file(cell, given) for cell in list_cells(given)]
     rows = [json.loads(file.read_text(encoding="utf-8")) for file in cells if file.is_file()]
-    settings = {name: getattr(given, name) for name in ("steps", "samples", "ruler_samples")}
+    settings = {
+        name: getattr(given, name) for name in ("steps", "step_tokens", "samples", "ruler_samples")
+    }
     write_record(given.record, describe_run() | {"settings": settings, "rows": rows})
     print(f"wrote {given.record}: {len(rows)} cells")
     if failed:

@@ -5,7 +5,8 @@ import random
 import pytest
 from datasets import Dataset
 
-from opencompass_llada.benchmarks.ruler.dataset import RulerEvaluator, match_all, match_part
+from opencompass_llada.benchmarks.ruler.dataset import RulerEvaluator
+from opencompass_llada.benchmarks.ruler.prompts import match_all, match_part
 
 
 def nvidia_all(predictions, references):

@@ -1,18 +1,14 @@
-"""Makes OpenCompass data sets of RULER's tasks at a length, and scores them.
-
-The two rules of scoring are NVIDIA RULER's (scripts/eval/synthetic/constants.py): a reference
-counts if it stands anywhere in the prediction, upper and lower case alike.
-"""
+"""Makes OpenCompass data sets of RULER's tasks at a length, and scores them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.needle.samples import HaystackStore
 from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset, CompleteEvaluator
-from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
+from opencompass_llada.benchmarks.ruler.prompts import MATCHES, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.files import check_user_cache
 from opencompass_llada.options import reject_unknown
@@ -45,21 +41,6 @@ class RulerDataset(CheckedDataset):
         for spec in smallest.values():
             few = replace(spec, num_samples=min(1, spec.num_samples))
             build_samples(few, cls.store.tokenizer(spec.tokenizer))
-
-
-def match_all(prediction: str, references: Sequence[str]) -> float:
-    """Return the share of references that stand in the prediction, 0 to 1."""
-    answer = prediction.lower()
-    return sum(reference.lower() in answer for reference in references) / len(references)
-
-
-def match_part(prediction: str, references: Sequence[str]) -> float:
-    """Return 1 if any reference stands in the prediction, else 0."""
-    answer = prediction.lower()
-    return float(any(reference.lower() in answer for reference in references))
-
-
-MATCHES: dict[str, Callable[[str, Sequence[str]], float]] = {"all": match_all, "part": match_part}
 
 
 class RulerEvaluator(CompleteEvaluator):

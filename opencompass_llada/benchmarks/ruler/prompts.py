@@ -1,12 +1,14 @@
-"""States RULER's 13 tasks: their parameters, their wording and what a data set config says.
+"""States RULER's 13 tasks: parameters, wording, scoring, and what a data set config says.
 
 Facts of NVIDIA RULER (github.com/NVIDIA/RULER, scripts/synthetic.yaml and scripts/data) as
-OpenCompass 0.5.4 has them: its variable tracking has no worked example.
+OpenCompass 0.5.4 has them: its variable tracking has no worked example. The rules of scoring are
+those of its scripts/eval/synthetic/constants.py.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,21 @@ from opencompass_llada.options import check_at_least, check_fields, reject_unkno
 PUBLISHED_FROM = 4096
 
 
+def match_all(prediction: str, references: Sequence[str]) -> float:
+    """Return the share of references that stand in the prediction in any case, 0 to 1."""
+    answer = prediction.lower()
+    return sum(reference.lower() in answer for reference in references) / len(references)
+
+
+def match_part(prediction: str, references: Sequence[str]) -> float:
+    """Return 1 if any reference stands in the prediction, else 0."""
+    answer = prediction.lower()
+    return float(any(reference.lower() in answer for reference in references))
+
+
+MATCHES: dict[str, Callable[[str, Sequence[str]], float]] = {"all": match_all, "part": match_part}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A task's parameters; some kinds have their own besides."""
@@ -25,7 +42,7 @@ class Task:
     tokens_to_generate: int
     """Room kept for the answer."""
     match: str = "all"
-    """How answers are scored: a key of `dataset.MATCHES`."""
+    """How answers are scored: a key of `MATCHES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
