@@ -68,7 +68,7 @@ _SETTINGS: dict[str, Setting] = {
         "tokens of a prompt that the model gets; the middle of longer ones is dropped"
     ),
     "generation_length": number("most tokens generated for a sample"),
-    "steps": number("denoising steps"),
+    "steps": number("denoising steps; block-causal models take one a token"),
     "absent": text(
         "skip, or error where a data set's files are not on this machine", "skip", "error"
     ),
@@ -105,13 +105,18 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
     headline = f"Every data set: {len(files)} configs, {len(datasets)} cells"
     values.announce(headline + (f"; no data for {', '.join(skipped)}" if skipped else ""))
     table, workers = ModelTable(), gpus or 1
-    models = table.list_configs(values["models"], num_gpus=gpus, dtype=values["dtype"])
-    for config in models:  # prompts are cut in the middle, and answers are one block
+    models = table.list_configs(
+        values["models"],
+        num_gpus=gpus,
+        dtype=values["dtype"],
+        block_length=length,  # answers are one block, unless the checkpoint has its own
+        num_steps=values["steps"],
+        keep_steps=False,
+    )
+    for config in models:  # prompts are cut in the middle
         config["max_out_len"] = length
         config["likelihood"] = {"num_draws": 4}
         config["max_seq_len"], config["drop_middle"] = values["prompt_limit"], True
-        if "sampler" in config:  # an autoregressive model has none
-            config["sampler"] = {"block_length": length, "num_steps": values["steps"]}
     return Run(
         models=models,
         datasets=datasets,

@@ -74,6 +74,7 @@ class ModelTable:
         batch_size: int | None = None,
         num_steps: int | None = None,
         block_length: int | None = None,
+        keep_steps: bool = True,
         max_out_len: int | None = None,
         dtype: str | None = None,
         benchmark: str = "niah",
@@ -86,8 +87,10 @@ class ModelTable:
         each model's own, ``METHOD:all`` those of one method. ``benchmark``, a key of the facts'
         ``generation``, says how they generate. What is given of batch size, steps, block length,
         new tokens (``max_out_len``) and precision takes the place of a model's own; steps and
-        blocks only where it has any. A model takes a GPU if there is one. ``chat`` puts the chat
-        template around prompts of the models that are tuned to one.
+        blocks only where it has any. Without ``keep_steps`` the steps are a benchmark's default,
+        which need not fit a checkpoint's own blocks: a block-causal model then takes one token a
+        step. A model takes a GPU if there is one. ``chat`` puts the chat template around prompts
+        of the models that are tuned to one.
 
         ``rows`` is what to make instead of every pair, as far as it is about the models: mappings
         of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other key is
@@ -132,9 +135,11 @@ class ModelTable:
             if not facts.states_length:
                 config["rope_scaling"] = {**rope, "trained_length": facts.trained_length}
             asked = {"num_steps": num_steps or steps, "block_length": block_length}
-            sampler = {
+            sampler: dict[str, Any] = {
                 k: asked[k] or v for k, v in facts.generation[benchmark].items() if k in asked
             }
+            if sampler and facts.block_length is not None and not keep_steps:
+                sampler["num_steps"] = None
             if sampler:  # without steps there is none
                 config["sampler"] = {**facts.sampler, **sampler}
             configs.append(config)

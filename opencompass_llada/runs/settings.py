@@ -75,6 +75,8 @@ class Settings:
 
     values: dict[str, Any]
     sources: dict[str, str]
+    given: frozenset[str] = frozenset()
+    """Those that are no defaults."""
 
     def __getitem__(self, name: str) -> Any:
         """Return a setting's value."""
@@ -92,7 +94,7 @@ class Settings:
 
     def replaced(self, **values: Any) -> Settings:
         """Return a copy with other values."""
-        return Settings({**self.values, **values}, dict(self.sources))
+        return Settings({**self.values, **values}, dict(self.sources), self.given)
 
     def announce(self, headline: str) -> None:
         """Write to standard error what is run, and why; lengths also where they are by model."""
@@ -157,7 +159,8 @@ def read_settings(
         if value is not None:
             _check_value(source, name, value, setting)
         values[name], sources[name] = value, "default" if value is None else source
-    return Settings(values, sources)
+    given_names = frozenset(name for name, value in values.items() if value is not None)
+    return Settings(values, sources, given_names)
 
 
 def _split(written: str) -> list[str]:

@@ -88,7 +88,9 @@ def _fill_cell_defaults(values: Settings) -> None:
 def _fill_defaults(values: Settings, trained_length: int) -> None:
     _fill_cell_defaults(values)
     if values["data"] == "embedded":
-        values.defaults("default of the sample set", block_length=32, steps=8)
+        values.default("block_length", 32, "default of the sample set")
+        reason = "default of the sample set; block-causal models take one a token"
+        values.default("steps", 8, reason)
     block_length = LONGLLADA_GENERATION["longbench"]["block_length"]
     values.default("block_length", block_length, "default: the papers'")
     values.default("lengths", None, "default: see default_lengths in benchmarks/longbench/plan.py")
@@ -116,6 +118,7 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
                 benchmark="longbench",
                 block_length=values["block_length"],
                 num_steps=values["steps"],
+                keep_steps="steps" in values.given,
             )
             for config in made:
                 config["abbr"] = f"{config['abbr']}_prompt{length}"

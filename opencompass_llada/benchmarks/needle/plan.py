@@ -138,6 +138,16 @@ def _own_settings(values: Settings, facts: KnownModel) -> dict[str, Any]:
     }
 
 
+def _model_options(values: Settings) -> dict[str, Any]:
+    """Return options of models; their own steps are for answers of their own length."""
+    is_own_length = values["generation_length"] is None
+    return {
+        "num_steps": values["steps"],
+        "keep_steps": values["steps"] is not None or is_own_length,
+        "chat": values["prompt"] == "chat",
+    }
+
+
 PLAN = planning.Plan(
     headline="Needle in a haystack: {models} models, {cells} cells (length x depth)",
     settings={**_CELL_SETTINGS, "steps": number("denoising steps; default the model's")},
@@ -152,7 +162,7 @@ PLAN = planning.Plan(
     make_groups=planning.pair_by_settings(
         _list_cells,
         _own_settings,
-        lambda values: {"num_steps": values["steps"], "chat": values["prompt"] == "chat"},
+        _model_options,
     ),
     find_path=lambda cell: str(resolve_data_directory(cell["path"]).resolve()),
     make_summarizer=planning.summarize_models("NeedleSummarizer"),

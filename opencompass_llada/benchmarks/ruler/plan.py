@@ -136,7 +136,8 @@ def _fill_run(values: Settings, trained_length: int) -> None:
     if _takes_embedded_answer(values):
         block, steps = EMBEDDED_ANSWER["block_length"], EMBEDDED_ANSWER["num_steps"]
         values.default("block_length", block, "default on embedded data")
-        values.default("steps", steps, "default on embedded data, for speed")
+        reason = "default on embedded data, for speed; block-causal models take one a token"
+        values.default("steps", steps, reason)
     length = values["generation_length"]
     values.default("block_length", length, "default: one block, as in both papers")
     values.default("steps", length, "default: one a token, as in both papers")
@@ -149,6 +150,7 @@ def _model_options(values: Settings) -> dict[str, Any]:
         "max_out_len": values["generation_length"],
         "block_length": values["block_length"],
         "num_steps": values["steps"],
+        "keep_steps": "steps" in values.given,
     }
 
 
@@ -186,7 +188,10 @@ PLAN = planning.Plan(
     settings={
         **_CELL_SETTINGS,
         "block_length": number("tokens in a block of the sampler; default one block"),
-        "steps": number("denoising steps; default one a token, as in the papers"),
+        "steps": number(
+            "denoising steps; default one a token, as in the papers, or the tiny models' on "
+            "embedded data, where block-causal models take one a token"
+        ),
     },
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_run,

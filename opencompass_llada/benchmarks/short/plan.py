@@ -186,6 +186,8 @@ def _set_up(config: Config, values: Settings, facts: KnownModel, generation: Gen
         )
     if "block_length" not in own:
         del given["block_length"]
+    if length and facts.block_length is not None:  # one step a token of whole blocks
+        given["num_steps"] = None
     if "num_steps" in own:
         config["sampler"] = {**facts.sampler, **given}
 
