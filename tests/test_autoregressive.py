@@ -1,6 +1,7 @@
 """Autoregressive baselines: loading, scaling, greedy decoding, left padding."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from opencompass_llada.engines import AutoregressiveEngine
 from opencompass_llada.families import check_model_type, find_family
 from opencompass_llada.likelihood import LikelihoodOptions
 from opencompass_llada.networks import CheckpointError, check_causal, load_causal
+from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.rope.methods import parse_rope_scaling
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -210,6 +212,31 @@ def test_end_tokens_come_from_all_places(tmp_path):
     (folder / "generation_config.json").write_text(json.dumps(settings))
     model = LLaDACausalLM(str(folder))
     assert set(model.engine.end_token_ids) == {EOS_ID, 7, EOT_ID}
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("value", [[EOS_ID, -1], [EOS_ID, "7"], {"a": 1}, 2.5])
+def test_a_wrong_end_token_is_named_with_its_file(tmp_path, file, value):
+    folder = write_llama_checkpoint(tmp_path / "chat")
+    settings = json.loads((folder / file).read_text())
+    config = {**json.loads((folder / "config.json").read_text()), "eos_token_id": EOS_ID}
+    if file == "config.json":
+        config["eos_token_id"] = value
+    else:
+        (folder / file).write_text(json.dumps({**settings, "eos_token_id": value}))
+    wrong = re.escape(repr(value[1] if isinstance(value, list) else value))
+    family = find_family(config, str(folder), None)
+    message = rf"^{re.escape(file)}: eos_token_id={wrong} must be one integer.*; correct it"
+    with pytest.raises(ValueError, match=message):
+        family.special_tokens(str(folder), config, load_tokenizer(folder, {}))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "5"])
+def test_a_damaged_generation_config_is_named(tmp_path, content):
+    folder = write_llama_checkpoint(tmp_path / "chat")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json (is not|holds no)"):
+        LLaDACausalLM(str(folder))
 
 
 def test_sampler_options_are_refused(checkpoint):

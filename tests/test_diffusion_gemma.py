@@ -92,6 +92,41 @@ def test_it_generates_texts(path):
     assert model.special_tokens.mask_token_id is None
 
 
+def test_answers_are_cut_at_the_first_stop_string(path):
+    """Of the model and of the data set; `generate` of transformers is not told of them."""
+    whole = load(path).generate(["Hello"], max_out_len=CANVAS * 2)[0]
+    first, second = whole[2], whole[5]
+    cut = min(whole.index(first), whole.index(second))
+    assert 0 < cut < len(whole)
+    for words, criteria in (([first, second], None), ([second], [first]), (None, [first, second])):
+        model = load(path, stop_words=words)
+        answer = model.generate(["Hello"], max_out_len=CANVAS * 2, stopping_criteria=criteria)
+        assert answer == [whole[:cut]]
+
+
+@pytest.mark.parametrize("option", [{"stop_strings": ["\n"]}, {"top_k": 5}])
+def test_options_of_other_models_in_its_generation_config_are_refused_before_weights_load(
+    tmp_path, path, monkeypatch, option
+):
+    folder = write_tiny_diffusion_gemma(tmp_path / "other")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **option}))
+    monkeypatch.setattr(diffusion_gemma, "load_causal", lambda *_, **__: pytest.fail("loaded"))
+    name = next(iter(option))
+    message = rf"generation_config\.json does not fit .*{name}.*stop_words=\[\.\.\.\]"
+    with pytest.raises(ValueError, match=message):
+        load(str(folder))
+    file.unlink()
+    family = find_family({"model_type": "diffusion_gemma"}, str(folder), None)
+    request = CheckRequest(
+        path=str(folder),
+        config=json.loads((folder / "config.json").read_text()),
+        rope_scaling=RopeScaling(),
+        settings=SamplerSettings(),
+    )
+    family.check(request)
+
+
 def test_it_runs_through_opencompass(path, tmp_path):
     run(tmp_path, [{**model_config(path, dtype="float32"), "abbr": "gemma"}], [questions()])
     answers = json.loads((tmp_path / "predictions/gemma/questions.json").read_text())

@@ -5,7 +5,6 @@ Shape letters: B rows, L row length.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,13 @@ from opencompass_llada.engines.base import (
 )
 from opencompass_llada.likelihood import CausalScorer, causal_logits
 from opencompass_llada.networks import check_causal, load_causal, locate_checkpoint
-from opencompass_llada.prompting.encode import EOT_TOKEN, check_vocabulary, find_token_id
+from opencompass_llada.networks.checkpoint import read_json_object
+from opencompass_llada.prompting.encode import (
+    EOT_TOKEN,
+    check_token_id,
+    check_vocabulary,
+    find_token_id,
+)
 from opencompass_llada.prompting.truncate import cut_at_token_ids
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.sampling import IsComplete, SamplerOutput
@@ -122,11 +127,16 @@ def gather_end_tokens(
     check_vocabulary(tokenizer, (text if isinstance(text, dict) else config).get("vocab_size"))
     name = "generation_config.json"  # where chat checkpoints list theirs
     file = locate_checkpoint(path, files=["config.json", name]) / name
-    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    groups = [config.get("eos_token_id"), generation.get("eos_token_id")]
-    groups += [tokenizer.eos_token_id, *(find_token_id(tokenizer, t) for t in _TURN_ENDS)]
-    listed = [group if isinstance(group, list | tuple) else [group] for group in groups]
-    ids = dict.fromkeys(int(i) for group in listed for i in group if i is not None)
+    generation = read_json_object(file) if file.is_file() else {}
+    remedy = "correct it, or a list of such numbers, in that file"
+    ids: dict[int, None] = {}
+    for source, group in {"config.json": config, name: generation}.items():
+        given = group.get("eos_token_id")
+        listed = given if isinstance(given, list | tuple) else [given]
+        where = f"{source}: eos_token_id"
+        ids |= {check_token_id(where, i, remedy): None for i in listed if i is not None}
+    own = (tokenizer.eos_token_id, *(find_token_id(tokenizer, t) for t in _TURN_ENDS))
+    ids |= {i: None for i in own if i is not None}
     if not ids:
         raise ValueError(
             "config.json has no eos_token_id and the tokenizer no end of sequence; add "

@@ -9,7 +9,9 @@ temperatures and stopping are those of the checkpoint's generation_config.json.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -151,7 +153,8 @@ class DiffusionGemmaFamily(Family):
                 "package's networks; DiffusionGemma's canvas is that of its config.json. Leave it "
                 "out."
             )
-        check_causal(request.path)
+        folder, *_ = check_causal(request.path)
+        _check_generation_config(folder)
 
     def load(self, request: LoadRequest) -> UniformDiffusionEngine:
         """Load the weights."""
@@ -170,6 +173,19 @@ class DiffusionGemmaFamily(Family):
             seed=request.settings.seed,
             entropy_bound=_read_bound(request.settings),
         )
+
+
+def _check_generation_config(folder: Path) -> None:
+    """Refuse what transformers would refuse after the weights are read: options of other models."""
+    with suppress(OSError):  # there is none, and transformers takes its defaults
+        try:
+            getattr(transformers, _NETWORK).generation_config_class.from_pretrained(folder)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"generation_config.json does not fit transformers' DiffusionGemma ({error}). "
+                "Correct it there; stop strings are given as stop_words=[...] of the model, and "
+                "answers are cut at the first one."
+            ) from error
 
 
 def _read_bound(settings: SamplerSettings) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from opencompass_llada.options import check_value, show
 from opencompass_llada.weight_files import SMALL_FILES, list_some
 
 logger = logging.getLogger(__name__)
@@ -163,6 +165,16 @@ def _placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     tokens = [getattr(tokenizer, name, None) for name in _PLACEHOLDERS]
     ids = [find_token_id(tokenizer, str(token)) for token in tokens if token is not None]
     return {found for found in ids if found is not None}
+
+
+def check_token_id(name: str, value: Any, remedy: str) -> int:
+    """Return the id of one token as an integer; anything else is a ValueError with the remedy."""
+    with suppress(ValueError):
+        if (token_id := int(check_value(name, value, int))) >= 0:
+            return token_id
+    raise ValueError(
+        f"{name}={show(value)} must be one integer, a whole number from 0: a token's id; {remedy}"
+    )
 
 
 def find_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
