@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 Options = TypeVar("Options")
 _LARGEST = 2**63 - 1
 _SHOWN = 120  # characters of a value in a message
+_LEAVE_OUT = "leave it out for the default"
 _EXPECTED = {
     bool: "a boolean",
     int: "an integer, a whole number",
@@ -31,7 +32,12 @@ _EXPECTED = {
 
 
 def build(
-    cls: type[Options], given: Any, what: str, also: Iterable[str] = (), by_name: str | None = None
+    cls: type[Options],
+    given: Any,
+    what: str,
+    also: Iterable[str] = (),
+    by_name: str | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> Options:
     """Make an options class of what a config gives for it.
 
@@ -41,6 +47,7 @@ def build(
         what: What messages call it, e.g. ``"cache"``.
         also: Further names that a mapping may hold; they are left out.
         by_name: The field that a text alone stands for, such as ``"type"``; None for none.
+        hints: What to say of unknown names, as `unknown_name_message` takes it.
 
     Raises:
         ValueError: If it is no mapping, a name is unknown (the nearest is named), one is missing,
@@ -57,7 +64,7 @@ def build(
             f"{what}={show(given)} must be {alone}a dict of options, of these: {', '.join(fields)}"
         )
     values = dict(given or {})
-    reject_unknown(f"{what} option", values, [*fields, *also])
+    reject_unknown(f"{what} option", values, [*fields, *also], hints)
     absent = (dataclasses.MISSING, dataclasses.MISSING)
     needed = [name for name, f in fields.items() if (f.default, f.default_factory) == absent]
     if missing := [name for name in needed if name not in values]:
@@ -72,8 +79,10 @@ def check_fields(options: Any, prefix: str = "") -> None:
     """
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        checked = check_value(f"{prefix}{field.name}", value, hints[field.name])
+        value, name = getattr(options, field.name), f"{prefix}{field.name}"
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        remedy = "give one, it has no default" if needed else _LEAVE_OUT
+        checked = check_value(name, value, hints[field.name], remedy)
         if checked is not value:
             object.__setattr__(options, field.name, checked)
 
@@ -86,8 +95,8 @@ def check_at_least(options: object, lowest: int, *names: str) -> None:
             raise ValueError(f"{name}={value} must be at least {lowest}; use {lowest} or more")
 
 
-def check_value(name: str, value: Any, expected: Any) -> Any:
-    """Return a value in the type that is expected of it, else raise a ValueError.
+def check_value(name: str, value: Any, expected: Any, remedy: str = _LEAVE_OUT) -> Any:
+    """Return a value in the type that is expected of it, else raise a ValueError with the remedy.
 
     Expected is a type or annotation: int, float, bool, str, None, unions, mappings, sequences and
     tuples of these, or a class whose instances are meant; Any is anything. Integers of any library
@@ -101,7 +110,7 @@ def check_value(name: str, value: Any, expected: Any) -> Any:
         if fits:
             return converted
     kinds = dict.fromkeys(map(_describe, alternatives))
-    remedy = "use True or False" if expected is bool else "leave it out for the default"
+    remedy = "use True or False" if expected is bool else remedy
     if isinstance(value, str) and not {str, bool} & set(alternatives):
         with suppress(ValueError):
             float(value)
@@ -167,20 +176,31 @@ def show(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
 
 
-def reject_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+def reject_unknown(
+    what: str,
+    given: Iterable[str],
+    allowed: Iterable[str],
+    hints: Mapping[str, str] | None = None,
+) -> None:
     """Raise a ValueError for the first name that is not allowed; see `unknown_name_message`."""
     names = list(allowed)
     for name in given:
         if name not in names:
-            raise ValueError(unknown_name_message(what, str(name), names))
+            raise ValueError(unknown_name_message(what, str(name), names, hints))
 
 
-def unknown_name_message(what: str, name: str, allowed: Iterable[str]) -> str:
-    """Return one sentence that names the value, the nearest valid name and all valid names."""
+def unknown_name_message(
+    what: str, name: str, allowed: Iterable[str], hints: Mapping[str, str] | None = None
+) -> str:
+    """Return the value, the nearest valid name and all valid names, in a sentence each.
+
+    ``hints`` has a sentence for names whose nearest one is not what is meant: of other codes, say.
+    """
     names = sorted(allowed)
     guess = nearest(name, names)
-    hint = f" Did you mean {guess!r}?" if guess else ""
-    return f"Unknown {what} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}."
+    hint = f"Did you mean {guess!r}? " if guess else ""
+    hint = f"{hints[name]} " if hints and name in hints else hint
+    return f"Unknown {what} {name!r}. {hint}Valid: {', '.join(names) or '(none)'}."
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

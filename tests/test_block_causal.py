@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 import torch
 from naive_block_sampler import naive_block_generate
 
+from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.inference import FastNetwork, PassServer, block_attention, session
 from opencompass_llada.networks import SDARConfig, SDARForMaskedDiffusion
 from opencompass_llada.networks.attention_pattern import FULL, Blocks
 from opencompass_llada.sampling import SamplerConfig, SpecialTokens, sample
+from opencompass_llada.sampling.unmasking import SDAR_RULES
 
 VOCABULARY = 60
 TOKENS = SpecialTokens(mask_token_id=59, eos_token_id=58, eot_token_id=57)
@@ -377,3 +380,42 @@ def test_blocks_are_the_networks_where_none_are_given():
     config = SamplerConfig(generation_length=8, block_length=None, cache="prefix")
     given = SamplerConfig(generation_length=8, block_length=4, cache="prefix")
     assert generate(network(4), prompts, config) == generate(network(4), prompts, given)
+
+
+@pytest.mark.parametrize("name", SDAR_RULES)
+def test_a_published_rules_name_is_answered_with_what_to_write(name, repository_root):
+    """SDAR's are several options here, so that its names are none of ours, but for one."""
+    for option in ("remasking", "acceptance"):
+        if (option, name) == ("remasking", "sequential"):
+            continue
+        with pytest.raises(ValueError, match=re.escape(f"{name!r} is {SDAR_RULES[name]} here.")):
+            SamplerConfig(**{option: name})
+    written = SamplerConfig(**eval(f"dict({SDAR_RULES[name]})"))
+    options, bound = STRATEGIES[name]
+    assert written.remasking == options["remasking"]
+    assert (written.acceptance.value is None) == (bound == 0)
+    assert written.resolved_schedule == "even"
+    docs = (repository_root / "docs/model_and_sampler.md").read_text()
+    [row] = [line for line in docs.splitlines() if line.startswith(f"| SDAR `{name}` |")]
+    assert "acceptance=" + SDAR_RULES[name].partition("acceptance=")[2] in row
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("remasking_strategy", "It is remasking here, with acceptance"),
+        ("confidence_threshold", r"It is acceptance=dict\(type='threshold', value="),
+        ("threshold", r"It is acceptance=dict\(type='threshold', value="),
+        ("denoising_steps", "counts the steps of a block, and num_steps those of the whole"),
+        ("small_block_size", "It is sub_block_length here"),
+    ],
+)
+def test_a_published_option_is_answered_with_ours(option, message):
+    with pytest.raises(ValueError, match=rf"Unknown sampler option '{option}'\. .*{message}"):
+        SamplerSettings({option: 4})
+
+
+def test_published_values_for_no_filter_are_none_here():
+    for options in ({"top_k": 0}, {"top_p": 1.0}):
+        with pytest.raises(ValueError, match="use None to (draw from all|leave it out)"):
+            SamplerSettings({"temperature": 1.0, **options})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from tiny import write_tiny_checkpoint
@@ -73,6 +74,38 @@ WRONG = {
     "an approximate cache": ({"sampler": {"cache": "dual"}}, r"cache='dual' approximates.*prefix"),
     "no block": ({"attention_block": 0}, r"attention_block=0 must be a positive integer"),
     "no number": ({"attention_block": "four"}, r"attention_block='four'.*integer"),
+    "which is which": (
+        {"sampler": {"block_length": 4}, "attention_block": 8},
+        "block_length of the sampler is how .* denoised together, attention_block of the model",
+    ),
+    "the sampler's option as a keyword": (
+        {"block_length": 4},
+        r"'block_length'\. sampler=dict\(block_length=\.\.\.\) is how .*attention_block=",
+    ),
+    "config.json's field as a keyword": (
+        {"block_size": 4},
+        r"'block_size'\. sampler=dict\(block_length=\.\.\.\) is how .*attention_block=",
+    ),
+    "the keyword as a sampler's option": (
+        {"sampler": {"attention_block": 8}},
+        r"'attention_block'\. sampler=dict\(block_length=\.\.\.\) is how .*attention_block=",
+    ),
+    "the keyword in the papers' form": (
+        {"diffusion_config": {"attention_block": 8}},
+        r"'attention_block'\. sampler=dict\(block_length=\.\.\.\) is how .*attention_block=",
+    ),
+    "a part that does not divide": (
+        {"sampler": {"sub_block_length": 3}},
+        "sub_block_length=3 must divide the 4 .*config.json or attention_block gives; use 1",
+    ),
+    "another option as a keyword": (
+        {"temperature": 1.0},
+        r"'temperature'\. It is an option of the sampler: sampler=dict\(temperature=",
+    ),
+    "another keyword as an option": (
+        {"sampler": {"max_out_len": 8}},
+        "'max_out_len'. It is a keyword of the model, beside sampler",
+    ),
 }
 
 
@@ -181,3 +214,63 @@ def test_the_masks_id_where_config_json_has_none(llada, tmp_path):
         LLaDACausalLM(llada, mask_token_id=5)
     with pytest.raises(ValueError, match="both given"):
         LLaDACausalLM(path, mask_token_id=5, diffusion_config={"mask_id": 5})
+
+
+def test_blocks_longer_than_all_training_are_refused_before_weights_load(sdar):
+    """A block is denoised whole: an answer of 8 tokens would take thousands of passes."""
+    with pytest.raises(ValueError, match="attention_block=65 is more than the 64 tokens .*use"):
+        LLaDACausalLM(sdar, attention_block=65)
+    assert LLaDACausalLM(sdar, attention_block=64).engine.model.attention_pattern == Blocks(64)
+
+
+IDS = {
+    "a list of ends": (
+        {"eos_token_id": [258, 256]},
+        r"config\.json: eos_token_id=\[258, 256\] must be one integer.*the end of text's.*"
+        r"a list of generation_config\.json adds, is known without it: <\|im_end\|>",
+    ),
+    "a text": ({"eos_token_id": "256"}, r"config\.json: eos_token_id='256' must be one integer"),
+    "a negative mask": (
+        {"mask_token_id": -1},
+        r"config\.json: mask_token_id=-1 must be one integer, a whole number from 0.*tokenizer",
+    ),
+    "a list of masks": (
+        {"mask_token_id": [261]},
+        r"config\.json: mask_token_id=\[261\] must be one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_wrong_id_in_config_json_is_named_with_rule_and_remedy(tmp_path, name):
+    fields, message = IDS[name]
+    folder = write_tiny_sdar(tmp_path / "sdar")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    for keywords in ({}, {"tokenizer_only": True}):
+        with pytest.raises(ValueError, match=message):
+            LLaDACausalLM(str(folder), **keywords)
+
+
+@pytest.mark.parametrize("value", [-1, [261], "261", 2.5, True])
+def test_a_wrong_id_as_keyword_is_named_with_rule_and_remedy(sdar, value):
+    remedy = "must be one integer, a whole number from 0: .*leave it out for config.json's"
+    for keywords, name in (
+        ({"mask_token_id": value}, "mask_token_id"),
+        ({"diffusion_config": {"mask_id": value}}, "diffusion_config['mask_id']"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} ") + remedy):
+            LLaDACausalLM.check_arguments(sdar, **keywords)
+
+
+@pytest.mark.parametrize("where", ["keyword", "sampler", "generation_kwargs", "published"])
+def test_end_tokens_are_the_checkpoints_own(sdar, where):
+    given = {"eos_token_id": [258, 256]}
+    keywords = given if where == "keyword" else {where: given}
+    if where == "published":  # SDAR's name
+        keywords = {"sampler": {"stopping_criteria_idx": [258, 256]}}
+    message = "generate, which are not taken here.*leave them out"
+    if where != "generation_kwargs":
+        message = r"'\. Answers end where the checkpoint's files say.*stop_words="
+    with pytest.raises(ValueError, match=message):
+        LLaDACausalLM.check_arguments(sdar, **keywords)

@@ -12,6 +12,7 @@ from tiny import EOS_ID, EOT_TOKEN, MASK_ID, MASK_TOKEN, write_tiny_checkpoint
 from opencompass_llada.engines import Generation
 from opencompass_llada.networks import CheckpointError
 from opencompass_llada.prompting.truncate import PromptTooLongError
+from opencompass_llada.sampling import SamplerConfig
 from opencompass_llada.wrapper import LLaDACausalLM
 
 SAMPLER = {"block_length": 8, "num_steps": 8}
@@ -75,6 +76,14 @@ def test_a_long_data_set_after_a_short_one_gets_its_steps_back(checkpoint):
         model.generate(["x"], max_out_len=length)
         passes.append(model.engine.totals.num_forward_passes - before)
     assert passes == [32, 8, 32]
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, True, "8"])
+def test_a_wrong_number_of_tokens_is_refused_and_none_is_the_models_own(model, length):
+    """0 once meant the default of 128 tokens, without a word."""
+    with pytest.raises(ValueError, match=f"max_out_len={length!r} must be"):
+        model.generate(["x"], max_out_len=length)
+    assert model.options.generation_length(None) == 128 == SamplerConfig.generation_length
 
 
 def test_the_masks_text_in_a_prompt_stays_text(model):
@@ -191,6 +200,11 @@ def test_going_beyond_the_rope_scaling_is_said_once(checkpoint, caplog):
 def test_wrong_arguments_are_refused_before_any_file_is_opened(keywords, message):
     with pytest.raises(ValueError, match=message):
         LLaDACausalLM("no/such/folder/anywhere", **keywords)
+
+
+def test_what_has_no_default_is_not_to_be_left_out():
+    with pytest.raises(ValueError, match="path=5 must be a text; give one, it has no default"):
+        LLaDACausalLM(5)
 
 
 def test_a_wrong_variable_is_refused_before_the_weights_load(checkpoint, monkeypatch):

@@ -20,6 +20,7 @@ from opencompass_llada.options import build, check_value
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling
 from opencompass_llada.sampling import (
+    OPTION_HINTS,
     IsComplete,
     SamplerConfig,
     SamplerOutput,
@@ -135,7 +136,7 @@ class SamplerSettings:
         if self._num_steps is not None and self._num_steps < 1:
             raise ValueError(f"num_steps={self._num_steps} must be a positive integer, or None")
         # How the steps fit the blocks is known only with a length; all else is checked here.
-        self.resolved: SamplerConfig = build(SamplerConfig, values, "sampler")
+        self.resolved: SamplerConfig = build(SamplerConfig, values, "sampler", hints=OPTION_HINTS)
         self.seed: int = self.resolved.seed
         self._logged: set[int] = set()
         self.default_length: int | None = None

@@ -37,7 +37,7 @@ from opencompass_llada.networks import (
     read_config,
 )
 from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks, with_blocks
-from opencompass_llada.prompting.encode import check_vocabulary, find_token_id
+from opencompass_llada.prompting.encode import check_token_id, check_vocabulary, find_token_id
 from opencompass_llada.sampling import (
     IsComplete,
     SamplerOutput,
@@ -133,12 +133,14 @@ class MaskedDiffusionFamily(Family):
                 f"can stand for. Add what {self.label}'s authors publish to the checkpoint's "
                 f"config.json{also if 'mask_token_id' in missing else ''}."
             )
+        remedies = {
+            "mask_token_id": "set it to the mask's, as the tokenizer has it",
+            "eos_token_id": "set it to the end of text's. The end of a turn, which a list of "
+            f"generation_config.json adds, is known without it: {self.turn_end} of the tokenizer",
+        }
+        ids = {n: check_token_id(f"config.json: {n}", found[n], remedies[n]) for n in needed}
         check_vocabulary(tokenizer, config.get("embedding_size") or config.get("vocab_size"))
-        return SpecialTokens(
-            mask_token_id=found["mask_token_id"],
-            eos_token_id=found["eos_token_id"],
-            eot_token_id=find_token_id(tokenizer, self.turn_end),
-        )
+        return SpecialTokens(**ids, eot_token_id=find_token_id(tokenizer, self.turn_end))
 
     def read_pattern(self, config: Mapping[str, Any]) -> AttentionPattern:
         """Return who sees whom by config.json."""
@@ -150,7 +152,16 @@ class MaskedDiffusionFamily(Family):
 
     def _open(self, request: CheckRequest) -> tuple[BidirectionalNetwork, SamplerSettings]:
         """Return the network without weights and its sampler's settings."""
-        pattern = with_blocks(self.read_pattern(request.config), request.attention_block)
+        pattern, block = self.read_pattern(request.config), request.attention_block
+        pattern = with_blocks(pattern, block)
+        if block is not None:
+            longest = read_config(NETWORKS[self.name], request.config).trained_length
+            if block > longest:  # a block is denoised whole, however short the answer
+                raise ValueError(
+                    f"attention_block={block} is more than the {longest} tokens that the "
+                    "checkpoint was trained on at all; use a block length of its training, or "
+                    "leave it out"
+                )
         settings = request.settings.for_pattern(pattern)
         network, _ = open_checkpoint(
             request.path,

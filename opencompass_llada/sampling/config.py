@@ -9,9 +9,24 @@ from dataclasses import dataclass, replace
 from opencompass_llada.options import build, check_at_least, check_fields, reject_unknown
 from opencompass_llada.sampling.block_cache import CacheOptions
 from opencompass_llada.sampling.schedule import SCHEDULES, BlockPlan, count_blocks
-from opencompass_llada.sampling.unmasking import ACCEPTANCE_RULES, STRATEGIES, AcceptanceOptions
+from opencompass_llada.sampling.unmasking import (
+    ACCEPTANCE_RULES,
+    RULE_HINTS,
+    STRATEGIES,
+    AcceptanceOptions,
+)
 
 _PUBLISHED_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7B
+_THRESHOLD = "It is acceptance=dict(type='threshold', value=...) here."
+#: Options of SDAR's, LLaDA2's and Fast-dLLM's codes -> what to say where one is given.
+OPTION_HINTS = {
+    "remasking_strategy": "It is remasking here, with acceptance; docs/model_and_sampler.md has "
+    "SDAR's strategies.",
+    **dict.fromkeys(("confidence_threshold", "threshold"), _THRESHOLD),
+    "denoising_steps": "It counts the steps of a block, and num_steps those of the whole "
+    "generation: as many for each of its blocks.",
+    "small_block_size": "It is sub_block_length here.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +96,9 @@ class SamplerConfig:
 
     def _check_ranges(self) -> None:
         check_at_least(self, 1, "generation_length", "block_length", "sub_block_length")
-        check_at_least(self, 1, "num_steps", "top_k")
+        check_at_least(self, 1, "num_steps")
+        if self.top_k is not None and self.top_k < 1:  # other codes' 0
+            raise ValueError(f"top_k={self.top_k} must be at least 1; use None to draw from all")
         check_at_least(self, 0, "seed", "temperature", "cfg_scale", "remasking_temperature")
         for name, lowest in (("top_p", "above 0"), ("timestep_eps", "at least 0")):
             value = getattr(self, name)
@@ -89,7 +106,7 @@ class SamplerConfig:
                 raise ValueError(
                     f"{name}={value!r} must be {lowest} and below 1; use None to leave it out"
                 )
-        reject_unknown("remasking", [self.remasking], STRATEGIES)
+        reject_unknown("remasking", [self.remasking], STRATEGIES, RULE_HINTS)
         if self.schedule is not None:
             reject_unknown("schedule", [self.schedule], SCHEDULES)
 
@@ -195,8 +212,10 @@ class SamplerConfig:
         if self.block_length not in (None, causal_block):
             raise ValueError(
                 f"block_length={self.block_length} differs from the {causal_block} tokens of the "
-                "network's blocks, which config.json or attention_block gives; leave it out, or, "
-                "where the checkpoint was trained on such blocks, too, load it with "
+                "network's blocks: block_length of the sampler is how many tokens are denoised "
+                "together, attention_block of the model (else config.json) how many see each "
+                "other, and a block-causal network has one length for both. Leave block_length "
+                "out, or, where the checkpoint was trained on such blocks, too, load it with "
                 f"attention_block={self.block_length}"
             )
         if way in ("prompt", "dual"):
@@ -207,7 +226,8 @@ class SamplerConfig:
         if causal_block % (part or 1):
             raise ValueError(
                 f"sub_block_length={part} must divide the {causal_block} tokens of the "
-                f"network's blocks; use {math.gcd(part or 1, causal_block)}, or None"
+                "network's blocks, which config.json or attention_block gives; use "
+                f"{math.gcd(part or 1, causal_block)}, or None"
             )
         return replace(self, block_length=causal_block)
 

@@ -228,6 +228,17 @@ ACCEPTANCE_RULES = {
 }
 """The rules beside the schedule, by the name that ``acceptance=dict(type=...)`` takes."""
 
+#: SDAR's names of rules (``remasking_strategy`` of its code), which are several options here.
+SDAR_RULES = {
+    "sequential": "remasking='sequential', acceptance='scheduled'",
+    "low_confidence_static": "remasking='maskgit_plus', schedule='even', acceptance='scheduled'",
+    "low_confidence_dynamic": "remasking='maskgit_plus', schedule='even', "
+    "acceptance=dict(type='threshold', value=0.85)",
+    "entropy_bounded": "remasking='maskgit_plus', schedule='even', "
+    "acceptance=dict(type='token_entropy_bound', value=0.35)",
+}
+RULE_HINTS = {name: f"SDAR's {name!r} is {options} here." for name, options in SDAR_RULES.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptanceOptions:
@@ -248,7 +259,7 @@ class AcceptanceOptions:
                 f"acceptance value={self.value!r} has no effect with type='scheduled'; leave it "
                 "out, or use type='threshold'"
             )
-        reject_unknown("acceptance rule", [self.type], ["scheduled", *ACCEPTANCE_RULES])
+        reject_unknown("acceptance rule", [self.type], ["scheduled", *ACCEPTANCE_RULES], RULE_HINTS)
         rule = ACCEPTANCE_RULES[self.type]
         value = rule.default if self.value is None else self.value
         object.__setattr__(self, "value", value)

@@ -25,15 +25,15 @@ from opencompass_llada.networks import read_model_config
 from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
 from opencompass_llada.networks.attention import ATTENTION_BACKENDS
 from opencompass_llada.networks.attention_pattern import AttentionPattern, with_blocks
-from opencompass_llada.options import build, check_fields, check_value, reject_unknown
+from opencompass_llada.options import build, check_fields, check_value, reject_unknown, show
 from opencompass_llada.prompting.chat import ChatOptions, parse_chat
+from opencompass_llada.prompting.encode import check_token_id
 from opencompass_llada.prompting.truncate import LengthLimit, merge_stop_strings
 from opencompass_llada.rope.methods import RopeScaling, parse_rope_scaling
-from opencompass_llada.sampling import SamplerConfig
+from opencompass_llada.sampling import OPTION_HINTS, SamplerConfig
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_OUT_LEN = 128
 #: The papers' names for sampler options: those that are ours, too, LLaDA's, then Dream's own.
 _DIFFUSION_NAMES = {
     **{n: n for n in ("block_length", "temperature", "cfg_scale", "remasking", "top_p", "top_k")},
@@ -96,22 +96,49 @@ class Keywords:
 
     def __post_init__(self) -> None:
         """Check types, and what no other keyword decides."""
+        _check_mask_id("mask_token_id", self.mask_token_id)
         check_fields(self)
         if not self.path:
             raise ValueError("path='' must name a checkpoint: its folder, a hub id or asset:NAME")
         for name in ("max_out_len", "batch_size", "attention_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value!r} must be a positive integer")
+                raise ValueError(
+                    f"{name}={value!r} must be a positive integer; use 1 or more, or leave it out"
+                )
         extra = {k: v for k, v in (self.generation_kwargs or {}).items() if v is not None}
         if extra not in ({}, {"num_return_sequences": 1}):
             raise ValueError(
-                f"generation_kwargs={extra} is for autoregressive models; say how to generate with "
-                "sampler=dict(temperature=..., num_steps=..., ...)"
+                f"generation_kwargs={show(extra)} are options of transformers' generate, which are "
+                "not taken here: a diffusion model generates by sampler=dict(temperature=..., "
+                "num_steps=..., ...), an autoregressive one greedily; leave them out"
             )
 
 
 KEYWORDS = tuple(f.name for f in dataclasses.fields(Keywords) if f.name not in _HOST)
+_SAMPLER_OPTIONS = tuple(f.name for f in dataclasses.fields(SamplerConfig))
+_TWO_BLOCKS = (
+    "sampler=dict(block_length=...) is how many tokens are denoised together; attention_block=..., "
+    "a keyword of the model, how many see each other in a block-causal network, whose sampler then "
+    "takes the same blocks by itself."
+)
+_ENDS = (
+    "Answers end where the checkpoint's files say: at eos_token_id of config.json, at the end of a "
+    "turn that the tokenizer has, and without a mask also at what generation_config.json lists. "
+    "Leave it out, or give further ends as texts: stop_words=[...]."
+)
+#: What to say of names given in the wrong place: as a keyword, and as an option of the sampler.
+_KEYWORD_HINTS = {
+    **{n: f"It is an option of the sampler: sampler=dict({n}=...)." for n in _SAMPLER_OPTIONS},
+    **dict.fromkeys(("block_length", "block_size"), _TWO_BLOCKS),
+    "eos_token_id": _ENDS,
+}
+_SAMPLER_HINTS = {
+    **{n: f"It is a keyword of the model, beside sampler: {n}=... ." for n in KEYWORDS},
+    "attention_block": _TWO_BLOCKS,
+    **dict.fromkeys(("eos_token_id", "stopping_criteria_idx"), _ENDS),
+    **OPTION_HINTS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +177,16 @@ class WrapperOptions:
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
-        own = self.max_out_len or self.settings.default_length
-        return max_out_len or own or _DEFAULT_OUT_LEN
+        given = check_value("max_out_len", max_out_len, int | None)
+        if given is None:
+            own = self.max_out_len or self.settings.default_length
+            return own or SamplerConfig.generation_length
+        if given < 1:
+            raise ValueError(
+                f"max_out_len={given} must be at least 1, the tokens to generate; use 1 or more, "
+                "or None for the model's own number"
+            )
+        return int(given)
 
 
 def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOptions:
@@ -160,7 +195,7 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
     With ``fetch`` config.json of a hub id may be downloaded. The first keyword that does not fit is
     a ValueError.
     """
-    given = build(Keywords, keywords, "LLaDACausalLM")
+    given = build(Keywords, keywords, "LLaDACausalLM", hints=_KEYWORD_HINTS)
     family = check_model_type(given.model_type)
     sampler, mask_token_id = _read_sampler(given)
     settings = _over_defaults(given, sampler, *_read_checkpoint(given, mask_token_id, fetch))
@@ -254,8 +289,10 @@ def _read_sampler(given: Keywords) -> tuple[Mapping[str, Any] | SamplerConfig, i
             raise ValueError(f"seed={seed} is given besides a SamplerConfig; set it in the config")
         return sampler, given.mask_token_id
     paper = dict(config or {})
-    reject_unknown("diffusion_config option", paper, [*_DIFFUSION_NAMES, "mask_id"])
-    mask_id = check_value("diffusion_config['mask_id']", paper.pop("mask_id", None), int | None)
+    reject_unknown("sampler option", sampler or {}, _SAMPLER_OPTIONS, _SAMPLER_HINTS)
+    hints = {name: hint for name, hint in _SAMPLER_HINTS.items() if name != "mask_token_id"}
+    reject_unknown("diffusion_config option", paper, [*_DIFFUSION_NAMES, "mask_id"], hints)
+    mask_id = _check_mask_id("diffusion_config['mask_id']", paper.pop("mask_id", None))
     _reject_both("mask_token_id", given.mask_token_id, "diffusion_config['mask_id']", mask_id)
     mask_id = given.mask_token_id if mask_id is None else mask_id
     own = {_DIFFUSION_NAMES[name]: value for name, value in paper.items()}
@@ -331,6 +368,11 @@ def _read_chat(given: Keywords, length_limit: LengthLimit) -> ChatOptions | None
             "checkpoint's own template, or meta_template for one that the config spells out"
         )
     return chat
+
+
+def _check_mask_id(name: str, value: Any) -> int | None:
+    remedy = "give the mask's, as the tokenizer has it, or leave it out for config.json's"
+    return None if value is None else check_token_id(name, value, remedy)
 
 
 def _reject_both(first: str, first_value: Any, second: str, second_value: Any) -> None:
