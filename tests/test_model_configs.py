@@ -29,6 +29,7 @@ LLAMA_SCALINGS = ["ntk:theta_multiplier=4", "ntk:theta_multiplier=13"]
 SCALINGS = {
     "tiny_llada": ["ntk", "diffusion_ntk"],
     "tiny_llada_long": [],
+    "tiny_block": ["ntk"],
     "tiny_ar": ["ntk"],
     "llada_8b_base": LLADA_SCALINGS,
     "llada_8b_instruct": LLADA_SCALINGS,

@@ -225,6 +225,17 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "tiny_llada_long": _like(
         _TINY_LLADA, "tiny-llada-long", "asset:tiny-llada-long", trained_length=16384, scalings=()
     ),
+    # A token a step at most, as SDAR's rows; a confident block takes fewer.
+    "tiny_block": _like(
+        _SDAR,
+        "tiny-block",
+        "asset:tiny-block",
+        chat=False,
+        trained_length=512,
+        scalings=("ntk",),
+        generation=_generation((16, 16), (TINY_RULER_TOKENS, TINY_RULER_TOKENS), (32, 32)),
+        **_TINY,
+    ),
     "tiny_ar": autoregressive(
         "tiny-ar",
         "asset:tiny-ar",

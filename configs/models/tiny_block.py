@@ -1,0 +1,8 @@
+"""`--models tiny_block`: LLADA_SCALING and others choose (docs/models.md)."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..helpers.planning import list_models as __list_models
+
+models = __list_models("tiny_block")
