@@ -32,6 +32,13 @@ from recording import ROOT, exit_on_error
 
 sys.path.append(str(ROOT / "studies"))
 
+from attention_study_report import (  # noqa: E402
+    make_passes_table,
+    make_table,
+)
+from attention_study_report import (
+    measure as measure_attentions,
+)
 from finetune_study_pairs import find_pairs, print_difference  # noqa: E402
 from finetune_study_report import COLUMNS, group_seeds, measure, print_value  # noqa: E402
 
@@ -155,11 +162,13 @@ def by_length(
 
 
 LLADA, AR = "title=tiny-llada&scaling=", "title=tiny-ar&scaling="
-SIX_ROWS = {
+ENTRIES = {
     "tiny-llada": LLADA + "none",
     "tiny-llada, ntk": LLADA + "ntk target_length=2048",
     "tiny-llada, diffusion_ntk": LLADA + "diffusion_ntk target_length=2048",
     "tiny-llada-long": "title=tiny-llada-long&scaling=none",
+    "tiny-block": "title=tiny-block&scaling=none",
+    "tiny-block, ntk": "title=tiny-block&scaling=ntk target_length=2048",
     "tiny-ar": AR + "none",
     "tiny-ar, ntk": AR + "ntk target_length=2048",
 }
@@ -446,6 +455,7 @@ def survival_table() -> str:
 
 
 BLOCK_CAUSAL = "block_causal_h200.json#/"
+EXPERTS = "block_causal_experts_h200.json#/"
 
 
 def block_causal_table() -> str:
@@ -470,24 +480,34 @@ def block_causal_experts_table() -> str:
                         ("with gathering and summing", "experts"),
                         ("with the router, too", "layer")):  # fmt: skip
         cell = f"{{operations_a_second/{name} times 1e-12:#.3g}} ({{of_dense/{name}:.2f}})"
-        bases = (f"{BLOCK_CAUSAL}experts {tokens}/" for tokens in (32768, 32))
+        bases = (f"{EXPERTS}experts {tokens}/" for tokens in (32768, 8192, 32))
         rows.append([label, *(fill(base, cell) for base in bases)])
-    return make(["TFLOP/s (of dense; goal 0.5)", "32,768 tokens", "32 tokens"], rows)
+    headings = ["TFLOP/s (of dense; goal 0.5)", "32,768 tokens", "8,192 tokens", "32 tokens"]
+    return make(headings, rows)
+
+
+def attention_tables(passes: bool) -> str:
+    """Return the study of three attentions."""
+    rows = read_record("attention_study_49m.json")["rows"]
+    found = make_passes_table(rows) if passes else make_table(measure_attentions(rows))
+    return make(*found)
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "attention_study": functools.partial(attention_tables, False),
+    "attention_passes": functools.partial(attention_tables, True),
     "niah_tiny_models": by_length(
         ["mean over 5 depths", "256", "512", "1,024", "2,048", "4,096"],
-        SIX_ROWS, "metric=accuracy&", "{score:.0f}", "niah_tiny_models.csv",
+        ENTRIES, "metric=accuracy&", "{score:.0f}", "niah_tiny_models.csv",
     ),
     "niah_tiny_models_needlebench": by_length(
         ["percent, mean over 5 depths, 20 samples a cell", "320", "512"],
-        {label: SIX_ROWS[label] for label in ("tiny-llada", "tiny-llada-long", "tiny-ar")},
+        {label: ENTRIES[label] for label in ("tiny-llada", "tiny-llada-long", "tiny-ar")},
         "metric=accuracy&", "{score:.0f}", "niah_tiny_models_needlebench.csv",
     ),
     "ppl_tiny_llada": by_length(
         ["", "256", "512", "1,024", "2,048", "4,096"],
-        {label: SIX_ROWS[f"tiny-llada{', ' * (label != 'none')}{label.replace('none', '')}"]
+        {label: ENTRIES[f"tiny-llada{', ' * (label != 'none')}{label.replace('none', '')}"]
          for label in ("none", "ntk", "diffusion_ntk")},
         "", "{perplexity:.1f}; {nll_per_token:.2f} ± {standard_error:.2f}", "ppl_tiny_llada.csv",
     ),
@@ -500,7 +520,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ruler_tiny_models": by_length(
         ["", "512", "1,024"],
         {label: conditions.replace("title=", "entry=").replace("&scaling=none", "")
-         .replace("&scaling=", ", ") for label, conditions in SIX_ROWS.items()},
+         .replace("&scaling=", ", ") for label, conditions in ENTRIES.items()},
         "benchmark=ruler&column=NIAH&", "{score:.0f}", "leaderboard_tiny_models.csv",
     ),
     "probes": grid(

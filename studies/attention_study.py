@@ -170,6 +170,7 @@ def prompt_plans(given: argparse.Namespace) -> list[PromptPlan]:
     return [
         PromptPlan(kind=kind, length=length, samples=samples, checkpoint=SHAPE)
         for kind, length, samples in sets
+        if samples
     ]
 
 
@@ -336,7 +337,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--ruler-lengths", type=int, nargs="+", default=[512, 1024])
     add("--samples", type=int, default=20, help="needles a depth")
-    add("--ruler-samples", type=int, default=10, help="samples a task")
+    add("--ruler-samples", type=int, default=10, help="samples a task; 0 for none")
     add("--processes", type=int, default=1, help="cells at a time")
     add("--workers", type=int, default=2, help="of each cell, that make rows")
     batch = 131072 if torch.cuda.is_available() else 16384
