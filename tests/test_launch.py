@@ -5,6 +5,7 @@ import importlib
 import json
 
 import pytest
+from mmengine.config import Config
 
 from opencompass_llada.runs import launch as launch_module
 
@@ -120,3 +121,13 @@ def test_gpu_ids_become_indices_before_opencompass_reads_them(host, monkeypatch)
     host(dry_run=True)
     assert launch_module.os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert launch_module.os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_what_tasks_are_told_is_not_formatted_and_reads_back(tmp_path, monkeypatch):
+    """Formatting is left out: it takes longer than tiny models on the same cells."""
+    told = {"models": [{"abbr": "m", "path": "it's\n'here'"}], "sizes": {"a-b": (1, 2.5, None)}}
+    path = tmp_path / "params.py"
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatTree", None)
+    with launch_module._unformatted_configs():
+        Config(told).dump(path)
+    assert Config.fromfile(path)._cfg_dict.to_dict() == told
