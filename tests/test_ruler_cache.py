@@ -1,8 +1,12 @@
 """RULER's samples on disk: read back alike, never of another set, never half of a file."""
 
+import json
+import shutil
+
 import pytest
 from ruler_data import write_ruler
 
+from opencompass_llada.assets import resolve_asset
 from opencompass_llada.benchmarks.ruler import samples
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
 from opencompass_llada.benchmarks.ruler.prompts import RulerSpec
@@ -59,12 +63,22 @@ def test_every_option_has_a_file_of_its_own(folder):
     assert len(files(folder)) == len(others)
 
 
+def test_chat_prompts_are_those_of_base_models_where_no_template_is_counted(folder, generations):
+    assert make(chat=True) == make(chat=False)
+    assert len(generations) == 1
+
+
+def test_a_template_that_is_counted_is_part_of_the_key(folder, generations, tmp_path):
+    path = tmp_path / "chat"
+    shutil.copytree(resolve_asset(TOKENIZER), path)
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %} and so" + " on" * 99
+    (path / "chat_template.jinja").write_text(template)
+    plain, chat = (make(chat=chat, tokenizer=str(path)) for chat in (False, True))
+    assert len(generations) == len(files(folder)) == 2
+    assert len(chat[0].prompt) < len(plain[0].prompt)
+
+
 def test_the_tokenizer_and_not_its_path_is_part_of_the_key(folder, generations, tmp_path):
-    import json
-    import shutil
-
-    from opencompass_llada.assets import resolve_asset
-
     copy = tmp_path / "copy"
     shutil.copytree(resolve_asset(TOKENIZER), copy)
     make()

@@ -70,9 +70,12 @@ def find_data_file(spec: RulerSpec) -> Path | None:
 
 
 def describe_dependencies(spec: RulerSpec, tokenizer: CountingTokenizer) -> dict[str, Any]:
-    """Return everything that a data set's samples depend on; no paths, which may differ."""
+    """Return everything that a data set's samples depend on; no paths, which may differ.
+
+    Of ``chat`` the template that is counted: without one its samples are those of base prompts.
+    """
     data_file = find_data_file(spec)
-    elsewhere = ("path", "essay_file", "tokenizer", "benchmark")
+    elsewhere = ("path", "essay_file", "tokenizer", "benchmark", "chat")
     return {
         **{name: value for name, value in asdict(spec).items() if name not in elsewhere},
         "facts": asdict(spec.facts),
