@@ -1,13 +1,23 @@
 """How tasks are cut and run: few for tiny models, each with its share of the cores."""
 
+import json
 import os
 
 import pytest
 from mmengine.config import Config
+from opencompass.openicl.icl_prompt_template import PromptTemplate
+from opencompass.openicl.icl_retriever import FixKRetriever
 from opencompass.runners import LocalRunner
+from tiny import write_tiny_checkpoint
+from tiny_choices import ROWS, model_config, plain, questions
 
 from opencompass_llada.runs.partitioner import PackingPartitioner
-from opencompass_llada.runs.tasks import THREADS_VARIABLE, CoreSharingLocalRunner
+from opencompass_llada.runs.tasks import (
+    THREADS_VARIABLE,
+    CoreSharingLocalRunner,
+    ShortNamedInferTask,
+)
+from opencompass_llada.wrapper import LLaDACausalLM
 
 
 @pytest.fixture
@@ -95,3 +105,29 @@ def test_large_models_get_tasks_of_their_own():
     options = small_cells_partitioner(3 * 66, 66, 1, num_gpus=1)
     assert options["type"] == "opencompass.partitioners.NaivePartitioner"
     assert options["n"] == 33
+
+
+@pytest.mark.parametrize("num_shots", [0, 2])
+def test_prompts_are_counted_only_where_examples_may_be_left_out(tmp_path, monkeypatch, num_shots):
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    dataset = questions()
+    if num_shots:
+        infer = dataset["infer_cfg"]
+        infer["prompt_template"]["ice_token"] = "</E>"
+        turns = infer["prompt_template"]["template"]
+        infer["ice_template"] = {"type": PromptTemplate, "template": {**turns}}
+        infer["prompt_template"]["template"] = {"begin": "</E>", **turns}
+        infer["retriever"] = {"type": FixKRetriever, "fix_id_list": list(range(num_shots))}
+    counted = []
+    count = LLaDACausalLM.get_token_len
+    monkeypatch.setattr(
+        LLaDACausalLM, "get_token_len", lambda *given: counted.append(1) or count(*given)
+    )
+    sampler = {"block_length": 8, "num_steps": 2}
+    model = model_config(checkpoint, max_seq_len=24, drop_middle=True, sampler=sampler)
+    cfg = plain({"models": [model], "datasets": [[dataset]], "work_dir": str(tmp_path)})
+    ShortNamedInferTask(Config(cfg)).run()
+    answers = json.loads((tmp_path / "predictions/tiny/questions.json").read_text())
+    assert bool(counted) == bool(num_shots)
+    shown = [answer["origin_prompt"].count("Q: ") - 1 for answer in answers.values()]
+    assert shown == [min(num_shots, 1)] * len(ROWS), "one example of two fits 24 tokens"

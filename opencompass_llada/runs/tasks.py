@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 from mmengine.config import Config
+from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.runners import LocalRunner
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
@@ -79,7 +80,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
 
     def run(self, *arguments: Any, **options: Any) -> None:
         """Make the predictions of all data sets."""
-        with whole_files():
+        with whole_files(), _lengths_for_examples_alone():
             super().run(*arguments, **options)
 
     def _inference(self) -> None:
@@ -104,6 +105,22 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
             makers.claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
+
+
+def _lengths_for_examples_alone() -> Any:
+    """Let `GenInferencer` count a prompt's tokens only where it has examples to leave out.
+
+    It counts all prompts of a model with a max_seq_len, each of which is encoded once more later.
+    """
+    name = "get_generation_prompt_list_from_retriever_indices"
+    make_prompts = getattr(GenInferencer, name)
+
+    def make(self: Any, ice_idx_list: Sequence[Any], *rest: Any, **options: Any) -> Any:
+        if not any(ice_idx_list):
+            options["max_seq_len"] = None
+        return make_prompts(self, ice_idx_list, *rest, **options)
+
+    return mock.patch.object(GenInferencer, name, make)
 
 
 class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
