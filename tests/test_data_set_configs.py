@@ -160,6 +160,8 @@ def test_cells_are_cut_and_lengths_are_not():
     assert json.dumps([ruler.cells, needles.cells]) == before, "the whole configs stay as they are"
     (shortest, longest) = cut_cells(long, num_samples=1, generation_length=8)
     assert (shortest["length"], longest["length"]) == (256, 4096)
-    assert longest["infer_cfg"]["inferencer"]["likelihood"]["num_draws"] == 2
+    likelihood = longest["infer_cfg"]["inferencer"]["likelihood"]
+    scored = longest["length"] - longest["previous_length"]
+    assert likelihood["num_draws"] * scored / likelihood["chunk_length"] == 4, "forward passes"
     cells = cut_cells(text, num_samples=1, generation_length=8)
     assert {cell["reader_cfg"]["test_range"] for cell in cells} == {"[0:1]"}

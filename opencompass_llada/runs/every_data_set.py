@@ -35,8 +35,12 @@ from opencompass_llada.runs.settings import (
 
 #: Keywords of data set configs that say how many samples are made.
 SAMPLE_KEYS = ("num_samples", "num_repeats_per_file", "num_texts")
-#: The fewest draws that each estimator of a likelihood takes.
-FEWEST_DRAWS = {"bound": 4, "longllada": 2}
+#: Estimator of a likelihood -> options with which it takes the fewest forward passes, 4 of a text
+#: of 4,096 tokens (64 in LongLLaDA's chunks, of which each is given all before it).
+FEWEST_PASSES = {
+    "bound": {"num_draws": 4},
+    "longllada": {"num_draws": 2, "chunk_length": 1024},
+}
 
 
 def _list_forms() -> dict[str, tuple[str, dict[str, str]]]:
@@ -208,7 +212,7 @@ def _cut(cell: Mapping[str, Any], num_samples: int, generation_length: int) -> d
     inferencer = made["infer_cfg"]["inferencer"]
     if "likelihood" in inferencer:
         likelihood = inferencer["likelihood"]
-        likelihood["num_draws"] = FEWEST_DRAWS[likelihood.get("estimator", "bound")]
+        likelihood.update(FEWEST_PASSES[likelihood.get("estimator", "bound")])
     else:
         length = inferencer.get("max_out_len", generation_length)
         inferencer["max_out_len"] = min(length, generation_length)
