@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -77,7 +78,7 @@ def check_fields(options: Any, prefix: str = "") -> None:
 
     Called in ``__post_init__``; messages put the prefix before a field's name.
     """
-    hints = typing.get_type_hints(type(options))
+    hints = _read_annotations(options.__class__)
     for field in dataclasses.fields(options):
         value, name = getattr(options, field.name), f"{prefix}{field.name}"
         needed = field.default is field.default_factory is dataclasses.MISSING
@@ -85,6 +86,11 @@ def check_fields(options: Any, prefix: str = "") -> None:
         checked = check_value(name, value, hints[field.name], remedy)
         if checked is not value:
             object.__setattr__(options, field.name, checked)
+
+
+@functools.cache
+def _read_annotations(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def check_at_least(options: object, lowest: int, *names: str) -> None:

@@ -256,11 +256,16 @@ def find_answer_files(
 ) -> list[AnswerFile]:
     """Return the files of a cell in ``predictions/MODEL``, shards in the order of their samples."""
     found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        partial = path.suffix == ".jsonl" and path.name.startswith("tmp_")
+    # By name before anything else: every cell of a run asks for its own among the files of all.
+    beginnings = (dataset, f"tmp_{dataset}")
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if not name.startswith(beginnings):
+            continue
+        path = folder / name
+        partial = path.suffix == ".jsonl" and name.startswith("tmp_")
         stem = path.stem.removeprefix("tmp_") if partial else path.stem
-        is_answers = (partial or path.suffix == ".json") and path.is_file()
-        if not is_answers or not is_part(stem, dataset, datasets):
+        is_answers = (partial or path.suffix == ".json") and is_part(stem, dataset, datasets)
+        if not (is_answers and path.is_file()):
             continue
         samples, total, number = None, None, None
         if stem != dataset:
