@@ -185,7 +185,7 @@ def test_parts_are_checked(text, tmp_path):
 
 
 def test_tiny_trains_and_measures_a_cell(tmp_path):
-    given = ["--tiny", "--samples", "1", "--ruler-samples", "1", "--workers", "1"]
+    given = ["--tiny", "--factors", "2", "--workers", "1"]
     given += ["--prompts", str(tmp_path / "prompts"), "--record", str(tmp_path / "record.json")]
     finetune_study.main([*given, "--only-prompts"])
     assert not (tmp_path / "record.json").exists()
