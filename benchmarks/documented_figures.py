@@ -150,11 +150,12 @@ def by_length(
 
     def build() -> str:
         lengths = [heading.replace(",", "") for heading in headings[1:]]
+        sources = {label: of if "#" in of else f"{name}#{of}" for label, of in rows.items()}
         return make(
             headings,
             [
-                [label, *(fill(f"{name}#{of}&{path}length={n}/", cell) for n in lengths)]
-                for label, of in rows.items()
+                [label, *(fill(f"{of}&{path}length={n}/", cell) for n in lengths)]
+                for label, of in sources.items()
             ],
         )
 
@@ -519,7 +520,8 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "ruler_tiny_models": by_length(
         ["", "512", "1,024"],
-        {label: conditions.replace("title=", "entry=").replace("&scaling=none", "")
+        {label: "leaderboard_tiny_block.csv#" * ("tiny-block" in label)
+         + conditions.replace("title=", "entry=").replace("&scaling=none", "")
          .replace("&scaling=", ", ") for label, conditions in ENTRIES.items()},
         "benchmark=ruler&column=NIAH&", "{score:.0f}", "leaderboard_tiny_models.csv",
     ),
