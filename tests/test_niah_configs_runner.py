@@ -84,6 +84,27 @@ def test_tiny_models_are_packed_into_few_tasks(tmp_path, models, cells, workers,
     assert all(task["eval"]["runner"]["task"]["dump_details"] for task in made)
 
 
+def test_every_task_gets_the_same_share_of_every_models_work(tmp_path):
+    # One model may be ten times as slow as another: each one's data sets go to all tasks.
+    lengths = [256, 512, 1024, 2048] * 5
+    cells = {
+        "models": [{"abbr": f"m{i}"} for i in range(3)],
+        "datasets": [{"abbr": f"d{i}", "length": n} for i, n in enumerate(lengths)],
+    }
+    tasks = PackingPartitioner(out_dir=str(tmp_path / "out"), num_tasks=2).partition(
+        [cells], str(tmp_path), str(tmp_path / "out")
+    )
+    loads = [
+        [sum(dataset["length"] for dataset in own) for own in task["datasets"]] for task in tasks
+    ]
+    assert all(len(own) == 3 for own in loads)
+    for own in zip(*loads, strict=True):
+        assert sum(own) == sum(lengths)
+        assert max(own) - min(own) <= max(lengths)
+    totals = [sum(own) for own in loads]
+    assert max(totals) - min(totals) <= 512
+
+
 def test_a_task_keeps_two_configs_of_one_model_apart(tmp_path):
     # A sampler's steps differ by benchmark; each data set is answered with its own.
     needles = {"models": [{"abbr": "m", "steps": 4}], "datasets": [{"abbr": "needle"}]}

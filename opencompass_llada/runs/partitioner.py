@@ -25,11 +25,13 @@ from opencompass_llada.runs.recorded_files import (
 
 
 class PackingPartitioner(NaivePartitioner):
-    """Splits the unfinished (model, data set) pairs, in order, into tasks of equal size.
+    """Deals the unfinished (model, data set) pairs to tasks that take about as long as each other.
 
     A task may have several models, as no stock partitioner's: starting its process costs about 10
-    seconds, more than a tiny model takes for a dozen cells. For larger models use the stock one: a
-    fault of one model then leaves the others alone.
+    seconds, more than a tiny model takes for a dozen cells. Every model's data sets are dealt to
+    all tasks by their lengths, so that none waits for a slower model than the others have; loading
+    a tiny model twice costs less. For larger models use the stock one: a fault of one model then
+    leaves the others alone.
     """
 
     def __init__(self, out_dir: str, num_tasks: int, keep_keys: list[str] | None = None) -> None:
@@ -51,20 +53,43 @@ class PackingPartitioner(NaivePartitioner):
         Two configs of one name, such as a sampler's for each benchmark, are two models of a task.
         """
         pairs = super().partition(model_dataset_combinations, work_dir, out_dir, {})
-        size = -(-len(pairs) // self.num_tasks) or 1
-        tasks = []
-        for first in range(0, len(pairs), size):
-            models: list[Any] = []
-            datasets: list[list[Any]] = []
-            for pair in pairs[first : first + size]:
-                model, dataset = pair["models"][0], pair["datasets"][0][0]
-                if model not in models:
-                    models.append(model)
-                    datasets.append([])
-                datasets[models.index(model)].append(dataset)
-            cells = {"models": models, "datasets": datasets}
-            tasks.append(Config({**cells, "work_dir": work_dir, **(add_cfg or {})}))
-        return tasks
+        models: list[Any] = []
+        own: list[list[Any]] = []
+        for pair in pairs:
+            model, dataset = pair["models"][0], pair["datasets"][0][0]
+            if model not in models:
+                models.append(model)
+                own.append([])
+            own[models.index(model)].append(dataset)
+        made: list[list[list[Any]]] = [[] for _ in range(min(self.num_tasks, len(pairs)))]
+        loads = [0] * len(made)
+        for datasets in own:
+            for cells in made:
+                cells.append([])
+            # The longest first, each to the task with the least to do.
+            for dataset in sorted(datasets, key=_length, reverse=True):
+                least = loads.index(min(loads))
+                loads[least] += _length(dataset)
+                made[least][-1].append(dataset)
+        return [self._task(models, datasets, work_dir, add_cfg) for datasets in made]
+
+    @staticmethod
+    def _task(
+        models: Sequence[Any],
+        datasets: Sequence[Sequence[Any]],
+        work_dir: str,
+        add_cfg: Mapping[str, Any] | None,
+    ) -> Config:
+        """Return a task of the models that have data sets in it."""
+        held = [(model, own) for model, own in zip(models, datasets, strict=True) if own]
+        cells = {"models": [model for model, _ in held], "datasets": [list(own) for _, own in held]}
+        return Config({**cells, "work_dir": work_dir, **(add_cfg or {})})
+
+
+def _length(dataset: Mapping[str, Any]) -> int:
+    """Return the tokens of a data set's prompts, by which its cost goes; 1 where it has none."""
+    length = dataset.get("length")
+    return length if isinstance(length, int) else 1
 
 
 class _ShardsBySample:
