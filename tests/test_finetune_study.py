@@ -191,6 +191,11 @@ def test_tiny_trains_and_measures_a_cell(tmp_path):
     assert not (tmp_path / "record.json").exists()
     finetune_study.main(given)
     (row,) = json.loads((tmp_path / "record.json").read_text())["rows"]
+    assert {name: set(row[name]) for name in ("needle", "ruler", "perplexity")} == {
+        "needle": {"512", "1024", "2048"},
+        "ruler": {"512", "1024"},
+        "perplexity": {"256", "512", "1024", "2048"},
+    }
     assert set(row["needle"]["512"]) == set(map(str, prompt_sets.DEPTHS))
     assert row["ruler"]["512"]["cwe"] is None
     assert set(row["perplexity"]["512"]) == {
