@@ -3,11 +3,13 @@
     python studies/attention_study.py outputs/attention_study --record attention_study.json
     python studies/attention_study.py outputs/tiny --tiny        # proves it on a CPU
 
-Every cell (an attention and a seed) trains tiny-llada's network, from the same weights, on the rows
-of `tiny_models/tiny_pretrain.yaml` in the same order, as many steps; who sees whom and the
-objective that goes with it are all that differs. Measured are needles by depth and length, RULER,
-perplexity, each with and without ``ntk``, and how many forward passes a token takes. Cells are
-processes, several at a time and spread over the GPUs; one that the folder holds is not run again.
+Every cell (an attention and a seed) trains tiny-llada's network on the rows of
+`tiny_models/tiny_pretrain.yaml` in the same order, as many steps; who sees whom and the objective
+that goes with it are what differs. All but the causal network of a seed start from the same
+weights, that one from others of the same distribution. Measured are needles by depth and length,
+RULER, perplexity, each with and without ``ntk``, and how many forward passes a token takes. Cells
+are processes, several at a time and spread over the GPUs; one that the folder holds is not run
+again.
 """
 
 from __future__ import annotations
@@ -79,6 +81,8 @@ SAMPLERS: dict[str, tuple[int, float | None]] = {
     "4 tokens a pass": (4, None),
     "threshold 0.9": (1, 0.9),
 }
+#: Arguments that decide what a cell's figures mean; a folder holds cells of one value of each.
+SETTINGS = ("steps", "step_tokens", "lengths", "ruler_lengths", "samples", "ruler_samples", "tiny")
 Cell = tuple[str, int]  # an attention and a seed
 
 
@@ -262,7 +266,8 @@ def run_cell(cell: Cell, given: argparse.Namespace) -> None:
         raise ValueError(f"{cell} has another tokenizer than {SHAPE}, whose tokens prompts are")
     clock.append(time.perf_counter())
     attention, seed = cell
-    row = {"attention": attention, "seed": seed, "steps": trainer.step}
+    row = {"attention": attention, "seed": seed, "settings": settings_of(given)}
+    row |= {"steps": trainer.step}
     row |= {"tokens": trainer.tokens_seen, "loss": trainer.history[-1]["loss"]}
     row |= {"parameters": sum(p.numel() for p in trainer.model.parameters())}
     del trainer
@@ -277,6 +282,32 @@ def run_cell(cell: Cell, given: argparse.Namespace) -> None:
 def cell_file(cell: Cell, given: argparse.Namespace) -> Path:
     """Return where a cell's figures are."""
     return given.folder / "cells" / f"{folder_of(cell, Path()).name}.json"
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that decide what figures mean."""
+    return {name: getattr(given, name) for name in SETTINGS}
+
+
+def read_cells(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the figures of the cells that the folder holds.
+
+    Raises:
+        ValueError: If a cell was made with other settings.
+    """
+    files = [cell_file(cell, given) for cell in list_cells(given)]
+    rows = []
+    for file in files:
+        if not file.is_file():
+            continue
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+        made, asked = rows[-1].get("settings"), settings_of(given)
+        if made != asked:
+            raise ValueError(
+                f"{file} was made with {made}, and this call has {asked}; name another folder, or "
+                "give the same settings."
+            )
+    return rows
 
 
 def prepare(given: argparse.Namespace) -> None:
@@ -294,24 +325,34 @@ def prepare(given: argparse.Namespace) -> None:
 def run_cells(cells: Sequence[Cell], given: argparse.Namespace) -> list[Cell]:
     """Run the cells that the folder lacks, ``processes`` at a time; return those that failed."""
     waiting = [cell for cell in cells if not cell_file(cell, given).is_file()]
-    gpus, running, failed = max(1, torch.cuda.device_count()), {}, []
-    free = [number % gpus for number in range(given.processes)]
-    while waiting or running:
-        while waiting and free:
-            cell, gpu = waiting.pop(0), free.pop(0)
-            log = (given.folder / f"{folder_of(cell, Path()).name}.log").open("a")
-            command = [sys.executable, __file__, *sys.argv[1:], "--cell", cell[0], str(cell[1])]
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-            running[process] = (cell, gpu)
-        time.sleep(1)
-        for process in [process for process in running if process.poll() is not None]:
-            cell, gpu = running.pop(process)
-            free.append(gpu)
-            print(f"{cell}: exit status {process.returncode}", flush=True)
-            if process.returncode:
-                failed.append(cell)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    running: dict[subprocess.Popen[bytes], tuple[Cell, str]] = {}
+    failed, free = [], [(gpus or [""])[n % max(1, len(gpus))] for n in range(given.processes)]
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell, gpu = waiting.pop(0), free.pop(0)
+                running[_start(cell, gpu, given)] = (cell, gpu)
+            time.sleep(1)
+            for process in [process for process in running if process.poll() is not None]:
+                cell, gpu = running.pop(process)
+                free.append(gpu)
+                print(f"{cell}: exit status {process.returncode}", flush=True)
+                if process.returncode:
+                    failed.append(cell)
+    finally:
+        for process in running:  # their trainers write a checkpoint, from which they go on
+            process.terminate()
     return failed
+
+
+def _start(cell: Cell, gpu: str, given: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """Start a cell's process on a GPU; its output goes to a file beside its folder."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--cell", cell[0], str(cell[1])]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "1"}
+    with (given.folder / f"{folder_of(cell, Path()).name}.log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
 def list_cells(given: argparse.Namespace) -> Iterator[Cell]:
@@ -357,14 +398,11 @@ def main(arguments: list[str] | None = None) -> None:
     if given.cell:
         run_cell((given.cell[0], int(given.cell[1])), given)
         return
+    read_cells(given)  # what is wrong with the folder shows before anything is made
     prepare(given)
     failed = run_cells(list(list_cells(given)), given)
-    cells = [cell_file(cell, given) for cell in list_cells(given)]
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in cells if file.is_file()]
-    settings = {
-        name: getattr(given, name) for name in ("steps", "step_tokens", "samples", "ruler_samples")
-    }
-    write_record(given.record, describe_run() | {"settings": settings, "rows": rows})
+    rows = read_cells(given)
+    write_record(given.record, describe_run() | {"settings": settings_of(given), "rows": rows})
     print(f"wrote {given.record}: {len(rows)} cells")
     if failed:
         raise ValueError(f"{failed} failed; their logs are in {given.folder}")

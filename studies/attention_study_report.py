@@ -47,7 +47,17 @@ COLUMNS: dict[str, tuple[Callable[[Row], float], int]] = {
 
 
 def measure(rows: Sequence[Row]) -> pandas.DataFrame:
-    """Return a line for each cell and scaling, attentions in the order of printing."""
+    """Return a line for each cell and scaling, attentions in the order of printing.
+
+    Raises:
+        ValueError: If the cells were trained on different numbers of tokens.
+    """
+    trained = {(row["steps"], row["tokens"]) for row in rows}
+    if len(trained) > 1:
+        raise ValueError(
+            f"the record's cells were trained for (steps, tokens) of {sorted(trained)}; means over "
+            "them would be of no model. Leave all but one kind out."
+        )
     found = [
         {"attention": row["attention"], "scaling": scaling, "seed": row["seed"]}
         | {heading: figure(row[scaling]) for heading, (figure, _) in COLUMNS.items()}

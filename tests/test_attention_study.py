@@ -1,5 +1,6 @@
 """The study of three attentions: equal data and first weights, cells measured, tables."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -69,6 +70,10 @@ def test_a_cell_is_trained_and_measured(given, attention):
         assert set(row[scaling]["needle"]["256"]) == {"0", "25", "50", "75", "100"}
         assert row[scaling]["perplexity"]["256"]["perplexity"] > 100, "two steps teach little"
     assert row["none"] != row["ntk"]
+    assert row in attention_study.read_cells(given)
+    other = argparse.Namespace(**vars(given) | {"steps": 9000})
+    with pytest.raises(ValueError, match=r"made with .*'steps': 2.* this call has .*'steps': 9000"):
+        attention_study.read_cells(other)
 
 
 def test_the_tables_are_means_and_ranges_over_seeds():
@@ -81,6 +86,7 @@ def test_the_tables_are_means_and_ranges_over_seeds():
         }
         passes = {kind: {"passes_a_token": 1, "score": score} for kind in ("needle", "ruler")}
         row = {"attention": attention, "seed": seed, "none": figures, "ntk": figures}
+        row |= {"steps": 5, "tokens": 50}
         return row | {"passes": {"1 token a pass": passes}}
 
     rows = [cell("block 4", 1, 40.0), cell("causal", 0, 10.0), cell("block 4", 0, 20.0)]
@@ -94,6 +100,10 @@ def test_the_tables_are_means_and_ranges_over_seeds():
     found = dict(zip(headings, table[2], strict=True))
     assert found["needle 1024"] == found["RULER 512"] == "30 (20 to 40)"
     assert found["perplexity 2048"] == "30.2 (20.2 to 40.2)"
+    with pytest.raises(
+        ValueError, match=r"trained for \(steps, tokens\) of \[\(5, 50\), \(6, 50\)\]"
+    ):
+        attention_study_report.measure([*rows, rows[0] | {"steps": 6}])
     _, passes = attention_study_report.make_passes_table(rows)
     assert passes == [
         ["causal", "1 token a pass", "1.00", "10", "1.00", "10"],

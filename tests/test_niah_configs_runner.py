@@ -91,18 +91,39 @@ def test_every_task_gets_the_same_share_of_every_models_work(tmp_path):
         "models": [{"abbr": f"m{i}"} for i in range(3)],
         "datasets": [{"abbr": f"d{i}", "length": n} for i, n in enumerate(lengths)],
     }
-    tasks = PackingPartitioner(out_dir=str(tmp_path / "out"), num_tasks=2).partition(
-        [cells], str(tmp_path), str(tmp_path / "out")
-    )
+    tasks = deal(tmp_path, [cells], 2)
     loads = [
-        [sum(dataset["length"] for dataset in own) for own in task["datasets"]] for task in tasks
+        {
+            model["abbr"]: sum(dataset["length"] for dataset in own)
+            for model, own in zip(task["models"], task["datasets"], strict=True)
+        }
+        for task in tasks
     ]
-    assert all(len(own) == 3 for own in loads)
-    for own in zip(*loads, strict=True):
+    for model in ("m0", "m1", "m2"):
+        own = [load[model] for load in loads]
         assert sum(own) == sum(lengths)
         assert max(own) - min(own) <= max(lengths)
-    totals = [sum(own) for own in loads]
+    totals = [sum(load.values()) for load in loads]
     assert max(totals) - min(totals) <= 512
+    # A model that does not load, or a cell that fails, is not the first of every task.
+    assert [task["models"][0]["abbr"] for task in tasks] == ["m0", "m1"]
+    for task in tasks:
+        for own in task["datasets"]:
+            places = [int(dataset["abbr"][1:]) for dataset in own]
+            assert places == sorted(places)
+
+
+def deal(tmp_path, cells, num_tasks):
+    out = str(tmp_path / "out")
+    partitioner = PackingPartitioner(out_dir=out, num_tasks=num_tasks)
+    return partitioner.partition(cells, str(tmp_path), out)
+
+
+def test_data_sets_without_a_length_are_dealt_like_the_others(tmp_path):
+    known = [{"abbr": "long", "length": 1024}, {"abbr": "short", "length": 512}]
+    datasets = known + [{"abbr": f"d{i}"} for i in range(40)]
+    tasks = deal(tmp_path, [{"models": [{"abbr": "m"}], "datasets": datasets}], 2)
+    assert sorted(len(task["datasets"][0]) for task in tasks) == [21, 21]
 
 
 def test_a_task_keeps_two_configs_of_one_model_apart(tmp_path):

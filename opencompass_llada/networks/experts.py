@@ -85,6 +85,10 @@ class ExpertSteps:
 
     def weigh(self, out_SM: Tensor, places_TK: Tensor, weights_TK: Tensor) -> Tensor:
         """Return each token's sum, in float32 and rounded once, of what its experts return."""
+        if out_SM.requires_grad:  # a gather each would have a backward pass over all places each
+            return torch.einsum("tkm,tk->tm", out_SM[places_TK].float(), weights_TK).to(
+                out_SM.dtype
+            )
         sum_TM = out_SM.new_zeros((len(places_TK), out_SM.shape[1]), dtype=torch.float32)
         for places_T, weights_T in zip(places_TK.unbind(1), weights_TK.unbind(1), strict=True):
             sum_TM.addcmul_(out_SM[places_T].float(), weights_T[:, None])

@@ -121,12 +121,16 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
         config["max_out_len"] = length
         config["likelihood"] = {"num_draws": 4}
         config["max_seq_len"], config["drop_middle"] = values["prompt_limit"], True
+    partitioner = packing_partitioner(1)
+    if gpus:  # a task holds one model
+        size = max(1, -(-len(datasets) // gpus))
+        partitioner = {"type": "opencompass.partitioners.NaivePartitioner", "n": size}
     return Run(
         models=models,
         datasets=datasets,
         described_models=table.describe(models),
         settings=values.values,
-        **run_tasks(packing_partitioner(workers), packing_partitioner(1), workers),
+        **run_tasks(partitioner, packing_partitioner(1), workers),
         summarizer=summarize_with("CoverageSummarizer", sets=sets),
     )
 

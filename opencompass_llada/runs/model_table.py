@@ -225,7 +225,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "tiny_llada_long": _like(
         _TINY_LLADA, "tiny-llada-long", "asset:tiny-llada-long", trained_length=16384, scalings=()
     ),
-    # Four tokens a step, as tiny-llada: its blocks are one step each.
+    # Needles in four tokens a step, as tiny-llada: its blocks are one step each.
     "tiny_block": _like(
         _SDAR,
         "tiny-block",
@@ -233,7 +233,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         chat=False,
         trained_length=512,
         scalings=("ntk",),
-        generation=_generation((16, 4), (TINY_RULER_TOKENS, TINY_RULER_TOKENS // 4), (32, 8)),
+        generation=_generation((16, 4), (TINY_RULER_TOKENS, TINY_RULER_TOKENS), (32, 32)),
         **_TINY,
     ),
     "tiny_ar": autoregressive(

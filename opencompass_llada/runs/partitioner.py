@@ -30,8 +30,8 @@ class PackingPartitioner(NaivePartitioner):
     A task may have several models, as no stock partitioner's: starting its process costs about 10
     seconds, more than a tiny model takes for a dozen cells. Every model's data sets are dealt to
     all tasks by their lengths, so that none waits for a slower model than the others have; loading
-    a tiny model twice costs less. For larger models use the stock one: a fault of one model then
-    leaves the others alone.
+    a tiny model twice costs less. A task's cells keep their order, and each task begins with
+    another model, so that a fault leaves what can be had. For larger models use the stock one.
     """
 
     def __init__(self, out_dir: str, num_tasks: int, keep_keys: list[str] | None = None) -> None:
@@ -61,17 +61,25 @@ class PackingPartitioner(NaivePartitioner):
                 models.append(model)
                 own.append([])
             own[models.index(model)].append(dataset)
-        made: list[list[list[Any]]] = [[] for _ in range(min(self.num_tasks, len(pairs)))]
-        loads = [0] * len(made)
+        sizes = _sizes([dataset for datasets in own for dataset in datasets])
+        dealt: list[list[list[Any]]] = [[] for _ in range(min(self.num_tasks, len(pairs)))]
+        loads = [0.0] * len(dealt)
         for datasets in own:
-            for cells in made:
-                cells.append([])
+            places: list[list[int]] = [[] for _ in dealt]
             # The longest first, each to the task with the least to do.
-            for dataset in sorted(datasets, key=_length, reverse=True):
+            for place in sorted(range(len(datasets)), key=lambda n: -sizes[id(datasets[n])]):
                 least = loads.index(min(loads))
-                loads[least] += _length(dataset)
-                made[least][-1].append(dataset)
-        return [self._task(models, datasets, work_dir, add_cfg) for datasets in made]
+                loads[least] += sizes[id(datasets[place])]
+                places[least].append(place)
+            for cells, chosen in zip(dealt, places, strict=True):
+                cells.append([datasets[place] for place in sorted(chosen)])
+        return [
+            self._task(
+                models[turn:] + models[:turn], cells[turn:] + cells[:turn], work_dir, add_cfg
+            )
+            for number, cells in enumerate(dealt)
+            for turn in [number * len(models) // len(dealt)]
+        ]
 
     @staticmethod
     def _task(
@@ -86,10 +94,15 @@ class PackingPartitioner(NaivePartitioner):
         return Config({**cells, "work_dir": work_dir, **(add_cfg or {})})
 
 
-def _length(dataset: Mapping[str, Any]) -> int:
-    """Return the tokens of a data set's prompts, by which its cost goes; 1 where it has none."""
-    length = dataset.get("length")
-    return length if isinstance(length, int) else 1
+def _sizes(datasets: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Return what each data set costs, by its identity: the tokens of its prompts.
+
+    One without a length costs as much as the others do in the mean.
+    """
+    lengths = {id(own): own.get("length") for own in datasets}
+    known = [float(n) for n in lengths.values() if isinstance(n, int) and n > 0]
+    mean = sum(known) / len(known) if known else 1.0
+    return {key: float(n) if isinstance(n, int) and n > 0 else mean for key, n in lengths.items()}
 
 
 class _ShardsBySample:
