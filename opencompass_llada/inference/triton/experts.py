@@ -144,10 +144,12 @@ def _is_power_of_two(number: int) -> bool:
 
 
 def _serves(experts: ExpertDimensions) -> bool:
-    """Tell whether the kernel can route so: at most 1,024 experts, and groups in powers of two."""
-    groups = experts.num_groups
-    powers = _is_power_of_two(experts.number) and _is_power_of_two(groups)
-    return experts.number <= 1024 and (groups == 1 or powers)
+    """Tell whether the kernel can route so: at most 1,024 experts, groups in powers of two.
+
+    Of another number of experts NaN could choose a place behind the last.
+    """
+    powers = _is_power_of_two(experts.number) and _is_power_of_two(experts.num_groups)
+    return powers and experts.number <= 1024
 
 
 class FusedExpertSteps(ExpertSteps):
