@@ -104,6 +104,44 @@ def test_rulers_answers_take_one_token_a_step_and_what_is_asked_for_is_taken():
     assert own["sampler"] == {"num_steps": None}
 
 
+@pytest.mark.parametrize("benchmark", ["niah", "ruler", "longbench"])
+@pytest.mark.parametrize("name", [NAME, "tiny_llada"])
+def test_a_rows_own_steps_are_taken_whatever_the_benchmarks_default(benchmark, name):
+    """The abbr says them; a row without steps takes those of the benchmark."""
+    rows = [{"model": name, "scaling": "none", "num_steps": count} for count in (24, None)]
+    settings = {"models": [name], "data": "embedded"}
+    for asked in ({}, {"steps": 48}):
+        run = plan_run(benchmark, {**settings, **asked}, 0, rows=rows)
+        own, default = run.models
+        assert own["abbr"].partition("_prompt")[0] == f"{name.replace('_', '-')}_steps24"
+        assert own["sampler"]["num_steps"] == 24
+        [usual] = plan_run(benchmark, {**settings, **asked}, 0).models
+        assert default == usual
+
+
+def test_needles_keep_a_models_steps_at_its_own_length_only(monkeypatch, row):
+    """Whether that length is asked for or not; other models' are another."""
+    longer = {**GENERATION, "niah": {"max_out_len": 32, "num_steps": 8}}
+    other = "tiny_blocks_of_four_longer"
+    monkeypatch.setitem(KNOWN_MODELS, other, replace(row, title="longer", generation=longer))
+
+    def steps(**asked):
+        names = [NAME, other, "tiny_llada"]
+        run = plan_run("niah", {"models": names, "data": "embedded", **asked}, 0)
+        found = {model["abbr"]: model["sampler"]["num_steps"] for model in run.models}
+        return [found[name.replace("_", "-")] for name in names]
+
+    assert steps() == [4, 8, 4]
+    assert steps(generation_length=16) == [4, None, 4]
+    assert steps(generation_length=32) == [None, 8, 4]
+    assert steps(generation_length=30) == [None, None, 4]
+    assert steps(generation_length=16, steps=8) == [8, 8, 8]
+    monkeypatch.setenv("LLADA_GENERATION_LENGTH", "16")
+    assert steps() == [4, None, 4]
+    [shipped] = plan_run("niah", {"models": ["tiny_block"], "data": "embedded"}, 0).models
+    assert shipped["sampler"] == {"num_steps": 4}
+
+
 def test_the_row_generates_an_answer_of_thirty_tokens():
     settings = {"models": [NAME], "data": "embedded", "tasks": ["vt"], "lengths": [1024]}
     [model] = plan_run("ruler", settings, 0).models

@@ -75,6 +75,7 @@ class ModelTable:
         num_steps: int | None = None,
         block_length: int | None = None,
         keep_steps: bool = True,
+        answer_length: int | None = None,
         max_out_len: int | None = None,
         dtype: str | None = None,
         benchmark: str = "niah",
@@ -89,12 +90,14 @@ class ModelTable:
         new tokens (``max_out_len``) and precision takes the place of a model's own; steps and
         blocks only where it has any. Without ``keep_steps`` the steps are a benchmark's default,
         which need not fit a checkpoint's own blocks: a block-causal model then takes one token a
-        step. A model takes a GPU if there is one. ``chat`` puts the chat template around prompts
-        of the models that are tuned to one.
+        step. So does one whose steps are for answers of another length than ``answer_length``,
+        the tokens that the data sets ask for. A model takes a GPU if there is one. ``chat`` puts
+        the chat template around prompts of the models that are tuned to one.
 
         ``rows`` is what to make instead of every pair, as far as it is about the models: mappings
-        of ``model``, ``scaling`` and, where several are compared, ``num_steps``; any other key is
-        put into the model's config.
+        of ``model``, ``scaling`` and, where several are compared, ``num_steps``, which are taken
+        whatever else is asked for, as the abbr says them; any other key is put into the model's
+        config.
 
         Raises:
             ValueError: For an unknown model or scaling, or one that does not go with the other.
@@ -134,11 +137,13 @@ class ModelTable:
             config.update({key: value for key, value in given.items() if value})
             if not facts.states_length:
                 config["rope_scaling"] = {**rope, "trained_length": facts.trained_length}
-            asked = {"num_steps": num_steps or steps, "block_length": block_length}
+            asked = {"num_steps": steps or num_steps, "block_length": block_length}
             sampler: dict[str, Any] = {
                 k: asked[k] or v for k, v in facts.generation[benchmark].items() if k in asked
             }
-            if sampler and facts.block_length is not None and not keep_steps:
+            own_lengths = (None, facts.generation[benchmark]["max_out_len"])
+            is_kept = steps or (keep_steps and answer_length in own_lengths)
+            if sampler and facts.block_length is not None and not is_kept:
                 sampler["num_steps"] = None
             if sampler:  # without steps there is none
                 config["sampler"] = {**facts.sampler, **sampler}

@@ -140,10 +140,9 @@ def _own_settings(values: Settings, facts: KnownModel) -> dict[str, Any]:
 
 def _model_options(values: Settings) -> dict[str, Any]:
     """Return options of models; their own steps are for answers of their own length."""
-    is_own_length = values["generation_length"] is None
     return {
         "num_steps": values["steps"],
-        "keep_steps": values["steps"] is not None or is_own_length,
+        "answer_length": None if values["steps"] else values["generation_length"],
         "chat": values["prompt"] == "chat",
     }
 
