@@ -40,6 +40,15 @@ def ids(model, prompts, length=CANVAS * 2):
     return [g.token_ids for g in model.engine.generate(prompts, max_new_tokens=length)]
 
 
+def check_request(folder):
+    return CheckRequest(
+        path=str(folder),
+        config=json.loads((folder / "config.json").read_text()),
+        rope_scaling=RopeScaling(),
+        settings=SamplerSettings(),
+    )
+
+
 def test_an_answer_is_that_of_generate_with_the_prompts_own_seed(path):
     own = transformers.DiffusionGemmaForBlockDiffusion.from_pretrained(path, dtype=torch.float32)
     model = load(path, seed=7)
@@ -118,13 +127,29 @@ def test_options_of_other_models_in_its_generation_config_are_refused_before_wei
         load(str(folder))
     file.unlink()
     family = find_family({"model_type": "diffusion_gemma"}, str(folder), None)
-    request = CheckRequest(
-        path=str(folder),
-        config=json.loads((folder / "config.json").read_text()),
-        rope_scaling=RopeScaling(),
-        settings=SamplerSettings(),
-    )
-    family.check(request)
+    family.check(check_request(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("{bad json", "is not valid JSON"),
+        ("", "is not valid JSON"),
+        ('["max_denoising_steps", 5]', "holds no JSON object"),
+        ("null", "holds no JSON object"),
+    ],
+)
+def test_a_broken_generation_config_is_refused_before_weights_load(
+    tmp_path, path, monkeypatch, content, rule
+):
+    folder = write_tiny_diffusion_gemma(tmp_path / "broken")
+    (folder / "generation_config.json").write_text(content)
+    monkeypatch.setattr(diffusion_gemma, "load_causal", lambda *_, **__: pytest.fail("loaded"))
+    message = rf"broken/generation_config\.json {rule}.*Fetch it again"
+    with pytest.raises(CheckpointError, match=message):
+        diffusion_gemma.FAMILY.check(check_request(folder))
+    with pytest.raises(CheckpointError, match=message):
+        load(str(folder))
 
 
 def test_it_runs_through_opencompass(path, tmp_path):

@@ -9,7 +9,6 @@ temperatures and stopping are those of the checkpoint's generation_config.json.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -31,6 +30,7 @@ from opencompass_llada.engines import (
     refuse_non_finite,
 )
 from opencompass_llada.networks import check_causal, load_causal
+from opencompass_llada.networks.checkpoint import read_json_object
 from opencompass_llada.sampling import IsComplete, SamplerOutput
 
 _NETWORK = "DiffusionGemmaForBlockDiffusion"
@@ -176,16 +176,22 @@ class DiffusionGemmaFamily(Family):
 
 
 def _check_generation_config(folder: Path) -> None:
-    """Refuse what transformers would refuse after the weights are read: options of other models."""
-    with suppress(OSError):  # there is none, and transformers takes its defaults
-        try:
-            getattr(transformers, _NETWORK).generation_config_class.from_pretrained(folder)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"generation_config.json does not fit transformers' DiffusionGemma ({error}). "
-                "Correct it there; stop strings are given as stop_words=[...] of the model, and "
-                "answers are cut at the first one."
-            ) from error
+    """Refuse what is no JSON object, which transformers skips, and options of other models.
+
+    Those transformers would refuse after the weights are read.
+    """
+    file = folder / "generation_config.json"
+    if not file.is_file():  # transformers takes its defaults
+        return
+    read_json_object(file)
+    try:
+        getattr(transformers, _NETWORK).generation_config_class.from_pretrained(folder)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"generation_config.json does not fit transformers' DiffusionGemma ({error}). "
+            "Correct it there; stop strings are given as stop_words=[...] of the model, and "
+            "answers are cut at the first one."
+        ) from error
 
 
 def _read_bound(settings: SamplerSettings) -> float | None:
