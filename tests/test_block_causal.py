@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -191,6 +192,32 @@ def test_chunks_leave_the_keys_and_values_of_a_full_pass(chunk, monkeypatch):
     for full, chunked in zip(*caches, strict=True):
         torch.testing.assert_close(chunked[whole], full[whole], atol=1e-5, rtol=1e-5)
         assert chunked[52:].isnan().all()
+
+
+def test_a_prefix_is_run_in_the_chunks_of_its_plan(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="opencompass_llada")
+    model, (row,) = network(4), prompts_of(2400)
+    ids, caches, tokens = torch.tensor([row]), [], []
+
+    def prefill(budget):
+        server = PassServer(FastNetwork(model), memory_budget=budget)
+        run = server.network.run_layers
+        monkeypatch.setattr(
+            server.network, "run_layers", lambda x, *rest: tokens.append(len(x)) or run(x, *rest)
+        )
+        opened = server.open([2402], block_length=4, cache_dtype="bfloat16", passes=1)
+        opened.prefill(ids, [2400])
+        caches.append(torch.cat([opened.cached(layer, 2400)[0] for layer in range(2)]))
+        return server.plan
+
+    asked = prefill(2**40)
+    assert (asked.mlp_chunk, asked.prefix_chunk) == (16384, 8192)
+    least = replace(asked, mlp_chunk=1024, prefix_chunk=1024)
+    assert prefill(least.peak_bytes) == least
+    assert tokens == [2400, 1024, 1024, 352]
+    torch.testing.assert_close(*caches, atol=1e-5, rtol=1e-5)
+    plans = [r.getMessage() for r in caplog.records if "Memory plan" in r.getMessage()]
+    assert ["prefix in chunks of 1024" in text for text in plans] == [False, True]
 
 
 def test_a_finished_blocks_keys_and_values_are_those_of_the_finished_row():

@@ -293,7 +293,11 @@ def test_a_text_that_does_not_fit_is_refused_with_the_length_that_does():
     with pytest.raises(MemoryPlanError, match=r"A text of 20000 tokens cannot be scored") as fault:
         scorer.score([0] * 19_998, [1, 2], options)
     assert "keys and values are cached: 1 rows of up to 20000 tokens" in str(fault.value)
-    assert "score at most 5120 tokens" in str(fault.value)
+    assert "score at most 14336 tokens" in str(fault.value), "in smaller chunks"
+    scorer.score([0] * 14_334, [1, 2], options)
+    assert server.plan.prefix_chunk == 4096
+    with pytest.raises(MemoryPlanError, match="score at most 14336 tokens"):
+        scorer.score([0] * 14_335, [1, 2], options)
 
 
 def test_what_has_no_meaning_is_refused():

@@ -356,6 +356,23 @@ def test_the_plan_counts_what_experts_take(dtype, width, inner):
     assert plan.activation_bytes == 500 * per_token + 2 * 4 * 16 * 500
 
 
+def test_a_prefix_is_run_in_the_chunks_that_fit(monkeypatch):
+    ids = torch.randint(0, 250, (1, 2432), generator=torch.Generator().manual_seed(2))
+    server, tokens = PassServer(FastNetwork(MODELS["llada2"]), memory_budget=2**40), []
+    run = server.network.run_layers
+    monkeypatch.setattr(
+        server.network, "run_layers", lambda x, *rest: tokens.append(len(x)) or run(x, *rest)
+    )
+    for _ in range(2):
+        session = server.open([2464], block_length=32, cache_dtype="bfloat16", passes=1)
+        session.prefill(ids, [2432])
+        asked, least = server.plan, replace(server.plan, mlp_chunk=1024, prefix_chunk=1024)
+        server.budget = least.peak_bytes
+    assert asked == least
+    assert server.network.mlp_chunk == 1024
+    assert tokens == [2432, 1024, 1024, 384]
+
+
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published config.json is not here")
 def test_the_published_config_makes_the_published_network():
     fields = read_model_config(PUBLISHED.parent)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_fast_exact import MODELS, TOKENS, prompts_of
+from tiny_experts import llada2_fields
 
 from opencompass_llada.engines import SamplerSettings, masked_diffusion
 from opencompass_llada.inference import (
@@ -20,7 +21,10 @@ from opencompass_llada.inference import (
     check_plan,
 )
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache
+from opencompass_llada.inference.memory import EXPERT_CHUNK, longest_row
 from opencompass_llada.networks import (
+    LLaDA2MoeConfig,
+    LLaDA2MoeForMaskedDiffusion,
     LLaDAConfig,
     LLaDAForMaskedDiffusion,
     SDARConfig,
@@ -220,3 +224,101 @@ def test_the_plan_before_weights_load_counts_chunks_too(monkeypatch):
     settings = SamplerSettings({"generation_length": 6}).for_pattern(network.attention_pattern)
     masked_diffusion._plan_memory(request, network, settings)
     assert plans[0].pass_tokens == 8190
+
+
+# Smaller chunks.
+
+
+@pytest.fixture(scope="module")
+def llada2_mini():
+    """Sizes of the published network; its weights' number is that of test_experts.py."""
+    fields = llada2_fields(
+        num_hidden_layers=20, hidden_size=2048, intermediate_size=5120, moe_intermediate_size=512,
+        num_experts=256, num_experts_per_tok=8, num_attention_heads=16, num_key_value_heads=4,
+        head_dim=128, vocab_size=157184, n_group=8, topk_group=4,
+    )  # fmt: skip
+    del fields["auto_map"]
+    with torch.device("meta"):
+        network = LLaDA2MoeForMaskedDiffusion(LLaDA2MoeConfig.from_dict(fields))
+    size = NetworkSize.of(network, torch.bfloat16)
+    assert size.num_parameters == 16_255_638_528
+    return size
+
+
+def expert_plan(size, *lengths, cache="bfloat16", chunk=EXPERT_CHUNK):
+    asked = prefix_plan(size, *lengths, cache=cache, block_length=32, chunk=chunk)
+    return replace(asked, mlp_chunk=chunk)
+
+
+def chunks_of(plan):
+    return plan.mlp_chunk, plan.prefix_chunk
+
+
+def test_chunks_are_smaller_before_the_cache_is_given_up(llada2_mini):
+    asked = expert_plan(llada2_mini, 32800)
+    fitted = check_plan(asked, 34_600_000_000)
+    assert fitted == replace(asked, mlp_chunk=8192, prefix_chunk=8192)
+    said = "bfloat16 cached, MLP in chunks of 8192, prefix in chunks of 8192: about 34.5 GB"
+    assert said in fitted.describe()
+
+
+@pytest.mark.parametrize("chunk", [EXPERT_CHUNK, 16384, 8192, 4096, 1024])
+def test_with_experts_both_chunks_are_as_large_as_fits(llada2_mini, chunk):
+    asked = expert_plan(llada2_mini, 131104)
+    fitting = expert_plan(llada2_mini, 131104, chunk=chunk)
+    assert check_plan(asked, fitting.peak_bytes) == fitting
+    rows = replace(asked, cache_dtype=None, prefix_chunk=None, row_lengths=(40_000,))
+    fitted = check_plan(rows, replace(rows, mlp_chunk=chunk).peak_bytes)
+    assert fitted.prefix_chunk is None
+    assert fitted.mlp_chunk >= chunk
+
+
+def test_a_dense_prefix_is_cut_after_the_mlp(sdar_8b):
+    """As before, where 4,096 or 1,024 tokens of the MLP were enough."""
+    wide = replace(sdar_8b, shape=replace(sdar_8b.shape, mlp_width=60_000))
+    asked = prefix_plan(wide, 131104)
+    steps = [(16384, 8192), (4096, 8192), (1024, 8192), (1024, 4096), (1024, 1024)]
+    peaks = [replace(asked, mlp_chunk=m, prefix_chunk=p).peak_bytes for m, p in steps]
+    assert len(set(peaks)) == len(steps), "each step is smaller"
+    assert [chunks_of(check_plan(asked, peak)) for peak in peaks] == steps
+    with pytest.raises(MemoryPlanError, match=r"Nearest plan.*dtype='float8'"):
+        check_plan(asked, peaks[-1] - 1)
+
+
+@pytest.mark.parametrize(
+    ("block_length", "asked", "least"),
+    # Two blocks are denoised at once, so that fewer tokens of a prefix would save nothing.
+    [(48, 8160, 1008), (2048, 8192, 4096), (3000, 6000, 6000), (10_000, 10_000, 10_000), (4, 8, 8)],
+)
+def test_a_prefix_chunk_is_whole_blocks_and_none_above_what_was_asked(
+    sdar_8b, block_length, asked, least
+):
+    size = replace(sdar_8b, shape=replace(sdar_8b.shape, vocabulary=1000))  # few logits
+    plan = prefix_plan(size, 40_000, block_length=block_length, chunk=asked)
+    smallest = replace(plan, mlp_chunk=1024, prefix_chunk=least)
+    assert check_plan(plan, smallest.peak_bytes).prefix_chunk == least
+    with pytest.raises(MemoryPlanError):
+        check_plan(plan, smallest.peak_bytes - 1)
+
+
+def test_the_nearest_plan_has_chunks_that_fit(llada2_mini):
+    """And is told with the memory that it will take."""
+    asked = expert_plan(llada2_mini, 32800)
+    with pytest.raises(MemoryPlanError) as fault:
+        check_plan(asked, 33_750_000_000)
+    assert "Nearest plan that does: cache=dict(dtype='float8') (33.7 GB)." in str(fault.value)
+    fitted = check_plan(replace(asked, cache_dtype="float8"), 33_750_000_000)
+    assert chunks_of(fitted) == (4096, 4096)
+    assert "chunks of 32768, prefix in chunks of 32768: about 36.1 GB" in str(fault.value)
+
+
+def test_the_longest_row_is_one_that_is_taken(llada2_mini):
+    asked = expert_plan(llada2_mini, 131104)
+    budget = expert_plan(llada2_mini, 65536, chunk=1024).peak_bytes
+    assert longest_row(asked, budget) == 65536
+    assert longest_row(asked, budget - 1) == 65536 - 1024
+
+
+def test_where_nothing_is_cached_no_prefix_is_told(sdar_8b):
+    assert "prefix" not in prefix_plan(sdar_8b, 100, cache=None).describe()
+    assert "prefix" not in plan(sdar_8b, 100, cache="bfloat16").describe()

@@ -19,8 +19,8 @@ MLP_CHUNK = 16384
 """Tokens that the MLP takes at once, unless a plan takes fewer; 1.2 GB of LLaDA-8B."""
 
 EXPERT_CHUNK = 32768
-"""The same where a token has experts, and then the most tokens that a prefix is run at once by,
-too: products are faster the more tokens an expert gets. 1.6 GB of LLaDA2.0-mini."""
+"""The same where a token has experts, and then of a prefix, too, unless a plan takes fewer:
+products are faster the more tokens an expert gets. 1.6 GB of LLaDA2.0-mini."""
 
 USABLE = 0.94
 """Share of a card's memory at hand that a plan may fill."""
@@ -76,7 +76,7 @@ class MemoryPlan:
     guided: bool = False
     """Whether classifier-free guidance combines the logits of two passes."""
     prefix_chunk: int | None = None
-    """Tokens that a pass runs of a block-causal network's prefix, whose blocks are of
+    """Tokens that a pass runs of a block-causal network's prefix, whole blocks of
     ``block_length``; None where passes run whole rows, and without effect where nothing is
     cached."""
     scored: ScoredAtOnce | None = None
@@ -174,10 +174,13 @@ class MemoryPlan:
         """Return one line for the log."""
         rows = f"{len(self.row_lengths)} rows of up to {max(self.row_lengths)} tokens"
         cached = "nothing cached" if self.cache_dtype is None else f"{self.cache_dtype} cached"
+        chunks = f"MLP in chunks of {self.mlp_chunk}"
+        if self.prefix_chunk is not None and self.cache_dtype is not None:
+            chunks += f", prefix in chunks of {self.prefix_chunk}"
         return (
-            f"{rows}, {cached}, MLP in chunks of {self.mlp_chunk}: about "
-            f"{self.peak_bytes / 1e9:.1f} GB (weights {self.weight_bytes / 1e9:.1f}, keys and "
-            f"values {self.cache_bytes / 1e9:.1f}, activations {self.activation_bytes / 1e9:.1f}, "
+            f"{rows}, {cached}, {chunks}: about {self.peak_bytes / 1e9:.1f} GB "
+            f"(weights {self.weight_bytes / 1e9:.1f}, keys and values "
+            f"{self.cache_bytes / 1e9:.1f}, activations {self.activation_bytes / 1e9:.1f}, "
             f"logits {self.logit_bytes / 1e9:.1f})"
         )
 
@@ -188,12 +191,12 @@ def mlp_chunk_of(shape: NetworkDimensions) -> int:
 
 
 def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
-    """Return the plan, with a smaller MLP chunk if that is what makes it fit a budget in bytes."""
-    for chunk in (plan.mlp_chunk, 4096, 1024):
-        smaller = replace(plan, mlp_chunk=min(chunk, plan.mlp_chunk))
-        if smaller.peak_bytes <= budget:
-            return smaller
-    fitting = next((p for p in _nearest(plan) if p.peak_bytes <= budget), None)
+    """Return the plan, with smaller chunks if these are what makes it fit a budget in bytes."""
+    own = _fit_chunks(plan, budget)
+    if own is not None:
+        return own
+    others = (_fit_chunks(other, budget) for other in _nearest(plan))
+    fitting = next((other for other in others if other is not None), None)
     text = f"{plan.describe()} do not fit the {budget / 1e9:.1f} GB at hand. "
     if fitting is None:
         raise MemoryPlanError(
@@ -205,17 +208,38 @@ def check_plan(plan: MemoryPlan, budget: int) -> MemoryPlan:
 def longest_row(plan: MemoryPlan, budget: int) -> int:
     """Return how many tokens of one row fit a budget in bytes, in multiples of `SLOT_STEP`."""
     for length in range(max(plan.row_lengths) // SLOT_STEP * SLOT_STEP, 0, -SLOT_STEP):
-        if replace(plan, row_lengths=(length,)).peak_bytes <= budget:
+        if _fit_chunks(replace(plan, row_lengths=(length,)), budget) is not None:
             return length
     return 0
 
 
+def whole_blocks(num_tokens: int, block_length: int) -> int:
+    """Return how many of so many tokens are whole blocks; one block at least."""
+    return max(num_tokens // block_length, 1) * block_length
+
+
+def _fit_chunks(plan: MemoryPlan, budget: int) -> MemoryPlan | None:
+    """Return the plan with the largest chunks that fit a budget in bytes, or None."""
+    return next((p for p in _smaller_chunks(plan) if p.peak_bytes <= budget), None)
+
+
+def _smaller_chunks(plan: MemoryPlan) -> Iterator[MemoryPlan]:
+    """Yield the plan, then the same with ever smaller chunks of the MLP and of the prefix."""
+    yield plan
+    asked = plan.prefix_chunk
+    # A dense network's prefix is in chunks of 8192 from the first, and is cut when all else is.
+    dense = [(4096, 8192), (1024, 8192), (1024, 4096), (1024, 1024)]
+    sparse = [(size, size) for size in (16384, 8192, 4096, 1024)]
+    for mlp, prefix in dense if plan.size.shape.experts is None else sparse:
+        smaller = None if asked is None else min(asked, whole_blocks(prefix, plan.block_length))
+        yield replace(plan, mlp_chunk=min(mlp, plan.mlp_chunk), prefix_chunk=smaller)
+
+
 def _nearest(plan: MemoryPlan) -> Iterator[MemoryPlan]:
     """Yield other plans, the least different first: dtype, rows, no cache, shorter context."""
-    plan = replace(plan, mlp_chunk=min(plan.mlp_chunk, 4096))
     dtypes = [plan.cache_dtype, *(["float8"] if plan.cache_dtype == "bfloat16" else [])]
     longest = sorted(plan.row_lengths, reverse=True)
-    yield from (replace(plan, cache_dtype=dtype) for dtype in dtypes)
+    yield from (replace(plan, cache_dtype=dtype) for dtype in dtypes[1:])
     for dtype in dtypes:
         for count in range(len(longest) - 1, 0, -1):
             yield replace(plan, cache_dtype=dtype, row_lengths=tuple(longest[:count]))

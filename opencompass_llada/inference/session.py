@@ -28,6 +28,7 @@ from opencompass_llada.inference.memory import (
     ScoredAtOnce,
     card_budget,
     check_plan,
+    whole_blocks,
 )
 from opencompass_llada.networks.attention import Choose, StretchedAttention
 from opencompass_llada.networks.attention_pattern import Blocks, Stretch
@@ -40,8 +41,8 @@ VARLEN_LONGEST = 2048
 alone, and there cuDNN, which has no such call, is faster."""
 
 PREFILL_CHUNK = 8192
-"""Most tokens that a block-causal network's prefix is run at once by, or one block; with experts
-`EXPERT_CHUNK`."""
+"""Most tokens that a block-causal network's prefix is run at once by, or one block, unless a plan
+takes fewer; with experts `EXPERT_CHUNK`."""
 
 Piece = tuple[int, int, int]
 """A row, and the first and the end of some of its positions."""
@@ -62,7 +63,7 @@ class PassServer:
         self._cache: KeyValueCache | None = None
         self._size = NetworkSize.of(network.network, network.dtype)
         self.budget = card_budget(network.device) if memory_budget is None else memory_budget
-        self._logged: set[tuple[str | None, int, int]] = set()
+        self._logged: set[tuple[str | int | None, ...]] = set()
         self.plan: MemoryPlan | None = None
         self.logit_shift = network.network.logit_shift
         pattern = network.network.attention_pattern
@@ -111,7 +112,8 @@ class PassServer:
     def _fit_plan(self, asked: MemoryPlan, budget: int) -> None:
         self.plan = plan = check_plan(asked, budget)
         self.network.mlp_chunk = plan.mlp_chunk
-        about = (plan.cache_dtype, plan.num_tokens // SLOT_STEP, plan.mlp_chunk)
+        chunks = (plan.mlp_chunk, plan.prefix_chunk)
+        about = (plan.cache_dtype, plan.num_tokens // SLOT_STEP, *chunks)
         if about not in self._logged:  # once for each size of cache, not for each sample
             self._logged.add(about)
             logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)
@@ -143,6 +145,8 @@ class Session:
         """Begin with rows of at least one token; without a cache there are full passes only."""
         self._server, self._network = server, server.network
         self._pattern = server.network.network.attention_pattern
+        assert server.plan is not None, "a batch is planned before it begins"
+        self._prefix_chunk = server.plan.prefix_chunk
         self._lengths, self._cache, device = lengths, cache, server.network.device
         self._row_starts = tuple(itertools.accumulate(lengths[:-1], initial=0))
         self._offsets_B = torch.tensor(self._row_starts, dtype=torch.int32, device=device)
@@ -191,13 +195,15 @@ class Session:
     def prefill(self, ids_BL: Tensor, lengths: Sequence[int]) -> None:
         """Cache the leading whole blocks of each row of a block-causal network, in chunks.
 
-        Memory beside the cache is that of a chunk, however long the rows are.
+        The chunks are those of the plan with which the session was opened. Memory beside the cache
+        is that of a chunk, however long the rows are.
         """
         network, cache, block = self._network, self._cache, self._server.causal_block
-        chunk = prefill_chunk(network.network)
+        chunk = self._prefix_chunk
         assert cache is not None, "a session without a cache keeps nothing"
         assert block is not None, "only a block-causal network's prefix is final"
         assert chunk is not None, block
+        assert chunk % block == 0, (chunk, block)
         assert all(length % block == 0 for length in lengths), (lengths, block)
         device = network.device
         for pieces in _chunks(lengths, chunk):
@@ -365,12 +371,12 @@ class Session:
 
 
 def prefill_chunk(network: BidirectionalNetwork) -> int | None:
-    """Return how many tokens a prefix is run at once by: whole blocks; None has no final prefix."""
+    """Return the most tokens that a prefix is run at once by: whole blocks; None has no prefix."""
     pattern = network.attention_pattern
     if not isinstance(pattern, Blocks):
         return None
     most = PREFILL_CHUNK if network.config.shape.experts is None else EXPERT_CHUNK
-    return max(most // pattern.block_length, 1) * pattern.block_length
+    return whole_blocks(most, pattern.block_length)
 
 
 def _chunks(lengths: Sequence[int], most: int) -> Iterator[list[Piece]]:
