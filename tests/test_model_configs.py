@@ -282,6 +282,22 @@ def test_an_autoregressive_model_is_one_line():
     assert [row["trained_length"] for row in table.describe([config])] == [32768]
 
 
+def test_a_checkpoint_by_its_path_has_the_trained_length_that_its_config_json_states(tmp_path):
+    """A post-trained checkpoint's own, not that of the NAME that it is like."""
+    table = ModelTable()
+    write_tiny_sdar(tmp_path / "own", max_position_embeddings=128)
+    (tmp_path / "llama").mkdir()
+    stated = {"model_type": "llama", "max_position_embeddings": 96}
+    (tmp_path / "llama" / "config.json").write_text(json.dumps(stated))
+    (tmp_path / "bare").mkdir()
+    specs = [f"tiny_block={tmp_path / 'own'}", f"tiny_ar={tmp_path / 'llama'}", "tiny_block"]
+    specs += [f"tiny_block={tmp_path / 'bare'}"]  # which is refused before it runs
+    names = table.resolve(specs)
+    configs = [config for name in names for config in table.list_configs([name])]
+    found = [row["trained_length"] for row in table.describe(configs)]
+    assert found == [128, 96, 512, 512]
+
+
 def test_illada_appends_its_blocks_and_other_names_do_not(tmp_path):
     folder = write_tiny_illada(tmp_path / "illada")
     given = list_configs([f"illada_8b_instruct={folder}", "llada_8b_base"], benchmark="longbench")

@@ -162,8 +162,29 @@ class ModelTable:
             abbr = config["abbr"]
             steps = abbr.partition("_steps")[2].partition("_")[0]
             title = facts.title + (f", steps {steps}" if steps else "")
-            described.append({"abbr": abbr, "title": title, "trained_length": facts.trained_length})
+            described.append(
+                {"abbr": abbr, "title": title, "trained_length": _stated_length(facts)}
+            )
         return described
+
+
+def _stated_length(facts: KnownModel) -> int:
+    """Return the trained length in tokens that a checkpoint's config.json states, if it is here.
+
+    The table's holds for other checkpoints, and where config.json is known to state another. One
+    that cannot be read is refused before the run begins.
+    """
+    if not facts.states_length or not os.path.isdir(facts.path):
+        return facts.trained_length
+    from opencompass_llada.networks import NETWORKS, read_config, read_model_config
+
+    try:
+        fields = read_model_config(facts.path)
+        if facts.is_autoregressive:
+            return int(fields["max_position_embeddings"])
+        return read_config(NETWORKS[facts.family], fields).trained_length
+    except (KeyError, TypeError, ValueError, OSError):
+        return facts.trained_length
 
 
 def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:
