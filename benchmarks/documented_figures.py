@@ -32,13 +32,7 @@ from recording import ROOT, exit_on_error
 
 sys.path.append(str(ROOT / "studies"))
 
-from attention_study_report import (  # noqa: E402
-    make_passes_table,
-    make_table,
-)
-from attention_study_report import (
-    measure as measure_attentions,
-)
+import attention_study_report as attention_report  # noqa: E402
 from finetune_study_pairs import find_pairs, print_difference  # noqa: E402
 from finetune_study_report import COLUMNS, group_seeds, measure, print_value  # noqa: E402
 
@@ -487,16 +481,16 @@ def block_causal_experts_table() -> str:
     return make(headings, rows)
 
 
-def attention_tables(passes: bool) -> str:
-    """Return the study of three attentions."""
-    rows = read_record("attention_study_49m.json")["rows"]
-    found = make_passes_table(rows) if passes else make_table(measure_attentions(rows))
-    return make(*found)
+def attention_rows() -> list[dict[str, Any]]:
+    """Return the cells of the study of three attentions."""
+    return list(read_record("attention_study_49m.json")["rows"])
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "attention_study": functools.partial(attention_tables, False),
-    "attention_passes": functools.partial(attention_tables, True),
+    "attention_study": lambda: make(
+        *attention_report.make_table(attention_report.measure(attention_rows()))
+    ),
+    "attention_passes": lambda: make(*attention_report.make_passes_table(attention_rows())),
     "niah_tiny_models": by_length(
         ["mean over 5 depths", "256", "512", "1,024", "2,048", "4,096"],
         ENTRIES, "metric=accuracy&", "{score:.0f}", "niah_tiny_models.csv",

@@ -168,11 +168,11 @@ class ModelTable:
         return described
 
 
-def _stated_length(facts: KnownModel) -> int:
+def _stated_length(facts: KnownModel) -> int | None:
     """Return the trained length in tokens that a checkpoint's config.json states, if it is here.
 
-    The table's holds for other checkpoints, and where config.json is known to state another. One
-    that cannot be read is refused before the run begins.
+    The table's holds for other checkpoints, and where config.json is known to state another. None
+    where config.json states none or cannot be read: the table's would be another checkpoint's.
     """
     if not facts.states_length or not os.path.isdir(facts.path):
         return facts.trained_length
@@ -180,11 +180,11 @@ def _stated_length(facts: KnownModel) -> int:
 
     try:
         fields = read_model_config(facts.path)
-        if facts.is_autoregressive:
-            return int(fields["max_position_embeddings"])
-        return read_config(NETWORKS[facts.family], fields).trained_length
-    except (KeyError, TypeError, ValueError, OSError):
-        return facts.trained_length
+        if facts.family in NETWORKS:
+            return read_config(NETWORKS[facts.family], fields).trained_length
+        return int(fields["max_position_embeddings"])
+    except (KeyError, TypeError, ValueError, OSError):  # what is wrong is said before the run
+        return None
 
 
 def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:

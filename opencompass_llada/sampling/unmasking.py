@@ -200,7 +200,7 @@ ACCEPTANCE_RULES = {
         choose=above_threshold,
         default=0.9,
         fits=lambda value: 0 < value <= 1,
-        possible="a probability above 0",
+        possible="a probability above 0 and up to 1",
         needs_probabilities=True,
     ),
     "factor": AcceptanceRule(
