@@ -22,6 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from recording import exit_on_error, mean_needle_tasks, read_rows  # noqa: E402
 
+from opencompass_llada.report import drawing  # noqa: E402
+
 Row = dict[str, Any]
 SCALINGS = ("none", "ntk")
 ORDER = ("causal", "block 4", "block 16", "block 64", "bidirectional")
@@ -137,7 +139,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             axes[panel].plot(mean.columns.astype(int), mean.mean(), **style)
             axes[2 + panel].plot(mean.index.astype(int), mean["1024"], **style)
     for panel, scaling in enumerate(SCALINGS):
-        axes[panel].set(xscale="log", xlabel="length, tokens", title=f"by length, {scaling}")
+        axes[panel].set(xlabel="length, tokens", title=f"by length, {scaling}")
+        lengths = sorted({int(n) for row in rows for n in row[scaling]["needle"]})
+        drawing.label_lengths(axes[panel], lengths)
         axes[panel].axvline(512, color="0.7", linestyle=":", zorder=0)
         axes[2 + panel].set(xlabel="depth, %", title=f"by depth at 1,024, {scaling}")
     axes[0].set(ylabel="needles found, %", ylim=(-3, 103))

@@ -138,7 +138,7 @@ def test_a_rule_from_outside_is_one_entry(monkeypatch):
 def test_wrong_options_name_the_rule():
     with pytest.raises(ValueError, match="Did you mean 'threshold'"):
         SamplerConfig(acceptance="treshold")
-    with pytest.raises(ValueError, match="must be a probability above 0 and up to 1.*default is 0.9"):
+    with pytest.raises(ValueError, match="probability above 0 and up to 1.*default is 0.9"):
         SamplerConfig(acceptance={"type": "threshold", "value": 1.5})
     with pytest.raises(ValueError, match="has no effect with type='scheduled'"):
         SamplerConfig(acceptance={"value": 0.5})
