@@ -8,6 +8,8 @@ import opencompass
 import pytest
 from mmengine.config import Config
 from opencompass.utils.run import match_cfg_file
+from tiny import write_tiny_checkpoint
+from tiny_causal import write_llama_checkpoint
 from tiny_illada import write_tiny_illada
 from tiny_sdar import write_tiny_sdar
 
@@ -15,7 +17,7 @@ import opencompass_llada.assets
 from opencompass_llada.engines import SamplerSettings
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
-from opencompass_llada.runs.planning import list_models
+from opencompass_llada.runs.planning import list_models, plan_run
 from opencompass_llada.wrapper import LLaDACausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,16 +262,94 @@ def test_another_checkpoint_of_a_known_kind_by_its_path(tmp_path):
     [
         ("llada_8b_bas=/x", "Did you mean 'llada_8b_base'"),
         ("llada_8b_base=", "names no path"),
+        ("/no/such/folder", "neither an existing folder nor a hub id 'organisation/name'"),
+        ("tests", "model '/.*tests': .* has no config.json. Give the folder"),
+        ("mine=here", "model 'mine': Checkpoint 'here' is neither an existing folder"),
     ],
 )
-def test_wrong_checkpoints_are_refused(spec, message):
+def test_wrong_checkpoints_are_refused(spec, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=message):
         ModelTable().resolve([spec])
 
 
-def test_two_checkpoints_in_folders_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="another checkpoint's folder is 'x'"):
-        ModelTable().resolve(["llada_8b_base=/a/x", "llada_8b_base=/b/x"])
+def test_folders_of_one_name_are_told_apart_by_the_folders_around_them(tmp_path):
+    for path in ("one/step=9/final", "two/step=9/final", "three/final", "tiny_ar"):
+        write_tiny_sdar(tmp_path / path, max_position_embeddings=128)
+    first, second, third = (str(tmp_path / path) for path in (
+        "one/step=9/final", "two/step=9/final", "three/final"))  # fmt: skip
+    table = ModelTable()
+    names = table.resolve([first, second, third, "tiny_ar", str(tmp_path / "tiny_ar"), first])
+    assert names[:4] == ["one-step-9-final", "two-step-9-final", "three-final", "tiny_ar"]
+    assert names[4].endswith("-tiny-ar")
+    assert len(names) == 5, "a checkpoint that is named twice is one model"
+    assert table["one-step-9-final"].title == "one/step=9/final"
+    own = table.resolve([f"sdar_8b_chat={first}", f"sdar_8b_chat={third}"])
+    assert own == ["sdar_8b_chat-step-9-final", "sdar_8b_chat-three-final"]
+    configs = table.list_configs([*names, *own])
+    assert len({config["abbr"] for config in configs}) == 7
+    titles = [row["title"] for row in table.describe(configs)]
+    assert titles[-2:] == ["SDAR-8B-Chat (step-9-final)", "SDAR-8B-Chat (three-final)"]
+    assert len({*titles}) == 7
+
+
+def test_a_path_alone_is_a_model_of_what_its_config_json_says(tmp_path, monkeypatch):
+    sdar = write_tiny_sdar(tmp_path / "my-sdar", max_position_embeddings=96)
+    llada = write_tiny_checkpoint(tmp_path / "llada")
+    write_llama_checkpoint(tmp_path / "llama", max_position_embeddings=80)
+    monkeypatch.chdir(tmp_path)
+    table = ModelTable()
+    specs = [str(sdar), "./llada", "mine = ./llama", "GSAI-ML/LLaDA-8B-Base", "asset:tiny-ar"]
+    names = table.resolve(specs)
+    assert names == ["my-sdar", "llada", "mine", "llada_8b_base", "tiny_ar"]
+    facts = [table[name] for name in names[:3]]
+    assert [own.family for own in facts] == ["sdar", "llada", "autoregressive"]
+    assert [own.trained_length for own in facts] == [96, 64, 80]
+    assert [own.block_length for own in facts] == [4, None, None]
+    assert [own.path for own in facts] == [str(sdar), str(llada), str(tmp_path / "llama")]
+    configs = table.list_configs(names[:3], ["all"], benchmark="ruler")
+    assert [config["abbr"] for config in configs] == names[:3], "no scaling that was not asked for"
+    assert [config.get("sampler") for config in configs] == [
+        {"num_steps": 64}, {"num_steps": 64, "block_length": 64}, None,
+    ]  # fmt: skip
+    assert [row["title"] for row in table.describe(configs)] == ["my-sdar", "llada", "mine"]
+    assert [row["trained_length"] for row in table.describe(configs)] == [96, 64, 80]
+    for config in configs:
+        LLaDACausalLM.check_arguments(**wrapper_arguments(config))
+
+
+def test_a_mixed_list_of_scalings_skips_what_does_not_fit_with_a_note(caplog):
+    scalings = ["none", "ntk", "diffusion_ntk", "yarn:factor=4"]
+    names = ["tiny_llada", "tiny_ar", "diffusion_gemma_26b_it"]
+    rows = ModelTable().pair(names, scalings)
+    assert [row["scaling"] for row in rows] == [*scalings, "none", "ntk", "yarn:factor=4", "none"]
+    assert "tiny_ar is not run with scaling diffusion_ntk: scaling 'diffusion_ntk' is not for " in (
+        caplog.text
+    )
+    assert caplog.text.count("is not run with scaling") == 4
+    with pytest.raises(ValueError, match="'diffusion_ntk' is not for 'tiny_ar'"):
+        ModelTable().pair(["tiny_ar", "tiny_block"], ["none", "diffusion_ntk"])  # it fits none
+    with pytest.raises(ValueError, match="'diffusion_ntk' is not for 'tiny_ar'"):
+        ModelTable().pair(["tiny_llada", "tiny_ar"], ["diffusion_ntk"])  # none fits tiny_ar
+
+
+def test_models_of_a_variable_alone_are_run_without_scaling(monkeypatch):
+    monkeypatch.setenv("LLADA_MODELS", "tiny_llada")
+    assert len(plan_run("niah", {"scaling": ["all"], "data": "embedded"}).models) == 1
+    monkeypatch.setenv("LLADA_SCALING", "all")
+    assert len(plan_run("niah", {"scaling": ["none"], "data": "embedded"}).models) == 3
+    for name in ("LLADA_MODELS", "LLADA_SCALING"):
+        monkeypatch.delenv(name)
+    given = {"models": ["tiny_ar"], "scaling": ["all"], "data": "embedded"}
+    assert len(plan_run("niah", given).models) == 2
+
+
+def test_lengths_of_a_run_are_those_of_the_checkpoint_at_the_path(tmp_path, monkeypatch):
+    folder = write_tiny_sdar(tmp_path / "own", max_position_embeddings=2048)
+    for spec in (str(folder), f"tiny_block={folder}"):
+        monkeypatch.setenv("LLADA_MODELS", spec)
+        settings = plan_run("niah", {"data": "embedded"}).settings
+        assert settings["lengths"] == [1024, 2048, 4096, 8192]
 
 
 def test_an_autoregressive_model_is_one_line():

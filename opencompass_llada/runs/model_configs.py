@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from opencompass_llada import assets
-from opencompass_llada.options import reject_unknown
+from opencompass_llada.options import nearest, reject_unknown
 from opencompass_llada.rope.methods import parse_rope_scaling
+from opencompass_llada.runs.checkpoints import (
+    full_path,
+    is_path,
+    label_paths,
+    plain_name,
+    read_facts,
+    stated_length,
+)
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
+
+logger = logging.getLogger(__name__)
 
 Config = dict[str, Any]
 
@@ -38,32 +47,62 @@ class ModelTable:
         return [n for n, facts in self.models.items() if facts.path.startswith(assets.PREFIX)]
 
     def resolve(self, specs: Iterable[str]) -> list[str]:
-        """Return the names of models; ``NAME=PATH`` stands for another checkpoint of NAME's kind.
+        """Return the names of models: those of the table, and new ones for checkpoints by path.
 
-        What is known of NAME is taken to hold for the checkpoint at PATH, a post-trained one say.
-        It is added under its own name, NAME-FOLDER.
+        ``NAME=PATH``: what is known of NAME is taken to hold for the checkpoint at PATH, but for
+        the trained length that its config.json states. ``PATH`` and
+        ``ALIAS=PATH``: its config.json says what it is (`checkpoints.read_facts`). The names are
+        NAME-FOLDER, FOLDER and ALIAS; folders of one name are told apart by those around them.
 
         Raises:
-            ValueError: For a name that is not in the table; the nearest is named.
+            ValueError: For a name that is not in the table, the nearest is named; for no path.
         """
-        names = []
-        for spec in specs:
-            name, equals, path = (part.strip() for part in spec.partition("="))
+        parsed = [self._parse(spec) for spec in specs]
+        given = {spec: None for spec in parsed if spec[1]}
+        prefixes = [f"{name}-" if name in self.models else "" for name, _ in given]
+        by_name = {
+            plain_name(name).replace("_", "-"): own.path for name, own in self.models.items()
+        }
+        labels = label_paths([path for _, path in given], prefixes, by_name)
+        named = {spec: self._add(*spec, label) for spec, label in zip(given, labels, strict=True)}
+        return list(dict.fromkeys(named.get(spec, spec[0]) for spec in parsed))
+
+    def _parse(self, spec: str) -> tuple[str, str]:
+        """Return name and path of a model, each '' where it is not given."""
+        name, equals, path = (part.strip() for part in spec.partition("="))
+        if is_path(name) and name not in self.models:  # a folder's name may hold a =
+            name, equals, path = "", "=", spec.strip()
+        if equals and not path:
+            raise ValueError(f"model {spec!r} names no path; write {name}=FOLDER or {name}.")
+        if not equals:
             reject_unknown("model", [name], self.models)
-            if equals and not path:
-                raise ValueError(f"model {spec!r} names no path; write {name}=FOLDER or {name}.")
-            if equals:
-                folder = re.sub(r"[^A-Za-z0-9.-]+", "-", os.path.basename(path.rstrip("/")))
-                title = f"{self.models[name].title} ({folder})"
-                path = os.path.abspath(os.path.expanduser(path)) if os.path.isdir(path) else path
-                facts = replace(self.models[name], path=path, title=title)
-                name = f"{name}-{folder}"
-                if self.models.setdefault(name, facts) != facts:
-                    raise ValueError(
-                        f"model {spec!r}: another checkpoint's folder is {folder!r}, too."
-                    )
-            names.append(name)
-        return names
+            return name, ""
+        path = full_path(path)
+        known = [own for own, facts in self.models.items() if facts.path == path]
+        return (known[0], "") if known and not name else (name, path)
+
+    def _add(self, name: str, path: str, label: str) -> str:
+        """Enter a checkpoint into the table; return its name."""
+        like = self.models.get(name)
+        if like is None:
+            try:
+                facts = read_facts(path, title=name or label)
+            except ValueError as error:
+                guess = name and nearest(name, self.models)
+                hint = f" Did you mean {guess!r} for {name!r}?" if guess else ""
+                raise ValueError(f"model {name or path!r}: {error}{hint}") from error
+            name = plain_name(name or label)
+        else:
+            title = f"{like.title} ({plain_name(label)})"
+            facts = replace(like, path=path, title=title)
+            facts = replace(facts, trained_length=stated_length(facts) or like.trained_length)
+            name = f"{name}-{plain_name(label)}"
+        if self.models.setdefault(name, facts).path != path:
+            raise ValueError(
+                f"model {name!r} is the name of two checkpoints, {self.models[name].path!r} and "
+                f"{path!r}; give one of them another alias, ALIAS=PATH."
+            )
+        return name
 
     def list_configs(
         self,
@@ -100,15 +139,10 @@ class ModelTable:
         config.
 
         Raises:
-            ValueError: For an unknown model or scaling, or one that does not go with the other.
+            ValueError: For an unknown model or scaling, or those that `pair` refuses.
         """
         names = self.resolve(models)
-        if rows is None:
-            rows = [
-                {"model": name, "scaling": text}
-                for name in names
-                for text in _own_scalings(scaling, self.models[name])
-            ]
+        rows = self.pair(names, scaling) if rows is None else rows
         configs = []
         for row in rows:
             own = dict(row)
@@ -117,7 +151,9 @@ class ModelTable:
             if name not in names:
                 continue
             facts = self.models[name]
-            rope = _check_scaling(name, facts, parse_scaling(text, facts.trained_length))
+            rope = parse_scaling(text, facts.trained_length)
+            if fault := _find_misfit(name, facts, rope):
+                raise ValueError(fault)
             config = {
                 "type": "opencompass_llada.wrapper.LLaDACausalLM",
                 "abbr": _make_abbr(name, rope, steps),
@@ -150,6 +186,29 @@ class ModelTable:
             configs.append(config)
         return configs
 
+    def pair(self, models: Iterable[str], scaling: Sequence[str]) -> list[dict[str, Any]]:
+        """Return a row for each model with each scaling that fits it; the log names the others.
+
+        Raises:
+            ValueError: For a scaling that fits none of the models, or a model that none fits.
+        """
+        rows: list[dict[str, Any]] = []
+        misfits: list[tuple[str, str, str]] = []
+        for name in models:
+            for text in _own_scalings(scaling, self.models[name]):
+                rope = parse_scaling(text, self.models[name].trained_length)
+                if fault := _find_misfit(name, self.models[name], rope):
+                    misfits.append((name, text, fault))
+                else:
+                    rows.append({"model": name, "scaling": text})
+        for name, text, fault in misfits:
+            if name not in {row["model"] for row in rows}:
+                raise ValueError(fault)
+            if text not in {row["scaling"] for row in rows}:
+                raise ValueError(fault)
+            logger.warning("%s is not run with scaling %s: %s", name, text, fault)
+        return rows
+
     def describe(self, configs: Iterable[Config]) -> list[dict[str, Any]]:
         """List what summarizers say about models: title and trained length of each abbr.
 
@@ -158,33 +217,13 @@ class ModelTable:
         """
         described = []
         for config in configs:
-            facts = next(own for own in self.models.values() if own.path == config["path"])
             abbr = config["abbr"]
+            facts = next(own for name, own in self.models.items()
+                         if name.replace("_", "-") == abbr.partition("_")[0])  # fmt: skip
             steps = abbr.partition("_steps")[2].partition("_")[0]
             title = facts.title + (f", steps {steps}" if steps else "")
-            described.append(
-                {"abbr": abbr, "title": title, "trained_length": _stated_length(facts)}
-            )
+            described.append({"abbr": abbr, "title": title, "trained_length": stated_length(facts)})
         return described
-
-
-def _stated_length(facts: KnownModel) -> int | None:
-    """Return the trained length in tokens that a checkpoint's config.json states, if it is here.
-
-    The table's holds for other checkpoints, and where config.json is known to state another. None
-    where config.json states none or cannot be read: the table's would be another checkpoint's.
-    """
-    if not facts.states_length or not os.path.isdir(facts.path):
-        return facts.trained_length
-    from opencompass_llada.networks import NETWORKS, read_config, read_model_config
-
-    try:
-        fields = read_model_config(facts.path)
-        if facts.family in NETWORKS:
-            return read_config(NETWORKS[facts.family], fields).trained_length
-        return int(fields["max_position_embeddings"])
-    except (KeyError, TypeError, ValueError, OSError):  # what is wrong is said before the run
-        return None
 
 
 def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:
@@ -227,17 +266,22 @@ def _own_scalings(texts: Iterable[str], facts: KnownModel) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check_scaling(name: str, facts: KnownModel, scaling: Config) -> Config:
-    """Return a scaling; one that a model has no use for is refused."""
+def _find_misfit(name: str, facts: KnownModel, scaling: Config) -> str:
+    """Say why a model has no use for a scaling; '' where it has."""
+    if scaling["type"] != "none" and not facts.takes_scaling:
+        return (
+            f"scaling {scaling['type']!r} is not for {name!r}: its layers have RoPE of two kinds, "
+            "trained to its whole length. Use none."
+        )
     one_sided = facts.is_autoregressive or facts.block_length is not None
     if one_sided and scaling["type"] == "diffusion_ntk":
         kind = "an autoregressive" if facts.is_autoregressive else "a block-causal"
-        raise ValueError(
+        return (
             f"scaling 'diffusion_ntk' is not for {name!r}: it puts 2T in the place of T because a "
             f"bidirectional model sees relative positions from -(T-1) to T-1, and {kind} one sees "
             "those from 0 to T-1 only. Use ntk."
         )
-    return scaling
+    return ""
 
 
 def _make_abbr(name: str, scaling: Config, steps: int | None) -> str:

@@ -42,6 +42,8 @@ class KnownModel:
     """Where trained length, blocks and licence were read."""
     states_length: bool = True
     """False where its config.json says another length than that."""
+    takes_scaling: bool = True
+    """Whether its RoPE can be scaled at all."""
     scalings: tuple[str, ...] = ()
     """The RoPE scalings that the papers give it, as `model_configs.parse_scaling` reads them."""
     generation: Generation
@@ -209,6 +211,7 @@ _DIFFUSION_GEMMA = KnownModel(
     block_length=256,
     licence="Apache-2.0",
     source="transformers' models/diffusion_gemma (canvas); model card (length, licence)",
+    takes_scaling=False,
     generation=_LLAMA_GENERATION,
 )
 

@@ -130,9 +130,11 @@ def plan_run(
     values = read_settings(settings, known, demo=plan.demo if rows is None else None)
     values.default("models", table.list_shipped(), "default: all that are shipped")
     values.values["models"] = table.resolve(values["models"])
+    if rows is None:
+        _default_scaling(values)
     plan.fill_defaults(values, min(table[name].trained_length for name in values["models"]))
-    values.default("scaling", ["none"])
     _default_workers(values, gpus)
+    rows = table.pair(values["models"], values["scaling"]) if rows is None else rows
 
     def make_models(models: Iterable[str], **options: Any) -> list[Config]:
         given = {"batch_size": values["batch_size"], "dtype": values["dtype"], "rows": rows}
@@ -238,7 +240,7 @@ def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[
     }
     values, gpus = read_settings(settings, known), machine.count_gpus()
     values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
-    values.default("scaling", ["all"], "default: all that docs/models.md lists")
+    _default_scaling(values, ["all"], "default: all that docs/models.md lists")
     values.default("benchmarks", list(ON_BOARD))
     _default_workers(values, gpus)
     shared = ("models", "scaling", "workers", "lengths", "dtype")
@@ -323,6 +325,16 @@ def unique(items: Iterable[Config]) -> list[Config]:
     for item in items:
         found.setdefault(item["abbr"], item)
     return list(found.values())
+
+
+def _default_scaling(
+    values: Settings, scaling: Sequence[str] = ("none",), reason: str = "default"
+) -> None:
+    """Take no scaling where $LLADA_MODELS alone says what to run: a config's is for its own."""
+    if values.is_variable("models") and not values.is_variable("scaling"):
+        values.values["scaling"], scaling = None, ["none"]
+        reason = "default: $LLADA_MODELS is set; all is those of docs/models.md"
+    values.default("scaling", list(scaling), reason)
 
 
 def _default_workers(values: Settings, num_gpus: int) -> None:

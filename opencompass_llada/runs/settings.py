@@ -48,7 +48,7 @@ numbers = partial(text, is_list=True, is_number=True)
 
 #: Of every run, before and after its benchmark's own.
 LEADING = {
-    "models": texts("names of docs/models.md or NAME=PATH, separated by commas"),
+    "models": texts("names of docs/models.md, PATH, ALIAS=PATH or NAME=PATH, separated by commas"),
     "scaling": texts(
         "METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md; "
         "METHOD:all: those of one method"
@@ -91,6 +91,10 @@ class Settings:
         """Take each value for which none was given, all for one reason."""
         for name, value in values.items():
             self.default(name, value, reason)
+
+    def is_variable(self, name: str) -> bool:
+        """Return whether a value is that of an environment variable."""
+        return self.sources[name].startswith("$")
 
     def replaced(self, **values: Any) -> Settings:
         """Return a copy with other values."""

@@ -1,0 +1,134 @@
+"""Reads what is known of a checkpoint that a run names by its path, and gives each a name.
+
+config.json tells family, blocks and trained length; how it generates is the family's in the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+from opencompass_llada import assets
+from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
+
+logger = logging.getLogger(__name__)
+
+
+def is_path(text: str) -> bool:
+    """Tell a path, a hub id or ``asset:NAME`` from the name of a model."""
+    starts = (".", "~", assets.PREFIX)
+    return "/" in text or text.startswith(starts) or os.path.isdir(text)
+
+
+def full_path(path: str) -> str:
+    """Return a folder's absolute path, so that a dumped config holds; anything else as it is."""
+    folder = os.path.abspath(os.path.expanduser(path))
+    return folder if os.path.isdir(folder) else path
+
+
+def label_paths(
+    paths: Sequence[str], prefixes: Sequence[str], taken: Mapping[str, str]
+) -> list[str]:
+    """Return the last parts of each path, as few as tell it from the others and from `taken`.
+
+    Args:
+        paths: Checkpoints.
+        prefixes: What stands before each one's label in its name.
+        taken: The paths of models that there are already, by `plain_name`.
+    """
+    parts = [PurePath(path).parts for path in paths]
+    depths = [1] * len(paths)
+    while True:
+        labels = ["/".join(own[-depth:]) for own, depth in zip(parts, depths, strict=True)]
+        named: dict[str, set[str]] = {name: {path} for name, path in taken.items()}
+        names = [plain_name(first + label) for first, label in zip(prefixes, labels, strict=True)]
+        for name, path in zip(names, paths, strict=True):
+            named.setdefault(name, set()).add(path)
+        alike = [n for n, name in enumerate(names)
+                 if len(named[name]) > 1 and depths[n] < len(parts[n])]  # fmt: skip
+        if not alike:
+            return labels
+        for number in alike:
+            depths[number] += 1
+
+
+def plain_name(text: str) -> str:
+    """Return a text as it stands in an abbr and in files' names."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")
+
+
+def read_facts(path: str, title: str) -> KnownModel:
+    """Return what a checkpoint's config.json, and the table for its family, say of it.
+
+    Raises:
+        ValueError: If it is no checkpoint, or its config.json states no trained length.
+    """
+    from opencompass_llada.benchmarks.counting import find_template
+    from opencompass_llada.families import find_family
+    from opencompass_llada.networks import read_model_config
+
+    fields = read_model_config(path)
+    family = find_family(fields, path, None).name
+    like = _find_like(family)
+    facts = replace(
+        like,
+        title=title,
+        path=path,
+        family=family,
+        chat=find_template(path) is not None,
+        licence="not known",
+        source="its config.json",
+        scalings=(),
+        short={},
+        paper_dtype=None,
+    )
+    length, block_length = _read_sizes(facts, fields)
+    length = length if like.states_length else like.trained_length
+    if length is None:
+        raise ValueError(
+            f"config.json of the checkpoint {path!r} states no trained length, which default "
+            "lengths and scalings are worked out from. Write NAME=PATH with the NAME of "
+            "docs/models.md that it is like, or state max_position_embeddings there."
+        )
+    logger.info(
+        "%s: family %s, trained on %d tokens, %s chat template; it generates as %s.",
+        path, family, length, "with a" if facts.chat else "without", like.title,
+    )  # fmt: skip
+    return replace(facts, trained_length=length, block_length=block_length)
+
+
+def _find_like(family: str) -> KnownModel:
+    """Return the table's first published model of a family; of one outside the table LLaDA-8B."""
+    published = [own for own in KNOWN_MODELS.values() if not own.path.startswith(assets.PREFIX)]
+    return next((own for own in published if own.family == family), published[0])
+
+
+def _read_sizes(facts: KnownModel, fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return trained length, if config.json states one, and block length of a checkpoint."""
+    from opencompass_llada.networks import NETWORKS, read_config
+
+    if facts.family not in NETWORKS:
+        stated = fields.get("max_position_embeddings")
+        return (None if stated is None else int(stated)), facts.block_length
+    config = read_config(NETWORKS[facts.family], fields)
+    return config.trained_length, getattr(config.attention_pattern, "block_length", None)
+
+
+def stated_length(facts: KnownModel) -> int | None:
+    """Return the trained length in tokens that a folder's config.json states; else the table's.
+
+    None where config.json states none or cannot be read: the table's would be another checkpoint's.
+    """
+    if not facts.states_length or not os.path.isdir(facts.path):
+        return facts.trained_length
+    from opencompass_llada.networks import read_model_config
+
+    try:
+        return _read_sizes(facts, read_model_config(facts.path))[0]
+    except (KeyError, TypeError, ValueError, OSError):  # what is wrong is said before the run
+        return None
