@@ -35,12 +35,13 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     doctor.set_defaults(run=_run_doctor)
     _add_report(commands)
     _add_watch(commands)
+    _add_time(commands)
     _add_fidelity(commands)
     given = parser.parse_args(arguments)
     try:
         return int(given.run(given))
     except ValueError as error:
-        if given.command not in ("report", "watch"):  # which have nothing to show
+        if given.command not in ("report", "watch", "time"):  # which have nothing to show
             raise
         sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
         return 2
@@ -84,6 +85,26 @@ def _run_watch(given: argparse.Namespace) -> int:
     from opencompass_llada.runs.watch import run_watch
 
     return run_watch(given.work_dir, given.every, once=given.once)
+
+
+def _add_time(commands: Any) -> None:
+    timer = commands.add_parser(
+        "time",
+        help="measure the seconds of a finished run's models, alone; the report shows them",
+        description="Answers a few prompts of each model's shortest and longest cells again, one "
+        "at a time, warmed up, and writes timing.json into the run's folder. Let nothing else run.",
+    )
+    timer.add_argument("work_dir", metavar="WORKDIR", help="a run's folder; of several, the newest")
+    timer.add_argument("--models", nargs="+", help="abbrs of models; all by default")
+    timer.add_argument("--samples", type=int, default=3, help="samples of a cell; default 3")
+    timer.add_argument("--rounds", type=int, default=3, help="times that each is timed; default 3")
+    timer.set_defaults(run=_run_time)
+
+
+def _run_time(given: argparse.Namespace) -> int:
+    from opencompass_llada.runs.timing import run_time
+
+    return run_time(given)
 
 
 def _add_fidelity(commands: Any) -> None:

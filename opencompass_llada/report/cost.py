@@ -1,6 +1,7 @@
 """Adds up what generating the answers took: seconds, forward passes, tokens a second, memory.
 
-A benchmark of which a cell was not recorded has no totals.
+A benchmark of which a cell was not recorded has no totals. Seconds of tasks that ran side by side
+are of a shared machine; what `timings` holds was measured alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from opencompass_llada.report.collect import CellKey, Collection, key_of
+from opencompass_llada.report.timings import Timing, find_timings, longest_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,10 @@ class Cost:
     num_batch_passes: int | None = None  # forward passes of batches: the model's calls
     num_generated_tokens: int | None = None  # asked for; prompts are not counted
     tokens_per_second: float | None = None  # generated ones, of the model's time
+    is_shared: bool = (
+        True  # unless every task is known to have run alone, seconds are the machine's
+    )
+    timed: Timing | None = None  # the longest cell that was measured alone
     peak_memory_bytes: int | None = None  # most on the GPUs; on a CPU, of the whole process
     device: str  # several, if runs differ
     reason: str = ""  # why totals are missing
@@ -40,8 +46,12 @@ def find_costs(collection: Collection) -> list[Cost]:
     """Add up the records of each line on each benchmark that generates text."""
     generated = collection.results[collection.results.benchmark != "perplexity"]
     groups = generated.groupby(["entry", "kind", "benchmark"], sort=False)
+    timings = find_timings(collection)
     return [
-        _add_up(collection, names, list(dict.fromkeys(map(key_of, rows.itertuples()))))
+        replace(
+            _add_up(collection, names, list(dict.fromkeys(map(key_of, rows.itertuples())))),
+            timed=longest_alone(timings, names[0], names[2]),
+        )
         for names, rows in groups
     ]
 
@@ -80,6 +90,7 @@ def _add_up(collection: Collection, names: tuple[str, str, str], cells: Sequence
     return replace(
         cost,
         num_prompts=int(prompts),
+        is_shared=any(record.get("tasks_at_a_time") != 1 for record in records),
         seconds=seconds,
         seconds_per_sample=seconds / prompts,
         nfe_per_sample=None if passes is None else passes / prompts,

@@ -63,35 +63,36 @@ def make_plots(
 
 
 def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
-    """Draw each benchmark's headline against what an answer takes; None if nothing has both."""
+    """Draw each benchmark's headline against what an answer takes; None if nothing has both.
+
+    Seconds where each line's were measured alone, else forward passes, which no machine changes.
+    """
     from matplotlib.ticker import NullFormatter
 
     entries = list(dict.fromkeys(score.entry for score in scores))
     index = {(s.entry, s.series, s.column, s.length): s for s in scores}
-    panels: dict[str, list[tuple[Score, float]]] = {}
+    panels: dict[str, list[tuple[Score, Cost]]] = {}
     for series, column, length in choose_headlines(scores):
         for cost in costs:
-            score, seconds = (
-                index.get((cost.entry, series, column, length)),
-                cost.seconds_per_sample,
-            )
-            if score is None or score.benchmark != cost.benchmark:
+            score = index.get((cost.entry, series, column, length))
+            if score is None or score.benchmark != cost.benchmark or score.score is None:
                 continue
-            if score.score is not None and seconds is not None:
-                panels.setdefault(f"{series}: {column}", []).append((score, seconds))
-    if not panels:
+            panels.setdefault(f"{series}: {column}", []).append((score, cost))
+    measured = {title: _measure(pairs) for title, pairs in panels.items()}
+    measured = {title: found for title, found in measured.items() if found[1]}
+    if not measured:
         return None
-    shown = {score.entry for pairs in panels.values() for score, _ in pairs}
+    shown = {score.entry for _, points in measured.values() for score, *_ in points}
     size = (4.6, 3.8 + 0.12 * len(shown))
-    figure, all_axes = drawing.make_panels(len(panels), len(panels), size, (0.6, 0))
+    figure, all_axes = drawing.make_panels(len(measured), len(measured), size, (0.6, 0))
     drawn: dict[str, Any] = {}
-    for axes, (title, pairs) in zip(all_axes, panels.items(), strict=True):
-        for score, seconds in pairs:
+    for axes, (title, (label, points)) in zip(all_axes, measured.items(), strict=True):
+        for score, cost_value, spread in points:
             style = drawing.style_of(entries.index(score.entry), score.kind)
             value = score.score or 0.0
             low, high = (value if end is None else end for end in (score.low, score.high))
             bar = axes.errorbar(
-                seconds, value, yerr=[[value - low], [high - value]], capsize=2.5,
+                cost_value, value, yerr=[[value - low], [high - value]], xerr=spread, capsize=2.5,
                 markersize=7, linewidth=1, **{**style, "linestyle": "none"},
             )  # fmt: skip
             drawn.setdefault(score.entry, bar)
@@ -101,11 +102,29 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)
-        axes.set_xlabel("seconds a sample")
+        axes.set_xlabel(label)
+        axes.set_ylabel("score, % (bars: 95 %)")
         axes.grid(True, which="both", color="0.92")
-    all_axes[0].set_ylabel("score, % (bars: 95 %)")
     drawing.add_legend(figure, list(drawn.values()), list(drawn))
     return figure
+
+
+def _measure(pairs: Sequence[tuple[Score, Cost]]) -> tuple[str, list[tuple[Score, float, Any]]]:
+    """Return what the axis of cost is called, and each score with its cost and the cost's bar."""
+    timed = [(score, cost.timed) for score, cost in pairs if cost.timed is not None]
+    if len(timed) == len(pairs):
+        lengths = sorted({timing.length or 0 for _, timing in timed})
+        at = f" at {', '.join(f'{length:,}' for length in lengths)} tokens" if lengths[-1] else ""
+        label = f"seconds a sample{at}, alone\n(median; bars: middle half)"
+        return label, [
+            (score, own.seconds, [[own.seconds - own.low], [own.high - own.seconds]])
+            for score, own in timed
+        ]
+    if all(not cost.is_shared and cost.seconds_per_sample for _, cost in pairs):
+        points = [(score, cost.seconds_per_sample or 0.0, None) for score, cost in pairs]
+        return "seconds a sample, mean of the run (one task at a time)", points
+    passes = [(score, cost.nfe_per_sample, None) for score, cost in pairs if cost.nfe_per_sample]
+    return "forward passes a sample (NFE; seconds: not measured alone)", passes
 
 
 def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:

@@ -30,6 +30,7 @@ from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
+from opencompass_llada.report.timings import find_timings
 from opencompass_llada.runs.run_folder import RunFolder, find_runs
 
 TITLE = "Long-context leaderboard"
@@ -66,7 +67,7 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     lengths, costs = find_effective_lengths(scores), find_costs(collection)
     samples = choose_samples(collection)
     links = _find_links(collection, samples.anchors)
-    tables = make_tables(scores, lengths, costs, compare(scores), links)
+    tables = make_tables(scores, lengths, costs, compare(scores), links, find_timings(collection))
     notes = [*collection.notes, *remarks]
     # The lines of a note stay lines.
     listed = ["- " + "\n  ".join(map(writers.escape_markdown, note.splitlines())) for note in notes]

@@ -18,6 +18,7 @@ from opencompass_llada.report.scores import (
     Score,
     choose_headlines,
 )
+from opencompass_llada.report.timings import Timing
 from opencompass_llada.report.writers import Cell, Table, file_name
 
 #: Line, benchmark, task and length -> anchor of the samples.
@@ -25,6 +26,8 @@ Links = Mapping[tuple[str, str, str, int | None], str]
 NOT_RUN = "-"
 MISSING = "missing"
 ALL = "all"
+SHARED = "shared machine"
+NOT_MEASURED = "not measured"
 RULE_NAMES = {"absolute": f"≥ {RULER_THRESHOLD:g} %", "relative": f"≥ {100 * OWN_SHARE:g} % of own"}
 TRUST_NOTES = tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items())
 
@@ -77,6 +80,7 @@ def make_tables(
     costs: Sequence[Cost],
     pairs: Sequence[FigurePair],
     links: Links,
+    timings: Sequence[Timing] = (),
 ) -> list[Table]:
     """Make every table but the list of all published figures; `links` are anchors of samples."""
     tables = [_make_overview(scores, lengths)]
@@ -84,6 +88,7 @@ def make_tables(
         tables.append(_make_series(series, [s for s in scores if s.series == series], links))
     tables += [_make_lengths(lengths)] if lengths else []
     tables += [_make_costs(costs)] if costs else []
+    tables += [_make_timings(timings)] if timings else []
     tables += [_make_comparison(pairs)] if pairs else []
     return tables
 
@@ -205,26 +210,82 @@ def _make_costs(costs: Sequence[Cost]) -> Table:
     def number(name: str, form: str) -> Callable[[Cost], Cell]:
         return lambda cost: _number_cell(getattr(cost, name), form, hover=cost.reason)
 
+    def time(name: str, form: str) -> Callable[[Cost], Cell]:
+        """Show what a shared machine took as a text, which no sorting ranks."""
+
+        def show(cost: Cost) -> Cell:
+            cell = number(name, form)(cost)
+            is_number = cost.is_shared and cell.value is not None
+            return Cell(text=f"{cell.text} ({SHARED})") if is_number else cell
+
+        return show
+
     columns = {
         "model": lambda cost: cost.entry,
         "kind": lambda cost: cost.kind,
         "benchmark": lambda cost: find_benchmark(cost.benchmark).title,
-        "seconds": number("seconds", "{:.1f}"),
-        "seconds a sample": number("seconds_per_sample", "{:.3g}"),
         "NFE a sample": number("nfe_per_sample", "{:.4g}"),
+        "seconds": time("seconds", "{:.1f}"),
+        "seconds a sample": time("seconds_per_sample", "{:.3g}"),
+        "generated tokens/s": time("tokens_per_second", "{:.1f}"),
         "passes of batches": number("num_batch_passes", "{:,.0f}"),
-        "generated tokens/s": number("tokens_per_second", "{:.1f}"),
         "peak memory, GiB": number("peak_memory_gib", "{:.2f}"),
         "device": lambda cost: cost.device or "not recorded",
     }
     notes = (
-        "Seconds in the model, loading left out. NFE: forward passes that a sample went "
-        "through until its answer was complete, as many as alone. Passes of batches: the "
-        "model's calls, each for all samples of a batch. Prompt tokens are not counted as "
-        "generated. Memory: tensors on the GPU; on a CPU the peak of the whole process, which "
-        "the next data set inherits.",
+        "NFE: forward passes that a sample went through until its answer was complete, as many as "
+        "alone. Seconds in the model, loading left out. "
+        f"{SHARED.capitalize()}: tasks ran side by side, or nothing says that they did not, so "
+        "that these seconds are not compared; opencompass-llada time WORKDIR measures them alone. "
+        "Passes of batches: the model's calls, each for all samples of a batch. Prompt tokens are "
+        "not counted as generated. Memory: tensors on the GPU; on a CPU the peak of the whole "
+        "process, which the next data set inherits.",
     )
     return _list("cost", "Cost of generation", costs, columns, notes, 3)
+
+
+def _make_timings(timings: Sequence[Timing]) -> Table:
+    """Return what `opencompass-llada time` measured, a line a cell."""
+
+    def show_seconds(timing: Timing) -> Cell:
+        text = f"{timing.seconds:.3g} [{timing.low:.3g}, {timing.high:.3g}]"
+        if timing.is_alone:
+            return Cell(text=text, value=timing.seconds)
+        return Cell(text=f"{text} ({SHARED})")
+
+    def show_rate(timing: Timing) -> Cell:
+        text = f"{timing.tokens_per_second:.1f}"
+        if timing.is_alone:
+            return Cell(text=text, value=timing.tokens_per_second)
+        return Cell(text=f"{text} ({SHARED})")
+
+    columns = {
+        "model": lambda timing: timing.entry,
+        "benchmark": lambda timing: find_benchmark(timing.benchmark).title,
+        "length": lambda timing: _number_cell(timing.length, "{:,}", missing=""),
+        "seconds a sample": show_seconds,
+        "times": lambda timing: _number_cell(timing.num_times, "{:,}"),
+        "CPU seconds a sample": lambda timing: _number_cell(timing.cpu_seconds, "{:.3g}"),
+        "NFE a sample": lambda timing: _number_cell(timing.passes, "{:.4g}"),
+        "generated tokens/s": show_rate,
+        "load, s": lambda timing: _number_cell(timing.load_seconds, "{:.3g}"),
+        "first call, s": lambda timing: _number_cell(timing.first_call_seconds, "{:.3g}"),
+        "peak memory, GiB": lambda timing: _number_cell(
+            timing.peak_memory_bytes and timing.peak_memory_bytes / 2**30, "{:.2f}", NOT_MEASURED
+        ),
+        "energy a sample, J": lambda timing: _number_cell(timing.joules, "{:.3g}", NOT_MEASURED),
+        "device": lambda timing: timing.device,
+    }
+    others = {t.other_cores for t in timings if not t.is_alone and t.other_cores is not None}
+    busy = f" Other processes kept {max(others):.1f} cores busy." if others else ""
+    notes = (
+        "Measured by opencompass-llada time: one sample at a time, after a first call of the same "
+        "shape. Seconds: the median, in brackets the middle half. CPU seconds: of all cores. "
+        "First call: with all that is compiled. Energy: the power that the card reports times "
+        f"the seconds; {NOT_MEASURED}: nothing tells. {SHARED.capitalize()}: others were using "
+        f"it, so that the seconds are not compared.{busy}",
+    )
+    return _list("timing", "Timing, alone", timings, columns, notes, 3)
 
 
 def _trust_cell(figure: Figure) -> Cell:

@@ -37,6 +37,8 @@ PACKAGES = ("opencompass-llada", "opencompass", "torch", "transformers", "tokeni
             "safetensors", "datasets", "numpy", "flash-attn", "peft")  # fmt: skip
 #: The package itself first, then the others whose versions change answers.
 DECIDING = ("opencompass-llada", "torch", "transformers")
+#: How many tasks of a run go on side by side; `tasks.CoreSharingLocalRunner` tells its tasks.
+TASKS_VARIABLE = "OPENCOMPASS_LLADA_TASKS"
 #: OpenCompass's stamp in a file's name.
 _STAMP = re.compile(r"^(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d).*", re.DOTALL)
 #: Fields of `engines.Totals`, and what they are called in a record.
@@ -126,6 +128,7 @@ def recording(
             for name, value in _read_counters(model).items()
         },
         "peak_memory_bytes": _peak_memory(),
+        "tasks_at_a_time": _read_tasks(),
         "num_samples": None if rows is None else len(rows),
         "dataset_hash": None if rows is None else hashes.hash_rows(rows),
     }
@@ -228,6 +231,12 @@ def _describe_cache(engine: Any) -> str | None:
         return None
     options = {name: value for name, value in asdict(resolved.cache).items() if value is not None}
     return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _read_tasks() -> int | None:
+    """Return how many tasks go on side by side, this one among them; None where nothing says."""
+    told = os.environ.get(TASKS_VARIABLE, "")
+    return int(told) if told.isdecimal() else None
 
 
 def _peak_memory() -> int:

@@ -30,7 +30,12 @@ from opencompass_llada.runs import makers
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
-from opencompass_llada.runs.provenance import hash_files, record_model, recording
+from opencompass_llada.runs.provenance import (
+    TASKS_VARIABLE,
+    hash_files,
+    record_model,
+    recording,
+)
 from opencompass_llada.runs.recorded_files import (
     AnswerFile,
     dataset_name,
@@ -235,11 +240,12 @@ class CoreSharingLocalRunner(LocalRunner):
 
     def launch(self, tasks: Sequence[Any]) -> Any:
         """Run all tasks and wait for them; returns pairs of task name and exit status."""
-        if self.debug or THREADS_VARIABLE in os.environ:  # in this process; or as the user has set
-            return super().launch(tasks)
-        num_threads = max(1, (os.cpu_count() or 1) // max(1, min(self.max_num_workers, len(tasks))))
-        logger.info("%s=%d, a share of this machine's cores.", THREADS_VARIABLE, num_threads)
-        with mock.patch.dict(os.environ, {THREADS_VARIABLE: str(num_threads)}):
+        side_by_side = 1 if self.debug else max(1, min(self.max_num_workers, len(tasks)))
+        told = {TASKS_VARIABLE: str(side_by_side)}
+        if not self.debug and THREADS_VARIABLE not in os.environ:  # as the user has set it
+            told[THREADS_VARIABLE] = str(max(1, (os.cpu_count() or 1) // side_by_side))
+            logger.info("%s=%s, a share of this machine's cores.", *list(told.items())[-1])
+        with mock.patch.dict(os.environ, told):
             return super().launch(tasks)
 
 
