@@ -34,6 +34,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     doctor.add_argument("-w", "--work-dir", default="outputs", help="where results will go")
     doctor.set_defaults(run=_run_doctor)
     _add_report(commands)
+    _add_paper(commands)
     _add_watch(commands)
     _add_time(commands)
     _add_fidelity(commands)
@@ -41,7 +42,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     try:
         return int(given.run(given))
     except ValueError as error:
-        if given.command not in ("report", "watch", "time"):  # which have nothing to show
+        if given.command not in ("report", "paper", "watch", "time"):  # which have nothing to show
             raise
         sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
         return 2
@@ -69,6 +70,33 @@ def _run_report(given: argparse.Namespace) -> int:
     from opencompass_llada.report.publish import run_report
 
     return run_report(given.work_dirs, Path(given.output), given.title)
+
+
+def _add_paper(commands: Any) -> None:
+    paper = commands.add_parser(
+        "paper", help="write a LaTeX table, figures and a methods paragraph of one or several runs"
+    )
+    paper.add_argument("work_dirs", nargs="+", metavar="WORKDIR", help="as `report` takes them")
+    paper.add_argument("-o", "--output", metavar="DIR", required=True, help="where to write")
+    paper.add_argument("--models", nargs="+", default=[], help="lines to show; all by default")
+    paper.add_argument("--columns", nargs="+", default=[],
+                       help="'RULER', 'RULER: QA' or 'RULER: QA at 4,096'")  # fmt: skip
+    paper.add_argument("--no-intervals", action="store_true", help="leave the intervals out")
+    paper.add_argument("--width", choices=["one", "two"], default="two",
+                       help="columns of a page that table and figures take")  # fmt: skip
+    paper.set_defaults(run=_run_paper)
+
+
+def _run_paper(given: argparse.Namespace) -> int:
+    from opencompass_llada.report.paper import PaperOptions, run_paper
+
+    options = PaperOptions(
+        models=tuple(given.models),
+        columns=tuple(given.columns),
+        has_intervals=not given.no_intervals,
+        width=given.width,
+    )
+    return run_paper(given.work_dirs, Path(given.output), options)
 
 
 def _add_watch(commands: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ LINE_STYLES = {"diffusion": "-", "autoregressive": "--", "unknown": ":"}
 DOTS_PER_INCH = 160
 #: Larger figures get fewer dots an inch; drawing them takes time with the square of it.
 MOST_DOTS = 2400
+MOST_SHRUNK = 5.5  # points: the smallest letters of a figure in a paper
 
 
 def make_panels(
@@ -42,19 +44,51 @@ def make_panels(
 
 
 def save_figure(figure: Any, *paths: Path) -> tuple[Path, ...]:
-    """Write a figure as PNG or, by the suffix, as SVG whose bytes are the same every time."""
-    import matplotlib
+    """Write a figure as PNG, SVG or PDF by the suffix, with the same bytes every time.
 
+    A PDF holds its fonts as outlines (TrueType), which publishers ask for.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # a name may hold what reads as a formula
+        if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
+            text.set_parse_math(False)
     dots = min(DOTS_PER_INCH, MOST_DOTS / max(figure.get_size_inches()))
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        style = {"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.family": "DejaVu Sans"}
-        metadata = {"Date" if path.suffix == ".svg" else "Software": None}
+        style = {"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.family": "DejaVu Sans",
+                 "pdf.fonttype": 42}  # fmt: skip
+        stamp = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix, "Software")
+        metadata = {stamp: None}
         with matplotlib.rc_context(style), replacing(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=dots, metadata=metadata)
         # The layout found for the first file holds; finding it takes as long as drawing.
         figure.set_layout_engine("none")
     return paths
+
+
+def fit_column(figure: Any, inches: float, *, is_grid: bool = False) -> str:
+    """Give a figure a column's width and letters that stay legible there; return its heading.
+
+    The heading goes, since a caption stands below. Panels of a grid keep their shape, others
+    become higher, since their letters shrink less than they do.
+    """
+    from matplotlib.text import Text
+
+    width, height = figure.get_size_inches()
+    scale, heading = inches / width, str(figure.get_suptitle())
+    if heading:
+        figure.suptitle("")
+    figure.set_size_inches(inches, height * (scale if is_grid else max(scale, 0.62)))
+    for text in figure.findobj(Text):
+        text.set_fontsize(min(8.0, max(MOST_SHRUNK, text.get_fontsize() * min(1.0, scale * 1.3))))
+    for axes in figure.axes:
+        place, size = axes.get_subplotspec(), axes.title.get_fontsize()
+        share = 0.9 * inches / (place.get_gridspec().ncols if place else 1)
+        lines = textwrap.wrap(" ".join(axes.get_title().split()), int(share * 72 / (0.6 * size)))
+        axes.title.set_text("\n".join(lines))
+    return heading
 
 
 def style_of(place: int, kind: str = "diffusion") -> dict[str, Any]:

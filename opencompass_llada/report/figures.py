@@ -39,11 +39,14 @@ ESTIMATOR_NAMES = {
 
 
 def make_plots(
-    collection: Collection, scores: Sequence[Score], costs: Sequence[Cost]
+    collection: Collection,
+    scores: Sequence[Score],
+    costs: Sequence[Cost],
+    heat_maps_a_row: int | None = None,
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield name, caption and figure of everything that there is something to draw for."""
     if grids := make_entry_grids(collection.results):
-        figure = draw_heat_maps(grids, 3 if len(grids) <= 9 else 5)
+        figure = draw_heat_maps(grids, heat_maps_a_row or (3 if len(grids) <= 9 else 5))
         yield HEAT_MAPS, "Needle in a haystack by length and depth", figure
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]

@@ -26,6 +26,7 @@ from opencompass_llada.report.collect import (
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
+from opencompass_llada.report.latex import write_latex
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
@@ -94,7 +95,7 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     texts = {
         "report.html": page,
         "leaderboard.md": "\n".join([*heading, *map(writers.write_markdown, tables)]),
-        "leaderboard.tex": "\n".join(map(writers.write_latex, tables)),
+        "leaderboard.tex": "\n".join(map(write_latex, tables)),
         **{f"tables/{table.name}.csv": writers.write_csv(table) for table in tables},
         "scores.csv": writers.write_csv_rows(
             [own.name for own in fields(Score)], map(asdict, scores)

@@ -43,7 +43,7 @@ def _number_cell(value: float | None, form: str, missing: str = MISSING, hover: 
     return Cell(text=form.format(value), value=value)
 
 
-def _score_cell(score: Score | None, links: Links) -> Cell:
+def score_cell(score: Score | None, links: Links) -> Cell:
     """Return a score with its interval; words where there is none."""
     if score is None or score.status == "not run":
         return Cell(text=NOT_RUN, hover="" if score is None else score.reason)
@@ -107,7 +107,7 @@ def _make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) 
     rows = []
     for entry in dict.fromkeys(score.entry for score in scores):
         own = [index.get((entry, *key)) for key in columns]
-        cells = [cell for score in own for cell in (_score_cell(score, {}), _rank_cell(score))]
+        cells = [cell for score in own for cell in (score_cell(score, {}), _rank_cell(score))]
         cells += [_length_cell(effective.get((entry, *rule))) for rule in rules]
         kind = next(score.kind for score in scores if score.entry == entry)
         rows.append(_row(entry, kind, *cells))
@@ -143,7 +143,7 @@ def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:
         column = columns[0][0]
         heads = ["model", *(ALL if place is None else f"{place:,}" for place in places)]
         rows = [
-            _row(entry, *(_score_cell(index.get((entry, column, p)), links) for p in places))
+            _row(entry, *(score_cell(index.get((entry, column, p)), links) for p in places))
             for entry in entries
         ]
         notes.append(f"{column}; columns: context length in tokens")
@@ -155,7 +155,7 @@ def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:
             if any(score is not None for score in own):
                 where = (ALL if lengths else "") if place is None else f"{place:,}"
                 label = Cell(text=where, value=float(place or 10**9))
-                rows.append(_row(entry, label, *(_score_cell(score, links) for score in own)))
+                rows.append(_row(entry, label, *(score_cell(score, links) for score in own)))
         groups = [name for name, is_group in columns if is_group]
         notes += [f"averages: {', '.join(groups)}; the others are tasks"] if groups else []
     if absent:
@@ -300,7 +300,7 @@ def _make_comparison(pairs: Sequence[FigurePair]) -> Table:
         "benchmark": lambda pair: pair.measured.series,
         "column": lambda pair: pair.figure.column,
         "length": lambda pair: _number_cell(pair.figure.length, "{:,}", missing=""),
-        "measured": lambda pair: _score_cell(pair.measured, {}),
+        "measured": lambda pair: score_cell(pair.measured, {}),
         "published": lambda pair: Cell(
             text=f"{pair.figure.value:g}", value=pair.figure.value, hover=pair.figure.note
         ),

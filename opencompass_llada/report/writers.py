@@ -1,4 +1,4 @@
-"""Writes tables as Markdown, CSV and LaTeX; texts of others are shown as they are.
+"""Writes tables as Markdown and CSV; texts of others are shown as they are.
 
 A spreadsheet computes a cell that begins with a sign, Markdown has markup, and control characters
 hide or turn around what stands beside them. HTML is escaped by its template.
@@ -7,7 +7,7 @@ hide or turn around what stands beside them. HTML is escaped by its template.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,6 @@ _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _MARKUP = "\\`*_|<>[&$~"
 #: Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm.
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "≥": r"$\geq$", "<": r"$<$", ">": r"$>$", "−": "--", "±": r"$\pm$", "…": r"\ldots{}",
-    "[": "{[}", "]": "{]}",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,37 +91,18 @@ def write_csv(table: Table) -> str:
     return write_csv_rows(table.heads, ([cell.text for cell in row] for row in table.rows))
 
 
-def write_latex(table: Table) -> str:
-    r"""Return a tabular between booktabs rules, best numbers bold, notes as comments."""
-    columns = "l" * table.num_labels + "r" * (len(table.heads) - table.num_labels)
-    lines = [f"% {table.title}; needs \\usepackage{{booktabs}}"]
-    lines += [f"% {' '.join(show_controls(note).split())}" for note in table.notes]
-    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines += [" & ".join(map(escape_latex, table.heads)) + r" \\", r"\midrule"]
-    for row in table.rows:
-        lines.append(" & ".join(_emphasize(c, escape_latex, r"\textbf{%s}") for c in row) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
 def write_markdown(table: Table) -> str:
     """Return a table with its heading and notes; best numbers are bold."""
     heads = [escape_markdown(head) for head in table.heads]
-    rows = [[_emphasize(c, escape_markdown, "**%s**") for c in row] for row in table.rows]
+    rows = [
+        [f"**{text}**" if (text := escape_markdown(c.text)) and c.is_best else text for c in row]
+        for row in table.rows
+    ]
     lines = [f"## {escape_markdown(table.title)}", ""]
     lines.append(write_plain_table(heads, rows, table.num_labels))
     if table.notes:
         lines += ["", *(f"- {escape_markdown(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
-
-
-def _emphasize(cell: Cell, escape: Callable[[str], str], form: str) -> str:
-    text = escape(cell.text)
-    return form % text if cell.is_best and text else text
-
-
-def escape_latex(text: str) -> str:
-    """Return a text whose signs LaTeX prints as they are."""
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(show_controls(text).split()))
 
 
 def escape_markdown(text: str) -> str:

@@ -1,0 +1,153 @@
+"""What a paper prints: tables and figures that fit its columns, and a paragraph on methods."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
+
+from opencompass_llada.cli import main
+from opencompass_llada.report.averages import make_board
+from opencompass_llada.report.collect import collect
+from opencompass_llada.report.latex import PACKAGES, WIDTHS, write_latex
+from opencompass_llada.report.paper import (
+    MAIN,
+    PaperOptions,
+    choose_models,
+    make_paper_table,
+    write_paper,
+)
+from opencompass_llada.report.scores import find_effective_lengths, rank_scores
+from opencompass_llada.report.tables import make_tables
+from opencompass_llada.report.writers import Cell, Table
+
+LATEX = shutil.which("pdflatex")
+needs_latex = pytest.mark.skipif(LATEX is None, reason="pdflatex is not installed")
+CELLS = [niah_cell(length, depth) for length in (2000, 16000) for depth in (0, 50)]
+RULER = [ruler_cell(task, length) for task in RULER_TASKS for length in (4096, 131072)]
+SCALED = {"type": "diffusion_ntk", "target_length": 131072, "trained_length": 4096}
+HOSTILE = ["100% & #1_{x}^2~\\ [a] | <b>", "$\\input{secret}$", "a" * 12 + "_" + "b" * 12]
+LEADERBOARDS = {
+    "three models": ([make_model(n) for n in ("one", "two", "three-ar")], [*CELLS, *RULER], ()),
+    "thirty scalings": (
+        [make_model(f"model_{n}", rope_scaling=SCALED) for n in range(30)],
+        CELLS,
+        [f"LLaDA-8B-Instruct-{n}" for n in range(30)],
+    ),
+    "hostile names": ([make_model(f"m{n}") for n in range(3)], RULER[::2], HOSTILE),
+}
+
+
+@pytest.fixture(scope="module", params=LEADERBOARDS)
+def scores(request, tmp_path_factory):
+    models, cells, titles = LEADERBOARDS[request.param]
+    run = write_run(tmp_path_factory.mktemp("paper") / "a", models, cells, titles=titles)
+    return rank_scores(make_board(collect([run])))[0]
+
+
+def compile_latex(path):
+    """Return the log of a document that must compile, with nothing that sticks out."""
+    words = [LATEX, "-interaction=nonstopmode", "-halt-on-error", path.name]
+    done = subprocess.run(words, cwd=path.parent, capture_output=True, timeout=120)
+    log = done.stdout.decode("latin-1")
+    assert done.returncode == 0, log[-2000:]
+    assert "Overfull \\hbox" not in log
+    assert "too large" not in log, "a float is higher than the page"
+    return log
+
+
+@needs_latex
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_table_sticks_out_of_its_column(scores, tmp_path, width):
+    tables = make_tables(scores, find_effective_lengths(scores), [], [], {})
+    columns = list(dict.fromkeys((s.series, s.column, s.length) for s in scores))
+    tables += [make_paper_table(scores, columns, has_intervals=flag) for flag in (True, False)]
+    text = "\\clearpage\n".join(write_latex(table, width=width) for table in tables)
+    assert "resizebox" not in text
+    (tmp_path / "all.tex").write_text(MAIN.replace("\\input{methods}", "") % (PACKAGES, ""))
+    (tmp_path / "table.tex").write_text(text)
+    compile_latex(tmp_path / "all.tex")
+
+
+@needs_latex
+@pytest.mark.parametrize(("name", "width"), [("three models", "one"), ("hostile names", "two")])
+def test_a_paper_compiles_with_its_fonts_in_it(tmp_path, name, width):
+    models, cells, titles = LEADERBOARDS[name]
+    run = write_run(tmp_path / "a", models, cells, titles=titles)
+    paths = write_paper(collect([run]), tmp_path / "paper", PaperOptions(width=width))
+    assert all(path.is_file() for path in paths)
+    assert len(list((tmp_path / "paper/figures").glob("*.pdf"))) >= 3 - (width == "two")
+    compile_latex(tmp_path / "paper/main.tex")
+    if fonts := shutil.which("pdffonts"):
+        listed = subprocess.run(
+            [fonts, tmp_path / "paper/main.pdf"], capture_output=True, text=True
+        )
+        rows = [line.split()[-5:] for line in listed.stdout.splitlines()[2:]]
+        assert rows
+        assert {row[0] for row in rows} == {"yes"}, "a font is not embedded"
+        for figure in (tmp_path / "paper/figures").glob("*.pdf"):
+            assert b"/Type3" not in figure.read_bytes()
+
+
+def test_a_table_is_cut_where_it_does_not_fit():
+    row = (Cell(text="model"), *(Cell(text="99.9 [88.8, 100.0]", value=99.9) for _ in range(20)))
+    table = Table(name="t", title="T", heads=("model", *(["task"] * 20)), rows=(row,) * 60)
+    text = write_latex(table, width="one")
+    blocks = re.findall(r"\\begin\{tabular\}\{@\{\}(.*)@\{\}\}", text)
+    for block in blocks:
+        widths = [float(width) for width in re.findall(r"p\{([\d.]+)pt\}", block)]
+        assert sum(widths) + 6 * len(widths) <= 3.3 * 72.27
+    assert text.count(r"88.8,~100.0") == 60 * 20, "every field is there once"
+    assert text.count(r"\label{tab:t") == text.count(r"\begin{table}") > 1
+    assert "part 2 of" in text
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    models, cells, _ = LEADERBOARDS["three models"]
+    return write_run(tmp_path_factory.mktemp("paper") / "b", models, cells)
+
+
+def test_models_and_columns_are_chosen(three, tmp_path):
+    words = ["paper", str(three), "-o", str(tmp_path), "--width", "one", "--no-intervals"]
+    chosen = ["--models", "two", "one", "--columns", "RULER: QA at 4,096", "Needle in a haystack"]
+    assert main([*words, *chosen]) == 0
+    text = (tmp_path / "table.tex").read_text()
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert [line.partition(" & ")[0] for line in lines] == ["model", "two", "one"]
+    heads = [" ".join(head.split()) for head in lines[0].removesuffix(r" \\").split(" & ")[1:]]
+    places = ("2,000", "16,000", "all lengths")
+    means = [f"Needle in a haystack: mean over depths {where}" for where in places]
+    assert heads == ["RULER: QA 4,096", *means]
+    assert "three-ar" not in (tmp_path / "methods.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--models", "tow"], r"model 'tow'.*Did you mean 'two'\?.*Valid: one, three-ar, two"),
+        (["--columns", "RULLER"], r"column 'RULLER'.*Did you mean 'RULER'\?.*Valid: .*RULER: QA"),
+    ],
+)
+def test_wrong_names_are_refused_before_anything_is_written(three, tmp_path, capsys, words, told):
+    assert main(["paper", str(three), "-o", str(tmp_path / "out"), *words]) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_best_is_the_best_of_the_models_shown(three):
+    shown = choose_models(collect([three]), ["three-ar"])
+    assert set(shown.results.entry) == {"three-ar"}
+
+
+def test_methods_say_what_was_recorded_and_what_was_not(three, tmp_path):
+    write_paper(collect([three]), tmp_path, PaperOptions())
+    text = (tmp_path / "methods.md").read_text().replace("\\", "")
+    for part in ("3 models and scalings", "one (a masked diffusion model; checkpoint one, content "
+                 "hash 0000000000000000; no RoPE scaling", "block_length=32 num_steps=32",
+                 "three-ar (autoregressive", "13 tasks", "4,096 and 131,072 tokens",
+                 "counted by the tokenizer gpt-4", "4 samples a cell", "Device: cpu",
+                 "torch not recorded", "95 %"):  # fmt: skip
+        assert part in text, part
+    assert "somewhere" not in text, "a path names a person or a machine"
