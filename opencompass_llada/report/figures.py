@@ -99,10 +99,12 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
                 markersize=7, linewidth=1, **{**style, "linestyle": "none"},
             )  # fmt: skip
             drawn.setdefault(score.entry, bar)
-        axes.set_xscale("log")
-        low, high = axes.get_xlim()
-        drawing.label_decades(axes.xaxis, high / low, ".10g")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        costs_shown = [cost_value for _, cost_value, _ in points]
+        if max(costs_shown) > 3 * min(costs_shown):  # a decade's marks would be too few for less
+            axes.set_xscale("log")
+            low, high = axes.get_xlim()
+            drawing.label_decades(axes.xaxis, high / low, ".10g")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel(label)
@@ -153,7 +155,9 @@ def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:
             axes.set_yticks(range(len(entries)), entries, fontsize=7.5)
     panels[0].set_ylim(len(entries) - 0.4, -0.6)
     panels[0].set_xlim(0, 118)
-    figure.supxlabel("score, % (bars: 95 %; hatched: autoregressive)", fontsize=9)
+    kinds = {"autoregressive": "hatched: autoregressive", "unknown": "dotted: kind not known"}
+    shown = [told for kind, told in kinds.items() if kind in {score.kind for score in scores}]
+    figure.supxlabel(f"score, % ({'; '.join(['black lines: 95 %', *shown])})", fontsize=9)
     figure.suptitle(series, fontsize=11)
     return figure
 
@@ -211,14 +215,17 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
         axes.grid(True, color="0.92")
         if scores[0].benchmark == "ruler":
             axes.axhline(RULER_THRESHOLD, color="0.35", linestyle=(0, (1, 2)), linewidth=1)
-            axes.annotate(f"threshold {RULER_THRESHOLD:g}", (0.01, RULER_THRESHOLD), va="bottom",
+            axes.annotate(f"threshold {RULER_THRESHOLD:g} %", (0.01, RULER_THRESHOLD), va="bottom",
                           xycoords=("axes fraction", "data"), fontsize=6.5,
                           color="0.35")  # fmt: skip
-    figure.suptitle(f"{series}: {column}, % (bands: 95 %)", fontsize=11)
+    figure.suptitle(f"{series}: {column}", fontsize=11)
+    score = "score, % (bands: 95 %)"
     if len(panels) > 1:
-        figure.supxlabel("context length, tokens", fontsize=9)
+        figure.supxlabel("context length, tokens (grey: the other models)", fontsize=9)
+        figure.supylabel(score, fontsize=9)
     else:  # the figure's own label would lie under the legend
         panels[0].set_xlabel("context length, tokens", fontsize=9)
+        panels[0].set_ylabel(score, fontsize=9)
         drawing.add_legend(figure, *panels[0].get_legend_handles_labels())
     return figure
 
