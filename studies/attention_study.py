@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
@@ -256,10 +257,10 @@ def make_held_out(given: argparse.Namespace) -> Any:
 
 def run_cell(cell: Cell, given: argparse.Namespace) -> None:
     """Train and measure one cell, and write its file."""
-    TRAINED["block_diffusion"]["llada"] = LLaDAConfig  # blocks over LLaDA's network, for this study
     clock = [time.perf_counter()]
-    trainer = Trainer(make_recipe(cell, given))
-    final = trainer.train()
+    with mock.patch.dict(TRAINED["block_diffusion"], llada=LLaDAConfig):  # for this study alone
+        trainer = Trainer(make_recipe(cell, given))
+        final = trainer.train()
     if not given.tiny and hash_file(Path(resolve_path(SHAPE), "tokenizer.json")) != hash_file(
         final / "tokenizer.json"
     ):

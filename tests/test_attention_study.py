@@ -15,6 +15,7 @@ sys.path[:0] = FOLDERS
 import attention_study  # noqa: E402
 import attention_study_report  # noqa: E402
 
+from opencompass_llada.finetune.network import TRAINED  # noqa: E402
 from opencompass_llada.finetune.rows import TrainingData  # noqa: E402
 from opencompass_llada.finetune.tokens import make_tokenizer  # noqa: E402
 from opencompass_llada.networks import load_checkpoint  # noqa: E402
@@ -64,6 +65,7 @@ class NoRanks:
 def test_a_cell_is_trained_and_measured(given, attention):
     attention_study.run_cell((attention, 0), given)
     file = attention_study.cell_file((attention, 0), given)
+    assert list(TRAINED["block_diffusion"]) == ["sdar"], "outside the study LLaDA has no blocks"
     row = json.loads(file.read_text(encoding="utf-8"))
     assert (row["attention"], row["seed"], row["steps"], row["tokens"]) == (attention, 0, 2, 1024)
     for scaling in ("none", "ntk"):

@@ -32,6 +32,7 @@ from opencompass_llada.runs.machine import (
 from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.recorded_files import type_name
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
+from opencompass_llada.runs.warm_processes import imports_shared
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,14 @@ def launch() -> int:
     has said which results are missing.
     """
     run = _Run()
+
+    def launch_warm() -> int:
+        _use_gpu_indices()
+        with imports_shared():
+            return _launch(run)
+
     return guard(
-        lambda: _launch(run),
+        launch_warm,
         log_folder=lambda: run.log_folder,
         show_traceback=lambda: run.is_debugged,
     )
@@ -110,7 +117,6 @@ def launch() -> int:
 
 def _launch(run: _Run) -> int:
     """Call OpenCompass's main() with our own functions in the place of some of its."""
-    _use_gpu_indices()
     host: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
     read_dumped = host.Config.fromfile

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -120,7 +121,8 @@ def mark_job(template: str) -> str:
 def end_tasks(token: str) -> None:
     """End the processes of this machine and the jobs of Slurm that carry a run's mark."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        marked = _find_processes(token)
+        forks = multiprocessing.active_children()
+        marked = _find_processes(token) + [fork.pid for fork in forks if fork.pid is not None]
         for pid in marked:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)

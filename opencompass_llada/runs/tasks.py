@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -46,6 +47,7 @@ from opencompass_llada.runs.recorded_files import (
     type_name,
 )
 from opencompass_llada.runs.task_lifetime import end_with_the_run, mark_job
+from opencompass_llada.runs.warm_processes import is_ready, run_forked
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +237,8 @@ class CoreSharingLocalRunner(LocalRunner):
 
     Every task process would otherwise start one thread a core: two tasks on two cores take five
     times as long as with one thread each (measured: 22 cells of tiny-llada, 25 to 41 s against
-    5 s). Leaves OMP_NUM_THREADS alone where it is set.
+    5 s). Leaves OMP_NUM_THREADS alone where it is set. A task without GPUs is a fork where
+    `warm_processes` has what tasks import.
     """
 
     def launch(self, tasks: Sequence[Any]) -> Any:
@@ -248,6 +251,33 @@ class CoreSharingLocalRunner(LocalRunner):
         with mock.patch.dict(os.environ, told):
             return super().launch(tasks)
 
+    def _launch(self, task: Any, gpu_ids: Sequence[int], index: int) -> tuple[str, int]:
+        """Run one task and wait for it; returns its name and exit status."""
+        kinds = (ShortNamedInferTask, CellByCellEvalTask)
+        if task.num_gpus or type(task) not in kinds or not is_ready():
+            return tuple(super()._launch(task, gpu_ids, index))
+        log = Path(task.get_log_path(file_extension="out"))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="opencompass_llada_") as folder:
+            config = Path(folder) / "task.py"
+            task.cfg.dump(str(config))
+            status = run_forked(run_task, type(task) is ShortNamedInferTask, config, log=str(log))
+        if status:
+            logger.error("task %s fail, see\n%s", task.name, log)
+        return task.name, status
+
+
+def run_task(infer: bool, config: str | Path) -> None:
+    """Run the task of a config file to the end of this process; its status is the task's."""
+
+    def run() -> None:
+        cfg = Config.fromfile(str(config))
+        end_with_the_run(cfg["work_dir"])
+        (ShortNamedInferTask if infer else CellByCellEvalTask)(cfg).run()
+
+    # The task's output is its log: the traceback stands there, above the paragraph.
+    raise SystemExit(guard(run, program=TASK_NAME, show_traceback=True))
+
 
 def main() -> None:
     """Run the task whose config file is named on the command line."""
@@ -255,12 +285,8 @@ def main() -> None:
     parser.add_argument("--infer", action="store_true", help="inference; evaluation by default")
     parser.add_argument("config", help="file of the task's config")
     given = parser.parse_args()
-    task = ShortNamedInferTask if given.infer else CellByCellEvalTask
-    cfg = Config.fromfile(given.config)
-    end_with_the_run(cfg["work_dir"])
-    task(cfg).run()
+    run_task(given.infer, given.config)
 
 
 if __name__ == "__main__":
-    # The task's output is its log: the traceback stands there, above the paragraph.
-    raise SystemExit(guard(main, program=TASK_NAME, show_traceback=True))
+    main()

@@ -1,0 +1,83 @@
+"""Starts a run's CPU tasks as forks of one process that has imported what they need.
+
+A task that is a command imports OpenCompass, torch and transformers anew: 7 seconds of a core
+(2 cores, 2026-11-29), at inference and again at scoring. Here one process imports them once, while
+the driver reads the config, and each task is a fork of it: still a process of its own, so that a
+crash costs that task alone. Tasks on GPUs and jobs of a cluster are commands, as OpenCompass has
+them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from typing import Any, cast
+
+from opencompass_llada.runs import machine
+
+#: What tasks import, most of it by the first module.
+_IMPORTED = ["opencompass_llada.runs.tasks", "opencompass_llada.wrapper"]
+#: With these no task would be a fork.
+_NEEDS_NONE = {"--debug", "--dry-run", "--slurm", "--dlc", "-h", "--help"}
+_server: dict[str, Any] = {}
+
+
+@contextmanager
+def imports_shared() -> Iterator[None]:
+    """Import in a process beside this one, where tasks may run on CPUs here, and end it at last."""
+    cores = os.cpu_count() or 1
+    if cores == 1 or not _NEEDS_NONE.isdisjoint(sys.argv) or machine.count_gpus():
+        yield
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    forkserver.ensure_running()
+    _server["context"] = context
+    try:
+        yield
+    finally:
+        del _server["context"]
+        # There is no public way to end it. It may still import, so it is not asked to.
+        server = cast(Any, forkserver)._forkserver
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
+
+
+def is_ready() -> bool:
+    """Whether tasks can be forks."""
+    return "context" in _server
+
+
+def run_forked(work: Callable[..., None], *arguments: Any, log: str) -> int:
+    """Call a function of a module, in a fork, with this process's environment; return its status.
+
+    Its output goes to the file ``log``. The status of a fork that a signal ended is below 0.
+    """
+    process = _server["context"].Process(
+        target=_work, args=(work, arguments, log, dict(os.environ)), name=os.path.basename(log)
+    )
+    process.start()
+    process.join()
+    return int(process.exitcode)
+
+
+def _work(
+    work: Callable[..., None], arguments: tuple[Any, ...], log: str, environment: Mapping[str, str]
+) -> None:
+    """Take over output and environment, which a command would have inherited, then do the work."""
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    if threads := environment.get("OMP_NUM_THREADS"):  # torch read another when it was imported
+        import torch
+
+        torch.set_num_threads(int(threads))
+    work(*arguments)
