@@ -70,6 +70,7 @@ def _work(
     work: Callable[..., None], arguments: tuple[Any, ...], log: str, environment: Mapping[str, str]
 ) -> None:
     """Take over output and environment, which a command would have inherited, then do the work."""
+    multiprocessing.set_start_method(None, force=True)  # a command's own processes are its forks
     os.environ.clear()
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
