@@ -35,6 +35,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     doctor.set_defaults(run=_run_doctor)
     _add_report(commands)
     _add_paper(commands)
+    _add_export(commands)
     _add_watch(commands)
     _add_time(commands)
     _add_fidelity(commands)
@@ -42,7 +43,13 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     try:
         return int(given.run(given))
     except ValueError as error:
-        if given.command not in ("report", "paper", "watch", "time"):  # which have nothing to show
+        if given.command not in (
+            "report",
+            "paper",
+            "export",
+            "watch",
+            "time",
+        ):  # which have nothing to show
             raise
         sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
         return 2
@@ -63,13 +70,39 @@ def _add_report(commands: Any) -> None:
     )
     report.add_argument("-o", "--output", metavar="DIR", required=True, help="where to write")
     report.add_argument("--title", default=None, help="heading of the page")
+    told = "send the scores to tensorboard:DIR, wandb:PROJECT or mlflow:URI"
+    report.add_argument("--log", metavar="KIND:PLACE", help=told)
+    _add_lm_eval(report)
     report.set_defaults(run=_run_report)
 
 
 def _run_report(given: argparse.Namespace) -> int:
     from opencompass_llada.report.publish import run_report
 
-    return run_report(given.work_dirs, Path(given.output), given.title)
+    return run_report(
+        given.work_dirs, Path(given.output), given.title, lm_eval=given.lm_eval, log=given.log
+    )
+
+
+def _add_lm_eval(command: argparse.ArgumentParser) -> None:
+    told = "lm-evaluation-harness' results (its --output_path) as rows besides"
+    command.add_argument("--lm-eval", nargs="+", default=[], metavar="FOLDER", help=told)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export", help="write a model's results in lm-evaluation-harness' results.json"
+    )
+    export.add_argument("work_dirs", nargs="+", metavar="WORKDIR", help="as `report` takes them")
+    export.add_argument("-o", "--output", metavar="FILE", required=True, help="the results file")
+    export.add_argument("--model", help="line of the leaderboard; needed where there are several")
+    export.set_defaults(run=_run_export)
+
+
+def _run_export(given: argparse.Namespace) -> int:
+    from opencompass_llada.report.lm_eval import run_export
+
+    return run_export(given.work_dirs, Path(given.output), given.model)
 
 
 def _add_paper(commands: Any) -> None:
@@ -84,6 +117,7 @@ def _add_paper(commands: Any) -> None:
     paper.add_argument("--no-intervals", action="store_true", help="leave the intervals out")
     paper.add_argument("--width", choices=["one", "two"], default="two",
                        help="columns of a page that table and figures take")  # fmt: skip
+    _add_lm_eval(paper)
     paper.set_defaults(run=_run_paper)
 
 
@@ -96,7 +130,7 @@ def _run_paper(given: argparse.Namespace) -> int:
         has_intervals=not given.no_intervals,
         width=given.width,
     )
-    return run_paper(given.work_dirs, Path(given.output), options)
+    return run_paper(given.work_dirs, Path(given.output), options, lm_eval=given.lm_eval)
 
 
 def _add_watch(commands: Any) -> None:

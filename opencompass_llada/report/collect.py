@@ -97,7 +97,17 @@ class Collection:
         return path
 
 
-def collect(work_dirs: Sequence[str | Path]) -> Collection:
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Results of another program, in the form of a run's."""
+
+    run: RunFolder  # without any pairs
+    rows: tuple[Row, ...] = field(hash=False)  # of `TIDY_COLUMNS` and `SAMPLE_COLUMNS`
+    cells: Mapping[CellKey, CellFiles] = field(hash=False)
+    provenance: Provenance = field(hash=False)
+
+
+def collect(work_dirs: Sequence[str | Path], imported: Sequence[Imported] = ()) -> Collection:
     """Read the runs of several work directories (see `run_folder.find_runs`).
 
     Raises:
@@ -106,11 +116,11 @@ def collect(work_dirs: Sequence[str | Path]) -> Collection:
     runs = find_runs(work_dirs)
     if not any(run.pairs for run in runs):
         raise ValueError("; ".join(text for run in runs for text in run.damage))
-    return collect_runs(runs)
+    return collect_runs(runs, imported)
 
 
-def collect_runs(runs: Sequence[RunFolder]) -> Collection:
-    """Read runs that were found or made already; their names differ."""
+def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -> Collection:
+    """Read runs that were found or made already, with others' results; their names differ."""
     rows: list[Row] = []
     cells: dict[CellKey, CellFiles] = {}
     provenance: dict[str, Provenance] = {}
@@ -133,6 +143,12 @@ def collect_runs(runs: Sequence[RunFolder]) -> Collection:
             if row["status"] != "ok" and cell not in named and cell[0] not in run.ambiguous:
                 named.add(cell)
                 notes.append(f"{run.name}: {cell[0]} on {cell[1]}: {row['reason']}")
+    for other in imported:
+        rows += [_place(row, rows) for row in other.rows]
+        cells |= other.cells
+        provenance[other.run.name] = other.provenance
+        notes += [f"{other.run.name}: {note}" for note in other.run.notes]
+    runs = [*runs, *(other.run for other in imported)]
     results = make_frame(rows, [*TIDY_COLUMNS, *SAMPLE_COLUMNS])
     checkpoints = {
         (name, model): str(record.get("checkpoint_hash") or "")
@@ -151,6 +167,17 @@ def collect_runs(runs: Sequence[RunFolder]) -> Collection:
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks),
     )
+
+
+def _place(row: Row, own: Sequence[Row]) -> Row:
+    """Put an imported row in the place of an own one with the same prompts and metric, if any."""
+    key = ("prompt_hash", "metric")
+    same = [other for other in own if all(other[name] == row[name] for name in key)]
+    same.sort(key=lambda other: other["dataset"] != row["dataset"])  # of several, its namesake
+    found = same[0] if same and row["prompt_hash"] else {}
+    names = ("benchmark", "dataset", "task", "language", "prompt", "haystack", "tokenizer",
+             "tokenizer_hash", "length", "depth", "prompt_limit", "units")  # fmt: skip
+    return {**row, **{name: found[name] for name in names if found}}
 
 
 def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:

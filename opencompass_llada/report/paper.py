@@ -18,6 +18,7 @@ from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import fit_column, save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
 from opencompass_llada.report.latex import PACKAGES, WIDTHS, escape_latex, write_latex
+from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.methods import write_methods
 from opencompass_llada.report.scores import Score, choose_headlines, rank_scores
 from opencompass_llada.report.tables import score_cell
@@ -57,9 +58,11 @@ class PaperOptions:
         reject_unknown("width", [self.width], WIDTHS)
 
 
-def run_paper(work_dirs: Sequence[str], folder: Path, options: PaperOptions) -> int:
+def run_paper(
+    work_dirs: Sequence[str], folder: Path, options: PaperOptions, lm_eval: Sequence[str] = ()
+) -> int:
     """Write a paper's files for the runs in some folders."""
-    paths = write_paper(collect(work_dirs), folder, options)
+    paths = write_paper(collect(work_dirs, read_lm_eval(lm_eval)), folder, options)
     sys.stdout.write(f"{len(paths)} files; for a look: cd {folder} && pdflatex main\n")
     return 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from opencompass_llada.report.collect import (
     TIDY_COLUMNS,
     CellKey,
     Collection,
+    Imported,
     collect_runs,
     key_of,
 )
@@ -27,11 +28,13 @@ from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
 from opencompass_llada.report.latex import write_latex
+from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.timings import find_timings
+from opencompass_llada.report.trackers import open_tracker
 from opencompass_llada.runs.run_folder import RunFolder, find_runs
 
 TITLE = "Long-context leaderboard"
@@ -39,16 +42,25 @@ MOST_NAMED = 4
 MOST_LISTED = 20
 
 
-def run_report(work_dirs: Sequence[str], folder: Path, title: str | None) -> int:
+def run_report(
+    work_dirs: Sequence[str],
+    folder: Path,
+    title: str | None,
+    *,
+    lm_eval: Sequence[str] = (),
+    log: str | None = None,
+) -> int:
     """Write the report of the runs in some folders; return 1 if files of them are damaged.
 
-    Missing results are no fault here: the report says which they are.
+    `lm_eval` are folders of lm-evaluation-harness' results, and `log` is where scores are sent
+    (`open_tracker`). Missing results are no fault here: the report says which they are.
 
     Raises:
         ValueError: If there is nothing to report.
     """
-    runs = find_runs(work_dirs)
-    paths = write_report(runs, folder, title or TITLE)
+    send, runs = open_tracker(log) if log else None, find_runs(work_dirs)
+    imported = read_lm_eval(lm_eval)
+    paths = write_report(runs, folder, title or TITLE, imported=imported, send=send)
     sys.stdout.write(f"{len(runs)} runs, {len(paths)} files; open {paths[0].resolve()}\n")
     damage = [text for run in runs for text in run.damage]
     if damage:
@@ -61,9 +73,16 @@ def run_report(work_dirs: Sequence[str], folder: Path, title: str | None) -> int
     return int(bool(damage))
 
 
-def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) -> list[Path]:
+def write_report(
+    runs: Sequence[RunFolder],
+    folder: Path,
+    title: str = TITLE,
+    *,
+    imported: Sequence[Imported] = (),
+    send: Callable[[Sequence[Score]], None] | None = None,
+) -> list[Path]:
     """Read runs, one or more, and write their report; return its files, report.html first."""
-    collection = collect_runs(runs)
+    collection = collect_runs(runs, imported)
     scores, remarks = rank_scores(make_board(collection))
     lengths, costs = find_effective_lengths(scores), find_costs(collection)
     samples = choose_samples(collection)
@@ -105,6 +124,8 @@ def write_report(runs: Sequence[RunFolder], folder: Path, title: str = TITLE) ->
     }
     for name, text in texts.items():
         write_text(folder / name, text, errors="replace")
+    if send is not None:
+        send(scores)
     parquet = collection.write_parquet(folder / "results.parquet")
     return [*(folder / name for name in texts), parquet, *figures]
 

@@ -214,10 +214,7 @@ def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> Cel
 
     Files that are missing or torn leave their fields empty; what is wrong is said elsewhere.
     """
-    files = recorded.find_finished(run_path / "predictions" / model, dataset)
-    read = [recorded.read_answers(file.path) for file in files]
-    whole = bool(files) and not any(fault for _, fault in read)
-    answers = [answer for content, _ in read for answer in content.values()] if whole else []
+    answers = read_cell_answers(run_path, model, dataset)
     result, _ = recorded.read_result(run_path / "results" / model / f"{dataset}.json")
     details = result.get("details") or []
     if isinstance(details, Mapping):  # OpenCompass's own evaluators number them
@@ -230,17 +227,31 @@ def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> Cel
         if known and len(known) == len(found):
             scores[metric] = known
     shown = next(iter(scores), SAMPLE_METRICS[0])
-    prompts = [_as_text(answer.get("origin_prompt", "")) for answer in answers]
+    prompts = [as_text(answer.get("origin_prompt", "")) for answer in answers or ()]
     needles = [_first(detail.get("needle")) for detail in details]
-    golds = [answer.get("gold") for answer in answers]
-    first = list(zip(prompts, answers, [*details, *({} for _ in prompts)], strict=False))
+    golds = [answer.get("gold") for answer in answers or ()]
+    first = list(zip(prompts, answers or (), [*details, *({} for _ in prompts)], strict=False))
     return CellFiles(
-        num_predictions=len(answers) if whole else None,
-        prompt_hash=hash_text("\0".join(prompts))[:DIGITS] if prompts else None,
+        num_predictions=None if answers is None else len(answers),
+        prompt_hash=hash_prompts(prompts),
         scores=scores,
-        units=tuple(_as_text(needle or gold or "") for needle, gold in zip_longest(needles, golds)),
+        units=tuple(as_text(needle or gold or "") for needle, gold in zip_longest(needles, golds)),
         samples=tuple(_make_sample(*parts, shown) for parts in first[:num_samples]),
     )
+
+
+def read_cell_answers(run_path: Path, model: str, dataset: str) -> list[dict[str, Any]] | None:
+    """Return a cell's answers in order; None without prediction files, or where one is torn."""
+    files = recorded.find_finished(run_path / "predictions" / model, dataset)
+    read = [recorded.read_answers(file.path) for file in files]
+    if not files or any(fault for _, fault in read):
+        return None
+    return [answer for content, _ in read for answer in content.values()]
+
+
+def hash_prompts(prompts: Sequence[str]) -> str | None:
+    """Return the hash of a cell's prompts in order; None without any."""
+    return hash_text("\0".join(prompts))[:DIGITS] if prompts else None
 
 
 def _score_of(detail: Mapping[str, Any], metric: str) -> float | None:
@@ -265,18 +276,18 @@ def _make_sample(
         head=prompt if short else prompt[:HEAD_CHARACTERS],
         tail="" if short else prompt[-TAIL_CHARACTERS:],
         length=len(prompt),
-        needle=shorten(_as_text(_first(detail.get("needle")) or "")),
-        expected=shorten(_as_text("" if expected is None else expected)),
-        prediction=shorten(_as_text(answer.get("prediction", ""))),
+        needle=shorten(as_text(_first(detail.get("needle")) or "")),
+        expected=shorten(as_text("" if expected is None else expected)),
+        prediction=shorten(as_text(answer.get("prediction", ""))),
         score=_score_of(detail, metric),
     )
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a prompt or answer as text: a conversation's turns one below the other."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return str(value)
-    turns = [i.get("prompt", "") if isinstance(i, Mapping) else _as_text(i) for i in value]
+    turns = [i.get("prompt", "") if isinstance(i, Mapping) else as_text(i) for i in value]
     return "\n".join(map(str, turns))
 
 
