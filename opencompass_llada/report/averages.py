@@ -148,12 +148,14 @@ def make_board(collection: Collection) -> list[Score]:
 def _name_series(results: pandas.DataFrame) -> list[str]:
     """Return the title of the table that each row belongs to.
 
-    A table is of one benchmark, language and haystack; besides, where a run asks the same place
-    twice, of what counts lengths, the prompt's form and, if that does not tell them apart, the
-    data set. Its title names what tells it from the benchmark's others.
+    A table is of one benchmark, language, haystack and way of drawing needles; besides, where a run
+    asks the same place twice, of what counts lengths, the prompt's form and, if that does not tell
+    them apart, the data set. Its title names what tells it from the benchmark's others.
     """
     embedded = results.data.str.startswith("asset:").map({True: "embedded", False: None})
-    keys = results[["benchmark", "language"]].assign(haystack=results.haystack.fillna(embedded))
+    keys = results[["benchmark", "language"]].assign(
+        haystack=results.haystack.fillna(embedded), draws=results.draws + " needles"
+    )
     places = results[["entry", "metric", "length"]].assign(place=results.task.fillna(results.depth))
     for more in (["tokenizer", "prompt"], ["dataset"]):
         table = keys.groupby([*keys], dropna=False, sort=False).ngroup()

@@ -67,9 +67,9 @@ def make_grids(
     """Arrange the rows of a metric that have a length and a depth.
 
     Each model (by the column `by`) has one grid for every benchmark, language, prompt form,
-    haystack and tokenizer; the title names those that tell the grids apart.
+    haystack, way of drawing needles and tokenizer; the title names those that tell the grids apart.
     """
-    keys = [by, "benchmark", "language", "prompt", "haystack", "tokenizer"]
+    keys = [by, "benchmark", "language", "prompt", "haystack", "draws", "tokenizer"]
     own = results[(results.metric == metric) & results.length.notna() & results.depth.notna()]
     groups = [rows for _, rows in own.groupby(keys, sort=False, dropna=False)]
     firsts = [rows.iloc[0] for rows in groups]
@@ -107,6 +107,7 @@ def _name_differences(own: Any, others: Sequence[Any], by: str) -> list[str]:
         (own.language, {other.language for other in others}),
         (own.prompt and f"{own.prompt} prompt", {other.prompt for other in others}),
         (own.haystack, {other.haystack for other in same_language}),
+        (own.draws and f"{own.draws} needles", {other.draws for other in others}),
         (_describe_unit(own.tokenizer), {other.tokenizer for other in same_model}),
     ]
     return [name for name, values in parts if name and len(values) > 1]

@@ -140,7 +140,7 @@ def _find_protocol(rows: Iterable[Row]) -> dict[tuple[str, Any], Any]:
     """Return all that must agree in rows of one model, by name and task or place in the grid."""
     found: dict[tuple[str, Any], Any] = {}
     for row in rows:
-        task = (row.task, row.language, row.haystack, row.prompt, row.metric)
+        task = (row.task, row.language, row.haystack, row.draws, row.prompt, row.metric)
         place = (*task, row.length, row.depth)
         found |= {(name, None): getattr(row, name) for name in SETTINGS}
         # The number of windows of a text goes with the length.
@@ -217,7 +217,8 @@ def _find_repeats(rows: Iterable[Row], what: str, remarks: list[str]) -> set[Any
     pairs: dict[tuple[str, str], bool] = {}
     for row in rows:
         whole = row.dataset if row.task is None and row.length is None else None
-        place = (row.task, row.language, row.haystack, row.prompt, row.length, row.depth)
+        asked = (row.task, row.language, row.haystack, row.draws, row.prompt)
+        place = (*asked, row.length, row.depth)
         key = (*place, counted_by(row), row.metric, whole)
         older = best.get(key)
         asked_alike = older is not None and older.prompt_hash == row.prompt_hash is not None

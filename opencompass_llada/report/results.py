@@ -33,6 +33,7 @@ COLUMNS = {
     "language": "string",  # ``en`` or ``zh``
     "prompt": "string",  # ``base`` (ends in the answer prefix) or ``chat``
     "haystack": "string",  # names of the text files, joined by ``+``
+    "draws": "string",  # ``independent`` needles, and their seed if any; None for published ones
     "tokenizer": "string",  # what the length is counted with
     "length": "int64",  # tokens
     "depth": "float64",  # percent
@@ -101,6 +102,7 @@ def read_cell_rows(facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
             "language": None if language is None else LANGUAGES.get(language, language),
             "prompt": None if guide is None else ("chat" if guide else "base"),
             "haystack": "+".join(files) if files else None,
+            "draws": _describe_draws(dataset),
             "tokenizer": dataset.get("tokenizer") or dataset.get("tokenizer_model"),
             "length": dataset.get("length"),
             "depth": dataset.get("depth"),
@@ -111,6 +113,12 @@ def read_cell_rows(facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
             "status": "failed" if status == "ok" and fault else status,
             "reason": reason or fault,
         }
+
+
+def _describe_draws(dataset: Mapping[str, Any]) -> str | None:
+    """Return how needles are drawn, where that is not NeedleBench's way."""
+    seed = dataset.get("draw_seed")
+    return dataset.get("draws") and f"{dataset['draws']}{f' (seed {seed})' if seed else ''}"
 
 
 def _list_metrics(

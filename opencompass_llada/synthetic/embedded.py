@@ -15,13 +15,11 @@ from typing import Any
 
 from opencompass_llada.files import write_text
 from opencompass_llada.synthetic.grammar import (
-    FAMILIES,
     QUESTION_TYPES,
-    Needle,
+    draw_held_out,
     fill,
     generate_documents,
     generate_needles,
-    held_out,
     make_needle,
     paragraph,
 )
@@ -38,14 +36,6 @@ NUM_PARAGRAPHS = (2, 4, 6, 8)
 Parts = tuple[str, str, list[str], list[str] | None]
 
 
-def _new_needle(rng: random.Random) -> Needle:
-    """Return a needle that tiny-llada's training did not hold."""
-    while True:
-        needle = make_needle(rng, rng.choice(list(FAMILIES)))
-        if held_out(needle):
-            return needle
-
-
 def _shuffled(rng: random.Random, texts: Sequence[str]) -> list[str]:
     order = list(texts)
     rng.shuffle(order)
@@ -58,7 +48,7 @@ def _number(label: str, texts: Sequence[str]) -> list[str]:
 
 def multifieldqa_en(rng: random.Random, num_paragraphs: int) -> Parts:
     """Make a document with a fact in it, and the question for the fact."""
-    needle = _new_needle(rng)
+    needle = draw_held_out(rng)
     texts = [paragraph(rng, 3) for _ in range(num_paragraphs)]
     place = rng.randrange(num_paragraphs)
     texts[place] += " " + needle.fact
@@ -144,7 +134,7 @@ def make_choice_row(number: int, num_paragraphs: int) -> dict[str, str]:
     Odd numbers are called hard: their wrong choices stand in the text, too.
     """
     rng = random.Random(f"longbench-v2-{number}")
-    needle = _new_needle(rng)
+    needle = draw_held_out(rng)
     facts = {needle.value: needle.fact}
     while len(facts) < 4:
         other = make_needle(rng, needle.family)

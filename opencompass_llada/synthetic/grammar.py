@@ -109,6 +109,14 @@ def generate_needles(seed: int, num_needles: int) -> list[Needle]:
     return list(needles.values())
 
 
+def draw_held_out(rng: random.Random) -> Needle:
+    """Draw a needle of any family that the shipped models' training did not hold."""
+    while True:
+        needle = make_needle(rng, rng.choice(list(FAMILIES)))
+        if held_out(needle):
+            return needle
+
+
 def held_out(needle: Needle) -> bool:
     """Tell whether a needle is for evaluation only: one key in eight, by a checksum of its text."""
     return sum(needle.key.encode()) % 8 == 0

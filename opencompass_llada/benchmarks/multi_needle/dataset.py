@@ -7,15 +7,29 @@ derivation and asks for what follows.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from opencompass_llada.benchmarks.needle import prompts, samples
+from opencompass_llada.benchmarks.data_files import read_json_lines
+from opencompass_llada.benchmarks.needle import prompts
 from opencompass_llada.benchmarks.needle.dataset import NeedleBenchDataset, NeedleBenchEvaluator
-from opencompass_llada.benchmarks.needle.samples import Hidden, NeedleCell
+from opencompass_llada.benchmarks.needle.draws import Draw
+from opencompass_llada.benchmarks.needle.facts import GENERATED
+from opencompass_llada.benchmarks.needle.samples import (
+    Hidden,
+    NeedleBenchNeedle,
+    NeedleCell,
+    choose_different,
+    fill_haystacks,
+    read_reasoning_needles,
+    read_retrieval_needles,
+)
 from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, percent
+from opencompass_llada.synthetic.grammar import draw_held_out
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +65,11 @@ class RetrievalCell(_MultiCell):
                 "one."
             )
 
+    @property
+    def needle_depths(self) -> Sequence[float]:
+        """Where the needles stand, percent."""
+        return self.depths
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningCell(_MultiCell):
@@ -71,22 +90,48 @@ class MultiNeedleRetrievalDataset(NeedleBenchDataset):
     @classmethod
     def make_rows(cls, cell: RetrievalCell) -> Iterator[dict[str, str]]:
         """Yield prompt and answer (``KEYWORD*KEYWORD#DEPTH*DEPTH``, NeedleBench's)."""
-        path = cell.find_needle_file()
-        chosen = samples.read_retrieval_needles(path, cell.language, len(cell.depths))
+        choose = _chooser(cell)
         # NeedleBench ends its own form in a line break.
         ending = "\n" if cell.guide and cell.position == "End" else ""
 
-        def hide(repeat: int) -> Hidden:
-            needles = list(chosen)
-            random.Random(repeat).shuffle(needles)
-            asked = [needle.question for needle in needles]
-            question = prompts.write_several_questions(asked, cell.language, guide=cell.guide)
+        def hide(draw: Draw) -> Hidden:
+            needles = choose(draw)
+            question = prompts.write_several_questions(
+                [needle.question for needle in needles],
+                cell.language,
+                guide=cell.guide,
+                number=draw.wording,
+            )
             keywords = "*".join(needle.keyword for needle in needles)
             columns = {"answer": f"{keywords}#{'*'.join(map(str, cell.depths))}"}
             return [needle.text for needle in needles], question + ending, columns
 
         place = partial(prompts.place_needles, depths=cell.depths)
-        return samples.fill_haystacks(cell, cls.store, hide, place, several=True)
+        return fill_haystacks(cell, cls.store, hide, place, several=True)
+
+
+def _chooser(cell: RetrievalCell) -> Callable[[Draw], list[NeedleBenchNeedle]]:
+    """Return what chooses the needles of a sample, in the order of their depths."""
+    count, language = len(cell.depths), cell.language
+    if cell.needle_file_name == GENERATED:
+        return lambda draw: choose_different(_generate(draw.rng), language, count, GENERATED)
+    path = cell.find_needle_file()
+    if cell.place is None:
+        chosen = read_retrieval_needles(path, language, count)
+        return lambda draw: _shuffled(chosen, draw.rng)
+    rows = list(read_json_lines(path))
+    return lambda draw: choose_different(_shuffled(rows, draw.rng), language, count, path)
+
+
+def _shuffled(items: Sequence[T], rng: random.Random) -> list[T]:
+    order = list(items)
+    rng.shuffle(order)
+    return order
+
+
+def _generate(rng: random.Random) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    while True:
+        yield GENERATED, draw_held_out(rng).as_needlebench()
 
 
 class MultiNeedleReasoningDataset(NeedleBenchDataset):
@@ -98,16 +143,18 @@ class MultiNeedleReasoningDataset(NeedleBenchDataset):
     @classmethod
     def make_rows(cls, cell: ReasoningCell) -> Iterator[dict[str, str]]:
         """Yield prompt and answer (``ANSWER*ANSWER``, NeedleBench's own format)."""
-        records = samples.read_reasoning_needles(cell.find_needle_file(), cell.num_needles)
+        records = read_reasoning_needles(cell.find_needle_file(), cell.num_needles)
 
-        def hide(repeat: int) -> Hidden:
-            record = random.Random(repeat).choice(records)
+        def hide(draw: Draw) -> Hidden:
+            record = draw.pick(records)
             asked, answer = record["question"], record["answer"]
-            question = prompts.write_reasoning_question(asked, cell.language, guide=cell.guide)
+            question = prompts.write_reasoning_question(
+                asked, cell.language, guide=cell.guide, number=draw.wording
+            )
             return record["derivations"], question, {"answer": f"{answer}*{answer}"}
 
         place = partial(prompts.place_chain, depth=cell.depth, gap=cell.diff)
-        return samples.fill_haystacks(cell, cls.store, hide, place)
+        return fill_haystacks(cell, cls.store, hide, place)
 
 
 class MultiNeedleRetrievalEvaluator(CompleteEvaluator):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from opencompass_llada.benchmarks import cells
 from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.needle.plan import (
+    CELL_SETTINGS,
     DATA_PATHS,
     DEPTHS_BY_TEN,
     LONGLLADA_LENGTHS,
@@ -37,7 +38,9 @@ def _list_cells(values: Settings) -> list[Config]:
     if values["task"] == "reasoning":
         reject_unknown("data of multi-needle reasoning", [data], ["needlebench"])
     if data == "embedded":  # from once to four times its trained length of 512 tokens
-        values.defaults(lengths=(512, 1024, 2048), depths=[10, 50, 90], repeats=4)
+        values.defaults(
+            lengths=(512, 1024, 2048), depths=[10, 50, 90], repeats=4, draws="independent"
+        )
     planning.default_by_name(values)
     is_short = data == "embedded" or values["task"] == "reasoning"
     values.defaults(
@@ -60,7 +63,6 @@ def _list_cells(values: Settings) -> list[Config]:
                 "task": f"multi_retrieval_{language}",
                 "length": length,
                 "depths": values["depths"],
-                "needle_file_name": "needles.jsonl",
                 "eval_cfg": cells.score_with("multi_needle.dataset.MultiNeedleRetrievalEvaluator"),
                 **common,
             }
@@ -76,9 +78,9 @@ def _list_cells(values: Settings) -> list[Config]:
             "depth": depth,
             "num_needles": values["needles"],
             "diff": values["gap"],
-            "needle_file_name": f"multi_needle_reasoning_{language}.json",
             "eval_cfg": cells.score_with("multi_needle.dataset.MultiNeedleReasoningEvaluator"),
             **common,
+            "needle_file_name": f"multi_needle_reasoning_{language}.json",
         }
         for depth in values["depths"]
         for length in values["lengths"]
@@ -99,6 +101,8 @@ DATA_SETS = planning.DataSets(
         "data": text("embedded (retrieval alone), needlebench, or the folder of its files"),
         "language": text("en or zh", "en", "zh"),
         "tokenizer": text("what counts lengths: gpt-4, or a checkpoint's path"),
+        "draws": CELL_SETTINGS["draws"],
+        "draw_seed": CELL_SETTINGS["draw_seed"],
         "prompt": text("base (ends in the answer's beginning) or chat", "base", "chat"),
         "generation_length": number("tokens generated for a sample"),
     },

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from rapidfuzz.distance import Levenshtein
 
-from opencompass_llada.benchmarks.needle.samples import HaystackStore, NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
@@ -30,10 +31,14 @@ class NeedleBenchDataset(CheckedDataset):
 
     @classmethod
     def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
-        """Make the samples of the shortest cell and one of the longest, and forget them."""
+        """Make the samples of the shortest cells and one of the longest, and forget them."""
         by_length = sorted(same, key=lambda options: options["length"])
-        # Needles and questions differ in length: what fits the first sample need not fit all.
-        for options in (by_length[0], {**by_length[-1], "num_repeats_per_file": 1}):
+        # Needles and questions differ in length: what fits the first sample need not fit all, and
+        # published cells of one length have the same.
+        shortest = [one for one in by_length if one["length"] == by_length[0]["length"]]
+        if cls.check_options(**by_length[0]).place is None:
+            shortest = shortest[:1]
+        for options in (*shortest, {**by_length[-1], "num_repeats_per_file": 1}):
             super().check_data([options])
 
 

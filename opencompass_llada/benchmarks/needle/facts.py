@@ -8,13 +8,15 @@ from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import ANY_METRIC, GRID_GROUP, Benchmark, DataFiles
 
+#: Stands for a needle file's name where the package makes the needles itself.
+GENERATED = "generated"
 _OWN = ("opencompass_llada.benchmarks.needle.", "opencompass_llada.benchmarks.multi_needle.")
 
 
 def _needed(dataset: Mapping[str, Any], kind: str) -> Iterator[tuple[str, list[str]]]:
     if ".needlebench" in kind.rpartition(".")[0] or kind.startswith(_OWN):
         names = [*dataset.get("file_list", []), dataset.get("needle_file_name")]
-        yield str(dataset.get("path")), [str(name) for name in names if name]
+        yield str(dataset.get("path")), [str(name) for name in names if name and name != GENERATED]
 
 
 NEEDLEBENCH_FILES = DataFiles(

@@ -1,8 +1,9 @@
 """Plans needle-in-a-haystack runs: one data set a cell, which is a length and a depth.
 
 The prompt of a base model ends in the answer prefix; there is no answer turn after it. `abbr`,
-``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER`` with ``_chat`` for the chat form, only names
-files: what reads results takes length, depth and the rest from the config.
+``niah_DATA_LANGUAGE_lengthN_depthNNN_by-TOKENIZER``, with ``_independent`` behind the language for
+such draws and ``_chat`` for the chat form, only names files: what reads results takes length, depth
+and the rest from the config.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from opencompass_llada.benchmarks import cells
 from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.counting import name_tokenizer
+from opencompass_llada.benchmarks.needle.facts import GENERATED
 from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import planning
@@ -34,7 +36,7 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
     },
     "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
-_CELL_SETTINGS = {
+CELL_SETTINGS = {
     "lengths": numbers(
         "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
     ),
@@ -43,6 +45,12 @@ _CELL_SETTINGS = {
     "data": text("embedded, needlebench, or the folder of NeedleBench files"),
     "language": text("en or zh", "en", "zh"),
     "tokenizer": text("what counts lengths: model (its own), gpt-4, or a checkpoint's path"),
+    "draws": text(
+        "independent (each sample its own needle, texts and wording) or published (NeedleBench's: "
+        "the same in every cell); default independent for embedded data",
+        *("independent", "published"),
+    ),
+    "draw_seed": number("chooses among independent draws; default 0", lowest=0),
     "prompt": text("base (ends in the answer prefix) or chat", "base", "chat"),
     "generation_length": number("tokens generated for a sample; default the model's"),
 }
@@ -75,13 +83,22 @@ def describe_haystack(
         "infer_cfg": cells.generate_with(template, values["generation_length"]),
         "length_buffer": "fit",
         **haystacks[data][language],
+        "needle_file_name": "needles.jsonl",
     }
     if tokenizer != "gpt-4":
         common["length_buffer"] = "fit"
     if common["length_buffer"] == "fit":
         common["generation_reserve"] = values["generation_length"]
+    name, seed = f"{data}_{language}", values["draw_seed"]
+    if seed:
+        common["draw_seed"] = seed
+    if values["draws"] == "independent":
+        common["draws"] = "independent"
+        name += f"_independent{seed or ''}"
+        if data == "embedded":
+            common["needle_file_name"] = GENERATED
     ending = f"by-{name_tokenizer(tokenizer)}" + ("_chat" if chat else "")
-    return f"{data}_{language}", ending, common
+    return name, ending, common
 
 
 def _list_cells(values: Settings) -> list[Config]:
@@ -95,7 +112,6 @@ def _list_cells(values: Settings) -> list[Config]:
             "type": "opencompass_llada.benchmarks.needle.dataset.NeedleBenchSingleDataset",
             "length": length,
             "depth": depth,
-            "needle_file_name": "needles.jsonl",
             "eval_cfg": cells.score_with("needle.dataset.NeedleBenchEvaluator"),
             **common,
         }
@@ -108,7 +124,8 @@ def _fill_defaults(values: Settings, trained_length: int) -> None:
     """Take LongLLaDA's grid, or one around the trained length; lengths may stay the models' own."""
     values.defaults(data="needlebench", language="en")
     embedded = values["data"] == "embedded"
-    if embedded:  # cells of one length share their needles, so that more depths say little more
+    values.default("draws", "independent" if embedded else "published")
+    if embedded:
         values.default("depths", [0, 25, 50, 75, 100], "default: every 25 %")
         values.default("repeats", 2, "default: for embedded data")
     else:
@@ -149,7 +166,7 @@ def _model_options(values: Settings) -> dict[str, Any]:
 
 PLAN = planning.Plan(
     headline="Needle in a haystack: {models} models, {cells} cells (length x depth)",
-    settings={**_CELL_SETTINGS, "steps": number("denoising steps; default the model's")},
+    settings={**CELL_SETTINGS, "steps": number("denoising steps; default the model's")},
     demo={
         "models": ["tiny_llada"],
         "scaling": ["none", "ntk", "diffusion_ntk"],
@@ -167,4 +184,4 @@ PLAN = planning.Plan(
     make_summarizer=planning.summarize_models("NeedleSummarizer"),
     has_small_cells=True,
 )
-DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)
+DATA_SETS = planning.DataSets(settings=CELL_SETTINGS, list_cells=_list_by_name)

@@ -1,8 +1,8 @@
 """Writes NeedleBench's prompts, puts needles into a context and fits its length.
 
-The wording is NeedleBench's, byte for byte (``NeedleBenchOriginDataset``, ``...ParallelDataset``
-and ``...MultiDataset`` of OpenCompass 0.5.4). The base-model form of several needles, which it
-lacks, ends as a single needle's does.
+The first wording is NeedleBench's, byte for byte (``NeedleBenchOriginDataset``,
+``...ParallelDataset`` and ``...MultiDataset`` of OpenCompass 0.5.4). The base-model form of several
+needles, which it lacks, ends as a single needle's does. Independent draws have three wordings more.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class Wording:
     """How the answer to a reasoning question begins, for base models."""
 
 
-#: Language -> its wording.
+_TEXTS = json.loads(Path(__file__).with_name("wordings.json").read_text(encoding="utf-8"))
+#: Language -> NeedleBench's wording and, for independent draws, ours, which say it in other words.
 WORDINGS = {
-    language: Wording(**texts)
-    for language, texts in json.loads(
-        Path(__file__).with_name("wordings.json").read_text(encoding="utf-8")
-    ).items()
+    language: tuple(Wording(**texts, **around) for around in _TEXTS["around"][language])
+    for language, texts in _TEXTS["fixed"].items()
 }
+NUM_WORDINGS = min(map(len, WORDINGS.values()))
 
 
-def write_question(question: str, language: str, *, guide: bool) -> str:
+def write_question(question: str, language: str, *, guide: bool, number: int = 0) -> str:
     """Write a needle's question as a prompt ends.
 
     With ``guide`` the model is asked to fill in a sentence; without, the prompt ends in that
@@ -63,8 +63,10 @@ def write_question(question: str, language: str, *, guide: bool) -> str:
 
         ... Please answer in the format 'The item on the Emerald Island is________.'   guide
         ... The item on the Emerald Island is                                          no guide
+
+    ``number`` is that of the language's wording, here and below; 0 is NeedleBench's.
     """
-    wording = WORDINGS[language]
+    wording = WORDINGS[language][number]
     before, hint, after = question.partition(wording.hint)
     if not hint:
         raise ValueError(
@@ -82,13 +84,15 @@ def write_question(question: str, language: str, *, guide: bool) -> str:
     return before + wording.advice + blank.group(1)
 
 
-def write_several_questions(questions: Sequence[str], language: str, *, guide: bool) -> str:
+def write_several_questions(
+    questions: Sequence[str], language: str, *, guide: bool, number: int = 0
+) -> str:
     """Write the questions for several needles, in the order of their depths.
 
     The chat form (``guide``) asks for sentences to be filled in; the base-model form ends in the
     beginning of the first sentence.
     """
-    wording = WORDINGS[language]
+    wording = WORDINGS[language][number]
     asked = JOINT.join(
         question.split(wording.question_end)[0] + wording.question_end for question in questions
     )
@@ -99,17 +103,23 @@ def write_several_questions(questions: Sequence[str], language: str, *, guide: b
     return asked + wording.advice + wording.answer_format.format(format=JOINT.join(sentences))
 
 
-def write_reasoning_question(question: str, language: str, *, guide: bool) -> str:
+def write_reasoning_question(question: str, language: str, *, guide: bool, number: int = 0) -> str:
     """Write a reasoning question: with NeedleBench's advice (chat), or an answer's beginning."""
-    wording = WORDINGS[language]
+    wording = WORDINGS[language][number]
     return question + (wording.advice.strip() if guide else wording.reasoning_answer)
 
 
 def write_prompt(
-    context: str, question: str, language: str, position: str, *, several: bool = False
+    context: str,
+    question: str,
+    language: str,
+    position: str,
+    *,
+    several: bool = False,
+    number: int = 0,
 ) -> str:
     """Put preface, context and question together, with the question at the End or the Start."""
-    wording = WORDINGS[language]
+    wording = WORDINGS[language][number]
     template = (wording.several if several else wording.single)[position]
     return wording.preface + template.format(context=context, question=question)
 

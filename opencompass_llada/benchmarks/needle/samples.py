@@ -7,14 +7,13 @@ for byte when counted that way. Runs without OpenCompass.
 from __future__ import annotations
 
 import random
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opencompass_llada.benchmarks.counting import CountingTokenizer, load_counting_tokenizer
+from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.data_files import (
     MissingDataError,
     find_data,
@@ -22,6 +21,9 @@ from opencompass_llada.benchmarks.data_files import (
     read_json_list,
     take,
 )
+from opencompass_llada.benchmarks.needle.draws import PROTOCOLS, Draw, draw_samples
+from opencompass_llada.benchmarks.needle.facts import GENERATED
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.needle.prompts import (
     WORDINGS,
     fit_prompt,
@@ -30,6 +32,7 @@ from opencompass_llada.benchmarks.needle.prompts import (
     write_question,
 )
 from opencompass_llada.options import check_at_least, check_fields, reject_unknown
+from opencompass_llada.synthetic.grammar import draw_held_out
 
 POSITIONS = ("End", "Start")
 HOW_TO_GET = (
@@ -66,6 +69,13 @@ class NeedleCell:
     language: str
     """``'English'`` or ``'Chinese'``."""
     needle_file_name: str = "needles.jsonl"
+    """``'generated'``, with independent draws, for sentences that `synthetic.grammar` makes, about
+    keys that the shipped models were not trained on."""
+    draws: str = "published"
+    """Whose needle, texts and wording a sample has: NeedleBench's, the same in every cell
+    (``'published'``), or its own (``'independent'``); see `needle.draws`."""
+    draw_seed: int = 0
+    """Other seeds give other independent draws."""
     position: str = "End"
     """Whether the question stands at the ``'End'`` or the ``'Start'``."""
     generation_reserve: int = 0
@@ -76,6 +86,7 @@ class NeedleCell:
         check_fields(self)
         reject_unknown("language", [self.language], WORDINGS)
         reject_unknown("position", [self.position], POSITIONS)
+        self._check_draws()
         if not 0 <= self.depth <= 100:
             raise ValueError(f"depth={self.depth} must be a percentage from 0 to 100.")
         check_at_least(self, 1, "length", "num_repeats_per_file")
@@ -94,6 +105,35 @@ class NeedleCell:
                 f"length_buffer={self.length_buffer}: use length_buffer='fit', or count the answer "
                 "in length_buffer."
             )
+
+    def _check_draws(self) -> None:
+        reject_unknown("draws", [self.draws], PROTOCOLS)
+        check_at_least(self, 0, "draw_seed")
+        if self.place is None and self.draw_seed:
+            raise ValueError(
+                f"draw_seed={self.draw_seed} has no effect with draws='published', where no seed "
+                "is drawn with: use draws='independent', or leave draw_seed out."
+            )
+        own = self.place is not None and self.language == "English"
+        if self.needle_file_name == GENERATED and not own:
+            raise ValueError(
+                f"needle_file_name={GENERATED!r} with draws={self.draws!r} in {self.language}: "
+                "needles are generated for draws='independent' in English alone; name a file of "
+                "needles instead, such as 'needles.jsonl'."
+            )
+
+    @property
+    def needle_depths(self) -> Sequence[float]:
+        """Where needles stand, percent."""
+        return [self.depth]
+
+    @property
+    def place(self) -> str | None:
+        """What the independent draws of this cell follow from; None for the published ones."""
+        if self.draws == "published":
+            return None
+        depths = ",".join(f"{depth:g}" for depth in self.needle_depths)
+        return f"seed {self.draw_seed} {self.language} length {self.length} depth {depths}"
 
     def find_needle_file(self) -> Path:
         """Return the file of needles."""
@@ -170,6 +210,13 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle
     """
     rows = list(read_json_lines(path))
     random.Random(0).shuffle(rows)
+    return choose_different(rows, language, count, path)
+
+
+def choose_different(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], language: str, count: int, source: Path | str
+) -> list[NeedleBenchNeedle]:
+    """Choose the first needles that share neither subject nor keyword, of places and records."""
     chosen: list[NeedleBenchNeedle] = []
     taken: set[tuple[str, str]] = set()
     for where, row in rows:
@@ -183,7 +230,7 @@ def read_retrieval_needles(path: Path, language: str, count: int) -> list[Needle
         if len(chosen) == count:
             return chosen
     raise ValueError(
-        f"{count} depths need as many needles, and {path} holds {len(chosen)} in {language} "
+        f"{count} depths need as many needles, and {source} holds {len(chosen)} in {language} "
         "that share neither subject nor keyword; give fewer depths."
     )
 
@@ -213,55 +260,17 @@ def read_reasoning_needles(path: Path, num_needles: int) -> list[Mapping[str, An
     return records[num_needles]
 
 
-class Haystack:
-    """The documents of one file (a JSON object with ``text`` a line), each tokenized once."""
-
-    def __init__(self, path: Path, tokenizer: CountingTokenizer) -> None:
-        """Read the documents; tokenizes nothing yet."""
-        self._tokenizer = tokenizer
-        self._texts = [take(row, "text", where) for where, row in read_json_lines(path)]
-        if not self._texts:
-            raise ValueError(f"{path} holds no document; fetch it again.")
-        self._tokens: dict[int, array] = {}
-
-    def __len__(self) -> int:
-        """Return the number of documents."""
-        return len(self._texts)
-
-    def take(self, order: Sequence[int], num_tokens: int) -> list[int]:
-        """Return the first ``num_tokens`` tokens of the documents in the given order, or all.
-
-        Documents are tokenized one by one and put end to end, as NeedleBench does.
-        """
-        taken: list[int] = []
-        for document in order:
-            if len(taken) >= num_tokens:
-                break
-            if document not in self._tokens:
-                self._tokens[document] = array("l", self._tokenizer.encode(self._texts[document]))
-            taken.extend(self._tokens[document])
-        return taken[:num_tokens]
-
-
-class HaystackStore:
-    """Holds the tokenizers and tokenized files used last, which the cells of a run share."""
-
-    def __init__(self, max_entries: int = 4) -> None:
-        """Start empty; at most so many tokenizers, and haystacks, are held at once."""
-        #: Returns the tokenizer of a name.
-        self.tokenizer = lru_cache(max_entries)(load_counting_tokenizer)
-        self._read = lru_cache(max_entries)(
-            lambda path, mtime_ns, name: Haystack(path, self.tokenizer(name))
-        )
-
-    def haystack(self, path: Path, tokenizer_name: str) -> Haystack:
-        """Return a file's documents under a tokenizer, reading them the first time."""
-        return self._read(path, path.stat().st_mtime_ns, tokenizer_name)
-
-
 #: What one sample hides (needles without the line breaks that are put around them), the question,
 #: and what the sample holds besides its prompt.
 Hidden = tuple[Sequence[str], str, Mapping[str, str]]
+
+
+def needle_chooser(cell: NeedleCell) -> Callable[[Draw], NeedleBenchNeedle]:
+    """Return what chooses the needle of a single-needle cell's sample."""
+    if cell.needle_file_name == GENERATED:
+        return lambda draw: parse_needle(draw_held_out(draw.rng).as_needlebench(), GENERATED)
+    needles = read_needles(cell.find_needle_file(), cell.language)
+    return lambda draw: draw.pick(needles)
 
 
 def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, str]]:
@@ -270,11 +279,13 @@ def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, s
     Columns: prompt, answer (needle, ``*``, keyword: NeedleBench's own format), needle, keyword.
     Raises a ValueError for missing data or a length that cannot be had.
     """
-    needles = read_needles(cell.find_needle_file(), cell.language)
+    choose = needle_chooser(cell)
 
-    def hide(repeat: int) -> Hidden:
-        needle = random.Random(repeat).choice(needles)
-        question = write_question(needle.question, cell.language, guide=cell.guide)
+    def hide(draw: Draw) -> Hidden:
+        needle = choose(draw)
+        question = write_question(
+            needle.question, cell.language, guide=cell.guide, number=draw.wording
+        )
         answer = f"\n{needle.text}\n*{needle.keyword}"
         columns = {"answer": answer, "needle": needle.text, "keyword": needle.keyword}
         return [needle.text], question, columns
@@ -285,14 +296,14 @@ def make_samples(cell: NeedleCell, store: HaystackStore) -> Iterator[dict[str, s
 def fill_haystacks(
     cell: NeedleCell,
     store: HaystackStore,
-    hide: Callable[[int], Hidden],
+    hide: Callable[[Draw], Hidden],
     place: Callable[[Sequence[int], Sequence[Sequence[int]]], list[int]],
     *,
     several: bool = False,
 ) -> Iterator[dict[str, str]]:
     """Yield the samples of a cell of any kind, file by file and repeat by repeat.
 
-    ``hide`` says what the sample of a repeat hides; ``place`` puts the tokens of needles into those
+    ``hide`` says what the sample of a draw hides; ``place`` puts the tokens of needles into those
     of a context; ``several`` is `write_prompt`'s.
     """
     directory = resolve_data_directory(cell.path)
@@ -300,21 +311,25 @@ def fill_haystacks(
     tokenizer = store.tokenizer(cell.tokenizer)
 
     def write(
-        question: str, needles: Sequence[Sequence[int]], context: Sequence[int], num_tokens: int
+        draw: Draw,
+        question: str,
+        needles: Sequence[Sequence[int]],
+        context: Sequence[int],
+        num_tokens: int,
     ) -> str:
         text = tokenizer.decode(place(context[:num_tokens], needles))
-        return write_prompt(text, question, cell.language, cell.position, several=several)
+        return write_prompt(
+            text, question, cell.language, cell.position, several=several, number=draw.wording
+        )
 
-    for path in paths:
+    count = len(paths) * cell.num_repeats_per_file
+    for first, path in enumerate(paths):
         haystack = store.haystack(path, cell.tokenizer)
-        order = list(range(len(haystack)))
-        for repeat in range(cell.num_repeats_per_file):
-            # On from the last repeat's order, as NeedleBench does.
-            random.Random(repeat).shuffle(order)
-            texts, question, columns = hide(repeat)
+        for draw in draw_samples(cell.place, range(first, count, len(paths)), len(haystack)):
+            texts, question, columns = hide(draw)
             needles = [tokenizer.encode(f"\n{text}\n") for text in texts]
-            context = haystack.take(order, cell.length)
-            sized = partial(write, question, needles, context)
+            context = haystack.take(draw.order, cell.length, draw.start)
+            sized = partial(write, draw, question, needles, context)
             size = sum(map(len, needles))
             prompt = _size_prompt(cell, sized, size, len(context), tokenizer, path.name)
             yield {"prompt": prompt, **columns}
