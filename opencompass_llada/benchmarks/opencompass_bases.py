@@ -44,7 +44,7 @@ class CheckedDataset(BaseDataset):
     @classmethod
     def check_options(cls, **options: Any) -> Any:
         """Check the keywords, before any file is opened; returns an `options_class`."""
-        return build(cls.options_class, options, cls.title, also=cls.table_keys)
+        return build(cls.options_class, options, cls.title, also=(*cls.table_keys, "setting"))
 
     @classmethod
     def source(cls, options: Mapping[str, Any]) -> Hashable:

@@ -77,6 +77,8 @@ class Collection:
     #: Of `TIDY_COLUMNS` and `SAMPLE_COLUMNS`, one row a model, data set and metric.
     results: pandas.DataFrame = field(hash=False)
     cells: Mapping[CellKey, CellFiles] = field(hash=False)
+    #: Rows of the cells that were run otherwise, with the ``setting`` of each (`robustness`).
+    variants: pandas.DataFrame = field(hash=False)
     curves: pandas.DataFrame = field(hash=False)  # perplexities with the entry of each
     provenance: Mapping[str, Provenance] = field(hash=False)  # by run
     notes: tuple[str, ...]  # what to know: what is missing, what was kept apart and why
@@ -132,7 +134,8 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
         for model, dataset in run.pairs:
             key = (run.name, recorded.model_name(model), recorded.dataset_name(dataset))
             cells[key] = read_cell(run.path, *key[1:], NUM_SAMPLES)
-            own += _read_rows(run, model, dataset, cells[key], records, absent)
+            for row in _read_rows(run, model, dataset, cells[key], records, absent):
+                own.append({**row, "setting": str(dataset.get("setting") or "")})
         rows += own
         notes += [f"{run.name}: {note}" for note in (*run.notes, *run.damage, *records.notes)]
         if absent:
@@ -143,6 +146,8 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
             if row["status"] != "ok" and cell not in named and cell[0] not in run.ambiguous:
                 named.add(cell)
                 notes.append(f"{run.name}: {cell[0]} on {cell[1]}: {row['reason']}")
+    variants = [row for row in rows if row["setting"]]
+    rows = [row for row in rows if not row["setting"]]
     for other in imported:
         rows += [_place(row, rows) for row in other.rows]
         cells |= other.cells
@@ -163,6 +168,7 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
         runs=tuple(runs),
         results=results,
         cells=cells,
+        variants=_read_variants(variants, results),
         curves=_read_curves(runs, results),
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks),
@@ -178,6 +184,15 @@ def _place(row: Row, own: Sequence[Row]) -> Row:
     names = ("benchmark", "dataset", "task", "language", "prompt", "haystack", "tokenizer",
              "tokenizer_hash", "length", "depth", "prompt_limit", "units")  # fmt: skip
     return {**row, **{name: found[name] for name in names if found}}
+
+
+def _read_variants(rows: Sequence[Row], results: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the cells that were run otherwise, under the names that their models have."""
+    variants = make_frame(rows, [*TIDY_COLUMNS, "setting"])
+    own = ["run", "model", "benchmark"]
+    names = results.drop_duplicates(own).set_index(own).entry
+    found = [names.get(tuple(row)) for row in variants[own].itertuples(index=False)]
+    return variants.assign(entry=found)
 
 
 def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:

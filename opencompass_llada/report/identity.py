@@ -37,7 +37,7 @@ NAMES = {**SETTINGS, **TASK_SETTINGS, "prompt_hash": "prompt hash"}
 NOT_PROMPTS = ("abbr", "type", "eval_cfg", "length", "depth", "task", "benchmark", "path", "name",
                "tokenizer", "tokenizer_model", "num_samples", "num_repeats_per_file", "n", "k",
                "max_seq_length", "previous_length", "cache", "cache_folder",
-               "generation_reserve", "tokens_to_generate")  # fmt: skip
+               "generation_reserve", "tokens_to_generate", "setting")  # fmt: skip
 #: What records named the engine before they said how it generates.
 _ENGINES = {"MaskedDiffusionEngine": "masked_diffusion", "AutoregressiveEngine": "autoregressive"}
 

@@ -31,6 +31,7 @@ from opencompass_llada.report.latex import write_latex
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
+from opencompass_llada.report.robustness import find_settings, make_robustness_tables
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.timings import find_timings
@@ -88,6 +89,7 @@ def write_report(
     samples = choose_samples(collection)
     links = _find_links(collection, samples.anchors)
     tables = make_tables(scores, lengths, costs, compare(scores), links, find_timings(collection))
+    tables += make_robustness_tables(find_settings(collection))
     notes = [*collection.notes, *remarks]
     # The lines of a note stay lines.
     listed = ["- " + "\n  ".join(map(writers.escape_markdown, note.splitlines())) for note in notes]

@@ -69,6 +69,8 @@ def read_results(
     known = {facts.abbr: facts for facts in models or ()}
     rows: list[Row] = []
     for model, dataset in recorded.list_pairs(cfg):
+        if dataset.get("setting"):  # a variant (`report.robustness`), no cell of its own
+            continue
         facts = known.get(recorded.model_name(model)) or describe_model(model)
         rows += read_cell_rows(facts, dataset, Path(work_dir))
     return make_frame(rows, COLUMNS)

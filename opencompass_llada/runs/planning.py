@@ -82,6 +82,10 @@ class Plan:
     data sets of one model are spread over all GPUs."""
     dump_details: bool = True
     """Whether each answer is kept with its score."""
+    robustness: tuple[str, ...] = ()
+    """The kinds of `robustness.KINDS` whose variants its cells can be run in."""
+    num_wordings: int = 0
+    """The wordings that a data set's ``wording`` chooses from, where it has several."""
     always_combined: bool = False
     """Whether the config lists groups even where there is one."""
 
@@ -127,6 +131,9 @@ def plan_run(
     plan, table = find_plan(benchmark), ModelTable()
     gpus = machine.count_gpus() if num_gpus is None else num_gpus
     known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **TRAILING}
+    if plan.robustness:
+        what = f"runs the same cells otherwise, too: {', '.join(plan.robustness)}"
+        known["robustness"] = texts(what, *plan.robustness)
     values = read_settings(settings, known, demo=plan.demo if rows is None else None)
     values.default("models", table.list_shipped(), "default: all that are shipped")
     values.values["models"] = table.resolve(values["models"])
@@ -141,6 +148,10 @@ def plan_run(
         return table.list_configs(models, values["scaling"], num_gpus=gpus, **{**given, **options})
 
     groups = plan.make_groups(values, table, make_models)
+    if asked := values.values.get("robustness"):
+        from opencompass_llada.runs.robustness import add_variants
+
+        groups = add_variants(groups, asked, plan.num_wordings)
     for group in groups:
         for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):

@@ -59,7 +59,8 @@ def choose_cells(run: RunFolder, models: Sequence[str] | None = None) -> list[Pa
     """
     cells: dict[tuple[str, str], dict[Any, list[Pair]]] = defaultdict(lambda: defaultdict(list))
     for model, dataset in run.pairs:
-        if recorded.is_ours(model) and _read_prompts(run, model, dataset, 1):
+        is_variant = bool(dataset.get("setting"))
+        if recorded.is_ours(model) and not is_variant and _read_prompts(run, model, dataset, 1):
             key = (recorded.model_name(model), benchmark_of(dataset).name)
             cells[key][dataset.get("length")].append((model, dataset))
     names = list(dict.fromkeys(name for name, _ in cells))

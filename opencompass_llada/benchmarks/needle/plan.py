@@ -183,5 +183,6 @@ PLAN = planning.Plan(
     find_path=lambda cell: str(resolve_data_directory(cell["path"]).resolve()),
     make_summarizer=planning.summarize_models("NeedleSummarizer"),
     has_small_cells=True,
+    robustness=("generation_lengths", "seeds", "decodings"),
 )
 DATA_SETS = planning.DataSets(settings=CELL_SETTINGS, list_cells=_list_by_name)

@@ -196,6 +196,7 @@ PLAN = planning.Plan(
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_run,
     make_groups=planning.pair_by_settings(_list_cells, model_options=_model_options),
+    robustness=("generation_lengths", "seeds", "decodings"),
     find_path=_find_path,
     make_summarizer=lambda _, run: planning.summarize_with(
         "GroupSummarizer", groups=list_groups("ruler"), models=run.described_models

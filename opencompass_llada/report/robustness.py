@@ -1,0 +1,209 @@
+"""Compares the order of the leaderboard's lines under other settings (`runs.robustness`).
+
+A setting counts for two lines if it changed at least one of them; the other's score stays. Nothing
+here is an interval: a small lead may turn by chance.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pandas
+
+from opencompass_llada.benchmarks.benchmark import find_benchmark
+from opencompass_llada.report.collect import Collection
+from opencompass_llada.report.writers import Cell, Table
+
+#: What the run itself is called among the settings.
+BASE = "as run"
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Two lines of a benchmark, and whether the first leads under every setting."""
+
+    benchmark: str
+    first: str  # the line that leads in the run itself
+    second: str
+    lead: float  # points, in the run itself
+    num_settings: int  # others than the run itself
+    num_held: int  # of these, in which the first leads as well
+    not_held: tuple[str, ...]  # settings in which it does not: turned, or no lead
+
+    @property
+    def share(self) -> float:
+        """The share of settings in which the order holds."""
+        return self.num_held / self.num_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingScores:
+    """One line's mean score under each setting that it was run in."""
+
+    benchmark: str
+    entry: str
+    scores: Mapping[str, float | None]  # by setting; None where a cell has no result
+
+    @property
+    def seed_deviation(self) -> float | None:
+        """The standard deviation over seeds of one sampler; the largest of several samplers."""
+        groups: dict[str, list[float]] = {}
+        for name, score in self.scores.items():
+            kind, _, what = name.partition(": ")
+            if kind == "seeds" and score is not None:
+                groups.setdefault(what.rpartition("seed ")[0].rstrip(", "), []).append(score)
+        found = []
+        for sampler, scores in groups.items():
+            own = self.scores.get(f"decodings: {sampler}" if sampler else BASE)
+            found.append(statistics.stdev([*scores, own]) if own is not None else None)
+        known = [value for value in found if value is not None]
+        return max(known, default=None)
+
+
+def find_settings(collection: Collection) -> list[SettingScores]:
+    """Return the scores of each line on each benchmark that was run under several settings."""
+    if not len(collection.variants):
+        return []
+    base = collection.results.assign(setting=BASE)
+    benchmarks = list(dict.fromkeys(collection.variants.benchmark))
+    rows = pandas.concat([base[base.benchmark.isin(benchmarks)], collection.variants])
+    found = []
+    for (name, entry), own in rows.groupby(["benchmark", "entry"], sort=False):
+        metrics = find_benchmark(name).metrics
+        own = own[own.metric == (metrics[0] if metrics else own.metric.iloc[0])]
+        scores = {setting: _mean(cells) for setting, cells in own.groupby("setting", sort=False)}
+        found.append(SettingScores(benchmark=name, entry=entry, scores=scores))
+    return found
+
+
+def _mean(cells: pandas.DataFrame) -> float | None:
+    whole = bool((cells.status == "ok").all())
+    return float(cells.score.astype(float).mean()) if whole else None
+
+
+def find_orders(settings: Sequence[SettingScores]) -> list[Order]:
+    """Return each pair of lines that differ in the run itself, by how often the order holds."""
+    orders: list[Order] = []
+    for name in dict.fromkeys(own.benchmark for own in settings):
+        lines = [
+            own for own in settings if own.benchmark == name and own.scores.get(BASE) is not None
+        ]
+        for pair in combinations(lines, 2):
+            first, second = sorted(pair, key=lambda own: own.scores[BASE] or 0.0, reverse=True)
+            leads = dict(_leads(first, second))
+            lead = (first.scores[BASE] or 0.0) - (second.scores[BASE] or 0.0)
+            if lead > 0 and leads:
+                held = [setting for setting, own in leads.items() if own > 0]
+                orders.append(
+                    Order(
+                        benchmark=name,
+                        first=first.entry,
+                        second=second.entry,
+                        lead=lead,
+                        num_settings=len(leads),
+                        num_held=len(held),
+                        not_held=tuple(setting for setting in leads if setting not in held),
+                    )
+                )
+    return sorted(orders, key=lambda order: (order.benchmark, order.share, order.lead))
+
+
+def _leads(first: SettingScores, second: SettingScores) -> Iterator[tuple[str, float]]:
+    """Yield the first line's lead under each setting that changed one of the two."""
+    for setting in dict.fromkeys([*first.scores, *second.scores]):
+        scores = [own.scores.get(setting, own.scores[BASE]) for own in (first, second)]
+        if setting != BASE and None not in scores:
+            yield setting, (scores[0] or 0.0) - (scores[1] or 0.0)
+
+
+def make_robustness_tables(settings: Sequence[SettingScores]) -> list[Table]:
+    """Return which orders hold, and each benchmark's scores by setting; none without settings."""
+    orders = find_orders(settings)
+    tables = [_make_orders(orders)] if orders else []
+    for name in dict.fromkeys(own.benchmark for own in settings):
+        tables.append(_make_scores(name, [own for own in settings if own.benchmark == name]))
+    return tables
+
+
+def _make_orders(orders: Sequence[Order]) -> Table:
+    rows = tuple(
+        (
+            Cell(text=find_benchmark(own.benchmark).title),
+            Cell(text=own.first),
+            Cell(text=own.second),
+            Cell(text=f"{own.lead:.1f}", value=own.lead),
+            Cell(text=f"{own.num_held} of {own.num_settings}", value=float(own.num_held)),
+            Cell(text=f"{own.share:.0%}", value=own.share),
+            Cell(text="; ".join(own.not_held)),
+        )
+        for own in orders
+    )
+    return Table(
+        name="order",
+        title="Does the order hold?",
+        heads=("benchmark", "leads", "before", "by, points", "settings", "share", "not under"),
+        rows=rows,
+        notes=(
+            "Settings: those of LLADA_ROBUSTNESS that changed one of the two. The order holds "
+            "where the first has the higher mean score; equal scores are no order. These are no "
+            "intervals: a small lead may turn by chance.",
+        ),
+        num_labels=3,
+    )
+
+
+def _make_scores(benchmark: str, lines: Sequence[SettingScores]) -> Table:
+    names = list(dict.fromkeys(setting for own in lines for setting in own.scores))
+
+    def show(own: SettingScores, setting: str) -> Cell:
+        if setting not in own.scores:
+            return Cell(text="-")
+        score = own.scores[setting]
+        return Cell(text="missing" if score is None else f"{score:.1f}", value=score)
+
+    def show_deviation(own: SettingScores) -> Cell:
+        value = own.seed_deviation
+        return Cell(text="-" if value is None else f"{value:.1f}", value=value)
+
+    rows = tuple(
+        (Cell(text=own.entry), *(show(own, name) for name in names), show_deviation(own))
+        for own in lines
+    )
+    title = find_benchmark(benchmark).title
+    return Table(
+        name=f"settings_{benchmark}",
+        title=f"Scores by setting: {title}",
+        heads=("model", *names, "deviation over seeds"),
+        rows=rows,
+        notes=(
+            "Percent, the mean over all cells. -: the setting does not change this model, or it "
+            "draws no random numbers. Deviation over seeds: the standard deviation of a sampler's "
+            "scores under its seeds, the first one's among them; the largest of several samplers.",
+        ),
+        num_labels=1,
+    )
+
+
+def describe_orders(orders: Sequence[Order]) -> list[str]:
+    """Say in a sentence a benchmark which order holds under all settings, and which does not."""
+    sentences = []
+    for name in dict.fromkeys(order.benchmark for order in orders):
+        own = [order for order in orders if order.benchmark == name]
+        most = max(order.num_settings for order in own)
+        turned = [order for order in own if order.num_held < order.num_settings]
+        text = (
+            f"{find_benchmark(name).title}: under up to {most} other settings "
+            f"{len(own) - len(turned)} of {len(own)} pairs of models keep their order in all"
+        )
+        named = [
+            f"{order.first} before {order.second} in {order.num_held} of {order.num_settings} "
+            f"({order.share:.0%})"
+            for order in turned[:MOST_NAMED]
+        ]
+        more = f" and {len(turned) - MOST_NAMED} more" if len(turned) > MOST_NAMED else ""
+        sentences.append(text + (f"; not so {', '.join(named)}{more}." if named else "."))
+    return sentences

@@ -1,0 +1,168 @@
+"""Variants of a run's cells, and whether the order of its models holds under them."""
+
+import pytest
+from work_dirs import make_model, niah_cell, write_json, write_run
+
+from opencompass_llada.report import robustness
+from opencompass_llada.report.averages import make_board
+from opencompass_llada.report.collect import collect
+from opencompass_llada.report.publish import write_report
+from opencompass_llada.runs.planning import plan_run
+from opencompass_llada.runs.robustness import add_variants
+from opencompass_llada.runs.run_folder import find_runs
+
+NIAH = {"data": "embedded", "lengths": [512], "depths": [50], "repeats": 1}
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def plan(benchmark="niah", models=("tiny_llada", "tiny_ar"), **settings):
+    return plan_run(benchmark, {"models": list(models), **settings}, 0, announce=False)
+
+
+def variants_of(run):
+    """Return setting -> (abbrs of its models, their samplers, its first data set)."""
+    found = {}
+    for group in run.combinations or []:
+        cell = group["datasets"][0]
+        models, samplers = found.setdefault(cell.get("setting", ""), ([], []))
+        models += [model["abbr"] for model in group["models"]]
+        samplers += [
+            {**model.get("sampler", {}), **({"seed": model["seed"]} if "seed" in model else {})}
+            for model in group["models"]
+        ]
+    return found
+
+
+def test_a_run_without_robustness_is_as_it_was():
+    run = plan(**NIAH)
+    assert run.combinations is None
+    assert not any("setting" in cell for cell in run.datasets)
+
+
+def test_each_kind_makes_variants_of_what_it_changes():
+    found = variants_of(plan(**NIAH, robustness=["generation_lengths", "seeds", "decodings"]))
+    own = {"num_steps": 4, "block_length": 16}
+    assert found == {
+        "": (["tiny-llada", "tiny-ar"], [own, {}]),
+        "generation_lengths: 2 times the tokens": (
+            ["tiny-llada", "tiny-ar"], [{**own, "num_steps": 8}, {}]),
+        "generation_lengths: 4 times the tokens": (
+            ["tiny-llada", "tiny-ar"], [{**own, "num_steps": 16}, {}]),
+        "decodings: half the steps": (["tiny-llada"], [{**own, "num_steps": 2}]),
+        "decodings: random remasking": (["tiny-llada"], [{**own, "remasking": "random"}]),
+        "decodings: temperature 0.5": (["tiny-llada"], [{**own, "temperature": 0.5}]),
+        **{
+            f"seeds: {name}, seed {seed}": (["tiny-llada"], [{**own, **changed, "seed": seed}])
+            for seed in (1, 2)
+            for name, changed in (
+                ("random remasking", {"remasking": "random"}),
+                ("temperature 0.5", {"temperature": 0.5}),
+            )
+        },
+    }  # fmt: skip
+
+
+def test_longer_answers_stay_within_the_length_and_names_differ():
+    run = plan(**NIAH, robustness=["generation_lengths"])
+    cells = [group["datasets"][0] for group in run.combinations]
+    lengths = [cell["infer_cfg"]["inferencer"]["max_out_len"] for cell in cells]
+    assert lengths == [cell["generation_reserve"] for cell in cells] == [16, 32, 64]
+    assert len({cell["abbr"] for cell in cells}) == 3
+    ruler = plan("ruler", tasks=["vt"], lengths=[1024], data="embedded", samples=1,
+                 robustness=["generation_lengths"])  # fmt: skip
+    assert {c["tokens_to_generate"] for group in ruler.combinations for c in group["datasets"]} == {
+        30, 60, 120,
+    }  # fmt: skip
+
+
+def test_what_changes_nothing_or_is_unknown_is_refused(monkeypatch, caplog):
+    with pytest.raises(ValueError, match="robustness='seeds' changes nothing: no model .* random"):
+        plan(**NIAH, robustness=["seeds"])
+    monkeypatch.setenv("LLADA_ROBUSTNESS", "seed")
+    with pytest.raises(ValueError, match="Did you mean 'seeds'"):
+        plan(**NIAH)
+    monkeypatch.delenv("LLADA_ROBUSTNESS")
+    found = variants_of(plan(models=["tiny_llada", "tiny_block"], **NIAH, robustness=["decodings"]))
+    assert found["decodings: half the steps"][0] == ["tiny-llada"]
+    assert "tiny-block is not run with decodings: half the steps: num_steps" in caplog.text
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A leads b and c as run; c overtakes a under one setting; d is never varied."""
+    models = [make_model(name) for name in "abcd"]
+    models[0] |= {"sampler": {"num_steps": 32, "remasking": "random"}}
+    base = [{"models": models, "datasets": [niah_cell(2000, depth) for depth in (0, 50)]}]
+    for model in models:
+        model["max_out_len"] = 32
+    folder = write_run(tmp_path / "run", models, base[0]["datasets"])
+    groups = [base[0]]
+    scores = {"": (90, 80, 70, 60)}
+    for name, own in (
+        ("decodings: random remasking", (90, 85, 95)),
+        ("decodings: half the steps", (85, 85, 10)),
+        ("seeds: seed 1", (84, None, None)),
+        ("seeds: seed 2", (96, None, None)),
+    ):
+        scores[name] = own
+        cells = [{**c, "abbr": f"{c['abbr']}_{name[-6:]}", "setting": name}
+                 for c in base[0]["datasets"]]  # fmt: skip
+        groups.append({"models": [m for m, s in zip(models, own, strict=False) if s is not None],
+                       "datasets": cells})  # fmt: skip
+    for group in groups:
+        for place, model in enumerate(group["models"]):
+            for cell in group["datasets"]:
+                score = scores[cell.get("setting", "")][place]
+                path = folder / f"predictions/{model['abbr']}/{cell['abbr']}.json"
+                write_json(path, {str(n): {"origin_prompt": f"{n}", "prediction": "x", "gold": "y"}
+                                  for n in range(2)})  # fmt: skip
+                write_json(folder / f"results/{model['abbr']}/{cell['abbr']}.json",
+                           {"score": score, "accuracy": score, "num_samples": 2})  # fmt: skip
+    config = next((folder / "configs").glob("*.py"))
+    config.write_text(f"model_dataset_combinations={groups!r}\nwork_dir={str(folder)!r}\n")
+    return folder
+
+
+def test_the_order_is_compared_under_every_setting_that_changed_one_of_two(run):
+    settings = robustness.find_settings(collect([run]))
+    orders = {(own.first, own.second): own for own in robustness.find_orders(settings)}
+    assert len(orders) == 6, "every pair, d among them, whose own score stays"
+    first = orders["a", "b"]
+    assert (first.lead, first.num_settings, first.num_held) == (10, 4, 3)
+    assert first.not_held == ("decodings: half the steps",), "equal scores are no order"
+    assert orders["a", "c"].not_held == ("decodings: random remasking",)
+    assert (orders["c", "d"].num_settings, orders["c", "d"].share) == (2, 0.5)
+    assert orders["a", "d"].share == 1.0
+    deviations = {own.entry: own.seed_deviation for own in settings}
+    assert deviations["a"] == pytest.approx(6.0), "of 90, 84 and 96"
+    assert deviations["b"] is None
+    [sentence] = robustness.describe_orders(list(orders.values()))
+    assert sentence.startswith("Needle in a haystack: under up to 4 other settings 2 of 6 pairs")
+    assert "a before b in 3 of 4 (75%)" in sentence
+
+
+def test_a_setting_with_a_missing_cell_counts_for_none(run):
+    next(run.glob("results/c/*asking.json")).unlink()  # one of random remasking's
+    [ac] = [own for own in robustness.find_orders(robustness.find_settings(collect([run])))
+            if (own.first, own.second) == ("a", "c")]  # fmt: skip
+    assert (ac.num_settings, ac.num_held) == (3, 3)
+
+
+def test_variants_are_no_lines_and_no_cells_of_the_leaderboard(run, tmp_path):
+    collection = collect([run])
+    assert {score.entry for score in make_board(collection)} == {*"abcd"}
+    assert len(collection.results.dataset.unique()) == 2
+    write_report(find_runs([run]), tmp_path / "report")
+    text = (tmp_path / "report/leaderboard.md").read_text()
+    assert "Does the order hold?" in text
+    assert "Scores by setting: Needle in a haystack" in text
+    assert (tmp_path / "report/tables/order.csv").is_file()
+
+
+def test_an_empty_list_of_kinds_adds_nothing():
+    groups = [{"models": [], "datasets": []}]
+    assert add_variants(groups, []) == groups
