@@ -73,6 +73,9 @@ def _add_report(commands: Any) -> None:
     told = "send the scores to tensorboard:DIR, wandb:PROJECT or mlflow:URI"
     report.add_argument("--log", metavar="KIND:PLACE", help=told)
     _add_lm_eval(report)
+    report.add_argument(
+        "--baseline", metavar="NAME", help="line that all are compared with; default: the first"
+    )
     report.set_defaults(run=_run_report)
 
 
@@ -80,7 +83,12 @@ def _run_report(given: argparse.Namespace) -> int:
     from opencompass_llada.report.publish import run_report
 
     return run_report(
-        given.work_dirs, Path(given.output), given.title, lm_eval=given.lm_eval, log=given.log
+        given.work_dirs,
+        Path(given.output),
+        given.title,
+        baseline=given.baseline,
+        lm_eval=given.lm_eval,
+        log=given.log,
     )
 
 

@@ -1,4 +1,4 @@
-"""Effective context lengths, ranks and costs, on scores made by hand."""
+"""Effective context lengths and costs, on scores made by hand."""
 
 import json
 
@@ -8,7 +8,7 @@ from work_dirs import RULER_TASKS, make_model, ruler_cell, write_run
 from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.cost import find_costs
-from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
+from opencompass_llada.report.scores import Score, find_effective_lengths
 
 
 def make(entry="m", length=4096, score=90.0, low=None, high=None, **options):
@@ -81,32 +81,6 @@ def test_the_base_is_4k_where_it_was_measured():
     [_, relative] = find_effective_lengths(scores)
     assert (relative.base_length, relative.threshold) == (4096, pytest.approx(51))
     assert relative.tokens == 8192
-
-
-def test_ranks_tie_inside_the_intervals():
-    scores = [
-        make("best", score=95, low=90, high=98),
-        make("near", score=93, low=88, high=96),
-        make("far", score=70, low=60, high=79),
-        make("last", score=50, low=40, high=60),
-        make("bare", score=99),
-    ]
-    ranked, _ = rank_scores(scores)
-    assert [(s.entry, s.rank, s.tied) for s in ranked] == [
-        ("best", 1, True),
-        ("near", 1, True),
-        ("far", 3, True),
-        ("last", 3, True),
-        ("bare", None, False),
-    ]
-
-
-def test_lower_perplexity_is_better():
-    options = {"higher_is_better": False, "column": "perplexity"}
-    scores = [make("a", score=10, low=9, high=11, **options), make("b", score=20, low=18, high=22,
-              **options)]  # fmt: skip
-    ranked, _ = rank_scores(scores)
-    assert [(s.rank, s.tied, s.is_top) for s in ranked] == [(1, False, True), (2, False, False)]
 
 
 def test_costs_are_sums_of_the_records(tmp_path):

@@ -28,8 +28,8 @@ def test_wilson_equals_scipys(hits, number):
 def test_exact_limits_equal_scipys():
     for hits, number in ((0, 5), (1, 2), (10, 10), (37, 100)):
         expected = stats.binomtest(hits, number).proportion_ci(method="exact")
-        assert clopper_pearson(hits / number, number) == pytest.approx(
-            (expected.low, expected.high), abs=1e-9
+        assert clopper_pearson(100 * hits / number, number) == pytest.approx(
+            (100 * expected.low, 100 * expected.high), abs=1e-9
         )
 
 

@@ -16,14 +16,16 @@ import pandas
 from opencompass_llada.benchmarks.benchmark import GRID_GROUP, Benchmark, Group, find_benchmark
 from opencompass_llada.report.collect import CELL_KEY, Collection
 from opencompass_llada.report.identity import hash_protocol
+from opencompass_llada.report.pairs import Clusters, make_clusters
 from opencompass_llada.report.scores import Score
 from opencompass_llada.report.statistics import (
+    FULL_SCORE,
     Interval,
     Stratum,
     clip,
+    clopper_pearson,
     clustered_interval,
     stratified_interval,
-    wilson,
 )
 from opencompass_llada.runs.hashes import hash_values
 
@@ -74,51 +76,65 @@ def _weights(rows: Sequence[Row], group: Group) -> list[float]:
     return [float(row.n or 0) if group.weighting == "samples" else 1.0 for row in rows]
 
 
-def strata_interval(rows: Sequence[Row], weights: Sequence[float]) -> Interval | None:
-    """Return the interval of a weighted mean of cells, None without sample scores.
+def cluster_rows(
+    rows: Sequence[Row], weights: Sequence[float], *, is_grid: bool
+) -> Clusters | None:
+    """Put the samples of a weighted mean of cells together by cluster, None without their scores.
 
-    Cells are independent, but for those of one task with the same questions, as RULER's qa has at
-    every length: there each question's mean over the cells is one observation.
+    Of a grid a cluster is a needle, which may be hidden at several places and in several samples of
+    a place. Cells of other benchmarks are independent, but for those of one task with the same
+    questions, as RULER's qa has at every length: there the question is. Samples of one number stand
+    for one needle where it is not recorded.
     """
     if any(row.sample_scores is None for row in rows):
         return None
-    if len(rows) == 1 and set(rows[0].sample_scores) <= {0.0, 100.0}:
-        return wilson(rows[0].score or 0.0, len(rows[0].sample_scores))
-    groups: dict[Hashable, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
-    for row, weight in zip(rows, weights, strict=True):
-        key = (row.task, row.units) if _knows_units(row) else id(row)
-        groups[key].append((weight, row.sample_scores))
-    strata = []
-    for cells in groups.values():
-        total = sum(weight for weight, _ in cells)
-        shares = [weight / total for weight, _ in cells]
-        samples = zip(*(scores for _, scores in cells), strict=True)
-        means = [sum(s * x for s, x in zip(shares, own, strict=True)) for own in samples]
-        strata.append(Stratum(weight=min(total, 1.0), scores=tuple(map(clip, means))))
-    return stratified_interval(strata)
+    # One order for all lines, in which pairs are found.
+    pairs = sorted(zip(rows, weights, strict=True), key=lambda pair: _place(pair[0]))
+    samples = []
+    for row, weight in pairs:
+        knows_units = len(row.units) == len(row.sample_scores) and all(row.units)
+        part = "" if is_grid else (row.task, row.units if knows_units else _place(row))
+        share = weight / len(row.sample_scores)
+        for number, score in enumerate(row.sample_scores):
+            key = str(row.units[number]) if is_grid and knows_units else number
+            samples.append((part, key, share, score))
+    return make_clusters(samples)
 
 
-def _knows_units(row: Row) -> bool:
-    return len(row.units) == len(row.sample_scores) and all(row.units)
+def _place(row: Row) -> tuple[str, ...]:
+    return str(row.task), str(row.length), str(row.depth), str(row.metric)
 
 
-def grid_interval(rows: Sequence[Row]) -> Interval | None:
-    """Return the interval of a mean over places, whose needles are the same at each.
+def find_interval(clusters: Clusters | None, *, is_grid: bool, is_cell: bool) -> Interval | None:
+    """Return the interval of a mean of a grid or of independent cells, None without sample scores.
 
-    The needles are what was drawn, and one may be hidden in several samples of a place; where they
-    are not recorded, samples of one number stand for one needle. None without scores by sample.
+    Of a single cell of hits it is exact, since Wilson's is too short near 0 and 100.
     """
-    if any(row.sample_scores is None for row in rows):
+    if clusters is None:
         return None
-    if len({len(row.sample_scores) for row in rows}) != 1:
-        return None
-    clusters: dict[Hashable, list[float]] = defaultdict(list)
-    for row in rows:
-        units = row.units if _knows_units(row) else range(len(row.sample_scores))
-        for unit, score in zip(units, row.sample_scores, strict=True):
-            clusters[str(unit)].append(score)
-    means = [sum(scores) / len(scores) for scores in clusters.values()]
-    return clustered_interval(means, sizes=[len(scores) for scores in clusters.values()])
+    means = list(map(clip, clusters.means_C.tolist()))
+    if is_cell and set(means) <= {0.0, FULL_SCORE}:
+        mean = clip(float(clusters.weights_C @ clusters.means_C))
+        return clopper_pearson(mean, clusters.effective_number)
+    if is_grid:
+        return clustered_interval(means, sizes=clusters.weights_C.tolist())
+    strata: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
+    for name, weight, mean in zip(clusters.strata, clusters.weights_C, means, strict=True):
+        strata[name].append((weight, mean))
+    return stratified_interval(
+        [
+            Stratum(
+                weight=min(math.fsum(weight for weight, _ in own), 1.0),
+                scores=tuple(mean for _, mean in own),
+            )
+            for own in strata.values()
+        ]
+    )
+
+
+def cell_interval(row: Row) -> Interval | None:
+    """Return the interval of one place of a grid."""
+    return find_interval(cluster_rows([row], [1.0], is_grid=True), is_grid=True, is_cell=True)
 
 
 def make_board(collection: Collection) -> list[Score]:
@@ -209,7 +225,8 @@ def _mean_over_lengths(benchmark: Benchmark, scores: Sequence[Score], rows: Sequ
     group = next(group for group in benchmark.groups if group.name == benchmark.headline)
     members = [row for row in rows if row.task in group.members]
     weights = [1 / len(scores) / len(group.members)] * len(members)
-    low, high = (None if bad else strata_interval(members, weights)) or (None, None)
+    clusters = None if bad else cluster_rows(members, weights, is_grid=False)
+    low, high = find_interval(clusters, is_grid=False, is_cell=False) or (None, None)
     return replace(
         scores[0],
         length=None,
@@ -218,6 +235,8 @@ def _mean_over_lengths(benchmark: Benchmark, scores: Sequence[Score], rows: Sequ
         score=None if bad else sum(values) / len(values),
         low=low,
         high=high,
+        effective_n=None if clusters is None else clusters.effective_number,
+        clusters=clusters,
         status=bad.status if bad else "ok",
         reason=f"at {bad.length}: {bad.reason}" if bad else "",
         protocol=hash_values([(score.length, score.protocol) for score in scores]),
@@ -228,15 +247,13 @@ def _make_score(
     benchmark: Benchmark, series: str, group: Group, cells: Mapping[str, Row], length: int | None
 ) -> Score:
     """Average the cells of a group; one of which none was run is described by any other cell."""
-    average, interval = average_group(cells, group), None
+    average, is_grid = average_group(cells, group), benchmark.is_grid
     members = [cells[name] for name in group.members if name in cells]
-    if average.score is not None and benchmark.is_grid:
-        interval = grid_interval(members)
-    elif average.score is not None:
-        weights = _weights(members, group)
-        total = sum(weights)
-        interval = strata_interval(members, [weight / total for weight in weights])
-    low, high = interval or (None, None)
+    weights = _weights(members, group)
+    clusters = None
+    if average.score is not None:
+        clusters = cluster_rows(members, weights, is_grid=is_grid)
+    low, high = find_interval(clusters, is_grid=is_grid, is_cell=len(members) == 1) or (None, None)
     members = members or list(cells.values())[:1]
     protocols = sorted(
         (str(row.task), str(row.length), str(row.depth), hash_protocol(row)) for row in members
@@ -247,7 +264,7 @@ def _make_score(
         benchmark=benchmark.name,
         series=series,
         column=group.name,
-        is_group=benchmark.is_grid or group in benchmark.groups,
+        is_group=is_grid or group in benchmark.groups,
         length=length,
         metric=members[0].metric,
         num_cells=average.num_tasks,
@@ -255,6 +272,8 @@ def _make_score(
         score=average.score,
         low=low,
         high=high,
+        effective_n=None if clusters is None else clusters.effective_number,
+        clusters=clusters,
         status=average.status,
         reason=average.reason,
         protocol=hash_values(protocols),
@@ -265,9 +284,11 @@ def _make_score(
 def _score_curves(collection: Collection) -> Iterator[Score]:
     """Yield perplexities with their own intervals, over the masks drawn."""
     kinds = {row.entry: row.kind for row in collection.rows}
-    protocols = {(row.entry, row.dataset): hash_protocol(row) for row in collection.rows}
+    cells = {(row.entry, row.dataset): row for row in collection.rows}
     for point in collection.curves.itertuples():
         exact = point.estimator == "autoregressive"
+        cell = cells.get((point.entry, point.dataset))
+        clusters = _cluster_windows(point, cell)
         yield Score(
             entry=point.entry,
             kind="autoregressive" if exact else kinds.get(point.entry, "unknown"),
@@ -281,9 +302,21 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             score=point.perplexity,
             low=point.perplexity_low,
             high=point.perplexity_high,
+            effective_n=None if clusters is None else clusters.effective_number,
+            clusters=clusters,
             status=point.status,
             reason=point.reason,
             # An exact value and a bound of one text may be compared.
-            protocol=hash_values([protocols.get((point.entry, point.dataset))]),
+            protocol=hash_values([None if cell is None else hash_protocol(cell)]),
             is_embedded=point.text == "generated",
         )
+
+
+def _cluster_windows(point: Row, cell: Row | None) -> Clusters | None:
+    """Return nats a token by window; None of segments, whose point holds those of other cells."""
+    if point.status != "ok" or point.target == "segment" or cell is None:
+        return None
+    if not cell.sample_scores:
+        return None
+    windows = enumerate(cell.sample_scores)
+    return make_clusters((("", i, 1.0, nats) for i, nats in windows), is_bounded=False)

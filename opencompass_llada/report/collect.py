@@ -306,8 +306,14 @@ def _count_asked(dataset: str, parts: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _sample_scores(row: Row, cell: CellFiles) -> tuple[float, ...] | None:
-    """Return a row's scores by sample if they add up to its score; of hits also without details."""
+    """Return a row's scores by sample if they add up to its score; of hits also without details.
+
+    Of a perplexity they are nats a token by window.
+    """
     score, number = row["score"], row["n"]
+    if row["benchmark"] == "perplexity":
+        is_whole = score is not None and len(cell.window_nats) == number
+        return cell.window_nats if is_whole else None
     scores = cell.scores.get(row["metric"])
     if score is None or not number:
         return None

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opencompass_llada.report.averages import grid_interval
+from opencompass_llada.report.averages import cell_interval
 from opencompass_llada.report.collect import CELL_KEY, CellKey, Collection, key_of
 from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, make_entry_grids
 from opencompass_llada.report.results import Sample, shorten
@@ -192,7 +192,7 @@ def render_page(collection: Collection, samples: Samples, **parts: Any) -> str:
         script=markupsafe.Markup(script),
         grids=make_entry_grids(collection.results),
         metric_names=METRIC_NAMES,
-        find_interval=lambda row: grid_interval([row]),
+        find_interval=cell_interval,
         anchor_of=lambda row: samples.anchors.get(key_of(row), ""),
         samples=samples,
         runs=collection.runs,

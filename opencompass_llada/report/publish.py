@@ -24,6 +24,7 @@ from opencompass_llada.report.collect import (
     collect_runs,
     key_of,
 )
+from opencompass_llada.report.comparisons import Comparison, compare_lines
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
@@ -36,6 +37,7 @@ from opencompass_llada.report.scores import Score, find_effective_lengths, rank_
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.timings import find_timings
 from opencompass_llada.report.trackers import open_tracker
+from opencompass_llada.report.verdict import make_verdict
 from opencompass_llada.runs.run_folder import RunFolder, find_runs
 
 TITLE = "Long-context leaderboard"
@@ -48,6 +50,7 @@ def run_report(
     folder: Path,
     title: str | None,
     *,
+    baseline: str | None = None,
     lm_eval: Sequence[str] = (),
     log: str | None = None,
 ) -> int:
@@ -57,11 +60,13 @@ def run_report(
     (`open_tracker`). Missing results are no fault here: the report says which they are.
 
     Raises:
-        ValueError: If there is nothing to report.
+        ValueError: If there is nothing to report, or the baseline is no line.
     """
     send, runs = open_tracker(log) if log else None, find_runs(work_dirs)
     imported = read_lm_eval(lm_eval)
-    paths = write_report(runs, folder, title or TITLE, imported=imported, send=send)
+    paths = write_report(
+        runs, folder, title or TITLE, baseline=baseline, imported=imported, send=send
+    )
     sys.stdout.write(f"{len(runs)} runs, {len(paths)} files; open {paths[0].resolve()}\n")
     damage = [text for run in runs for text in run.damage]
     if damage:
@@ -79,21 +84,27 @@ def write_report(
     folder: Path,
     title: str = TITLE,
     *,
+    baseline: str | None = None,
     imported: Sequence[Imported] = (),
     send: Callable[[Sequence[Score]], None] | None = None,
 ) -> list[Path]:
-    """Read runs, one or more, and write their report; return its files, report.html first."""
+    """Read runs, one or more, and write their report; return its files, report.html first.
+
+    Raises:
+        ValueError: If `baseline`, whom all are compared with, is no line; by default the first is.
+    """
     collection = collect_runs(runs, imported)
     scores, remarks = rank_scores(make_board(collection))
+    comparisons = compare_lines(scores, baseline)
+    verdict = make_verdict(scores, comparisons)
     lengths, costs = find_effective_lengths(scores), find_costs(collection)
     samples = choose_samples(collection)
     links = _find_links(collection, samples.anchors)
-    tables = make_tables(scores, lengths, costs, compare(scores), links, find_timings(collection))
+    timings = find_timings(collection)
+    tables = make_tables(scores, lengths, costs, compare(scores), links, timings, comparisons)
     tables += make_robustness_tables(find_settings(collection))
     notes = [*collection.notes, *remarks]
-    # The lines of a note stay lines.
-    listed = ["- " + "\n  ".join(map(writers.escape_markdown, note.splitlines())) for note in notes]
-    heading = ["## What to know", "", *listed, ""] if notes else []
+    heading = [*_write_list("Verdict", verdict), *_write_list("What to know", notes)]
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
     figures: list[Path] = []
@@ -107,11 +118,13 @@ def write_report(
         samples,
         title=title,
         subtitle=_describe(collection),
+        verdict=verdict,
         notes=notes,
         tables=tables,
         plots=plots,
         published=make_published(read_figures()),
     )
+    columns = [own.name for own in fields(Score) if own.repr]
     tidy = collection.results[[*TIDY_COLUMNS]]
     texts = {
         "report.html": page,
@@ -119,7 +132,10 @@ def write_report(
         "leaderboard.tex": "\n".join(map(write_latex, tables)),
         **{f"tables/{table.name}.csv": writers.write_csv(table) for table in tables},
         "scores.csv": writers.write_csv_rows(
-            [own.name for own in fields(Score)], map(asdict, scores)
+            columns, ([getattr(score, name) for name in columns] for score in scores)
+        ),
+        "comparisons.csv": writers.write_csv_rows(
+            [own.name for own in fields(Comparison)], map(asdict, comparisons)
         ),
         "results.csv": writers.write_csv_rows(list(TIDY_COLUMNS), tidy.to_numpy()),
         "provenance.json": _write_provenance(collection),
@@ -130,6 +146,12 @@ def write_report(
         send(scores)
     parquet = collection.write_parquet(folder / "results.parquet")
     return [*(folder / name for name in texts), parquet, *figures]
+
+
+def _write_list(heading: str, texts: Sequence[str]) -> list[str]:
+    """Return a heading and texts in Markdown; the lines of a text stay lines."""
+    listed = ["- " + "\n  ".join(map(writers.escape_markdown, text.splitlines())) for text in texts]
+    return [f"## {heading}", "", *listed, ""] if texts else []
 
 
 def _find_links(collection: Collection, anchors: Mapping[CellKey, str]) -> Links:

@@ -217,6 +217,7 @@ class CellFiles:
     scores: Mapping[str, tuple[float, ...]]  # by metric: one a sample, where recorded
     units: tuple[str, ...]  # what each sample depends on: its needle, else its gold answer, else ''
     samples: tuple[Sample, ...]  # the first few
+    window_nats: tuple[float, ...] = ()  # nats a token of each window, of perplexity
 
 
 def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> CellFiles:
@@ -241,10 +242,12 @@ def read_cell(run_path: Path, model: str, dataset: str, num_samples: int) -> Cel
     needles = [_first(detail.get("needle")) for detail in details]
     golds = [answer.get("gold") for answer in answers or ()]
     first = list(zip(prompts, answers or (), [*details, *({} for _ in prompts)], strict=False))
+    windows = result.get("nll_by_window") or []
     return CellFiles(
         num_predictions=None if answers is None else len(answers),
         prompt_hash=hash_prompts(prompts),
         scores=scores,
+        window_nats=tuple(nats for nats in map(finite, windows) if nats is not None),
         units=tuple(as_text(needle or gold or "") for needle, gold in zip_longest(needles, golds)),
         samples=tuple(_make_sample(*parts, shown) for parts in first[:num_samples]),
     )

@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
+from opencompass_llada.report.pairs import Clusters, Decisions, decide_all
 
 #: RULER (arXiv 2404.06654, section 4): Llama2-7B's score at 4K on its 13 tasks.
 RULER_THRESHOLD = 85.6
 #: NoLiMa (arXiv 2502.05167, section 4.2) takes 85 % of a model's own short-context score.
 OWN_SHARE = 0.85
 BASE_LENGTHS = (4000, 4096)  # a model's own 4K, in NeedleBench and RULER
+MOST_RANKED = 64  # lines of a column that is no headline; all pairs of more take too long
+MOST_NAMED = 2  # lines that another is undecided against
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,36 +46,42 @@ class Score:
     reason: str
     protocol: str  # hash of what all members ask; scores that share it are ranked together
     is_embedded: bool  # of this package's own generated text, which no paper reports on
-    rank: int | None = None  # 1 plus the number of lines that lie wholly on the better side
+    effective_n: float | None = None  # as many equal, independent clusters say as much (Kish)
+    rank: int | None = None  # 1 plus the number of lines that are decidedly better; None without
+    lowest_rank: int | None = None  # the rank were all that is undecided lost
+    undecided: str = ""  # against whom, and what would decide; why there is no rank
     is_top: bool = False  # none that it is ranked with is better and some are worse; not a test
-    tied: bool = False  # whether another line's interval overlaps this one's
+    clusters: Clusters | None = field(default=None, repr=False, compare=False)
 
-    def is_above(self, other: Score) -> bool:
-        """Whether the whole interval lies on the better side of the other's."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return False
-        return self.low > other.high if self.higher_is_better else self.high < other.low
+    @property
+    def is_decided(self) -> bool:
+        """Whether the rank is known."""
+        return self.rank is not None and self.rank == self.lowest_rank
 
 
 def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
     """Return all scores with their rank in their column, and remarks on several protocols in one.
 
-    A line's rank is 1 plus the number of lines whose 95 % interval lies wholly on the better side
-    of its own; lines with overlapping intervals are tied. That is careful: two intervals that just
-    touch differ at about the 0.6 % level, not 5 %. Scores of other protocols (prompts, tokenizer,
-    number of samples) are ranked among themselves, and scores without an interval have no rank.
+    Ranks go by pairs of lines that answered the same samples, with Holm's correction for all pairs
+    of a column (`pairs.decide_all`). Scores of other protocols (prompts, tokenizer, number of
+    samples) are ranked among themselves. Of more than `MOST_RANKED` lines the headlines alone are.
     """
+    headlines = set(choose_headlines(scores))
     columns: dict[Any, dict[str, list[Score]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         if score.score is not None:
             columns[score.series, score.column, score.length][score.protocol].append(score)
     ranked: dict[int, Score] = {}
     mixed: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for (series, _, _), by_protocol in columns.items():
+    for column, by_protocol in columns.items():
         groups = by_protocol.values()
         if len(groups) > 1:
-            mixed[series].add(tuple(" + ".join(s.entry for s in group) for group in groups))
-        ranked |= {id(score): _rank(score, group) for group in groups for score in group}
+            mixed[column[0]].add(tuple(" + ".join(s.entry for s in group) for group in groups))
+        num_lines = sum(map(len, groups))
+        for group in groups:
+            ranked |= {id(score): _mark_top(score, group) for score in group}
+            if num_lines <= MOST_RANKED or column in headlines:
+                ranked |= _rank([(id(score), ranked[id(score)]) for score in group], num_lines)
     remarks: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for series, groupings in mixed.items():
         remarks[max(sorted(groupings), key=len)].append(series)
@@ -84,16 +93,54 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
     return [ranked.get(id(score), score) for score in scores], notes
 
 
-def _rank(score: Score, group: Sequence[Score]) -> Score:
+def _mark_top(score: Score, group: Sequence[Score]) -> Score:
     values = [other.score or 0.0 for other in group]
     best = max(values) if score.higher_is_better else min(values)
-    score = replace(score, is_top=score.score == best and len(set(values)) > 1)
-    if score.low is None or score.high is None:
-        return score
-    others = [other for other in group if other.entry != score.entry and other.low is not None]
-    better = sum(other.is_above(score) for other in others)
-    worse = sum(score.is_above(other) for other in others)
-    return replace(score, rank=1 + better, tied=better + worse < len(others))
+    return replace(score, is_top=score.score == best and len(set(values)) > 1)
+
+
+def _rank(group: Sequence[tuple[int, Score]], num_lines: int) -> dict[int, Score]:
+    """Rank the scores of one protocol in a column of so many lines, each with its id."""
+    by_samples: dict[Any, list[tuple[int, Score, Clusters]]] = defaultdict(list)
+    found = {}
+    for name, score in group:
+        if score.clusters is not None:
+            by_samples[score.clusters.keys].append((name, score, score.clusters))
+        elif num_lines > 1:
+            found[name] = replace(score, undecided="no scores by sample are recorded")
+    for members in by_samples.values():
+        if len(members) == 1:
+            name, score, _ = members[0]
+            told = "no other line was asked the same" if num_lines > 1 else ""
+            found[name] = replace(score, undecided=told)
+            continue
+        names, lines, clusters = zip(*members, strict=True)
+        decisions = decide_all(list(clusters), higher_is_better=lines[0].higher_is_better)
+        for place, (name, line) in enumerate(zip(names, lines, strict=True)):
+            better, worse = decisions.better_LL[:, place], decisions.better_LL[place]
+            found[name] = replace(
+                line,
+                rank=1 + int(better.sum()),
+                lowest_rank=len(lines) - int(worse.sum()),
+                undecided=_describe_undecided(place, [s.entry for s in lines], decisions),
+            )
+    return found
+
+
+def _describe_undecided(place: int, entries: Sequence[str], decisions: Decisions) -> str:
+    """Name the lines that a line is undecided against, and what would decide the nearest."""
+    is_decided = decisions.better_LL[place] | decisions.better_LL[:, place]
+    others = [i for i in decisions.nearest(place) if not is_decided[i]]
+    if not others:
+        return ""
+    named = []
+    for other in others[:MOST_NAMED]:
+        more = decisions.clusters_to_decide(place, other)
+        named.append(
+            entries[other] + (f" (about {more:,} more samples would decide)" if more else "")
+        )
+    rest = len(others) - MOST_NAMED
+    return f"undecided against {', '.join(named)}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def main_metric(scores: Sequence[Score], benchmark: str) -> str | None:

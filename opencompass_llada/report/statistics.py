@@ -1,7 +1,6 @@
 """Computes standard errors and confidence intervals of scores between 0 and 100.
 
-`benchmarks/interval_coverage.py` simulates how often the intervals hold the truth. An effective
-number of samples is not whole, as `scipy.stats.binomtest` asks for; so its limits stand here.
+`benchmarks/interval_coverage.py` simulates how often the intervals hold the truth.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
-from scipy.special import betaincinv
+from statsmodels.stats.proportion import proportion_confint
 
 from opencompass_llada.likelihood.estimate import satterthwaite, student_t_quantile
 
@@ -68,18 +67,27 @@ def wilson(mean: float, num_samples: float) -> Interval:
     Raises:
         ValueError: For a mean out of range or no samples.
     """
+    return _rate_interval(mean, num_samples, "wilson")
+
+
+def clopper_pearson(mean: float, num_samples: float) -> Interval:
+    """Return Clopper and Pearson's exact interval (1934), which holds at every rate, as `wilson`.
+
+    Of 10 samples Wilson's holds a rate near 0 or 100 in 84 % of the cases; this is 8 to 25 % wider.
+    """
+    return _rate_interval(mean, num_samples, "beta")
+
+
+def _rate_interval(mean: float, num_samples: float, method: str) -> Interval:
     if not 0 <= mean <= FULL_SCORE or num_samples <= 0:
         raise ValueError(
             f"mean={mean} must be from 0 to 100, and num_samples={num_samples} above 0."
         )
     rate = mean / FULL_SCORE
-    spread = Z * math.sqrt(rate * (1 - rate) / num_samples + Z**2 / (4 * num_samples**2))
-    centre = rate + Z**2 / (2 * num_samples)
-    scale = FULL_SCORE / (1 + Z**2 / num_samples)
-    # The ends of 0 and 100 are exact; the root leaves a rest of 1e-15.
-    low = 0.0 if mean == 0 else (centre - spread) * scale
-    high = FULL_SCORE if mean == FULL_SCORE else (centre + spread) * scale
-    return max(low, 0.0), min(high, FULL_SCORE)
+    low, high = proportion_confint(rate * num_samples, num_samples, 1 - LEVEL, method)
+    # The ends of 0 and 100 are exact; rounding leaves a rest of 1e-15.
+    low, high = (0.0 if mean == 0 else low), (1.0 if mean == FULL_SCORE else high)
+    return FULL_SCORE * max(float(low), 0.0), FULL_SCORE * min(float(high), 1.0)
 
 
 def stratified_interval(strata: Sequence[Stratum]) -> Interval:
@@ -111,7 +119,7 @@ def stratified_interval(strata: Sequence[Stratum]) -> Interval:
     return wilson(mean, max(floor, effective))
 
 
-def clustered_interval(clusters: Sequence[float], sizes: Sequence[int] | None = None) -> Interval:
+def clustered_interval(clusters: Sequence[float], sizes: Sequence[float] | None = None) -> Interval:
     """Return an interval of a mean whose samples come in dependent clusters, percent.
 
     Needle in a haystack asks for the same needles at every depth and length, so the needle is what
@@ -119,8 +127,8 @@ def clustered_interval(clusters: Sequence[float], sizes: Sequence[int] | None = 
     many samples as there are needles (`effective_number` where they do not occur equally often).
     Estimating the variance between them would give shorter intervals that hold the truth in 81 %
     instead of 95 % of the cases where few needles in many are hard; so the level is exceeded where
-    clusters are not all or nothing. `clusters` are mean scores, 0 to 100, and `sizes` the samples
-    of each, equal by default.
+    clusters are not all or nothing. `clusters` are mean scores, 0 to 100, and `sizes` their samples
+    or shares, equal by default.
 
     Raises:
         ValueError: For no clusters, or a mean out of range.
@@ -159,17 +167,25 @@ def paired_interval(
     members: dict[Hashable, list[float]] = defaultdict(list)
     names = range(len(differences)) if clusters is None else clusters
     for name, value in zip(names, differences, strict=True):
-        members[name].append(value / FULL_SCORE)
+        members[name].append(value)
     number = effective_number(_shares([len(own) for own in members.values()]))
     # A needle that gains at one depth and loses at another counts with what is left of both.
     means = [(fmean(own), len(own)) for own in members.values()]
     total = len(differences)
     gain = math.fsum(max(mean, 0.0) * size for mean, size in means) / total
     loss = math.fsum(max(-mean, 0.0) * size for mean, size in means) / total
+    return combine_limits(clip(gain), clip(loss), number)
+
+
+def combine_limits(gain: float, loss: float, number: float) -> Interval:
+    """Return the limits of a mean gain less a mean loss over so many clusters, points.
+
+    Each has exact limits of its own, put together by MOVER (`paired_interval`).
+    """
     gain_low, gain_high = clopper_pearson(gain, number)
     loss_low, loss_high = clopper_pearson(loss, number)
     # Half a sample each of gains, losses and neither: at 0 the correlation would be lost.
-    a, b = (((share * number + 0.5) / (number + 1.5)) for share in (gain, loss))
+    a, b = (((mean / FULL_SCORE * number + 0.5) / (number + 1.5)) for mean in (gain, loss))
     twice = 2 * math.sqrt(a * b / ((1 - a) * (1 - b)))
 
     def reach(first: float, second: float) -> float:
@@ -177,19 +193,7 @@ def paired_interval(
 
     low = gain - loss - reach(gain - gain_low, loss_high - loss)
     high = gain - loss + reach(gain_high - gain, loss - loss_low)
-    return FULL_SCORE * max(low, -1.0), FULL_SCORE * min(high, 1.0)
-
-
-def clopper_pearson(rate: float, num_samples: float) -> Interval:
-    """Return Clopper and Pearson's exact limits (1934) of a rate from 0 to 1.
-
-    Neither the hits nor the samples need be whole. They hold at every rate.
-    """
-    hits, tail = rate * num_samples, (1 - LEVEL) / 2
-    misses = num_samples - hits
-    low = betaincinv(hits, misses + 1, tail) if hits > 0 else 0.0
-    high = betaincinv(hits + 1, misses, 1 - tail) if misses > 0 else 1.0
-    return float(low), float(high)
+    return max(low, -FULL_SCORE), min(high, FULL_SCORE)
 
 
 def effective_number(shares: Sequence[float]) -> float:
@@ -198,11 +202,11 @@ def effective_number(shares: Sequence[float]) -> float:
 
 
 def clip(mean: float) -> float:
-    """Return a mean that rounding took beyond 0 or 100, within them."""
-    return min(max(mean, 0.0), FULL_SCORE)
+    """Return a mean without what rounding did: within 0 and 100, and at them where it nearly is."""
+    return round(min(max(mean, 0.0), FULL_SCORE), 9)
 
 
-def _shares(sizes: Sequence[int]) -> list[float]:
+def _shares(sizes: Sequence[float]) -> list[float]:
     return [size / sum(sizes) for size in sizes]
 
 

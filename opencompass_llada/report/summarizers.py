@@ -52,12 +52,14 @@ class Summarizer:
 
     Use one in any config: ``summarizer=dict(type=LeaderboardSummarizer)``. OpenCompass gives the
     run's config; `models` is what configs know of models besides: ``dict(abbr=..., title=...,
-    trained_length=...)`` each.
+    trained_length=...)`` each. `baseline` is the line of the leaderboard that all are compared
+    with, by default the first.
     """
 
     config: Mapping[str, Any]
     _: KW_ONLY
     models: Sequence[Mapping[str, Any]] = ()
+    baseline: str | None = None
     logs_board: ClassVar[bool] = False  # where there is no table of its own to log
     has_scores: ClassVar[bool] = True  # whether more is told of results than that they are there
 
@@ -87,7 +89,7 @@ class Summarizer:
             logger.info("wrote %s", path.resolve())
         if self.has_scores:
             record_run(work_dir)
-            paths = write_report([run], work_dir / "report")
+            paths = write_report([run], work_dir / "report", baseline=self.baseline)
             if self.logs_board:
                 board = (work_dir / "report" / "leaderboard.md").read_text(encoding="utf-8")
                 logger.info("\n%s", board.partition("## Effective")[0])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
+from opencompass_llada.report.comparisons import Comparison
 from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (
@@ -56,6 +57,8 @@ def score_cell(score: Score | None, links: Links) -> Cell:
         text += f" [{form.format(score.low)}, {form.format(score.high)}]"
     parts = [f"{score.num_cells} cells"] if score.num_cells > 1 else []
     parts += [f"{score.n:,} {'samples' if score.higher_is_better else 'tokens'}"] if score.n else []
+    if score.effective_n is not None:
+        parts.append(f"effective number {score.effective_n:,.0f}")
     parts += [f"rank {_rank_cell(score).text}"] if score.rank else []
     return Cell(
         text=text, value=score.score, hover=", ".join(parts), is_best=score.is_top, link=link
@@ -64,8 +67,12 @@ def score_cell(score: Score | None, links: Links) -> Cell:
 
 def _rank_cell(score: Score | None) -> Cell:
     if score is None or not score.rank:
-        return Cell(text="")
-    return Cell(text=f"{score.rank}{'=' * score.tied}", value=float(score.rank))
+        told = "" if score is None else score.undecided
+        return Cell(text="not paired" if told else "", hover=told)
+    text = (
+        f"{score.rank}" if score.is_decided else f"undecided, {score.rank} to {score.lowest_rank}"
+    )
+    return Cell(text=text, value=float(score.rank), hover=score.undecided)
 
 
 def _length_cell(item: EffectiveLength | None) -> Cell:
@@ -81,9 +88,11 @@ def make_tables(
     pairs: Sequence[FigurePair],
     links: Links,
     timings: Sequence[Timing] = (),
+    comparisons: Sequence[Comparison] = (),
 ) -> list[Table]:
     """Make every table but the list of all published figures; `links` are anchors of samples."""
     tables = [_make_overview(scores, lengths)]
+    tables += [_make_differences(comparisons)] if comparisons else []
     for series in dict.fromkeys(score.series for score in scores):
         tables.append(_make_series(series, [s for s in scores if s.series == series], links))
     tables += [_make_lengths(lengths)] if lengths else []
@@ -118,13 +127,56 @@ def _make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) 
         rows=tuple(rows),
         num_labels=2,
         notes=(
-            "Brackets: 95 % interval. Rank: 1 plus the number of lines whose interval lies wholly "
-            "on the better side; = tied with another line inside the intervals. Bold: the best "
+            "Brackets: 95 % interval. Rank: 1 plus the number of lines that are better by a paired "
+            "test at 5 %, corrected for all pairs of the column (Holm); undecided: the ranks that "
+            "the pairs leave open. Not paired: no other line was asked the same. Bold: the best "
             "number, whether or not the difference means anything.",
             f"{MISSING}: a cell of the average has no result, so there is no average. "
             f"{NOT_RUN}: not part of the run.",
         ),
     )
+
+
+def _make_differences(comparisons: Sequence[Comparison]) -> Table:
+    """Return every line's difference to the baseline."""
+
+    def difference(found: Comparison) -> Cell:
+        form = "{:+.3f}" if found.metric == "nats a token" else "{:+.1f}"
+        if found.difference is None:
+            return Cell(text=NOT_RUN, hover=found.reason)
+        text = form.format(found.difference + 0.0)  # no -0.0
+        if found.low is not None:
+            text += f" [{form.format(found.low)}, {form.format(found.high)}]"
+        return Cell(text=text, value=found.difference)
+
+    def outcome(found: Comparison) -> Cell:
+        more = f"about {found.more_samples:,} more would decide" if found.more_samples else ""
+        text = f"{found.outcome}, {more}" if more else found.outcome
+        return Cell(text=text, hover=found.reason)
+
+    columns = {
+        "model": lambda found: found.entry,
+        "benchmark": lambda found: found.series,
+        "column": lambda found: found.column,
+        "length": lambda found: _number_cell(found.length, "{:,}", missing=""),
+        "difference": difference,
+        "p": lambda found: _number_cell(found.p_value, "{:.2g}", missing=NOT_RUN),
+        "adjusted p": lambda found: _number_cell(found.adjusted_p, "{:.2g}", missing=NOT_RUN),
+        "pairs": lambda found: _number_cell(found.num_pairs, "{:,}", missing=NOT_RUN),
+        "effective n": lambda found: _number_cell(found.num_clusters, "{:,.0f}", missing=NOT_RUN),
+        "outcome": outcome,
+    }
+    notes = (
+        f"Difference: the model's less that of the baseline, {comparisons[0].baseline}, on the "
+        "samples that both answered, in points of the metric (of perplexity in nats a token, of "
+        "which fewer are better). Brackets: 95 % interval by cluster (needle, question, text). p: "
+        "McNemar's exact test of hits, sign flips by cluster of other scores, Student's t of nats.",
+        "Adjusted p: by Holm, within the headline of a benchmark and within all its other columns. "
+        "Outcome: at 5 % of it. More: independent samples (needles, questions, texts) that would "
+        "decide with a power of 80 %, were they as those seen.",
+        *(dict.fromkeys(f"not paired: {c.reason}" for c in comparisons if c.reason)),
+    )
+    return _list("baseline", "Against the baseline", comparisons, columns, notes, 4)
 
 
 def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:

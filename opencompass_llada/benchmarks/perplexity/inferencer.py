@@ -165,7 +165,8 @@ class PerplexityEvaluator(CompleteEvaluator):
         Returns:
             perplexity, perplexity_low and perplexity_high (95 %, of the masks drawn, not of the
             choice of the text), bits_per_byte (comparable between tokenizers), nll_per_token and
-            its standard_error, the fields of `Estimate`, num_bytes, and num_samples (windows).
+            its standard_error, the fields of `Estimate`, num_bytes, num_samples (windows), and
+            nll_by_window, each window's own nll_per_token, by which models are paired.
         """
         check_complete(predictions, predictions if test_set is None else test_set)
         pairs = [pair for prediction in predictions for pair in read_estimates(prediction)]
@@ -182,4 +183,5 @@ class PerplexityEvaluator(CompleteEvaluator):
             **_describe(total),
             "num_bytes": num_bytes,
             "num_samples": len(pairs),
+            "nll_by_window": [estimate.nll_per_token for estimate, _ in pairs],
         }
