@@ -56,6 +56,13 @@ setup(
     description="Long-context evaluation of masked diffusion language models in OpenCompass",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls={
+        "LongLLaDA": "https://arxiv.org/abs/2506.14429",
+        "UltraLLaDA": "https://arxiv.org/abs/2510.10481",
+        "OpenCompass": "https://github.com/open-compass/opencompass",
+    },
     python_requires=">=3.10,<3.13",
     packages=packages,
     package_dir=package_dir,
@@ -63,7 +70,7 @@ setup(
         "": [
             *("*.json", "*.jsonl", "*.safetensors", "*.yaml", "*.yml", "*.txt", "*.md"),
             # The report's templates, and the published figures.
-            *("*.html", "*.css", "*.js", "*.csv"),
+            *("*.html", "*.css", "*.js", "*.csv", "py.typed"),
         ]
     },
     entry_points={"console_scripts": ["opencompass-llada = opencompass_llada.cli:main"]},

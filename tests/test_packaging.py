@@ -174,3 +174,14 @@ def test_absolute_and_relative_read_base_work_in_a_checkout_and_the_wheel(
         run = run_python(["-c", script, str(config)], cwd=tmp_path, path=[source, blocker])
         assert run.returncode == 0, run.stderr[-2000:]
         assert run.stdout.startswith(str(source)), "the package must come from there"
+
+
+def test_version_and_licence_are_the_same_everywhere(repository_root):
+    import yaml
+
+    import opencompass_llada
+
+    cited = yaml.safe_load((repository_root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == opencompass_llada.__version__
+    assert cited["license"] == "Apache-2.0"
+    assert "Apache License" in (repository_root / "LICENSE").read_text(encoding="utf-8")
