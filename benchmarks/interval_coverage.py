@@ -20,10 +20,10 @@ from recording import ROOT, describe_run, write_record
 
 from opencompass_llada.report.statistics import (
     Stratum,
+    clopper_pearson,
     clustered_interval,
     paired_interval,
     stratified_interval,
-    wilson,
 )
 
 REPEATS, RESAMPLES = 2000, 400
@@ -84,7 +84,7 @@ def graded_losses(rng: np.random.Generator, number: int, rate: float) -> np.ndar
 def ours(case: str, units_SN: np.ndarray) -> Interval:
     """Return the interval that the leaderboard shows."""
     if case == "one cell":
-        return wilson(float(units_SN.mean()), units_SN.shape[1])
+        return clopper_pearson(float(units_SN.mean()), units_SN.shape[1])
     if case == "needles":
         return clustered_interval(list(units_SN[0]))
     if case == "drawn needles":
