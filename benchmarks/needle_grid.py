@@ -3,8 +3,9 @@
     python benchmarks/needle_grid.py asset:tiny-llada-long --record grid.json
     python benchmarks/needle_grid.py FOLDER --data needlebench     # real text: COMPASS_DATA_CACHE
 
-The same prompts, sampler and keyword rule as `configs/eval_llada_niah.py`; prompts are made in
-several processes, since fitting 16,384 tokens takes longer than answering on a GPU. Writes one
+The same prompts, sampler and keyword rule as `configs/eval_llada_niah.py` with published draws;
+prompts are made in several processes, since fitting 16,384 tokens takes longer than answering on a
+GPU. Writes one
 record: for each length and depth, the hits among the samples.
 """
 

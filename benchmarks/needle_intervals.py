@@ -3,8 +3,8 @@
     python benchmarks/needle_intervals.py
 
 Compares two records of one command, with as many forward passes: docs/records/niah_tiny_models.csv,
-whose draws are independent, and niah_tiny_models_published.csv, whose are NeedleBench's. The data
-sets say which needle each sample has. Runs no model and writes benchmarks/records/
+whose draws are independent, and niah_tiny_models_published.csv, whose are NeedleBench's, at the
+lengths that both have. The data sets say which needle each sample has. Runs no model and writes benchmarks/records/
 needle_intervals.json.
 """
 
@@ -57,6 +57,8 @@ def summarize(cells: pandas.DataFrame) -> dict[str, Any]:
 def main() -> None:
     """Compare, print and write the record."""
     cells = {draws: read_cells(draws) for draws in DRAWS}
+    both = set.intersection(*(set(table.length) for table in cells.values()))
+    cells = {draws: table[table.length.isin(both)] for draws, table in cells.items()}
     rows: list[dict[str, Any]] = []
     for (title, scaling), _ in cells["independent"].groupby(["title", "scaling"], sort=False):
         own = {
