@@ -4,8 +4,8 @@
 
 Compares two records of one command, with as many forward passes: docs/records/niah_tiny_models.csv,
 whose draws are independent, and niah_tiny_models_published.csv, whose are NeedleBench's, at the
-lengths that both have. The data sets say which needle each sample has. Runs no model and writes benchmarks/records/
-needle_intervals.json.
+lengths that both have. The data sets say which needle each sample has. Runs no model and writes
+benchmarks/records/needle_intervals.json.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from opencompass_llada.benchmarks.needle.prompts import (
 )
 from opencompass_llada.needlebench.multi import multi_needle_cells
 from opencompass_llada.needlebench.niah import niah_cells
-from opencompass_llada.report.averages import grid_interval, make_board
+from opencompass_llada.report.averages import cluster_rows, find_interval, make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.heatmap import make_grids
 from opencompass_llada.runs.papers import PAPERS, plan_paper
@@ -216,12 +216,15 @@ def test_intervals_are_of_as_many_observations_as_there_are_needles():
         return [
             SimpleNamespace(
                 sample_scores=hits,
+                **{"task": None, "length": cell, "depth": 0, "metric": "accuracy"},
                 units=tuple(f"needle {i if shared else (cell, i)}" for i in range(10)),
             )
             for cell in range(20)
         ]
 
-    wide, narrow = grid_interval(rows(True)), grid_interval(rows(False))
+    both = [cluster_rows(rows(shared), [1 / 20] * 20, is_grid=True) for shared in (True, False)]
+    assert [clusters.effective_number for clusters in both] == pytest.approx([10, 200])
+    wide, narrow = (find_interval(clusters, is_grid=True, is_cell=False) for clusters in both)
     assert (wide[1] - wide[0]) / (narrow[1] - narrow[0]) > 4
 
 
