@@ -5,7 +5,8 @@
 Cases: one cell of hits; 13 tasks of different rates; needles shared by 66 cells, few of them hard,
 each in one sample of a cell, or drawn for each sample from half as many; the difference of two
 settings of which the second loses some samples, wholly or in part. Compared: ours, the normal
-interval (mean plus or minus 1.96 standard errors) and the percentile bootstrap over samples. Writes
+interval (mean plus or minus 1.96 standard errors) and the percentile bootstrap over samples. Then
+the likelihood bound of 64 tokens, one of them hard, by few draws of masks. Writes
 benchmarks/records/interval_coverage.json.
 """
 
@@ -16,8 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from recording import ROOT, describe_run, write_record
 
+from opencompass_llada.likelihood.masks import MaskSet
 from opencompass_llada.report.statistics import (
     Stratum,
     clopper_pearson,
@@ -131,6 +134,17 @@ def measure(case: str, number: int, rate: float) -> dict[str, Any]:
     return {"case": case, "samples": number, "rate": rate, "coverage": coverage, "width": rounded}
 
 
+def measure_hard_token(draws: int) -> dict[str, Any]:
+    """Return how often the bound's interval holds it where one of 64 tokens is hard."""
+    nats_T = torch.full((64,), 0.1, dtype=torch.float64)
+    nats_T[0], inside = 10.0, 0
+    for seed in range(REPEATS):
+        masks = MaskSet.draw(64, draws, torch.Generator().manual_seed(seed))
+        low, high = masks.estimate([float(nats_T[mask].sum()) for mask in masks.masks]).interval()
+        inside += low <= float(nats_T.mean()) <= high
+    return {"draws": draws, "coverage": round(100 * inside / REPEATS, 1)}
+
+
 def main() -> None:
     """Measure, print and write the record."""
     results = [
@@ -151,6 +165,7 @@ def main() -> None:
         "repeats": REPEATS,
         "resamples": RESAMPLES,
         "results": results,
+        "hard_token": [measure_hard_token(draws) for draws in (4, 8, 16, 32, 128)],
     }
     write_record(ROOT / "benchmarks/records/interval_coverage.json", record)
 

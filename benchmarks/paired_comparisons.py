@@ -2,9 +2,9 @@
 
     python benchmarks/paired_comparisons.py
 
-Two models answer at some rates, each needle asked at 20 places. A needle is hard for both by the
-same measure (``same``: the quantile of its rate), or for each by its own (``own``); or each question
-is asked once (``once``). Measured: how often the 95 % interval of the difference holds it, how often
+Two models answer at some rates, each needle asked at 20 places. A needle is hard for both by one
+measure (``same``: the quantile of its rate), or for each by its own (``own``); or each question is
+asked once (``once``). Measured: how often the 95 % interval of the difference holds it, how often
 the pair is decided (power, or false alarms where the rates are equal), and how often the two lines'
 own intervals lie apart, by which ranks went before. Then families of six equal lines (how often
 Holm's correction lets any pair through) and of four planted ones (how often the whole order, and a
