@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada import __version__
 from opencompass_llada.faults import guard
+from opencompass_llada.runs.command_line import NamingParser, find_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,10 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = NamingParser(
         prog="opencompass-llada",
         description="Long-context evaluation of masked diffusion language models in OpenCompass.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser(
         "doctor", help="say what would keep an evaluation from running, and how to fix it"
@@ -41,6 +44,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     _add_fidelity(commands)
     given = parser.parse_args(arguments)
     try:
+        _check_folders(given)
         return int(given.run(given))
     except ValueError as error:
         if given.command not in (
@@ -55,7 +59,17 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         return 2
 
 
+def _check_folders(given: argparse.Namespace) -> None:
+    """Refuse folders that are not there before anything is imported that takes seconds."""
+    one = getattr(given, "work_dir", None) if given.command in ("watch", "time") else None
+    for folder in [*getattr(given, "work_dirs", []), *([one] if one else [])]:
+        if not Path(folder).exists():
+            raise ValueError(f"{folder!r} does not exist; give a run's folder, or one of runs")
+
+
 def _run_doctor(given: argparse.Namespace) -> int:
+    if given.config is not None:
+        find_config(given.config)
     from opencompass_llada.runs.doctor import run_doctor
 
     return run_doctor(given.config, given.data, given.work_dir)

@@ -13,7 +13,7 @@ from opencompass_llada.benchmarks import counting
 from opencompass_llada.benchmarks.benchmark import all_data_files
 from opencompass_llada.benchmarks.counting import TiktokenTokenizer
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.runs import checks, doctor
+from opencompass_llada.runs import command_line, doctor
 from opencompass_llada.runs.doctor import Finding, write_report
 from opencompass_llada.runs.machine import EnvironmentFault
 from opencompass_llada.runs.recorded_files import WRAPPER
@@ -184,7 +184,7 @@ def test_a_run_is_refused_for_what_its_config_needs_and_lacks(tmp_path, monkeypa
 
 def test_the_doctor_reads_a_config(tmp_path, capsys, repository_root, monkeypatch):
     assert cli.main(["doctor", "--config", "nowhere.py"]) == 1
-    assert "no file nowhere.py" in capsys.readouterr().out
+    assert "no config file 'nowhere.py'" in capsys.readouterr().err
     niah = str(repository_root / "configs/eval_llada_niah.py")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for name in ("LENGTHS", "MODELS", "DATA", "SCALING"):
@@ -227,7 +227,7 @@ def test_a_config_without_tiktokens_file_gets_the_command(tmp_path, capsys, monk
     path = tmp_path / "c.py"
     path.write_text("")
     error = MissingDataError("no file", "tiktoken")
-    monkeypatch.setattr(checks, "read_config", lambda path: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(command_line, "read_config", lambda path: (_ for _ in ()).throw(error))
     assert cli.main(["doctor", "--config", str(path)]) == 1
     report = capsys.readouterr().out
     assert "-> copy" in report.split("FAULT  config")[1]

@@ -10,7 +10,7 @@ from test_fast_exact import MODELS, TOKENS, prompts_of
 
 from opencompass_llada.inference import FastNetwork, PassServer
 from opencompass_llada.inference.kv_cache import FLOAT8, KeyValueCache, dequantise, quantise
-from opencompass_llada.rope.frequencies import rotation_table
+from opencompass_llada.rope.rotation import rotation_table
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
 
 

@@ -14,7 +14,7 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_run
 from opencompass_llada import cli
 from opencompass_llada.needlebench.niah import niah_cells
 from opencompass_llada.report.statistics import paired_interval
-from opencompass_llada.runs import checks
+from opencompass_llada.runs import command_line
 from opencompass_llada.runs.fidelity import apply_setting, compare, parse_setting, write_table
 from opencompass_llada.wrapper import LLaDACausalLM
 
@@ -112,7 +112,7 @@ def config(tmp_path, monkeypatch):
     )
     models = [dict(options, max_out_len=8, batch_size=2)]
     found = Config(dict(models=models, datasets=datasets))
-    monkeypatch.setattr(checks, "read_config", lambda path: found)
+    monkeypatch.setattr(command_line, "read_config", lambda path: found)
     return found
 
 

@@ -46,6 +46,7 @@ def host(tmp_path, monkeypatch):
         )
 
         def main():
+            assert main_module.parse_args() is arguments
             cfg = main_module.get_config_from_arg(arguments)
             cfg["work_dir"] = str(tmp_path / "20260101_000000")
             for stage in stages:
@@ -59,6 +60,7 @@ def host(tmp_path, monkeypatch):
         original = lambda _: config  # noqa: E731
         monkeypatch.setattr(main_module, "get_config_from_arg", original)
         monkeypatch.setattr(main_module, "main", main)
+        monkeypatch.setattr(launch_module, "parse_arguments", lambda: arguments)
         try:
             return launch_module.launch()
         finally:

@@ -16,10 +16,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from opencompass_llada.networks import LLaDAForMaskedDiffusion
 from opencompass_llada.rope.frequencies import (
     ResolvedRope,
-    apply_rotary,
     critical_dimension,
     inverse_frequencies,
-    rotation_table,
 )
 from opencompass_llada.rope.methods import (
     SCALING_TYPES,
@@ -27,6 +25,7 @@ from opencompass_llada.rope.methods import (
     parse_rope_scaling,
     resolve_rope,
 )
+from opencompass_llada.rope.rotation import apply_rotary, rotation_table
 
 LLADA = {"rope_theta": 500000.0, "head_dim": 128, "trained_length": 4096}
 LLAMA3 = {**LLADA, "trained_length": 8192}

@@ -28,7 +28,7 @@ from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Documents
 from opencompass_llada.networks.doubled import attend_under, doubled_mask
 from opencompass_llada.networks.transformer import Attend, Rotation, rotation_at
-from opencompass_llada.rope.frequencies import rotation_table
+from opencompass_llada.rope.rotation import rotation_table
 
 #: Operators whose outputs `keep_attention` keeps: PyTorch's attention kernels by their names in
 #: torch.ops. Plain matrix products are none of them, so that the math backend is computed again.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from opencompass_llada.inference.kv_cache import LayerCache
 from opencompass_llada.networks.experts import PLAIN_STEPS, ExpertSteps
 from opencompass_llada.networks.transformer import Rotation
-from opencompass_llada.rope.frequencies import apply_rotary
+from opencompass_llada.rope.rotation import apply_rotary
 
 
 class PlainElementwise:

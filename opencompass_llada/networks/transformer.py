@@ -23,8 +23,9 @@ from opencompass_llada.networks.attention_pattern import CAUSAL, FULL, Attention
 from opencompass_llada.networks.config import BidirectionalConfig, NetworkDimensions
 from opencompass_llada.networks.declared_rope import declared_frequencies
 from opencompass_llada.networks.experts import SparseMLP
-from opencompass_llada.rope.frequencies import ResolvedRope, apply_rotary, rotation_table
+from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
+from opencompass_llada.rope.rotation import apply_rotary, rotation_table
 
 logger = logging.getLogger(__name__)
 

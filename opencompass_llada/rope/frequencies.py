@@ -1,6 +1,6 @@
-"""Computes rotary position embeddings: base, frequencies, rotation.
+"""Computes the base and the frequencies of rotary position embeddings.
 
-Shape suffixes: B batch, H heads, L positions, D head size.
+Imports torch where it is needed: scalings are checked before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 #: Pairs. The base of a checkpoint post-trained with an NTK scaling makes the logarithm below a
 #: whole number; rounding, also of a base written with six digits, must not lift it to the next,
@@ -71,6 +72,8 @@ class ResolvedRope:
 
 def inverse_frequencies(rope_theta: float, head_dim: int) -> torch.Tensor:
     """Return b^(-2i/d) for i in 0 .. d/2 - 1 as float32 [head_dim / 2] (arXiv 2104.09864)."""
+    import torch
+
     exponents_D = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float() / head_dim
     return 1.0 / (rope_theta**exponents_D)
 
@@ -87,6 +90,7 @@ def transformers_frequencies(
 
     ``options`` are as in a config.json; ``length`` are the tokens to read, None for the first.
     """
+    import torch
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -107,28 +111,3 @@ def transformers_frequencies(
             config, torch.device("cpu"), seq_len=length
         )
     return frequencies_D.float(), float(attention_factor)
-
-
-def rotation_table(
-    rope: ResolvedRope, length: int, device: torch.device | str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin, float32 [length, head size], in the rotate-half layout."""
-    positions_L = torch.arange(length, device=device, dtype=torch.float32)
-    angles_LD = torch.outer(positions_L, rope.inverse_frequencies_D.to(device))
-    angles_LD = torch.cat((angles_LD, angles_LD), dim=-1)
-    return angles_LD.cos() * rope.attention_factor, angles_LD.sin() * rope.attention_factor
-
-
-def apply_rotary(x_BHLD: torch.Tensor, cos_LD: torch.Tensor, sin_LD: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys, in float32 and back (LLaDA's ``rope_full_precision``).
-
-    Channels beyond the table's stay as they are (partial rotary embeddings).
-    """
-    rotated_dim = cos_LD.shape[-1]
-    x32_BHLD = x_BHLD[..., :rotated_dim].float()
-    first, second = x32_BHLD.chunk(2, dim=-1)
-    rotated = x32_BHLD * cos_LD + torch.cat((-second, first), dim=-1) * sin_LD
-    rotated = rotated.to(x_BHLD.dtype)
-    if rotated_dim == x_BHLD.shape[-1]:
-        return rotated
-    return torch.cat((rotated, x_BHLD[..., rotated_dim:]), dim=-1)

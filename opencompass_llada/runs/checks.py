@@ -11,9 +11,8 @@ import inspect
 import logging
 import os
 import re
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from opencompass_llada.benchmarks.data_checks import find_class, options_of
 from opencompass_llada.devices import choose_device
 from opencompass_llada.engines import CheckRequest
 from opencompass_llada.families import find_family
-from opencompass_llada.faults import is_deliberate
 from opencompass_llada.networks import is_hub_id, read_model_config
-from opencompass_llada.options import check_value, nearest, reject_unknown, show
+from opencompass_llada.options import check_value, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.machine import count_gpus
@@ -39,36 +37,6 @@ _NAME_BYTES = 200
 _MAPPING = Mapping[str, Any] | None
 # Parts of the config of a model or a data set that OpenCompass reads itself.
 _PARTS = {"models": ("run_cfg",), "datasets": ("reader_cfg", "infer_cfg", "eval_cfg")}
-
-
-def read_config(path: str, read: Callable[[], Any] | None = None) -> Mapping[str, Any]:
-    """Read a config file as OpenCompass does, by ``read`` if given; a fault names its line."""
-    from mmengine.config import Config
-
-    file = Path(path).expanduser()
-    if not file.exists():
-        guess = nearest(file.name, [found.name for found in file.parent.glob("*.py")])
-        hint = f" Did you mean {str(file.with_name(guess))!r}?" if guess else ""
-        raise ValueError(
-            f"There is no config file {path!r}.{hint} Give the path of one, from the folder that "
-            "you are in."
-        )
-    if not file.is_file():
-        raise ValueError(f"The config {path!r} is a folder; give a file in it, such as eval_*.py.")
-    try:
-        return read() if read else Config.fromfile(path, format_python_code=False)
-    except (Exception, SystemExit) as error:  # whatever a config runs into is its fault
-        if isinstance(error, ValueError) and is_deliberate(error):
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame.lineno for frame in frames if Path(frame.filename).name == file.name]
-        line = getattr(error, "lineno", None) or (own[-1] if own else None)
-        place = f", line {line}" if line else ""
-        what = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise ValueError(
-            f"The config {path}{place} cannot be read ({what}). Correct it; it must be Python "
-            "that defines models and datasets."
-        ) from error
 
 
 @contextmanager

@@ -107,15 +107,12 @@ def examine(config: str | None, asked: Sequence[str], work_dir: Path) -> Iterato
 
 def _examine_file(config: str) -> Iterator[Finding]:
     """Yield findings on what a config file says and needs, up to the first fault."""
-    from opencompass_llada.runs import checks
+    from opencompass_llada.runs import checks, command_line
 
     topic, place = "config", ""
     remedy = f"correct {config}, or the LLADA_* variable that it names"
-    if not Path(config).is_file():
-        yield Finding(topic, "fault", f"no file {config}", "ls configs/eval_*.py")
-        return
     try:
-        cfg = checks.read_config(config)
+        cfg = command_line.read_config(config)
         place = f"{config}: "
         checks.check_form(cfg)
         checks.check_options(cfg, runs_locally=True)

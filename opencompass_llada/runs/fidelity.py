@@ -31,7 +31,7 @@ from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.redaction import chosen_variables
 from opencompass_llada.report.results import finite, read_cell
 from opencompass_llada.report.statistics import paired_interval
-from opencompass_llada.runs import checks, doctor
+from opencompass_llada.runs import checks, command_line, doctor
 from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.runs.makers import read_maker
@@ -344,7 +344,7 @@ def _prepare(
         raise ValueError("--second is missing: give the setting to compare, such as cache=prompt")
     if given.limit is not None and given.limit < 1:
         raise ValueError(f"limit={given.limit} must be at least 1 sample of each data set")
-    config = checks.read_config(given.config)
+    config = command_line.read_config(given.config)
     for name in ("models", "datasets"):
         if not config.get(name):
             raise ValueError(f"the config has no {name}; give one that defines {name} = [...]")

@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from unittest import mock
 from opencompass_llada.faults import guard
 from opencompass_llada.files import FolderInUse, folder_lock, remove
 from opencompass_llada.options import nearest
+from opencompass_llada.runs.command_line import parse_arguments, read_config
 from opencompass_llada.runs.durability import clear_working_folder, heal, whole_files
 from opencompass_llada.runs.exit_status import describe_missing, find_missing
 from opencompass_llada.runs.machine import (
@@ -103,13 +104,15 @@ def launch() -> int:
     """
     run = _Run()
 
-    def launch_warm() -> int:
+    def check_and_launch() -> int:
         _use_gpu_indices()
-        with imports_shared():
+        given = run.arguments = parse_arguments()
+        forks = run.writes and not (given.debug or given.slurm or given.dlc)
+        with imports_shared() if forks else nullcontext():
             return _launch(run)
 
     return guard(
-        launch_warm,
+        check_and_launch,
         log_folder=lambda: run.log_folder,
         show_traceback=lambda: run.is_debugged,
     )
@@ -117,6 +120,11 @@ def launch() -> int:
 
 def _launch(run: _Run) -> int:
     """Call OpenCompass's main() with our own functions in the place of some of its."""
+    config, read = run.arguments.config, None
+    try:
+        read = read_config(config) if config else None
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run. {error}") from error
     host: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
     read_dumped = host.Config.fromfile
@@ -137,8 +145,8 @@ def _launch(run: _Run) -> int:
         _use_own_stages(cfg)
 
     own: dict[str, Any] = {
-        "get_config_from_arg": partial(_read_checked, run, host.get_config_from_arg),
-        "parse_args": partial(_parse_arguments, host.parse_args),
+        "get_config_from_arg": partial(_read_checked, run, host.get_config_from_arg, read),
+        "parse_args": lambda: run.arguments,
         "fill_infer_cfg": partial(fill_own, host.fill_infer_cfg),
         "fill_eval_cfg": partial(fill_own, host.fill_eval_cfg),
         "Config": SimpleNamespace(fromfile=enter_and_read),
@@ -161,14 +169,15 @@ def _unformatted_configs() -> Any:
     return mock.patch("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, False))
 
 
-def _read_checked(run: _Run, read: Callable[[Any], Any], arguments: Any) -> Any:
-    """Read the config as OpenCompass does, and refuse what cannot run."""
+def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, arguments: Any) -> Any:
+    """Take the config that was read, or that options name, as OpenCompass; refuse what fails."""
     from opencompass_llada.runs import checks, doctor
 
-    run.arguments = arguments
+    again = SimpleNamespace(fromfile=lambda path, **_: read)
     try:
-        config, read_own = arguments.config, partial(read, arguments)
-        cfg = checks.read_config(config, read_own) if config else read_own()
+        with mock.patch("opencompass.utils.run.Config", again) if read else nullcontext():
+            own = partial(complete, arguments)
+            cfg = read_config(arguments.config, own) if read else own()
         checks.check_form(cfg, arguments.mode)
         _check_reuse(cfg, arguments)
         if arguments.mode in ("all", "infer"):
@@ -236,30 +245,6 @@ def _use_own_stages(cfg: Any) -> None:
         if type_name(settings) == stock:
             settings["type"] = f"opencompass_llada.runs.{own}"
             logger.info("%s: %s takes the place of %s.", stage, own, stock)
-
-
-def _parse_arguments(parse: Callable[[], Any]) -> Any:
-    """Parse the command line, and check the words that OpenCompass itself takes without a look."""
-    try:
-        arguments = parse()
-        if arguments.num_gpus is not None:
-            raise ValueError("--num-gpus is an old name; use --hf-num-gpus, or run_cfg in a config")
-        for name in ("max_num_workers", "max_workers_per_gpu"):
-            if (number := getattr(arguments, name)) < 1:
-                option = f"--{name.replace('_', '-')} {number}"
-                raise ValueError(f"{option} must be at least 1; use 1 or more")
-        if work_dir := arguments.work_dir:
-            folder = Path(work_dir).absolute()
-            while not (folder.exists() or folder.is_symlink()):
-                folder = folder.parent
-            if not (folder.is_dir() and os.access(folder, os.W_OK)):
-                raise ValueError(
-                    f"--work-dir {work_dir} cannot be made: {folder} may not be written; "
-                    "give a folder that may"
-                )
-        return arguments
-    except (AssertionError, ValueError) as error:  # OpenCompass refuses words by assertions
-        raise SystemExit(f"Nothing was run. {error}") from error
 
 
 def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:

@@ -10,7 +10,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from opencompass_llada import assets
 from opencompass_llada.benchmarks import data_checks
@@ -289,10 +289,12 @@ def _count_results(groups: Iterable[Combination]) -> int:
 
 def find_plan(benchmark: str) -> Plan:
     """Return the plan of a benchmark's runs; one without any is refused."""
-    modules = _plan_modules().items()
-    plans = {name: module.PLAN for name, module in modules if hasattr(module, "PLAN")}
-    reject_unknown("benchmark", [benchmark], plans)
-    return plans[benchmark]
+    own = all_benchmarks().get(benchmark)
+    plan: Plan | None = getattr(importlib.import_module(own.plan), "PLAN", None) if own else None
+    if plan is None:
+        known = [name for name, module in _plan_modules().items() if hasattr(module, "PLAN")]
+        reject_unknown("benchmark", [benchmark], known)
+    return cast(Plan, plan)
 
 
 def _plan_modules() -> dict[str, Any]:

@@ -22,8 +22,6 @@ from opencompass_llada.runs import machine
 
 #: What tasks import, most of it by the first module.
 _IMPORTED = ["opencompass_llada.runs.tasks", "opencompass_llada.wrapper"]
-#: With these no task would be a fork.
-_NEEDS_NONE = {"--debug", "--dry-run", "--slurm", "--dlc", "-h", "--help"}
 _server: dict[str, Any] = {}
 
 
@@ -31,7 +29,7 @@ _server: dict[str, Any] = {}
 def imports_shared() -> Iterator[None]:
     """Import in a process beside this one, where tasks may run on CPUs here, and end it at last."""
     cores = os.cpu_count() or 1
-    if cores == 1 or not _NEEDS_NONE.isdisjoint(sys.argv) or machine.count_gpus():
+    if cores == 1 or machine.count_gpus():
         yield
         return
     context = multiprocessing.get_context("forkserver")
