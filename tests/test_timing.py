@@ -33,6 +33,15 @@ def run(tmp_path):
     return write_run(tmp_path / "run", models, cells)
 
 
+def test_one_name_may_stand_for_a_sampler_a_benchmark(run, monkeypatch):
+    alone(monkeypatch)
+    [folder] = find_runs([run])
+    (first, cell), *_ = folder.pairs
+    other = {**first, "sampler": {"block_length": 4, "num_steps": 4}}
+    content = timing.measure(folder, [(first, cell), (other, folder.pairs[-1][1])], rounds=1)
+    assert [own["passes"] for own in content["cells"]] == [[2, 2, 2], [4, 4, 4]]
+
+
 def alone(monkeypatch, others=0.0):
     monkeypatch.setattr(timing, "_other_cores", lambda before, after: others)
 

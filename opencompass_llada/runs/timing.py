@@ -100,18 +100,19 @@ def measure(
     """Time cells, each sample once a round, and say how alone this process was."""
     import torch
 
-    by_model: dict[str, list[Pair]] = defaultdict(list)
-    for model, dataset in pairs:
-        by_model[recorded.model_name(model)].append((model, dataset))
+    by_config: dict[str, list[Pair]] = defaultdict(list)
+    for model, dataset in pairs:  # one name may stand for a sampler a benchmark
+        by_config[repr(model)].append((model, dataset))
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     models: dict[str, dict[str, Any]] = {
-        name: {"load_seconds": [], "first_call_seconds": []} for name in by_model
+        recorded.model_name(model): {"load_seconds": [], "first_call_seconds": []}
+        for model, _ in pairs
     }
     before = _busy_seconds()
     for number in range(rounds):
-        names = list(by_model)[:: -1 if number % 2 else 1]  # who comes first is no advantage
-        for name in names:
-            _time_model(run, by_model[name], samples, models[name], cells)
+        groups = list(by_config.values())
+        for own in groups[:: -1 if number % 2 else 1]:  # who comes first is no advantage
+            _time_model(run, own, samples, models[recorded.model_name(own[0][0])], cells)
     machine = describe_environment()
     others = _other_cores(before, _busy_seconds())
     return {
