@@ -66,6 +66,32 @@ def test_each_kind_makes_variants_of_what_it_changes():
     }  # fmt: skip
 
 
+def test_wordings_are_those_of_the_data_and_the_published_one_is_the_run_itself():
+    found = variants_of(plan(**NIAH, robustness=["wordings"]))
+    assert [*found] == ["", *(f"wordings: wording {number}" for number in range(4))]
+    run = plan(**NIAH, robustness=["wordings"])
+    assert [group["datasets"][0].get("wording") for group in run.combinations] == [None, 0, 1, 2, 3]
+    published = variants_of(plan(**NIAH, draws="published", robustness=["wordings"]))
+    assert [*published] == ["", *(f"wordings: wording {number}" for number in (1, 2, 3))]
+    with pytest.raises(ValueError, match="Unknown .* 'wordings'"):
+        plan("ruler", data="embedded", robustness=["wordings"])
+
+
+def test_a_wording_changes_the_words_alone():
+    from opencompass_llada.benchmarks.needle.haystack import HaystackStore
+    from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+
+    [base] = plan(**NIAH).datasets
+    names = NeedleCell.__dataclass_fields__
+    own = {name: value for name, value in base.items() if name in names}
+    rows = [[*make_samples(NeedleCell(**own, wording=number), HaystackStore())][0]
+            for number in (0, 3)]  # fmt: skip
+    assert rows[0]["needle"] == rows[1]["needle"]
+    assert rows[0]["prompt"] != rows[1]["prompt"]
+    with pytest.raises(ValueError, match="wording=4 must be a number from 0 to 3"):
+        NeedleCell(**own, wording=4)
+
+
 def test_longer_answers_stay_within_the_length_and_names_differ():
     run = plan(**NIAH, robustness=["generation_lengths"])
     cells = [group["datasets"][0] for group in run.combinations]
@@ -159,6 +185,7 @@ def test_variants_are_no_lines_and_no_cells_of_the_leaderboard(run, tmp_path):
     write_report(find_runs([run]), tmp_path / "report")
     text = (tmp_path / "report/leaderboard.md").read_text()
     assert "Does the order hold?" in text
+    assert "2 of 6 pairs of models keep their order" in text[: text.index("## Leaderboard")]
     assert "Scores by setting: Needle in a haystack" in text
     assert (tmp_path / "report/tables/order.csv").is_file()
 

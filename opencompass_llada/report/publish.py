@@ -32,7 +32,12 @@ from opencompass_llada.report.latex import write_latex
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
-from opencompass_llada.report.robustness import find_settings, make_robustness_tables
+from opencompass_llada.report.robustness import (
+    describe_orders,
+    find_orders,
+    find_settings,
+    make_robustness_tables,
+)
 from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.timings import find_timings
@@ -96,13 +101,14 @@ def write_report(
     collection = collect_runs(runs, imported)
     scores, remarks = rank_scores(make_board(collection))
     comparisons = compare_lines(scores, baseline)
-    verdict = make_verdict(scores, comparisons)
+    settings = find_settings(collection)
+    verdict = [*make_verdict(scores, comparisons), *describe_orders(find_orders(settings))]
     lengths, costs = find_effective_lengths(scores), find_costs(collection)
     samples = choose_samples(collection)
     links = _find_links(collection, samples.anchors)
     timings = find_timings(collection)
     tables = make_tables(scores, lengths, costs, compare(scores), links, timings, comparisons)
-    tables += make_robustness_tables(find_settings(collection))
+    tables += make_robustness_tables(settings)
     notes = [*collection.notes, *remarks]
     heading = [*_write_list("Verdict", verdict), *_write_list("What to know", notes)]
     folder.mkdir(parents=True, exist_ok=True)

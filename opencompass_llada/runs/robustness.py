@@ -71,7 +71,7 @@ def _list_settings(kind: str, kinds: Sequence[str], num_wordings: int) -> Iterat
         for number in range(num_wordings):
             yield Setting(
                 name=f"{kind}: wording {number}",
-                vary_cell=lambda cell, number=number: {**cell, "wording": number},  # type: ignore[misc]
+                vary_cell=lambda cell, number=number: _reword(cell, number),  # type: ignore[misc]
             )
     elif kind == "generation_lengths":
         for factor in LENGTH_FACTORS:
@@ -109,11 +109,13 @@ def _vary(groups: Sequence[Group], setting: Setting) -> Iterator[Group]:
             }
             for cell in group["datasets"]
         ]
+        is_other = any(setting.vary_cell(cell) != cell for cell in group["datasets"])
         lengths = {cell["infer_cfg"]["inferencer"].get("max_out_len") for cell in cells}
         models = []
         for model in group["models"]:
             varied = setting.vary_model(model)
-            if varied is not None and _fits(varied, lengths, setting):
+            is_same = varied == model and not is_other
+            if varied is not None and not is_same and _fits(varied, lengths, setting):
                 models.append(varied)
         if models:
             yield {"models": models, "datasets": cells}
@@ -129,6 +131,12 @@ def _fits(model: Config, lengths: set[int | None], setting: Setting) -> bool:
         logger.warning("%s is not run with %s: %s", model["abbr"], setting.name, error)
         return False
     return True
+
+
+def _reword(cell: Config, number: int) -> Config:
+    """Return a data set all of whose samples have one wording; published draws have the first."""
+    is_drawn = cell.get("draws") == "independent"
+    return {**cell, "wording": number} if is_drawn or number else cell
 
 
 def _change_sampler(model: Config, **options: Any) -> Config | None:

@@ -15,6 +15,7 @@ from opencompass_llada.benchmarks import cells
 from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.counting import name_tokenizer
 from opencompass_llada.benchmarks.needle.facts import GENERATED
+from opencompass_llada.benchmarks.needle.prompts import NUM_WORDINGS
 from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import planning
@@ -183,6 +184,7 @@ PLAN = planning.Plan(
     find_path=lambda cell: str(resolve_data_directory(cell["path"]).resolve()),
     make_summarizer=planning.summarize_models("NeedleSummarizer"),
     has_small_cells=True,
-    robustness=("generation_lengths", "seeds", "decodings"),
+    robustness=("wordings", "generation_lengths", "seeds", "decodings"),
+    num_wordings=NUM_WORDINGS,
 )
 DATA_SETS = planning.DataSets(settings=CELL_SETTINGS, list_cells=_list_by_name)

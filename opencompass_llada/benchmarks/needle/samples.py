@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from opencompass_llada.benchmarks.needle.draws import PROTOCOLS, Draw, draw_samp
 from opencompass_llada.benchmarks.needle.facts import GENERATED
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.needle.prompts import (
+    NUM_WORDINGS,
     WORDINGS,
     fit_prompt,
     place_needles,
@@ -76,6 +77,9 @@ class NeedleCell:
     (``'published'``), or its own (``'independent'``); see `needle.draws`."""
     draw_seed: int = 0
     """Other seeds give other independent draws."""
+    wording: int | None = None
+    """The wording of every sample, below `prompts.NUM_WORDINGS`; 0 is NeedleBench's. None for what
+    is drawn."""
     position: str = "End"
     """Whether the question stands at the ``'End'`` or the ``'Start'``."""
     generation_reserve: int = 0
@@ -109,6 +113,11 @@ class NeedleCell:
     def _check_draws(self) -> None:
         reject_unknown("draws", [self.draws], PROTOCOLS)
         check_at_least(self, 0, "draw_seed")
+        if self.wording is not None and not 0 <= self.wording < NUM_WORDINGS:
+            raise ValueError(
+                f"wording={self.wording} must be a number from 0 to {NUM_WORDINGS - 1}, or None "
+                "for what is drawn."
+            )
         if self.place is None and self.draw_seed:
             raise ValueError(
                 f"draw_seed={self.draw_seed} has no effect with draws='published', where no seed "
@@ -326,6 +335,8 @@ def fill_haystacks(
     for first, path in enumerate(paths):
         haystack = store.haystack(path, cell.tokenizer)
         for draw in draw_samples(cell.place, range(first, count, len(paths)), len(haystack)):
+            if cell.wording is not None:
+                draw = replace(draw, wording=cell.wording)
             texts, question, columns = hide(draw)
             needles = [tokenizer.encode(f"\n{text}\n") for text in texts]
             context = haystack.take(draw.order, cell.length, draw.start)
