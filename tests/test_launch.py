@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+from contextlib import nullcontext
 
 import pytest
 from mmengine.config import Config
@@ -33,7 +34,7 @@ def host(tmp_path, monkeypatch):
         "work_dir": str(tmp_path),
     }
 
-    def start(*, mode="all", stages=(), dry_run=False, error=None, file=None):
+    def start(*, mode="all", stages=(), dry_run=False, error=None, file=None, **flags):
         arguments = argparse.Namespace(
             config=file,
             mode=mode,
@@ -44,6 +45,7 @@ def host(tmp_path, monkeypatch):
             debug=False,
             work_dir=None,
         )
+        vars(arguments).update(flags)
 
         def main():
             assert main_module.parse_args() is arguments
@@ -133,3 +135,15 @@ def test_what_tasks_are_told_is_not_formatted_and_reads_back(tmp_path, monkeypat
     with launch_module._unformatted_configs():
         Config(told).dump(path)
     assert Config.fromfile(path)._cfg_dict.to_dict() == told
+
+
+@pytest.mark.parametrize(
+    ("given", "imports"),
+    [({}, 1), ({"debug": True}, 0), ({"slurm": True}, 0), ({"dry_run": True}, 0)],
+    ids=str,
+)
+def test_tasks_imports_are_shared_where_tasks_are_processes_here(host, given, imports, monkeypatch):
+    asked = []
+    monkeypatch.setattr(launch_module, "imports_shared", lambda: asked.append(1) or nullcontext())
+    host(stages=("predictions", "results"), **given)
+    assert len(asked) == imports

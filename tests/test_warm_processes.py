@@ -18,7 +18,6 @@ from opencompass_llada.runs.warm_processes import imports_shared, is_ready, run_
 def server(monkeypatch):
     monkeypatch.setattr(warm_processes, "_IMPORTED", [__name__])
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(sys, "argv", ["run.py"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     with imports_shared():
@@ -59,11 +58,10 @@ def test_a_fault_costs_one_fork(server, tmp_path):
     assert run_forked(fail, log=str(tmp_path / "three")) == 3
 
 
-@pytest.mark.parametrize("word", ["--debug", "--slurm", "--dry-run", "a GPU", "one core"])
-def test_where_no_task_would_be_a_fork_nothing_is_imported(word, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1 if word == "one core" else 2)
-    monkeypatch.setattr(sys, "argv", ["run.py", word])
-    monkeypatch.setattr("opencompass_llada.runs.machine.count_gpus", lambda: word == "a GPU")
+@pytest.mark.parametrize("what", ["a GPU", "one core"])
+def test_where_no_task_would_be_a_fork_nothing_is_imported(what, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1 if what == "one core" else 2)
+    monkeypatch.setattr("opencompass_llada.runs.machine.count_gpus", lambda: what == "a GPU")
     with imports_shared():
         assert not is_ready()
 
