@@ -240,6 +240,33 @@ def coverage_table() -> str:
     )
 
 
+def comparisons_table() -> str:
+    """Return how often the intervals of differences hold, and pairs of lines are decided."""
+    names = {"same": "hard for both alike", "own": "hard for each by its own", "once": "asked once"}
+    return make(
+        ["needles", "number", "rates", "interval: coverage, width", "decided", "intervals apart"],
+        [
+            [names[row["kind"]], str(row["needles"])]
+            + ["{:.0%} and {:.0%}".format(*row["rates"]).replace("%", " %")]
+            + [f"{row['coverage']} %, {row['width']}"]
+            + [f"{row['decided']} %", f"{row['intervals_apart']} %"]
+            for row in read_record("paired_comparisons.json")["pairs"]
+        ],
+    )
+
+
+def families_table() -> str:
+    """Return how often a family of pairs has a wrong decision, and all of them right."""
+    return make(
+        ["needles", "number", "rates of the lines", "any wrong decision", "all pairs right"],
+        [
+            [row["kind"], str(row["needles"]), ", ".join(f"{100 * r:.0f}" for r in row["rates"])]
+            + [f"{row['any_wrong']} %", f"{row['all_right']} %"]
+            for row in read_record("paired_comparisons.json")["groups"]
+        ],
+    )
+
+
 def options_table() -> str:
     """Return the accuracy of multiple choice by whole texts and by options alone."""
     return make(
@@ -550,6 +577,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "fidelity": fidelity_table,
     "time": time_table,
     "interval_coverage": coverage_table,
+    "paired_comparisons": comparisons_table,
+    "paired_families": families_table,
     "option_scoring": options_table,
     "ruler_build": building_table,
     "study": study_table,

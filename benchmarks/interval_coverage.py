@@ -1,6 +1,6 @@
 """How often the leaderboard's 95 % intervals, and two others, hold the truth: by simulation.
 
-    python benchmarks/interval_coverage.py
+    python benchmarks/interval_coverage.py [--cases "one cell" ...]
 
 Cases: one cell of hits; 13 tasks of different rates; needles shared by 66 cells, few of them hard,
 each in one sample of a cell, or drawn for each sample from half as many; the difference of two
@@ -12,6 +12,8 @@ benchmarks/records/interval_coverage.json.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -146,10 +148,14 @@ def measure_hard_token(draws: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write the record."""
+    """Measure, print and write the record; cases that are not named stay as they were."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES])
+    cases, path = parser.parse_args().cases, ROOT / "benchmarks/records/interval_coverage.json"
+    before = json.loads(path.read_text()) if len(cases) < len(CASES) else {"results": []}
     results = [
         measure(case, number, rate)
-        for case in CASES
+        for case in cases
         for number in ((5, 10, 20, 50, 100) if case in PAIRED else (5, 10, 50))
         for rate in ((0.0, 0.02, 0.1, 0.3) if case in PAIRED else (0.5, 0.9, 0.98))
     ]
@@ -160,14 +166,16 @@ def main() -> None:
             f"{row['coverage'][n]} %, {row['width'][n]}" for n in ("ours", "normal", "bootstrap")
         ]
         print(f"| {row['case']} | {row['samples']} | {row['rate']} | {' | '.join(cells)} |")
+    results += [row for row in before["results"] if row["case"] not in cases]
     record = {
         **describe_run(),
+        "others_measured_at": before.get("commit"),
         "repeats": REPEATS,
         "resamples": RESAMPLES,
         "results": results,
         "hard_token": [measure_hard_token(draws) for draws in (4, 8, 16, 32, 128)],
     }
-    write_record(ROOT / "benchmarks/records/interval_coverage.json", record)
+    write_record(path, record)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ import itertools
 import json
 
 import numpy as np
+import pandas
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json, write_run
 
 from opencompass_llada.cli import main as run_command
+from opencompass_llada.report.collect import remark_on_draws
 from opencompass_llada.report.comparisons import compare_lines
 from opencompass_llada.report.pairs import (
     clusters_to_decide,
@@ -191,6 +193,16 @@ def test_families_are_the_headline_and_the_other_columns():
               for entry, own in (("one", worse), ("two", better))]  # fmt: skip
     found = {item.length: item.adjusted_p for item in compare_lines(scores)}
     assert found == {16384: 2 / 128, 4096: 4 / 128, 8192: 4 / 128}
+
+
+def test_few_draws_of_a_bound_are_said():
+    results = pandas.DataFrame([{"entry": "one", "dataset": "ppl", "n": 2}])
+    point = {"entry": "one", "dataset": "ppl", "estimator": "bound", "standard_error": 0.1}
+    for draws, said in ((16, 1), (32, 0)):
+        curves = pandas.DataFrame([{**point, "num_draws": draws}])
+        assert len(remark_on_draws(curves, results)) == said
+    exact = pandas.DataFrame([{**point, "standard_error": 0.0, "num_draws": 2}])
+    assert remark_on_draws(exact, results) == []
 
 
 MODELS = [make_model("one"), make_model("two"), make_model("three-ar")]

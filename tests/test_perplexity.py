@@ -118,6 +118,12 @@ def test_a_run_gives_the_estimators_numbers_and_a_lost_cell_is_missing(
     assert all(float(row["standard_error"]) == 0 for row in rows[3:])
     check_against_the_estimator(checkpoint, rows[1])
     assert (tmp_path / "summary/perplexity_now.png").stat().st_size > 10_000
+    apart = list(csv.DictReader((tmp_path / "report/comparisons.csv").open()))
+    assert [(row["num_pairs"], row["metric"]) for row in apart] == [("2", "nats a token")] * 3
+    nats = [float(row["nll_per_token"]) for row in rows]
+    assert [float(row["difference"]) for row in apart] == pytest.approx(
+        [llama - tiny for tiny, llama in zip(nats[:3], nats[3:], strict=True)]
+    )
 
     lost = tmp_path / "results/tiny" / f"{rows[1]['dataset']}.json"
     lost.unlink()

@@ -62,6 +62,7 @@ CURVE_NUMBERS = ("perplexity", "perplexity_low", "perplexity_high", "nll_per_tok
 CellKey = tuple[str, str, str]  # names of run, model and data set
 CELL_KEY = ["run", "model", "dataset"]  # the columns of it
 NUM_SAMPLES = 3
+FEW_DRAWS = 16
 
 
 def key_of(row: Any) -> CellKey:
@@ -164,14 +165,15 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
     # Oldest first; as given where one of them has no time.
     order = sorted(started, key=started.__getitem__) if all(started.values()) else list(started)
     results, remarks = separate(_name_tokenizers(results), order, checkpoints)
+    curves = _read_curves(runs, results)
     return Collection(
         runs=tuple(runs),
         results=results,
         cells=cells,
         variants=_read_variants(variants, results),
-        curves=_read_curves(runs, results),
+        curves=curves,
         provenance=provenance,
-        notes=(*notes, *describe_versions(provenance), *remarks),
+        notes=(*notes, *describe_versions(provenance), *remarks, *remark_on_draws(curves, results)),
     )
 
 
@@ -193,6 +195,24 @@ def _read_variants(rows: Sequence[Row], results: pandas.DataFrame) -> pandas.Dat
     names = results.drop_duplicates(own).set_index(own).entry
     found = [names.get(tuple(row)) for row in variants[own].itertuples(index=False)]
     return variants.assign(entry=found)
+
+
+def remark_on_draws(curves: pandas.DataFrame, results: pandas.DataFrame) -> list[str]:
+    """Say where the intervals of perplexities are of too few draws to be relied on."""
+    windows = {(row.entry, row.dataset): row.n or 0 for row in results.itertuples()}
+    few = {
+        point.num_draws // windows[point.entry, point.dataset]
+        for point in curves.itertuples()
+        if point.estimator == "bound"
+        and point.standard_error
+        and point.num_draws < FEW_DRAWS * windows.get((point.entry, point.dataset), 0)
+    }
+    if not few:
+        return []
+    return [
+        f"perplexity: {min(few)} draws of masks a window are few: where one token of many is hard, "
+        f"the 95 % intervals hold the bound less often; take num_draws={FEW_DRAWS} or more"
+    ]
 
 
 def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:
