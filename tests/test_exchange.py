@@ -81,6 +81,7 @@ def test_the_harness_results_are_rows_beside_ours(run, tmp_path):
     strict = rows["gsm8k", "exact_match (strict-match)"]
     assert (strict.score, strict.n, strict.standard_error) == (50, 4, 25)
     assert strict.sample_scores == (100, 100, 0, 0), "in order of the documents"
+    assert len(set(strict.units)) == 4, "a document is one observation, whatever its answer"
     assert strict.entry == f"some/model ({HARNESS})"
     assert strict.recorded == "2026-01-31T23:59:59+00:00"
     ruler = rows["niah_single_1", "score"]

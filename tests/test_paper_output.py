@@ -144,9 +144,10 @@ def test_the_best_is_the_best_of_the_models_shown(three):
 def test_methods_say_what_was_recorded_and_what_was_not(three, tmp_path):
     write_paper(collect([three]), tmp_path, PaperOptions())
     text = (tmp_path / "methods.md").read_text().replace("\\", "")
-    for part in ("3 models and scalings", "one (a masked diffusion model; checkpoint one, content "
-                 "hash 0000000000000000; no RoPE scaling", "block_length=32 num_steps=32",
-                 "three-ar (autoregressive", "13 tasks", "4,096 and 131,072 tokens",
+    for part in ("3 models and scalings, all without RoPE scaling, trained on a length that is not "
+                 "recorded, sampler block_length=32 num_steps=32 and precision float32.",
+                 "one: masked diffusion; checkpoint one (content hash 0000000000000000).",
+                 "three-ar: autoregressive", "13 tasks", "4,096 and 131,072 tokens",
                  "counted by the tokenizer gpt-4", "4 samples a cell", "Device: cpu",
                  "torch not recorded", "95 %"):  # fmt: skip
         assert part in text, part

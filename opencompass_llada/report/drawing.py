@@ -74,21 +74,35 @@ def fit_column(figure: Any, inches: float, *, is_grid: bool = False) -> str:
     The heading goes, since a caption stands below. Panels of a grid keep their shape, others
     become higher, since their letters shrink less than they do.
     """
+    from matplotlib.legend import Legend
     from matplotlib.text import Text
 
     width, height = figure.get_size_inches()
     scale, heading = inches / width, str(figure.get_suptitle())
     if heading:
         figure.suptitle("")
-    figure.set_size_inches(inches, height * (scale if is_grid else max(scale, 0.62)))
+    height *= scale if is_grid else min(max(scale, 0.62), 1.0)
+    figure.set_size_inches(inches, height)
     for text in figure.findobj(Text):
         text.set_fontsize(min(8.0, max(MOST_SHRUNK, text.get_fontsize() * min(1.0, scale * 1.3))))
     for axes in figure.axes:
-        place, size = axes.get_subplotspec(), axes.title.get_fontsize()
-        share = 0.9 * inches / (place.get_gridspec().ncols if place else 1)
-        lines = textwrap.wrap(" ".join(axes.get_title().split()), int(share * 72 / (0.6 * size)))
-        axes.title.set_text("\n".join(lines))
+        if (place := axes.get_subplotspec()) is not None:
+            rows, columns = place.get_gridspec().get_geometry()
+            _wrap(axes.title, 0.9 * inches / columns)
+            _wrap(axes.xaxis.label, 0.8 * inches / columns)
+            _wrap(axes.yaxis.label, 0.8 * height / rows)
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():  # of two columns
+            _wrap(text, inches / 2 - 0.5)
+            height += text.get_text().count("\n") * text.get_fontsize() / 72 / 2
+    figure.set_size_inches(inches, height)
     return heading
+
+
+def _wrap(text: Any, inches: float) -> None:
+    """Break a text into lines of at most so many inches."""
+    letters = int(inches * 72 / (0.55 * text.get_fontsize()))
+    text.set_text("\n".join(textwrap.wrap(" ".join(text.get_text().split()), max(letters, 8))))
 
 
 def style_of(place: int, kind: str = "diffusion") -> dict[str, Any]:

@@ -218,12 +218,19 @@ def _chunks(lines: Sequence[int]) -> Iterator[slice]:
 
 
 def _stretch(labels: Sequence[_Column], block: Sequence[_Column], room: float) -> list[float]:
-    """Return widths: what is left of the line goes to the columns whose fields would use it."""
+    """Return widths: what is left of the line goes to fields that would use it, then to names."""
     widths = [own.natural for own in labels] + [own.least for own in block]
-    wanted = sum(own.natural - own.least for own in block)
-    share = min(1.0, max(room - _total(widths), 0.0) / wanted) if wanted else 0.0
-    stretched = [own.least + share * (own.natural - own.least) for own in block]
-    return [*widths[: len(labels)], *stretched]
+    wishes = [0.0] * len(labels) + [own.natural - own.least for own in block]
+    widths = _grow(widths, wishes, room)
+    wishes = [max(own.sizes) - own.natural for own in labels] + [0.0] * len(block)
+    return _grow(widths, wishes, room)
+
+
+def _grow(widths: Sequence[float], wishes: Sequence[float], room: float) -> list[float]:
+    wishes = [max(wish, 0.0) for wish in wishes]
+    left = max(room - _total(widths), 0.0)
+    share = min(1.0, left / sum(wishes)) if any(wishes) else 0.0
+    return [width + share * wish for width, wish in zip(widths, wishes, strict=True)]
 
 
 def _set(columns: Sequence[_Column], widths: Sequence[float], rows: slice) -> str:

@@ -37,7 +37,7 @@ from opencompass_llada.report.results import (
     hash_prompts,
     read_cell_answers,
 )
-from opencompass_llada.runs.hashes import hash_values
+from opencompass_llada.runs.hashes import hash_text, hash_values
 from opencompass_llada.runs.provenance import Provenance
 from opencompass_llada.runs.run_folder import RunFolder
 
@@ -174,7 +174,7 @@ def _read_task(
             "prompt_hash": hash_prompts([_prompt(sample) for sample in mine]),
             "data": str(config.get("dataset_path") or task),
             "sample_scores": tuple(100.0 * score for score in known) if adds_up else None,
-            "units": tuple(str(s.get("target", "")) for s in mine),
+            "units": tuple(hash_text(_prompt(sample)) for sample in mine),
             "generation_length": (config.get("generation_kwargs") or {}).get("max_gen_toks"),
         }
 

@@ -12,9 +12,9 @@ from opencompass_llada.report.scores import Score
 from opencompass_llada.runs.provenance import DECIDING
 
 _KINDS = {
-    "diffusion": "a masked diffusion model",
+    "diffusion": "masked diffusion",
     "autoregressive": "autoregressive",
-    "unknown": "of a kind that is not recorded",
+    "unknown": "kind not recorded",
 }
 
 
@@ -35,26 +35,38 @@ def _join(values: Iterable[Any], none: str = "not recorded") -> str:
 
 
 def _models(collection: Collection) -> Iterator[str]:
-    """Yield a sentence a line of the leaderboard: checkpoint, scaling, trained length, sampler."""
-    results = collection.results
-    yield f"We evaluated {results.entry.nunique()} models and scalings."
-    for entry, rows in results.groupby("entry", sort=False):
-        first = rows.iloc[0]
-        records = [
-            collection.provenance[run].models.get(model, {})
-            for run, model in dict.fromkeys(zip(rows.run, rows.model, strict=True))
-            if run in collection.provenance
-        ]
-        weights = _join(record.get("checkpoint_hash") for record in records)
-        # A path says nothing to a reader, and may name a person: its last part does.
-        names = [Path(part).name for part in str(first.checkpoint).split(" + ")]
-        scaling = "no RoPE scaling" if first.scaling == "none" else f"RoPE scaling {first.scaling}"
-        yield (
-            f"{entry} ({_KINDS.get(first.kind, first.kind)}; checkpoint {' + '.join(names)}, "
-            f"content hash {weights}; {scaling}; "
-            f"trained on {_tokens(rows.trained_length)}; sampler: {_join(rows.sampler)}; "
-            f"precision: {_join(record.get('dtype') for record in records)})."
-        )
+    """Yield what all lines of the leaderboard share, and a sentence on the rest of each."""
+    facts = {
+        str(entry): _describe(collection, rows)
+        for entry, rows in collection.results.groupby("entry", sort=False)
+    }
+    shared = set.intersection(*map(set, facts.values())) if len(facts) > 1 else set()
+    alike = [part for part in next(iter(facts.values()), ()) if part in shared]
+    told = f", all {_join(alike)}" if alike else ""
+    yield f"We evaluated {len(facts)} models and scalings{told}."
+    for entry, parts in facts.items():
+        yield f"{entry}: {'; '.join(part for part in parts if part not in shared)}."
+
+
+def _describe(collection: Collection, rows: Any) -> list[str]:
+    """Say of a line what it is: kind, checkpoint, scaling, trained length, sampler, precision."""
+    first = rows.iloc[0]
+    records = [
+        collection.provenance[run].models.get(model, {})
+        for run, model in dict.fromkeys(zip(rows.run, rows.model, strict=True))
+    ]
+    # A path says nothing to a reader, and may name a person: its last part does.
+    names = [Path(part).name for part in str(first.checkpoint).split(" + ")]
+    scaling = "without RoPE scaling" if first.scaling == "none" else f"RoPE scaling {first.scaling}"
+    return [
+        _KINDS.get(first.kind, first.kind),
+        f"checkpoint {' + '.join(names)} (content hash "
+        f"{_join(record.get('checkpoint_hash') for record in records)})",
+        scaling,
+        f"trained on {_tokens(rows.trained_length)}",
+        f"sampler {_join(rows.sampler)}",
+        f"precision {_join(record.get('dtype') for record in records)}",
+    ]
 
 
 def _tokens(lengths: Any) -> str:

@@ -87,7 +87,8 @@ def write_paper(collection: Collection, folder: Path, options: PaperOptions) -> 
     }
     figures: list[Path] = []
     places = []
-    maps_a_row = 2 if options.width == "one" else 4
+    number = shown.results.entry.nunique()
+    maps_a_row = 6 if number > 16 else 4 if number > 8 or options.width == "two" else 2
     for name, caption, figure in make_plots(shown, scores, find_costs(shown), maps_a_row):
         # More panels than two side by side are not legible in one column.
         num_columns = figure.axes[0].get_subplotspec().get_gridspec().ncols
