@@ -139,6 +139,7 @@ def _add_paper(commands: Any) -> None:
     paper.add_argument("--no-intervals", action="store_true", help="leave the intervals out")
     paper.add_argument("--width", choices=["one", "two"], default="two",
                        help="columns of a page that table and figures take")  # fmt: skip
+    paper.add_argument("--baseline", metavar="NAME", help="as `report` takes it")
     _add_lm_eval(paper)
     paper.set_defaults(run=_run_paper)
 
@@ -151,6 +152,7 @@ def _run_paper(given: argparse.Namespace) -> int:
         columns=tuple(given.columns),
         has_intervals=not given.no_intervals,
         width=given.width,
+        baseline=given.baseline,
     )
     return run_paper(given.work_dirs, Path(given.output), options, lm_eval=given.lm_eval)
 

@@ -184,7 +184,7 @@ def _place(row: Row, own: Sequence[Row]) -> Row:
     same.sort(key=lambda other: other["dataset"] != row["dataset"])  # of several, its namesake
     found = same[0] if same and row["prompt_hash"] else {}
     names = ("benchmark", "dataset", "task", "language", "prompt", "haystack", "tokenizer",
-             "tokenizer_hash", "length", "depth", "prompt_limit", "units")  # fmt: skip
+             "tokenizer_hash", "length", "depth", "draws", "prompt_limit", "units")  # fmt: skip
     return {**row, **{name: found[name] for name in names if found}}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.collect import Collection
+from opencompass_llada.report.comparisons import Comparison
 from opencompass_llada.report.scores import Score
 from opencompass_llada.runs.provenance import DECIDING
 
@@ -18,13 +19,22 @@ _KINDS = {
 }
 
 
-def write_methods(collection: Collection, scores: Sequence[Score]) -> str:
+#: How a difference in a metric is tested; '' for any other metric.
+_TESTS = {
+    "nats a token": "by Student's t on nats a token",
+    "": "by flipping signs of the differences by needle or question (McNemar's test for hits)",
+}
+
+
+def write_methods(
+    collection: Collection, scores: Sequence[Score], comparisons: Sequence[Comparison]
+) -> str:
     """Return sentences on models, data, sampling, samples, versions, devices and statistics.
 
     What no run recorded is said to be so.
     """
     parts = [*_models(collection), *_benchmarks(collection), *_environment(collection)]
-    return " ".join([*parts, *_statistics(scores)])
+    return " ".join([*parts, *_statistics(scores, comparisons)])
 
 
 def _join(values: Iterable[Any], none: str = "not recorded") -> str:
@@ -88,6 +98,8 @@ def _benchmarks(collection: Collection) -> Iterator[str]:
             )
             counted = f", counted by the tokenizer {counted}" if counted else ""
             parts.append(f"context lengths {_join(f'{own:,}' for own in lengths)} tokens{counted}")
+        if rows.draws.notna().any():
+            parts.append(f"{_join(rows.draws.dropna())} draws of needles")
         if depths := rows.depth.dropna().nunique():
             parts.append(f"{depths} depths")
         if rows.generation_length.notna().any():
@@ -117,21 +129,26 @@ def _environment(collection: Collection) -> Iterator[str]:
     yield f"Device: {_join(record.get('device') for record in records)}."
 
 
-def _statistics(scores: Sequence[Score]) -> Iterator[str]:
-    """Yield what intervals are made by, for what is shown."""
+def _statistics(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield what intervals and decisions are made by, for what is shown."""
     shown = {s.benchmark for s in scores if s.low is not None}
-    if not shown:
-        return
-    yield "All intervals are at 95 %."
+    if shown:
+        yield "All intervals are at 95 %."
     if any(find_benchmark(name).is_grid for name in shown):
         yield (
-            "Intervals of means over depths count needles, not samples (Wilson's score interval "
-            "on the effective number of independent needles)."
+            "Intervals of means over depths are Wilson's score interval on the effective number "
+            "of different needles."
         )
     if any(not find_benchmark(name).is_grid for name in shown - {"perplexity"}):
         yield (
             "Intervals of averages of tasks are Wilson's on the effective number of samples, with "
-            "Korn and Graubard's correction."
+            "Korn and Graubard's correction; those of one task of hits are Clopper and Pearson's."
         )
     if "perplexity" in shown:
         yield "Intervals of perplexities are over the masks drawn, not over texts."
+    if paired := [own for own in comparisons if own.p_value is not None]:
+        kinds = {_TESTS.get(own.metric, _TESTS[""]) for own in paired}
+        yield (
+            f"Models were compared with {paired[0].baseline} on the samples that both answered, "
+            f"{_join(sorted(kinds))}, with Holm's correction at 5 %."
+        )

@@ -6,7 +6,7 @@ Nothing is measured or averaged here; the numbers are those of the report.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown, unknown_name_message
 from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import Collection, collect
+from opencompass_llada.report.comparisons import Comparison, compare_lines
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import fit_column, save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
@@ -25,6 +26,8 @@ from opencompass_llada.report.tables import score_cell
 from opencompass_llada.report.writers import Cell, Table, escape_markdown
 
 Key = tuple[str, str, int | None]  # series, column and length of a score
+#: Of a difference to the baseline that is decided.
+MARKS = {"better": "†", "worse": "‡"}
 MAIN = r"""\documentclass[10pt,twocolumn]{article}
 \usepackage[letterpaper,textwidth=7in,textheight=9in]{geometry}
 %s
@@ -52,6 +55,7 @@ class PaperOptions:
     columns: tuple[str, ...] = ()  # see `choose_columns`; () for the headlines
     has_intervals: bool = True
     width: str = "two"  # of `WIDTHS`
+    baseline: str | None = None  # line that marks are against; None for the first shown
 
     def __post_init__(self) -> None:
         """Check the width."""
@@ -71,18 +75,20 @@ def write_paper(collection: Collection, folder: Path, options: PaperOptions) -> 
     """Write table.tex, methods.tex and .md, figures/ and main.tex, which shows them; return all.
 
     Raises:
-        ValueError: For a model or column that there is not, before anything is written.
+        ValueError: For a model, column or baseline that there is not, before anything is written.
     """
     shown = choose_models(collection, options.models)
-    scores, _ = rank_scores(make_board(shown))
+    scores = make_board(shown)
     columns = choose_columns(scores, options.columns)
+    # Best numbers, and what Holm corrects for, are of the columns shown.
+    own, _ = rank_scores([s for s in scores if (s.series, s.column, s.length) in columns])
+    comparisons = compare_lines(own, options.baseline)
+    table = make_paper_table(
+        own, columns, has_intervals=options.has_intervals, comparisons=comparisons
+    )
     texts = {
-        "table.tex": write_latex(
-            make_paper_table(scores, columns, has_intervals=options.has_intervals),
-            width=options.width,
-            label="tab:scores",
-        ),
-        "methods.tex": escape_latex(text := write_methods(shown, scores)) + "\n",
+        "table.tex": write_latex(table, width=options.width, label="tab:scores"),
+        "methods.tex": escape_latex(text := write_methods(shown, scores, comparisons)) + "\n",
         "methods.md": escape_markdown(text) + "\n",
     }
     figures: list[Path] = []
@@ -157,9 +163,15 @@ def make_paper_table(
     columns: Sequence[Key],
     *,
     has_intervals: bool = True,
-    marks: Mapping[tuple[str, Key], str] | None = None,
+    comparisons: Sequence[Comparison] = (),
 ) -> Table:
-    """Return a line a model and a column a key; what all columns share is said in the title."""
+    """Return a line a model and a column a key; what all columns share is said in the title.
+
+    A mark stands where a comparison with the baseline is decided.
+    """
+    shown = [own for own in comparisons if (own.series, own.column, own.length) in columns]
+    marks = {(own.entry, (own.series, own.column, own.length)): MARKS.get(own.outcome, "")
+             for own in shown}  # fmt: skip
     index = {(s.entry, (s.series, s.column, s.length)): s for s in scores}
     entries = [e for e in dict.fromkeys(s.entry for s in scores)
                if any((e, key) in index for key in columns)]  # fmt: skip
@@ -167,16 +179,35 @@ def make_paper_table(
     title, heads = _name_columns(columns)
     rows = []
     for entry in entries:
-        cells = [score_cell(index.get((entry, key)), {}) for key in columns]
-        cells = [c if has_intervals else replace(c, text=c.text.partition(" [")[0]) for c in cells]
+        cells = []
+        for key in columns:
+            cell = score_cell(index.get((entry, key)), {})
+            value, bracket, interval = cell.text.partition(" [")
+            text = f"{value}{marks.get((entry, key), '')}"
+            cells.append(replace(cell, text=text + (bracket + interval if has_intervals else "")))
         rows.append((Cell(text=entry), *cells))
     return Table(
         name="scores",
         title=title,
         heads=("model", *heads),
         rows=tuple(rows),
-        notes=tuple(_caption(own, any(c.is_best for row in rows for c in row), has_intervals)),
+        notes=(
+            *_caption(own, any(c.is_best for row in rows for c in row), has_intervals),
+            *_explain_marks(shown),
+        ),
     )
+
+
+def _explain_marks(comparisons: Sequence[Comparison]) -> Iterable[str]:
+    """Yield what the marks are, where some lines were compared."""
+    if paired := [own for own in comparisons if own.outcome != "not paired"]:
+        better, worse = MARKS["better"], MARKS["worse"]
+        yield (
+            f"{better} better, {worse} worse than {paired[0].baseline} on the same prompts, at 5 % "
+            "after Holm's correction"
+        )
+        rest = "undecided" if len(paired) == len(comparisons) else "undecided, or not paired"
+        yield f"No mark: {rest}"
 
 
 def _name_columns(columns: Sequence[Key]) -> tuple[str, list[str]]:
