@@ -226,6 +226,18 @@ def time_table() -> str:
                  "GB"], rows)  # fmt: skip
 
 
+def needle_intervals_table() -> str:
+    """Return the intervals of means over all cells with NeedleBench's needles and with own ones."""
+    cell = "{mean:.0f} [{low:.0f}, {high:.0f}]"
+    rows = [
+        [row["model"].partition(" target")[0].replace(", none", ""),
+         cell.format(**row["published"]), cell.format(**row["independent"]),
+         f"{row['times_narrower']:.1f}"]
+        for row in read_record("needle_intervals.json")["rows"] if row["column"] == "all"
+    ]  # fmt: skip
+    return make(["percent of 200 answers", "published", "independent", "times narrower"], rows)
+
+
 def coverage_table() -> str:
     """Return coverage and width of the leaderboard's intervals and of two others."""
     return make(
@@ -579,6 +591,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "interval_coverage": coverage_table,
     "paired_comparisons": comparisons_table,
     "paired_families": families_table,
+    "needle_intervals": needle_intervals_table,
     "option_scoring": options_table,
     "ruler_build": building_table,
     "study": study_table,
