@@ -88,6 +88,7 @@ def test_a_paper_compiles_with_its_fonts_in_it(tmp_path, name, width):
         rows = [line.split()[-5:] for line in listed.stdout.splitlines()[2:]]
         assert rows
         assert {row[0] for row in rows} == {"yes"}, "a font is not embedded"
+        assert "Type 3" not in listed.stdout
         for figure in (tmp_path / "paper/figures").glob("*.pdf"):
             assert b"/Type3" not in figure.read_bytes()
 
@@ -148,15 +149,15 @@ def test_what_is_decided_against_the_baseline_is_marked(three, tmp_path):
     words = ["paper", str(three), "-o", str(tmp_path), "--no-intervals"]
     words += ["--columns", "RULER: 13 tasks at 131,072"]
     for baseline, marks in (
-        ("one", {"two": r"\ddag", "three-ar": r"\ddag"}),
-        ("two", {"one": r"\dag"}),
+        ("one", {"two": r"\ddagger", "three-ar": r"\ddagger"}),
+        ("two", {"one": r"\dagger"}),
     ):
         assert main([*words, "--baseline", baseline]) == 0
         text = (tmp_path / "table.tex").read_text()
         rows = [line.split(" & ") for line in text.splitlines() if line.endswith(r"\\")]
         assert "13 tasks" in text
         found = {row[0].replace(r"\allowbreak{}", ""): row[1] for row in rows[1:]}
-        marked = {name: re.search(r"\\d?dag", cell) for name, cell in found.items()}
+        marked = {name: re.search(r"\\d?dagger", cell) for name, cell in found.items()}
         assert {name: m.group() for name, m in marked.items() if m} == marks
         assert f"worse than {baseline} on the same prompts" in text
         assert f"compared with {baseline}" in (tmp_path / "methods.tex").read_text()

@@ -33,12 +33,12 @@ LABEL_SHARE = 0.36  # of the line: what the names of rows take at most, together
 MOST_LINES, HEAD_LINES = 44, 5
 #: Parts of the font's size that signs take which LaTeX draws by itself, or in another font.
 _DRAWN = {" ": 0.34, "_": 0.4, "<": 0.8, ">": 0.8, "\\": 0.55, "|": 0.3, "{": 0.55, "}": 0.55}
+#: Signs of text that few installations have as outlines are those of maths.
 _SIGNS = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"$\mathdollar$", "&": r"\&",
+    "#": r"\#", "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "≥": r"$\geq$", "<": r"$<$", ">": r"$>$", "−": "--", "±": r"$\pm$", "…": r"\ldots{}",
-    "|": r"\textbar{}", "[": "{[}", "]": "{]}",
-    "†": r"\textsuperscript{\dag}", "‡": r"\textsuperscript{\ddag}",
+    "|": r"\textbar{}", "[": "{[}", "]": "{]}", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$",
 }  # fmt: skip
 #: A score, its interval, and what follows.
 _INTERVAL = re.compile(r"^(.*?) \[([^\]]+)\](.*)$")

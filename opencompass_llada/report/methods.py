@@ -102,11 +102,11 @@ def _benchmarks(collection: Collection) -> Iterator[str]:
             parts.append(f"{_join(rows.draws.dropna())} draws of needles")
         if depths := rows.depth.dropna().nunique():
             parts.append(f"{depths} depths")
-        if rows.generation_length.notna().any():
+        if name != "perplexity" and rows.generation_length.notna().any():
             most = _join(sorted(set(rows.generation_length.dropna())))
             parts.append(f"{most} generated tokens at most")
         counts = sorted(set(rows.n.dropna()))
-        unit = "tokens scored" if name == "perplexity" else "samples"
+        unit = "windows of text" if name == "perplexity" else "samples"
         parts.append(f"{_join(f'{own:,}' for own in counts)} {unit} a cell")
         if lost := int((rows.status != "ok").sum()):
             parts.append(f"{lost} results are missing")
