@@ -16,7 +16,7 @@ from opencompass_llada.report.figures import draw_costs
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.scores import rank_scores
 from opencompass_llada.report.tables import make_tables
-from opencompass_llada.runs import provenance, timing
+from opencompass_llada.runs import machine, provenance, timing
 from opencompass_llada.runs.run_folder import find_runs
 
 
@@ -43,7 +43,7 @@ def test_one_name_may_stand_for_a_sampler_a_benchmark(run, monkeypatch):
 
 
 def alone(monkeypatch, others=0.0):
-    monkeypatch.setattr(timing, "_other_cores", lambda before, after: others)
+    monkeypatch.setattr(timing, "other_cores", lambda before, after: others)
 
 
 def time(run, *options):
@@ -121,11 +121,14 @@ def test_seconds_of_a_shared_machine_are_neither_ranked_nor_drawn(tmp_path):
     assert all(cost.is_shared for cost in costs)
     for path in (run / "provenance").glob("*.jsonl"):
         lines = [
-            json.loads(line) | {"tasks_at_a_time": 1} for line in path.read_text().splitlines()
+            json.loads(line) | {"tasks_at_a_time": 1, "other_cores": 0.1}
+            for line in path.read_text().splitlines()
         ]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert not any(cost.is_shared for cost in find_costs(collect([run])))
     assert label_of_cost_axis(run) == {"seconds a sample, mean of the run (one task at a time)"}
+    path.write_text(path.read_text().replace('"other_cores": 0.1', '"other_cores": 1.1'))
+    assert sum(cost.is_shared for cost in find_costs(collect([run]))) == 2, "on both benchmarks"
 
 
 @pytest.mark.parametrize(
@@ -149,9 +152,9 @@ def test_a_run_without_answers_is_refused(tmp_path, capsys):
 
 
 def test_other_processes_are_told_by_the_machines_busy_time():
-    assert timing._other_cores((0.0, 10.0, 1.0), (10.0, 25.0, 8.0)) == 0.8
-    assert timing._other_cores((0.0, 10.0, 1.0), (10.0, 12.0, 4.0)) == 0.0
-    assert timing._other_cores(None, None) is None
+    assert machine.other_cores((0.0, 10.0, 1.0), (10.0, 25.0, 8.0)) == 0.8
+    assert machine.other_cores((0.0, 10.0, 1.0), (10.0, 12.0, 4.0)) == 0.0
+    assert machine.other_cores(None, None) is None
 
 
 def test_a_task_knows_how_many_go_on_beside_it(monkeypatch):

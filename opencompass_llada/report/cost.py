@@ -12,6 +12,7 @@ from typing import Any
 
 from opencompass_llada.report.collect import CellKey, Collection, key_of
 from opencompass_llada.report.timings import Timing, find_timings, longest_alone
+from opencompass_llada.runs.machine import OTHER_CORES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def _add_up(collection: Collection, names: tuple[str, str, str], cells: Sequence
     return replace(
         cost,
         num_prompts=int(prompts),
-        is_shared=any(record.get("tasks_at_a_time") != 1 for record in records),
+        is_shared=not all(map(_was_alone, records)),
         seconds=seconds,
         seconds_per_sample=seconds / prompts,
         nfe_per_sample=None if passes is None else passes / prompts,
@@ -99,6 +100,12 @@ def _add_up(collection: Collection, names: tuple[str, str, str], cells: Sequence
         tokens_per_second=tokens / seconds if tokens else None,
         reason="recorded before passes were counted by sample" if passes is None else "",
     )
+
+
+def _was_alone(record: Mapping[str, Any]) -> bool:
+    """Tell whether nothing else is known to have run: neither a task beside it nor others'."""
+    others = record.get("other_cores")
+    return record.get("tasks_at_a_time") == 1 and others is not None and others < OTHER_CORES
 
 
 def _total(records: Sequence[Mapping[str, Any]], name: str) -> float | None:

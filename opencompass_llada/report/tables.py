@@ -287,7 +287,7 @@ def _make_costs(costs: Sequence[Cost]) -> Table:
     notes = (
         "NFE: forward passes that a sample went through until its answer was complete, as many as "
         "alone. Seconds in the model, loading left out. "
-        f"{SHARED.capitalize()}: tasks ran side by side, or nothing says that they did not, so "
+        f"{SHARED.capitalize()}: tasks ran side by side or beside others', or nothing says not, so "
         "that these seconds are not compared; opencompass-llada time WORKDIR measures them alone. "
         "Passes of batches: the model's calls, each for all samples of a batch. Prompt tokens are "
         "not counted as generated. Memory: tensors on the GPU; on a CPU the peak of the whole "

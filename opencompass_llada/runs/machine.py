@@ -10,12 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
 PYTHON_RANGE = ((3, 10), (3, 13))
 #: A folder for each GPU, where a driver is loaded; known in containers without nvidia-smi, too.
 DRIVER = Path("/proc/driver/nvidia/gpus")
+#: Cores that other processes may use of a machine on which a run is still alone.
+OTHER_CORES = 0.2
+BusyTimes = tuple[float, float, float]
 
 
 class EnvironmentFault(RuntimeError):
@@ -126,3 +130,23 @@ def visible_devices_as_indices(visible: str, devices: list[str]) -> str:
         is_id = entry.startswith("GPU-") and len(matches) == 1
         entries.append(str(matches[0]) if is_id else entry)
     return ",".join(entries)
+
+
+def busy_seconds() -> BusyTimes | None:
+    """Return time, seconds that all cores were busy, and those of this process; Linux alone."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(value) for value in file.readline().split()[1:9]]
+    except OSError:
+        return None
+    idle = ticks[3] + ticks[4]
+    busy = (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), busy, time.process_time()
+
+
+def other_cores(before: BusyTimes | None, after: BusyTimes | None) -> float | None:
+    """Return how many cores other processes kept busy, on average; None where nothing tells."""
+    if before is None or after is None:
+        return None
+    elapsed, busy, own = (end - start for start, end in zip(before, after, strict=True))
+    return round(max(0.0, (busy - own) / elapsed), 3)

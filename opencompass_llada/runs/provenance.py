@@ -28,7 +28,7 @@ from typing import Any
 from opencompass_llada import __version__
 from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
 from opencompass_llada.redaction import redact
-from opencompass_llada.runs import hashes
+from opencompass_llada.runs import hashes, machine
 from opencompass_llada.runs import recorded_files as recorded
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def recording(
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    busy = machine.busy_seconds()
     before, started, clock = _read_counters(model), _iso(datetime.now()), time.perf_counter()
     yield
     rows = getattr(dataset, "test", None)
@@ -129,6 +130,7 @@ def recording(
         },
         "peak_memory_bytes": _peak_memory(),
         "tasks_at_a_time": _read_tasks(),
+        "other_cores": machine.other_cores(busy, machine.busy_seconds()),
         "num_samples": None if rows is None else len(rows),
         "dataset_hash": None if rows is None else hashes.hash_rows(rows),
     }

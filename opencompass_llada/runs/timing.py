@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections import defaultdict
@@ -24,14 +23,13 @@ from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.encode import VerbatimText
 from opencompass_llada.runs import recorded_files as recorded
+from opencompass_llada.runs.machine import OTHER_CORES, busy_seconds, other_cores
 from opencompass_llada.runs.provenance import describe_environment
 from opencompass_llada.runs.run_folder import Pair, RunFolder, find_runs
 
 logger = logging.getLogger(__name__)
 
 FILE = "timing.json"
-#: Cores that other processes may use of a machine on which a run is still alone.
-OTHER_CORES = 0.2
 #: GPU memory that others may hold: this process's own context is not told from theirs.
 OTHER_BYTES = 2 * 2**30
 
@@ -108,13 +106,13 @@ def measure(
         recorded.model_name(model): {"load_seconds": [], "first_call_seconds": []}
         for model, _ in pairs
     }
-    before = _busy_seconds()
+    before = busy_seconds()
     for number in range(rounds):
         groups = list(by_config.values())
         for own in groups[:: -1 if number % 2 else 1]:  # who comes first is no advantage
             _time_model(run, own, samples, models[recorded.model_name(own[0][0])], cells)
     machine = describe_environment()
-    others = _other_cores(before, _busy_seconds())
+    others = other_cores(before, busy_seconds())
     return {
         **{key: machine[key] for key in ("command", "platform", "num_cores", "git_commit")},
         "date": date.today().isoformat(),
@@ -209,26 +207,6 @@ def _describe_device(device: Any) -> str:
     import torch
 
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-
-
-def _busy_seconds() -> tuple[float, float, float] | None:
-    """Return time, seconds that all cores were busy, and those of this process; Linux alone."""
-    try:
-        with open("/proc/stat", encoding="ascii") as file:
-            ticks = [int(value) for value in file.readline().split()[1:9]]
-    except OSError:
-        return None
-    idle = ticks[3] + ticks[4]
-    busy = (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
-    return time.perf_counter(), busy, time.process_time()
-
-
-def _other_cores(before: Any, after: Any) -> float | None:
-    """Return how many cores other processes kept busy, on average; None where nothing tells."""
-    if before is None or after is None:
-        return None
-    elapsed, busy, own = (end - start for start, end in zip(before, after, strict=True))
-    return round(max(0.0, (busy - own) / elapsed), 3)
 
 
 def _gpu_is_shared() -> bool:
