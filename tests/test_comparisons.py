@@ -9,6 +9,7 @@ import pandas
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json, write_run
 
 from opencompass_llada.cli import main as run_command
@@ -126,6 +127,8 @@ def test_parts_of_an_average_are_compared_within_themselves():
 
 def test_holm_by_hand():
     assert holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
+    many = np.random.default_rng(0).uniform(0, 0.2, 40)
+    assert holm(many) == pytest.approx(multipletests(many, method="holm")[1])
     assert len(holm(np.array([]))) == 0
 
 

@@ -156,10 +156,16 @@ def _student_p_values(differences_PC: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Return Holm's p-values, corrected for as many comparisons as are given."""
-    from statsmodels.stats.multitest import multipletests
+    """Return Holm's p-values, corrected for as many comparisons as are given.
 
-    return np.asarray(multipletests(p_values, method="holm")[1]) if len(p_values) else p_values
+    As `statsmodels.stats.multitest.multipletests` does, which collects garbage at every call: 0.2 s
+    a column where torch is loaded.
+    """
+    order, number = np.argsort(p_values, kind="stable"), len(p_values)
+    adjusted = np.empty(number)
+    factors = np.arange(number, 0, -1)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * factors).clip(max=1.0)
+    return adjusted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
