@@ -189,7 +189,7 @@ def test_a_missing_score_is_not_sent(monkeypatch):
 
 
 def test_trackers_are_checked_before_anything_is_read(tmp_path, monkeypatch, capsys):
-    words = ["report", "nowhere", "-o", str(tmp_path), "--log"]
+    words = ["report", str(tmp_path), "-o", str(tmp_path), "--log"]  # which holds no run
     assert main([*words, "tensorbord:x"]) == 2
     assert "Did you mean 'tensorboard'" in capsys.readouterr().err
     assert main([*words, "wandb"]) == 2
