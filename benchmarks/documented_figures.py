@@ -252,13 +252,16 @@ def coverage_table() -> str:
     )
 
 
+#: How paired_comparisons.py draws needles.
+_DRAWN = {"same": "hard for both alike", "own": "hard for each by its own", "once": "asked once"}
+
+
 def comparisons_table() -> str:
     """Return how often the intervals of differences hold, and pairs of lines are decided."""
-    names = {"same": "hard for both alike", "own": "hard for each by its own", "once": "asked once"}
     return make(
         ["needles", "number", "rates", "interval: coverage, width", "decided", "intervals apart"],
         [
-            [names[row["kind"]], str(row["needles"])]
+            [_DRAWN[row["kind"]], str(row["needles"])]
             + ["{:.0%} and {:.0%}".format(*row["rates"]).replace("%", " %")]
             + [f"{row['coverage']} %, {row['width']}"]
             + [f"{row['decided']} %", f"{row['intervals_apart']} %"]
@@ -272,7 +275,11 @@ def families_table() -> str:
     return make(
         ["needles", "number", "rates of the lines", "any wrong decision", "all pairs right"],
         [
-            [row["kind"], str(row["needles"]), ", ".join(f"{100 * r:.0f}" for r in row["rates"])]
+            [
+                _DRAWN[row["kind"]],
+                str(row["needles"]),
+                ", ".join(f"{100 * r:.0f}" for r in row["rates"]),
+            ]
             + [f"{row['any_wrong']} %", f"{row['all_right']} %"]
             for row in read_record("paired_comparisons.json")["groups"]
         ],
