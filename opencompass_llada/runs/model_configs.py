@@ -73,8 +73,8 @@ class ModelTable:
         if is_path(name) and name not in self.models:  # a folder's name may hold a =
             name, equals, path = "", "=", spec.strip()
         if equals and not path:
-            raise ValueError(f"model {spec!r} names no path; write {name}=FOLDER or {name}.")
-        if not equals:
+            raise ValueError(f"model {name!r} names no path; write {name}=FOLDER or {name}.")
+        if not equals or spec.strip().startswith("="):  # which names nothing
             reject_unknown("model", [name], self.models)
             return name, ""
         path = full_path(path)
