@@ -173,11 +173,12 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
     """Take the config that was read, or that options name, as OpenCompass; refuse what fails."""
     from opencompass_llada.runs import checks, doctor
 
+    has_file = read is not None  # an empty config is one, too
     again = SimpleNamespace(fromfile=lambda path, **_: read)
     try:
-        with mock.patch("opencompass.utils.run.Config", again) if read else nullcontext():
+        with mock.patch("opencompass.utils.run.Config", again) if has_file else nullcontext():
             own = partial(complete, arguments)
-            cfg = read_config(arguments.config, own) if read else own()
+            cfg = read_config(arguments.config, own) if has_file else own()
         checks.check_form(cfg, arguments.mode)
         _check_reuse(cfg, arguments)
         if arguments.mode in ("all", "infer"):
