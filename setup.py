@@ -87,6 +87,7 @@ setup(
             "mypy",
             # The report is tested in a real browser where there is Chromium.
             "selenium",
+            "axe-core-python",
             # The packaging test builds a wheel without build isolation, so without network.
             "setuptools>=70.1",
         ],

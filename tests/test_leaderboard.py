@@ -307,3 +307,26 @@ def test_numbers_stay_numbers_in_csv():
     values = [-0.5, 3, None, "-0.5", "+2", "-1e-3", "−2", "-", "- x", "a"]
     line = write_csv_rows(["h"] * 10, [values]).splitlines()[1]
     assert line == "-0.5,3,,-0.5,+2,-1e-3,−2,'-,'- x,a"
+
+
+def test_lines_are_in_the_order_of_scores_and_unlike_questions_apart(tmp_path):
+    first = write_run(tmp_path / "a", MODELS, CELLS, quality=0.8)
+    more = [niah_cell(length, depth, repeats=8) for length in (2000, 4000) for depth in (0, 50, 100)]
+    more += [ruler_cell(task, 4096, num_samples=6) for task in RULER_TASKS]
+    second = write_run(tmp_path / "b", [make_model("four"), make_model("five")], more, word="text")
+    (first / "results/one/niah_length2000_depth000.json").unlink()
+    page = write_report(find_runs([first, second]), tmp_path / "out")[0].read_text()
+    table = page.partition('<section id="leaderboard"')[2].partition("</section>")[0]
+    assert table.count("<tbody>") == 2
+    own, other = table.split("<tbody>")[1:]
+    found = [re.findall(r"<tr><th>(.*?)</th>", part) for part in (own, other)]
+    assert sorted(map(len, found)) == [2, 3]
+    for part in (own, other):
+        values = re.findall(r"<tr><th>.*?</th><td>.*?</td><td(?: data-v=\"([\d.]+)\")?", part)
+        numbers = [float(value) for value in values if value]
+        assert numbers == sorted(numbers, reverse=True)
+        assert "" not in values[:-1], "what is missing is last"
+    assert "asked the same and are ranked among themselves" in own
+    assert re.search(r"Not asked the same as the first group.*samples a cell \(\d, not \d\)", other)
+    told = (tmp_path / "out/leaderboard.md").read_text()
+    assert re.search(r"- lines \d to 5: Not asked the same", told)

@@ -6,6 +6,7 @@ Skipped where Chromium or its driver is missing; Debian: apt-get install chromiu
 import json
 import re
 import shutil
+from importlib.resources import files
 
 import pytest
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_run
@@ -14,6 +15,8 @@ from opencompass_llada.report.publish import write_report
 from opencompass_llada.runs.run_folder import find_runs
 
 selenium = pytest.importorskip("selenium.webdriver")
+keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+pytest.importorskip("axe_core_python")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 pytestmark = [
@@ -71,11 +74,15 @@ def browser(request, page, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def closed_panel(request):
-    """Close the panel that a failed test has left open."""
+    """Close the panel and take back the filter that a test has left."""
     yield
     if "browser" in request.fixturenames:
         driver = request.getfixturevalue("browser")
-        driver.execute_script("document.getElementById('panel').close()")
+        driver.execute_script(
+            "document.getElementById('panel').close();"
+            "document.querySelector('#models').open = false;"
+            "document.querySelector('#filters form').reset()"
+        )
 
 
 def column(driver, place):
@@ -137,11 +144,126 @@ def test_a_missing_cell_says_so_and_opens_its_state(browser):
     assert "two on niah_length4000_depth050" in browser.find_element("id", "notes").text
 
 
+def walk_to(driver, selector, most=80):
+    """Press Tab until an element has the focus, from the top of the page."""
+    driver.execute_script("document.activeElement.blur(); window.getSelection().removeAllRanges()")
+    driver.execute_script(
+        "document.querySelector('h1').tabIndex = -1; document.querySelector('h1').focus()"
+    )
+    for _ in range(most):
+        selenium.ActionChains(driver).send_keys(keys.TAB).perform()
+        focused = driver.switch_to.active_element
+        if driver.execute_script("return arguments[0].matches(arguments[1])", focused, selector):
+            return focused
+    raise AssertionError(f"{most} times Tab do not reach {selector}")
+
+
+def visible(driver, selector):
+    return [e.text for e in driver.find_elements("css selector", selector) if e.is_displayed()]
+
+
+def test_verdict_and_picture_are_on_the_first_screen(browser):
+    browser.execute_script("window.scrollTo(0, 0)")
+    bottoms = browser.execute_script(
+        "return ['#verdict li', '#heat td'].map(name => document.querySelector(name)"
+        ".getBoundingClientRect().bottom)"
+    )
+    assert 0 < bottoms[0] < bottoms[1] < browser.execute_script("return innerHeight")
+
+
+def test_the_filter_works_without_a_mouse(browser):
+    if not browser.execute_script("return document.querySelector('#filters').open"):
+        walk_to(browser, "#filters > summary").send_keys(keys.SPACE)
+    walk_to(browser, "#models summary").send_keys(keys.SPACE)
+    walk_to(browser, "input[name=part]").send_keys("t")  # two, three-ar
+    heads = "#leaderboard tbody th:first-child"
+    assert {text.partition(" ")[0] for text in visible(browser, heads)} == {"two", "three-ar"}
+    assert len(visible(browser, "#heat figure")) == 2
+    walk_to(browser, "input[name=model][value=two]").send_keys(keys.SPACE)
+    assert visible(browser, heads) == ["three-ar"]
+    walk_to(browser, "#models summary").send_keys(keys.SPACE)
+    walk_to(browser, "select[name=benchmark]").send_keys("RULER")
+    assert visible(browser, "#heat") == []
+    assert visible(browser, "#ruler h2") == ["RULER"]
+    walk_to(browser, "select[name=tokens]").send_keys("8,192")
+    assert set(visible(browser, "#ruler tbody td:nth-child(2)")) == {"8,192"}
+    assert {text.partition(" tokens")[0][-5:] for text in visible(browser, ".block")} == {"8,192"}
+    walk_to(browser, "button[type=reset]").send_keys(keys.SPACE)
+    assert len(visible(browser, heads)) == 3
+    assert visible(browser, "#shown")[0].startswith("3 of 3 models")
+
+
+def test_failed_samples_alone_are_shown(browser):
+    script = (
+        "return [...document.querySelectorAll('.answers tr')]"
+        ".filter(row => !row.closest('[hidden]')).map(row => row.cells[2].textContent)"
+    )
+    before = browser.execute_script(script)
+    assert {"0", "100"} <= set(before)
+    browser.execute_script("document.querySelector('#filters').open = true")
+    walk_to(browser, "input[name=failed]").send_keys(keys.SPACE)
+    scores = browser.execute_script(script)
+    assert len(scores) == before.count("0") + before.count("5")
+    assert all(float(score) < 50 for score in scores)
+
+
+def test_two_models_are_compared_prompt_by_prompt_without_a_mouse(browser):
+    walk_to(browser, "select[name=b]").send_keys("three-ar")
+    where = browser.find_element("css selector", "#compare output")
+    assert re.match(r"1 of \d+$", where.text)
+    total = int(where.text.split()[-1])
+    walk_to(browser, "input[name=differ]").send_keys(keys.SPACE)
+    assert 0 < int(where.text.split()[-1]) < total
+    seen = []
+    following = walk_to(browser, "#compare button[value='1']")
+    for place in (1, 2):
+        assert where.text.startswith(f"{place} of")
+        articles = browser.find_elements("css selector", "#pair article")
+        assert [a.find_element("tag name", "h4").text for a in articles] == ["one", "three-ar"]
+        scores = [a.find_element("css selector", "p:last-child").text for a in articles]
+        assert len(set(scores)) == 2
+        seen.append(browser.find_element("id", "pair").text)
+        following.send_keys(keys.ENTER)
+    assert seen[0] != seen[1]
+    assert "The password of island" in seen[0]
+    boxes = [a.rect for a in browser.find_elements("css selector", "#pair article")]
+    width = browser.execute_script("return innerWidth")
+    assert (boxes[0]["y"] == boxes[1]["y"]) == (width > 640)
+    walk_to(browser, "#compare button[value='-1']").send_keys(keys.ENTER)
+    assert where.text.startswith("2 of")
+
+
+@pytest.mark.parametrize("state", ["as opened", "all unfolded", "panel"])
+def test_axe_finds_no_serious_fault(browser, state):
+    browser.execute_script(
+        "for (const part of document.querySelectorAll('details')) part.open ="
+        "  arguments[0] || part.matches('#filters, #filters *');",
+        state == "all unfolded",
+    )
+    if state == "panel":
+        click(browser, "#heat a.cell")
+    browser.execute_script(files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
+    found = browser.execute_async_script(
+        "axe.run(document, {resultTypes: ['violations', 'passes']}).then(arguments[0])"
+    )
+    assert len(found["passes"]) > 15, "axe must have seen the page"
+    faults = {
+        rule["id"]: [node["html"][:200] for node in rule["nodes"]][:3]
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+    }
+    assert faults == {}
+
+
 def test_nothing_scrolls_sideways_but_tables(browser):
     script = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     inside, width = browser.execute_script(script)
     assert inside <= width
     assert width in (390, 1280) or 1200 < width < 1280, "a desktop's scroll bar takes some"
+    widest = browser.execute_script(
+        "return Math.max(...[...document.querySelectorAll('.scroll')].map(e => e.clientWidth))"
+    )
+    assert 0 < widest <= width
 
 
 def test_no_request_leaves_the_page(browser, page):

@@ -26,6 +26,7 @@ _BAR_INCHES = 0.21
 #: More bands than this in one panel cannot be told apart.
 MOST_IN_A_PANEL = 5
 HEAT_MAPS = "niah_heat_maps"
+CURVES = "_by_length"  # how names of curves over length end
 TARGET_TITLES = {
     "last": "the same {tokens} tokens, given a growing prefix",
     "segment": "all text up to a length, in chunks given what stands before them",
@@ -54,15 +55,26 @@ def make_plots(
         if own[0].benchmark == "perplexity" or main not in (None, own[0].metric):
             continue
         if (figure := draw_lengths(series, own)) is not None:
-            yield f"{file_name(series)}_by_length", f"{series} over context length", figure
+            caption = (
+                f"{series} over context length{_count([s.n for s in pick_lengths(own)], 'samples')}"
+            )
+            yield f"{file_name(series)}{CURVES}", caption, figure
         if (figure := draw_groups(series, own)) is not None:
             yield f"{file_name(series)}_by_group", f"{series} by group of tasks", figure
     if len(collection.curves):
         trained = {row.entry: row.trained_length for row in collection.rows}
         figure = draw_curves(collection.curves.assign(model=collection.curves.entry), trained)
-        yield "perplexity_by_length", "Perplexity over context length", figure
+        tokens = _count(collection.curves.num_tokens.dropna(), "tokens")
+        yield f"perplexity{CURVES}", f"Perplexity over context length{tokens}", figure
     if (figure := draw_costs(scores, costs)) is not None:
         yield "score_against_cost", "Score against cost of generation", figure
+
+
+def _count(counts: Iterable[int | None], unit: str) -> str:
+    """Say how many samples the points of a figure are of."""
+    known = sorted({int(count) for count in counts if count})
+    ends = " to ".join(f"{end:,}" for end in dict.fromkeys((known[0], known[-1]))) if known else ""
+    return f", n {ends} {unit} a point" if known else ""
 
 
 def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
@@ -182,19 +194,26 @@ def _draw_bars(axes: Any, scores: Sequence[Score | None]) -> None:
     axes.set_axisbelow(True)
 
 
-def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
-    """Draw a benchmark's headline, or the first group that was run; None below two lengths."""
-    frame = pandas.DataFrame(list(scores))
-    frame = frame.astype(dict.fromkeys(("length", "score", "low", "high"), float))
-    present = frame[frame.length.notna() & frame.is_group & (frame.status != "not run")]
+def pick_lengths(scores: Sequence[Score]) -> list[Score]:
+    """Return a benchmark's headline by length, or the first group that was run."""
+    groups = [s for s in scores if s.length is not None and s.is_group and s.status != "not run"]
+    columns = list(dict.fromkeys(score.column for score in groups))
     headline = find_benchmark(scores[0].benchmark).headline
-    column = headline if headline in set(present.column) else next(iter(present.column), None)
-    present = present[present.column == column].sort_values("length", kind="stable")
-    lengths = [int(length) for length in present.length.unique()]
+    chosen = headline if headline in columns else next(iter(columns), None)
+    return [score for score in groups if score.column == chosen]
+
+
+def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
+    """Draw what `pick_lengths` gives; None below two lengths."""
+    points = pick_lengths(scores)
+    lengths = sorted({score.length for score in points if score.length is not None})
     if len(lengths) < 2:
         return None
-    by_entry = dict(list(present.groupby("entry")))
-    lines = [(n, by_entry[own]) for n, own in enumerate(frame.entry.unique()) if own in by_entry]
+    frame = pandas.DataFrame(points)
+    frame = frame.astype(dict.fromkeys(("length", "score", "low", "high"), float))
+    by_entry = dict(list(frame.sort_values("length", kind="stable").groupby("entry")))
+    entries = dict.fromkeys(score.entry for score in scores)
+    lines = [(n, by_entry[own]) for n, own in enumerate(entries) if own in by_entry]
     if len(lines) <= MOST_IN_A_PANEL:
         figure, panels = drawing.make_panels(1, 1, (7.2, 4.4 + 0.11 * len(lines)))
     else:
@@ -218,7 +237,7 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
             axes.annotate(f"threshold {RULER_THRESHOLD:g} %", (0.01, RULER_THRESHOLD), va="bottom",
                           xycoords=("axes fraction", "data"), fontsize=6.5,
                           color="0.35")  # fmt: skip
-    figure.suptitle(f"{series}: {column}", fontsize=11)
+    figure.suptitle(f"{series}: {points[0].column}", fontsize=11)
     score = "score, % (bands: 95 %)"
     if len(panels) > 1:
         figure.supxlabel("context length, tokens (grey: the other models)", fontsize=9)
@@ -263,7 +282,7 @@ def _label_curves(axes: Any, points: pandas.DataFrame, trained: Iterable[int | N
     drawing.label_lengths(axes, lengths)
     known = points.perplexity[points.perplexity < math.inf]
     lowest, highest = (known.min(), known.max()) if len(known) else (1.0, 1.0)  # all may be missing
-    # A very wide bar runs out of the panel, so that the curves stay legible.
+    # A very wide band runs out of the panel, so that the curves stay legible.
     axes.set_ylim(lowest / 2, highest * 2)
     finer = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     drawing.label_decades(axes.yaxis, 4 * highest / lowest, ",.10g", finer=finer)
@@ -280,7 +299,7 @@ def _label_curves(axes: Any, points: pandas.DataFrame, trained: Iterable[int | N
     title = TARGET_TITLES[first.target].format(tokens=tokens)
     axes.set_title(title.replace("  ", " "), fontsize=10)
     axes.set_xlabel(f"context length, tokens (text: {Path(first.text).name})")
-    axes.set_ylabel("perplexity a token\n(bars: 95 % over the masks drawn)")
+    axes.set_ylabel("perplexity a token\n(bands: 95 % over the masks drawn)")
     axes.grid(True, which="major", color="0.9")
     # Below the panel: inside, six models' names lie over curves and marks.
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
@@ -289,11 +308,12 @@ def _label_curves(axes: Any, points: pandas.DataFrame, trained: Iterable[int | N
 def _draw_curve(axes: Any, curve: pandas.DataFrame, number: int) -> None:
     """Draw one model; a missing point breaks the line and is marked at the bottom."""
     style, first, values = drawing.style_of(number), curve.iloc[0], curve.perplexity
-    bars = [values - curve.perplexity_low, curve.perplexity_high - values]
+    ends = curve.perplexity_low, curve.perplexity_high
+    axes.fill_between(curve.length, *ends, color=style["color"], alpha=0.18, linewidth=0)
     kinds = sorted({ESTIMATOR_NAMES[name] for name in curve.estimator.dropna()})
-    axes.errorbar(
-        curve.length, values, yerr=bars, color=style["color"],
-        capsize=2.5, marker=style["marker"], markersize=4.5, linewidth=1.5,
+    axes.plot(
+        curve.length, values, color=style["color"],
+        marker=style["marker"], markersize=4.5, linewidth=1.5,
         label=f"{first.title}, {name_scaling(first.scaling)} ({', '.join(kinds) or 'missing'})",
     )  # fmt: skip
     for length in curve.length[values.isna()]:

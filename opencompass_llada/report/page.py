@@ -13,15 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.averages import cell_interval
 from opencompass_llada.report.collect import CELL_KEY, CellKey, Collection, key_of
-from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, make_entry_grids
+from opencompass_llada.report.figures import CURVES
+from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, Grid, make_entry_grids
 from opencompass_llada.report.results import Sample, shorten
 from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs.hashes import hash_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 CONFIG_BUDGET = 400_000  # characters of configs in a page; the rest is in provenance.json
+MOST_SENTENCES = (
+    4  # of the verdict; further ones are folded, so that a picture is on the first screen
+)
 SAMPLE_BUDGET = 2_600_000  # characters of HTML that all samples together may take
 #: What the markup around a data set, a prompt and an answer takes.
 _BLOCK_MARKUP, _PROMPT_MARKUP, _ANSWER_MARKUP, _STATE_MARKUP = 300, 420, 190, 84
@@ -31,11 +36,11 @@ _TOTALS = {"wall_seconds": "{:.1f}", "num_prompts": "{:,.0f}", "num_generated_to
            "seconds": "{:.1f}"}  # fmt: skip
 
 
-def make_plot(caption: str, figure: Any, svg: bytes) -> dict[str, Any]:
+def make_plot(name: str, caption: str, figure: Any, svg: bytes) -> dict[str, Any]:
     """Return a matplotlib figure for the page, given its SVG; sizes are CSS pixels."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     address = "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-    return {"caption": caption, "address": address, "width": width, "height": height}
+    return {"name": name, "caption": caption, "address": address, "width": width, "height": height}
 
 
 class SampleAnswer(NamedTuple):
@@ -137,10 +142,12 @@ def _write_colours() -> str:
 
     rules = []
     for level in range(101):
-        red, green, blue, _ = colormaps[COLOUR_MAP](level / 100)
-        shade = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        text = "#fff" if shade < 0.5 else "#000"
-        code = to_hex((red, green, blue))
+        colour = colormaps[COLOUR_MAP](level / 100)[:3]
+        # Relative luminance; at 0.179 black and white have the same contrast (WCAG 2.2).
+        linear = [(c / 12.92 if c <= 0.04 else ((c + 0.055) / 1.055) ** 2.4) for c in colour]
+        red, green, blue = linear
+        text = "#fff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179 else "#000"
+        code = to_hex(colour)
         rules.append(f".s{level},.s{level} a{{background:{code};color:{text}}}")
     return "\n".join(rules)
 
@@ -166,11 +173,24 @@ def _show_config(file: Path, room: int) -> tuple[str, str]:
     return name, text
 
 
-def render_page(collection: Collection, samples: Samples, **parts: Any) -> str:
-    """Return the page, given its title, subtitle, notes, tables, plots and published figures."""
+def _title_of(row: Any) -> str:
+    return find_benchmark(row.benchmark).title
+
+
+def _find_widest(grid: Grid) -> float | None:
+    """Return the width of the widest interval of a map's cells, in points; None if none has one."""
+    ends = map(cell_interval, grid.rows.values())
+    return max((high - low for low, high in filter(None, ends)), default=None)
+
+
+def render_page(
+    collection: Collection, samples: Samples, plots: Sequence[Mapping[str, Any]], **parts: Any
+) -> str:
+    """Return the page, given its title, subtitle, verdict, notes, tables and published figures."""
     import jinja2
     import markupsafe
 
+    results = collection.results
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -187,11 +207,21 @@ def render_page(collection: Collection, samples: Samples, **parts: Any) -> str:
     )
     return environment.get_template("page.html").render(
         **parts,
+        curves=[plot for plot in plots if plot["name"].endswith(CURVES)],
+        plots=[plot for plot in plots if not plot["name"].endswith(CURVES)],
         policy=policy,
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
-        grids=make_entry_grids(collection.results),
+        entries=list(results.entry.unique()),
+        benchmarks=list(
+            dict.fromkeys(map(_title_of, results.drop_duplicates("benchmark").itertuples()))
+        ),
+        lengths=sorted(set(results.length.dropna())),
+        title_of=_title_of,
+        most_sentences=MOST_SENTENCES,
+        grids=make_entry_grids(results),
         metric_names=METRIC_NAMES,
+        find_widest=_find_widest,
         find_interval=cell_interval,
         anchor_of=lambda row: samples.anchors.get(key_of(row), ""),
         samples=samples,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from opencompass_llada.report.comparisons import Comparison, compare_lines
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
+from opencompass_llada.report.groups import explain_difference
 from opencompass_llada.report.latex import write_latex
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
@@ -107,7 +109,10 @@ def write_report(
     samples = choose_samples(collection)
     links = _find_links(collection, samples.anchors)
     timings = find_timings(collection)
-    tables = make_tables(scores, lengths, costs, compare(scores), links, timings, comparisons)
+    explain = functools.partial(explain_difference, collection.results)
+    tables = make_tables(
+        scores, lengths, costs, compare(scores), links, timings, comparisons, explain
+    )
     tables += make_robustness_tables(settings)
     notes = [*collection.notes, *remarks]
     heading = [*_write_list("Verdict", verdict), *_write_list("What to know", notes)]
@@ -118,16 +123,16 @@ def write_report(
         files = [folder / "plots" / f"{name}.{suffix}" for suffix in ("png", "svg")]
         figures += save_figure(figure, *files)
         if name != HEAT_MAPS:  # the page has its own, with values to hover
-            plots.append(make_plot(caption, figure, files[1].read_bytes()))
+            plots.append(make_plot(name, caption, figure, files[1].read_bytes()))
     page = render_page(
         collection,
         samples,
+        plots,
         title=title,
         subtitle=_describe(collection),
         verdict=verdict,
         notes=notes,
         tables=tables,
-        plots=plots,
         published=make_published(read_figures()),
     )
     columns = [own.name for own in fields(Score) if own.repr]

@@ -1,6 +1,6 @@
 """Makes the report's tables: scores, effective lengths, costs and published figures.
 
-Missing numbers are words. No table averages or ranks anything.
+Missing numbers are words. No table averages or ranks anything; lines are in the order of scores.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.comparisons import Comparison
 from opencompass_llada.report.cost import Cost
+from opencompass_llada.report.groups import Explain, LineGroup, group_lines
 from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (
     OWN_SHARE,
@@ -20,7 +21,7 @@ from opencompass_llada.report.scores import (
     choose_headlines,
 )
 from opencompass_llada.report.timings import Timing
-from opencompass_llada.report.writers import Cell, Table, file_name
+from opencompass_llada.report.writers import Cell, Part, Table, file_name
 
 #: Line, benchmark, task and length -> anchor of the samples.
 Links = Mapping[tuple[str, str, str, int | None], str]
@@ -55,13 +56,19 @@ def score_cell(score: Score | None, links: Links) -> Cell:
     text = form.format(score.score)
     if score.low is not None and score.high is not None:
         text += f" [{form.format(score.low)}, {form.format(score.high)}]"
+    unit = "" if score.higher_is_better else " tokens"
+    count = f"n {score.n:,}{unit}" if score.n else ""
+    if score.effective_n is not None and round(score.effective_n) != score.n:
+        count += f", effective {score.effective_n:,.0f}"
     parts = [f"{score.num_cells} cells"] if score.num_cells > 1 else []
-    parts += [f"{score.n:,} {'samples' if score.higher_is_better else 'tokens'}"] if score.n else []
-    if score.effective_n is not None:
-        parts.append(f"effective number {score.effective_n:,.0f}")
     parts += [f"rank {_rank_cell(score).text}"] if score.rank else []
     return Cell(
-        text=text, value=score.score, hover=", ".join(parts), is_best=score.is_top, link=link
+        text=text,
+        value=score.score,
+        count=count,
+        hover=", ".join(parts),
+        is_best=score.is_top,
+        link=link,
     )
 
 
@@ -89,12 +96,14 @@ def make_tables(
     links: Links,
     timings: Sequence[Timing] = (),
     comparisons: Sequence[Comparison] = (),
+    explain: Explain = lambda benchmark, one, other: "prompts",
 ) -> list[Table]:
     """Make every table but the list of all published figures; `links` are anchors of samples."""
-    tables = [_make_overview(scores, lengths)]
+    tables = [_make_overview(scores, lengths, explain)]
     tables += [_make_differences(comparisons)] if comparisons else []
     for series in dict.fromkeys(score.series for score in scores):
-        tables.append(_make_series(series, [s for s in scores if s.series == series], links))
+        own = [score for score in scores if score.series == series]
+        tables.append(_make_series(series, own, links, explain))
     tables += [_make_lengths(lengths)] if lengths else []
     tables += [_make_costs(costs)] if costs else []
     tables += [_make_timings(timings)] if timings else []
@@ -102,19 +111,36 @@ def make_tables(
     return tables
 
 
-def _make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) -> Table:
+def _make_parts(groups: Sequence[LineGroup], names: Sequence[str]) -> tuple[Part, ...]:
+    """Return which rows, given the line of each, belong to which group."""
+    counts = [sum(name in group.entries for name in names) for group in groups]
+    ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+    return tuple(
+        Part(end - count, end, group.reason)
+        for group, count, end in zip(groups, counts, ends, strict=True)
+    )
+
+
+def _make_overview(
+    scores: Sequence[Score], lengths: Sequence[EffectiveLength], explain: Explain
+) -> Table:
     """Return the leaderboard: a line a model, headline and effective length of each benchmark."""
     columns = choose_headlines(scores)
     heads = ["model", "kind"]
+    head_series = ["", ""]
     for series, column, length in columns:
+        head_series += [series] * 2
         where = "" if length is None else f" at {length:,}"
         heads += [f"{series}: {column}{where}" if column != series else f"{series}{where}", "rank"]
     rules = list(dict.fromkeys((item.series, item.rule) for item in lengths))
     heads += [f"effective length, {series}, {RULE_NAMES[rule]}" for series, rule in rules]
+    head_series += [series for series, _ in rules]
     index = {(s.entry, s.series, s.column, s.length): s for s in scores}
     effective = {(item.entry, item.series, item.rule): item for item in lengths}
     rows = []
-    for entry in dict.fromkeys(score.entry for score in scores):
+    groups = group_lines(scores, columns, explain, is_overview=True)
+    entries = [entry for group in groups for entry in group.entries]
+    for entry in entries:
         own = [index.get((entry, *key)) for key in columns]
         cells = [cell for score in own for cell in (score_cell(score, {}), _rank_cell(score))]
         cells += [_length_cell(effective.get((entry, *rule))) for rule in rules]
@@ -126,6 +152,8 @@ def _make_overview(scores: Sequence[Score], lengths: Sequence[EffectiveLength]) 
         heads=tuple(heads),
         rows=tuple(rows),
         num_labels=2,
+        head_series=tuple(head_series),
+        parts=_make_parts(groups, entries),
         notes=(
             "Brackets: 95 % interval. Rank: 1 plus the number of lines that are better by a paired "
             "test at 5 %, corrected for all pairs of the column (Holm); undecided: the ranks that "
@@ -179,13 +207,15 @@ def _make_differences(comparisons: Sequence[Comparison]) -> Table:
     return _list("baseline", "Against the baseline", comparisons, columns, notes, 4)
 
 
-def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:
+def _make_series(series: str, scores: Sequence[Score], links: Links, explain: Explain) -> Table:
     """Return one benchmark's table: columns by length, or a row a length where there are tasks."""
     present = {s.column for s in scores if s.status != "not run"} or {s.column for s in scores}
     absent = list(dict.fromkeys(s.column for s in scores if s.column not in present))
     shown = [score for score in scores if score.column in present]
     columns = list(dict.fromkeys((s.column, s.is_group) for s in shown))
-    entries = list(dict.fromkeys(score.entry for score in shown))
+    keys = [*choose_headlines(shown), *((series, s.column, s.length) for s in shown)]
+    line_groups = group_lines(shown, list(dict.fromkeys(keys)), explain, is_overview=False)
+    entries = [entry for group in line_groups for entry in group.entries]
     lengths = sorted({s.length for s in shown if s.length is not None})
     places = [*lengths, *([None] if any(s.length is None for s in shown) else [])]
     index = {(s.entry, s.column, s.length): s for s in shown}
@@ -219,6 +249,8 @@ def _make_series(series: str, scores: Sequence[Score], links: Links) -> Table:
         rows=tuple(rows),
         notes=tuple(notes),
         num_labels=1 if len(columns) == 1 else 2,
+        series=series,
+        parts=_make_parts(line_groups, [row[0].text for row in rows]),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _MARKUP = "\\`*_|<>[&$~"
@@ -23,9 +23,18 @@ class Cell:
 
     text: str
     value: float | None = None  # what it sorts by, where that is a number
+    count: str = ""  # of how many samples it is
     hover: str = ""  # what a pointer resting on it shows
     is_best: bool = False  # whether it is the best number of its column
     link: str = ""  # anchor of the samples behind it; '' for an average of several cells
+
+
+class Part(NamedTuple):
+    """Rows of a table that may be compared with each other."""
+
+    start: int = 0
+    stop: int | None = None  # one past the last row; None for all to the end
+    reason: str = ""  # why they stand apart; '' for a table that has no other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,9 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]  # as many cells a row as heads
     notes: tuple[str, ...] = ()  # what to know to read it
     num_labels: int = 1  # columns on the left that name a row, not measured
+    series: str = ""  # the benchmark's title that it is of; '' for several
+    head_series: tuple[str, ...] = ()  # the same of each column; () for a table of none or one
+    parts: tuple[Part, ...] = (Part(),)
 
 
 def show_controls(text: str) -> str:
@@ -100,8 +112,9 @@ def write_markdown(table: Table) -> str:
     ]
     lines = [f"## {escape_markdown(table.title)}", ""]
     lines.append(write_plain_table(heads, rows, table.num_labels))
-    if table.notes:
-        lines += ["", *(f"- {escape_markdown(note)}" for note in table.notes)]
+    apart = [f"lines {p.start + 1} to {p.stop}: {p.reason}" for p in table.parts if p.reason]
+    if notes := [*apart, *table.notes]:
+        lines += ["", *(f"- {escape_markdown(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 

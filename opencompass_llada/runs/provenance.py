@@ -7,6 +7,7 @@ a data set's end, ``superseded`` where a data set's answers were set aside.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -62,10 +63,20 @@ class Provenance:
     ) -> dict[str, Mapping[str, Any]]:
         """Return the records of a data set and its shards; ``datasets``: all names of the run."""
         return {
-            name: record
-            for (abbr, name), record in self.datasets.items()
-            if abbr == model and recorded.is_part(name, dataset, datasets)
+            name: self.datasets[model, name]
+            for name in self._likely_parts.get((model, dataset), ())
+            if recorded.is_part(name, dataset, datasets)
         }
+
+    @functools.cached_property
+    def _likely_parts(self) -> Mapping[tuple[str, str], list[str]]:
+        """Names that may be parts, by model and data set: of 200 models all would take minutes."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for model, name in self.datasets:
+            wholes = {name, name.rpartition("_")[0], recorded.split_shard_name(name)[0]}
+            for whole in wholes:
+                found.setdefault((model, whole), []).append(name)
+        return found
 
 
 def add_record(run_path: Path, record: Mapping[str, Any]) -> None:
