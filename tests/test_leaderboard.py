@@ -311,7 +311,9 @@ def test_numbers_stay_numbers_in_csv():
 
 def test_lines_are_in_the_order_of_scores_and_unlike_questions_apart(tmp_path):
     first = write_run(tmp_path / "a", MODELS, CELLS, quality=0.8)
-    more = [niah_cell(length, depth, repeats=8) for length in (2000, 4000) for depth in (0, 50, 100)]
+    more = [
+        niah_cell(length, depth, repeats=8) for length in (2000, 4000) for depth in (0, 50, 100)
+    ]
     more += [ruler_cell(task, 4096, num_samples=6) for task in RULER_TASKS]
     second = write_run(tmp_path / "b", [make_model("four"), make_model("five")], more, word="text")
     (first / "results/one/niah_length2000_depth000.json").unlink()

@@ -16,44 +16,50 @@ MOST_NAMED = 3
 
 
 def make_verdict(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the sentences: of each benchmark's headline, of the baseline, of what is missing.
+    """Return the sentences: who leads each benchmark's headline, what is missing, the baseline.
 
     `scores` have ranks; `comparisons` are with one baseline.
     """
-    sentences: list[str] = []
+    leaders: list[str] = []
+    gaps: list[str] = []
     for series, column, length in choose_headlines(scores):
         place = (series, column, length)
         members = [s for s in scores if (s.series, s.column, s.length) == place]
         name = series if column == series else f"{series} ({column})"
         where = name if length is None else f"{name} at {length:,} tokens"
-        sentences += _describe_column(where, [s for s in members if s.status != "not run"])
-    return [*sentences, *_describe_baseline(comparisons)]
+        groups: dict[str, list[Score]] = {}
+        for score in sorted(members, key=_sort_key):
+            if score.score is not None:
+                groups.setdefault(score.protocol, []).append(score)
+        for number, group in enumerate(groups.values(), start=1):
+            part = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
+            leaders.append(_describe_leader(f"{where}{part}", group))
+        gaps += _describe_gaps(where, [s for s in members if s.status == "missing"], len(groups))
+    return [*leaders, *gaps, *_describe_baseline(comparisons)]
 
 
-def _describe_column(where: str, members: Sequence[Score]) -> Iterator[str]:
-    groups: dict[str, list[Score]] = {}
-    for score in members:
-        if score.score is not None:
-            groups.setdefault(score.protocol, []).append(score)
-    for group in groups.values():
-        yield _describe_leader(where, group)
-    if len(groups) > 1:
+def _sort_key(score: Score) -> float:
+    return -(score.score or 0.0) if score.higher_is_better else score.score or 0.0
+
+
+def _describe_gaps(where: str, missing: Sequence[Score], num_groups: int) -> Iterator[str]:
+    if num_groups > 1:
         yield (
-            f"{where}: {len(groups)} groups of models were asked different things (prompts, "
+            f"{where}: {num_groups} groups of models were asked different things (prompts, "
             "tokenizer, number of samples or lengths) and are not compared with each other."
         )
-    if missing := [score for score in members if score.score is None]:
+    if missing:
         named = ", ".join(score.entry for score in missing[:MOST_NAMED])
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         yield f"{where}: {named}{more} has no score, since results are missing."
 
 
 def _describe_leader(where: str, group: Sequence[Score]) -> str:
-    ordered = sorted(group, key=lambda s: s.score or 0.0, reverse=group[0].higher_is_better)
-    leader = ordered[0]
-    if len(ordered) == 1:
+    """Say who is best of a group, the best of which come first."""
+    leader = group[0]
+    if len(group) == 1:
         return f"{where}: {leader.entry} has {_show(leader)}, with no other to compare it with."
-    second = ordered[1]
+    second = group[1]
     lead = _describe_difference(leader, second)
     if leader.rank is None:
         why = f" ({leader.undecided})" if leader.undecided else ""
@@ -66,7 +72,13 @@ def _describe_leader(where: str, group: Sequence[Score]) -> str:
 
 
 def _show(score: Score) -> str:
-    return f"{score.score:.1f} %" if score.higher_is_better else f"{score.score:.4g}"
+    form, unit = ("{:.1f}", " %") if score.higher_is_better else ("{:.4g}", "")
+    parts = []
+    if score.low is not None and score.high is not None:
+        parts.append(f"[{form.format(score.low)}, {form.format(score.high)}]")
+    parts += [f"n {score.n:,}"] if score.n else []
+    told = f" ({', '.join(parts)})" if parts else ""
+    return f"{form.format(score.score)}{unit}{told}"
 
 
 def _describe_difference(leader: Score, second: Score) -> str:
