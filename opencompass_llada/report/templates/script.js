@@ -102,6 +102,9 @@
     for (const section of all("main > section[data-b], figure[data-b]")) {
       section.hidden = !wanted.benchmark(section.dataset.b) || !wanted.model(section.dataset.m || "");
     }
+    for (const section of all("main > section:has(figure)")) {
+      section.hidden = all("figure", section).every((figure) => figure.hidden);
+    }
     const answers = all(".block").map(filterBlock).reduce((sum, number) => sum + number, 0);
     byId("shown").textContent = `${wanted.count} of ${boxes.length} models, ${answers} answers to read`;
     comparePairs(0);
