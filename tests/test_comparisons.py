@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 
 import numpy as np
 import pandas
@@ -237,6 +238,7 @@ def test_the_report_says_who_leads_and_what_is_missing(run, tmp_path):
     assert "RULER" in verdict
     assert "three-ar has no score, since results are missing" in verdict
     assert "Against the baseline two" in verdict
+    assert re.search(r"decided against two: one better, \+100.0 \\\[\+\d", verdict)
     rows = list(csv.DictReader((out / "comparisons.csv").open(newline="")))
     whole = {row["entry"]: row for row in rows
              if row["column"] == "mean over depths" and row["metric"] == "accuracy"

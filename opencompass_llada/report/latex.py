@@ -222,7 +222,9 @@ def _stretch(labels: Sequence[_Column], block: Sequence[_Column], room: float) -
     widths = [own.natural for own in labels] + [own.least for own in block]
     wishes = [0.0] * len(labels) + [own.natural - own.least for own in block]
     widths = _grow(widths, wishes, room)
-    wishes = [max(own.sizes) - own.natural for own in labels] + [0.0] * len(block)
+    wishes = [max(own.sizes, default=own.natural) - own.natural for own in labels] + [0.0] * len(
+        block
+    )
     return _grow(widths, wishes, room)
 
 

@@ -140,7 +140,8 @@ def _describe_undecided(place: int, entries: Sequence[str], decisions: Decisions
             entries[other] + (f" (about {more:,} more samples would decide)" if more else "")
         )
     rest = len(others) - MOST_NAMED
-    return f"undecided against {', '.join(named)}" + (f" and {rest} more" if rest > 0 else "")
+    named += [f"{rest} more"] if rest > 0 else []
+    return f"undecided against {' | '.join(named)}"  # names hold commas
 
 
 def main_metric(scores: Sequence[Score], benchmark: str) -> str | None:

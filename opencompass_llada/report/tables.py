@@ -157,7 +157,8 @@ def _make_overview(
         notes=(
             "Brackets: 95 % interval. Rank: 1 plus the number of lines that are better by a paired "
             "test at 5 %, corrected for all pairs of the column (Holm); undecided: the ranks that "
-            "the pairs leave open. Not paired: no other line was asked the same. Bold: the best "
+            "the pairs leave open. Not paired: no other line was asked the same, or no scores by "
+            "sample are recorded. Bold: the best "
             "number, whether or not the difference means anything.",
             f"{MISSING}: a cell of the average has no result, so there is no average. "
             f"{NOT_RUN}: not part of the run.",

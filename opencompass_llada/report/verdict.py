@@ -5,6 +5,7 @@ States nothing that the tables do not hold. The same scores give the same senten
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +23,8 @@ def make_verdict(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> 
     """
     leaders: list[str] = []
     gaps: list[str] = []
-    for series, column, length in choose_headlines(scores):
+    headlines = choose_headlines(scores)
+    for series, column, length in headlines:
         place = (series, column, length)
         members = [s for s in scores if (s.series, s.column, s.length) == place]
         name = series if column == series else f"{series} ({column})"
@@ -35,7 +37,7 @@ def make_verdict(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> 
             part = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
             leaders.append(_describe_leader(f"{where}{part}", group))
         gaps += _describe_gaps(where, [s for s in members if s.status == "missing"], len(groups))
-    return [*leaders, *gaps, *_describe_baseline(comparisons)]
+    return [*leaders, *gaps, *_describe_baseline(comparisons, headlines)]
 
 
 def _sort_key(score: Score) -> float:
@@ -93,17 +95,44 @@ def _describe_difference(leader: Score, second: Score) -> str:
         return f"level with {second.entry}"
     ends = difference_interval(leader.clusters, second.clusters)
     form, unit = ("{:.1f}", "points") if leader.clusters.is_bounded else ("{:.3f}", "nats a token")
-    low, high = sorted(map(abs, ends)) if ends and ends[0] * ends[1] > 0 else ends or (None, None)
-    between = "" if low is None else f" [{form.format(low)}, {form.format(high)}]"
+    # Fewer nats are better: the lead is positive either way.
+    limits = sorted(math.copysign(1, mean) * end for end in ends or ())
+    between = f" [{', '.join(map(form.format, limits))}]" if limits else ""
     return f"{form.format(abs(mean))}{between} {unit} ahead of {second.entry}"
 
 
-def _describe_baseline(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    counts = Counter(found.outcome for found in comparisons)
+def _describe_baseline(
+    comparisons: Sequence[Comparison], headlines: Sequence[tuple[str, str, int | None]]
+) -> Iterator[str]:
+    """Name the largest decided differences of the headlines, and count all."""
     if not comparisons:
         return
+    baseline, counts = comparisons[0].baseline, Counter(found.outcome for found in comparisons)
     parts = [f"{number} {name}" for name, number in sorted(counts.items())]
     yield (
-        f"Against the baseline {comparisons[0].baseline}: of {len(comparisons)} comparisons "
-        f"{', '.join(parts)} (5 % level, corrected for their number)."
+        f"Against the baseline {baseline}: of {len(comparisons)} comparisons {', '.join(parts)} "
+        "(5 % level, corrected for their number)."
     )
+    for headline in headlines:
+        decided = [
+            found
+            for found in comparisons
+            if (found.series, found.column, found.length) == headline
+            and found.outcome in ("better", "worse")
+        ]
+        largest = sorted(decided, key=lambda found: -abs(found.difference or 0.0))[:MOST_NAMED]
+        if largest:
+            named = " | ".join(map(_describe_decided, largest))
+            more = f" | {len(decided) - MOST_NAMED} more" if len(decided) > MOST_NAMED else ""
+            yield f"{headline[0]} ({headline[1]}), decided against {baseline}: {named}{more}."
+
+
+def _describe_decided(found: Comparison) -> str:
+    is_nats = found.metric == "nats a token"
+    form, unit = ("{:+.3f}", found.metric) if is_nats else ("{:+.1f}", "points")
+    ends = (
+        ""
+        if found.low is None or found.high is None
+        else (f" [{form.format(found.low)}, {form.format(found.high)}]")
+    )
+    return f"{found.entry} {found.outcome}, {form.format(found.difference)}{ends} {unit}"
