@@ -12,7 +12,7 @@ from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json
 from opencompass_llada.cli import main
 from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
-from opencompass_llada.report.lm_eval import export, read_lm_eval
+from opencompass_llada.report.lm_eval import _has_shares, _scale, export, read_lm_eval
 from opencompass_llada.report.scores import rank_scores
 from opencompass_llada.report.trackers import open_tracker
 
@@ -135,6 +135,58 @@ def test_an_export_has_the_harness_fields_and_comes_back(run, tmp_path):
     line = json.loads((tmp_path / "out/samples_ruler_vt_length4096_1.jsonl").open().readline())
     prompt = line["arguments"]["gen_args_0"]["arg_0"]
     assert line["prompt_hash"] == hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def test_one_name_with_other_arguments_is_another_model(run, tmp_path):
+    """Files of one path in two folders, too; a folder named twice is read once."""
+    arguments = ("pretrained=some/model", "pretrained=some/model,peft=some/lora")
+    for place, text in zip("ab", arguments, strict=True):
+        folder = tmp_path / f"lm/{place}/some__model"
+        write_harness(folder, config={"model": "hf", "model_args": text})
+    found = read_lm_eval([tmp_path / "lm", tmp_path / "lm/a"])
+    collection = collect([run], found)
+    entries = set(collection.results.entry) - {"one"}
+    assert entries == {
+        f"some/model ({HARNESS}) [{path}]" for path in ("some/model", "some/model + peft=some/lora")
+    }
+    assert len({own.run.name for own in found}) == len(found) == 2
+    assert not any("measured some cells alike" in note for note in collection.notes)
+
+
+def test_prompts_asked_in_another_form_are_another_question(run, tmp_path):
+    for place, form in (("a", "0" * 8), ("b", "1" * 8)):
+        folder = write_harness(tmp_path / "lm" / place, chat_template_sha=form)
+        for samples in folder.glob("samples_*"):
+            samples.unlink()
+    rows = collect([run], read_lm_eval([tmp_path / "lm"])).rows
+    assert len({row.entry for row in rows if row.task == "gsm8k"}) == 2
+
+
+def test_perplexities_of_files_that_do_not_say_so_are_left_out(run, tmp_path):
+    write_harness(tmp_path / "lm", higher_is_better={})
+    rows = collect([run], read_lm_eval([tmp_path / "lm"])).rows
+    assert not [row.metric for row in rows if row.metric == "word_perplexity"]
+
+
+def test_exports_side_by_side_keep_their_own_samples(tmp_path):
+    cells = [niah_cell(2000, 50, repeats=4)]
+    two = write_run(tmp_path / "two", [make_model("x"), make_model("y")], cells, quality=0.6)
+    own = {row.entry: row.sample_scores for row in collect([two]).rows if row.metric == "score"}
+    for name in "xy":
+        export(collect([two]), tmp_path / f"{name}.json", name)
+    for name in "xy":
+        [imported] = read_lm_eval([tmp_path / f"{name}.json"])
+        scores = {row["metric"]: row["sample_scores"] for row in imported.rows}
+        assert scores["score"] == pytest.approx(own[name])
+    path = two / f"results/x/{cells[0]['abbr']}.json"
+    write_json(path, {"score": 61.5, "accuracy": 61.5, "num_samples": 4})
+    export(collect([two]), tmp_path / "x.json", "x")
+    assert not list(tmp_path.glob("samples_*_x.jsonl")), "of the export before"
+
+
+def test_a_perplexity_is_exported_as_it_is():
+    row = SimpleNamespace(sample_scores=(2.0, 3.0), benchmark="perplexity")
+    assert (_scale(row), _has_shares(row)) == (1.0, False)
 
 
 def test_wrong_files_and_names_are_refused(run, tmp_path, capsys):

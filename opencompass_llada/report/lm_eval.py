@@ -37,6 +37,7 @@ from opencompass_llada.report.results import (
     hash_prompts,
     read_cell_answers,
 )
+from opencompass_llada.runs.checkpoints import label_paths
 from opencompass_llada.runs.hashes import hash_text, hash_values
 from opencompass_llada.runs.provenance import Provenance
 from opencompass_llada.runs.run_folder import RunFolder
@@ -46,6 +47,12 @@ NAME = "lm-evaluation-harness"
 SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mcc",
           "contains", "pass@1", "pass_at_1", "prompt_level_strict_acc", "inst_level_strict_acc",
           "prompt_level_loose_acc", "inst_level_loose_acc", "mc1", "mc2")  # fmt: skip
+#: Of which less is better; files before 0.4.3 do not say so.
+LOWER = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score")
+#: What says, besides the task's own, how its prompts are written.
+PROMPT_KEYS = ("dataset_name", "description", "doc_to_text", "doc_to_choice", "target_delimiter",
+               "fewshot_delimiter")  # fmt: skip
+CHAT_KEYS = ("system_instruction_sha", "chat_template_sha", "fewshot_as_multiturn")
 #: Its RULER tasks with other names than ours; the metric is the length, -1: no sample of it.
 RULER_TASKS = {"ruler_vt": "vt", "ruler_cwe": "cwe", "ruler_fwe": "fwe",
                "ruler_qa_squad": "qa_squad", "ruler_qa_hotpot": "qa_hotpotqa"}  # fmt: skip
@@ -57,18 +64,19 @@ def read_lm_eval(folders: Iterable[str | Path]) -> list[Imported]:
     Raises:
         ValueError: If a folder holds none, or one is not as lm-evaluation-harness writes it.
     """
-    found = []
+    found: dict[Path, Path] = {}
     for folder in map(Path, folders):
         paths = [folder] if folder.is_file() else sorted(folder.rglob("results*.json"))
         if not paths:
             raise ValueError(
                 f"{str(folder)!r} holds no results*.json of {NAME}; give its --output_path."
             )
-        found += [_read_file(path) for path in paths]
-    return found
+        found |= {path.resolve(): path for path in paths}
+    labels = label_paths([str(path.parent) for path in found], [""] * len(found), {})
+    return [_read_file(path, label) for path, label in zip(found.values(), labels, strict=True)]
 
 
-def _read_file(path: Path) -> Imported:
+def _read_file(path: Path, label: str) -> Imported:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         tasks, config = dict(content["results"]), dict(content["config"])
@@ -77,8 +85,9 @@ def _read_file(path: Path) -> Imported:
             f"{path} is no results file of {NAME} ({type(error).__name__}: {error}); it has "
             "'results' and 'config'."
         ) from error
-    run = f"{path.parent.name}/{path.stem}"
+    run = f"{label}/{path.stem}"
     model = str(content.get("model_name") or config.get("model_args") or config.get("model"))
+    checkpoint, *others = _list_arguments(model, config.get("model_args"))
     version = content.get("lm_eval_version")
     maker = content.get("exported_by") or f"{NAME} {version or 'of a version not recorded'}"
     date = finite(content.get("date"))
@@ -89,8 +98,8 @@ def _read_file(path: Path) -> Imported:
         "title": model,
         "scaling": "none",
         "entry": f"{model} ({maker})",
-        "checkpoint": model,
-        "kind": find_kind({"path": model}, None),
+        "checkpoint": " + ".join([checkpoint, *others]),
+        "kind": find_kind({"path": checkpoint}, None),
         "sampler": str(config.get("gen_kwargs") or "defaults"),
         "prompt_limit": "",
         "recorded": "" if date is None
@@ -120,9 +129,28 @@ def _read_file(path: Path) -> Imported:
     )  # fmt: skip
 
 
+def _list_arguments(name: str, given: Any) -> list[str]:
+    """Return a model's checkpoint, and all else that it was loaded with: adapter, dtype, revision.
+
+    Files of one name that differ in any of it are other models.
+    """
+    if isinstance(given, Mapping):
+        given = ",".join(f"{key}={value}" for key, value in given.items())
+    words = [word.strip() for word in str(given or "").split(",") if word.strip()]
+    paths = [word for word in words if word.partition("=")[0] in ("pretrained", "model", "path")]
+    others = [word for word in words if word not in paths[:1]]
+    return [paths[0].partition("=")[2] if paths else name, *others]
+
+
+def _samples_file(path: Path, task: str) -> Path:
+    """Return where the samples of a task stand beside a results file: of its own name alone."""
+    stamp = path.stem.removeprefix("results").removeprefix("_")
+    return path.with_name(f"samples_{task}_{stamp}.jsonl")
+
+
 def _read_samples(path: Path, task: str) -> list[dict[str, Any]]:
     """Return a task's samples in order of their documents, [] where they were not logged."""
-    file = path.with_name(f"samples_{task}_{path.stem.partition('_')[2]}.jsonl")
+    file = _samples_file(path, task)
     if not file.is_file():
         return []
     with file.open(encoding="utf-8") as lines:
@@ -140,6 +168,7 @@ def _read_task(
     better = (content.get("higher_is_better") or {}).get(task) or {}
     own = content["results"][task]
     shares = (config.get("metadata") or {}).get("shares") or ()
+    asked = [*map(config.get, PROMPT_KEYS), *map(content.get, CHAT_KEYS)]
     for name, value in own.items():
         metric, _, chosen = name.partition(",")
         number = finite(value)
@@ -148,7 +177,7 @@ def _read_task(
         is_ruler = metric.isdecimal()
         if is_ruler and number < 0:
             continue
-        if better.get(metric) is False:
+        if better.get(metric, metric not in LOWER) is False:
             notes.append(f"{task}, {metric}: lower is better, which columns of {NAME} cannot show")
             continue
         mine = [s for s in samples if s.get("filter", "none") == chosen and metric in s]
@@ -170,7 +199,7 @@ def _read_task(
             "n": len(mine) or (int(count) if count else None),
             "score": scale * number,
             "standard_error": None if error is None else scale * error,
-            "template_hash": hash_values([task, version, shots, config.get("doc_to_text")]),
+            "template_hash": hash_values([task, version, shots, *asked]),
             "prompt_hash": hash_prompts([_prompt(sample) for sample in mine]),
             "data": str(config.get("dataset_path") or task),
             "sample_scores": tuple(100.0 * score for score in known) if adds_up else None,
@@ -225,20 +254,24 @@ def export(collection: Collection, path: Path, model: str | None = None) -> list
         raise ValueError(f"{model or entries[0]} has no result that could be written.")
     write_text(path, json.dumps(_describe(collection, rows), indent=2, ensure_ascii=False) + "\n")
     paths = [path]
-    stamp = path.stem.partition("_")[2]
     for dataset in dict.fromkeys(row.dataset for row in rows):
         own = [row for row in rows if row.dataset == dataset]
+        file = _samples_file(path, dataset)
         if lines := _sample_lines(collection, own):
-            paths.append(path.with_name(f"samples_{dataset}_{stamp}.jsonl"))
-            write_text(
-                paths[-1], "".join(f"{json.dumps(own, ensure_ascii=False)}\n" for own in lines)
-            )
+            paths.append(file)
+            write_text(file, "".join(f"{json.dumps(own, ensure_ascii=False)}\n" for own in lines))
+        else:  # of an earlier export, whose numbers are others
+            file.unlink(missing_ok=True)
     return paths
 
 
+def _has_shares(row: Any) -> bool:
+    """Tell whether samples have scores from 0 to 100; a perplexity's windows have nats."""
+    return row.sample_scores is not None and row.benchmark != "perplexity"
+
+
 def _scale(row: Any) -> float:
-    is_share = row.sample_scores is not None or find_benchmark(row.benchmark).is_percent
-    return 0.01 if is_share else 1.0
+    return 0.01 if _has_shares(row) or find_benchmark(row.benchmark).is_percent else 1.0
 
 
 def _describe(collection: Collection, rows: Sequence[Any]) -> dict[str, Any]:
@@ -282,7 +315,7 @@ def _describe(collection: Collection, rows: Sequence[Any]) -> dict[str, Any]:
 
 def _sample_lines(collection: Collection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """Return a data set's samples with their scores in every metric that has them, else []."""
-    scored = [row for row in rows if row.sample_scores is not None]
+    scored = [row for row in rows if _has_shares(row)]
     run = next(run for run in collection.runs if run.name == rows[0].run)
     answers = read_cell_answers(run.path, *key_of(rows[0])[1:]) or []
     scored = [row for row in scored if len(row.sample_scores) == len(answers)]
