@@ -178,6 +178,39 @@ def test_a_setting_with_a_missing_cell_counts_for_none(run):
     assert (ac.num_settings, ac.num_held) == (3, 3)
 
 
+def write_settings(folder, scores):
+    """Write a run from setting -> length -> score of each model."""
+    models = [make_model(name) for name in next(iter(scores[""].values()))]
+    groups = []
+    for setting, own in scores.items():
+        cells = [niah_cell(length, 0) | ({"setting": setting} if setting else {}) for length in own]
+        for cell in cells:
+            cell["abbr"] += setting[-1:]
+            for name, score in own[cell["length"]].items():
+                asked = {str(n): {"origin_prompt": f"{cell['length']} {n}", "prediction": "x",
+                                  "gold": "y"} for n in range(2)}  # fmt: skip
+                write_json(folder / f"predictions/{name}/{cell['abbr']}.json", asked)
+                write_json(folder / f"results/{name}/{cell['abbr']}.json",
+                           {"score": score, "accuracy": score, "num_samples": 2})  # fmt: skip
+        groups.append({"models": models, "datasets": cells})
+    (folder / "configs").mkdir()
+    text = f"model_dataset_combinations={groups!r}\nwork_dir={str(folder)!r}\n"
+    (folder / "configs/run_1.py").write_text(text)
+    return folder
+
+
+def test_cells_and_lines_of_runs_without_settings_turn_no_order(tmp_path):
+    """In the cells that were reworded a leads by 10 in all settings; elsewhere it is behind."""
+    varied = write_settings(tmp_path / "varied", {"": {2000: {"a": 90, "b": 80}},
+                            "wordings: wording 1": {2000: {"a": 85, "b": 75}}})  # fmt: skip
+    longer = write_settings(tmp_path / "longer", {"": {4000: {"a": 10, "b": 60}}})
+    other = write_settings(tmp_path / "other", {"": {2000: {"c": 82}}})
+    again = write_settings(tmp_path / "again", {"": {2000: {"a": 91, "b": 80}}})
+    for runs, lead in (([varied], 10), ([varied, longer, other], 10), ([varied, again], 11)):
+        [order] = robustness.find_orders(robustness.find_settings(collect(runs)))
+        assert (order.first, order.lead, order.num_held, order.num_settings) == ("a", lead, 1, 1)
+
+
 def test_variants_are_no_lines_and_no_cells_of_the_leaderboard(run, tmp_path):
     collection = collect([run])
     assert {score.entry for score in make_board(collection)} == {*"abcd"}

@@ -191,9 +191,13 @@ def _place(row: Row, own: Sequence[Row]) -> Row:
 def _read_variants(rows: Sequence[Row], results: pandas.DataFrame) -> pandas.DataFrame:
     """Return the cells that were run otherwise, under the names that their models have."""
     variants = make_frame(rows, [*TIDY_COLUMNS, "setting"])
-    own = ["run", "model", "benchmark"]
-    names = results.drop_duplicates(own).set_index(own).entry
-    found = [names.get(tuple(row)) for row in variants[own].itertuples(index=False)]
+    found = pandas.Series(index=variants.index, dtype=object)
+    # Of a run whose own cells a later one measured again: the name that they have there.
+    for own in (["run", "model", "benchmark"], ["model", "benchmark"]):
+        names = results.drop_duplicates([*own, "entry"]).groupby(own).entry
+        single = names.first()[names.size() == 1]
+        keys = variants[own].itertuples(index=False, name=None)
+        found = found.fillna(pandas.Series([single.get(key) for key in keys], variants.index))
     return variants.assign(entry=found)
 
 

@@ -1,7 +1,8 @@
 """Compares the order of the leaderboard's lines under other settings (`runs.robustness`).
 
-A setting counts for two lines if it changed at least one of them; the other's score stays. Nothing
-here is an interval: a small lead may turn by chance.
+A setting counts for two lines if it changed at least one of them, in a run that had both; the
+other's score stays. Means are over the cells that were run under all settings. Nothing here is an
+interval: a small lead may turn by chance.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from opencompass_llada.report.writers import Cell, Table
 #: What the run itself is called among the settings.
 BASE = "as run"
 MOST_NAMED = 3
+#: The columns that say which cell a row is of, under any setting.
+PLACE = ["benchmark", "task", "language", "haystack", "draws", "prompt", "tokenizer", "length",
+         "depth"]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ class SettingScores:
     benchmark: str
     entry: str
     scores: Mapping[str, float | None]  # by setting; None where a cell has no result
+    asked: frozenset[str]  # settings of the runs that the line is of, whether or not they change it
+    places: frozenset[int]  # the cells that the means are over
 
     @property
     def seed_deviation(self) -> float | None:
@@ -66,18 +72,38 @@ class SettingScores:
 
 def find_settings(collection: Collection) -> list[SettingScores]:
     """Return the scores of each line on each benchmark that was run under several settings."""
-    if not len(collection.variants):
+    variants = collection.variants
+    if not len(variants):
         return []
-    base = collection.results.assign(setting=BASE)
-    benchmarks = list(dict.fromkeys(collection.variants.benchmark))
-    rows = pandas.concat([base[base.benchmark.isin(benchmarks)], collection.variants])
-    found = []
-    for (name, entry), own in rows.groupby(["benchmark", "entry"], sort=False):
+    rows = pandas.concat([collection.results.assign(setting=BASE), variants], ignore_index=True)
+    rows = rows[rows.benchmark.isin(variants.benchmark) & rows.entry.notna()]
+    rows = rows.assign(place=rows.groupby(PLACE, dropna=False, sort=False).ngroup())
+    found: list[SettingScores] = []
+    for name, cells in rows.groupby("benchmark", sort=False):
         metrics = find_benchmark(name).metrics
-        own = own[own.metric == (metrics[0] if metrics else own.metric.iloc[0])]
-        scores = {setting: _mean(cells) for setting, cells in own.groupby("setting", sort=False)}
-        found.append(SettingScores(benchmark=name, entry=entry, scores=scores))
+        cells = cells[cells.metric == (metrics[0] if metrics else cells.metric.iloc[0])]
+        for _, own in cells.groupby("entry", sort=False):
+            asked = cells[(cells.setting != BASE) & cells.run.isin(own.run)]
+            found += _score_line(own, asked)
     return found
+
+
+def _score_line(own: pandas.DataFrame, asked: pandas.DataFrame) -> Iterator[SettingScores]:
+    """Yield a line's means over the cells that its runs have under every setting, if any."""
+    # Of two runs of one cell the later counts, as everywhere.
+    by_age = own.sort_values("recorded", kind="stable", na_position="first")
+    own = own[own.run == by_age.groupby(["setting", "place"]).run.transform("last")]
+    parts = [set(cells.place) for frame in (own, asked) for _, cells in frame.groupby("setting")]
+    places = set.intersection(*parts)
+    if len(asked) and places and BASE in set(own.setting):
+        shown = own[own.place.isin(places)]
+        yield SettingScores(
+            benchmark=own.benchmark.iloc[0],
+            entry=own.entry.iloc[0],
+            scores={name: _mean(cells) for name, cells in shown.groupby("setting", sort=False)},
+            asked=frozenset(asked.setting),
+            places=frozenset(places),
+        )
 
 
 def _mean(cells: pandas.DataFrame) -> float | None:
@@ -93,6 +119,8 @@ def find_orders(settings: Sequence[SettingScores]) -> list[Order]:
             own for own in settings if own.benchmark == name and own.scores.get(BASE) is not None
         ]
         for pair in combinations(lines, 2):
+            if pair[0].places != pair[1].places:  # means over other cells
+                continue
             first, second = sorted(pair, key=lambda own: own.scores[BASE] or 0.0, reverse=True)
             leads = dict(_leads(first, second))
             lead = (first.scores[BASE] or 0.0) - (second.scores[BASE] or 0.0)
@@ -113,10 +141,12 @@ def find_orders(settings: Sequence[SettingScores]) -> list[Order]:
 
 
 def _leads(first: SettingScores, second: SettingScores) -> Iterator[tuple[str, float]]:
-    """Yield the first line's lead under each setting that changed one of the two."""
+    """Yield the first line's lead under each setting of both runs that changed one of the two."""
     for setting in dict.fromkeys([*first.scores, *second.scores]):
+        if setting not in first.asked & second.asked:
+            continue
         scores = [own.scores.get(setting, own.scores[BASE]) for own in (first, second)]
-        if setting != BASE and None not in scores:
+        if None not in scores:
             yield setting, (scores[0] or 0.0) - (scores[1] or 0.0)
 
 
@@ -150,7 +180,8 @@ def _make_orders(orders: Sequence[Order]) -> Table:
         notes=(
             "Settings: those of LLADA_ROBUSTNESS that changed one of the two. The order holds "
             "where the first has the higher mean score; equal scores are no order. These are no "
-            "intervals: a small lead may turn by chance.",
+            "intervals: a small lead may turn by chance. Lines whose runs had other cells or "
+            "settings are not compared.",
         ),
         num_labels=3,
     )
@@ -180,9 +211,10 @@ def _make_scores(benchmark: str, lines: Sequence[SettingScores]) -> Table:
         heads=("model", *names, "deviation over seeds"),
         rows=rows,
         notes=(
-            "Percent, the mean over all cells. -: the setting does not change this model, or it "
-            "draws no random numbers. Deviation over seeds: the standard deviation of a sampler's "
-            "scores under its seeds, the first one's among them; the largest of several samplers.",
+            "Percent, the mean over all cells that were run under every setting. -: the setting "
+            "does not change this model, or it draws no random numbers. Deviation over seeds: the "
+            "standard deviation of a sampler's scores under its seeds, the first one's among them; "
+            "the largest of several samplers.",
         ),
         num_labels=1,
     )
