@@ -109,9 +109,25 @@ def label_of_cost_axis(run):
     return {axes.get_xlabel() for axes in figure.axes}
 
 
+def test_seconds_of_other_lengths_or_machines_are_not_drawn_together(run, monkeypatch):
+    alone(monkeypatch)
+    assert time(run) == 0
+    assert "seconds a sample at 256 tokens, alone" in label_of_cost_axis(run).pop()
+    path = run / "timing.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"cells": whole["cells"][:3]}))
+    assert [cost.timed.length for cost in find_costs(collect([run]))] == [256, 64]
+    assert label_of_cost_axis(run).pop().startswith("forward passes")
+    whole["models"]["two"]["device"] = "cuda:0 (another)"
+    path.write_text(json.dumps(whole))
+    assert label_of_cost_axis(run).pop().startswith("forward passes")
+
+
 def test_seconds_of_a_shared_machine_are_neither_ranked_nor_drawn(tmp_path):
     run = write_run(tmp_path / "a", MODELS, CELLS)
-    assert label_of_cost_axis(run) == {"forward passes a sample (NFE; seconds: not measured alone)"}
+    assert label_of_cost_axis(run) == {
+        "forward passes a sample (NFE; seconds: not measured alone and alike)"
+    }
     costs = find_costs(collect([run]))
     table = make_tables([], [], costs, [], {})[1]
     for name in ("seconds", "seconds a sample", "generated tokens/s"):

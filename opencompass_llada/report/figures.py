@@ -127,21 +127,27 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
 
 
 def _measure(pairs: Sequence[tuple[Score, Cost]]) -> tuple[str, list[tuple[Score, float, Any]]]:
-    """Return what the axis of cost is called, and each score with its cost and the cost's bar."""
+    """Return what the axis of cost is called, and each score with its cost and the cost's bar.
+
+    Seconds are drawn where all are of one length and one machine.
+    """
     timed = [(score, cost.timed) for score, cost in pairs if cost.timed is not None]
-    if len(timed) == len(pairs):
-        lengths = sorted({timing.length or 0 for _, timing in timed})
-        at = f" at {', '.join(f'{length:,}' for length in lengths)} tokens" if lengths[-1] else ""
+    places = {(timing.length, timing.machine) for _, timing in timed}
+    if len(timed) == len(pairs) and len(places) == 1:
+        [(length, _)] = places
+        at = f" at {length:,} tokens" if length else ""
         label = f"seconds a sample{at}, alone\n(median; bars: middle half)"
         return label, [
             (score, own.seconds, [[own.seconds - own.low], [own.high - own.seconds]])
             for score, own in timed
         ]
-    if all(not cost.is_shared and cost.seconds_per_sample for _, cost in pairs):
+    devices = {cost.device for _, cost in pairs}
+    are_alone = all(not cost.is_shared and cost.seconds_per_sample for _, cost in pairs)
+    if are_alone and len(devices) == 1:
         points = [(score, cost.seconds_per_sample or 0.0, None) for score, cost in pairs]
         return "seconds a sample, mean of the run (one task at a time)", points
     passes = [(score, cost.nfe_per_sample, None) for score, cost in pairs if cost.nfe_per_sample]
-    return "forward passes a sample (NFE; seconds: not measured alone)", passes
+    return "forward passes a sample (NFE; seconds: not measured alone and alike)", passes
 
 
 def draw_groups(series: str, scores: Sequence[Score]) -> Any | None:

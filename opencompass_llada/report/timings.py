@@ -37,6 +37,7 @@ class Timing:
     load_seconds: float  # median
     first_call_seconds: float  # median, with what is compiled
     device: str
+    machine: str  # the device with the platform and its cores: seconds of one are compared
     is_alone: bool
     other_cores: float | None  # that other processes kept busy meanwhile
 
@@ -72,6 +73,7 @@ def _read(row: Any, cell: Mapping[str, Any], timing: Mapping[str, Any]) -> Timin
         return None
     seconds, cpu, passes, tokens, load, first = (list(map(float, values)) for values in series)
     joules: Any = cell.get("joules")
+    device = str(model.get("device") or "not recorded")
     low, median, high = numpy.percentile(seconds, [25, 50, 75])
     return Timing(
         entry=row.entry,
@@ -88,7 +90,8 @@ def _read(row: Any, cell: Mapping[str, Any], timing: Mapping[str, Any]) -> Timin
         peak_memory_bytes=cell.get("peak_memory_bytes"),
         load_seconds=float(numpy.median(load)),
         first_call_seconds=float(numpy.median(first)),
-        device=str(model.get("device") or "not recorded"),
+        device=device,
+        machine=f"{device}, {timing.get('platform')}, {timing.get('num_cores')} cores",
         is_alone=timing.get("is_alone") is True,
         other_cores=finite(timing.get("other_cores")),
     )
