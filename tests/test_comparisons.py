@@ -25,6 +25,7 @@ from opencompass_llada.report.pairs import (
     pair_p_values,
 )
 from opencompass_llada.report.scores import Score, rank_scores
+from opencompass_llada.report.verdict import make_verdict
 
 HITS = [100.0] * 9 + [0.0]
 
@@ -184,6 +185,15 @@ def test_lower_perplexity_is_better():
     assert found.low < found.difference < found.high
     [found] = compare_lines(scores, "b")
     assert found.outcome == "better"
+
+
+def test_the_verdict_names_whom_a_leader_was_not_tested_against():
+    scores = [make("best", cluster([90.0] * 7)), make("far", cluster([10.0 + i for i in range(7)]))]
+    [told] = make_verdict(rank_scores(scores)[0], [])
+    assert "best leads with 90.0 %" in told
+    assert "not tested" not in told
+    [told] = make_verdict(rank_scores([*scores, make("bare", None, score=89.0)])[0], [])
+    assert told.endswith("bare follows with 89.0 % (n 10); not tested against bare.")
 
 
 def test_an_unknown_baseline_is_refused_with_the_valid_ones():

@@ -163,6 +163,25 @@ def test_what_is_decided_against_the_baseline_is_marked(three, tmp_path):
         assert f"compared with {baseline}" in (tmp_path / "methods.tex").read_text()
 
 
+def test_a_column_that_is_not_compared_is_not_called_undecided(three, tmp_path):
+    for columns, told in (
+        (["RULER: 13 tasks at 131,072"], "No mark: undecided."),
+        (["RULER: 13 tasks at 131,072", "RULER: vt at 131,072"], "undecided, or not compared."),
+    ):
+        assert main(["paper", str(three), "-o", str(tmp_path), "--columns", *columns]) == 0
+        assert told in " ".join((tmp_path / "table.tex").read_text().split())
+
+
+def test_methods_name_the_devices_of_the_lines_shown(three, tmp_path):
+    models, cells, _ = LEADERBOARDS["three models"]
+    other = write_run(tmp_path / "other", [make_model("four")], cells)
+    path = other / "provenance/four.jsonl"
+    path.write_text(path.read_text().replace('"cpu"', '"cuda:0"'))
+    for shown, device in ((["one"], "cpu"), (["four"], "cuda:0"), ([], "cpu and cuda:0")):
+        write_paper(collect([three, other]), tmp_path / "p", PaperOptions(models=tuple(shown)))
+        assert f"Device: {device}." in (tmp_path / "p/methods.md").read_text()
+
+
 def test_methods_say_what_was_recorded_and_what_was_not(three, tmp_path):
     write_paper(collect([three]), tmp_path, PaperOptions())
     text = (tmp_path / "methods.md").read_text().replace("\\", "")

@@ -114,11 +114,11 @@ def _benchmarks(collection: Collection) -> Iterator[str]:
 
 
 def _environment(collection: Collection) -> Iterator[str]:
-    """Yield versions, commits and devices as processes recorded them."""
-    records = [
-        record for known in collection.provenance.values() for record in known.models.values()
-    ]
-    whole = [*records, *(r for known in collection.provenance.values() for r in known.runs)]
+    """Yield versions, commits and devices as the processes of the lines shown recorded them."""
+    shown, known = collection.results, collection.provenance
+    models = dict.fromkeys(zip(shown.run, shown.model, strict=True))
+    records = [known[run].models.get(model, {}) for run, model in models]
+    whole = [*records, *(own for run in dict.fromkeys(shown.run) for own in known[run].runs)]
     versions = [
         f"{name} {_join((own.get('packages') or {}).get(name) for own in whole)}"
         for name in (*DECIDING, "opencompass")

@@ -193,12 +193,12 @@ def make_paper_table(
         rows=tuple(rows),
         notes=(
             *_caption(own, any(c.is_best for row in rows for c in row), has_intervals),
-            *_explain_marks(shown),
+            *_explain_marks(shown, columns),
         ),
     )
 
 
-def _explain_marks(comparisons: Sequence[Comparison]) -> Iterable[str]:
+def _explain_marks(comparisons: Sequence[Comparison], columns: Sequence[Key]) -> Iterable[str]:
     """Yield what the marks are, where some lines were compared."""
     if paired := [own for own in comparisons if own.outcome != "not paired"]:
         better, worse = MARKS["better"], MARKS["worse"]
@@ -206,8 +206,10 @@ def _explain_marks(comparisons: Sequence[Comparison]) -> Iterable[str]:
             f"{better} better, {worse} worse than {paired[0].baseline} on the same prompts, at 5 % "
             "after Holm's correction"
         )
-        rest = "undecided" if len(paired) == len(comparisons) else "undecided, or not paired"
-        yield f"No mark: {rest}"
+        # Single tasks beside averages are not compared at all.
+        is_whole = {(own.series, own.column, own.length) for own in paired} == set(columns)
+        is_whole &= len(paired) == len(comparisons)
+        yield f"No mark: {'undecided' if is_whole else 'undecided, or not compared'}"
 
 
 def _name_columns(columns: Sequence[Key]) -> tuple[str, list[str]]:

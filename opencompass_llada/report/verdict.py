@@ -67,10 +67,20 @@ def _describe_leader(where: str, group: Sequence[Score]) -> str:
         why = f" ({leader.undecided})" if leader.undecided else ""
         return f"{where}: {leader.entry} has the best score, {_show(leader)}; not tested{why}."
     if leader.is_decided:
-        return f"{where}: {leader.entry} leads with {_show(leader)}, {lead}."
+        text = f"{where}: {leader.entry} leads with {_show(leader)}, {lead}"
+        untested = [score.entry for score in group[1:] if not _is_paired(leader, score)]
+        named = ", ".join(untested[:MOST_NAMED])
+        more = f" and {len(untested) - MOST_NAMED} more" if len(untested) > MOST_NAMED else ""
+        return f"{text}; not tested against {named}{more}." if untested else f"{text}."
     return (
         f"{where}: {leader.entry} has the best score, {_show(leader)}, {lead}; {leader.undecided}."
     )
+
+
+def _is_paired(one: Score, other: Score) -> bool:
+    if one.clusters is None or other.clusters is None:
+        return False
+    return one.clusters.is_paired_with(other.clusters)
 
 
 def _show(score: Score) -> str:
@@ -85,9 +95,7 @@ def _show(score: Score) -> str:
 
 def _describe_difference(leader: Score, second: Score) -> str:
     """Say by how much the best line is ahead of the next."""
-    if leader.clusters is None or second.clusters is None:
-        return f"{second.entry} follows with {_show(second)}"
-    if not leader.clusters.is_paired_with(second.clusters):
+    if leader.clusters is None or second.clusters is None or not _is_paired(leader, second):
         return f"{second.entry} follows with {_show(second)}"
     apart = leader.clusters.means_C - second.clusters.means_C
     mean = float(leader.clusters.weights_C @ apart)
