@@ -103,7 +103,7 @@ def config(tmp_path, monkeypatch):
     options = dict(type=LLaDACausalLM, abbr="tiny", path=str(checkpoint), sampler=sampler)
     datasets = niah_cells(
         data="embedded",
-        draws="published",
+        needle_draws="published",
         lengths=(700,),
         depths=(0, 50),
         repeats=3,

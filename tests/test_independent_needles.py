@@ -60,7 +60,7 @@ def test_a_sample_follows_from_its_place_alone():
     cells = niah_cells(data="embedded", lengths=[256, 512], depths=[75, 50], repeats=4)
     assert samples_of(cells[-1]) == first, "whatever other cells are asked"
     assert embedded(depth=50.0) == first
-    for other in (embedded(256), embedded(depth=75), embedded(draw_seed=1)):
+    for other in (embedded(256), embedded(depth=75), embedded(needle_seed=1)):
         assert not {s["needle"] for s in other} & {s["needle"] for s in first}
     chat = embedded(prompt="chat")
     assert [s["needle"] for s in chat] == [s["needle"] for s in first], "models are paired"
@@ -101,7 +101,7 @@ def test_needles_of_a_file_occur_as_seldom_as_they_can(tmp_path, language):
     name = {"English": "en", "Chinese": "zh"}[language]
     cells = niah_cells(
         data=str(tmp_path), language=name, tokenizer="asset:tiny-llada", lengths=[900, 1000],
-        depths=[50], repeats=16, draws="independent",
+        depths=[50], repeats=16, needle_draws="independent",
     )  # fmt: skip
     for cell in cells:
         assert cell["abbr"].startswith(f"niah_needlebench_{name}_independent_length")
@@ -140,7 +140,7 @@ def test_several_needles_are_drawn_for_each_sample(tmp_path):
     write_needlebench(tmp_path)
     (cell,) = multi_needle_cells(
         "retrieval", data=str(tmp_path), tokenizer="asset:tiny-llada", lengths=[900], repeats=5,
-        depths=[20, 80], draws="independent",
+        depths=[20, 80], needle_draws="independent",
     )  # fmt: skip
     rows = list(
         MultiNeedleRetrievalDataset.load(**{**options_of(cell), "file_list": [FILES["English"]]})
@@ -153,7 +153,7 @@ def test_the_papers_configs_and_real_data_keep_the_published_draws(monkeypatch):
     assert all("draws" not in cell for cell in niah_cells(lengths=[2000]))
     assert all("draws" not in cell for cell in multi_needle_cells("reasoning"))
     for benchmarks in PAPERS.values():
-        assert benchmarks["niah"].settings["draws"] == "published"
+        assert benchmarks["niah"].settings["needle_draws"] == "published"
     with only_variables({"DEMO": "1"}):
         run = plan_paper("ultrallada", "niah")
     assert {cell.get("draws") for cell in run.datasets} == {None}
@@ -161,7 +161,7 @@ def test_the_papers_configs_and_real_data_keep_the_published_draws(monkeypatch):
 
 
 def test_names_tell_the_draws_apart():
-    choices = ({}, {"draws": "published"}, {"draw_seed": 7})
+    choices = ({}, {"needle_draws": "published"}, {"needle_seed": 7})
     names = [
         {cell["abbr"] for cell in niah_cells(data="embedded", lengths=[512], **given)}
         for given in choices
@@ -190,14 +190,15 @@ def test_wrong_draws_are_refused(change, message):
         NeedleBenchSingleDataset.check_options(**{**options_of(cell), **change})
     if "needle_file_name" not in change:
         return
-    published = niah_cells(data="embedded", lengths=[512], depths=[50], draws="published",
-                           draw_seed=2)  # fmt: skip
+    published = niah_cells(data="embedded", lengths=[512], depths=[50],
+                           needle_draws="published", needle_seed=2)  # fmt: skip
     with pytest.raises(ValueError, match=message):
         check_data(published)
 
 
 def test_reasoning_takes_its_own_file_and_no_generated_needles():
-    (cell,) = multi_needle_cells("reasoning", lengths=[2000], depths=[10], draws="independent")
+    (cell,) = multi_needle_cells("reasoning", lengths=[2000], depths=[10],
+                                 needle_draws="independent")  # fmt: skip
     assert cell["needle_file_name"] == "multi_needle_reasoning_en.json"
     assert MultiNeedleReasoningDataset.check_options(
         **{k: v for k, v in options_of(cell).items() if k not in ("benchmark", "task")}

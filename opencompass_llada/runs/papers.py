@@ -54,7 +54,7 @@ _LONGLLADA_MODELS = (
 # The repository's model list holds the base model; UltraLLaDA stands there as a comment.
 _ULTRALLADA_MODELS = ("llada_8b_base", "ultrallada")
 _NIAH = dict(data="needlebench", language="en", prompt="base", tokenizer="gpt-4", repeats=10,
-             draws="published")  # fmt: skip
+             needle_draws="published")  # fmt: skip
 _RULER = dict(data="ruler", prompt="base", tokenizer="gpt-4", samples=100, fwe="published")
 # OpenCompass's prompts and answer lengths, the latter rounded up to a whole block.
 _LONGBENCH = dict(
@@ -112,7 +112,7 @@ def plan_paper(paper: str, benchmark: str) -> Run:
     rows, settings = list_rows(evaluation, benchmark), dict(evaluation.settings)
     if is_demo():
         rows, settings = demo_rows(rows), dict(find_plan(benchmark).demo)
-        if name := {"ruler": "prompt", "niah": "draws"}.get(benchmark):
+        if name := {"ruler": "prompt", "niah": "needle_draws"}.get(benchmark):
             settings[name] = evaluation.settings[name]
     rows = choose_rows(rows)
     settings["models"] = list(dict.fromkeys(row["model"] for row in rows))

@@ -39,7 +39,7 @@ def _list_cells(values: Settings) -> list[Config]:
         reject_unknown("data of multi-needle reasoning", [data], ["needlebench"])
     if data == "embedded":  # from once to four times its trained length of 512 tokens
         values.defaults(
-            lengths=(512, 1024, 2048), depths=[10, 50, 90], repeats=4, draws="independent"
+            lengths=(512, 1024, 2048), depths=[10, 50, 90], repeats=4, needle_draws="independent"
         )
     planning.default_by_name(values)
     is_short = data == "embedded" or values["task"] == "reasoning"
@@ -101,8 +101,8 @@ DATA_SETS = planning.DataSets(
         "data": text("embedded (retrieval alone), needlebench, or the folder of its files"),
         "language": text("en or zh", "en", "zh"),
         "tokenizer": text("what counts lengths: gpt-4, or a checkpoint's path"),
-        "draws": CELL_SETTINGS["draws"],
-        "draw_seed": CELL_SETTINGS["draw_seed"],
+        "needle_draws": CELL_SETTINGS["needle_draws"],
+        "needle_seed": CELL_SETTINGS["needle_seed"],
         "prompt": text("base (ends in the answer's beginning) or chat", "base", "chat"),
         "generation_length": number("tokens generated for a sample"),
     },

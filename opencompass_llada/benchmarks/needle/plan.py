@@ -46,12 +46,12 @@ CELL_SETTINGS = {
     "data": text("embedded, needlebench, or the folder of NeedleBench files"),
     "language": text("en or zh", "en", "zh"),
     "tokenizer": text("what counts lengths: model (its own), gpt-4, or a checkpoint's path"),
-    "draws": text(
+    "needle_draws": text(
         "independent (each sample its own needle, texts and wording) or published (NeedleBench's: "
         "the same in every cell); default independent for embedded data",
         *("independent", "published"),
     ),
-    "draw_seed": number("chooses among independent draws; default 0", lowest=0),
+    "needle_seed": number("chooses among independent draws; default 0", lowest=0),
     "prompt": text("base (ends in the answer prefix) or chat", "base", "chat"),
     "generation_length": number("tokens generated for a sample; default the model's"),
 }
@@ -90,10 +90,10 @@ def describe_haystack(
         common["length_buffer"] = "fit"
     if common["length_buffer"] == "fit":
         common["generation_reserve"] = values["generation_length"]
-    name, seed = f"{data}_{language}", values["draw_seed"]
+    name, seed = f"{data}_{language}", values["needle_seed"]
     if seed:
         common["draw_seed"] = seed
-    if values["draws"] == "independent":
+    if values["needle_draws"] == "independent":
         common["draws"] = "independent"
         name += f"_independent{seed or ''}"
         if data == "embedded":
@@ -125,7 +125,7 @@ def _fill_defaults(values: Settings, trained_length: int) -> None:
     """Take LongLLaDA's grid, or one around the trained length; lengths may stay the models' own."""
     values.defaults(data="needlebench", language="en")
     embedded = values["data"] == "embedded"
-    values.default("draws", "independent" if embedded else "published")
+    values.default("needle_draws", "independent" if embedded else "published")
     if embedded:
         values.default("depths", [0, 25, 50, 75, 100], "default: every 25 %")
         values.default("repeats", 2, "default: for embedded data")
