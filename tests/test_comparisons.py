@@ -187,6 +187,16 @@ def test_lower_perplexity_is_better():
     assert found.outcome == "better"
 
 
+def test_the_verdict_says_where_a_bound_is_compared_with_an_exact_value():
+    options = {"higher_is_better": False, "column": "perplexity", "benchmark": "perplexity",
+               "series": "Perplexity", "metric": "perplexity"}  # fmt: skip
+    own = [cluster(nats, is_bounded=False) for nats in ([2.0, 2.5, 3.0], [3.0, 3.51, 4.02])]
+    for kind, told in (("autoregressive", True), ("diffusion", False)):
+        scores = [make("a", own[0], kind=kind, **options), make("b", own[1], **options)]
+        verdict = make_verdict(rank_scores(scores)[0], [])
+        assert any("upper bounds" in sentence for sentence in verdict) == told
+
+
 def test_the_verdict_names_whom_a_leader_was_not_tested_against():
     scores = [make("best", cluster([90.0] * 7)), make("far", cluster([10.0 + i for i in range(7)]))]
     [told] = make_verdict(rank_scores(scores)[0], [])

@@ -22,6 +22,10 @@ OWN_SHARE = 0.85
 BASE_LENGTHS = (4000, 4096)  # a model's own 4K, in NeedleBench and RULER
 MOST_RANKED = 64  # lines of a column that is no headline; all pairs of more take too long
 MOST_NAMED = 2  # lines that another is undecided against
+BOUND_NOTE = (
+    "perplexities of masked diffusion models are upper bounds, those of autoregressive models "
+    "exact: of the two the lower may be so by the bound alone"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.groups import Explain, LineGroup, group_lines
 from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (
+    BOUND_NOTE,
     OWN_SHARE,
     RULER_THRESHOLD,
     EffectiveLength,
@@ -241,6 +242,8 @@ def _make_series(series: str, scores: Sequence[Score], links: Links, explain: Ex
                 rows.append(_row(entry, label, *(score_cell(score, links) for score in own)))
         groups = [name for name, is_group in columns if is_group]
         notes += [f"averages: {', '.join(groups)}; the others are tasks"] if groups else []
+    if not scores[0].higher_is_better:
+        notes.append(BOUND_NOTE)
     if absent:
         notes.append(f"not shown, since a task of them was not run: {', '.join(absent)}")
     return Table(

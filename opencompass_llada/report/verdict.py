@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from opencompass_llada.report.comparisons import Comparison
 from opencompass_llada.report.pairs import difference_interval
-from opencompass_llada.report.scores import Score, choose_headlines
+from opencompass_llada.report.scores import BOUND_NOTE, Score, choose_headlines
 
 MOST_NAMED = 3
 
@@ -36,6 +36,8 @@ def make_verdict(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> 
         for number, group in enumerate(groups.values(), start=1):
             part = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
             leaders.append(_describe_leader(f"{where}{part}", group))
+            if not group[0].higher_is_better and len({score.kind for score in group}) > 1:
+                gaps.append(f"{where}{part}: {BOUND_NOTE}.")
         gaps += _describe_gaps(where, [s for s in members if s.status == "missing"], len(groups))
     return [*leaders, *gaps, *_describe_baseline(comparisons, headlines)]
 
