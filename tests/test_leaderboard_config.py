@@ -68,3 +68,24 @@ def test_variables_choose_and_wrong_ones_are_refused(monkeypatch):
     monkeypatch.setenv("LLADA_REPEATS", "3")
     with pytest.raises(ValueError, match="LLADA_REPEATS"):
         parse()
+
+
+def test_each_benchmark_runs_the_variants_that_it_has(monkeypatch):
+    monkeypatch.setenv("LLADA_MODELS", "tiny_llada,tiny_ar")
+    default = parse()["model_dataset_combinations"]
+    monkeypatch.setenv("LLADA_ROBUSTNESS", "wordings,decodings")
+    groups = parse()["model_dataset_combinations"]
+
+    def settings_of(groups, benchmark):
+        cells = [cell for group in groups for cell in group["datasets"]]
+        own = [cell for cell in cells if cell.get("benchmark", "niah") == benchmark]
+        return {cell.get("setting", "").partition(":")[0] for cell in own}
+
+    for benchmark in ("niah", "ruler", "perplexity"):
+        assert settings_of(default, benchmark) == {""}
+    assert settings_of(groups, "niah") == {"", "wordings", "decodings"}
+    assert settings_of(groups, "ruler") == {"", "decodings"}, "wordings are of needles alone"
+    assert settings_of(groups, "perplexity") == {""}, "no answer is decoded there"
+    monkeypatch.setenv("LLADA_ROBUSTNESS", "wording")
+    with pytest.raises(ValueError, match="Did you mean 'wordings'"):
+        parse()

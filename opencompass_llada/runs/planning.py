@@ -242,10 +242,13 @@ def default_by_name(values: Settings) -> KnownModel:
 
 def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> Run:
     """Work out one run of several benchmarks; ``options`` are the settings of each besides."""
+    variants = {name: find_plan(benchmark).robustness for name, benchmark in ON_BOARD.items()}
+    kinds = list(dict.fromkeys(kind for own in variants.values() for kind in own))
     known = {
         **LEADING,
         "benchmarks": texts("niah, ruler, ppl, separated by commas", *ON_BOARD),
         "lengths": numbers("context lengths in tokens, separated by commas"),
+        "robustness": texts("runs the same cells otherwise, too, where they can be", *kinds),
         **WORKERS,
         **TRAILING,
     }
@@ -256,9 +259,14 @@ def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[
     _default_workers(values, gpus)
     shared = ("models", "scaling", "workers", "lengths", "dtype")
     asked = {name: values[name] for name in shared if values[name]}
+
+    def own_settings(name: str) -> dict[str, Any]:
+        own = [kind for kind in values["robustness"] or () if kind in variants[name]]
+        return {**options[name], **asked, **({"robustness": own} if own else {})}
+
     with only_variables({}):  # each benchmark would refuse those of the others
         runs = [
-            plan_run(ON_BOARD[name], {**options[name], **asked}, gpus, announce=False)
+            plan_run(ON_BOARD[name], own_settings(name), gpus, announce=False)
             for name in values["benchmarks"]
         ]
     combinations = [
