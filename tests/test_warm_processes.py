@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,24 @@ def test_a_fault_costs_one_fork(server, tmp_path):
     assert (tmp_path / "one").read_text() == "so far\n"
     assert run_forked(die, log=str(tmp_path / "two")) == -signal.SIGKILL
     assert run_forked(fail, log=str(tmp_path / "three")) == 3
+
+
+def test_a_status_is_read_by_one_thread_at_a_time(server, monkeypatch, tmp_path):
+    """A start looks at the status of others, which end at that moment."""
+    read, busy = forkserver.read_signed, threading.Lock()
+
+    def read_alone(sentinel):
+        assert busy.acquire(blocking=False), "another thread reads a status"
+        time.sleep(0.02)
+        try:
+            return read(sentinel)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(forkserver, "read_signed", read_alone)
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(run_forked, fail, log=str(tmp_path / str(n))) for n in range(12)]
+        assert {run.result() for run in runs} == {3}
 
 
 @pytest.mark.parametrize("what", ["a GPU", "one core"])

@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from typing import Any, cast
 
 from opencompass_llada.runs import machine
@@ -23,6 +24,9 @@ from opencompass_llada.runs import machine
 #: What tasks import, most of it by the first module.
 _IMPORTED = ["opencompass_llada.runs.tasks", "opencompass_llada.wrapper"]
 _server: dict[str, Any] = {}
+#: A start asks all processes for their status, which can be read once: two threads that did so at
+#: the same time would make one of them a failure.
+_status_lock = threading.Lock()
 
 
 @contextmanager
@@ -59,9 +63,12 @@ def run_forked(work: Callable[..., None], *arguments: Any, log: str) -> int:
     process = _server["context"].Process(
         target=_work, args=(work, arguments, log, dict(os.environ)), name=os.path.basename(log)
     )
-    process.start()
-    process.join()
-    return int(process.exitcode)
+    with _status_lock:
+        process.start()
+    connection.wait([process.sentinel])
+    with _status_lock:
+        process.join()
+        return int(process.exitcode)
 
 
 def _work(
