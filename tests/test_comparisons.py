@@ -44,7 +44,7 @@ def make(entry, clusters, **options):
     values = dict(
         entry=entry, kind="diffusion", benchmark="ruler", series="RULER", column="13 tasks",
         is_group=True, length=4096, metric="score", n=10, status="ok", reason="", protocol="p",
-        is_embedded=False, clusters=clusters,
+        is_own=False, clusters=clusters,
         score=None if clusters is None else float(clusters.weights_C @ clusters.means_C),
     )  # fmt: skip
     return Score(**{**values, **options})

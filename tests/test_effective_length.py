@@ -16,7 +16,7 @@ def make(entry="m", length=4096, score=90.0, low=None, high=None, **options):
         entry=entry, kind="diffusion", benchmark="ruler", series="RULER", column="13 tasks",
         is_group=True, length=length, metric="score", higher_is_better=True, num_cells=13, n=13,
         score=score, low=low, high=high, status="missing" if score is None else "ok", reason="",
-        protocol="p", is_embedded=False,
+        protocol="p", is_own=False,
     )  # fmt: skip
     return Score(**{**values, **options})
 

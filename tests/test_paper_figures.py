@@ -161,3 +161,10 @@ def test_results_on_embedded_data_are_compared_with_nothing(tmp_path):
     cells = [{**ruler_cell(task, 8192), "path": "asset:needlebench"} for task in RULER_TASKS]
     run = write_run(tmp_path / "a", [make_model("base")], cells, titles=["LLaDA-8B-Base"])
     assert compare(make_board(collect([run]))) == []
+
+
+def test_needles_drawn_independently_are_compared_with_nothing(tmp_path):
+    drawn = {"draws": "independent"}
+    cells = [niah_cell(length, depth, **drawn) for length in LENGTHS for depth in DEPTHS]
+    run = write_run(tmp_path / "a", [make_model("base")], cells, titles=["LLaDA-8B-Base"])
+    assert compare(make_board(collect([run]))) == []

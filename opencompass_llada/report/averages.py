@@ -277,7 +277,7 @@ def _make_score(
         status=average.status,
         reason=average.reason,
         protocol=hash_values(protocols),
-        is_embedded=any(row.data.startswith("asset:") for row in members),
+        is_own=any(row.draws or row.data.startswith("asset:") for row in members),
     )
 
 
@@ -308,7 +308,7 @@ def _score_curves(collection: Collection) -> Iterator[Score]:
             reason=point.reason,
             # An exact value and a bound of one text may be compared.
             protocol=hash_values([None if cell is None else hash_protocol(cell)]),
-            is_embedded=point.text == "generated",
+            is_own=point.text == "generated",
         )
 
 

@@ -99,7 +99,7 @@ def _benchmarks(collection: Collection) -> Iterator[str]:
             counted = f", counted by the tokenizer {counted}" if counted else ""
             parts.append(f"context lengths {_join(f'{own:,}' for own in lengths)} tokens{counted}")
         if rows.draws.notna().any():
-            parts.append(f"{_join(rows.draws.dropna())} draws of needles")
+            parts.append(f"{_join(rows.draws.fillna('published'))} draws of needles")
         if depths := rows.depth.dropna().nunique():
             parts.append(f"{depths} depths")
         if name != "perplexity" and rows.generation_length.notna().any():

@@ -109,7 +109,8 @@ def _read_figure(row: dict[str, str]) -> Figure:
 def compare(scores: Sequence[Score]) -> list[FigurePair]:
     """Pair measured scores with published ones of the same model, scaling, column and length.
 
-    Scores on embedded data are passed over: they are of other texts. Pairs are in the order of the
+    Scores on embedded data, or on needles drawn independently, are passed over: they are of other
+    samples. Pairs are in the order of the
     scores; a conflicting figure makes one pair a version.
     """
     index: dict[tuple[str, str, str, int | None], list[Figure]] = defaultdict(list)
@@ -118,7 +119,7 @@ def compare(scores: Sequence[Score]) -> list[FigurePair]:
         index[name, figure.benchmark, figure.column, figure.length].append(figure)
     pairs = []
     for score in scores:
-        if score.benchmark not in COMPARABLE or score.is_embedded:
+        if score.benchmark not in COMPARABLE or score.is_own:
             continue
         if METRICS.get(score.benchmark, score.metric) != score.metric:
             continue

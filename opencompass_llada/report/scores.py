@@ -49,7 +49,7 @@ class Score:
     status: str  # ``ok``, ``missing`` or ``not run``
     reason: str
     protocol: str  # hash of what all members ask; scores that share it are ranked together
-    is_embedded: bool  # of this package's own generated text, which no paper reports on
+    is_own: bool  # of this package's own texts or draws of needles, which no paper reports on
     effective_n: float | None = None  # as many equal, independent clusters say as much (Kish)
     rank: int | None = None  # 1 plus the number of lines that are decidedly better; None without
     lowest_rank: int | None = None  # the rank were all that is undecided lost
