@@ -293,6 +293,26 @@ def test_folders_of_one_name_are_told_apart_by_the_folders_around_them(tmp_path)
     assert len({*titles}) == 7
 
 
+def test_an_alias_is_one_checkpoint_and_no_kind(tmp_path):
+    for path in ("a/final", "b/final", "\u6a21\u578b"):
+        write_tiny_sdar(tmp_path / path, max_position_embeddings=128)
+    first, second = (str(tmp_path / path) for path in ("a/final", "b/final"))
+    for specs, told in (
+        ([f"mine={first}", f"mine={second}"], "'mine' is the name of two checkpoints"),
+        (["tiny_llada", f"tiny-llada={first}"], "'tiny-llada' is the name of two checkpoints"),
+        ([str(tmp_path / "\u6a21\u578b")], "needs a letter of a to z or a digit"),
+        ([f"\u6a21={first}"], "needs a letter of a to z or a digit"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            ModelTable().resolve(specs)
+    table = ModelTable()
+    specs = [f"mine={first}", f"sdar_8b_chat={first}", f"sdar_8b_chat={second}"]
+    names = table.resolve(specs)
+    assert [name for spec in specs for name in table.resolve([spec])] == names, "asked again"
+    rows = [{"model": spec, "scaling": "none"} for spec in specs]
+    assert len(table.list_configs(specs, rows=rows)) == 3
+
+
 def test_a_path_alone_is_a_model_of_what_its_config_json_says(tmp_path, monkeypatch):
     sdar = write_tiny_sdar(tmp_path / "my-sdar", max_position_embeddings=96)
     llada = write_tiny_checkpoint(tmp_path / "llada")

@@ -37,6 +37,8 @@ class ModelTable:
             if not facts.path.startswith(assets.PREFIX)
             or (assets.FOLDER / facts.path.removeprefix(assets.PREFIX)).exists()
         }
+        #: Names of what a run has added, by the name and path that it gave.
+        self._added: dict[tuple[str, str], str] = {}
 
     def __getitem__(self, name: str) -> KnownModel:
         """Return what is known of a model that `resolve` returned."""
@@ -55,17 +57,23 @@ class ModelTable:
         NAME-FOLDER, FOLDER and ALIAS; folders of one name are told apart by those around them.
 
         Raises:
-            ValueError: For a name that is not in the table, the nearest is named; for no path.
+            ValueError: For a name that is not in the table, the nearest is named; for no path; for
+                a name of two checkpoints.
         """
         parsed = [self._parse(spec) for spec in specs]
-        given = {spec: None for spec in parsed if spec[1]}
-        prefixes = [f"{name}-" if name in self.models else "" for name, _ in given]
+        given = {spec: None for spec in parsed if spec[1] and spec not in self._added}
+        prefixes = [f"{name}-" if self._is_kind(name) else "" for name, _ in given]
         by_name = {
             plain_name(name).replace("_", "-"): own.path for name, own in self.models.items()
         }
         labels = label_paths([path for _, path in given], prefixes, by_name)
-        named = {spec: self._add(*spec, label) for spec, label in zip(given, labels, strict=True)}
-        return list(dict.fromkeys(named.get(spec, spec[0]) for spec in parsed))
+        for spec, label in zip(given, labels, strict=True):
+            self._added[spec] = self._add(*spec, label)
+        return list(dict.fromkeys(self._added.get(spec, spec[0]) for spec in parsed))
+
+    def _is_kind(self, name: str) -> bool:
+        """Tell a name of the table, which says what a checkpoint is like, from a run's own."""
+        return name in self.models and name not in self._added.values()
 
     def _parse(self, spec: str) -> tuple[str, str]:
         """Return name and path of a model, each '' where it is not given."""
@@ -83,25 +91,33 @@ class ModelTable:
 
     def _add(self, name: str, path: str, label: str) -> str:
         """Enter a checkpoint into the table; return its name."""
-        like = self.models.get(name)
-        if like is None:
+        if not self._is_kind(name):
             try:
-                facts = read_facts(path, title=name or label)
+                facts = read_facts(path, title=(title := name or label))
             except ValueError as error:
                 guess = name and nearest(name, self.models)
                 hint = f" Did you mean {guess!r} for {name!r}?" if guess else ""
                 raise ValueError(f"model {name or path!r}: {error}{hint}") from error
             name = plain_name(name or label)
         else:
+            like = self.models[name]
             title = f"{like.title} ({plain_name(label)})"
             facts = replace(like, path=path, title=title)
             facts = replace(facts, trained_length=stated_length(facts) or like.trained_length)
             name = f"{name}-{plain_name(label)}"
-        if self.models.setdefault(name, facts).path != path:
+        if not name:
             raise ValueError(
-                f"model {name!r} is the name of two checkpoints, {self.models[name].path!r} and "
-                f"{path!r}; give one of them another alias, ALIAS=PATH."
+                f"model {title!r}: a name needs a letter of a to z or a digit, which names of "
+                f"files are made of; give the checkpoint another, ALIAS={path}."
             )
+        abbr = name.replace("_", "-")
+        for known, own in self.models.items():
+            if known.replace("_", "-") == abbr and own.path != path:
+                raise ValueError(
+                    f"model {name!r} is the name of two checkpoints, {own.path!r} and "
+                    f"{path!r}; give one of them another alias, ALIAS=PATH."
+                )
+        self.models[name] = facts
         return name
 
     def list_configs(
