@@ -1,5 +1,7 @@
 """Variants of a run's cells, and whether the order of its models holds under them."""
 
+import json
+
 import pytest
 from work_dirs import make_model, niah_cell, write_json, write_run
 
@@ -179,7 +181,7 @@ def test_a_setting_with_a_missing_cell_counts_for_none(run):
 
 
 def write_settings(folder, scores):
-    """Write a run from setting -> length -> score of each model."""
+    """Write a run from setting -> length -> score of each model; recorded from the last on."""
     models = [make_model(name) for name in next(iter(scores[""].values()))]
     groups = []
     for setting, own in scores.items():
@@ -193,6 +195,15 @@ def write_settings(folder, scores):
                 write_json(folder / f"results/{name}/{cell['abbr']}.json",
                            {"score": score, "accuracy": score, "num_samples": 2})  # fmt: skip
         groups.append({"models": models, "datasets": cells})
+    records = [{"kind": "dataset", "model": model["abbr"], "dataset": cell["abbr"],
+                "num_samples": 2, "started": f"2026-01-01T00:00:{59 - place}+00:00"}
+               for place, group in enumerate(groups) for cell in group["datasets"]
+               for model in models]  # fmt: skip
+    for name in {record["model"] for record in records}:
+        path = folder / f"provenance/{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        own = [record for record in records if record["model"] == name]
+        path.write_text("".join(json.dumps(record) + "\n" for record in own))
     (folder / "configs").mkdir()
     text = f"model_dataset_combinations={groups!r}\nwork_dir={str(folder)!r}\n"
     (folder / "configs/run_1.py").write_text(text)

@@ -92,7 +92,8 @@ def _score_line(own: pandas.DataFrame, asked: pandas.DataFrame) -> Iterator[Sett
     """Yield a line's means over the cells that its runs have under every setting, if any."""
     # Of two runs of one cell the later counts, as everywhere.
     by_age = own.sort_values("recorded", kind="stable", na_position="first")
-    own = own[own.run == by_age.groupby(["setting", "place"]).run.transform("last")]
+    latest = by_age.groupby(["setting", "place"]).run.transform("last")
+    own = own[own.run == latest.reindex(own.index)]
     parts = [set(cells.place) for frame in (own, asked) for _, cells in frame.groupby("setting")]
     places = set.intersection(*parts)
     if len(asked) and places and BASE in set(own.setting):
