@@ -90,7 +90,8 @@ def _show(score: Score) -> str:
     parts = []
     if score.low is not None and score.high is not None:
         parts.append(f"[{form.format(score.low)}, {form.format(score.high)}]")
-    parts += [f"n {score.n:,}"] if score.n else []
+    tokens = "" if score.higher_is_better else " tokens"
+    parts += [f"n {score.n:,}{tokens}"] if score.n else []
     told = f" ({', '.join(parts)})" if parts else ""
     return f"{form.format(score.score)}{unit}{told}"
 
