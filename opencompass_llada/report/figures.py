@@ -17,6 +17,7 @@ from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report import drawing
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
+from opencompass_llada.report.groups import sort_lines
 from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
 from opencompass_llada.report.scores import RULER_THRESHOLD, Score, choose_headlines, main_metric
 from opencompass_llada.report.writers import file_name, name_scaling
@@ -25,6 +26,8 @@ _HATCHES = {"diffusion": "", "autoregressive": "////", "unknown": "...."}
 _BAR_INCHES = 0.21
 #: More bands than this in one panel cannot be told apart.
 MOST_IN_A_PANEL = 5
+#: Lines of a figure: of more, pictures take minutes and megabytes and show less.
+MOST_LINES = 40
 HEAT_MAPS = "niah_heat_maps"
 CURVES = "_by_length"  # how names of curves over length end
 TARGET_TITLES = {
@@ -45,29 +48,39 @@ def make_plots(
     costs: Sequence[Cost],
     heat_maps_a_row: int | None = None,
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yield name, caption and figure of everything that there is something to draw for."""
-    if grids := make_entry_grids(collection.results):
+    """Yield name, caption and figure of everything that there is something to draw for.
+
+    Of more than `MOST_LINES` the best by the first headline are drawn, and captions say so.
+    """
+    entries = list(sort_lines(scores, choose_headlines(scores)))
+    results, points, more = collection.results, collection.curves, ""
+    if len(entries) > MOST_LINES:
+        shown = set(entries[:MOST_LINES])
+        scores = [score for score in scores if score.entry in shown]
+        costs = [cost for cost in costs if cost.entry in shown]
+        results, points = (frame[frame.entry.isin(shown)] for frame in (results, points))
+        more = f"; the best {MOST_LINES} of {len(entries)} lines"
+    if grids := make_entry_grids(results):
         figure = draw_heat_maps(grids, heat_maps_a_row or (3 if len(grids) <= 9 else 5))
-        yield HEAT_MAPS, "Needle in a haystack by length and depth", figure
+        yield HEAT_MAPS, f"Needle in a haystack by length and depth{more}", figure
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]
         main = main_metric(scores, own[0].benchmark)
         if own[0].benchmark == "perplexity" or main not in (None, own[0].metric):
             continue
         if (figure := draw_lengths(series, own)) is not None:
-            caption = (
-                f"{series} over context length{_count([s.n for s in pick_lengths(own)], 'samples')}"
-            )
+            counts = _count([score.n for score in pick_lengths(own)], "samples")
+            caption = f"{series} over context length{counts}{more}"
             yield f"{file_name(series)}{CURVES}", caption, figure
         if (figure := draw_groups(series, own)) is not None:
-            yield f"{file_name(series)}_by_group", f"{series} by group of tasks", figure
-    if len(collection.curves):
-        trained = {row.entry: row.trained_length for row in collection.rows}
-        figure = draw_curves(collection.curves.assign(model=collection.curves.entry), trained)
-        tokens = _count(collection.curves.num_tokens.dropna(), "tokens")
-        yield f"perplexity{CURVES}", f"Perplexity over context length{tokens}", figure
+            yield f"{file_name(series)}_by_group", f"{series} by group of tasks{more}", figure
+    if len(points):
+        trained = dict(zip(results.entry, results.trained_length, strict=True))
+        figure = draw_curves(points.assign(model=points.entry), trained)
+        tokens = _count(points.num_tokens.dropna(), "tokens")
+        yield f"perplexity{CURVES}", f"Perplexity over context length{tokens}{more}", figure
     if (figure := draw_costs(scores, costs)) is not None:
-        yield "score_against_cost", "Score against cost of generation", figure
+        yield "score_against_cost", f"Score against cost of generation{more}", figure
 
 
 def _count(counts: Iterable[int | None], unit: str) -> str:

@@ -59,14 +59,10 @@ def _list(values: Sequence[Any]) -> str:
     return " and ".join(shown) or "none"
 
 
-def group_lines(
-    scores: Sequence[Score], columns: Sequence[Column], explain: Explain, *, is_overview: bool
-) -> list[LineGroup]:
-    """Return groups of lines by score in the first column, then the next; missing scores last.
-
-    In the overview lines that were asked differently in any of the columns are apart; in one
-    benchmark's table, those that were asked the same in none.
-    """
+def sort_lines(
+    scores: Sequence[Score], columns: Sequence[Column]
+) -> dict[str, dict[Column, Score]]:
+    """Return what each line has in each column, by score in the first column, then the next."""
     lines: dict[str, dict[Column, Score]] = {score.entry: {} for score in scores}
     for score in scores:
         if score.score is not None:
@@ -77,8 +73,20 @@ def group_lines(
         values = [s and (-(s.score or 0.0) if s.higher_is_better else s.score) for s in own]
         return [(value is None, value or 0.0) for value in values]
 
+    return {entry: lines[entry] for entry in sorted(lines, key=key)}
+
+
+def group_lines(
+    scores: Sequence[Score], columns: Sequence[Column], explain: Explain, *, is_overview: bool
+) -> list[LineGroup]:
+    """Return groups of lines, in the order of `sort_lines`; missing scores are last.
+
+    In the overview lines that were asked differently in any of the columns are apart; in one
+    benchmark's table, those that were asked the same in none.
+    """
+    lines = sort_lines(scores, columns)
     groups: list[LineGroup] = []
-    for entry in sorted(lines, key=key):
+    for entry in lines:
         asked = {c: lines[entry][c].protocol for c in columns if c in lines[entry]}
         group = next((g for g in groups if _fits(asked, g.asked, is_overview)), None)
         if group is None:
