@@ -27,7 +27,7 @@ _BAR_INCHES = 0.21
 #: More bands than this in one panel cannot be told apart.
 MOST_IN_A_PANEL = 5
 #: Lines of a figure: of more, pictures take minutes and megabytes and show less.
-MOST_LINES = 40
+MOST_LINES = 20
 HEAT_MAPS = "niah_heat_maps"
 CURVES = "_by_length"  # how names of curves over length end
 TARGET_TITLES = {

@@ -215,8 +215,9 @@ class EffectiveLength:
 def find_effective_lengths(scores: Sequence[Score]) -> list[EffectiveLength]:
     """Find both effective lengths of every line on every benchmark with lengths."""
     lines: dict[tuple[str, str], list[Score]] = {}
+    main = {name: main_metric(scores, name) for name in {score.benchmark for score in scores}}
     for score in scores:
-        if score.length is None or score.metric != main_metric(scores, score.benchmark):
+        if score.length is None or score.metric != main[score.benchmark]:
             continue
         if score.column == find_benchmark(score.benchmark).headline:
             lines.setdefault((score.entry, score.series), []).append(score)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -78,6 +79,7 @@ def clopper_pearson(mean: float, num_samples: float) -> Interval:
     return _rate_interval(mean, num_samples, "beta")
 
 
+@functools.lru_cache(maxsize=4096)  # cells of few samples have few rates
 def _rate_interval(mean: float, num_samples: float, method: str) -> Interval:
     if not 0 <= mean <= FULL_SCORE or num_samples <= 0:
         raise ValueError(
