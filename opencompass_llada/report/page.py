@@ -24,10 +24,11 @@ from opencompass_llada.runs.hashes import hash_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 CONFIG_BUDGET = 400_000  # characters of configs in a page; the rest is in provenance.json
-MOST_SENTENCES = (
-    4  # of the verdict; further ones are folded, so that a picture is on the first screen
-)
-SAMPLE_BUDGET = 2_600_000  # characters of HTML that all samples together may take
+#: Sentences of the verdict that are not folded, so that a picture is on the first screen.
+MOST_SENTENCES = 4
+MOST_MAPS = 60  # heat maps of a page
+MOST_ROWS = 400  # of each of its tables; the rest is in tables/
+SAMPLE_BUDGET = 2_000_000  # characters of HTML that all samples together may take
 #: What the markup around a data set, a prompt and an answer takes.
 _BLOCK_MARKUP, _PROMPT_MARKUP, _ANSWER_MARKUP, _STATE_MARKUP = 300, 420, 190, 84
 _SHORT = 140  # characters of each text where whole samples do not fit
@@ -184,13 +185,22 @@ def _find_widest(grid: Grid) -> float | None:
 
 
 def render_page(
-    collection: Collection, samples: Samples, plots: Sequence[Mapping[str, Any]], **parts: Any
+    collection: Collection,
+    samples: Samples,
+    plots: Sequence[Mapping[str, Any]],
+    entries: Sequence[str],
+    **parts: Any,
 ) -> str:
-    """Return the page, given its title, subtitle, verdict, notes, tables and published figures."""
+    """Return the page, given its title, subtitle, verdict, notes, tables and published figures.
+
+    `entries` are all lines, the best first; heat maps are in that order.
+    """
     import jinja2
     import markupsafe
 
     results = collection.results
+    order = {entry: place for place, entry in enumerate(entries)}
+    grids = sorted(make_entry_grids(results), key=lambda grid: order[grid.model])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -212,14 +222,16 @@ def render_page(
         policy=policy,
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
-        entries=list(results.entry.unique()),
+        entries=entries,
         benchmarks=list(
             dict.fromkeys(map(_title_of, results.drop_duplicates("benchmark").itertuples()))
         ),
         lengths=sorted(set(results.length.dropna())),
         title_of=_title_of,
         most_sentences=MOST_SENTENCES,
-        grids=make_entry_grids(results),
+        grids=grids[:MOST_MAPS],
+        num_maps=len(grids),
+        most_rows=MOST_ROWS,
         metric_names=METRIC_NAMES,
         find_widest=_find_widest,
         find_interval=cell_interval,

@@ -29,7 +29,7 @@ from opencompass_llada.report.comparisons import Comparison, compare_lines
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
-from opencompass_llada.report.groups import explain_difference
+from opencompass_llada.report.groups import explain_difference, sort_lines
 from opencompass_llada.report.latex import write_latex
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
@@ -40,7 +40,12 @@ from opencompass_llada.report.robustness import (
     find_settings,
     make_robustness_tables,
 )
-from opencompass_llada.report.scores import Score, find_effective_lengths, rank_scores
+from opencompass_llada.report.scores import (
+    Score,
+    choose_headlines,
+    find_effective_lengths,
+    rank_scores,
+)
 from opencompass_llada.report.tables import Links, make_published, make_tables
 from opencompass_llada.report.timings import find_timings
 from opencompass_llada.report.trackers import open_tracker
@@ -128,6 +133,7 @@ def write_report(
         collection,
         samples,
         plots,
+        list(sort_lines(scores, choose_headlines(scores))),
         title=title,
         subtitle=_describe(collection),
         verdict=verdict,
