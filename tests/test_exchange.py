@@ -137,6 +137,26 @@ def test_an_export_has_the_harness_fields_and_comes_back(run, tmp_path):
     assert line["prompt_hash"] == hashlib.sha256(prompt.encode()).hexdigest()
 
 
+def test_samples_that_are_not_all_there_do_not_count(run, tmp_path):
+    folder = write_harness(tmp_path / "lm")
+    for task in ("gsm8k", "niah_single_1"):
+        path = folder / f"samples_{task}_{STAMP}.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    [found] = read_lm_eval([folder])
+    numbers = {row["task"]: (row["n"], row["sample_scores"]) for row in found.rows}
+    assert numbers["gsm8k"] == (4, None), "as the results say"
+    path.unlink()
+    [found] = read_lm_eval([folder])
+    [ruler] = [row for row in found.rows if row["benchmark"] == "ruler"]
+    assert ruler["n"] is None, "the results count the samples of all lengths"
+
+
+def test_files_of_another_form_are_refused_by_name(tmp_path):
+    folder = write_harness(tmp_path / "lm", **{"n-samples": {"gsm8k": 4}})
+    with pytest.raises(ValueError, match="is not as lm-evaluation-harness writes it"):
+        read_lm_eval([folder])
+
+
 def test_one_name_with_other_arguments_is_another_model(run, tmp_path):
     """Files of one path in two folders, too; a folder named twice is read once."""
     arguments = ("pretrained=some/model", "pretrained=some/model,peft=some/lora")
@@ -201,6 +221,8 @@ def test_wrong_files_and_names_are_refused(run, tmp_path, capsys):
     assert "--model: x, y" in capsys.readouterr().err
     assert main(["export", str(two), "-o", str(tmp_path / "r.json"), "--model", "z"]) == 2
     assert "Valid: x, y" in capsys.readouterr().err
+    assert main(["export", str(two), "-o", str(tmp_path), "--model", "x"]) == 2
+    assert "is a folder; give a file in it" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

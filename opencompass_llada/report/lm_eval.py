@@ -73,7 +73,17 @@ def read_lm_eval(folders: Iterable[str | Path]) -> list[Imported]:
             )
         found |= {path.resolve(): path for path in paths}
     labels = label_paths([str(path.parent) for path in found], [""] * len(found), {})
-    return [_read_file(path, label) for path, label in zip(found.values(), labels, strict=True)]
+    return [_read_checked(path, label) for path, label in zip(found.values(), labels, strict=True)]
+
+
+def _read_checked(path: Path, label: str) -> Imported:
+    try:
+        return _read_file(path, label)
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{path}, or the samples beside it, is not as {NAME} writes it "
+            f"({type(error).__name__}: {error}); give its files unchanged, or leave this one out."
+        ) from error
 
 
 def _read_file(path: Path, label: str) -> Imported:
@@ -191,12 +201,14 @@ def _read_task(
         )
         scale = 100.0 if adds_up or metric in (*SHARES, *shares) or is_ruler else 1.0
         error = finite(own.get(f"{metric}_stderr,{chosen}"))
-        count = ((content.get("n-samples") or {}).get(task) or {}).get("effective")
+        count = ((content.get("n-samples") or {}).get(task) or {}).get("effective") or 0
+        if adds_up or is_ruler:  # of which the file counts all lengths together
+            count = len(mine)
         shots = (content.get("n-shot") or {}).get(task)
         version = (content.get("versions") or {}).get(task)
         yield {
             **_name_place(content, task, metric, chosen),
-            "n": len(mine) or (int(count) if count else None),
+            "n": int(count) or None,
             "score": scale * number,
             "standard_error": None if error is None else scale * error,
             "template_hash": hash_values([task, version, shots, *asked]),
@@ -239,8 +251,10 @@ def export(collection: Collection, path: Path, model: str | None = None) -> list
     """Write a line of the leaderboard as a results file; return its path, and the samples'.
 
     Raises:
-        ValueError: For an unknown model, or none given where there are several.
+        ValueError: For an unknown model, or none given where there are several; for a folder.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file in it, such as {path / 'results.json'}")
     entries = list(dict.fromkeys(collection.results.entry))
     if model is None and len(entries) > 1:
         raise ValueError(
