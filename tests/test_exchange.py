@@ -204,6 +204,21 @@ def test_exports_side_by_side_keep_their_own_samples(tmp_path):
     assert not list(tmp_path.glob("samples_*_x.jsonl")), "of the export before"
 
 
+def test_data_sets_of_one_name_in_two_runs_are_two_tasks(tmp_path):
+    cells = [niah_cell(2000, 50, repeats=4)]
+    drawn = [{**cells[0], "draws": "independent"}]
+    model = make_model("x")
+    runs = [write_run(tmp_path / "a", [model], cells, quality=1.0),
+            write_run(tmp_path / "b", [model], drawn, quality=0.0, word="paper")]  # fmt: skip
+    collection = collect(runs)
+    export(collection, tmp_path / "out/results.json")
+    [imported] = read_lm_eval([tmp_path / "out"])
+    own = {(row.prompt_hash, row.metric): row.sample_scores for row in collection.rows}
+    after = {(row["prompt_hash"], row["metric"]): row["sample_scores"] for row in imported.rows}
+    assert len(own) == 4
+    assert after == {key: pytest.approx(scores) for key, scores in own.items()}
+
+
 def test_a_perplexity_is_exported_as_it_is():
     row = SimpleNamespace(sample_scores=(2.0, 3.0), benchmark="perplexity")
     assert (_scale(row), _has_shares(row)) == (1.0, False)

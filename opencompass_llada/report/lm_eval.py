@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,7 +38,7 @@ from opencompass_llada.report.results import (
     hash_prompts,
     read_cell_answers,
 )
-from opencompass_llada.runs.checkpoints import label_paths
+from opencompass_llada.runs.checkpoints import label_paths, plain_name
 from opencompass_llada.runs.hashes import hash_text, hash_values
 from opencompass_llada.runs.provenance import Provenance
 from opencompass_llada.runs.run_folder import RunFolder
@@ -266,17 +267,29 @@ def export(collection: Collection, path: Path, model: str | None = None) -> list
     rows = [row for row in rows if row.status == "ok"]
     if not rows:
         raise ValueError(f"{model or entries[0]} has no result that could be written.")
-    write_text(path, json.dumps(_describe(collection, rows), indent=2, ensure_ascii=False) + "\n")
+    names = _name_tasks(rows)
+    content = _describe(collection, rows, names)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     paths = [path]
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        own = [row for row in rows if row.dataset == dataset]
-        file = _samples_file(path, dataset)
+    for key, name in names.items():
+        own = [row for row in rows if key_of(row) == key]
+        file = _samples_file(path, name)
         if lines := _sample_lines(collection, own):
             paths.append(file)
             write_text(file, "".join(f"{json.dumps(own, ensure_ascii=False)}\n" for own in lines))
         else:  # of an earlier export, whose numbers are others
             file.unlink(missing_ok=True)
     return paths
+
+
+def _name_tasks(rows: Sequence[Any]) -> dict[CellKey, str]:
+    """Return a name a cell: its data set, and the run where two runs have one of that name."""
+    keys = dict.fromkeys(map(key_of, rows))
+    counts = Counter(dataset for _, _, dataset in keys)
+    return {
+        (run, model, dataset): dataset + (f"_{plain_name(run)}" if counts[dataset] > 1 else "")
+        for run, model, dataset in keys
+    }
 
 
 def _has_shares(row: Any) -> bool:
@@ -288,7 +301,9 @@ def _scale(row: Any) -> float:
     return 0.01 if _has_shares(row) or find_benchmark(row.benchmark).is_percent else 1.0
 
 
-def _describe(collection: Collection, rows: Sequence[Any]) -> dict[str, Any]:
+def _describe(
+    collection: Collection, rows: Sequence[Any], names: Mapping[CellKey, str]
+) -> dict[str, Any]:
     first = rows[0]
     record = collection.provenance[first.run].models.get(first.model) or {}
     content: dict[str, Any] = {
@@ -296,7 +311,7 @@ def _describe(collection: Collection, rows: Sequence[Any]) -> dict[str, Any]:
                               "higher_is_better", "n-samples")
     }  # fmt: skip
     for row in rows:
-        name = row.dataset
+        name = names[key_of(row)]
         error = "N/A" if row.standard_error is None else _scale(row) * row.standard_error
         own = content["results"].setdefault(name, {"name": name, "alias": name})
         own |= {f"{row.metric},none": _scale(row) * row.score, f"{row.metric}_stderr,none": error}
