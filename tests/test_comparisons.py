@@ -14,7 +14,8 @@ from statsmodels.stats.multitest import multipletests
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json, write_run
 
 from opencompass_llada.cli import main as run_command
-from opencompass_llada.report.collect import remark_on_draws
+from opencompass_llada.report.averages import make_board
+from opencompass_llada.report.collect import collect, remark_on_draws
 from opencompass_llada.report.comparisons import compare_lines
 from opencompass_llada.report.pairs import (
     clusters_to_decide,
@@ -227,6 +228,19 @@ def test_few_draws_of_a_bound_are_said():
         assert len(remark_on_draws(curves, results)) == said
     exact = pandas.DataFrame([{**point, "standard_error": 0.0, "num_draws": 2}])
     assert remark_on_draws(exact, results) == []
+
+
+def test_prompts_that_are_not_recorded_are_not_equal(tmp_path):
+    """As of OpenCompass' own perplexity inferencer: then the data sets' configs tell."""
+    cell = niah_cell(2000, 50)
+    runs = [write_run(tmp_path / name, [make_model(name)], [cell | {"infer_cfg": {"p": name}}])
+            for name in "ab"]  # fmt: skip
+    for path in tmp_path.glob("*/predictions/*/*.json"):
+        answers = json.loads(path.read_text())
+        write_json(path, {n: {**own, "origin_prompt": ""} for n, own in answers.items()})
+    collection = collect(runs)
+    assert set(collection.results.prompt_hash) == {None}
+    assert len({score.protocol for score in make_board(collection)}) == 2
 
 
 MODELS = [make_model("one"), make_model("two"), make_model("three-ar")]

@@ -263,8 +263,8 @@ def read_cell_answers(run_path: Path, model: str, dataset: str) -> list[dict[str
 
 
 def hash_prompts(prompts: Sequence[str]) -> str | None:
-    """Return the hash of a cell's prompts in order; None without any."""
-    return hash_text("\0".join(prompts))[:DIGITS] if prompts else None
+    """Return the hash of a cell's prompts in order; None where one is not recorded."""
+    return hash_text("\0".join(prompts))[:DIGITS] if prompts and all(prompts) else None
 
 
 def _score_of(detail: Mapping[str, Any], metric: str) -> float | None:
