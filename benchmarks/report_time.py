@@ -1,10 +1,11 @@
-"""Time and size of the report of a work directory of 20 models, each at 6 lengths and 11 depths.
+"""Time and size of the report of a work directory of 200 models, each at 6 lengths and 11 depths.
 
-    python benchmarks/report_time.py [--samples 2] [--models 20]
+    python benchmarks/report_time.py [--samples 2] [--models 200] [--rounds 1]
 
 Makes the directory (with RULER's 13 tasks at two lengths besides; prompts of 4 characters a token),
-then runs ``opencompass-llada report`` on it in a process of its own, three times, imports included.
-Writes benchmarks/records/report_time.json and fails if the median takes 20 s or the page 5 MB.
+then runs ``opencompass-llada report`` on it in a process of its own, imports included.
+Writes benchmarks/records/report_time.json and fails if the median takes 60 s or the page 5 MB; other
+processes' load, which the record holds, lengthens it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from recording import ROOT, describe_run, write_record
 
 sys.path.insert(0, str(ROOT / "tests"))
-MOST_SECONDS, MOST_BYTES = 20.0, 5_000_000
+MOST_SECONDS, MOST_BYTES = 60.0, 5_000_000
 
 
 def make_work_dir(folder: Path, num_models: int, num_samples: int) -> None:
@@ -48,7 +49,8 @@ def make_work_dir(folder: Path, num_models: int, num_samples: int) -> None:
 def main() -> int:
     """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--models", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1, help="times that it is measured")
     parser.add_argument("--samples", type=int, default=2, help="samples a cell")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,7 +59,7 @@ def main() -> int:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         seconds = []
         command = [sys.executable, "-m", "opencompass_llada.cli", "report", str(folder)]
-        for number in range(3):
+        for number in range(given.rounds):
             out = Path(temporary) / f"out{number}"
             start = time.perf_counter()
             subprocess.run(
@@ -75,7 +77,7 @@ def main() -> int:
         "samples": given.samples,
         "work_dir_bytes": size,
         "seconds": seconds,
-        "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / 3, 2),
+        "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / given.rounds, 2),
         "peak_memory_mib": round(used.ru_maxrss / 1024),
         "page_bytes": page,
     }
