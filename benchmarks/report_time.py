@@ -4,8 +4,8 @@
 
 Makes the directory (with RULER's 13 tasks at two lengths besides; prompts of 4 characters a token),
 then runs ``opencompass-llada report`` on it in a process of its own, imports included.
-Writes benchmarks/records/report_time.json and fails if the median takes 60 s or the page 5 MB; other
-processes' load, which the record holds, lengthens it.
+Writes benchmarks/records/report_time.json and fails if the median takes 60 s or the page 5 MB.
+Other load of the machine, which the record holds, lengthens it.
 """
 
 from __future__ import annotations
