@@ -73,7 +73,7 @@ def test_wordings_are_those_of_the_data_and_the_published_one_is_the_run_itself(
     assert [*found] == ["", *(f"wordings: wording {number}" for number in range(4))]
     run = plan(**NIAH, robustness=["wordings"])
     assert [group["datasets"][0].get("wording") for group in run.combinations] == [None, 0, 1, 2, 3]
-    published = variants_of(plan(**NIAH, draws="published", robustness=["wordings"]))
+    published = variants_of(plan(**NIAH, needle_draws="published", robustness=["wordings"]))
     assert [*published] == ["", *(f"wordings: wording {number}" for number in (1, 2, 3))]
     with pytest.raises(ValueError, match="Unknown .* 'wordings'"):
         plan("ruler", data="embedded", robustness=["wordings"])
@@ -105,6 +105,16 @@ def test_longer_answers_stay_within_the_length_and_names_differ():
     assert {c["tokens_to_generate"] for group in ruler.combinations for c in group["datasets"]} == {
         30, 60, 120,
     }  # fmt: skip
+
+
+def test_data_sets_without_room_for_longer_answers_are_left_out_with_a_note(caplog):
+    settings = {"tasks": ["vt", "niah_multikey_3"], "data": "embedded", "samples": 1}
+    run = plan("ruler", lengths=[512], **settings, robustness=["generation_lengths"])
+    found = [sorted(cell["task"] for cell in group["datasets"]) for group in run.combinations]
+    assert found == [["niah_multikey_3", "vt"], ["niah_multikey_3"]], "and none of 4 times"
+    assert "1 of 2 data sets are not run with generation_lengths: 2 times" in caplog.text
+    assert "2 of 2 data sets are not run with generation_lengths: 4 times" in caplog.text
+    assert "too small for RULER's vt" in caplog.text
 
 
 def test_what_changes_nothing_or_is_unknown_is_refused(monkeypatch, caplog):

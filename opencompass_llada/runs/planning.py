@@ -6,6 +6,7 @@ Each benchmark states in ``plan.py`` what is its own, as a `Plan` (``PLAN``) and
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -148,15 +149,16 @@ def plan_run(
         return table.list_configs(models, values["scaling"], num_gpus=gpus, **{**given, **options})
 
     groups = plan.make_groups(values, table, make_models)
-    if asked := values.values.get("robustness"):
-        from opencompass_llada.runs.robustness import add_variants
-
-        groups = add_variants(groups, asked, plan.num_wordings)
     for group in groups:
         for cell in group["datasets"]:
             if not cell["path"].startswith(assets.PREFIX):
                 cell["path"] = plan.find_path(cell)
         plan.check_data(values, group["datasets"])
+    if asked := values.values.get("robustness"):
+        from opencompass_llada.runs.robustness import add_variants
+
+        check = functools.partial(plan.check_data, values)
+        groups = add_variants(groups, asked, plan.num_wordings, check)
     models = [config for group in groups for config in group["models"]]
     datasets = unique(cell for group in groups for cell in group["datasets"])
     results = _count_results(groups)

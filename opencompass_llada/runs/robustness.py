@@ -42,12 +42,16 @@ class Setting:
 
 
 def add_variants(
-    groups: Sequence[Group], kinds: Sequence[str], num_wordings: int = 0
+    groups: Sequence[Group],
+    kinds: Sequence[str],
+    num_wordings: int = 0,
+    check_data: Callable[[Sequence[Config]], None] = lambda cells: None,
 ) -> list[Group]:
     """Return groups of models and data sets with a variant of each under every setting.
 
     A setting that does not fit a model, such as a sampler's for an autoregressive one, leaves it
-    out, and the log says so.
+    out, and so it does a data set that `check_data` refuses under it, such as one whose length has
+    no room for a longer answer; the log says so.
 
     Raises:
         ValueError: If a kind changes no model at all.
@@ -55,7 +59,12 @@ def add_variants(
     found = list(groups)
     for kind in kinds:
         settings = list(_list_settings(kind, kinds, num_wordings))
-        made = [variant for setting in settings for variant in _vary(groups, setting)]
+        made = [
+            variant
+            for setting in settings
+            for varied in _vary(groups, setting)
+            for variant in _keep_fitting(varied, setting, check_data)
+        ]
         if not made:
             raise ValueError(
                 f"robustness={kind!r} changes nothing: no model of this run draws random numbers "
@@ -119,6 +128,28 @@ def _vary(groups: Sequence[Group], setting: Setting) -> Iterator[Group]:
                 models.append(varied)
         if models:
             yield {"models": models, "datasets": cells}
+
+
+def _keep_fitting(
+    group: Group, setting: Setting, check_data: Callable[[Sequence[Config]], None]
+) -> Iterator[Group]:
+    """Yield a group with the data sets that can be made, if any."""
+    cells, faults = group["datasets"], []
+    try:
+        check_data(cells)
+    except ValueError:
+        for cell in group["datasets"]:
+            try:
+                check_data([cell])
+            except ValueError as error:
+                cells = [other for other in cells if other is not cell]
+                faults.append(f"{cell['abbr']}: {error}")
+        logger.warning(
+            "%d of %d data sets are not run with %s: %s",
+            *(len(faults), len(group["datasets"]), setting.name, faults[0]),
+        )
+    if cells:
+        yield {**group, "datasets": cells}
 
 
 def _fits(model: Config, lengths: set[int | None], setting: Setting) -> bool:
