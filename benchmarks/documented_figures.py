@@ -564,8 +564,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "ruler_tiny_models": by_length(
         ["", "512", "1,024"],
-        {label: "leaderboard_tiny_block.csv#" * ("tiny-block" in label)
-         + conditions.replace("title=", "entry=").replace("&scaling=none", "")
+        {label: conditions.replace("title=", "entry=").replace("&scaling=none", "")
          .replace("&scaling=", ", ") for label, conditions in ENTRIES.items()},
         "benchmark=ruler&column=NIAH&", "{score:.0f}", "leaderboard_tiny_models.csv",
     ),
