@@ -268,6 +268,17 @@ def test_scores_go_to_a_tracker_if_asked_for(run, tmp_path, monkeypatch, kind, s
     assert calls[-1][0] == "exit"
 
 
+def test_lines_whose_names_make_one_folder_are_two_runs(monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "wandb", make_recorder(calls))
+    scores = [SimpleNamespace(entry=entry, series="S", column="c", length=None, score=1.0, low=None,
+                              high=None) for entry in ("a b", "a-b", "c")]  # fmt: skip
+    open_tracker("wandb:p")(scores)
+    assert [options["name"] for name, _, options in calls if name == "init"] == [
+        "a b 1", "a-b 2", "c"
+    ]  # fmt: skip
+
+
 def test_a_missing_score_is_not_sent(monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "wandb", make_recorder(calls))

@@ -35,9 +35,13 @@ def open_tracker(target: str) -> Callable[[Sequence[Score]], None]:
         raise ImportError(f"--log {target} needs {kind}: pip install {kind}") from error
 
     def send(scores: Sequence[Score]) -> None:
-        for entry in dict.fromkeys(score.entry for score in scores):
+        entries = list(dict.fromkeys(score.entry for score in scores))
+        folders = [file_name(entry) for entry in entries]
+        for number, entry in enumerate(entries, start=1):
             own = [score for score in scores if score.entry == entry]
-            _SENDERS[kind](module, place, entry, list(_list_points(own)))
+            is_other = folders.count(file_name(entry)) > 1  # "a b" and "a-b" would share a run
+            name = f"{entry} {number}" if is_other else entry
+            _SENDERS[kind](module, place, name, list(_list_points(own)))
 
     return send
 
