@@ -61,6 +61,14 @@ def test_a_fault_costs_one_fork(server, tmp_path):
     assert run_forked(fail, log=str(tmp_path / "three")) == 3
 
 
+def test_a_variable_of_the_config_that_was_read_before_makes_tasks_commands(server, monkeypatch):
+    assert is_ready()
+    monkeypatch.setenv("SET_LATER", "yes")
+    assert is_ready()
+    monkeypatch.setenv("HF_HUB_SET_LATER", "1")
+    assert not is_ready()
+
+
 def test_a_status_is_read_by_one_thread_at_a_time(server, monkeypatch, tmp_path):
     """A start looks at the status of others, which end at that moment."""
     read, busy = forkserver.read_signed, threading.Lock()

@@ -23,6 +23,8 @@ from opencompass_llada.runs import machine
 
 #: What tasks import, most of it by the first module.
 _IMPORTED = ["opencompass_llada.runs.tasks", "opencompass_llada.wrapper"]
+#: Variables that those modules read when they are imported, such as HF_HUB_OFFLINE.
+_READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
 _server: dict[str, Any] = {}
 #: A start asks all processes for their status, which can be read once: two threads that did so at
 #: the same time would make one of them a failure.
@@ -39,11 +41,11 @@ def imports_shared() -> Iterator[None]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     forkserver.ensure_running()
-    _server["context"] = context
+    _server.update(context=context, variables=_read_variables())
     try:
         yield
     finally:
-        del _server["context"]
+        _server.clear()
         # There is no public way to end it. It may still import, so it is not asked to.
         server = cast(Any, forkserver)._forkserver
         os.kill(server._forkserver_pid, signal.SIGKILL)
@@ -51,8 +53,12 @@ def imports_shared() -> Iterator[None]:
 
 
 def is_ready() -> bool:
-    """Whether tasks can be forks."""
-    return "context" in _server
+    """Whether tasks can be forks: not where a config has set what was read before."""
+    return "context" in _server and _server["variables"] == _read_variables()
+
+
+def _read_variables() -> dict[str, str]:
+    return {name: own for name, own in os.environ.items() if name.startswith(_READ_AT_IMPORT)}
 
 
 def run_forked(work: Callable[..., None], *arguments: Any, log: str) -> int:
