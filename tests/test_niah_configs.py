@@ -162,7 +162,7 @@ def test_variables_choose_and_the_choice_is_said(monkeypatch, capsys):
     assert "0,100" in said
     assert "$LLADA_DEPTHS" in said
     assert "tiny_llada" in said
-    assert "3 models, 4 cells" in said
+    assert "3 models, 12 results" in said
 
 
 @pytest.mark.parametrize(
@@ -355,3 +355,17 @@ def test_dumped_config_repeats_the_run_without_the_variables(monkeypatch, tmp_pa
     next((tmp_path / "one/results").rglob("*.json")).unlink()
     with pytest.raises(SystemExit):
         summarizer.summarize(time_str="later")
+
+
+def test_models_that_are_asked_otherwise_are_named_before_anything_runs(
+    monkeypatch, tmp_path, capsys
+):
+    own = write_tiny_checkpoint(tmp_path / "own", max_sequence_length=512)
+    parse(monkeypatch, models=f"{own},tiny_llada", scaling="none")
+    told = capsys.readouterr().err
+    assert "Not all models are asked the same" in told
+    assert "own: 32 new tokens" in told
+    assert "tiny-llada: 16 new tokens" in told
+    parse(monkeypatch, models=f"{own},tiny_llada", scaling="none", generation_length="16",
+          tokenizer=str(own))  # fmt: skip
+    assert "Not all models" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -154,6 +155,7 @@ def plan_run(
             if not cell["path"].startswith(assets.PREFIX):
                 cell["path"] = plan.find_path(cell)
         plan.check_data(values, group["datasets"])
+    asked_groups = groups
     if asked := values.values.get("robustness"):
         from opencompass_llada.runs.robustness import add_variants
 
@@ -170,6 +172,7 @@ def plan_run(
             "results": results,
         }
         values.announce(plan.headline.format(**{**values.values, **counts}))
+        sys.stderr.write(_tell_what_differs(asked_groups))
     workers, evaluations = values["workers"], 1
     if plan.has_small_cells:
         partitioner = small_cells_partitioner(results, len(groups[0]["datasets"]), workers, gpus)
@@ -192,6 +195,28 @@ def plan_run(
     )
     run.summarizer = plan.make_summarizer(values, run)
     return run
+
+
+def _tell_what_differs(groups: Sequence[Combination]) -> str:
+    """Say which models are asked otherwise than others, '' if none is: they are not compared."""
+    told: dict[str, list[str]] = {}
+    for group in groups:
+        cells = group["datasets"]
+        answers = {cell["infer_cfg"]["inferencer"].get("max_out_len") for cell in cells}
+        lengths = sorted(length for length in answers if length)
+        tokens = "-".join(map(str, dict.fromkeys([*lengths[:1], *lengths[-1:]])))
+        counted = sorted({str(cell["tokenizer"]) for cell in cells if cell.get("tokenizer")})
+        by = [f"lengths by {', '.join(counted)}"] if counted else []
+        how = ", ".join([*([f"{tokens} new tokens"] if tokens else []), *by])
+        told.setdefault(how, []).extend(model["abbr"] for model in group["models"])
+    if len(told) < 2:
+        return ""
+    lines = [f"  {', '.join(names)}: {how}" for how, names in told.items()]
+    return (
+        "Not all models are asked the same, and those that are not are not compared with each "
+        "other (LLADA_GENERATION_LENGTH and LLADA_TOKENIZER, where a benchmark has them, ask all "
+        "alike):\n" + "\n".join(lines) + "\n"
+    )
 
 
 def pair_by_settings(

@@ -177,9 +177,9 @@ def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
     parts: Sequence[Any] = _split(written)
     if setting.is_number:
         if not parts or not all(part.isdecimal() for part in parts):
+            form = "whole numbers, separated by commas" if setting.is_list else "one whole number"
             raise ValueError(
-                f"{variable}={written!r} must be whole numbers, separated by commas "
-                f"({setting.text})."
+                f"{variable}={written!r} must be {form}, from {setting.lowest} ({setting.text})."
             )
         parts = [int(part) for part in parts]
     if setting.is_list:

@@ -166,7 +166,7 @@ def _model_options(values: Settings) -> dict[str, Any]:
 
 
 PLAN = planning.Plan(
-    headline="Needle in a haystack: {models} models, {cells} cells (length x depth)",
+    headline="Needle in a haystack: {models} models, {results} results (model x length x depth)",
     settings={**CELL_SETTINGS, "steps": number("denoising steps; default the model's")},
     demo={
         "models": ["tiny_llada"],
