@@ -172,7 +172,7 @@ def test_a_rank_is_given_only_where_the_pairs_decide_it():
     assert ranked[0].undecided.startswith("undecided against near (about ")
     assert ranked[3].undecided == "no scores by sample are recorded"
     assert ranked[4].undecided == "no other line was asked the same"
-    assert "ranks count within best + near + far + bare | other" in remarks[0]
+    assert "ranks count within best + near + far + bare; other" in remarks[0]
 
 
 def test_lower_perplexity_is_better():
@@ -205,6 +205,39 @@ def test_the_verdict_names_whom_a_leader_was_not_tested_against():
     assert "not tested" not in told
     [told] = make_verdict(rank_scores([*scores, make("bare", None, score=89.0)])[0], [])
     assert told.endswith("bare follows with 89.0 % (n 10); not tested against bare.")
+
+
+def hits(*counts):
+    """Return a line of 20 questions a number of hits; the first are hit."""
+    return [make(f"line {i}", cluster([100.0] * n + [0.0] * (20 - n))) for i, n in
+            enumerate(counts)]  # fmt: skip
+
+
+def test_the_verdict_names_all_that_are_level_and_each_numbers_own_line():
+    ranked, _ = rank_scores(hits(15, 15, 15, 13, 12))
+    [told] = make_verdict(ranked, [])
+    assert "level with line 1; line 2, undecided against line 3 (about " in told
+    assert re.search(
+        r"line 3 \(about [\d,]+ more samples would decide this pair\); line 4 \(", told
+    )
+    assert "undecided against line 1" not in told
+    ranked, _ = rank_scores(hits(15, 15, 15, 15, 15, 15, 14))
+    [told] = make_verdict(ranked, [])
+    assert "level with line 1; line 2; line 3 and 2 more, undecided against line 6 (about" in told
+    [told] = make_verdict(rank_scores(hits(15, 15))[0], [])
+    assert told.endswith("level with line 1.")
+    bare = [make(name, None, score=75.0) for name in "abc"]
+    [told] = make_verdict(rank_scores(bare)[0], [])
+    assert "level with b; c; not tested" in told
+
+
+def test_a_line_that_more_samples_would_decide_stands_before_those_that_none_would():
+    """A difference that is the same of all questions has no variance to tell a number by."""
+    steady = [make(f"steady {i}", cluster([74.0] * 4)) for i in range(4)]
+    best, far = make("best", cluster([75.0] * 4)), make("far", cluster([100.0, 90.0, 80.0, 10.0]))
+    ranked, _ = rank_scores([best, *steady, far])
+    told = ranked[0].undecided
+    assert re.fullmatch(r"undecided against far \(.*\); steady 0; steady 1 and 2 more", told)
 
 
 def test_an_unknown_baseline_is_refused_with_the_valid_ones():

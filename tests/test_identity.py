@@ -195,7 +195,7 @@ def test_models_that_were_asked_otherwise_are_not_ranked_together(tmp_path):
     write_run(tmp_path / "a", [make_model("one"), make_model("two")], GRID, quality=1.0)
     write_run(tmp_path / "b", [make_model("three")], GRID, word="letter", quality=1.0)
     _, scores, notes = read(tmp_path)
-    assert "ranks count within one + two | three" in notes
+    assert "ranks count within one + two; three" in notes
     assert {s.protocol for s in scores if s.entry == "one"}.isdisjoint(
         s.protocol for s in scores if s.entry == "three"
     )

@@ -20,8 +20,9 @@ RULER_THRESHOLD = 85.6
 #: NoLiMa (arXiv 2502.05167, section 4.2) takes 85 % of a model's own short-context score.
 OWN_SHARE = 0.85
 BASE_LENGTHS = (4000, 4096)  # a model's own 4K, in NeedleBench and RULER
+SAME = 1e-9  # scores that are no further apart are equal but for rounding
 MOST_RANKED = 64  # lines of a column that is no headline; all pairs of more take too long
-MOST_NAMED = 2  # lines that another is undecided against
+MOST_NAMED = 3  # lines that a sentence names
 BOUND_NOTE = (
     "perplexities of masked diffusion models are upper bounds, those of autoregressive models "
     "exact: of the two the lower may be so by the bound alone"
@@ -53,7 +54,7 @@ class Score:
     effective_n: float | None = None  # as many equal, independent clusters say as much (Kish)
     rank: int | None = None  # 1 plus the number of lines that are decidedly better; None without
     lowest_rank: int | None = None  # the rank were all that is undecided lost
-    undecided: str = ""  # against whom, and what would decide; why there is no rank
+    undecided: str = ""  # level with whom, undecided against whom; why there is no rank
     is_top: bool = False  # none that it is ranked with is better and some are worse; not a test
     clusters: Clusters | None = field(default=None, repr=False, compare=False)
 
@@ -91,7 +92,7 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
         remarks[max(sorted(groupings), key=len)].append(series)
     notes = [
         f"{' and '.join(names)}: not all lines were asked the same (prompts, tokenizer, number of "
-        f"samples or lengths differ), so ranks count within {' | '.join(grouping)}"
+        f"samples or lengths differ), so ranks count within {'; '.join(grouping)}"
         for grouping, names in remarks.items()
     ]
     return [ranked.get(id(score), score) for score in scores], notes
@@ -132,20 +133,31 @@ def _rank(group: Sequence[tuple[int, Score]], num_lines: int) -> dict[int, Score
 
 
 def _describe_undecided(place: int, entries: Sequence[str], decisions: Decisions) -> str:
-    """Name the lines that a line is undecided against, and what would decide the nearest."""
+    """Name the lines that a line is level with, and those that it is undecided against.
+
+    Those that more samples would decide come first, the nearest of them before the others.
+    """
     is_decided = decisions.better_LL[place] | decisions.better_LL[:, place]
     others = [i for i in decisions.nearest(place) if not is_decided[i]]
-    if not others:
-        return ""
-    named = []
-    for other in others[:MOST_NAMED]:
-        more = decisions.clusters_to_decide(place, other)
-        named.append(
-            entries[other] + (f" (about {more:,} more samples would decide)" if more else "")
-        )
-    rest = len(others) - MOST_NAMED
-    named += [f"{rest} more"] if rest > 0 else []
-    return f"undecided against {' | '.join(named)}"  # names hold commas
+    means_L = decisions.means_L
+    level = [i for i in others if abs(means_L[i] - means_L[place]) < SAME]
+    apart = others[len(level) :]
+    numbers: dict[int, str] = {}
+    for other in apart:
+        if len(numbers) < MOST_NAMED and (more := decisions.clusters_to_decide(place, other)):
+            numbers[other] = f" (about {more:,} more samples would decide this pair)"
+    apart.sort(key=lambda other: other not in numbers)
+    parts = {
+        "level with": [entries[i] for i in level],
+        "undecided against": [entries[i] + numbers.get(i, "") for i in apart],
+    }
+    return ", ".join(f"{how} {name_some(names)}" for how, names in parts.items() if names)
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Return the first names and how many more there are; names hold commas, so not by these."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return "; ".join(names[:MOST_NAMED]) + more
 
 
 def main_metric(scores: Sequence[Score], benchmark: str) -> str | None:

@@ -11,9 +11,13 @@ from collections.abc import Iterator, Sequence
 
 from opencompass_llada.report.comparisons import Comparison
 from opencompass_llada.report.pairs import difference_interval
-from opencompass_llada.report.scores import BOUND_NOTE, Score, choose_headlines
-
-MOST_NAMED = 3
+from opencompass_llada.report.scores import (
+    BOUND_NOTE,
+    SAME,
+    Score,
+    choose_headlines,
+    name_some,
+)
 
 
 def make_verdict(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> list[str]:
@@ -53,9 +57,8 @@ def _describe_gaps(where: str, missing: Sequence[Score], num_groups: int) -> Ite
             "tokenizer, number of samples or lengths) and are not compared with each other."
         )
     if missing:
-        named = ", ".join(score.entry for score in missing[:MOST_NAMED])
-        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        yield f"{where}: {named}{more} has no score, since results are missing."
+        named, have = name_some([s.entry for s in missing]), "have" if len(missing) > 1 else "has"
+        yield f"{where}: {named} {have} no score, since results are missing."
 
 
 def _describe_leader(where: str, group: Sequence[Score]) -> str:
@@ -63,20 +66,19 @@ def _describe_leader(where: str, group: Sequence[Score]) -> str:
     leader = group[0]
     if len(group) == 1:
         return f"{where}: {leader.entry} has {_show(leader)}, with no other to compare it with."
-    second = group[1]
-    lead = _describe_difference(leader, second)
+    lead = _describe_difference(leader, group[1])
     if leader.rank is None:
         why = f" ({leader.undecided})" if leader.undecided else ""
-        return f"{where}: {leader.entry} has the best score, {_show(leader)}; not tested{why}."
+        level = [s.entry for s in group[1:] if abs((s.score or 0) - (leader.score or 0)) < SAME]
+        lead = f", level with {name_some(level)}" if level else ""
+        best = f"{leader.entry} has the best score, {_show(leader)}"
+        return f"{where}: {best}{lead}; not tested{why}."
     if leader.is_decided:
         text = f"{where}: {leader.entry} leads with {_show(leader)}, {lead}"
         untested = [score.entry for score in group[1:] if not _is_paired(leader, score)]
-        named = ", ".join(untested[:MOST_NAMED])
-        more = f" and {len(untested) - MOST_NAMED} more" if len(untested) > MOST_NAMED else ""
-        return f"{text}; not tested against {named}{more}." if untested else f"{text}."
-    return (
-        f"{where}: {leader.entry} has the best score, {_show(leader)}, {lead}; {leader.undecided}."
-    )
+        return f"{text}; not tested against {name_some(untested)}." if untested else f"{text}."
+    told = "; ".join(filter(None, (lead, leader.undecided)))
+    return f"{where}: {leader.entry} has the best score, {_show(leader)}, {told}."
 
 
 def _is_paired(one: Score, other: Score) -> bool:
@@ -97,13 +99,13 @@ def _show(score: Score) -> str:
 
 
 def _describe_difference(leader: Score, second: Score) -> str:
-    """Say by how much the best line is ahead of the next."""
+    """Say by how much the best line is ahead of the next; '' where both are level."""
     if leader.clusters is None or second.clusters is None or not _is_paired(leader, second):
         return f"{second.entry} follows with {_show(second)}"
     apart = leader.clusters.means_C - second.clusters.means_C
     mean = float(leader.clusters.weights_C @ apart)
-    if abs(mean) < 1e-9:
-        return f"level with {second.entry}"
+    if abs(mean) < SAME:
+        return ""
     ends = difference_interval(leader.clusters, second.clusters)
     form, unit = ("{:.1f}", "points") if leader.clusters.is_bounded else ("{:.3f}", "nats a token")
     # Fewer nats are better: the lead is positive either way.
@@ -131,11 +133,10 @@ def _describe_baseline(
             if (found.series, found.column, found.length) == headline
             and found.outcome in ("better", "worse")
         ]
-        largest = sorted(decided, key=lambda found: -abs(found.difference or 0.0))[:MOST_NAMED]
+        largest = sorted(decided, key=lambda found: -abs(found.difference or 0.0))
         if largest:
-            named = " | ".join(map(_describe_decided, largest))
-            more = f" | {len(decided) - MOST_NAMED} more" if len(decided) > MOST_NAMED else ""
-            yield f"{headline[0]} ({headline[1]}), decided against {baseline}: {named}{more}."
+            named = name_some(list(map(_describe_decided, largest)))
+            yield f"{headline[0]} ({headline[1]}), decided against {baseline}: {named}."
 
 
 def _describe_decided(found: Comparison) -> str:
