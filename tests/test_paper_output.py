@@ -139,6 +139,22 @@ def test_wrong_names_are_refused_before_anything_is_written(three, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
+def test_lines_asked_other_prompts_stand_apart_and_are_named(tmp_path):
+    """In the order asked for, with a rule between them and the reason in the caption."""
+    cells = [niah_cell(2000, 50, repeats=4)]
+    runs = [write_run(tmp_path / "a", [make_model("one"), make_model("two")], cells, quality=0.6),
+            write_run(tmp_path / "b", [make_model("three")], cells, word="paper")]  # fmt: skip
+    names = ("two", "three", "one")
+    write_paper(collect(runs), tmp_path / "paper", PaperOptions(models=names))
+    text = (tmp_path / "paper/table.tex").read_text()
+    body = text[text.index(r"\toprule") :]
+    lines = [line.partition(" & ")[0] for line in body.splitlines()]
+    assert lines[2:7] == [r"\midrule", "two", "one", r"\midrule", "three"]
+    assert "Lines 1 to 2 (two, one): These lines were asked the same" in text
+    assert re.search(r"Line 3 \(three\): Not asked the same .*: prompts\.", text)
+    assert "among lines that were asked the same" in text
+
+
 def test_the_best_is_the_best_of_the_models_shown(three):
     shown = choose_models(collect([three]), ["three-ar"])
     assert set(shown.results.entry) == {"three-ar"}

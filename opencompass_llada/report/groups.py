@@ -77,14 +77,21 @@ def sort_lines(
 
 
 def group_lines(
-    scores: Sequence[Score], columns: Sequence[Column], explain: Explain, *, is_overview: bool
+    scores: Sequence[Score],
+    columns: Sequence[Column],
+    explain: Explain,
+    *,
+    is_overview: bool,
+    by_score: bool = True,
 ) -> list[LineGroup]:
-    """Return groups of lines, in the order of `sort_lines`; missing scores are last.
+    """Return groups of lines, in the order of `sort_lines` or, without it, that of the scores.
 
     In the overview lines that were asked differently in any of the columns are apart; in one
     benchmark's table, those that were asked the same in none.
     """
     lines = sort_lines(scores, columns)
+    if not by_score:
+        lines = {entry: lines[entry] for entry in dict.fromkeys(s.entry for s in scores)}
     groups: list[LineGroup] = []
     for entry in lines:
         asked = {c: lines[entry][c].protocol for c in columns if c in lines[entry]}

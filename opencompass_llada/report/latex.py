@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas
 
-from opencompass_llada.report.writers import Cell, Table, show_controls
+from opencompass_llada.report.writers import Cell, Table, explain_parts, show_controls
 
 #: Inches of a line: a column of a page with two, and both together.
 WIDTHS = {"one": 3.3, "two": 7.0}
@@ -66,13 +66,15 @@ class _Column:
 def write_latex(table: Table, *, width: str = "two", label: str = "") -> str:
     r"""Return a table's floats, for a column of ``WIDTHS``; the first has the label.
 
-    Best numbers are bold. The caption is the title with the notes.
+    Best numbers are bold. The caption is the title with the notes. Parts have a rule between them.
     """
     room = WIDTHS[width] * POINTS_AN_INCH
-    parts = list(_cut(_measure(table, room), table.num_labels, room))
+    starts = {part.start for part in table.parts}
+    parts = list(_cut(_measure(table, room), table.num_labels, room, starts))
+    notes = [*explain_parts(table), *table.notes]
     floats = []
     for number, blocks in enumerate(parts):
-        title = escape_latex(" ".join([f"{table.title}.", *map(_end, table.notes)]))
+        title = escape_latex(" ".join([f"{table.title}.", *map(_end, notes)]))
         if number:
             title = escape_latex(f"{table.title}, part {number + 1} of {len(parts)}.")
         anchor = f"{label or 'tab:' + table.name}{f'-{number + 1}' if number else ''}"
@@ -171,7 +173,9 @@ def _width(text: str, size: float = FONT_SIZE, bold: bool = False) -> float:
     return sum(map(_advance, text)) * size * CUT[size] * (BOLD if bold else 1.0)
 
 
-def _cut(columns: Sequence[_Column], num_labels: int, room: float) -> Iterator[list[str]]:
+def _cut(
+    columns: Sequence[_Column], num_labels: int, room: float, starts: Collection[int]
+) -> Iterator[list[str]]:
     """Yield the floats, each a list of tabulars that stand below each other."""
     labels, rest = list(columns[:num_labels]), columns[num_labels:]
     widest = max((own.least for own in rest), default=0.0)
@@ -199,7 +203,7 @@ def _cut(columns: Sequence[_Column], num_labels: int, room: float) -> Iterator[l
             if held and taken_lines + height > MOST_LINES:
                 yield held
                 held, taken_lines = [], 0
-            held.append(_set(whole, own, rows))
+            held.append(_set(whole, own, rows, starts))
             taken_lines += height
     yield held
 
@@ -235,8 +239,10 @@ def _grow(widths: Sequence[float], wishes: Sequence[float], room: float) -> list
     return [width + share * wish for width, wish in zip(widths, wishes, strict=True)]
 
 
-def _set(columns: Sequence[_Column], widths: Sequence[float], rows: slice) -> str:
-    """Return a tabular of some rows."""
+def _set(
+    columns: Sequence[_Column], widths: Sequence[float], rows: slice, starts: Collection[int]
+) -> str:
+    """Return a tabular of some rows, with a rule before those where a part starts."""
     fields = list(zip(*(own.fields[rows] for own in columns), strict=True))
     frame = pandas.DataFrame(fields, columns=[own.head for own in columns])
     form = "".join(
@@ -244,4 +250,10 @@ def _set(columns: Sequence[_Column], widths: Sequence[float], rows: slice) -> st
         for own, width in zip(columns, widths, strict=True)
     )
     style = frame.style.hide(axis="index")
-    return str(style.to_latex(hrules=True, column_format=f"@{{}}{form}@{{}}")).rstrip()
+    text = str(style.to_latex(hrules=True, column_format=f"@{{}}{form}@{{}}")).rstrip()
+    head, rule, body = text.partition("\\midrule\n")
+    lines = body.splitlines()
+    for number in range(rows.stop - rows.start - 1, 0, -1):
+        if rows.start + number in starts:
+            lines.insert(number, rule.rstrip())
+    return "\n".join([head + rule.rstrip(), *lines])

@@ -5,6 +5,7 @@ Nothing is measured or averaged here; the numbers are those of the report.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +19,12 @@ from opencompass_llada.report.comparisons import Comparison, compare_lines
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import fit_column, save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
+from opencompass_llada.report.groups import Explain, explain_difference, group_lines
 from opencompass_llada.report.latex import PACKAGES, WIDTHS, escape_latex, write_latex
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.methods import write_methods
 from opencompass_llada.report.scores import Score, choose_headlines, rank_scores
-from opencompass_llada.report.tables import score_cell
+from opencompass_llada.report.tables import make_parts, score_cell
 from opencompass_llada.report.writers import Cell, Table, escape_markdown
 
 Key = tuple[str, str, int | None]  # series, column and length of a score
@@ -84,7 +86,11 @@ def write_paper(collection: Collection, folder: Path, options: PaperOptions) -> 
     own, _ = rank_scores([s for s in scores if (s.series, s.column, s.length) in columns])
     comparisons = compare_lines(own, options.baseline)
     table = make_paper_table(
-        own, columns, has_intervals=options.has_intervals, comparisons=comparisons
+        own,
+        columns,
+        has_intervals=options.has_intervals,
+        comparisons=comparisons,
+        explain=functools.partial(explain_difference, shown.results),
     )
     texts = {
         "table.tex": write_latex(table, width=options.width, label="tab:scores"),
@@ -164,17 +170,20 @@ def make_paper_table(
     *,
     has_intervals: bool = True,
     comparisons: Sequence[Comparison] = (),
+    explain: Explain = lambda benchmark, one, other: "prompts",
 ) -> Table:
     """Return a line a model and a column a key; what all columns share is said in the title.
 
-    A mark stands where a comparison with the baseline is decided.
+    Lines that were asked different things stand in parts of their own, the first line's first. A
+    mark stands where a comparison with the baseline is decided.
     """
     shown = [own for own in comparisons if (own.series, own.column, own.length) in columns]
     marks = {(own.entry, (own.series, own.column, own.length)): MARKS.get(own.outcome, "")
              for own in shown}  # fmt: skip
     index = {(s.entry, (s.series, s.column, s.length)): s for s in scores}
-    entries = [e for e in dict.fromkeys(s.entry for s in scores)
-               if any((e, key) in index for key in columns)]  # fmt: skip
+    shown_scores = [s for s in scores if (s.series, s.column, s.length) in columns]
+    groups = group_lines(shown_scores, columns, explain, is_overview=True, by_score=False)
+    entries = [entry for group in groups for entry in group.entries]
     own = [index[e, key] for e in entries for key in columns if (e, key) in index]
     title, heads = _name_columns(columns)
     rows = []
@@ -191,6 +200,7 @@ def make_paper_table(
         title=title,
         heads=("model", *heads),
         rows=tuple(rows),
+        parts=make_parts(groups, entries),
         notes=(
             *_caption(own, any(c.is_best for row in rows for c in row), has_intervals),
             *_explain_marks(shown, columns),
@@ -241,7 +251,10 @@ def _caption(scores: Sequence[Score], has_best: bool, has_intervals: bool) -> It
     if has_intervals and any(s.low is not None for s in scores):
         yield "Brackets: 95 % intervals"
     if has_best:
-        yield "Bold: the best number of a column, whether or not it differs from the next"
+        yield (
+            "Bold: the best number of a column among lines that were asked the same, whether or "
+            "not it differs from the next"
+        )
     if any(s.status == "missing" for s in scores):
         yield "missing: a part of the average has no result"
     if any(s.status == "not run" for s in scores):

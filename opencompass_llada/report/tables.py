@@ -112,7 +112,7 @@ def make_tables(
     return tables
 
 
-def _make_parts(groups: Sequence[LineGroup], names: Sequence[str]) -> tuple[Part, ...]:
+def make_parts(groups: Sequence[LineGroup], names: Sequence[str]) -> tuple[Part, ...]:
     """Return which rows, given the line of each, belong to which group."""
     counts = [sum(name in group.entries for name in names) for group in groups]
     ends = [sum(counts[: place + 1]) for place in range(len(counts))]
@@ -154,7 +154,7 @@ def _make_overview(
         rows=tuple(rows),
         num_labels=2,
         head_series=tuple(head_series),
-        parts=_make_parts(groups, entries),
+        parts=make_parts(groups, entries),
         notes=(
             "Brackets: 95 % interval. Rank: 1 plus the number of lines that are better by a paired "
             "test at 5 %, corrected for all pairs of the column (Holm); undecided: the ranks that "
@@ -254,7 +254,7 @@ def _make_series(series: str, scores: Sequence[Score], links: Links, explain: Ex
         notes=tuple(notes),
         num_labels=1 if len(columns) == 1 else 2,
         series=series,
-        parts=_make_parts(line_groups, [row[0].text for row in rows]),
+        parts=make_parts(line_groups, [row[0].text for row in rows]),
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+#: Names of a group of lines that are listed; of more, the first and the last.
+MOST_NAMED = 6
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _MARKUP = "\\`*_|<>[&$~"
 #: Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm.
@@ -50,6 +52,21 @@ class Table:
     series: str = ""  # the benchmark's title that it is of; '' for several
     head_series: tuple[str, ...] = ()  # the same of each column; () for a table of none or one
     parts: tuple[Part, ...] = (Part(),)
+
+
+def explain_parts(table: Table) -> list[str]:
+    """Return which lines stand apart, and why; [] where none does."""
+    told = []
+    for part in table.parts:
+        names = list(dict.fromkeys(row[0].text for row in table.rows[part.start : part.stop]))
+        shown = ", ".join(names) if len(names) <= MOST_NAMED else f"{names[0]} to {names[-1]}"
+        place = (
+            f"Line {part.stop}"
+            if part.start + 1 == part.stop
+            else (f"Lines {part.start + 1} to {part.stop}")
+        )
+        told += [f"{place} ({shown}): {part.reason}"] if part.reason else []
+    return told
 
 
 def show_controls(text: str) -> str:
@@ -112,8 +129,7 @@ def write_markdown(table: Table) -> str:
     ]
     lines = [f"## {escape_markdown(table.title)}", ""]
     lines.append(write_plain_table(heads, rows, table.num_labels))
-    apart = [f"lines {p.start + 1} to {p.stop}: {p.reason}" for p in table.parts if p.reason]
-    if notes := [*apart, *table.notes]:
+    if notes := [*explain_parts(table), *table.notes]:
         lines += ["", *(f"- {escape_markdown(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
