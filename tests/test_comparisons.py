@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -229,6 +230,14 @@ def test_the_verdict_names_all_that_are_level_and_each_numbers_own_line():
     bare = [make(name, None, score=75.0) for name in "abc"]
     [told] = make_verdict(rank_scores(bare)[0], [])
     assert "level with b; c; not tested" in told
+
+
+def test_all_that_are_best_of_their_group_are_bold():
+    lines = [*hits(15, 15, 14), *(replace(s, protocol="q") for s in hits(9, 9))]
+    lines += [replace(hits(3)[0], protocol="r")]
+    lines[1] = replace(lines[1], score=75.0 + 1e-13)
+    ranked, _ = rank_scores(lines)
+    assert [score.is_top for score in ranked] == [True, True, False, True, True, False]
 
 
 def test_a_line_that_more_samples_would_decide_stands_before_those_that_none_would():

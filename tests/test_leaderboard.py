@@ -138,6 +138,14 @@ def test_a_deleted_shard_takes_the_number_away(run, lost, evidence):
     assert find(scores, "two", "13 tasks", 4096).score is not None
 
 
+def test_a_missing_cell_of_a_grid_is_named(run):
+    (run / "results/one/niah_length2000_depth050.json").unlink()
+    _, scores, _ = read(run)
+    assert find(scores, "one", "mean over depths", None, "accuracy").reason == (
+        "no result of 2000 at 50 %"
+    )
+
+
 def test_a_failed_task_is_said_with_its_error(run):
     for folder in ("predictions", "results"):
         for path in (run / folder / "two").glob("niah_length4000*"):
@@ -238,6 +246,7 @@ def test_every_format_holds_the_same_and_is_well_formed(written):
 def test_markdown_tables_have_equal_rows(written):
     text = (written / "leaderboard.md").read_text()
     assert "no result was written" in text
+    assert "Bold: the best of its group" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) >= 4
     for table in tables:

@@ -50,7 +50,7 @@ def average_group(by_task: Mapping[Any, Row], group: Group) -> Average:
     present = [by_task[name] for name in group.members if name in by_task]
     absent = [name for name in group.members if name not in by_task]
     counts = [row.n for row in present if row.n]
-    if bad := [str(row.task) for row in present if row.status != "ok"]:
+    if bad := [name for name in group.members if name in by_task and by_task[name].status != "ok"]:
         reason = f"no result of {', '.join(bad)}"
         return Average(num_tasks=number, status="missing", reason=reason)
     if absent:

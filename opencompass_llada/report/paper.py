@@ -23,7 +23,7 @@ from opencompass_llada.report.groups import Explain, explain_difference, group_l
 from opencompass_llada.report.latex import PACKAGES, WIDTHS, escape_latex, write_latex
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.methods import write_methods
-from opencompass_llada.report.scores import Score, choose_headlines, rank_scores
+from opencompass_llada.report.scores import BOLD_NOTE, Score, choose_headlines, rank_scores
 from opencompass_llada.report.tables import make_parts, score_cell
 from opencompass_llada.report.writers import Cell, Table, escape_markdown
 
@@ -251,10 +251,7 @@ def _caption(scores: Sequence[Score], has_best: bool, has_intervals: bool) -> It
     if has_intervals and any(s.low is not None for s in scores):
         yield "Brackets: 95 % intervals"
     if has_best:
-        yield (
-            "Bold: the best number of a column among lines that were asked the same, whether or "
-            "not it differs from the next"
-        )
+        yield BOLD_NOTE
     if any(s.status == "missing" for s in scores):
         yield "missing: a part of the average has no result"
     if any(s.status == "not run" for s in scores):

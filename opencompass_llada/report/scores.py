@@ -27,6 +27,10 @@ BOUND_NOTE = (
     "perplexities of masked diffusion models are upper bounds, those of autoregressive models "
     "exact: of the two the lower may be so by the bound alone"
 )
+BOLD_NOTE = (
+    "Bold: the best of its group, among lines that were asked the same in the column (all of equal "
+    "score), whether or not the difference means anything"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Score:
     rank: int | None = None  # 1 plus the number of lines that are decidedly better; None without
     lowest_rank: int | None = None  # the rank were all that is undecided lost
     undecided: str = ""  # level with whom, undecided against whom; why there is no rank
-    is_top: bool = False  # none that it is ranked with is better and some are worse; not a test
+    is_top: bool = False  # of several lines that were asked the same none is better; not a test
     clusters: Clusters | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -101,7 +105,8 @@ def rank_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
 def _mark_top(score: Score, group: Sequence[Score]) -> Score:
     values = [other.score or 0.0 for other in group]
     best = max(values) if score.higher_is_better else min(values)
-    return replace(score, is_top=score.score == best and len(set(values)) > 1)
+    is_best = abs((score.score or 0.0) - best) < SAME
+    return replace(score, is_top=is_best and len(group) > 1)
 
 
 def _rank(group: Sequence[tuple[int, Score]], num_lines: int) -> dict[int, Score]:

@@ -14,6 +14,7 @@ from opencompass_llada.report.cost import Cost
 from opencompass_llada.report.groups import Explain, LineGroup, group_lines
 from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (
+    BOLD_NOTE,
     BOUND_NOTE,
     OWN_SHARE,
     RULER_THRESHOLD,
@@ -159,8 +160,7 @@ def _make_overview(
             "Brackets: 95 % interval. Rank: 1 plus the number of lines that are better by a paired "
             "test at 5 %, corrected for all pairs of the column (Holm); undecided: the ranks that "
             "the pairs leave open. Not paired: no other line was asked the same, or no scores by "
-            "sample are recorded. Bold: the best "
-            "number, whether or not the difference means anything.",
+            f"sample are recorded. {BOLD_NOTE}.",
             f"{MISSING}: a cell of the average has no result, so there is no average. "
             f"{NOT_RUN}: not part of the run.",
         ),
