@@ -9,7 +9,12 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_run
 from opencompass_llada.cli import main as run_command
 from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
-from opencompass_llada.report.identity import describe_sampler, find_kind, hash_protocol
+from opencompass_llada.report.identity import (
+    describe_protocol,
+    describe_sampler,
+    find_kind,
+    hash_protocol,
+)
 from opencompass_llada.report.scores import rank_scores
 
 GRID = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
@@ -256,7 +261,7 @@ def test_a_tokenizer_counts_by_its_content_and_not_by_its_name(tmp_path):
     gpt4 = [{**cell, "abbr": cell["abbr"] + "_gpt-4"} for cell in GRID]
     write_run(tmp_path / "runs" / "third", [make_model("first")], gpt4)
     collection, scores, notes = read(tmp_path / "runs")
-    assert {row.tokenizer for row in collection.rows} == {str(tmp_path / "first"), "gpt-4"}
+    assert {row.tokenizer for row in collection.rows} == {"first", "gpt-4"}, "cut"
     scores = [score for score in scores if "gpt-4" not in score.series]
     assert len({whole(scores, name).series for name in ("first", "second")}) == 1
     assert "kept apart" in notes
@@ -339,10 +344,24 @@ def test_what_mmengine_dumps_is_read_as_mmengine_reads_it(tmp_path):
     assert {**own, "names": sorted(own["names"])} == {**theirs, "names": sorted(theirs["names"])}
 
 
+def test_precision_keeps_runs_apart_and_paths_in_names_are_cut(tmp_path):
+    cells = [niah_cell(2000, 0)]
+    runs = [write_run(tmp_path / name, [make_model("x", dtype=name)], cells) for name in ("a", "b")]
+    assert any("disagree on precision (a, b)" in note for note in collect(runs).notes)
+    places = [write_run(tmp_path / f"{name}2", [make_model("x", path=f"/home/me/{name}/final")],
+                        [niah_cell(2000, 0, tokenizer=f"/home/me/{name}/final")])
+              for name in "ab"]  # fmt: skip
+    found = collect(places).results
+    assert set(found.entry) == {"x [a/final]", "x [b/final]"}
+    assert set(found.tokenizer) == {"a/final", "b/final"}
+
+
 def test_precision_draws_and_the_seed_of_random_sampling_are_part_of_a_protocol():
     plain = {"sampler": {"num_steps": 4}, "seed": 1}
     assert describe_sampler(plain) == describe_sampler({**plain, "seed": 2}) == "num_steps=4"
     warm = {"sampler": {"num_steps": 4, "temperature": 0.2}, "seed": 1}
     assert "seed=1" in describe_sampler(warm)
-    assert "dtype=float16" in describe_sampler({**plain, "dtype": "float16"})
+    for given in ({"dtype": "float16"}, {"model_kwargs": {"torch_dtype": "float16"}}):
+        own = describe_protocol({**plain, **given}, {})
+        assert (own["dtype"], own["sampler"]) == ("float16", "num_steps=4"), "no sampler's option"
     assert "draws=16" in describe_sampler({**plain, "likelihood": {"num_draws": 16}})

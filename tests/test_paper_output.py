@@ -201,11 +201,39 @@ def test_methods_name_the_devices_of_the_lines_shown(three, tmp_path):
 def test_methods_say_what_was_recorded_and_what_was_not(three, tmp_path):
     write_paper(collect([three]), tmp_path, PaperOptions())
     text = (tmp_path / "methods.md").read_text().replace("\\", "")
-    for part in ("3 models and scalings, all without RoPE scaling, trained on a length that is not "
-                 "recorded, sampler block_length=32 num_steps=32 and precision float32.",
+    for part in ("We evaluated 3 models. All ran without RoPE scaling, were trained on a length "
+                 "that is not recorded, answered with generation options block_length=32 "
+                 "num_steps=32 and computed in precision float32.",
                  "one: masked diffusion; checkpoint one (content hash 0000000000000000).",
-                 "three-ar: autoregressive", "13 tasks", "4,096 and 131,072 tokens",
-                 "counted by the tokenizer gpt-4", "4 samples a cell", "Device: cpu",
+                 "three-ar: autoregressive", "13 tasks", "in tokens: 4,096 and 131,072",
+                 "counted by the tokenizer gpt-4", "samples a cell: 4", "Device: cpu",
                  "torch not recorded", "95 %"):  # fmt: skip
         assert part in text, part
     assert "somewhere" not in text, "a path names a person or a machine"
+
+
+def test_methods_name_what_lines_have_each_for_itself(tmp_path):
+    """Generated tokens, checkpoints, tokenizers, commits of whom, and who was compared."""
+    cells = [niah_cell(2000, 50, tokenizer="/home/x/a/final")]
+    short = {**cells[0], "infer_cfg": {}}
+    auto = {"sampler": None, "dtype": "float32"}
+    runs = [
+        write_run(tmp_path / "a", [make_model("one"), make_model("two-ar", **auto)], cells),
+        write_run(tmp_path / "b", [make_model("three", path="/home/x/a/final", max_out_len=16),
+                                   make_model("four", path="/home/x/b/final", max_out_len=16)],
+                  [short], word="paper"),
+    ]  # fmt: skip
+    path = runs[0] / "provenance/one.jsonl"
+    packages = '"packages": {"opencompass-llada": "1.0", "opencompass": "0.5"}, "git_commit": "abc"'
+    path.write_text(path.read_text().replace('"device": "cpu"', f'"device": "cpu", {packages}'))
+    write_paper(collect(runs), tmp_path / "paper", PaperOptions())
+    text = (tmp_path / "paper/methods.md").read_text().replace("\\", "")
+    for part in ("generated tokens at most: 32 (one and two-ar), 16 (three and four)",
+                 "checkpoint a/final", "checkpoint b/final", "counted by the tokenizer final",
+                 "two-ar: autoregressive; checkpoint two-ar (content hash 0000000000000001)",
+                 "; default generation options.",
+                 "opencompass-llada 1.0 (commit abc)", "opencompass 0.5.",
+                 "two-ar was compared with one on the samples that both answered",
+                 "Not compared with one: three and four (not asked the same as one"):  # fmt: skip
+        assert part in text, part
+    assert "/home" not in text + (tmp_path / "paper/table.tex").read_text()

@@ -27,6 +27,7 @@ from opencompass_llada.report.results import (
 )
 from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs import recorded_files as recorded
+from opencompass_llada.runs.checkpoints import cut_paths
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
 from opencompass_llada.runs.hashes import find_tokenizer
 from opencompass_llada.runs.provenance import (
@@ -45,6 +46,7 @@ TIDY_COLUMNS = {
     "checkpoint": "string",  # the model's path, and the adapter's besides where there is one
     "kind": "string",  # ``diffusion``, ``autoregressive`` or ``unknown``
     "sampler": "string",
+    "dtype": "string",  # precision, where the config says; empty for the checkpoint's
     "generation_length": "int64",  # tokens, where the config says
     "prompt_limit": "string",  # max_seq_len and truncation; empty for nothing
     "template_hash": "string",
@@ -220,12 +222,14 @@ def remark_on_draws(curves: pandas.DataFrame, results: pandas.DataFrame) -> list
 
 
 def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:
-    """Call tokenizers of one content by one name, the first: tables and series go by the name."""
+    """Call tokenizers of one content by one name, the first: tables and series go by the name.
+
+    A path may name a person, and is cut to what tells it from the others.
+    """
     known = results.dropna(subset=["tokenizer", "tokenizer_hash"])
     first = known.groupby("tokenizer_hash").tokenizer.transform("first")
-    return results.assign(
-        tokenizer=results.tokenizer.where(~results.index.isin(first.index), first)
-    )
+    named = results.tokenizer.where(~results.index.isin(first.index), first)
+    return results.assign(tokenizer=named.replace(cut_paths(named.dropna())))
 
 
 def _read_rows(

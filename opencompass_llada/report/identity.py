@@ -17,12 +17,13 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.families import generates_by
 from opencompass_llada.networks.checkpoint import read_json_object
+from opencompass_llada.runs.checkpoints import cut_paths
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.sampling import STRATEGIES
 
 Row = Any  # of the results, as `DataFrame.itertuples` gives it
 #: Parts of a protocol that must agree for a whole benchmark, with what a note calls them.
-SETTINGS = {"sampler": "sampler", "prompt_limit": "limit on prompts"}
+SETTINGS = {"sampler": "sampler", "dtype": "precision", "prompt_limit": "limit on prompts"}
 #: Parts that must agree task by task: they may differ between tasks of one benchmark.
 TASK_SETTINGS = {
     "counted_by": "tokenizer that counts lengths",
@@ -45,7 +46,7 @@ _ENGINES = {"MaskedDiffusionEngine": "masked_diffusion", "AutoregressiveEngine":
 def describe_sampler(model: Mapping[str, Any]) -> str:
     """Return how a model config generates and scores, as ``name=value`` in alphabetical order.
 
-    Precision, and draws and estimator of a likelihood, are part of it where the config gives them,
+    Draws and estimator of a likelihood are part of it where the config gives them,
     and the seed where sampling draws random numbers. The generation length is not, since data sets
     set it.
     """
@@ -53,7 +54,6 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
     for key in ("generation_kwargs", "diffusion_config", "sampler"):
         options |= dict(model.get(key) or {})
     options["seed"] = options.get("seed", model.get("seed"))
-    options["dtype"] = model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype")
     options["attention_block"] = model.get("attention_block")
     likelihood = model.get("likelihood") or {}
     options["draws"] = likelihood.get("num_draws")
@@ -76,6 +76,9 @@ def describe_protocol(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
         limit = f"{model['max_seq_len']} tokens, {policy}"
     return {
         "sampler": describe_sampler(model),
+        "dtype": str(
+            model.get("dtype") or (model.get("model_kwargs") or {}).get("torch_dtype") or ""
+        ),
         "generation_length": None if length is None else int(length),
         "prompt_limit": limit,
         "template_hash": _hash_template(dataset),
@@ -258,8 +261,11 @@ def _tell_models_apart(
         differs = own.nunique() > 1
         models = list(own.groupby(["checkpoint", "weights", "model"], sort=False))
         labels = []
+        # A path may name a person, and lines' names stand in papers.
+        short = cut_paths(part for (path, _, _), _ in models for part in path.split(" + "))
         for (path, weights, abbr), rows in models if len(models) > 1 else ():
-            parts = [path] if differs.checkpoint else []
+            shown = " + ".join(short[part] for part in path.split(" + "))
+            parts = [shown] if differs.checkpoint else []
             parts += [f"weights {weights or 'not recorded'}"] if differs.weights else []
             labels.append(f"{entry} [{', '.join(parts or [abbr])}]")
             entries[rows.index] = labels[-1]

@@ -112,6 +112,7 @@ def _read_file(path: Path, label: str) -> Imported:
         "checkpoint": " + ".join([checkpoint, *others]),
         "kind": find_kind({"path": checkpoint}, None),
         "sampler": str(config.get("gen_kwargs") or "defaults"),
+        "dtype": str(config.get("model_dtype") or ""),
         "prompt_limit": "",
         "recorded": "" if date is None
         else datetime.fromtimestamp(date, timezone.utc).isoformat(timespec="seconds"),

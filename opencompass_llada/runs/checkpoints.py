@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -55,6 +55,15 @@ def label_paths(
             return labels
         for number in alike:
             depths[number] += 1
+
+
+def cut_paths(texts: Iterable[str]) -> dict[str, str]:
+    """Return each text; of an absolute path the last parts, as few as tell it from the others."""
+    names = sorted(set(texts))
+    paths = [name for name in names if PurePath(name).is_absolute()]
+    others = {plain_name(name): name for name in names if name not in paths}
+    labels = label_paths(paths, [""] * len(paths), others)
+    return {name: name for name in names} | dict(zip(paths, labels, strict=True))
 
 
 def plain_name(text: str) -> str:
