@@ -67,6 +67,20 @@ def test_runs_that_disagree_are_kept_apart_and_said(tmp_path, model, cells, opti
     assert first.score > 50 > second.score, "nothing is averaged over both"
 
 
+def test_a_line_kept_apart_has_the_names_of_the_runs_whose_numbers_are_shown(tmp_path):
+    """It had the first run's name, where the later run's number was shown."""
+    more = [{**cell, "num_repeats_per_file": 5} for cell in GRID]
+    for name, cells, quality in (("a", GRID, 1.0), ("b", more, 1.0), ("c", more, 0.0)):
+        write_run(tmp_path / name, ONE, cells, quality=quality)
+    _, scores, _ = read(tmp_path)
+    assert {score.entry for score in scores} == {"one", "one [run c]"}
+    assert whole(scores, "one [run c]").score == 0
+    shutil.rmtree(tmp_path / "c")
+    write_run(tmp_path / "c", ONE, more[:2], quality=0.0)
+    _, scores, _ = read(tmp_path)
+    assert {score.entry for score in scores} == {"one", "one [runs b, c]"}
+
+
 def test_disagreement_is_seen_where_no_cell_is_shared(tmp_path):
     write_run(tmp_path / "a", ONE, GRID[:2])
     longer = [{**cell, "num_repeats_per_file": 6} for cell in GRID[2:]]

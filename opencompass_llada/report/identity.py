@@ -6,6 +6,7 @@ of it, on the same benchmark, become lines of their own; two models with one nam
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -181,6 +182,7 @@ def separate(
     named = results.assign(entry=entries)
     by_age = named.iloc[named.run.map(order.index).argsort(kind="stable")]
     dropped: set[Any] = set()
+    apart: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for (entry, benchmark), own in by_age.groupby(["entry", "benchmark"], sort=False):
         what = f"{entry} on {benchmark}"
         classes: list[tuple[dict[str, list[Row]], dict[tuple[str, Any], Any]]] = []
@@ -201,11 +203,15 @@ def separate(
             if place:
                 name, members = next(iter(same.items()))
                 differences = _name_differences(*map(_find_protocol, (first[1], members)))
-                named.loc[[row.Index for row in joined], "entry"] = f"{entry} [run {name}]"
+                apart[entry, name] += joined
                 remarks.append(
                     f"{what}: runs {first[0]} and {name} disagree "
                     f"on {'; '.join(differences)}: kept apart"
                 )
+    for (entry, _), rows in apart.items():
+        runs = list(dict.fromkeys(row.run for row in rows if row.Index not in dropped))
+        label = f"{entry} [run{'s' if len(runs) > 1 else ''} {', '.join(runs)}]"
+        named.loc[[row.Index for row in rows], "entry"] = label
     return named.drop(index=list(dropped)), remarks
 
 
