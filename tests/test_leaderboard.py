@@ -338,6 +338,26 @@ def test_lines_are_in_the_order_of_scores_and_unlike_questions_apart(tmp_path):
         assert numbers == sorted(numbers, reverse=True)
         assert "" not in values[:-1], "what is missing is last"
     assert "asked the same and are ranked among themselves" in own
-    assert re.search(r"Not asked the same as the first group.*samples a cell \(\d, not \d\)", other)
+    assert re.search(
+        r"Not asked the same as the group before.*samples a cell \(\d, not \d\)", other
+    )
     told = (tmp_path / "out/leaderboard.md").read_text()
-    assert re.search(r"- lines \d to 5: Not asked the same", told)
+    assert re.search(r"- Lines \d to 5 \(.*\): Not asked the same", told)
+    rows = list(csv.DictReader((tmp_path / "out/tables/leaderboard.csv").open(newline="")))
+    groups = [[row["model"] for row in rows if row["group"] == number] for number in "12"]
+    assert groups == [[re.sub("<.*?>", "", name) for name in part] for part in found]
+
+
+def test_each_group_is_told_from_the_one_before_and_a_line_alone_is_no_group(tmp_path):
+    runs = [
+        write_run(tmp_path / name, [make_model(name)], [niah_cell(2000, 50, repeats=number)],
+                  quality=quality)
+        for name, number, quality in (("a", 4, 1.0), ("b", 8, 0.6), ("c", 12, 0.0))
+    ]  # fmt: skip
+    write_report(find_runs(runs), tmp_path / "out")
+    told = (tmp_path / "out/leaderboard.md").read_text()
+    assert "Line 1 (a): No other line was asked all the same." in told
+    assert re.search(r"Line 2 \(b\): .*the group before.*samples a cell \(8, not 4\)", told)
+    assert re.search(r"Line 3 \(c\): .*the group before.*samples a cell \(12, not 8\)", told)
+    assert "ranked among themselves" not in told
+    assert "group 1 of" not in told

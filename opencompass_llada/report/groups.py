@@ -101,8 +101,8 @@ def group_lines(
             groups.append(group)
         group.entries.append(entry)
         group.asked = asked | group.asked
-    for group in groups if len(groups) > 1 else ():
-        group.reason = _describe(group, groups[0], lines, explain)
+    for group, before in zip(groups, [None, *groups], strict=False) if len(groups) > 1 else ():
+        group.reason = _describe(group, before, lines, explain)
     return groups
 
 
@@ -112,19 +112,24 @@ def _fits(asked: dict[Column, str], known: dict[Column, str], is_overview: bool)
 
 
 def _describe(
-    group: LineGroup, first: LineGroup, lines: dict[str, dict[Column, Score]], explain: Explain
+    group: LineGroup,
+    before: LineGroup | None,
+    lines: dict[str, dict[Column, Score]],
+    explain: Explain,
 ) -> str:
-    if group is first:
+    if before is None:
+        if len(group.entries) == 1:
+            return "No other line was asked all the same."
         return "These lines were asked the same and are ranked among themselves."
     told: dict[str, None] = {}
     for column, protocol in group.asked.items():
-        if first.asked.get(column, protocol) != protocol:
+        if before.asked.get(column, protocol) != protocol:
             one, other = (
                 next(entry for entry in own.entries if column in lines[entry])
-                for own in (group, first)
+                for own in (group, before)
             )
             told[f"{column[0]}: {explain(lines[one][column].benchmark, one, other)}"] = None
     return (
-        "Not asked the same as the first group, and ranked apart from it where questions differ. "
+        "Not asked the same as the group before, and ranked apart from it where questions differ. "
         f"{'; '.join(told)}."
     )

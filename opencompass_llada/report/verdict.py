@@ -37,8 +37,10 @@ def make_verdict(scores: Sequence[Score], comparisons: Sequence[Comparison]) -> 
         for score in sorted(members, key=_sort_key):
             if score.score is not None:
                 groups.setdefault(score.protocol, []).append(score)
-        for number, group in enumerate(groups.values(), start=1):
-            part = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
+        num_lines = sum(map(len, groups.values()))
+        for group in groups.values():
+            is_part = 1 < len(group) < num_lines
+            part = f", {len(group)} of {num_lines} lines asked the same" if is_part else ""
             leaders.append(_describe_leader(f"{where}{part}", group))
             if not group[0].higher_is_better and len({score.kind for score in group}) > 1:
                 gaps.append(f"{where}{part}: {BOUND_NOTE}.")

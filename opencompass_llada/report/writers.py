@@ -116,8 +116,19 @@ def _guard(value: Any) -> Any:
 
 
 def write_csv(table: Table) -> str:
-    """Return a table as it is read by people; `scores.csv` is the one for programs."""
-    return write_csv_rows(table.heads, ([cell.text for cell in row] for row in table.rows))
+    """Return a table as it is read by people, with a column for its parts if it has several.
+
+    `scores.csv` is the one for programs.
+    """
+    rows = [[cell.text for cell in row] for row in table.rows]
+    if len(table.parts) == 1:
+        return write_csv_rows(table.heads, rows)
+    numbered = (
+        [str(number), *row]
+        for number, part in enumerate(table.parts, start=1)
+        for row in rows[part.start : part.stop]
+    )
+    return write_csv_rows(("group", *table.heads), numbered)
 
 
 def write_markdown(table: Table) -> str:
