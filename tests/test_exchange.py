@@ -14,6 +14,7 @@ from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.lm_eval import _has_shares, _scale, export, read_lm_eval
 from opencompass_llada.report.scores import rank_scores
+from opencompass_llada.report.statistics import mean_standard_error
 from opencompass_llada.report.trackers import open_tracker
 
 STAMP = "2026-01-31T23-59-59.123456"
@@ -128,13 +129,39 @@ def test_an_export_has_the_harness_fields_and_comes_back(run, tmp_path):
     after = {(r["dataset"], r["metric"]): r for r in imported.rows}
     assert set(after) == set(before)
     for key, row in before.items():
-        for name in ("score", "n", "standard_error", "sample_scores", "prompt_hash"):
+        errors = mean_standard_error(row.sample_scores)
+        assert after[key]["standard_error"] == pytest.approx(errors), "as the harness defines it"
+        for name in ("score", "n", "sample_scores", "prompt_hash"):
             expected = getattr(row, name)
             same = expected if isinstance(expected, str) else pytest.approx(expected)
             assert after[key][name] == same, (key, name)
     line = json.loads((tmp_path / "out/samples_ruler_vt_length4096_1.jsonl").open().readline())
     prompt = line["arguments"]["gen_args_0"]["arg_0"]
     assert line["prompt_hash"] == hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def test_an_exported_error_is_that_of_the_samples_or_none(tmp_path):
+    cells = [niah_cell(2000, depth, repeats=4) for depth in (0, 50)]
+    run = write_run(tmp_path / "a", [make_model("one")], cells, quality=1.0)
+    path = run / f"results/one/{cells[1]['abbr']}.json"
+    write_json(path, {"score": 61.5, "accuracy": 61.5, "num_samples": 4})
+    export(collect([run]), tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    errors = [results[cell["abbr"]]["accuracy_stderr,none"] for cell in cells]
+    assert errors == [0, "N/A"], "4 hits of 4; no scores by sample"
+    assert [own.name for own in tmp_path.glob("samples*")] == [
+        f"samples_{cells[0]['abbr']}_results.jsonl"
+    ]
+
+
+def test_a_cost_of_an_imported_line_is_not_recorded(run, tmp_path):
+    write_harness(tmp_path / "lm")
+    words = ["report", str(run), "--lm-eval", str(tmp_path / "lm"), "-o", str(tmp_path / "o")]
+    assert main(words) == 0
+    lines = (tmp_path / "o/tables/cost.csv").read_text().splitlines()
+    [own] = [line for line in lines if "some/model" in line and "gsm8k" in line]
+    assert own.count("not recorded") >= 6
+    assert "missing" not in own
 
 
 def test_samples_that_are_not_all_there_do_not_count(run, tmp_path):
@@ -296,7 +323,8 @@ def test_trackers_are_checked_before_anything_is_read(tmp_path, monkeypatch, cap
     assert "wandb:PROJECT" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert main([*words, "mlflow:x"]) != 0
-    assert "pip install mlflow" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "pip install mlflow. Nothing was read or written; without --log the report is" in told
 
 
 def test_tensorboard_reads_what_was_sent(run, tmp_path):

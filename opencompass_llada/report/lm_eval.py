@@ -38,6 +38,7 @@ from opencompass_llada.report.results import (
     hash_prompts,
     read_cell_answers,
 )
+from opencompass_llada.report.statistics import mean_standard_error
 from opencompass_llada.runs.checkpoints import label_paths, plain_name
 from opencompass_llada.runs.hashes import hash_text, hash_values
 from opencompass_llada.runs.provenance import Provenance
@@ -156,8 +157,7 @@ def _list_arguments(name: str, given: Any) -> list[str]:
 
 def _samples_file(path: Path, task: str) -> Path:
     """Return where the samples of a task stand beside a results file: of its own name alone."""
-    stamp = path.stem.removeprefix("results").removeprefix("_")
-    return path.with_name(f"samples_{task}_{stamp}.jsonl")
+    return path.with_name(f"samples_{task}_{path.stem.removeprefix('results_')}.jsonl")
 
 
 def _read_samples(path: Path, task: str) -> list[dict[str, Any]]:
@@ -313,9 +313,13 @@ def _describe(
     }  # fmt: skip
     for row in rows:
         name = names[key_of(row)]
-        error = "N/A" if row.standard_error is None else _scale(row) * row.standard_error
+        # The harness's: of 4 hits of 4 it is 0, where results.csv has Wilson's.
+        error = mean_standard_error(row.sample_scores) if _has_shares(row) else None
         own = content["results"].setdefault(name, {"name": name, "alias": name})
-        own |= {f"{row.metric},none": _scale(row) * row.score, f"{row.metric}_stderr,none": error}
+        own |= {
+            f"{row.metric},none": _scale(row) * row.score,
+            f"{row.metric}_stderr,none": "N/A" if error is None else error / 100,
+        }
         config = content["configs"].setdefault(name, {
             "task": name, "dataset_path": row.data, "output_type": "generate_until",
             "generation_kwargs": {"max_gen_toks": row.generation_length},

@@ -32,6 +32,7 @@ MISSING = "missing"
 ALL = "all"
 SHARED = "shared machine"
 NOT_MEASURED = "not measured"
+NOT_RECORDED = "not recorded"
 RULE_NAMES = {"absolute": f"≥ {RULER_THRESHOLD:g} %", "relative": f"≥ {100 * OWN_SHARE:g} % of own"}
 TRUST_NOTES = tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items())
 
@@ -296,7 +297,7 @@ def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
 
 def _make_costs(costs: Sequence[Cost]) -> Table:
     def number(name: str, form: str) -> Callable[[Cost], Cell]:
-        return lambda cost: _number_cell(getattr(cost, name), form, hover=cost.reason)
+        return lambda cost: _number_cell(getattr(cost, name), form, NOT_RECORDED, cost.reason)
 
     def time(name: str, form: str) -> Callable[[Cost], Cell]:
         """Show what a shared machine took as a text, which no sorting ranks."""
@@ -318,7 +319,7 @@ def _make_costs(costs: Sequence[Cost]) -> Table:
         "generated tokens/s": time("tokens_per_second", "{:.1f}"),
         "passes of batches": number("num_batch_passes", "{:,.0f}"),
         "peak memory, GiB": number("peak_memory_gib", "{:.2f}"),
-        "device": lambda cost: cost.device or "not recorded",
+        "device": lambda cost: cost.device or NOT_RECORDED,
     }
     notes = (
         "NFE: forward passes that a sample went through until its answer was complete, as many as "

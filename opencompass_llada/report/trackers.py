@@ -32,7 +32,10 @@ def open_tracker(target: str) -> Callable[[Sequence[Score]], None]:
     try:
         module = import_module(_MODULES[kind])
     except ImportError as error:
-        raise ImportError(f"--log {target} needs {kind}: pip install {kind}") from error
+        raise ImportError(
+            f"--log {target} needs {kind}: pip install {kind}. Nothing was read or written; "
+            "without --log the report is written and nothing is sent."
+        ) from error
 
     def send(scores: Sequence[Score]) -> None:
         entries = list(dict.fromkeys(score.entry for score in scores))
