@@ -106,7 +106,12 @@ def test_answers_that_were_made_again_have_no_timing(run, monkeypatch):
 def label_of_cost_axis(run):
     collection = collect([run])
     figure = draw_costs(rank_scores(make_board(collection))[0], find_costs(collection))
-    return {axes.get_xlabel() for axes in figure.axes}
+    figure.canvas.draw()
+    for axes in figure.axes:
+        for text in (axes.xaxis.label, axes.title):
+            box = text.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.width, f"{text} is cut off"
+    return {" ".join(axes.get_xlabel().split()) for axes in figure.axes}
 
 
 def test_seconds_of_other_lengths_or_machines_are_not_drawn_together(run, monkeypatch):

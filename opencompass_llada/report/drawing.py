@@ -88,18 +88,18 @@ def fit_column(figure: Any, inches: float, *, is_grid: bool = False) -> str:
     for axes in figure.axes:
         if (place := axes.get_subplotspec()) is not None:
             rows, columns = place.get_gridspec().get_geometry()
-            _wrap(axes.title, 0.9 * inches / columns)
-            _wrap(axes.xaxis.label, 0.8 * inches / columns)
-            _wrap(axes.yaxis.label, 0.8 * height / rows)
+            wrap(axes.title, 0.9 * inches / columns)
+            wrap(axes.xaxis.label, 0.8 * inches / columns)
+            wrap(axes.yaxis.label, 0.8 * height / rows)
     for legend in figure.findobj(Legend):
         for text in legend.get_texts():  # of two columns
-            _wrap(text, inches / 2 - 0.5)
+            wrap(text, inches / 2 - 0.5)
             height += text.get_text().count("\n") * text.get_fontsize() / 72 / 2
     figure.set_size_inches(inches, height)
     return heading
 
 
-def _wrap(text: Any, inches: float) -> None:
+def wrap(text: Any, inches: float) -> None:
     """Break a text into lines of at most so many inches."""
     letters = int(inches * 72 / (0.55 * text.get_fontsize()))
     text.set_text("\n".join(textwrap.wrap(" ".join(text.get_text().split()), max(letters, 8))))

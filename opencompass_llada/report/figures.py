@@ -133,6 +133,8 @@ def draw_costs(scores: Sequence[Score], costs: Sequence[Cost]) -> Any | None:
         axes.set_ylim(-3, 105)
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel(label)
+        for text in (axes.title, axes.xaxis.label):
+            drawing.wrap(text, 0.8 * size[0])
         axes.set_ylabel("score, % (bars: 95 %)")
         axes.grid(True, which="both", color="0.92")
     drawing.add_legend(figure, list(drawn.values()), list(drawn))
@@ -149,7 +151,7 @@ def _measure(pairs: Sequence[tuple[Score, Cost]]) -> tuple[str, list[tuple[Score
     if len(timed) == len(pairs) and len(places) == 1:
         [(length, _)] = places
         at = f" at {length:,} tokens" if length else ""
-        label = f"seconds a sample{at}, alone\n(median; bars: middle half)"
+        label = f"seconds a sample{at}, alone (median; bars: middle half)"
         return label, [
             (score, own.seconds, [[own.seconds - own.low], [own.high - own.seconds]])
             for score, own in timed
