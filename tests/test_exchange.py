@@ -200,6 +200,14 @@ def test_one_name_with_other_arguments_is_another_model(run, tmp_path):
     assert not any("measured some cells alike" in note for note in collection.notes)
 
 
+def test_paths_of_the_harness_are_cut_to_what_tells_models_apart(run, tmp_path):
+    for name in ("a", "b"):
+        config = {"model": "hf", "model_args": f"pretrained=/home/me/{name}/final,peft=/me/lora"}
+        write_harness(tmp_path / "lm" / name, config=config, model_name=f"/home/me/{name}/final")
+    entries = set(collect([run], read_lm_eval([tmp_path / "lm"])).results.entry) - {"one"}
+    assert entries == {f"final ({HARNESS}) [{name}/final + peft=lora]" for name in "ab"}
+
+
 def test_prompts_asked_in_another_form_are_another_question(run, tmp_path):
     for place, form in (("a", "0" * 8), ("b", "1" * 8)):
         folder = write_harness(tmp_path / "lm" / place, chat_template_sha=form)

@@ -268,10 +268,9 @@ def _tell_models_apart(
         models = list(own.groupby(["checkpoint", "weights", "model"], sort=False))
         labels = []
         # A path may name a person, and lines' names stand in papers.
-        short = cut_paths(part for (path, _, _), _ in models for part in path.split(" + "))
+        short = cut_paths(path for (path, _, _), _ in models)
         for (path, weights, abbr), rows in models if len(models) > 1 else ():
-            shown = " + ".join(short[part] for part in path.split(" + "))
-            parts = [shown] if differs.checkpoint else []
+            parts = [short[path]] if differs.checkpoint else []
             parts += [f"weights {weights or 'not recorded'}"] if differs.weights else []
             labels.append(f"{entry} [{', '.join(parts or [abbr])}]")
             entries[rows.index] = labels[-1]

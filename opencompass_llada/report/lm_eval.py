@@ -39,7 +39,7 @@ from opencompass_llada.report.results import (
     read_cell_answers,
 )
 from opencompass_llada.report.statistics import mean_standard_error
-from opencompass_llada.runs.checkpoints import label_paths, plain_name
+from opencompass_llada.runs.checkpoints import cut_paths, label_paths, plain_name
 from opencompass_llada.runs.hashes import hash_text, hash_values
 from opencompass_llada.runs.provenance import Provenance
 from opencompass_llada.runs.run_folder import RunFolder
@@ -100,6 +100,7 @@ def _read_file(path: Path, label: str) -> Imported:
     run = f"{label}/{path.stem}"
     model = str(content.get("model_name") or config.get("model_args") or config.get("model"))
     checkpoint, *others = _list_arguments(model, config.get("model_args"))
+    title = cut_paths([model])[model]
     version = content.get("lm_eval_version")
     maker = content.get("exported_by") or f"{NAME} {version or 'of a version not recorded'}"
     date = finite(content.get("date"))
@@ -107,9 +108,9 @@ def _read_file(path: Path, label: str) -> Imported:
         **dict.fromkeys([*TIDY_COLUMNS, *SAMPLE_COLUMNS]),
         "run": run,
         "model": model,
-        "title": model,
+        "title": title,
         "scaling": "none",
-        "entry": f"{model} ({maker})",
+        "entry": f"{title} ({maker})",
         "checkpoint": " + ".join([checkpoint, *others]),
         "kind": find_kind({"path": checkpoint}, None),
         "sampler": str(config.get("gen_kwargs") or "defaults"),

@@ -17,6 +17,8 @@ from opencompass_llada import assets
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 
 logger = logging.getLogger(__name__)
+#: A key, if any, and a path.
+_PART = re.compile(r"^(\w+=)?(.*)", re.DOTALL)
 
 
 def is_path(text: str) -> bool:
@@ -58,12 +60,19 @@ def label_paths(
 
 
 def cut_paths(texts: Iterable[str]) -> dict[str, str]:
-    """Return each text; of an absolute path the last parts, as few as tell it from the others."""
-    names = sorted(set(texts))
+    """Return each text; of absolute paths the last parts, as few as tell them from the others.
+
+    A text is a path, or several such as ``/home/me/base + peft=/home/me/adapter``.
+    """
+    parts = {text: [_PART.findall(part)[0] for part in text.split(" + ")] for text in texts}
+    names = sorted({name for own in parts.values() for _, name in own})
     paths = [name for name in names if PurePath(name).is_absolute()]
     others = {plain_name(name): name for name in names if name not in paths}
-    labels = label_paths(paths, [""] * len(paths), others)
-    return {name: name for name in names} | dict(zip(paths, labels, strict=True))
+    labels = dict(zip(paths, label_paths(paths, [""] * len(paths), others), strict=True))
+    return {
+        text: " + ".join(key + labels.get(name, name) for key, name in own)
+        for text, own in parts.items()
+    }
 
 
 def plain_name(text: str) -> str:
