@@ -229,7 +229,7 @@ def test_methods_name_what_lines_have_each_for_itself(tmp_path):
     write_paper(collect(runs), tmp_path / "paper", PaperOptions())
     text = (tmp_path / "paper/methods.md").read_text().replace("\\", "")
     for part in ("generated tokens at most: 32 (one and two-ar), 16 (three and four)",
-                 "checkpoint a/final", "checkpoint b/final", "counted by the tokenizer final",
+                 "checkpoint a/final", "checkpoint b/final", "counted by the tokenizer a/final",
                  "two-ar: autoregressive; checkpoint two-ar (content hash 0000000000000001)",
                  "; default generation options.",
                  "opencompass-llada 1.0 (commit abc)", "opencompass 0.5.",

@@ -224,12 +224,13 @@ def remark_on_draws(curves: pandas.DataFrame, results: pandas.DataFrame) -> list
 def _name_tokenizers(results: pandas.DataFrame) -> pandas.DataFrame:
     """Call tokenizers of one content by one name, the first: tables and series go by the name.
 
-    A path may name a person, and is cut to what tells it from the others.
+    A path may name a person, and is cut to what tells it from the others and from checkpoints.
     """
     known = results.dropna(subset=["tokenizer", "tokenizer_hash"])
     first = known.groupby("tokenizer_hash").tokenizer.transform("first")
     named = results.tokenizer.where(~results.index.isin(first.index), first)
-    return results.assign(tokenizer=named.replace(cut_paths(named.dropna())))
+    short = cut_paths([*named.dropna(), *results.checkpoint.dropna()])
+    return results.assign(tokenizer=named.replace({name: short[name] for name in named.dropna()}))
 
 
 def _read_rows(
