@@ -155,6 +155,18 @@ def test_lines_asked_other_prompts_stand_apart_and_are_named(tmp_path):
     assert "among lines that were asked the same" in text
 
 
+def test_many_groups_of_one_reason_are_named_once(tmp_path):
+    """Or the caption would leave the table no room on the page."""
+    cells = [niah_cell(2000, 50)]
+    runs = [write_run(tmp_path / f"r{n}", [make_model(f"m{n}")], cells, word=f"w{n}")
+            for n in range(9)]  # fmt: skip
+    write_paper(collect(runs), tmp_path / "paper", PaperOptions(width="one"))
+    text = (tmp_path / "paper/table.tex").read_text()
+    assert text.count("Not asked the same") == 1
+    assert "Line 2 (m1), Line 3 (m2)" in text
+    assert "and 2 more: Not asked the same" in text
+
+
 def test_the_best_is_the_best_of_the_models_shown(three):
     shown = choose_models(collect([three]), ["three-ar"])
     assert set(shown.results.entry) == {"three-ar"}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-#: Names of a group of lines that are listed; of more, the first and the last.
+#: Names and groups of lines that are listed; of more names, the first and the last.
 MOST_NAMED = 6
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _MARKUP = "\\`*_|<>[&$~"
@@ -56,7 +56,7 @@ class Table:
 
 def explain_parts(table: Table) -> list[str]:
     """Return which lines stand apart, and why; [] where none does."""
-    told = []
+    told: dict[str, list[str]] = {}  # places by reason
     for part in table.parts:
         names = list(dict.fromkeys(row[0].text for row in table.rows[part.start : part.stop]))
         shown = ", ".join(names) if len(names) <= MOST_NAMED else f"{names[0]} to {names[-1]}"
@@ -65,8 +65,14 @@ def explain_parts(table: Table) -> list[str]:
             if part.start + 1 == part.stop
             else (f"Lines {part.start + 1} to {part.stop}")
         )
-        told += [f"{place} ({shown}): {part.reason}"] if part.reason else []
-    return told
+        if part.reason:
+            told.setdefault(part.reason, []).append(f"{place} ({shown})")
+    return [
+        ", ".join(places[:MOST_NAMED])
+        + (f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else "")
+        + f": {reason}"
+        for reason, places in told.items()
+    ]
 
 
 def show_controls(text: str) -> str:
