@@ -15,6 +15,8 @@ from mmengine.config import Config
 from photograph import plain
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Names that are still there and mean another thing: needles are drawn for each cell by default.
+CHANGED = {"datasets niah_embedded", "datasets multi_needle_embedded"}
 HASHES = json.loads((ROOT / "tests/old_config_names.json").read_text())
 ROW = re.compile(r"^\| `(\w+)` \| `(.*)--(datasets|models) (\w+)` \|$", re.MULTILINE)
 WRITTEN = {
@@ -40,5 +42,5 @@ def test_the_way_of_writing_it_now_gives_the_same(old, monkeypatch):
 
 def test_every_old_name_has_its_row_and_no_other():
     files = {f"{path.parent.name} {path.stem}" for path in (ROOT / "configs").glob("*/[!_]*.py")}
-    assert set(WRITTEN) == {old for old in HASHES if old not in files}
+    assert set(WRITTEN) == {old for old in HASHES if old not in files} | CHANGED
     assert {f"{kind} {name}" for kind, name, _ in WRITTEN.values()} <= files
