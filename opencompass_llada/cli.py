@@ -12,6 +12,9 @@ from opencompass_llada import __version__
 from opencompass_llada.faults import guard
 from opencompass_llada.runs.command_line import NamingParser, find_config
 
+#: Commands that read finished runs: without any they have nothing to show, and end with 2.
+_OF_RUNS = ("report", "paper", "export", "watch", "time")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; what fails ends in one paragraph (`faults`)."""
@@ -47,13 +50,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         _check_folders(given)
         return int(given.run(given))
     except ValueError as error:
-        if given.command not in (
-            "report",
-            "paper",
-            "export",
-            "watch",
-            "time",
-        ):  # which have nothing to show
+        if given.command not in _OF_RUNS:
             raise
         sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
         return 2

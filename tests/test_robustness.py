@@ -120,6 +120,10 @@ def test_data_sets_without_room_for_longer_answers_are_left_out_with_a_note(capl
 def test_what_changes_nothing_or_is_unknown_is_refused(monkeypatch, caplog):
     with pytest.raises(ValueError, match="robustness='seeds' changes nothing: no model .* random"):
         plan(**NIAH, robustness=["seeds"])
+    alone = {**NIAH, "models": ["tiny_ar"]}
+    for kinds in (["decodings"], ["decodings", "seeds"]):
+        with pytest.raises(ValueError, match="'decodings' changes nothing: .* add a diffusion mo"):
+            plan(**alone, robustness=kinds)
     monkeypatch.setenv("LLADA_ROBUSTNESS", "seed")
     with pytest.raises(ValueError, match="Did you mean 'seeds'"):
         plan(**NIAH)

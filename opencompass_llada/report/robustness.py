@@ -16,11 +16,11 @@ import pandas
 
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.collect import Collection
+from opencompass_llada.report.scores import name_some
 from opencompass_llada.report.writers import Cell, Table
 
 #: What the run itself is called among the settings.
 BASE = "as run"
-MOST_NAMED = 3
 #: The columns that say which cell a row is of, under any setting.
 PLACE = ["benchmark", "task", "language", "haystack", "draws", "prompt", "tokenizer", "length",
          "depth"]  # fmt: skip
@@ -235,8 +235,7 @@ def describe_orders(orders: Sequence[Order]) -> list[str]:
         named = [
             f"{order.first} before {order.second} in {order.num_held} of {order.num_settings} "
             f"({order.share:.0%})"
-            for order in turned[:MOST_NAMED]
+            for order in turned
         ]
-        more = f" and {len(turned) - MOST_NAMED} more" if len(turned) > MOST_NAMED else ""
-        sentences.append(text + (f"; not so {', '.join(named)}{more}." if named else "."))
+        sentences.append(text + (f"; not so {name_some(named)}." if named else "."))
     return sentences

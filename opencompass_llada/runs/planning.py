@@ -85,7 +85,7 @@ class Plan:
     dump_details: bool = True
     """Whether each answer is kept with its score."""
     robustness: tuple[str, ...] = ()
-    """The kinds of `robustness.KINDS` whose variants its cells can be run in."""
+    """The kinds of variants (`runs.robustness`) that its cells can be run in."""
     num_wordings: int = 0
     """The wordings that a data set's ``wording`` chooses from, where it has several."""
     always_combined: bool = False

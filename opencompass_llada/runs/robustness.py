@@ -19,7 +19,16 @@ logger = logging.getLogger(__name__)
 
 Config = dict[str, Any]
 Group = dict[str, list[Config]]
-KINDS = ("wordings", "generation_lengths", "seeds", "decodings")
+#: What a kind needs of a run, said where it changes no model.
+_NEEDS = {
+    "wordings": "no data set has other wordings. Leave it out.",
+    "generation_lengths": "no data set has room for longer answers. Leave it out, or give longer "
+    "lengths (LLADA_LENGTHS).",
+    "decodings": "no model of this run has a sampler that they fit, as autoregressive models have "
+    "none. Leave it out, or add a diffusion model (LLADA_MODELS).",
+    "seeds": "no model of this run draws random numbers. Leave it out, or, where a diffusion model "
+    "runs, ask for both (LLADA_ROBUSTNESS=decodings,seeds): some decodings are random.",
+}
 LENGTH_FACTORS = (2, 4)
 SEEDS = (1, 2)
 TEMPERATURE = 0.5
@@ -66,11 +75,7 @@ def add_variants(
             for variant in _keep_fitting(varied, setting, check_data)
         ]
         if not made:
-            raise ValueError(
-                f"robustness={kind!r} changes nothing: no model of this run draws random numbers "
-                "or has a sampler that it fits. Leave it out, or ask for seeds together with "
-                "decodings (LLADA_ROBUSTNESS=decodings,seeds), some of which are random."
-            )
+            raise ValueError(f"robustness={kind!r} changes nothing: {_NEEDS[kind]}")
         found += made
     return found
 
@@ -144,6 +149,8 @@ def _keep_fitting(
             except ValueError as error:
                 cells = [other for other in cells if other is not cell]
                 faults.append(f"{cell['abbr']}: {error}")
+        if not faults:  # of all together, not of one
+            raise
         logger.warning(
             "%d of %d data sets are not run with %s: %s",
             *(len(faults), len(group["datasets"]), setting.name, faults[0]),

@@ -38,7 +38,8 @@ def run_time(given: argparse.Namespace) -> int:
     """Time as the command line asks; print a line a cell and write the file."""
     for name in ("samples", "rounds"):
         if getattr(given, name) < 1:
-            raise ValueError(f"--{name} {getattr(given, name)} must be at least 1")
+            value = getattr(given, name)
+            raise ValueError(f"--{name} {value} must be at least 1; use 1 or more")
     run = find_runs([given.work_dir])[-1]
     pairs = choose_cells(run, given.models)
     timing = measure(run, pairs, samples=given.samples, rounds=given.rounds)
