@@ -200,7 +200,7 @@ def combine_limits(gain: float, loss: float, number: float) -> Interval:
 
 def effective_number(shares: Sequence[float]) -> float:
     """Return how many equal clusters say as much as clusters of these shares of a mean (Kish)."""
-    return 1 / math.fsum(share**2 for share in shares)
+    return round(1 / math.fsum(share**2 for share in shares), 9)  # 20 equal ones are 20
 
 
 def clip(mean: float) -> float:
