@@ -19,7 +19,7 @@ TRANSFORMERS4_PACKAGES := transformers==4.57.6 huggingface_hub==0.36.2 tokenizer
 TRANSFORMERS4_TESTS := $(addprefix tests/test_,$(addsuffix .py,declared_rope loaded_weights rope texts \
   modeling sdar published_files dream autoregressive adapters fast_dllm diffusion_gemma))
 
-.PHONY: help install niah datasets report test test-transformers4 check format constraints tiny-llada-long tiny-models wheel clean
+.PHONY: help install niah datasets report test test-transformers4 check format constraints docs tiny-llada-long tiny-models wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
@@ -31,6 +31,7 @@ help:
 	@echo "make check        formatting, lint and types"
 	@echo "make install      create $(VENV) and install the package with its test tools"
 	@echo "                  (PYTHON=python3.12, TORCH=..., TORCH_INSTALL_ARGS='--index-url ...')"
+	@echo "make docs         the documentation as a site, build/site/index.html; any warning is an error"
 	@echo "make format       rewrite the sources in the house format"
 	@echo "make tiny-models  train the shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
 	@echo "make tiny-llada-long  the same without the autoregressive twin and the block-causal sibling"
@@ -46,7 +47,7 @@ $(STAMP): setup.py requirements.txt constraints.txt
 	  echo "  make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c $(CONSTRAINTS) $(TORCH_INSTALL_ARGS) '$(TORCH)'
-	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[test]'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[test,docs]'
 	touch $@
 
 niah: install
@@ -62,6 +63,11 @@ check: install
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+# The variable silences an advertisement of mkdocs-material, which is no warning of the build.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The documentation is in build/site/index.html."
 
 format: install
 	$(BIN)/python -m ruff check --fix .

@@ -91,6 +91,8 @@ setup(
             # The packaging test builds a wheel without build isolation, so without network.
             "setuptools>=70.1",
         ],
+        # The documentation as a site, and the check of how easily it reads.
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material", "textstat"],
         "flash-attn": ["flash-attn"],
         "peft": ["peft"],
         "tensorboard": ["tensorboard"],
