@@ -30,11 +30,13 @@ INDEX_FILE = "checkpoints.json"
 FINAL = "final"
 STATE = "state"
 _OWN = (INDEX_FILE, FINAL, "logs")
-#: Keys that may differ when a run goes on: they change where and how fast, not what is trained.
+#: Keys that may differ when a run goes on: they change where, how fast and how often something is
+#: done, and no weight, but for the order in which numbers are added.
 MAY_DIFFER = {
     *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
     *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
-    *("activation_checkpointing", "offload_checkpoints", "mlp_tile", "sequence_parallel"),
+    *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
+    *("sequence_parallel", "probe_every"),
 }
 #: Keys of task rows: without effect where there are none.
 _OF_TASK_ROWS = ("rows", "retrieval_styles")
