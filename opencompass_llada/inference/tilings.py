@@ -38,8 +38,8 @@ TILINGS = {
     "16 bit, many": Tiling(queries=128, keys=128, stages=3, warps=8, programs=None, peeled=True),
     "float8, many": Tiling(queries=128, keys=64, stages=3, warps=8, programs=None, peeled=True),
 }
-"""Within 3 % of the fastest of the sweep on an H100 (docs/fast_inference.md): with few queries 32
-of them over 32K keys, with many 512, 288 and 128 over 16.9K."""
+"""Within 3 % of the fastest of the sweep on an H100 (docs/experiments/inference_speed.md): with few
+queries 32 of them over 32K keys, with many 512, 288 and 128 over 16.9K."""
 
 _SCRATCH = 2048
 """Bytes for barriers and reductions, about."""
