@@ -172,6 +172,7 @@ def make_recipe(cell: Cell, folder: Path, given: argparse.Namespace) -> Recipe:
             "phases": [{"sequence_length": length, "num_steps": steps, "rows_per_step": rows}],
             "retrieval_share": given.retrieval_share,
             "continuation_share": given.continuation_share,
+            "min_mask_ratio": 0.1,
             "learning_rate": cell["learning_rate"],
             "warmup_steps": min(100, steps // 10),
             "num_workers": 0 if given.tiny else given.num_workers,

@@ -39,7 +39,7 @@ def train(output: str, changes: dict[str, Any]) -> None:
     if trainer.ranks.is_main:
         trainer.index.write()
     trainer.save({})
-    figures = trainer.measure(trainer.recipe.phases[0])
+    figures = trainer.measure(trainer.recipe.phases[0]).figures
     weights = {
         name: whole_tensor(parameter.detach()).clone()
         for name, parameter in trainer.network.named_parameters()

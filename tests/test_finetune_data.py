@@ -15,6 +15,7 @@ import torch
 from finetune_runs import SHORT, first_batches, small_recipe, small_trainer
 
 from opencompass_llada.files import host_name
+from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.evaluation import measure_perplexity
 from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import TextSource
@@ -148,30 +149,46 @@ def test_perplexity_of_a_network_that_knows_nothing_is_the_vocabulary():
     text = TokenizedText(
         tokens=tokens, ends=np.array([100]), prompt_lengths=np.array([0], np.int32)
     )
-    figures = measure_perplexity(Uniform(), recipe, text, torch.device("cpu"))
-    assert figures.keys() == {"perplexity@16", "perplexity@64"}
-    assert all(math.isclose(value, 400, rel_tol=1e-4) for value in figures.values())
+    figures, draws = measure_perplexity(Uniform(), recipe, text, torch.device("cpu"), 8)
+    assert draws == ()  # exact
+    for length in (16, 64):
+        assert math.isclose(figures.pop(f"perplexity@{length}"), 400, rel_tol=1e-4)
+        assert figures.pop(f"perplexity_error@{length}") == 0.0
+    assert not figures
     short = TokenizedText(
         tokens=tokens[:50], ends=np.array([50]), prompt_lengths=np.array([0], np.int32)
     )
     with pytest.raises(ValueError, match="ask for 64 tokens"):
-        measure_perplexity(Uniform(), recipe, short, torch.device("cpu"))
+        measure_perplexity(Uniform(), recipe, short, torch.device("cpu"), 8)
 
 
 def test_evaluation_is_logged_and_picks_the_best(tmp_path):
     chosen = {
         "text": {"generated_seed": 9, "num_documents": 2},
-        "lengths": [32, 64],
+        "lengths": [64, 32],  # the longest decides, wherever it stands
         "target_tokens": 16,
         "num_texts": 2,
         "draws": 4,
+        "final_draws": 64,
         "retrieval_rows": 2,
     }
     trainer = small_trainer(tmp_path / "out", phases=SHORT, evaluation=chosen, probe_every=2)
-    trainer.train()
-    scores = {row["step"]: row["perplexity@64"] for row in trainer.history}
-    assert trainer.index.best_step == min(scores, key=scores.get)
-    assert {"needlebench@128", "ruler_niah@128"} <= trainer.history[-1].keys()
+    final = trainer.train()
+    first, last = trainer.history
+    index = CheckpointIndex.read(tmp_path / "out")
+    assert index.best_step in (2, 4)
+    best = {2: first, 4: last}[index.best_step]
+    assert index.best_score == best["perplexity@64"]
+    assert len(index.best_draws) == 2 * 4
+    nats = sum(index.best_draws) / len(index.best_draws)
+    assert math.isclose(math.exp(nats), index.best_score, rel_tol=1e-9)
+    assert {"needlebench@128", "ruler_niah@128"} <= last.keys()
+    # At the end once more with 16 times the draws: about a quarter of the error.
+    assert "final_perplexity@64" not in first
+    assert 0 < last["final_perplexity_error@64"] < 0.6 * last["perplexity_error@64"]
+    within = 4 * math.hypot(last["final_perplexity_error@64"], last["perplexity_error@64"])
+    assert abs(last["final_perplexity@64"] - last["perplexity@64"]) < within
+    assert json.loads((final / "training.json").read_text())["history"][-1] == last
 
 
 def test_tokenizer_splits_digits_and_encodes_anything():

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from finetune_runs import RECIPE, SHORT, first_batches, small_recipe, small_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
+from opencompass_llada.finetune.measurement import compare_draws, score_figures
 from opencompass_llada.finetune.optimizer import learning_rate
 from opencompass_llada.networks import load_checkpoint
 
@@ -202,6 +204,51 @@ def test_last_and_best_checkpoints_are_kept(tmp_path):
         *(f"step-{step:06d}" for step in (2, 4, 5)),
         "step-notes",
     ]
+
+
+def test_best_is_of_the_longest_length_wherever_it_stands(tmp_path):
+    for figures in (
+        {"perplexity@128": 4.0, "perplexity@64": 9.0, "perplexity_error@64": 0.1},
+        {"perplexity@64": 9.0, "perplexity@128": 4.0, "pairs@128": 3.0},
+    ):
+        assert score_figures(figures) == 4.0
+    assert score_figures({"pairs@128": 30.0, "copy@128": 50.0}) == -40.0
+    assert score_figures({}) is None
+
+
+def test_best_changes_only_for_more_than_the_error_of_the_masks(tmp_path):
+    """Draws whose noise of the masks is far larger than what checkpoints differ by."""
+    rng = np.random.default_rng(0)
+    masks = rng.normal(3.0, 0.5, 32)
+    index = CheckpointIndex(folder=tmp_path)
+
+    def add(step, better, noise=0.01):
+        draws = (masks - better + rng.normal(0, noise, 32)).tolist()
+        index.add(step, {"perplexity@64": float(np.exp(np.mean(draws)))}, 9, draws)
+        return index.best_step
+
+    assert add(1, 0.0) == 1
+    assert add(2, 0.02) == 2  # 10 errors of the difference, a quarter of the masks' own error
+    assert add(3, 0.02) == 2  # nothing but noise
+    assert add(4, 0.0) == 2
+    assert add(5, 0.03) == 5
+    # With other masks at every step the same differences would drown.
+    difference, error = compare_draws(masks, rng.normal(3.0, 0.5, 32))
+    assert error > 0.05
+    assert compare_draws(masks + 1, masks) == pytest.approx((1.0, 0.0))
+    again = CheckpointIndex.read(tmp_path)
+    assert again.best_draws == index.best_draws
+
+
+def test_the_error_of_a_difference_is_that_of_the_draws():
+    """Against the spread of many differences; pairs of draws have a mean of their own."""
+    rng = np.random.default_rng(1)
+    strata, found = rng.normal(0, 3.0, 16), []
+    for _ in range(4000):
+        draws = np.repeat(strata, 2) + rng.normal(0, 0.5, 32)
+        found.append(compare_draws(draws, np.zeros(32)))
+    means, errors = np.array(found).T
+    assert means.std() == pytest.approx(np.sqrt((errors**2).mean()), rel=0.05)
 
 
 def test_average_follows_the_weights_and_is_what_is_written(tmp_path):

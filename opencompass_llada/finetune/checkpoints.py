@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
@@ -21,8 +21,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from opencompass_llada.files import remove, settle, write_text
+from opencompass_llada.finetune.measurement import is_better, score_figures
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.recipe import Phase, Recipe
+from opencompass_llada.finetune.recipe import Evaluation, Phase, Recipe, TextSource
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ MAY_DIFFER = {
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
     *("sequence_parallel", "probe_every"),
 }
+#: Defaults that earlier versions had.
+_EARLIER_DEFAULTS: dict[str, Any] = {"min_mask_ratio": 0.1}
 #: Keys of task rows: without effect where there are none.
 _OF_TASK_ROWS = ("rows", "retrieval_styles")
 
@@ -68,6 +71,8 @@ class CheckpointIndex:
     """Those that have a checkpoint, ascending."""
     best_step: int | None = None
     best_score: float | None = None
+    best_draws: list[float] = field(default_factory=list)
+    """The best checkpoint's `Measurement.draws`."""
     recipe: dict[str, Any] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
     """Digests of what the run began with: see saving.describe_inputs."""
@@ -109,18 +114,23 @@ class CheckpointIndex:
         """The newest checkpoint; None if there is none."""
         return self.path(self.steps[-1]) if self.steps else None
 
-    def add(self, step: int, figures: Mapping[str, float], keep_last: int) -> None:
+    def add(
+        self,
+        step: int,
+        figures: Mapping[str, float],
+        keep_last: int,
+        draws: Sequence[float] = (),
+    ) -> None:
         """Take note of a checkpoint; the newest ``keep_last`` stay, and the best.
 
-        Best is the lowest perplexity at the longest length, or else the highest mean of the
-        retrieval figures; without figures none.
+        Best is the lowest perplexity at the longest length, of those that their draws cannot tell
+        apart (`is_better`) the earliest. Without perplexity it is the highest mean of the retrieval
+        figures; without figures none.
         """
         self.steps = sorted({*self.steps, step})
-        perplexity = [value for name, value in figures.items() if name.startswith("perplexity")]
-        if figures:
-            score = perplexity[-1] if perplexity else -sum(figures.values()) / len(figures)
-            if self.best_score is None or score < self.best_score:
-                self.best_step, self.best_score = step, score
+        score = score_figures(figures)
+        if score is not None and self._is_best(score, draws):
+            self.best_step, self.best_score, self.best_draws = step, score, [*draws]
         kept = {*self.steps[-keep_last:], *([self.best_step] if self.best_step else [])}
         self.steps = sorted(kept)
         self.write()
@@ -128,6 +138,13 @@ class CheckpointIndex:
             number = path.name.removeprefix("step-")
             if number.isdecimal() and int(number) < step and int(number) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _is_best(self, score: float, draws: Sequence[float]) -> bool:
+        if self.best_score is None:
+            return True
+        if draws and len(draws) == len(self.best_draws):
+            return is_better(draws, self.best_draws)
+        return score < self.best_score  # exact, or of a run whose index holds no draws
 
     def write(self) -> None:
         """Write the index, whole or not at all; a SaveError if it cannot be written."""
@@ -145,9 +162,7 @@ class CheckpointIndex:
                 "name another folder, or leave resume out to go on."
             )
         if self.recipe:
-            # Of keys that an earlier version did not know, the default.
-            values = {**_defaults(Recipe), **self.recipe}
-            values["phases"] = [{**_defaults(Phase), **phase} for phase in values["phases"]]
+            values = _complete(self.recipe)
             earlier, today = (json.loads(json.dumps(each)) for each in (values, now))
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
             differing = [
@@ -158,8 +173,9 @@ class CheckpointIndex:
             if differing:
                 raise ValueError(
                     f"output_dir={folder!r} holds a run of another recipe "
-                    f"({'; '.join(differing[:3])}). Name another folder, go on with the same "
-                    "recipe, or delete the folder to start anew."
+                    f"({'; '.join(differing[:3])}). {_name_earlier_defaults(earlier, today)}Name "
+                    "another folder, go on with the same recipe, or delete the folder to start "
+                    "anew."
                 )
         self.recipe = now
 
@@ -186,6 +202,33 @@ class CheckpointIndex:
                 f"there is now: {'; '.join(differing)}. The steps already done never saw it. "
                 "Restore it, name another output_dir, or delete the folder to start anew."
             )
+
+
+def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a recipe of an earlier version the defaults of keys that it did not know."""
+    values = {**_defaults(Recipe), **recipe}
+    evaluation = {**_defaults(Evaluation), **values.get("evaluation", {})}
+    if evaluation["text"] is not None:
+        evaluation["text"] = {**_defaults(TextSource), **evaluation["text"]}
+    return {
+        **values,
+        "evaluation": evaluation,
+        "phases": [{**_defaults(Phase), **phase} for phase in values["phases"]],
+        "text": [{**_defaults(TextSource), **source} for source in values["text"]],
+    }
+
+
+def _name_earlier_defaults(earlier: Mapping[str, Any], today: Mapping[str, Any]) -> str:
+    """Say which differing keys had another default when a run began, and how to go on with it."""
+    now = _defaults(Recipe)
+    keys = [
+        f"{name}: {default}"
+        for name, default in _EARLIER_DEFAULTS.items()
+        if earlier.get(name) == default and today.get(name) == now[name] != default
+    ]
+    if not keys:
+        return ""
+    return f"The run began with earlier defaults: add {', '.join(keys)} to the recipe to go on. "
 
 
 def _defaults(group: type) -> dict[str, Any]:

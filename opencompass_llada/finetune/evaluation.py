@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.packing import Row, TokenizedText
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.rows import TrainingData
@@ -27,7 +28,8 @@ from opencompass_llada.likelihood import (
     entropies_from_logits,
     pool,
 )
-from opencompass_llada.likelihood.scorers import EntropyFunction, cross_entropy
+from opencompass_llada.likelihood.masks import MaskSet
+from opencompass_llada.likelihood.scorers import EntropyFunction, cross_entropy, target_generator
 from opencompass_llada.networks import BidirectionalNetwork
 from opencompass_llada.networks.attention_pattern import Blocks
 from opencompass_llada.networks.doubled import noisy_states
@@ -65,9 +67,18 @@ def _answers_right(model: PreTrainedModel, rows: Sequence[Row], device: torch.de
 
 @torch.no_grad()
 def evaluate(
-    model: PreTrainedModel, recipe: Recipe, data: TrainingData, length: int, device: torch.device
-) -> dict[str, float]:
-    """Measure the network: figures by name, of the rows' length where the recipe gives none."""
+    model: PreTrainedModel,
+    recipe: Recipe,
+    data: TrainingData,
+    length: int,
+    device: torch.device,
+    *,
+    is_last: bool = False,
+) -> Measurement:
+    """Measure the network: figures by name, of the rows' length where the recipe gives none.
+
+    At the last step perplexity is measured again, with ``evaluation.final_draws``.
+    """
     figures: dict[str, float] = {}
     chosen, tasks = recipe.evaluation, data.tasks
     if tasks is not None and chosen.retrieval_rows:
@@ -79,29 +90,51 @@ def evaluate(
                 for _ in range(chosen.retrieval_rows)
             ]
             figures[f"{style}@{row_length}"] = _percent_right(model, rows, device)
-    if data.held_out is not None:
-        figures |= measure_perplexity(model, recipe, data.held_out, device)
-    return figures
+    if data.held_out is None:
+        return Measurement(figures)
+    measured = measure_perplexity(model, recipe, data.held_out, device, chosen.draws)
+    figures |= measured.figures
+    if is_last and measured.draws and chosen.final_draws > chosen.draws:
+        final = measure_perplexity(model, recipe, data.held_out, device, chosen.final_draws)
+        figures |= {f"final_{name}": value for name, value in final.figures.items()}
+    return Measurement(figures, measured.draws)
 
 
 @torch.no_grad()
 def measure_perplexity(
-    model: PreTrainedModel, recipe: Recipe, held_out: TokenizedText, device: torch.device
-) -> dict[str, float]:
-    """Measure perplexity of the same target tokens with contexts of several lengths."""
+    model: PreTrainedModel,
+    recipe: Recipe,
+    held_out: TokenizedText,
+    device: torch.device,
+    num_draws: int,
+) -> Measurement:
+    """Measure perplexity of the same target tokens with contexts of several lengths.
+
+    The standard error is that of the masks drawn, not of the choice of the texts.
+    """
     chosen, end = recipe.evaluation, -recipe.evaluation.target_tokens
     places = context_windows(held_out.tokens, chosen.lengths, chosen.num_texts)
-    score, options = _scorer(model, device), LikelihoodOptions(num_draws=chosen.draws)
-    figures = {}
+    score, options = _scorer(model, device), LikelihoodOptions(num_draws=num_draws)
+    figures: dict[str, float] = {}
+    draws: tuple[float, ...] = ()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        for length, windows in places.items():
-            pooled = pool([score(ids[:end], ids[end:], options) for ids in windows])
-            figures[f"perplexity@{length}"] = math.exp(min(pooled.nll_per_token, 50.0))
-    return figures
+        for length in sorted(places):  # the draws that are left are those of the longest
+            scores = [score(ids[:end], ids[end:], options) for ids in places[length]]
+            pooled = pool([estimate for estimate, _ in scores])
+            perplexity = math.exp(min(pooled.nll_per_token, 50.0))
+            figures[f"perplexity@{length}"] = perplexity
+            figures[f"perplexity_error@{length}"] = perplexity * pooled.standard_error
+            draws = tuple(value for _, values in scores for value in values)
+    return Measurement(figures, draws)
 
 
-def _scorer(model: PreTrainedModel, device: torch.device) -> Callable[..., Estimate]:
+Score = Callable[[list[int], list[int], LikelihoodOptions], tuple[Estimate, list[float]]]
+
+
+def _scorer(model: PreTrainedModel, device: torch.device) -> Score:
     """Return what estimates the nats of a target after a prefix, exactly or by its bound.
+
+    And, of a bound, the nats a token of each draw.
 
     The logits are not those of the engines, in inference mode: sharded weights cannot be.
     """
@@ -112,11 +145,24 @@ def _scorer(model: PreTrainedModel, device: torch.device) -> Callable[..., Estim
         return model(ids_BL).logits[:, positions_BP[0]]
 
     if not isinstance(model, BidirectionalNetwork):
-        return CausalScorer(logits_at, device).score
+        exact = CausalScorer(logits_at, device)
+        return lambda prefix, target, options: (exact.score(prefix, target, options), [])
     entropies = entropies_from_logits(logits_at)
     if isinstance(model.attention_pattern, Blocks):
         entropies = _block_entropies(model, model.attention_pattern.block_length)
-    return MaskedScorer(entropies, model.config.mask_token_id, device).draw_bound
+    scorer = MaskedScorer(entropies, model.config.mask_token_id, device)
+
+    def score(
+        prefix: list[int], target: list[int], options: LikelihoodOptions
+    ) -> tuple[Estimate, list[float]]:
+        generator = target_generator(target, options, None)
+        masks = MaskSet.draw(len(target), options.draws, generator)
+        sums = scorer.masked_sums(prefix, target, masks.masks, options.batch_size)
+        counts = map(len, masks.masks)
+        values = [value / count for value, count in zip(sums, counts, strict=True)]
+        return masks.estimate(sums), values
+
+    return score
 
 
 def _block_entropies(model: BidirectionalNetwork, block_length: int) -> EntropyFunction:

@@ -111,6 +111,7 @@ class Evaluation:
     target_tokens: Count = 64
     num_texts: Count = 8
     draws: Annotated[int, Field(ge=4, le=10_000, multiple_of=2, description=_EVEN)] = 8
+    final_draws: Annotated[int, Field(ge=4, le=10_000, multiple_of=2, description=_EVEN)] = 32
     retrieval_lengths: tuple[Whole, ...] = ()
     retrieval_rows: CountOrZero = 128
 
@@ -152,7 +153,7 @@ class Recipe:
     retrieval_styles: Mapping[str, NotNegative] | None = None
     loss_weight: Literal["inverse_t", "none"] = "inverse_t"
     mask_ratios: Literal["low_discrepancy", "uniform"] = "low_discrepancy"
-    min_mask_ratio: Inside = 0.1
+    min_mask_ratio: Inside = 1e-3
     learning_rate: Positive = 3e-3
     warmup_steps: WholeOrZero = 200
     weight_decay: NotNegative = 0.1

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from opencompass_llada.finetune import checkpoints, parallel, saving
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
+from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
 from opencompass_llada.finetune.network import build_network, network_config, place_network
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
@@ -118,11 +119,11 @@ class Trainer(saving.RunState):
                 mean = self.ranks.sum(torch.stack(losses).mean()).item()
                 row = {"step": self.step, "loss": mean, "gradient_norm": norm, **work.figures(self)}
                 losses.clear()
-                figures = self.measure(phase) if measured else {}
-                self.history.append(row | figures)
+                found = self.measure(phase, is_last=last) if measured else Measurement({})
+                self.history.append(row | {**found.figures})
                 log.write(self.history[-1])
                 if measured or asked:
-                    self.save(figures)
+                    self.save(*found)
                 work = Throughput()  # what measuring and saving take is not training
             if asked:
                 self.stopped_by = stop[0] if stop else signal.SIGTERM
@@ -189,22 +190,22 @@ class Trainer(saving.RunState):
         own = torch.tensor(seconds, device=self.ranks.device)
         return self.ranks.sum(own).item() / self.ranks.world_size
 
-    def measure(self, phase: Phase) -> dict[str, float]:
+    def measure(self, phase: Phase, *, is_last: bool = False) -> Measurement:
         """Measure held-out retrieval and perplexity with the weights that are written."""
         more = (self.recipe, self.data, phase.sequence_length, self.ranks.device)
         with self.average.applied():
             self.network.eval()
-            figures = self.network(lambda model: evaluate(model, *more))
+            found = self.network(lambda model: evaluate(model, *more, is_last=is_last))
             parallel.reshard(self.network)
             self.network.train()
-        return figures
+        return found
 
-    def save(self, figures: dict[str, float]) -> Path:
+    def save(self, figures: Mapping[str, float], draws: Sequence[float] = ()) -> Path:
         """Write a checkpoint of this step and return its folder; drop those no longer kept."""
         folder = self.index.path(self.step)
         saving.write_checkpoint(self, folder, with_state=True)
         if self.ranks.is_main:
-            self.index.add(self.step, figures, self.recipe.keep_last)
+            self.index.add(self.step, figures, self.recipe.keep_last, draws)
         elif self.step not in self.index.steps:
             self.index.steps.append(self.step)
         return folder
