@@ -12,7 +12,7 @@ LongLLaDA's Table 1 and UltraLLaDA's, as their published code runs them::
 
 ``LLADA_BENCHMARK=longbench_e`` scores by length, ``longbench_v2`` asks multiple choice.
 
-opencompass_llada/benchmarks/longbench/plan.py lists all settings, docs/models.md the models. The
+docs/reference/variables.md lists all settings, docs/reference/models.md the models. The
 config that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 

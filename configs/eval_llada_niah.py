@@ -9,7 +9,7 @@ environment variables of the same names, which win::
 
     LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=14 LLADA_DATA=needlebench
 
-opencompass_llada/benchmarks/needle/plan.py lists all settings, docs/models.md the models. The
+docs/reference/variables.md lists all settings, docs/reference/models.md the models. The
 config that OpenCompass dumps into the run's folder repeats the run without any variable.
 """
 

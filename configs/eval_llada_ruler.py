@@ -8,7 +8,7 @@ variables of the same names, which win. LongLLaDA's Table 2 for LLaDA-8B-Base::
 
     LLADA_DATA=ruler LLADA_MODELS=llada_8b_base LLADA_SCALING=none,ntk:theta_multiplier=4
 
-opencompass_llada/benchmarks/ruler/plan.py lists all settings, docs/models.md the models. Samples
+docs/reference/variables.md lists all settings, docs/reference/models.md the models. Samples
 are cached in ~/.cache/opencompass_llada; OPENCOMPASS_LLADA_CACHE names another folder, or `none`.
 """
 

@@ -1,4 +1,4 @@
-"""Names of earlier versions: what docs/config_names.md gives for each makes the same config.
+"""Names of earlier versions: what docs/reference/config_names.md gives makes the same config.
 
 tests/old_config_names.json holds hashes of what the files of those names gave, classes by their
 names alone, as tests/photograph.py writes them.
@@ -21,7 +21,9 @@ HASHES = json.loads((ROOT / "tests/old_config_names.json").read_text())
 ROW = re.compile(r"^\| `(\w+)` \| `(.*)--(datasets|models) (\w+)` \|$", re.MULTILINE)
 WRITTEN = {
     f"{kind} {old}": (kind, name, variables)
-    for old, variables, kind, name in ROW.findall((ROOT / "docs/config_names.md").read_text())
+    for old, variables, kind, name in ROW.findall(
+        (ROOT / "docs/reference/config_names.md").read_text()
+    )
 }
 
 

@@ -264,7 +264,7 @@ def test_diffusion_options_for_an_autoregressive_model_are_an_error(checkpoints)
 
 
 def test_the_lines_that_needle_configs_change_are_those_of_the_docs(tmp_path):
-    page = (Path(__file__).resolve().parents[1] / "docs/paper_configs.md").read_text()
+    page = (Path(__file__).resolve().parents[1] / "docs/reference/paper_configs.md").read_text()
     lines = page.split("```python\n")[1].split("```")[0]
     assert "read_base" in lines
     file = tmp_path / "needles.py"

@@ -1,4 +1,4 @@
-"""`--models diffusion_gemma_26b_it`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models diffusion_gemma_26b_it`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

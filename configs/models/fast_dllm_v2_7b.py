@@ -1,4 +1,4 @@
-"""`--models fast_dllm_v2_7b`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models fast_dllm_v2_7b`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""`--models illada_8b_base`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models illada_8b_base`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""`--models llada2_mini`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models llada2_mini`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""`--models llada_1_5`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models llada_1_5`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

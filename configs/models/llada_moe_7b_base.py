@@ -1,4 +1,4 @@
-"""`--models llada_moe_7b_base`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models llada_moe_7b_base`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

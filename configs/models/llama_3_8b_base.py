@@ -1,4 +1,4 @@
-"""`--models llama_3_8b_base`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models llama_3_8b_base`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""`--models sdar_1_7b_chat`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models sdar_1_7b_chat`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""`--models sdar_4b_chat`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models sdar_4b_chat`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""`--models tiny_llada_long`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models tiny_llada_long`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

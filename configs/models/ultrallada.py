@@ -1,4 +1,4 @@
-"""`--models ultrallada`: LLADA_SCALING and others choose (docs/models.md)."""
+"""`--models ultrallada`: LLADA_SCALING and others choose (docs/reference/models.md)."""
 
 from mmengine.config import read_base
 

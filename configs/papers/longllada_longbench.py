@@ -4,8 +4,8 @@
     LLADA_DEMO=1 python run.py configs/papers/longllada_longbench.py  # tiny models, offline
 
 LLaMA-3, LLaDA, LLaDA-1.5 and Dream on 21 tasks, prompts cut in the middle to 3,500 and 7,500.
-LLADA_* variables choose among these and override the rest; docs/paper_configs.md has settings,
-sources and differences.
+LLADA_* variables choose among these and override the rest. Settings, sources and differences are in
+docs/reference/paper_configs.md.
 """
 
 from mmengine.config import read_base

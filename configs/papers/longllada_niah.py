@@ -4,8 +4,8 @@
     LLADA_DEMO=1 python run.py configs/papers/longllada_niah.py  # tiny models, offline
 
 LLaMA-3, LLaDA, LLaDA-1.5 and Dream from 2K to 32K tokens, with every lambda and number of steps.
-LLADA_* variables choose among these and override the rest; docs/paper_configs.md has settings,
-sources and differences.
+LLADA_* variables choose among these and override the rest. Settings, sources and differences are in
+docs/reference/paper_configs.md.
 """
 
 from mmengine.config import read_base

@@ -4,8 +4,8 @@
     LLADA_DEMO=1 python run.py configs/papers/longllada_ruler.py  # tiny models, offline
 
 LLaMA-3, LLaDA, LLaDA-1.5 and Dream at 4K, 8K and 16K tokens, with the paper's lambdas.
-LLADA_* variables choose among these and override the rest; docs/paper_configs.md has settings,
-sources and differences.
+LLADA_* variables choose among these and override the rest. Settings, sources and differences are in
+docs/reference/paper_configs.md.
 """
 
 from mmengine.config import read_base

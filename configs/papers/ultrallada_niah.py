@@ -4,8 +4,8 @@
     LLADA_DEMO=1 python run.py configs/papers/ultrallada_niah.py  # tiny models, offline
 
 LLaDA-8B-Base and UltraLLaDA from 8K to 128K tokens, 16 steps.
-LLADA_* variables choose among these and override the rest; docs/paper_configs.md has settings,
-sources and differences.
+LLADA_* variables choose among these and override the rest. Settings, sources and differences are in
+docs/reference/paper_configs.md.
 """
 
 from mmengine.config import read_base

@@ -111,7 +111,7 @@ def read_facts(path: str, title: str) -> KnownModel:
         raise ValueError(
             f"config.json of the checkpoint {path!r} states no trained length, which default "
             "lengths and scalings are worked out from. Write NAME=PATH with the NAME of "
-            "docs/models.md that it is like, or state max_position_embeddings there."
+            "docs/reference/models.md that it is like, or state max_position_embeddings there."
         )
     logger.info(
         "%s: family %s, trained on %d tokens, %s chat template; it generates as %s.",

@@ -1,8 +1,9 @@
 """Lists what is known of each checkpoint, every fact once.
 
-`model_configs` makes model configs of it; docs/models.md shows it. Sources: LongLLaDA, arXiv
-2506.14429, sections 4 and 5, and its repository OpenMOSS/LongLLaDA; UltraLLaDA, arXiv 2510.10481,
-and its repository Relaxed-System-Lab/UltraLLaDA; of the others, each entry's own `source`.
+`model_configs` makes model configs of it; docs/reference/models.md shows it. Sources: LongLLaDA,
+arXiv 2506.14429, sections 4 and 5, and its repository OpenMOSS/LongLLaDA; UltraLLaDA, arXiv
+2510.10481, and its repository Relaxed-System-Lab/UltraLLaDA; of the others, each entry's own
+`source`.
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[
     }
     values, gpus = read_settings(settings, known), machine.count_gpus()
     values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
-    _default_scaling(values, ["all"], "default: all that docs/models.md lists")
+    _default_scaling(values, ["all"], "default: all that docs/reference/models.md lists")
     values.default("benchmarks", list(ON_BOARD))
     _default_workers(values, gpus)
     shared = ("models", "scaling", "workers", "lengths", "dtype")
@@ -381,7 +381,7 @@ def _default_scaling(
     """Take no scaling where $LLADA_MODELS alone says what to run: a config's is for its own."""
     if values.is_variable("models") and not values.is_variable("scaling"):
         values.values["scaling"], scaling = None, ["none"]
-        reason = "default: $LLADA_MODELS is set; all is those of docs/models.md"
+        reason = "default: $LLADA_MODELS is set; all is those of docs/reference/models.md"
     values.default("scaling", list(scaling), reason)
 
 

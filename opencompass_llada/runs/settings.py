@@ -48,10 +48,12 @@ numbers = partial(text, is_list=True, is_number=True)
 
 #: Of every run, before and after its benchmark's own.
 LEADING = {
-    "models": texts("names of docs/models.md, PATH, ALIAS=PATH or NAME=PATH, separated by commas"),
+    "models": texts(
+        "names of docs/reference/models.md, PATH, ALIAS=PATH or NAME=PATH, separated by commas"
+    ),
     "scaling": texts(
-        "METHOD or METHOD:option=number, separated by commas; all: those of docs/models.md; "
-        "METHOD:all: those of one method"
+        "METHOD or METHOD:option=number, separated by commas; all: those of "
+        "docs/reference/models.md; METHOD:all: those of one method"
     ),
 }
 BATCH_SIZE = {"batch_size": number("prompts, or masks of one, at a time; default the model's")}

@@ -54,29 +54,54 @@ class Keywords:
     """The keywords as given, their types checked."""
 
     path: str
+    """A folder, a hub id (`org/name`) or `asset:NAME` for a shipped model."""
     model_type: str | None = None
+    """The family, if it should be checked against config.json."""
     rope_scaling: Mapping[str, Any] | RopeScaling | None = None
+    """How RoPE is scaled: ``dict(type='ntk', target_length=8192)``; None for no scaling."""
     sampler: Mapping[str, Any] | SamplerConfig | None = None
+    """Options of the sampler, in place of the defaults of the family."""
     seed: int | None = None
+    """Seed of the sampler's random numbers; the same as ``sampler=dict(seed=...)``."""
     max_seq_len: int | None = None
+    """The most tokens of a prompt and its answer together; None for no limit."""
     truncation: str | None = None
+    """What happens to a longer prompt: ``error``, or the side that is cut (``left``, ``right``,
+    ``middle``); None is ``error``."""
     max_out_len: int | None = None
+    """Tokens to generate where the data set gives no number; None is the sampler's
+    ``generation_length``."""
     batch_size: int | None = None
+    """Prompts that are generated together; None for as many as OpenCompass gives at once."""
     stop_words: Sequence[str] | str | None = None
+    """Answers are cut before the first of these texts."""
     chat: Any = None
+    """True puts the checkpoint's chat template around every prompt, with roles as turns; a dict
+    holds fields of `ChatOptions`."""
     likelihood: Mapping[str, Any] | None = None
+    """How a masked diffusion model scores texts: ``dict(estimator='bound', num_draws=128)`` and
+    other fields of `LikelihoodOptions`."""
     tokenizer_path: str | None = None
+    """Where the tokenizer is read; None for the checkpoint's own."""
     tokenizer_kwargs: Mapping[str, Any] | None = None
+    """Options of transformers' ``from_pretrained`` for the tokenizer."""
     add_bos: bool = False
+    """Begin prompts with the tokenizer's beginning-of-text token, once."""
     dtype: str | torch.dtype | None = None
+    """Precision of the weights; None is bfloat16 on CUDA and float32 on a CPU."""
     device: str | int | torch.device | None = None
+    """Where the model runs: ``cuda:0``, ``cpu``; None for the first GPU, else the CPU."""
     attention_backend: str | None = None
+    """The attention kernel; None lets PyTorch choose."""
     attention_block: int | None = None
-    """Block length to run a block-causal checkpoint with, in place of its own."""
+    """Block length to run a block-causal checkpoint with, in place of its own, for one that was
+    trained on several (SDAR): how many tokens see each other. The sampler follows."""
     mask_token_id: int | None = None
-    """The mask's id where config.json has none; config.json's where it has one."""
+    """The mask's id where config.json has none; another than config.json's is an error."""
     peft_path: str | None = None
+    """LoRA adapter of peft's format, a folder or a hub id; merged when the model is loaded."""
     peft_kwargs: Mapping[str, Any] | None = None
+    """``revision`` and ``subfolder`` of the adapter."""
     # The papers'.
     scaling_config: Mapping[str, Any] | None = None
     """``{'scaling_factor': lambda}``, what multiplies the RoPE base; 1 or nothing for none."""
@@ -90,9 +115,13 @@ class Keywords:
     """Without effect."""
     # OpenCompass's own.
     meta_template: Mapping[str, Any] | None = None
+    """OpenCompass's own turns around prompts, in place of ``chat``."""
     tokenizer_only: bool = False
+    """Load no weights; only tokens can be counted."""
     sync_rank: bool = False
+    """Taken as OpenCompass takes it; a model has one process here, so that it has no effect."""
     generation_kwargs: Mapping[str, Any] | None = None
+    """Options of transformers' ``generate``, which are refused but for those without effect."""
 
     def __post_init__(self) -> None:
         """Check types, and what no other keyword decides."""

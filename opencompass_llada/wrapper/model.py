@@ -72,7 +72,7 @@ class LLaDACausalLM(BaseModel):
     """A language model for OpenCompass's generation and likelihood tasks.
 
     Its keywords are OpenCompass's own (``meta_template``, ``sync_rank``, ``tokenizer_only``), those
-    of the papers' wrappers (`keywords`), and the ones that docs/models.md describes.
+    of the papers' wrappers (`keywords`), and the ones that docs/reference/models.md describes.
     """
 
     scorer: TextScorer | None = None

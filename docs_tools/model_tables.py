@@ -1,17 +1,7 @@
-"""Writes the tables of docs/models.md from the table of models.
-
-    python tests/model_tables.py
-
-A test compares them with what this writes.
-"""
-
-from pathlib import Path
+"""Makes the tables of docs/reference/models.md from the table of models."""
 
 from opencompass_llada.families import generates_by
 from opencompass_llada.runs.model_table import KNOWN_MODELS
-
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "models.md"
-START, END = "<!-- written by python tests/model_tables.py -->", "<!-- end -->"
 
 
 def models_table() -> str:
@@ -27,7 +17,7 @@ def models_table() -> str:
         lines.append(
             f"| `{name}` | {facts.path} | {kind} | {facts.trained_length:,} | {scalings} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def facts_table() -> str:
@@ -40,7 +30,7 @@ def facts_table() -> str:
         if generates_by(facts.family) == "uniform_diffusion":
             seen = f"causal, in a canvas of {facts.block_length} bidirectional"
         lines.append(f"| `{name}` | {seen} | {facts.licence} | {facts.source} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def generation_table() -> str:
@@ -54,17 +44,7 @@ def generation_table() -> str:
             cells = [values.get(key, "-") for key in ("max_out_len", "block_length", "num_steps")]
             row = [f"`{name}`", benchmark, *cells, facts.paper_dtype or "-"]
             lines.append("| " + " | ".join(map(str, row)) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
-def docs_text(text: str) -> str:
-    """Return the page with its tables put in anew."""
-    parts = text.split(START)
-    rests = [part.split(END, 1)[1] for part in parts[1:]]
-    tables = [models_table(), facts_table(), generation_table()]
-    filled = [f"{START}\n{t}\n{END}{rest}" for t, rest in zip(tables, rests, strict=True)]
-    return parts[0] + "".join(filled)
-
-
-if __name__ == "__main__":
-    DOCS.write_text(docs_text(DOCS.read_text(encoding="utf-8")), encoding="utf-8")
+PARTS = {"models": models_table, "model_facts": facts_table, "generation": generation_table}
