@@ -22,7 +22,7 @@ from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.hashes import DIGITS, hash_text
 from opencompass_llada.runs.run_folder import ModelFacts, describe_model
 
-#: The columns, with their kind in a Parquet file; docs/report.md says what they mean.
+#: The columns, with their kind in a Parquet file; docs/reference/report_files.md explains them.
 COLUMNS = {
     "model": "string",
     "title": "string",
