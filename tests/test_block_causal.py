@@ -422,7 +422,7 @@ def test_a_published_rules_name_is_answered_with_what_to_write(name, repository_
     assert written.remasking == options["remasking"]
     assert (written.acceptance.value is None) == (bound == 0)
     assert written.resolved_schedule == "even"
-    docs = (repository_root / "docs/model_and_sampler.md").read_text()
+    docs = (repository_root / "docs/reference/sampler_names.md").read_text()
     [row] = [line for line in docs.splitlines() if line.startswith(f"| SDAR `{name}` |")]
     assert "acceptance=" + SDAR_RULES[name].partition("acceptance=")[2] in row
 

@@ -20,8 +20,8 @@ _PUBLISHED_EPS = 1e-3  # generation_config.json of Dream-org/Dream-v0-Instruct-7
 _THRESHOLD = "It is acceptance=dict(type='threshold', value=...) here."
 #: Options of SDAR's, LLaDA2's and Fast-dLLM's codes -> what to say where one is given.
 OPTION_HINTS = {
-    "remasking_strategy": "It is remasking here, with acceptance; docs/model_and_sampler.md has "
-    "SDAR's strategies.",
+    "remasking_strategy": "It is remasking here, with acceptance; docs/reference/sampler_names.md "
+    "has SDAR's strategies.",
     **dict.fromkeys(("confidence_threshold", "threshold"), _THRESHOLD),
     "denoising_steps": "It counts the steps of a block, and num_steps those of the whole "
     "generation: as many for each of its blocks.",

@@ -2,7 +2,7 @@
 
 Semi-autoregressive denoising as in the published code of LLaDA (``generate``; arXiv:2502.09992) and
 Dream (``diffusion_generate``; arXiv:2508.15487). Temperature 0 gives the published ids but for ties
-and rounding, random numbers come from other streams; differences: docs/model_and_sampler.md.
+and rounding, random numbers come from other streams; differences: docs/explanation/sampler.md.
 It reads the device once a block, and once a step under a rule that decides how many are revealed.
 Shape suffixes: B rows, L row length, K block length, P masked positions of the active block.
 """
