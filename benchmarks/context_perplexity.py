@@ -31,7 +31,8 @@ from opencompass_llada.engines import Engine
 from opencompass_llada.finetune.evaluation import context_windows
 from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import TextSource
-from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
+from opencompass_llada.finetune.tokenizing import default_folder, tokenize_source
+from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.likelihood import LikelihoodOptions, pool
 
 GENERATED = "generated"

@@ -50,7 +50,8 @@ from opencompass_llada.families import find_family  # noqa: E402
 from opencompass_llada.finetune.network import TRAINED  # noqa: E402
 from opencompass_llada.finetune.recipe import Recipe, TextSource  # noqa: E402
 from opencompass_llada.finetune.recipe_file import load_recipe  # noqa: E402
-from opencompass_llada.finetune.tokens import make_tokenizer, tokenize_source  # noqa: E402
+from opencompass_llada.finetune.tokenizing import tokenize_source  # noqa: E402
+from opencompass_llada.finetune.tokens import make_tokenizer  # noqa: E402
 from opencompass_llada.finetune.trainer import Trainer  # noqa: E402
 from opencompass_llada.networks import (  # noqa: E402
     LLaDAConfig,

@@ -50,7 +50,8 @@ from recording import (  # noqa: E402
 from opencompass_llada.finetune.packing import STRATEGIES  # noqa: E402
 from opencompass_llada.finetune.recipe import Recipe, TextSource  # noqa: E402
 from opencompass_llada.finetune.recipe_file import parse_recipe  # noqa: E402
-from opencompass_llada.finetune.tokens import make_tokenizer, tokenize_source  # noqa: E402
+from opencompass_llada.finetune.tokenizing import tokenize_source  # noqa: E402
+from opencompass_llada.finetune.tokens import make_tokenizer  # noqa: E402
 from opencompass_llada.finetune.trainer import Trainer  # noqa: E402
 
 TOKENS_A_STEP = 131072

@@ -20,7 +20,8 @@ from opencompass_llada.finetune.evaluation import measure_perplexity
 from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.text import Document, read_documents
-from opencompass_llada.finetune.tokens import tokenize_source, train_tokenizer
+from opencompass_llada.finetune.tokenizing import tokenize_source
+from opencompass_llada.finetune.tokens import train_tokenizer
 
 ROWS = [{"text": "one two", "q": "how"}, {"text": "three", "q": "why not"}]
 

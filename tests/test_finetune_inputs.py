@@ -43,6 +43,7 @@ VALUES = {
     "memory_limit": ([-80, "80GB"], "memory_limit=.*must be a number above 0, or null"),
     "vocab_size": ([0, 400.0, "400", True, HUGE], "vocab_size=.*whole number from 1 to 1,000,000"),
     "num_workers": ([-1, 1.5, "2", HUGE], "num_workers=.*must be a whole number from 0 to 1024"),
+    "tokenizing_processes": ([0, 1.5, "2", HUGE], "tokenizing_processes=.*whole number from 1 to"),
     "log_every": ([0, True, "10"], "log_every=.*must be a whole number from 1"),
     "probe_every": ([0, 2.5, None], "probe_every=.*must be a whole number from 1"),
     "keep_last": ([0, "all"], "keep_last=.*must be a whole number from 1"),

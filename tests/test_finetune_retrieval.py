@@ -12,9 +12,9 @@ from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES
 from opencompass_llada.finetune.packing import TokenWindows
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.text import read_documents
+from opencompass_llada.finetune.tokenizing import tokenize_source
 from opencompass_llada.finetune.tokens import (
     TrainingTokenizer,
-    tokenize_source,
     train_tokenizer,
 )
 from opencompass_llada.synthetic.grammar import RULES, held_out, make_needle

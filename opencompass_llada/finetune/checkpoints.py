@@ -37,7 +37,7 @@ MAY_DIFFER = {
     *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
     *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
-    *("sequence_parallel", "probe_every"),
+    *("sequence_parallel", "probe_every", "tokenizing_processes"),
 }
 #: Defaults that earlier versions had.
 _EARLIER_DEFAULTS: dict[str, Any] = {"min_mask_ratio": 0.1}

@@ -13,6 +13,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ class TokenizedText:
     """SHA-256 of the arrays above."""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     """Digest by name of the files that the text was read from."""
+    folder: Path | None = None
+    """Where the arrays lie on disk."""
 
     @property
     def lengths(self) -> np.ndarray:

@@ -172,6 +172,9 @@ class Recipe:
     compile: bool = False
     memory_limit: Positive | None = None
     seed: Seed = 0
+    tokenizing_processes: Annotated[
+        int | None, Field(ge=1, le=1024, description="a whole number from 1 to 1024")
+    ] = None
     num_workers: Annotated[
         int, Field(ge=0, le=1024, description="a whole number from 0 to 1024")
     ] = 0

@@ -24,7 +24,8 @@ from opencompass_llada.finetune import objective, packing
 from opencompass_llada.finetune.packing import PackingStrategy, Row, TokenizedText, TokenWindows
 from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
 from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
-from opencompass_llada.finetune.tokens import TrainingTokenizer, default_folder, tokenize_source
+from opencompass_llada.finetune.tokenizing import default_folder, tokenize_source
+from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks.doubled import document_blocks
 
 logger = logging.getLogger(__name__)
@@ -226,8 +227,13 @@ class TrainingData:
             folder = None if recipe.cache_dir == "none" else Path(recipe.cache_dir).expanduser()
 
         def tokenize(source: TextSource) -> TokenizedText:
-            longest = recipe.max_document_tokens
-            return tokenize_source(source, tokens, folder, max_document_tokens=longest)
+            return tokenize_source(
+                source,
+                tokens,
+                folder,
+                max_document_tokens=recipe.max_document_tokens,
+                num_processes=recipe.tokenizing_processes,
+            )
 
         self.texts = [tokenize(source) for source in recipe.text]
         self.num_tokens = [len(text.tokens) for text in self.texts]

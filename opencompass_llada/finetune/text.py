@@ -1,6 +1,7 @@
 """Reads text sources one document at a time: files, data sets, generated documents.
 
-Files are not read by the package datasets, whose errors name neither line nor remedy.
+Memory holds a document and a part of its file: a line of JSON, a batch of rows of Parquet. Files
+are not read by the package datasets, whose errors name neither line nor remedy.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,23 @@ class Document(NamedTuple):
     prompt: str = ""
 
 
+@dataclass
+class Position:
+    """How far a source has been read: bytes of files, documents of other sources."""
+
+    done: float = 0.0
+    total: float | None = None
+    """None where nobody knows."""
+    unit: str = "documents"
+
+    @property
+    def share(self) -> float | None:
+        """The share that is read, 0 to 1; None where the total is not known."""
+        return min(1.0, self.done / self.total) if self.total else None
+
+
+#: Bytes of a Parquet file's column that are read at a time, and rows that are decoded together.
+_PARQUET_BYTES, _PARQUET_ROWS = 1 << 20, 16
 #: Endings of files that are one document each, and of files with a document a row.
 TEXT, ROWS = (".txt", ".md"), (".json", ".jsonl", ".parquet")
 
@@ -62,14 +81,20 @@ def matching_files(source: TextSource) -> list[Path]:
     return files
 
 
-def read_documents(source: TextSource) -> Iterator[Document]:
-    """Yield the documents of a source; a ValueError names what cannot be read as text."""
+def read_documents(source: TextSource, position: Position | None = None) -> Iterator[Document]:
+    """Yield the documents of a source; a ValueError names what cannot be read as text.
+
+    ``position`` is kept up to date.
+    """
+    position = Position() if position is None else position
     if source.generated_seed is not None:
+        position.total = source.num_documents
         for document in generate_documents(source.generated_seed, source.num_documents):
+            position.done += 1
             yield Document(document["text"])
         return
-    rows = _dataset_rows(source) if source.dataset is not None else _file_rows(source)
-    for place, row in rows:
+    read = _file_rows if source.dataset is None else _dataset_rows
+    for place, row in read(source, position):
         yield _document(row, source, place)
 
 
@@ -113,14 +138,20 @@ def _document(row: Any, source: TextSource, place: str) -> Document:
 Rows = Iterator[tuple[str, Any]]  # what messages call a row, and the row
 
 
-def _file_rows(source: TextSource) -> Rows:
-    for file in matching_files(source):
+def _file_rows(source: TextSource, position: Position) -> Rows:
+    files = matching_files(source)
+    sizes = [file.stat().st_size for file in files]
+    position.unit, position.total = "bytes", sum(sizes)
+    end = 0.0
+    for file, size in zip(files, sizes, strict=True):
+        end += size
         if file.suffix in TEXT:
             yield str(file), {source.text_field: _read_text(file)}
         elif file.suffix == ".parquet":
-            yield from _parquet_rows(file, source)
+            yield from _parquet_rows(file, source, position, size)
         else:
-            yield from _json_rows(file)
+            yield from _json_rows(file, position)
+        position.done = end
 
 
 def _read_text(file: Path) -> str:
@@ -128,22 +159,51 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"text source: {file} is not UTF-8 (byte 0x{error.object[error.start]:02x} at "
-            f"{error.start}). Convert it, from Latin-1 for instance: iconv -f latin1 -t utf-8."
-        ) from error
+        raise _not_utf8(file, error) from error
     except OSError as error:
-        raise ValueError(f"text source: {file} cannot be read ({error.strerror}).") from error
+        raise _not_readable(file, error) from error
 
 
-def _json_rows(file: Path) -> Rows:
-    # Not splitlines, which also breaks at U+2028 and the like, which JSON strings may hold.
-    for number, line in enumerate(_read_text(file).split("\n"), start=1):
-        if not line.strip():
+def _not_utf8(file: Path, error: UnicodeDecodeError, start: int = 0) -> ValueError:
+    """Say which byte of a file is wrong, ``start`` being where what was decoded begins."""
+    return ValueError(
+        f"text source: {file} is not UTF-8 (byte 0x{error.object[error.start]:02x} at "
+        f"{start + error.start}). Convert it, from Latin-1 for instance: iconv -f latin1 -t utf-8."
+    )
+
+
+def _not_readable(file: Path, error: OSError) -> ValueError:
+    return ValueError(f"text source: {file} cannot be read ({error.strerror}).")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    r"""Yield a file's lines and the byte that each begins at; \n, \r and both end a line.
+
+    Not `str.splitlines`, which also breaks at U+2028 and the like, which JSON strings may hold.
+    """
+    start = 0
+    try:
+        with file.open("rb") as opened:
+            for block in opened:
+                for line in block.splitlines(keepends=True):
+                    yield start, line
+                    start += len(line)
+    except OSError as error:
+        raise _not_readable(file, error) from error
+
+
+def _json_rows(file: Path, position: Position) -> Rows:
+    for number, (start, line) in enumerate(_lines(file), start=1):
+        position.done += len(line)
+        try:
+            text = line.decode("utf-8" if start else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _not_utf8(file, error, start) from error
+        if not text.strip():
             continue
         place = f"line {number} of {file}"
         try:
-            row = json.loads(line)
+            row = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"text source: {place} is not a JSON object ({error}). Give one object a line, or "
@@ -152,23 +212,27 @@ def _json_rows(file: Path) -> Rows:
         yield place, row
 
 
-def _parquet_rows(file: Path, source: TextSource) -> Rows:
+def _parquet_rows(file: Path, source: TextSource, position: Position, size: int) -> Rows:
     import pyarrow.parquet
 
     number = itertools.count()
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        _document(dict.fromkeys(table.schema_arrow.names, ""), source, str(file))
-        for batch in table.iter_batches(batch_size=64, columns=_fields(source)):
-            for row in batch.to_pylist():
-                yield f"row {next(number)} of {file}", row
+        # A buffer size makes Arrow read a column bit by bit, not a whole row group at once.
+        table = pyarrow.parquet.ParquetFile(file, buffer_size=_PARQUET_BYTES, pre_buffer=False)
+        with table:
+            _document(dict.fromkeys(table.schema_arrow.names, ""), source, str(file))
+            share = size / max(1, table.metadata.num_rows)
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=_fields(source)):
+                for row in batch.to_pylist():
+                    position.done += share
+                    yield f"row {next(number)} of {file}", row
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
             f"text source: {file} is not a readable Parquet file ({error}). Fetch it again."
         ) from error
 
 
-def _dataset_rows(source: TextSource) -> Rows:
+def _dataset_rows(source: TextSource, position: Position) -> Rows:
     try:
         import datasets
     except ImportError as error:
@@ -190,14 +254,24 @@ def _dataset_rows(source: TextSource) -> Rows:
             f"text source: dataset={source.dataset!r} holds the splits {', '.join(rows)}; name the "
             "folder of one of them."
         )
+    position.total = source.num_documents or _number_of(rows)
     try:
         for number, row in enumerate(itertools.islice(rows, source.num_documents or None)):
+            position.done += 1
             yield f"row {number} of data set {source.dataset!r}", row
     except Exception as error:  # pyarrow, the file system and the hub have kinds of their own
         raise ValueError(
             f"text source: dataset={source.dataset!r} cannot be read to its end "
             f"({_reason(error)}). Fetch it again."
         ) from error
+
+
+def _number_of(rows: Any) -> int | None:
+    """Return how many rows a data set has; None for a stream that does not say."""
+    if hasattr(rows, "__len__"):
+        return len(rows)
+    splits, name = getattr(rows.info, "splits", None) or {}, str(rows.split)
+    return (splits[name].num_examples or None) if name in splits else None
 
 
 def _reason(error: Exception) -> str:
