@@ -63,7 +63,7 @@ def test_short_texts_start_no_process(tmp_path, caplog, monkeypatch):
     tokenize_source(write_rows(tmp_path), TOKENS, tmp_path / "cache", num_processes=8)
 
 
-KILLED = """
+KILLED = r"""
 import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
