@@ -91,8 +91,8 @@ setup(
             # The packaging test builds a wheel without build isolation, so without network.
             "setuptools>=70.1",
         ],
-        # The documentation as a site, and the check of how easily it reads.
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material", "textstat"],
+        # The documentation as a site.
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material"],
         "flash-attn": ["flash-attn"],
         "peft": ["peft"],
         "tensorboard": ["tensorboard"],

@@ -1,0 +1,113 @@
+"""The pages for users: they read easily, and what they mark as runnable runs, in order.
+
+A block that follows the line ``<!-- run -->`` is run as a reader would: in a folder that looks like
+a checkout, without a network, after the page's blocks before it. Python blocks run in a process.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from conftest import REPOSITORY_ROOT
+
+sys.path.insert(0, str(REPOSITORY_ROOT / "docs_tools"))
+
+import readability  # noqa: E402
+
+BLOCK = re.compile(r"^<!-- run -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [REPOSITORY_ROOT / "README.md", *sorted((REPOSITORY_ROOT / "docs").rglob("*.md"))]
+RUNNABLE = [page for page in PAGES if "<!-- run -->" in page.read_text(encoding="utf-8")]
+#: What a checkout holds that commands of the docs use.
+CHECKOUT = ("configs", "needlebench", "opencompass_llada", "ruler_patches", "run.py", "tiny_models")
+
+
+def list_blocks(text):
+    """Return language and code of each runnable block of a page."""
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("<!-- run -->"), "a mark stands before no bash or python block"
+    return blocks
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """Return a folder with what a checkout holds, and no outputs."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in CHECKOUT:
+        (folder / name).symlink_to(REPOSITORY_ROOT / name)
+    return folder
+
+
+def run_block(language, code, folder):
+    """Run a block and return its exit status and what it wrote."""
+    outside = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+    environment = {
+        **outside,
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+        "PYTHONPATH": str(REPOSITORY_ROOT),
+        "OMP_NUM_THREADS": "1",
+        "OPENCOMPASS_LLADA_CACHE": str(folder.parent / "cache"),
+        # No network: a hub or a proxy that is asked fails at once.
+        "HF_HUB_OFFLINE": "1",
+        **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+    }
+    command = ["bash", "-euo", "pipefail", "-c", code]
+    if language == "python":
+        command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_runnable_blocks_run(page, checkout):
+    for number, (language, code) in enumerate(list_blocks(page.read_text(encoding="utf-8")), 1):
+        status, output = run_block(language, code, checkout)
+        assert status == 0, f"{page.name}, runnable block {number}:\n{code}\n{output[-3000:]}"
+
+
+def test_a_block_that_fails_is_seen(checkout):
+    page = "<!-- run -->\n```bash\nfalse | true\n```\n\n<!-- run -->\n```python\nprint(5)\n```\n"
+    (bash, python) = list_blocks(page)
+    assert run_block(*bash, checkout)[0] == 1
+    assert run_block(*python, checkout) == (0, "5\n")
+    with pytest.raises(AssertionError, match="no bash or python block"):
+        list_blocks("<!-- run -->\n```\nls\n```\n")
+
+
+@pytest.mark.parametrize("page", readability.list_pages(), ids=lambda page: page.stem)
+def test_pages_for_users_read_easily(page):
+    found = readability.judge(page.read_text(encoding="utf-8"))
+    assert found.longest == [], f"sentences of more than {readability.MOST_WORDS} words"
+    assert found.ease >= readability.LOWEST_EASE, f"reading ease {found.ease:.0f}"
+
+
+def test_reading_ease_is_flesch_of_the_prose_alone():
+    text = (
+        "# A heading of many polysyllabic considerations\n\nThe cat sat on the mat. It slept.\n\n"
+        "| incomprehensible | table |\n|---|---|\n\n```\nunintelligible = representation\n```\n\n"
+        "- See [the page](very/long/address.md) on `incomprehensibility`.\n<!-- figure: a#/b -->\n"
+    )
+    assert readability.list_sentences(text) == [
+        "The cat sat on the mat.",
+        "It slept.",
+        "See the page on code.",
+    ]
+    # 13 words of one syllable each in 3 sentences.
+    assert readability.judge(text).ease == pytest.approx(206.835 - 1.015 * 13 / 3 - 84.6)
+    long = " ".join(["word"] * 31) + "."
+    assert readability.judge(long).longest == [long]
+    assert readability.judge("").ease == 100
+
+
+@pytest.mark.parametrize(
+    ("word", "syllables"),
+    [("file", 1), ("table", 2), ("tables", 2), ("samples", 2), ("masked", 1), ("loaded", 2),
+     ("batches", 2), ("station", 2), ("variable", 4), ("idea", 3), ("evaluate", 4), ("2,048", 2)],
+)  # fmt: skip
+def test_syllables(word, syllables):
+    assert readability.count_syllables(word) == syllables
