@@ -70,8 +70,6 @@ def count_syllables(word: str) -> int:
     apart = re.findall(
         r"(?<![tcsg])i(?:[ao]|um)|eo|[eu]a[lrt]$|(?<!q)ua[lt]|[dr]ea$|[ay]e[rd]|ayi|yi", word
     )
-        r"(?<![tcsg])i(?:[ao]|um)|eo|[eu]a[lrt]$|(?<!q)ua[lt]|[dr]ea$|[ay]e[rd]|ayi|yi", word
-    )
     return max(1, groups - bool(silent) + len(apart))
 
 
