@@ -164,13 +164,14 @@ def test_another_recipe_or_foreign_files_in_the_output_folder(tmp_path, capsys):
 
 
 def test_a_run_that_began_with_an_earlier_default_says_how_to_go_on(tmp_path):
-    """An index of a version whose min_mask_ratio was 0.1 and that knew no final_draws."""
+    """An index of a version whose min_mask_ratio was 0.1 and that lacked newer keys."""
     held_out = {"text": {"generated_seed": 9, "num_documents": 2}, "lengths": [64]}
     changes = {"phases": SHORT, "evaluation": {**held_out, "retrieval_rows": 0}}
     small_trainer(tmp_path / "out", **changes, min_mask_ratio=0.1).train()
     file = tmp_path / "out" / "checkpoints.json"
     index = json.loads(file.read_text())
     del index["best_draws"], index["recipe"]["evaluation"]["final_draws"]
+    del index["recipe"]["normalize_by"], index["recipe"]["answer_padding"]
     file.write_text(json.dumps(index))
     with pytest.raises(ValueError, match="add min_mask_ratio: 0.1 to the recipe to go on"):
         small_trainer(tmp_path / "out", **changes)

@@ -117,10 +117,42 @@ def test_scalings_that_other_loaders_cannot_know_are_refused():
         parse_recipe({**LONGER, "init_from": "somewhere", "rope_scaling": scaling})
 
 
-def test_prompts_need_whole_documents():
-    text = [{"paths": ["a.jsonl"], "prompt_field": "question"}]
-    with pytest.raises(ValueError, match="whole documents"):
-        parse_recipe({**RECIPE, "text": text})
+SAMPLES = {"text": [{"paths": ["a.jsonl"], "prompt_field": "question"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({**SAMPLES, "strategy": "windows"}, "strategy='windows' mixes or cuts them"),
+        ({**SAMPLES, "strategy": "direct"}, "strategy='direct' mixes or cuts them"),
+        ({**SAMPLES, "strategy": "eod"}, "use strategy=adaptive"),
+        ({**SAMPLES, "continuation_share": 0.1}, "continuation_share=0.1 is of plain text"),
+        ({**SAMPLES, "phases": [{**SHORT[0], "continuation_share": 0.2}]}, "continuation_share"),
+        ({**SAMPLES, "random_length_share": 0.1}, "random_length_share=0.1 is of plain text"),
+        ({**SAMPLES, "answer_padding": {}}, "exactly one of tokens, multiple_of"),
+        ({**SAMPLES, "answer_padding": {"tokens": 1, "batch_of": 2}}, "tokens and batch_of"),
+        ({**SAMPLES, "answer_padding": {"tokns": 1}}, "Did you mean 'tokens'"),
+        ({**SAMPLES, "answer_padding": {"to_length": 129}}, "at most sequence_length=128"),
+        ({"answer_padding": {"tokens": 1}}, "answer_padding .* no effect without a prompt_field"),
+        ({"long_samples": "skip"}, "long_samples .* no effect without a prompt_field"),
+        ({"strategy": "direct", "normalize_by": "sample"}, "use strategy=adaptive, or 'row'"),
+        ({"random_length_share": 1.5}, "random_length_share=1.5 must be a number from 0 to 1"),
+        (
+            {"objective": "autoregressive", "strategy": "windows", "random_length_share": 0.1},
+            "random_length_share=0.1 does not work with objective='autoregressive'",
+        ),
+    ],
+)
+def test_samples_are_whole_and_apart(change, words):
+    with pytest.raises(ValueError, match=words):
+        parse_recipe({**RECIPE, "strategy": "adaptive", **change})
+
+
+def test_samples_are_counted_alike_unless_the_recipe_says_otherwise():
+    assert parse_recipe(RECIPE).normalize_by == "row"
+    packed = {**RECIPE, "strategy": "adaptive"}
+    assert parse_recipe({**packed, **SAMPLES}).normalize_by == "sample"
+    assert parse_recipe({**packed, **SAMPLES, "normalize_by": "row"}).normalize_by == "row"
 
 
 def test_cycles_go_through_all_phases_again():

@@ -39,8 +39,11 @@ MAY_DIFFER = {
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
     *("sequence_parallel", "probe_every", "tokenizing_processes"),
 }
-#: Defaults that earlier versions had.
-_EARLIER_DEFAULTS: dict[str, Any] = {"min_mask_ratio": 0.1}
+#: What earlier versions did where a recipe gives no such key -> what this one does.
+_EARLIER_DEFAULTS: dict[str, tuple[Any, Any]] = {
+    "min_mask_ratio": (0.1, 1e-3),
+    "normalize_by": ("row", "sample"),
+}
 #: Keys of task rows: without effect where there are none.
 _OF_TASK_ROWS = ("rows", "retrieval_styles")
 
@@ -206,7 +209,8 @@ class CheckpointIndex:
 
 def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Give a recipe of an earlier version the defaults of keys that it did not know."""
-    values = {**_defaults(Recipe), **recipe}
+    before = {name: default for name, (default, _) in _EARLIER_DEFAULTS.items()}
+    values = {**_defaults(Recipe), **before, **recipe}
     evaluation = {**_defaults(Evaluation), **values.get("evaluation", {})}
     if evaluation["text"] is not None:
         evaluation["text"] = {**_defaults(TextSource), **evaluation["text"]}
@@ -220,11 +224,10 @@ def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name_earlier_defaults(earlier: Mapping[str, Any], today: Mapping[str, Any]) -> str:
     """Say which differing keys had another default when a run began, and how to go on with it."""
-    now = _defaults(Recipe)
     keys = [
-        f"{name}: {default}"
-        for name, default in _EARLIER_DEFAULTS.items()
-        if earlier.get(name) == default and today.get(name) == now[name] != default
+        f"{name}: {defaults[0]}"
+        for name, defaults in _EARLIER_DEFAULTS.items()
+        if (earlier.get(name), today.get(name)) == defaults
     ]
     if not keys:
         return ""

@@ -153,6 +153,7 @@ class TrainingNetwork(nn.Module):
         by_block = (
             find_strategy(recipe.strategy).attends_documents
             or recipe.restart_positions
+            or recipe.random_length_share > 0
             or recipe.activation_checkpointing
             or self._group is not None
         )

@@ -2,13 +2,15 @@
 
 Source: LLaDA, arXiv 2502.09992, section 2.1: t ~ U[0, 1], each token masked with probability t.
 Differs in two ways: t may come from a low-discrepancy grid over the rows of a step (less variance),
-and never below a minimum. Block diffusion (arXiv 2503.09573) draws a t for each block.
+and never below a minimum. Block diffusion (arXiv 2503.09573) draws a t for each block, packed
+samples one for each of them.
 
 Shape suffixes: L positions, N predicted positions of all rows, M hidden size, V vocabulary entries.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -18,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from opencompass_llada.finetune.packing import Row
 
 #: Fewest tokens that are left to predict of a row whose beginning is given.
 SHORTEST_END = 16
@@ -61,6 +65,22 @@ def spread_over_blocks(
     return (minimum + (1 - minimum) * uniform)[blocks_L]
 
 
+def spread_over_samples(
+    ratio: float, samples_L: np.ndarray, minimum: float, rng: np.random.Generator, *, spread: bool
+) -> np.ndarray:
+    """Draw the mask ratio of each sample of a row, given that of the row, float64 [L].
+
+    ``samples_L`` are the numbers of the positions' samples, from 0. With ``spread`` a row of n
+    samples has one in each nth of the ratios, at the place in it that the row's ratio has in all:
+    rows of n samples whose ratios are a grid then have one grid together. Else as over blocks.
+    """
+    if not spread:
+        return spread_over_blocks(ratio, samples_L, minimum, rng, spread=False)
+    number = int(samples_L[-1]) + 1
+    uniform = (rng.permutation(number) + (ratio - minimum) / (1 - minimum)) / number
+    return (minimum + (1 - minimum) * uniform)[samples_L]
+
+
 def draw_masked(weights_L: np.ndarray, ratio: Ratio, rng: np.random.Generator) -> np.ndarray:
     """Draw which tokens of a row are masked, bool [L]; those of weight 0 never are."""
     return (rng.random(len(weights_L)) < ratio) & (weights_L > 0)
@@ -83,6 +103,20 @@ def keep_end(weights_L: np.ndarray, num_tokens: int) -> np.ndarray:
     return kept
 
 
+def shorten(row: Row, num_tokens: int, pad_token_id: int) -> Row:
+    """Return a row of which the first tokens are left; the others become padding."""
+    length = len(row.input_ids)
+    if num_tokens >= length:
+        return row
+    ids, weights = row.input_ids.copy(), row.weights.copy()
+    ids[num_tokens:], weights[num_tokens:] = pad_token_id, 0.0
+    ends = np.minimum(np.cumsum(row.spans or (length,)), num_tokens)
+    spans = [int(size) for size in np.diff(ends, prepend=0) if size > 0]
+    return dataclasses.replace(
+        row, input_ids=ids, weights=weights, spans=(*spans, length - num_tokens)
+    )
+
+
 def scale_losses(weights_L: np.ndarray, ratio: Ratio, loss_weight: str) -> np.ndarray:
     """Return what a row's cross entropies are multiplied with where a token is masked.
 
@@ -94,6 +128,25 @@ def scale_losses(weights_L: np.ndarray, ratio: Ratio, loss_weight: str) -> np.nd
     if not total > 0:
         return np.zeros_like(weights_L)
     divisor = total * (ratio if loss_weight == "inverse_t" else 1.0)
+    return (weights_L / divisor).astype(weights_L.dtype)
+
+
+def scale_samples(
+    weights_L: np.ndarray,
+    samples_L: np.ndarray,
+    ratio: Ratio,
+    loss_weight: str,
+    samples_per_row: float,
+) -> np.ndarray:
+    """Return the same for a row of several samples, each of which counts alike.
+
+    ``samples_L`` are the numbers of the positions' samples, from 0. The row's loss is the sum of
+    its samples' own (`scale_losses` of each alone), over ``samples_per_row``: the mean of all rows
+    and not this row's number, by which samples of full rows would count less.
+    """
+    totals = np.bincount(samples_L, weights_L)[samples_L]
+    divisor = np.where(totals > 0, totals, 1.0) * samples_per_row
+    divisor = divisor * (ratio if loss_weight == "inverse_t" else 1.0)
     return (weights_L / divisor).astype(weights_L.dtype)
 
 

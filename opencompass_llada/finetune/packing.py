@@ -7,6 +7,7 @@ document that fits a row is never cut), ``eod`` and ``direct`` pad the last row 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pkgutil
 import random
 from bisect import bisect_left, insort
@@ -18,6 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from opencompass_llada.finetune.recipe import AnswerPadding
+from opencompass_llada.finetune.samples import choose_fitting, padded_lengths
 from opencompass_llada.options import unknown_name_message
 
 
@@ -44,10 +47,15 @@ class TokenizedText:
         """Tokens of each document without its end token, int64 [documents]."""
         return np.diff(self.ends, prepend=0) - int(self.has_end)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether its documents are samples: prompts with answers."""
+        return bool(self.prompt_lengths.any())
+
     def piece(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Return a `DocumentSlice`'s tokens."""
+        """Return a `DocumentSlice`'s tokens, without end tokens that are not stored."""
         first = int(self.ends[document - 1]) if document else 0
-        return self.tokens[first + start : first + stop]
+        return self.tokens[first + start : min(first + stop, int(self.ends[document]))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class Row:
 
 
 class DocumentSlice(NamedTuple):
-    """Tokens start .. stop - 1 of a document; one more than it has is its end token."""
+    """Tokens start .. stop - 1 of a document; those that it has not are end tokens."""
 
     document: int
     start: int
@@ -115,15 +123,20 @@ class PackingStrategy:
         pad_token_id: int,
         restart_positions: bool = False,
         shares: Sequence[float] | None = None,
+        answer_padding: AnswerPadding | None = None,
+        skips_long_samples: bool = False,
     ) -> None:
         """Pack the documents of all sources together.
 
         ``pad_token_id`` fills rows up; ``restart_positions`` counts from 0 in every document;
-        ``shares`` are those of each source among the rows, where rows are drawn.
+        ``shares`` are those of each source among the rows, where rows are drawn. A sample that is
+        longer than a row is an error or skipped; ``answer_padding`` follows the others.
         """
         self.texts, self.row_length, self.seed = texts, row_length, seed
         self.shares = shares or [1.0] * len(texts)
-        self._pad, self._restart = pad_token_id, restart_positions
+        self.pad_token_id, self._restart = pad_token_id, restart_positions
+        self._answer_padding, self._skips = answer_padding, skips_long_samples
+        self._num_skipped = 0
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
         self.prepare()
 
@@ -141,16 +154,43 @@ class PackingStrategy:
                 "'direct', or a tokenizer with an eos_token."
             )
         self._first = np.cumsum([0, *(len(text.ends) for text in self.texts)])
-        # Documents keep their end token where it is wanted, and as answers to prompts.
-        lengths = [
-            text.lengths
-            + int(text.has_end and (self.keeps_ends or bool(text.prompt_lengths.any())))
-            for text in self.texts
-        ]
+        lengths = np.concatenate([self._lengths(text) for text in self.texts])
         rng = random.Random(f"packing-{self.seed}")
-        self._rows = self.pack(np.concatenate(lengths).tolist(), self.row_length, rng)
+        self._rows = self.pack(lengths.tolist(), self.row_length, rng)
         if not self._rows:
-            raise ValueError("The text holds no tokens.")
+            left_out = f" ({self._num_skipped} samples are longer than a row)"
+            raise ValueError(f"The text holds no tokens{left_out if self._num_skipped else ''}.")
+        are_samples = np.repeat([t.has_prompts for t in self.texts], np.diff(self._first))
+        for piece in itertools.chain(*self._rows) if are_samples.any() else ():
+            if are_samples[piece.document] and piece.length != lengths[piece.document]:
+                raise ValueError(
+                    f"strategy={self.name()!r} cuts sample {piece.document}, a prompt with its "
+                    "answer; use strategy=adaptive, or let pack keep samples whole."
+                )
+
+    def _lengths(self, text: TokenizedText) -> np.ndarray:
+        """Return the tokens of a source's documents in a row, int64; 0 for those left out."""
+        # Documents keep their end token where it is wanted, and as answers to prompts.
+        if not text.has_prompts:
+            return text.lengths + int(text.has_end and self.keeps_ends)
+        lengths = text.lengths + int(text.has_end)
+        fits = choose_fitting(lengths, self.row_length, skips=self._skips)
+        self._num_skipped += int((~fits).sum())
+        if self._answer_padding is not None:
+            if not text.has_end:
+                raise ValueError(
+                    "answer_padding: answers are padded with the end-of-document token, and the "
+                    "tokenizer has none (no eos_token). Leave it out, or use a tokenizer with one."
+                )
+            rng = np.random.default_rng([self.seed, 0xA5])
+            padding, room = self._answer_padding, self.row_length
+            lengths[fits] = padded_lengths(lengths[fits], padding, room, rng)
+        return np.where(fits, lengths, 0)
+
+    @property
+    def samples_per_row(self) -> float:
+        """The mean number of pieces in a row, which `normalize_by` counts as samples."""
+        return sum(map(len, self._rows)) / len(self._rows)
 
     def pack(
         self, lengths: Sequence[int], row_length: int, rng: random.Random
@@ -181,7 +221,7 @@ class PackingStrategy:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self._rows))
             self._order = (epoch, order)
         pieces = self._rows[int(self._order[1][index])]
-        ids = np.full(self.row_length, self._pad, np.int64)
+        ids = np.full(self.row_length, self.pad_token_id, np.int64)
         weights = np.zeros(self.row_length, np.float32)
         positions = np.arange(self.row_length)
         place = 0
@@ -189,7 +229,8 @@ class PackingStrategy:
             source = int(np.searchsorted(self._first, piece.document, side="right")) - 1
             document, text = piece.document - int(self._first[source]), self.texts[source]
             end = place + piece.length
-            ids[place:end] = text.piece(document, piece.start, piece.stop)
+            tokens = text.piece(document, piece.start, piece.stop)
+            ids[place : place + len(tokens)] = tokens  # the row is full of end tokens already
             weights[place:end] = self.weights(piece, int(text.prompt_lengths[document]))
             place = end
         positions[:place] = self.positions(pieces)
@@ -202,12 +243,14 @@ class PackingStrategy:
         pieces = [piece for row in self._rows for piece in row]
         num_tokens, room = sum(p.length for p in pieces), len(self._rows) * self.row_length
         num_packed = sum(len(row) > 1 for row in self._rows)
+        left_out = f"; {self._num_skipped} samples, longer than a row, are left out"
+        left_out = left_out if self._num_skipped else ""
         num_cut = sum(count > 1 for count in Counter(p.document for p in pieces).values())
         return (
             f"Packing {self.name()}: {int(self._first[-1])} documents ({num_tokens} "
             f"tokens) in {len(self._rows)} rows of {self.row_length}; {num_packed} rows hold "
             f"several pieces, {num_cut} documents are cut, {room - num_tokens} tokens "
-            f"({100 * (room - num_tokens) / room:.1f} %) are padding"
+            f"({100 * (room - num_tokens) / room:.1f} %) are padding{left_out}"
         )
 
 
@@ -283,6 +326,11 @@ class Windows(PackingStrategy):
     def prepare(self) -> None:
         """Pack nothing."""
         self._windows = TokenWindows(self.texts, self.shares)
+
+    @property
+    def samples_per_row(self) -> float:
+        """One: the window."""
+        return 1.0
 
     def row(self, number: int, rng: random.Random) -> Row:
         """Draw a window; the number is not asked."""

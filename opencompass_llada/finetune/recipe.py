@@ -78,6 +78,31 @@ class TextSource:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class AnswerPadding:
+    """How many trained end tokens follow an answer's own; exactly one of the fields is given."""
+
+    tokens: Count | None = None
+    """As many behind every answer."""
+    multiple_of: Whole | None = None
+    """Until the sample's length, its prompt included, is a multiple of this."""
+    to_length: Whole | None = None
+    """Until the sample has this many tokens; a longer one gets none."""
+    batch_of: Count | None = None
+    """Until all samples of a group have the length of its longest: random groups of this many, the
+    same in every epoch."""
+
+    def __post_init__(self) -> None:
+        """Require exactly one rule."""
+        names = [field.name for field in dataclasses.fields(type(self))]
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"answer_padding: give exactly one of {', '.join(names)}; got "
+                f"{' and '.join(given) or 'none'}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Phase:
     """A stretch of training at one row length."""
 
@@ -145,13 +170,17 @@ class Recipe:
     ] = "windows"
     restart_positions: bool = False
     max_document_tokens: Whole | None = None
+    answer_padding: AnswerPadding | None = None
+    long_samples: Literal["error", "skip"] = "error"
     cache_dir: Text | None = None
     continuation_share: Share = 0.0
+    random_length_share: Share = 0.0
     retrieval_share: Share = 0.0
     retrieval_masked_everywhere: Share = 0.25
     rows: Text = "opencompass_llada.tiny_models.retrieval.RetrievalRows"
     retrieval_styles: Mapping[str, NotNegative] | None = None
     loss_weight: Literal["inverse_t", "none"] = "inverse_t"
+    normalize_by: Literal["row", "sample"] | None = None
     mask_ratios: Literal["low_discrepancy", "uniform"] = "low_discrepancy"
     min_mask_ratio: Inside = 1e-3
     learning_rate: Positive = 3e-3
@@ -211,6 +240,11 @@ class Recipe:
         return self.block_length_of(self.phases[-1])
 
     @property
+    def has_samples(self) -> bool:
+        """Whether a source has prompts with answers."""
+        return any(source.prompt_field is not None for source in self.text)
+
+    @property
     def num_steps(self) -> int:
         """Optimiser steps of all phases."""
         return sum(phase.num_steps for phase in self.phases)
@@ -243,6 +277,7 @@ _OF_THE_TWIN = {
     "init_from": None,
     "lora": None,
     "continuation_share": 0.0,
+    "random_length_share": 0.0,
     "sequence_parallel": 1,
 }
 
@@ -334,8 +369,37 @@ def _check_blocks(recipe: Recipe) -> None:
         )
 
 
+def _check_samples(recipe: Recipe) -> None:
+    """Check the keys of prompts with answers, and those that would cut one."""
+    for name, without in (("answer_padding", None), ("long_samples", "error")):
+        if getattr(recipe, name) != without and not recipe.has_samples:
+            raise ValueError(
+                f"recipe: {name} is of prompts with answers and has no effect without a "
+                "prompt_field in text; leave it out."
+            )
+    if not recipe.has_samples:
+        return
+    shares = [recipe.continuation_share, *(p.continuation_share for p in recipe.phases)]
+    for name, given in (
+        ("continuation_share", max(filter(None, shares), default=0.0)),
+        ("random_length_share", recipe.random_length_share),
+    ):
+        if given:
+            raise ValueError(
+                f"recipe: {name}={given} is of plain text, and text has a prompt_field, whose "
+                "answers are masked whole; leave it out."
+            )
+    padding, shortest = recipe.answer_padding, min(p.sequence_length for p in recipe.phases)
+    if padding is not None and (padding.to_length or 0) > shortest:
+        raise ValueError(
+            f"recipe: answer_padding.to_length={padding.to_length} must be at most "
+            f"sequence_length={shortest}, the tokens of a row."
+        )
+
+
 def _check_combinations(recipe: Recipe) -> None:
     _check_blocks(recipe)
+    _check_samples(recipe)
     if recipe.objective == "autoregressive":
         for name, needed in _OF_THE_TWIN.items():
             if getattr(recipe, name) != needed:

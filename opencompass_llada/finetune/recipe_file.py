@@ -60,11 +60,20 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 def _look_up(recipe: Recipe) -> Recipe:
     """Check the recipe against the strategy and the class of rows that it names."""
     strategy = find_strategy(recipe.strategy)
-    if strategy.cuts_anywhere and any(source.prompt_field for source in recipe.text):
+    apart = strategy.attends_documents and not strategy.cuts_anywhere
+    if recipe.has_samples and not apart:
         raise ValueError(
-            f"recipe: prompt_field needs whole documents, which strategy={recipe.strategy!r} cuts; "
-            "use adaptive, eod or direct."
+            f"recipe: prompt_field needs samples that are whole and attend to themselves alone, "
+            f"and strategy={recipe.strategy!r} mixes or cuts them; use strategy=adaptive."
         )
+    if recipe.normalize_by == "sample" and not apart:
+        raise ValueError(
+            "recipe: normalize_by='sample' counts documents that attend to themselves alone, and "
+            f"strategy={recipe.strategy!r} mixes or cuts them; use strategy=adaptive, or 'row'."
+        )
+    if recipe.normalize_by is None:
+        by: Literal["row", "sample"] = "sample" if recipe.has_samples else "row"
+        recipe = dataclasses.replace(recipe, normalize_by=by)
     if not recipe.retrieval_share and recipe.retrieval_styles is None:
         return recipe
     rows = find_task_rows(recipe.rows)

@@ -24,6 +24,7 @@ from opencompass_llada.finetune import objective, packing
 from opencompass_llada.finetune.packing import PackingStrategy, Row, TokenizedText, TokenWindows
 from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
 from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
+from opencompass_llada.finetune.samples import number_samples
 from opencompass_llada.finetune.tokenizing import default_folder, tokenize_source
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks.doubled import document_blocks
@@ -95,7 +96,7 @@ class TrainingRows(Dataset):
         number = self.first_row + index
         rng = random.Random(f"{recipe.seed}-{length}-{number}")
         before = int(number * recipe.retrieval_share)
-        mask_all = False
+        mask_all, samples_per_row = False, 1.0
         if int((number + 1) * recipe.retrieval_share) > before:
             assert self.tasks is not None
             row = self.tasks.make(length, rng)
@@ -105,9 +106,11 @@ class TrainingRows(Dataset):
             if everywhere:
                 row = dataclasses.replace(row, weights=np.ones(length, np.float32))
         else:
-            row = self._text_row(number - before, rng)
+            row, samples_per_row = self._text_row(number - before, rng), self.text.samples_per_row
         spans = (length,) if row.spans is None else row.spans
-        targets, scale = self._choose_targets(index, row.weights, spans, mask_all, rng)
+        targets, scale = self._choose_targets(
+            index, row.weights, spans, mask_all, rng, samples_per_row
+        )
         positions = np.arange(length) if row.positions is None else row.positions
         return {
             "input_ids": torch.from_numpy(row.input_ids),
@@ -125,6 +128,9 @@ class TrainingRows(Dataset):
         if share and rng.random() < share:
             num_tokens = objective.draw_end(self.phase.sequence_length, rng)
             row = dataclasses.replace(row, weights=objective.keep_end(row.weights, num_tokens))
+        if self.recipe.random_length_share and rng.random() < self.recipe.random_length_share:
+            length = rng.randint(1, self.phase.sequence_length)
+            row = objective.shorten(row, length, self.text.pad_token_id)
         return row
 
     def _choose_targets(
@@ -134,6 +140,7 @@ class TrainingRows(Dataset):
         spans: tuple[int, ...],
         mask_all: bool,
         rng: random.Random,
+        samples_per_row: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions to predict and the weight of each one's cross entropy."""
         recipe = self.recipe
@@ -146,6 +153,8 @@ class TrainingRows(Dataset):
         spread = recipe.mask_ratios == "low_discrepancy"
         draws = np.random.default_rng(rng.getrandbits(64))
         ratio: objective.Ratio = 1.0
+        by_sample = recipe.normalize_by == "sample"
+        samples = number_samples(weights, spans) if by_sample else None
         # A block of one token is masked always: what it is worth then is its mean over t.
         if not mask_all and block_length != 1:
             ratio = objective.draw_mask_ratio(
@@ -162,7 +171,15 @@ class TrainingRows(Dataset):
                 ratio = objective.spread_over_blocks(
                     ratio, blocks, recipe.min_mask_ratio, draws, spread=spread
                 )
+            elif samples is not None:
+                ratio = objective.spread_over_samples(
+                    ratio, samples, recipe.min_mask_ratio, draws, spread=spread
+                )
         masked = objective.draw_masked(weights, ratio, draws)
+        if samples is not None:
+            return masked, objective.scale_samples(
+                weights, samples, ratio, recipe.loss_weight, samples_per_row
+            )
         return masked, objective.scale_losses(weights, ratio, recipe.loss_weight)
 
 
@@ -258,6 +275,8 @@ class TrainingData:
                 pad_token_id=tokens.end_token_id or 0,
                 restart_positions=recipe.restart_positions,
                 shares=shares,
+                answer_padding=recipe.answer_padding,
+                skips_long_samples=recipe.long_samples == "skip",
             )
             for length in sorted({phase.sequence_length for phase in recipe.phases})
         }
