@@ -210,9 +210,10 @@ def test_text_of_special_tokens_is_plain_text_everywhere(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"text": SPECIAL * 9, "q": SPECIAL}) + "\n")
     text = [{"paths": [str(file)], "prompt_field": "q"}]
-    changes = {"text": text, "strategy": "eod", "retrieval_share": 0.0, "phases": SHORT}
+    phases = [{**SHORT[0], "sequence_length": 1024}]
+    changes = {"text": text, "strategy": "adaptive", "retrieval_share": 0.0, "phases": phases}
     trainer = small_trainer(tmp_path / "out", **changes)
-    tokens, made = trainer.tokens, trainer.data._rows[128].texts[0]
+    tokens, made = trainer.tokens, trainer.data._rows[1024].texts[0]
     assert made.tokens.tolist().count(tokens.end_token_id) == 1  # the document's own
     assert tokens.mask_token_id not in made.tokens
     assert tokens.decode(made.tokens[:-1].tolist()) == SPECIAL * 10
