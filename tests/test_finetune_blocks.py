@@ -487,7 +487,7 @@ def test_tiny_block_differs_from_tiny_llada_in_its_objective_alone(repository_ro
 def test_a_scaling_of_config_json_is_written_with_what_was_trained(scaling):
     from types import SimpleNamespace
 
-    from opencompass_llada.finetune.saving import config_fields
+    from opencompass_llada.finetune.published import config_fields
     from opencompass_llada.networks import SDARConfig, SDARForMaskedDiffusion
 
     config = SDARConfig(

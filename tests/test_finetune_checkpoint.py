@@ -7,64 +7,15 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from finetune_runs import LONGER, SHORT, small_trainer
 from safetensors.torch import load_file
+from second_loader import second_loader
 from tiny import write_tiny_checkpoint
 from transformers import AutoTokenizer
 
 from opencompass_llada.finetune.saving import write_weights
 from opencompass_llada.networks import load_checkpoint
 from opencompass_llada.rope.methods import parse_rope_scaling
-
-
-def second_loader(folder, input_ids_L):
-    """Return logits [L, V] by the published format alone, one head at a time.
-
-    Knows what LLaDA's own remote code knows of RoPE: ``rope_theta``, and nothing of scalings.
-    """
-    config = json.loads((folder / "config.json").read_text())
-    index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(json.loads(index.read_text())["weight_map"].values())
-    tensors = {}
-    for file in files:
-        tensors |= {name: value.double() for name, value in load_file(folder / file).items()}
-
-    def norm(x, name):
-        scale = (x.pow(2).mean(-1, keepdim=True) + config["rms_norm_eps"]).rsqrt()
-        return x * scale * tensors[f"model.transformer.{name}.weight"]
-
-    size = config["d_model"] // config["n_heads"]
-    angles = [
-        [p / config["rope_theta"] ** (2 * i / size) for i in range(size // 2)]
-        for p in range(len(input_ids_L))
-    ]
-    turn = torch.polar(torch.ones(len(angles), size // 2).double(), torch.tensor(angles).double())
-
-    def rotate(x):
-        pairs = torch.complex(x[:, : size // 2], x[:, size // 2 :]) * turn
-        return torch.cat([pairs.real, pairs.imag], -1)
-
-    x = tensors["model.transformer.wte.weight"][input_ids_L]
-    for layer in range(config["n_layers"]):
-        block = f"blocks.{layer}"
-        linear = {
-            name: tensors[f"model.transformer.{block}.{name}.weight"].T
-            for name in ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
-        }
-        h = norm(x, f"{block}.attn_norm")
-        heads = []
-        for q, k, v in zip(
-            *((h @ linear[f"{n}_proj"]).split(size, -1) for n in "qkv"), strict=True
-        ):
-            weights = (rotate(q) @ rotate(k).T / math.sqrt(size)).softmax(-1)
-            heads.append(weights @ v)
-        x = x + torch.cat(heads, -1) @ linear["attn_out"]
-        h = norm(x, f"{block}.ff_norm")
-        x = x + (F.silu(h @ linear["ff_proj"]) * (h @ linear["up_proj"])) @ linear["ff_out"]
-    return norm(x, "ln_f") @ tensors["model.transformer.ff_out.weight"].T
 
 
 def post_trained(tmp_path, **changes):

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.optim import Optimizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 import opencompass_llada
 from opencompass_llada.assets import resolve_path
@@ -39,30 +39,18 @@ from opencompass_llada.finetune.checkpoints import STATE, CheckpointIndex, write
 from opencompass_llada.finetune.network import published_tensors
 from opencompass_llada.finetune.optimizer import MovingAverage
 from opencompass_llada.finetune.parallel import Ranks
+from opencompass_llada.finetune.published import Start, write_json, write_small_files
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.resources import NetworkShape
 from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.finetune.tokens import TrainingTokenizer
-from opencompass_llada.networks import BidirectionalNetwork, locate_checkpoint
+from opencompass_llada.networks import locate_checkpoint
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_values
 from opencompass_llada.runs.provenance import find_commit
 
 RECORD_FILE = "training.json"
 #: Bytes of one file of weights, as the hub's checkpoints are cut.
 SHARD_BYTES = 5 * 10**9
-#: Fields of config.json beside the sizes and special tokens, by model_type.
-_FIELDS = {
-    "llada": {
-        **{"architectures": ["LLaDAModelLM"], "block_type": "llama"},
-        **{"layer_norm_type": "rms", "activation_type": "silu"},
-        **{"include_bias": False, "include_qkv_bias": False},
-        **{"rope": True, "rope_full_precision": True, "alibi": False},
-    },
-    "sdar": {
-        **{"architectures": ["SDARForCausalLM"], "hidden_act": "silu"},
-        **{"attention_bias": False, "attention_dropout": 0.0, "use_sliding_window": False},
-    },
-}
 
 
 class RunState:
@@ -72,6 +60,8 @@ class RunState:
     ranks: Ranks
     index: CheckpointIndex
     tokens: TrainingTokenizer
+    #: Small files of the checkpoint that the run starts from.
+    start: Start
     data: TrainingData
     shape: NetworkShape
     model: PreTrainedModel
@@ -100,84 +90,10 @@ def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
             else:  # a sharded tensor is made whole by all ranks
                 collections.deque(tensors, maxlen=0)
         if ranks.is_main:
-            _write_json(part / "config.json", config_fields(run.model, recipe))
-            _write_json(part / RECORD_FILE, describe_run(run))
-            run.tokens.tokenizer.save_pretrained(part)
-            _adapt_tokenizer_config(part / "tokenizer_config.json")
+            write_small_files(part, run.model, recipe, run.tokens.tokenizer, run.start)
+            write_json(part / RECORD_FILE, describe_run(run))
         if with_state:
             _write_state(run, part / STATE)
-
-
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def config_fields(model: PreTrainedModel, recipe: Recipe) -> dict[str, Any]:
-    """Return config.json's fields in the published names of the network's family.
-
-    A scaled base is written as ``rope_theta`` with the length it was trained for, which every
-    loader gets right; for ``rope_training`` our own loader refuses to multiply it again.
-    """
-    if isinstance(model, LlamaForCausalLM):
-        return _llama_fields(model.config, recipe.dtype)
-    assert isinstance(model, BidirectionalNetwork), type(model)
-    rope = model.resolved_rope
-    config = model.config
-    names = config.published_fields().keys() - {"mlp_ratio"}  # mlp_hidden_size says it
-    length = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    fields = {
-        **_FIELDS[config.model_type],
-        "model_type": config.model_type,
-        **{name: getattr(config, name) for name in names},
-        "torch_dtype": recipe.dtype,
-        "rope_theta": rope.rope_theta,
-        length: max(rope.longest_context, recipe.trained_length),
-    }
-    declared = config.declared_rope
-    if declared.is_scaled:  # what config.json scaled by stays, from the length that it counts from
-        fields["rope_scaling"] = {"rope_type": declared.rope_type, **declared.options}
-        if declared.rope_type != "linear":
-            original = {"original_max_position_embeddings": rope.trained_length}
-            fields["rope_scaling"] = {**original, **fields["rope_scaling"]}
-    if rope.theta_multiplier != 1.0:
-        fields["rope_training"] = {
-            "type": rope.method,
-            "theta_multiplier": rope.theta_multiplier,
-            "critical_dimension": rope.critical_dimension,
-            "original_rope_theta": model.config.rope_theta,
-            "original_max_sequence_length": rope.trained_length,
-        }
-    elif (earlier := getattr(model.config, "rope_training", None)) is not None:
-        fields["rope_training"] = earlier
-    return fields
-
-
-def _llama_fields(config: LlamaConfig, dtype: str) -> dict[str, Any]:
-    """Return a Llama's fields with RoPE's base in the forms of both majors of transformers."""
-    fields = config.to_dict()
-    rope = fields.get("rope_parameters") or {}
-    theta = rope.get("rope_theta", fields.get("rope_theta"))
-    for name in ("transformers_version", "dtype", "torch_dtype", "_name_or_path"):
-        fields.pop(name, None)
-    return {
-        **fields,
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        "torch_dtype": dtype,
-    }
-
-
-def _adapt_tokenizer_config(file: Path) -> None:
-    """Write names that both majors of transformers load (5 writes some that 4 lacks)."""
-    fields = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(fields.get("extra_special_tokens"), list):
-        fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
-    for name in ("is_local", "local_files_only"):  # of where it was loaded from
-        fields.pop(name, None)
-    fields["tokenizer_class"] = "PreTrainedTokenizerFast"
-    _write_json(file, fields)
 
 
 def write_weights(
@@ -210,7 +126,7 @@ def write_weights(
         weight_map |= dict.fromkeys(shard, name)
     total = sum(size for shard in shards for size in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(folder / "model.safetensors.index.json", index)
+    write_json(folder / "model.safetensors.index.json", index)
 
 
 def describe_run(run: RunState) -> dict[str, Any]:

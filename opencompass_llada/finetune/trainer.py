@@ -22,6 +22,7 @@ from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
 from opencompass_llada.finetune.network import build_network, network_config, place_network
 from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
+from opencompass_llada.finetune.published import read_start
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
 from opencompass_llada.finetune.rows import Batch, TrainingData
@@ -48,7 +49,7 @@ class Trainer(saving.RunState):
         if self.ranks.is_main:
             checkpoints.restore_checkpoints(output)
         self.index.begin(recipe)
-        self.tokens = make_tokenizer(recipe)
+        self.tokens, self.start = make_tokenizer(recipe), read_start(recipe)
         config = network_config(recipe, self.tokens)
         self.shape = NetworkShape(config.shape, recipe.lora.rank if recipe.lora else 0)
         check_fits(recipe, self.shape, self.ranks)
