@@ -127,6 +127,9 @@ def _launch(run: _Run) -> int:
         raise SystemExit(f"Nothing was run. {error}") from error
     host: Any = importlib.import_module("opencompass.cli.main")
     importlib.import_module("opencompass_llada.registry")
+    from opencompass_llada.runs import cluster
+
+    fills = {stage: getattr(host, f"fill_{stage}_cfg") for stage in ("infer", "eval")}
     read_dumped = host.Config.fromfile
 
     def enter_and_read(path: str, **options: Any) -> Any:
@@ -140,15 +143,15 @@ def _launch(run: _Run) -> int:
             raise SystemExit(f"Nothing was run. {error}") from error
         return read_dumped(path, **options)
 
-    def fill_own(fill: Callable[[Any, Any], None], cfg: Any, arguments: Any) -> None:
-        fill(cfg, arguments)
+    def fill_own(stage: str, cfg: Any, arguments: Any) -> None:
+        cluster.fill_stage(stage, fills[stage], cfg, arguments)
         _use_own_stages(cfg)
 
     own: dict[str, Any] = {
         "get_config_from_arg": partial(_read_checked, run, host.get_config_from_arg, read),
         "parse_args": lambda: run.arguments,
-        "fill_infer_cfg": partial(fill_own, host.fill_infer_cfg),
-        "fill_eval_cfg": partial(fill_own, host.fill_eval_cfg),
+        "fill_infer_cfg": partial(fill_own, "infer"),
+        "fill_eval_cfg": partial(fill_own, "eval"),
         "Config": SimpleNamespace(fromfile=enter_and_read),
     }
     try:
@@ -171,7 +174,7 @@ def _unformatted_configs() -> Any:
 
 def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, arguments: Any) -> Any:
     """Take the config that was read, or that options name, as OpenCompass; refuse what fails."""
-    from opencompass_llada.runs import checks, doctor
+    from opencompass_llada.runs import checks, cluster, doctor
 
     has_file = read is not None  # an empty config is one, too
     again = SimpleNamespace(fromfile=lambda path, **_: read)
@@ -180,6 +183,8 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
             own = partial(complete, arguments)
             cfg = read_config(arguments.config, own) if has_file else own()
         checks.check_form(cfg, arguments.mode)
+        if arguments.mode in ("all", "infer") and (arguments.slurm or arguments.dlc):
+            cluster.check_gpus(cfg)
         _check_reuse(cfg, arguments)
         if arguments.mode in ("all", "infer"):
             doctor.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))

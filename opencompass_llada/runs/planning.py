@@ -131,7 +131,6 @@ def plan_run(
         ValueError: For settings that do not fit, or data that is not there.
     """
     plan, table = find_plan(benchmark), ModelTable()
-    gpus = machine.count_gpus() if num_gpus is None else num_gpus
     known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **TRAILING}
     if plan.robustness:
         what = f"runs the same cells otherwise, too: {', '.join(plan.robustness)}"
@@ -142,6 +141,7 @@ def plan_run(
     if rows is None:
         _default_scaling(values)
     plan.fill_defaults(values, min(table[name].trained_length for name in values["models"]))
+    gpus = _count_gpus(values) if num_gpus is None else num_gpus
     _default_workers(values, gpus)
     rows = table.pair(values["models"], values["scaling"]) if rows is None else rows
 
@@ -279,7 +279,8 @@ def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[
         **WORKERS,
         **TRAILING,
     }
-    values, gpus = read_settings(settings, known), machine.count_gpus()
+    values = read_settings(settings, known)
+    gpus = _count_gpus(values)
     values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
     _default_scaling(values, ["all"], "default: all that docs/reference/models.md lists")
     values.default("benchmarks", list(ON_BOARD))
@@ -383,6 +384,12 @@ def _default_scaling(
         values.values["scaling"], scaling = None, ["none"]
         reason = "default: $LLADA_MODELS is set; all is those of docs/reference/models.md"
     values.default("scaling", list(scaling), reason)
+
+
+def _count_gpus(values: Settings) -> int:
+    """Return the GPUs that a run may use: those it was told of, else those of this machine."""
+    told: int | None = values["gpus"]
+    return machine.count_gpus() if told is None else told
 
 
 def _default_workers(values: Settings, num_gpus: int) -> None:

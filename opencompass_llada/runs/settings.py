@@ -58,7 +58,10 @@ LEADING = {
 }
 BATCH_SIZE = {"batch_size": number("prompts, or masks of one, at a time; default the model's")}
 WORKERS = {
-    "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU")
+    "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU"),
+    "gpus": number(
+        "GPUs of all nodes that the run may use, where this node has others (--slurm)", lowest=0
+    ),
 }
 TRAILING = {
     "demo": text(
