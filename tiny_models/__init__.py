@@ -1,1 +1,1 @@
-"""Rows and recipes that only the shipped tiny models need (docs/tiny_models.md)."""
+"""Rows and recipes that only the shipped tiny models need (docs/explanation/tiny_models.md)."""
