@@ -22,14 +22,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(arguments: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["run"]:  # its options are OpenCompass's, which its own parser reads
+        return _run_config(words[1:])
     parser = NamingParser(
         prog="opencompass-llada",
         description="Long-context evaluation of masked diffusion language models in OpenCompass.",
+        example="opencompass-llada new-config --model ~/my-llada --lengths 4k,32k > my.py\n"
+        "opencompass-llada run my.py",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_new_config(commands)
+    commands.add_parser("run", help="run a config, with every option of `python run.py`")
+    _add_convert(commands)
     doctor = commands.add_parser(
-        "doctor", help="say what would keep an evaluation from running, and how to fix it"
+        "doctor",
+        help="say what would keep an evaluation from running, and how to fix it",
+        example="opencompass-llada doctor --config configs/eval_llada_niah.py",
     )
     doctor.add_argument(
         "--config", help="check what this config needs, e.g. configs/eval_llada_niah.py"
@@ -45,7 +55,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     _add_watch(commands)
     _add_time(commands)
     _add_fidelity(commands)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     try:
         _check_folders(given)
         return int(given.run(given))
@@ -64,6 +74,92 @@ def _check_folders(given: argparse.Namespace) -> None:
             raise ValueError(f"{folder!r} does not exist; give a run's folder, or one of runs")
 
 
+def _run_config(words: list[str]) -> int:
+    """Run a config as run.py does, under this command's name."""
+    sys.argv = ["opencompass-llada run", *words]
+    if not words:
+        sys.stderr.write("opencompass-llada run: give a config, e.g. one that new-config wrote\n")
+        return 2
+    from opencompass_llada.runs.machine import check_environment, read_requirements
+
+    check_environment(read_requirements())
+    from opencompass_llada.runs.launch import launch
+
+    return launch()
+
+
+def _add_new_config(commands: Any) -> None:
+    new = commands.add_parser(
+        "new-config",
+        help="write a config that runs your model on the shipped benchmarks",
+        description="Writes a config of about ten lines to standard output, or to the file of -o. "
+        "`opencompass-llada run FILE` and `opencompass FILE` run it.",
+        example="opencompass-llada new-config --model ~/my-llada --benchmarks niah,ruler "
+        "--lengths 4k,32k > my.py\nopencompass-llada run my.py",
+    )
+    told = "names of docs/reference/models.md, PATH, ALIAS=PATH or NAME=PATH; several at commas"
+    new.add_argument("--model", action="append", required=True, metavar="MODEL", help=told)
+    told = "niah, ruler, ppl, longbench, longbench_e, longbench_v2, short; default niah"
+    new.add_argument("--benchmarks", default="niah", metavar="NAMES", help=told)
+    new.add_argument("--lengths", default="", help="context lengths: tokens, or 4k for 4096")
+    new.add_argument("--scaling", default="", metavar="METHODS",
+                     help="RoPE scalings, e.g. none,ntk:target_length=32k")  # fmt: skip
+    new.add_argument("--chat", action="store_true", help="ask in chat form, for chat models")
+    new.add_argument("--data", choices=["embedded", "published"],
+                     help="embedded: small, shipped, offline; default published")  # fmt: skip
+    new.add_argument("--datasets", default="", metavar="NAMES",
+                     help="data sets of OpenCompass besides, e.g. gsm8k_gen")  # fmt: skip
+    new.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write")
+    new.set_defaults(run=_run_new_config)
+
+
+def _run_new_config(given: argparse.Namespace) -> int:
+    from opencompass_llada.runs.new_config import NewConfig
+
+    def split(text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    config = NewConfig(
+        models=[model for text in given.model for model in split(text)],
+        benchmarks=split(given.benchmarks),
+        lengths=split(given.lengths),
+        scaling=split(given.scaling),
+        chat=given.chat,
+        data=given.data,
+        datasets=split(given.datasets),
+    )
+    if given.output is None:
+        sys.stdout.write(config.write())
+        return 0
+    if given.output.exists():
+        raise ValueError(f"--output {str(given.output)!r} exists; give another file, or remove it")
+    given.output.write_text(config.write(), encoding="utf-8")
+    sys.stdout.write(f"{given.output} is written; run it: opencompass-llada run {given.output}\n")
+    return 0
+
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="turn pytorch_model.bin, DCP and FSDP checkpoints into safetensors",
+        description="Writes OUT, a folder that the other commands load: model.safetensors, config "
+        "and tokenizer. Weights are read as tensors alone; no pickled code runs.",
+        example="opencompass-llada convert checkpoints/step-1000 my-llada "
+        "--config-from GSAI-ML/LLaDA-8B-Base",
+    )
+    convert.add_argument("source", metavar="IN", help="a checkpoint's folder, or one .bin file")
+    convert.add_argument("target", metavar="OUT", help="the folder to write; must not exist")
+    convert.add_argument("--config-from", metavar="DIR",
+                         help="folder of config.json and tokenizer, where IN has none")  # fmt: skip
+    convert.set_defaults(run=_run_convert)
+
+
+def _run_convert(given: argparse.Namespace) -> int:
+    from opencompass_llada.runs.convert import run_convert
+
+    return run_convert(given.source, given.target, given.config_from)
+
+
 def _run_doctor(given: argparse.Namespace) -> int:
     if given.config is not None:
         find_config(given.config)
@@ -74,7 +170,9 @@ def _run_doctor(given: argparse.Namespace) -> int:
 
 def _add_report(commands: Any) -> None:
     report = commands.add_parser(
-        "report", help="write the leaderboard of one or several runs: HTML, Markdown, CSV, LaTeX"
+        "report",
+        help="write the leaderboard of one or several runs: HTML, Markdown, CSV, LaTeX",
+        example="opencompass-llada report outputs/monday outputs/tuesday -o report",
     )
     report.add_argument(
         "work_dirs", nargs="+", metavar="WORKDIR", help="a run's folder, or one that holds runs"
@@ -110,7 +208,9 @@ def _add_lm_eval(command: argparse.ArgumentParser) -> None:
 
 def _add_export(commands: Any) -> None:
     export = commands.add_parser(
-        "export", help="write a model's results in lm-evaluation-harness' results.json"
+        "export",
+        help="write a model's results in lm-evaluation-harness' results.json",
+        example="opencompass-llada export outputs/llada_niah -o results.json --model tiny-llada",
     )
     export.add_argument("work_dirs", nargs="+", metavar="WORKDIR", help="as `report` takes them")
     export.add_argument("-o", "--output", metavar="FILE", required=True, help="the results file")
@@ -126,7 +226,9 @@ def _run_export(given: argparse.Namespace) -> int:
 
 def _add_paper(commands: Any) -> None:
     paper = commands.add_parser(
-        "paper", help="write a LaTeX table, figures and a methods paragraph of one or several runs"
+        "paper",
+        help="write a LaTeX table, figures and a methods paragraph of one or several runs",
+        example="opencompass-llada paper outputs/llada_ruler -o paper --columns RULER 'RULER: QA'",
     )
     paper.add_argument("work_dirs", nargs="+", metavar="WORKDIR", help="as `report` takes them")
     paper.add_argument("-o", "--output", metavar="DIR", required=True, help="where to write")
@@ -156,7 +258,9 @@ def _run_paper(given: argparse.Namespace) -> int:
 
 def _add_watch(commands: Any) -> None:
     watch = commands.add_parser(
-        "watch", help="show how far a run is, one line a model and benchmark, and its expected end"
+        "watch",
+        help="show how far a run is, one line a model and benchmark, and its expected end",
+        example="opencompass-llada watch outputs/llada_niah",
     )
     watch.add_argument("work_dir", metavar="WORKDIR", help="a run's folder; of several, the newest")
     watch.add_argument("--every", type=float, default=10, help="seconds between looks; default 10")
@@ -176,6 +280,7 @@ def _add_time(commands: Any) -> None:
         help="measure the seconds of a finished run's models, alone; the report shows them",
         description="Answers a few prompts of each model's shortest and longest cells again, one "
         "at a time, warmed up, and writes timing.json into the run's folder. Let nothing else run.",
+        example="opencompass-llada time outputs/llada_niah --samples 2",
     )
     timer.add_argument("work_dir", metavar="WORKDIR", help="a run's folder; of several, the newest")
     timer.add_argument("--models", nargs="+", help="abbrs of models; all by default")
@@ -197,6 +302,8 @@ def _add_fidelity(commands: Any) -> None:
         description="Runs a config under two settings, or takes two finished runs, and pairs what "
         "they recorded. A setting is name=value, several times: sampler options and model "
         "keywords, such as cache=prompt num_steps=16. Without any it is the config's own.",
+        example="opencompass-llada fidelity --config configs/eval_llada_niah.py --second "
+        "cache=prompt",
     )
     source = fidelity.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", help="models and data sets to take from")

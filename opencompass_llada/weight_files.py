@@ -18,6 +18,8 @@ SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+#: Weights in the formats that `runs.convert` reads.
+_CONVERTED = ("pytorch_model*.bin", "*.distcp", "pytorch_model_fsdp_*")
 #: What weights may be stored in; anything else is quantised, or no weight at all.
 _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 #: Masks and counters that older checkpoints of GPT-2's and GPT-NeoX's kind store beside weights.
@@ -71,9 +73,16 @@ def list_weight_files(folder: Path) -> list[Path]:
     present = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("."))
     missing = [name for name in names if not (folder / name).is_file()]
     if not present:
+        others = [own.name for kind in _CONVERTED for own in sorted(folder.glob(kind))]
+        what = f", but {list_some(others)}" if others else ""
+        remedy = (
+            "Convert it: opencompass-llada convert {0} {0}-safetensors, and give the new folder"
+            if others
+            else "`opencompass-llada convert` reads pytorch_model.bin and FSDP folders; else "
+            "download the checkpoint again"
+        )
         raise CheckpointError(
-            f"Checkpoint {folder} holds no .safetensors file. Convert other formats with "
-            "safetensors, or download the checkpoint again."
+            f"Checkpoint {folder} holds no .safetensors file{what}. {remedy.format(folder)}."
         )
     if (folder / SINGLE_NAME).is_file() and names != [SINGLE_NAME]:
         raise CheckpointError(

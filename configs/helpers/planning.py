@@ -24,7 +24,8 @@ def _of(module, name):
 
 
 plan_run = _of("runs.planning", "plan_run")
-plan_leaderboard = _of("runs.planning", "plan_leaderboard")
+plan_leaderboard = _of("runs.evaluation", "plan_leaderboard")
+plan_evaluation = _of("runs.evaluation", "plan_evaluation")
 plan_paper = _of("runs.papers", "plan_paper")
 plan_data_sets = _of("runs.every_data_set", "plan_data_sets")
 list_models = _of("runs.planning", "list_models")

@@ -174,7 +174,10 @@ class SamplerSettings:
         if steps > tokens:
             if generation_length not in self._logged:
                 self._logged.add(generation_length)
-                what = "num_steps=%d is capped at %d for generations of %d tokens, one token a step"
+                what = (
+                    "num_steps=%d is lowered to %d: every step reveals a token at least, so an "
+                    "answer of %d tokens takes no more steps"
+                )
                 logger.info(what, steps, tokens, generation_length)
             steps = cap_steps(steps, generation_length, free.plan().block_length)
         return replace(free, num_steps=steps)

@@ -12,14 +12,12 @@ import dataclasses
 import hashlib
 import io
 import json
-import pickle
 import platform
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +27,6 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -43,6 +40,7 @@ from opencompass_llada.finetune.published import Start, write_json, write_small_
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.resources import NetworkShape
 from opencompass_llada.finetune.rows import TrainingData
+from opencompass_llada.finetune.safe_states import METADATA, SafeReader
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks import locate_checkpoint
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_values
@@ -173,53 +171,9 @@ def describe_inputs(
 
 
 _OPTIONS = states.StateDictOptions(ignore_frozen_params=True, strict=False)
-_FACTS_FILE, _METADATA = "facts.json", ".metadata"
+_FACTS_FILE = "facts.json"
 #: What a state holds beside tensors, by its type.
 _FACTS = {"step": int, "tokens": int, "seconds": int | float, "history": list}
-#: All that torch's list of a state is made of, beside dtypes; nothing else is unpickled.
-_CLASSES = {
-    "torch.distributed.checkpoint.metadata": {
-        *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING"),
-        *("TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata"),
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.serialization": {"_get_layout"},
-    "torch": {"Size"},
-    "pathlib": {"PosixPath", "WindowsPath"},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the classes of a state's list of tensors, and runs nothing else that a file names."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = "pathlib" if module.startswith("pathlib.") else module  # Python 3.13's
-        known = name in _CLASSES.get(module, ())
-        if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} does not belong into a training state")
-
-
-class _Reader(dcp.FileSystemReader):
-    """Reads what `_write_state` wrote, without running code and with its checksums."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (Path(self.path) / _METADATA).open("rb") as file:
-            metadata = _Unpickler(file).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(f"{_METADATA} holds a {type(metadata).__name__}")
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        """Return one stored value, a zip file; torch reads it without comparing its checksums."""
-        part = io.BytesIO(super()._slice_file(file, sinfo).read(sinfo.length))
-        with zipfile.ZipFile(part) as stored:
-            if (damaged := stored.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{sinfo.relative_path}: {damaged} is damaged")
-        part.seek(0)
-        return part
 
 
 class _Planner(DefaultLoadPlanner):
@@ -256,7 +210,7 @@ def _write_state(run: RunState, folder: Path) -> None:
 def _digest(facts: dict[str, Any], folder: Path) -> str:
     """Return a digest of the facts and of the list of tensors, whose data have their own."""
     text = json.dumps(facts, sort_keys=True).encode()
-    return hashlib.sha256(text + (folder / _METADATA).read_bytes()).hexdigest()
+    return hashlib.sha256(text + (folder / METADATA).read_bytes()).hexdigest()
 
 
 def _reason(error: BaseException) -> str:
@@ -275,7 +229,7 @@ def read_state(run: RunState, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             alone = not dist.is_initialized()
-            dcp.load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
+            dcp.load(state, storage_reader=SafeReader(folder), planner=_Planner(), no_dist=alone)
         states.set_state_dict(
             run.network,
             run.optimizer,
@@ -304,5 +258,5 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     if unknown := sorted(facts.keys() - _FACTS):
         raise ValueError(f"{_FACTS_FILE}: {', '.join(unknown)} are not known")
     if digest is not None and digest != _digest(facts, folder):
-        raise ValueError(f"{_FACTS_FILE} or {_METADATA} is not as it was written")
+        raise ValueError(f"{_FACTS_FILE} or {METADATA} is not as it was written")
     return facts

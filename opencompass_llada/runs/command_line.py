@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -19,9 +20,32 @@ from typing import Any, NoReturn
 from opencompass_llada.faults import is_deliberate
 from opencompass_llada.options import nearest
 
+#: How configs are run, for the help of OpenCompass's own options.
+EXAMPLES = """\
+python run.py configs/eval_llada_niah.py -w outputs/first
+python run.py configs/eval_llada_niah.py -w outputs/first -r    # go on with it"""
+
+
+class ExampleFormatter(argparse.HelpFormatter):
+    """Leaves the lines of an epilog that is an example as they are, to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example"):
+            return "\n".join(indent + line for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
+
 
 class NamingParser(argparse.ArgumentParser):
-    """Names the option that an unknown one is nearest to."""
+    """Names the option that an unknown one is nearest to, of the subcommand that was given."""
+
+    def __init__(self, *arguments: Any, example: str = "", **options: Any) -> None:
+        """Take a command that shows how it is used, besides argparse's own options."""
+        if example:
+            lines = "\n".join(f"  {line}" for line in example.splitlines())
+            options["epilog"] = f"example{'s' if chr(10) in example else ''}:\n{lines}"
+            options["formatter_class"] = ExampleFormatter
+        super().__init__(*arguments, **options)
+        self._words: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Keep the words, for `error`."""
@@ -30,12 +54,23 @@ class NamingParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end with status 2."""
+        if (chosen := self._chosen_command()) is not None:
+            chosen.error(message)
         known = [name for name in self._option_string_actions if name.startswith("--")]
         options = [word.partition("=")[0] for word in self._words if word.startswith("--")]
         unknown = [own for own in options if not any(name.startswith(own) for name in known)]
         guesses = [(own, difflib.get_close_matches(own, known, n=1)) for own in unknown]
         hints = [f" Did you mean {near[0]!r} by {own!r}?" for own, near in guesses if near]
         super().error(message + ("." if hints else "") + "".join(hints))
+
+    def _chosen_command(self) -> NamingParser | None:
+        """Return the parser of the subcommand that the words name, which has seen them."""
+        for action in self._subparsers._group_actions if self._subparsers else ():
+            choices: Mapping[str, NamingParser] = action.choices or {}  # type: ignore[assignment]
+            named = [choices[word] for word in self._words if word in choices]
+            if named and named[0]._words:
+                return named[0]
+        return None
 
 
 def find_parser() -> Callable[[], argparse.Namespace]:
@@ -49,7 +84,8 @@ def find_parser() -> Callable[[], argparse.Namespace]:
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("parse_")
     ]
-    stand_in = SimpleNamespace(**{**vars(argparse), "ArgumentParser": NamingParser})
+    parser = partial(NamingParser, example=EXAMPLES)
+    stand_in = SimpleNamespace(**{**vars(argparse), "ArgumentParser": parser})
     names: dict[str, Any] = {"argparse": stand_in, "os": os, "osp": os.path}
     names["DictAction"] = DictAction
     exec(compile(ast.Module(functions, []), str(file), "exec"), names)

@@ -20,6 +20,7 @@ from opencompass_llada.runs.checkpoints import (
     stated_length,
 )
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
+from opencompass_llada.runs.settings import read_length
 
 logger = logging.getLogger(__name__)
 
@@ -246,20 +247,21 @@ def parse_scaling(text: str, trained_length: int) -> dict[str, Any]:
     """Read ``METHOD`` or ``METHOD:option=value[:option=value]`` as rope_scaling's keywords.
 
     Examples: ``none``, ``ntk`` (for four times the trained length), ``ntk:target_length=16384``,
-    ``ntk:theta_multiplier=14`` (LongLLaDA's lambda).
+    ``ntk:theta_multiplier=14`` (LongLLaDA's lambda). Lengths may be given as ``16k``.
     """
     method, *settings = text.strip().split(":")
     scaling: dict[str, Any] = {"type": method}
     for setting in settings:
         name, equals, value = setting.partition("=")
+        length = read_length(value) if name.endswith("_length") else None
         try:
-            number = float(value)
+            number = float(value if length is None else length)
         except ValueError:
             number = math.nan
         if not equals or not math.isfinite(number):
             raise ValueError(
                 f"scaling {text!r}: {setting!r} must be option=number, as in "
-                "ntk:target_length=16384 or ntk:theta_multiplier=14."
+                "ntk:target_length=16k or ntk:theta_multiplier=14."
             )
         scaling[name] = int(number) if number == int(number) else number
     if method not in ("none", "") and len(scaling) == 1:

@@ -29,8 +29,6 @@ from opencompass_llada.runs.settings import (
     WORKERS,
     Setting,
     Settings,
-    numbers,
-    only_variables,
     read_settings,
     texts,
 )
@@ -38,8 +36,6 @@ from opencompass_llada.runs.settings import (
 #: OpenCompass formats each task's config at some 30 data sets a second, and starting a task takes
 #: about 10 seconds of a core.
 MOST_CELLS_A_TASK = 50
-#: The benchmarks that the leaderboard can run.
-ON_BOARD = {"niah": "niah", "ruler": "ruler", "ppl": "perplexity"}
 #: What a file of configs/models takes besides the model's name.
 BY_NAME = {"scaling": LEADING["scaling"], **BATCH_SIZE, "dtype": TRAILING["dtype"]}
 #: ``models`` and the ``datasets`` that each of them runs.
@@ -139,10 +135,10 @@ def plan_run(
     values.default("models", table.list_shipped(), "default: all that are shipped")
     values.values["models"] = table.resolve(values["models"])
     if rows is None:
-        _default_scaling(values)
+        default_scaling(values)
     plan.fill_defaults(values, min(table[name].trained_length for name in values["models"]))
-    gpus = _count_gpus(values) if num_gpus is None else num_gpus
-    _default_workers(values, gpus)
+    gpus = usable_gpus(values) if num_gpus is None else num_gpus
+    default_workers(values, gpus)
     rows = table.pair(values["models"], values["scaling"]) if rows is None else rows
 
     def make_models(models: Iterable[str], **options: Any) -> list[Config]:
@@ -163,7 +159,7 @@ def plan_run(
         groups = add_variants(groups, asked, plan.num_wordings, check)
     models = [config for group in groups for config in group["models"]]
     datasets = unique(cell for group in groups for cell in group["datasets"])
-    results = _count_results(groups)
+    results = count_results(groups)
     if announce:
         counts = {
             "models": len(unique(models)),
@@ -267,59 +263,8 @@ def default_by_name(values: Settings) -> KnownModel:
     return KNOWN_MODELS["tiny_llada"]
 
 
-def plan_leaderboard(settings: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> Run:
-    """Work out one run of several benchmarks; ``options`` are the settings of each besides."""
-    variants = {name: find_plan(benchmark).robustness for name, benchmark in ON_BOARD.items()}
-    kinds = list(dict.fromkeys(kind for own in variants.values() for kind in own))
-    known = {
-        **LEADING,
-        "benchmarks": texts("niah, ruler, ppl, separated by commas", *ON_BOARD),
-        "lengths": numbers("context lengths in tokens, separated by commas"),
-        "robustness": texts("runs the same cells otherwise, too, where they can be", *kinds),
-        **WORKERS,
-        **TRAILING,
-    }
-    values = read_settings(settings, known)
-    gpus = _count_gpus(values)
-    values.default("models", ModelTable().list_shipped(), "default: all that are shipped")
-    _default_scaling(values, ["all"], "default: all that docs/reference/models.md lists")
-    values.default("benchmarks", list(ON_BOARD))
-    _default_workers(values, gpus)
-    shared = ("models", "scaling", "workers", "lengths", "dtype")
-    asked = {name: values[name] for name in shared if values[name]}
-
-    def own_settings(name: str) -> dict[str, Any]:
-        own = [kind for kind in values["robustness"] or () if kind in variants[name]]
-        return {**options[name], **asked, **({"robustness": own} if own else {})}
-
-    with only_variables({}):  # each benchmark would refuse those of the others
-        runs = [
-            plan_run(ON_BOARD[name], own_settings(name), gpus, announce=False)
-            for name in values["benchmarks"]
-        ]
-    combinations = [
-        group
-        for run in runs
-        for group in run.combinations or [{"models": run.models, "datasets": run.datasets}]
-    ]
-    cells = _count_results(combinations)
-    values.announce(f"Leaderboard: {cells} cells")
-    largest = max(len(group["datasets"]) for group in combinations)
-    described = unique(told for run in runs for told in run.described_models)
-    results = -(-cells // largest) * largest
-    partitioner = small_cells_partitioner(results, largest, values["workers"], gpus)
-    return Run(
-        models=unique(model for group in combinations for model in group["models"]),
-        datasets=unique(cell for group in combinations for cell in group["datasets"]),
-        combinations=combinations,
-        described_models=described,
-        settings=values.values,
-        **run_tasks(partitioner, runs[0].eval["partitioner"], values["workers"], dump_details=True),
-        summarizer=summarize_with("LeaderboardSummarizer", models=described),
-    )
-
-
-def _count_results(groups: Iterable[Combination]) -> int:
+def count_results(groups: Iterable[Combination]) -> int:
+    """Count the cells of a run: each model on each of its data sets."""
     return sum(len(group["models"]) * len(group["datasets"]) for group in groups)
 
 
@@ -328,9 +273,13 @@ def find_plan(benchmark: str) -> Plan:
     own = all_benchmarks().get(benchmark)
     plan: Plan | None = getattr(importlib.import_module(own.plan), "PLAN", None) if own else None
     if plan is None:
-        known = [name for name, module in _plan_modules().items() if hasattr(module, "PLAN")]
-        reject_unknown("benchmark", [benchmark], known)
+        reject_unknown("benchmark", [benchmark], list_plans())
     return cast(Plan, plan)
+
+
+def list_plans() -> list[str]:
+    """List the benchmarks that can be run by themselves."""
+    return [name for name, module in _plan_modules().items() if hasattr(module, "PLAN")]
 
 
 def _plan_modules() -> dict[str, Any]:
@@ -360,12 +309,18 @@ def list_models(name: str, /, **settings: Any) -> list[Config]:
     values.default("scaling", ["none"])
     configs = table.list_configs([name], num_gpus=machine.count_gpus(), **values.values)
     for config in configs:
-        # One token a step, then also for data sets with longer answers; and where the table's
-        # steps fit the blocks of that benchmark's answers alone.
-        steps = config.get("sampler", {}).get("num_steps")
-        if steps and (steps == config["max_out_len"] or facts.tuned_steps):
-            config["sampler"]["num_steps"] = None
+        take_a_token_a_step(config, facts)
     return configs
+
+
+def take_a_token_a_step(config: Config, facts: KnownModel) -> None:
+    """Let a model take one token a step where it does at a benchmark, then for any answer's length.
+
+    And where the table's steps fit the blocks of that benchmark's answers alone.
+    """
+    steps = config.get("sampler", {}).get("num_steps")
+    if steps and (steps == config["max_out_len"] or facts.tuned_steps):
+        config["sampler"]["num_steps"] = None
 
 
 def unique(items: Iterable[Config]) -> list[Config]:
@@ -376,7 +331,7 @@ def unique(items: Iterable[Config]) -> list[Config]:
     return list(found.values())
 
 
-def _default_scaling(
+def default_scaling(
     values: Settings, scaling: Sequence[str] = ("none",), reason: str = "default"
 ) -> None:
     """Take no scaling where $LLADA_MODELS alone says what to run: a config's is for its own."""
@@ -386,13 +341,13 @@ def _default_scaling(
     values.default("scaling", list(scaling), reason)
 
 
-def _count_gpus(values: Settings) -> int:
+def usable_gpus(values: Settings) -> int:
     """Return the GPUs that a run may use: those it was told of, else those of this machine."""
     told: int | None = values["gpus"]
     return machine.count_gpus() if told is None else told
 
 
-def _default_workers(values: Settings, num_gpus: int) -> None:
+def default_workers(values: Settings, num_gpus: int) -> None:
     """Take a task a GPU, or one a core up to two, where nothing else was asked for."""
     reason = f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores"
     values.default("workers", num_gpus or min(2, os.cpu_count() or 1), reason)

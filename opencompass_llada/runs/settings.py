@@ -34,6 +34,8 @@ class Setting:
     """The smallest number."""
     fractions: bool = False
     """Whether a config may give numbers that are not whole."""
+    is_length: bool = False
+    """Whether its numbers are tokens, which may be given as ``4k`` (`read_length`)."""
 
 
 def text(text: str, *choices: str, **options: Any) -> Setting:
@@ -45,6 +47,7 @@ def text(text: str, *choices: str, **options: Any) -> Setting:
 texts = partial(text, is_list=True)
 number = partial(text, is_number=True)
 numbers = partial(text, is_list=True, is_number=True)
+token_lengths = partial(numbers, is_length=True)
 
 #: Of every run, before and after its benchmark's own.
 LEADING = {
@@ -116,6 +119,18 @@ class Settings:
         sys.stderr.write("\n".join(lines) + "\n")
 
 
+def read_length(written: str) -> int | None:
+    """Return the tokens of a length such as ``4096`` or ``4k``; None for what is no whole number.
+
+    k is 1,024 for every benchmark: 4k is 4,096 tokens, as in RULER and the papers' context lengths.
+    NeedleBench's own names take 1,000, so its 4k is 4000 here.
+    """
+    digits = written.strip().lower()
+    factor = 1024 if digits.endswith("k") else 1
+    digits = digits.removesuffix("k")
+    return int(digits) * factor if digits.isdecimal() else None
+
+
 def list_variable(name: str) -> list[str]:
     """Return the parts of a variable that holds a list; none where it is not set."""
     return _split(os.environ.get(PREFIX + name, ""))
@@ -165,6 +180,8 @@ def read_settings(
         value, source = given.get(name), origin
         if written:
             value, source = _parse_variable(variable, written, setting), f"${variable}"
+        elif setting.is_length and isinstance(value, list | tuple):
+            value = [_length_of(item) for item in value]
         if value is not None:
             _check_value(source, name, value, setting)
         values[name], sources[name] = value, "default" if value is None else source
@@ -176,13 +193,22 @@ def _split(written: str) -> list[str]:
     return [part.strip() for part in written.split(",") if part.strip()]
 
 
+def _length_of(item: Any) -> Any:
+    """Return a length that is given as a text, in tokens; anything else as it is."""
+    length = read_length(item) if isinstance(item, str) else None
+    return item if length is None else length
+
+
 def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
     if not setting.is_list and not setting.is_number:
         return written
     parts: Sequence[Any] = _split(written)
     if setting.is_number:
+        if setting.is_length:
+            parts = [str(_length_of(part)) for part in parts]
         if not parts or not all(part.isdecimal() for part in parts):
             form = "whole numbers, separated by commas" if setting.is_list else "one whole number"
+            form += " (4k is 4096)" if setting.is_length else ""
             raise ValueError(
                 f"{variable}={written!r} must be {form}, from {setting.lowest} ({setting.text})."
             )

@@ -10,7 +10,7 @@ from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION
 from opencompass_llada.runs.planning import Combination, MakeModels, Run
-from opencompass_llada.runs.settings import Settings, number, numbers, text, texts
+from opencompass_llada.runs.settings import Settings, number, text, texts, token_lengths
 
 #: By the name of the data: LongBench's folder, and LongBench v2's file.
 FOLDERS = {"embedded": "asset:longbench", "longbench": "opencompass/Longbench"}
@@ -173,7 +173,7 @@ PLAN = planning.Plan(
     headline="{benchmark}: {models} models, {datasets} tasks",
     settings={
         **_CELL_SETTINGS,
-        "lengths": numbers(
+        "lengths": token_lengths(
             "tokens of a prompt, separated by commas; the middle of longer ones is dropped"
         ),
         "block_length": number(

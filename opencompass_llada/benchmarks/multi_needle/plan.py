@@ -17,7 +17,7 @@ from opencompass_llada.benchmarks.needle.plan import (
 )
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import planning
-from opencompass_llada.runs.settings import Settings, number, numbers, text
+from opencompass_llada.runs.settings import Settings, number, numbers, text, token_lengths
 
 #: For each data, each language that it has. NeedleBench's own Chinese sets read zh_finance.jsonl
 #: and the like; zh_all.jsonl holds the same kinds of text.
@@ -93,7 +93,7 @@ DATA_SETS = planning.DataSets(
             "retrieval (all needles) or reasoning (what follows from them)",
             *("retrieval", "reasoning"),
         ),
-        "lengths": numbers("tokens, separated by commas; default LongLLaDA's"),
+        "lengths": token_lengths("tokens, separated by commas; default LongLLaDA's"),
         "depths": numbers("percent, separated by commas; of reasoning's first needle", lowest=0),
         "needles": number("steps of a derivation, 2 to 5; default 2"),
         "gap": number("percent of the context between two needles of a derivation; default 10"),

@@ -20,7 +20,7 @@ from opencompass_llada.benchmarks.needle.samples import resolve_data_directory
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_table import KnownModel
-from opencompass_llada.runs.settings import Settings, number, numbers, text
+from opencompass_llada.runs.settings import Settings, number, numbers, text, token_lengths
 
 #: LongLLaDA (arXiv 2506.14429, section 4.1): lengths counted with GPT-4's tokenizer, 32 new tokens.
 LONGLLADA_LENGTHS = (2000, 4000, 8000, 16000, 24000, 32000)
@@ -38,7 +38,7 @@ HAYSTACKS: dict[str, dict[str, Config]] = {
     "embedded": {"en": {"language": "English", "file_list": ["synthetic_en.jsonl"]}},
 }
 CELL_SETTINGS = {
-    "lengths": numbers(
+    "lengths": token_lengths(
         "tokens, separated by commas; default 1/2, 1, 2 and 4 times the trained length"
     ),
     "depths": numbers("percent, separated by commas", lowest=0, fractions=True),

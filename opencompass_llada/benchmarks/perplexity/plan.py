@@ -21,7 +21,7 @@ from opencompass_llada.benchmarks.perplexity.samples import (
 from opencompass_llada.options import build
 from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
-from opencompass_llada.runs.settings import Settings, number, numbers, text
+from opencompass_llada.runs.settings import Settings, number, text, token_lengths
 
 #: Characters a token that a text is expected to have at most; English has 3 (a vocabulary of 2,000)
 #: to 5 (one of 100,000).
@@ -136,7 +136,7 @@ def _check_data(values: Settings, cells: Sequence[Config]) -> None:
 
 
 _CELL_SETTINGS = {
-    "lengths": numbers(
+    "lengths": token_lengths(
         "context lengths in the model's tokens; default 1/2 to 8 times the trained length"
     ),
     "data": text("generated, a .txt or .jsonl file, a folder of .txt files, or hub:NAME"),

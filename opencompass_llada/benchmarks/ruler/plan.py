@@ -21,7 +21,7 @@ from opencompass_llada.benchmarks.ruler.samples import find_data_file
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION, TINY_GENERATION
-from opencompass_llada.runs.settings import Settings, number, numbers, text, texts
+from opencompass_llada.runs.settings import Settings, number, text, texts, token_lengths
 
 #: Where texts come from: folder and essay file. ``embedded`` has no questions, so no qa tasks.
 SOURCES = {
@@ -163,7 +163,7 @@ def _find_path(cell: Config) -> str:
 
 _CELL_SETTINGS = {
     "tasks": texts("names, separated by commas; default all that the data has"),
-    "lengths": numbers("tokens of prompt and answer, separated by commas"),
+    "lengths": token_lengths("tokens of prompt and answer, separated by commas"),
     "samples": number("samples a task and length"),
     "data": text(
         "embedded (no qa tasks), ruler (where OpenCompass looks), or the folder of its files"
