@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from finetune_runs import SHORT, first_batches, small_recipe, small_trainer
+from tiny import tiny_tokenizer
 
 from opencompass_llada.files import host_name
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
@@ -21,7 +22,7 @@ from opencompass_llada.finetune.packing import TokenizedText
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.text import Document, read_documents
 from opencompass_llada.finetune.tokenizing import tokenize_source
-from opencompass_llada.finetune.tokens import train_tokenizer
+from opencompass_llada.finetune.tokens import TrainingTokenizer, train_tokenizer
 
 ROWS = [{"text": "one two", "q": "how"}, {"text": "three", "q": "why not"}]
 
@@ -52,8 +53,11 @@ def test_documents_follow_each_other_with_end_tokens(tmp_path):
 def test_prompts_come_first_and_are_counted(tmp_path):
     write(tmp_path)
     source = TextSource(paths=(str(tmp_path / "a.jsonl"),), prompt_field="q")
-    text = tokens_of(source, tmp_path / "cache")
-    assert bytes(text.tokens.astype(np.uint8)) == b"howone two\0why notthree\0"
+    tokens = TrainingTokenizer(tokenizer=tiny_tokenizer(), end_token_id=256, mask_token_id=258)
+    text = tokenize_source(source, tokens, tmp_path / "cache")
+    expected = ["how", "one two", "why not", "three"]
+    parts = [tokens.encode(part) for part in expected]
+    assert text.tokens.tolist() == [*parts[0], *parts[1], 256, *parts[2], *parts[3], 256]
     assert text.prompt_lengths.tolist() == [3, 7]
 
 
@@ -206,7 +210,7 @@ SPECIAL = "Text of <|mdm_mask|>, <|endoftext|> and <|eot_id|> in a document. "
 
 
 def test_text_of_special_tokens_is_plain_text_everywhere(tmp_path):
-    """In packed text, answers and prompts, before and after a trip to another process."""
+    """In packed text and answers, before and after a trip to another process."""
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"text": SPECIAL * 9, "q": SPECIAL}) + "\n")
     text = [{"paths": [str(file)], "prompt_field": "q"}]
@@ -214,10 +218,10 @@ def test_text_of_special_tokens_is_plain_text_everywhere(tmp_path):
     changes = {"text": text, "strategy": "adaptive", "retrieval_share": 0.0, "phases": phases}
     trainer = small_trainer(tmp_path / "out", **changes)
     tokens, made = trainer.tokens, trainer.data._rows[1024].texts[0]
-    assert made.tokens.tolist().count(tokens.end_token_id) == 1  # the document's own
-    assert tokens.mask_token_id not in made.tokens
-    assert tokens.decode(made.tokens[:-1].tolist()) == SPECIAL * 10
-    assert made.prompt_lengths[0] == len(tokens.encode(SPECIAL))
+    answer = made.tokens[made.prompt_lengths[0] :].tolist()
+    assert answer.count(tokens.end_token_id) == 1  # the answer's own
+    assert tokens.decode(answer[:-1]) == SPECIAL * 9
+    assert tokens.mask_token_id not in made.tokens  # in the prompt neither
     assert pickle.loads(pickle.dumps(tokens)).encode(SPECIAL) == tokens.encode(SPECIAL)
     plain = "Nothing special, 42."
     assert tokens.encode(plain) == tokens.tokenizer(plain, add_special_tokens=False).input_ids

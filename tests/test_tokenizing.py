@@ -34,11 +34,12 @@ def small_chunks(monkeypatch):
 def write_rows(folder, count=300):
     rng = random.Random(0)
     rows = [
-        {"text": "".join(rng.choices("abc \u00fc\u4e2d", k=rng.randrange(60))), "q": str(number)}
-        for number in range(count)
+        {"text": "".join(rng.choices("abc \u00fc\u4e2d", k=rng.randrange(60)))}
+        for _ in range(count)
     ]
+    rows[-1]["text"] = str(count - 1)
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TextSource(paths=(str(folder / "a.jsonl"),), prompt_field="q")
+    return TextSource(paths=(str(folder / "a.jsonl"),))
 
 
 def files_of(folder):
@@ -79,7 +80,7 @@ def encode(texts):
     return [[ord(character) for character in text] for text in texts]
 
 tokens = SimpleNamespace(encode_all=encode, end_token_id=0, digest="a")
-source = TextSource(paths=(sys.argv[1],), prompt_field="q")
+source = TextSource(paths=(sys.argv[1],))
 tokenize_source(source, tokens, Path(sys.argv[2]), num_processes=int(sys.argv[3]))
 """
 
@@ -123,7 +124,7 @@ def test_a_killed_run_leaves_no_half_cache_and_goes_on(
     again = tokenize_source(source, tokens, cache, num_processes=1)
     assert f"Going on from {done} documents" in caplog.text
     whole = tokenize_source(source, TOKENS, tmp_path / "whole", num_processes=1)
-    assert len(read) == 2 * (len(whole.ends) - done)  # texts and prompts, of the rest alone
+    assert len(read) == len(whole.ends) - done  # texts of the rest alone
     assert files_of(again.folder) == files_of(whole.folder)
     assert [path.name[0] == "." for path in cache.iterdir()] == [False]
 

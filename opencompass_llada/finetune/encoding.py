@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opencompass_llada.finetune.parallel import outlive_signals
+from opencompass_llada.finetune.prompts import SampleEncoder
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.text import Document, Position, read_documents
 from opencompass_llada.finetune.token_files import EncodedChunk
@@ -55,20 +56,21 @@ def read_chunks(source: TextSource, position: Position, skip: int) -> Iterator[C
 
 
 def encode_documents(
-    documents: Sequence[Document], tokens: TrainingTokenizer, *, has_prompt: bool
+    documents: Sequence[Document], tokens: TrainingTokenizer, samples: SampleEncoder | None
 ) -> EncodedChunk:
     """Return each document's prompt and text as tokens, and its end token."""
     end = [] if tokens.end_token_id is None else [tokens.end_token_id]
-    texts = tokens.encode_all([document.text for document in documents])
-    prompts: list[list[int]] = [[]] * len(documents)
-    if has_prompt:
-        prompts = tokens.encode_all([document.prompt for document in documents])
+    if samples is None:
+        texts = tokens.encode_all([document.text for document in documents])
+        prompts: list[list[int]] = [[]] * len(documents)
+    else:
+        prompts, texts = samples.encode(documents)
     rows = [[*prompt, *ids, *end] for prompt, ids in zip(prompts, texts, strict=True)]
     return EncodedChunk(
         tokens=np.fromiter(itertools.chain.from_iterable(rows), np.int32, sum(map(len, rows))),
         lengths=np.array([len(row) for row in rows], np.int64),
         prompt_lengths=np.array([len(prompt) for prompt in prompts], np.int32),
-        num_bytes=sum(len(part.encode()) for document in documents for part in document),
+        num_bytes=sum(len(str(part).encode()) for document in documents for part in document),
     )
 
 
@@ -76,10 +78,10 @@ def encode_chunks(
     chunks: Iterator[Chunk], source: TextSource, tokens: TrainingTokenizer, num_processes: int
 ) -> Iterator[tuple[EncodedChunk, float | None]]:
     """Yield the tokens of the chunks in their order, however many processes make them."""
-    has_prompt = source.prompt_field is not None
+    samples = None if source.prompt_field is None else SampleEncoder(source, tokens)
 
     def encode(documents: list[Document]) -> EncodedChunk:
-        return encode_documents(documents, tokens, has_prompt=has_prompt)
+        return encode_documents(documents, tokens, samples)
 
     for chunk in itertools.islice(chunks, SERIAL_CHUNKS if num_processes > 1 else None):
         yield encode(chunk.documents), chunk.share

@@ -43,6 +43,15 @@ Betas = Annotated[tuple[_Beta, _Beta], Field(description="two numbers from 0 to 
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Chat:
+    """How prompts are rendered: the wrapper's ``chat`` (`prompting.chat.ChatOptions`)."""
+
+    template: Text | None = None
+    system: Text | None = None
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TextSource:
     """Text to train on: files, a data set, or generated documents."""
 
@@ -54,6 +63,8 @@ class TextSource:
     num_documents: CountOrZero = 0
     text_field: Text = "text"
     prompt_field: Text | None = None
+    chat: Chat | None = None
+    answer_end: Text | None = None
     weight: Positive = 1.0
 
     def __post_init__(self) -> None:
@@ -70,6 +81,13 @@ class TextSource:
                 f"text source: num_documents={self.num_documents} must be at least 1 with "
                 "generated_seed."
             )
+        if self.prompt_field is None:
+            for name in ("chat", "answer_end"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"text source: {name} is of prompts with answers and has no effect without "
+                        "prompt_field; leave it out, or name the field of the prompts."
+                    )
         if self.generated_seed == SEED:
             raise ValueError(
                 f"text source: generated_seed={SEED} makes the embedded haystack, which models are "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from opencompass_llada.finetune.recipe import TextSource
+from opencompass_llada.prompting.chat import Turn, read_turns
 from opencompass_llada.synthetic.grammar import generate_documents
 
 
@@ -24,7 +25,8 @@ class Document(NamedTuple):
     """One document: the text to train on, and what stands before it."""
 
     text: str
-    prompt: str = ""
+    prompt: str | list[Any] = ""
+    """A text, or the messages of a conversation, each with its role and content."""
 
 
 @dataclass
@@ -115,6 +117,8 @@ def _document(row: Any, source: TextSource, place: str) -> Document:
                 f"{'text_field' if field == source.text_field else 'prompt_field'}."
             )
         text = row[field]
+        if isinstance(text, list) and field == source.prompt_field and source.chat is not None:
+            text = _join_messages(text, field, place)
         if not isinstance(text, str):
             raise ValueError(
                 f"text source: field {field!r} of {place} is no text but {str(text)[:40]!r}. "
@@ -133,6 +137,22 @@ def _document(row: Any, source: TextSource, place: str) -> Document:
                 f"character {error.start}), which is no character. Write the text again as UTF-8."
             ) from error
     return Document(*(row[field] for field in _fields(source)))
+
+
+def _join_messages(messages: list[Any], field: str, place: str) -> str:
+    """Return all that is said in a conversation, whose last message must be the user's."""
+    turns: list[Turn] = []
+    if all(isinstance(message, Mapping) and "role" in message for message in messages):
+        try:
+            turns = read_turns(messages, "ppl")
+        except ValueError as error:
+            raise ValueError(f"text source: field {field!r} of {place}: {error}") from error
+    if not turns or turns[-1].role != "user":
+        raise ValueError(
+            f"text source: field {field!r} of {place} is no conversation that ends in the user's "
+            f"message but {str(messages)[:60]!r}. Give messages, each with role and content."
+        )
+    return "".join(turn.content for turn in turns)
 
 
 Rows = Iterator[tuple[str, Any]]  # what messages call a row, and the row

@@ -32,6 +32,7 @@ from opencompass_llada.files import (
 )
 from opencompass_llada.finetune.encoding import encode_chunks, read_chunks
 from opencompass_llada.finetune.packing import TokenizedText
+from opencompass_llada.finetune.prompts import describe_samples
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.text import Position, matching_files
 from opencompass_llada.finetune.token_files import TokenWriter, read_progress, read_tokens
@@ -82,7 +83,7 @@ def tokenize_source(
     may use) changes nothing in the tokens. A ValueError says that the source is wrong, holds no
     document, or holds one that is longer than what is allowed.
     """
-    described = _describe_source(source)
+    described = _describe_source(source) | describe_samples(source, tokens)
     key = {
         "format": _FORMAT,
         "source": described,
@@ -130,6 +131,8 @@ def _describe_source(source: TextSource) -> dict[str, Any]:
     """
     facts = dataclasses.asdict(source)
     del facts["weight"], facts["paths"]
+    if source.prompt_field is None:  # as before there were such keys
+        del facts["chat"], facts["answer_end"]
     files = [(file.name, hash_file(file)) for file in matching_files(source)]
     folder = Path(os.path.expandvars(source.dataset or ""))
     if source.dataset is not None and folder.is_dir():

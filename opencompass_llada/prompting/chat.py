@@ -128,7 +128,8 @@ class ChatRenderer:
         """Find the template and try it on a plain question."""
         self._tokenizer = tokenizer
         self._options = options
-        self._template = _find_template(tokenizer, options.template)
+        #: The template in jinja.
+        self.template = _find_template(tokenizer, options.template)
         added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
         texts = {str(token.content) for token in added} | set(tokenizer.all_special_tokens)
         by_length = sorted(texts, key=len, reverse=True)  # so that none hides a longer one
@@ -178,7 +179,7 @@ class ChatRenderer:
 
     def _apply(self, messages: Sequence[Mapping[str, str]], for_answer: bool) -> str:
         size = sum(len(message["content"]) for message in messages)
-        options = {"chat_template": self._template, "add_generation_prompt": for_answer}
+        options = {"chat_template": self.template, "add_generation_prompt": for_answer}
         options |= {"tokenize": False, **self._options.variables}
         try:
             with _bounded(RENDER_SECONDS, RENDER_BYTES + 64 * size):
