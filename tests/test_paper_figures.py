@@ -87,7 +87,7 @@ def test_longlladas_needle_overall_is_the_mean_of_its_lengths():
 
 
 def test_longbenchs_category_means_do_not_reproduce_longlladas_average():
-    """As docs/experiments.md says: the paper's Avg is no mean of its categories' tasks."""
+    """The paper's Avg is no mean of its tasks: docs/experiments/longbench_average.md."""
     sizes = {group.name: len(group.members) for group in find_benchmark("longbench").groups}
     gaps = []
     for columns in tables(LONGLLADA, "longbench").values():
