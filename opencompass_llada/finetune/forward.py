@@ -6,6 +6,7 @@ size, N predicted positions.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from opencompass_llada.finetune.objective import weighted_cross_entropy
+from opencompass_llada.finetune.offload import Offload
 from opencompass_llada.finetune.packing import find_strategy
 from opencompass_llada.finetune.parallel import ulysses_attend
 from opencompass_llada.finetune.recipe import Recipe
@@ -28,7 +30,6 @@ from opencompass_llada.networks.attention import StretchedAttention
 from opencompass_llada.networks.attention_pattern import Documents
 from opencompass_llada.networks.doubled import attend_under, doubled_mask
 from opencompass_llada.networks.transformer import Attend, Rotation, rotation_at
-from opencompass_llada.rope.rotation import rotation_table
 
 #: Operators whose outputs `keep_attention` keeps: PyTorch's attention kernels by their names in
 #: torch.ops. Plain matrix products are none of them, so that the math backend is computed again.
@@ -85,16 +86,17 @@ def split_rows(spans: Sequence[int], length: int) -> list[tuple[int, ...]]:
     return rows
 
 
-def run_checkpointed(recipe: Recipe, block: nn.Module, *inputs: Any) -> Tensor:
+def run_checkpointed(
+    recipe: Recipe, offload: Offload | None, block: nn.Module, *inputs: Any
+) -> Tensor:
     """Run a block so that the backward pass computes its activations again."""
     run = functools.partial(checkpoint, block, *inputs, use_reentrant=False)
     if recipe.keep_attention:
         contexts = checkpoints.create_selective_checkpoint_contexts
-        return run(context_fn=functools.partial(contexts, _policy))
-    if recipe.offload_checkpoints:
-        with torch.autograd.graph.save_on_cpu(pin_memory=inputs[0].is_cuda):
-            return run()
-    return run()
+        run = functools.partial(run, context_fn=functools.partial(contexts, _policy))
+    # The block's own tensors are saved under the checkpoint's hooks, its input under these.
+    with contextlib.nullcontext() if offload is None else offload.hooks():
+        return run()
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -129,13 +131,13 @@ class TrainingNetwork(nn.Module):
         super().__init__()
         self.model = model
         self._recipe, self._device, self._group = recipe, device, group
+        self.offload = Offload() if recipe.offload_checkpoints else None
         self._rotation: Rotation | None = None
         self._masks: dict[tuple[int, int], BlockMask | Tensor] = {}
         self._whole: Callable[[Tensor], Tensor] = lambda ids: hidden_states(model, ids)
         self._whole_doubled = run_network
         if isinstance(model, BidirectionalNetwork):
-            model.prepare(recipe.trained_length, device)
-            self._rotation = rotation_table(model.resolved_rope, recipe.trained_length, device)
+            self._rotation = model.prepare(recipe.trained_length, device)
             if recipe.mlp_tile is not None:
                 for block in model.blocks:
                     block.add_mlp = tile_mlp(block.add_mlp, recipe.mlp_tile)  # type: ignore
@@ -146,8 +148,9 @@ class TrainingNetwork(nn.Module):
         """Compile the whole network, or where blocks are run one by one the parts around attention.
 
         Attention over documents stays as it is: its bounds change with every batch. So does the
-        MLP's last product, which a block that is computed again then leaves out (nothing saved
-        for the backward pass comes after it); compiled code runs as a whole.
+        MLP's last product, which a block or a tile that is computed again then leaves out
+        (nothing saved for the backward pass comes after it); compiled code runs as a whole. Tiles
+        are calls of one compiled function, however many a row has.
         """
         recipe = self._recipe
         by_block = (
@@ -162,8 +165,7 @@ class TrainingNetwork(nn.Module):
             self._whole_doubled = torch.compile(self._whole_doubled, dynamic=False)
             return
         for block in cast(BidirectionalNetwork, self.model).blocks:
-            mlp = "inner_states" if recipe.mlp_tile is None else "add_mlp"
-            for name in ("attention_inputs", "add_attention", mlp):
+            for name in ("attention_inputs", "add_attention", "inner_states"):
                 setattr(block, name, torch.compile(getattr(block, name)))
 
     def forward(self, batch: Batch | Callable[[PreTrainedModel], Any]) -> Any:
@@ -234,8 +236,10 @@ class TrainingNetwork(nn.Module):
         if self._group is not None:
             attend = ulysses_attend(attend, self._group)
         x_BLM = model.get_input_embeddings()(self._own(noisy_BL))
+        if self.offload is not None:
+            self.offload.new_pass()
         for block in model.blocks:
-            run = functools.partial(run_checkpointed, recipe, block)
+            run = functools.partial(run_checkpointed, recipe, self.offload, block)
             x_BLM = (run if recipe.activation_checkpointing else block)(x_BLM, rotation, attend)
         return model.final_norm(x_BLM)
 

@@ -436,11 +436,6 @@ def _check_combinations(recipe: Recipe) -> None:
                 f"recipe: {name}=true says what activation checkpoints keep and where; it needs "
                 "activation_checkpointing=true."
             )
-    if recipe.offload_checkpoints and recipe.keep_attention:
-        raise ValueError(
-            "recipe: offload_checkpoints=true keeps one activation a block on the host, "
-            "keep_attention=true keeps another on the device; choose one."
-        )
     for phase in recipe.phases:
         if phase.sequence_length % recipe.sequence_parallel:
             raise ValueError(
