@@ -21,6 +21,7 @@ COMPUTED = {
     "loss_chunk": {"loss_chunk": 7},
     "micro_rows": {"micro_rows": 1},
     "memory_limit": {"memory_limit": 1000.0},
+    "host_memory_limit": {"host_memory_limit": 1000.0},
     "num_workers": {"num_workers": 1},
     "probe_every": {"probe_every": 1},
     "log_every": {"log_every": 1},

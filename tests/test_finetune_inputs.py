@@ -41,6 +41,7 @@ VALUES = {
     "min_mask_ratio": ([0, 1.0, "0.1", None], "min_mask_ratio=.*above 0 and below 1"),
     "time_limit": ([0, "1h", True], "time_limit=.*must be a number above 0, or null"),
     "memory_limit": ([-80, "80GB"], "memory_limit=.*must be a number above 0, or null"),
+    "host_memory_limit": ([0, "1TB"], "host_memory_limit=.*must be a number above 0, or null"),
     "vocab_size": ([0, 400.0, "400", True, HUGE], "vocab_size=.*whole number from 1 to 1,000,000"),
     "num_workers": ([-1, 1.5, "2", HUGE], "num_workers=.*must be a whole number from 0 to 1024"),
     "tokenizing_processes": ([0, 1.5, "2", HUGE], "tokenizing_processes=.*whole number from 1 to"),

@@ -49,6 +49,22 @@ PARALLEL = {
     },
     "blocks": {**BLOCKS_ALONE, "sequence_parallel": 2, "activation_checkpointing": True},
 }
+#: iLLaDA's kind of network: grouped heads, tied embeddings. Each row is shared by four ranks.
+GROUPED_ALONE = {
+    **ALONE,
+    "model": {
+        **{"d_model": 64, "n_heads": 8, "n_kv_heads": 4, "n_layers": 2, "mlp_hidden_size": 48},
+        "weight_tying": True,
+    },
+    "evaluation": {"retrieval_rows": 2},
+}
+GROUPED = {
+    **PARALLEL["sequence"],
+    **GROUPED_ALONE,
+    "sequence_parallel": 4,
+    "offload_checkpoints": True,
+    "mlp_tile": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +73,18 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     gloo_training.train(str(folder / "alone"), ALONE)
     gloo_training.train(str(folder / "blocks_alone"), BLOCKS_ALONE)
+    run_processes(2, {str(folder / name): changes for name, changes in PARALLEL.items()})
+    return folder
+
+
+def run_processes(number, recipes):
+    """Train recipes, by their output, in so many processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node=2", str(TESTS / "gloo_training.py")]
-    command += [json.dumps({str(folder / name): changes for name, changes in PARALLEL.items()})]
+    command += [f"--nproc_per_node={number}", str(TESTS / "gloo_training.py"), json.dumps(recipes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = f"{TESTS.parent}{os.pathsep}{TESTS}"
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-3000:]
-    return folder
 
 
 @pytest.mark.slow
@@ -84,6 +104,19 @@ def test_two_processes_compute_what_one_does(runs, name):
     assert trainer.step == gloo_training.NUM_STEPS
     for key, parameter in trainer.network.named_parameters():
         assert torch.equal(parameter, ours["weights"][key]), key
+
+
+@pytest.mark.slow
+def test_four_processes_share_rows_of_grouped_heads(tmp_path):
+    gloo_training.train(str(tmp_path / "alone"), GROUPED_ALONE)
+    run_processes(4, {str(tmp_path / "shared"): GROUPED})
+    alone, ours = (
+        torch.load(tmp_path / f"{kind}.pt", weights_only=True) for kind in ("alone", "shared")
+    )
+    assert not any("ff_out" in name and "blocks" not in name for name in alone["weights"])
+    assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    for key, gradient in alone["gradients"].items():
+        torch.testing.assert_close(ours["gradients"][key], gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_more_ranks_than_heads_are_refused():

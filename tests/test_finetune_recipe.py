@@ -86,11 +86,8 @@ def test_twin_differs_from_tiny_llada_in_its_objective_alone():
         ({"evaluation": {"retrieval_lengths": 512}}, ["retrieval_lengths=512", "list: [512]"]),
         ({"output_dir": ""}, ["output_dir=''", "must name a folder"]),
         (
-            {
-                **{"keep_attention": True, "offload_checkpoints": True},
-                "activation_checkpointing": True,
-            },
-            ["choose one"],
+            {"model": {"d_model": 64, "n_heads": 4, "n_layers": 2, "weight_tying": 1}},
+            ["weight_tying=1", "true or false"],
         ),
         ({"sequence_parallel": 3}, ["sequence_length=128", "multiple of sequence_parallel=3"]),
         ({"objective": "autoregressive", "strategy": "eod"}, ["autoregressive", "'windows'"]),

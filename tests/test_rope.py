@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -31,6 +32,7 @@ LLADA = {"rope_theta": 500000.0, "head_dim": 128, "trained_length": 4096}
 LLAMA3 = {**LLADA, "trained_length": 8192}
 DREAM = {"rope_theta": 1000000.0, "head_dim": 128, "trained_length": 2048}
 K = 1024
+TURN = Fraction("6.28318530717958647692528676655900576839433879875021")
 
 
 def resolve(options, **network):
@@ -159,7 +161,10 @@ SHORT = [1.0] * 32
     ],
 )
 def test_whole_table_is_that_of_transformers_llama(options, theirs):
-    """The oracle is LLaMA's rotary embedding as a user of transformers builds it."""
+    """The oracle is LLaMA's rotary embedding as a user of transformers builds it.
+
+    Its angles are float32, and off by 3e-5 at 700 tokens; its frequencies give exact ones.
+    """
     rope = resolve(options, rope_theta=10000.0, head_dim=64, trained_length=512)
     config = LlamaConfig(
         hidden_size=128,
@@ -169,10 +174,27 @@ def test_whole_table_is_that_of_transformers_llama(options, theirs):
         rope_scaling=theirs,
     )
     positions = torch.arange(700)[None]
-    cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions)
+    theirs = LlamaRotaryEmbedding(config)
     ours = rotation_table(rope, 700, "cpu")
-    torch.testing.assert_close(ours[0], cos[0], rtol=0, atol=2e-5)
-    torch.testing.assert_close(ours[1], sin[0], rtol=0, atol=2e-5)
+    for found, rounded in zip(ours, theirs(torch.zeros(1), positions), strict=True):
+        torch.testing.assert_close(found, rounded[0], rtol=0, atol=5e-5)
+    angles = torch.outer(positions[0].double(), theirs.inv_freq.double()).repeat(1, 2)
+    for found, exact in zip(ours, (angles.cos(), angles.sin()), strict=True):
+        exact = (exact * theirs.attention_scaling).float()
+        torch.testing.assert_close(found, exact, rtol=0, atol=2e-5)
+
+
+def test_angles_of_half_a_million_tokens_are_exact():
+    """Against angles reduced to one turn in fractions."""
+    rope = resolve(None, rope_theta=500000.0, head_dim=64, trained_length=8192)
+    length = 512 * 1024
+    cos, sin = rotation_table(rope, length, "cpu")
+    frequencies = [Fraction(float(value)) for value in rope.inverse_frequencies_D]
+    for position in (length - 1, length - 777):
+        for channel, frequency in enumerate(frequencies):
+            angle = float(frequency * position % TURN)
+            assert cos[position, channel].item() == pytest.approx(math.cos(angle), abs=1e-7)
+            assert sin[position, channel + 32].item() == pytest.approx(math.sin(angle), abs=1e-7)
 
 
 def test_longrope_divides_each_frequency_by_its_own_factor():

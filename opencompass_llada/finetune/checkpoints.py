@@ -38,6 +38,7 @@ MAY_DIFFER = {
     *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
     *("sequence_parallel", "probe_every", "tokenizing_processes"),
+    "host_memory_limit",
 }
 #: What earlier versions did where a recipe gives no such key -> what this one does.
 _EARLIER_DEFAULTS: dict[str, tuple[Any, Any]] = {

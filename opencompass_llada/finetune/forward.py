@@ -131,7 +131,7 @@ class TrainingNetwork(nn.Module):
         super().__init__()
         self.model = model
         self._recipe, self._device, self._group = recipe, device, group
-        self.offload = Offload() if recipe.offload_checkpoints else None
+        self.offload = Offload(pinned=device.type == "cuda") if recipe.offload_checkpoints else None
         self._rotation: Rotation | None = None
         self._masks: dict[tuple[int, int], BlockMask | Tensor] = {}
         self._whole: Callable[[Tensor], Tensor] = lambda ids: hidden_states(model, ids)

@@ -15,22 +15,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Bytes of a piece of pinned memory. PyTorch's allocator rounds up to a power of two, so that whole
-#: tensors would take up to twice their size.
-PIECE = 64 * 2**20
+
+def piece_bytes(pinned: bool) -> int:
+    """Return the bytes of a piece of host memory.
+
+    PyTorch rounds pinned memory up to a power of two: whole tensors would take up to twice theirs.
+    """
+    return 64 * 2**20 if pinned else 2**16
+
+
+def host_bytes(num_tensors: int, tensor_bytes: int, *, pinned: bool) -> int:
+    """Return the host memory that tensors of one size take."""
+    piece = piece_bytes(pinned)
+    return num_tensors * -(-tensor_bytes // piece) * piece
 
 
 class HostPool:
-    """Pieces of host memory of one size, used again from step to step; pinned for CUDA."""
+    """Pieces of host memory of one size, used again from step to step."""
 
-    def __init__(self, piece: int = PIECE) -> None:
+    def __init__(self, piece: int, *, pinned: bool) -> None:
         """Start without a piece; each has ``piece`` bytes."""
         self.piece = piece
+        self._pinned = pinned
         self.num_pieces = 0
         """How many were made."""
         self._free: list[Tensor] = []
 
-    def take(self, num_bytes: int, *, pinned: bool) -> list[Tensor]:
+    def take(self, num_bytes: int) -> list[Tensor]:
         """Return pieces, uint8, that hold so many bytes together.
 
         Raises:
@@ -38,16 +49,16 @@ class HostPool:
         """
         pieces = []
         for _ in range(-(-num_bytes // self.piece)):
-            pieces.append(self._free.pop() if self._free else self._make(pinned))
+            pieces.append(self._free.pop() if self._free else self._make())
         return pieces
 
     def give(self, pieces: list[Tensor]) -> None:
         """Take pieces back."""
         self._free += pieces
 
-    def _make(self, pinned: bool) -> Tensor:
+    def _make(self) -> Tensor:
         try:
-            made = torch.empty(self.piece, dtype=torch.uint8, pin_memory=pinned)
+            made = torch.empty(self.piece, dtype=torch.uint8, pin_memory=self._pinned)
         except RuntimeError as error:
             held = self.num_pieces * self.piece / 1e9
             raise MemoryError(
@@ -64,7 +75,7 @@ class _Saved:
 
     def __init__(self, tensor: Tensor, pool: HostPool, previous: _Saved | None) -> None:
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
-        self.pieces = pool.take(tensor.nbytes, pinned=tensor.is_cuda)
+        self.pieces = pool.take(tensor.nbytes)
         self._pool = pool
         self.previous = None if previous is None else weakref.ref(previous)
         """What was saved before it, and so is asked for after it."""
@@ -87,9 +98,9 @@ class Offload:
     Its `hooks` go around each call of ``torch.utils.checkpoint.checkpoint``.
     """
 
-    def __init__(self, piece: int = PIECE) -> None:
-        """Hold no memory until something is saved."""
-        self.pool = HostPool(piece)
+    def __init__(self, *, pinned: bool, piece: int | None = None) -> None:
+        """Hold no memory until something is saved; CUDA's copies want pinned memory."""
+        self.pool = HostPool(piece or piece_bytes(pinned), pinned=pinned)
         self._stream: torch.cuda.Stream | None = None
         self._last: weakref.ref[_Saved] | None = None
         self._leaving: tuple[Tensor, Any] | None = None
@@ -108,7 +119,9 @@ class Offload:
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     @torch.no_grad()
-    def _pack(self, tensor: Tensor) -> _Saved:
+    def _pack(self, tensor: Tensor) -> _Saved | Tensor:
+        if tensor.numel() == 0:  # of the checkpoint's own (torch 2.11)
+            return tensor
         tensor = tensor.detach().contiguous()
         self._settle()
         saved = _Saved(tensor, self.pool, None if self._last is None else self._last())
@@ -124,7 +137,9 @@ class Offload:
         return saved
 
     @torch.no_grad()
-    def _unpack(self, saved: _Saved) -> Tensor:
+    def _unpack(self, saved: _Saved | Tensor) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
         self._settle()
         tensor, event = saved.loaded or self._load(saved)
         saved.loaded = None

@@ -41,6 +41,8 @@ class Ranks:
     world_size: int
     sequence_parallel: int
     device: torch.device
+    local_world_size: int = 1
+    """Processes on this machine."""
 
     @property
     def data_rank(self) -> int:
@@ -102,7 +104,14 @@ def read_ranks(recipe: Recipe) -> Ranks:
             )
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if on_cuda else torch.device("cpu")
-    return Ranks(rank=rank, world_size=world_size, sequence_parallel=shared, device=device)
+    on_machine = _read_variable("LOCAL_WORLD_SIZE", lowest=1)
+    return Ranks(
+        rank=rank,
+        world_size=world_size,
+        sequence_parallel=shared,
+        device=device,
+        local_world_size=on_machine,
+    )
 
 
 def _read_variable(name: str, lowest: int) -> int:

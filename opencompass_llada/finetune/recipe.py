@@ -33,6 +33,7 @@ CountOrZero = Annotated[
     int, Field(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")]
+Flag = Annotated[bool, Field(description="true or false")]
 Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Field(ge=0, description="a number from 0")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
@@ -218,6 +219,7 @@ class Recipe:
     loss_chunk: Whole = 32768
     compile: bool = False
     memory_limit: Positive | None = None
+    host_memory_limit: Positive | None = None
     seed: Seed = 0
     tokenizing_processes: Annotated[
         int | None, Field(ge=1, le=1024, description="a whole number from 1 to 1024")
@@ -283,6 +285,7 @@ LLAMA_NAMES = {
     "rope_theta": "rope_theta",
 }
 #: Sizes that are no whole numbers, that may be null, and what the trainer sets itself.
+_FLAGS = ("weight_tying",)
 _REAL = ("rope_theta", "rms_norm_eps", "init_std", "mlp_ratio")
 _MAY_BE_NONE = ("n_kv_heads", "mlp_hidden_size")
 _SET_BY_TRAINER = (
@@ -342,7 +345,7 @@ def _check_sizes(recipe: Recipe) -> None:
     if recipe.objective != "masked_diffusion":
         reject_unknown(f"model key of objective={recipe.objective!r}", sizes, LLAMA_NAMES)
     for name, value in sizes.items():
-        kind: Any = Positive if name in _REAL else Whole
+        kind: Any = Flag if name in _FLAGS else Positive if name in _REAL else Whole
         if value is not None or name not in _MAY_BE_NONE:
             try:
                 TypeAdapter(kind, config=_STRICT_VALUE).validate_python(value)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from opencompass_llada.files import folder_lock
+from opencompass_llada.finetune.offload import host_bytes
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 GB = 1e9
 _WORKSPACE = 2.5 * GB  # CUDA context, cuBLAS and attention workspaces, fragmentation
-_COMMUNICATION = 2.5 * GB  # NCCL, and the blocks that FSDP gathers ahead
+_NCCL = 1 * GB
 
 
 def import_for(key: str, package: str, module: str = "") -> Any:
@@ -155,8 +156,8 @@ class StepMemory(NamedTuple):
     optimizer: float  # with the moving average
     kept: float  # activations from forward to backward: one or two a block, or all of them
     block: float  # the largest block's own tensors in its backward pass
-    logits: float  # one chunk, with its gradient
-    workspace: float  # libraries, fragmentation, communication
+    logits: float  # what one chunk's logits and gradients need beyond a block's tensors
+    workspace: float  # libraries, fragmentation, RoPE's table, what FSDP gathers
 
     @property
     def total(self) -> float:
@@ -205,12 +206,16 @@ def _plan(
     block = attention + tiled * unit * 6 * inner
     cast = 0 if not on_cuda or world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
-        number = 0 if recipe.offload_checkpoints else 1 + recipe.keep_attention
-        kept = number * num_layers * tokens * unit * width
+        inputs = num_layers
+        if recipe.offload_checkpoints:  # one in use, one on its way
+            inputs = min(2, num_layers)
+        kept = (inputs + recipe.keep_attention * num_layers) * tokens * unit * width
     else:
         per_token = unit * (6 * wide + 2 * kv_width + 4 * inner) + 4 * 2 * wide
         kept, block = num_layers * tokens * per_token, 0
     predicted = min(recipe.loss_chunk, tokens)
+    logits = predicted * shape.sizes.vocabulary * (4 + 4 + unit) + tokens * unit * 2 * width
+    tables = 2 * 4 * shape.sizes.rotated_dim * (phase.sequence_length + tokens)
     masks = 0 if on_cuda or copies_of_rows == 1 else 5 * rows * (2 * phase.sequence_length) ** 2
     return StepMemory(
         weights=(trained * trained_bytes + frozen * frozen_bytes) / world_size,
@@ -218,9 +223,39 @@ def _plan(
         optimizer=copies * trained * trained_bytes / world_size,
         kept=kept + cast,
         block=block,
-        logits=predicted * shape.sizes.vocabulary * (4 + 4 + unit) + tokens * unit * 2 * width,
-        workspace=(_WORKSPACE if on_cuda else masks) + (_COMMUNICATION if world_size > 1 else 0),
+        logits=max(0, logits - block),  # they are gone before the first block's backward pass
+        workspace=(_WORKSPACE if on_cuda else masks)
+        + tables
+        + (_gathered(recipe, shape) if on_cuda and world_size > 1 else 0),
     )
+
+
+def _gathered(recipe: Recipe, shape: NetworkShape) -> float:
+    """Return the bytes of what FSDP gathers, and of gradients before they are shared out, on CUDA.
+
+    Embeddings and head stay from forward to backward, of the blocks there are two. Gradients are
+    reduced in float32.
+    """
+    block = shape.linear_parameters / shape.sizes.num_layers
+    embeddings = shape.num_parameters - shape.linear_parameters - shape.norm_parameters
+    weights = 2 * (embeddings + 2 * block)
+    gradients = 0 if recipe.lora else 2 * (embeddings + block) + 4 * block
+    return _NCCL + weights + gradients
+
+
+def plan_host_memory(recipe: Recipe, shape: NetworkShape, world_size: int, *, on_cuda: bool) -> int:
+    """Return the bytes of the host's memory that one process takes for `offload_checkpoints`."""
+    if not recipe.offload_checkpoints:
+        return 0
+    parts = max(1, world_size // recipe.sequence_parallel)
+    unit, needed = (2 if on_cuda else 4), 0
+    for phase in recipe.phases:
+        copies = 1 if recipe.block_length_of(phase) is None else 2
+        rows = recipe.micro_rows or max(1, phase.rows_per_step // parts)
+        tokens = rows * copies * phase.sequence_length // recipe.sequence_parallel
+        size = tokens * unit * shape.sizes.width
+        needed = max(needed, host_bytes(shape.sizes.num_layers, size, pinned=on_cuda))
+    return needed
 
 
 def check_memory(
@@ -272,6 +307,7 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
         available = _host_memory() / ranks.world_size
     plan = check_memory(recipe, shape, ranks.world_size, available, on_cuda=on_cuda)
     logger.info("Memory plan: %s", plan.describe())
+    _check_host(recipe, shape, ranks, on_cuda=on_cuda)
     chosen = recipe.evaluation
     for name in ("lengths", "retrieval_lengths"):
         longest = predicted = max(getattr(chosen, name), default=1)
@@ -287,6 +323,25 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
                 f"logits and hidden states, more than the {available / GB:.1f} GB of a device. "
                 "Give shorter lengths."
             )
+
+
+def _check_host(recipe: Recipe, shape: NetworkShape, ranks: Ranks, *, on_cuda: bool) -> None:
+    """Check that the machine has the memory that its processes offload to, and log how much."""
+    own = plan_host_memory(recipe, shape, ranks.world_size, on_cuda=on_cuda)
+    if not own:
+        return
+    needed = own * ranks.local_world_size
+    available = recipe.host_memory_limit * GB if recipe.host_memory_limit else _host_memory()
+    logger.info(
+        "Host memory plan: %.1f GB for each of %d processes", own / GB, ranks.local_world_size
+    )
+    if needed > available:
+        raise ValueError(
+            f"offload_checkpoints=true needs {needed / GB:.1f} GB of host memory for "
+            f"{ranks.local_world_size} processes, more than the machine's {available / GB:.1f} GB. "
+            "Use shorter rows or more machines that share a row (sequence_parallel), or set "
+            "host_memory_limit to the GB that it may use, where the machine can grow."
+        )
 
 
 def _host_memory() -> int:

@@ -83,6 +83,18 @@ Choose = Callable[[int, int], str | None]
 """``(queries, keys) -> kernel``, as `attend_with` takes it."""
 
 
+def _cut(x_TGD: Tensor, bounds: Sequence[tuple[int, int]]) -> Sequence[Tensor]:
+    """Return the parts between bounds, in one split where they are the whole.
+
+    A split's gradient is made in one piece, a slice's is as large as the whole.
+    """
+    sizes = [end - first for first, end in bounds]
+    ends = [0, *itertools.accumulate(sizes)]
+    if [first for first, _ in bounds] == ends[:-1] and ends[-1] == x_TGD.shape[0]:
+        return x_TGD.split(sizes)
+    return [x_TGD[first:end] for first, end in bounds]
+
+
 class StretchedAttention:
     """Maskless attention over rows that lie end to end.
 
@@ -103,11 +115,12 @@ class StretchedAttention:
         """Return the attention of all rows, [T, H, D]."""
         if self._in_one_call and q_THD.is_cuda and q_THD.dtype in (torch.bfloat16, torch.float16):
             return self._variable_length(q_THD, k_SGD, v_SGD)
+        queries = [(stretch.first_query, stretch.end_query) for stretch in self._stretches]
+        keys = [(stretch.first_key, stretch.end_key) for stretch in self._stretches]
         outs = []
-        for first_query, end_query, first_key, end_key in self._stretches:
-            parts = (q_THD[first_query:end_query], k_SGD[first_key:end_key])
-            rows = (x.transpose(0, 1)[None] for x in (*parts, v_SGD[first_key:end_key]))
-            kernel = self._choose(end_query - first_query, end_key - first_key)
+        for parts in zip(_cut(q_THD, queries), _cut(k_SGD, keys), _cut(v_SGD, keys), strict=True):
+            kernel = self._choose(parts[0].shape[0], parts[1].shape[0])
+            rows = (x.transpose(0, 1)[None] for x in parts)
             outs.append(attend_with(kernel, *rows)[0].transpose(0, 1))
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
