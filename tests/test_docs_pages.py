@@ -20,6 +20,8 @@ import readability  # noqa: E402
 BLOCK = re.compile(r"^<!-- run -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [REPOSITORY_ROOT / "README.md", *sorted((REPOSITORY_ROOT / "docs").rglob("*.md"))]
 RUNNABLE = [page for page in PAGES if "<!-- run -->" in page.read_text(encoding="utf-8")]
+#: Messages of other programs that docs/troubleshooting.md explains.
+FOREIGN = ("A module that was compiled using NumPy 1.x cannot be run in NumPy 2",)
 #: What a checkout holds that commands of the docs use.
 CHECKOUT = ("configs", "needlebench", "opencompass_llada", "ruler_patches", "run.py", "tiny_models")
 
@@ -111,3 +113,21 @@ def test_reading_ease_is_flesch_of_the_prose_alone():
 )  # fmt: skip
 def test_syllables(word, syllables):
     assert readability.count_syllables(word) == syllables
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    """``...`` and words in capitals stand for what differs."""
+    page = (REPOSITORY_ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    sources = [*(REPOSITORY_ROOT / "opencompass_llada").rglob("*.py"), REPOSITORY_ROOT / "Makefile"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    # Texts that go on in the next line, and what is filled in, which is gone on both sides.
+    code = re.sub(r"\"\s*\n\s*f?\"", "", code)
+    code = re.sub(r"\s+", " ", re.sub(r"\{[^{}\n]*\}|%d|%s|\$\(\w+\)|'", " ", code))
+    lost = []
+    for message in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE):
+        # options.unknown_name_message puts the first word before what it is given.
+        parts = re.split(r"^Unknown |\.\.\.|\b[A-Z]{2,}\b|=|'|\bN\b|\d+(?:\.\d+)*", message)
+        parts = [part.strip() for part in parts if len(part.strip()) > 6]
+        if message not in FOREIGN and not all(part in code for part in parts):
+            lost.append((message, [part for part in parts if part not in code]))
+    assert lost == []
