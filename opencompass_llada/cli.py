@@ -25,6 +25,19 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["run"]:  # its options are OpenCompass's, which its own parser reads
         return _run_config(words[1:])
+    given = make_parser().parse_args(words)
+    try:
+        _check_folders(given)
+        return int(given.run(given))
+    except ValueError as error:
+        if given.command not in _OF_RUNS:
+            raise
+        sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
+        return 2
+
+
+def make_parser() -> NamingParser:
+    """Return the parser of all commands, for the command line and the page on it."""
     parser = NamingParser(
         prog="opencompass-llada",
         description="Long-context evaluation of masked diffusion language models in OpenCompass.",
@@ -55,15 +68,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     _add_watch(commands)
     _add_time(commands)
     _add_fidelity(commands)
-    given = parser.parse_args(words)
-    try:
-        _check_folders(given)
-        return int(given.run(given))
-    except ValueError as error:
-        if given.command not in _OF_RUNS:
-            raise
-        sys.stderr.write(f"opencompass-llada {given.command}: {error}\n")
-        return 2
+    return parser
 
 
 def _check_folders(given: argparse.Namespace) -> None:

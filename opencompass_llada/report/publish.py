@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from opencompass_llada.files import write_text
 from opencompass_llada.report import writers
@@ -91,7 +92,21 @@ def run_report(
     return int(bool(damage))
 
 
-def write_report(
+class Report(NamedTuple):
+    """What was written of runs."""
+
+    paths: list[Path]  # report.html first
+    figures: list[Path]
+    scores: Sequence[Score]
+    verdict: Sequence[str]
+
+
+def write_report(runs: Sequence[RunFolder], folder: Path, *rest: Any, **options: Any) -> list[Path]:
+    """Write the report of runs as `make_report` does; return its files, report.html first."""
+    return make_report(runs, folder, *rest, **options).paths
+
+
+def make_report(
     runs: Sequence[RunFolder],
     folder: Path,
     title: str = TITLE,
@@ -99,8 +114,8 @@ def write_report(
     baseline: str | None = None,
     imported: Sequence[Imported] = (),
     send: Callable[[Sequence[Score]], None] | None = None,
-) -> list[Path]:
-    """Read runs, one or more, and write their report; return its files, report.html first.
+) -> Report:
+    """Read runs, one or more, and write their report.
 
     Raises:
         ValueError: If `baseline`, whom all are compared with, is no line; by default the first is.
@@ -162,7 +177,8 @@ def write_report(
     if send is not None:
         send(scores)
     parquet = collection.write_parquet(folder / "results.parquet")
-    return [*(folder / name for name in texts), parquet, *figures]
+    paths = [*(folder / name for name in texts), parquet, *figures]
+    return Report(paths=paths, figures=figures, scores=scores, verdict=verdict)
 
 
 def _write_list(heading: str, texts: Sequence[str]) -> list[str]:

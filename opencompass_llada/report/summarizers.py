@@ -1,5 +1,7 @@
 """Writes a run's tables into summary/ and its report into report/, and exits with its state.
 
+What is logged is short (`closing`); the tables are in the files.
+
 One summarizer does it, and makes the run exit with 1 if a result is missing or unusable; its
 subclasses name the tables that runs of a kind have besides.
 """
@@ -20,11 +22,12 @@ from opencompass_llada.files import write_text
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.report import writers
 from opencompass_llada.report.averages import average_group
+from opencompass_llada.report.closing import describe_end
 from opencompass_llada.report.curves import BENCHMARK, read_curves, write_curves
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import draw_curves
 from opencompass_llada.report.heatmap import draw_heat_maps, make_grids, write_means
-from opencompass_llada.report.publish import write_report
+from opencompass_llada.report.publish import make_report
 from opencompass_llada.report.results import COLUMNS, read_results
 from opencompass_llada.report.tables import MISSING, NOT_RUN
 from opencompass_llada.runs.exit_status import MissingCell, describe_missing, find_missing
@@ -60,15 +63,14 @@ class Summarizer:
     _: KW_ONLY
     models: Sequence[Mapping[str, Any]] = ()
     baseline: str | None = None
-    logs_board: ClassVar[bool] = False  # where there is no table of its own to log
     has_scores: ClassVar[bool] = True  # whether more is told of results than that they are there
 
     def _write_tables(self, finished: FinishedRun) -> Iterable[SummaryFile]:
-        """Yield the files of summary/; Markdown is logged, too."""
+        """Yield the files of summary/."""
         return ()
 
     def summarize(self, time_str: str | None = None) -> None:
-        """Write and log all files; exit with status 1, and a list, if a result is missing."""
+        """Write all files, log the end; exit with status 1, and a list, if a result is missing."""
         work_dir, written = Path(self.config["work_dir"]), []
         run = read_run(work_dir, config=self.config, described=self.models)
         finished = FinishedRun(
@@ -83,17 +85,20 @@ class Summarizer:
                 write_text(written[-1], content)
             else:
                 save_figure(content, written[-1])
-            if suffix == "md":
+            if suffix == "md" and not self.has_scores:
                 logger.info("\n%s", content)
         for path in written:
-            logger.info("wrote %s", path.resolve())
+            logger.debug("wrote %s", path.resolve())
         if self.has_scores:
             record_run(work_dir)
-            paths = write_report([run], work_dir / "report", baseline=self.baseline)
-            if self.logs_board:
-                board = (work_dir / "report" / "leaderboard.md").read_text(encoding="utf-8")
-                logger.info("\n%s", board.partition("## Effective")[0])
-            logger.info("wrote %s and %d files beside it", paths[0].resolve(), len(paths) - 1)
+            report = make_report([run], work_dir / "report", baseline=self.baseline)
+            pictures = [path for path in (*reversed(written), *report.figures)
+                        if path.suffix == ".png"]  # fmt: skip
+            picture = pictures[0] if pictures else None
+            told = describe_end(report.scores, report.verdict, report.paths[0], picture)
+            logger.info("%s", told)
+            count = len(written) + len(report.paths)
+            logger.info("All %d files are in summary/ and report/ of %s", count, work_dir.resolve())
         named = {(cell.model, cell.dataset) for cell in finished.missing}
         faulty = [
             f"{row.model} on {row.dataset}: {row.reason}"
@@ -114,9 +119,7 @@ def _results_file(finished: FinishedRun) -> SummaryFile:
 
 
 class LeaderboardSummarizer(Summarizer):
-    """Logs the leaderboard; for runs of any benchmarks."""
-
-    logs_board = True
+    """Writes the report alone; for runs of any benchmarks."""
 
 
 @dataclass(eq=False)

@@ -129,9 +129,10 @@ def check_config(cfg: Mapping[str, Any], *, runs_locally: bool) -> None:
 
     Raises a ValueError for the first fault; logs what is absent and is going to be fetched.
     """
-    from opencompass_llada.runs import checks
+    from opencompass_llada.runs import chat_forms, checks
 
     checks.check_options(cfg, runs_locally=runs_locally)
+    chat_forms.warn_of_chat_forms(cfg)
     for finding in _examine_needs(cfg) if runs_locally else ():
         if finding.level == "fault":
             raise ValueError(f"{finding.topic}: {finding.text}. Fix it: {finding.remedy}")

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,7 @@ from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.faults import guard
-from opencompass_llada.runs import makers
+from opencompass_llada.runs import makers, narration
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
@@ -248,7 +249,9 @@ class CoreSharingLocalRunner(LocalRunner):
         if not self.debug and THREADS_VARIABLE not in os.environ:  # as the user has set it
             told[THREADS_VARIABLE] = str(max(1, (os.cpu_count() or 1) // side_by_side))
             logger.info("%s=%s, a share of this machine's cores.", *list(told.items())[-1])
-        with mock.patch.dict(os.environ, told):
+        is_told = tasks and not self.debug and type_name(self.task_cfg) == "ShortNamedInferTask"
+        described = narration.told(Path(tasks[0]["work_dir"])) if is_told else nullcontext()
+        with mock.patch.dict(os.environ, told), described:
             return super().launch(tasks)
 
     def _launch(self, task: Any, gpu_ids: Sequence[int], index: int) -> tuple[str, int]:

@@ -46,14 +46,43 @@ class RunProgress:
         if self.is_done:
             parts.append("done")
         elif self.expected_end is not None:
-            form = "%H:%M" if self.expected_end.date() == now.date() else "%Y-%m-%d %H:%M"
-            left = _span(self.expected_end - now)
-            parts.append(f"end about {self.expected_end:{form}} ({left})")
+            left = write_span(self.expected_end - now)
+            parts.append(f"end about {write_time(self.expected_end, now)} ({left})")
         else:
             parts.append("being scored" if self.share >= 1 else "waiting")
         if self.last_change is not None and not self.is_done:
-            parts.append(f"last change {_span(now - self.last_change)} ago")
+            parts.append(f"last change {write_span(now - self.last_change)} ago")
         return "  ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTotals:
+    """A whole run."""
+
+    num_cells: int
+    num_answered: int  # cells with all predictions
+    num_samples: int  # answers
+    share: float  # of the work that is answered, 0 to 1; a cell counts by its length in tokens
+
+
+def read_totals(run: RunFolder) -> RunTotals:
+    """Look at a run's files; a data set without a length counts as the mean of the others."""
+    stated = [float(own["length"]) for _, own in run.pairs if own.get("length")]
+    mean = sum(stated) / len(stated) if stated else 1.0
+    done = total = 0.0
+    answered = samples = 0
+    for model, dataset in run.pairs:
+        share, files = _answered_share(run.path / "predictions" / model_name(model), dataset)
+        length = float(dataset.get("length") or mean)
+        done, total = done + share * length, total + length
+        answered += share >= 1
+        samples += sum(map(_count, files))
+    return RunTotals(
+        num_cells=len(run.pairs),
+        num_answered=answered,
+        num_samples=samples,
+        share=done / total if total else 1.0,
+    )
 
 
 def read_progress(run: RunFolder, now: datetime) -> list[RunProgress]:
@@ -130,7 +159,12 @@ def _count(path: Path) -> int:
         return 0
 
 
-def _span(length: timedelta) -> str:
+def write_time(end: datetime, now: datetime) -> str:
+    """Return the time of day, with the date where it is another day."""
+    return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%Y-%m-%d %H:%M}"
+
+
+def write_span(length: timedelta) -> str:
     """Return a length of time in its two largest units."""
     seconds = max(0, round(length.total_seconds()))
     for size, unit, below, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):

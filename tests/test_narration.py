@@ -1,0 +1,68 @@
+"""What a run says while it runs: what it is, how far it is, when it will end."""
+
+import logging
+from datetime import datetime
+
+import pytest
+from work_dirs import make_model, niah_cell, write_run
+
+from opencompass_llada.runs import narration
+from opencompass_llada.runs.run_folder import read_run
+from opencompass_llada.runs.watch import RunTotals, read_totals
+
+NOON = datetime(2026, 11, 29, 12, 0)
+
+
+def totals(answered, samples, share, cells=10):
+    return RunTotals(num_cells=cells, num_answered=answered, num_samples=samples, share=share)
+
+
+def test_the_expected_end_takes_the_pace_since_the_start():
+    start = totals(4, 40, 0.4)
+    line = narration.describe_progress(start, totals(7, 70, 0.7), 60.0, NOON)
+    assert line == "7 of 10 cells answered, 0.5 samples/s, expected end 12:01, in 1 min 0 s"
+    assert narration.describe_progress(start, start, 60.0, NOON) == "4 of 10 cells answered"
+    done = narration.describe_progress(start, totals(10, 100, 1.0), 120.0, NOON)
+    assert done == "10 of 10 cells answered, 0.5 samples/s, in 2 min 0 s"
+
+
+@pytest.fixture
+def run(tmp_path):
+    models = [
+        make_model("plain"),
+        make_model("scaled", rope_scaling={"type": "ntk", "theta_multiplier": 4}),
+    ]
+    cells = [niah_cell(length, depth) for length in (2000, 4000) for depth in (0, 100)]
+    write_run(tmp_path / "run", models, cells)
+    return tmp_path / "run"
+
+
+def test_the_start_names_models_scalings_lengths_and_where_to_watch(run):
+    own = read_run(run)
+    text = narration.describe_run(own, read_totals(own))
+    assert text.startswith("This run: 8 cells (a model on a data set), 8 answered already.")
+    assert "plain; scaled with ntk theta_multiplier=4" in text
+    assert "2,000 to 4,000 tokens" in text
+    assert f"opencompass-llada watch {run}" in text
+
+
+def test_lines_come_while_the_work_goes_on(run, caplog, monkeypatch):
+    monkeypatch.setattr(narration, "FIRST_LOOK", 0.01)
+    caplog.set_level(logging.INFO)
+    logging.getLogger("opencompass_llada").addHandler(caplog.handler)
+    files = sorted((run / "predictions" / "plain").glob("*.json"))
+    texts = [file.read_text() for file in files]
+    for file in files:
+        file.unlink()
+    with narration.told(run):
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+    logging.getLogger("opencompass_llada").removeHandler(caplog.handler)
+    lines = [record.message for record in caplog.records if "narration" in record.name]
+    assert lines[0].startswith("This run: 8 cells (a model on a data set), 4 answered already.")
+    assert lines[-1].startswith("8 of 8 cells answered, ")
+
+
+def test_a_folder_without_a_run_stops_nothing(tmp_path, caplog):
+    with narration.told(tmp_path):
+        pass
