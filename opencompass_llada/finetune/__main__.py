@@ -63,9 +63,9 @@ def _train(arguments: list[str] | None, logs: list[Path]) -> int:
             return 1
         except (torch.OutOfMemoryError, MemoryError) as error:
             logger.error(
-                "The memory does not suffice (%s). Set memory_limit below what the plan in the log "
-                "says, which names settings that need less; micro_rows=1 and "
-                "activation_checkpointing=true save the most. The same command then goes on.",
+                "The memory does not suffice (%s). micro_rows=1 and activation_checkpointing=true "
+                "save the most. On CUDA, memory_limit below what the plan in the log says names "
+                "settings that need less. The same command then goes on.",
                 str(error).partition("\n")[0] or type(error).__name__,
             )
             return 1

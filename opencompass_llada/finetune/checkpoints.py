@@ -38,7 +38,7 @@ MAY_DIFFER = {
     *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
     *("sequence_parallel", "probe_every", "tokenizing_processes"),
-    "host_memory_limit",
+    *("host_memory_limit", "offload_average"),
 }
 #: What earlier versions did where a recipe gives no such key -> what this one does.
 _EARLIER_DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -166,6 +166,13 @@ class CheckpointIndex:
                 "name another folder, or leave resume out to go on."
             )
         if self.recipe:
+            if self.recipe.get("parameter_dtype") == "bfloat16" and "moments" not in self.recipe:
+                raise ValueError(
+                    f"output_dir={folder!r} holds a run with bfloat16 weights by a version that "
+                    "lost most of their updates to rounding, and its state lacks what keeps them. "
+                    f"Start anew in another output_dir, with init_from={str(self.last)!r} if what "
+                    "was learnt is to stay."
+                )
             values = _complete(self.recipe)
             earlier, today = (json.loads(json.dumps(each)) for each in (values, now))
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}

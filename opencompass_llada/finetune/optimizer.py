@@ -1,15 +1,15 @@
-"""Builds AdamW, its learning rate, and the moving average of weights."""
+"""Builds AdamW and its learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import AdamW, Optimizer
 
+from opencompass_llada.finetune.adamw import SplitAdamW
 from opencompass_llada.finetune.recipe import Recipe
 
 _NO_DECAY = ("norm", "ln_f", "wte", "embed_tokens")
@@ -29,54 +29,26 @@ def learning_rate(recipe: Recipe, step: int, seconds: float = 0.0) -> float:
     return recipe.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, with weight decay on matrices alone."""
+def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
+    """Return AdamW over the trainable parameters, with weight decay on matrices alone.
+
+    All in float32 it is torch's; with bfloat16 weights or smaller moments it is `SplitAdamW`.
+    """
     matrices: dict[str, Any] = {"params": [], "weight_decay": recipe.weight_decay}
     others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             group = others if any(part in name for part in _NO_DECAY) else matrices
             group["params"].append(parameter)
-    return torch.optim.AdamW(
-        [group for group in (matrices, others) if group["params"]],
+    groups = [group for group in (matrices, others) if group["params"]]
+    on_cuda = torch.cuda.is_available()
+    if recipe.parameter_dtype == recipe.moments == "float32":
+        return AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=on_cuda)
+    return SplitAdamW(
+        groups,
         lr=recipe.learning_rate,
         betas=recipe.betas,
-        fused=torch.cuda.is_available(),
+        moments=recipe.moments,
+        seed=recipe.seed,
+        compiled=recipe.compile and on_cuda,
     )
-
-
-class MovingAverage:
-    """Exponential moving average of the trainable weights, in their own dtype and sharding."""
-
-    def __init__(self, network: nn.Module, decay: float | None) -> None:
-        """Start from the weights as they are; without a decay there is no average."""
-        self._network, self._decay = network, decay
-        self.weights: dict[str, torch.Tensor] = {
-            name: parameter.detach().clone()
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad and decay is not None
-        }
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after a step."""
-        for name, parameter in self._network.named_parameters():
-            if self._decay is not None and name in self.weights:
-                self.weights[name].lerp_(parameter.detach(), 1 - self._decay)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Let the network have the averages for its weights for a while."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in self._network.named_parameters():
-            if name in self.weights:
-                average = self.weights[name].clone()
-                self.weights[name].copy_(parameter)
-                parameter.copy_(average)

@@ -152,7 +152,7 @@ def shard(network: nn.Module, blocks: list[nn.Module], ranks: Ranks) -> None:
     if ranks.world_size == 1:
         return
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    policy = MixedPrecisionPolicy()
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     if ranks.device.type == "cuda":
         # Inputs are not cast: cosines, sines and loss weights must stay float32.
         policy = MixedPrecisionPolicy(

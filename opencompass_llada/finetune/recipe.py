@@ -210,6 +210,8 @@ class Recipe:
     ema_decay: Inside | None = None
     lora: Lora | None = None
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
+    moments: Literal["float32", "bfloat16", "8bit"] = "float32"
+    offload_average: bool = False
     micro_rows: Count | None = None
     sequence_parallel: Whole = 1
     activation_checkpointing: bool = False
@@ -418,6 +420,23 @@ def _check_samples(recipe: Recipe) -> None:
         )
 
 
+#: The largest second beta of 8-bit moments: the noise of rounding, 3.5 % of a second moment, is
+#: averaged over 1 / (1 - beta2) steps, and adds up to a quarter of it here.
+LARGEST_BETA_IN_8_BIT = 0.99
+
+
+def _check_precision(recipe: Recipe) -> None:
+    if recipe.moments == "8bit" and recipe.betas[1] > LARGEST_BETA_IN_8_BIT:
+        raise ValueError(
+            f"recipe: moments='8bit' with betas={list(recipe.betas)}: the second must be at most "
+            f"{LARGEST_BETA_IN_8_BIT}, or rounding outweighs the moments. Use moments=bfloat16."
+        )
+    if recipe.offload_average and recipe.ema_decay is None:
+        raise ValueError(
+            "recipe: offload_average=true keeps the moving average on the host; it needs ema_decay."
+        )
+
+
 def _check_combinations(recipe: Recipe) -> None:
     _check_blocks(recipe)
     _check_samples(recipe)
@@ -433,6 +452,7 @@ def _check_combinations(recipe: Recipe) -> None:
                 "recipe phases: continuation_share does not work with objective='autoregressive', "
                 "which is the small twin; leave it out."
             )
+    _check_precision(recipe)
     for name in ("offload_checkpoints", "keep_attention"):
         if getattr(recipe, name) and not recipe.activation_checkpointing:
             raise ValueError(

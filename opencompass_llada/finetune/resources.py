@@ -1,8 +1,9 @@
 """Checks whether a recipe fits this machine, before anything loads: packages, folders, memory.
 
 The memory plan is an estimate from sizes alone: parameters and optimiser exactly, activations by
-counting the tensors that live at once (docs/finetune.md compares it with measurements). Arithmetic
-is counted as arXiv 2204.02311 does: what checkpointing computes again is not.
+counting the tensors that live at once (docs/finetune.md compares it with measurements on CUDA). On
+a CPU, where PyTorch and its allocator keep others alive, activations are not planned. Arithmetic is
+counted as arXiv 2204.02311 does: what checkpointing computes again is not.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any, NamedTuple
 import torch
 
 from opencompass_llada.files import folder_lock
+from opencompass_llada.finetune.adamw import MOMENT_BYTES
 from opencompass_llada.finetune.offload import host_bytes
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.recipe import Phase, Recipe
+from opencompass_llada.finetune.recipe import LARGEST_BETA_IN_8_BIT, Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
 from opencompass_llada.networks.config import NetworkDimensions
 
@@ -165,8 +167,9 @@ class StepMemory(NamedTuple):
         return sum(self)
 
     def describe(self) -> str:
-        """Return one line for the log."""
-        parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in self._asdict().items())
+        """Return one line for the log, of the parts that are planned."""
+        sizes = {name: size for name, size in self._asdict().items() if size}
+        parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in sizes.items())
         return f"{self.total / GB:.1f} GB a device ({parts})"
 
 
@@ -189,12 +192,16 @@ def _plan(
     tokens = rows * stretch
     trained_bytes = 4 if recipe.parameter_dtype == "float32" else 2
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
-    unit = 2 if on_cuda else 4
     trained, frozen = shape.num_parameters, 0
     if recipe.lora is not None:
         trained = shape.adapter_parameters + shape.norm_parameters
         frozen = shape.num_parameters - shape.norm_parameters
-    copies = 2 + (recipe.ema_decay is not None)
+    weights = (trained * trained_bytes + frozen * frozen_bytes) / world_size
+    gradients = trained * trained_bytes / world_size
+    optimizer = _optimizer_bytes(recipe, trained, shape.norm_parameters) / world_size
+    if not on_cuda:
+        return StepMemory(weights, gradients, optimizer, 0, 0, 0, 0)
+    unit = 2
     width, kv_width, inner = shape.sizes.width, shape.sizes.kv_width, shape.sizes.mlp_width
     wide = max(width, shape.sizes.query_width)
     num_layers = shape.sizes.num_layers
@@ -204,7 +211,7 @@ def _plan(
     # float32; per tiled token: gate, up, their product and gradients.
     attention = tokens * unit * (8 * wide + 4 * kv_width) + tokens * 4 * 2 * wide
     block = attention + tiled * unit * 6 * inner
-    cast = 0 if not on_cuda or world_size > 1 or trained_bytes == 2 else 2 * trained
+    cast = 0 if world_size > 1 or trained_bytes == 2 else 2 * trained
     if recipe.activation_checkpointing:
         inputs = num_layers
         if recipe.offload_checkpoints:  # one in use, one on its way
@@ -216,18 +223,23 @@ def _plan(
     predicted = min(recipe.loss_chunk, tokens)
     logits = predicted * shape.sizes.vocabulary * (4 + 4 + unit) + tokens * unit * 2 * width
     tables = 2 * 4 * shape.sizes.rotated_dim * (phase.sequence_length + tokens)
-    masks = 0 if on_cuda or copies_of_rows == 1 else 5 * rows * (2 * phase.sequence_length) ** 2
     return StepMemory(
-        weights=(trained * trained_bytes + frozen * frozen_bytes) / world_size,
-        gradients=trained * trained_bytes / world_size,
-        optimizer=copies * trained * trained_bytes / world_size,
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
         kept=kept + cast,
         block=block,
         logits=max(0, logits - block),  # they are gone before the first block's backward pass
-        workspace=(_WORKSPACE if on_cuda else masks)
-        + tables
-        + (_gathered(recipe, shape) if on_cuda and world_size > 1 else 0),
+        workspace=_WORKSPACE + tables + (_gathered(recipe, shape) if world_size > 1 else 0),
     )
+
+
+def _optimizer_bytes(recipe: Recipe, trained: int, vectors: int) -> float:
+    """Return the bytes of low halves, moments (of vectors float32) and the moving average."""
+    low = 2 if recipe.parameter_dtype == "bfloat16" else 0
+    average = 4 if recipe.ema_decay is not None and not recipe.offload_average else 0
+    moments = (trained - vectors) * MOMENT_BYTES[recipe.moments]
+    return moments + vectors * MOMENT_BYTES["float32"] + trained * (low + average)
 
 
 def _gathered(recipe: Recipe, shape: NetworkShape) -> float:
@@ -272,6 +284,7 @@ def check_memory(
         ("activation_checkpointing", True, not recipe.activation_checkpointing),
         ("mlp_tile", 4096, recipe.mlp_tile is None),
         ("keep_attention", False, recipe.keep_attention),
+        ("offload_average", True, recipe.ema_decay is not None and not recipe.offload_average),
         ("offload_checkpoints", True, not recipe.offload_checkpoints),
     ):
         if not helps:
@@ -286,14 +299,25 @@ def check_memory(
     else:
         remedy = (
             "No setting of micro_rows, activation_checkpointing, keep_attention, mlp_tile, "
-            "loss_chunk and offload_checkpoints makes it fit: use lora, "
-            f"parameter_dtype=bfloat16, more devices (now {world_size}; sequence_parallel shares "
-            "rows) or shorter rows."
+            "loss_chunk, offload_average and offload_checkpoints makes it fit: use "
+            f"{_smallest(dataclasses.replace(recipe, **changes), shape, world_size, on_cuda)}"
+            f"lora, more devices (now {world_size}; sequence_parallel shares rows) or shorter rows."
         )
     raise ValueError(
         f"The step needs {plan.describe()}, more than the {available / GB:.1f} GB of a device. "
         f"{remedy}"
     )
+
+
+def _smallest(recipe: Recipe, shape: NetworkShape, world_size: int, on_cuda: bool) -> str:
+    """Name the smallest weights and moments, where they are others, with what they then need."""
+    moments = "8bit" if recipe.betas[1] <= LARGEST_BETA_IN_8_BIT else "bfloat16"
+    smallest = dataclasses.replace(recipe, parameter_dtype="bfloat16", moments=moments)
+    if smallest == recipe:
+        return ""
+    needed = plan_memory(smallest, shape, world_size, on_cuda=on_cuda).total
+    settings = f"parameter_dtype=bfloat16 moments={moments}"
+    return f"{settings} ({needed / GB:.1f} GB with all of these), "
 
 
 def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
@@ -306,7 +330,8 @@ def check_fits(recipe: Recipe, shape: NetworkShape, ranks: Ranks) -> None:
     else:
         available = _host_memory() / ranks.world_size
     plan = check_memory(recipe, shape, ranks.world_size, available, on_cuda=on_cuda)
-    logger.info("Memory plan: %s", plan.describe())
+    more = "" if on_cuda else "; activations are not planned on a CPU"
+    logger.info("Memory plan: %s%s", plan.describe(), more)
     _check_host(recipe, shape, ranks, on_cuda=on_cuda)
     chosen = recipe.evaluation
     for name in ("lengths", "retrieval_lengths"):

@@ -32,9 +32,9 @@ from transformers import PreTrainedModel
 
 import opencompass_llada
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.average import MovingAverage
 from opencompass_llada.finetune.checkpoints import STATE, CheckpointIndex, write_atomically
 from opencompass_llada.finetune.network import published_tensors
-from opencompass_llada.finetune.optimizer import MovingAverage
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.published import Start, write_json, write_small_files
 from opencompass_llada.finetune.recipe import Recipe

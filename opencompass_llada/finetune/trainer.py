@@ -16,12 +16,13 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from opencompass_llada.finetune import checkpoints, parallel, saving
+from opencompass_llada.finetune.average import MovingAverage
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
 from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
 from opencompass_llada.finetune.network import build_network, network_config, place_network
-from opencompass_llada.finetune.optimizer import MovingAverage, build_optimizer, learning_rate
+from opencompass_llada.finetune.optimizer import build_optimizer, learning_rate
 from opencompass_llada.finetune.published import read_start
 from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.resources import NetworkShape, check_fits, check_machine
@@ -58,7 +59,9 @@ class Trainer(saving.RunState):
         self._prepare_data()
         self.network = place_network(self.model, recipe, self.ranks, stored, group)
         self.optimizer = build_optimizer(self.network, recipe)
-        self.average = MovingAverage(self.network, recipe.ema_decay)
+        self.average = MovingAverage(
+            self.network, self.optimizer, recipe.ema_decay, on_host=recipe.offload_average
+        )
         if self.index.last is not None:
             saving.read_state(self, self.index.last / checkpoints.STATE)
             logger.info("Going on from step %d (%s)", self.step, self.index.last)
