@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed.tensor as sharded
@@ -51,6 +51,14 @@ _LOW, _FIRST, _SECOND = "low_bits", "exp_avg", "exp_avg_sq"
 def local_part(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor, which shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class _Job(NamedTuple):
+    """A part of a parameter: `_update`'s tensors, key and index of its first number, numbers."""
+
+    parts: list[Any]
+    place: tuple[int, int, int, int]
+    numbers: list[float]
 
 
 class SplitAdamW(Optimizer):
@@ -85,30 +93,41 @@ class SplitAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every weight that has a gradient; there is no closure."""
+        jobs: list[_Job] = []
         number = 0
         for group in self.param_groups:
             for parameter in group["params"]:
                 number += 1
                 if parameter.grad is not None:
-                    self._step_parameter(parameter, group, number)
+                    jobs += self._jobs(parameter, group, number)
+        if not jobs:
+            return
+        device = jobs[0].parts[0].device  # numbers go there once, so that no kernel waits for them
+        places = torch.tensor([job.place for job in jobs], dtype=torch.int32, device=device)
+        numbers = torch.tensor([job.numbers for job in jobs], device=device)
+        for job, place, own in zip(jobs, places.unbind(), numbers.unbind(), strict=True):
+            self._update(*job.parts, place, own)
 
-    def _step_parameter(self, parameter: Tensor, group: dict[str, Any], number: int) -> None:
+    def _jobs(self, parameter: Tensor, group: dict[str, Any], number: int) -> Iterator[_Job]:
+        """Count a parameter's step and yield what is to be done, part by part."""
         state = self.state[parameter]
         if not state:
             self._begin(parameter, state)
         state["step"] += 1
         step = int(state["step"].item())
-        device = local_part(parameter).device
-        numbers = torch.tensor(_numbers(group, step), device=device)
+        numbers = _numbers(group, step)
         text = f"{self._seed} {step} {number}".encode()
         key = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big", signed=True)
-        size = self.CHUNK["compiled" if self._is_compiled else device.type]
+        kind = "compiled" if self._is_compiled else local_part(parameter).device.type
         first = _first_index(parameter)
-        for start, parts in _chunks(parameter, state, size):
+        for start, parts in _chunks(parameter, state, self.CHUNK[kind]):
+            if self._is_compiled:  # one kernel for all sizes
+                for part in parts:
+                    if part is not None:
+                        torch._dynamo.maybe_mark_dynamic(part, 0)
             place = (first + start + 2**31) % 2**32 - 2**31  # as int32, which goes round
-            self._update(
-                *parts, torch.tensor([key, place], dtype=torch.int32, device=device), numbers
-            )
+            # Four numbers are 16 bytes, as compiled code wants them aligned.
+            yield _Job(parts, (key, place, 0, 0), numbers)
 
     def _begin(self, parameter: Tensor, state: dict[str, Any]) -> None:
         state["step"] = torch.tensor(0.0)
