@@ -49,7 +49,7 @@ from opencompass_llada.networks import LLaDAConfig, LLaDAForMaskedDiffusion  # n
 
 K = 1024
 LORA = {"lora": {"rank": 64}, "keep_attention": True}
-BFLOAT16 = {"parameter_dtype": "bfloat16"}
+BFLOAT16 = {"parameter_dtype": "bfloat16", "moments": "8bit"}
 #: Case -> (row length, document length, changes of the recipe). Ranks share each row.
 CASES: dict[str, tuple[int, int | None, dict[str, Any]]] = {
     "lora_32k": (32 * K, None, {**LORA, "mlp_tile": None}),
