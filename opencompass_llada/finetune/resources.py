@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from opencompass_llada.files import folder_lock
-from opencompass_llada.finetune.adamw import MOMENT_BYTES
+from opencompass_llada.finetune.adamw import MOMENT_BYTES, Moments
 from opencompass_llada.finetune.offload import host_bytes
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import LARGEST_BETA_IN_8_BIT, Phase, Recipe
@@ -258,18 +258,23 @@ def _gathered(recipe: Recipe, shape: NetworkShape) -> float:
 
 
 def plan_host_memory(recipe: Recipe, shape: NetworkShape, world_size: int, *, on_cuda: bool) -> int:
-    """Return the bytes of the host's memory that one process takes for `offload_checkpoints`."""
+    """Return the bytes of the host's memory that one process takes for what is offloaded."""
+    needed = average = 0
+    if recipe.offload_average:
+        norms = shape.norm_parameters
+        trained = shape.adapter_parameters + norms if recipe.lora else shape.num_parameters
+        average = 4 * trained // world_size
     if not recipe.offload_checkpoints:
-        return 0
+        return average
     parts = max(1, world_size // recipe.sequence_parallel)
-    unit, needed = (2 if on_cuda else 4), 0
+    unit = 2 if on_cuda else 4
     for phase in recipe.phases:
         copies = 1 if recipe.block_length_of(phase) is None else 2
         rows = recipe.micro_rows or max(1, phase.rows_per_step // parts)
         tokens = rows * copies * phase.sequence_length // recipe.sequence_parallel
         size = tokens * unit * shape.sizes.width
         needed = max(needed, host_bytes(shape.sizes.num_layers, size, pinned=on_cuda))
-    return needed
+    return needed + average
 
 
 def check_memory(
@@ -313,7 +318,7 @@ def check_memory(
 
 def _smallest(recipe: Recipe, shape: NetworkShape, world_size: int, on_cuda: bool) -> str:
     """Name the smallest weights and moments, where they are others, with what they then need."""
-    moments = "8bit" if recipe.betas[1] <= LARGEST_BETA_IN_8_BIT else "bfloat16"
+    moments: Moments = "8bit" if recipe.betas[1] <= LARGEST_BETA_IN_8_BIT else "bfloat16"
     smallest = dataclasses.replace(recipe, parameter_dtype="bfloat16", moments=moments)
     if smallest == recipe:
         return ""
@@ -363,8 +368,9 @@ def _check_host(recipe: Recipe, shape: NetworkShape, ranks: Ranks, *, on_cuda: b
         "Host memory plan: %.1f GB for each of %d processes", own / GB, ranks.local_world_size
     )
     if needed > available:
+        names = [n for n in ("offload_checkpoints", "offload_average") if getattr(recipe, n)]
         raise ValueError(
-            f"offload_checkpoints=true needs {needed / GB:.1f} GB of host memory for "
+            f"{' and '.join(f'{n}=true' for n in names)}: {needed / GB:.1f} GB of host memory are needed for "
             f"{ranks.local_world_size} processes, more than the machine's {available / GB:.1f} GB. "
             "Use shorter rows or more machines that share a row (sequence_parallel), or set "
             "host_memory_limit to the GB that it may use, where the machine can grow."
