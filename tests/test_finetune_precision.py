@@ -31,7 +31,12 @@ from opencompass_llada.finetune.number_formats import (
     split_float32,
 )
 from opencompass_llada.finetune.optimizer import build_optimizer
-from opencompass_llada.finetune.resources import NetworkShape, check_memory, plan_memory
+from opencompass_llada.finetune.resources import (
+    NetworkShape,
+    check_memory,
+    plan_host_memory,
+    plan_memory,
+)
 
 BFLOAT16 = {"parameter_dtype": "bfloat16"}
 RATE = 2e-5
@@ -429,6 +434,14 @@ def test_the_plan_on_a_cpu_is_below_what_a_step_takes(tmp_path):
         events.sort(key=lambda event: event.start_ns())
         peak = np.cumsum([event.nbytes() for event in events]).max()
         assert plan.total <= peak + before < 4 * plan.total
+
+
+def test_the_hosts_memory_holds_the_average():
+    changes = {"ema_decay": 0.999, "offload_average": True}
+    needed = plan_host_memory(small_recipe(**changes), LLADA_8B, 2, on_cuda=True)
+    assert needed == 4 * LLADA_8B.num_parameters // 2
+    more = {**changes, "activation_checkpointing": True, "offload_checkpoints": True}
+    assert plan_host_memory(small_recipe(**more), LLADA_8B, 2, on_cuda=True) > needed
 
 
 def test_what_does_not_fit_names_the_smallest_weights_and_moments():

@@ -370,8 +370,9 @@ def _check_host(recipe: Recipe, shape: NetworkShape, ranks: Ranks, *, on_cuda: b
     if needed > available:
         names = [n for n in ("offload_checkpoints", "offload_average") if getattr(recipe, n)]
         raise ValueError(
-            f"{' and '.join(f'{n}=true' for n in names)}: {needed / GB:.1f} GB of host memory are needed for "
-            f"{ranks.local_world_size} processes, more than the machine's {available / GB:.1f} GB. "
+            f"{' and '.join(f'{n}=true' for n in names)}: {needed / GB:.1f} GB of host memory are "
+            f"needed for {ranks.local_world_size} processes, more than the machine's "
+            f"{available / GB:.1f} GB. "
             "Use shorter rows or more machines that share a row (sequence_parallel), or set "
             "host_memory_limit to the GB that it may use, where the machine can grow."
         )
