@@ -131,3 +131,23 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
         if message not in FOREIGN and not all(part in code for part in parts):
             lost.append((message, [part for part in parts if part not in code]))
     assert lost == []
+
+
+def test_the_ten_lines_of_the_readme_are_a_run(tmp_path, monkeypatch):
+    """With a checkpoint and data that are here, in place of those of the reader."""
+    from mmengine.config import Config
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    readme = (REPOSITORY_ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 12
+    folder = REPOSITORY_ROOT / "opencompass_llada/assets/tiny-llada"
+    code = code.replace("/data/my-llada", str(folder)).replace(
+        "models=", 'data="embedded", models='
+    )
+    (tmp_path / "my.py").write_text(code)
+    cfg = Config.fromfile(str(tmp_path / "my.py"), format_python_code=False)
+    cells = [cell for group in cfg["model_dataset_combinations"] for cell in group["datasets"]]
+    assert {cell["length"] for cell in cells if "length" in cell} == {4096, 32768}
+    assert "gsm8k" in {cell["abbr"] for cell in cells}
+    assert cfg["work_dir"] == "outputs/my"
