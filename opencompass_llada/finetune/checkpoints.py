@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from opencompass_llada.files import remove, settle, write_text
 from opencompass_llada.finetune.measurement import is_better, score_figures
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.recipe import Evaluation, Phase, Recipe, TextSource
+from opencompass_llada.finetune.recipe import Evaluation, Lora, Phase, Recipe, TextSource
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ MAY_DIFFER = {
     *("output_dir", "num_workers", "log_every", "keep_last", "resume", "tensorboard"),
     *("time_limit", "memory_limit", "cache_dir", "compile", "micro_rows", "loss_chunk"),
     *("activation_checkpointing", "keep_attention", "offload_checkpoints", "mlp_tile"),
-    *("sequence_parallel", "probe_every", "tokenizing_processes"),
+    *("sequence_parallel", "probe_every", "tokenizing_processes", "lora.save"),
     *("host_memory_limit", "offload_average"),
 }
 #: What earlier versions did where a recipe gives no such key -> what this one does.
@@ -176,6 +176,9 @@ class CheckpointIndex:
             values = _complete(self.recipe)
             earlier, today = (json.loads(json.dumps(each)) for each in (values, now))
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
+            for group, _, key in (name.partition(".") for name in free if "." in name):
+                for each in (earlier, today):
+                    (each.get(group) or {}).pop(key, None)
             differing = [
                 f"{name}: {earlier.get(name)!r} -> {today.get(name)!r}"
                 for name in sorted({*earlier, *today} - free)
@@ -222,9 +225,11 @@ def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
     evaluation = {**_defaults(Evaluation), **values.get("evaluation", {})}
     if evaluation["text"] is not None:
         evaluation["text"] = {**_defaults(TextSource), **evaluation["text"]}
+    lora = values["lora"] and {**_defaults(Lora), **values["lora"]}
     return {
         **values,
         "evaluation": evaluation,
+        "lora": lora,
         "phases": [{**_defaults(Phase), **phase} for phase in values["phases"]],
         "text": [{**_defaults(TextSource), **source} for source in values["text"]],
     }

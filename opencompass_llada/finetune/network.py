@@ -5,10 +5,7 @@ From scratch or from a checkpoint, with low-rank adapters (by peft) or without, 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +18,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.adapters import (
+    add_adapters,
+    check_adapters,
+    initial_adapters,
+    is_adapter,
+)
 from opencompass_llada.finetune.forward import TrainingNetwork
 from opencompass_llada.finetune.parallel import Ranks, check_heads, shard, whole_tensor
 from opencompass_llada.finetune.recipe import LLAMA_NAMES, Lora, Recipe
-from opencompass_llada.finetune.resources import import_for
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks import (
     BidirectionalNetwork,
@@ -39,7 +41,6 @@ from opencompass_llada.networks import (
 from opencompass_llada.networks.attention_pattern import Blocks
 from opencompass_llada.networks.checkpoint import refuse_non_finite
 from opencompass_llada.networks.config import BidirectionalConfig
-from opencompass_llada.options import reject_unknown
 from opencompass_llada.prompting.encode import check_vocabulary
 from opencompass_llada.rope.methods import (
     DiffusionNTKScaling,
@@ -154,10 +155,7 @@ def build_network(
             model.config.block_size = block_length
         _check_scaling(recipe, model, scaling)
     if recipe.lora is not None:
-        modules = model.named_modules()
-        linear = {name.rpartition(".")[2] for name, own in modules if isinstance(own, nn.Linear)}
-        given = recipe.lora.target_modules or ()
-        reject_unknown("linear layer of lora.target_modules", given, linear)
+        check_adapters(cast(BidirectionalNetwork, model), recipe.lora)
     if recipe.sequence_parallel > 1:
         check_heads(config, recipe.sequence_parallel)
     return model, _stored_tensors(shards)
@@ -210,7 +208,7 @@ def place_network(
         model.to(trained).requires_grad_(True)
     else:
         model.to(torch.bfloat16 if one_device else trained)
-        _add_adapters(cast(BidirectionalNetwork, model), recipe.lora, trained)
+        add_adapters(cast(BidirectionalNetwork, model), recipe.lora, trained)
     if not is_meta:
         model.to(ranks.device)
     network = TrainingNetwork(model, recipe, ranks.device, group)
@@ -219,7 +217,7 @@ def place_network(
     if is_meta:
         network.to_empty(device=ranks.device)
         _fill_weights(model, stored)
-    _fill_weights(model, _initial_adapters(model, recipe.seed))
+    _fill_weights(model, initial_adapters(model, recipe.seed))
     return network.train()
 
 
@@ -238,60 +236,14 @@ def _fill_weights(model: nn.Module, tensors: NamedTensors) -> None:
             parameter.copy_(value)
 
 
-def _add_adapters(model: BidirectionalNetwork, lora: Lora, dtype: torch.dtype) -> None:
-    """Freeze the network, add adapters in place, and keep norms trainable (arXiv 2309.12307)."""
-    peft = import_for("lora", "peft")
-    model.requires_grad_(False)
-    names = model.names.block
-    layers = [names.query, names.key, names.value, names.attention_out]
-    layers += [names.gate, names.up, names.down]
-    chosen = lora.target_modules or [name.rpartition(".")[2] for name in layers if name]
-    config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        # Whole last names inside blocks: LLaDA's head has the name of the MLP's last layer.
-        target_modules=rf"{re.escape(model.names.blocks)}\.\d+\.(.*\.)?({'|'.join(chosen)})",
-        lora_dropout=0.0,
-    )
-    peft.inject_adapter_in_model(config, model)
-    for module in model.modules():
-        if hasattr(module, "lora_A"):
-            # Autocast does it; peft would hold a float32 copy of every input.
-            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
-    for name, parameter in model.named_parameters():
-        if _is_adapter(name) or "norm" in name or "ln_f" in name:
-            parameter.data = parameter.data.to(dtype)
-            parameter.requires_grad_(True)
-
-
-def _is_adapter(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
-
-
-def _initial_adapters(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield fresh adapters by name: A as peft draws it, B zero, so that nothing changes at first.
-
-    Drawn on the CPU from each name's own seed: every rank and device draws the same.
-    """
-    for name, parameter in model.named_parameters():
-        if ".lora_B." in name:
-            yield name, torch.zeros(parameter.shape)
-        elif ".lora_A." in name:
-            value = torch.empty(parameter.shape)
-            own = int.from_bytes(hashlib.sha256(f"{seed}-{name}".encode()).digest()[:7], "big")
-            generator = torch.Generator().manual_seed(own)
-            nn.init.kaiming_uniform_(value, a=math.sqrt(5), generator=generator)
-            yield name, value
-
-
 def published_tensors(
     model: nn.Module, lora: Lora | None, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor by its published name, whole and merged, on the CPU, on all ranks."""
     values = dict(model.named_parameters())
-    adapters = {name: whole_tensor(values[name].detach()) for name in values if _is_adapter(name)}
+    adapters = {name: whole_tensor(values[name].detach()) for name in values if is_adapter(name)}
     for name, value in values.items():
-        if _is_adapter(name):
+        if is_adapter(name):
             continue
         weight = whole_tensor(value.detach())
         stem, is_adapted, _ = name.partition(".base_layer.weight")

@@ -151,8 +151,7 @@ def _changed_fields(
         yield "dtype", recipe.dtype
     if hasattr(config, "block_size"):
         yield "block_size", config.block_size
-    length = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    yield length, max(rope.longest_context, recipe.trained_length)
+    yield config.length_field, max(rope.longest_context, recipe.trained_length)
     yield "rope_theta", rope.rope_theta
     declared = config.declared_rope
     scaling: dict[str, Any] = {}

@@ -134,11 +134,13 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Lora:
-    """Low-rank adapters (arXiv 2106.09685) on linear layers; norms stay trainable (LongLoRA)."""
+    """Low-rank adapters (arXiv 2106.09685) on linear layers, and what is trained whole."""
 
     rank: Whole = 64
     alpha: Positive = 128.0
     target_modules: tuple[Text, ...] | None = None
+    train: tuple[Literal["norms", "embeddings", "head"], ...] = ("norms",)
+    save: Literal["merged", "adapter", "both"] = "both"
 
     def __post_init__(self) -> None:
         """Refuse adapters of nothing."""
@@ -332,6 +334,10 @@ def _check_start(recipe: Recipe) -> None:
             parse_rope_scaling(recipe.rope_scaling).refuse_one_sided("a block-causal model")
         except ValueError as error:
             raise ValueError(f"recipe: {error}") from error
+    if from_scratch and recipe.lora is not None and recipe.lora.save == "adapter":
+        raise ValueError(
+            "recipe: lora.save='adapter' writes what is added to a checkpoint, and needs init_from."
+        )
     if from_scratch and recipe.rope_scaling is not None:
         raise ValueError(
             "recipe: rope_scaling changes a checkpoint's RoPE and needs init_from; a "

@@ -25,7 +25,7 @@ from opencompass_llada.files import folder_lock
 from opencompass_llada.finetune.adamw import MOMENT_BYTES, Moments
 from opencompass_llada.finetune.offload import host_bytes
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.recipe import LARGEST_BETA_IN_8_BIT, Phase, Recipe
+from opencompass_llada.finetune.recipe import LARGEST_BETA_IN_8_BIT, Lora, Phase, Recipe
 from opencompass_llada.finetune.text import matching_files
 from opencompass_llada.networks.config import NetworkDimensions
 
@@ -117,6 +117,12 @@ class NetworkShape:
         embeddings = number * self.sizes.width * self.sizes.vocabulary
         return self.linear_parameters + embeddings + self.norm_parameters
 
+    def parameters_trained_whole(self, lora: Lora) -> int:
+        """Parameters of what is trained beside adapters."""
+        embedding = self.sizes.width * self.sizes.vocabulary
+        sizes = {"norms": self.norm_parameters, "embeddings": embedding, "head": embedding}
+        return sum(sizes[kind] for kind in set(lora.train))
+
     @property
     def adapter_parameters(self) -> int:
         """Parameters of adapters on the seven linear layers of every block."""
@@ -195,8 +201,9 @@ def _plan(
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
     trained, frozen = shape.num_parameters, 0
     if recipe.lora is not None:
-        trained = shape.adapter_parameters + shape.norm_parameters
-        frozen = shape.num_parameters - shape.norm_parameters
+        whole = shape.parameters_trained_whole(recipe.lora)
+        trained = shape.adapter_parameters + whole
+        frozen = shape.num_parameters - whole
     weights = (trained * trained_bytes + frozen * frozen_bytes) / world_size
     gradients = trained * trained_bytes / world_size
     optimizer = _optimizer_bytes(recipe, trained, shape.norm_parameters) / world_size

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -32,17 +32,23 @@ from transformers import PreTrainedModel
 
 import opencompass_llada
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.finetune.adapters import ADAPTER, adapter_tensors, write_adapter
 from opencompass_llada.finetune.average import MovingAverage
 from opencompass_llada.finetune.checkpoints import STATE, CheckpointIndex, write_atomically
 from opencompass_llada.finetune.network import published_tensors
 from opencompass_llada.finetune.parallel import Ranks
-from opencompass_llada.finetune.published import Start, write_json, write_small_files
+from opencompass_llada.finetune.published import (
+    Start,
+    config_fields,
+    write_json,
+    write_small_files,
+)
 from opencompass_llada.finetune.recipe import Recipe
 from opencompass_llada.finetune.resources import NetworkShape
 from opencompass_llada.finetune.rows import TrainingData
 from opencompass_llada.finetune.safe_states import METADATA, SafeReader
 from opencompass_llada.finetune.tokens import TrainingTokenizer
-from opencompass_llada.networks import locate_checkpoint
+from opencompass_llada.networks import BidirectionalNetwork, locate_checkpoint
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_values
 from opencompass_llada.runs.provenance import find_commit
 
@@ -80,15 +86,23 @@ class RunState:
 def write_checkpoint(run: RunState, folder: Path, *, with_state: bool) -> None:
     """Write a checkpoint, whole or not at all, over an earlier one; every rank calls it."""
     recipe, ranks = run.recipe, run.ranks
+    lora, dtype = recipe.lora, getattr(torch, recipe.dtype)
     with write_atomically(folder, ranks) as part:
         with run.average.applied():
-            tensors = published_tensors(run.model, recipe.lora, getattr(torch, recipe.dtype))
-            if ranks.is_main:
-                write_weights(part, tensors)
-            else:  # a sharded tensor is made whole by all ranks
-                collections.deque(tensors, maxlen=0)
+            if lora is None or lora.save != "adapter":
+                tensors = published_tensors(run.model, lora, dtype)
+                if ranks.is_main:
+                    write_weights(part, tensors)
+                    write_small_files(part, run.model, recipe, run.tokens.tokenizer, run.start)
+                else:  # a sharded tensor is made whole by all ranks
+                    collections.deque(tensors, maxlen=0)
+            if lora is not None and lora.save != "merged" and recipe.init_from is not None:
+                own = adapter_tensors(run.model, dtype)
+                if ranks.is_main:
+                    network = cast(BidirectionalNetwork, run.model)
+                    fields = config_fields(run.model, recipe, run.start)
+                    write_adapter(part / ADAPTER, network, lora, recipe.init_from, own, fields)
         if ranks.is_main:
-            write_small_files(part, run.model, recipe, run.tokens.tokenizer, run.start)
             write_json(part / RECORD_FILE, describe_run(run))
         if with_state:
             _write_state(run, part / STATE)

@@ -33,6 +33,8 @@ from opencompass_llada.weight_files import (
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+#: Metadata of the weights' file that holds the config.json that an adapter was trained with.
+METADATA_KEY = "config.json"
 #: Initialisations that change the base weights, which an adapter's own file does not hold.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _OPTIONS = {"revision": str, "subfolder": str, "is_trainable": bool}
@@ -88,15 +90,20 @@ def parse_adapter(peft_path: Any, peft_kwargs: Any) -> AdapterSource | None:
     return AdapterSource(path=str(peft_path), **{k: v for k, v in given.items() if v is not None})
 
 
+def find_adapter(source: AdapterSource) -> Path:
+    """Return an adapter's folder, downloaded from the hub where it is an id."""
+    prefix = f"{source.subfolder}/" if source.subfolder else ""
+    names = [f"{prefix}{name}" for name in (CONFIG_NAME, WEIGHTS_NAME, "config.json")]
+    found = find_folder(source.path, names, f"peft_path={source.path!r}", source.revision)
+    return found / source.subfolder
+
+
 def open_adapter(source: AdapterSource, path: str | Path) -> Adapter:
     """Find an adapter, or download it, and check that it fits the checkpoint of a folder or hub id.
 
     Files that are missing, unreadable or do not fit are a CheckpointError.
     """
-    prefix = f"{source.subfolder}/" if source.subfolder else ""
-    names = [f"{prefix}{name}" for name in (CONFIG_NAME, WEIGHTS_NAME)]
-    found = find_folder(source.path, names, f"peft_path={source.path!r}", source.revision)
-    folder = found / source.subfolder
+    folder = find_adapter(source)
     config = read_json_object(_file_in(folder, CONFIG_NAME))
     kind = str(config.get("peft_type"))
     if kind.upper() != "LORA":

@@ -39,6 +39,13 @@ def locate_checkpoint(path: str | Path, files: Sequence[str] = FILES) -> Path:
     """Return the local folder of a checkpoint; a hub id's files are downloaded by patterns."""
     folder = find_folder(str(path), files, f"Checkpoint {str(path)!r}")
     if Path(path).expanduser().is_dir() and not (folder / "config.json").is_file():
+        for place in (folder, folder / "adapter"):
+            if (place / "adapter_config.json").is_file():
+                raise CheckpointError(
+                    f"Checkpoint folder {str(path)!r} holds an adapter and no whole checkpoint. "
+                    "Give the checkpoint that it was trained over as path, and "
+                    f"peft_path={str(place)!r}."
+                )
         raise CheckpointError(
             f"Checkpoint folder {str(path)!r} has no config.json. Give the folder that holds "
             "config.json and the .safetensors files."

@@ -256,6 +256,11 @@ class BidirectionalConfig(PretrainedConfig):
         original = self.declared_rope.options.get("original_max_position_embeddings")
         return original or self.max_position_embeddings
 
+    @property
+    def length_field(self) -> str:
+        """The published field that holds the trained length."""
+        return self.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+
     def _take_rope(self, fields: dict[str, Any]) -> DeclaredRope:
         """Take out the fields that declare RoPE; a form that is not computed here is refused."""
         found = {name: fields.pop(name) for name in ROPE_FIELDS if name in fields}

@@ -323,6 +323,9 @@ class BidirectionalNetwork(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         """Return the prediction head."""
         if self.config.ties_embeddings:
+            embedding = self.get_input_embeddings()
+            if self._tied_head[0].embedding is not embedding:  # replaced, as an adapter's is
+                self._tied_head = (TiedHead(embedding),)
             return self._tied_head[0]
         return self.get_submodule(self.names.head)
 

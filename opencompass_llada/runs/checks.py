@@ -23,7 +23,8 @@ from opencompass_llada.benchmarks.data_checks import find_class, options_of
 from opencompass_llada.devices import choose_device
 from opencompass_llada.engines import CheckRequest
 from opencompass_llada.families import find_family
-from opencompass_llada.networks import is_hub_id, read_model_config
+from opencompass_llada.networks import is_hub_id
+from opencompass_llada.networks.adapted_config import read_adapted_config
 from opencompass_llada.options import check_value, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.runs import recorded_files as recorded
@@ -269,7 +270,7 @@ def _check_model(
     lengths = {options.generation_length(_max_out_len(dataset)) for dataset in datasets}
     path, family, config = resolve_path(options.path), None, {}
     if not _is_left_to_the_hub(path):  # asking would download 16 GB before the first log line
-        config = read_model_config(path, options.mask_token_id)
+        config = read_adapted_config(path, options.mask_token_id, options.adapter, fetch=False)
         family = find_family(config, options.path, options.family)
     for length in sorted(lengths):
         options.settings.for_length(length)

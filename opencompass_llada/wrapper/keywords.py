@@ -21,7 +21,7 @@ from opencompass_llada.devices import parse_device, parse_dtype
 from opencompass_llada.engines import Family, SamplerSettings
 from opencompass_llada.families import check_model_type, find_family, possible_families
 from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
-from opencompass_llada.networks import read_model_config
+from opencompass_llada.networks.adapted_config import read_adapted_config
 from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
 from opencompass_llada.networks.attention import ATTENTION_BACKENDS
 from opencompass_llada.networks.attention_pattern import AttentionPattern, with_blocks
@@ -261,7 +261,8 @@ def _read_checkpoint(
     with suppress(ValueError):  # what is wrong is said when the model is loaded
         folder = resolve_path(given.path)
         if fetch or Path(folder).expanduser().is_dir():
-            config = read_model_config(folder, mask_token_id)
+            adapter = parse_adapter(given.peft_path, given.peft_kwargs)
+            config = read_adapted_config(folder, mask_token_id, adapter, fetch=fetch)
             families = [find_family(config, given.path, given.model_type)]
             return families, families[0].read_pattern(config)
     return families, None

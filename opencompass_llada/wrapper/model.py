@@ -19,7 +19,7 @@ from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import EndTokens, Engine, LoadRequest, length_buckets
 from opencompass_llada.families import find_family
 from opencompass_llada.likelihood import TextScorer
-from opencompass_llada.networks import read_model_config
+from opencompass_llada.networks.adapted_config import read_adapted_config
 from opencompass_llada.networks.adapters import merge_adapter, open_adapter
 from opencompass_llada.networks.attention_pattern import FULL
 from opencompass_llada.prompting.chat import ChatRenderer, Turn, read_turns
@@ -99,7 +99,7 @@ class LLaDACausalLM(BaseModel):
         self.engine: Engine | None = None
         self._warned_too_long = False
         folder = resolve_path(options.path)
-        config = read_model_config(folder, options.mask_token_id)
+        config = read_adapted_config(folder, options.mask_token_id, options.adapter)
         family = find_family(config, options.path, options.family)
         tokenizer_path = resolve_path(options.tokenizer_path)
         self.tokenizer = load_tokenizer(tokenizer_path, options.tokenizer_kwargs)
