@@ -247,8 +247,12 @@ def command_line() -> str:
             if not action.option_strings and not action.metavar:
                 label = f"`{action.dest}`"
             rows.append([label, plain((action.help or "").replace("%%", "%"))])
-        parts.append(f"## {name}\n\n{told[:1].upper() + told[1:].removesuffix('.')}.\n\n"
-                     + make_table(["argument", "meaning"], rows))  # fmt: skip
+        example = textwrap.dedent((command.epilog or "").partition(":\n")[2])
+        parts.append(
+            f"## {name}\n\n{told[:1].upper() + told[1:].removesuffix('.')}.\n\n"
+            + (f"```\n{example}\n```\n\n" if example else "")
+            + (make_table(["argument", "meaning"], rows) if rows else "")
+        )
     return "\n" + "\n".join(parts) + "\n"
 
 
@@ -279,6 +283,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "families": families,
     "data_set_names": lambda: config_names("datasets"),
     "summarizer_names": lambda: config_names("summarizers"),
+    "command_line": command_line,
 }
 
 
