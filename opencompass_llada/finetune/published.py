@@ -120,8 +120,9 @@ def config_fields(
 ) -> dict[str, Any]:
     """Return config.json's fields: those of the start, else the published ones, and the changes.
 
-    A scaled base is written as ``rope_theta`` with the length it was trained for, which every
-    loader gets right; for ``rope_training`` our own loader refuses to multiply it again.
+    A scaled base is written as ``rope_theta`` with the length that it is for, which every loader
+    gets right, be the rows shorter (``longest_row``) or not; for ``rope_training`` our own loader
+    refuses to multiply it again.
     """
     if isinstance(model, LlamaForCausalLM):
         return _llama_fields(model.config, recipe.dtype)
@@ -172,6 +173,7 @@ def _changed_fields(
                 "critical_dimension": rope.critical_dimension,
                 "original_rope_theta": config.rope_theta,
                 "original_max_sequence_length": rope.trained_length,
+                "longest_row": recipe.trained_length,
             },
         )
 
