@@ -184,7 +184,7 @@ def fidelity_table() -> str:
         [mode, *(fill(f"fidelity.json#/results/{mode}/{group}/", cell) for group in groups)]
         for mode in results
     ]
-    note = "" if holds else "\n(No intervals: the record is older than the present ones.)\n"
+    note = "" if holds else "\n(No intervals: the record is older than they are.)\n"
     losing = "; ".join(
         mode
         for mode, found in results.items()
@@ -193,8 +193,10 @@ def fidelity_table() -> str:
     same = all(
         found[group]["answer_agreement"] == 1 for found in results.values() for group in groups[:2]
     )
-    note += f"\nMore than 0.5 points on some group are lost by: {losing}. On needle in a haystack\n"
-    note += f"{'no mode changes' if same else 'some modes change'} an answer.\n"
+    note += f"\nThese modes lose more than 0.5 points on some group: {losing}.\n"
+    note += (
+        f"On needle in a haystack {'no mode changes' if same else 'some modes change'} an answer.\n"
+    )
     return make(["mode", *groups], rows) + note
 
 
@@ -214,7 +216,7 @@ def time_table() -> str:
             base = f"inference_h100.json#/run {shape.replace('/', '~1')}/"
             goal = goals.get(f"{shape} {mode}", ("", ""))
             baseline, floor = (f" ({value})" if value else "" for value in goal)
-            against = "{against_baseline:#.3g}" if shape != "128K+32" else "it cannot"
+            against = "{against_baseline:#.3g}" if shape != "128K+32" else "out of memory"
             cells = ("{seconds:#.3g}", "{nfe}", against + baseline, "{against_floor:#.4g}" + floor,
                      "{peak_allocated_gb:.1f}")  # fmt: skip
             rows.append([
@@ -222,8 +224,8 @@ def time_table() -> str:
                 mode.replace("-fp8", ", float8"),
                 *(fill(f"{base}modes/{mode}/", cell) for cell in cells),
             ])  # fmt: skip
-    return make(["tokens", "mode", "s", "NFE", "against it (goal)", "against the floor (goal)",
-                 "GB"], rows)  # fmt: skip
+    return make(["tokens", "mode", "s", "NFE", "times as fast as the baseline (goal)",
+                 "times one full pass (goal)", "GB"], rows)  # fmt: skip
 
 
 def needle_intervals_table() -> str:
