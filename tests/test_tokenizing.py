@@ -9,11 +9,13 @@ import random
 import signal
 import subprocess
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
 
-from opencompass_llada.finetune import encoding, tokenizing
+from opencompass_llada.finetune import encoding, token_files, tokenizing
+from opencompass_llada.finetune import text as text_module
 from opencompass_llada.finetune.recipe import TextSource
 from opencompass_llada.finetune.tokenizing import tokenize_source
 
@@ -189,3 +191,40 @@ def test_progress_says_documents_rate_and_expected_end(tmp_path, small_chunks, m
     assert any(" MB/s, " in line and "end expected in" in line for line in lines)
     assert "documents" in lines[-1]
     assert "MB/s" in lines[-1]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch, form):
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 20_000)
+    monkeypatch.setattr(text_module, "_PARQUET_BYTES", 1 << 14)
+    monkeypatch.setattr(token_files, "_BLOCK", 1 << 14)
+    peaks = []
+    for count in (1500, 6000):  # of 4,000 characters: 6 and 24 MB
+        rng = random.Random(count)
+        rows = [{"text": rng.randbytes(2000).hex()} for _ in range(count)]
+        file = tmp_path / f"{count}.{form}"
+        if form == "jsonl":
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:  # one row group, which must not be read at once
+            table = pyarrow.Table.from_pylist(rows)
+            pyarrow.parquet.write_table(table, file, use_dictionary=False, data_page_size=1 << 14)
+            del table
+        del rows
+        most = [0]
+
+        def watching(texts, most=most):
+            most[0] = max(most[0], pyarrow.total_allocated_bytes())
+            return [[1] * len(text) for text in texts]
+
+        tokens = SimpleNamespace(encode_all=watching, end_token_id=0, digest="a")
+        before = pyarrow.total_allocated_bytes()
+        tracemalloc.start()
+        source = TextSource(paths=(str(file),))
+        text = tokenize_source(source, tokens, tmp_path / "cache", num_processes=1)
+        peaks.append(tracemalloc.get_traced_memory()[1] + most[0] - before)
+        tracemalloc.stop()
+        assert len(text.tokens) == count * 4001
+    assert peaks[1] < 1.25 * peaks[0] < 10_000_000

@@ -226,12 +226,16 @@ def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if evaluation["text"] is not None:
         evaluation["text"] = {**_defaults(TextSource), **evaluation["text"]}
     lora = values["lora"] and {**_defaults(Lora), **values["lora"]}
+    texts = [{**_defaults(TextSource), **source} for source in values["text"]]
+    if "tokenizing_processes" not in recipe:  # of the versions whose sources had weight 1 if none
+        for text in (*texts, evaluation["text"] or {}):
+            text["weight"] = None if text.get("weight") == 1.0 else text.get("weight")
     return {
         **values,
         "evaluation": evaluation,
         "lora": lora,
         "phases": [{**_defaults(Phase), **phase} for phase in values["phases"]],
-        "text": [{**_defaults(TextSource), **source} for source in values["text"]],
+        "text": texts,
     }
 
 

@@ -11,7 +11,6 @@ import itertools
 import pkgutil
 import random
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +98,38 @@ class TokenWindows:
         return np.resize(array[start : start + length], length)
 
 
+class PackedRows(Sequence[list[DocumentSlice]]):
+    """The pieces of each row in three arrays, which processes share and which stay small."""
+
+    def __init__(self, rows: Sequence[Sequence[DocumentSlice]]) -> None:
+        """Copy the pieces of all rows."""
+        numbers = itertools.chain.from_iterable(itertools.chain.from_iterable(rows))
+        #: int64 [pieces, 3], the fields of a `DocumentSlice`.
+        self.pieces = np.fromiter(numbers, np.int64).reshape(-1, 3)
+        self._ends = np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a row's pieces."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = int(self._ends[index - 1]) if index else 0
+        return [DocumentSlice(*piece) for piece in self.pieces[start : self._ends[index]].tolist()]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each piece, int64 [pieces]."""
+        return self.pieces[:, 2] - self.pieces[:, 1]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Pieces of each row, int64 [rows]."""
+        return np.diff(self._ends, prepend=0)
+
+
 class PackingStrategy:
     """Packs documents into rows; an epoch is every row once, in an order of its own.
 
@@ -111,6 +142,9 @@ class PackingStrategy:
     attends_documents: ClassVar[bool] = False
     #: Documents keep the end token that follows them; a tokenizer without one is refused.
     keeps_ends: ClassVar[bool] = False
+    #: Rows are drawn from the sources by ``shares``; other strategies get a source each
+    #: (`mixture.Mixture`) where sources have weights.
+    draws_sources: ClassVar[bool] = False
     #: Rows begin inside documents, so that prompts and answers are torn apart.
     cuts_anywhere: ClassVar[bool] = False
 
@@ -156,17 +190,18 @@ class PackingStrategy:
         self._first = np.cumsum([0, *(len(text.ends) for text in self.texts)])
         lengths = np.concatenate([self._lengths(text) for text in self.texts])
         rng = random.Random(f"packing-{self.seed}")
-        self._rows = self.pack(lengths.tolist(), self.row_length, rng)
-        if not self._rows:
+        self._rows = PackedRows(self.pack(lengths.tolist(), self.row_length, rng))
+        if not len(self._rows):
             left_out = f" ({self._num_skipped} samples are longer than a row)"
             raise ValueError(f"The text holds no tokens{left_out if self._num_skipped else ''}.")
         are_samples = np.repeat([t.has_prompts for t in self.texts], np.diff(self._first))
-        for piece in itertools.chain(*self._rows) if are_samples.any() else ():
-            if are_samples[piece.document] and piece.length != lengths[piece.document]:
-                raise ValueError(
-                    f"strategy={self.name()!r} cuts sample {piece.document}, a prompt with its "
-                    "answer; use strategy=adaptive, or let pack keep samples whole."
-                )
+        documents = self._rows.pieces[:, 0]
+        is_cut = are_samples[documents] & (self._rows.lengths != lengths[documents])
+        if is_cut.any():
+            raise ValueError(
+                f"strategy={self.name()!r} cuts sample {documents[is_cut.argmax()]}, a prompt with "
+                "its answer; use strategy=adaptive, or let pack keep samples whole."
+            )
 
     def _lengths(self, text: TokenizedText) -> np.ndarray:
         """Return the tokens of a source's documents in a row, int64; 0 for those left out."""
@@ -190,7 +225,14 @@ class PackingStrategy:
     @property
     def samples_per_row(self) -> float:
         """The mean number of pieces in a row, which `normalize_by` counts as samples."""
-        return sum(map(len, self._rows)) / len(self._rows)
+        return len(self._rows.pieces) / len(self._rows)
+
+    def epochs(self, num_rows: int) -> list[float]:
+        """Return how often the text was gone through when so many rows were made.
+
+        One figure for all sources, which are packed together; none where rows are drawn.
+        """
+        return [num_rows / len(self._rows)] if hasattr(self, "_rows") else []
 
     def pack(
         self, lengths: Sequence[int], row_length: int, rng: random.Random
@@ -240,12 +282,12 @@ class PackingStrategy:
 
     def describe(self) -> str | None:
         """Return one line on what is packed, padded and cut; None where nothing is packed."""
-        pieces = [piece for row in self._rows for piece in row]
-        num_tokens, room = sum(p.length for p in pieces), len(self._rows) * self.row_length
-        num_packed = sum(len(row) > 1 for row in self._rows)
+        num_tokens = int(self._rows.lengths.sum())
+        room = len(self._rows) * self.row_length
+        num_packed = int((self._rows.sizes > 1).sum())
         left_out = f"; {self._num_skipped} samples, longer than a row, are left out"
         left_out = left_out if self._num_skipped else ""
-        num_cut = sum(count > 1 for count in Counter(p.document for p in pieces).values())
+        num_cut = int((np.bincount(self._rows.pieces[:, 0]) > 1).sum())
         return (
             f"Packing {self.name()}: {int(self._first[-1])} documents ({num_tokens} "
             f"tokens) in {len(self._rows)} rows of {self.row_length}; {num_packed} rows hold "
@@ -322,6 +364,7 @@ class Windows(PackingStrategy):
     """Takes random windows of the joined documents, for training from scratch."""
 
     cuts_anywhere = True
+    draws_sources = True
 
     def prepare(self) -> None:
         """Pack nothing."""

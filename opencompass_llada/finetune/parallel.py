@@ -81,8 +81,8 @@ class Ranks:
 
 def read_ranks(recipe: Recipe) -> Ranks:
     """Read who this process is; processes, rows of a step and micro rows must divide evenly."""
-    world_size = _read_variable("WORLD_SIZE", lowest=1)
-    rank, local = (_read_variable(name, lowest=0) for name in ("RANK", "LOCAL_RANK"))
+    world_size = read_variable("WORLD_SIZE", lowest=1)
+    rank, local = (read_variable(name, lowest=0) for name in ("RANK", "LOCAL_RANK"))
     if rank >= world_size:
         raise ValueError(
             f"RANK={rank} must be below WORLD_SIZE={world_size}; start several processes with "
@@ -104,7 +104,7 @@ def read_ranks(recipe: Recipe) -> Ranks:
             )
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if on_cuda else torch.device("cpu")
-    on_machine = _read_variable("LOCAL_WORLD_SIZE", lowest=1)
+    on_machine = read_variable("LOCAL_WORLD_SIZE", lowest=1)
     return Ranks(
         rank=rank,
         world_size=world_size,
@@ -114,7 +114,7 @@ def read_ranks(recipe: Recipe) -> Ranks:
     )
 
 
-def _read_variable(name: str, lowest: int) -> int:
+def read_variable(name: str, lowest: int) -> int:
     """Return a whole number that torchrun puts into the environment; without it the lowest."""
     text = os.environ.get(name, str(lowest))
     if not text.isdecimal() or int(text) < lowest:
@@ -125,14 +125,26 @@ def _read_variable(name: str, lowest: int) -> int:
     return int(text)
 
 
-def start_processes(ranks: Ranks) -> dist.ProcessGroup | None:
-    """Connect the processes; return the group that shares rows with this one, if any does."""
+def start_processes(ranks: Ranks, store: dist.Store | None = None) -> dist.ProcessGroup | None:
+    """Connect the processes; return the group that shares rows with this one, if any does.
+
+    ``store`` is one that they have met in before; None for that of torchrun's variables.
+    """
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
         return None
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+        if store is None:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore("group", store),
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+            )
     if ranks.sequence_parallel == 1:
         return None
     return dist.new_subgroups(ranks.sequence_parallel)[0]

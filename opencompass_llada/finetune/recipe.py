@@ -66,7 +66,7 @@ class TextSource:
     prompt_field: Text | None = None
     chat: Chat | None = None
     answer_end: Text | None = None
-    weight: Positive = 1.0
+    weight: Positive | None = None
 
     def __post_init__(self) -> None:
         """Require exactly one kind of source."""

@@ -13,7 +13,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -21,11 +20,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from opencompass_llada.finetune import objective, packing
+from opencompass_llada.finetune.corpus import Corpus, read_corpus
+from opencompass_llada.finetune.mixture import Mixture
 from opencompass_llada.finetune.packing import PackingStrategy, Row, TokenizedText, TokenWindows
 from opencompass_llada.finetune.parallel import Ranks, end_workers, outlive_signals
-from opencompass_llada.finetune.recipe import Phase, Recipe, TextSource
+from opencompass_llada.finetune.recipe import Phase, Recipe
 from opencompass_llada.finetune.samples import number_samples
-from opencompass_llada.finetune.tokenizing import default_folder, tokenize_source
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.networks.doubled import document_blocks
 
@@ -74,7 +74,7 @@ class TrainingRows(Dataset):
 
     recipe: Recipe
     phase: Phase
-    text: PackingStrategy
+    text: PackingStrategy | Mixture
     tasks: TaskRows | None
     first_row: int
     """Rows of the same length in earlier phases, which are not made again."""
@@ -233,26 +233,21 @@ def row_loader(
     )
 
 
+def weights_of(recipe: Recipe) -> list[float]:
+    """Return the weight of each source; 1 where it has none."""
+    return [1.0 if source.weight is None else source.weight for source in recipe.text]
+
+
 class TrainingData:
     """Everything that rows are made from, tokenised and packed for every row length."""
 
-    def __init__(self, recipe: Recipe, tokens: TrainingTokenizer) -> None:
-        """Tokenise or find the tokens of all text; a ValueError for text that cannot be used."""
+    def __init__(
+        self, recipe: Recipe, tokens: TrainingTokenizer, corpus: Corpus | None = None
+    ) -> None:
+        """Pack all text, tokenised unless it is given; a ValueError for what cannot be used."""
         self._recipe = recipe
-        folder = default_folder()
-        if recipe.cache_dir is not None:
-            folder = None if recipe.cache_dir == "none" else Path(recipe.cache_dir).expanduser()
-
-        def tokenize(source: TextSource) -> TokenizedText:
-            return tokenize_source(
-                source,
-                tokens,
-                folder,
-                max_document_tokens=recipe.max_document_tokens,
-                num_processes=recipe.tokenizing_processes,
-            )
-
-        self.texts = [tokenize(source) for source in recipe.text]
+        corpus = read_corpus(recipe, tokens) if corpus is None else corpus
+        self.texts, self.held_out = corpus.texts, corpus.held_out
         self.num_tokens = [len(text.tokens) for text in self.texts]
         logger.info("Tokens of the text sources: %s", self.num_tokens)
         if recipe.retrieval_share and tokens.end_token_id is None:
@@ -261,31 +256,63 @@ class TrainingData:
                 "tokenizer has none (no eos_token). Set retrieval_share=0, or use a tokenizer with "
                 "an eos_token."
             )
-        shares = [source.weight for source in recipe.text]
         self.tasks = None
         if recipe.retrieval_share:
-            styles, windows = recipe.retrieval_styles or {}, TokenWindows(self.texts, shares)
+            styles = recipe.retrieval_styles or {}
+            windows = TokenWindows(self.texts, weights_of(recipe))
             self.tasks = find_task_rows(recipe.rows)(windows, tokens, styles)
-        strategy = packing.find_strategy(recipe.strategy)
-        self._rows = {
-            length: strategy(
-                self.texts,
-                length,
+        lengths = sorted({phase.sequence_length for phase in recipe.phases})
+        self._rows = {length: self._pack(length, tokens.end_token_id or 0) for length in lengths}
+        #: One line a row length on what is packed, padded and cut.
+        described = [rows.describe() for rows in self._rows.values()]
+        self.packing = [line for text in filter(None, described) for line in text.splitlines()]
+        for line in self.packing:
+            logger.info("%s", line)
+        for name, epochs in self.epochs(recipe.num_steps).items():
+            logger.info("%s at the end of the run: %.2f", name, epochs)
+
+    def _pack(self, row_length: int, pad_token_id: int) -> PackingStrategy | Mixture:
+        """Pack the sources together, or each by itself where weights say its share."""
+        recipe = self._recipe
+        strategy, weights = packing.find_strategy(recipe.strategy), weights_of(recipe)
+
+        def pack(texts: list[TokenizedText]) -> PackingStrategy:
+            return strategy(
+                texts,
+                row_length,
                 seed=recipe.seed,
-                pad_token_id=tokens.end_token_id or 0,
+                pad_token_id=pad_token_id,
                 restart_positions=recipe.restart_positions,
-                shares=shares,
+                shares=weights if len(texts) == len(weights) else None,
                 answer_padding=recipe.answer_padding,
                 skips_long_samples=recipe.long_samples == "skip",
             )
-            for length in sorted({phase.sequence_length for phase in recipe.phases})
-        }
-        #: One line a row length on what is packed, padded and cut.
-        self.packing = [line for rows in self._rows.values() if (line := rows.describe())]
-        for line in self.packing:
-            logger.info("%s", line)
-        held_out = recipe.evaluation.text
-        self.held_out = None if held_out is None else tokenize(held_out)
+
+        is_weighted = any(source.weight is not None for source in recipe.text)
+        if strategy.draws_sources or not is_weighted or len(self.texts) == 1:
+            return pack(self.texts)
+        return Mixture([pack([text]) for text in self.texts], weights)
+
+    def epochs(self, num_steps: int) -> dict[str, float]:
+        """Return how often the text was gone through after so many steps.
+
+        ``epochs`` of all sources, or ``epochs_1``, ``epochs_2`` ... of each one that has a weight;
+        nothing where rows are drawn at random.
+        """
+        recipe, before = self._recipe, 0
+        num_made: Counter[int] = Counter()  # rows by length
+        for phase in recipe.phases:
+            done = min(max(0, num_steps - before), phase.num_steps)
+            num_made[phase.sequence_length] += done * phase.rows_per_step
+            before += phase.num_steps
+        made = [
+            self._rows[length].epochs(count - int(count * recipe.retrieval_share))
+            for length, count in num_made.items()
+        ]
+        sums = [sum(each) for each in zip(*made, strict=True)]
+        if len(sums) == 1:
+            return {"epochs": sums[0]}
+        return {f"epochs_{number}": value for number, value in enumerate(sums, start=1)}
 
     def phases(self, ranks: Ranks, first_step: int = 0) -> Iterator[tuple[Phase, DataLoader]]:
         """Yield the phases that are left after some steps, each with this rank's batches."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ class TokenWriter:
         for name, part in zip(_FILES, parts, strict=True):
             with (self.folder / name).open("ab") as file:
                 file.write(part)
-        record = {
+        record: dict[str, Any] = {
             "documents": len(ends),
             "tokens": len(chunk.tokens),
             "bytes": chunk.num_bytes,
@@ -118,7 +118,7 @@ class TokenWriter:
             (target / name).unlink(missing_ok=True)
 
 
-def _read_chunk(files: list[IO[bytes]], record: Mapping[str, Any]) -> list[bytes] | None:
+def _read_chunk(files: Sequence[IO[bytes]], record: Mapping[str, Any]) -> list[bytes] | None:
     """Return a chunk's bytes in each file; None unless they are what the journal says."""
     counts = (record["tokens"], record["documents"], record["documents"])
     parts = [
@@ -137,8 +137,11 @@ def read_progress(folder: Path) -> tuple[int, int]:
     return sum(r["documents"] for r in whole), sum(r["bytes"] for r in whole)
 
 
-def read_tokens(folder: Path) -> TokenizedText | None:
-    """Map a finished folder's arrays; None where there is none, or they are damaged."""
+def read_tokens(folder: Path, **facts: Any) -> TokenizedText | None:
+    """Map a finished folder's arrays; None where there is none, or they are damaged.
+
+    ``facts`` are more fields of the `TokenizedText`.
+    """
     if not (folder / _KEY).is_file():
         return None
     with suppress(OSError, ValueError, KeyError, EOFError):
@@ -158,6 +161,7 @@ def read_tokens(folder: Path) -> TokenizedText | None:
                 digest=digest.hexdigest(),
                 folder=folder,
                 **arrays,
+                **facts,
             )
     logger.warning("Tokens in %s are damaged and are made anew", folder)
     return None

@@ -196,7 +196,7 @@ def _write(
             writer.num_bytes / 1e6,
         )
     position = Position()
-    progress = _Progress(writer, position)
+    progress = _Progress(writer)
     try:
         chunks = read_chunks(source, position, skip=writer.num_documents)
         for chunk, share in encode_chunks(chunks, source, tokens, num_processes):
@@ -220,8 +220,9 @@ def _write(
 class _Progress:
     """Says how far the tokenising is: a bar on a terminal, else a line of the log now and then."""
 
-    def __init__(self, writer: TokenWriter, position: Position) -> None:
-        self._writer, self._position, self._bar = writer, position, None
+    def __init__(self, writer: TokenWriter) -> None:
+        self._writer = writer
+        self._bar: tqdm[Any] | None = None
         self._begun = self._said = time.monotonic()
         self._first = writer.num_bytes
         self._first_share: float | None = None

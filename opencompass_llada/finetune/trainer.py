@@ -18,7 +18,9 @@ from torch.nn.utils import clip_grad_norm_
 from opencompass_llada.finetune import checkpoints, parallel, saving
 from opencompass_llada.finetune.average import MovingAverage
 from opencompass_llada.finetune.checkpoints import CheckpointIndex
+from opencompass_llada.finetune.corpus import read_corpus
 from opencompass_llada.finetune.evaluation import context_windows, evaluate
+from opencompass_llada.finetune.gathering import Gathering
 from opencompass_llada.finetune.measurement import Measurement
 from opencompass_llada.finetune.monitoring import RunLog, Throughput
 from opencompass_llada.finetune.network import build_network, network_config, place_network
@@ -55,8 +57,9 @@ class Trainer(saving.RunState):
         self.shape = NetworkShape(config.shape, recipe.lora.rank if recipe.lora else 0)
         check_fits(recipe, self.shape, self.ranks)
         self.model, stored = build_network(recipe, config)
-        group = parallel.start_processes(self.ranks)
-        self._prepare_data()
+        with Gathering(self.ranks) as gathering:
+            self._prepare_data(gathering)
+        group = parallel.start_processes(self.ranks, gathering.store)
         self.network = place_network(self.model, recipe, self.ranks, stored, group)
         self.optimizer = build_optimizer(self.network, recipe)
         self.average = MovingAverage(
@@ -66,19 +69,18 @@ class Trainer(saving.RunState):
             saving.read_state(self, self.index.last / checkpoints.STATE)
             logger.info("Going on from step %d (%s)", self.step, self.index.last)
 
-    def _prepare_data(self) -> None:
-        """Tokenise and pack on the main rank, whose tokens the others then read."""
-        if not self.ranks.is_main:
-            self.ranks.wait()
-        self.data = TrainingData(self.recipe, self.tokens)
+    def _prepare_data(self, gathering: Gathering) -> None:
+        """Tokenise in one process while the others wait, and pack in all."""
+        corpus = read_corpus(self.recipe, self.tokens, gathering)
+        self.data = TrainingData(self.recipe, self.tokens, corpus)
         if self.data.held_out is not None:
             context_windows(self.data.held_out.tokens, self.recipe.evaluation.lengths, 1)
         if self.ranks.is_main:
-            self.ranks.wait()
             made_from = saving.describe_inputs(self.recipe, self.tokens, self.data)
             if self.index.steps:
                 self.index.check_inputs(made_from)
             self.index.made_from = made_from
+        gathering.all_hear("ready", True)
 
     def train(self) -> Path:
         """Run the steps that are left and write the final checkpoint.
@@ -122,6 +124,7 @@ class Trainer(saving.RunState):
             if measured or asked or self.step % recipe.log_every == 0:
                 mean = self.ranks.sum(torch.stack(losses).mean()).item()
                 row = {"step": self.step, "loss": mean, "gradient_norm": norm, **work.figures(self)}
+                row |= self.data.epochs(self.step)
                 losses.clear()
                 found = self.measure(phase, is_last=last) if measured else Measurement({})
                 self.history.append(row | {**found.figures})
