@@ -408,6 +408,15 @@ def candidates_table() -> str:
                  "perplexity of the same 64 tokens"], rows)  # fmt: skip
 
 
+#: Kinds of weights, in the order of low_precision.py.
+PRECISIONS = (
+    "float32",
+    "bfloat16 with a low half; float32",
+    "bfloat16 with a low half; bfloat16",
+    "bfloat16 with a low half; 8 bit",
+    "bfloat16; bfloat16, as up to 0.2.0",
+    "bfloat16, rounded at random; float32",
+)
 SPEED = {
     "LoRA, one document": "finetune_speed_h100.json#/rows/0/",
     "LoRA, `direct`: one attention over the row": "finetune_speed_h100.json#/rows/1/",
@@ -593,6 +602,21 @@ TABLES: dict[str, Callable[[], str]] = {
         SPEED,
         ["{length:,}", "{processes}", "{seconds_a_step:#.3g}", "{tokens_per_second:,.0f}",
          "{mfu:.1%}", "{planned_gb:.1f} / {peak_reserved_gb:.1f} / {peak_allocated_gb:.1f}"],
+    ),
+    "low_precision_updates": grid(
+        ["weights; moments", "exact: changed", "projection", "cosine",
+         "seen: changed", "projection", "cosine", "loss of the last 10 steps"],
+        {label: f"low_precision_updates.json#/rows/{row}/" for row, label in enumerate(PRECISIONS)},
+        [*(f"{{{part}/{figure}" for part in ("exact", "seen")
+           for figure in ("changed_percent:.1f}%", "projection:.3f}", "cosine:.3f}")),
+         "{last_loss:.3f}"],
+    ),
+    "low_precision_runs": grid(
+        ["weights; moments", "mean difference to float32", "largest",
+         "float32's spread over seeds"],
+        {label: f"low_precision_runs.json#/rows/{row}/"
+         for row, label in enumerate((*PRECISIONS[:2], *PRECISIONS[3:5]))},
+        ["{mean_difference:+.4f}", "{largest_difference:.4f}", "{spread_of_float32:.4f}"],
     ),
     "fidelity": fidelity_table,
     "time": time_table,

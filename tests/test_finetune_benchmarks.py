@@ -32,6 +32,45 @@ def test_speed_states_plan_and_measurement(repository_root, tmp_path):
     assert all(case in done.stdout for case in cases)
 
 
+def test_optimizer_step_measures_bytes_and_ratios(repository_root, tmp_path):
+    record = tmp_path / "record.json"
+    kinds = (
+        "float32, fused",
+        *(f"bfloat16, moments {m}, not compiled" for m in ("float32", "8bit")),
+    )
+    options = ["--kinds", *kinds, "--record", str(record), "--steps", "1"]
+    done = run(repository_root, "optimizer_step.py", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(record.read_text())["rows"]
+    sizes = [row["held_bytes_a_weight"] for row in rows]
+    assert sizes == pytest.approx([16, 14, 8], rel=0.02)
+    assert [row["kind"] for row in rows] == list(kinds)
+    assert rows[0]["time_ratio"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["updates", "runs"])
+def test_low_precision_compares_with_float32(repository_root, tmp_path, what):
+    record, kind = tmp_path / "record.json", "bfloat16, moments float32"
+    done = subprocess.run(
+        [sys.executable, "benchmarks/low_precision.py", what, "--steps", "2", "--length", "64"]
+        + ["--seeds", "2", "--kinds", kind, "--record", str(record)],
+        cwd=repository_root,
+        env={**ENVIRONMENT, "PYTHONPATH": str(repository_root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = json.loads(record.read_text())["rows"]
+    assert (first["kind"], second["kind"]) == ("float32", kind)
+    if what == "updates":
+        assert first["exact"]["projection"] == pytest.approx(1)
+        assert second["exact"]["projection"] == pytest.approx(1, abs=0.05)
+    else:
+        assert first["largest_difference"] == 0
+        assert second["largest_difference"] < 0.05
+
+
 @pytest.mark.parametrize("scaling", [None, "diffusion_ntk"])
 def test_ruler_of_a_checkpoint(repository_root, tmp_path, scaling):
     record = tmp_path / "ruler.json"
