@@ -199,14 +199,12 @@ def _plan(
     tokens = rows * stretch
     trained_bytes = 4 if recipe.parameter_dtype == "float32" else 2
     frozen_bytes = trained_bytes if world_size > 1 or not on_cuda else 2
-    trained, frozen = shape.num_parameters, 0
-    if recipe.lora is not None:
-        whole = shape.parameters_trained_whole(recipe.lora)
-        trained = shape.adapter_parameters + whole
-        frozen = shape.num_parameters - whole
+    trained, frozen = _parameters(recipe, shape)
     weights = (trained * trained_bytes + frozen * frozen_bytes) / world_size
     gradients = trained * trained_bytes / world_size
-    optimizer = _optimizer_bytes(recipe, trained, shape.norm_parameters) / world_size
+    has_vectors = recipe.lora is None or "norms" in recipe.lora.train
+    vectors = shape.norm_parameters if has_vectors else 0
+    optimizer = _optimizer_bytes(recipe, trained, vectors) / world_size
     if not on_cuda:  # the least: a plan of the rest was off by up to 59 %
         kept = shape.sizes.num_layers * tokens * trained_bytes * shape.sizes.width
         return StepMemory(weights, gradients, optimizer, kept, 0, 0, 0)
@@ -243,6 +241,14 @@ def _plan(
     )
 
 
+def _parameters(recipe: Recipe, shape: NetworkShape) -> tuple[int, int]:
+    """Return how many parameters are trained, and how many are frozen."""
+    if recipe.lora is None:
+        return shape.num_parameters, 0
+    whole = shape.parameters_trained_whole(recipe.lora)
+    return shape.adapter_parameters + whole, shape.num_parameters - whole
+
+
 def _optimizer_bytes(recipe: Recipe, trained: int, vectors: int) -> float:
     """Return the bytes of low halves, moments (of vectors float32) and the moving average."""
     low = 2 if recipe.parameter_dtype == "bfloat16" else 0
@@ -268,9 +274,7 @@ def plan_host_memory(recipe: Recipe, shape: NetworkShape, world_size: int, *, on
     """Return the bytes of the host's memory that one process takes for what is offloaded."""
     needed = average = 0
     if recipe.offload_average:
-        norms = shape.norm_parameters
-        trained = shape.adapter_parameters + norms if recipe.lora else shape.num_parameters
-        average = 4 * trained // world_size
+        average = 4 * _parameters(recipe, shape)[0] // world_size
     if not recipe.offload_checkpoints:
         return average
     parts = max(1, world_size // recipe.sequence_parallel)
