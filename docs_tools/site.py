@@ -34,7 +34,7 @@ SECTIONS = {
     "experiments": "Experiments",
 }
 #: Pages that come first in their folder, in this order; the others follow by name.
-FIRST = ("index", "first_run", "my_model", "my_data", "post_train", "cluster")
+FIRST = ("index", "install", "first_run", "my_model", "my_data", "post_train", "cluster")
 #: Pages of docs/ itself, and files of the checkout, that stand at the end.
 LAST = {"Glossary": "glossary.md", "Troubleshooting": "troubleshooting.md"}
 PROJECT = {"Changelog": "source/CHANGELOG.md", "Contributing": "source/CONTRIBUTING.md"}
@@ -48,8 +48,10 @@ RAW = (".json", ".jsonl", ".csv", ".png")
 
 
 def order_of(path: Path) -> tuple[int, str]:
-    """Return where a page stands in its folder."""
-    return (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem)
+    """Return where a page stands in its folder: appendices at its end."""
+    if path.stem in FIRST:
+        return FIRST.index(path.stem), path.stem
+    return len(FIRST) + path.stem.startswith("appendix_"), path.stem
 
 
 def list_pages(folder: Path) -> list[Any]:
