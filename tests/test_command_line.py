@@ -40,6 +40,31 @@ CLI, RUN, NIAH = "opencompass_llada.cli", "run.py", "configs/eval_llada_niah.py"
         ([RUN, NIAH], {"LLADA_MODELS": "tiny_lada"}, 1, "Did you mean 'tiny_llada'?"),
         ([RUN, NIAH], {"LLADA_SCALING": "ntkk"}, 1, "Did you mean 'ntk'?"),
         ([RUN, "configs/eval_llada_ruler.py"], {"LLADA_TASKS": "vtt"}, 1, "Did you mean 'vt'?"),
+        ([CLI, "watch", "x", "--evry", "3"], {}, 2, "Did you mean '--every' by '--evry'?"),
+        ([CLI, "convert", "x", "y", "--config-form", "z"], {}, 2, "Did you mean '--config-from'"),
+        ([CLI, "new-config", "--model", "tiny_lada"], {}, 1, "Did you mean 'tiny_llada'?"),
+        (
+            [CLI, "run", NIAH, "--wrok-dir", "x"],
+            {},
+            2,
+            "Did you mean '--work-dir' by '--wrok-dir'?",
+        ),
+        *(
+            (
+                [RUN, f"configs/{name}.py"],
+                {"LLADA_SCALNG": "ntk"},
+                1,
+                "Did you mean 'LLADA_SCALING'?",
+            )
+            for name in (
+                "eval_llada_long",
+                "eval_llada_ppl",
+                "eval_llada_short",
+                "eval_leaderboard",
+                "papers/longllada_longbench",
+                "papers/ultrallada_ruler",
+            )
+        ),
     ],
     ids=str,
 )

@@ -175,7 +175,7 @@ def test_the_papers_runs_on_real_data(monkeypatch, real_data_root):
         ("LLADA_TASKS", "hotpot", "Did you mean 'hotpotqa'"),
         ("LLADA_TASKS", "dureader", "tasks there: hotpotqa"),
         ("LLADA_OUTPUT_LENGTHS", "longlada", "Did you mean 'longllada'"),
-        ("LLADA_LENGTHS", "4k", "whole numbers"),
+        ("LLADA_LENGTHS", "4q", "whole numbers"),
         ("LLADA_DEPTHS", "0", "Unknown variable"),
         ("LLADA_DATA", "/nowhere", "COMPASS_DATA_CACHE"),
         ("LLADA_MODELS", "tiny_lada", "Did you mean 'tiny_llada'"),

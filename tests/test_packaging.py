@@ -1,5 +1,7 @@
 """The package used through OpenCompass from a checkout, the built wheel and an editable install."""
 
+import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -185,3 +187,51 @@ def test_version_and_licence_are_the_same_everywhere(repository_root):
     assert cited["version"] == opencompass_llada.__version__
     assert cited["license"] == "Apache-2.0"
     assert "Apache License" in (repository_root / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(400)
+def test_ten_lines_from_the_wheel_by_run_and_by_plain_opencompass(
+    installed, blocker, repository_root, tmp_path, monkeypatch
+):
+    """An own checkpoint on a shipped benchmark and OpenCompass's GSM8K, in one table."""
+    row = {"question": "What is 2 and 3?", "answer": "2+3=5\n#### 5"}
+    for name in ("train", "test"):
+        file = tmp_path / "cache" / "data" / "gsm8k" / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(row) + "\n")
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(repository_root / "opencompass_llada/assets/tiny-llada", tmp_path / "my-llada")
+    cwd, path = tmp_path / "cwd", [installed, blocker]
+    script = str(installed / "bin" / "opencompass-llada")
+    words = ["--model", "../my-llada", "--lengths", "256", "--data", "embedded"]
+    made = run_python(
+        [script, "new-config", *words, "--datasets", "gsm8k_0shot_nocot_gen_6cbf22"],
+        cwd=cwd,
+        path=path,
+    )
+    assert made.returncode == 0, made.stderr
+    assert 10 <= len(made.stdout.splitlines()) <= 20
+
+    text = made.stdout.replace(
+        "    datasets=", "    options=dict(niah=dict(depths=[0])),\n    datasets="
+    )
+    (cwd / "my.py").write_text(text)
+    tables = []
+    for program in ([script, "run"], ["-m", "opencompass.cli.main"]):
+        out = f"out{len(tables)}"
+        run = run_python([*program, "my.py", "-w", out], cwd=cwd, path=path)
+        assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
+        assert "GSM8K" in run.stdout + run.stderr
+        results = only_run(cwd / out)
+        assert {file.name for file in (results / "results" / "my-llada").glob("*.json")} == {
+            "gsm8k.json",
+            f"{next((results / 'results' / 'my-llada').glob('niah*.json')).name}",
+        }
+        assert len(list((results / "logs" / "eval").rglob("*.out"))) == 1, "one process scores all"
+        board = (results / "report" / "tables" / "leaderboard.csv").read_text()
+        assert "my-llada" in board
+        assert "gsm8k" in board.lower()
+        costs = (results / "report" / "tables" / "cost.csv").read_text()
+        assert "my-llada" in costs
+        tables.append(board)
+    assert tables[0] == tables[1]

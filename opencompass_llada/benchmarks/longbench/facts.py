@@ -148,6 +148,11 @@ def _repositories(task: LongBenchTask) -> int:
     return -(-length // 64) * 64
 
 
+#: LongBench v2: tokens of an answer, and the parts that its samples are told apart by.
+V2_MAX_NEW_TOKENS = 128
+V2_DIFFICULTIES = ("easy", "hard")
+V2_LENGTHS = ("short", "medium", "long")
+
 #: Name -> the length of a task's answers.
 #:
 #: - ``original``: LongBench's dataset2maxlen.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opencompass_llada.benchmarks import cells
 from opencompass_llada.benchmarks.cells import Config
 from opencompass_llada.benchmarks.data_files import find_data
-from opencompass_llada.benchmarks.longbench import dataset, facts, v2
+from opencompass_llada.benchmarks.longbench import facts
 from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import LONGLLADA_GENERATION
@@ -65,7 +65,7 @@ def _v2_cell(values: Settings) -> Config:
     if values["tasks"]:
         raise ValueError(f"tasks={values['tasks']}: LongBench v2 has one task; leave it out.")
     path = V2_FILES.get(values["data"], values["data"])
-    length = 32 if values["output_lengths"] == "short" else v2.MAX_NEW_TOKENS
+    length = 32 if values["output_lengths"] == "short" else facts.V2_MAX_NEW_TOKENS
     return {
         "abbr": "longbench_v2" + ("_embedded" if path.startswith("asset:") else ""),
         "type": "opencompass_llada.benchmarks.longbench.v2.LongBenchV2Dataset",
@@ -131,8 +131,15 @@ def list_parts(benchmark: str) -> dict[str, str]:
     """Return the parts of the samples that a benchmark's table shows, with the metric of each."""
     if benchmark == "longbench_e":
         return {"all": "score", **{name: f"score_{name}" for name in facts.BUCKETS}}
-    names = (*v2.DIFFICULTIES, *v2.LENGTHS)
+    names = (*facts.V2_DIFFICULTIES, *facts.V2_LENGTHS)
     return {"all": "accuracy", **{name: f"accuracy_{name}" for name in names}}
+
+
+def _find_path(cell: Config) -> str:
+    # A mistake in a setting is found before this takes seconds to import.
+    from opencompass_llada.benchmarks.longbench.dataset import HOW_TO_GET
+
+    return str(find_data(cell["path"], benchmark="LongBench", how_to_get=HOW_TO_GET).resolve())
 
 
 def _make_summarizer(values: Settings, run: Run) -> Config:
@@ -184,9 +191,7 @@ PLAN = planning.Plan(
     demo={"models": ["tiny_llada"], "scaling": ["none", "ntk"], "data": "embedded"},
     fill_defaults=_fill_defaults,
     make_groups=_make_groups,
-    find_path=lambda cell: str(
-        find_data(cell["path"], benchmark="LongBench", how_to_get=dataset.HOW_TO_GET).resolve()
-    ),
+    find_path=_find_path,
     make_summarizer=_make_summarizer,
 )
 DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_cells)

@@ -17,6 +17,7 @@ from opencompass_llada.benchmarks.data_files import (
     read_json_list,
     take,
 )
+from opencompass_llada.benchmarks.longbench.facts import V2_DIFFICULTIES, V2_LENGTHS
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
@@ -24,9 +25,6 @@ from opencompass_llada.benchmarks.opencompass_bases import (
 )
 from opencompass_llada.options import check_fields
 
-MAX_NEW_TOKENS = 128
-DIFFICULTIES = ("easy", "hard")
-LENGTHS = ("short", "medium", "long")
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/longbenchv2/data.json is LongBench v2 "
     "(data.json of THUDM/LongBench-v2 on the Hugging Face hub), give the file or its folder as "
@@ -87,7 +85,11 @@ def read_rows(path: str) -> list[dict[str, str]]:
 
 def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
     checked = {name: take(row, name, where) for name in FIELDS}
-    for name, allowed in (("answer", "ABCD"), ("difficulty", DIFFICULTIES), ("length", LENGTHS)):
+    for name, allowed in (
+        ("answer", "ABCD"),
+        ("difficulty", V2_DIFFICULTIES),
+        ("length", V2_LENGTHS),
+    ):
         if row[name] not in tuple(allowed):
             raise ValueError(f"{where}: {name}={row[name]!r} must be one of {', '.join(allowed)}.")
     return checked
@@ -147,7 +149,7 @@ class LongBenchV2Evaluator(CompleteEvaluator):
             "accuracy": percent([detail["correct"] for detail in details]),
             "num_unanswered": sum(detail["chosen"] is None for detail in details),
         }
-        for column, names in (("difficulty", DIFFICULTIES), ("length", LENGTHS)):
+        for column, names in (("difficulty", V2_DIFFICULTIES), ("length", V2_LENGTHS)):
             for name in names:
                 hits = [detail["correct"] for detail in details if detail[column] == name]
                 if hits:

@@ -12,12 +12,6 @@ from typing import Any
 
 from opencompass_llada.benchmarks.cells import PROMPT_TEMPLATE, ZERO_RETRIEVER, Config
 from opencompass_llada.benchmarks.data_checks import options_of
-from opencompass_llada.benchmarks.perplexity.inferencer import parse_likelihood_options
-from opencompass_llada.benchmarks.perplexity.samples import (
-    PerplexityDataset,
-    WindowOptions,
-    read_texts,
-)
 from opencompass_llada.options import build
 from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
@@ -44,6 +38,9 @@ def _list_cells(values: Settings) -> list[Config]:
     """
     estimator, target, data = values["estimator"], values["target"], values["data"]
     likelihood = {"estimator": estimator, "num_draws": values["draws"]}
+    # A mistake in a setting is found before this takes seconds to import.
+    from opencompass_llada.benchmarks.perplexity.inferencer import parse_likelihood_options
+
     chunk_length = parse_likelihood_options(likelihood, 1).chunk_length
     cells: list[Config] = []
     previous = 0
@@ -75,6 +72,8 @@ def _make_cell(values: Settings, data: str, window: Config, likelihood: Config) 
     is_last = window["target"] == "last"
     label = window["target"] + (str(window["target_tokens"]) if is_last else "")
     # Texts do not depend on the lengths, but that generated ones are as long as a cell needs.
+    from opencompass_llada.benchmarks.perplexity.samples import WindowOptions
+
     tokens = build(WindowOptions, window, "window").needed_tokens
     needed = MOST_CHARACTERS_A_TOKEN * tokens if data == "generated" else 1
     return {
@@ -130,6 +129,12 @@ def _own_settings(values: Settings, facts: KnownModel) -> dict[str, Any]:
 
 def _check_data(values: Settings, cells: Sequence[Config]) -> None:
     """Read the longest cell's texts."""
+    from opencompass_llada.benchmarks.perplexity.samples import (
+        PerplexityDataset,
+        WindowOptions,
+        read_texts,
+    )
+
     window = build(WindowOptions, cells[-1]["infer_cfg"]["inferencer"]["window"], "window")
     for row in read_texts(PerplexityDataset.check_options(**options_of(cells[-1]))):
         window.check_text(len(row["text"].encode()), "bytes")

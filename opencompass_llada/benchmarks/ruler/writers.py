@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from scipy.special import zeta
 
 from opencompass_llada.benchmarks.ruler.prompts import (
     SENTENCES,
@@ -393,6 +392,12 @@ def number_words(words: Sequence[str]) -> str:
     return " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
 
 
+def _zeta() -> float:
+    from scipy.special import zeta  # scipy takes a third of a second, which a plan has no use for
+
+    return float(zeta(ALPHA))
+
+
 class FrequentWordsWriter:
     """Writes frequent words (fwe): draws vocabularies and writes samples of any number of words."""
 
@@ -403,7 +408,7 @@ class FrequentWordsWriter:
         self.rng = random.Random(spec.seed)
         # So many words that the last one asked for stands more often than the next.
         gap = (NUM_ASKED + 1) ** -ALPHA - (NUM_ASKED + 2) ** -ALPHA
-        self.fewest = math.ceil(float(zeta(ALPHA)) / gap)
+        self.fewest = math.ceil(_zeta() / gap)
 
     def draw_vocabulary(self) -> list[str]:
         """Draw the coded words of a sample, the most frequent first, which is dots."""
@@ -418,7 +423,7 @@ class FrequentWordsWriter:
     def write(self, vocabulary: Sequence[str], num_words: int) -> RulerSample:
         """Write a sample of about that many words."""
         ranks = np.arange(1, len(vocabulary) + 1)
-        counts = (num_words * (ranks**-ALPHA) / zeta(ALPHA)).astype(int)
+        counts = (num_words * (ranks**-ALPHA) / _zeta()).astype(int)
         words = [word for word, n in zip(vocabulary, counts, strict=True) for _ in range(n)]
         random.Random(self.seed).shuffle(words)
         return RulerSample(
