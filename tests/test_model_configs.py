@@ -409,3 +409,32 @@ def test_illadas_mask_is_five_whether_or_not_config_json_says_so(tmp_path, names
     [config] = list_configs([f"illada_8b_base={folder}"], benchmark="niah")
     model = LLaDACausalLM(**wrapper_arguments(config))
     assert model.special_tokens.mask_token_id == 5
+
+
+def test_an_adapter_over_a_checkpoint_is_a_model(tmp_path, monkeypatch):
+    """By a listed name, its path, an alias or a bare path; the length is the adapter's."""
+    write_tiny_checkpoint(tmp_path / "base", max_sequence_length=64)
+    for run in ("one", "two"):
+        folder = tmp_path / run / "final" / "adapter"
+        folder.mkdir(parents=True)
+        fields = json.loads((tmp_path / "base" / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**fields, "max_sequence_length": 256}))
+    monkeypatch.chdir(tmp_path)
+    one, two = ("one/final/adapter", "two/final/adapter")
+    table = ModelTable()
+    names = table.resolve(
+        ["tiny_llada", f"tiny_llada+peft={one}", f"asset:tiny-llada+peft={two}",
+         f"base+peft={one}", f"mine=./base+peft={two}"]
+    )  # fmt: skip
+    assert len(names) == 5
+    assert names[4] == "mine"
+    assert all(name.startswith("tiny_llada-") for name in names[1:3])
+    assert [table[name].trained_length for name in names] == [512, 256, 256, 256, 256]
+    configs = table.list_configs(names)
+    asset, base = "asset:tiny-llada", str(tmp_path / "base")
+    assert [config["path"] for config in configs] == [asset, asset, asset, base, base]
+    paths = [config.get("peft_path") for config in configs]
+    assert paths == [None, *(str(tmp_path / path) for path in (one, two, one, two))]
+    assert len({config["abbr"] for config in configs}) == 5
+    with pytest.raises(ValueError, match="between a checkpoint and an adapter"):
+        table.resolve(["tiny_llada+peft="])

@@ -14,6 +14,7 @@ import torch
 
 from opencompass_llada.faults import guard
 from opencompass_llada.finetune.checkpoints import SaveError
+from opencompass_llada.finetune.next_command import describe_evaluation
 from opencompass_llada.finetune.parallel import stop_processes
 from opencompass_llada.finetune.recipe_file import load_recipe
 from opencompass_llada.finetune.resources import check_machine, claim_output
@@ -70,6 +71,8 @@ def _train(arguments: list[str] | None, logs: list[Path]) -> int:
             )
             return 1
     logger.info("Checkpoint written to %s", folder)
+    if is_main and trainer.stopped_by is None:
+        logger.info("%s", describe_evaluation(recipe, folder, trainer.start_length))
     return 0 if trainer.stopped_by is None else 128 + trainer.stopped_by
 
 

@@ -54,6 +54,7 @@ class Trainer(saving.RunState):
         self.index.begin(recipe)
         self.tokens, self.start = make_tokenizer(recipe), read_start(recipe)
         config = network_config(recipe, self.tokens)
+        self.start_length = config.trained_length if recipe.init_from is not None else None
         self.shape = NetworkShape(config.shape, recipe.lora.rank if recipe.lora else 0)
         check_fits(recipe, self.shape, self.ranks)
         self.model, stored = build_network(recipe, config)

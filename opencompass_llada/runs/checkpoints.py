@@ -21,6 +21,18 @@ logger = logging.getLogger(__name__)
 _PART = re.compile(r"^(\w+=)?(.*)", re.DOTALL)
 
 
+#: Stands between a checkpoint and an adapter over it: ``/my/base+peft=/my/adapter``.
+PEFT = "+peft="
+
+
+def split_adapter(path: str) -> tuple[str, str | None]:
+    """Return a checkpoint's path and that of the adapter over it, None for no adapter."""
+    base, mark, adapter = (part.strip() for part in path.partition(PEFT))
+    if mark and not (base and adapter):
+        raise ValueError(f"model {path!r}: {PEFT} stands between a checkpoint and an adapter.")
+    return base, adapter or None
+
+
 def is_path(text: str) -> bool:
     """Tell a path, a hub id or ``asset:NAME`` from the name of a model."""
     starts = (".", "~", assets.PREFIX)
@@ -28,7 +40,13 @@ def is_path(text: str) -> bool:
 
 
 def full_path(path: str) -> str:
-    """Return a folder's absolute path, so that a dumped config holds; anything else as it is."""
+    """Return a folder's absolute path, so that a dumped config holds; anything else as it is.
+
+    With an adapter over it, both are made absolute.
+    """
+    base, adapter = split_adapter(path)
+    if adapter is not None:
+        return f"{full_path(base)}{PEFT}{full_path(adapter)}"
     folder = os.path.abspath(os.path.expanduser(path))
     return folder if os.path.isdir(folder) else path
 
@@ -141,12 +159,16 @@ def stated_length(facts: KnownModel) -> int | None:
     """Return the trained length in tokens that a folder's config.json states; else the table's.
 
     None where config.json states none or cannot be read: the table's would be another checkpoint's.
+    Over a checkpoint the length is that of the adapter's config.json, where it has one.
     """
-    if not facts.states_length or not os.path.isdir(facts.path):
+    place = facts.path
+    if facts.adapter is not None and os.path.isfile(os.path.join(facts.adapter, "config.json")):
+        place = facts.adapter
+    if not facts.states_length or not os.path.isdir(place):
         return facts.trained_length
     from opencompass_llada.networks import read_model_config
 
     try:
-        return _read_sizes(facts, read_model_config(facts.path))[0]
+        return _read_sizes(facts, read_model_config(place))[0]
     except (KeyError, TypeError, ValueError, OSError):  # what is wrong is said before the run
         return None

@@ -12,11 +12,13 @@ from opencompass_llada import assets
 from opencompass_llada.options import nearest, reject_unknown
 from opencompass_llada.rope.methods import parse_rope_scaling
 from opencompass_llada.runs.checkpoints import (
+    PEFT,
     full_path,
     is_path,
     label_paths,
     plain_name,
     read_facts,
+    split_adapter,
     stated_length,
 )
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
@@ -56,6 +58,7 @@ class ModelTable:
         the trained length that its config.json states. ``PATH`` and
         ``ALIAS=PATH``: its config.json says what it is (`checkpoints.read_facts`). The names are
         NAME-FOLDER, FOLDER and ALIAS; folders of one name are told apart by those around them.
+        ``PATH+peft=ADAPTER``, and ``NAME+peft=ADAPTER`` for a listed one, is an adapter over it.
 
         Raises:
             ValueError: For a name that is not in the table, the nearest is named; for no path; for
@@ -65,7 +68,7 @@ class ModelTable:
         given = {spec: None for spec in parsed if spec[1] and spec not in self._added}
         prefixes = [f"{name}-" if self._is_kind(name) else "" for name, _ in given]
         by_name = {
-            plain_name(name).replace("_", "-"): own.path for name, own in self.models.items()
+            plain_name(name).replace("_", "-"): own.weights for name, own in self.models.items()
         }
         labels = label_paths([path for _, path in given], prefixes, by_name)
         for spec, label in zip(given, labels, strict=True):
@@ -78,32 +81,43 @@ class ModelTable:
 
     def _parse(self, spec: str) -> tuple[str, str]:
         """Return name and path of a model, each '' where it is not given."""
-        name, equals, path = (part.strip() for part in spec.partition("="))
+        whole, mark, adapter = (part.strip() for part in spec.partition(PEFT))
+        name, equals, path = (part.strip() for part in whole.partition("="))
         if is_path(name) and name not in self.models:  # a folder's name may hold a =
-            name, equals, path = "", "=", spec.strip()
+            name, equals, path = "", "=", whole
+        elif mark and not equals:
+            listed = self.models.get(name)
+            name, equals, path = ("", "=", name) if listed is None else (name, "=", listed.path)
         if equals and not path:
             raise ValueError(f"model {name!r} names no path; write {name}=FOLDER or {name}.")
-        if not equals or spec.strip().startswith("="):  # which names nothing
+        if not equals or whole.startswith("="):  # which names nothing
             reject_unknown("model", [name], self.models)
             return name, ""
-        path = full_path(path)
-        known = [own for own, facts in self.models.items() if facts.path == path]
+        path = full_path(f"{path}{mark}{adapter}")
+        if mark and not name:  # over a listed one, which says what it is like
+            base, _ = split_adapter(path)
+            name = next((own for own, facts in KNOWN_MODELS.items() if facts.path == base), "")
+        known = [own for own, facts in self.models.items() if facts.weights == path]
         return (known[0], "") if known and not name else (name, path)
 
     def _add(self, name: str, path: str, label: str) -> str:
         """Enter a checkpoint into the table; return its name."""
+        base, adapter = split_adapter(path)
         if not self._is_kind(name):
             try:
-                facts = read_facts(path, title=(title := name or label))
+                facts = read_facts(base, title=(title := name or label))
             except ValueError as error:
                 guess = name and nearest(name, self.models)
                 hint = f" Did you mean {guess!r} for {name!r}?" if guess else ""
                 raise ValueError(f"model {name or path!r}: {error}{hint}") from error
             name = plain_name(name or label)
+            facts = replace(facts, adapter=adapter)
+            if adapter is not None:
+                facts = replace(facts, trained_length=stated_length(facts) or facts.trained_length)
         else:
             like = self.models[name]
             title = f"{like.title} ({plain_name(label)})"
-            facts = replace(like, path=path, title=title)
+            facts = replace(like, path=base, adapter=adapter, title=title)
             facts = replace(facts, trained_length=stated_length(facts) or like.trained_length)
             name = f"{name}-{plain_name(label)}"
         if not name:
@@ -113,9 +127,9 @@ class ModelTable:
             )
         abbr = name.replace("_", "-")
         for known, own in self.models.items():
-            if known.replace("_", "-") == abbr and own.path != path:
+            if known.replace("_", "-") == abbr and own.weights != path:
                 raise ValueError(
-                    f"model {name!r} is the name of two checkpoints, {own.path!r} and "
+                    f"model {name!r} is the name of two checkpoints, {own.weights!r} and "
                     f"{path!r}; give one of them another alias, ALIAS=PATH."
                 )
         self.models[name] = facts
@@ -182,6 +196,8 @@ class ModelTable:
                 **({"dtype": facts.dtype} if facts.dtype else {}),
                 **own,
             }
+            if facts.adapter is not None:
+                config["peft_path"] = facts.adapter
             if facts.mask_token_id is not None:
                 config["mask_token_id"] = facts.mask_token_id
             if chat and facts.chat:

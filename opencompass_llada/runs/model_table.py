@@ -27,6 +27,8 @@ class KnownModel:
     """The name in tables and plots."""
     path: str
     """Shipped asset or hub name."""
+    adapter: str | None = None
+    """Folder or hub id of an adapter over it; only of what a run names itself."""
     family: str
     """What config.json says, as the wrapper's ``model_type`` takes it; one for all autoregressive
     networks."""
@@ -62,6 +64,11 @@ class KnownModel:
     """Ours, where it is not the wrapper's default."""
     batch_size: int = 1
     """Prompts at a time."""
+
+    @property
+    def weights(self) -> str:
+        """Path of its checkpoint, and of the adapter over it if there is one."""
+        return self.path if self.adapter is None else f"{self.path}+peft={self.adapter}"
 
     @property
     def is_autoregressive(self) -> bool:

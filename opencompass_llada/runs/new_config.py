@@ -15,7 +15,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from opencompass_llada.options import nearest, reject_unknown
-from opencompass_llada.runs.checkpoints import full_path, is_path, plain_name
+from opencompass_llada.runs.checkpoints import (
+    PEFT,
+    full_path,
+    is_path,
+    plain_name,
+    split_adapter,
+)
 from opencompass_llada.runs.model_configs import parse_scaling
 from opencompass_llada.runs.model_table import KNOWN_MODELS
 from opencompass_llada.runs.settings import read_length
@@ -103,6 +109,8 @@ def _show(value: Any) -> str:
 
 def _split(spec: str) -> tuple[str, str]:
     """Return name and path of a model, as `ModelTable.resolve` reads it; '' for no name."""
+    if PEFT in spec and "=" not in spec.partition(PEFT)[0]:
+        return "", spec
     name, equals, path = spec.partition("=")
     if not equals or is_path(name):
         return "", spec
@@ -117,7 +125,13 @@ def _with_full_path(spec: str) -> str:
 
 def _check_model(spec: str) -> None:
     """Refuse a name that is not known, and a path that is no checkpoint."""
-    _, path = _split(spec)
+    path, adapter = split_adapter(_split(spec)[1])
+    is_here = adapter is not None and adapter.startswith((".", "~", "/"))
+    if is_here and not (Path(str(adapter)).expanduser() / "adapter_config.json").is_file():
+        raise ValueError(
+            f"--model {spec!r}: {adapter!r} holds no adapter_config.json, so it is no adapter; "
+            "give the folder that does"
+        )
     if path in KNOWN_MODELS:
         return
     folder = Path(path).expanduser()
