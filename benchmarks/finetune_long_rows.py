@@ -13,7 +13,9 @@ long is recorded as such. ``--tiny`` runs all of it on a CPU in a minute to prov
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +32,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from long_row_step import CASES, describe_plan, read_row, write_row  # noqa: E402
 from recording import FACTS, describe_command, describe_run, write_record  # noqa: E402
 
+#: A line that tells of an error, of one rank or another.
+ERROR = re.compile(r"(\[rank\d+\]: *)?[\w.]*Error: .")
 #: Seconds that torchrun has to end its processes.
 STOPPING = 20
 
@@ -85,7 +89,7 @@ def finish(running: Running, options: argparse.Namespace) -> bool:
     row = read_row(options.folder, running.case)
     if "seconds_a_step" not in row and "problem" not in row:
         lines = running.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        told = next((line for line in reversed(lines) if "Error" in line), "")
+        told = next((line for line in lines if ERROR.match(line) and "ChildFailed" not in line), "")
         stage = row.get("stage", "start")
         reason = "was not over in its time" if late else f"ended with code {code}: {told[:300]}"
         write_row(options.folder, row | {"problem": f"{reason}, at: {stage}"})
@@ -156,6 +160,19 @@ def write_all(options: argparse.Namespace) -> None:
     write_record(options.record, facts | {"rows": rows})
 
 
+def merge(records: list[Path], record: Path) -> None:
+    """Write one record of several: of each case the first row that has a step, else a plan."""
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in records]
+    rows: dict[str, dict[str, Any]] = {}
+    for row in (row for one in read for row in one["rows"]):
+        if row["case"] not in rows or "seconds_a_step" not in rows[row["case"]]:
+            rows[row["case"]] = row
+    facts = {name: read[0][name] for name in FACTS}
+    facts["command"] = [one["command"] for one in read]
+    ordered = [rows[case] for case in CASES if case in rows]
+    write_record(record, facts | {"rows": ordered})
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the cases and write the record, anew when a case is over."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -168,7 +185,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=29500, help="first port of the processes")
     parser.add_argument("--plan", action="store_true", help="run nothing")
     parser.add_argument("--tiny", action="store_true", help="tiny network, short rows, on a CPU")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="RECORD", help="into one record")
     options = parser.parse_args(arguments)
+    if options.merge:
+        merge(options.merge, options.record)
+        return
     if options.gpus is None:
         options.gpus = 4 if options.tiny else torch.cuda.device_count()
     for case in options.cases:
