@@ -423,6 +423,31 @@ SPEED = {
     "LoRA, `adaptive`: four documents of 16K": "finetune_speed_h100.json#/rows/2/",
     "all weights, FSDP2 and Ulysses": "finetune_speed_two_h100.json#/rows/0/",
 }
+
+
+def long_rows_table() -> str:
+    """Return what steps on long rows were planned to take and took; a dash where none was run."""
+    rows = []
+    for number, row in enumerate(read_record("finetune_long_rows.json")["rows"]):
+        base, whole = f"finetune_long_rows.json#/rows/{number}/", row["document"] == row["length"]
+        kept = "kept" if row["keeps_attention"] else "computed again"
+        measured = ["-"] * 4
+        memory, host = "{planned_gb:.0f}", "{planned_host_gb:.0f}"
+        if "seconds_a_step" in row:
+            measured = ["{seconds_a_step:#.3g}", "{tokens_per_second:,.0f}", "{mfu:.1%}",
+                        "{compile_seconds:.0f}"]  # fmt: skip
+            memory += " / {peak_reserved_gb:.0f} / {peak_allocated_gb:.0f}"
+            host += " / {host_gb:.0f}"
+        documents = "one" if whole else f"{row['length'] // row['document']} of {{document:,}}"
+        label = ("LoRA, " if "lora" in row["case"] else "") + f"attention {kept}"
+        if row["planned_host_gb"]:
+            label += ", offloaded"
+        cells = [label, "{processes}", "{length:,}", documents, *measured, memory, host]
+        rows.append([fill(base, cell) for cell in cells])
+    return make(["", "GPUs", "tokens a row", "documents", "s a step", "tokens a second", "MFU",
+                 "s to compile", "GB a GPU", "host GB"], rows)  # fmt: skip
+
+
 MEMORY = {f"{n} + 32, {kind} cached": f"inference_h100.json#/run {n}+32/modes/{mode}/"
           for n, kind, mode in (("32K", "bfloat16", "prompt"), ("32K", "float8", "prompt-fp8"),
                                 ("64K", "bfloat16", "prompt"), ("64K", "float8", "prompt-fp8"),
@@ -618,6 +643,7 @@ TABLES: dict[str, Callable[[], str]] = {
          for row, label in enumerate((*PRECISIONS[:2], *PRECISIONS[3:5]))},
         ["{mean_difference:+.4f}", "{largest_difference:.4f}", "{spread_of_float32:.4f}"],
     ),
+    "finetune_long_rows": long_rows_table,
     "fidelity": fidelity_table,
     "time": time_table,
     "interval_coverage": coverage_table,

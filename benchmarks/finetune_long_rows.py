@@ -167,7 +167,8 @@ def merge(records: list[Path], record: Path) -> None:
     for row in (row for one in read for row in one["rows"]):
         if row["case"] not in rows or "seconds_a_step" not in rows[row["case"]]:
             rows[row["case"]] = row
-    facts = {name: read[0][name] for name in FACTS}
+    ran = next((one for one in read if "device" in one), read[0])
+    facts = {name: ran[name] for name in FACTS if name in ran}
     facts["command"] = [one["command"] for one in read]
     ordered = [rows[case] for case in CASES if case in rows]
     write_record(record, facts | {"rows": ordered})

@@ -71,6 +71,36 @@ def test_low_precision_compares_with_float32(repository_root, tmp_path, what):
         assert second["largest_difference"] < 0.05
 
 
+@pytest.mark.slow
+def test_long_rows_on_two_and_on_four_processes(repository_root, tmp_path):
+    """Two cases of two processes side by side, then one of four, then one that lacks the time."""
+    cases = ["256k_on_2", "512k_documents_on_2", "512k_on_4_offload", "512k_on_2"]
+    record, folder = tmp_path / "record.json", tmp_path / "rows"
+    options = ["--record", str(record), "--folder", str(folder), "--port", "29810"]
+    done = run(repository_root, "finetune_long_rows.py", *options, "--cases", *cases[:3])
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(record.read_text())["rows"]
+    assert [row["case"] for row in rows] == cases[:3]
+    logs = "".join(file.read_text() for file in folder.glob("*.log"))
+    assert all("seconds_a_step" in row for row in rows), logs[-2000:]
+    assert [row["processes"] for row in rows] == [2, 2, 4]
+    for row in rows:
+        assert row["host_gb"] == pytest.approx(row["planned_host_gb"])
+        assert max(row["attention"]["errors"].values()) < 1e-5
+    late = tmp_path / "late.json"
+    options = ["--record", str(late), "--folder", str(folder), "--seconds", "5"]
+    done = run(repository_root, "finetune_long_rows.py", *options, "--cases", cases[3], cases[0])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all("not started" in row["problem"] for row in json.loads(late.read_text())["rows"])
+    # Rows with a step win over plans, in the order of the cases.
+    merged = tmp_path / "merged.json"
+    options = ["--record", str(merged), "--merge", str(late), str(record)]
+    assert run(repository_root, "finetune_long_rows.py", *options).returncode == 0
+    found = json.loads(merged.read_text())
+    assert ["seconds_a_step" in row for row in found["rows"]] == [True, True, False, True]
+    assert len(found["command"]) == 2
+
+
 @pytest.mark.parametrize("scaling", [None, "diffusion_ntk"])
 def test_ruler_of_a_checkpoint(repository_root, tmp_path, scaling):
     record = tmp_path / "ruler.json"
