@@ -110,7 +110,7 @@ def take_steps(optimizer, parameters, steps, first=0):
         generator = torch.Generator().manual_seed(100 + step)
         for parameter in parameters:
             grad = 1e-3 * (0.5 + torch.randn(parameter.shape, generator=generator))
-            parameter.grad = grad.to(torch.bfloat16).to(parameter.dtype)
+            parameter.grad = grad.to(torch.bfloat16).to(parameter.device, parameter.dtype)
         optimizer.step()
 
 
@@ -450,3 +450,31 @@ def test_what_does_not_fit_names_the_smallest_weights_and_moments():
         ValueError, match=r"use lora, parameter_dtype=bfloat16 moments=8bit \(\d+\.\d GB"
     ):
         check_memory(recipe, LLADA_8B, 2, 60e9, on_cuda=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("moments", MOMENT_BYTES)
+def test_a_device_steps_as_a_cpu_does(moments):
+    """Eager and compiled; fused operations round otherwise, in few numbers."""
+    torch._dynamo.reset()
+    results = {}
+    for name in ("cpu", "eager", "compiled"):
+        parameters = parameters_of(torch.bfloat16)
+        if name != "cpu":
+            parameters = [torch.nn.Parameter(each.detach().cuda()) for each in parameters]
+        optimizer = split_adamw(parameters, moments, compiled=name == "compiled")
+        average = MovingAverage(torch.nn.ParameterList(parameters), optimizer, 0.9, on_host=True)
+        take_steps(optimizer, parameters, 5)
+        average.update()
+        results[name] = [
+            {"exact": optimizer.exact_weight(one).cpu(), "average": average.weights[str(number)]}
+            | {key: value.cpu() for key, value in optimizer.state[one].items()}
+            for number, one in enumerate(parameters)
+        ]
+    for name in ("eager", "compiled"):
+        for one, other in zip(results["cpu"], results[name], strict=True):
+            for key in ("exact", "average"):
+                torch.testing.assert_close(other[key], one[key], rtol=1e-5, atol=1e-8)
+            equal = torch.cat([(one[key] == other[key]).flatten() for key in one if "exp" in key])
+            assert equal.float().mean() > (0.9 if moments != "float32" else 0.2), name
