@@ -12,6 +12,7 @@ import gloo_training
 import pytest
 import torch
 from finetune_runs import small_trainer
+from test_finetune_samples import write_samples
 
 from opencompass_llada.finetune.parallel import check_heads
 from opencompass_llada.networks import LLaDAConfig
@@ -117,6 +118,33 @@ def test_four_processes_share_rows_of_grouped_heads(tmp_path):
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     for key, gradient in alone["gradients"].items():
         torch.testing.assert_close(ours["gradients"][key], gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_samples_count_alike_over_processes_and_accumulation(tmp_path):
+    """Rows of other numbers of samples: two processes, sharing rows or not, and a row at a time."""
+    changes = {
+        "text": write_samples(tmp_path),
+        "strategy": "adaptive",
+        "retrieval_share": 0.0,
+        "answer_padding": {"multiple_of": 8},
+        "phases": [{"sequence_length": 96, "num_steps": 4, "rows_per_step": 4}],
+        "evaluation": {},
+    }
+    sharing = {"sequence_parallel": 2, "activation_checkpointing": True}
+    runs = {
+        str(tmp_path / "data"): changes,
+        str(tmp_path / "sequence"): {**changes, **sharing},
+        str(tmp_path / "single"): {**changes, "micro_rows": 1},
+    }
+    gloo_training.train(str(tmp_path / "alone"), changes)
+    run_processes(2, runs)
+    alone = torch.load(tmp_path / "alone.pt", weights_only=True)
+    for output in runs:
+        ours = torch.load(f"{output}.pt", weights_only=True)
+        assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        for key, gradient in alone["gradients"].items():
+            torch.testing.assert_close(ours["gradients"][key], gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_more_ranks_than_heads_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -409,3 +410,48 @@ def test_a_supervised_run_learns_and_goes_on_exactly(tmp_path, changes):
     record = json.loads((folder / "training.json").read_text())
     assert record["recipe"]["normalize_by"] == "sample"
     load_checkpoint(folder)
+
+
+WORDS = ["red", "blue", "green", "stone", "river", "lamp", "bird", "tree"]
+
+
+def repetition(rng):
+    """Make a task whose answers have one to six words."""
+    words = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 6)))
+    return {"q": f"Repeat: {words} Answer:", "text": f" {words}"}
+
+
+@pytest.mark.slow
+def test_tiny_llada_learns_answers_of_any_length_from_a_file(tmp_path):
+    """Half a minute on a CPU: of 12 answers none is right before, and all but one after.
+
+    32 tokens are sampled for each; what follows the answer is end tokens, which padding trained.
+    """
+    pytest.importorskip("opencompass")
+    from opencompass_llada.wrapper import LLaDACausalLM
+
+    rng = random.Random(0)
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps(repetition(rng)) + "\n" for _ in range(400)))
+    recipe = {
+        "init_from": "asset:tiny-llada",
+        "text": [{"paths": [str(file)], "prompt_field": "q"}],
+        "strategy": "adaptive",
+        "answer_padding": {"multiple_of": 32},
+        "phases": [{"sequence_length": 256, "num_steps": 30, "rows_per_step": 4}],
+        "learning_rate": 1e-3,
+        "warmup_steps": 5,
+        "cache_dir": "none",
+    }
+    folder = small_trainer(tmp_path / "out", recipe).train()
+    held_out = [repetition(random.Random(1000 + number)) for number in range(12)]
+    assert len({len(task["text"].split()) for task in held_out}) > 3
+    right = []
+    for path in ("asset:tiny-llada", str(folder)):
+        sampler = {"block_length": 32, "num_steps": 32}
+        model = LLaDACausalLM(path, sampler=sampler, dtype="float32")
+        answers = model.generate([task["q"] for task in held_out], max_out_len=32)
+        pairs = zip(answers, held_out, strict=True)
+        right.append(sum(answer == task["text"] for answer, task in pairs))
+    assert right[0] == 0
+    assert right[1] >= 11
