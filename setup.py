@@ -53,9 +53,13 @@ readme = ROOT / "README.md"
 setup(
     name="opencompass-llada",
     version=read_version(),
-    description="Long-context evaluation of masked diffusion language models in OpenCompass",
+    description="Long-context evaluation and training of diffusion language models in OpenCompass",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
+    keywords=[
+        *("diffusion language models", "long context", "LLaDA", "Dream", "SDAR", "RoPE scaling"),
+        *("OpenCompass", "RULER", "NeedleBench", "LongBench", "post-training"),
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     project_urls={
@@ -98,10 +102,15 @@ setup(
         "tensorboard": ["tensorboard"],
     },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -112,6 +112,12 @@ def test_every_backend_is_really_run(monkeypatch):
     assert "off by" in doctor.try_backend("auto", "cpu")
 
 
+def test_packages_that_fit_name_what_is_held_back():
+    found = doctor.check_packages(None)
+    assert found.level == "ok"
+    assert "is kept below 26, which needs numpy 2" in found.text
+
+
 def test_package_faults_carry_the_pip_command(monkeypatch):
     def fail(requirements):
         raise EnvironmentFault("numpy 2.0 does not fit <2. Install what fits: pip install 'numpy'")

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,10 @@ def check_packages(checkout: Path | None) -> Finding:
         remedy = remedy or "make install, in a checkout; or pip install opencompass-llada"
         return Finding("packages", "fault", text, remedy)
     fit = f"Python {sys.version.split()[0]} and {len(requirements)} requirements fit together"
-    return Finding("packages", "ok", fit)
+    held = (
+        f"pyarrow {metadata.version('pyarrow')} is kept below 26, which needs numpy 2: OpenCompass"
+    )
+    return Finding("packages", "ok", f"{fit}; {held} has 1.26")
 
 
 def check_gpu() -> Finding:
