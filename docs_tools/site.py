@@ -198,8 +198,15 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             part = LINK.sub(lead, part)
             part = re.sub(r"^[ \t]*<!--.*?-->[ \t]*$", "", part, flags=re.MULTILINE)
             part = COMMENT.sub("", part)
+            # A bar in a table's code is escaped for GitHub; Python-Markdown would show the escape.
+            part = re.sub(r"^\|.*$", lambda row: unescape_bars(row[0]), part, flags=re.MULTILINE)
         parts.append(part)
     return "".join(parts)
+
+
+def unescape_bars(row: str) -> str:
+    """Return a row of a table with the bars of its code unescaped."""
+    return re.sub(r"`[^`]+`", lambda code: code[0].replace("\\|", "|"), row)
 
 
 def warn_of_lists(markdown: str, name: str) -> None:
@@ -211,3 +218,10 @@ def warn_of_lists(markdown: str, name: str) -> None:
             in_list = re.match(r"\s*(?:[-*+] |\d+\. )|\s{2,}\S|\s*$|#|<!--", above)
             if item and not in_list:
                 LOG.warning("%s: a list needs an empty line above it: %s", name, line[:60])
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the search index as a script, too, which pages that are opened as files can read."""
+    folder = Path(config.site_dir) / "search"
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
