@@ -434,7 +434,7 @@ def long_rows_table() -> str:
         measured = ["-"] * 4
         memory, host = "{planned_gb:.0f}", "{planned_host_gb:.0f}"
         if "seconds_a_step" in row:
-            measured = ["{seconds_a_step:#.3g}", "{tokens_per_second:,.0f}", "{mfu:.1%}",
+            measured = ["{seconds_a_step:.4g}", "{tokens_per_second:,.0f}", "{mfu:.1%}",
                         "{compile_seconds:.0f}"]  # fmt: skip
             memory += " / {peak_reserved_gb:.0f} / {peak_allocated_gb:.0f}"
             host += " / {host_gb:.0f}"
@@ -625,7 +625,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ["", "tokens a row", "GPUs", "s a step", "tokens a second", "MFU",
          "planned / reserved / allocated GB"],
         SPEED,
-        ["{length:,}", "{processes}", "{seconds_a_step:#.3g}", "{tokens_per_second:,.0f}",
+        ["{length:,}", "{processes}", "{seconds_a_step:.4g}", "{tokens_per_second:,.0f}",
          "{mfu:.1%}", "{planned_gb:.1f} / {peak_reserved_gb:.1f} / {peak_allocated_gb:.1f}"],
     ),
     "low_precision_updates": grid(
