@@ -476,5 +476,9 @@ def test_a_device_steps_as_a_cpu_does(moments):
         for one, other in zip(results["cpu"], results[name], strict=True):
             for key in ("exact", "average"):
                 torch.testing.assert_close(other[key], one[key], rtol=1e-5, atol=1e-8)
-            equal = torch.cat([(one[key] == other[key]).flatten() for key in one if "exp" in key])
-            assert equal.float().mean() > (0.9 if moments != "float32" else 0.2), name
+            for key in filter(lambda key: "exp" in key, one):
+                if one[key].dtype == torch.float32:  # of vectors and narrow matrices, too
+                    largest = one[key].abs().max().item()
+                    torch.testing.assert_close(other[key], one[key], rtol=1e-5, atol=1e-6 * largest)
+                else:
+                    assert (one[key] == other[key]).float().mean() > 0.9, (name, key)
