@@ -67,7 +67,8 @@ check: install
 # The variable silences an advertisement of mkdocs-material, which is no warning of the build.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "The documentation is in build/site/index.html."
+	@echo "The documentation is in build/site/index.html; to search it, serve it:"
+	@echo "  $(BIN)/python -m http.server -d build/site"
 
 format: install
 	$(BIN)/python -m ruff check --fix .

@@ -221,7 +221,10 @@ def warn_of_lists(markdown: str, name: str) -> None:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Write the search index as a script, too, which pages that are opened as files can read."""
+    """Write the search index as a script, too, for which a page that is opened as a file asks.
+
+    Browsers start no worker there, so that the site searches only where a server gives it out.
+    """
     folder = Path(config.site_dir) / "search"
     index = (folder / "search_index.json").read_text(encoding="utf-8")
     (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
