@@ -49,14 +49,14 @@ def make_books(num_bytes: float) -> Iterator[str]:
                 return
 
 
-def write_texts(folder: Path, num_bytes: float) -> dict[str, tuple[Path, Path]]:
+def write_texts(folder: Path, num_bytes: float, forms: list[str]) -> dict[str, tuple[Path, Path]]:
     """Write the text in each format, a quarter of it and the whole."""
     import pyarrow
     import pyarrow.parquet
 
     books = [{"text": text} for text in make_books(num_bytes)]
     files: dict[str, tuple[Path, Path]] = {}
-    for name in ("jsonl", "parquet"):
+    for name in forms:
         files[name] = (folder / f"quarter.{name}", folder / f"whole.{name}")
         for file, rows in zip(files[name], (books[: len(books) // 4], books), strict=True):
             if name == "jsonl":
@@ -151,7 +151,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=float, default=24.0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--tokenizer", nargs="+", default=[TINY], help="folders or asset:NAME")
+    parser.add_argument("--forms", nargs="+", default=["jsonl", "parquet"])
+    parser.add_argument(
+        "--tokenizer", nargs="+", default=[TINY], help="folders with a tokenizer, or asset:NAME"
+    )
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -162,7 +165,7 @@ def main() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as folder:
-        for form, files in write_texts(Path(folder), given.megabytes * 1e6).items():
+        for form, files in write_texts(Path(folder), given.megabytes * 1e6, given.forms).items():
             for tokenizer in given.tokenizer:
                 for processes in given.processes:
                     command = [sys.executable, __file__, "--child"]
