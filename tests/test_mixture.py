@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import logging
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_finetune_packing import batches_of, same, text_of
 
+from opencompass_llada.finetune.checkpoints import CheckpointIndex
 from opencompass_llada.finetune.mixture import Mixture, Shares
 from opencompass_llada.finetune.packing import STRATEGIES
 from opencompass_llada.finetune.rows import TrainingData
@@ -173,3 +175,19 @@ def test_going_on_over_a_mixture_gives_the_same_weights(tmp_path):
     text = [{**source, "weight": 1.0} for source in write_sources(tmp_path)]
     with pytest.raises(ValueError, match="another recipe .text"):
         trainer_in("parts", text=text)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0)])
+def test_a_run_of_a_version_whose_weights_were_1_by_default_goes_on(tmp_path, weights):
+    sources = [{"generated_seed": seed, "num_documents": 1} for seed in (7, 8)]
+    recipe = small_recipe(text=sources)
+    earlier = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    del earlier["tokenizing_processes"]
+    for source, weight in zip(earlier["text"], weights, strict=True):
+        source["weight"] = weight
+    index = CheckpointIndex(folder=tmp_path, steps=[1], recipe=earlier)
+    if weights == (1.0, 1.0):
+        index.begin(recipe)
+    else:
+        with pytest.raises(ValueError, match="another recipe .text"):
+            index.begin(recipe)

@@ -154,6 +154,18 @@ def test_a_damaged_part_is_made_anew_from_there(tmp_path, small_chunks, monkeypa
     assert files_of(again.folder) == files_of(whole.folder)
 
 
+def test_a_run_killed_while_it_finishes_encodes_nothing_again(tmp_path, small_chunks, monkeypatch):
+    source, cache = write_rows(tmp_path), tmp_path / "cache"
+    with monkeypatch.context() as patched:
+        patched.setattr(token_files, "settle", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tokenize_source(source, TOKENS, cache, num_processes=1)
+    tokens = SimpleNamespace(encode_all=None, end_token_id=0, digest="a")
+    again = tokenize_source(source, tokens, cache, num_processes=1)
+    whole = tokenize_source(source, TOKENS, tmp_path / "whole", num_processes=1)
+    assert files_of(again.folder) == files_of(whole.folder)
+
+
 def test_a_second_process_waits_for_the_first(tmp_path, small_chunks, repository_root, caplog):
     source, cache = write_rows(tmp_path), tmp_path / "cache"
     run = start(source, cache, 1, repository_root)
