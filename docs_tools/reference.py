@@ -89,8 +89,8 @@ def fields_table(owner: Any, only: Sequence[str] = ()) -> str:
     if missing:
         raise ValueError(f"{owner.__name__}: fields without a docstring: {', '.join(missing)}")
     return make_table(
-        ["name", "type", "default", "meaning"],
-        ([f"`{f.name}`", f"`{show_type(f.type)}`", show_default(f), docs[f.name]] for f in fields),
+        ["name", "meaning", "type", "default"],
+        ([f"`{f.name}`", docs[f.name], f"`{show_type(f.type)}`", show_default(f)] for f in fields),
     )
 
 
