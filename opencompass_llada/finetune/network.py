@@ -151,7 +151,7 @@ def build_network(
         block_length = recipe.final_block_length
         pattern = None if block_length is None else Blocks(block_length)
         model, shards = open_checkpoint(path, rope_scaling=scaling, attention_pattern=pattern)
-        if block_length is not None:
+        if block_length is not None and hasattr(model.config, "block_size"):
             model.config.block_size = block_length
         _check_scaling(recipe, model, scaling)
     if recipe.lora is not None:
