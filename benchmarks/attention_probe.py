@@ -25,6 +25,8 @@ from opencompass_llada.networks.attention_pattern import Documents
 NUM_CHECKED = 8
 #: Seconds of a pass from which it is not taken twice; the first one finds the kernels' plans, too.
 LONG_PASS = 4.0
+#: Tokens of a pass before it, which loads the libraries.
+FIRST = 8192
 
 
 class Kernels(TorchDispatchMode):
@@ -81,6 +83,9 @@ def probe_attention(
     chosen = (length - document + places).to(device)
     upstream = torch.zeros_like(q)
     upstream[:, :, chosen] = torch.randn(1, heads, NUM_CHECKED, head_dim, **options)
+    first = min(document, FIRST)
+    start = (x.detach()[:, :, :first].clone().requires_grad_(True) for x in (q, k, v))
+    document_attend(Documents((first,)), device)(*start).float().sum().backward()
     for _ in range(2):
         q.grad = k.grad = v.grad = None
         marks = [mark(on_cuda)]
