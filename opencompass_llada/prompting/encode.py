@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,8 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         if name in _SAME_AS:
             logger.info("Tokenizer class %s is read as transformers' %s", name, _SAME_AS[name])
         kind = getattr(transformers, _SAME_AS.get(name, "AutoTokenizer"))
-        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, **keywords)
+        with _without_remark_on_type():
+            tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, **keywords)
         if (folder / _FILE).is_file() and not _CHANGE_PARTS & options.keys():
             _take_parts(tokenizer, folder)
         _keep_start_alone(tokenizer)
@@ -78,6 +79,21 @@ def load_tokenizer(path: str | Path, options: Mapping[str, Any]) -> PreTrainedTo
         raise ValueError(
             f"No tokenizer could be loaded from {str(path)!r} ({reason}). {_REMEDY}"
         ) from error
+
+
+@contextmanager
+def _without_remark_on_type() -> Iterator[None]:
+    """Keep back that config.json is of a network that transformers does not know, as ours are."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("You are using a model of type")
+
+    own = logging.getLogger("transformers.configuration_utils")
+    own.addFilter(is_other)
+    try:
+        yield
+    finally:
+        own.removeFilter(is_other)
 
 
 def _take_parts(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

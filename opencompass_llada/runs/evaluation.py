@@ -64,7 +64,7 @@ def plan_evaluation(
     *,
     chat: bool = False,
     data: str | None = None,
-    datasets: Sequence[Mapping[str, Any]] = (),
+    datasets: Sequence[Config] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> Run:
@@ -102,7 +102,7 @@ def plan_evaluation(
 def plan_leaderboard(
     settings: Mapping[str, Any],
     options: Mapping[str, Mapping[str, Any]],
-    datasets: Sequence[Mapping[str, Any]] = (),
+    datasets: Sequence[Config] = (),
     demo: Mapping[str, Any] | None = None,
 ) -> Run:
     """Work out one run of several benchmarks.
@@ -205,7 +205,7 @@ def _use_templates(models: Iterable[Config]) -> None:
 
 
 def _plan_others(
-    values: Settings, datasets: Sequence[Mapping[str, Any]], gpus: int
+    values: Settings, datasets: Sequence[Config], gpus: int
 ) -> tuple[Combination, list[dict[str, Any]]]:
     """Return the group of other data sets, and what is said of its models.
 
