@@ -167,7 +167,7 @@ def _read(settings: Mapping[str, Any], demo: Mapping[str, Any] | None) -> Settin
     known = {
         **LEADING,
         "benchmarks": texts(f"{', '.join(names)}, separated by commas", *names),
-        "lengths": token_lengths("context lengths in tokens, or as 4k (4096), separated by commas"),
+        "lengths": token_lengths("context lengths in tokens, separated by commas"),
         "robustness": texts("runs the same cells otherwise, too, where they can be", *kinds),
         "data": text("embedded or published, of every benchmark", "embedded", "published"),
         "prompt": text("base or chat, where a benchmark has both", "base", "chat"),

@@ -47,7 +47,12 @@ def text(text: str, *choices: str, **options: Any) -> Setting:
 texts = partial(text, is_list=True)
 number = partial(text, is_number=True)
 numbers = partial(text, is_list=True, is_number=True)
-token_lengths = partial(numbers, is_length=True)
+
+
+def token_lengths(text: str) -> Setting:
+    """Return a setting of lengths in tokens, which may be given as ``4k``."""
+    return numbers(f"{text}; 4k is 4096", is_length=True)
+
 
 #: Of every run, before and after its benchmark's own.
 LEADING = {
@@ -208,7 +213,6 @@ def _parse_variable(variable: str, written: str, setting: Setting) -> Any:
             parts = [str(_length_of(part)) for part in parts]
         if not parts or not all(part.isdecimal() for part in parts):
             form = "whole numbers, separated by commas" if setting.is_list else "one whole number"
-            form += " (4k is 4096)" if setting.is_length else ""
             raise ValueError(
                 f"{variable}={written!r} must be {form}, from {setting.lowest} ({setting.text})."
             )
