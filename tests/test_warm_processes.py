@@ -54,6 +54,25 @@ def test_a_fork_has_the_environment_the_folder_and_the_threads_of_now(
     assert sorted(log.read_text().splitlines()) == ["a warning", f"yes 1 {tmp_path}"]
 
 
+def test_a_fork_sees_the_gpus_that_it_was_given(server, tmp_path):
+    log, name = tmp_path / "log", "CUDA_VISIBLE_DEVICES"
+    assert run_forked(tell, name, log=str(log), variables={name: "1,3"}) == 0
+    assert "1,3 " in log.read_text()
+    assert os.environ[name] == ""
+
+
+def test_where_there_are_gpus_forks_are_asked_for(monkeypatch):
+    monkeypatch.setattr(warm_processes, "_IMPORTED", [])
+    monkeypatch.setattr(warm_processes.machine, "count_gpus", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with imports_shared():
+        assert not is_ready()
+    monkeypatch.setenv(warm_processes.GPU_VARIABLE, "1")
+    with imports_shared():
+        assert is_ready()
+    assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ
+
+
 def test_a_fault_costs_one_fork(server, tmp_path):
     assert run_forked(fail, log=str(tmp_path / "one")) == 3
     assert (tmp_path / "one").read_text() == "so far\n"

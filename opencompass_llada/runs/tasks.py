@@ -32,6 +32,7 @@ from opencompass_llada.runs import makers, narration
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
+from opencompass_llada.runs.machine import count_gpus
 from opencompass_llada.runs.provenance import (
     TASKS_VARIABLE,
     hash_files,
@@ -48,7 +49,7 @@ from opencompass_llada.runs.recorded_files import (
     type_name,
 )
 from opencompass_llada.runs.task_lifetime import end_with_the_run, mark_job
-from opencompass_llada.runs.warm_processes import is_ready, run_forked
+from opencompass_llada.runs.warm_processes import forks_gpu_tasks, is_ready, run_forked
 
 logger = logging.getLogger(__name__)
 
@@ -238,8 +239,8 @@ class CoreSharingLocalRunner(LocalRunner):
 
     Every task process would otherwise start one thread a core: two tasks on two cores take five
     times as long as with one thread each (measured: 22 cells of tiny-llada, 25 to 41 s against
-    5 s). Leaves OMP_NUM_THREADS alone where it is set. A task without GPUs is a fork where
-    `warm_processes` has what tasks import.
+    5 s). Leaves OMP_NUM_THREADS alone where it is set. A task is a fork where
+    `warm_processes` has what tasks import, one on GPUs where that is asked for.
     """
 
     def launch(self, tasks: Sequence[Any]) -> Any:
@@ -257,14 +258,18 @@ class CoreSharingLocalRunner(LocalRunner):
     def _launch(self, task: Any, gpu_ids: Sequence[int], index: int) -> tuple[str, int]:
         """Run one task and wait for it; returns its name and exit status."""
         kinds = (ShortNamedInferTask, CellByCellEvalTask)
-        if task.num_gpus or type(task) not in kinds or not is_ready():
+        needs_command = task.num_gpus and (task.num_procs > 1 or not forks_gpu_tasks())
+        if needs_command or type(task) not in kinds or not is_ready():
             return tuple(super()._launch(task, gpu_ids, index))
         log = Path(task.get_log_path(file_extension="out"))
         log.parent.mkdir(parents=True, exist_ok=True)
+        # As in OpenCompass's commands: a task sees its GPUs, one on the CPU none.
+        own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpu_ids))} if count_gpus() else {}
         with TemporaryDirectory(prefix="opencompass_llada_") as folder:
             config = Path(folder) / "task.py"
             task.cfg.dump(str(config))
-            status = run_forked(run_task, type(task) is ShortNamedInferTask, config, log=str(log))
+            infers = type(task) is ShortNamedInferTask
+            status = run_forked(run_task, infers, config, log=str(log), variables=own)
         if status:
             logger.error("task %s fail, see\n%s", task.name, log)
         return task.name, status
