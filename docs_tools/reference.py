@@ -291,8 +291,9 @@ PARTS: dict[str, Callable[[], str]] = {
 def make_part(name: str) -> str:
     """Return a generated part."""
     import model_tables
+    import recipe_values
 
-    makers = PARTS | model_tables.PARTS
+    makers = PARTS | model_tables.PARTS | {"recipe_values": recipe_values.recipe_values}
     if name not in makers:
         raise ValueError(f"no part {name!r} in docs_tools/reference.py: {', '.join(makers)}")
     return makers[name]()

@@ -126,7 +126,7 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
     lost = []
     for message in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE):
         # options.unknown_name_message puts the first word before what it is given.
-        parts = re.split(r"^Unknown |\.\.\.|\b[A-Z]{2,}\b|=|'|\bN\b|\d+(?:\.\d+)*", message)
+        parts = re.split(r"^Unknown |\.\.\.|\b[A-Z]{2,}\b|=|'|\b[A-Z]\b|\d+(?:\.\d+)*", message)
         parts = [part.strip() for part in parts if len(part.strip()) > 6]
         if message not in FOREIGN and not all(part in code for part in parts):
             lost.append((message, [part for part in parts if part not in code]))

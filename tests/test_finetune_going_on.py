@@ -92,6 +92,6 @@ def open_source(module):
 
 
 def test_the_documentation_names_exactly_these_keys(repository_root):
-    page = (repository_root / "docs" / "finetune.md").read_text(encoding="utf-8")
+    page = (repository_root / "docs/reference/recipe.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- may differ -->")[2].partition("<!-- end -->")[0]
     assert set(re.findall(r"`([\w.]+)`", listed)) == MAY_DIFFER

@@ -25,8 +25,8 @@ def test_shipped_recipes_are_valid(file):
 
 @pytest.mark.parametrize("group", [Recipe, TextSource, Phase, Lora, Evaluation])
 def test_every_key_is_documented(group):
-    page = (REPOSITORY / "docs" / "finetune.md").read_text(encoding="utf-8")
-    keys = page.partition("## Recipe keys")[2].partition("## Data")[0]
+    page = (REPOSITORY / "docs/reference/recipe.md").read_text(encoding="utf-8")
+    keys = page.partition("## Recipe keys")[2].partition("## Values and defaults")[0]
     assert all(f"`{field.name}`" in keys for field in dataclasses.fields(group))
 
 

@@ -42,7 +42,8 @@ _ATTENTION = (
 )
 
 #: Mean tokens of a document from which a call each is faster on CUDA than a variable-length one,
-#: and tokens from which cuDNN's plan for a new length pays for itself (docs/finetune.md).
+#: and tokens from which cuDNN's plan for a new length pays for itself
+#: (docs/explanation/post_training_scale.md).
 LONG_DOCUMENT = 4096
 
 

@@ -1,7 +1,7 @@
 """Holds the training recipe: every choice of a run, checked completely before anything loads.
 
-docs/finetune.md says what each key does. Pydantic checks single values by their annotations; what
-concerns several is checked below the classes.
+docs/reference/recipe.md says what each key does. Pydantic checks single values by their
+annotations; what concerns several is checked below the classes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Checks whether a recipe fits this machine, before anything loads: packages, folders, memory.
 
 The memory plan is an estimate from sizes alone: parameters and optimiser exactly, activations by
-counting the tensors that live at once (docs/finetune.md compares it with measurements on CUDA). On
-a CPU, whose kernels and allocator keep others alive, it is what a step needs at least: parameters,
-optimiser, and one activation a block. Arithmetic is counted as arXiv 2204.02311 does: what
-checkpointing computes again is not.
+counting the tensors that live at once (docs/explanation/post_training_scale.md compares it with
+measurements on CUDA). On a CPU, whose kernels and allocator keep others alive, it is what a step
+needs at least: parameters, optimiser, and one activation a block. Arithmetic is counted as arXiv
+2204.02311 does: what checkpointing computes again is not.
 """
 
 from __future__ import annotations
