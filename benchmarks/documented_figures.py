@@ -425,6 +425,16 @@ SPEED = {
 }
 
 
+def optimizer_table() -> str:
+    """Return memory and time of an optimiser's step by kind of weights."""
+    rows = read_record("optimizer_step_h200.json")["rows"]
+    cells = ["{held_bytes_a_weight:.0f}", "{held_gb:.1f}", "{seconds_a_step times 1000:.0f}",
+             "{time_ratio:.2f}"]  # fmt: skip
+    headings = ["weights; moments; step", "bytes a weight", "GB", "ms a step", "of float32's"]
+    bases = {row["kind"]: f"optimizer_step_h200.json#/rows/{n}/" for n, row in enumerate(rows)}
+    return grid(headings, bases, cells)()
+
+
 def long_rows_table() -> str:
     """Return what steps on long rows were planned to take and took; a dash where none was run."""
     rows = []
@@ -563,16 +573,19 @@ def block_causal_experts_table() -> str:
     return make(headings, rows)
 
 
-def attention_rows() -> list[dict[str, Any]]:
-    """Return the cells of the study of three attentions."""
-    return list(read_record("attention_study_49m.json")["rows"])
+def attention_table(record: str, *, passes: bool = False) -> str:
+    """Return the figures of the cells of a study of three attentions, or their forward passes."""
+    rows = list(read_record(record)["rows"])
+    if passes:
+        return make(*attention_report.make_passes_table(rows))
+    return make(*attention_report.make_table(attention_report.measure(rows)))
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "attention_study": lambda: make(
-        *attention_report.make_table(attention_report.measure(attention_rows()))
-    ),
-    "attention_passes": lambda: make(*attention_report.make_passes_table(attention_rows())),
+    "attention_study": lambda: attention_table("attention_study_229m.json"),
+    "attention_study_49m": lambda: attention_table("attention_study_49m.json"),
+    "attention_passes": lambda: attention_table("attention_study_229m.json", passes=True),
+    "attention_passes_49m": lambda: attention_table("attention_study_49m.json", passes=True),
     "niah_tiny_models": by_length(
         ["mean over 5 depths", "256", "512", "1,024", "2,048"],
         ENTRIES, "metric=accuracy&", "{score:.0f}", "niah_tiny_models.csv",
@@ -630,8 +643,9 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "low_precision_updates": grid(
         ["weights; moments", "exact: changed", "projection", "cosine",
-         "seen: changed", "projection", "cosine", "loss of the last 10 steps"],
-        {label: f"low_precision_updates.json#/rows/{row}/" for row, label in enumerate(PRECISIONS)},
+         "seen: changed", "projection", "cosine", "loss of the last 150 steps"],
+        {label: f"low_precision_updates_h200.json#/rows/{row}/"
+         for row, label in enumerate(PRECISIONS)},
         [*(f"{{{part}/{figure}" for part in ("exact", "seen")
            for figure in ("changed_percent:.1f}%", "projection:.3f}", "cosine:.3f}")),
          "{last_loss:.3f}"],
@@ -639,10 +653,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "low_precision_runs": grid(
         ["weights; moments", "mean difference to float32", "largest",
          "float32's spread over seeds"],
-        {label: f"low_precision_runs.json#/rows/{row}/"
+        {label: f"low_precision_runs_two_h200.json#/rows/{row}/"
          for row, label in enumerate((*PRECISIONS[:2], *PRECISIONS[3:5]))},
         ["{mean_difference:+.4f}", "{largest_difference:.4f}", "{spread_of_float32:.4f}"],
     ),
+    "optimizer_step": optimizer_table,
     "finetune_long_rows": long_rows_table,
     "fidelity": fidelity_table,
     "time": time_table,
