@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from opencompass_llada.files import remove, settle, write_text
 from opencompass_llada.finetune.measurement import is_better, score_figures
+from opencompass_llada.finetune.packing import find_strategy
 from opencompass_llada.finetune.parallel import Ranks
 from opencompass_llada.finetune.recipe import Evaluation, Lora, Phase, Recipe, TextSource
 
@@ -167,14 +168,16 @@ class CheckpointIndex:
             )
         if self.recipe:
             if self.recipe.get("parameter_dtype") == "bfloat16" and "moments" not in self.recipe:
+                keeping = f", with init_from={str(self.last)!r} if what was learnt is to stay"
                 raise ValueError(
                     f"output_dir={folder!r} holds a run with bfloat16 weights by a version that "
                     "lost most of their updates to rounding, and its state lacks what keeps them. "
-                    f"Start anew in another output_dir, with init_from={str(self.last)!r} if what "
-                    "was learnt is to stay."
+                    f"Start anew in another output_dir{keeping if self.steps else ''}."
                 )
             values = _complete(self.recipe)
             earlier, today = (json.loads(json.dumps(each)) for each in (values, now))
+            for each in (earlier, today):
+                _set_needless_weights(each, recipe)
             free = MAY_DIFFER if now["retrieval_share"] else {*MAY_DIFFER, *_OF_TASK_ROWS}
             for group, _, key in (name.partition(".") for name in free if "." in name):
                 for each in (earlier, today):
@@ -237,6 +240,15 @@ def _complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "phases": [{**_defaults(Phase), **phase} for phase in values["phases"]],
         "text": texts,
     }
+
+
+def _set_needless_weights(values: Mapping[str, Any], recipe: Recipe) -> None:
+    """Write 1 for weights that decide nothing, and where none is 1: there they are the same."""
+    evaluation = values["evaluation"]["text"]
+    for source in filter(None, (*values["text"], evaluation)):
+        is_alone = source is evaluation or len(values["text"]) == 1
+        if is_alone or (source["weight"] is None and find_strategy(recipe.strategy).draws_sources):
+            source["weight"] = 1.0
 
 
 def _name_earlier_defaults(earlier: Mapping[str, Any], today: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ class Shares:
     def counts(self, number: int) -> list[int]:
         """Return how many of the first ``number`` numbers each source gets.
 
-        Off the exact share by at most one for each source.
+        Off the exact share by at most half the number of sources, of two or more.
         """
         counts, rest, total = [], number, sum(self._weights)
         for weight in self._weights:
