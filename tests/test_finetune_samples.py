@@ -381,6 +381,17 @@ def test_rows_of_random_length(tmp_path, strategy):
         assert lengths
 
 
+@pytest.mark.parametrize("strategy", ["windows", "adaptive"])
+def test_rows_of_random_length_have_an_end_of_their_own(tmp_path, strategy):
+    """A row whose beginning is given is masked at the end that is left, not at the one cut off."""
+    phases = [{"sequence_length": 64, "num_steps": 8, "rows_per_step": 8}]
+    changes = {"strategy": strategy, "phases": phases, "retrieval_share": 0.0, "evaluation": {}}
+    shares = {"continuation_share": 1.0, "random_length_share": 1.0}
+    trainer = small_trainer(tmp_path, {**RECIPE, **changes}, **shares)
+    for _, (batch,) in trainer._steps():
+        assert bool((batch["scale"] > 0).any(1).all())
+
+
 @pytest.mark.parametrize("changes", [{}, BLOCKS], ids=["masked", "blocks"])
 def test_a_supervised_run_learns_and_goes_on_exactly(tmp_path, changes):
     """Never stopping, against stopping and starting again; answers end where they should."""

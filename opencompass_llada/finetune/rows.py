@@ -125,12 +125,12 @@ class TrainingRows(Dataset):
         share = self.phase.continuation_share
         share = self.recipe.continuation_share if share is None else share
         row = self.text.row(number, rng)
-        if share and rng.random() < share:
-            num_tokens = objective.draw_end(self.phase.sequence_length, rng)
-            row = dataclasses.replace(row, weights=objective.keep_end(row.weights, num_tokens))
         if self.recipe.random_length_share and rng.random() < self.recipe.random_length_share:
             length = rng.randint(1, self.phase.sequence_length)
             row = objective.shorten(row, length, self.text.pad_token_id)
+        if share and rng.random() < share:  # of the shorter row, whose end it is
+            num_tokens = objective.draw_end(self.phase.sequence_length, rng)
+            row = dataclasses.replace(row, weights=objective.keep_end(row.weights, num_tokens))
         return row
 
     def _choose_targets(
