@@ -65,7 +65,7 @@ def run_block(language, code, folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_runnable_blocks_run(page, checkout):
     for number, (language, code) in enumerate(list_blocks(page.read_text(encoding="utf-8")), 1):
         status, output = run_block(language, code, checkout)
