@@ -26,6 +26,13 @@ def test_the_expected_end_takes_the_pace_since_the_start():
     assert done == "10 of 10 cells answered, 0.5 samples/s, in 2 min 0 s"
 
 
+def test_no_end_is_expected_when_inference_is_over():
+    """Cells that failed stay unanswered."""
+    start, now = totals(0, 0, 0.0), totals(7, 75, 0.74)
+    line = narration.describe_progress(start, now, 60.0, None)
+    assert line == "7 of 10 cells answered, 1.25 samples/s, in 1 min 0 s"
+
+
 @pytest.fixture
 def run(tmp_path):
     models = [
@@ -61,6 +68,21 @@ def test_lines_come_while_the_work_goes_on(run, caplog, monkeypatch):
     lines = [record.message for record in caplog.records if "narration" in record.name]
     assert lines[0].startswith("This run: 8 cells (a model on a data set), 4 answered already.")
     assert lines[-1].startswith("8 of 8 cells answered, ")
+
+
+def test_the_last_line_of_failed_cells_names_no_end(run, caplog):
+    caplog.set_level(logging.INFO)
+    logging.getLogger("opencompass_llada").addHandler(caplog.handler)
+    first, second, *_ = sorted((run / "predictions" / "plain").glob("*.json"))
+    text = first.read_text()
+    first.unlink()
+    second.unlink()
+    with narration.told(run):
+        first.write_text(text)
+    logging.getLogger("opencompass_llada").removeHandler(caplog.handler)
+    last = [record.message for record in caplog.records if "narration" in record.name][-1]
+    assert last.startswith("7 of 8 cells answered, ")
+    assert "expected end" not in last
 
 
 def test_a_folder_without_a_run_stops_nothing(tmp_path, caplog):

@@ -50,12 +50,13 @@ def told(work_dir: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        _log(run, start, time.monotonic() - began)
+        _log(run, start, time.monotonic() - began, is_over=True)
 
 
-def _log(run: RunFolder, start: RunTotals, seconds: float) -> None:
+def _log(run: RunFolder, start: RunTotals, seconds: float, *, is_over: bool = False) -> None:
     try:
-        line = describe_progress(start, read_totals(run), seconds, datetime.now())
+        clock = None if is_over else datetime.now()
+        line = describe_progress(start, read_totals(run), seconds, clock)
     except OSError as error:  # a file may be moved while it is looked at
         line = f"Progress cannot be read: {error}"
     logger.info("%s", line)
@@ -84,18 +85,21 @@ def describe_run(run: RunFolder, totals: RunTotals) -> str:
     return "\n".join(lines)
 
 
-def describe_progress(start: RunTotals, now: RunTotals, seconds: float, clock: datetime) -> str:
+def describe_progress(
+    start: RunTotals, now: RunTotals, seconds: float, clock: datetime | None
+) -> str:
     """Return how far a run is ``seconds`` after it began with ``start``, and when it will end.
 
     The expected end takes the pace since the start, cells counted by their length. It is wrong by
-    as much as time does not go with length.
+    as much as time does not go with length. Without a ``clock`` inference is over: cells without
+    all answers failed, and no end is expected.
     """
     parts = [f"{now.num_answered} of {now.num_cells} cells answered"]
     samples = now.num_samples - start.num_samples
     if samples > 0 and seconds > 0:
         parts.append(f"{samples / seconds:.3g} samples/s")
     done = now.share - start.share
-    if now.num_answered == now.num_cells:
+    if clock is None or now.num_answered == now.num_cells:
         parts.append(f"in {write_span(timedelta(seconds=seconds))}")
     elif done > 0:
         left = timedelta(seconds=seconds * (1 - now.share) / done)
