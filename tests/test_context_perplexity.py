@@ -56,6 +56,10 @@ def test_windows_of_all_lengths_end_at_the_same_places():
         assert (len(short), len(long)) == (32, 400)
         assert long[-32:] == short
     assert [window[-1] for window in places[400]] == [399, 599, 799, 999]
+    few = context_windows(
+        tokens[:402], [32, 400], 8
+    )  # not one window many times, which is one text
+    assert [window[-1] for window in few[400]] == [399, 400, 401]
 
 
 def test_batches_change_nothing(engine):

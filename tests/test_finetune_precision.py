@@ -420,6 +420,17 @@ def test_the_plan_on_a_cpu_is_what_a_step_needs_at_least(tmp_path, changes):
     assert "logits" not in plan.describe()
 
 
+def test_on_a_cpu_nothing_is_gained_by_the_host_memory():
+    """It is the device's: a plan without an average there would fit what does not fit."""
+    changes = {"ema_decay": 0.999, "activation_checkpointing": True}
+    plain = plan_memory(small_recipe(**changes), LLADA_8B, 1, on_cuda=False)
+    offloaded = small_recipe(**changes, offload_average=True, offload_checkpoints=True)
+    assert plan_memory(offloaded, LLADA_8B, 1, on_cuda=False) == plain
+    with pytest.raises(ValueError, match="No setting of") as error:
+        check_memory(small_recipe(**changes), LLADA_8B, 1, plain.optimizer, on_cuda=False)
+    assert "offload" not in str(error.value)
+
+
 def test_the_plan_on_a_cpu_is_below_what_a_step_takes(tmp_path):
     """Live bytes of tensors, followed operation by operation."""
     model = {"d_model": 128, "n_heads": 2, "n_layers": 3, "mlp_hidden_size": 256}

@@ -184,15 +184,17 @@ def _block_entropies(model: BidirectionalNetwork, block_length: int) -> EntropyF
 def context_windows(
     tokens: np.ndarray, lengths: Sequence[int], num_texts: int
 ) -> dict[int, list[list[int]]]:
-    """Cut windows of several lengths that end at the same places of a text."""
+    """Cut windows of several lengths that end at the same places of a text.
+
+    There are fewer than ``num_texts`` where the text has fewer places: a window that stood for two
+    texts would have the same masks in both, and the error of one.
+    """
     longest = max(lengths)
     if len(tokens) < longest:
         raise ValueError(
             f"evaluation: lengths ask for {longest} tokens and the held-out text has "
             f"{len(tokens)}; give a longer text or shorter lengths."
         )
-    ends = [
-        longest + (len(tokens) - longest) * number // max(1, num_texts - 1)
-        for number in range(num_texts)
-    ]
+    places = (len(tokens) - longest) * np.arange(num_texts) // max(1, num_texts - 1)
+    ends = [longest + int(place) for place in np.unique(places)]
     return {length: [tokens[end - length : end].tolist() for end in ends] for length in lengths}

@@ -204,7 +204,7 @@ def _plan(
     gradients = trained * trained_bytes / world_size
     has_vectors = recipe.lora is None or "norms" in recipe.lora.train
     vectors = shape.norm_parameters if has_vectors else 0
-    optimizer = _optimizer_bytes(recipe, trained, vectors) / world_size
+    optimizer = _optimizer_bytes(recipe, trained, vectors, on_cuda) / world_size
     if not on_cuda:  # the least: a plan of the rest was off by up to 59 %
         kept = shape.sizes.num_layers * tokens * trained_bytes * shape.sizes.width
         return StepMemory(weights, gradients, optimizer, kept, 0, 0, 0)
@@ -249,10 +249,14 @@ def _parameters(recipe: Recipe, shape: NetworkShape) -> tuple[int, int]:
     return shape.adapter_parameters + whole, shape.num_parameters - whole
 
 
-def _optimizer_bytes(recipe: Recipe, trained: int, vectors: int) -> float:
-    """Return the bytes of low halves, moments (of vectors float32) and the moving average."""
+def _optimizer_bytes(recipe: Recipe, trained: int, vectors: int, on_cuda: bool) -> float:
+    """Return the bytes of low halves, moments (of vectors float32) and the moving average.
+
+    On a CPU the average is in the device's memory wherever it is kept.
+    """
     low = 2 if recipe.parameter_dtype == "bfloat16" else 0
-    average = 4 if recipe.ema_decay is not None and not recipe.offload_average else 0
+    is_offloaded = recipe.offload_average and on_cuda
+    average = 4 if recipe.ema_decay is not None and not is_offloaded else 0
     moments = (trained - vectors) * MOMENT_BYTES[recipe.moments]
     return moments + vectors * MOMENT_BYTES["float32"] + trained * (low + average)
 
@@ -302,8 +306,8 @@ def check_memory(
         ("activation_checkpointing", True, not recipe.activation_checkpointing),
         ("mlp_tile", 4096, recipe.mlp_tile is None),
         ("keep_attention", False, recipe.keep_attention),
-        ("offload_average", True, recipe.ema_decay is not None and not recipe.offload_average),
-        ("offload_checkpoints", True, not recipe.offload_checkpoints),
+        ("offload_average", True, recipe.ema_decay and not recipe.offload_average and on_cuda),
+        ("offload_checkpoints", True, not recipe.offload_checkpoints and on_cuda),
     ):
         if not helps:
             continue
@@ -315,9 +319,10 @@ def check_memory(
             remedy = f"Nearest settings that fit: {settings} ({nearest.total / GB:.1f} GB)."
             break
     else:
+        offloads = ", offload_average, offload_checkpoints" if on_cuda else ""
         remedy = (
-            "No setting of micro_rows, activation_checkpointing, keep_attention, mlp_tile, "
-            "loss_chunk, offload_average and offload_checkpoints makes it fit: use lora, "
+            f"No setting of loss_chunk, micro_rows, activation_checkpointing, mlp_tile{offloads} and "
+            "keep_attention makes it fit: use lora, "
             f"{_smallest(dataclasses.replace(recipe, **changes), shape, world_size, on_cuda)}"
             f"more devices (now {world_size}; sequence_parallel shares rows) or shorter rows."
         )
