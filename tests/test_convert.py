@@ -89,6 +89,27 @@ def test_a_bin_file_with_the_same_weight_twice(checkpoint, tensors, tmp_path):
     assert is_equal(tmp_path / "new", tensors)
 
 
+@pytest.mark.parametrize("kind", ["bin", "distributed"])
+def test_a_tied_head_that_was_gathered_as_a_tensor_of_its_own(tmp_path, kind):
+    """As training writes it that gathers every name by itself."""
+    checkpoint = write_tiny_checkpoint(tmp_path / "original", weight_tying=True)
+    tensors = load_file(checkpoint / "model.safetensors")
+    head = {"model.transformer.ff_out.weight": tensors["model.transformer.wte.weight"].clone()}
+    for number, copy in enumerate((head, {name: own + 1 for name, own in head.items()})):
+        source, new = tmp_path / f"in{number}", tmp_path / f"new{number}"
+        if kind == "bin":
+            source.mkdir()
+            torch.save({**tensors, **copy}, source / "pytorch_model.bin")
+        else:
+            save_distributed({**tensors, **copy}, source)
+        if copy is head:
+            convert(source, new, str(checkpoint))
+            assert is_equal(new, tensors)
+        else:
+            with pytest.raises(CheckpointError, match=r"1 extra: model\.transformer\.ff_out"):
+                convert(source, new, str(checkpoint))
+
+
 @pytest.mark.parametrize("place", [".", "pytorch_model_fsdp_0"])
 @pytest.mark.parametrize("prefix", ["", "model.", "module._fsdp_wrapped_module."])
 def test_a_distributed_checkpoint(checkpoint, tensors, tmp_path, place, prefix):

@@ -12,7 +12,7 @@ import shutil
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -295,6 +295,13 @@ def _rename(stored: Stored, fields: Mapping[str, Any], source: Path) -> dict[str
         }
         shapes = {new: stored.shapes[old] for old, new in renamed.items()}
         fault = compare_shapes(split_merged(shapes, config.experts), needed, "config.json")
+        extra = [old for old, new in renamed.items() if new not in needed]
+        if len(extra) == 1 and config.ties_embeddings:
+            others = {old: new for old, new in renamed.items() if old != extra[0]}
+            if _is_double(stored, extra[0], others):
+                renamed = others
+                shapes = {new: stored.shapes[old] for old, new in renamed.items()}
+                fault = compare_shapes(split_merged(shapes, config.experts), needed, "config.json")
         if not fault:
             left = [name for name in stored.shapes if name not in renamed]
             if left:
@@ -306,6 +313,16 @@ def _rename(stored: Stored, fields: Mapping[str, Any], source: Path) -> dict[str
         f"IN {str(source)!r}: its tensors do not fit config.json of a {fields['model_type']} "
         f"network; {reason}. Give the config.json that belongs to them by --config-from."
     )
+
+
+def _is_double(stored: Stored, extra: str, others: Iterable[str]) -> bool:
+    """Whether a tensor holds what another of the names does, as a tied head does."""
+    for other in others:
+        if stored.shapes[other] == stored.shapes[extra]:
+            pair = stored.read([extra, other])
+            if torch.equal(pair[extra], pair[other]):
+                return True
+    return False
 
 
 def _prefixes(name: str, needed: Container[str]) -> Iterator[str]:
