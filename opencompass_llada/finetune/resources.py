@@ -321,8 +321,8 @@ def check_memory(
     else:
         offloads = ", offload_average, offload_checkpoints" if on_cuda else ""
         remedy = (
-            f"No setting of loss_chunk, micro_rows, activation_checkpointing, mlp_tile{offloads} and "
-            "keep_attention makes it fit: use lora, "
+            "No setting of loss_chunk, micro_rows, activation_checkpointing, "
+            f"mlp_tile{offloads} and keep_attention makes it fit: use lora, "
             f"{_smallest(dataclasses.replace(recipe, **changes), shape, world_size, on_cuda)}"
             f"more devices (now {world_size}; sequence_parallel shares rows) or shorter rows."
         )
