@@ -259,6 +259,17 @@ def test_a_sample_longer_than_a_row_is_an_error_or_left_out(tmp_path):
         data_of(text=text, long_samples="skip", phases=phases)
 
 
+def test_samples_whose_prompts_are_all_empty_are_samples(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps({"q": "", "text": "la " * 5}) + "\n" for _ in range(9)))
+    text = [{"paths": [str(file)], "prompt_field": "q"}]
+    data = data_of(text=text, answer_padding={"multiple_of": 16})
+    assert {piece.length % 16 for row in data._rows[96]._rows for piece in row} == {0}
+    phases = [{"sequence_length": 4, "num_steps": 1, "rows_per_step": 1}]
+    with pytest.raises(ValueError, match="9 of 9 samples .* longer than sequence_length=4"):
+        data_of(text=text, phases=phases)
+
+
 class Cutting(STRATEGIES["adaptive"]):
     """Cuts every document in two."""
 

@@ -67,7 +67,8 @@ def read_corpus(
 
 def _describe(text: TokenizedText) -> dict[str, Any]:
     assert text.folder is not None, "just read from there"
-    return {"folder": str(text.folder.absolute()), "has_end": text.has_end, "files": text.files}
+    facts = {"has_end": text.has_end, "from_prompts": text.from_prompts, "files": text.files}
+    return {"folder": str(text.folder.absolute()), **facts}
 
 
 def _open(facts: dict[str, Any], leader: int) -> TokenizedText:

@@ -34,6 +34,8 @@ class TokenizedText:
     prompt_lengths: np.ndarray
     """int32 [documents], tokens at its beginning that are never masked."""
     has_end: bool = True  # a tokenizer may have no end token
+    from_prompts: bool = False
+    """Whether the source has a prompt_field, be every prompt empty."""
     digest: str = ""
     """SHA-256 of the arrays above."""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -49,7 +51,7 @@ class TokenizedText:
     @property
     def has_prompts(self) -> bool:
         """Whether its documents are samples: prompts with answers."""
-        return bool(self.prompt_lengths.any())
+        return self.from_prompts or bool(self.prompt_lengths.any())
 
     def piece(self, document: int, start: int, stop: int) -> np.ndarray:
         """Return a `DocumentSlice`'s tokens, without end tokens that are not stored."""

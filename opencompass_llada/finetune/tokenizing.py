@@ -112,8 +112,12 @@ def tokenize_source(
             f"max_document_tokens={max_document_tokens}. Raise it, or leave it out to cut long "
             f"documents into consecutive windows. Source: {source}"
         )
-    has_end = tokens.end_token_id is not None
-    return dataclasses.replace(text, has_end=has_end, files=dict(described["files"]))
+    return dataclasses.replace(
+        text,
+        has_end=tokens.end_token_id is not None,
+        from_prompts=source.prompt_field is not None,
+        files=dict(described["files"]),
+    )
 
 
 def _count_cores() -> int:
