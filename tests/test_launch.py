@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import logging
 from contextlib import nullcontext
 
 import pytest
@@ -147,3 +148,11 @@ def test_tasks_imports_are_shared_where_tasks_are_processes_here(host, given, im
     monkeypatch.setattr(launch_module, "imports_shared", lambda: asked.append(1) or nullcontext())
     host(stages=("predictions", "results"), **given)
     assert len(asked) == imports
+
+
+def test_a_partition_that_nobody_gave_is_not_warned_about():
+    def keeps(text):
+        return launch_module._is_about_this_run(logging.LogRecord("OC", 30, "", 0, text, (), None))
+
+    assert not keeps("SlurmRunner is not used, so the partition argument is ignored.")
+    assert keeps("Partitioned into 2 tasks.")

@@ -14,6 +14,7 @@ from tiny_sdar import write_tiny_sdar
 
 import opencompass_llada.assets
 from opencompass_llada.engines import SamplerSettings
+from opencompass_llada.runs import new_config
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, autoregressive
 from opencompass_llada.runs.planning import list_models, plan_run
@@ -230,6 +231,17 @@ def test_a_model_is_offered_where_its_asset_is_shipped(tmp_path, monkeypatch):
         list_models("tiny_ar")
     (tmp_path / "tiny-ar").mkdir()
     assert ModelTable()["tiny_ar"].title == "tiny-ar"
+
+
+def test_a_mistyped_folder_is_told_from_a_mistyped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-llada").mkdir()
+    (tmp_path / "my-llada" / "config.json").write_text("{}")
+    for check in (lambda name: list_configs([name]), new_config._check_model):
+        with pytest.raises(ValueError, match="No folder .* the folder 'my-llada'\\? Valid"):
+            check("my-lada")
+        with pytest.raises(ValueError, match="Did you mean 'tiny_llada'"):
+            check("tiny_lada")
 
 
 def test_another_checkpoint_of_a_known_kind_by_its_path(tmp_path):

@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from opencompass_llada import assets
+from opencompass_llada.options import nearest
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,15 @@ def is_path(text: str) -> bool:
     """Tell a path, a hub id or ``asset:NAME`` from the name of a model."""
     starts = (".", "~", assets.PREFIX)
     return "/" in text or text.startswith(starts) or os.path.isdir(text)
+
+
+def hint_folder(name: str, models: Iterable[str]) -> dict[str, str]:
+    """Return the hint for an unknown model whose nearest name is a checkpoint's folder, or none."""
+    folders = [path.parent.name for path in Path().glob("*/config.json")]
+    guess = nearest(name, [*models, *folders])
+    if guess not in folders:
+        return {}
+    return {name: f"No folder has that name. Did you mean the folder {guess!r}?"}
 
 
 def full_path(path: str) -> str:

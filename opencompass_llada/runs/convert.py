@@ -66,8 +66,9 @@ class Stored:
 def run_convert(source: str, target: str, config_from: str | None) -> int:
     """Convert a checkpoint, and say what was written."""
     number, size = convert(Path(source), Path(target), config_from)
+    amount = f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
     sys.stdout.write(
-        f"{number} tensors, {size / 1e9:.2f} GB, are in {target}; use it as LLADA_MODELS={target}, "
+        f"{number} tensors, {amount}, are in {target}; use it as LLADA_MODELS={target}, "
         f"or: opencompass-llada new-config --model {target} > my.py\n"
     )
     return 0

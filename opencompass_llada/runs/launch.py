@@ -118,6 +118,11 @@ def launch() -> int:
     )
 
 
+def _is_about_this_run(record: logging.LogRecord) -> bool:
+    """Drop a warning about a partition, which OpenCompass logs where none was given."""
+    return not record.getMessage().startswith("SlurmRunner is not used")
+
+
 def _launch(run: _Run) -> int:
     """Call OpenCompass's main() with our own functions in the place of some of its."""
     config, read = run.arguments.config, None
@@ -126,6 +131,7 @@ def _launch(run: _Run) -> int:
     except ValueError as error:
         raise SystemExit(f"Nothing was run. {error}") from error
     host: Any = importlib.import_module("opencompass.cli.main")
+    host.get_logger().addFilter(_is_about_this_run)
     importlib.import_module("opencompass_llada.registry")
     from opencompass_llada.runs import cluster
 

@@ -14,6 +14,7 @@ from opencompass_llada.rope.methods import parse_rope_scaling
 from opencompass_llada.runs.checkpoints import (
     PEFT,
     full_path,
+    hint_folder,
     is_path,
     label_paths,
     plain_name,
@@ -91,7 +92,7 @@ class ModelTable:
         if equals and not path:
             raise ValueError(f"model {name!r} names no path; write {name}=FOLDER or {name}.")
         if not equals or whole.startswith("="):  # which names nothing
-            reject_unknown("model", [name], self.models)
+            reject_unknown("model", [name], self.models, hint_folder(name, self.models))
             return name, ""
         path = full_path(f"{path}{mark}{adapter}")
         if mark and not name:  # over a listed one, which says what it is like

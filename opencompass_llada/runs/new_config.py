@@ -18,6 +18,7 @@ from opencompass_llada.options import nearest, reject_unknown
 from opencompass_llada.runs.checkpoints import (
     PEFT,
     full_path,
+    hint_folder,
     is_path,
     plain_name,
     split_adapter,
@@ -143,7 +144,7 @@ def _check_model(spec: str) -> None:
             )
         return
     if not is_path(path):
-        reject_unknown("model", [path], KNOWN_MODELS)
+        reject_unknown("model", [path], KNOWN_MODELS, hint_folder(path, KNOWN_MODELS))
     if path.startswith((".", "~", "/")) or path.count("/") > 1:
         raise ValueError(f"--model {spec!r}: there is no folder {path!r}; correct the path")
 

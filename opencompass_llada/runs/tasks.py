@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from unittest import mock
 from mmengine.config import Config
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.runners import LocalRunner
+from opencompass.tasks import openicl_infer
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg
@@ -74,7 +75,10 @@ class _ShortNamed:
 
 
 class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
-    """The stock inference task under a short name; writes provenance/ into the run's folder."""
+    """The stock inference task under a short name; writes provenance/ into the run's folder.
+
+    A data set that cannot be loaded costs its own cells alone; the task fails after the others.
+    """
 
     def get_command(self, cfg_path: str, template: str) -> str:
         """Return the shell command that runs this task in a process of its own."""
@@ -88,11 +92,28 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
         return command.replace(script, f"-m {__name__} --infer {cfg_path}")
 
     def run(self, *arguments: Any, **options: Any) -> None:
-        """Make the predictions of all data sets."""
-        with whole_files(), _lengths_for_examples_alone():
+        """Make the predictions of all data sets; a `RuntimeError` names those not loaded."""
+        self.failed: list[str] = []
+        loads = mock.patch.object(openicl_infer, "build_dataset_from_cfg", self._load)
+        with whole_files(), _lengths_for_examples_alone(), loads:
             super().run(*arguments, **options)
+        if self.failed:
+            raise RuntimeError(" ".join(self.failed))
+
+    def _load(self, dataset_cfg: Mapping[str, Any]) -> Any:
+        """Build a data set; None where that raises, which is logged and told at the end."""
+        try:
+            return build_dataset_from_cfg(dataset_cfg)
+        except Exception as error:
+            fault = describe_load_fault(dataset_cfg, error)
+            logger.error("%s", fault, exc_info=True)
+            if fault not in self.failed:  # two models of a task may have it
+                self.failed.append(fault)
+            return None
 
     def _inference(self) -> None:
+        if self.dataset is None:
+            return
         if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
             super()._inference()
             return
@@ -114,6 +135,20 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
             makers.claim(folder, model_name(self.model_cfg), dataset_name(self.dataset_cfg), maker)
         with recording(folder, self.model, self.model_cfg, self.dataset_cfg, self.dataset):
             super()._inference()
+
+
+def describe_load_fault(dataset_cfg: Mapping[str, Any], error: Exception) -> str:
+    """Write a sentence on a data set that could not be loaded; one on its files where they lack."""
+    path = f" (path={dataset_cfg['path']!r})" if dataset_cfg.get("path") else ""
+    text = f"{type(error).__name__}: {error}".rstrip(": .")
+    fault = f"Data set {dataset_name(dataset_cfg)}{path} could not be loaded: {text}."
+    if not isinstance(error, OSError):
+        return fault
+    return (
+        f"{fault} Its files are not on this machine, or could not be downloaded. Set "
+        "COMPASS_DATA_CACHE to the folder that has them under data/, or download them where there "
+        "is a network; then go on with -r."
+    )
 
 
 def _lengths_for_examples_alone() -> Any:

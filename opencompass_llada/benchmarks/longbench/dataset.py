@@ -38,7 +38,7 @@ HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/Longbench/data holds LongBench's jsonl files "
     "(data.zip of THUDM/LongBench on the Hugging Face hub, unpacked or as it is in data/Longbench; "
     "DATASET_SOURCE=HF downloads it), give the folder itself as path=..., or use the sample set: "
-    "path='asset:longbench' (LLADA_DATA=embedded for the shipped configs)."
+    "path='asset:longbench' (LLADA_DATA=embedded, or data='embedded' in a config)."
 )
 
 

@@ -40,7 +40,7 @@ HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/needlebench holds NeedleBench's files "
     "(opencompass/needlebench on the Hugging Face hub; or set DATASET_SOURCE=HF to download it), "
     "give the folder itself as path=..., or use the embedded data: path='asset:needlebench' "
-    "(LLADA_DATA=embedded for the shipped configs)."
+    "(LLADA_DATA=embedded, or data='embedded' in a config)."
 )
 
 
