@@ -73,9 +73,15 @@ def test_a_large_model_is_not_sent_to_cpus(tmp_path):
     weights = tmp_path / "model.safetensors"
     with weights.open("wb") as file:
         file.truncate(2_000_000_000)
+    ours = {"type": "opencompass_llada.wrapper.LLaDACausalLM"}
     for path, told in ((str(tmp_path), "2.0 GB of weights"), ("org/model", "not on this node")):
-        model = {"abbr": "big", "path": path, "run_cfg": {"num_gpus": 0}}
+        model = {**ours, "abbr": "big", "path": path, "run_cfg": {"num_gpus": 0}}
         with pytest.raises(ValueError, match=f"'big' has .*{told}.*LLADA_GPUS"):
             check_gpus({"models": [model]})
         check_gpus({"models": [model | {"run_cfg": {"num_gpus": 1}}]})
-    check_gpus({"models": [{"path": "asset:tiny-llada", "run_cfg": {"num_gpus": 0}}]})
+    check_gpus({"models": [{**ours, "path": "asset:tiny-llada", "run_cfg": {"num_gpus": 0}}]})
+
+
+def test_a_model_behind_an_api_needs_no_gpu():
+    """It has no weights here, and its path is a name that the API knows."""
+    check_gpus({"models": [{"type": "opencompass.models.OpenAI", "path": "gpt-4o"}]})

@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.config import Config
 
 from opencompass_llada.assets import resolve_path
+from opencompass_llada.runs import recorded_files as recorded
 
 #: The option's own default; a config's number of tasks at a time counts where it is not given.
 _DEFAULT_WORKERS = 1
@@ -46,11 +47,15 @@ def fill_stage(stage: str, fill: Callable[[Any, Any], None], cfg: Any, arguments
 def check_gpus(cfg: Mapping[str, Any]) -> None:
     """Refuse large models that are planned for CPUs, as on a login node without a GPU.
 
+    Only models of this package are looked at: one behind an API has no weights here.
+
     Raises:
         ValueError: If a model with more than 1 GB of weights, or of a hub, asks for no GPU.
     """
     for model in cfg.get("models") or ():
-        if (model.get("run_cfg") or {}).get("num_gpus", 0) or "path" not in model:
+        if not recorded.is_ours(model) or "path" not in model:
+            continue
+        if (model.get("run_cfg") or {}).get("num_gpus", 0):
             continue
         folder = Path(resolve_path(model["path"])).expanduser()
         files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")] if folder.is_dir() else []
