@@ -353,6 +353,9 @@ def test_a_bfloat16_run_of_an_earlier_version_is_refused(tmp_path):
     file.write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"lost most of their updates.*init_from='.*step-000000'"):
         small_trainer(tmp_path / "a", phases=SHORT, **BFLOAT16)
+    shutil.rmtree(tmp_path / "a" / "step-000000")  # ended before its first checkpoint
+    file.write_text(json.dumps({**index, "steps": []}))
+    assert small_trainer(tmp_path / "a", phases=SHORT, **BFLOAT16).step == 0
     other = small_trainer(tmp_path / "b", phases=SHORT)  # float32 goes on
     other.save({})
     file = tmp_path / "b" / "checkpoints.json"

@@ -138,6 +138,10 @@ SAMPLES = {"text": [{"paths": ["a.jsonl"], "prompt_field": "question"}]}
             {"objective": "autoregressive", "strategy": "windows", "random_length_share": 0.1},
             "random_length_share=0.1 does not work with objective='autoregressive'",
         ),
+        (
+            {**SAMPLES, "objective": "autoregressive", "strategy": "windows"},
+            "prompt_field does not work with objective='autoregressive'",
+        ),
     ],
 )
 def test_samples_are_whole_and_apart(change, words):

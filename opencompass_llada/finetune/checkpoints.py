@@ -167,12 +167,13 @@ class CheckpointIndex:
                 "name another folder, or leave resume out to go on."
             )
         if self.recipe:
-            if self.recipe.get("parameter_dtype") == "bfloat16" and "moments" not in self.recipe:
-                keeping = f", with init_from={str(self.last)!r} if what was learnt is to stay"
+            is_bfloat16 = self.recipe.get("parameter_dtype") == "bfloat16"
+            if self.steps and is_bfloat16 and "moments" not in self.recipe:
                 raise ValueError(
                     f"output_dir={folder!r} holds a run with bfloat16 weights by a version that "
                     "lost most of their updates to rounding, and its state lacks what keeps them. "
-                    f"Start anew in another output_dir{keeping if self.steps else ''}."
+                    f"Start anew in another output_dir, with init_from={str(self.last)!r} if what "
+                    "was learnt is to stay."
                 )
             values = _complete(self.recipe)
             earlier, today = (json.loads(json.dumps(each)) for each in (values, now))

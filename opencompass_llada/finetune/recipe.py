@@ -453,6 +453,12 @@ def _check_combinations(recipe: Recipe) -> None:
                     f"recipe: {name}={getattr(recipe, name)!r} does not work with "
                     f"objective='autoregressive', which is the small twin; it takes {needed!r}."
                 )
+        if recipe.has_samples or recipe.normalize_by == "sample":
+            name = "prompt_field" if recipe.has_samples else "normalize_by='sample'"
+            raise ValueError(
+                f"recipe: {name} does not work with objective='autoregressive', which is the small "
+                "twin and takes plain text; leave it out."
+            )
         if any(phase.continuation_share for phase in recipe.phases):
             raise ValueError(
                 "recipe phases: continuation_share does not work with objective='autoregressive', "
