@@ -4,8 +4,8 @@
     python benchmarks/slurm_two_nodes.py configs/eval_llada_niah.py configs/eval_llada_ruler.py \
         --record benchmarks/records/slurm_two_nodes.json
 
-Each config runs its demo (LLADA_DEMO=1) with tiny-llada and 1,280 tokens. Exit status 0 if all answers
-are equal.
+Each config runs its demo (LLADA_DEMO=1) with tiny-llada and 1,280 tokens. Exit status 0 if all
+answers are equal.
 """
 
 from __future__ import annotations
