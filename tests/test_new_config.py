@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
+from opencompass_llada.assets import resolve_path
 from opencompass_llada.cli import main
 from opencompass_llada.runs.checks import check_options
-from opencompass_llada.runs.evaluation import board_benchmarks
+from opencompass_llada.runs.evaluation import board_benchmarks, plan_evaluation
 from opencompass_llada.runs.model_configs import parse_scaling
 from opencompass_llada.runs.new_config import SHIPPED, NewConfig
 from opencompass_llada.runs.run_folder import read_dumped_config
@@ -139,3 +141,15 @@ def test_run_hands_its_words_to_opencompass(monkeypatch, capsys):
     assert ended.value.code == 2
     assert "Did you mean '--work-dir'" in capsys.readouterr().err
     assert json.dumps(sys.argv[1:]) == '["nowhere.py", "--wrok-dir", "x"]'
+
+
+def test_models_that_are_asked_otherwise_are_named_and_can_be_asked_alike(tmp_path, capsys):
+    own = shutil.copytree(resolve_path("asset:tiny-llada"), tmp_path / "own")
+    given = dict(models=["tiny_llada", str(own)], lengths=[256], data="embedded")
+    plan_evaluation(**given)
+    told = capsys.readouterr().err
+    assert "options={'niah': ...}" in told
+    assert "tiny-llada: 16 new tokens, lengths by vocab2048" in told
+    assert "own: 32 new tokens, lengths by vocab2048" in told
+    plan_evaluation(**given, options={"niah": {"generation_length": 16}})
+    assert "Not all models" not in capsys.readouterr().err

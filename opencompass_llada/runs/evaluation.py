@@ -6,6 +6,7 @@ config of a user, in keywords.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from opencompass_llada.runs.planning import (
     small_cells_partitioner,
     summarize_with,
     take_a_token_a_step,
+    tell_what_differs,
     unique,
     usable_gpus,
 )
@@ -145,6 +147,9 @@ def plan_leaderboard(
         described = unique([*described, *told])
     cells = count_results(combinations)
     values.announce(f"Leaderboard: {cells} cells")
+    for name, run in runs.items() if not values.values.get("robustness") else ():
+        remedy = f"options={{{name!r}: ...}} of the config with generation_length or tokenizer"
+        sys.stderr.write(tell_what_differs(run.combinations or (), remedy))
     largest = max(len(group["datasets"]) for group in combinations)
     results = -(-cells // largest) * largest
     partitioner = small_cells_partitioner(results, largest, values["workers"], gpus)

@@ -168,7 +168,7 @@ def plan_run(
             "results": results,
         }
         values.announce(plan.headline.format(**{**values.values, **counts}))
-        sys.stderr.write(_tell_what_differs(asked_groups))
+        sys.stderr.write(tell_what_differs(asked_groups, _BY_VARIABLES))
     workers, evaluations = values["workers"], 1
     if plan.has_small_cells:
         partitioner = small_cells_partitioner(results, len(groups[0]["datasets"]), workers, gpus)
@@ -193,15 +193,24 @@ def plan_run(
     return run
 
 
-def _tell_what_differs(groups: Sequence[Combination]) -> str:
-    """Say which models are asked otherwise than others, '' if none is: they are not compared."""
+#: How the models of a run of one benchmark are asked alike.
+_BY_VARIABLES = "LLADA_GENERATION_LENGTH and LLADA_TOKENIZER, where a benchmark has them"
+
+
+def tell_what_differs(groups: Sequence[Combination], remedy: str) -> str:
+    """Say which models are asked otherwise than others, '' if none is: they are not compared.
+
+    ``remedy`` names the settings that ask all models alike.
+    """
     told: dict[str, list[str]] = {}
     for group in groups:
         cells = group["datasets"]
         answers = {cell["infer_cfg"]["inferencer"].get("max_out_len") for cell in cells}
         lengths = sorted(length for length in answers if length)
         tokens = "-".join(map(str, dict.fromkeys([*lengths[:1], *lengths[-1:]])))
-        counted = sorted({str(cell["tokenizer"]) for cell in cells if cell.get("tokenizer")})
+        counted = sorted(
+            {name_tokenizer(str(cell["tokenizer"])) for cell in cells if cell.get("tokenizer")}
+        )
         by = [f"lengths by {', '.join(counted)}"] if counted else []
         how = ", ".join([*([f"{tokens} new tokens"] if tokens else []), *by])
         told.setdefault(how, []).extend(model["abbr"] for model in group["models"])
@@ -210,8 +219,7 @@ def _tell_what_differs(groups: Sequence[Combination]) -> str:
     lines = [f"  {', '.join(names)}: {how}" for how, names in told.items()]
     return (
         "Not all models are asked the same, and those that are not are not compared with each "
-        "other (LLADA_GENERATION_LENGTH and LLADA_TOKENIZER, where a benchmark has them, ask all "
-        "alike):\n" + "\n".join(lines) + "\n"
+        f"other ({remedy}, ask all alike):\n" + "\n".join(lines) + "\n"
     )
 
 
