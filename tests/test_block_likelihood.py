@@ -210,7 +210,7 @@ def test_drawn_blocks_lie_within_their_error_which_is_honest():
 def test_the_trainers_figure_is_an_estimate_of_the_same_bound():
     network, options = tiny(Blocks(2)), LikelihoodOptions(num_draws=600, batch_size=100)
     for prefix in PREFIXES:
-        found = _scorer(network, torch.device("cpu"))(prefix, TARGET, options)
+        found, _ = _scorer(network, torch.device("cpu"))(prefix, TARGET, options)
         error = found.standard_error * len(TARGET)
         exact = order_average(network, prefix, TARGET)
         assert abs(found.nll - exact) < 4 * error

@@ -173,7 +173,7 @@ def test_variables_choose_and_the_choice_is_said(monkeypatch, capsys):
         ("LLADA_SCALING", "nkt", "Did you mean 'ntk'"),
         ("LLADA_SCALING", "ntk:target_lenght=5", "target_length"),
         ("LLADA_SCALING", "ntk:2048", "option=number"),
-        ("LLADA_LENGTHS", "4k", "whole numbers"),
+        ("LLADA_LENGTHS", "4q", "whole numbers"),
         ("LLADA_DEPTHS", "0,-5", "whole numbers"),
         ("LLADA_DEPTHS", "0,500", "0 to 100"),
         ("LLADA_REPEATS", "1,2", "one value"),
