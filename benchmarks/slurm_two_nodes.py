@@ -1,6 +1,6 @@
 """Runs a config here and on Slurm and compares the answers, byte for byte; tries a wrong partition.
 
-    eval "$(benchmarks/slurm_two_nodes.sh /tmp/slurm)"
+    eval "$(benchmarks/slurm_two_nodes.sh slurm_test)"
     python benchmarks/slurm_two_nodes.py configs/eval_llada_niah.py configs/eval_llada_ruler.py \
         --record benchmarks/records/slurm_two_nodes.json
 

@@ -2,12 +2,12 @@
 # Starts a Slurm of two nodes on this machine, without systemd; prints the variable that names it.
 #
 #     apt-get install slurm-wlm munge        # Debian or Ubuntu, as root
-#     eval "$(benchmarks/slurm_two_nodes.sh /tmp/slurm)"
-#     benchmarks/slurm_two_nodes.sh /tmp/slurm stop
+#     eval "$(benchmarks/slurm_two_nodes.sh slurm_test)"
+#     benchmarks/slurm_two_nodes.sh slurm_test stop
 #
 # Both nodes, n1 and n2, are this machine with two cores each, in the partition "cpu".
 set -euo pipefail
-folder=$1
+folder=$(realpath -m "$1")  # the daemons change theirs
 export SLURM_CONF=$folder/slurm.conf
 if [ "${2:-}" = stop ]; then
   for file in "$folder"/*.pid; do kill "$(cat "$file")" || true; done
