@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ from opencompass.utils.prompt import PromptList
 
 from opencompass_llada.options import build
 from opencompass_llada.prompting.encode import VerbatimText
+
+#: Samples of a data set that chance and solver are asked: they cost little, and are not sampled.
+MOST_BOUND = 100
 
 
 class CheckedDataset(BaseDataset):
@@ -38,8 +42,11 @@ class CheckedDataset(BaseDataset):
 
     @classmethod
     def load(cls, **options: Any) -> Dataset:
-        """Make the data set of a config's keywords."""
-        return Dataset.from_list(list(cls.make_rows(cls.check_options(**options))))
+        """Make the data set of a config's keywords; another reader's says so in a column."""
+        checked = cls.check_options(**options)
+        reader = getattr(checked, "reader", "full")
+        more = {} if reader == "full" else {"reader": reader}
+        return Dataset.from_list([{**row, **more} for row in cls.make_rows(checked)])
 
     @classmethod
     def check_options(cls, **options: Any) -> Any:
@@ -69,6 +76,20 @@ class CompleteEvaluator(BaseEvaluator):
 
     judges_by_sample: ClassVar[bool] = False
     """Whether `judge` is given the whole sample, or only its reference."""
+    ceiling: ClassVar[str] = "exact solver"
+    """What `solve` is: this, which reads the prompt alone, or ``gold answer``, which is scored as
+    an answer."""
+
+    def chance(self, sample: Mapping[str, Any]) -> float | None:
+        """Return the score, 0 to 100, that is expected of the best guess without the context.
+
+        None where nobody knows. It is of the figure that `summarize` returns first.
+        """
+        return None
+
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return the answer of a program that reads ``sample['prompt']``; None where it cannot."""
+        return None
 
     def judge(self, prediction: str, reference: Any) -> dict[str, Any]:
         """Return the details of one answer."""
@@ -94,7 +115,31 @@ class CompleteEvaluator(BaseEvaluator):
         expected = test_set if self.judges_by_sample else references
         pairs = zip(predictions, expected, strict=True)
         details = [self.judge(prediction, one) for prediction, one in pairs]
-        return {**self.summarize(details), "num_samples": len(details), "details": details}
+        figures = {**self.summarize(details), "num_samples": len(details)}
+        if test_set is not None and (bounds := self.find_bounds(references, test_set)):
+            figures["bounds"] = bounds
+        return {**figures, "details": details}
+
+    def find_bounds(self, references: Any, test_set: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what chance and the solver score on the first `MOST_BOUND` samples.
+
+        ``chance`` (0 to 100, its mean), and under the name of `ceiling` the figures that
+        `summarize` makes of the solver's answers, each where all samples have one; nothing for
+        samples that another reader than ``full`` is shown.
+        """
+        samples = list(islice(test_set, MOST_BOUND))
+        if any("reader" in sample for sample in samples):
+            return {}
+        bounds: dict[str, Any] = {}
+        chances = [chance for chance in map(self.chance, samples) if chance is not None]
+        if len(chances) == len(samples):
+            bounds["chance"] = sum(chances) / len(samples)
+        answers = [answer for answer in map(self.solve, samples) if answer is not None]
+        if len(answers) == len(samples):
+            expected = samples if self.judges_by_sample else references[: len(samples)]
+            details = list(map(self.judge, answers, expected))
+            bounds[self.ceiling] = self.summarize(details)
+        return {**bounds, "num_samples": len(samples)} if bounds else {}
 
 
 def check_complete(predictions: Sequence[str], samples: Any) -> None:
