@@ -1,7 +1,7 @@
-"""Gives generated suites their words, names, filler sentences and places, in English and Chinese.
+"""Gives suites of sentences their words, names, filler and places, in English and Chinese.
 
 English words are those of `synthetic.grammar`, each one token of the shipped models; Chinese ones
-those of ``synthetic/words_zh.json``. Every name is made up of syllables, so that no training text
+those of ``prose_zh.json``. Every name is made up of syllables, so that no training text
 knows what belongs to it. Holds no task.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from opencompass_llada import synthetic
 from opencompass_llada.benchmarks.generated.task import Vocabulary
 from opencompass_llada.synthetic import grammar
 
@@ -34,7 +33,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 @lru_cache(maxsize=1)
 def _chinese_rules() -> dict[str, list[str]]:
-    path = Path(synthetic.__path__[0]) / "words_zh.json"
+    path = Path(__file__).with_name("prose_zh.json")
     rules: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
     return rules
 
