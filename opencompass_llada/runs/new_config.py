@@ -28,7 +28,11 @@ from opencompass_llada.runs.model_table import KNOWN_MODELS
 from opencompass_llada.runs.settings import read_length
 
 #: The names that `runs.evaluation.board_benchmarks` gives the shipped ones.
-SHIPPED = ("niah", "ruler", "ppl", "longbench", "longbench_e", "longbench_v2", "short")
+SHIPPED = (
+    *("niah", "ruler", "ppl", "longbench", "longbench_e", "longbench_v2", "short"),
+    # OpenCompass's own long suites.
+    *("babilong",),
+)
 _WIDTH = 100
 
 

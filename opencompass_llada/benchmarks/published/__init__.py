@@ -1,4 +1,4 @@
-"""OpenCompass's own long suites through this package: what they share, so that each is small.
+r"""OpenCompass's own long suites through this package: what they share, so that each is small.
 
 A suite has a folder beside this one with three files and a config in configs/datasets. Loader and
 metric stay OpenCompass's; what is added is offline data, a base-model prompt, lengths by any

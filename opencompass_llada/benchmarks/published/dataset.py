@@ -255,6 +255,7 @@ class SuiteEvaluator(CompleteEvaluator):
     """Scores a suite's answers by its own metric, and says what its gold answers get."""
 
     judges_by_sample = True
+    ceiling = "gold answer"
     #: Whether the metric is shown the beginning that a base model was given, before its answer.
     shows_beginning: ClassVar[bool] = False
 

@@ -1,0 +1,8 @@
+"""`--datasets babilong_embedded`: a few samples of BABILong that come as code."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..helpers.planning import list_data_sets as __list_data_sets
+
+babilong_embedded_datasets = __list_data_sets("babilong", data="embedded")

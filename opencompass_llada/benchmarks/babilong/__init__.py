@@ -1,0 +1,1 @@
+"""BABILong: bAbI's questions with their facts spread over books (arXiv 2406.10149)."""
