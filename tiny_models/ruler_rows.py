@@ -141,7 +141,7 @@ class RulerRows:
 
         def write(num_items: int) -> Draft:
             places = sorted(rng.randint(0, num_items) for _ in names)
-            prompt = writers.write_chain(names, value, places, num_items)
+            prompt = writers.write_chain(names, value, places, num_items).prompt
             return self._whole(prompt, f"{', '.join(names)}.")
 
         return _largest(write, 1, most, length, rng)

@@ -76,14 +76,16 @@ class CompleteEvaluator(BaseEvaluator):
 
     judges_by_sample: ClassVar[bool] = False
     """Whether `judge` is given the whole sample, or only its reference."""
-    ceiling: ClassVar[str] = "exact solver"
+    ceiling: str = "exact solver"
     """What `solve` is: this, which reads the prompt alone, or ``gold answer``, which is scored as
     an answer."""
+    chance_figure: ClassVar[str] = "score"
+    """The figure of `summarize` that `chance` is the expectation of."""
 
     def chance(self, sample: Mapping[str, Any]) -> float | None:
         """Return the score, 0 to 100, that is expected of the best guess without the context.
 
-        None where nobody knows. It is of the figure that `summarize` returns first.
+        None where nobody knows. It is of `chance_figure`.
         """
         return None
 
@@ -123,7 +125,7 @@ class CompleteEvaluator(BaseEvaluator):
     def find_bounds(self, references: Any, test_set: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what chance and the solver score on the first `MOST_BOUND` samples.
 
-        ``chance`` (0 to 100, its mean), and under the name of `ceiling` the figures that
+        Figures by name, 0 to 100: under ``chance`` its mean, and under the name of `ceiling` what
         `summarize` makes of the solver's answers, each where all samples have one; nothing for
         samples that another reader than ``full`` is shown.
         """
@@ -133,7 +135,7 @@ class CompleteEvaluator(BaseEvaluator):
         bounds: dict[str, Any] = {}
         chances = [chance for chance in map(self.chance, samples) if chance is not None]
         if len(chances) == len(samples):
-            bounds["chance"] = sum(chances) / len(samples)
+            bounds["chance"] = {self.chance_figure: sum(chances) / len(samples)}
         answers = [answer for answer in map(self.solve, samples) if answer is not None]
         if len(answers) == len(samples):
             expected = samples if self.judges_by_sample else references[: len(samples)]

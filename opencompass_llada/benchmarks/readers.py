@@ -70,6 +70,8 @@ class ReaderOptions:
     """Tokens of the window that are kept for the answer."""
     window_tokenizer: str | None = None
     """What counts the window, the model's own; None for the data set's."""
+    window_chat: bool = False
+    """Whether the tokens of the tokenizer's chat template count as part of the window."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -84,21 +86,28 @@ class ReaderOptions:
             )
 
     def read(
-        self, parts: PromptParts, load: Callable[[str], Tokenizer], name: str, *, chat: bool = False
+        self, parts: PromptParts, load: Callable[[str], Tokenizer], name: str | None = None
     ) -> str:
         """Return the reader's prompt; ``name`` is the tokenizer of the data set, loaded if needed.
 
-        With ``chat`` the tokens of the tokenizer's chat template count, too.
+        Raises:
+            ValueError: If nothing says what counts the window, or it has no room.
         """
         if self.window is None:
             return parts.head + parts.question if self.reader == "no_context" else parts.whole
+        name = self.window_tokenizer or name
+        if name is None:
+            raise ValueError(
+                f"window={self.window} of a data set that counts no tokens: give window_tokenizer, "
+                "the path of the model's tokenizer."
+            )
         return read_as(
             parts,
             self.reader,
             window=self.window,
             answer_length=self.window_reserve,
-            tokenizer=load(self.window_tokenizer or name),
-            as_turn=chat,
+            tokenizer=load(name),
+            as_turn=self.window_chat,
         )
 
 

@@ -25,6 +25,10 @@ _TEMPLATES = json.loads(Path(__file__).with_name("needles.json").read_text(encod
 FAMILIES: dict[str, tuple[str, str, str]] = _TEMPLATES["families"]
 KEYS: list[str] = _TEMPLATES["keys"]
 VALUES: list[str] = _TEMPLATES["values"]
+_FACTS = [
+    re.compile(".+".join(map(re.escape, re.split(r"\{key\}|\{value\}", fact))))
+    for fact, _, _ in FAMILIES.values()
+]
 #: Class of a question, as in trec -> question.
 QUESTION_TYPES: dict[str, str] = _TEMPLATES["question_types"]
 
@@ -115,6 +119,11 @@ def draw_held_out(rng: random.Random) -> Needle:
         needle = make_needle(rng, rng.choice(list(FAMILIES)))
         if held_out(needle):
             return needle
+
+
+def is_generated(fact: str) -> bool:
+    """Tell whether a sentence is a needle of one of the families, whose values nobody guesses."""
+    return any(pattern.fullmatch(fact.strip()) for pattern in _FACTS)
 
 
 def held_out(needle: Needle) -> bool:

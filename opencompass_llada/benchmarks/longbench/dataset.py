@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.data_files import (
     MissingDataError,
@@ -28,11 +28,15 @@ from opencompass_llada.benchmarks.longbench.facts import (
     list_tasks,
 )
 from opencompass_llada.benchmarks.longbench.scoring import METRICS
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset, CompleteEvaluator, mean
-from opencompass_llada.options import check_fields, reject_unknown
+from opencompass_llada.benchmarks.readers import PromptParts, ReaderOptions
+from opencompass_llada.options import reject_unknown
 
 logger = logging.getLogger(__name__)
 
+#: Of a sample of passage retrieval, in English and Chinese (arXiv 2308.14508, section 3.1).
+NUM_PARAGRAPHS = 30
 DEFAULT_PATH = "opencompass/Longbench"
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/Longbench/data holds LongBench's jsonl files "
@@ -43,7 +47,7 @@ HOW_TO_GET = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongBenchOptions:
+class LongBenchOptions(ReaderOptions):
     """What a data set config says."""
 
     task: str
@@ -57,7 +61,7 @@ class LongBenchOptions:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        check_fields(self)
+        super().__post_init__()
         reject_unknown("LongBench wording", [self.wording], WORDINGS)
         list_tasks(self.benchmark, [self.task])
 
@@ -67,15 +71,35 @@ class LongBenchDataset(CheckedDataset):
 
     options_class = LongBenchOptions
     title = "LongBench data set"
+    #: Holds tokenizers for all data sets of a process.
+    store: ClassVar[HaystackStore] = HaystackStore()
 
     @classmethod
     def make_rows(cls, options: LongBenchOptions) -> Iterator[dict[str, Any]]:
         """Make the samples: prompt, answers, all_classes, length."""
         for row in read_rows(options.path, TASKS[options.task], options.benchmark):
-            context, question = row.pop("context"), row.pop("input")
-            # `format` fills no slot inside a text, where OpenCompass's own template would.
-            prompt = WORDINGS[options.wording][options.task].format(context=context, input=question)
-            yield {"prompt": prompt, **row}
+            parts = _write_parts(options, row.pop("context"), row.pop("input"))
+            yield {"prompt": options.read(parts, cls.store.tokenizer), **row}
+
+    @classmethod
+    def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
+        """Read the rows; for a reader of the last window, see that each has room for its question.
+
+        Questions that surely fit, since a token has a character at least, are not counted.
+        """
+        options = cls.check_options(**same[0])
+        rows = read_rows(options.path, TASKS[options.task], options.benchmark)
+        for row in rows if options.window is not None else ():
+            parts = _write_parts(options, "", row["input"])
+            if len(parts.whole) + options.window_reserve > options.window // 2:
+                options.read(parts, cls.store.tokenizer)
+
+
+def _write_parts(options: LongBenchOptions, context: str, question: str) -> PromptParts:
+    """Return a prompt's parts; `format` fills no slot inside a text, as OpenCompass's own would."""
+    template = WORDINGS[options.wording][options.task]
+    head, ending = (part.format(input=question) for part in template.split("{context}"))
+    return PromptParts(head=head, context=context, question=ending)
 
 
 def read_rows(path: str, task: LongBenchTask, benchmark: str) -> list[dict[str, Any]]:
@@ -150,6 +174,20 @@ class LongBenchEvaluator(CompleteEvaluator):
     """
 
     judges_by_sample = True
+    ceiling = "gold answer"
+
+    def chance(self, sample: Mapping[str, Any]) -> float | None:
+        """Return the share of one class, or of one of 30 paragraphs; of other metrics no one knows.
+
+        Classes count the same: how often each is the answer cannot be seen without the context.
+        """
+        if self.task.metric == "classification":
+            return 100 / len(sample["all_classes"])
+        return 100 / NUM_PARAGRAPHS if self.task.metric.startswith("retrieval") else None
+
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return the first gold answer."""
+        return str(sample["answers"][0])
 
     def __init__(self, task: str, by_length: bool = False) -> None:
         """Keep a key of `facts.TASKS`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.data_files import (
     find_data,
@@ -18,12 +18,13 @@ from opencompass_llada.benchmarks.data_files import (
     take,
 )
 from opencompass_llada.benchmarks.longbench.facts import V2_DIFFICULTIES, V2_LENGTHS
+from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
     percent,
 )
-from opencompass_llada.options import check_fields
+from opencompass_llada.benchmarks.readers import PromptParts, ReaderOptions
 
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/longbenchv2/data.json is LongBench v2 "
@@ -60,7 +61,14 @@ def write_prompt(row: Mapping[str, str]) -> str:
     Differs from the original, which fills one slot after the other and so also what looks like a
     slot inside a text.
     """
-    return PROMPT.format(**{name: text.strip() for name, text in row.items()})
+    return write_parts(row).whole
+
+
+def write_parts(row: Mapping[str, str]) -> PromptParts:
+    """Return the parts of `write_prompt`'s prompt."""
+    texts = {name: text.strip() for name, text in row.items()}
+    head, question = (part.format(**texts) for part in PROMPT.split("{context}"))
+    return PromptParts(head=head, context=texts["context"], question=question)
 
 
 def extract_answer(response: str) -> str | None:
@@ -96,15 +104,11 @@ def _check_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongBenchV2Options:
+class LongBenchV2Options(ReaderOptions):
     """What a data set config says."""
 
     path: str = "opencompass/longbenchv2"
     """A file, a folder with data.json or v2.jsonl in it, ``asset:NAME``, or OpenCompass's id."""
-
-    def __post_init__(self) -> None:
-        """Check the type."""
-        check_fields(self)
 
 
 class LongBenchV2Dataset(CheckedDataset):
@@ -113,13 +117,16 @@ class LongBenchV2Dataset(CheckedDataset):
     options_class = LongBenchV2Options
     title = "LongBench v2 data set"
     table_keys = ("benchmark", "task")
+    #: Holds tokenizers for all data sets of a process.
+    store: ClassVar[HaystackStore] = HaystackStore()
 
     @classmethod
     def make_rows(cls, options: LongBenchV2Options) -> Iterator[dict[str, str]]:
         """Make the samples: prompt, answer, difficulty, length."""
         for row in read_rows(options.path):
             columns = {name: row[name] for name in ("answer", "difficulty", "length")}
-            yield {"prompt": write_prompt(row), **columns}
+            prompt = options.read(write_parts(row), cls.store.tokenizer)
+            yield {"prompt": prompt, **columns}
 
 
 class LongBenchV2Evaluator(CompleteEvaluator):
@@ -132,6 +139,16 @@ class LongBenchV2Evaluator(CompleteEvaluator):
     """
 
     judges_by_sample = True
+    ceiling = "gold answer"
+    chance_figure = "accuracy"
+
+    def chance(self, sample: Mapping[str, Any]) -> float | None:
+        """Return the share of one of the four choices."""
+        return 25.0
+
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return the gold answer in the form that is asked for."""
+        return f"The correct answer is ({sample['answer']})"
 
     def judge(self, prediction: str, reference: Mapping[str, str]) -> dict[str, Any]:
         """Compare the letter chosen with the sample's."""

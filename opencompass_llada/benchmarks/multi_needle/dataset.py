@@ -26,6 +26,7 @@ from opencompass_llada.benchmarks.needle.samples import (
     read_reasoning_needles,
     read_retrieval_needles,
 )
+from opencompass_llada.benchmarks.needle.solver import solve
 from opencompass_llada.benchmarks.opencompass_bases import CompleteEvaluator, percent
 from opencompass_llada.synthetic.grammar import draw_held_out
 
@@ -163,6 +164,10 @@ class MultiNeedleRetrievalEvaluator(CompleteEvaluator):
     That is the share of answers with all needles; all in percent.
     """
 
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return the line that is most like each question; see `needle.solver.solve`."""
+        return solve(sample["prompt"])
+
     def judge(self, prediction: str, reference: str) -> dict[str, Any]:
         """Look for each keyword."""
         keywords, _, depths = reference.partition("#")
@@ -189,6 +194,16 @@ class MultiNeedleReasoningEvaluator(NeedleBenchEvaluator):
 
     That is the share of answers with all words; both in percent.
     """
+
+    ceiling = "gold answer"
+
+    def chance(self, sample: Mapping[str, Any]) -> float | None:
+        """Return None: the names that answers are made of are few, and nobody counted them."""
+        return None
+
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return the gold answer."""
+        return str(sample["answer"]).split("*")[1]
 
     def judge(self, prediction: str, reference: str) -> dict[str, Any]:
         """Look for each word."""

@@ -10,12 +10,14 @@ from rapidfuzz.distance import Levenshtein
 
 from opencompass_llada.benchmarks.needle.haystack import HaystackStore
 from opencompass_llada.benchmarks.needle.samples import NeedleCell, make_samples
+from opencompass_llada.benchmarks.needle.solver import solve
 from opencompass_llada.benchmarks.opencompass_bases import (
     CheckedDataset,
     CompleteEvaluator,
     mean,
     percent,
 )
+from opencompass_llada.synthetic.grammar import is_generated
 
 #: What an answer without the keyword gets of its similarity to the needle.
 PARTIAL_CREDIT = 0.2
@@ -78,8 +80,19 @@ def score_answer(prediction: str, needle: str, keyword: str) -> dict[str, Any]:
 class NeedleBenchEvaluator(CompleteEvaluator):
     """Reports NeedleBench's ``score``, and ``accuracy``: answers with the keyword, percent.
 
-    References are NeedleBench's answer column: needle, ``*``, keyword.
+    References are NeedleBench's answer column: needle, ``*``, keyword. Chance is known of generated
+    needles alone: NeedleBench's have a few keywords each, which a model may have seen.
     """
+
+    chance_figure = "accuracy"
+
+    def chance(self, sample: Mapping[str, Any]) -> float | None:
+        """Return 0 for a generated needle, whose value is one of thousands."""
+        return 0.0 if is_generated(sample["needle"]) else None
+
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return the line that is most like the question; see `solver.solve`."""
+        return solve(sample["prompt"])
 
     def judge(self, prediction: str, reference: str) -> dict[str, Any]:
         """Score an answer; see `score_answer`."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from opencompass_llada.benchmarks.readers import PromptParts
+
 #: A fitted prompt is at most this many tokens shorter than asked for. Joining pieces of text may
 #: merge or split tokens at the seams, so that some totals cannot be had.
 FIT_TOLERANCE = 8
@@ -119,9 +121,23 @@ def write_prompt(
     number: int = 0,
 ) -> str:
     """Put preface, context and question together, with the question at the End or the Start."""
+    return write_parts(context, question, language, position, several=several, number=number).whole
+
+
+def write_parts(
+    context: str,
+    question: str,
+    language: str,
+    position: str,
+    *,
+    several: bool = False,
+    number: int = 0,
+) -> PromptParts:
+    """Return the parts of `write_prompt`'s prompt."""
     wording = WORDINGS[language][number]
     template = (wording.several if several else wording.single)[position]
-    return wording.preface + template.format(context=context, question=question)
+    before, behind = (part.format(question=question) for part in template.split("{context}"))
+    return PromptParts(head=wording.preface + before, context=context, question=behind)
 
 
 def place_needles(

@@ -29,10 +29,11 @@ from opencompass_llada.benchmarks.needle.prompts import (
     WORDINGS,
     fit_prompt,
     place_needles,
-    write_prompt,
+    write_parts,
     write_question,
 )
-from opencompass_llada.options import check_at_least, check_fields, reject_unknown
+from opencompass_llada.benchmarks.readers import PromptParts, ReaderOptions, split_prompt
+from opencompass_llada.options import check_at_least, reject_unknown
 from opencompass_llada.synthetic.grammar import draw_held_out
 
 POSITIONS = ("End", "Start")
@@ -45,7 +46,7 @@ HOW_TO_GET = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeedleCell:
+class NeedleCell(ReaderOptions):
     """One cell of the grid: what a data set config says, checked."""
 
     path: str
@@ -87,7 +88,7 @@ class NeedleCell:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        check_fields(self)
+        super().__post_init__()
         reject_unknown("language", [self.language], WORDINGS)
         reject_unknown("position", [self.position], POSITIONS)
         self._check_draws()
@@ -327,7 +328,10 @@ def fill_haystacks(
         num_tokens: int,
     ) -> str:
         text = tokenizer.decode(place(context[:num_tokens], needles))
-        return write_prompt(
+        return assemble(draw, text, question).whole
+
+    def assemble(draw: Draw, text: str, question: str) -> PromptParts:
+        return write_parts(
             text, question, cell.language, cell.position, several=several, number=draw.wording
         )
 
@@ -343,6 +347,9 @@ def fill_haystacks(
             sized = partial(write, draw, question, needles, context)
             size = sum(map(len, needles))
             prompt = _size_prompt(cell, sized, size, len(context), tokenizer, path.name)
+            if cell.reader != "full":
+                parts = split_prompt(prompt, assemble(draw, "", question).lengths)
+                prompt = cell.read(parts, store.tokenizer, cell.tokenizer)
             yield {"prompt": prompt, **columns}
 
 

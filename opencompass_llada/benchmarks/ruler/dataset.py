@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.needle.samples import HaystackStore
 from opencompass_llada.benchmarks.opencompass_bases import CheckedDataset, CompleteEvaluator
+from opencompass_llada.benchmarks.readers import split_prompt
 from opencompass_llada.benchmarks.ruler.prompts import MATCHES, RulerSpec
 from opencompass_llada.benchmarks.ruler.samples import build_samples
+from opencompass_llada.benchmarks.ruler.solver import solve
 from opencompass_llada.files import check_user_cache
 from opencompass_llada.options import reject_unknown
 
@@ -26,9 +28,14 @@ class RulerDataset(CheckedDataset):
     @classmethod
     def make_rows(cls, options: RulerSpec) -> Iterator[dict[str, Any]]:
         """Make or read the samples: prompt, answer (a list of references) and num_tokens of it."""
-        for sample in build_samples(options, cls.store.tokenizer(options.tokenizer)):
-            answers = list(sample.answers)
-            yield {"prompt": sample.prompt, "answer": answers, "num_tokens": sample.num_tokens}
+        tokenizer = cls.store.tokenizer(options.tokenizer)
+        for sample in build_samples(options, tokenizer):
+            prompt, num_tokens = sample.prompt, sample.num_tokens
+            if options.reader != "full":
+                parts = split_prompt(prompt, sample.part_lengths)
+                prompt = options.read(parts, cls.store.tokenizer, options.tokenizer)
+                num_tokens = tokenizer.count(prompt, as_turn=options.chat)
+            yield {"prompt": prompt, "answer": list(sample.answers), "num_tokens": num_tokens}
 
     @classmethod
     def check_data(cls, same: Iterable[Mapping[str, Any]]) -> None:
@@ -39,18 +46,31 @@ class RulerDataset(CheckedDataset):
             if spec.task not in smallest or spec.length < smallest[spec.task].length:
                 smallest[spec.task] = spec
         for spec in smallest.values():
-            few = replace(spec, num_samples=min(1, spec.num_samples))
-            build_samples(few, cls.store.tokenizer(spec.tokenizer))
+            for _ in cls.make_rows(replace(spec, num_samples=min(1, spec.num_samples))):
+                pass
 
 
 class RulerEvaluator(CompleteEvaluator):
-    """Reports ``score``, from 0 to 100 with two decimals as in RULER."""
+    """Reports ``score``, from 0 to 100 with two decimals as in RULER.
+
+    Chance is 0 but for questions on documents, which a model may know the answers of.
+    """
 
     def __init__(self, match: str = "all") -> None:
         """Keep how answers are scored: ``'all'`` (niah, vt, cwe, fwe) or ``'part'`` (qa)."""
         super().__init__()
         reject_unknown("RULER match", [match], MATCHES)
         self.match = match
+        if match == "part":
+            self.ceiling = "gold answer"
+
+    def chance(self, sample: Mapping[str, Any]) -> float | None:
+        """Return 0: numbers, uuids and coded words are drawn from thousands, common words too."""
+        return 0.0 if self.match == "all" else None
+
+    def solve(self, sample: Mapping[str, Any]) -> str | None:
+        """Return what `solver.solve` reads out of the prompt; of qa the first gold answer."""
+        return str(sample["answer"][0]) if self.match == "part" else solve(sample["prompt"])
 
     def judge(self, prediction: str, reference: Sequence[str]) -> dict[str, Any]:
         """Return the prediction, what it must contain, and its score from 0 to 100."""

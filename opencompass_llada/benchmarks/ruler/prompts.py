@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opencompass_llada.options import check_at_least, check_fields, reject_unknown
+from opencompass_llada.benchmarks.readers import ReaderOptions
+from opencompass_llada.options import check_at_least, reject_unknown
 
 #: From this length on, prompts equal OpenCompass's (fwe's with ``fwe_room=False``). Below, where
 #: RULER has no published figures, items are added one at a time, so that small windows are filled
@@ -109,7 +110,7 @@ TEMPLATES: dict[str, str] = json.loads(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RulerSpec:
+class RulerSpec(ReaderOptions):
     """What a data set config says, checked: one task at one length."""
 
     task: str
@@ -137,7 +138,7 @@ class RulerSpec:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        check_fields(self)
+        super().__post_init__()
         reject_unknown("RULER task", [self.task], TASKS)
         check_at_least(self, 1, "length", "num_samples")
         if not 0 <= self.seed < 2**32:

@@ -12,13 +12,14 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.data_files import find_data
+from opencompass_llada.benchmarks.readers import ReaderOptions
 from opencompass_llada.benchmarks.ruler import sources, writers
 from opencompass_llada.benchmarks.ruler.prompts import (
     NiahTask,
@@ -75,7 +76,8 @@ def describe_dependencies(spec: RulerSpec, tokenizer: CountingTokenizer) -> dict
     Of ``chat`` the template that is counted: without one its samples are those of base prompts.
     """
     data_file = find_data_file(spec)
-    elsewhere = ("path", "essay_file", "tokenizer", "benchmark", "chat")
+    elsewhere = {"path", "essay_file", "tokenizer", "benchmark", "chat"}
+    elsewhere |= {field.name for field in fields(ReaderOptions)}  # who reads a sample changes none
     return {
         **{name: value for name, value in asdict(spec).items() if name not in elsewhere},
         "facts": asdict(spec.facts),
@@ -156,7 +158,8 @@ def _read_samples(path: Path, key: str, num_samples: int) -> list[RulerSample] |
             if json.loads(next(lines))["key"] != key:
                 raise ValueError("it belongs to another set")
             rows = [json.loads(line) for line in lines]
-        samples = [RulerSample(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+        lists = ("answers", "part_lengths")
+        samples = [RulerSample(**row | {name: tuple(row[name]) for name in lists}) for row in rows]
         if len(samples) != num_samples:
             raise ValueError(f"it holds {len(samples)} samples")
     except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:

@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+from opencompass_llada.benchmarks.readers import PromptParts
 from opencompass_llada.benchmarks.ruler.prompts import (
     SENTENCES,
     TEMPLATES,
@@ -54,8 +55,19 @@ class RulerSample:
     prompt: str
     answers: tuple[str, ...]
     """What the answer must contain: all (``match='all'``) or one of them (``'part'``)."""
+    part_lengths: tuple[int, int]
+    """Characters of the prompt before the context and behind it."""
     num_tokens: int = 0
     """Of the prompt."""
+
+
+def fill_template(
+    template: str, context: str, answers: Sequence[str], **slots: object
+) -> RulerSample:
+    """Return the sample of a template with ``{context}``, filled with it and its other slots."""
+    head, question = (part.format(**slots) for part in template.split("{context}"))
+    parts = PromptParts(head=head, context=context, question=question)
+    return RulerSample(prompt=parts.whole, answers=tuple(answers), part_lengths=parts.lengths)
 
 
 class NoRoom(ValueError):
@@ -197,8 +209,7 @@ class NiahWriter(Writer):
                 context = "\n".join(lines)
             query = join_with_and([self._name(task.key_kind, key) for key, _ in asked])
             answers = [self._name(task.value_kind, value) for _, own in asked for value in own]
-            prompt = question_template(task).format(context=context, query=query)
-            return RulerSample(prompt=prompt, answers=tuple(answers))
+            return fill_template(question_template(task), context, answers, query=query)
 
         return write
 
@@ -282,20 +293,20 @@ class TracingWriter(Writer):
             ]
         value = int(self.value_rng.randint(10000, 99999))
         places = sorted(self.rng.sample(range(num_items), len(names)))
-        return lambda: RulerSample(
-            prompt=write_chain(names, value, places, num_items), answers=tuple(names)
-        )
+        return lambda: write_chain(names, value, places, num_items)
 
 
-def write_chain(names: Sequence[str], value: int, places: Sequence[int], num_lines: int) -> str:
-    """Return a vt prompt: a chain of assignments, each before the line at its place (ascending)."""
+def write_chain(
+    names: Sequence[str], value: int, places: Sequence[int], num_lines: int
+) -> RulerSample:
+    """Return a vt sample: a chain of assignments, each before the line at its place (ascending)."""
     chain = [f"VAR {names[0]} = {value}"]
     chain += [f"VAR {new} = VAR {old} " for old, new in zip(names, names[1:], strict=False)]
     lines = [SENTENCES + "\n"] * num_lines
     for number, (place, assignment) in enumerate(zip(places, chain, strict=True)):
         lines.insert(place + number, assignment)
     context = " ".join(lines).replace(". \n", ".\n")
-    return TEMPLATES["vt"].format(context=context, query=str(value), num_v=len(names))
+    return fill_template(TEMPLATES["vt"], context, names, query=str(value), num_v=len(names))
 
 
 class QuestionWriter(Writer):
@@ -336,8 +347,8 @@ class QuestionWriter(Writer):
         # Differs from the original where all documents are taken: it shuffles its own list then.
         random.Random(self.seed).shuffle(documents)
         numbered = (f"Document {i}:\n{text}" for i, text in enumerate(documents, start=1))
-        prompt = TEMPLATES["qa"].format(context="\n\n".join(numbered), query=question.text)
-        return RulerSample(prompt=prompt, answers=question.answers)
+        context = "\n\n".join(numbered)
+        return fill_template(TEMPLATES["qa"], context, question.answers, query=question.text)
 
 
 class CommonWordsWriter(Writer):
@@ -371,7 +382,11 @@ class CommonWordsWriter(Writer):
             shown = self.write_question(example, self.example_repeats)
             question = self.write_question(words, self.repeats)
             prompt = f"{shown}{number_words(example[:NUM_COMMON])}\n{question}"
-            return RulerSample(prompt=prompt, answers=tuple(words[:NUM_COMMON]))
+            # The worked example is part of what a window may cut off.
+            head, ending = map(len, TEMPLATES["cwe"].split("{context}"))
+            return RulerSample(
+                prompt=prompt, answers=tuple(words[:NUM_COMMON]), part_lengths=(head, ending)
+            )
 
         return write
 
@@ -426,10 +441,7 @@ class FrequentWordsWriter:
         counts = (num_words * (ranks**-ALPHA) / _zeta()).astype(int)
         words = [word for word, n in zip(vocabulary, counts, strict=True) for _ in range(n)]
         random.Random(self.seed).shuffle(words)
-        return RulerSample(
-            prompt=TEMPLATES["fwe"].format(context=" ".join(words)),
-            answers=tuple(vocabulary[1 : 1 + NUM_ASKED]),
-        )
+        return fill_template(TEMPLATES["fwe"], " ".join(words), vocabulary[1 : 1 + NUM_ASKED])
 
 
 def make_frequent_words(spec: RulerSpec, count: Callable[[str], int]) -> Iterator[RulerSample]:
