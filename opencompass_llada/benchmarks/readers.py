@@ -86,9 +86,16 @@ class ReaderOptions:
             )
 
     def read(
-        self, parts: PromptParts, load: Callable[[str], Tokenizer], name: str | None = None
+        self,
+        parts: PromptParts,
+        load: Callable[[str], Tokenizer],
+        name: str | None = None,
+        *,
+        chat: bool = False,
     ) -> str:
         """Return the reader's prompt; ``name`` is the tokenizer of the data set, loaded if needed.
+
+        With ``chat`` the chat template's tokens count whatever ``window_chat`` says.
 
         Raises:
             ValueError: If nothing says what counts the window, or it has no room.
@@ -107,7 +114,7 @@ class ReaderOptions:
             window=self.window,
             answer_length=self.window_reserve,
             tokenizer=load(name),
-            as_turn=self.window_chat,
+            as_turn=chat or self.window_chat,
         )
 
 

@@ -349,7 +349,7 @@ def fill_haystacks(
             prompt = _size_prompt(cell, sized, size, len(context), tokenizer, path.name)
             if cell.reader != "full":
                 parts = split_prompt(prompt, assemble(draw, "", question).lengths)
-                prompt = cell.read(parts, store.tokenizer, cell.tokenizer)
+                prompt = cell.read(parts, store.tokenizer, cell.tokenizer, chat=cell.guide)
             yield {"prompt": prompt, **columns}
 
 

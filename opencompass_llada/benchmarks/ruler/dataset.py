@@ -33,7 +33,9 @@ class RulerDataset(CheckedDataset):
             prompt, num_tokens = sample.prompt, sample.num_tokens
             if options.reader != "full":
                 parts = split_prompt(prompt, sample.part_lengths)
-                prompt = options.read(parts, cls.store.tokenizer, options.tokenizer)
+                prompt = options.read(
+                    parts, cls.store.tokenizer, options.tokenizer, chat=options.chat
+                )
                 num_tokens = tokenizer.count(prompt, as_turn=options.chat)
             yield {"prompt": prompt, "answer": list(sample.answers), "num_tokens": num_tokens}
 
