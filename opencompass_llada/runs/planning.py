@@ -106,7 +106,7 @@ class Run:
 
 
 def plan_run(
-    benchmark: str,
+    benchmark: str | Plan,
     settings: Mapping[str, Any],
     num_gpus: int | None = None,
     *,
@@ -116,7 +116,7 @@ def plan_run(
     """Work out a run of one benchmark from settings and environment variables; check its data.
 
     Args:
-        benchmark: Its name, e.g. ``niah``.
+        benchmark: Its name, e.g. ``niah``, or a plan of several.
         settings: Values by name; None for the default.
         num_gpus: GPUs of the machine; counted by default.
         announce: Write what was taken, and why, to standard error.
@@ -126,7 +126,8 @@ def plan_run(
     Raises:
         ValueError: For settings that do not fit, or data that is not there.
     """
-    plan, table = find_plan(benchmark), ModelTable()
+    plan = find_plan(benchmark) if isinstance(benchmark, str) else benchmark
+    table = ModelTable()
     known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **TRAILING}
     if plan.robustness:
         what = f"runs the same cells otherwise, too: {', '.join(plan.robustness)}"

@@ -8,13 +8,16 @@ OpenCompass, and `plan` lists the cells. Knows no tokenizer and reads no file.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Protocol, cast
 
+from opencompass_llada.benchmarks.benchmark import NO_FILES, Benchmark, Group
 from opencompass_llada.options import check_fields, reject_unknown
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -119,3 +122,36 @@ class GeneratedTask(Protocol):
 def find_task(name: str) -> GeneratedTask:
     """Return the suite of a folder of benchmarks, by its name."""
     return cast(GeneratedTask, importlib.import_module(f"{_FOLDER}.{name}.task").TASK)
+
+
+@lru_cache(maxsize=1)
+def list_suites() -> tuple[str, ...]:
+    """List the suites of this package: folders of benchmarks with ``facts.py`` and ``task.py``."""
+    folders = pkgutil.iter_modules(importlib.import_module(_FOLDER).__path__)
+    names = sorted(folder.name for folder in folders if folder.ispkg)
+    files = ("facts", "task")
+    return tuple(n for n in names if all(find_spec(f"{_FOLDER}.{n}.{file}") for file in files))
+
+
+def name_cell(suite: str, level: int) -> str:
+    """Return what tables call a suite's level: the ``task`` of its data sets."""
+    return f"{suite}_level{level}"
+
+
+def state_benchmark(name: str, *, title: str, source: str) -> Benchmark:
+    """Return what the rest of the package knows of a suite, for its ``facts.py``."""
+    levels = tuple(name_cell(name, level) for level in LEVELS)
+    return Benchmark(
+        name=name,
+        title=title,
+        dataset_classes=(),
+        metrics=("score", "exact"),
+        has_more_metrics=False,
+        is_percent=True,
+        groups=(Group(name="levels 1-5", members=levels),),
+        headline="levels 1-5",
+        is_grid=False,
+        source=source,
+        data=NO_FILES,
+        plan=f"{_FOLDER}.{name}.plan",
+    )

@@ -1,17 +1,13 @@
-"""Makes RULER's samples of a task at a length, once a machine, and keeps them on disk.
+"""Makes RULER's samples of a task at a length, once a machine (`sample_cache` keeps them).
 
-A file is named after a digest of everything that its samples depend on, and repeats that text in
-its first line. Runs without OpenCompass.
+Runs without OpenCompass.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import logging
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,12 +24,11 @@ from opencompass_llada.benchmarks.ruler.prompts import (
     data_file_of,
 )
 from opencompass_llada.benchmarks.ruler.writers import RulerSample
-from opencompass_llada.files import CACHE_VARIABLE, remove_left_overs, replacing, user_cache
+from opencompass_llada.benchmarks.sample_cache import cached_samples
 from opencompass_llada.runs.hashes import hash_file
 
 logger = logging.getLogger(__name__)
 
-DIGITS_IN_NAME = 20
 MAX_LENGTHS_TRIED = 41
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/ruler holds RULER's files "
@@ -49,17 +44,14 @@ def build_samples(spec: RulerSpec, tokenizer: CountingTokenizer) -> list[RulerSa
 
     A ValueError for a length that is too small names one that fits.
     """
-    folder = user_cache("ruler")
-    if folder is None:
-        return _build_or_say_length(spec, tokenizer)
-    key = json.dumps(describe_dependencies(spec, tokenizer), sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()[:DIGITS_IN_NAME]
-    path = folder / f"{spec.task}_{spec.length}_{digest}.jsonl.gz"
-    samples = _read_samples(path, key, spec.num_samples)
-    if samples is None:
-        samples = _build_or_say_length(spec, tokenizer)
-        _write_samples(path, key, samples)
-    return samples
+    return cached_samples(
+        "ruler",
+        f"{spec.task}_{spec.length}",
+        describe_dependencies(spec, tokenizer),
+        spec.num_samples,
+        RulerSample,
+        lambda: _build_or_say_length(spec, tokenizer),
+    )
 
 
 def find_data_file(spec: RulerSpec) -> Path | None:
@@ -147,39 +139,3 @@ def sources_digest() -> str:
     folder = Path(__file__).parent
     files = sorted([*folder.glob("*.py"), *folder.glob("*.json")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def _read_samples(path: Path, key: str, num_samples: int) -> list[RulerSample] | None:
-    """Return the samples of a file, or None where there is no whole file of so many."""
-    if not path.is_file():
-        return None
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
-            if json.loads(next(lines))["key"] != key:
-                raise ValueError("it belongs to another set")
-            rows = [json.loads(line) for line in lines]
-        lists = ("answers", "part_lengths")
-        samples = [RulerSample(**row | {name: tuple(row[name]) for name in lists}) for row in rows]
-        if len(samples) != num_samples:
-            raise ValueError(f"it holds {len(samples)} samples")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration, zlib.error) as e:
-        logger.warning("%s is not usable and is made again: %s", path, e or type(e))
-        return None
-    return samples
-
-
-def _write_samples(path: Path, key: str, samples: Sequence[RulerSample]) -> None:
-    """Write a file that other processes see whole or not; log where that is not possible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_left_overs(path.parent, recursive=False)
-        # Several tasks of a run may make the same set at the same time.
-        with (
-            replacing(path) as temporary,
-            gzip.open(temporary, "wt", 1, encoding="utf-8", newline="") as lines,
-        ):
-            for row in [{"key": key}, *map(asdict, samples)]:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        remedy = f"set {CACHE_VARIABLE} to a folder that can be written"
-        logger.warning("RULER's samples cannot be kept (%s); %s.", error, remedy)
