@@ -1,0 +1,1 @@
+"""Reading in order: a list of what every k-th section says."""
