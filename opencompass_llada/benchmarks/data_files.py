@@ -1,6 +1,6 @@
 """Finds and reads published files of data, and names file and line where one is damaged.
 
-Knows JSON, UTF-8 (with or without a byte order mark) and where OpenCompass looks; no benchmark.
+Knows JSON, parquet, UTF-8 (with or without a byte order mark) and where OpenCompass looks; no benchmark.
 """
 
 from __future__ import annotations
@@ -120,6 +120,26 @@ def read_json_lines(path: Path | zipfile.Path) -> Iterator[tuple[str, Mapping[st
                     kind = type(row).__name__
                     raise ValueError(f"{where}: the line must be a JSON object, not {kind}.")
                 yield where, row
+
+
+def read_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a parquet file, each with its place before it; a ValueError names it."""
+    import pyarrow
+    from pyarrow import parquet
+
+    with _naming(path):
+        try:
+            table = parquet.ParquetFile(path)
+        except pyarrow.ArrowException as error:
+            raise ValueError(
+                f"{path}: not a parquet file ({error}); it is half-written or damaged. Fetch it "
+                "again."
+            ) from error
+        number = 0
+        for batch in table.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
 
 
 def _parse_json(text: str, path: Path | zipfile.Path, line: int | None = None) -> Any:

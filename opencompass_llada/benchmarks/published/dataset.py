@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import random
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from opencompass_llada.benchmarks.counting import CountingTokenizer, load_counting_tokenizer
@@ -74,6 +75,8 @@ class SuiteSample:
     begins: str = ""
     """What the prompt of a base model ends in besides: the beginning of the answer, with what
     stands before it (``"\\nAnswer:"``); no space at its end."""
+    given: str = ""
+    """The end of ``begins`` where it is part of the answer, so that the metric is shown it, too."""
     chance: float | None = None
     """The score of the best guess without the text, 0 to 100; None where nobody knows."""
 
@@ -104,7 +107,7 @@ class SuiteDataset(CheckedDataset):
 
     @classmethod
     def make_rows(cls, options: Any) -> Iterator[dict[str, Any]]:
-        """Make the samples: prompt, gold, begins, chance, and the suite's own columns."""
+        """Make the samples: prompt, gold, given, chance, and the suite's own columns."""
         with cls.open_data(options) as folder:
             samples = list(fit_samples(cls.read_samples(options, folder), options))
         if not samples:
@@ -113,14 +116,9 @@ class SuiteDataset(CheckedDataset):
         for sample in samples:
             parts = with_beginning(sample, options.prompt)
             read = options.read(parts, load_tokenizer, str(options.tokenizer), chat=chat)
-            begins = "" if chat else sample.begins.lstrip()
-            yield {
-                "prompt": read,
-                "gold": sample.gold,
-                "begins": begins,
-                "chance": sample.chance,
-                **sample.columns,
-            }
+            given = "" if chat else sample.given
+            bounds = {"gold": sample.gold, "given": given, "chance": sample.chance}
+            yield {"prompt": read, **bounds, **sample.columns}
 
     @classmethod
     @contextmanager
@@ -256,8 +254,6 @@ class SuiteEvaluator(CompleteEvaluator):
 
     judges_by_sample = True
     ceiling = "gold answer"
-    #: Whether the metric is shown the beginning that a base model was given, before its answer.
-    shows_beginning: ClassVar[bool] = False
 
     def __init__(self, task: str = "") -> None:
         """Keep the task."""
@@ -270,14 +266,8 @@ class SuiteEvaluator(CompleteEvaluator):
 
     def judge(self, prediction: str, reference: Mapping[str, Any]) -> dict[str, Any]:
         """Return prediction, answer and score of a sample."""
-        score = self.score_answer(self.complete(prediction, reference), reference)
+        score = self.score_answer(reference["given"] + prediction, reference)
         return {"prediction": prediction, "answer": reference["answer"], "score": score}
-
-    def complete(self, prediction: str, sample: Mapping[str, Any]) -> str:
-        """Return an answer as the metric is shown it."""
-        if not (self.shows_beginning and sample["begins"]):
-            return prediction
-        return sample["begins"] + prediction
 
     def summarize(self, details: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Average over all answers."""
@@ -289,14 +279,25 @@ class SuiteEvaluator(CompleteEvaluator):
         return chance
 
     def solve(self, sample: Mapping[str, Any]) -> str | None:
-        """Return the gold answer, as it goes on after the beginning that the prompt gave."""
+        """Return the gold answer, as it goes on after what the prompt gave of it."""
         gold: str = sample["gold"]
-        shown = sample["begins"] if self.shows_beginning else ""
-        return gold.removeprefix(shown)
+        return gold.removeprefix(sample["given"])
 
 
-def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of embedded samples, an object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")
+@contextmanager
+def standing_in(module: ModuleType, **names: Any) -> Iterator[None]:
+    """Put other objects in the place of a stock module's names for a block.
+
+    So a stock class reads from this machine what it would fetch, and counts with any tokenizer,
+    while all else that it does is its own. The state of `random`, which some of them seed, is
+    given back.
+    """
+    state, before = random.getstate(), {name: getattr(module, name) for name in names}
+    try:
+        for name, value in names.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+        random.setstate(state)

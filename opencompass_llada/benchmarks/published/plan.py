@@ -157,8 +157,10 @@ def _fill_run(suite: Suite, values: Settings) -> None:
 
 
 def _list_cells(suite: Suite, values: Settings, extra: Extra | None) -> list[Config]:
-    tasks = values["tasks"] or list(suite.tasks)
-    reject_unknown(f"task of {suite.title}", tasks, suite.tasks)
+    embedded = values["data"] == EMBEDDED
+    at_hand = list((embedded and suite.embedded_tasks) or suite.tasks)
+    tasks = values["tasks"] or at_hand
+    reject_unknown(f"task of {suite.title}'s {values['data']} data", tasks, at_hand)
     return [
         _make_cell(suite, values, task, length, extra)
         for length in values["lengths"] or [None]

@@ -46,6 +46,8 @@ class Suite:
     """Those that are run unless others are asked for; () for all of ``lengths``."""
     embedded_lengths: tuple[int, ...] = ()
     """Lengths of the embedded samples, in tiny-llada's tokens."""
+    embedded_tasks: tuple[str, ...] = ()
+    """Tasks that have embedded samples; () for all."""
     any_length: bool = False
     """Whether samples are made for any length, so that a tokenizer counts in every one."""
     fit: str = "middle"

@@ -1,0 +1,8 @@
+"""`--datasets mrcr_embedded`: a few samples of MRCR v2 that come as code."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..helpers.planning import list_data_sets as __list_data_sets
+
+mrcr_embedded_datasets = __list_data_sets("mrcr", data="embedded")

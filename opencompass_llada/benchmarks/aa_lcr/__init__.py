@@ -1,0 +1,1 @@
+"""AA-LCR: questions over several real documents, scored by a judge model."""
