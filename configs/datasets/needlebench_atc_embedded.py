@@ -1,4 +1,4 @@
-"""`--datasets needlebench_atc_embedded`: a few samples of NeedleBench v2's Ancestral Trace Challenge that come as code."""
+"""`--datasets needlebench_atc_embedded`: a few samples that come as code."""
 
 from mmengine.config import read_base
 

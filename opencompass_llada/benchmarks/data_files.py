@@ -1,6 +1,7 @@
 """Finds and reads published files of data, and names file and line where one is damaged.
 
-Knows JSON, parquet, UTF-8 (with or without a byte order mark) and where OpenCompass looks; no benchmark.
+Knows JSON, parquet, UTF-8 (with or without a byte order mark) and where OpenCompass looks; no
+benchmark.
 """
 
 from __future__ import annotations

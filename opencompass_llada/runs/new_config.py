@@ -31,7 +31,7 @@ from opencompass_llada.runs.settings import read_length
 SHIPPED = (
     *("niah", "ruler", "ppl", "longbench", "longbench_e", "longbench_v2", "short"),
     # OpenCompass's own long suites.
-    *("babilong",),
+    *("mrcr", "babilong", "aa_lcr", "needlebench_v2", "needlebench_atc"),
 )
 _WIDTH = 100
 

@@ -18,6 +18,7 @@ from typing import Any
 from opencompass_llada.options import reject_unknown
 
 PREFIX = "LLADA_"
+_FACTORS = {"k": 1024, "m": 1024 * 1024}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ numbers = partial(text, is_list=True, is_number=True)
 
 
 def token_lengths(text: str) -> Setting:
-    """Return a setting of lengths in tokens, which may be given as ``4k``."""
+    """Return a setting of lengths in tokens, which may be given as ``4k`` or ``1m``."""
     return numbers(f"{text}; 4k is 4096", is_length=True)
 
 
@@ -125,14 +126,16 @@ class Settings:
 
 
 def read_length(written: str) -> int | None:
-    """Return the tokens of a length such as ``4096`` or ``4k``; None for what is no whole number.
+    """Return the tokens of a length such as ``4096``, ``4k`` or ``1m``; None for any other text.
 
-    k is 1,024 for every benchmark: 4k is 4,096 tokens, as in RULER and the papers' context lengths.
+    k is 1,024 for every benchmark: 4k is 4,096 tokens, as in RULER and the papers' context lengths,
+    and 1m is 1,048,576.
     NeedleBench's own names take 1,000, so its 4k is 4000 here.
     """
     digits = written.strip().lower()
-    factor = 1024 if digits.endswith("k") else 1
-    digits = digits.removesuffix("k")
+    factor = _FACTORS.get(digits[-1:], 1)
+    if factor > 1:
+        digits = digits[:-1]
     return int(digits) * factor if digits.isdecimal() else None
 
 

@@ -83,7 +83,7 @@ class AaLcrSuiteEvaluator(SuiteEvaluator):
             dict_postprocessor={"type": "aa_lcr_llmjudge_postprocess"},
         )
         stock._out_dir = self._out_dir
-        stock.dataset_replica_idx = getattr(self, "dataset_replica_idx", 0)
+        stock._dataset_replica_idx = getattr(self, "_dataset_replica_idx", 0)
         told: dict[str, Any] = stock.score(list(predictions), references, test_set)
         return told
 

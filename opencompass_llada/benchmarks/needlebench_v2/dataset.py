@@ -113,8 +113,8 @@ def _fit_buffer(options: NeedleBenchV2Options, folder: Path) -> Iterator[SuiteSa
         buffer += over
     raise ValueError(
         f"length={options.length} is too small for NeedleBench v2's {options.task} with "
-        f"{len(options.depths)} depths and an answer of {options.answer_length} tokens; its wording "
-        f"takes {buffer} tokens. Ask for a greater length, or fewer depths."
+        f"{len(options.depths)} depths and an answer of {options.answer_length} tokens; its "
+        f"wording takes {buffer} tokens. Ask for a greater length, or fewer depths."
     )
 
 
@@ -225,5 +225,3 @@ class TraceSuiteDataset(SuiteDataset):
     def write_embedded(cls, folder: Path) -> None:
         """Write the generated names."""
         embedded.write(folder)
-
-

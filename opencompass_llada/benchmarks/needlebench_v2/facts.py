@@ -65,7 +65,11 @@ SUITE = Suite(
     has_more_metrics=True,
     groups=tuple(
         Group(name=name, members=tuple(f"{kind}_{own}" for own in languages for kind in KINDS))
-        for name, languages in (("overall", ("en", "zh")), ("English", ("en",)), ("Chinese", ("zh",)))
+        for name, languages in (
+            ("overall", ("en", "zh")),
+            ("English", ("en",)),
+            ("Chinese", ("zh",)),
+        )
     ),
     headline="English",
 )

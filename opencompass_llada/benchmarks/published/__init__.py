@@ -25,11 +25,11 @@ tokenizer, floors and a plan. ``facts.py`` (imports no OpenCompass)::
                 prompt = stock.write_prompt(row)              # OpenCompass's wording
                 yield SuiteSample(
                     parts=cut_prompt(prompt, "<text>\n", "\n</text>"),
-                    begins="Answer:", gold=row["answer"], columns={"answer": row["answer"]},
+                    begins="\nAnswer:", gold=row["answer"], columns={"answer": row["answer"]},
                 )
 
         @classmethod
-        def write_embedded(cls, folder):          # a few samples in the published layout
+        def write_embedded(cls, folder):          # a few, in the published layout (texts.py)
             write_json_lines(folder / "one.jsonl", [...])
 
     class ToyEvaluator(SuiteEvaluator):
@@ -39,4 +39,9 @@ tokenizer, floors and a plan. ``facts.py`` (imports no OpenCompass)::
 ``plan.py``::
 
     PLAN, DATA_SETS = plan_suite(SUITE)
+
+A base-model prompt is the chat prompt and ``begins``. Where the end of that is part of the answer
+(MRCR's letters, a box), it is ``given``, too: the metric is shown it before what the model wrote.
+Where a stock class fetches or counts by itself, `standing_in` puts local rows or another tokenizer
+in the place of what it calls.
 """

@@ -115,7 +115,7 @@ class SuiteDataset(CheckedDataset):
         chat = options.prompt == "chat"
         for sample in samples:
             parts = with_beginning(sample, options.prompt)
-            read = options.read(parts, load_tokenizer, str(options.tokenizer), chat=chat)
+            read = options.read(parts, load_tokenizer, options.tokenizer)
             given = "" if chat else sample.given
             bounds = {"gold": sample.gold, "given": given, "chance": sample.chance}
             yield {"prompt": read, **bounds, **sample.columns}

@@ -6,7 +6,7 @@ made by the suite's code. `abbr` only names files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from opencompass_llada.benchmarks import cells
@@ -126,10 +126,7 @@ def fill_defaults(suite: Suite, values: Settings) -> None:
         chosen = list(suite.embedded_lengths) if embedded else published
         reason = "default on embedded data" if embedded else "default: published"
         if not suite.any_length and values["lengths"]:
-            known = suite.embedded_lengths if embedded else suite.lengths
-            reject_unknown(
-                f"length of {suite.title}", map(str, values["lengths"]), [*map(str, known)]
-            )
+            _check_lengths(suite, values, suite.embedded_lengths if embedded else suite.lengths)
         values.default("lengths", chosen, reason)
         values.default("fit", "whole", "default: samples are made for lengths")
     else:
@@ -145,6 +142,16 @@ def fill_defaults(suite: Suite, values: Settings) -> None:
         values.default("tokenizer", "model")
     if embedded:
         values.default("generation_length", EMBEDDED_ANSWER, "default on embedded data")
+
+
+def _check_lengths(suite: Suite, values: Settings, known: Sequence[int]) -> None:
+    unknown = [length for length in values["lengths"] if length not in known]
+    if unknown:
+        raise ValueError(
+            f"lengths={unknown} ({values.sources['lengths']}): {suite.title}'s "
+            f"{values['data']} samples are of {', '.join(map(str, known))} tokens; ask for some "
+            "of these."
+        )
 
 
 def _fill_run(suite: Suite, values: Settings) -> None:
