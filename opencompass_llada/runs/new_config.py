@@ -30,6 +30,8 @@ from opencompass_llada.runs.settings import read_length
 #: The names that `runs.evaluation.board_benchmarks` gives the shipped ones.
 SHIPPED = (
     *("niah", "ruler", "ppl", "longbench", "longbench_e", "longbench_v2", "short"),
+    # Generated suites.
+    *("graph_walks",),
     # OpenCompass's own long suites.
     *("mrcr", "babilong", "aa_lcr", "needlebench_v2", "needlebench_atc"),
 )
