@@ -35,6 +35,7 @@ from opencompass_llada.runs.planning import (
 from opencompass_llada.runs.recorded_files import dataset_name
 from opencompass_llada.runs.settings import (
     LEADING,
+    READ_BY,
     TRAILING,
     WORKERS,
     Settings,
@@ -85,7 +86,8 @@ def plan_evaluation(
         data: ``"embedded"`` (shipped, small) or ``"published"``; the default of each benchmark.
         datasets: Configs of other data sets, such as OpenCompass's ``gsm8k_datasets``.
         options: Further settings of a benchmark, by its name, as its plan.py lists them.
-        settings: Further settings of every benchmark: ``workers``, ``dtype``, ``robustness``.
+        settings: Further settings of every benchmark: ``workers``, ``dtype``, ``robustness``,
+            ``readers``.
 
     Raises:
         ValueError: For settings that do not fit, or data that is not there.
@@ -177,6 +179,7 @@ def _read(settings: Mapping[str, Any], demo: Mapping[str, Any] | None) -> Settin
         "data": text("embedded or published, of every benchmark", "embedded", "published"),
         "prompt": text("base or chat, where a benchmark has both", "base", "chat"),
         **WORKERS,
+        **READ_BY,
         **TRAILING,
     }
     return read_settings(settings, known, demo=demo)
@@ -192,7 +195,7 @@ def _own_settings(values: Settings, benchmark: str, options: Mapping[str, Any]) 
         own.pop("data", None)
     elif values["data"] == "embedded":
         own["data"] = _EMBEDDED.get(benchmark, "embedded")
-    for name in ("models", "scaling", "workers", "dtype"):
+    for name in ("models", "scaling", "workers", "dtype", *READ_BY):
         if values[name]:
             own[name] = values[name]
     for name in ("lengths", "prompt"):

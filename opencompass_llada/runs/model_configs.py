@@ -243,6 +243,11 @@ class ModelTable:
             logger.warning("%s is not run with scaling %s: %s", name, text, fault)
         return rows
 
+    def facts_of(self, config: Config) -> KnownModel:
+        """Return what is known of the model of a config that `list_configs` made."""
+        name = config["abbr"].partition("_")[0]
+        return next(own for key, own in self.models.items() if key.replace("_", "-") == name)
+
     def describe(self, configs: Iterable[Config]) -> list[dict[str, Any]]:
         """List what summarizers say about models: title and trained length of each abbr.
 
@@ -251,9 +256,7 @@ class ModelTable:
         """
         described = []
         for config in configs:
-            abbr = config["abbr"]
-            facts = next(own for name, own in self.models.items()
-                         if name.replace("_", "-") == abbr.partition("_")[0])  # fmt: skip
+            abbr, facts = config["abbr"], self.facts_of(config)
             steps = abbr.partition("_steps")[2].partition("_")[0]
             title = facts.title + (f", steps {steps}" if steps else "")
             described.append({"abbr": abbr, "title": title, "trained_length": stated_length(facts)})

@@ -36,6 +36,9 @@ class KnownModel:
     """Whether it is tuned to a chat template; a base model never gets one."""
     trained_length: int
     """Tokens that the checkpoint saw in training."""
+    pretrained_length: int | None = None
+    """Those before its context was extended, where its config.json is not at hand to state them;
+    None for `trained_length`."""
     block_length: int | None = None
     """Tokens of its blocks where it is block-causal; its config.json, or the family, decides."""
     mask_token_id: int | None = None
@@ -272,6 +275,7 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         "UltraLLaDA",
         "relaxe-system-lab/UltraLLaDA",
         trained_length=131072,
+        pretrained_length=_LLADA.trained_length,
         scalings=(),  # its repository runs it with factor 1: the scaling is in config.json
         generation=ULTRALLADA_GENERATION,
         **_UNSTATED,

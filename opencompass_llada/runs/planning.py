@@ -22,9 +22,16 @@ from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import machine
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
+from opencompass_llada.runs.reader_cells import (
+    add_readers,
+    check_readers,
+    list_reader_cells,
+    tell_left_out,
+)
 from opencompass_llada.runs.settings import (
     BATCH_SIZE,
     LEADING,
+    READ_BY,
     TRAILING,
     WORKERS,
     Setting,
@@ -84,6 +91,8 @@ class Plan:
     """The kinds of variants (`runs.robustness`) that its cells can be run in."""
     num_wordings: int = 0
     """The wordings that a data set's ``wording`` chooses from, where it has several."""
+    no_readers: str = ""
+    """Why its cells are read in full alone; '' where `runs.reader_cells` adds other readers."""
     always_combined: bool = False
     """Whether the config lists groups even where there is one."""
 
@@ -128,7 +137,7 @@ def plan_run(
     """
     plan = find_plan(benchmark) if isinstance(benchmark, str) else benchmark
     table = ModelTable()
-    known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **TRAILING}
+    known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **READ_BY, **TRAILING}
     if plan.robustness:
         what = f"runs the same cells otherwise, too: {', '.join(plan.robustness)}"
         known["robustness"] = texts(what, *plan.robustness)
@@ -158,7 +167,9 @@ def plan_run(
 
         check = functools.partial(plan.check_data, values)
         groups = add_variants(groups, asked, plan.num_wordings, check)
+    readings = _list_readings(plan, values, table, asked_groups)
     models = [config for group in groups for config in group["models"]]
+    groups = [*groups, *readings]
     datasets = unique(cell for group in groups for cell in group["datasets"])
     results = count_results(groups)
     if announce:
@@ -192,6 +203,19 @@ def plan_run(
     )
     run.summarizer = plan.make_summarizer(values, run)
     return run
+
+
+def _list_readings(
+    plan: Plan, values: Settings, table: ModelTable, groups: list[Combination]
+) -> list[Combination]:
+    """Return the groups of the readers that are asked for besides ``full``."""
+    readers = values["readers"] or ["full"]
+    check_readers(readers)
+    if plan.no_readers or readers == ["full"]:
+        sys.stderr.write(tell_left_out(readers, plan.no_readers, plan.headline.partition(":")[0]))
+        return []
+    check = functools.partial(plan.check_data, values)
+    return add_readers(groups, readers, table.facts_of, values["reader_window"], check)
 
 
 #: How the models of a run of one benchmark are asked alike.
@@ -297,14 +321,22 @@ def _plan_modules() -> dict[str, Any]:
 
 def _names_of_variables() -> set[str]:
     """List the settings that any file of configs/models and configs/datasets takes."""
-    return set(BY_NAME).union(*(own.DATA_SETS.settings for own in _plan_modules().values()))
+    own = (module.DATA_SETS.settings for module in _plan_modules().values())
+    return set(BY_NAME).union(READ_BY, *own)
 
 
 def list_data_sets(benchmark: str, /, **settings: Any) -> list[Config]:
     """Return the data set configs of a benchmark by its `DataSets`; variables win over settings."""
-    data_sets: DataSets = importlib.import_module(find_benchmark(benchmark).plan).DATA_SETS
-    others = _names_of_variables()
-    return data_sets.list_cells(read_settings(settings, data_sets.settings, others=others))
+    own = find_benchmark(benchmark)
+    data_sets: DataSets = importlib.import_module(own.plan).DATA_SETS
+    known = {**data_sets.settings, **READ_BY}
+    values = read_settings(settings, known, others=_names_of_variables())
+    cells, readers = data_sets.list_cells(values), values["readers"] or ["full"]
+    plan: Plan | None = getattr(importlib.import_module(own.plan), "PLAN", None)
+    if readers == ["full"] or (plan and plan.no_readers):
+        sys.stderr.write(tell_left_out(readers, plan.no_readers if plan else "", benchmark))
+        return cells
+    return list_reader_cells(cells, readers, values["reader_window"])
 
 
 def list_models(name: str, /, **settings: Any) -> list[Config]:

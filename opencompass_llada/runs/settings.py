@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from opencompass_llada.benchmarks.readers import READERS
 from opencompass_llada.options import reject_unknown
 
 PREFIX = "LLADA_"
@@ -70,6 +71,18 @@ WORKERS = {
     "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU"),
     "gpus": number(
         "GPUs of all nodes that the run may use, where this node has others (--slurm)", lowest=0
+    ),
+}
+READ_BY = {
+    "readers": texts(
+        "who reads each prompt: full, last_window (the end that the model was pre-trained for) and "
+        "no_context, separated by commas; default full alone",
+        *READERS,
+    ),
+    "reader_window": number(
+        "tokens of the last window, prompt and answer; default what each model was pre-trained "
+        "for; 4k is 4096",
+        is_length=True,
     ),
 }
 TRAILING = {

@@ -162,6 +162,7 @@ _CELL_SETTINGS = {
 PLAN = planning.Plan(
     headline="Perplexity: {models} models, {results} points (model x length)",
     settings=_CELL_SETTINGS,
+    no_readers="it asks no question, and its cells of shorter contexts are the last windows",
     demo={
         "models": ["tiny_llada"],
         "scaling": ["none", "ntk", "diffusion_ntk"],

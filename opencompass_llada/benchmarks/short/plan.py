@@ -222,6 +222,7 @@ _CELL_SETTINGS = {
 }
 PLAN = planning.Plan(
     headline="Short context: {models} models, {datasets} data sets",
+    no_readers="its prompts fit the window of every model",
     settings={
         **_CELL_SETTINGS,
         "generation_length": number(
