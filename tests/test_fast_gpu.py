@@ -10,7 +10,19 @@ from test_fast_exact import TOKENS, prompts_of
 from tiny import tiny_model
 from tiny_sdar import MASK_ID, tiny_sdar
 
-from opencompass_llada.inference import FastNetwork, PassServer
+from opencompass_llada.inference import (
+    FastNetwork,
+    PassServer,
+    PrefillOptions,
+    quantise_network,
+)
+from opencompass_llada.inference.float8 import Float8Linear, multiply, quantise_rows
+from opencompass_llada.inference.prefill import (
+    attend_float8,
+    attend_plainly,
+    choose_tiles,
+    sparse_share,
+)
 from opencompass_llada.likelihood import BlockScorer, LikelihoodOptions
 from opencompass_llada.networks.experts import ExpertDimensions, ExpertSteps
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
@@ -152,3 +164,40 @@ def test_kernels_route_and_weigh_as_plain_pytorch_does(rule, num_tokens):
     torch.testing.assert_close(
         fused.weigh(out, places, weights), plain.weigh(out, places, weights), rtol=0.01, atol=0.01
     )
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_float8_attention_kernel_is_its_plain_form(size):
+    """Largest differences come from where weights are rounded: after another running maximum."""
+    torch.manual_seed(0)
+    length, options = 1000, PrefillOptions(type="sparse", keep=0.5, dense_tail=64, near=1)
+    q, k, v = (torch.randn(length, n, size, device="cuda").bfloat16() for n in (4, 2, 2))
+    queries, count = sparse_share(options, length)
+    tiles = choose_tiles(q[:queries], k, count, options)
+    for given in ((q, k, v), (q[:queries], k, v, tiles)):
+        found = attend_float8(*given).float().cpu()
+        plain = attend_plainly(*(x.cpu() for x in given)).float()
+        assert (found - plain).norm() / plain.norm() < 0.04
+
+
+def test_float8_products_are_those_of_the_rounded_numbers():
+    linear = torch.nn.Linear(512, 384, bias=False).to("cuda", torch.bfloat16)
+    own = Float8Linear(linear)
+    x = torch.randn(50, 512, device="cuda").bfloat16()
+    plain = multiply(
+        tuple(part.cpu() for part in quantise_rows(x)), own.weight.cpu(), own.scales.cpu(), None,
+        torch.float32,
+    )  # fmt: skip
+    torch.testing.assert_close(own(x).float().cpu(), plain, rtol=2e-2, atol=2e-2)
+
+
+def test_graphs_replay_float8_products():
+    model = tiny_model(**SIZES).to("cuda", torch.bfloat16)
+    quantise_network(model)
+    config = SamplerConfig(
+        generation_length=16, block_length=8, cache=CacheOptions(type="prompt", refresh="block")
+    )
+    found = [
+        ids_of(PassServer(FastNetwork(model), graphs=graphs), config) for graphs in (True, False)
+    ]
+    assert found[0] == found[1]

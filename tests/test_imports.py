@@ -33,6 +33,7 @@ BESIDE = {"assets", "synthetic", "old_names"}
 NEEDS_TRITON = {
     "inference.triton.elementwise",
     "inference.triton.experts",
+    "inference.triton.float8",
     "inference.triton.split_attention",
 }
 HOST_ALLOWED = {

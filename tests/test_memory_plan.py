@@ -16,6 +16,7 @@ from opencompass_llada.inference import (
     MemoryPlan,
     MemoryPlanError,
     NetworkSize,
+    PassOptions,
     PassServer,
     card_budget,
     check_plan,
@@ -219,7 +220,8 @@ def test_the_plan_before_weights_load_counts_chunks_too(monkeypatch):
     monkeypatch.setattr(
         masked_diffusion, "check_plan", lambda plan, budget: plans.append(plan) or plan
     )
-    request = SimpleNamespace(device=None, context_length=100_000, dtype=torch.bfloat16)
+    asked = {"context_length": 100_000, "dtype": torch.bfloat16, "passes": PassOptions()}
+    request = SimpleNamespace(device=None, **asked)
     network = tiny_blocks()
     settings = SamplerSettings({"generation_length": 6}).for_pattern(network.attention_pattern)
     masked_diffusion._plan_memory(request, network, settings)
@@ -241,7 +243,7 @@ def llada2_mini():
     with torch.device("meta"):
         network = LLaDA2MoeForMaskedDiffusion(LLaDA2MoeConfig.from_dict(fields))
     size = NetworkSize.of(network, torch.bfloat16)
-    assert size.num_parameters == 16_255_638_528
+    assert size.weight_bytes == 2 * 16_255_638_528
     return size
 
 

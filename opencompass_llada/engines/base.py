@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from opencompass_llada.inference import PassOptions
 from opencompass_llada.likelihood import BlockScorer, CausalScorer, MaskedScorer
 from opencompass_llada.networks.attention_pattern import AttentionPattern, Blocks
 from opencompass_llada.options import build, check_value
@@ -107,6 +108,10 @@ class Engine(ABC):
             Generation(token_ids=ids, num_forward_passes=passes, seconds=seconds / len(prompts))
             for ids, passes in zip(output.token_ids, output.passes_per_prompt, strict=True)
         ]
+
+    def finish_loading(self) -> None:
+        """Do what must wait until adapters are merged; called once, before anything runs."""
+        return
 
     @abstractmethod
     def _generate(
@@ -224,6 +229,8 @@ class CheckRequest:
     """Only masked diffusion models read it."""
     attention_block: int | None = None
     """In place of a block-causal checkpoint's own block length; None takes its own."""
+    passes: PassOptions = PassOptions()
+    """What passes give up of the exact arithmetic."""
 
 
 @dataclass(frozen=True, kw_only=True)

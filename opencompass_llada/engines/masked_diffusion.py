@@ -22,11 +22,13 @@ from opencompass_llada.inference import (
     FastNetwork,
     MemoryPlan,
     NetworkSize,
+    PassOptions,
     PassServer,
     card_budget,
     check_plan,
     mlp_chunk_of,
     prefill_chunk,
+    quantise_network,
 )
 from opencompass_llada.likelihood import BlockScorer, MaskedScorer, sliced_entropies
 from opencompass_llada.networks import (
@@ -63,10 +65,12 @@ class MaskedDiffusionEngine(Engine):
         special_tokens: SpecialTokens,
         *,
         progress: StepListener | None = None,
+        passes: PassOptions | None = None,
     ) -> None:
         """Put the parts together; no ``progress`` is a bar where stderr is a terminal."""
         super().__init__(model, model.resolved_rope)
         self.settings = settings
+        self.passes = passes or PassOptions()
         self.special_tokens = special_tokens
         self.scorer = self._make_scorer(special_tokens.mask_token_id)
         self._progress = make_progress() if progress is None else progress
@@ -75,7 +79,12 @@ class MaskedDiffusionEngine(Engine):
     @cached_property
     def server(self) -> PassServer:
         """The fast passes; made when first asked for, since adapters replace parameters before."""
-        return PassServer(FastNetwork(self.model))
+        return PassServer(FastNetwork(self.model), prefill=self.passes.prefill)
+
+    def finish_loading(self) -> None:
+        """Quantise the weights, if asked."""
+        if self.passes.precision == "float8":
+            quantise_network(self.model)
 
     def _make_scorer(self, mask_token_id: int) -> MaskedScorer | BlockScorer:
         pattern = self.model.attention_pattern
@@ -89,6 +98,7 @@ class MaskedDiffusionEngine(Engine):
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None
     ) -> SamplerOutput:
         config = self.settings.for_length(max_new_tokens)
+        self.passes.prefill.check_answer(config.plan().padded_length)
         for prompt in prompts:
             self.scorer.refuse_masks(prompt)
         return sample(
@@ -163,6 +173,12 @@ class MaskedDiffusionFamily(Family):
                     "leave it out"
                 )
         settings = request.settings.for_pattern(pattern)
+        if request.passes.prefill.enabled and isinstance(pattern, Blocks):
+            raise ValueError(
+                f"prefill type={request.passes.prefill.type!r} is for networks in which all tokens "
+                f"see each other, and in {request.path!r} they see blocks before them alone; leave "
+                "prefill out"
+            )
         network, _ = open_checkpoint(
             request.path,
             rope_scaling=request.rope_scaling,
@@ -192,7 +208,9 @@ class MaskedDiffusionFamily(Family):
             attention_pattern=network.attention_pattern,
             fields=request.config,
         )
-        return MaskedDiffusionEngine(model, settings, tokens, progress=progress)
+        return MaskedDiffusionEngine(
+            model, settings, tokens, progress=progress, passes=request.passes
+        )
 
 
 def _plan_memory(
@@ -204,13 +222,14 @@ def _plan_memory(
         return
     sampler = settings.for_length(settings.default_length or 1)
     plan = MemoryPlan(
-        size=NetworkSize.of(network, request.dtype),
+        size=NetworkSize.of(network, request.dtype, precision=request.passes.precision),
         row_lengths=(request.context_length,),
         block_length=sampler.block_length or sampler.generation_length,
         cache_dtype=sampler.cache.dtype,
         mlp_chunk=mlp_chunk_of(network.config.shape),
         guided=sampler.cfg_scale > 0,
         prefix_chunk=prefill_chunk(network),
+        prefill=request.passes.prefill,
     )
     plan = check_plan(plan, budget)
     logger.info("Memory plan: %s, of %.1f GB at hand", plan.describe(), budget / 1e9)

@@ -1,5 +1,6 @@
 """Fast passes over the native networks, with the plain ``forward`` as their oracle."""
 
+from opencompass_llada.inference.float8 import quantise_network
 from opencompass_llada.inference.forward import FastNetwork
 from opencompass_llada.inference.memory import (
     MemoryPlan,
@@ -9,4 +10,5 @@ from opencompass_llada.inference.memory import (
     check_plan,
     mlp_chunk_of,
 )
+from opencompass_llada.inference.pass_options import PassOptions, PrefillOptions
 from opencompass_llada.inference.session import PassServer, Session, prefill_chunk

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
+from opencompass_llada.inference.float8 import Float8Linear, multiply, quantise_rows
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.memory import mlp_chunk_of
 from opencompass_llada.networks.config import NetworkDimensions
@@ -46,12 +47,10 @@ class Projections:
         """Return queries [W, H, D] of what is wanted, keys and values [T, G, D], not rotated."""
         parts, queries = self.parts, self._widths[0]
         if self._qkv is not None and wanted_W is None:
-            q, k, v = F.linear(h_TM, *self._qkv).split(self._widths, dim=-1)
+            q, k, v = self._qkv(h_TM).split(self._widths, dim=-1)
         elif self._qkv is not None:
-            weight, bias = self._qkv
-            own, others = (None, None) if bias is None else (bias[:queries], bias[queries:])
-            k, v = F.linear(h_TM, weight[queries:], others).chunk(2, dim=-1)
-            q = F.linear(h_TM[wanted_W], weight[:queries], own)
+            k, v = self._qkv.channels(queries, None)(h_TM).chunk(2, dim=-1)
+            q = self._qkv.channels(0, queries)(h_TM[wanted_W])
         elif parts.query_key_value is not None:
             q, k, v = parts.query_key_value(h_TM).split(self._widths, dim=-1)
             q = q if wanted_W is None else q[wanted_W]
@@ -78,7 +77,7 @@ class Projections:
         if self._gate_up is None:
             gate, up = cast(nn.Module, self.parts.gate), cast(nn.Module, self.parts.up)
             return gate(h_TM), up(h_TM)
-        gate_TF, up_TF = F.linear(h_TM, *self._gate_up).chunk(2, dim=-1)
+        gate_TF, up_TF = self._gate_up(h_TM).chunk(2, dim=-1)
         return gate_TF, up_TF
 
     def _down_into(self, gated_TF: Tensor, out_TM: Tensor) -> None:
@@ -90,20 +89,41 @@ class Projections:
             out_TM.copy_(down(gated_TF))
 
 
-def _pack(*modules: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
-    """Return one weight and bias for several linear modules, whose own become views of them.
+class Product(NamedTuple):
+    """The weights of linear layers that share an input, in one product."""
 
-    None where a module is missing or no plain linear one (an adapter's).
+    weight_NK: Tensor
+    bias_N: Tensor | None
+    scales_N: Tensor | None
+    """Of float8 weights."""
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        """Return the products of all channels, [T, N]."""
+        if self.scales_N is None:
+            return F.linear(x_TK, self.weight_NK, self.bias_N)
+        quantised = quantise_rows(x_TK)
+        return multiply(quantised, self.weight_NK, self.scales_N, self.bias_N, x_TK.dtype)
+
+    def channels(self, first: int, end: int | None) -> Product:
+        """Return the product of some of the channels."""
+        parts = (None if part is None else part[first:end] for part in self)
+        return Product(*parts)  # type: ignore[arg-type]
+
+
+def _pack(*modules: nn.Module | None) -> Product | None:
+    """Return one product for several linear modules, whose own weights become views of its.
+
+    None where a module is missing or no linear one of the same kind (an adapter's).
     """
-    linears = [module for module in modules if type(module) is nn.Linear]
-    if len(linears) < len(modules):
+    kinds = {type(module) for module in modules}
+    if kinds not in ({nn.Linear}, {Float8Linear}):
         return None
+    linears = cast("list[nn.Linear | Float8Linear]", modules)
     weight = join([linear.weight for linear in linears])
+    scales = [linear.scales for linear in linears if isinstance(linear, Float8Linear)]
     biases = [linear.bias for linear in linears if linear.bias is not None]
-    if not biases:
-        return weight, None
-    assert len(biases) == len(linears), "biases on some of the modules only"
-    return weight, join(biases)
+    assert len(biases) in (0, len(linears)), "biases on some of the modules only"
+    return Product(weight, join(biases) if biases else None, join(scales) if scales else None)
 
 
 class CacheSlots(NamedTuple):

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from opencompass_llada.inference.float8 import added_bytes, linear_parts
+from opencompass_llada.inference.pass_options import PrefillOptions
+from opencompass_llada.inference.prefill import prefill_bytes
 from opencompass_llada.networks.config import NetworkDimensions
 from opencompass_llada.networks.experts import memory_of
 from opencompass_llada.networks.transformer import BidirectionalNetwork
@@ -38,18 +41,22 @@ class NetworkSize:
     """What of a network decides its memory."""
 
     shape: NetworkDimensions
-    num_parameters: int
+    weight_bytes: int
     element_size: int
-    """Bytes of a weight and of an activation."""
+    """Bytes of an activation."""
 
     @classmethod
-    def of(cls, network: BidirectionalNetwork, dtype: torch.dtype) -> NetworkSize:
-        """Read the sizes of a network, which may be on the meta device, in a dtype."""
-        return cls(
-            shape=network.config.shape,
-            num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-            element_size=dtype.itemsize,
-        )
+    def of(
+        cls, network: BidirectionalNetwork, dtype: torch.dtype, *, precision: str | None = None
+    ) -> NetworkSize:
+        """Read the sizes of a network, which may be on the meta device, in a dtype.
+
+        With ``precision='float8'`` its linear layers count as what they will be quantised to.
+        """
+        weights = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+        if precision == "float8":
+            weights += sum(added_bytes(part, dtype) for part in linear_parts(network))
+        return cls(shape=network.config.shape, weight_bytes=weights, element_size=dtype.itemsize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,7 @@ class MemoryPlan:
     cached."""
     scored: ScoredAtOnce | None = None
     """None where tokens are generated."""
+    prefill: PrefillOptions = PrefillOptions()
 
     @property
     def num_tokens(self) -> int:
@@ -99,7 +107,7 @@ class MemoryPlan:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all parameters."""
-        return self.size.num_parameters * self.size.element_size
+        return self.size.weight_bytes
 
     @property
     def cache_bytes(self) -> int:
@@ -127,6 +135,7 @@ class MemoryPlan:
         mlp = tokens * 2 * shape.width * self.size.element_size + chunk * inner
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
         bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
+        bytes_of_attention += prefill_bytes(self.prefill, shape, max(self.row_lengths))
         return max(bytes_of_attention, mlp) + tables
 
     @property

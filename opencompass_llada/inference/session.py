@@ -30,6 +30,8 @@ from opencompass_llada.inference.memory import (
     check_plan,
     whole_blocks,
 )
+from opencompass_llada.inference.pass_options import PrefillOptions
+from opencompass_llada.inference.prefill import PrefillAttention, describe
 from opencompass_llada.networks.attention import Choose, StretchedAttention
 from opencompass_llada.networks.attention_pattern import Blocks, Stretch
 from opencompass_llada.networks.transformer import BidirectionalNetwork
@@ -44,6 +46,8 @@ PREFILL_CHUNK = 8192
 """Most tokens that a block-causal network's prefix is run at once by, or one block, unless a plan
 takes fewer; with experts `EXPERT_CHUNK`."""
 
+RowAttention = StretchedAttention | PrefillAttention
+
 Piece = tuple[int, int, int]
 """A row, and the first and the end of some of its positions."""
 
@@ -52,13 +56,20 @@ class PassServer:
     """Opens sessions on one network; holds what outlasts them: a cache's memory, graphs."""
 
     def __init__(
-        self, network: FastNetwork, *, graphs: bool | None = None, memory_budget: int | None = None
+        self,
+        network: FastNetwork,
+        *,
+        graphs: bool | None = None,
+        memory_budget: int | None = None,
+        prefill: PrefillOptions | None = None,
     ) -> None:
         """Replay small passes from CUDA graphs if asked, None does where Triton's kernels run.
 
-        A run may fill the budget, bytes; None is most of the card, and no limit without one.
+        A run may fill the budget, bytes; None is most of the card, and no limit without one. Full
+        passes are exact unless ``prefill`` says otherwise.
         """
         self.network = network
+        self.prefill = prefill or PrefillOptions()
         self.graphs = GraphedPasses(network, graphs)
         self._cache: KeyValueCache | None = None
         self._size = NetworkSize.of(network.network, network.dtype)
@@ -97,6 +108,7 @@ class PassServer:
             guided=guided,
             prefix_chunk=prefill_chunk(self.network.network),
             scored=scored,
+            prefill=self.prefill,
         )
         if self.budget is not None:
             self._fit_plan(self.plan, self.budget)
@@ -108,6 +120,12 @@ class PassServer:
         """Give the cache's memory and the graphs back."""
         self.graphs.clear()
         self._cache = None
+
+    def log_once(self, text: str) -> None:
+        """Log a line that many sessions have, once."""
+        if (text,) not in self._logged:
+            self._logged.add((text,))
+            logger.info("%s", text)
 
     def _fit_plan(self, asked: MemoryPlan, budget: int) -> None:
         self.plan = plan = check_plan(asked, budget)
@@ -158,8 +176,12 @@ class Session:
         self._starts = (0,) * len(lengths)
 
     @functools.cached_property
-    def _whole_rows(self) -> StretchedAttention:
+    def _whole_rows(self) -> RowAttention:
         """Attention of a full pass; of small blocks it is made of many stretches."""
+        prefill, sees_all = self._server.prefill, map(self._pattern.sees_all, self._lengths)
+        if prefill.enabled and min(self._lengths) >= (prefill.shortest or 0) and all(sees_all):
+            self._server.log_once(describe(prefill, max(self._lengths)))
+            return PrefillAttention(prefill, self._lengths)
         whole = [self._pattern.stretches(length) for length in self._lengths]
         return self._attention(whole, self._starts, self._choose)
 
@@ -345,7 +367,7 @@ class Session:
         together = len(self._lengths) > 1 and max(self._lengths) <= VARLEN_LONGEST
         return StretchedAttention(stretches, choose, in_one_call=together)
 
-    def _layers(self, every: StretchedAttention, last: StretchedAttention) -> LayerAttend:
+    def _layers(self, every: RowAttention, last: RowAttention) -> LayerAttend:
         last_index = len(self._network.layers) - 1
 
         def attend(index: int, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:

@@ -177,6 +177,10 @@ class Block(nn.Module):
         found = (None if name is None else self.get_submodule(name) for name in self._names)
         return BlockParts(*found)  # type: ignore[arg-type]
 
+    def replace_part(self, part: str, module: nn.Module) -> None:
+        """Put another module in a part's place, by its name in `BlockParts`."""
+        self.set_submodule(getattr(self._names, part), module)
+
     def forward(
         self, x_BLM: Tensor, rotation: Rotation, attend: Attend, positions_BP: Tensor | None = None
     ) -> Tensor:

@@ -56,6 +56,10 @@ def describe_sampler(model: Mapping[str, Any]) -> str:
         options |= dict(model.get(key) or {})
     options["seed"] = options.get("seed", model.get("seed"))
     options["attention_block"] = model.get("attention_block")
+    options["precision"] = model.get("precision")
+    prefill = dict(model.get("prefill") or {})
+    if prefill:
+        options["prefill"] = ",".join(f"{name}:{prefill[name]}" for name in sorted(prefill))
     likelihood = model.get("likelihood") or {}
     options["draws"] = likelihood.get("num_draws")
     options["estimator"] = likelihood.get("estimator")

@@ -29,6 +29,7 @@ from opencompass_llada.options import check_value, reject_unknown, show
 from opencompass_llada.redaction import refuse_secrets
 from opencompass_llada.runs import recorded_files as recorded
 from opencompass_llada.runs.machine import count_gpus
+from opencompass_llada.runs.makers import SCORING
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = logging.getLogger(__name__)
@@ -272,8 +273,12 @@ def _check_model(
     if not _is_left_to_the_hub(path):  # asking would download 16 GB before the first log line
         config = read_adapted_config(path, options.mask_token_id, options.adapter, fetch=False)
         family = find_family(config, options.path, options.family)
+    inferencers = [(one.get("infer_cfg") or {}).get("inferencer") or {} for one in datasets]
+    if any(recorded.type_name(kind) in SCORING for kind in inferencers):
+        options.passes.refuse_scoring()
     for length in sorted(lengths):
-        options.settings.for_length(length)
+        sampler = options.settings.for_length(length)
+        options.passes.prefill.check_answer(sampler.plan().padded_length)
         options.length_limit.prompt_limit(length)
     if family is None:
         return
@@ -286,6 +291,7 @@ def _check_model(
             rope_scaling=options.rope_scaling,
             settings=options.settings,
             attention_block=options.attention_block,
+            passes=options.passes,
         )
     )
 

@@ -19,6 +19,7 @@ from typing import Any
 from opencompass_llada import __version__
 from opencompass_llada.benchmarks.data_checks import find_class
 from opencompass_llada.files import write_text
+from opencompass_llada.inference import PassOptions
 from opencompass_llada.runs.hashes import find_folder, hash_rows, hash_values
 from opencompass_llada.runs.provenance import add_record
 from opencompass_llada.runs.recorded_files import (
@@ -51,7 +52,10 @@ _INFERENCER_HOST = ("model", "batch_size", "save_every", "max_seq_len", "max_out
 SCORING = ("PPLInferencer", "LLInferencer", "OptionScoringInferencer", "PerplexityInferencer")
 
 #: Parts of a maker that hold options which later versions add to.
-_DEFAULTS: Mapping[str, Callable[[], Any]] = {"sampler": SamplerConfig}
+_DEFAULTS: Mapping[str, Callable[[], Any]] = {
+    "sampler": SamplerConfig,
+    "options": lambda: {"passes": PassOptions()},
+}
 
 Maker = dict[str, Any]
 

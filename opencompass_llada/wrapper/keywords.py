@@ -20,6 +20,7 @@ from opencompass_llada.assets import resolve_path
 from opencompass_llada.devices import parse_device, parse_dtype
 from opencompass_llada.engines import Family, SamplerSettings
 from opencompass_llada.families import check_model_type, find_family, possible_families
+from opencompass_llada.inference import PassOptions, PrefillOptions
 from opencompass_llada.likelihood import LikelihoodOptions, parse_scoring
 from opencompass_llada.networks.adapted_config import read_adapted_config
 from opencompass_llada.networks.adapters import AdapterSource, parse_adapter
@@ -96,6 +97,11 @@ class Keywords:
     attention_block: int | None = None
     """Block length to run a block-causal checkpoint with, in place of its own, for one that was
     trained on several (SDAR): how many tokens see each other. The sampler follows."""
+    precision: str | None = None
+    """``float8``: weights and inputs of the linear layers in 8 bit, approximate; None: in dtype."""
+    prefill: Mapping[str, Any] | PrefillOptions | None = None
+    """How full passes compute attention: ``dict(type='sparse', keep=0.3)`` and other fields of
+    `PrefillOptions`; None is exact."""
     mask_token_id: int | None = None
     """The mask's id where config.json has none; another than config.json's is an error."""
     peft_path: str | None = None
@@ -203,6 +209,7 @@ class WrapperOptions:
     chat: ChatOptions | None
     likelihood: LikelihoodOptions
     adapter: AdapterSource | None
+    passes: PassOptions
 
     def generation_length(self, max_out_len: int | None) -> int:
         """Return the tokens to generate: the data set's number, else the model's own."""
@@ -247,6 +254,7 @@ def parse_keywords(keywords: Mapping[str, Any], *, fetch: bool) -> WrapperOption
         chat=_read_chat(given, length_limit),
         likelihood=parse_scoring(given.likelihood),
         adapter=parse_adapter(given.peft_path, given.peft_kwargs),
+        passes=_read_passes(given),
     )
 
 
@@ -376,6 +384,13 @@ def _read_placement(given: Keywords) -> Placement:
         device=parse_device(given.device if device is None else device),
         attention_backend=backend,
     )
+
+
+def _read_passes(given: Keywords) -> PassOptions:
+    prefill = given.prefill
+    if not isinstance(prefill, PrefillOptions):
+        prefill = build(PrefillOptions, dict(prefill or {}), "prefill")
+    return PassOptions(precision=given.precision, prefill=prefill)
 
 
 def _read_chat(given: Keywords, length_limit: LengthLimit) -> ChatOptions | None:

@@ -75,8 +75,7 @@ class LLaDACausalLM(BaseModel):
     of the papers' wrappers (`keywords`), and the ones that docs/reference/models.md describes.
     """
 
-    scorer: TextScorer | None = None
-    """Scores texts with the loaded model; None where only the tokenizer was loaded."""
+    _scorer: TextScorer | None = None
 
     def __init__(self, path: str, **keywords: Any) -> None:
         """Check every argument, read config.json and tokenizer, then load the weights.
@@ -120,6 +119,7 @@ class LLaDACausalLM(BaseModel):
                 rope_scaling=options.rope_scaling,
                 settings=options.settings,
                 attention_block=options.attention_block,
+                passes=options.passes,
                 dtype=choose_dtype(options.placement.dtype, device),
                 device=device,
                 attention_backend=options.placement.attention_backend,
@@ -128,7 +128,8 @@ class LLaDACausalLM(BaseModel):
         )
         if adapter is not None:
             merge_adapter(adapter, self.engine.model)
-        self.scorer = TextScorer(
+        self.engine.finish_loading()
+        self._scorer = TextScorer(
             tokens=self.engine.scorer,
             encode=self._ids_to_score,
             count_bytes=self._encoder.count_bytes,
@@ -139,6 +140,12 @@ class LLaDACausalLM(BaseModel):
         if options.length_limit.max_seq_len is not None:
             logger.info("Prompts %s", options.length_limit.describe())
         weakref.finalize(self, _log_totals, self.engine, options.path)
+
+    @property
+    def scorer(self) -> TextScorer | None:
+        """Scores texts with the loaded model; None where only the tokenizer was loaded."""
+        self.options.passes.refuse_scoring()
+        return self._scorer
 
     @staticmethod
     def check_arguments(path: str, **keywords: Any) -> WrapperOptions:

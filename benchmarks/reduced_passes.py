@@ -1,0 +1,230 @@
+"""Time of passes in float8 and over a part of the keys, beside ours in 16 bit, in one run.
+
+    python benchmarks/reduced_passes.py            # one H100 80GB or larger, about 3 minutes
+    python benchmarks/reduced_passes.py --quick    # tiny shapes on any machine, a few seconds
+
+LLaDA-8B's shape with random weights, batch 1, 32 tokens in 32 steps with the prompt's keys and
+values kept; random weights prove time, not fidelity. Tiers are measured one after another on one
+card: 16 bit, attention in float8, products in float8 too, and a part of the keys. Products and
+attention are also timed alone, and the kernel's error on Gaussian data is compared with that of its
+plain form. Fidelity on trained models is `opencompass-llada fidelity`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from inference_ceilings import median_seconds, synchronize
+from inference_shapes import make_model
+from recorded_parts import RecordedParts
+from recording import ROOT
+
+from opencompass_llada.inference import (
+    FastNetwork,
+    PassServer,
+    PrefillOptions,
+    quantise_network,
+)
+from opencompass_llada.inference.attention_rule import attention_operations
+from opencompass_llada.inference.float8 import Float8Linear
+from opencompass_llada.inference.prefill import (
+    attend_float8,
+    attend_plainly,
+    choose_tiles,
+    sparse_share,
+)
+from opencompass_llada.networks.attention import attend_with
+from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
+
+NEW_TOKENS = 32
+#: By name: the precision of the products, and how full passes attend.
+TIERS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+    "16 bit": (None, {}),
+    "attention float8": (None, {"type": "float8", "shortest": 1}),
+    "float8, attention 16 bit": ("float8", {}),
+    "float8": ("float8", {"type": "float8", "shortest": 1}),
+    "float8, half of the keys": ("float8", {"type": "sparse", "keep": 0.5, "shortest": 1}),
+    "float8, 0.3 of the keys": ("float8", {"type": "sparse", "keep": 0.3, "shortest": 1}),
+    "float8, 0.15 of the keys": ("float8", {"type": "sparse", "keep": 0.15, "shortest": 1}),
+}
+
+
+class Bench(RecordedParts):
+    """One model whose products become float8 on the way."""
+
+    def __init__(self, quick: bool, device: torch.device, limit: float, path: Path) -> None:
+        """Make the model."""
+        super().__init__(device, limit, path)
+        self.quick, self.model = quick, make_model(quick, device)
+        config = self.model.config
+        self.tokens = SpecialTokens(
+            mask_token_id=config.mask_token_id, eos_token_id=config.eos_token_id
+        )
+
+    def products(self) -> dict[str, Any]:
+        """Time the products of a block for many and few tokens, in 16 bit and in float8."""
+        block = self.model.blocks[0].parts
+        found: dict[str, Any] = {}
+        for tokens in (64,) if self.quick else (32, 4096, 16384):
+            for name in ("query", "gate", "down"):
+                linear = getattr(block, name)
+                x = torch.randn(
+                    tokens, linear.in_features, device=self.device, dtype=linear.weight.dtype
+                )
+                quantised = Float8Linear(linear)
+                operations = 2 * tokens * linear.in_features * linear.out_features
+                times = {
+                    kind: median_seconds(partial(own, x), self.device, at_least=0.02)
+                    for kind, own in (("16 bit", linear), ("float8", quantised))
+                }
+                error = (quantised(x) - linear(x)).norm() / linear(x).norm()
+                found[f"{name} {tokens}"] = {
+                    "seconds": times,
+                    "operations_a_second": {kind: operations / t for kind, t in times.items()},
+                    "error": error.item(),
+                }
+        return found
+
+    def attention(self) -> dict[str, Any]:
+        """Time attention alone, and compare the kernel with its plain form."""
+        heads, size = (2, 32) if self.quick else (32, 128)
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        found: dict[str, Any] = {}
+        for length in (512,) if self.quick else (4096, 32768, 131072):
+            q, k, v = (
+                torch.randn(length, heads, size, device=self.device, dtype=dtype) for _ in range(3)
+            )
+            rows = [x.transpose(0, 1)[None] for x in (q, k, v)]
+            operations = attention_operations(length, length, heads, size)
+            kernel = "cudnn" if self.device.type == "cuda" else None
+            calls = {
+                "16 bit": partial(attend_with, kernel, *rows),
+                "float8": partial(attend_float8, q, k, v),
+            }
+            for keep in (0.5, 0.3, 0.15):
+                options = PrefillOptions(type="sparse", keep=keep, dense_tail=64)
+                queries, count = sparse_share(options, length)
+                if not queries:
+                    continue
+                own = q[:queries]
+                tiles = choose_tiles(own, k, count, options)
+                calls[f"choice of {keep}"] = partial(choose_tiles, own, k, count, options)
+                calls[f"sparse {keep}"] = partial(attend_float8, own, k, v, tiles)
+            part = {
+                name: median_seconds(call, self.device, at_least=0.05)
+                for name, call in calls.items()
+            }
+            found[str(length)] = {
+                "seconds": part,
+                "operations_a_second": {n: operations / part[n] for n in ("16 bit", "float8")},
+            }
+        found["error"] = self._errors(size, dtype)
+        return found
+
+    def _errors(self, size: int, dtype: torch.dtype) -> dict[str, float]:
+        """Return relative errors of norms on Gaussian data, of values with and without a mean."""
+        found = {}
+        tokens, heads = (500, 2) if self.quick else (4096, 2)
+        options = PrefillOptions(type="sparse", keep=0.5, dense_tail=64, near=1)
+        queries, count = sparse_share(options, tokens)
+        for mean in (0.0, 0.5):
+            q, k, v = (
+                torch.randn(tokens, heads, size, device=self.device, dtype=dtype) for _ in range(3)
+            )
+            v = v + mean
+            exact = attend_with("math", *(x.double().transpose(0, 1)[None] for x in (q, k, v)))
+            exact = exact[0].transpose(0, 1)
+            own = q[:queries]
+            tiles = choose_tiles(own, k, count, options)
+            on_cpu = [x.cpu() for x in (q, k, v)]
+            pairs = {
+                "of the kernel": (attend_float8(q, k, v), exact),
+                "of the plain form": (attend_plainly(*on_cpu), exact),
+                "between them": (attend_float8(q, k, v), attend_plainly(*on_cpu)),
+                "between them, over listed tiles": (
+                    attend_float8(own, k, v, tiles),
+                    attend_plainly(on_cpu[0][:queries], *on_cpu[1:], tiles.cpu()),
+                ),
+            }
+            for name, (one, other) in pairs.items():
+                one, other = one.double().cpu(), other.double().cpu()
+                found[f"{name}, values of mean {mean}"] = (
+                    (one - other).norm() / other.norm()
+                ).item()
+        return found
+
+    def tier(self, name: str, lengths: tuple[int, ...]) -> dict[str, Any]:
+        """Time one tier at all lengths."""
+        precision, prefill = TIERS[name]
+        if precision == "float8" and not isinstance(self.model.blocks[0].parts.down, Float8Linear):
+            quantise_network(self.model)
+        options = PrefillOptions(**prefill)
+        server = PassServer(FastNetwork(self.model), prefill=options)
+        found = {str(length): self._time(server, length) for length in lengths}
+        server.release()
+        return found
+
+    def _time(self, server: PassServer, length: int) -> dict[str, Any]:
+        cache = CacheOptions(type="prompt", dtype="float8" if length > 65536 else "bfloat16")
+        config = SamplerConfig(
+            generation_length=NEW_TOKENS, block_length=NEW_TOKENS, num_steps=NEW_TOKENS, cache=cache
+        )
+        generator = torch.Generator().manual_seed(length)
+        top = min(self.model.config.vocab_size, self.tokens.eos_token_id)
+        prompt = torch.randint(0, top, (length,), generator=generator).tolist()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        times: list[float] = []
+        while len(times) < (2 if length > 65536 else 3):
+            synchronize(self.device)
+            start = time.perf_counter()
+            sample(server, [prompt], config, self.tokens, device=self.device)
+            times.append(time.perf_counter() - start)
+        found: dict[str, Any] = {"seconds": min(times), "all": times}
+        if self.device.type == "cuda":
+            found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            assert server.plan is not None
+            found["planned_gb"] = server.plan.peak_bytes / 1e9
+        return found
+
+    def run(self, tiers: list[str], lengths: tuple[int, ...]) -> None:
+        """Run the parts."""
+        self.part("products", self.products)
+        self.part("attention", self.attention)
+        for name in tiers:
+            self.part(name, partial(self.tier, name, lengths))
+
+
+def main() -> int:
+    """Run and write the record."""
+    parser = argparse.ArgumentParser(description="Time of passes in float8 and over fewer keys.")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, any machine")
+    parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
+    parser.add_argument("--lengths", type=int, nargs="+")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds")
+    parser.add_argument("--verbose", action="store_true", help="show the package's log")
+    parser.add_argument("--record", type=Path)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and not given.quick:
+        parser.error("no CUDA device is visible; use --quick, or run on a GPU of 80 GB")
+    usual = (512,) if given.quick else (4096, 8192, 16384, 32768, 65536, 131072)
+    name = "reduced_passes_quick.json" if given.quick else "reduced_passes.json"
+    path = given.record or ROOT / "benchmarks" / "records" / name
+    bench = Bench(given.quick, device, given.limit, path)
+    # Products become float8 once and stay so: tiers in 16 bit come first.
+    tiers = sorted(given.tiers, key=lambda name: TIERS[name][0] is not None)
+    bench.run(tiers, tuple(given.lengths or usual))
+    return int(bool(bench.record["failed"]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

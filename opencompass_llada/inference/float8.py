@@ -1,0 +1,143 @@
+"""Runs a network's products in float8: weights quantised once by channel, inputs by row.
+
+e4m3 with float32 scales, the largest magnitude over 448. Norms, embedding, head, router and experts
+keep their dtype. On a CPU a product is that of the same quantised numbers in float32, which is the
+oracle of the kernels.
+Shape suffixes: T tokens, K input channels, N output channels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opencompass_llada.inference.kv_cache import FLOAT8, quantise
+from opencompass_llada.networks.transformer import BidirectionalNetwork, BlockParts
+
+logger = logging.getLogger(__name__)
+
+#: The parts of a block whose weights are quantised.
+QUANTISED_PARTS = (
+    *("query", "key", "value", "query_key_value", "attention_out"),
+    *("gate", "up", "down"),
+)
+#: Channels of float8 products come in multiples of this.
+_MULTIPLE = 16
+
+
+class Float8Linear(nn.Module):
+    """A linear layer whose weights are float8; its inputs are quantised by row when they come."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Quantise the weights of a layer."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight_NK, scales_N = quantise(linear.weight.detach())
+        self.weight = nn.Parameter(weight_NK, requires_grad=False)
+        self.scales = nn.Parameter(scales_N, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product of inputs [..., K] with the weights, [..., N], in their dtype."""
+        rows_TK = x.reshape(-1, x.shape[-1])
+        out_TN = multiply(quantise_rows(rows_TK), self.weight, self.scales, self.bias, x.dtype)
+        return out_TN.view(*x.shape[:-1], -1)
+
+
+def quantise_network(network: BidirectionalNetwork) -> None:
+    """Replace the linear layers of a network's blocks by float8 ones, block by block.
+
+    Raises:
+        ValueError: On a GPU without float8 products, or for sizes that they do not take.
+    """
+    device = next(network.parameters()).device
+    if obstacle := float8_obstacle(device):
+        raise ValueError(
+            f"precision='float8' cannot be had, because {obstacle}. Cards of compute capability "
+            "8.9 and later have it (L4, L40S, RTX 4090, H100, H200, B200); leave precision out "
+            "here."
+        )
+    shape = network.config.shape
+    sizes = {shape.width, shape.mlp_width, shape.num_heads * shape.head_dim}
+    if odd := sorted(size for size in sizes if size % _MULTIPLE):
+        raise ValueError(
+            f"precision='float8' takes layers whose sizes are multiples of {_MULTIPLE}, got {odd}; "
+            "leave precision out for this checkpoint"
+        )
+    replaced = kept = 0
+    for block in network.blocks:
+        for name, part in zip(BlockParts._fields, block.parts, strict=True):
+            if name not in QUANTISED_PARTS or part is None:
+                continue
+            if type(part) is not nn.Linear:
+                kept += 1
+                continue
+            block.replace_part(name, Float8Linear(part))
+            replaced += 1
+    what = "precision='float8': %d layers hold float8 weights; embedding, head, norms%s keep %s"
+    others = ", experts and routers" if shape.experts is not None else ""
+    logger.info(what, replaced, others, cast(Tensor, network.get_output_embeddings().weight).dtype)
+    if kept:
+        logger.info("%d layers that are no plain linear ones (adapters) keep their dtype.", kept)
+
+
+def float8_obstacle(device: torch.device) -> str | None:
+    """Return why a device has no float8 products, or None if it has (a CPU emulates them)."""
+    if device.type != "cuda":
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 9):
+        return None
+    name = torch.cuda.get_device_name(device)
+    return f"{name} has compute capability {capability[0]}.{capability[1]}"
+
+
+def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float8 inputs and the scale of each row, float32 [T]."""
+    if x_TK.is_cuda:
+        from opencompass_llada.inference.triton.float8 import quantise_rows as fused
+
+        return fused(x_TK)
+    return quantise(x_TK)
+
+
+def multiply(
+    quantised: tuple[Tensor, Tensor],
+    weight_NK: Tensor,
+    scales_N: Tensor,
+    bias_N: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in a dtype."""
+    x_TK, scales_T = quantised
+    if x_TK.is_cuda:
+        out_TN = torch._scaled_mm(
+            x_TK,
+            weight_NK.t(),
+            scale_a=scales_T[:, None],
+            scale_b=scales_N[None, :],
+            out_dtype=torch.bfloat16,  # the only one that scales by row give
+            use_fast_accum=True,
+        ).to(dtype)
+    else:
+        exact_TN = F.linear(x_TK.float(), weight_NK.float())
+        out_TN = (exact_TN * scales_T[:, None] * scales_N).to(dtype)
+    return out_TN if bias_N is None else out_TN + bias_N
+
+
+def linear_parts(network: BidirectionalNetwork) -> Iterator[nn.Linear]:
+    """Yield the layers whose weights `quantise_network` quantises."""
+    for block in network.blocks:
+        for name, part in zip(BlockParts._fields, block.parts, strict=True):
+            if name in QUANTISED_PARTS and type(part) is nn.Linear:
+                yield part
+
+
+def added_bytes(linear: nn.Linear, dtype: torch.dtype) -> int:
+    """Return how many bytes more a layer takes in float8 with its scales; below 0 for fewer."""
+    return linear.weight.numel() * (FLOAT8.itemsize - dtype.itemsize) + 4 * linear.out_features

@@ -1,0 +1,198 @@
+"""Runs the attention of full passes in float8, over all keys or over those tiles that matter most.
+
+For networks in which all tokens see each other. The choice is made in the pass itself: each tile
+of 128 queries takes the tiles of 64 keys whose mean has the largest product with its own mean.
+Tiles at the row's start, beside the queries and at the row's end are always seen, and the queries
+at the row's end see all. Nothing of earlier steps is looked at.
+Shape suffixes: T tokens, S keys, H query heads, G key heads, D head size; I tiles of queries, J
+tiles of keys, N tiles chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from opencompass_llada.inference.kv_cache import FLOAT8, FLOAT8_MAX
+from opencompass_llada.inference.pass_options import PrefillOptions
+from opencompass_llada.networks.config import NetworkDimensions
+
+logger = logging.getLogger(__name__)
+
+QUERY_TILE, KEY_TILE = 128, 64
+
+
+class PrefillAttention:
+    """Attention of rows that lie end to end, each row's tokens to all of it."""
+
+    def __init__(self, options: PrefillOptions, row_lengths: Sequence[int]) -> None:
+        """Keep what to do with which rows."""
+        self._options, self._lengths = options, tuple(row_lengths)
+
+    def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+        """Return the attention of all rows, [T, H, D]."""
+        rows = zip(*(x.split(self._lengths) for x in (q_THD, k_SGD, v_SGD)), strict=True)
+        outs = [self._attend_row(*row) for row in rows]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _attend_row(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+        if self._options.type != "sparse":
+            return attend_float8(q_THD, k_SGD, v_SGD)
+        sparse, count = sparse_share(self._options, len(q_THD))
+        if sparse == 0:
+            return attend_float8(q_THD, k_SGD, v_SGD)
+        head_THD, tail_THD = q_THD[:sparse], q_THD[sparse:]
+        tiles_HIN = choose_tiles(head_THD, k_SGD, count, self._options)
+        return torch.cat(
+            [
+                attend_float8(head_THD, k_SGD, v_SGD, tiles_HIN),
+                attend_float8(tail_THD, k_SGD, v_SGD),
+            ]
+        )
+
+
+def sparse_share(options: PrefillOptions, length: int) -> tuple[int, int]:
+    """Return how many leading queries of a row see a part of the keys, and how many tiles of keys.
+
+    No queries where the tiles that are always seen are all that there are.
+    """
+    assert options.keep is not None, options
+    assert options.dense_tail is not None, options
+    num_tiles = math.ceil(length / KEY_TILE)
+    queries = (length - options.dense_tail) // QUERY_TILE * QUERY_TILE
+    count = max(math.ceil(options.keep * num_tiles), _num_forced(options))
+    if queries <= 0 or count >= num_tiles:
+        return 0, num_tiles
+    return queries, count
+
+
+def _num_forced(options: PrefillOptions) -> int:
+    """Return the most tiles that any tile of queries always sees."""
+    assert options.near is not None, options
+    assert options.dense_tail is not None, options
+    return 1 + QUERY_TILE // KEY_TILE + 2 * options.near + options.dense_tail // KEY_TILE + 1
+
+
+def choose_tiles(q_THD: Tensor, k_SGD: Tensor, count: int, options: PrefillOptions) -> Tensor:
+    """Return which tiles of keys each tile of queries sees, ascending, int32 [H, I, count].
+
+    Queries are whole tiles. The product of two means is the mean of the products, so that a tile's
+    place in the order is that of its mean score.
+    """
+    num_heads, num_groups = q_THD.shape[1], k_SGD.shape[1]
+    mean_q_HID = q_THD.unflatten(0, (-1, QUERY_TILE)).mean(1, dtype=torch.float32).transpose(0, 1)
+    mean_k_GJD = _tile_means(k_SGD).transpose(0, 1)
+    mean_k_HJD = mean_k_GJD.repeat_interleave(num_heads // num_groups, dim=0)
+    scores_HIJ = mean_q_HID.to(q_THD.dtype) @ mean_k_HJD.to(q_THD.dtype).transpose(1, 2)
+    num_query_tiles, num_key_tiles = scores_HIJ.shape[1:]
+    forced_IJ = _forced(num_query_tiles, num_key_tiles, options, scores_HIJ.device)
+    scores_HIJ = scores_HIJ.masked_fill(forced_IJ, float("inf"))
+    chosen_HIN = scores_HIJ.topk(count, dim=-1, sorted=False).indices
+    return chosen_HIN.to(torch.int32).sort(dim=-1).values.contiguous()
+
+
+def _tile_means(k_SGD: Tensor) -> Tensor:
+    """Return the mean of each tile of keys, float32 [J, G, D]; the last one may be shorter."""
+    whole = len(k_SGD) // KEY_TILE * KEY_TILE
+    means = [k_SGD[:whole].unflatten(0, (-1, KEY_TILE)).mean(1, dtype=torch.float32)]
+    if whole < len(k_SGD):
+        means.append(k_SGD[whole:].mean(0, dtype=torch.float32)[None])
+    return torch.cat(means)
+
+
+def _forced(
+    num_query_tiles: int, num_key_tiles: int, options: PrefillOptions, device: torch.device
+) -> Tensor:
+    """Return which key tiles a tile of queries always sees, bool [I, J]."""
+    assert options.near is not None, options
+    assert options.dense_tail is not None, options
+    keys_J = torch.arange(num_key_tiles, device=device)[None]
+    each = QUERY_TILE // KEY_TILE
+    first_I = torch.arange(num_query_tiles, device=device)[:, None] * each
+    near_IJ = (keys_J >= first_I - options.near) & (keys_J < first_I + each + options.near)
+    tail = options.dense_tail // KEY_TILE + 1
+    return near_IJ | (keys_J == 0) | (keys_J >= num_key_tiles - tail)
+
+
+def attend_float8(
+    q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIN: Tensor | None = None
+) -> Tensor:
+    """Return attention in float8 without a mask, [T, H, D]; to listed tiles of keys, if any."""
+    if q_THD.is_cuda:
+        from opencompass_llada.inference.triton.float8 import attend
+
+        return attend(q_THD, k_SGD, v_SGD, tiles_HIN)
+    return attend_plainly(q_THD, k_SGD, v_SGD, tiles_HIN)
+
+
+def attend_plainly(
+    q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIN: Tensor | None = None
+) -> Tensor:
+    """Do the same in plain PyTorch on the same quantised numbers: the oracle of the kernel."""
+    size = q_THD.shape[-1]
+    repeats = q_THD.shape[1] // k_SGD.shape[1]
+    # A softmax does not change where all keys move alike (SageAttention, arXiv 2410.02367).
+    k_SGD = k_SGD.float() - k_SGD.float().mean(0)
+    q_HTD, k_HSD, v_HSD = (
+        _rounded(x.float()).transpose(0, 1).repeat_interleave(times, dim=0)
+        for x, times in ((q_THD, 1), (k_SGD, repeats), (v_SGD, repeats))
+    )
+    num_keys = k_HSD.shape[1]
+    outs = []
+    for index, rows_HPD in enumerate(q_HTD.split(QUERY_TILE, dim=1)):
+        seen_HS = None
+        if tiles_HIN is not None:
+            seen_HS = torch.zeros(len(q_HTD), math.ceil(num_keys / KEY_TILE), dtype=torch.bool)
+            seen_HS.scatter_(1, tiles_HIN[:, index].long(), True)
+            seen_HS = seen_HS.repeat_interleave(KEY_TILE, dim=1)[:, :num_keys]
+        outs.append(_weigh(rows_HPD, k_HSD, v_HSD, size, seen_HS))
+    return torch.cat(outs, dim=1).transpose(0, 1).to(q_THD.dtype)
+
+
+def _weigh(
+    q_HPD: Tensor, k_HSD: Tensor, v_HSD: Tensor, size: int, seen_HS: Tensor | None
+) -> Tensor:
+    scores_HPS = q_HPD @ k_HSD.transpose(1, 2) / math.sqrt(size)
+    if seen_HS is not None:
+        scores_HPS = scores_HPS.masked_fill(~seen_HS[:, None], float("-inf"))
+    weights_HPS = torch.exp(scores_HPS - scores_HPS.amax(-1, keepdim=True))
+    rounded_HPS = (weights_HPS * 256).to(FLOAT8).float() / 256
+    return (rounded_HPS @ v_HSD) / weights_HPS.sum(-1, keepdim=True)
+
+
+def _rounded(x_THD: Tensor) -> Tensor:
+    """Return values rounded to float8 with one scale a head."""
+    scales_H1 = (x_THD.abs().amax(dim=(0, 2)) / FLOAT8_MAX).clamp(min=1e-30)[:, None]
+    return (x_THD / scales_H1).to(FLOAT8).float() * scales_H1
+
+
+def prefill_bytes(options: PrefillOptions, shape: NetworkDimensions, length: int) -> int:
+    """Return the bytes that a layer's attention takes beside its inputs, for a row's tokens."""
+    if not options.enabled or length < (options.shortest or 0):
+        return 0
+    copies = length * shape.head_dim * (shape.num_heads + 2 * shape.num_groups)
+    if options.type != "sparse":
+        return copies
+    queries, count = sparse_share(options, length)
+    num_queries, num_keys = queries // QUERY_TILE, math.ceil(length / KEY_TILE)
+    # Scores in 16 bit twice; indices of the largest in 64 bit, sorted ones with their places.
+    chosen = shape.num_heads * num_queries * (4 * num_keys + 28 * count)
+    return copies + chosen
+
+
+def describe(options: PrefillOptions, length: int) -> str:
+    """Return one line for the log on what a row's full passes compute."""
+    if options.type != "sparse":
+        return f"Full passes of {length} tokens: attention in float8 over all keys"
+    queries, count = sparse_share(options, length)
+    num_tiles = math.ceil(length / KEY_TILE)
+    share = (queries * count / num_tiles + length - queries) / length
+    return (
+        f"Full passes of {length} tokens: attention in float8; {queries} queries see {count} of "
+        f"{num_tiles} tiles of {KEY_TILE} keys, the last {length - queries} all: "
+        f"{100 * (1 - share):.1f} % of the products are left out"
+    )

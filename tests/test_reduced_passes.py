@@ -1,0 +1,260 @@
+"""Float8 products, float8 attention and sparse full passes, by their plain forms on the CPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_fast_exact import TOKENS, prompts_of
+from tiny import tiny_model
+from tiny_causal import write_llama_checkpoint
+from tiny_sdar import tiny_sdar
+
+from opencompass_llada.inference import (
+    FastNetwork,
+    NetworkSize,
+    PassOptions,
+    PassServer,
+    PrefillOptions,
+    float8,
+    quantise_network,
+)
+from opencompass_llada.inference.float8 import Float8Linear
+from opencompass_llada.inference.prefill import (
+    KEY_TILE,
+    QUERY_TILE,
+    attend_float8,
+    attend_plainly,
+    choose_tiles,
+    describe,
+    sparse_share,
+)
+from opencompass_llada.runs.checks import check_options
+from opencompass_llada.runs.makers import list_differences
+from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
+from opencompass_llada.wrapper import LLaDACausalLM
+
+DATA_SET = {
+    "abbr": "vt",
+    "type": "opencompass_llada.benchmarks.ruler.dataset.RulerDataset",
+    "task": "vt",
+    "length": 512,
+}
+SIZES = {"d_model": 64, "n_heads": 2, "mlp_hidden_size": 96, "n_layers": 2}
+SPARSE = PrefillOptions(type="sparse", keep=0.5, dense_tail=64, near=1, shortest=1)
+
+
+def heads(*numbers, length=1000, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, number, size, generator=generator) for number in numbers]
+
+
+def exact_attention(q, k, v, mask=None):
+    rows = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out = F.scaled_dot_product_attention(*rows, attn_mask=mask, enable_gqa=True)
+    return out[0].transpose(0, 1)
+
+
+def error(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def test_float8_attention_is_near_the_exact_one_whatever_the_keys_mean_is():
+    q, k, v = heads(4, 2, 2)
+    exact = exact_attention(q, k, v)
+    assert 0.01 < error(attend_float8(q, k, v), exact) < 0.07
+    # A mean of the keys moves all scores of a query alike.
+    moved = attend_float8(q, k + 5.0, v)
+    torch.testing.assert_close(moved, attend_float8(q, k, v), rtol=1e-3, atol=1e-3)
+
+
+def test_listed_tiles_are_those_that_are_seen():
+    q, k, v = heads(4, 2, 2)
+    queries, count = sparse_share(SPARSE, 1000)
+    assert (queries, count) == (7 * QUERY_TILE, 8)
+    tiles = choose_tiles(q[:queries], k, count, SPARSE)
+    assert tiles.shape == (4, 7, 8)
+    assert (tiles.diff(dim=-1) > 0).all(), "ascending, none twice"
+    seen = torch.zeros(4, queries, 16, dtype=torch.bool)
+    seen.scatter_(2, tiles.long().repeat_interleave(QUERY_TILE, dim=1), True)
+    mask = seen.repeat_interleave(KEY_TILE, dim=-1)[..., :1000]
+    assert 0.4 < mask.float().mean() < 0.6
+    exact = exact_attention(q[:queries], k, v, mask)
+    found = attend_float8(q[:queries], k, v, tiles)
+    assert error(found, exact) < 0.07
+    assert error(found, exact_attention(q[:queries], k, v)) > 0.3, "the mask matters"
+    every = torch.arange(16, dtype=torch.int32).expand(4, 7, 16)
+    assert torch.equal(attend_plainly(q[:queries], k, v, every), attend_plainly(q, k, v)[:queries])
+
+
+def test_tiles_that_matter_and_those_at_fixed_places_are_chosen():
+    q, k, _ = (x * 0.1 for x in heads(1, 1, 1, length=40 * KEY_TILE))
+    options = PrefillOptions(type="sparse", keep=0.3, dense_tail=64, near=1, shortest=1)
+    queries, count = sparse_share(options, len(q))
+    direction = torch.ones(32)
+    q[3 * QUERY_TILE : 4 * QUERY_TILE] += direction  # a tile of queries that asks for one of keys
+    k[20 * KEY_TILE : 21 * KEY_TILE] += direction
+    tiles = choose_tiles(q[:queries], k, count, options)[0]
+    assert 20 in tiles[3]
+    for place, own in enumerate(tiles.tolist()):
+        always = {0, 38, 39, *range(max(0, 2 * place - 1), min(40, 2 * place + 3))}
+        assert always <= set(own), place
+
+
+@pytest.mark.parametrize(("keep", "length"), [(1.0, 1000), (0.3, 300), (0.3, 64)])
+def test_where_nothing_is_left_out_all_keys_are_seen(keep, length):
+    options = PrefillOptions(type="sparse", keep=keep, shortest=1)
+    assert sparse_share(options, length) == (0, math.ceil(length / KEY_TILE))
+    assert "0.0 %" in describe(options, length)
+
+
+def test_the_log_says_what_is_left_out():
+    options = PrefillOptions(type="sparse", keep=0.25, dense_tail=512)
+    assert describe(options, 16384) == (
+        "Full passes of 16384 tokens: attention in float8; 15872 queries see 64 of 256 tiles of 64 "
+        "keys, the last 512 all: 72.7 % of the products are left out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"type": "spares"}, "Did you mean 'sparse'"),
+        ({"keep": 0.5}, "keep=0.5 has no effect with type='exact'"),
+        ({"type": "float8", "near": 2}, "near=2 has no effect with type='float8'"),
+        ({"type": "sparse", "keep": 0.0}, "keep=0.0 must be above 0 and at most 1"),
+        ({"type": "sparse", "dense_tail": 0}, "dense_tail=0 must be 1 or more"),
+    ],
+)
+def test_options_without_effect_or_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LLaDACausalLM.check_arguments("asset:tiny-llada", prefill=options)
+
+
+@pytest.fixture
+def quantised():
+    model = tiny_model(**SIZES, seed=4)
+    quantise_network(model)
+    return model
+
+
+def test_float8_products_are_those_of_the_rounded_numbers(quantised):
+    linear = tiny_model(**SIZES, seed=4).blocks[0].parts.down
+    own = quantised.blocks[0].parts.down
+    x = torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
+    weights = own.weight.float() * own.scales[:, None]
+    assert error(weights, linear.weight) < 0.04
+    scales = x.abs().amax(-1, keepdim=True) / 448
+    rounded = (x / scales).to(torch.float8_e4m3fn).float() * scales
+    torch.testing.assert_close(own(x), rounded @ weights.T, rtol=1e-4, atol=1e-5)
+    assert 0.001 < error(own(x), linear(x)) < 0.06
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_fast_passes_over_float8_weights_are_the_plain_networks(quantised, pack):
+    config = SamplerConfig(generation_length=8, block_length=4)
+    prompts = prompts_of((30, 17), seed=2)
+    plain = [
+        sample(quantised.logits_at, [own], config, TOKENS, device="cpu").token_ids[0]
+        for own in prompts
+    ]
+    network = FastNetwork(quantised, pack_weights=pack)
+    assert sample(PassServer(network), prompts, config, TOKENS, device="cpu").token_ids == plain
+    kept = SamplerConfig(
+        generation_length=8, block_length=4, cache=CacheOptions(type="prompt", refresh=1)
+    )
+    assert sample(PassServer(network), prompts, kept, TOKENS, device="cpu").token_ids == plain
+    if pack:
+        parts = quantised.blocks[0].parts
+        stores = {x.weight.untyped_storage().data_ptr() for x in (parts.query, parts.value)}
+        assert len(stores) == 1
+
+
+def test_a_plan_counts_what_weights_will_take(quantised):
+    planned = NetworkSize.of(tiny_model(**SIZES), torch.bfloat16, precision="float8")
+    held = 0
+    for module in quantised.modules():
+        for parameter in module.parameters(recurse=False):
+            is_own = isinstance(module, Float8Linear)
+            held += parameter.numel() * (parameter.itemsize if is_own else 2)
+    assert planned.weight_bytes == held
+    assert held < NetworkSize.of(tiny_model(**SIZES), torch.bfloat16).weight_bytes
+
+
+def test_a_card_without_float8_is_named(monkeypatch):
+    monkeypatch.setattr(float8, "float8_obstacle", lambda device: "A100 has compute capability 8.0")
+    with pytest.raises(ValueError, match=r"A100 .* capability 8.0. Cards of compute capability"):
+        quantise_network(tiny_model(**SIZES))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"multiples of 16, got \[40\]"):
+        quantise_network(tiny_model(d_model=64, n_heads=2, mlp_hidden_size=40, n_layers=1))
+
+
+def test_full_passes_are_sparse_where_rows_are_long_enough():
+    model = tiny_model(**SIZES, seed=5)
+    prompts = prompts_of((900,), seed=3)
+    config = SamplerConfig(generation_length=4, block_length=4)
+
+    def logits(prefill):
+        server = PassServer(FastNetwork(model), prefill=prefill)
+        session = server.open([904], block_length=4, cache_dtype=None, passes=1)
+        ids = torch.tensor([prompts[0] + [0] * 4])
+        return session.full_pass(ids, torch.tensor([[900, 901]]), keep=False)
+
+    exact, sparse = logits(None), logits(SPARSE)
+    assert not torch.equal(exact, sparse)
+    assert error(sparse, exact) < 0.5
+    short = PrefillOptions(type="sparse", keep=0.5, shortest=905)
+    assert torch.equal(logits(short), exact)
+    every = PrefillOptions(type="sparse", keep=1.0, shortest=1)
+    assert torch.equal(logits(every), logits(PrefillOptions(type="float8", shortest=1)))
+    sample(PassServer(FastNetwork(model), prefill=SPARSE), prompts, config, TOKENS, device="cpu")
+
+
+def test_other_networks_and_scoring_refuse_what_has_no_effect(tmp_path):
+    llama = str(write_llama_checkpoint(tmp_path / "llama"))
+    with pytest.raises(ValueError, match="precision and prefill say how .* is autoregressive"):
+        LLaDACausalLM(llama, precision="float8", prefill={"type": "float8"})
+    with pytest.raises(ValueError, match="prefill type='sparse' is for networks in which all"):
+        LLaDACausalLM("asset:tiny-block", prefill={"type": "sparse"})
+    model = LLaDACausalLM("asset:tiny-llada", prefill={"type": "float8"})
+    with pytest.raises(ValueError, match="no effect where texts are scored"):
+        model.get_ppl(["a text"])
+    with pytest.raises(ValueError, match="Did you mean 'float8'"):
+        LLaDACausalLM.check_arguments("asset:tiny-llada", precision="float16")
+
+
+def test_block_causal_networks_take_float8_products():
+    model = tiny_sdar()
+    config = SamplerConfig(generation_length=8, block_length=4, cache=CacheOptions(type="prefix"))
+    quantise_network(model)
+    server = PassServer(FastNetwork(model))
+    output = sample(server, prompts_of((12,), seed=1), config, TOKENS, device="cpu")
+    assert len(output.token_ids[0]) == 8
+
+
+def test_an_answer_longer_than_the_tail_is_refused_before_weights_load():
+    model = {
+        "type": LLaDACausalLM,
+        "abbr": "sparse",
+        "path": "asset:tiny-llada",
+        "max_out_len": 128,
+        "prefill": {"type": "sparse", "dense_tail": 100},
+    }
+    message = r"generation_length=128 is more than the prefill dense_tail=100 tokens"
+    with pytest.raises(ValueError, match=message):
+        check_options({"models": [model], "datasets": [DATA_SET]}, runs_locally=True)
+
+
+def test_answers_of_earlier_versions_are_those_of_exact_passes():
+    earlier = {"options": {"add_bos": False}}
+
+    def now(passes):
+        return {"options": {"add_bos": False, "passes": passes}}
+
+    exact = {"precision": None, "prefill": vars(PrefillOptions())}
+    assert list_differences(earlier, now(exact)) == []
+    assert list_differences(earlier, now({**exact, "precision": "float8"})) == ["options.passes"]
+    assert PassOptions().given == []
