@@ -68,7 +68,7 @@ def test_a_run_of_it_is_planned_and_its_data_checked(toy, tmp_path, monkeypatch,
     assert [cell["abbr"] for cell in run.datasets] == ["toy_two"]
     assert len(run.models) == 2
     assert "Toy: 2 models, 1 tasks" in capsys.readouterr().err
-    assert run.infer["partitioner"]["type"].endswith("PackingPartitioner")
+    assert run.infer["partitioner"]["type"].endswith("CostAwarePartitioner")
     monkeypatch.setenv("LLADA_TASKS", "three")
     with pytest.raises(ValueError, match="Valid: one, two"):
         plan_run("toy", settings, num_gpus=0)

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from opencompass.registry import PARTITIONERS, RUNNERS
 from opencompass.utils.run import fill_eval_cfg, fill_infer_cfg
 
-from opencompass_llada.runs.cluster import check_gpus, fill_stage
+from opencompass_llada.runs.cluster import OWN_START, check_gpus, fill_stage
 from opencompass_llada.runs.planning import plan_run
 
 FILLS = {"infer": fill_infer_cfg, "eval": fill_eval_cfg}
@@ -42,7 +42,9 @@ def test_the_option_swaps_the_runner_and_keeps_the_rest(cfg, stage, tmp_path):
     assert runner.type.endswith("SlurmRunner")
     assert (runner.partition, runner.max_num_workers, runner.extra_command) == ("gpu", 3, ["-n1"])
     assert runner.task == before["runner"]["task"]
-    assert cfg[stage].partitioner == before["partitioner"]
+    # Each task is a process of its own now, and starting it costs.
+    told = {"num_workers": 3, "start_seconds": OWN_START}
+    assert cfg[stage].partitioner == {**before["partitioner"], **told}
     PARTITIONERS.build({**cfg[stage].partitioner, "out_dir": str(tmp_path)})
     RUNNERS.build(runner)
 
@@ -50,6 +52,7 @@ def test_the_option_swaps_the_runner_and_keeps_the_rest(cfg, stage, tmp_path):
 def test_a_number_of_workers_on_the_command_line_wins(cfg):
     fill_stage("infer", fill_infer_cfg, cfg, arguments(max_num_workers=64))
     assert cfg.infer.runner.max_num_workers == 64
+    assert cfg.infer.partitioner.num_workers == 64
 
 
 def test_a_config_without_stages_is_filled_as_by_opencompass():

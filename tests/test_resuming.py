@@ -7,7 +7,6 @@ same settings that has no answers yet: what that one answers is what is right.
 
 import copy
 import importlib
-import itertools
 import json
 import shutil
 import sys
@@ -21,7 +20,6 @@ from opencompass_llada.runs import launch as launch_module
 from opencompass_llada.runs.checks import check_form
 from opencompass_llada.runs.hashes import hash_values
 from opencompass_llada.runs.makers import describe_maker, list_differences, set_aside
-from opencompass_llada.runs.partitioner import plan_ranges
 from opencompass_llada.runs.provenance import hash_files, read_provenance, record_model
 from opencompass_llada.runs.recorded_files import find_finished
 from opencompass_llada.runs.tasks import read_cell_answers
@@ -32,7 +30,8 @@ from opencompass.openicl.icl_evaluator import EMEvaluator
 from opencompass.openicl.icl_inferencer import GenInferencer, PPLInferencer
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.openicl.icl_retriever import ZeroRetriever
-from opencompass.partitioners import NaivePartitioner, NumWorkerPartitioner
+from opencompass.partitioners import NaivePartitioner
+from opencompass_llada.runs.partitioner import CostAwarePartitioner
 from opencompass.runners import LocalRunner
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 
@@ -59,7 +58,7 @@ eval = dict(
 work_dir = {work_dir!r}
 """
 NAIVE = "type=NaivePartitioner, n=50"
-SPLIT = "type=NumWorkerPartitioner, num_worker={}, min_task_size=1"
+SPLIT = "type=CostAwarePartitioner, num_tasks={}"
 ROWS = [{"question": f"number {i}" + " and" * i, "answer": [f"{i}"]} for i in range(4)]
 
 
@@ -374,19 +373,6 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(field, name):
         ValueError, match="names files in the run's folder|must name the results' files"
     ):
         check_form(cfg, "viz")
-
-
-def test_each_sample_is_planned_once_whatever_was_done():
-    for total in range(1, 9):
-        for step in range(1, total + 2):
-            for start, stop, begun in itertools.product(*[range(total + 1)] * 3):
-                done = [(start, stop)] if start < stop else []
-                half = [(begun, min(begun + 2, total))] if begun < total else []
-                made = plan_ranges(total, step, done, half)
-                covered = sorted(i for first, end in [*done, *made] for i in range(first, end))
-                assert covered == list(range(total)), (total, step, done, half)
-                assert all(end - first <= step for first, end in made if (first, end) not in half)
-    assert plan_ranges(10, 4, [(0, 5)], [(5, 10)]) == [(5, 10)]
 
 
 @pytest.mark.parametrize("now", [1, 3, 4])

@@ -54,6 +54,11 @@ class CheckedDataset(BaseDataset):
         return build(cls.options_class, options, cls.title, also=(*cls.table_keys, "setting"))
 
     @classmethod
+    def count_rows(cls, options: Any) -> int | None:
+        """Return how many samples `make_rows` makes; None where only making them tells."""
+        return None
+
+    @classmethod
     def source(cls, options: Mapping[str, Any]) -> Hashable:
         """Return what its samples are made of: data sets that share it are checked together."""
         if not cls.source_keys:

@@ -20,12 +20,15 @@ from opencompass_llada.runs import recorded_files as recorded
 _DEFAULT_WORKERS = 1
 #: Bytes of weights from which a model is too large for a CPU of a cluster.
 _LARGE = 1e9
+#: Seconds until a task's own process has imported what it needs.
+OWN_START = 10.0
 
 
 def fill_stage(stage: str, fill: Callable[[Any, Any], None], cfg: Any, arguments: Any) -> None:
     """Put in what OpenCompass gives a stage, ``infer`` or ``eval``, that the config leaves out.
 
-    With --slurm and --dlc the runner is the option's; partitioner and task stay the config's.
+    With --slurm and --dlc the runner is the option's; partitioner and task stay the config's. Each
+    task is then a process of its own, which the partitioner is told.
     """
     own = cfg.get(stage)
     if not own:
@@ -41,6 +44,9 @@ def fill_stage(stage: str, fill: Callable[[Any, Any], None], cfg: Any, arguments
         # Inside an allocation of several tasks srun would start each of ours as often.
         runner["extra_command"] = [*(own_runner.get("extra_command") or ()), "-n1"]
     partitioner = own.get("partitioner") or made[stage]["partitioner"]
+    if recorded.type_name(partitioner) == "CostAwarePartitioner":
+        workers = {"num_workers": runner["max_num_workers"]}
+        partitioner = {**partitioner, **workers, "start_seconds": OWN_START}
     cfg[stage] = {**own, "partitioner": partitioner, "runner": runner}
 
 

@@ -14,7 +14,6 @@ from opencompass_llada.benchmarks.counting import find_template
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.planning import (
-    MOST_CELLS_A_TASK,
     Combination,
     Run,
     count_results,
@@ -22,10 +21,8 @@ from opencompass_llada.runs.planning import (
     default_workers,
     find_plan,
     list_plans,
-    packing_partitioner,
     plan_run,
     run_tasks,
-    small_cells_partitioner,
     summarize_with,
     take_a_token_a_step,
     tell_what_differs,
@@ -152,17 +149,13 @@ def plan_leaderboard(
     for name, run in runs.items() if not values.values.get("robustness") else ():
         remedy = f"options={{{name!r}: ...}} of the config with generation_length or tokenizer"
         sys.stderr.write(tell_what_differs(run.combinations or (), remedy))
-    largest = max(len(group["datasets"]) for group in combinations)
-    results = -(-cells // largest) * largest
-    partitioner = small_cells_partitioner(results, largest, values["workers"], gpus)
-    scoring = packing_partitioner(-(-cells // (4 * MOST_CELLS_A_TASK)))
     return Run(
         models=unique(model for group in combinations for model in group["models"]),
         datasets=unique(cell for group in combinations for cell in group["datasets"]),
         combinations=combinations,
         described_models=described,
         settings=values.values,
-        **run_tasks(partitioner, scoring, values["workers"], dump_details=True),
+        **run_tasks(values["workers"], dump_details=True),
         summarizer=summarize_with("LeaderboardSummarizer", models=described),
     )
 

@@ -21,7 +21,7 @@ from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASK
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import doctor, machine
 from opencompass_llada.runs.model_configs import ModelTable
-from opencompass_llada.runs.planning import Run, packing_partitioner, run_tasks, summarize_with
+from opencompass_llada.runs.planning import Run, run_tasks, summarize_with
 from opencompass_llada.runs.settings import (
     LEADING,
     TRAILING,
@@ -121,16 +121,12 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
         config["max_out_len"] = length
         config["likelihood"] = {"num_draws": 4}
         config["max_seq_len"], config["drop_middle"] = values["prompt_limit"], True
-    partitioner = packing_partitioner(1)
-    if gpus:  # a task holds one model
-        size = max(1, -(-len(datasets) // gpus))
-        partitioner = {"type": "opencompass.partitioners.NaivePartitioner", "n": size}
     return Run(
         models=models,
         datasets=datasets,
         described_models=table.describe(models),
         settings=values.values,
-        **run_tasks(partitioner, packing_partitioner(1), workers),
+        **run_tasks(workers),
         summarizer=summarize_with("CoverageSummarizer", sets=sets),
     )
 

@@ -240,23 +240,29 @@ def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
 
 
 #: What OpenCompass puts into a config by its own, and what keeps apart whose answers are whose.
-_OWN_STAGES = {
-    ("infer", "partitioner", "NumWorkerPartitioner"): "partitioner.SampleNumWorkerPartitioner",
-    ("infer", "partitioner", "SizePartitioner"): "partitioner.SampleSizePartitioner",
-    ("infer", "task", "OpenICLInferTask"): "tasks.ShortNamedInferTask",
-    ("eval", "task", "OpenICLEvalTask"): "tasks.CellByCellEvalTask",
+_OWN_TASKS = {
+    ("infer", "OpenICLInferTask"): "ShortNamedInferTask",
+    ("eval", "OpenICLEvalTask"): "CellByCellEvalTask",
 }
+#: OpenCompass's partitioners that cut data sets, and what earlier versions had in their places.
+_CUTTING = ("NumWorkerPartitioner", "SizePartitioner")
 
 
 def _use_own_stages(cfg: Any) -> None:
-    """Put this package's tasks and partitioners in the place of the stock ones."""
-    for (stage, part, stock), own in _OWN_STAGES.items():
-        settings = cfg.get(stage) or {}
-        settings = settings.get("runner") or {} if part == "task" else settings
-        settings = settings.get(part) or {}
-        if type_name(settings) == stock:
-            settings["type"] = f"opencompass_llada.runs.{own}"
-            logger.info("%s: %s takes the place of %s.", stage, own, stock)
+    """Put this package's tasks and partitioner in the place of the stock ones."""
+    for stage, stock in _OWN_TASKS:
+        own = cfg.get(stage) or {}
+        runner, partitioner = own.get("runner") or {}, own.get("partitioner") or {}
+        task = runner.get("task") or {}
+        if type_name(task) == stock:
+            task["type"] = f"opencompass_llada.runs.tasks.{_OWN_TASKS[stage, stock]}"
+            logger.info("%s: %s takes the place of %s.", stage, _OWN_TASKS[stage, stock], stock)
+        if (name := type_name(partitioner)).removeprefix("Sample") in _CUTTING:
+            workers = partitioner.get("num_worker") or runner.get("max_num_workers") or 1
+            kind = "opencompass_llada.runs.partitioner.CostAwarePartitioner"
+            own["partitioner"] = {"type": kind, "num_workers": workers}
+            logger.info("%s: CostAwarePartitioner, for %d workers, takes the place of %s, whose "
+                        "other options have no effect.", stage, workers, name)  # fmt: skip
 
 
 def _check_reuse(cfg: Mapping[str, Any], arguments: Any) -> None:

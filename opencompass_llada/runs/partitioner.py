@@ -1,45 +1,124 @@
-"""Packs a run's cells into tasks, or cuts data sets into shards: OpenCompass partitioners.
+"""Makes the tasks of a stage: one partitioner for all benchmarks, on one machine and on Slurm.
 
-OpenCompass numbers shards, so that after another number of splits the same name stands for other
-samples, and takes a data set's size from ``.cache/dataset_size.json`` by its abbreviation alone.
-Here a shard is named by its samples, and each data set is counted.
+Costs are those of `costs`, measured ones where the run has finished cells; `packing` says where the
+line of all samples is cut. OpenCompass numbers shards, so that after another number of splits the
+same name stands for other samples; here a shard is named by its samples, and each data set counted.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from opencompass.partitioners import NaivePartitioner, NumWorkerPartitioner, SizePartitioner
-from opencompass.utils import build_dataset_from_cfg
+from opencompass.partitioners import NaivePartitioner
+from opencompass.utils import build_dataset_from_cfg, get_infer_output_path
 
-from opencompass_llada.runs.recorded_files import (
-    dataset_name,
-    find_answer_files,
-    model_name,
-    shard_name,
+from opencompass_llada.benchmarks.data_checks import find_class, options_of
+from opencompass_llada.options import check_value
+from opencompass_llada.runs import recorded_files as recorded
+from opencompass_llada.runs.costs import Calibration, Estimates
+from opencompass_llada.runs.packing import (
+    LOADS_A_TASK,
+    Part,
+    Range,
+    Span,
+    cut_line,
+    share_equally,
+    share_out,
+    split_open,
 )
+from opencompass_llada.runs.provenance import read_provenance
+from opencompass_llada.wrapper import LLaDACausalLM
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until a task begins in a fork or a worker, which share their imports.
+SHARED_START = 0.2
+#: Seconds to score a cell, and to read what the cells of a benchmark share.
+SCORING_SECONDS, FIRST_READ = 0.2, 1.0
+#: Samples of a cell that nobody counted.
+UNCOUNTED = 100
 
 
-class PackingPartitioner(NaivePartitioner):
-    """Deals the unfinished (model, data set) pairs to tasks that take about as long as each other.
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """A model on a data set, its samples, and what one costs."""
 
-    A task may have several models, as no stock partitioner's: starting its process costs about 10
-    seconds, more than a tiny model takes for a dozen cells. Every model's data sets are dealt to
-    all tasks by their lengths, so that none waits for a slower model than the others have; loading
-    a tiny model twice costs less. A task's cells keep their order, and each task begins with
-    another model, so that a fault leaves what can be had. For larger models use the stock one.
+    model: int
+    model_cfg: Any
+    dataset: Any
+    total: int | None
+    """Samples; None where it is not cut."""
+    seconds: float
+    """Of one sample; of the whole cell where it is not cut."""
+    free: Sequence[Range]
+    kept: Sequence[Range]
+    step: int = 1
+
+    def spans(self, number: int) -> list[Span]:
+        """Return the samples to be answered; ``number`` is the cell's among all."""
+        own = [(range_, self.step) for range_ in self.free] + [(range_, 0) for range_ in self.kept]
+        return [
+            Span(cell=number, start=start, stop=stop, seconds=self.seconds, step=step)
+            for (start, stop), step in own
+        ]
+
+    def config(self, span: Span) -> Any:
+        """Return the data set's config, or that of the shard of these samples."""
+        if self.total is None or (span.start, span.stop) == (0, self.total):
+            return self.dataset
+        shard, total = deepcopy(self.dataset), self.total
+        name = recorded.dataset_name(self.dataset)
+        shard["abbr"] = recorded.shard_name(name, span.start, span.stop, total)
+        given = self.dataset["reader_cfg"].get("test_range") or ""
+        shard["reader_cfg"]["test_range"] = f"{given}[{span.start}:{span.stop}]"
+        return shard
+
+
+class CostAwarePartitioner(NaivePartitioner):
+    """Deals what is not finished to tasks by its cost, the longest task first.
+
+    A task may have several models, as no stock partitioner's, and a cell several tasks, which then
+    have shards of it. Within a task models and cells keep their order.
     """
 
-    def __init__(self, out_dir: str, num_tasks: int, keep_keys: list[str] | None = None) -> None:
-        """Check the number of tasks: at least 1; fewer are made of fewer pairs."""
+    def __init__(
+        self,
+        out_dir: str,
+        num_workers: int = 1,
+        num_tasks: int | None = None,
+        task_seconds: float | None = None,
+        start_seconds: float = SHARED_START,
+        keep_keys: list[str] | None = None,
+    ) -> None:
+        """Check the options.
+
+        Args:
+            out_dir: ``RUN/predictions`` or ``RUN/results``; OpenCompass gives it.
+            num_workers: Tasks at a time, over all nodes.
+            num_tasks: So many tasks of equal cost, whatever that is; None decides by cost.
+            task_seconds: How long a task shall be, such as for a time limit; None decides by cost.
+            start_seconds: What a task's process takes to start.
+            keep_keys: Parts of the config that tasks get, OpenCompass's own by default.
+        """
         super().__init__(out_dir=out_dir, n=1, keep_keys=keep_keys)
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks={num_tasks} must be at least 1; use 1 or more.")
-        self.num_tasks = num_tasks
+        for name, value in (("num_workers", num_workers), ("num_tasks", num_tasks)):
+            if check_value(name, value, int | None) is not None and value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1; use 1 or more.")
+        if task_seconds is not None and task_seconds <= 0:
+            raise ValueError(f"task_seconds={task_seconds} must be above 0; leave it out.")
+        self.num_workers, self.num_tasks, self.task_seconds = num_workers, num_tasks, task_seconds
+        self.start_seconds = start_seconds
+        #: In the stage of results cells are not cut, and cost all the same.
+        self.scores = Path(out_dir).name == recorded.STAGES[1]
+        self._sizes: dict[str, int | None] = {}
+        self._estimates = Estimates()
 
     def partition(
         self,
@@ -52,161 +131,172 @@ class PackingPartitioner(NaivePartitioner):
 
         Two configs of one name, such as a sampler's for each benchmark, are two models of a task.
         """
-        pairs = super().partition(model_dataset_combinations, work_dir, out_dir, {})
+        cells = self._list_cells(model_dataset_combinations, Path(work_dir), Path(out_dir))
+        by_processes: dict[tuple[int, int], list[int]] = {}
+        for number, cell in enumerate(cells):
+            run = cell.model_cfg.get("run_cfg") or {}
+            key = (run.get("num_gpus", 0), run.get("num_procs", 1))
+            by_processes.setdefault(key, []).append(number)
+        parts = [part for own in by_processes.values() for part in self._cut(cells, own)]
+        parts.sort(key=lambda part: -sum(span.cost for span in part))
+        return [_make_task(cells, part, work_dir, add_cfg or {}) for part in parts]
+
+    def _cut(self, cells: Sequence[_Cell], numbers: Sequence[int]) -> list[Part]:
+        """Return the tasks of cells that ask for the same processes."""
+        spans = [span for number in numbers for span in cells[number].spans(number)]
+        # Within a model the longest samples come first: what runs out of memory does so at once.
+        spans.sort(key=lambda span: (cells[span.cell].model, -span.seconds))
+        total = sum(span.cost for span in spans)
+        load = self.start_seconds
+        if self.scores:
+            load += FIRST_READ
+        else:
+            models = {cells[number].model: cells[number].model_cfg for number in numbers}
+            load += max(self._estimates.model(model).load_seconds for model in models.values())
+        least = LOADS_A_TASK * load
+        if self.num_tasks is not None or self.task_seconds is not None:
+            number = self.num_tasks or max(1, round(total / (self.task_seconds or total)))
+            sizes, least = share_equally(total, number), 0.0
+        elif self.num_workers == 1:
+            sizes = [total]
+        else:
+            sizes = share_out(total, self.num_workers, least)
+        return [part for part in cut_line(spans, sizes, least) if part]
+
+    def _list_cells(
+        self, combinations: Sequence[Mapping[str, Any]], run_path: Path, out_dir: Path
+    ) -> list[_Cell]:
+        """List the cells that have something to be done."""
+        cfg = {"model_dataset_combinations": combinations}
+        pairs, names = list(recorded.list_pairs(cfg)), recorded.list_names(cfg)
+        known = Calibration()
+        if not self.scores:
+            known = self._estimates.calibrate(pairs, read_provenance(run_path))
         models: list[Any] = []
-        own: list[list[Any]] = []
-        for pair in pairs:
-            model, dataset = pair["models"][0], pair["datasets"][0][0]
+        cells = []
+        for model, dataset in pairs:
+            if Path(get_infer_output_path(model, dataset, str(out_dir))).exists():
+                continue
             if model not in models:
                 models.append(model)
-                own.append([])
-            own[models.index(model)].append(dataset)
-        sizes = _sizes([dataset for datasets in own for dataset in datasets])
-        dealt: list[list[list[Any]]] = [[] for _ in range(min(self.num_tasks, len(pairs)))]
-        loads = [0.0] * len(dealt)
-        for datasets in own:
-            places: list[list[int]] = [[] for _ in dealt]
-            # The longest first, each to the task with the least to do.
-            for place in sorted(range(len(datasets)), key=lambda n: -sizes[id(datasets[n])]):
-                least = loads.index(min(loads))
-                loads[least] += sizes[id(datasets[place])]
-                places[least].append(place)
-            for cells, chosen in zip(dealt, places, strict=True):
-                cells.append([datasets[place] for place in sorted(chosen)])
-        return [
-            self._task(
-                models[turn:] + models[:turn], cells[turn:] + cells[:turn], work_dir, add_cfg
-            )
-            for number, cells in enumerate(dealt)
-            for turn in [number * len(models) // len(dealt)]
-        ]
+            place = models.index(model)
+            if self.scores:
+                cells.append(_whole(place, model, dataset, SCORING_SECONDS))
+                continue
+            seconds = self._estimates.sample(model, dataset) * known.factor(model, dataset)
+            folder = out_dir / recorded.model_name(model)
+            files = recorded.find_answer_files(folder, recorded.dataset_name(dataset), names)
+            cells.append(self._look(place, model, dataset, seconds, files))
+        return [cell for cell in cells if cell.free or cell.kept]
 
-    @staticmethod
-    def _task(
-        models: Sequence[Any],
-        datasets: Sequence[Sequence[Any]],
-        work_dir: str,
-        add_cfg: Mapping[str, Any] | None,
-    ) -> Config:
-        """Return a task of the models that have data sets in it."""
-        held = [(model, own) for model, own in zip(models, datasets, strict=True) if own]
-        cells = {"models": [model for model, _ in held], "datasets": [list(own) for _, own in held]}
-        return Config({**cells, "work_dir": work_dir, **(add_cfg or {})})
-
-
-def _sizes(datasets: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return what each data set costs, by its identity: the tokens of its prompts.
-
-    One without a length costs as much as the others do in the mean.
-    """
-    lengths = {id(own): own.get("length") for own in datasets}
-    known = [float(n) for n in lengths.values() if isinstance(n, int) and n > 0]
-    mean = sum(known) / len(known) if known else 1.0
-    return {key: float(n) if isinstance(n, int) and n > 0 else mean for key, n in lengths.items()}
-
-
-class _ShardsBySample:
-    """Over a stock partitioner: names shards by their samples and continues what is there."""
-
-    out_dir: str
-
-    def partition(
+    def _look(
         self,
-        model_dataset_combinations: Sequence[Mapping[str, Any]],
-        work_dir: str,
-        out_dir: str,
-        add_cfg: Mapping[str, Any] | None = None,
-    ) -> list[Config]:
-        """Make the tasks, model by model, since each has answers of its own already."""
-        tasks: list[Config] = []
-        for group in model_dataset_combinations:
-            for model in group["models"]:
-                self._folder = Path(out_dir) / model_name(model)
-                own = [{"models": [model], "datasets": list(group["datasets"])}]
-                tasks += super().partition(own, work_dir, out_dir, add_cfg or {})  # type: ignore[misc]
-        return tasks
+        place: int,
+        model: Any,
+        dataset: Any,
+        seconds: float,
+        files: Sequence[recorded.AnswerFile],
+        allowed: list[Range] | None = None,
+    ) -> _Cell:
+        """Return what is to be done of a cell, given the files of it; ``allowed``: of these."""
+        by_samples = [file for file in files if file.samples is not None]
+        begun_whole = any(file.is_partial and file.samples is None for file in files)
+        is_one_task = self.num_workers == 1 and (self.num_tasks or 1) == 1
+        may_cut = can_cut(model, dataset) and not (begun_whole and not by_samples)
+        total = None
+        if may_cut and (by_samples or not is_one_task or self.task_seconds):
+            total = self.count(dataset)
+        if total is None:  # what was begun is continued as it is
+            return _whole(place, model, dataset, seconds * (known_rows(dataset) or UNCOUNTED))
+        ranges = [(s.start, s.stop, f.is_partial) for f in by_samples
+                  if f.total == total and (s := f.samples) is not None]  # fmt: skip
+        free, kept = split_open(
+            allowed if allowed is not None else [(0, total)],
+            [(start, stop) for start, stop, is_partial in ranges if not is_partial],
+            [(start, stop) for start, stop, is_partial in ranges if is_partial],
+        )
+        return _Cell(
+            model=place, model_cfg=model, dataset=dataset, total=total, seconds=seconds,
+            free=free, kept=kept, step=max(1, int(model.get("batch_size") or 1)),
+        )  # fmt: skip
 
-    def count(self, dataset: Mapping[str, Any]) -> int:
-        """Return how many samples a data set has now, its test_range applied."""
-        sizes: dict[str, int] = self.__dict__.setdefault("_sizes", {})
+    def count(self, dataset: Mapping[str, Any]) -> int | None:
+        """Return how many samples a data set has; None where it cannot be loaded here.
+
+        Its task then says why.
+        """
         key = str(dataset)
-        if key not in sizes:
-            sizes[key] = len(build_dataset_from_cfg(dataset).test)
-        return sizes[key]
-
-    def cut(self, dataset: Mapping[str, Any], step: int) -> list[Any]:
-        """Return the configs of the shards, of ``step`` samples each, that are to be made."""
-        total, name = self.count(dataset), dataset_name(dataset)
-        given = dataset["reader_cfg"].get("test_range") or ""
-        files = find_answer_files(self._folder, name)
-        shards = [file for file in files if file.samples is not None and file.total == total]
-        unsharded = (self._folder / f"tmp_{name}.jsonl").is_file()
-        if not isinstance(given, str) or (unsharded and not shards):
-            return [dataset]  # what is unfinished is continued as it was begun
-        done = [(own.start, own.stop) for f in shards if not f.is_partial and (own := f.samples)]
-        begun = [(own.start, own.stop) for f in shards if f.is_partial and (own := f.samples)]
-        made = []
-        for start, stop in plan_ranges(total, step, done, begun):
-            shard = deepcopy(dataset)
-            shard["abbr"] = shard_name(name, start, stop, total)  # type: ignore[index]
-            shard["reader_cfg"]["test_range"] = f"{given}[{start}:{stop}]"
-            made.append(shard)
-        # OpenCompass passes over the i-th shard where NAME_i.json lies: here another data set's.
-        place = 0
-        while place < len(made):
-            if (self._folder / f"{name}_{place}.json").exists():
-                made.insert(place, dataset)
-            place += 1
-        return made
+        if key not in self._sizes:
+            self._sizes[key] = count_samples(dataset)
+        return self._sizes[key]
 
 
-class SampleNumWorkerPartitioner(_ShardsBySample, NumWorkerPartitioner):
-    """OpenCompass's NumWorkerPartitioner with shards named by their samples."""
-
-    def get_size(self, dataset: Mapping[str, Any]) -> int:
-        """Return how many samples a data set has."""
-        return self.count(dataset)
-
-    def split_dataset(self, dataset_cfg: Mapping[str, Any]) -> list[Any]:
-        """Return the shards of a data set that are to be made."""
-        step = -(-self.count(dataset_cfg) // self.num_split)
-        return self.cut(dataset_cfg, max(step, self.min_task_size))
+#: What earlier versions' dumped configs name; its options are among those of this one.
+PackingPartitioner = CostAwarePartitioner
 
 
-class SampleSizePartitioner(_ShardsBySample, SizePartitioner):
-    """OpenCompass's SizePartitioner with shards named by their samples."""
-
-    def get_cost(self, dataset: Mapping[str, Any], get_raw_factors: bool = False) -> Any:
-        """Return a data set's cost, or its number of samples and the cost of each."""
-        size, factor = self.count(dataset), self.get_factor(dataset)
-        return (size, factor) if get_raw_factors else size * factor
-
-    def split_dataset(self, dataset_cfg: Mapping[str, Any]) -> list[Any]:
-        """Return the shards of a data set that are to be made."""
-        size, factor = self.get_cost(dataset_cfg, get_raw_factors=True)
-        most = max(self.max_task_size // factor, 1)
-        return self.cut(dataset_cfg, -(-size // -(-size // most)))
+def _whole(place: int, model: Any, dataset: Any, seconds: float) -> _Cell:
+    return _Cell(
+        model=place, model_cfg=model, dataset=dataset, total=None, seconds=seconds,
+        free=[(0, 1)], kept=[], step=0,
+    )  # fmt: skip
 
 
-def plan_ranges(
-    total: int, step: int, done: Sequence[tuple[int, int]], begun: Sequence[tuple[int, int]] = ()
-) -> list[tuple[int, int]]:
-    """Cut what is not done into ranges of ``step``, so that done and planned hold each sample once.
+def _make_task(
+    cells: Sequence[_Cell], part: Part, work_dir: str, add_cfg: Mapping[str, Any]
+) -> Config:
+    """Return the config of a task of these samples."""
+    models: dict[int, Any] = {}
+    datasets: dict[int, list[Any]] = {}
+    for span in sorted(part, key=lambda own: (own.cell, own.start)):
+        cell = cells[span.cell]
+        models[cell.model] = cell.model_cfg
+        datasets.setdefault(cell.model, []).append(cell.config(span))
+    made = {"models": list(models.values()), "datasets": list(datasets.values())}
+    return Config({**made, "work_dir": work_dir, **add_cfg})
 
-    ``done`` are ranges (start, stop) with all their answers, the first of two that overlap counts;
-    ``begun`` ones with some, continued as they are where nothing done overlaps.
+
+def can_cut(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Say whether parts of a cell are answered as the whole is.
+
+    Not one that takes samples at random, or one that repeats each (``n``) for a sampler that draws:
+    a repeat's random numbers depend on those before it.
     """
-    taken: list[tuple[int, int]] = []
-    for start, stop in sorted(done):
-        if not taken or start >= taken[-1][1]:
-            taken.append((start, stop))
-    planned: list[tuple[int, int]] = []
-    for start, stop in begun:
-        if all(stop <= other[0] or start >= other[1] for other in [*taken, *planned]):
-            planned.append((start, stop))
-    reached = 0
-    made = list(planned)
-    for start, stop in [*sorted([*taken, *planned]), (total, total)]:
-        made += [(i, min(i + step, start)) for i in range(reached, start, step)]
-        reached = stop
-    return sorted(made)
+    if not isinstance((dataset.get("reader_cfg") or {}).get("test_range") or "", str):
+        return False
+    if "reader_cfg" not in dataset or (dataset.get("n") or 1) == 1:
+        return "reader_cfg" in dataset
+    if not recorded.is_ours(model):
+        return False
+    options = LLaDACausalLM.check_arguments(**recorded.model_keywords(model))
+    return not options.settings.resolved.draws
+
+
+def count_samples(dataset: Mapping[str, Any]) -> int | None:
+    """Return a data set's samples, its test_range applied; it is built where nothing else says."""
+    if (number := known_rows(dataset)) is not None:
+        return number
+    try:
+        return len(build_dataset_from_cfg(dataset).test)
+    except Exception as error:
+        name = recorded.dataset_name(dataset)
+        logger.warning("%s is not cut: it could not be loaded here (%s).", name, error)
+        return None
+
+
+def known_rows(dataset: Mapping[str, Any]) -> int | None:
+    """Return a data set's samples where its config tells them; None where only its data does."""
+    try:
+        kind, options = find_class(dataset["type"]), options_of(dataset)
+        rows = kind.count_rows(kind.check_options(**options))
+    except (AttributeError, KeyError, ValueError, TypeError):  # a class of others, or a fault
+        return None
+    given = (dataset.get("reader_cfg") or {}).get("test_range") or ""
+    if rows is None or not isinstance(given, str):
+        return None
+    chosen = range(rows * int(dataset.get("n") or 1))
+    if re.sub(r"\[-?\d*:-?\d*\]", "", given):
+        return None
+    for start, stop in re.findall(r"\[(-?\d*):(-?\d*)\]", given):
+        chosen = chosen[int(start) if start else None : int(stop) if stop else None]
+    return len(chosen)

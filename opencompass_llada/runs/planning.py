@@ -40,9 +40,6 @@ from opencompass_llada.runs.settings import (
     texts,
 )
 
-#: OpenCompass formats each task's config at some 30 data sets a second, and starting a task takes
-#: about 10 seconds of a core.
-MOST_CELLS_A_TASK = 50
 #: What a file of configs/models takes besides the model's name.
 BY_NAME = {"scaling": LEADING["scaling"], **BATCH_SIZE, "dtype": TRAILING["dtype"]}
 #: ``models`` and the ``datasets`` that each of them runs.
@@ -82,9 +79,6 @@ class Plan:
     )
     """Reads or makes some samples of a group's data sets, so that a fault shows at once."""
     make_summarizer: Callable[[Settings, Run], Config]
-    has_small_cells: bool = False
-    """Whether data sets are many and small: tasks then have at most `MOST_CELLS_A_TASK`. Else the
-    data sets of one model are spread over all GPUs."""
     dump_details: bool = True
     """Whether each answer is kept with its score."""
     robustness: tuple[str, ...] = ()
@@ -181,15 +175,6 @@ def plan_run(
         }
         values.announce(plan.headline.format(**{**values.values, **counts}))
         sys.stderr.write(tell_what_differs(asked_groups, _BY_VARIABLES))
-    workers, evaluations = values["workers"], 1
-    if plan.has_small_cells:
-        partitioner = small_cells_partitioner(results, len(groups[0]["datasets"]), workers, gpus)
-        evaluations = -(-results // (4 * MOST_CELLS_A_TASK))
-    elif gpus:
-        size = max(1, -(-len(datasets) // (2 * gpus)))
-        partitioner = {"type": "opencompass.partitioners.NaivePartitioner", "n": size}
-    else:
-        partitioner = packing_partitioner(workers)
     several = len(groups) > 1 or plan.always_combined
     details = {"dump_details": True} if plan.dump_details else {}
     run = Run(
@@ -198,7 +183,7 @@ def plan_run(
         combinations=groups if several else None,
         described_models=table.describe(models),
         settings=values.values,
-        **run_tasks(partitioner, packing_partitioner(evaluations), workers, **details),
+        **run_tasks(values["workers"], **details),
         summarizer={},
     )
     run.summarizer = plan.make_summarizer(values, run)
@@ -394,43 +379,24 @@ def default_workers(values: Settings, num_gpus: int) -> None:
     values.default("workers", num_gpus or min(2, os.cpu_count() or 1), reason)
 
 
-def small_cells_partitioner(
-    num_results: int, cells_a_model: int, workers: int, num_gpus: int
-) -> Config:
-    """Return the partitioner of inference for data sets of a few short samples each.
+def run_tasks(workers: int, **scoring_options: Any) -> dict[str, Any]:
+    """Return OpenCompass's ``infer`` and ``eval``, given how many tasks go on at a time."""
 
-    On GPUs tasks hold one model each and at most 50 data sets. On a CPU, where only tiny models
-    run, all models are packed into one task a worker, or a few where tasks would get too large.
-    """
-    if num_gpus:
-        tasks = -(-cells_a_model // MOST_CELLS_A_TASK)
-        size = -(-cells_a_model // tasks)
-        return {"type": "opencompass.partitioners.NaivePartitioner", "n": size}
-    return packing_partitioner(-(-num_results // (2 * MOST_CELLS_A_TASK * workers)) * workers)
-
-
-def packing_partitioner(num_tasks: int) -> Config:
-    """Return the partitioner that packs models and data sets into so many tasks."""
-    kind = "opencompass_llada.runs.partitioner.PackingPartitioner"
-    return {"type": kind, "num_tasks": num_tasks}
-
-
-def run_tasks(
-    inference: Config, scoring: Config, workers: int, **scoring_options: Any
-) -> dict[str, Any]:
-    """Return OpenCompass's ``infer`` and ``eval`` by their partitioners and tasks at a time."""
-
-    def stage(kind: str, partitioner: Config, **options: Any) -> Config:
+    def stage(kind: str, **options: Any) -> Config:
         runner = {
             "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
             "max_num_workers": workers,
             "task": {"type": f"opencompass_llada.runs.tasks.{kind}", **options},
         }
+        partitioner = {
+            "type": "opencompass_llada.runs.partitioner.CostAwarePartitioner",
+            "num_workers": workers,
+        }
         return {"partitioner": partitioner, "runner": runner}
 
     return {
-        "infer": stage("ShortNamedInferTask", inference),
-        "eval": stage("CellByCellEvalTask", scoring, **scoring_options),
+        "infer": stage("ShortNamedInferTask"),
+        "eval": stage("CellByCellEvalTask", **scoring_options),
     }
 
 

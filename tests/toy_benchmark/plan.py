@@ -47,7 +47,6 @@ PLAN = Plan(
     make_groups=make_groups,
     check_data=check_data,
     make_summarizer=lambda values, run: summarize_with("GroupSummarizer"),
-    has_small_cells=False,
     dump_details=True,
 )
 DATA_SETS = DataSets(settings=SETTINGS, list_cells=list_cells)

@@ -41,6 +41,11 @@ class GeneratedDataset(CheckedDataset):
             yield {"prompt": prompt, "answer": answers, "chance": question.chance}
 
     @classmethod
+    def count_rows(cls, options: SuiteSpec) -> int:
+        """Return the number that was asked for."""
+        return options.num_samples
+
+    @classmethod
     def check_data(cls, same: Iterable[Mapping[str, Any]]) -> None:
         """Make a sample of every level and reader at its smallest length, and forget them."""
         check_user_cache(CACHE)

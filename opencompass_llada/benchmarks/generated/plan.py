@@ -132,7 +132,6 @@ def make_plan(suite: str) -> Plan:
         fill_defaults=_fill_defaults,
         make_groups=_make_groups(lambda values: [suite]),
         make_summarizer=planning.summarize_models("GroupSummarizer"),
-        has_small_cells=True,
     )
 
 
@@ -152,7 +151,6 @@ def plan_suites(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run
         fill_defaults=_fill_all,
         make_groups=_make_groups(lambda values: values["suites"]),
         make_summarizer=planning.summarize_models("LeaderboardSummarizer"),
-        has_small_cells=True,
     )
     return planning.plan_run(plan, settings, num_gpus)
 

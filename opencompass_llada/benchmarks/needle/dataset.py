@@ -32,6 +32,11 @@ class NeedleBenchDataset(CheckedDataset):
     store: ClassVar[HaystackStore] = HaystackStore()
 
     @classmethod
+    def count_rows(cls, options: NeedleCell) -> int:
+        """Return the repeats of all files."""
+        return len(options.file_list) * options.num_repeats_per_file
+
+    @classmethod
     def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
         """Make the samples of the shortest cells and one of the longest, and forget them."""
         by_length = sorted(same, key=lambda options: options["length"])

@@ -183,7 +183,6 @@ PLAN = planning.Plan(
     ),
     find_path=lambda cell: str(resolve_data_directory(cell["path"]).resolve()),
     make_summarizer=planning.summarize_models("NeedleSummarizer"),
-    has_small_cells=True,
     robustness=("wordings", "generation_lengths", "seeds", "decodings"),
     num_wordings=NUM_WORDINGS,
 )

@@ -174,7 +174,6 @@ PLAN = planning.Plan(
     make_groups=planning.pair_by_settings(_list_cells, _own_settings),
     check_data=_check_data,
     make_summarizer=planning.summarize_models("PerplexitySummarizer"),
-    has_small_cells=True,
     dump_details=False,
 )
 DATA_SETS = planning.DataSets(settings=_CELL_SETTINGS, list_cells=_list_by_name)

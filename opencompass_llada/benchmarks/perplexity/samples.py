@@ -66,6 +66,11 @@ class PerplexityDataset(CheckedDataset):
         return read_texts(options)
 
     @classmethod
+    def count_rows(cls, options: TextOptions) -> int:
+        """Return the number that was asked for; fewer are refused."""
+        return options.num_texts
+
+    @classmethod
     def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
         """Read the texts of points with one source, and forget them; not those of the hub."""
         if not cls.check_options(**same[0]).path.startswith(HUB_PREFIX):

@@ -40,6 +40,11 @@ class RulerDataset(CheckedDataset):
             yield {"prompt": prompt, "answer": list(sample.answers), "num_tokens": num_tokens}
 
     @classmethod
+    def count_rows(cls, options: RulerSpec) -> int:
+        """Return the number that was asked for."""
+        return options.num_samples
+
+    @classmethod
     def check_data(cls, same: Iterable[Mapping[str, Any]]) -> None:
         """Make one sample of every task at its smallest length, and forget them."""
         check_user_cache("ruler")
