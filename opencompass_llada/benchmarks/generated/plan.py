@@ -27,6 +27,8 @@ from opencompass_llada.runs.settings import Settings, number, numbers, text, tex
 
 #: For models trained on fewer than 4,096 tokens, and for others: lengths, levels, samples a cell.
 TINY_DEFAULTS = ((256, 512, 1024), (1, 2), 4)
+#: A Chinese character is three of tiny-llada's tokens.
+TINY_CHINESE_LENGTHS = (512, 1024, 2048)
 DEFAULTS = ((4096, 8192, 16384, 32768), LEVELS, 50)
 _LONG = 4096
 _SETTINGS = {
@@ -85,9 +87,12 @@ def _make_cell(values: Settings, suite: str, level: int, length: int) -> Config:
 def _fill_defaults(values: Settings, trained_length: int) -> None:
     tiny = trained_length < _LONG
     lengths, levels, samples = TINY_DEFAULTS if tiny else DEFAULTS
+    values.default("language", "en")
+    if tiny and values["language"] == "zh":
+        lengths = TINY_CHINESE_LENGTHS
     reason = f"default: models trained on {'fewer' if tiny else 'no fewer'} than {_LONG} tokens"
     values.defaults(reason, lengths=list(lengths), levels=list(levels), samples=samples)
-    values.defaults(seed=1, language="en", tokenizer="model", prompt="base")
+    values.defaults(seed=1, tokenizer="model", prompt="base")
 
 
 def _list_by_name(values: Settings, suites: Sequence[str]) -> list[Config]:

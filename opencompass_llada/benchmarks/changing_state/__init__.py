@@ -1,0 +1,1 @@
+"""Changing state: what holds at the end of many changes, where the order decides."""
