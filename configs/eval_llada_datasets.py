@@ -40,3 +40,4 @@ work_dir = "outputs/llada_datasets"
 infer = __run.infer
 eval = __run.eval
 summarizer = __run.summarizer
+custom_imports = __run.custom_imports

@@ -163,12 +163,21 @@ def host_name() -> str:
     return re.sub(r"[^\w.-]", "-", socket.gethostname())[:64] or "unknown"
 
 
-def remove_left_overs(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Remove what dead processes were writing, and return it; other hosts' young files stay."""
+def remove_left_overs(
+    folder: str | Path, recursive: bool = True, *, with_own: bool = False
+) -> list[Path]:
+    """Remove what dead processes were writing, and return it; other hosts' young files stay.
+
+    ``with_own``: what this process was writing, too, which is about to end.
+    """
     removed = []
     for path in sorted(Path(folder).glob("**/.*.part" if recursive else ".*.part")):
         owner = _TEMPORARY.fullmatch(path.name)
-        if owner and not _is_alive(owner["host"], int(owner["pid"]), None, path):
+        if owner is None:
+            continue
+        host, pid = owner["host"], int(owner["pid"])
+        is_own = with_own and (host, pid) == (host_name(), os.getpid())
+        if is_own or not _is_alive(host, pid, None, path):
             remove(path)
             removed.append(path)
     return removed
@@ -244,6 +253,17 @@ def _refuse_if_held(path: Path, content: bytes) -> None:
             "it or end it, or give another folder. If no such process is there any more, delete "
             f"{str(path)!r}."
         )
+
+
+def left_lock(folder: str | Path) -> dict[str, Any] | None:
+    """Return the owner of a folder's lock that is not there any more; None if none was left."""
+    path = Path(folder) / LOCK_NAME
+    try:
+        held = read_owner(path.read_bytes())
+    except OSError:
+        return None
+    is_left = held is not None and not _is_alive(held["host"], held["pid"], held["since"], path)
+    return held if is_left else None
 
 
 def _give_back(path: Path, own: dict[str, object]) -> None:

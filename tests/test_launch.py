@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 from mmengine.config import Config
 
+from opencompass_llada.runs import cluster
 from opencompass_llada.runs import launch as launch_module
 
 
@@ -150,9 +151,10 @@ def test_tasks_imports_are_shared_where_tasks_are_processes_here(host, given, im
     assert len(asked) == imports
 
 
-def test_a_partition_that_nobody_gave_is_not_warned_about():
+def test_warnings_of_opencompass_that_do_not_hold_here_are_dropped():
     def keeps(text):
-        return launch_module._is_about_this_run(logging.LogRecord("OC", 30, "", 0, text, (), None))
+        return cluster.is_so(logging.LogRecord("OC", 30, "", 0, text, (), None))
 
     assert not keeps("SlurmRunner is not used, so the partition argument is ignored.")
+    assert not keeps('You have set "infer" in the config, but also specified --slurm or --dlc.')
     assert keeps("Partitioned into 2 tasks.")

@@ -126,3 +126,60 @@ def test_automatic_device_and_dtype(monkeypatch):
 @pytest.mark.parametrize("name", ["torch.float16", "float16", "fp16", torch.float16])
 def test_dtypes_are_taken_by_every_name_a_config_may_hold(name):
     assert choose_dtype(name, torch.device("cpu")) == torch.float16
+
+
+SLURM = {
+    "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_ARRAY_JOB_ID": "9",
+    "SLURM_ARRAY_TASK_ID": "3", "SLURMD_NODENAME": "n1", "SLURM_RESTART_COUNT": "1",
+}  # fmt: skip
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "niah-4-abcde"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, ""),
+        (SLURM, "Slurm job 12, array 9 index 3, node n1, restart 1"),
+        ({"SLURM_JOB_ID": "12"}, "Slurm job 12"),
+        ({**POD, "JOB_COMPLETION_INDEX": "4"}, "Kubernetes pod niah-4-abcde, index 4"),
+        (POD, "Kubernetes pod niah-4-abcde"),
+        ({"HOSTNAME": "laptop"}, ""),
+    ],
+)
+def test_the_job_of_a_process_is_described(variables, told):
+    with mock.patch.dict(os.environ, variables, clear=True):
+        assert machine.write_job(machine.describe_job()) == told
+
+
+@pytest.mark.parametrize(
+    ("variables", "cores"),
+    [
+        ({}, 16),
+        ({"SLURM_CPUS_ON_NODE": "4"}, 16),
+        ({"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "2"}, 8),
+        ({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "8"}, 8),
+        ({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "8",
+          "SLURM_CPUS_PER_TASK": "2"}, 2),
+        ({"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "64"}, 16),
+    ],
+)  # fmt: skip
+def test_cores_are_those_that_slurm_gave(variables, cores, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16), raising=False)
+    with mock.patch.dict(os.environ, variables, clear=True):
+        assert machine.count_cores() == cores
+
+
+def test_file_systems_of_one_node_are_told_from_shared_ones(tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/sda1 / ext4 rw 0 0\n"
+        "nas:/home /home nfs4 rw 0 0\n"
+        "tmpfs /home/me/my\\040scratch tmpfs rw 0 0\n"
+        "mgs@tcp:/work /work lustre rw 0 0\n"
+    )
+    places = {
+        "/data/runs": "ext4", "/homes/x": "ext4", "/home/me": None,
+        "/home/me/my scratch/x": "tmpfs", "/work": None,
+    }  # fmt: skip
+    assert {path: machine.node_local_type(path, mounts) for path in places} == places
+    assert machine.node_local_type("/data", tmp_path / "none") is None

@@ -11,6 +11,7 @@ from opencompass.runners import LocalRunner
 from tiny import write_tiny_checkpoint
 from tiny_choices import ROWS, model_config, plain, questions
 
+from opencompass_llada.runs import machine
 from opencompass_llada.runs.tasks import (
     THREADS_VARIABLE,
     CoreSharingLocalRunner,
@@ -26,7 +27,7 @@ def launched(monkeypatch):
     monkeypatch.setattr(
         LocalRunner, "launch", lambda self, tasks: seen.append(os.environ.get(THREADS_VARIABLE))
     )
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(machine, "count_cores", lambda: 8)
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     return seen
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from tiny import write_tiny_checkpoint
 
+from opencompass_llada.files import host_name
+from opencompass_llada.report.page import _add_up
 from opencompass_llada.report.summarizers import LeaderboardSummarizer
 from opencompass_llada.runs import hashes
 from opencompass_llada.runs.hashes import hash_checkpoint, hash_rows, hash_text, hash_tokenizer
@@ -33,7 +35,9 @@ def checkpoint(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
-def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
+def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
     cfg = {"abbr": "tiny", "path": str(checkpoint), "sampler": {"block_length": 8, "num_steps": 4}}
     model = LLaDACausalLM(str(checkpoint), sampler=cfg["sampler"], seed=7, dtype="float32",
                           device="cpu")  # fmt: skip
@@ -52,8 +56,13 @@ def test_a_model_process_records_what_only_it_knows(checkpoint, tmp_path):
     assert own["cache_policy"] == "type=none", "the resolved one, not what the config sets"
     assert own["generates_by"] == "masked_diffusion"
     assert own["packages"]["torch"] == torch.__version__
+    place = {"scheduler": "slurm", "job": "12", "array_index": "3"}
+    assert (own["host"], own["job"]) == (host_name(), place)
+    shown = dict(_add_up([*known.datasets.values(), {"dataset_hash": "of an earlier version"}]))
+    assert shown["hosts and jobs"] == f"{host_name()}: Slurm job 12, index 3"
     for name in ("first", "second"):
         record = known.datasets["tiny", name]
+        assert (record["host"], record["job"]) == (host_name(), place)
         # 4 steps of a batch of 2: counted for this data set alone, not since the model's start.
         assert (record["num_prompts"], record["num_generated_tokens"]) == (2, 16)
         assert (record["num_forward_passes"], record["num_batch_passes"]) == (8, 4)

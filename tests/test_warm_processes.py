@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from opencompass_llada.files import process_exists
-from opencompass_llada.runs import warm_processes
+from opencompass_llada.runs import machine, warm_processes
 from opencompass_llada.runs.warm_processes import imports_shared, is_ready, run_forked
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(warm_processes, "_IMPORTED", [__name__])
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine, "count_cores", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     with imports_shared():
@@ -64,7 +64,7 @@ def test_a_fork_sees_the_gpus_that_it_was_given(server, tmp_path):
 def test_where_there_are_gpus_forks_are_asked_for(monkeypatch):
     monkeypatch.setattr(warm_processes, "_IMPORTED", [])
     monkeypatch.setattr(warm_processes.machine, "count_gpus", lambda: 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine, "count_cores", lambda: 2)
     with imports_shared():
         assert not is_ready()
     monkeypatch.setenv(warm_processes.GPU_VARIABLE, "1")
@@ -108,7 +108,7 @@ def test_a_status_is_read_by_one_thread_at_a_time(server, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("what", ["a GPU", "one core"])
 def test_where_no_task_would_be_a_fork_nothing_is_imported(what, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1 if what == "one core" else 2)
+    monkeypatch.setattr(machine, "count_cores", lambda: 1 if what == "one core" else 2)
     monkeypatch.setattr("opencompass_llada.runs.machine.count_gpus", lambda: what == "a GPU")
     with imports_shared():
         assert not is_ready()
@@ -117,7 +117,7 @@ def test_where_no_task_would_be_a_fork_nothing_is_imported(what, monkeypatch):
 DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite runs behind
-from opencompass_llada.runs import warm_processes
+from opencompass_llada.runs import machine, warm_processes
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 from test_warm_processes import sleep
 warm_processes._IMPORTED = ["test_warm_processes"]

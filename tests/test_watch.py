@@ -8,6 +8,7 @@ import pytest
 from work_dirs import make_model, niah_cell, ruler_cell, write_run
 
 from opencompass_llada.cli import main
+from opencompass_llada.files import host_name
 from opencompass_llada.runs.run_folder import find_runs
 from opencompass_llada.runs.watch import read_progress
 
@@ -76,6 +77,35 @@ def test_a_cell_under_way_counts_by_its_lines_and_shards(run):
     assert progress(run)[1].share == pytest.approx(3 / 4)
     whole.write_text(json.dumps(answers))
     assert "being scored" in progress(run)[1].describe(NOW)
+
+
+@pytest.mark.parametrize("names", [("0-2of4", "2-4of4"), ("0", "1")], ids=["samples", "numbers"])
+def test_a_cell_whose_shards_are_all_there_is_answered(run, names):
+    """Named by samples, or as OpenCompass numbers them."""
+    folder = run / "predictions/one"
+    whole = folder / "ruler_vt_length4096.json"
+    answers = list(json.loads(whole.read_text()).values())
+    whole.unlink()
+    for place, name in enumerate(names):
+        assert progress(run)[1].share == place / 2
+        shard = {str(n): answers[2 * place + n] for n in range(2)}
+        (folder / f"ruler_vt_length4096_{name}.json").write_text(json.dumps(shard))
+    ruler = progress(run)[1]
+    assert (ruler.share, ruler.num_answered, ruler.is_done) == (1.0, 1, True)
+    (folder / "tmp_ruler_vt_length4096_0-2of4.jsonl").write_text("")
+    assert (progress(run)[1].share < 1) is (names[0] == "0"), "a shard is being made again"
+
+
+def test_a_killed_driver_is_told(run, capsys):
+    lock = {"host": host_name(), "pid": 999_999_999, "since": None, "doing": "an evaluation"}
+    (run / ".lock").write_text(json.dumps(lock))
+    assert main(["watch", str(run)]) == 1
+    assert "process 999999999 on" in (said := capsys.readouterr().out)
+    assert "was killed" in said
+    assert "Go on with -r." in said
+    lock = {**lock, "pid": os.getpid()}
+    (run / ".lock").write_text(json.dumps(lock))
+    assert main(["watch", str(run), "--once"]) == 0
 
 
 def test_where_there_is_no_run_it_says_so(tmp_path, capsys):

@@ -26,3 +26,4 @@ work_dir = "outputs/longllada_niah"
 infer = __run.infer
 eval = __run.eval
 summarizer = __run.summarizer
+custom_imports = __run.custom_imports

@@ -24,3 +24,4 @@ work_dir = "outputs/ultrallada_longbench"
 infer = __run.infer
 eval = __run.eval
 summarizer = __run.summarizer
+custom_imports = __run.custom_imports

@@ -38,6 +38,7 @@ from opencompass_llada.finetune.text import Position, matching_files
 from opencompass_llada.finetune.token_files import TokenWriter, read_progress, read_tokens
 from opencompass_llada.finetune.tokens import TrainingTokenizer
 from opencompass_llada.runs.hashes import hash_file
+from opencompass_llada.runs.machine import count_cores
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def tokenize_source(
             remove_left_overs(root, recursive=False)
             text = read_tokens(root / name)
             if text is None:
-                text = _make(root / name, key, source, tokens, num_processes or _count_cores())
+                text = _make(root / name, key, source, tokens, num_processes or count_cores())
             else:
                 logger.info("Tokens of %s read from %s", source, root / name)
     except OSError as error:
@@ -118,13 +119,6 @@ def tokenize_source(
         from_prompts=source.prompt_field is not None,
         files=dict(described["files"]),
     )
-
-
-def _count_cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _describe_source(source: TextSource) -> dict[str, Any]:

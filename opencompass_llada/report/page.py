@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ from opencompass_llada.report.heatmap import COLOUR_MAP, METRIC_NAMES, Grid, mak
 from opencompass_llada.report.results import Sample, shorten
 from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs.hashes import hash_text
+from opencompass_llada.runs.machine import write_job
 
 TEMPLATES = Path(__file__).with_name("templates")
+MOST_PLACES = 8  # hosts and jobs named for a model
 CONFIG_BUDGET = 400_000  # characters of configs in a page; the rest is in provenance.json
 #: Sentences of the verdict that are not folded, so that a picture is on the first screen.
 MOST_SENTENCES = 4
@@ -158,11 +160,26 @@ def _add_up(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "data sets recorded", str(len(records))
     hashes = {str(r["dataset_hash"]) for r in records if r.get("dataset_hash")}
     yield "data set hashes", f"{len(hashes)} different; all in provenance.json"
+    yield "hosts and jobs", "; ".join(_list_places(records)) or "not recorded"
     for name, form in _TOTALS.items():
         values = [record.get(name) for record in records]
         known = [value for value in values if isinstance(value, int | float)]
         shown = form.format(sum(known)) if len(known) == len(values) else "not recorded"
         yield name.replace("_", " "), shown
+
+
+def _list_places(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield where data sets ran: ``login1: Slurm job 12, node n1``, each once."""
+    places: dict[str, None] = {}
+    for record in records:
+        job = record.get("job")
+        told = write_job(job) if isinstance(job, Mapping) else ""
+        if record.get("host"):
+            places[f"{record['host']}{told and f': {told}'}"] = None
+    shown = list(places)
+    yield from shown[:MOST_PLACES]
+    if len(shown) > MOST_PLACES:
+        yield f"{len(shown) - MOST_PLACES} more in provenance.json"
 
 
 def _show_config(file: Path, room: int) -> tuple[str, str]:

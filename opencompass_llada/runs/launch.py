@@ -19,21 +19,30 @@ from typing import Any
 from unittest import mock
 
 from opencompass_llada.faults import guard
-from opencompass_llada.files import FolderInUse, folder_lock, remove
+from opencompass_llada.files import (
+    FolderInUse,
+    folder_lock,
+    left_lock,
+    remove,
+    remove_left_overs,
+)
 from opencompass_llada.options import nearest
 from opencompass_llada.runs.command_line import parse_arguments, read_config
 from opencompass_llada.runs.durability import clear_working_folder, heal, whole_files
 from opencompass_llada.runs.exit_status import describe_missing, find_missing
 from opencompass_llada.runs.machine import (
     check_environment,
+    describe_job,
     list_gpus,
     read_requirements,
     visible_devices_as_indices,
+    write_job,
 )
 from opencompass_llada.runs.provenance import record_run
 from opencompass_llada.runs.recorded_files import type_name
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 from opencompass_llada.runs.warm_processes import imports_shared
+from opencompass_llada.runs.watch import describe_left
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +78,10 @@ class _Run:
         """Lock a folder for this run, and remove what an earlier one left half-done in it."""
         if not self.writes or self.folder == folder:
             return
-        self.held.enter_context(folder_lock(folder, "an evaluation"))
+        if left := left_lock(folder):
+            logger.warning("%s", describe_left(left))
+        job = write_job(describe_job())
+        self.held.enter_context(folder_lock(folder, f"an evaluation{job and f' ({job})'}"))
         self.folder = folder
         heal(folder, self.arguments.mode in ("all", "infer"), own_config)
         clear_working_folder(Path.cwd())
@@ -85,6 +97,8 @@ class _Run:
                 self.held.close()
             except (ValueError, RuntimeError) as error:  # the signal came while it was entered
                 logger.warning("The run's lock is left: %s", error)
+            if self.folder is not None:
+                remove_left_overs(self.folder, with_own=True)
             clear_working_folder(Path.cwd(), with_own=True)
 
         self.held.enter_context(
@@ -118,11 +132,6 @@ def launch() -> int:
     )
 
 
-def _is_about_this_run(record: logging.LogRecord) -> bool:
-    """Drop a warning about a partition, which OpenCompass logs where none was given."""
-    return not record.getMessage().startswith("SlurmRunner is not used")
-
-
 def _launch(run: _Run) -> int:
     """Call OpenCompass's main() with our own functions in the place of some of its."""
     config, read = run.arguments.config, None
@@ -131,9 +140,10 @@ def _launch(run: _Run) -> int:
     except ValueError as error:
         raise SystemExit(f"Nothing was run. {error}") from error
     host: Any = importlib.import_module("opencompass.cli.main")
-    host.get_logger().addFilter(_is_about_this_run)
     importlib.import_module("opencompass_llada.registry")
     from opencompass_llada.runs import cluster
+
+    host.get_logger().addFilter(cluster.is_so)
 
     fills = {stage: getattr(host, f"fill_{stage}_cfg") for stage in ("infer", "eval")}
     read_dumped = host.Config.fromfile
@@ -189,11 +199,12 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
             own = partial(complete, arguments)
             cfg = read_config(arguments.config, own) if has_file else own()
         checks.check_form(cfg, arguments.mode)
-        if arguments.mode in ("all", "infer") and (arguments.slurm or arguments.dlc):
-            cluster.check_gpus(cfg)
+        if arguments.mode != "viz":
+            cluster.check(cfg, arguments)
         _check_reuse(cfg, arguments)
         if arguments.mode in ("all", "infer"):
             doctor.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
+        cluster.use_own_runner(cfg, arguments)
         run.mark(cfg)
         _use_own_stages(cfg)
         if getattr(arguments, "reuse", None):

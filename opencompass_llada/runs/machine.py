@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +20,9 @@ PYTHON_RANGE = ((3, 10), (3, 13))
 DRIVER = Path("/proc/driver/nvidia/gpus")
 #: Cores that other processes may use of a machine on which a run is still alone.
 OTHER_CORES = 0.2
+#: File systems of one node, unless it serves them to the others itself.
+NODE_LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay",
+              "apfs")  # fmt: skip
 BusyTimes = tuple[float, float, float]
 
 
@@ -130,6 +134,84 @@ def visible_devices_as_indices(visible: str, devices: list[str]) -> str:
         is_id = entry.startswith("GPU-") and len(matches) == 1
         entries.append(str(matches[0]) if is_id else entry)
     return ",".join(entries)
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use: those that Slurm gave it, if it did.
+
+    A Slurm that does not bind tasks to their cores shows each all cores of its node.
+    """
+    can_tell = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    if "SLURM_JOB_ID" not in os.environ:
+        return cores
+    # A batch script uses the cores of all tasks of its allocation, what srun starts those of one.
+    names = ["SLURM_CPUS_PER_TASK"] if "SLURM_STEP_ID" in os.environ else []
+    told = (os.environ.get(name, "") for name in (*names, "SLURM_CPUS_ON_NODE"))
+    return min(cores, next((int(text) for text in told if text.isdecimal()), cores))
+
+
+def describe_job() -> dict[str, str] | None:
+    """Return the job of Slurm or Kubernetes that this process is in; None if it is in none.
+
+    ``scheduler``, ``job`` (Kubernetes tells a pod its own name alone), and where there are such
+    ``array_job``, ``array_index``, ``node``, ``step`` and ``restarts``.
+    """
+    kinds = {
+        "slurm": {
+            "job": "SLURM_JOB_ID",
+            "step": "SLURM_STEP_ID",
+            "array_job": "SLURM_ARRAY_JOB_ID",
+            "array_index": "SLURM_ARRAY_TASK_ID",
+            "node": "SLURMD_NODENAME",
+            "restarts": "SLURM_RESTART_COUNT",
+        },
+        "kubernetes": {
+            "job": "HOSTNAME",
+            "array_index": "JOB_COMPLETION_INDEX",
+            "service": "KUBERNETES_SERVICE_HOST",
+        },
+    }
+    needed = {"slurm": "job", "kubernetes": "service"}
+    for scheduler, names in kinds.items():
+        told = {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
+        if needed[scheduler] in told:
+            told.pop("service", None)
+            return {"scheduler": scheduler, **told}
+    return None
+
+
+def write_job(job: Mapping[str, str] | None) -> str:
+    """Return a `describe_job` in words, ``""`` for none: ``Slurm job 12, array 9 index 3``."""
+    if not job:
+        return ""
+    named = {"slurm": "Slurm job", "kubernetes": "Kubernetes pod"}.get(job["scheduler"], "job")
+    parts = [f"{named} {job.get('job', '?')}"]
+    if "array_index" in job:
+        array = f"array {job['array_job']} " if "array_job" in job else ""
+        parts.append(f"{array}index {job['array_index']}")
+    parts += [f"node {job['node']}"] if "node" in job else []
+    parts += [f"restart {job['restarts']}"] if "restarts" in job else []
+    return ", ".join(parts)
+
+
+def node_local_type(path: str | Path, mounts: str | Path = "/proc/self/mounts") -> str | None:
+    """Return the type of the file system that a path will lie on, if it is commonly of one node.
+
+    None for others, such as NFS and Lustre, and where the system does not tell.
+    """
+    place = Path(os.path.realpath(Path(path).expanduser()))
+    try:
+        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found: tuple[int, str] = (-1, "")
+    for line in lines:
+        _, folder, kind, *_ = line.split(" ")
+        root = Path(folder.replace("\\040", " "))
+        if (place == root or root in place.parents) and len(root.parts) >= found[0]:
+            found = (len(root.parts), kind)
+    return found[1] if found[1] in NODE_LOCAL else None
 
 
 def busy_seconds() -> BusyTimes | None:

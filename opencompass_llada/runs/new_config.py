@@ -100,6 +100,7 @@ class NewConfig:
             "models, datasets = __run.models, __run.datasets",
             "model_dataset_combinations = __run.combinations",
             "infer, eval, summarizer = __run.infer, __run.eval, __run.summarizer",
+            "custom_imports = __run.custom_imports",
             f"work_dir = {_show(work_dir or f'outputs/{self.name}')}",
         ]
         return "\n".join(lines) + "\n"

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from opencompass_llada import assets
@@ -106,6 +105,13 @@ class Run:
     infer: Config
     eval: Config
     summarizer: Config
+    custom_imports: Config = field(
+        default_factory=lambda: {
+            "imports": ["opencompass_llada.runs.host_options"],
+            "allow_failed_imports": False,
+        }
+    )
+    """Lets plain ``opencompass CONFIG --slurm`` keep ``infer`` and ``eval``."""
 
 
 def plan_run(
@@ -376,7 +382,7 @@ def usable_gpus(values: Settings) -> int:
 def default_workers(values: Settings, num_gpus: int) -> None:
     """Take a task a GPU, or one a core up to two, where nothing else was asked for."""
     reason = f"default: {num_gpus} GPUs" if num_gpus else "default: no GPU, up to two cores"
-    values.default("workers", num_gpus or min(2, os.cpu_count() or 1), reason)
+    values.default("workers", num_gpus or min(2, machine.count_cores()), reason)
 
 
 def run_tasks(workers: int, **scoring_options: Any) -> dict[str, Any]:

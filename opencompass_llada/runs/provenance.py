@@ -27,7 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada import __version__
-from opencompass_llada.files import append_line, open_line, read_lines, replacing, sealed_line
+from opencompass_llada.files import (
+    append_line,
+    host_name,
+    open_line,
+    read_lines,
+    replacing,
+    sealed_line,
+)
 from opencompass_llada.redaction import redact
 from opencompass_llada.runs import hashes, machine
 from opencompass_llada.runs import recorded_files as recorded
@@ -134,6 +141,7 @@ def recording(
         "model": recorded.model_name(model_cfg),
         "dataset": recorded.dataset_name(dataset_cfg),
         "started": started,
+        **_describe_place(),
         "wall_seconds": time.perf_counter() - clock,
         **{
             name: None if value is None else value - (before[name] or 0)
@@ -335,9 +343,15 @@ def describe_versions(records: Mapping[str, Provenance]) -> list[str]:
     return notes
 
 
+def _describe_place() -> dict[str, Any]:
+    """Return where this process runs: the host, and the job of Slurm or Kubernetes, if any."""
+    return {"host": host_name(), "job": machine.describe_job() or "none"}
+
+
 def describe_environment() -> dict[str, Any]:
-    """Return versions, machine and commit of this process; imports nothing heavy."""
+    """Return versions, machine, job and commit of this process; imports nothing heavy."""
     return {
+        **_describe_place(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_cores": os.cpu_count(),

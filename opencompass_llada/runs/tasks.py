@@ -29,7 +29,7 @@ from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg
 
 from opencompass_llada.faults import guard
-from opencompass_llada.runs import makers, narration
+from opencompass_llada.runs import machine, makers, narration
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
@@ -283,7 +283,7 @@ class CoreSharingLocalRunner(LocalRunner):
         side_by_side = 1 if self.debug else max(1, min(self.max_num_workers, len(tasks)))
         told = {TASKS_VARIABLE: str(side_by_side)}
         if not self.debug and THREADS_VARIABLE not in os.environ:  # as the user has set it
-            told[THREADS_VARIABLE] = str(max(1, (os.cpu_count() or 1) // side_by_side))
+            told[THREADS_VARIABLE] = str(max(1, machine.count_cores() // side_by_side))
             logger.info("%s=%s, a share of this machine's cores.", *list(told.items())[-1])
         is_told = tasks and not self.debug and type_name(self.task_cfg) == "ShortNamedInferTask"
         described = narration.told(Path(tasks[0]["work_dir"])) if is_told else nullcontext()

@@ -40,7 +40,7 @@ _status_lock = threading.Lock()
 @contextmanager
 def imports_shared() -> Iterator[None]:
     """Import in a process beside this one, where tasks may run on CPUs here, and end it at last."""
-    cores = os.cpu_count() or 1
+    cores = machine.count_cores()
     if cores == 1 or (machine.count_gpus() and not forks_gpu_tasks()):
         yield
         return

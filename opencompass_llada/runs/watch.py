@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.benchmarks.benchmark import benchmark_of
+from opencompass_llada.files import left_lock
 from opencompass_llada.runs.provenance import read_provenance
-from opencompass_llada.runs.recorded_files import dataset_name, find_answer_files, model_name
+from opencompass_llada.runs.recorded_files import (
+    dataset_name,
+    find_answer_files,
+    find_finished,
+    find_gap,
+    model_name,
+)
 from opencompass_llada.runs.run_folder import RunFolder, find_runs
 
 
@@ -146,9 +153,14 @@ def _answered_share(folder: Path, dataset: Mapping[str, Any]) -> tuple[float, li
     whole = folder / f"{name}.json"
     if whole.is_file():
         return 1.0, [whole]
+    found = find_answer_files(folder, name)
+    files = [file.path for file in found]
+    finished = find_finished(folder, name)
+    if finished and finished[0].samples is not None and find_gap(finished) is None:
+        return 1.0, files
     expected = dataset.get("num_samples") or dataset.get("num_repeats_per_file")
-    files = [file.path for file in find_answer_files(folder, name)]
-    return (min(sum(map(_count, files)) / expected, 0.99) if expected else 0.0), files
+    share = sum(map(_count, files)) / expected if expected else 0.0
+    return (1.0 if share >= 1 and not any(f.is_partial for f in found) else min(share, 0.99)), files
 
 
 def _count(path: Path) -> int:
@@ -173,8 +185,18 @@ def write_span(length: timedelta) -> str:
     return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
 
 
+def describe_left(owner: Mapping[str, Any]) -> str:
+    """Say of a run whose lock its driver has left that it was killed, and what to do."""
+    doing = owner.get("doing") or "a run"
+    return (
+        f"The driver of {doing}, process {owner['pid']} on {owner['host']}, was killed: it has "
+        "left its lock. Its tasks and Slurm jobs end with it; logs/ says how far they were. Go on "
+        "with -r."
+    )
+
+
 def run_watch(work_dir: str | Path, every: float, *, once: bool) -> int:
-    """Show progress until everything is scored, or once.
+    """Show progress until everything is scored, or once; return 1 where the driver was killed.
 
     Raises:
         ValueError: If there is no run, or no time between two looks.
@@ -187,8 +209,12 @@ def run_watch(work_dir: str | Path, every: float, *, once: bool) -> int:
         width = max((len(line.model) for line in lines), default=0)
         text = "".join(f"{line.describe(now, width)}\n" for line in lines)
         clear = "\033[2J\033[H" if sys.stdout.isatty() and not once else ""
-        sys.stdout.write(f"{clear}{run.name}, {now:%H:%M:%S}\n{text}")
+        left = left_lock(run.path)
+        killed = f"{describe_left(left)}\n" if left else ""
+        sys.stdout.write(f"{clear}{run.name}, {now:%H:%M:%S}\n{text}{killed}")
         sys.stdout.flush()
+        if left:
+            return 1
         if once or all(line.is_done for line in lines):
             return 0
         try:
