@@ -48,8 +48,9 @@ def describe_command() -> str:
     variables = [f"{name}={shlex.quote(value)}" for name, value in chosen_variables().items()]
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     start = f"torchrun --nproc_per_node {processes}" if processes else "python"
-    name = Path(sys.argv[0]).name
-    script = f"{'studies' if (ROOT / 'studies' / name).is_file() else 'benchmarks'}/{name}"
+    path = Path(sys.argv[0]).resolve()
+    places = [path.relative_to(ROOT)] if path.is_relative_to(ROOT) else []
+    script = str(next(iter(places), Path("benchmarks") / path.name))
     return redact(" ".join([*variables, start, script, *map(shlex.quote, sys.argv[1:])]))
 
 

@@ -2,8 +2,8 @@
 # Starts a Slurm of two nodes on this machine, without systemd; prints the variable that names it.
 #
 #     apt-get install slurm-wlm munge        # Debian or Ubuntu, as root
-#     eval "$(benchmarks/slurm_two_nodes.sh slurm_test)"
-#     benchmarks/slurm_two_nodes.sh slurm_test stop
+#     eval "$(benchmarks/slurm/two_nodes.sh slurm_test)"
+#     benchmarks/slurm/two_nodes.sh slurm_test stop
 #
 # Both nodes, n1 and n2, are this machine with two cores each, in the partition "cpu".
 set -euo pipefail
@@ -40,6 +40,8 @@ TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
+KillWait=5
+MinJobAge=300
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 NodeName=n1 NodeHostname=$host Port=17001 CPUs=2 RealMemory=4000
