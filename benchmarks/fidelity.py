@@ -90,12 +90,12 @@ def main() -> None:
     if given.limit is not None:
         datasets = [limit_samples(dataset, given.limit) for dataset in datasets]
     base = find_model(configs[0])
-    reference = start_run(apply_setting(base, REFERENCE), datasets, given.work_dir / "reference")
+    reference = start_run([apply_setting(base, REFERENCE)], datasets, given.work_dir / "reference")
     record: dict[str, Any] = {**describe_run(), "reference": REFERENCE}
     record["results"] = {}
     for mode in given.modes:
         model = apply_setting(base, {**REFERENCE, **MODES[mode]})
-        run = start_run(model, datasets, given.work_dir / mode.replace(" ", "_"))
+        run = start_run([model], datasets, given.work_dir / mode.replace(" ", "_"))
         pairs = pair_runs((reference, run))
         found = {}
         for group, pattern in GROUPS.items():

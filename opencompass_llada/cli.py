@@ -315,6 +315,15 @@ def _add_fidelity(commands: Any) -> None:
     source.add_argument("--runs", nargs=2, type=Path, help="folders of two finished runs")
     fidelity.add_argument("--first", nargs="*", default=[], help="one setting")
     fidelity.add_argument("--second", nargs="+", default=[], help="the other setting")
+    fidelity.add_argument(
+        "--sweep",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME [SETTING]",
+        help="one of several named settings, given once for each; all are compared with the first "
+        "one, in a table and a picture",
+    )
     fidelity.add_argument("--model", help="the model's abbr; the first by default")
     fidelity.add_argument("--datasets", nargs="+", default=["*"], help="patterns of their abbr")
     fidelity.add_argument("--limit", type=int, help="samples of each data set")
@@ -325,6 +334,10 @@ def _add_fidelity(commands: Any) -> None:
 
 
 def _run_fidelity(given: argparse.Namespace) -> int:
+    if given.sweep:
+        from opencompass_llada.runs.frontier import run_sweep
+
+        return run_sweep(given)
     from opencompass_llada.runs.fidelity import run_fidelity
 
     return run_fidelity(given)

@@ -100,21 +100,28 @@ def _token_agreement(first: pd.Series, second: pd.Series) -> float | None:
 
 
 def pair_runs(
-    paths: Sequence[Path], *, model: str | None = None, datasets: Sequence[str] = ("*",)
+    paths: Sequence[Path],
+    *,
+    models: Sequence[str | None] = (None, None),
+    datasets: Sequence[str] = ("*",),
 ) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Read the answers of two finished runs to the data sets that both have, a row a sample.
 
     Args:
-        paths: Two runs' folders; the first model's tokenizer cuts the answers of both into tokens.
-        model: The model's ``abbr`` in both; the first of each by default.
+        paths: Two runs' folders, which may be one; the first model's tokenizer cuts the answers of
+            both into tokens.
+        models: The model's ``abbr`` in each; the first of each by default.
         datasets: Patterns of data sets' ``abbr``.
 
     Raises:
         ValueError: If they have none in common, or an answer or result is missing or damaged.
     """
     runs = [read_run(path) for path in paths]
-    models = [_named({recorded.model_name(m): m for m, _ in run.pairs}, model) for run in runs]
-    names = [recorded.model_name(own) for own in models]
+    configs = [
+        _named({recorded.model_name(m): m for m, _ in run.pairs}, model)
+        for run, model in zip(runs, models, strict=True)
+    ]
+    names = [recorded.model_name(own) for own in configs]
     cells = [
         {recorded.dataset_name(d): d for m, d in run.pairs if recorded.model_name(m) == name}
         for run, name in zip(runs, names, strict=True)
@@ -125,11 +132,11 @@ def pair_runs(
             f"the runs have no data set named like {list(datasets)} in common: "
             + ", ".join([*cells[0], *cells[1]][:12])
         )
-    path = str(models[0].get("tokenizer_path") or models[0].get("path"))
+    path = str(configs[0].get("tokenizer_path") or configs[0].get("path"))
     tokenizer = None
     try:
         tokenizer = load_tokenizer(
-            resolve_path(path), dict(models[0].get("tokenizer_kwargs") or {})
+            resolve_path(path), dict(configs[0].get("tokenizer_kwargs") or {})
         )
     except (OSError, ValueError) as error:
         logger.warning("Tokens are not compared, since the tokenizer is not here: %s", error)
@@ -274,14 +281,14 @@ def limit_samples(dataset: Mapping[str, Any], limit: int) -> dict[str, Any]:
 
 
 def start_run(
-    model: Mapping[str, Any], datasets: Sequence[Mapping[str, Any]], work_dir: Path
+    models: Sequence[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]], work_dir: Path
 ) -> Path:
-    """Run a model on data sets as ``run.py`` does, in a process that prints to standard error.
+    """Run models on data sets as ``run.py`` does, in a process that prints to standard error.
 
     The run's folder lies in ``work_dir`` and is returned; a run that fails is a `RuntimeError`.
     """
     file = work_dir / "config.py"
-    values = {"models": plain_config([model]), "datasets": plain_config(datasets)}
+    values = {"models": plain_config(models), "datasets": plain_config(datasets)}
     write_text(file, "".join(f"{name} = {value!r}\n" for name, value in values.items()))
     command = [sys.executable, "-m", "opencompass_llada.runs.launch", str(file), "-w",
                str(work_dir), "--debug"]  # fmt: skip
@@ -299,12 +306,17 @@ def run_fidelity(given: argparse.Namespace) -> int:
         settings = [parse_setting(given.first), parse_setting(given.second)]
         if given.runs and (any(settings) or given.limit is not None):
             raise ValueError("--runs are finished: leave out --first, --second and --limit")
-        models, datasets = ([], []) if given.runs else _prepare(given, settings)
+        if not given.runs and not given.second:
+            raise ValueError(
+                "--second is missing: give the setting to compare, such as cache=prompt"
+            )
+        models, datasets = ([], []) if given.runs else prepare(given, settings)
         runs = given.runs or [
-            start_run(model, datasets, given.work_dir / name)
+            start_run([model], datasets, given.work_dir / name)
             for model, name in zip(models, ("first", "second"), strict=True)
         ]
-        pairs = pair_runs(runs, model=given.model, datasets=given.datasets)
+        both = (given.model, given.model)
+        pairs = pair_runs(runs, models=both, datasets=given.datasets)
         found = {name: compare(*answers) for name, answers in pairs.items()}
     except ValueError as error:
         sys.stderr.write(f"opencompass-llada fidelity: {error}\n")
@@ -315,15 +327,8 @@ def run_fidelity(given: argparse.Namespace) -> int:
     sys.stdout.write(write_table(found))
     logger.info("Compared %s and %s; give them to --runs to compare them again.", *runs)
     if given.record:
-        made = describe_environment()
         record = {
-            "command": made["command"],
-            "date": date.today().isoformat(),
-            "variables": chosen_variables(),
-            "commit": made["git_commit"],
-            "load": round(os.getloadavg()[0], 1),
-            "machine": f"{made['platform']}, {made['num_cores']} cores",
-            "versions": {"python": made["python"], **made["packages"]},
+            **describe_making(),
             "first": settings[0],
             "second": settings[1],
             "runs": runs,
@@ -336,12 +341,24 @@ def run_fidelity(given: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(
+def describe_making() -> dict[str, Any]:
+    """Return what a record says of its making: command, date, commit, machine, versions."""
+    made = describe_environment()
+    return {
+        "command": made["command"],
+        "date": date.today().isoformat(),
+        "variables": chosen_variables(),
+        "commit": made["git_commit"],
+        "load": round(os.getloadavg()[0], 1),
+        "machine": f"{made['platform']}, {made['num_cores']} cores",
+        "versions": {"python": made["python"], **made["packages"]},
+    }
+
+
+def prepare(
     given: argparse.Namespace, settings: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the model under each setting and the data sets, checked as before a run."""
-    if not given.second:
-        raise ValueError("--second is missing: give the setting to compare, such as cache=prompt")
     if given.limit is not None and given.limit < 1:
         raise ValueError(f"limit={given.limit} must be at least 1 sample of each data set")
     config = command_line.read_config(given.config)

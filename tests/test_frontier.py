@@ -1,0 +1,87 @@
+"""A sweep of settings: what none beats, by hand, and the command on a shipped benchmark."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from mmengine.config import Config
+
+from opencompass_llada import cli
+from opencompass_llada.needlebench.niah import niah_cells
+from opencompass_llada.runs.frontier import (
+    draw_frontier,
+    mark_undominated,
+    parse_settings,
+    write_frontier,
+)
+
+
+def marked(*pairs):
+    scores, seconds = (pd.Series(own, dtype=float) for own in zip(*pairs, strict=True))
+    return mark_undominated(scores, seconds)
+
+
+def test_what_no_other_setting_beats():
+    assert marked((90, 2), (80, 1), (85, 1.5), (80, 1.2)) == [True, True, True, False]
+    assert marked((90, 2), (90, 1)) == [False, True], "as good, and faster"
+    assert marked((90, 1), (90, 1)) == [True, True], "equal ones do not beat each other"
+    assert marked((90, float("nan")), (80, 1)) == [False, True], "no seconds, no place"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([["exact"]], "at least twice"),
+        ([["exact"], ["exact", "cache=prompt"]], "exact is there twice"),
+        ([["cache=prompt"], ["b"]], "must begin with a name"),
+        ([["exact"], ["cached", "cahce=prompt"]], "Did you mean 'cache'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        parse_settings(given)
+
+
+def test_the_table_and_the_picture_have_every_setting(tmp_path):
+    row = {"num_samples": 4, "num_units": 2, "answer_agreement": 1.0, "passes": 8.0}
+    row |= dict.fromkeys(("score_low", "score_high")) | {"difference_low": -1.0}
+    row["difference_high"] = 2.0
+    found = pd.DataFrame(
+        {
+            "exact": {**row, "score": 90.0, "difference": 0.0, "seconds": 2.0, "undominated": True},
+            "cached": {**row, "score": 80.0, "difference": -10.0, "seconds": None,
+                       "undominated": False},
+        }
+    ).T  # fmt: skip
+    text = write_frontier(found)
+    assert "90.0 (- to -)" in text
+    assert "-10.0 (-1.0 to +2.0)" in text
+    assert text.endswith("as good and as fast (by the means): exact.\n")
+    draw_frontier(found, tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").stat().st_size > 5000
+
+
+def test_the_command_runs_all_settings_in_one_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = niah_cells(
+        lengths=[256], depths=[0, 100], repeats=2, data="embedded", generation_length=4
+    )
+    model = {"type": "opencompass_llada.wrapper.LLaDACausalLM", "abbr": "tiny",
+             "path": "asset:tiny-llada", "max_out_len": 4}  # fmt: skip
+    Config({"models": [model], "datasets": cells}).dump("config.py")
+    settings = ["--sweep", "exact", "--sweep", "cached", "cache=prompt"]
+    record = tmp_path / "sweep.json"
+    command = ["fidelity", "--config", "config.py", *settings, "--record", str(record)]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    found = json.loads(record.read_text())
+    assert list(found["results"]) == ["exact", "cached"]
+    assert found["settings"]["cached"] == {"cache": "prompt"}
+    assert found["results"]["exact"]["answer_agreement"] == 1.0
+    assert found["results"]["exact"]["difference"] == 0.0
+    assert all(own["seconds"] > 0 for own in found["results"].values())
+    assert "cached" in out
+    assert record.with_suffix(".png").is_file()
+    assert cli.main([*command, "--first", "num_steps=2"]) == 2
