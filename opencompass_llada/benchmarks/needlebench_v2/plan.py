@@ -9,8 +9,8 @@ from opencompass_llada.benchmarks.published.plan import plan_suite
 from opencompass_llada.benchmarks.published.suite import EMBEDDED
 from opencompass_llada.runs.settings import Settings, number, numbers
 
-#: Of embedded samples: three depths, one sample each.
-EMBEDDED_DEPTHS = (0, 50, 100)
+#: Of embedded samples: two depths, one sample each.
+EMBEDDED_DEPTHS = (0, 50)
 
 
 def _add_place(values: Settings, task: str, length: int | None) -> dict[str, Any]:
