@@ -11,6 +11,7 @@ from opencompass_llada.runs.planning import Run, find_plan
 from opencompass_llada.runs.settings import (
     BATCH_SIZE,
     LEADING,
+    READ_BY,
     TRAILING,
     WORKERS,
     Setting,
@@ -18,12 +19,14 @@ from opencompass_llada.runs.settings import (
     read_settings,
     text,
     texts,
+    token_lengths,
 )
 
 #: Run beside them: a suite with a plan of its own.
 OTHERS = ("longbench_v2",)
 #: What `plan_leaderboard` reads for all benchmarks; all other settings are options of each.
-_OF_ALL = ("models", "scaling", "lengths", "data", "prompt", "workers", "gpus", "dtype")
+_OF_ALL = ("models", "scaling", "lengths", "data", "prompt", "workers", "gpus", "dtype",
+           *READ_BY)  # fmt: skip
 
 
 def plan_published_suites(settings: Mapping[str, Any]) -> Run:
@@ -54,15 +57,20 @@ def list_settings() -> dict[str, Setting]:
     """Return the settings of a run: ``suites``, those of all, and those of some suite."""
     names = [*list_suites(), *OTHERS]
     of_each: dict[str, Setting] = {}
-    for name in names:
+    for name in reversed(names):  # of names that several have, the suites' own texts
         of_each.update(find_plan(name).settings)
     del of_each["tasks"], of_each["benchmark"]
     return {
         **LEADING,
         "suites": texts(f"{', '.join(names)}, separated by commas; default all", *names),
         **of_each,
+        "lengths": token_lengths(
+            "tokens, separated by commas: those that a suite's samples were made for, or that they "
+            "are fitted to where they have lengths of their own"
+        ),
         "data": text("embedded or published, of every suite", "embedded", "published"),
         **BATCH_SIZE,
         **WORKERS,
+        **READ_BY,
         **TRAILING,
     }
