@@ -34,6 +34,7 @@ SHIPPED = (
     *("graph_walks",),
     # OpenCompass's own long suites.
     *("mrcr", "babilong", "aa_lcr", "needlebench_v2", "needlebench_atc"),
+    *("infinitebench", "leval", "lveval"),
 )
 _WIDTH = 100
 
