@@ -127,10 +127,18 @@ def settings_tables() -> str:
         **all_settings.TRAILING,
     }
     parts = ["### Every benchmark\n\n" + settings_table(common)]
-    for name, plan in plans().items():
-        own = {key: value for key, value in plan.settings.items() if key not in common}
+    for name, settings in run_settings().items():
+        own = {key: value for key, value in settings.items() if key not in common}
         parts.append(f"### {name}\n\n" + settings_table(own))
     return "\n" + "\n".join(parts) + "\n"
+
+
+def run_settings() -> dict[str, Mapping[str, Any]]:
+    """Return the settings of each main config, by its name."""
+    from opencompass_llada.benchmarks.published.run import list_settings
+
+    settings = {name: plan.settings for name, plan in plans().items()}
+    return {**settings, "eval_llada_published_suites.py": list_settings()}
 
 
 def plans() -> dict[str, Any]:

@@ -22,6 +22,9 @@ KINDS = ("single", "retrieval", "reasoning")
 DEPTHS = tuple(range(0, 101, 10))
 #: Samples a depth; of retrieval, which has all depths in one prompt, samples.
 REPEATS = {"single": 10, "retrieval": 25, "reasoning": 10}
+REPEATS_TEXT = (
+    "NeedleBench v2: samples a depth or a kind of question; default the published 10 or 25"
+)
 #: Needles of a chain of reasoning, and percent of the context between two of them.
 CHAIN_NEEDLES = (2, 3, 4, 5)
 CHAIN_GAP = 10

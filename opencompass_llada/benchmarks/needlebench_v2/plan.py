@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from opencompass_llada.benchmarks.needlebench_v2.facts import SUITE
+from opencompass_llada.benchmarks.needlebench_v2.facts import REPEATS_TEXT, SUITE
 from opencompass_llada.benchmarks.published.plan import plan_suite
 from opencompass_llada.benchmarks.published.suite import EMBEDDED
 from opencompass_llada.runs.settings import Settings, number, numbers
 
-#: Of embedded samples: three depths, one sample each.
-EMBEDDED_DEPTHS = (0, 50, 100)
+#: Of embedded samples: two depths, one sample each.
+EMBEDDED_DEPTHS = (0, 50)
 
 
 def _add_place(values: Settings, task: str, length: int | None) -> dict[str, Any]:
@@ -29,7 +29,7 @@ PLAN, DATA_SETS = plan_suite(
     SUITE,
     settings={
         "depths": numbers("percent, separated by commas; default every 10", lowest=0),
-        "repeats": number("samples a depth; default 10, of retrieval 25"),
+        "repeats": number(REPEATS_TEXT),
     },
     extra=_add_place,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opencompass_llada.benchmarks.needlebench_v2.facts import TRACE
+from opencompass_llada.benchmarks.needlebench_v2.facts import REPEATS_TEXT, TRACE
 from opencompass_llada.benchmarks.published.plan import plan_suite
 from opencompass_llada.benchmarks.published.suite import EMBEDDED
 from opencompass_llada.runs.settings import Settings, number
@@ -17,6 +17,6 @@ def _add_repeats(values: Settings, task: str, length: int | None) -> dict[str, A
 
 PLAN, DATA_SETS = plan_suite(
     TRACE,
-    settings={"repeats": number("samples of each of four kinds of question; default 10")},
+    settings={"repeats": number(REPEATS_TEXT)},
     extra=_add_repeats,
 )

@@ -139,16 +139,31 @@ class SuiteDataset(CheckedDataset):
 
     @classmethod
     def check_data(cls, same: Sequence[Mapping[str, Any]]) -> None:
-        """Read the first sample of the shortest length, and look for the files of the others."""
+        """Read the first sample of the shortest length, and look for the files of the others.
+
+        For a reader of the last window, see that each sample's question has room in it.
+        """
         ordered = sorted(
             (cls.check_options(**options) for options in same), key=lambda one: one.length or 0
         )
         with cls.open_data(ordered[0]) as folder:
             next(iter(cls.read_samples(ordered[0], folder)), None)
+        for options in (one for one in ordered if one.window is not None):
+            cls._check_window(options)
         for options in ordered if ordered[0].path != EMBEDDED else ():
             cell = {"task": options.task, "length": options.length}
             for names in cls.suite.find_files(cell):
                 find_file(cls.suite, find_folder(cls.suite, options.path), names)
+
+    @classmethod
+    def _check_window(cls, options: Any) -> None:
+        """Ask each question without its context; those that surely fit are not counted."""
+        with cls.open_data(options) as folder:
+            for sample in cls.read_samples(options, folder):
+                parts = replace(with_beginning(sample, options.prompt), context="")
+                # A token has a character at least.
+                if len(parts.whole) + options.window_reserve > options.window // 2:
+                    options.read(parts, load_tokenizer, options.tokenizer)
 
 
 def find_folder(suite: Suite, path: str) -> Path:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles, Group
+from opencompass_llada.benchmarks.benchmark import Benchmark, DataFiles, Group, all_benchmarks
 from opencompass_llada.options import check_fields, reject_unknown
 
 #: ``path`` of data sets whose few samples are made on the spot, in the published layout.
 EMBEDDED = "embedded"
 #: What becomes of samples that are longer than the length asked for.
 FITS = ("whole", "keep", "middle")
+_stated: dict[str, Suite] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,8 @@ class Suite:
         )
 
     def benchmark(self) -> Benchmark:
-        """Return the record that reports and the doctor read."""
+        """Return the record that reports and the doctor read; `list_suites` names it from then."""
+        _stated[self.name] = self
         averages = self.averages
         return Benchmark(
             name=self.name,
@@ -115,3 +117,8 @@ class Suite:
     ) -> Iterator[tuple[str, list[str]]]:
         if dataset.get("benchmark") == self.name and dataset["path"] != EMBEDDED:
             yield str(dataset["path"]), self.find_files(dataset)
+
+
+def list_suites() -> dict[str, Suite]:
+    """Return every suite whose record is a benchmark of `all_benchmarks`, by its name."""
+    return {name: _stated[name] for name in all_benchmarks() if name in _stated}
