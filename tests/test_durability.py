@@ -13,6 +13,7 @@ import pytest
 from damages import damage_run, judge, make_sealed_run, read_numbers, run_report
 from mmengine.config import Config
 from opencompass.openicl.icl_inferencer.icl_base_inferencer import (
+    BaseInferencer,
     GenInferencerOutputHandler,
     dump_results_dict,
 )
@@ -256,3 +257,15 @@ def test_the_report_names_the_damaged_file_and_exits_1(run, tmp_path, place):
     board = (tmp_path / "report" / "leaderboard.md").read_text()
     assert path.name in board.replace("\\", "")
     assert main(["watch", "--once", str(run)]) == 0
+
+
+def test_inferencers_make_no_folder_in_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    BaseInferencer(model=None)
+    assert os.listdir() == ["icl_inference_output"], "OpenCompass's own does"
+    os.rmdir("icl_inference_output")
+    with whole_files():
+        BaseInferencer(model=None)
+        assert not os.listdir()
+        BaseInferencer(model=None, output_json_filepath="asked/for")
+    assert Path("asked/for").is_dir()

@@ -1,10 +1,11 @@
-"""Runs configs here and on Slurm, and compares the answers byte for byte; nothing fails here.
+"""Runs configs here and on Slurm, and compares all answers byte for byte; nothing fails here.
 
     eval "$(benchmarks/slurm/two_nodes.sh slurm_test)"
     python benchmarks/slurm/answers.py --record benchmarks/records/slurm_answers.json
 
-Each config runs small: its demo (LLADA_DEMO=1) with tiny-llada. One also runs by plain
-`opencompass CONFIG --slurm`. Exit status 0 if all answers are equal.
+Each config runs small: its demo (LLADA_DEMO=1) with tiny-llada. One is scored there, too, and also
+runs by plain `opencompass CONFIG --slurm`; of the others only inference is run. Exit status 0 if
+all answers are equal.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CONFIGS: dict[str, dict[str, str]] = {
     "eval_leaderboard.py": {"LLADA_LENGTHS": "512", "LLADA_BENCHMARKS": "niah,ppl"},
     "eval_llada_datasets.py": {},
 }
-PLAIN = "eval_llada_niah.py"
+SCORED = "eval_llada_niah.py"
 
 
 def compare(name: str, settings: dict[str, str], folder: Path) -> dict[str, Any]:
@@ -39,8 +40,10 @@ def compare(name: str, settings: dict[str, str], folder: Path) -> dict[str, Any]
     config, given = f"configs/{name}", {**SMALL, **settings}
     here, there, plain = folder / "here", folder / "slurm", folder / "plain"
     folder.mkdir()
-    status_here, _ = runs.run(runs.command_of(config, here), folder / "here.log", given)
-    on_slurm = ("--slurm", "-p", runs.PARTITION)
+    stages = ("-m", "all" if name == SCORED else "infer")
+    command = runs.command_of(config, here, *stages)
+    status_here, _ = runs.run(command, folder / "here.log", given)
+    on_slurm = (*stages, "--slurm", "-p", runs.PARTITION)
     command = runs.command_of(config, there, *on_slurm)
     status_there, _ = runs.run(command, folder / "slurm.log", given)
     row: dict[str, Any] = {"config": config, "status_here": status_here}
@@ -49,7 +52,7 @@ def compare(name: str, settings: dict[str, str], folder: Path) -> dict[str, Any]
         path.name for path in folder.iterdir() if path.suffix != ".log" and path.is_dir()
         and path not in (here, there, plain)
     )  # fmt: skip
-    if name == PLAIN:
+    if name == SCORED:
         own = [str(Path(sys.executable).with_name("opencompass")), str(runs.ROOT / config)]
         status, _ = runs.run([*own, "-w", str(plain), *on_slurm], folder / "plain.log", given)
         row["plain_opencompass"] = {"status": status, **count_equal(here, plain)}
@@ -61,14 +64,14 @@ def count_equal(here: Path, there: Path) -> dict[str, int]:
     """Compare the answers of two work directories."""
     own, other = runs.digest_answers(here), runs.digest_answers(there)
     equal = sum(other.get(file) == digest for file, digest in own.items())
-    return {"files_here": len(own), "files_on_slurm": len(other), "equal": equal}
+    return {"cells_here": len(own), "cells_on_slurm": len(other), "equal": equal}
 
 
 def is_fine(row: dict[str, Any]) -> bool:
     """Tell whether a row is one of equal answers."""
     plain = row.get("plain_opencompass", {"status": 0, "records": 1})
     equal = all(
-        own["equal"] == own["files_here"] == own["files_on_slurm"] > 0
+        own["equal"] == own["cells_here"] == own["cells_on_slurm"] > 0
         for own in (row, plain)
         if "equal" in own
     )

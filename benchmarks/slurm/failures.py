@@ -5,7 +5,8 @@
 
 A job is cancelled, a node goes down, the time is over, the partition is wrong, a batch job that
 drives a run is requeued, a driver is killed. Each is compared with a local run, byte for byte,
-after the same command with -r. Exit status 0 if all is as it should be.
+after the same command with -r. Only inference is run; answers.py scores on Slurm, too. Exit
+status 0 if all is as it should be.
 """
 
 from __future__ import annotations
@@ -28,12 +29,7 @@ from typing import Any
 import runs
 from recording import describe_run, write_record
 
-CONFIG = "configs/eval_llada_niah.py"
-#: Two tasks of about half a minute each on a core.
-SETTINGS = {
-    "LLADA_MODELS": "tiny_llada", "LLADA_DATA": "embedded", "LLADA_LENGTHS": "1024",
-    "LLADA_DEPTHS": "0,25,50,100", "LLADA_REPEATS": "12", "LLADA_SCALING": "none",
-}  # fmt: skip
+CONFIG = "benchmarks/slurm/two_tasks.py"
 
 
 @dataclass
@@ -52,9 +48,9 @@ class Case:
     def start(self, *options: str, partition: str = runs.PARTITION) -> subprocess.Popen[bytes]:
         """Start the run on Slurm; no job is repeated, so that the failure is seen."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        given = ["--slurm", "-p", partition, "--retry", "0", *options]
+        given = ["-m", "infer", "--slurm", "-p", partition, "--retry", "0", *options]
         command = runs.command_of(CONFIG, self.folder / "work", *given)
-        return runs.start(command, self.log, SETTINGS | self.variables)
+        return runs.start(command, self.log, self.variables)
 
     def wait_for_work(self, driver: subprocess.Popen[bytes], node: str = "") -> str:
         """Wait until answers are written and jobs run, and return a job."""
@@ -80,9 +76,9 @@ class Case:
             "status": status,
             "said": re.sub(r"/\S+/(?=work/)", "", text),
             "lacks": [word for word in needs if word not in said],
-            "files_before": answered,
+            "cells_before": answered,
             "status_of_-r": healed,
-            "files": len(self.expected),
+            "cells": len(self.expected),
             "equal": equal,
             "left_over": len(left),
             "in_working_folder": sorted(set(os.listdir(self.folder)) - {"work", "driver.log"}),
@@ -154,12 +150,12 @@ def requeue_the_driver(case: Case) -> dict[str, Any]:
     """Requeue a batch job whose driver runs its tasks on the node, as at preemption."""
     work, log = case.folder / "work", case.folder / "driver.log"
     case.folder.mkdir(parents=True)
-    command = " ".join(runs.command_of(CONFIG, work, "-r"))
+    command = " ".join(runs.command_of(CONFIG, work, "-m", "infer", "-r"))
     script = f"#!/bin/sh\nexec {command}\n"
     words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", "--cpus-per-task=2"]
     words += [f"--output={log}", f"--chdir={case.folder}", "--partition", runs.PARTITION]
     job = subprocess.run(
-        words, input=script, env=os.environ | SETTINGS, text=True, capture_output=True, check=True
+        words, input=script, env=os.environ, text=True, capture_output=True, check=True
     ).stdout.strip()
     runs.wait_for(lambda: runs.count_begun(work) > 0, "answers")
     runs.slurm("scontrol", "requeue", job)
@@ -212,7 +208,7 @@ def is_fine(name: str, row: dict[str, Any]) -> bool:
         row["status"] == STATUSES.get(name, 1)
         and not row["lacks"]
         and row["status_of_-r"] == 0
-        and row["equal"] == row["files"] > 0
+        and row["equal"] == row["cells"] > 0
         and not row["left_over"]
         and not row["in_working_folder"]
     )
@@ -229,15 +225,15 @@ def main() -> int:
     folder = options.keep or Path(tempfile.mkdtemp())
     local = folder / "local"
     local.mkdir(parents=True, exist_ok=True)
-    command = runs.command_of(CONFIG, local / "work")
-    if runs.run(command, local / "driver.log", SETTINGS)[0]:
+    command = runs.command_of(CONFIG, local / "work", "-m", "infer")
+    if runs.run(command, local / "driver.log", {})[0]:
         raise SystemExit(f"the local run failed, see {local / 'driver.log'}")
     expected, rows = runs.digest_answers(local / "work"), {}
     for name in options.case:
         rows[name] = CASES[name](Case(folder / name.replace(" ", "_"), expected))
         rows[name]["fine"] = is_fine(name, rows[name])
         print(name, rows[name], flush=True)
-    found = {"slurm": runs.slurm_version(), "nodes": 2, "settings": SETTINGS, "cases": rows}
+    found = {"slurm": runs.slurm_version(), "nodes": 2, "cases": rows}
     if options.record:
         write_record(options.record, describe_run() | found)
     if not options.keep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from opencompass_llada.runs import recorded_files as recorded  # noqa: E402
+from opencompass_llada.runs.run_folder import find_runs  # noqa: E402
+
 PARTITION = "cpu"
 #: Seconds that anything here may take: a run of tiny models, or a state of Slurm.
 LONGEST = 600.0
@@ -47,11 +52,21 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
 
 
 def digest_answers(folder: Path) -> dict[str, str]:
-    """Return a digest of each file of answers in a work directory of one run."""
-    return {
-        f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in folder.glob("*/predictions/*/*.json")
-    }
+    """Return a digest of the answers to each whole cell of the run in a work directory.
+
+    A cell may be in shards, which other numbers of workers cut otherwise.
+    """
+    found: dict[str, str] = {}
+    for run in find_runs([folder]) if list(folder.glob("*/predictions")) else ():
+        for model, dataset in run.pairs:
+            name, cell = recorded.model_name(model), recorded.dataset_name(dataset)
+            files = recorded.find_finished(run.path / "predictions" / name, cell)
+            if files and recorded.find_gap(files) is None:
+                contents = [recorded.read_answers(file.path)[0] for file in files]
+                answers = [answer for content in contents for answer in content.values()]
+                text = json.dumps(answers, ensure_ascii=False)
+                found[f"{name}/{cell}"] = hashlib.sha256(text.encode()).hexdigest()
+    return found
 
 
 def count_begun(folder: Path) -> int:

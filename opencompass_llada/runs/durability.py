@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 from unittest import mock
 
@@ -45,11 +46,26 @@ def whole_files() -> Iterator[None]:
         for name in WRITERS:
             module = importlib.import_module(name)
             stack.enter_context(mock.patch.object(module, "open", _open, create=True))
+        stack.enter_context(mock.patch.object(handlers, "os", _os_of_inferencers()))
         for name in ("GenInferencerOutputHandler", "ChatOutputHandler"):
             handler = getattr(handlers, name)
             stack.enter_context(mock.patch.object(handler, "write_to_jsonl", _append_answers))
             stack.enter_context(mock.patch.object(handler, "restore_from_jsonl", _restore_answers))
         yield
+
+
+def _os_of_inferencers() -> SimpleNamespace:
+    """Return the module ``os`` without the making of a folder that no answer is written to.
+
+    An inferencer makes ``icl_inference_output`` in the current folder, which may be read-only, and
+    is told another one later.
+    """
+
+    def makedirs(name: Any, *arguments: Any, **options: Any) -> None:
+        if name != "./icl_inference_output":
+            os.makedirs(name, *arguments, **options)
+
+    return SimpleNamespace(**{**vars(os), "makedirs": makedirs})
 
 
 @contextmanager
