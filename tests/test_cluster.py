@@ -17,6 +17,7 @@ from opencompass_llada.runs.cluster import OWN_START, check_gpus, fill_stage
 from opencompass_llada.runs.exit_status import find_log, read_last_error
 from opencompass_llada.runs.planning import plan_run
 from opencompass_llada.runs.slurm_runner import JobNamingSlurmRunner, judge
+from opencompass_llada.runs.task_lifetime import mark_job
 
 FILLS = {"infer": fill_infer_cfg, "eval": fill_eval_cfg}
 
@@ -68,6 +69,14 @@ def test_the_option_swaps_the_runner_and_keeps_the_rest(cfg, stage, tmp_path):
     assert cfg[stage].partitioner == {**before["partitioner"], **told}
     PARTITIONERS.build({**cfg[stage].partitioner, "out_dir": str(tmp_path)})
     assert type(RUNNERS.build(runner)) is JobNamingSlurmRunner
+
+
+def test_a_job_of_dlc_has_a_name_without_spaces_and_brackets():
+    """OpenCompass puts it into a command of the shell without quotes."""
+    name = "OpenICLInfer[tiny-llada: 4 data sets]"
+    template = f"dlc submit pytorchjob --command 'cd /w; {{task_cmd}}'  --name {name} --priority 1"
+    plain = template.replace(name, "OpenICLInfer-tiny-llada-4-data-sets")
+    assert mark_job(template, name) == plain
 
 
 @pytest.mark.parametrize("stage", FILLS)

@@ -11,6 +11,7 @@ import functools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,9 @@ def tasks_end_with_this(
         end_tasks(str(mark["token"]))
         cleared()
         name = signal.Signals(number).name
-        sys.stderr.write(f"{name}: the run and its tasks are stopped; what is finished is kept.\n")
+        sys.stderr.write(
+            f"{name}: the run and its tasks are stopped; what is finished is kept. Go on with -r.\n"
+        )
         sys.stderr.flush()
         os._exit(128 + number)
 
@@ -112,9 +115,15 @@ def _watch_in_forks() -> None:
     os.register_at_fork(after_in_child=lambda: end_with_the_run(said=""))
 
 
-def mark_job(template: str) -> str:
-    """Return a runner's command with the run's mark in front of the name of its Slurm job."""
+def mark_job(template: str, task: str = "") -> str:
+    """Return a runner's command with the run's mark in front of the name of its Slurm job.
+
+    A job of DLC is named by the task, too, but without quotes, which its spaces and brackets need.
+    """
     mark = _read_mark()
+    if task:
+        plain = re.sub(r"[^\w.-]+", "-", task[:200]).strip("-")
+        template = template.replace(f" --name {task[:512]} ", f" --name {plain} ", 1)
     return template.replace(" -J '", f" -J '{mark['token']} ", 1) if mark else template
 
 

@@ -82,7 +82,7 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
 
     def get_command(self, cfg_path: str, template: str) -> str:
         """Return the shell command that runs this task in a process of its own."""
-        command = super().get_command(cfg_path, mark_job(template))
+        command = super().get_command(cfg_path, mark_job(template, self.name))
         script = f"{inspect.getfile(OpenICLInferTask)} {cfg_path}"
         if script not in command:
             raise RuntimeError(
@@ -173,7 +173,7 @@ class CellByCellEvalTask(_ShortNamed, OpenICLEvalTask):
     def get_command(self, cfg_path: str, template: str) -> str:
         """Return the shell command that runs this task in a process of its own."""
         command = f"{sys.executable} -m {__name__} {cfg_path}"
-        return mark_job(template).format(task_cmd=command)
+        return mark_job(template, self.name).format(task_cmd=command)
 
     def run(self) -> None:
         """Evaluate all data sets; a `RuntimeError` at the end names those without a score."""
