@@ -118,13 +118,16 @@ def scalings() -> str:
 
 def settings_tables() -> str:
     """Return the LLADA_* variables: those of all runs, then each benchmark's own."""
+    from opencompass_llada.runs import reductions
     from opencompass_llada.runs import settings as all_settings
 
     common = {
         **all_settings.LEADING,
         **all_settings.BATCH_SIZE,
         **all_settings.WORKERS,
+        **all_settings.READ_BY,
         **all_settings.TRAILING,
+        **reductions.SETTINGS,
     }
     parts = ["### Every benchmark\n\n" + settings_table(common)]
     for name, settings in run_settings().items():

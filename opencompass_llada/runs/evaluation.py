@@ -12,6 +12,7 @@ from typing import Any
 
 from opencompass_llada.benchmarks.counting import find_template
 from opencompass_llada.options import reject_unknown
+from opencompass_llada.runs import reductions
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.planning import (
     Combination,
@@ -174,6 +175,7 @@ def _read(settings: Mapping[str, Any], demo: Mapping[str, Any] | None) -> Settin
         **WORKERS,
         **READ_BY,
         **TRAILING,
+        **reductions.SETTINGS,
     }
     return read_settings(settings, known, demo=demo)
 
@@ -188,7 +190,7 @@ def _own_settings(values: Settings, benchmark: str, options: Mapping[str, Any]) 
         own.pop("data", None)
     elif values["data"] == "embedded":
         own["data"] = _EMBEDDED.get(benchmark, "embedded")
-    for name in ("models", "scaling", "workers", "dtype", *READ_BY):
+    for name in ("models", "scaling", "workers", "dtype", *READ_BY, *reductions.SETTINGS):
         if values[name]:
             own[name] = values[name]
     for name in ("lengths", "prompt"):
@@ -223,6 +225,7 @@ def _plan_others(
             num_gpus=gpus,
             benchmark="longbench",
             dtype=values["dtype"],
+            reductions=reductions.Reductions.read(values),
             chat=values["prompt"] == "chat",
         )
         for config in made:

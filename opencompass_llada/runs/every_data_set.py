@@ -19,7 +19,7 @@ from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.benchmarks.data_checks import SCORING_PACKAGES
 from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs import doctor, machine
+from opencompass_llada.runs import doctor, machine, reductions
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.planning import Run, run_tasks, summarize_with
 from opencompass_llada.runs.settings import (
@@ -77,6 +77,7 @@ _SETTINGS: dict[str, Setting] = {
         "skip, or error where a data set's files are not on this machine", "skip", "error"
     ),
     **TRAILING,
+    **reductions.SETTINGS,
 }
 
 
@@ -109,10 +110,13 @@ def plan_data_sets(settings: Mapping[str, Any]) -> Run:
     headline = f"Every data set: {len(files)} configs, {len(datasets)} cells"
     values.announce(headline + (f"; no data for {', '.join(skipped)}" if skipped else ""))
     table, workers = ModelTable(), gpus or 1
+    asked = reductions.Reductions.read(values)
+    asked.check(table[name] for name in table.resolve(values["models"]))
     models = table.list_configs(
         values["models"],
         num_gpus=gpus,
         dtype=values["dtype"],
+        reductions=asked,
         block_length=length,  # answers are one block, unless the checkpoint has its own
         num_steps=values["steps"],
         keep_steps=False,

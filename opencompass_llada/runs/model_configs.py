@@ -23,6 +23,7 @@ from opencompass_llada.runs.checkpoints import (
     stated_length,
 )
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
+from opencompass_llada.runs.reductions import Reductions
 from opencompass_llada.runs.settings import read_length
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class ModelTable:
         benchmark: str = "niah",
         rows: Sequence[Mapping[str, Any]] | None = None,
         chat: bool = False,
+        reductions: Reductions | None = None,
     ) -> list[Config]:
         """Make the config of every model with every scaling.
 
@@ -163,7 +165,8 @@ class ModelTable:
         which need not fit a checkpoint's own blocks: a block-causal model then takes one token a
         step. So does one whose steps are for answers of another length than ``answer_length``,
         the tokens that the data sets ask for. A model takes a GPU if there is one. ``chat`` puts
-        the chat template around prompts of the models that are tuned to one.
+        the chat template around prompts of the models that are tuned to one. ``reductions`` are
+        what passes give up, each for the models that have a use for it.
 
         ``rows`` is what to make instead of every pair, as far as it is about the models: mappings
         of ``model``, ``scaling`` and, where several are compared, ``num_steps``, which are taken
@@ -217,7 +220,7 @@ class ModelTable:
                 sampler["num_steps"] = None
             if sampler:  # without steps there is none
                 config["sampler"] = {**facts.sampler, **sampler}
-            configs.append(config)
+            configs.append(config if reductions is None else reductions.apply(config, facts))
         return configs
 
     def pair(self, models: Iterable[str], scaling: Sequence[str]) -> list[dict[str, Any]]:

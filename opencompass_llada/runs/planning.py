@@ -18,7 +18,7 @@ from opencompass_llada.benchmarks import data_checks
 from opencompass_llada.benchmarks.benchmark import all_benchmarks, find_benchmark
 from opencompass_llada.benchmarks.counting import find_template, name_tokenizer
 from opencompass_llada.options import reject_unknown
-from opencompass_llada.runs import machine
+from opencompass_llada.runs import machine, reductions
 from opencompass_llada.runs.model_configs import Config, ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS, KnownModel
 from opencompass_llada.runs.reader_cells import (
@@ -40,7 +40,12 @@ from opencompass_llada.runs.settings import (
 )
 
 #: What a file of configs/models takes besides the model's name.
-BY_NAME = {"scaling": LEADING["scaling"], **BATCH_SIZE, "dtype": TRAILING["dtype"]}
+BY_NAME = {
+    "scaling": LEADING["scaling"],
+    **BATCH_SIZE,
+    "dtype": TRAILING["dtype"],
+    **reductions.SETTINGS,
+}
 #: ``models`` and the ``datasets`` that each of them runs.
 Combination = dict[str, list[Config]]
 #: `ModelTable.list_configs` with a run's scalings, GPUs and precision put in.
@@ -137,7 +142,8 @@ def plan_run(
     """
     plan = find_plan(benchmark) if isinstance(benchmark, str) else benchmark
     table = ModelTable()
-    known = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **READ_BY, **TRAILING}
+    own = {**LEADING, **plan.settings, **BATCH_SIZE, **WORKERS, **READ_BY}
+    known = {**own, **TRAILING, **reductions.SETTINGS}
     if plan.robustness:
         what = f"runs the same cells otherwise, too: {', '.join(plan.robustness)}"
         known["robustness"] = texts(what, *plan.robustness)
@@ -150,9 +156,12 @@ def plan_run(
     gpus = usable_gpus(values) if num_gpus is None else num_gpus
     default_workers(values, gpus)
     rows = table.pair(values["models"], values["scaling"]) if rows is None else rows
+    lossy = reductions.Reductions.read(values)
+    lossy.check(table[name] for name in values["models"])
 
     def make_models(models: Iterable[str], **options: Any) -> list[Config]:
         given = {"batch_size": values["batch_size"], "dtype": values["dtype"], "rows": rows}
+        given["reductions"] = lossy
         return table.list_configs(models, values["scaling"], num_gpus=gpus, **{**given, **options})
 
     groups = plan.make_groups(values, table, make_models)
@@ -339,7 +348,11 @@ def list_models(name: str, /, **settings: Any) -> list[Config]:
         )
     values = read_settings(settings, BY_NAME, others=_names_of_variables())
     values.default("scaling", ["none"])
-    configs = table.list_configs([name], num_gpus=machine.count_gpus(), **values.values)
+    lossy = reductions.Reductions.read(values)
+    lossy.check([facts])
+    others = {k: v for k, v in values.values.items() if k not in reductions.SETTINGS}
+    gpus = machine.count_gpus()
+    configs = table.list_configs([name], num_gpus=gpus, reductions=lossy, **others)
     for config in configs:
         take_a_token_a_step(config, facts)
     return configs

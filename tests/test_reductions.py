@@ -1,0 +1,74 @@
+"""What passes may give up, by variables: read, put into the configs of fitting models, refused."""
+
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from opencompass_llada.runs.planning import list_models, plan_run
+from opencompass_llada.runs.reductions import parse
+
+SMALL = {"lengths": [256], "depths": [0], "repeats": 1, "scaling": ["none"], "data": "embedded"}
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "options"),
+    [
+        ("cache", "prompt", {"type": "prompt"}),
+        ("cache", "dual:dtype=float8:refresh=8", {"type": "dual", "dtype": "float8", "refresh": 8}),
+        ("acceptance", "threshold:value=0.9", {"type": "threshold", "value": 0.9}),
+        ("prefill", "sparse:keep=0.3", {"type": "sparse", "keep": 0.3}),
+        ("precision", "float8", "float8"),
+    ],
+)
+def test_settings_are_a_type_and_its_options(name, written, options):
+    assert parse(name, written) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "message"),
+    [
+        ("cache", "promt", "Did you mean 'prompt'"),
+        ("cache", "prompt:dtpe=float8", "Did you mean 'dtype'"),
+        ("cache", "prompt:float8", "'float8' must be option=value"),
+        ("prefill", "sparse:keep=2", "keep=2 must be"),
+        ("acceptance", "treshold", "Did you mean 'threshold'"),
+    ],
+)
+def test_wrong_words_name_the_right_ones(name, written, message):
+    with pytest.raises(ValueError, match=message):
+        parse(name, written)
+
+
+def test_models_get_what_they_have_a_use_for(monkeypatch, caplog):
+    for name, value in (("CACHE", "prompt"), ("PRECISION", "float8"), ("PREFILL", "float8")):
+        monkeypatch.setenv(f"LLADA_{name}", value)
+    models = ["tiny_llada", "tiny_block", "tiny_ar"]
+    run = plan_run("niah", {**SMALL, "models": models}, num_gpus=0, announce=False)
+    found = {model["abbr"]: model for model in run.models}
+    assert found["tiny-llada"]["sampler"]["cache"] == {"type": "prompt"}
+    assert found["tiny-llada"]["precision"] == found["tiny-block"]["precision"] == "float8"
+    assert found["tiny-llada"]["prefill"] == {"type": "float8"}
+    assert "cache" not in found["tiny-block"].get("sampler", {})
+    assert "prefill" not in found["tiny-block"]
+    assert not {"precision", "prefill"} & found["tiny-ar"].keys()
+    assert "tiny-ar runs without precision: it is autoregressive" in caplog.text
+    assert "tiny-block runs without cache: it is block-causal" in caplog.text
+    assert Config({"models": run.models}).pretty_text
+
+
+def test_what_fits_no_model_is_refused(monkeypatch):
+    monkeypatch.setenv("LLADA_PREFILL", "float8")
+    with pytest.raises(ValueError, match=r"prefill fits none .* leave LLADA_PREFILL out"):
+        plan_run("niah", {**SMALL, "models": ["tiny_block"]}, num_gpus=0, announce=False)
+    with pytest.raises(ValueError, match="prefill fits none"):
+        list_models("tiny_ar")
+
+
+def test_models_by_name_take_them_too(monkeypatch):
+    monkeypatch.setenv("LLADA_CACHE", "dual")
+    (config,) = list_models("tiny_llada")
+    assert config["sampler"]["cache"] == {"type": "dual"}
+    monkeypatch.delenv("LLADA_CACHE")
+    (config,) = list_models("tiny_llada")
+    assert "cache" not in config["sampler"]
