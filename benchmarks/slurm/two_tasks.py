@@ -10,8 +10,8 @@ settings = dict(
     scaling=["none"],
     data="embedded",
     lengths=[1024],
-    depths=[0, 25, 50, 100],
-    repeats=8,
+    depths=[0, 50, 75, 100],
+    repeats=3,
 )
 __run = __plan_run("niah", settings)
 
