@@ -1,4 +1,4 @@
-"""Coreference, linked needles and section lists: metrics, solvers, chance, what a window knows."""
+"""Generated suites whose texts are sentences: metrics, solvers, chance, what a window knows."""
 
 import json
 import random
@@ -304,3 +304,26 @@ def test_names_are_different_and_many():
             drawn = [name for kind in names.values() for name in kind]
             assert len(set(drawn)) == len(drawn) == 12_000
     assert prose.spread(random.Random(1), 3, 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("found", "answers", "score"),
+    [
+        (" 23", ("23",), 100),
+        # A variable is a thing, and so is what people have: neither is another number.
+        ("The value of lamp at the end is 23.", ("23",), 100),
+        ("23, not 45", ("23",), 0),
+        ("123", ("23",), 0),
+        ("The baker has the map.", ("map",), 100),
+        ("map lamp", ("map",), 0),
+        ("map\nlamp", ("map",), 100),
+        ("map", ("lamp", "map"), 100),
+        ("最后灯笼的值是23。", ("23",), 100),
+        ("有地图和灯笼", ("地图",), 0),
+        ("anything", (), 0),
+        ("", ("map",), 0),
+        ("\0(", ("map",), 0),
+    ],
+)
+def test_changing_state_scores_one_value_of_the_answers_form(found, answers, score):
+    assert find_task("changing_state").score(found, answers) == score

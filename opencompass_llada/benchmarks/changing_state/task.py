@@ -113,12 +113,14 @@ class ChangingState:
         return rng.choice(_words_of(wording["value"], vocabulary))
 
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
-        """Return 100 if the answer's first line names the value and no other of any form, else 0.
+        """Return 100 if the answer's first line names a reference and no other value of its form.
 
-        What stands before its last ``Answer:`` does not count.
+        A number is wrong beside another number, not beside the variable's name. What stands before
+        the last ``Answer:`` does not count; of several references one is enough.
         """
         lines = _ANSWER.split(prediction)[-1].strip().splitlines()
-        return 100.0 if lines and _find_values(lines[0]) == set(answers) else 0.0
+        right = lines and any(_find_values(lines[0], answer) == {answer} for answer in answers)
+        return 100.0 if right else 0.0
 
 
 class _Changes:
@@ -215,17 +217,28 @@ def _follow(prompt: str, wording: Mapping[str, str]) -> dict[str, str | None]:
     return state
 
 
-@lru_cache(maxsize=2)
-def _all_values(language: str) -> frozenset[str]:
-    vocabulary = Vocabulary(language=language)
-    rules = {wording["value"] for wording in _wordings()[language].values()}
-    return frozenset(value for rule in rules for value in _words_of(rule, vocabulary))
+@lru_cache(maxsize=1)
+def _all_values() -> tuple[frozenset[str], ...]:
+    """Return the values of each form, of both languages."""
+    rules = {
+        (language, wording["value"])
+        for language, forms in _wordings().items()
+        for wording in forms.values()
+    }
+    return tuple(
+        frozenset(_words_of(rule, Vocabulary(language=language)))
+        for language, rule in sorted(rules)
+    )
 
 
-def _find_values(text: str) -> set[str]:
-    """Return the values in a text: English ones and numbers as words, Chinese ones anywhere."""
-    found = set(re.findall(r"[a-z]+|\d+", text.lower())) & _all_values("en")
-    return found | {v for v in _all_values("zh") if not v.isdigit() and v in text}
+def _find_values(text: str, answer: str) -> set[str]:
+    """Return the values in a text that have an answer's form.
+
+    English ones and numbers are words of it, Chinese ones may stand anywhere.
+    """
+    values = {value for pool in _all_values() if answer in pool for value in pool}
+    found = values & set(re.findall(r"[a-z]+|\d+", text.lower()))
+    return found | {value for value in values if not value.isascii() and value in text}
 
 
 TASK = ChangingState()
