@@ -236,6 +236,18 @@ def config_names(folder: str) -> str:
     return make_table(["name", "what it is"], rows)
 
 
+def suite_levels() -> str:
+    """Return what each level of each generated suite asks."""
+    from opencompass_llada.benchmarks.generated.task import find_task, list_suites
+
+    rows = [
+        [f"`{name}`" if level == 1 else "", str(level), phrase]
+        for name in list_suites()
+        for level, phrase in sorted(find_task(name).levels.items())
+    ]
+    return make_table(("suite", "level", "what is asked"), rows)
+
+
 def command_line() -> str:
     """Return the options of each command."""
     from opencompass_llada import cli
@@ -294,6 +306,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "families": families,
     "data_set_names": lambda: config_names("datasets"),
     "summarizer_names": lambda: config_names("summarizers"),
+    "suite_levels": suite_levels,
     "command_line": command_line,
 }
 
