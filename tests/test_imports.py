@@ -15,7 +15,7 @@ HOST = {"opencompass", "mmengine"}
 # A layer may import those below it (earlier in the list) and its own.
 LAYERS = [
     {"redaction"},
-    {"options", "weight_files", "files", "faults"},
+    {"options", "weight_files", "shared_weights", "files", "faults"},
     {"rope"},
     {"prompting", "devices"},
     {"networks"},

@@ -2,11 +2,13 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
 from opencompass.openicl.icl_prompt_template import PromptTemplate
 from opencompass.openicl.icl_retriever import FixKRetriever
+from opencompass.registry import TASKS
 from opencompass.runners import LocalRunner
 from tiny import write_tiny_checkpoint
 from tiny_choices import ROWS, model_config, plain, questions
@@ -24,9 +26,14 @@ from opencompass_llada.wrapper import LLaDACausalLM
 def launched(monkeypatch):
     """Record the variable that task processes would inherit."""
     seen = []
-    monkeypatch.setattr(
-        LocalRunner, "launch", lambda self, tasks: seen.append(os.environ.get(THREADS_VARIABLE))
-    )
+
+    def work_off(self, tasks, session, side_by_side):
+        seen.append(os.environ.get(THREADS_VARIABLE))
+        return [0] * len(tasks)
+
+    monkeypatch.setattr(CoreSharingLocalRunner, "_work_off", work_off)
+    monkeypatch.setattr(LocalRunner, "launch", lambda self, tasks: work_off(self, tasks, None, 1))
+    monkeypatch.setattr(TASKS, "build", lambda task: SimpleNamespace(name=task["cfg"]))
     monkeypatch.setattr(machine, "count_cores", lambda: 8)
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     return seen
@@ -35,14 +42,15 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(("workers", "tasks", "threads"), [(2, 6, "4"), (4, 1, "8"), (16, 16, "1")])
 def test_cores_are_divided_among_the_tasks_that_run_at_once(launched, workers, tasks, threads):
     runner = CoreSharingLocalRunner(task={"type": "x"}, max_num_workers=workers)
-    runner.launch([None] * tasks)
+    names = [str(number) for number in range(tasks)]
+    assert runner.launch(names) == [(name, 0) for name in names]
     assert launched == [threads]
     assert THREADS_VARIABLE not in os.environ
 
 
 def test_a_variable_that_is_set_stays(launched, monkeypatch):
     monkeypatch.setenv(THREADS_VARIABLE, "3")
-    CoreSharingLocalRunner(task={"type": "x"}, max_num_workers=2).launch([None, None])
+    CoreSharingLocalRunner(task={"type": "x"}, max_num_workers=2).launch(["a", "b"])
     assert launched == ["3"]
     assert os.environ[THREADS_VARIABLE] == "3"
 

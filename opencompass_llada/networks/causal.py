@@ -5,6 +5,7 @@ The network is transformers' own; only the frequencies of its rotary embeddings 
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from opencompass_llada.networks.declared_rope import (
 )
 from opencompass_llada.rope.frequencies import ResolvedRope
 from opencompass_llada.rope.methods import RopeScaling, resolve_rope
+from opencompass_llada.shared_weights import load_shared
 from opencompass_llada.weight_files import (
     CheckpointError,
     list_differences,
@@ -101,25 +103,39 @@ def load_causal(
     has none, or one with a scaling of its own. What does not fit is a ValueError.
     """
     folder, config, declared, rope = check_causal(path, rope_scaling=rope_scaling)
-    model, report = (network or AutoModelForCausalLM).from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        attn_implementation=_choose_attention(config, attention_backend, network),
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # they are reported, and refused below by name
-        output_loading_info=True,
-    )
-    kinds = {"missing": "missing", "extra": "unexpected", "wrongly_shaped": "mismatched"}
-    found = {kind: sorted(map(str, report[f"{name}_keys"])) for kind, name in kinds.items()}
-    refuse_differences(list_differences(**found), str(path))
-    refuse_non_finite(model.named_parameters(), str(path))
-    check_frequencies(model, declared, text_config(config), str(path))
+    attention = _choose_attention(config, attention_backend, network)
+
+    def load() -> Any:
+        model, report = (network or AutoModelForCausalLM).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below by name
+            output_loading_info=True,
+        )
+        kinds = {"missing": "missing", "extra": "unexpected", "wrongly_shaped": "mismatched"}
+        found = {kind: sorted(map(str, report[f"{name}_keys"])) for kind, name in kinds.items()}
+        refuse_differences(list_differences(**found), str(path))
+        refuse_non_finite(model.named_parameters(), str(path))
+        check_frequencies(model, declared, text_config(config), str(path))
+        return model.to(device).eval().requires_grad_(False)
+
+    # What from_pretrained reads of a folder besides: config.json and generation_config.json.
+    files = [*list_weight_files(folder), *sorted(folder.glob("*config.json"))]
+    form = (network, dtype, str(device), attention)
+    model = load_shared(files, form, load, _build_around)
     if rope is not None and rope.method != "none":
         set_frequencies(model, rope)
     told = "RoPE, if it has any, as its config.json says" if rope is None else rope.describe()
     logger.info("Loaded %s as %s on %s. %s", path, dtype, device, told)
-    return model.to(device).eval().requires_grad_(False), rope
+    return model, rope
+
+
+def _build_around(model: Any) -> Any:
+    """Return a network with another's parameters, and all else, frequencies too, its own."""
+    return copy.deepcopy(model, {id(own): own for own in model.parameters()})
 
 
 def resolve_causal_rope(config: Any, scaling: RopeScaling) -> ResolvedRope | None:

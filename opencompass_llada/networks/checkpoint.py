@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import AttentionPattern
@@ -21,6 +22,7 @@ from opencompass_llada.networks.config import BidirectionalConfig
 from opencompass_llada.networks.experts import split_merged
 from opencompass_llada.networks.transformer import NETWORKS, OTHER_TYPES, BidirectionalNetwork
 from opencompass_llada.rope.methods import RopeScaling
+from opencompass_llada.shared_weights import load_shared
 from opencompass_llada.weight_files import (
     SMALL_FILES,
     CheckpointError,
@@ -208,10 +210,18 @@ def load_checkpoint(
         attention_pattern=attention_pattern,
         fields=fields,
     )
-    for shard in shards:
-        stored = split_merged(load_file(shard, device=str(device)), model.config.experts)
-        tensors = {name: tensor.to(dtype) for name, tensor in stored.items()}
-        refuse_non_finite(tensors.items(), str(path))
-        model.load_state_dict(tensors, strict=False, assign=True)
+
+    def load() -> dict[str, nn.Parameter]:
+        loaded: dict[str, nn.Parameter] = {}
+        for shard in shards:
+            stored = split_merged(load_file(shard, device=str(device)), model.config.experts)
+            tensors = {name: tensor.to(dtype) for name, tensor in stored.items()}
+            refuse_non_finite(tensors.items(), str(path))
+            # Parameters, not tensors: where weights are packed, all networks have the packed ones.
+            loaded |= {n: nn.Parameter(own, requires_grad=False) for n, own in tensors.items()}
+        return loaded
+
+    form = (type(model), dtype, str(device))
+    model.load_state_dict(load_shared(shards, form, load), strict=False, assign=True)
     logger.info("Loaded %s as %s on %s. %s", path, dtype, device, model.resolved_rope.describe())
     return model.eval().requires_grad_(False)

@@ -163,7 +163,10 @@ def _launch(run: _Run) -> int:
         cluster.fill_stage(stage, fills[stage], cfg, arguments)
         _use_own_stages(cfg)
 
+    from opencompass_llada.runs.local_queue import local_session
+
     own: dict[str, Any] = {
+        "PARTITIONERS": SimpleNamespace(build=partial(_build_partitioner, run, host.PARTITIONERS)),
         "get_config_from_arg": partial(_read_checked, run, host.get_config_from_arg, read),
         "parse_args": lambda: run.arguments,
         "fill_infer_cfg": partial(fill_own, "infer"),
@@ -171,13 +174,37 @@ def _launch(run: _Run) -> int:
         "Config": SimpleNamespace(fromfile=enter_and_read),
     }
     try:
-        with mock.patch.multiple(host, **own), run.held, whole_files(), _unformatted_configs():
+        with (
+            mock.patch.multiple(host, **own),
+            run.held,
+            whole_files(),
+            _unformatted_configs(),
+            local_session(),
+        ):
             host.main()
             return _report_missing(run)
     except Exception:
         # In debug mode a task's error comes through; what it left undone is said before it.
         _report_missing(run)
         raise
+
+
+def _build_partitioner(run: _Run, registry: Any, cfg: Any) -> Callable[[Any], Any]:
+    """Build a partitioner as OpenCompass; tasks that score are told to those that answer."""
+    from opencompass_llada.runs.local_queue import local_session
+
+    partitioner = registry.build(cfg)
+
+    def partition(whole: Any) -> Any:
+        tasks = partitioner(whole)
+        stage = "eval" if Path(cfg["out_dir"]).name == "results" else "infer"
+        scores = type_name(whole[stage]["runner"]["task"]) == "CellByCellEvalTask"
+        if scores and run.arguments.mode == "all":
+            with local_session() as session:
+                session.score_by(tasks)
+        return tasks
+
+    return partition
 
 
 def _unformatted_configs() -> Any:

@@ -32,6 +32,7 @@ _PERIOD = 1.0
 #: Seconds in which the driver's death is followed by a search for jobs that still start.
 _SEARCH_SECONDS = 20.0
 _ORPHANED = 75
+_stopping = threading.Event()
 
 
 @contextmanager
@@ -55,6 +56,7 @@ def tasks_end_with_this(
             return
         if not in_tasks:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        _stopping.set()
         end_tasks(str(mark["token"]))
         cleared()
         name = signal.Signals(number).name
@@ -86,6 +88,11 @@ def tasks_end_with_this(
         os.environ.pop(VARIABLE, None)
         if earlier is not None:
             os.environ[VARIABLE] = earlier
+
+
+def is_stopping() -> bool:
+    """Say whether a signal is ending this driver and its tasks."""
+    return _stopping.is_set()
 
 
 def end_with_the_run(

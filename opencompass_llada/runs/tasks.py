@@ -12,28 +12,40 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
 from mmengine.config import Config
+from mmengine.device import is_npu_available
 from opencompass.openicl.icl_inferencer import GenInferencer
+from opencompass.registry import TASKS
 from opencompass.runners import LocalRunner
 from opencompass.tasks import openicl_infer
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
-from opencompass.utils import build_dataset_from_cfg
+from opencompass.utils import build_dataset_from_cfg, build_model_from_cfg
 
 from opencompass_llada.faults import guard
+from opencompass_llada.old_names import PACKAGE, dotted_name
 from opencompass_llada.runs import machine, makers, narration
 from opencompass_llada.runs.durability import whole_files
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.hashes import hash_rows
-from opencompass_llada.runs.machine import count_gpus
+from opencompass_llada.runs.local_queue import (
+    CellName,
+    DeviceQueue,
+    LocalSession,
+    Turn,
+    local_session,
+)
 from opencompass_llada.runs.provenance import (
     TASKS_VARIABLE,
     hash_files,
@@ -47,14 +59,14 @@ from opencompass_llada.runs.recorded_files import (
     find_gap,
     model_name,
     read_answers,
+    split_shard_name,
     type_name,
 )
-from opencompass_llada.runs.task_lifetime import end_with_the_run, mark_job
-from opencompass_llada.runs.warm_processes import forks_gpu_tasks, is_ready, run_forked
+from opencompass_llada.runs.task_lifetime import end_with_the_run, is_stopping, mark_job
+from opencompass_llada.runs.workers import DEVICES_VARIABLE, THREADS_VARIABLE, Job, WorkerDied
+from opencompass_llada.shared_weights import release_device_memory, sharing_weights
 
 logger = logging.getLogger(__name__)
-
-THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 class _ShortNamed:
@@ -91,11 +103,16 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
             )
         return command.replace(script, f"-m {__name__} --infer {cfg_path}")
 
+    scoring: Mapping[CellName, Config] = MappingProxyType({})
+    """The tasks that score a cell; those of cells that are to be scored when they are answered."""
+    _recorded: Any = None
+
     def run(self, *arguments: Any, **options: Any) -> None:
         """Make the predictions of all data sets; a `RuntimeError` names those not loaded."""
         self.failed: list[str] = []
         loads = mock.patch.object(openicl_infer, "build_dataset_from_cfg", self._load)
-        with whole_files(), _lengths_for_examples_alone(), loads:
+        builds = mock.patch.object(openicl_infer, "build_model_from_cfg", self._build_model)
+        with whole_files(), _lengths_for_examples_alone(), loads, builds:
             super().run(*arguments, **options)
         if self.failed:
             raise RuntimeError(" ".join(self.failed))
@@ -111,14 +128,40 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
                 self.failed.append(fault)
             return None
 
+    def _build_model(self, model_cfg: Mapping[str, Any]) -> Any:
+        """Build a model when the one before has given back its memory."""
+        self.model = self._recorded = None
+        release_device_memory()
+        return build_model_from_cfg(model_cfg)
+
     def _inference(self) -> None:
         if self.dataset is None:
             return
+        self._infer_and_record()
+        # OpenCompass leaves the model in the data set's config, and with it its memory.
+        self.infer_cfg["inferencer"].pop("model", None)
+        self._score_if_complete()
+
+    def _score_if_complete(self) -> None:
+        """Score the cell if all its answers are there; what fails is left to the scoring stage."""
+        model, dataset = self.model_cfg, split_shard_name(dataset_name(self.dataset_cfg))[0]
+        task = self.scoring.get((model_name(model), dataset))
+        if task is None:
+            return
+        files = find_finished(Path(self.work_dir) / "predictions" / model_name(model), dataset)
+        if not files or files[0].number is not None or find_gap(files):
+            return
+        try:
+            CellByCellEvalTask(task).run()
+        except RuntimeError as error:
+            logger.info("The scoring stage tries again: %s", error)
+
+    def _infer_and_record(self) -> None:
         if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
             super()._inference()
             return
         folder = Path(self.work_dir)
-        if getattr(self, "_recorded", None) is not self.model:
+        if self._recorded is not self.model:
             self._recorded = self.model
             self._files = hash_files(self.model_cfg, fetch=True)
             record = record_model(folder, self.model, self.model_cfg, self._files)
@@ -270,56 +313,137 @@ def read_cell_answers(
 
 
 class CoreSharingLocalRunner(LocalRunner):
-    """The stock local runner with the machine's cores divided among the tasks that it starts.
+    """The stock local runner with workers that take tasks one after another, and share the cores.
 
-    Every task process would otherwise start one thread a core: two tasks on two cores take five
-    times as long as with one thread each (measured: 22 cells of tiny-llada, 25 to 41 s against
-    5 s). Leaves OMP_NUM_THREADS alone where it is set. A task is a fork where
-    `warm_processes` has what tasks import, one on GPUs where that is asked for.
+    Every process would otherwise start one thread a core: two tasks on two cores take five times as
+    long as with one thread each (measured: 22 cells of tiny-llada, 25 to 41 s against 5 s). Leaves
+    OMP_NUM_THREADS alone where it is set. A worker dies with one task at most, which is run once
+    more. Tasks on several GPUs or of several processes are commands, as OpenCompass has them, and
+    those of other kinds than this package's.
     """
 
     def launch(self, tasks: Sequence[Any]) -> Any:
         """Run all tasks and wait for them; returns pairs of task name and exit status."""
-        side_by_side = 1 if self.debug else max(1, min(self.max_num_workers, len(tasks)))
+        if self.debug or is_npu_available():
+            with mock.patch.dict(os.environ, {TASKS_VARIABLE: "1"}), sharing_weights():
+                return super().launch(tasks)
+        kind = self.task_cfg["type"]
+        built = [TASKS.build({"cfg": task, "type": kind}) for task in tasks]
+        left = [task for task in built if not _is_scored(task)]
+        side_by_side = max(1, min(self.max_num_workers, len(left)))
         told = {TASKS_VARIABLE: str(side_by_side)}
-        if not self.debug and THREADS_VARIABLE not in os.environ:  # as the user has set it
+        if left and THREADS_VARIABLE not in os.environ:  # as the user has set it
             told[THREADS_VARIABLE] = str(max(1, machine.count_cores() // side_by_side))
             logger.info("%s=%s, a share of this machine's cores.", *list(told.items())[-1])
-        is_told = tasks and not self.debug and type_name(self.task_cfg) == "ShortNamedInferTask"
+        is_told = left and type_name(self.task_cfg) == "ShortNamedInferTask"
         described = narration.told(Path(tasks[0]["work_dir"])) if is_told else nullcontext()
-        with mock.patch.dict(os.environ, told), described:
-            return super().launch(tasks)
+        with mock.patch.dict(os.environ, told), described, local_session() as session:
+            statuses = self._work_off(left, session, side_by_side)
+        done = [(task.name, 0) for task in built if task not in left]
+        return done + [(task.name, status) for task, status in zip(left, statuses, strict=True)]
 
-    def _launch(self, task: Any, gpu_ids: Sequence[int], index: int) -> tuple[str, int]:
-        """Run one task and wait for it; returns its name and exit status."""
-        kinds = (ShortNamedInferTask, CellByCellEvalTask)
-        needs_command = task.num_gpus and (task.num_procs > 1 or not forks_gpu_tasks())
-        if needs_command or type(task) not in kinds or not is_ready():
-            return tuple(super()._launch(task, gpu_ids, index))
+    def _work_off(
+        self, tasks: Sequence[Any], session: LocalSession, side_by_side: int
+    ) -> list[int]:
+        """Run tasks in order, so many side by side; return their statuses."""
+        queue = DeviceQueue(tasks, list_devices(), self.max_workers_per_gpu)
+        statuses = [1] * len(tasks)
+
+        def take_turns() -> None:
+            while (turn := queue.take()) is not None:
+                task = tasks[turn.place]
+                where = f"GPU {', '.join(map(str, turn.devices))}" if turn.devices else "CPU"
+                logger.info("%s begins on %s", task.name, where)
+                try:
+                    statuses[turn.place] = self._run_task(task, turn, session)
+                finally:
+                    queue.give_back(turn)
+
+        with ThreadPoolExecutor(side_by_side) as threads:
+            for future in [threads.submit(take_turns) for _ in range(side_by_side)]:
+                future.result()
+        return statuses
+
+    def _run_task(self, task: Any, turn: Turn, session: LocalSession) -> int:
+        """Run one task and wait for it; return its exit status."""
+        if task.num_gpus > 1 or task.num_procs > 1 or type(task) not in OWN_TASKS:
+            return int(self._launch(task, turn.devices, turn.place)[1])
         log = Path(task.get_log_path(file_extension="out"))
         log.parent.mkdir(parents=True, exist_ok=True)
-        # As in OpenCompass's commands: a task sees its GPUs, one on the CPU none.
-        own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpu_ids))} if count_gpus() else {}
-        with TemporaryDirectory(prefix="opencompass_llada_") as folder:
-            config = Path(folder) / "task.py"
-            task.cfg.dump(str(config))
-            infers = type(task) is ShortNamedInferTask
-            status = run_forked(run_task, infers, config, log=str(log), variables=own)
+        infers = type(task) is ShortNamedInferTask
+        job = Job(
+            work=work_off,
+            arguments=(infers, task.cfg, _find_scoring(task, session) if infers else {}),
+            log=str(log),
+            # As in OpenCompass's commands: a task sees its GPUs, one on the CPU none.
+            environment={**os.environ, DEVICES_VARIABLE: ",".join(map(str, turn.devices))},
+            folder=os.getcwd(),
+        )
+        try:
+            try:
+                status = session.workers.run(job)
+            except WorkerDied as death:
+                if is_stopping():
+                    return death.status
+                logger.warning(
+                    "%s: %s. The task is run once more, in a new process.", task.name, death
+                )
+                status = session.workers.run(replace(job, goes_on=True))
+        except WorkerDied as death:
+            logger.error("%s: %s again. The task has failed.", task.name, death)
+            status = death.status
         if status:
             logger.error("task %s fail, see\n%s", task.name, log)
-        return task.name, status
+        return status
 
 
-def run_task(infer: bool, config: str | Path) -> None:
-    """Run the task of a config file to the end of this process; its status is the task's."""
+OWN_TASKS = (ShortNamedInferTask, CellByCellEvalTask)
+
+
+def list_devices() -> list[int]:
+    """Return the numbers of the GPUs that tasks may use, found as OpenCompass's runner does."""
+    if (told := os.environ.get(DEVICES_VARIABLE)) is not None:
+        return [int(number) for number in re.findall(r"(?<!-)\d+", told)]
+    return list(range(machine.count_gpus()))
+
+
+def _is_scored(task: Any) -> bool:
+    """Say whether inference has scored all that a task would score."""
+    return type(task) is CellByCellEvalTask and all(map(os.path.exists, task.get_output_paths()))
+
+
+def _find_scoring(task: Any, session: LocalSession) -> dict[CellName, Config]:
+    """Return how to score those cells of a task that its own process can score right away.
+
+    They are those whose evaluator is this package's: others may take long, or change the process
+    that they run in.
+    """
+    found = {}
+    for model, datasets in zip(task.model_cfgs, task.dataset_cfgs, strict=True):
+        for dataset in datasets:
+            name = model_name(model), split_shard_name(dataset_name(dataset))[0]
+            own = session.scoring.get(name)
+            evaluator = ((dataset.get("eval_cfg") or {}).get("evaluator") or {}).get("type")
+            if own is not None and dotted_name(evaluator).startswith(f"{PACKAGE}."):
+                found[name] = own
+    return found
+
+
+def work_off(infers: bool, cfg: Config, scoring: Mapping[CellName, Config]) -> None:
+    """Run a task's config to its end; a SystemExit has the task's status."""
 
     def run() -> None:
-        cfg = Config.fromfile(str(config))
-        end_with_the_run(cfg["work_dir"])
-        (ShortNamedInferTask if infer else CellByCellEvalTask)(cfg).run()
+        task = ShortNamedInferTask(cfg) if infers else CellByCellEvalTask(cfg)
+        if isinstance(task, ShortNamedInferTask):
+            task.scoring = scoring
+        task.run()
 
+    raise SystemExit(_guard(run))
+
+
+def _guard(run: Callable[[], None]) -> int:
     # The task's output is its log: the traceback stands there, above the paragraph.
-    raise SystemExit(guard(run, program=TASK_NAME, show_traceback=True))
+    return guard(run, program=TASK_NAME, show_traceback=True)
 
 
 def main() -> None:
@@ -328,7 +452,13 @@ def main() -> None:
     parser.add_argument("--infer", action="store_true", help="inference; evaluation by default")
     parser.add_argument("config", help="file of the task's config")
     given = parser.parse_args()
-    run_task(given.infer, given.config)
+
+    def run() -> None:
+        cfg = Config.fromfile(given.config)
+        end_with_the_run(cfg["work_dir"])
+        work_off(given.infer, cfg, {})
+
+    raise SystemExit(_guard(run))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
@@ -35,6 +36,7 @@ from opencompass_llada.prompting.truncate import (
     merge_stop_strings,
     truncate,
 )
+from opencompass_llada.shared_weights import weights_of_its_own
 from opencompass_llada.wrapper.keywords import WrapperOptions, parse_keywords
 
 logger = logging.getLogger(__name__)
@@ -111,21 +113,23 @@ class LLaDACausalLM(BaseModel):
         if tokenizer_only:
             return
         device = choose_device(options.placement.device)
-        self.engine = family.load(
-            LoadRequest(
-                path=folder,
-                config=config,
-                tokenizer=self.tokenizer,
-                rope_scaling=options.rope_scaling,
-                settings=options.settings,
-                attention_block=options.attention_block,
-                passes=options.passes,
-                dtype=choose_dtype(options.placement.dtype, device),
-                device=device,
-                attention_backend=options.placement.attention_backend,
-                context_length=options.length_limit.max_seq_len,
-            )
+        request = LoadRequest(
+            path=folder,
+            config=config,
+            tokenizer=self.tokenizer,
+            rope_scaling=options.rope_scaling,
+            settings=options.settings,
+            attention_block=options.attention_block,
+            passes=options.passes,
+            dtype=choose_dtype(options.placement.dtype, device),
+            device=device,
+            attention_backend=options.placement.attention_backend,
+            context_length=options.length_limit.max_seq_len,
         )
+        # What is merged or quantised is of this model alone.
+        is_changed = adapter is not None or options.passes.precision == "float8"
+        with weights_of_its_own() if is_changed else nullcontext():
+            self.engine = family.load(request)
         if adapter is not None:
             merge_adapter(adapter, self.engine.model)
         self.engine.finish_loading()
