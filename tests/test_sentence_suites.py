@@ -327,3 +327,17 @@ def test_names_are_different_and_many():
 )
 def test_changing_state_scores_one_value_of_the_answers_form(found, answers, score):
     assert find_task("changing_state").score(found, answers) == score
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_more_questions_on_a_text_have_other_answers(name, language):
+    task, rng = find_task(name), random.Random(4)
+    for level in (1, 2):
+        for own in draw(name, level, language, count=20, sizes=(30,)):
+            more = task.more_questions(rng, own, 4)
+            assert 2 <= len(set(more)) == len(more) <= 4
+            assert own.question not in more
+            answers = [task.solve(f"{own.head}{own.context}{text}") for text in more]
+            assert all(answers)
+            assert any(task.score(answer, own.answers) < 100 for answer in answers)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import re
 import string
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -92,6 +93,10 @@ _QUESTIONS = {
     ),
     "zh": re.compile(r"问：先写(\w+)，再重复第(\d+)次写(\w+)的(\w+)\n答："),
 }
+_TURNS = {
+    "en": re.compile(r"^User: Write a (?P<kind>\w+) about the (?P<topic>\w+)\.$", re.MULTILINE),
+    "zh": re.compile(r"^问：写(?P<topic>\w+)的(?P<kind>\w+)$", re.MULTILINE),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,25 +125,23 @@ class Coreference:
         count = min(rng.randint(*spec.near), 2 + size // 2)
         last = count if level == 1 else max(1, int(_LAST_ASKED * count))
         number = rng.randint(1, last)
-        code = "".join(rng.choices(string.ascii_lowercase + string.digits, k=_CODE_LENGTH))
         topics = words("thing", vocabulary)
-        kind, topic = asked = rng.choice(wording.kinds), rng.choice(topics)
+        asked = rng.choice(wording.kinds), rng.choice(topics)
         requests = _draw_requests(rng, asked, size, spec.share, wording.kinds, topics)
         for place in spread(rng, count, size + count):
             requests.insert(place, asked)
         replies = _draw_replies(rng, len(requests), level, vocabulary)
         wanted = [reply for own, reply in zip(requests, replies, strict=True) if own == asked]
-        answer = f"{code} {wanted[number - 1]}"
         turns = [
             wording.turn.format(kind=own[0], topic=own[1], reply=reply)
             for own, reply in zip(requests, replies, strict=True)
         ]
-        nth = _ordinal(number) if vocabulary.language == "en" else str(number)
+        code = _draw_code(rng)
         return Question(
             head=wording.head,
             context="".join(turns),
-            question=wording.question.format(code=code, number=nth, kind=kind, topic=topic),
-            answers=(answer,),
+            question=_ask(vocabulary.language, code, number, asked),
+            answers=(f"{code} {wanted[number - 1]}",),
             chance=_find_best_guess(level, vocabulary)[1],
         )
 
@@ -163,6 +166,18 @@ class Coreference:
         found = _QUESTIONS[vocabulary.language].search(question)
         return f" {found[1]} {_find_best_guess(level, vocabulary)[0]}" if found else ""
 
+    def more_questions(self, rng: random.Random, question: Question, count: int) -> list[str]:
+        """Return questions for the replies to any requests of a conversation."""
+        language = next(name for name, own in WORDINGS.items() if own.head == question.head)
+        seen: Counter[tuple[str, str]] = Counter()
+        asked = []
+        for found in _TURNS[language].finditer(question.context):
+            own = (found["kind"], found["topic"])
+            seen[own] += 1
+            asked.append((seen[own], own))
+        chosen = rng.sample(asked, min(count, len(asked)))
+        return [_ask(language, _draw_code(rng), number, own) for number, own in chosen]
+
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         """Return `grade`'s score of the answer's first line, the best of several references.
 
@@ -186,6 +201,17 @@ def grade(response: str, answer: str, code: str) -> float:
     if not response.startswith(code):
         return 0.0
     return SequenceMatcher(None, response.removeprefix(code), answer.removeprefix(code)).ratio()
+
+
+def _draw_code(rng: random.Random) -> str:
+    return "".join(rng.choices(string.ascii_lowercase + string.digits, k=_CODE_LENGTH))
+
+
+def _ask(language: str, code: str, number: int, asked: tuple[str, str]) -> str:
+    kind, topic = asked
+    shown = _ordinal(number) if language == "en" else str(number)
+    wording = WORDINGS[language].question
+    return wording.format(code=code, number=shown, kind=kind, topic=topic)
 
 
 def _draw_requests(

@@ -209,6 +209,17 @@ class LinkedNeedles:
             return _lead(vocabulary.language) + rng.choice(list_roles(vocabulary))
         return _lead(vocabulary.language) + draw_names(rng, {"person": 1}, vocabulary)["person"][0]
 
+    def more_questions(self, rng: random.Random, question: Question, count: int) -> list[str]:
+        """Return questions for the other towns whose towers have a person."""
+        language = next(name for name, own in WORDINGS.items() if own.head == question.head)
+        wording = WORDINGS[language]
+        person_of, town_of, _ = _read_links(question.context, language)
+        ending = wording.lead if question.question.endswith(wording.lead) else ""
+        towns = [town for tower, town in town_of.items() if tower in person_of]
+        asked = [wording.question.format(place=town) + ending for town in towns]
+        asked = [text for text in asked if text != question.question]
+        return rng.sample(asked, min(count, len(asked)))
+
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         """Return 100 where the answer contains a reference, else 0.
 

@@ -152,11 +152,10 @@ class SectionLists:
             parts.append(wording.join.join([heading.format(number=number), *sentences]))
             start = end
         answers = things[first - 1 :: step]
-        shown = _ordinal(step) if vocabulary.language == "en" else str(step)
         return Question(
             head=wording.head,
             context="".join(parts),
-            question=wording.question.format(first=first, person=person, step=shown),
+            question=_ask(vocabulary.language, first, step, person),
             answers=(_write_list(answers, vocabulary.language).strip(),),
             chance=_guess_score(level, len(answers), len(words("thing", vocabulary))),
         )
@@ -190,6 +189,15 @@ class SectionLists:
         things = rng.sample(words("thing", vocabulary), _guess_length(level))
         return _write_list(things, vocabulary.language)
 
+    def more_questions(self, rng: random.Random, question: Question, count: int) -> list[str]:
+        """Return questions for every 2nd or 3rd section from any section on."""
+        language = next(name for name, own in WORDINGS.items() if own.head == question.head)
+        person = next(_QUESTIONS[language].finditer(question.question))["person"]
+        firsts = range(1, len(_HEADINGS[language].findall(question.context)) + 1)
+        asked = [_ask(language, first, step, person) for step in (2, 3) for first in firsts]
+        asked = [text for text in asked if text != question.question]
+        return rng.sample(asked, min(count, len(asked)))
+
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         """Return the common subsequence's share of the longer list, in percent, by `LCSseq`.
 
@@ -212,6 +220,11 @@ def read_list(text: str) -> list[str]:
     items = _BETWEEN_ITEMS.split(re.split(r"\n\s*\n", text.strip())[0])
     bare = (_BEFORE_ITEM.sub("", item.strip()).strip(" .。*'\"`").lower() for item in items)
     return [item for item in bare if item]
+
+
+def _ask(language: str, first: int, step: int, person: str) -> str:
+    shown = _ordinal(step) if language == "en" else str(step)
+    return WORDINGS[language].question.format(first=first, person=person, step=shown)
 
 
 def _write_list(items: Sequence[str], language: str) -> str:
