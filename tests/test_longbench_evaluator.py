@@ -7,6 +7,8 @@ import pytest
 from datasets import Dataset
 from mmengine.config import Config
 from opencompass.datasets.longbench import evaluators as stock
+from opencompass.datasets.longbenchv2 import LongBenchv2Evaluator as StockV2Evaluator
+from opencompass.utils.text_postprocessors import first_option_postprocess
 
 from opencompass_llada.benchmarks.longbench.dataset import LongBenchEvaluator, score_answer
 from opencompass_llada.benchmarks.longbench.facts import TASKS
@@ -175,6 +177,27 @@ def test_v2_prompt_is_the_originals():
     )
 
 
+def test_v2_base_prompt_ends_in_the_answers_beginning():
+    asked = write_prompt(V2_ROW).partition("\n\nFormat your")[0]
+    assert write_prompt(V2_ROW, "base") == f"{asked}\n\nThe correct answer is"
+    rows = LongBenchV2Dataset.load(path="asset:longbench/v2.jsonl", prompt="base")
+    evaluator = LongBenchV2Evaluator()
+    golds = [evaluator.solve(row) for row in rows]
+    assert {len(gold) for gold in golds} == {len(" (A)")}
+    for form in (" ({})", " {}", " ({}), since ..."):
+        answers = [form.format(row["answer"]) for row in rows]
+        found = evaluator.score(answers, rows["answer"], rows)
+        assert (found["accuracy"], found["num_unanswered"]) == (100, 0)
+    assert found["bounds"]["chance"]["accuracy"] == 25
+    assert found["bounds"]["gold answer"]["accuracy"] == 100
+    none = evaluator.score(["(A" for _ in rows], rows["answer"], rows)
+    assert (none["accuracy"], none["num_unanswered"]) == (0, len(rows))
+    chat = LongBenchV2Dataset.load(path="asset:longbench/v2.jsonl")
+    assert evaluator.solve(chat[0]) == f"The correct answer is ({chat[0]['answer']})"
+    with pytest.raises(ValueError, match="prompt of LongBench v2"):
+        LongBenchV2Dataset.load(path="asset:longbench/v2.jsonl", prompt="bass")
+
+
 @pytest.mark.parametrize(
     ("response", "letter"),
     [
@@ -192,11 +215,12 @@ def test_v2_answer_extraction(response, letter):
 
 
 def test_v2_accuracy_by_difficulty_and_length():
+    parts = [("A", "easy", "short"), ("B", "hard", "short"), ("C", "hard", "medium")]
+    told = {"subdivision": "x", "given": ""}
     test_set = Dataset.from_list(
         [
-            {"answer": "A", "difficulty": "easy", "length": "short", "subdivision": "x", "idx": 0},
-            {"answer": "B", "difficulty": "hard", "length": "short", "subdivision": "x", "idx": 1},
-            {"answer": "C", "difficulty": "hard", "length": "medium", "subdivision": "x", "idx": 2},
+            {"answer": answer, "difficulty": difficulty, "length": length, "idx": idx, **told}
+            for idx, (answer, difficulty, length) in enumerate(parts)
         ]
     )
     says = "The correct answer is ({})".format
@@ -208,6 +232,9 @@ def test_v2_accuracy_by_difficulty_and_length():
     assert (result["accuracy_easy"], result["accuracy_hard"]) == (100, 50)
     assert (result["accuracy_short"], result["accuracy_medium"]) == (50, 100)
     assert "accuracy_long" not in result
+    letters = [first_option_postprocess(text, "ABCD") for text in predictions]
+    stock = StockV2Evaluator().score(letters, test_set["answer"], test_set)
+    assert {name: result[name] for name in stock} == pytest.approx(stock)
     assert (result["num_samples"], result["num_unanswered"], result["num_samples_hard"]) == (
         3,
         1,

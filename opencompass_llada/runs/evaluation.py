@@ -7,10 +7,9 @@ config of a user, in keywords.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opencompass_llada.benchmarks.counting import find_template
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import reductions
 from opencompass_llada.runs.model_configs import Config, ModelTable
@@ -29,6 +28,7 @@ from opencompass_llada.runs.planning import (
     tell_what_differs,
     unique,
     usable_gpus,
+    use_templates,
 )
 from opencompass_llada.runs.recorded_files import dataset_name
 from opencompass_llada.runs.settings import (
@@ -134,7 +134,7 @@ def plan_leaderboard(
     if values["prompt"] == "chat":
         for name, run in runs.items():
             if "prompt" not in find_plan(names[name]).settings:
-                _use_templates(run.models)
+                use_templates(run.models)
     combinations = [
         group
         for run in runs.values()
@@ -198,13 +198,6 @@ def _own_settings(values: Settings, benchmark: str, options: Mapping[str, Any]) 
             own[name] = values[name]
     kinds = [kind for kind in values["robustness"] or () if kind in plan.robustness]
     return {**own, **({"robustness": kinds} if kinds else {})}
-
-
-def _use_templates(models: Iterable[Config]) -> None:
-    """Let models that have a chat template answer by it, where a benchmark has one form alone."""
-    for config in models:
-        if find_template(config["path"]) is not None:
-            config["chat"] = True
 
 
 def _plan_others(

@@ -358,6 +358,13 @@ def list_models(name: str, /, **settings: Any) -> list[Config]:
     return configs
 
 
+def use_templates(models: Iterable[Config]) -> None:
+    """Let models that have a chat template answer by it, where a benchmark has one form alone."""
+    for config in models:
+        if find_template(config["path"]) is not None:
+            config["chat"] = True
+
+
 def take_a_token_a_step(config: Config, facts: KnownModel) -> None:
     """Let a model take one token a step where it does at a benchmark, then for any answer's length.
 

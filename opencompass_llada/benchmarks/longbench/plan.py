@@ -66,14 +66,19 @@ def _v2_cell(values: Settings) -> Config:
         raise ValueError(f"tasks={values['tasks']}: LongBench v2 has one task; leave it out.")
     path = V2_FILES.get(values["data"], values["data"])
     length = 32 if values["output_lengths"] == "short" else facts.V2_MAX_NEW_TOKENS
+    base = values["prompt"] == "base"
+    name = "longbench_v2" + ("_embedded" if path.startswith("asset:") else "")
     return {
-        "abbr": "longbench_v2" + ("_embedded" if path.startswith("asset:") else ""),
+        "abbr": name + ("_base" if base else ""),
         "type": "opencompass_llada.benchmarks.longbench.v2.LongBenchV2Dataset",
         "path": path,
+        **({"prompt": "base"} if base else {}),
         "benchmark": "longbench_v2",
         "task": "v2",
         "reader_cfg": cells.read_with("answer", values["samples"]),
-        "infer_cfg": cells.generate_with({"type": cells.LITERAL_TEMPLATE, "chat": True}, length),
+        "infer_cfg": cells.generate_with(
+            {"type": cells.LITERAL_TEMPLATE, "chat": not base}, length
+        ),
         "eval_cfg": cells.score_with("longbench.v2.LongBenchV2Evaluator"),
     }
 
@@ -124,6 +129,8 @@ def _make_groups(values: Settings, table: ModelTable, make_models: MakeModels) -
                 config["abbr"] = f"{config['abbr']}_prompt{length}"
                 config["max_seq_len"], config["drop_middle"] = length, True
             models += made
+    if values["prompt"] == "chat":
+        planning.use_templates(models)
     return [{"models": models, "datasets": _list_cells(values)}]
 
 
@@ -174,6 +181,11 @@ _CELL_SETTINGS = {
     ),
     "wording": text(
         "original, or opencompass: the prompts that both papers ran", "original", "opencompass"
+    ),
+    "prompt": text(
+        "base (LongBench v2: ends in the answer's beginning) or chat (by the checkpoint's chat "
+        "template); default LongBench's wording, by the template of models that need one",
+        *("base", "chat"),
     ),
 }
 PLAN = planning.Plan(

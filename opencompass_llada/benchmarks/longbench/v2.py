@@ -1,7 +1,8 @@
 """Makes the OpenCompass data set of LongBench v2 (questions with four choices), and scores it.
 
 Wording, answer extraction and scoring are the original's (arXiv 2412.15204; THUDM/LongBench,
-``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for two differences.
+``prompts/0shot.txt``, ``pred.py`` and ``result.py``), but for two differences. A base model is
+given the same wording, with the beginning of the answer in place of the request for its form.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from opencompass_llada.benchmarks.opencompass_bases import (
     percent,
 )
 from opencompass_llada.benchmarks.readers import PromptParts, ReaderOptions
+from opencompass_llada.options import reject_unknown
 
 HOW_TO_GET = (
     "Set COMPASS_DATA_CACHE to the folder whose data/longbenchv2/data.json is LongBench v2 "
@@ -36,6 +38,8 @@ FIELDS = (
     *("answer", "context", "difficulty", "length"),
 )
 
+#: How an answer begins: what a base model goes on from.
+BEGINNING = "The correct answer is"
 PROMPT = """Please read the following text and answer the question below.
 
 <text>
@@ -51,23 +55,27 @@ Choices:
 
 Format your response as follows: "The correct answer is (insert answer here)"."""
 
+_FORM = PROMPT.rpartition("\n\n")[2]
+#: Form of the prompt -> wording.
+PROMPTS = {"chat": PROMPT, "base": PROMPT.removesuffix(_FORM) + BEGINNING}
+
 # With brackets first, anywhere in the response, then without: the original's order.
 _ANSWERS = (r"The correct answer is \(([A-D])\)", r"The correct answer is ([A-D])")
 
 
-def write_prompt(row: Mapping[str, str]) -> str:
+def write_prompt(row: Mapping[str, str], prompt: str = "chat") -> str:
     """Fill the wording with a row's fields; white space around each goes, as in the original.
 
     Differs from the original, which fills one slot after the other and so also what looks like a
     slot inside a text.
     """
-    return write_parts(row).whole
+    return write_parts(row, prompt).whole
 
 
-def write_parts(row: Mapping[str, str]) -> PromptParts:
-    """Return the parts of `write_prompt`'s prompt."""
+def write_parts(row: Mapping[str, str], prompt: str = "chat") -> PromptParts:
+    """Return the parts of `write_prompt`'s prompt; ``prompt`` is a key of `PROMPTS`."""
     texts = {name: text.strip() for name, text in row.items()}
-    head, question = (part.format(**texts) for part in PROMPT.split("{context}"))
+    head, question = (part.format(**texts) for part in PROMPTS[prompt].split("{context}"))
     return PromptParts(head=head, context=texts["context"], question=question)
 
 
@@ -109,6 +117,13 @@ class LongBenchV2Options(ReaderOptions):
 
     path: str = "opencompass/longbenchv2"
     """A file, a folder with data.json or v2.jsonl in it, ``asset:NAME``, or OpenCompass's id."""
+    prompt: str = "chat"
+    """A key of `PROMPTS`: the original's wording, or one that a base model goes on from."""
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        super().__post_init__()
+        reject_unknown("prompt of LongBench v2", [self.prompt], PROMPTS)
 
 
 class LongBenchV2Dataset(CheckedDataset):
@@ -122,11 +137,12 @@ class LongBenchV2Dataset(CheckedDataset):
 
     @classmethod
     def make_rows(cls, options: LongBenchV2Options) -> Iterator[dict[str, str]]:
-        """Make the samples: prompt, answer, difficulty, length."""
+        """Make the samples: prompt, given (the answer's beginning), answer, difficulty, length."""
+        given = BEGINNING if options.prompt == "base" else ""
         for row in read_rows(options.path):
             columns = {name: row[name] for name in ("answer", "difficulty", "length")}
-            prompt = options.read(write_parts(row), cls.store.tokenizer)
-            yield {"prompt": prompt, **columns}
+            prompt = options.read(write_parts(row, options.prompt), cls.store.tokenizer)
+            yield {"prompt": prompt, "given": given, **columns}
 
 
 class LongBenchV2Evaluator(CompleteEvaluator):
@@ -147,12 +163,12 @@ class LongBenchV2Evaluator(CompleteEvaluator):
         return 25.0
 
     def solve(self, sample: Mapping[str, Any]) -> str | None:
-        """Return the gold answer in the form that is asked for."""
-        return f"The correct answer is ({sample['answer']})"
+        """Return the gold answer in its form, after what the prompt gave of it."""
+        return f"{BEGINNING} ({sample['answer']})".removeprefix(sample["given"])
 
     def judge(self, prediction: str, reference: Mapping[str, str]) -> dict[str, Any]:
         """Compare the letter chosen with the sample's."""
-        chosen = extract_answer(prediction)
+        chosen = extract_answer(reference["given"] + prediction)
         return {
             "prediction": prediction,
             "chosen": chosen,
