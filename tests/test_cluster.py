@@ -157,6 +157,9 @@ def test_a_large_model_is_not_sent_to_cpus(tmp_path):
             check_gpus({"models": [model]})
         check_gpus({"models": [model | {"run_cfg": {"num_gpus": 1}}]})
     check_gpus({"models": [{**ours, "path": "asset:tiny-llada", "run_cfg": {"num_gpus": 0}}]})
+    with pytest.raises(ValueError, match="LLADA_GPUS"):
+        cluster.check({"models": [model]}, arguments(dry_run=True))
+    cluster.check({"models": [model]}, arguments(dry_run=True, mode="eval"))
 
 
 def test_a_model_behind_an_api_needs_no_gpu():

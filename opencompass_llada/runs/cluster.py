@@ -94,7 +94,8 @@ def check(cfg: Mapping[str, Any], arguments: Any) -> None:
         if on_slurm:
             check_partition(arguments.partition)
         warn_of_local_folders(arguments.work_dir or cfg.get("work_dir") or "outputs", cfg)
-    check_gpus(cfg)
+    if arguments.mode in ("all", "infer"):
+        check_gpus(cfg)
 
 
 def _runner_name(cfg: Mapping[str, Any], stage: str) -> str:
