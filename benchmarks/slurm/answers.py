@@ -94,9 +94,9 @@ def main() -> int:
     for name in options.configs:
         rows.append(compare(name, CONFIGS[name], folder / name.removesuffix(".py")))
         print(rows[-1], flush=True)
-    found = {"slurm": runs.slurm_version(), "nodes": 2, "rows": rows}
-    if options.record:
-        write_record(options.record, describe_run() | found)
+        found = {"slurm": runs.slurm_version(), "nodes": 2, "rows": rows}
+        if options.record:  # after each, for a run that is stopped
+            write_record(options.record, describe_run() | found)
     if not options.keep:
         shutil.rmtree(folder)
     return 0 if all(map(is_fine, rows)) else 1
