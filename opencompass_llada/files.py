@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,15 +192,25 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: str | Path, doing: str) -> Iterator[None]:
+def folder_lock(folder: str | Path, doing: str, part: str = "") -> Iterator[None]:
     """Keep a folder, made if need be, for this process; a second one gets `FolderInUse`.
 
     A lock whose process is dead is taken over at once; another host's after `STALE_SECONDS`.
+    Locks of different parts of a folder, by name, go together, and none with one of the whole.
     """
-    path = Path(folder) / LOCK_NAME
+    path = Path(folder) / (f"{LOCK_NAME}.{part}" if part else LOCK_NAME)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = {**describe_owner(), "doing": doing, "token": uuid.uuid4().hex}
     _take(path, own)
+    # Each looks after it has taken its own: of two at once, one sees the other.
+    others = [path.with_name(LOCK_NAME)] if part else sorted(path.parent.glob(f"{LOCK_NAME}.*"))
+    try:
+        for other in others:
+            with suppress(FileNotFoundError):
+                _refuse_if_held(other, other.read_bytes())
+    except FolderInUse:
+        _give_back(path, own)
+        raise
     ended = threading.Event()
 
     def renew() -> None:

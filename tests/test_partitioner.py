@@ -275,12 +275,14 @@ def test_wrong_numbers_are_refused(options):
         CostAwarePartitioner(out_dir="predictions", **options)
 
 
-def test_answers_are_the_same_however_they_are_cut(tmp_path):
+@pytest.mark.parametrize(("dtype", "batch_size"), [("float32", 1), ("bfloat16", 2)])
+def test_answers_are_the_same_however_they_are_cut(tmp_path, dtype, batch_size):
+    # Cuts fall between batches, which are then the same: so are answers in 16 bit.
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     sampler = {"block_length": 8, "num_steps": 4, "temperature": 0.7}
-    model = model_config(checkpoint, sampler=sampler, dtype="float32", batch_size=1)
+    model = model_config(checkpoint, sampler=sampler, dtype=dtype, batch_size=batch_size)
     answers = {}
-    for number in (1, 2, 3):
+    for number in range(1, -(-len(ROWS) // batch_size) + 1):
         folder = tmp_path / str(number)
         run = SimpleNamespace(models=[plain(model)], datasets=[plain(questions())])
         tasks = deal(run, folder, num_tasks=number)
@@ -305,3 +307,18 @@ def test_a_begun_shard_is_continued_as_it_is(tmp_path):
     names = {own["abbr"] for task in tasks for own in task["datasets"][0]}
     expected = {f"questions_{i}-{i + 1}of{total}" for i in range(3, total)}
     assert names == {f"questions_1-3of{total}"} | expected
+
+
+def test_workers_take_tasks_in_order(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECORD.parents[1]))
+    from cluster_simulation import OWN_START, simulate
+
+    model = {"abbr": "m"}
+    seconds = {("m", "a"): [30.0, 30.0], ("m", "b"): [10.0, 20.0, 30.0]}
+    tasks = [([model], [[{"abbr": name}]]) for name in ("a", "b_1-3of3", "b_0-1of3")]
+    made = simulate(tasks, seconds, 2, load=2.0)
+    # One worker has 60 s of work, the other 50 and 10; each task starts and loads.
+    end = 50 + 10 + 2 * (OWN_START + 2)
+    assert made["hours"] * 3600 == pytest.approx(end)
+    assert made["busy_share"] == pytest.approx(120 / (2 * end))
+    assert made["above_perfect"] == pytest.approx(end / 60 - 1)

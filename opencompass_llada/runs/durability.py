@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,14 +135,21 @@ def _restore_answers(handler: Any, save_dir: str, filename: str) -> Any:
     return answers
 
 
-def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[str]:
+def heal(
+    run_path: Path,
+    makes_predictions: bool,
+    own_config: str = "",
+    owns: Callable[[str, str], bool] | None = None,
+) -> list[str]:
     """Remove from a locked run's folder what is torn or damaged, and say what.
 
-    Predictions are removed only if this run makes them; ``own_config``, its own dump, never.
+    Predictions are removed only if this run makes them; ``own_config``, its own dump, never. With
+    ``owns``, which says so of a model's name and a file's, others are at work in the folder: only
+    this process's answers are looked at.
     """
     said = [f"{path.name}: left half-written by a dead process" for path in
             files.remove_left_overs(run_path)]  # fmt: skip
-    for path in sorted((run_path / "configs").glob("*.py")):
+    for path in sorted((run_path / "configs").glob("*.py")) if owns is None else ():
         try:
             if path.name != own_config:
                 read_run_config(path)
@@ -151,6 +158,8 @@ def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[
             files.remove(path)
     predictions, results = run_path / "predictions", run_path / "results"
     for path in sorted(predictions.glob("*/*.json")) if makes_predictions else ():
+        if owns is not None and not owns(path.parent.name, path.stem):
+            continue
         _, fault = recorded.read_answers(path)
         if not fault:
             # The answers moved to the final file; the kill came before this one was removed.
@@ -163,7 +172,7 @@ def heal(run_path: Path, makes_predictions: bool, own_config: str = "") -> list[
         files.remove(path)
     for path in sorted(predictions.glob("*/tmp_*.jsonl.bak")):
         files.remove(path)
-    for path in sorted(results.glob("*/*.json")):
+    for path in sorted(results.glob("*/*.json")) if owns is None else ():
         if fault := recorded.read_result(path)[1]:
             said.append(f"results/{path.parent.name}/{path.name} {fault}")
             files.remove(path)

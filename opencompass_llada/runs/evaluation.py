@@ -156,7 +156,7 @@ def plan_leaderboard(
         combinations=combinations,
         described_models=described,
         settings=values.values,
-        **run_tasks(values["workers"], dump_details=True),
+        **run_tasks(values["workers"], values["task_seconds"], dump_details=True),
         summarizer=summarize_with("LeaderboardSummarizer", models=described),
     )
 

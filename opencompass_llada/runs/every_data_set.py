@@ -24,6 +24,7 @@ from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.planning import Run, run_tasks, summarize_with
 from opencompass_llada.runs.settings import (
     LEADING,
+    SHARDS,
     TRAILING,
     Setting,
     number,
@@ -78,6 +79,7 @@ _SETTINGS: dict[str, Setting] = {
     ),
     **TRAILING,
     **reductions.SETTINGS,
+    **SHARDS,
 }
 
 

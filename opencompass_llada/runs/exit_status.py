@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from opencompass_llada.runs import recorded_files as recorded
+from opencompass_llada.runs import shards
+from opencompass_llada.runs.shards import OwnPart
 
 LAST_LINES = 3
 """Lines of a log that are shown."""
@@ -47,6 +49,20 @@ def find_missing(
                 log = find_log(root, model, dataset, stage)
                 missing.append(MissingCell(model, dataset, stage, reason, log))
                 break
+    return missing
+
+
+def find_unanswered(run_path: Path, own: OwnPart) -> list[MissingCell]:
+    """Return the parts of cells that a shard should have answered and has not."""
+    missing = []
+    for model, dataset, (start, stop) in shards.find_unanswered(
+        run_path, own.shard.index, own.cells
+    ):
+        total = own.cells[model, dataset].total
+        is_all = total is None or (start, stop) == (0, total)
+        name = dataset if is_all else recorded.shard_name(dataset, start, stop, total or 0)
+        log = find_log(run_path, model, dataset, "predictions")
+        missing.append(MissingCell(model, name, "predictions", "is not answered to its end", log))
     return missing
 
 

@@ -27,9 +27,10 @@ from opencompass_llada.files import (
     remove_left_overs,
 )
 from opencompass_llada.options import nearest
+from opencompass_llada.runs import shards
 from opencompass_llada.runs.command_line import parse_arguments, read_config
 from opencompass_llada.runs.durability import clear_working_folder, heal, whole_files
-from opencompass_llada.runs.exit_status import describe_missing, find_missing
+from opencompass_llada.runs.exit_status import describe_missing, find_missing, find_unanswered
 from opencompass_llada.runs.machine import (
     check_environment,
     describe_job,
@@ -39,7 +40,8 @@ from opencompass_llada.runs.machine import (
     write_job,
 )
 from opencompass_llada.runs.provenance import record_run
-from opencompass_llada.runs.recorded_files import type_name
+from opencompass_llada.runs.recorded_files import list_pairs, type_name
+from opencompass_llada.runs.shards import OwnPart
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
 from opencompass_llada.runs.warm_processes import imports_shared
 from opencompass_llada.runs.watch import describe_left
@@ -56,6 +58,8 @@ class _Run:
     cfg: Mapping[str, Any] | None = None
     arguments: Any = None
     folder: Path | None = None  # its own, once it is locked
+    config: Path | None = None  # what OpenCompass dumped of cfg
+    own: OwnPart | None = None  # what this process answers, where that is a part
     held: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -80,10 +84,13 @@ class _Run:
             return
         if left := left_lock(folder):
             logger.warning("%s", describe_left(left))
+        owns = None if self.own is None else self.own.owns
+        part = "" if self.own is None else f"shard-{self.own.shard.index}"
         job = write_job(describe_job())
-        self.held.enter_context(folder_lock(folder, f"an evaluation{job and f' ({job})'}"))
+        doing = f"an evaluation{job and f' ({job})'}"
+        self.held.enter_context(folder_lock(folder, doing, part))
         self.folder = folder
-        heal(folder, self.arguments.mode in ("all", "infer"), own_config)
+        heal(folder, self.arguments.mode in ("all", "infer"), own_config, owns)
         clear_working_folder(Path.cwd())
 
     def mark(self, cfg: Mapping[str, Any]) -> None:
@@ -121,6 +128,7 @@ def launch() -> int:
     def check_and_launch() -> int:
         _use_gpu_indices()
         given = run.arguments = parse_arguments()
+        _take_shard(run)
         forks = run.writes and not (given.debug or given.slurm or given.dlc)
         with imports_shared() if forks else nullcontext():
             return _launch(run)
@@ -130,6 +138,19 @@ def launch() -> int:
         log_folder=lambda: run.log_folder,
         show_traceback=lambda: run.is_debugged,
     )
+
+
+def _take_shard(run: _Run) -> None:
+    """Read LLADA_SHARD, tell it to tasks, and make answers alone, which are then scored at once."""
+    try:
+        shard = shards.read_shard()
+        if shard is None:
+            return
+        shards.refuse_command(shard, run.arguments)
+    except ValueError as error:
+        raise SystemExit(f"Nothing was run. {error}") from error
+    run.arguments.mode = "infer"
+    run.held.enter_context(mock.patch.dict(os.environ, {shards.VARIABLE: str(shard)}))
 
 
 def _launch(run: _Run) -> int:
@@ -150,7 +171,7 @@ def _launch(run: _Run) -> int:
 
     def enter_and_read(path: str, **options: Any) -> Any:
         """Lock the run's folder, which main() has just made, before it reads its config there."""
-        dumped = Path(path)
+        dumped = run.config = Path(path)
         try:
             run.enter(dumped.parents[1], dumped.name)
         except FolderInUse as error:
@@ -161,7 +182,7 @@ def _launch(run: _Run) -> int:
 
     def fill_own(stage: str, cfg: Any, arguments: Any) -> None:
         cluster.fill_stage(stage, fills[stage], cfg, arguments)
-        _use_own_stages(cfg)
+        _use_own_stages(cfg, is_part=run.own is not None)
 
     from opencompass_llada.runs.local_queue import local_session
 
@@ -173,6 +194,10 @@ def _launch(run: _Run) -> int:
         "fill_eval_cfg": partial(fill_own, "eval"),
         "Config": SimpleNamespace(fromfile=enter_and_read),
     }
+    if shard := shards.read_shard():
+        # It dumps its config by time and process, which pods that start together share.
+        number = int(f"{os.getpid()}{shard.index:06d}")
+        own["os"] = SimpleNamespace(**{**vars(os), "getpid": lambda: number})
     try:
         with (
             mock.patch.multiple(host, **own),
@@ -228,12 +253,14 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
         checks.check_form(cfg, arguments.mode)
         if arguments.mode != "viz":
             cluster.check(cfg, arguments)
-        _check_reuse(cfg, arguments)
+        if shards.read_shard() is None:
+            _check_reuse(cfg, arguments)
         if arguments.mode in ("all", "infer"):
             doctor.check_config(cfg, runs_locally=_runs_locally(cfg, arguments))
         cluster.use_own_runner(cfg, arguments)
         run.mark(cfg)
-        _use_own_stages(cfg)
+        run.own = _find_own(cfg, arguments)
+        _use_own_stages(cfg, is_part=run.own is not None)
         if getattr(arguments, "reuse", None):
             _resume(cfg, arguments, run)
     except ValueError as error:
@@ -245,6 +272,23 @@ def _read_checked(run: _Run, complete: Callable[[Any], Any], read: Any, argument
 def _work_dir(cfg: Any, arguments: Any) -> Path:
     """Return the folder that holds the run's own, as OpenCompass will find it."""
     return Path(arguments.work_dir or cfg.get("work_dir") or os.path.join("outputs", "default"))
+
+
+def _find_own(cfg: Any, arguments: Any) -> OwnPart | None:
+    """Return what this process answers of a run; None where it answers all."""
+    if shards.read_shard() is None:
+        return None
+    if not _runs_locally(cfg, arguments):
+        name = _runner_name(cfg, "infer")
+        raise ValueError(
+            f"{shards.VARIABLE}: a shard runs where its process is, and the config's {name} starts "
+            f"jobs elsewhere. Leave {shards.VARIABLE} out, or take a LocalRunner"
+        )
+    from opencompass_llada.runs.partitioner import CostAwarePartitioner
+
+    run_path, pairs = _work_dir(cfg, arguments) / arguments.reuse, list(list_pairs(cfg))
+    cut = CostAwarePartitioner(out_dir=str(run_path / "predictions")).cut_for_shards
+    return shards.find_own(run_path, pairs, partial(cut, pairs))
 
 
 def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
@@ -273,6 +317,7 @@ def _resume(cfg: Any, arguments: Any, run: _Run) -> None:
             "dump_details": bool(task.get("dump_details") or arguments.dump_eval_details),
             "cal_extract_rate": bool(task.get("cal_extract_rate") or arguments.dump_extract_rate),
         },
+        **({} if run.own is None else {"owns": run.own.owns}),
     )
     check_resumed(cfg, work_dir / arguments.reuse, how)
 
@@ -286,8 +331,11 @@ _OWN_TASKS = {
 _CUTTING = ("NumWorkerPartitioner", "SizePartitioner")
 
 
-def _use_own_stages(cfg: Any) -> None:
-    """Put this package's tasks and partitioner in the place of the stock ones."""
+def _use_own_stages(cfg: Any, *, is_part: bool = False) -> None:
+    """Put this package's tasks and partitioner in the place of the stock ones.
+
+    For a part of a run (`shards`) the partitioner of any config is ours.
+    """
     for stage, stock in _OWN_TASKS:
         own = cfg.get(stage) or {}
         runner, partitioner = own.get("runner") or {}, own.get("partitioner") or {}
@@ -295,7 +343,10 @@ def _use_own_stages(cfg: Any) -> None:
         if type_name(task) == stock:
             task["type"] = f"opencompass_llada.runs.tasks.{_OWN_TASKS[stage, stock]}"
             logger.info("%s: %s takes the place of %s.", stage, _OWN_TASKS[stage, stock], stock)
-        if (name := type_name(partitioner)).removeprefix("Sample") in _CUTTING:
+        name = type_name(partitioner)
+        is_ours = name in ("CostAwarePartitioner", "PackingPartitioner")
+        must_be = is_part and stage == "infer" and own and not is_ours
+        if must_be or name.removeprefix("Sample") in _CUTTING:
             workers = partitioner.get("num_worker") or runner.get("max_num_workers") or 1
             kind = "opencompass_llada.runs.partitioner.CostAwarePartitioner"
             own["partitioner"] = {"type": kind, "num_workers": workers}
@@ -323,10 +374,16 @@ def _report_missing(run: _Run) -> int:
     arguments = run.arguments
     if run.cfg is None or arguments.dry_run or arguments.dump_only_message_path:
         return 0
-    record_run(Path(run.cfg["work_dir"]))
-    missing = find_missing(run.cfg, run.cfg["work_dir"], _STAGES.get(arguments.mode, ("results",)))
+    folder = Path(run.cfg["work_dir"])
+    record_run(folder, run.config)
+    if run.own is not None:
+        missing = find_unanswered(folder, run.own)
+    else:
+        missing = find_missing(run.cfg, folder, _STAGES.get(arguments.mode, ("results",)))
     if not missing:
         return 0
+    if run.own is None and (told := shards.describe_unfinished(folder)):
+        logger.error("%s", told)
     logger.error("%s", describe_missing(missing))
     return 1
 

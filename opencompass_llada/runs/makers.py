@@ -233,7 +233,9 @@ def set_aside(run_path: Path, paths: Iterable[Path]) -> Path:
         folder, *between, _ = path.relative_to(run_path).parts
         if folder == "predictions" and path.suffix != SUFFIX:
             dataset = maker_path(path).stem
-            add_record(run_path, {"kind": "superseded", "model": between[0], "dataset": dataset})
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            record = {"kind": "superseded", "model": between[0], "dataset": dataset}
+            add_record(run_path, {**record, "started": now})
     return target
 
 

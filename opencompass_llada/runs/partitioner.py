@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from opencompass.utils import build_dataset_from_cfg, get_infer_output_path
 from opencompass_llada.benchmarks.data_checks import find_class, options_of
 from opencompass_llada.options import check_value
 from opencompass_llada.runs import recorded_files as recorded
+from opencompass_llada.runs import shards
 from opencompass_llada.runs.costs import Calibration, Estimates
 from opencompass_llada.runs.packing import (
     LOADS_A_TASK,
@@ -34,10 +36,13 @@ from opencompass_llada.runs.packing import (
     split_open,
 )
 from opencompass_llada.runs.provenance import read_provenance
+from opencompass_llada.runs.shards import Pair
 from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = logging.getLogger(__name__)
 
+#: Samples of a cell (None: not cut) and who answers them: shard, start, stop.
+Shares = tuple[int | None, list[tuple[int, int, int]]]
 #: Seconds until a task begins in a fork or a worker, which share their imports.
 SHARED_START = 0.2
 #: Seconds to score a cell, and to read what the cells of a benchmark share.
@@ -169,8 +174,9 @@ class CostAwarePartitioner(NaivePartitioner):
         """List the cells that have something to be done."""
         cfg = {"model_dataset_combinations": combinations}
         pairs, names = list(recorded.list_pairs(cfg)), recorded.list_names(cfg)
-        known = Calibration()
+        known, own = Calibration(), None
         if not self.scores:
+            own = shards.find_own(run_path, pairs, partial(self.cut_for_shards, pairs))
             known = self._estimates.calibrate(pairs, read_provenance(run_path))
         models: list[Any] = []
         cells = []
@@ -186,7 +192,15 @@ class CostAwarePartitioner(NaivePartitioner):
             seconds = self._estimates.sample(model, dataset) * known.factor(model, dataset)
             folder = out_dir / recorded.model_name(model)
             files = recorded.find_answer_files(folder, recorded.dataset_name(dataset), names)
-            cells.append(self._look(place, model, dataset, seconds, files))
+            shares = None if own is None else own.shares(model, dataset)
+            mine = [] if own is None or shares is None else shares.of(own.shard.index)
+            if shares is None:
+                cells.append(self._look(place, model, dataset, seconds, files))
+            elif mine and shares.total is None:
+                cells.append(_whole(place, model, dataset, seconds * rows_or_guess(dataset)))
+            elif mine:
+                self._sizes[str(dataset)] = shares.total
+                cells.append(self._look(place, model, dataset, seconds, files, mine))
         return [cell for cell in cells if cell.free or cell.kept]
 
     def _look(
@@ -201,13 +215,13 @@ class CostAwarePartitioner(NaivePartitioner):
         """Return what is to be done of a cell, given the files of it; ``allowed``: of these."""
         by_samples = [file for file in files if file.samples is not None]
         begun_whole = any(file.is_partial and file.samples is None for file in files)
-        is_one_task = self.num_workers == 1 and (self.num_tasks or 1) == 1
+        is_one_task = self.num_workers == 1 and (self.num_tasks or 1) == 1 and allowed is None
         may_cut = can_cut(model, dataset) and not (begun_whole and not by_samples)
         total = None
         if may_cut and (by_samples or not is_one_task or self.task_seconds):
             total = self.count(dataset)
         if total is None:  # what was begun is continued as it is
-            return _whole(place, model, dataset, seconds * (known_rows(dataset) or UNCOUNTED))
+            return _whole(place, model, dataset, seconds * rows_or_guess(dataset))
         ranges = [(s.start, s.stop, f.is_partial) for f in by_samples
                   if f.total == total and (s := f.samples) is not None]  # fmt: skip
         free, kept = split_open(
@@ -219,6 +233,39 @@ class CostAwarePartitioner(NaivePartitioner):
             model=place, model_cfg=model, dataset=dataset, total=total, seconds=seconds,
             free=free, kept=kept, step=max(1, int(model.get("batch_size") or 1)),
         )  # fmt: skip
+
+    def cut_for_shards(self, pairs: Sequence[Pair], number: int) -> dict[tuple[str, str], Shares]:
+        """Cut all cells into parts of equal cost, whatever is there of them: see `shards`."""
+        cells = []
+        models: list[Any] = []
+        for model, dataset in pairs:
+            if model not in models:
+                models.append(model)
+            place, seconds = models.index(model), self._estimates.sample(model, dataset)
+            total = self.count(dataset) if can_cut(model, dataset) else None
+            if total is None:
+                cells.append(_whole(place, model, dataset, seconds * rows_or_guess(dataset)))
+                continue
+            step = max(1, int(model.get("batch_size") or 1))
+            cells.append(
+                _Cell(
+                    model=place, model_cfg=model, dataset=dataset, total=total, seconds=seconds,
+                    free=[(0, total)], kept=[], step=step,
+                )
+            )  # fmt: skip
+        spans = [span for place, cell in enumerate(cells) for span in cell.spans(place)]
+        spans.sort(key=lambda span: (cells[span.cell].model, -span.seconds))
+        size = sum(span.cost for span in spans) / number
+        ranges: dict[int, list[tuple[int, int, int]]] = {place: [] for place in range(len(cells))}
+        for shard, part in enumerate(cut_line(spans, [size] * number, size / 10)):
+            for span in part:
+                ranges[span.cell].append((shard, span.start, span.stop))
+        return {
+            (recorded.model_name(cell.model_cfg), recorded.dataset_name(cell.dataset)): (
+                cell.total, sorted(ranges[place], key=lambda own: own[1])
+            )
+            for place, cell in enumerate(cells)
+        }  # fmt: skip
 
     def count(self, dataset: Mapping[str, Any]) -> int | None:
         """Return how many samples a data set has; None where it cannot be loaded here.
@@ -282,6 +329,11 @@ def count_samples(dataset: Mapping[str, Any]) -> int | None:
         name = recorded.dataset_name(dataset)
         logger.warning("%s is not cut: it could not be loaded here (%s).", name, error)
         return None
+
+
+def rows_or_guess(dataset: Mapping[str, Any]) -> int:
+    """Return a data set's samples as far as its config tells, else a guess."""
+    return known_rows(dataset) or UNCOUNTED
 
 
 def known_rows(dataset: Mapping[str, Any]) -> int | None:

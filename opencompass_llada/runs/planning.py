@@ -198,7 +198,7 @@ def plan_run(
         combinations=groups if several else None,
         described_models=table.describe(models),
         settings=values.values,
-        **run_tasks(values["workers"], **details),
+        **run_tasks(values["workers"], values["task_seconds"], **details),
         summarizer={},
     )
     run.summarizer = plan.make_summarizer(values, run)
@@ -405,10 +405,16 @@ def default_workers(values: Settings, num_gpus: int) -> None:
     values.default("workers", num_gpus or min(2, machine.count_cores()), reason)
 
 
-def run_tasks(workers: int, **scoring_options: Any) -> dict[str, Any]:
-    """Return OpenCompass's ``infer`` and ``eval``, given how many tasks go on at a time."""
+def run_tasks(
+    workers: int, task_seconds: int | None = None, **scoring_options: Any
+) -> dict[str, Any]:
+    """Return OpenCompass's ``infer`` and ``eval``, given how many tasks go on at a time.
 
-    def stage(kind: str, **options: Any) -> Config:
+    ``task_seconds`` is how long one shall be; None decides by cost.
+    """
+    length = {"task_seconds": task_seconds} if task_seconds else {}
+
+    def stage(kind: str, partition: Config, **options: Any) -> Config:
         runner = {
             "type": "opencompass_llada.runs.tasks.CoreSharingLocalRunner",
             "max_num_workers": workers,
@@ -418,11 +424,11 @@ def run_tasks(workers: int, **scoring_options: Any) -> dict[str, Any]:
             "type": "opencompass_llada.runs.partitioner.CostAwarePartitioner",
             "num_workers": workers,
         }
-        return {"partitioner": partitioner, "runner": runner}
+        return {"partitioner": {**partitioner, **partition}, "runner": runner}
 
     return {
-        "infer": stage("ShortNamedInferTask"),
-        "eval": stage("CellByCellEvalTask", **scoring_options),
+        "infer": stage("ShortNamedInferTask", length),
+        "eval": stage("CellByCellEvalTask", {}, **scoring_options),
     }
 
 

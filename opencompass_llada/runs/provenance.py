@@ -88,30 +88,32 @@ class Provenance:
 
 def add_record(run_path: Path, record: Mapping[str, Any]) -> None:
     """Append a record, which has ``kind`` and ``model``, to the model's file."""
-    append_line(run_path / recorded.PROVENANCE / f"{record['model']}.jsonl", sealed_line(record))
+    name = recorded.own_file(str(record["model"]), ".jsonl")
+    append_line(run_path / recorded.PROVENANCE / name, sealed_line(record))
 
 
-def record_run(run_path: Path) -> Path | None:
+def record_run(run_path: Path, config: Path | None = None) -> Path | None:
     """Write what the process that starts the tasks knows, once they have ended.
 
-    A second call for the same config replaces the file. None where OpenCompass dumped no config.
+    A second call for the same dumped ``config``, the newest by default, replaces the file. None
+    where OpenCompass dumped none.
     """
-    configs = sorted((run_path / "configs").glob("*.py"))
-    if not configs:
+    config = config or max((run_path / "configs").glob("*.py"), default=None)
+    if config is None:
         return None
-    text = configs[-1].read_text(encoding="utf-8", errors="replace")
-    started = datetime.fromtimestamp(configs[-1].stat().st_mtime, timezone.utc)
+    text = config.read_text(encoding="utf-8", errors="replace")
+    started = datetime.fromtimestamp(config.stat().st_mtime, timezone.utc)
     finished = datetime.now(timezone.utc)
     record = {
         "started": _iso(started),
         "finished": _iso(finished),
         "wall_seconds": round((finished - started).total_seconds(), 1),
         **describe_environment(),
-        "config_file": configs[-1].name,
+        "config_file": config.name,
         "config_hash": hashes.hash_text(text),
         "config": redact(text),
     }
-    path = run_path / recorded.PROVENANCE / f"run_{configs[-1].stem}.json"
+    path = run_path / recorded.PROVENANCE / f"run_{config.stem}.json"
     content = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, lambda temporary: recorded.seal_file(path, temporary)) as temporary:
@@ -279,18 +281,24 @@ def read_provenance(run_path: Path) -> Provenance:
         notes += [f"{path.name} {fault}; it is left out"] if fault else []
     models: dict[str, Mapping[str, Any]] = {}
     datasets: dict[tuple[str, str], Mapping[str, Any]] = {}
+    found: list[Mapping[str, Any]] = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, record in _read_records(path, notes):
-            try:
-                name = str(record["model"])
-                if record["kind"] == "dataset":
-                    datasets[name, str(record["dataset"])] = record
-                elif record["kind"] == "superseded":
-                    datasets.pop((name, str(record["dataset"])), None)
-                else:
-                    models[name] = record
-            except KeyError:
+            is_complete = "model" in record and ("kind" in record)
+            if not is_complete or (record["kind"] != "model" and "dataset" not in record):
                 notes.append(f"{path.name}, line {number} is no record; it is left out")
+                continue
+            found.append(record)
+    if any(".shard-" in path.name for path in folder.glob("*.jsonl")):  # each has files of its own
+        found.sort(key=lambda record: str(record.get("started", "")))
+    for own in found:
+        name = str(own["model"])
+        if own["kind"] == "dataset":
+            datasets[name, str(own["dataset"])] = own
+        elif own["kind"] == "superseded":
+            datasets.pop((name, str(own["dataset"])), None)
+        else:
+            models[name] = own
     return Provenance(runs=tuple(runs), models=models, datasets=datasets, notes=tuple(notes))
 
 

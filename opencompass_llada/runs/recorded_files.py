@@ -6,10 +6,12 @@ A cell is a model on a data set. Every file of predictions, results and configs 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import re
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,8 @@ WRAPPER = "opencompass_llada.wrapper.LLaDACausalLM"
 #: Keys of a model's config that OpenCompass keeps to itself.
 HOST_KEYS = ("type", "abbr", "run_cfg", "summarizer_abbr", "pred_postprocessor", "min_out_len")
 PROVENANCE = "provenance"
-SEALS = "files.seals"
+#: Which part of a run's samples this process and its tasks answer: see `shards`.
+SHARD_VARIABLE = "LLADA_SHARD"
 
 
 def list_groups(cfg: Mapping[str, Any]) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -82,17 +85,35 @@ def model_keywords(model: Mapping[str, Any]) -> dict[str, Any]:
     return {key: model[key] for key in model if key not in HOST_KEYS}
 
 
+def own_file(stem: str, suffix: str) -> str:
+    """Return the name of a file of records, another for each shard: no two write one file."""
+    index = os.environ.get(SHARD_VARIABLE, "").partition("/")[0].strip()
+    return f"{stem}.shard-{index}{suffix}" if index.isdecimal() else f"{stem}{suffix}"
+
+
 def seal_file(path: Path, content: Path, **facts: Any) -> None:
     """Record what a file of a run will hold, before ``content`` is moved there."""
     run_path = path.parents[1 if path.parent.name in ("configs", PROVENANCE) else 2]
-    record = {"file": path.relative_to(run_path).as_posix(), "sha256": hash_file(content), **facts}
-    append_line(run_path / PROVENANCE / SEALS, sealed_line(record))
+    name = path.relative_to(run_path).as_posix()
+    record = {"file": name, "sha256": hash_file(content), "time": time.time(), **facts}
+    append_line(run_path / PROVENANCE / own_file("files", ".seals"), sealed_line(record))
 
 
 def read_seals(run_path: Path) -> Mapping[str, Mapping[str, Any]]:
     """Return the newest record of each sealed file, by its path in the run's folder."""
-    path = run_path / PROVENANCE / SEALS
-    return _read_seals(path) if path.is_file() else {}
+    paths = sorted((run_path / PROVENANCE).glob("files*.seals"))
+    stamps = tuple((path, (found := path.stat()).st_mtime_ns, found.st_size) for path in paths)
+    return _read_all_seals(stamps)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_all_seals(stamps: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Mapping[str, Any]]:
+    newest: dict[str, Mapping[str, Any]] = {}
+    for path, _, _ in stamps:
+        for name, record in _read_seals(path).items():
+            if name not in newest or newest[name].get("time", 0) <= record.get("time", 0):
+                newest[name] = record
+    return newest
 
 
 @once_a_version

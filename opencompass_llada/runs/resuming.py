@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +40,8 @@ class ResumedAs:
     runs_locally: bool  # the tasks run on this machine, so that their device is known
     debug: bool  # they run in this process and see its GPUs
     scoring: Mapping[str, Any]  # see `makers.describe_scoring`
+    #: Which answers, by names of model and file, are looked at; not those of others at work.
+    owns: Callable[[str, str], bool] = lambda model, stem: True
 
 
 class _Cell:
@@ -93,6 +95,9 @@ def check_resumed(cfg: Mapping[str, Any], run_path: Path, how: ResumedAs) -> Non
     files = {name: hash_files(model, fetch=False) for name, model in models.items()}
     datasets = recorded.list_names(cfg)
     cells = [_Cell(run_path, *pair, datasets) for pair in recorded.list_pairs(cfg)]
+    for cell in cells:
+        stems = {file: makers.maker_path(file.path).stem for file in cell.answers}
+        cell.answers = [file for file in cell.answers if how.owns(cell.model_name, stems[file])]
     cells = [cell for cell in cells if cell.answers or cell.result.exists()]
     by_data: dict[str, list[_Cell]] = {}
     for cell in cells:

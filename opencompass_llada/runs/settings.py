@@ -67,11 +67,23 @@ LEADING = {
     ),
 }
 BATCH_SIZE = {"batch_size": number("prompts, or masks of one, at a time; default the model's")}
+SHARDS = {
+    "shard": text(
+        "i/n: answer this part of the samples alone, i from 0 on; auto in a Slurm array or a "
+        "Kubernetes indexed job"
+    ),
+    "num_shards": number("shards of a Kubernetes indexed job, for LLADA_SHARD=auto"),
+}
 WORKERS = {
     "workers": number("tasks at a time; default one a GPU, or one a core up to two on a CPU"),
     "gpus": number(
         "GPUs of all nodes that the run may use, where this node has others (--slurm)", lowest=0
     ),
+    "task_seconds": number(
+        "seconds that a task is to take, as for a time limit; default by cost, see "
+        "docs/tutorials/cluster.md"
+    ),
+    **SHARDS,
 }
 READ_BY = {
     "readers": texts(
