@@ -31,7 +31,7 @@ from opencompass_llada.runs.settings import read_length
 SHIPPED = (
     *("niah", "ruler", "ppl", "longbench", "longbench_e", "longbench_v2", "short"),
     # Generated suites.
-    *("graph_walks",),
+    *("graph_walks", "changing_state", "coreference", "linked_needles", "section_lists"),
     # OpenCompass's own long suites.
     *("mrcr", "babilong", "aa_lcr", "needlebench_v2", "needlebench_atc"),
     *("infinitebench", "leval", "lveval"),
