@@ -1,6 +1,9 @@
 """What a run says while it runs: what it is, how far it is, when it will end."""
 
+import io
 import logging
+import sys
+import threading
 from datetime import datetime
 
 import pytest
@@ -68,6 +71,44 @@ def test_lines_come_while_the_work_goes_on(run, caplog, monkeypatch):
     lines = [record.message for record in caplog.records if "narration" in record.name]
     assert lines[0].startswith("This run: 8 cells (a model on a data set), 4 answered already.")
     assert lines[-1].startswith("8 of 8 cells answered, ")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_one_live_line_with_log_lines_above_it(run, monkeypatch):
+    terminal, seen = Terminal(), threading.Event()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(narration, "LIVE_WAIT", 0.01)
+    logger = logging.getLogger("opencompass_llada")
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(terminal)])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    read = narration.read_totals
+
+    def look(own):
+        seen.set()
+        return read(own)
+
+    with narration.told(run):
+        seen.clear()
+        monkeypatch.setattr(narration, "read_totals", look)
+        assert seen.wait(10)
+        logger.info("a line of the log")
+        seen.clear()
+        assert seen.wait(10)
+    text = terminal.getvalue()
+    live = [part for part in text.split("\r") if "| watch: " in part]
+    assert len(live) >= 2
+    for part in live:
+        assert part.startswith("8 of 8 cells answered, ")
+        assert f"opencompass-llada watch {run}" in part
+        assert f"report: {run}/report/report.html" in part
+    assert "\ra line of the log\n" in text, "the live line makes room"
+    last = text.rstrip("\n").rpartition("\r")[2]
+    assert last.startswith("8 of 8 cells")
+    assert "| watch: " not in last, "the live line goes at the end"
 
 
 def test_the_last_line_of_failed_cells_names_no_end(run, caplog):

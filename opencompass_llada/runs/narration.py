@@ -1,17 +1,22 @@
 """Says at the start of inference what runs and where to watch it, then how far it is.
 
-Lines of the log: soon after the start, then at growing distances, each with the expected end.
+On a terminal in one line that lives, below the log. Elsewhere in lines of the log: soon after the
+start, then at growing distances. Each has the expected end.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from opencompass_llada.benchmarks.benchmark import benchmark_of
 from opencompass_llada.runs.run_folder import RunFolder, read_run
@@ -21,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds from the start to the first look, and between two looks at most.
 FIRST_LOOK, LONGEST_WAIT = 10.0, 300.0
+#: Seconds between two looks on a terminal; more where a look takes more than this share of them.
+LIVE_WAIT, LIVE_SHARE = 1.0, 0.02
 MOST_NAMED = 6
 
 
@@ -35,31 +42,68 @@ def told(work_dir: Path) -> Iterator[None]:
         yield
         return
     logger.info("%s", describe_run(run, start))
-    ended, began = threading.Event(), time.monotonic()
+    began = time.monotonic()
 
-    def look() -> None:
+    def look(*, is_over: bool = False) -> str:
+        seconds = time.monotonic() - began
+        try:
+            clock = None if is_over else datetime.now()
+            return describe_progress(start, read_totals(run), seconds, clock)
+        except OSError as error:  # a file may be moved while it is looked at
+            return f"Progress cannot be read: {error}"
+
+    try:
+        with _live(run, look) if sys.stderr.isatty() else _logged(look):
+            yield
+    finally:
+        logger.info("%s", look(is_over=True))
+
+
+@contextmanager
+def _logged(look: Callable[[], str]) -> Iterator[None]:
+    """Log how far the run is, at growing distances."""
+    ended = threading.Event()
+
+    def repeat() -> None:
         wait = FIRST_LOOK
         while not ended.wait(wait):
             wait = min(2 * wait, LONGEST_WAIT)
-            _log(run, start, time.monotonic() - began)
+            logger.info("%s", look())
 
-    thread = threading.Thread(target=look, name="narration", daemon=True)
+    with _thread(repeat, ended):
+        yield
+
+
+@contextmanager
+def _live(run: RunFolder, look: Callable[[], str]) -> Iterator[None]:
+    """Keep one line up to date at the bottom of the terminal, with log lines above it."""
+    from opencompass.utils import get_logger
+
+    ended = threading.Event()
+    where = f"watch: opencompass-llada watch {run.path} | report: {run.path}/report/report.html"
+    line = tqdm(bar_format="{desc}", file=sys.stderr, leave=False, dynamic_ncols=True)
+
+    def repeat() -> None:
+        wait = 0.0
+        while not ended.wait(wait):
+            before = time.monotonic()
+            line.set_description_str(f"{look()} | {where}")
+            wait = max(LIVE_WAIT, (time.monotonic() - before) / LIVE_SHARE)
+
+    loggers = [logging.getLogger("opencompass_llada"), get_logger()]  # with handlers of their own
+    with logging_redirect_tqdm(loggers), line, _thread(repeat, ended):
+        yield
+
+
+@contextmanager
+def _thread(work: Callable[[], None], ended: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=work, name="narration", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        _log(run, start, time.monotonic() - began, is_over=True)
-
-
-def _log(run: RunFolder, start: RunTotals, seconds: float, *, is_over: bool = False) -> None:
-    try:
-        clock = None if is_over else datetime.now()
-        line = describe_progress(start, read_totals(run), seconds, clock)
-    except OSError as error:  # a file may be moved while it is looked at
-        line = f"Progress cannot be read: {error}"
-    logger.info("%s", line)
 
 
 def describe_run(run: RunFolder, totals: RunTotals) -> str:
