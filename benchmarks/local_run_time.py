@@ -4,10 +4,10 @@
 
 Runs ``python run.py configs/eval_llada_niah.py`` as a user does, imports, scores and report
 included. ``sweep`` is tiny-llada under 4 scalings on 4 cells, ``niah`` what ``make niah`` runs
-after the install. The model's seconds are those that its engines counted. The share of the wall time
-adds up over workers side by side, that of the CPU's does not. Writes
-benchmarks/records/local_run_time.json; other load of the machine, which the record holds, lengthens
-the wall time. ``--checkout`` measures another version's files, for a comparison on one machine.
+after the install. The model's seconds are those that its engines counted. Their share of the wall
+time adds up over workers side by side, that of the CPU's time does not. Writes
+benchmarks/records/local_run_time.json; other load of the machine, which the record holds,
+lengthens the wall time. ``--checkout`` measures another version's files, on the same machine.
 """
 
 from __future__ import annotations
