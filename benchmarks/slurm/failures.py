@@ -52,16 +52,16 @@ class Case:
         command = runs.command_of(CONFIG, self.folder / "work", *given)
         return runs.start(command, self.log, self.variables)
 
-    def wait_for_work(self, driver: subprocess.Popen[bytes], node: str = "") -> str:
-        """Wait until answers are written and jobs run, and return a job."""
+    def wait_for_work(self, driver: subprocess.Popen[bytes]) -> tuple[str, str]:
+        """Wait until answers are written and jobs run; return a job and its node."""
 
         def is_on() -> bool:
             if driver.poll() is not None:
                 raise RuntimeError(f"the run ended before it was disturbed, see {self.log}")
-            return runs.count_begun(self.folder / "work") > 0 and bool(runs.list_jobs(node))
+            return runs.count_begun(self.folder / "work") > 0 and bool(runs.list_jobs())
 
         runs.wait_for(is_on, "answers")
-        return runs.list_jobs(node)[0]
+        return runs.list_jobs()[0]
 
     def judge(self, status: int, said: str, *, needs: tuple[str, ...]) -> dict[str, Any]:
         """Go on with -r, and say what was and what came of it."""
@@ -95,7 +95,7 @@ def find_said(log: Path, pattern: str) -> str:
 def cancel_a_job(case: Case) -> dict[str, Any]:
     """Cancel one of two jobs."""
     driver = case.start()
-    job = case.wait_for_work(driver)
+    job, _ = case.wait_for_work(driver)
     runs.slurm("scancel", job)
     status = driver.wait(runs.LONGEST)
     said = find_said(case.log, r"Slurm job \d+ .*was cancelled")
@@ -105,12 +105,12 @@ def cancel_a_job(case: Case) -> dict[str, Any]:
 def down_a_node(case: Case) -> dict[str, Any]:
     """Take a node down while its job runs."""
     driver = case.start()
-    job = case.wait_for_work(driver, "n2")
-    runs.slurm("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    job, node = case.wait_for_work(driver)
+    runs.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     status = driver.wait(runs.LONGEST)
-    runs.slurm("scontrol", "update", "nodename=n2", "state=resume")
-    runs.wait_for(lambda: "idle" in runs.slurm("sinfo", "-h", "-n", "n2", "-o", "%T"), "n2")
-    said = find_said(case.log, r"Slurm job \d+ .*lost its node")
+    runs.slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    runs.wait_for(lambda: "idle" in runs.slurm("sinfo", "-h", "-n", node, "-o", "%T"), node)
+    said = find_said(case.log, rf"Slurm job {job} .*lost its node")
     return case.judge(status, said, needs=(f"Slurm job {job}", "Log: ", "-r"))
 
 
@@ -131,7 +131,7 @@ def exceed_the_time(case: Case) -> dict[str, Any]:
     """Give jobs a minute, and let one of them hang."""
     case.variables["SLURM_TIMELIMIT"] = "1"
     driver = case.start()
-    job = case.wait_for_work(driver)
+    job, _ = case.wait_for_work(driver)
     for pid in find_tasks(job):
         os.kill(pid, signal.SIGSTOP)
     status = driver.wait(runs.LONGEST)
@@ -225,7 +225,7 @@ def main() -> int:
     folder = options.keep or Path(tempfile.mkdtemp())
     local = folder / "local"
     local.mkdir(parents=True, exist_ok=True)
-    command = runs.command_of(CONFIG, local / "work", "-m", "infer")
+    command = runs.command_of(CONFIG, local / "work", "-m", "infer", "-r")
     if runs.run(command, local / "driver.log", {})[0]:
         raise SystemExit(f"the local run failed, see {local / 'driver.log'}")
     expected, rows = runs.digest_answers(local / "work"), {}
@@ -233,9 +233,9 @@ def main() -> int:
         rows[name] = CASES[name](Case(folder / name.replace(" ", "_"), expected))
         rows[name]["fine"] = is_fine(name, rows[name])
         print(name, rows[name], flush=True)
-    found = {"slurm": runs.slurm_version(), "nodes": 2, "cases": rows}
-    if options.record:
-        write_record(options.record, describe_run() | found)
+        found = {"slurm": runs.slurm_version(), "nodes": 2, "cases": rows}
+        if options.record:  # after each, for a run that is stopped
+            write_record(options.record, describe_run() | found)
     if not options.keep:
         shutil.rmtree(folder)
     return 0 if all(row["fine"] for row in rows.values()) else 1

@@ -79,11 +79,10 @@ def slurm(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def list_jobs(node: str = "") -> list[str]:
-    """Return the numbers of the jobs that run, on a node."""
+def list_jobs() -> list[tuple[str, str]]:
+    """Return number and node of the jobs that run."""
     lines = slurm("squeue", "--noheader", "--states=R", "--format=%i %N").splitlines()
-    pairs = [line.split() for line in lines]
-    return [pair[0] for pair in pairs if not node or pair[1:] == [node]]
+    return [(job, node) for job, _, node in (line.strip().partition(" ") for line in lines)]
 
 
 def slurm_version() -> str:

@@ -11,7 +11,7 @@ settings = dict(
     data="embedded",
     lengths=[1024],
     depths=[0, 50, 75, 100],
-    repeats=3,
+    repeats=4,
 )
 __run = __plan_run("niah", settings)
 
