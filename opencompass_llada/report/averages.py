@@ -141,7 +141,12 @@ def make_board(collection: Collection) -> list[Score]:
     """Make every score of the leaderboard, without ranks, in the order of the runs."""
     results = collection.results
     results = results[results.benchmark != "perplexity"]
-    titled = results.assign(series=_name_series(results))
+    titled = results.assign(series=name_series(results))
+    return [*score_cells(titled), *_score_curves(collection)]
+
+
+def score_cells(titled: pandas.DataFrame) -> list[Score]:
+    """Make the scores of results with the ``series`` of each: their titles (`name_series`)."""
     scores: list[Score] = []
     for (name, title), members in titled.groupby(["benchmark", "series"], sort=False):
         benchmark, cells = find_benchmark(name), pandas.MultiIndex.from_frame(members[CELL_KEY])
@@ -158,10 +163,10 @@ def make_board(collection: Collection) -> list[Score]:
             make = _score_grid if benchmark.is_grid else _score_tasks
             for _, line in shown.groupby("entry", sort=False):
                 scores += make(benchmark, heading, list(line.itertuples()))
-    return [*scores, *_score_curves(collection)]
+    return scores
 
 
-def _name_series(results: pandas.DataFrame) -> list[str]:
+def name_series(results: pandas.DataFrame) -> list[str]:
     """Return the title of the table that each row belongs to.
 
     A table is of one benchmark, language, haystack and way of drawing needles; besides, where a run

@@ -24,6 +24,7 @@ from opencompass_llada.report.results import (
     make_frame,
     read_cell,
     read_cell_rows,
+    reader_of,
 )
 from opencompass_llada.report.writers import show_controls
 from opencompass_llada.runs import recorded_files as recorded
@@ -56,8 +57,10 @@ TIDY_COLUMNS = {
     "trained_length": "int64",  # tokens that the model was trained on, where known
     "recorded": "string",  # when the answers were made, ISO 8601 in UTC; empty where nothing says
 }
-#: What averages need besides: each sample's score and what it depends on, None where not recorded.
-SAMPLE_COLUMNS = ("sample_scores", "units")
+#: What averages need besides: each sample's score and what it depends on, and what chance and the
+#: solver have on the same samples; None where not recorded.
+SAMPLE_COLUMNS = ("sample_scores", "units", "bounds")
+READING_COLUMNS = (*TIDY_COLUMNS, *SAMPLE_COLUMNS, "reader", "window")
 #: What a perplexity point loses where its cell is not whole.
 CURVE_NUMBERS = ("perplexity", "perplexity_low", "perplexity_high", "nll_per_token",
                  "standard_error", "bits_per_byte")  # fmt: skip
@@ -82,6 +85,8 @@ class Collection:
     cells: Mapping[CellKey, CellFiles] = field(hash=False)
     #: Rows of the cells that were run otherwise, with the ``setting`` of each (`robustness`).
     variants: pandas.DataFrame = field(hash=False)
+    #: Rows of the cells in which a model was shown less, with ``reader`` and ``window`` (`floors`).
+    readings: pandas.DataFrame = field(hash=False)
     curves: pandas.DataFrame = field(hash=False)  # perplexities with the entry of each
     provenance: Mapping[str, Provenance] = field(hash=False)  # by run
     notes: tuple[str, ...]  # what to know: what is missing, what was kept apart and why
@@ -138,6 +143,7 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
             key = (run.name, recorded.model_name(model), recorded.dataset_name(dataset))
             cells[key] = read_cell(run.path, *key[1:], NUM_SAMPLES)
             for row in _read_rows(run, model, dataset, cells[key], records, absent):
+                row |= {"reader": reader_of(dataset), "window": dataset.get("window")}
                 own.append({**row, "setting": str(dataset.get("setting") or "")})
         rows += own
         notes += [f"{run.name}: {note}" for note in (*run.notes, *run.damage, *records.notes)]
@@ -150,7 +156,8 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
                 named.add(cell)
                 notes.append(f"{run.name}: {cell[0]} on {cell[1]}: {row['reason']}")
     variants = [row for row in rows if row["setting"]]
-    rows = [row for row in rows if not row["setting"]]
+    readings = [row for row in rows if row["reader"] != "full"]
+    rows = [row for row in rows if not row["setting"] and row["reader"] == "full"]
     for other in imported:
         rows += [_place(row, rows) for row in other.rows]
         cells |= other.cells
@@ -172,7 +179,8 @@ def collect_runs(runs: Sequence[RunFolder], imported: Sequence[Imported] = ()) -
         runs=tuple(runs),
         results=results,
         cells=cells,
-        variants=_read_variants(variants, results),
+        variants=_name_entries(make_frame(variants, [*TIDY_COLUMNS, "setting"]), results),
+        readings=_name_entries(make_frame(readings, READING_COLUMNS), results),
         curves=curves,
         provenance=provenance,
         notes=(*notes, *describe_versions(provenance), *remarks, *remark_on_draws(curves, results)),
@@ -190,17 +198,16 @@ def _place(row: Row, own: Sequence[Row]) -> Row:
     return {**row, **{name: found[name] for name in names if found}}
 
 
-def _read_variants(rows: Sequence[Row], results: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the cells that were run otherwise, under the names that their models have."""
-    variants = make_frame(rows, [*TIDY_COLUMNS, "setting"])
-    found = pandas.Series(index=variants.index, dtype=object)
+def _name_entries(cells: pandas.DataFrame, results: pandas.DataFrame) -> pandas.DataFrame:
+    """Return cells beside the results under the names that their models have there."""
+    found = pandas.Series(index=cells.index, dtype=object)
     # Of a run whose own cells a later one measured again: the name that they have there.
     for own in (["run", "model", "benchmark"], ["model", "benchmark"]):
         names = results.drop_duplicates([*own, "entry"]).groupby(own).entry
         single = names.first()[names.size() == 1]
-        keys = variants[own].itertuples(index=False, name=None)
-        found = found.fillna(pandas.Series([single.get(key) for key in keys], variants.index))
-    return variants.assign(entry=found)
+        keys = cells[own].itertuples(index=False, name=None)
+        found = found.fillna(pandas.Series([single.get(key) for key in keys], cells.index))
+    return cells.assign(entry=found)
 
 
 def remark_on_draws(curves: pandas.DataFrame, results: pandas.DataFrame) -> list[str]:

@@ -17,9 +17,16 @@ from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report import drawing
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.cost import Cost
+from opencompass_llada.report.floors import CHANCE
 from opencompass_llada.report.groups import sort_lines
 from opencompass_llada.report.heatmap import draw_heat_maps, make_entry_grids
-from opencompass_llada.report.scores import RULER_THRESHOLD, Score, choose_headlines, main_metric
+from opencompass_llada.report.scores import (
+    LAST_WINDOW,
+    RULER_THRESHOLD,
+    Score,
+    choose_headlines,
+    main_metric,
+)
 from opencompass_llada.report.writers import file_name, name_scaling
 
 _HATCHES = {"diffusion": "", "autoregressive": "////", "unknown": "...."}
@@ -47,8 +54,11 @@ def make_plots(
     scores: Sequence[Score],
     costs: Sequence[Cost],
     heat_maps_a_row: int | None = None,
+    floors: Sequence[Score] = (),
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield name, caption and figure of everything that there is something to draw for.
+
+    `floors` are last windows and chance, which curves have as thin grey lines.
 
     Of more than `MOST_LINES` the best by the first headline are drawn, and captions say so.
     """
@@ -68,7 +78,8 @@ def make_plots(
         main = main_metric(scores, own[0].benchmark)
         if own[0].benchmark == "perplexity" or main not in (None, own[0].metric):
             continue
-        if (figure := draw_lengths(series, own)) is not None:
+        below = [floor for floor in floors if floor.series == series]
+        if (figure := draw_lengths(series, own, below)) is not None:
             counts = _count([score.n for score in pick_lengths(own)], "samples")
             caption = f"{series} over context length{counts}{more}"
             yield f"{file_name(series)}{CURVES}", caption, figure
@@ -224,8 +235,8 @@ def pick_lengths(scores: Sequence[Score]) -> list[Score]:
     return [score for score in groups if score.column == chosen]
 
 
-def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
-    """Draw what `pick_lengths` gives; None below two lengths."""
+def draw_lengths(series: str, scores: Sequence[Score], floors: Sequence[Score] = ()) -> Any | None:
+    """Draw what `pick_lengths` gives, with its floors; None below two lengths."""
     points = pick_lengths(scores)
     lengths = sorted({score.length for score in points if score.length is not None})
     if len(lengths) < 2:
@@ -248,6 +259,8 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
                 axes.plot(other.length, other.score, color="0.82", linewidth=0.8, zorder=1)
             axes.set_title("\n".join(textwrap.wrap(line.entry.iloc[0], 34)), fontsize=8)
         _draw_line(axes, line, drawing.style_of(place, line.kind.iloc[0]))
+    below = [floor for floor in floors if floor.column == points[0].column and floor.length]
+    _draw_floors(panels, [line.entry.iloc[0] for _, line in lines], below)
     for axes in panels:
         drawing.label_lengths(axes, lengths)
         axes.set_ylim(-3, 103)
@@ -268,6 +281,26 @@ def draw_lengths(series: str, scores: Sequence[Score]) -> Any | None:
         panels[0].set_ylabel(score, fontsize=9)
         drawing.add_legend(figure, *panels[0].get_legend_handles_labels())
     return figure
+
+
+def _draw_floors(panels: Sequence[Any], entries: Sequence[str], floors: Sequence[Score]) -> None:
+    """Draw last windows broken and chance dotted, thin and grey, each named once."""
+    shown = {LAST_WINDOW: ("last window", "--"), CHANCE: (CHANCE, ":")}
+    drawn: set[str] = set()
+    lines: dict[tuple[str, str], list[Score]] = {}
+    for floor in floors:
+        if floor.reader in shown and floor.score is not None:
+            lines.setdefault((floor.base, floor.reader), []).append(floor)
+    for (base, reader), own in lines.items():
+        name, style = shown[reader]
+        where = [n for n, entry in enumerate(entries) if base in ("", entry)]
+        for axes in {id(panels[n % len(panels)]): panels[n % len(panels)] for n in where}.values():
+            own = sorted(own, key=lambda floor: floor.length or 0)
+            label = None if name in drawn else f"{name} (grey)"
+            drawn.add(name)
+            axes.plot([f.length for f in own], [f.score for f in own], color="0.55", marker=".",
+                      markersize=3, linewidth=0.9, linestyle=style, label=label,
+                      zorder=2)  # fmt: skip
 
 
 def _draw_line(axes: Any, line: pandas.DataFrame, style: dict[str, Any]) -> None:

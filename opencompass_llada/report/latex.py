@@ -37,7 +37,8 @@ _DRAWN = {" ": 0.34, "_": 0.4, "<": 0.8, ">": 0.8, "\\": 0.55, "|": 0.3, "{": 0.
 _SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"$\mathdollar$", "&": r"\&",
     "#": r"\#", "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "≥": r"$\geq$", "<": r"$<$", ">": r"$>$", "−": "--", "±": r"$\pm$", "…": r"\ldots{}",
+    "≥": r"$\geq$", "≤": r"$\leq$", "<": r"$<$", ">": r"$>$", "−": "--", "±": r"$\pm$",
+    "…": r"\ldots{}",
     "|": r"\textbar{}", "[": "{[}", "]": "{]}", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$",
 }  # fmt: skip
 #: A score, its interval, and what follows.

@@ -30,8 +30,10 @@ from opencompass_llada.report.comparisons import Comparison, compare_lines
 from opencompass_llada.report.cost import find_costs
 from opencompass_llada.report.drawing import save_figure
 from opencompass_llada.report.figures import HEAT_MAPS, make_plots
+from opencompass_llada.report.floors import find_floors
 from opencompass_llada.report.groups import explain_difference, sort_lines
 from opencompass_llada.report.latex import write_latex
+from opencompass_llada.report.length_use import compare_windows, describe_uses, list_lengths
 from opencompass_llada.report.lm_eval import read_lm_eval
 from opencompass_llada.report.page import choose_samples, make_plot, render_page
 from opencompass_llada.report.paper_figures import compare, read_figures
@@ -44,7 +46,6 @@ from opencompass_llada.report.robustness import (
 from opencompass_llada.report.scores import (
     Score,
     choose_headlines,
-    find_effective_lengths,
     rank_scores,
 )
 from opencompass_llada.report.tables import Links, make_published, make_tables
@@ -124,14 +125,24 @@ def make_report(
     scores, remarks = rank_scores(make_board(collection))
     comparisons = compare_lines(scores, baseline)
     settings = find_settings(collection)
-    verdict = [*make_verdict(scores, comparisons), *describe_orders(find_orders(settings))]
-    lengths, costs = find_effective_lengths(scores), find_costs(collection)
+    floors = find_floors(collection)
+    uses = compare_windows(scores, floors)
+    told = describe_uses(scores, uses)
+    verdict = [
+        *make_verdict(scores, comparisons),
+        *told.values(),
+        *describe_orders(find_orders(settings)),
+    ]
+    lengths = list_lengths(scores, floors, uses)
+    costs = find_costs(collection)
     samples = choose_samples(collection)
     links = _find_links(collection, samples.anchors)
     timings = find_timings(collection)
     explain = functools.partial(explain_difference, collection.results)
     tables = make_tables(
-        scores, lengths, costs, compare(scores), links, timings, comparisons, explain
+        *(scores, lengths, costs, compare(scores), links, timings, comparisons, explain),
+        floors=floors,
+        uses=told,
     )
     tables += make_robustness_tables(settings)
     notes = [*collection.notes, *remarks]
@@ -139,7 +150,7 @@ def make_report(
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
     figures: list[Path] = []
-    for name, caption, figure in make_plots(collection, scores, costs):
+    for name, caption, figure in make_plots(collection, scores, costs, floors=floors):
         files = [folder / "plots" / f"{name}.{suffix}" for suffix in ("png", "svg")]
         figures += save_figure(figure, *files)
         if name != HEAT_MAPS:  # the page has its own, with values to hover
@@ -164,7 +175,7 @@ def make_report(
         "leaderboard.tex": "\n".join(map(write_latex, tables)),
         **{f"tables/{table.name}.csv": writers.write_csv(table) for table in tables},
         "scores.csv": writers.write_csv_rows(
-            columns, ([getattr(score, name) for name in columns] for score in scores)
+            columns, ([getattr(own, name) for name in columns] for own in (*scores, *floors))
         ),
         "comparisons.csv": writers.write_csv_rows(
             [own.name for own in fields(Comparison)], map(asdict, comparisons)

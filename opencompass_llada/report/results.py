@@ -69,7 +69,8 @@ def read_results(
     known = {facts.abbr: facts for facts in models or ()}
     rows: list[Row] = []
     for model, dataset in recorded.list_pairs(cfg):
-        if dataset.get("setting"):  # a variant (`report.robustness`), no cell of its own
+        # A variant (`report.robustness`) or a floor (`report.floors`) is no cell of its own.
+        if dataset.get("setting") or reader_of(dataset) != "full":
             continue
         facts = known.get(recorded.model_name(model)) or describe_model(model)
         rows += read_cell_rows(facts, dataset, Path(work_dir))
@@ -114,7 +115,13 @@ def read_cell_rows(facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
             "standard_error": _standard_error(metric, score, result) if usable else None,
             "status": "failed" if status == "ok" and fault else status,
             "reason": reason or fault,
+            "bounds": _first(result.get("bounds")),
         }
+
+
+def reader_of(dataset: Mapping[str, Any]) -> str:
+    """Return who reads a data set's prompts, one of `benchmarks.readers.READERS`."""
+    return str(dataset.get("reader") or "full")
 
 
 def _describe_draws(dataset: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from opencompass_llada.report.pairs import Clusters, Decisions, decide_all
 RULER_THRESHOLD = 85.6
 #: NoLiMa (arXiv 2502.05167, section 4.2) takes 85 % of a model's own short-context score.
 OWN_SHARE = 0.85
+LAST_WINDOW = "last_window"  # the rule of `length_use`, and the reader that it is by
 BASE_LENGTHS = (4000, 4096)  # a model's own 4K, in NeedleBench and RULER
 SAME = 1e-9  # scores that are no further apart are equal but for rounding
 MOST_RANKED = 64  # lines of a column that is no headline; all pairs of more take too long
@@ -51,7 +52,8 @@ class Score:
     score: float | None  # None unless status is ``ok``
     low: float | None = None  # of the 95 % interval; None where samples have no scores of their own
     high: float | None = None
-    status: str  # ``ok``, ``missing`` or ``not run``
+    # ``ok``, ``missing``, ``not run``, or ``same``: a floor that is the model's own score.
+    status: str
     reason: str
     protocol: str  # hash of what all members ask; scores that share it are ranked together
     is_own: bool  # of this package's own texts or draws of needles, which no paper reports on
@@ -60,6 +62,9 @@ class Score:
     lowest_rank: int | None = None  # the rank were all that is undecided lost
     undecided: str = ""  # level with whom, undecided against whom; why there is no rank
     is_top: bool = False  # of several lines that were asked the same none is better; not a test
+    reader: str = "full"  # another for a floor or a ceiling, which is no line of the leaderboard
+    base: str = ""  # the line that a floor is of; '' for what is of all lines
+    window: int | None = None  # tokens that the reader ``last_window`` is shown
     clusters: Clusters | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -195,9 +200,12 @@ class EffectiveLength:
 
     entry: str
     series: str
-    rule: str  # ``absolute`` (RULER's threshold) or ``relative`` (to the model's own first length)
-    threshold: float | None  # percent; None where the model's own score is missing
-    base_length: int | None  # for ``relative``: the length whose score it is relative to
+    # ``absolute`` (RULER's threshold), ``relative`` (to the model's own first length), or
+    # ``last_window`` (better than the model's own last window: `length_use`).
+    rule: str
+    threshold: float | None  # percent; None where the model's own score is missing, or of a window
+    # For ``relative`` the length whose score it is relative to; for ``last_window`` the window.
+    base_length: int | None
     tokens: int | None  # the longest measured whose score is at least the threshold; None if none
     low: int | None  # the longest whose 95 % interval lies wholly there, None if none or unknown
     high: int | None  # the longest whose interval reaches it
@@ -208,14 +216,14 @@ class EffectiveLength:
     @property
     def value(self) -> int | None:
         """What tables sort by: 0 where no measured length holds, None where nothing is known."""
-        if not self.measured or self.threshold is None:
+        if not self.measured or (self.threshold is None and self.rule != LAST_WINDOW):
             return None
         return self.tokens or 0
 
     def describe(self) -> str:
         """Return the result as a table shows it: the length, its interval, what falls short."""
         if self.value is None:
-            return "missing"
+            return "not measured" if self.rule == LAST_WINDOW else "missing"
         text = self._name(self.tokens)
         if self.has_interval and not self.low == self.high == self.tokens:
             text += f" [{self._name(self.low)} to {self._name(self.high)}]"
@@ -224,6 +232,8 @@ class EffectiveLength:
         return text
 
     def _name(self, length: int | None) -> str:
+        if length is None and self.rule == LAST_WINDOW:
+            return f"≤ {self.base_length:,}"
         if length is None:
             return f"< {self.measured[0]:,}"
         return f"{'≥ ' if length == self.measured[-1] else ''}{length:,}"

@@ -11,11 +11,13 @@ from typing import Any
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.comparisons import Comparison
 from opencompass_llada.report.cost import Cost
+from opencompass_llada.report.floor_rows import FloorRows, without_value
 from opencompass_llada.report.groups import Explain, LineGroup, group_lines
 from opencompass_llada.report.paper_figures import LEFT_OUT, TRUST, Figure, FigurePair
 from opencompass_llada.report.scores import (
     BOLD_NOTE,
     BOUND_NOTE,
+    LAST_WINDOW,
     OWN_SHARE,
     RULER_THRESHOLD,
     EffectiveLength,
@@ -33,7 +35,12 @@ ALL = "all"
 SHARED = "shared machine"
 NOT_MEASURED = "not measured"
 NOT_RECORDED = "not recorded"
-RULE_NAMES = {"absolute": f"≥ {RULER_THRESHOLD:g} %", "relative": f"≥ {100 * OWN_SHARE:g} % of own"}
+THE_SAME = "the same"
+RULE_NAMES = {
+    "absolute": f"≥ {RULER_THRESHOLD:g} %",
+    "relative": f"≥ {100 * OWN_SHARE:g} % of own",
+    "last_window": "beats own last window",
+}
 TRUST_NOTES = tuple(f"{name.replace('_', '-')}: {text}" for name, text in TRUST.items())
 
 
@@ -52,6 +59,8 @@ def score_cell(score: Score | None, links: Links) -> Cell:
     """Return a score with its interval; words where there is none."""
     if score is None or score.status == "not run":
         return Cell(text=NOT_RUN, hover="" if score is None else score.reason)
+    if score.status == "same":
+        return Cell(text=THE_SAME, hover=score.reason)
     link = links.get((score.entry, score.benchmark, score.column, score.length), "")
     if score.score is None:
         return Cell(text=MISSING, hover=score.reason, link=link)
@@ -100,13 +109,21 @@ def make_tables(
     timings: Sequence[Timing] = (),
     comparisons: Sequence[Comparison] = (),
     explain: Explain = lambda benchmark, one, other: "prompts",
+    floors: Sequence[Score] = (),
+    uses: Mapping[str, str] | None = None,
 ) -> list[Table]:
-    """Make every table but the list of all published figures; `links` are anchors of samples."""
-    tables = [_make_overview(scores, lengths, explain)]
+    """Make every table but the list of all published figures; `links` are anchors of samples.
+
+    `floors` are lines that scores are held to (`floors.find_floors`), and `uses` says of a series
+    where it does not measure length.
+    """
+    tables = [_make_overview(scores, lengths, explain, FloorRows(floors))]
     tables += [_make_differences(comparisons)] if comparisons else []
     for series in dict.fromkeys(score.series for score in scores):
         own = [score for score in scores if score.series == series]
-        tables.append(_make_series(series, own, links, explain))
+        rows = FloorRows([floor for floor in floors if floor.series == series])
+        told = [uses[series]] if uses and series in uses else []
+        tables.append(_make_series(series, own, links, explain, rows, told))
     tables += [_make_lengths(lengths)] if lengths else []
     tables += [_make_costs(costs)] if costs else []
     tables += [_make_timings(timings)] if timings else []
@@ -125,7 +142,10 @@ def make_parts(groups: Sequence[LineGroup], names: Sequence[str]) -> tuple[Part,
 
 
 def _make_overview(
-    scores: Sequence[Score], lengths: Sequence[EffectiveLength], explain: Explain
+    scores: Sequence[Score],
+    lengths: Sequence[EffectiveLength],
+    explain: Explain,
+    floors: FloorRows,
 ) -> Table:
     """Return the leaderboard: a line a model, headline and effective length of each benchmark."""
     columns = choose_headlines(scores)
@@ -135,7 +155,9 @@ def _make_overview(
         head_series += [series] * 2
         where = "" if length is None else f" at {length:,}"
         heads += [f"{series}: {column}{where}" if column != series else f"{series}{where}", "rank"]
-    rules = list(dict.fromkeys((item.series, item.rule) for item in lengths))
+    # A reader that no line was run by has no column.
+    known = [item for item in lengths if item.rule != LAST_WINDOW or item.measured]
+    rules = list(dict.fromkeys((item.series, item.rule) for item in known))
     heads += [f"effective length, {series}, {RULE_NAMES[rule]}" for series, rule in rules]
     head_series += [series for series, _ in rules]
     index = {(s.entry, s.series, s.column, s.length): s for s in scores}
@@ -143,12 +165,27 @@ def _make_overview(
     rows = []
     groups = group_lines(scores, columns, explain, is_overview=True)
     entries = [entry for group in groups for entry in group.entries]
+    names = []
+
+    def add_floors(base: str, beside: str) -> None:
+        for line in floors.lines(base):
+            found = [floors.get(line, key) for key in columns]
+            cells = [Cell(text="")] * (2 * len(columns) + len(rules))
+            cells[: 2 * len(columns) : 2] = [without_value(score_cell(s, {})) for s in found]
+            if any(found):
+                rows.append(_row(line, "", *cells))
+                names.append(beside)
+
     for entry in entries:
         own = [index.get((entry, *key)) for key in columns]
         cells = [cell for score in own for cell in (score_cell(score, {}), _rank_cell(score))]
         cells += [_length_cell(effective.get((entry, *rule))) for rule in rules]
         kind = next(score.kind for score in scores if score.entry == entry)
         rows.append(_row(entry, kind, *cells))
+        names.append(entry)
+        add_floors(entry, entry)
+    if entries:
+        add_floors("", entries[-1])
     return Table(
         name="leaderboard",
         title="Leaderboard",
@@ -156,7 +193,7 @@ def _make_overview(
         rows=tuple(rows),
         num_labels=2,
         head_series=tuple(head_series),
-        parts=make_parts(groups, entries),
+        parts=make_parts(groups, names),
         notes=(
             "Brackets: 95 % interval. Rank: 1 plus the number of lines that are better by a paired "
             "test at 5 %, corrected for all pairs of the column (Holm); undecided: the ranks that "
@@ -164,6 +201,7 @@ def _make_overview(
             f"sample are recorded. {BOLD_NOTE}.",
             f"{MISSING}: a cell of the average has no result, so there is no average. "
             f"{NOT_RUN}: not part of the run.",
+            *floors.explain(),
         ),
     )
 
@@ -210,8 +248,18 @@ def _make_differences(comparisons: Sequence[Comparison]) -> Table:
     return _list("baseline", "Against the baseline", comparisons, columns, notes, 4)
 
 
-def _make_series(series: str, scores: Sequence[Score], links: Links, explain: Explain) -> Table:
-    """Return one benchmark's table: columns by length, or a row a length where there are tasks."""
+def _make_series(
+    series: str,
+    scores: Sequence[Score],
+    links: Links,
+    explain: Explain,
+    floors: FloorRows,
+    told: Sequence[str],
+) -> Table:
+    """Return one benchmark's table: columns by length, or a row a length where there are tasks.
+
+    Below each model stand its other readers, below all of them chance and solver; `told` are notes.
+    """
     present = {s.column for s in scores if s.status != "not run"} or {s.column for s in scores}
     absent = list(dict.fromkeys(s.column for s in scores if s.column not in present))
     shown = [score for score in scores if score.column in present]
@@ -223,24 +271,35 @@ def _make_series(series: str, scores: Sequence[Score], links: Links, explain: Ex
     places = [*lengths, *([None] if any(s.length is None for s in shown) else [])]
     index = {(s.entry, s.column, s.length): s for s in shown}
     unit = "percent" if scores[0].higher_is_better else "lower is better"
-    notes = [f"{scores[0].metric}, {unit}"]
+    notes = [f"{scores[0].metric}, {unit}", *told, *floors.explain()]
+
+    def show(line: str, column: str, place: int | None) -> Cell | None:
+        if (own := index.get((line, column, place))) is not None:
+            return score_cell(own, links)
+        floor = floors.get(line, (series, column, place))
+        return None if floor is None else without_value(score_cell(floor, {}))
+
+    # Each with the line beside which it stands.
+    lines = [(line, entry) for entry in entries for line in (entry, *floors.lines(entry))]
+    lines += [(line, entries[-1]) for line in floors.lines()] if entries else []
+    rows, names = [], []
+    absent_cell = score_cell(None, {})
     if len(columns) == 1:
         column = columns[0][0]
         heads = ["model", *(ALL if place is None else f"{place:,}" for place in places)]
-        rows = [
-            _row(entry, *(score_cell(index.get((entry, column, p)), links) for p in places))
-            for entry in entries
-        ]
+        for line, entry in lines:
+            rows.append(_row(line, *(show(line, column, place) or absent_cell for place in places)))
+            names.append(entry)
         notes.append(f"{column}; columns: context length in tokens")
     else:
         heads = ["model", "length", *(name for name, _ in columns)]
-        rows = []
-        for entry, place in ((entry, place) for entry in entries for place in places):
-            own = [index.get((entry, name, place)) for name, _ in columns]
-            if any(score is not None for score in own):
+        for (line, entry), place in ((line, place) for line in lines for place in places):
+            cells = [show(line, name, place) for name, _ in columns]
+            if any(cells):
                 where = (ALL if lengths else "") if place is None else f"{place:,}"
                 label = Cell(text=where, value=float(place or 10**9))
-                rows.append(_row(entry, label, *(score_cell(score, links) for score in own)))
+                rows.append(_row(line, label, *(cell or absent_cell for cell in cells)))
+                names.append(entry)
         groups = [name for name, is_group in columns if is_group]
         notes += [f"averages: {', '.join(groups)}; the others are tasks"] if groups else []
     if not scores[0].higher_is_better:
@@ -255,7 +314,7 @@ def _make_series(series: str, scores: Sequence[Score], links: Links, explain: Ex
         notes=tuple(notes),
         num_labels=1 if len(columns) == 1 else 2,
         series=series,
-        parts=make_parts(line_groups, [row[0].text for row in rows]),
+        parts=make_parts(line_groups, names),
     )
 
 
@@ -278,8 +337,10 @@ def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
         "model": lambda item: item.entry,
         "benchmark": lambda item: item.series,
         "rule": lambda item: RULE_NAMES[item.rule],
-        "threshold": lambda item: _number_cell(item.threshold, "{:.1f}"),
-        "own score at": lambda item: _number_cell(item.base_length, "{:,}", missing=""),
+        "threshold": lambda item: _number_cell(
+            item.threshold, "{:.1f}", missing="" if item.rule == LAST_WINDOW else MISSING
+        ),
+        "own score or window at": lambda item: _number_cell(item.base_length, "{:,}", missing=""),
         "effective length": _length_cell,
     }
     notes = (
@@ -291,6 +352,11 @@ def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
         "is named. Brackets: the longest length whose 95 % interval lies wholly above the "
         "threshold, to the longest whose interval reaches it. Lengths without a result are "
         "passed over.",
+        "Beats own last window: the longest length at which the model is better than when it is "
+        "given only the end that it was pre-trained for, there and at every shorter measured "
+        "length beyond that (95 % interval of the paired difference above 0). ≤: at none beyond the "
+        "window. Brackets: to the longest that the intervals leave possible. "
+        f"{NOT_MEASURED}: that reader did not run (LLADA_READERS).",
     )
     return _list("effective_length", "Effective context length", lengths, columns, notes, 3)
 

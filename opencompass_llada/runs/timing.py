@@ -58,7 +58,7 @@ def choose_cells(run: RunFolder, models: Sequence[str] | None = None) -> list[Pa
     """
     cells: dict[tuple[str, str], dict[Any, list[Pair]]] = defaultdict(lambda: defaultdict(list))
     for model, dataset in run.pairs:
-        is_variant = bool(dataset.get("setting"))
+        is_variant = dataset.get("setting") or dataset.get("reader", "full") != "full"
         if recorded.is_ours(model) and not is_variant and _read_prompts(run, model, dataset, 1):
             key = (recorded.model_name(model), benchmark_of(dataset).name)
             cells[key][dataset.get("length")].append((model, dataset))
