@@ -354,8 +354,8 @@ def _make_lengths(lengths: Sequence[EffectiveLength]) -> Table:
         "passed over.",
         "Beats own last window: the longest length at which the model is better than when it is "
         "given only the end that it was pre-trained for, there and at every shorter measured "
-        "length beyond that (95 % interval of the paired difference above 0). ≤: at none beyond the "
-        "window. Brackets: to the longest that the intervals leave possible. "
+        "length beyond that (95 % interval of the paired difference above 0). ≤: at none beyond "
+        "the window. Brackets: to the longest that the intervals leave possible. "
         f"{NOT_MEASURED}: that reader did not run (LLADA_READERS).",
     )
     return _list("effective_length", "Effective context length", lengths, columns, notes, 3)
