@@ -264,7 +264,8 @@ def test_section_lists_score_the_common_subsequence(found, truth, score):
 def test_section_lists_read_any_list():
     expected = ["map", "lamp", "oar"]
     for text in (" map, lamp, oar", "Map, the lamp, an oar.", "1. map\n2. lamp\n3. oar\n\nNow 4",
-                 "- map\n- lamp\n- oar", "map、lamp、oar。", "map, lamp, and oar"):  # fmt: skip
+                 "- map\n- lamp\n- oar", "map、lamp、oar。", "map, lamp, and oar",
+                 " map, lamp, oar\nSection: The baker chose the jar."):  # fmt: skip
         assert read_list(text) == expected
     task = find_task("section_lists")
     assert task.score("x, z", ("x, y, z", "x, z")) == 100

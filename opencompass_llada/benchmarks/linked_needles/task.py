@@ -10,11 +10,14 @@ nothing can have been trained on. The score is NoLiMa's.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from opencompass_llada.benchmarks.generated.prose import (
     count_names,
@@ -68,52 +71,15 @@ class Spec:
     """Whether each sentence has one of several wordings."""
 
 
-WORDINGS = {
-    "en": Wording(
-        head="Read the text and answer the question.\n\n",
-        facts=(
-            "{person} lives next to the {tower} tower.",
-            "Next to the {tower} tower lives {person}.",
-            "{person} sells bread below the {tower} tower.",
-            "Every night {person} guards the {tower} tower.",
-        ),
-        towns=(
-            "The {tower} tower stands in {town}.",
-            "In {town} stands the {tower} tower.",
-            "{town} was built around the {tower} tower.",
-        ),
-        lands=(
-            "{town} belongs to {land}.",
-            "{land} rules over {town}.",
-            "A part of {land} is {town}.",
-        ),
-        literal=(
-            "{person} has never been to {place}.",
-            "{person} asked who had been to {place}.",
-            "Nobody told {person} about {place}.",
-            "{person} read that {place} has been sold.",
-        ),
-        question="\n\nQuestion: Who has been to {place}?\nAnswer:",
-        role="The {person}",
-        lead=" the",
-        join=" ",
-    ),
-    "zh": Wording(
-        head="读文字，回答问题。\n\n",
-        facts=(
-            "{person}住在{tower}塔旁。",
-            "{tower}塔旁住着{person}。",
-            "{person}看守{tower}塔。",
-        ),
-        towns=("{tower}塔立于{town}。", "{town}有一座{tower}塔。"),
-        lands=("{town}属于{land}。", "{land}管辖{town}。"),
-        literal=("{person}从没去过{place}。", "{person}问谁去过{place}。"),
-        question="\n\n问：谁去过{place}？\n答：",
-        role="{person}",
-        lead="",
-        join="",
-    ),
-}
+def _read_wordings() -> dict[str, Wording]:
+    text = Path(__file__).with_name("wordings.json").read_text(encoding="utf-8")
+    wordings: dict[str, dict[str, Any]] = json.loads(text)
+    for own in wordings.values():
+        own.update({name: tuple(own[name]) for name in ("facts", "towns", "lands", "literal")})
+    return {language: Wording(**own) for language, own in wordings.items()}
+
+
+WORDINGS = _read_wordings()
 SPECS = {
     1: Spec(hops=1, others=2, named=False),
     2: Spec(hops=1, others=5),

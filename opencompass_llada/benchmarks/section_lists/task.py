@@ -107,7 +107,7 @@ _HEADINGS = {
     "en": re.compile(r"^Section(?: \d+)?:", re.MULTILINE),
     "zh": re.compile(r"^(?:第\d+节|一节)：", re.MULTILINE),
 }
-_BETWEEN_ITEMS = re.compile(r"[,，、;；\n]")
+_BETWEEN_ITEMS = re.compile(r"[,，、;；]")
 #: A list's number or dash, and an article, in front of an item.
 _BEFORE_ITEM = re.compile(r"^(?:\(?\d+[.):：、]\s*|[-*•]\s+)?(?:the |an? |and )*", re.IGNORECASE)
 #: Draws of a list that a guess's score is the mean of.
@@ -213,11 +213,14 @@ class SectionLists:
 
 
 def read_list(text: str) -> list[str]:
-    """Return the items of an answer up to its first empty line, in lower case.
+    """Return the items of an answer, in lower case.
 
-    They are parted by commas or line breaks; articles, numbers in front and full stops are dropped.
+    They are those of the first line if it has several, parted by commas; else each line up to the
+    first empty one is an item. Articles, numbers in front and full stops are dropped.
     """
-    items = _BETWEEN_ITEMS.split(re.split(r"\n\s*\n", text.strip())[0])
+    lines = re.split(r"\n\s*\n", text.strip())[0].splitlines()
+    parts = [_BETWEEN_ITEMS.split(line) for line in lines]
+    items = parts[0] if parts and len(parts[0]) > 1 else [item for line in parts for item in line]
     bare = (_BEFORE_ITEM.sub("", item.strip()).strip(" .。*'\"`").lower() for item in items)
     return [item for item in bare if item]
 
