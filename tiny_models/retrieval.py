@@ -22,6 +22,7 @@ from opencompass_llada.synthetic import grammar
 from opencompass_llada.synthetic.grammar import KEYS, VALUES, Needle, fill
 from opencompass_llada.tiny_models.draft import Draft, Query
 from opencompass_llada.tiny_models.ruler_rows import RulerRows
+from opencompass_llada.tiny_models.suite_rows import SUITE_STYLES, SuiteRows
 
 #: Of strings to be copied exactly: natural text never teaches that a digit must not be dropped.
 _ALPHABETS = (
@@ -115,8 +116,8 @@ _TOKENS_OF_WORDS = 32
 class RetrievalRows(RulerRows):
     """Makes retrieval rows from a tokenizer and windows of text; see `finetune.rows.TaskRows`."""
 
-    #: Each is a method of its name here or in `RulerRows`. Those of share 0 are for recipes that
-    #: ask for them: tiny-llada was pretrained without.
+    #: Each is a method of its name here or in `RulerRows`, but for those of `SuiteRows`. Those of
+    #: share 0 are for recipes that ask for them: tiny-llada was pretrained without.
     STYLES: ClassVar[Mapping[str, float]] = {
         "needlebench": 3,  # NeedleBench's own prompt
         "question": 2,
@@ -131,6 +132,7 @@ class RetrievalRows(RulerRows):
         "words": 0,  # NeedleBench's prompt about made-up words
         "many": 0,  # many questions at once, for long rows
         "text_words": 0,  # words of the training text are asked for, one or many
+        **dict.fromkeys(SUITE_STYLES, 0),  # the generated suites
     }
     #: The longest copied span with its cue fits in it.
     SHORTEST = 110
@@ -140,6 +142,7 @@ class RetrievalRows(RulerRows):
     ) -> None:
         """Keep the text to hide needles in, the tokenizer and the share of each style."""
         super().__init__(tokens.encode)
+        self._suites = SuiteRows(tokens.encode)
         assert tokens.end_token_id is not None
         self._windows, self._styles = windows, dict(styles)
         self._decode, self._eos = tokens.decode, tokens.end_token_id
@@ -149,7 +152,11 @@ class RetrievalRows(RulerRows):
     ) -> Row:
         """Make one row; a style whose fixed text does not fit the length gives way to ``copy``."""
         style = style or rng.choices(list(self._styles), list(self._styles.values()))[0]
-        draft: Draft = getattr(self, f"_{style}")(length, rng, evaluation)
+        draft: Draft
+        if style in SUITE_STYLES:
+            draft = self._suites.draft_suite(SUITE_STYLES[style], length, rng, evaluation)
+        else:
+            draft = getattr(self, f"_{style}")(length, rng, evaluation)
         if not draft.fits(length):
             draft = self._copy(length, rng, evaluation)
         return draft.make_row(length, rng, lambda n: self._windows.draw(n, rng), self._eos)

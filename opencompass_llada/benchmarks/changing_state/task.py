@@ -112,6 +112,15 @@ class ChangingState:
         wording = next(own for own in forms if _as_pattern(own["question"]).search(question))
         return rng.choice(_words_of(wording["value"], vocabulary))
 
+    def more_questions(self, rng: random.Random, question: Question, count: int) -> list[str]:
+        """Return questions for other entities whose value the text gives."""
+        forms = (own for language in _wordings().values() for own in language.values())
+        wording = next(own for own in forms if own["head"] == question.head)
+        state = _follow(question.context, wording)
+        asked = [wording["question"].format(a=name) for name, value in state.items() if value]
+        asked = [text for text in asked if text != question.question]
+        return rng.sample(asked, min(count, len(asked)))
+
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         """Return 100 if the answer's first line names a reference and no other value of its form.
 

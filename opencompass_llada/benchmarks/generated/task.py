@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from opencompass_llada.benchmarks.benchmark import NO_FILES, Benchmark, Group
 from opencompass_llada.options import check_fields, reject_unknown
@@ -117,6 +117,17 @@ class GeneratedTask(Protocol):
 
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         """Return an answer's score, 0 to 100; an empty or malformed one has 0 and no error."""
+
+
+@runtime_checkable
+class AsksMore(Protocol):
+    """A suite whose texts answer many questions of the first level, which training rows ask."""
+
+    def more_questions(self, rng: random.Random, question: Question, count: int) -> list[str]:
+        """Return up to so many other questions on a text, as `Question.question` has them.
+
+        The answer of each is what `GeneratedTask.solve` says after head, context and it.
+        """
 
 
 def find_task(name: str) -> GeneratedTask:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -147,6 +148,17 @@ class GraphWalks:
         many = _MOST_SHORT_NAMES + 1 if " " in node else 1
         names = _draw_names(rng, most + 1 if many == 1 else many, vocabulary)[0]
         return " " + ", ".join([name for name in names if name != node][:most])
+
+    def more_questions(self, rng: random.Random, question: Question, count: int) -> list[str]:
+        """Return questions for the one child or the one parent of other nodes."""
+        edges: list[Edge] = _EDGE.findall(question.context)
+        language = next(name for name, own in _WORDINGS.items() if own[0] == question.head)
+        asked = []
+        for place, form in enumerate(_WORDINGS[language][1:]):
+            ends = Counter(edge[place] for edge in edges)
+            asked += [form.format(node=node, depth=1) for node, n in ends.items() if n == 1]
+        asked = [text for text in asked if text != question.question]
+        return rng.sample(asked, min(count, len(asked)))
 
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         """Return the F1 of two sets, 0 to 100; two empty ones are equal, no overlap is 0.
