@@ -56,6 +56,8 @@ def parts_of(style, answer):
     """Return what must be found in the text before an answer."""
     if style == "ruler_cwe":
         return re.split(r"\s*\d+\. ", answer)[1:]
+    if style.startswith("suite_"):
+        return re.findall(r"\w+", answer)
     return answer.split(", ") if style.startswith("ruler_") else [answer]
 
 
