@@ -6,7 +6,7 @@ From scratch or from a checkpoint, with low-rank adapters (by peft) or without, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
-#: The networks that an objective trains, by their model_type; Llama is from scratch alone.
+#: The networks that an objective trains, by their model_type; Llama is the small twin alone.
 TRAINED: dict[str, dict[str, type[BidirectionalConfig]]] = {
     "masked_diffusion": {"llada": LLaDAConfig},
     "block_diffusion": {"sdar": SDARConfig},
@@ -76,6 +76,8 @@ def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> BidirectionalCo
         )
         return _sdar_config(config, recipe) if recipe.objective == "block_diffusion" else config
     fields = read_model_config(locate_checkpoint(resolve_path(recipe.init_from)))
+    if recipe.objective == "autoregressive":
+        return _twin_config(fields, recipe, tokens)
     kind, own = fields.get("model_type"), TRAINED[recipe.objective]
     if kind not in own:
         others = [name for name, kinds in TRAINED.items() if kind in kinds]
@@ -98,6 +100,31 @@ def network_config(recipe: Recipe, tokens: TrainingTokenizer) -> BidirectionalCo
     except ValueError as error:
         raise ValueError(f"init_from={recipe.init_from!r}: {error}") from error
     return config
+
+
+def _twin_config(
+    fields: Mapping[str, Any], recipe: Recipe, tokens: TrainingTokenizer
+) -> LLaDAConfig:
+    """Return the LLaDA that a twin's config.json is the shape of."""
+    length = int(fields.get("max_position_embeddings") or 0)
+    names = {**LLAMA_NAMES, "vocab_size": "vocab_size"}
+    if fields.get("model_type") != "llama" or any(fields.get(n) is None for n in names.values()):
+        raise ValueError(
+            f"init_from={recipe.init_from!r} is no small Llama of this package, and training with "
+            "objective='autoregressive' goes on from these alone, such as asset:tiny-ar."
+        )
+    if recipe.trained_length > length:
+        raise ValueError(
+            f"phases: sequence_length={recipe.trained_length} is longer than the {length} tokens "
+            f"of init_from={recipe.init_from!r}, whose RoPE is not scaled; use shorter rows."
+        )
+    return LLaDAConfig(
+        **{ours: fields[theirs] for ours, theirs in names.items()},
+        max_sequence_length=length,
+        mask_token_id=tokens.tokenizer.mask_token_id,
+        eos_token_id=cast(int, tokens.end_token_id),
+        pad_token_id=tokens.end_token_id,
+    )
 
 
 def _sdar_config(config: LLaDAConfig, recipe: Recipe) -> SDARConfig:
@@ -140,6 +167,8 @@ def build_network(
             model = SDARForMaskedDiffusion(config)
         else:
             model = LLaDAForMaskedDiffusion(config)
+    elif recipe.objective == "autoregressive":
+        model = LlamaForCausalLM.from_pretrained(resolve_path(recipe.init_from))
     else:
         path, scaling = locate_checkpoint(resolve_path(recipe.init_from)), RopeScaling()
         if recipe.rope_scaling is not None:

@@ -299,7 +299,7 @@ _SET_BY_TRAINER = (
 #: What the small autoregressive twin alone takes.
 _OF_THE_TWIN = {
     "strategy": "windows",
-    "init_from": None,
+    "rope_scaling": None,
     "lora": None,
     "continuation_share": 0.0,
     "random_length_share": 0.0,
