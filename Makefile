@@ -19,12 +19,13 @@ TRANSFORMERS4_PACKAGES := transformers==4.57.6 huggingface_hub==0.36.2 tokenizer
 TRANSFORMERS4_TESTS := $(addprefix tests/test_,$(addsuffix .py,declared_rope loaded_weights rope texts \
   modeling sdar published_files dream autoregressive adapters fast_dllm diffusion_gemma))
 
-.PHONY: help install niah datasets report test test-transformers4 check format constraints docs tiny-llada-long tiny-models wheel clean
+.PHONY: help install niah datasets suites report test test-transformers4 check format constraints docs tiny-llada-long tiny-models tiny-suites wheel clean
 
 help:
 	@echo "make niah         install, then run the needle-in-a-haystack evaluation"
 	@echo "                  (CONFIG=..., OPTIONS='--debug -w DIR' for others)"
 	@echo "make datasets     run a sample of every data set config whose data is on this machine"
+	@echo "make suites       install, run every shipped model on the suites that need no download"
 	@echo "make report       install, run every shipped model on three benchmarks, end with an HTML report"
 	@echo "make test         install, then run the test suite"
 	@echo "make test-transformers4  the core's tests with transformers 4.57, in $(TRANSFORMERS4)"
@@ -35,6 +36,7 @@ help:
 	@echo "make format       rewrite the sources in the house format"
 	@echo "make tiny-models  train the shipped models anew, from text (a GPU, COMPASS_DATA_CACHE)"
 	@echo "make tiny-llada-long  the same without the autoregressive twin and the block-causal sibling"
+	@echo "make tiny-suites  train the shipped models on with rows of the generated suites"
 	@echo "make constraints  write the installed versions to constraints.txt"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make clean        remove what runs and builds left; keeps $(VENV) and outputs/"
@@ -55,6 +57,9 @@ niah: install
 
 datasets: install
 	$(BIN)/python run.py configs/eval_llada_datasets.py $(OPTIONS)
+
+suites: install
+	$(BIN)/python run.py configs/eval_llada_suites.py $(OPTIONS)
 
 report: install
 	$(BIN)/python run.py configs/eval_leaderboard.py $(OPTIONS)
@@ -112,6 +117,12 @@ tiny-llada-long: install
 tiny-models: tiny-llada-long
 	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_ar_pretrain.yaml num_workers=$(WORKERS)
 	$(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_block_pretrain.yaml num_workers=$(WORKERS)
+
+# The shipped models go on with rows of the generated suites; checkpoints/NAME-suites/final.
+tiny-suites: install
+	for name in llada ar block long; do \
+	  $(BIN)/python -m opencompass_llada.finetune tiny_models/tiny_suites_$$name.yaml \
+	    num_workers=$(WORKERS) || exit; done
 
 wheel: install
 	rm -rf build

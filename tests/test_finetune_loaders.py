@@ -112,6 +112,26 @@ def test_the_twin_loads_in_train_mode_without_dropout(tmp_path):
     assert torch.equal(model.train()(ids).logits, model.eval()(ids).logits)
 
 
+def test_the_twin_goes_on_from_its_checkpoint(tmp_path):
+    changes = {"objective": "autoregressive", "init_from": "asset:tiny-ar", "phases": SHORT}
+    changes["strategy"] = "windows"
+    trainer = small_trainer(tmp_path / "out", LONGER, **changes)
+    start = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny-ar", trust_remote_code=False)
+    given = dict(start.float().named_parameters())
+    assert len(given) == 57
+    for name, value in trainer.model.named_parameters():
+        assert torch.equal(value, given[name]), name
+    fields, own = config_of(trainer.save({})), config_of(FOLDER / "tiny-ar")
+    assert {name for name in {*fields, *own} if fields.get(name) != own.get(name)} == {
+        "torch_dtype"
+    }
+    changes["phases"] = [{**SHORT[0], "sequence_length": 1024}]
+    with pytest.raises(ValueError, match="1024 is longer than the 512 tokens"):
+        small_trainer(tmp_path / "long", LONGER, **changes)
+    with pytest.raises(ValueError, match="no small Llama"):
+        small_trainer(tmp_path / "wrong", LONGER, **{**changes, "init_from": "asset:tiny-llada"})
+
+
 @pytest.mark.parametrize("name", ["tiny-llada", "tiny-llada-long", "tiny-block"])
 def test_shipped_models_have_every_published_field(name):
     fields = config_of(FOLDER / name)

@@ -11,6 +11,7 @@ from finetune_runs import LONGER, RECIPE, SHORT
 
 from opencompass_llada.finetune.recipe import Evaluation, Lora, Phase, Recipe, TextSource
 from opencompass_llada.finetune.recipe_file import load_recipe, parse_recipe
+from opencompass_llada.tiny_models.suite_rows import SUITE_STYLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = REPOSITORY / "configs" / "finetune"
@@ -41,6 +42,19 @@ def test_twin_differs_from_tiny_llada_in_its_objective_alone():
     first, twin = (load_recipe(TINY / f"tiny_{n}.yaml") for n in ("pretrain", "ar_pretrain"))
     differing = {name for name in vars(first) if getattr(first, name) != getattr(twin, name)}
     assert differing == {"output_dir", "objective"}
+
+
+def test_recipes_of_suites_train_the_same_rows_from_the_shipped_models():
+    first, *others = (load_recipe(TINY / f"tiny_suites_{n}.yaml") for n in ("llada", "ar", "block"))
+    assert first.init_from == "asset:tiny-llada"
+    for other in others:
+        differing = {name for name in vars(first) if getattr(first, name) != getattr(other, name)}
+        assert differing <= {"output_dir", "init_from", "objective", "block_length"}
+    for recipe in (first, load_recipe(TINY / "tiny_suites_long.yaml")):
+        shares = recipe.retrieval_styles
+        new = sum(share for style, share in shares.items() if style in SUITE_STYLES)
+        assert set(SUITE_STYLES) <= set(shares)
+        assert new / sum(shares.values()) == pytest.approx(0.4, abs=0.02)
 
 
 @pytest.mark.parametrize(

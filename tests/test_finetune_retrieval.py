@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from opencompass_llada.benchmarks.generated.task import Vocabulary, find_task
 from opencompass_llada.benchmarks.ruler.prompts import TEMPLATES
 from opencompass_llada.finetune.packing import TokenWindows
 from opencompass_llada.finetune.recipe import TextSource
@@ -25,6 +26,7 @@ from opencompass_llada.tiny_models.retrieval import (
     draw_words,
 )
 from opencompass_llada.tiny_models.ruler_rows import draw_pair, is_trained_pair
+from opencompass_llada.tiny_models.suite_rows import SUITE_STYLES
 
 STYLES, SHORTEST_ROW = RetrievalRows.STYLES, RetrievalRows.SHORTEST
 PAIR = re.compile(r"for ([a-z']+(?:-[a-z']+)+) is: ")
@@ -188,3 +190,22 @@ def test_one_pair_in_eight_is_trained_on():
     pairs = adjective_nouns()
     share = np.mean([is_trained_pair(pairs[rng.randrange(len(pairs))]) for _ in range(4000)])
     assert 0.10 < share < 0.15
+
+
+@pytest.mark.parametrize("style", SUITE_STYLES)
+def test_rows_of_suites_are_prompts_and_answers_of_evaluation(sources, style):
+    """The last answer is the solver's, and words that are held out are no answer."""
+    retrieval, tokenizer = sources
+    task, held_out_words = find_task(SUITE_STYLES[style]), 0
+    for seed in range(8):
+        row = retrieval.make(768, random.Random(seed), style=style)
+        same = retrieval.make(768, random.Random(seed), style=style)
+        assert np.array_equal(row.input_ids, same.input_ids)
+        start, end = answers_of(row)[0]
+        prompt = tokenizer.decode(row.input_ids[:start])
+        ids = row.input_ids[start:end]
+        answer = tokenizer.decode(ids[ids != 0])
+        assert task.solve(prompt.rpartition("<|endoftext|>")[2]) + "." == answer
+        words = Vocabulary().allowed(re.findall(r"\b[a-z]{3,}\b", answer))
+        held_out_words += len(words) - len(Vocabulary(for_training=True).allowed(words))
+    assert held_out_words == 0 or style == "suite_coreference", "its code is drawn, not a word"
