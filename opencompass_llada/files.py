@@ -158,6 +158,20 @@ def temporary_name(name: str) -> str:
     return f".{short}~{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}.part"
 
 
+@contextmanager
+def temporary_folder(parent: str | Path, name: str) -> Iterator[Path]:
+    """Give a folder in another, for as long as the block runs.
+
+    `remove_left_overs` removes it where this process is killed.
+    """
+    folder = Path(parent) / temporary_name(name)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
 def host_name() -> str:
     """Return this machine's name in a form that a file name can hold."""
     return re.sub(r"[^\w.-]", "-", socket.gethostname())[:64] or "unknown"
@@ -266,14 +280,15 @@ def _refuse_if_held(path: Path, content: bytes) -> None:
 
 
 def left_lock(folder: str | Path) -> dict[str, Any] | None:
-    """Return the owner of a folder's lock that is not there any more; None if none was left."""
-    path = Path(folder) / LOCK_NAME
-    try:
-        held = read_owner(path.read_bytes())
-    except OSError:
-        return None
-    is_left = held is not None and not _is_alive(held["host"], held["pid"], held["since"], path)
-    return held if is_left else None
+    """Return the owner of a lock of a folder that is not there any more; None if none was left."""
+    for path in sorted(Path(folder).glob(f"{LOCK_NAME}*")):
+        try:
+            held = read_owner(path.read_bytes())
+        except OSError:  # it has just been given back
+            continue
+        if held is not None and not _is_alive(held["host"], held["pid"], held["since"], path):
+            return held
+    return None
 
 
 def _give_back(path: Path, own: dict[str, object]) -> None:

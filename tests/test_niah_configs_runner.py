@@ -22,6 +22,36 @@ from opencompass_llada.runs.tasks import (
 from opencompass_llada.wrapper import LLaDACausalLM
 
 
+class Command:
+    """Stands for a task that is run as a command: it shows its config and fails."""
+
+    name = "a command"
+
+    def __init__(self, folder):
+        self.cfg, self.log = Config({"work_dir": str(folder)}), folder / "logs" / "a.out"
+
+    def get_log_path(self, file_extension):
+        return str(self.log)
+
+    def get_command(self, cfg_path, template):
+        return template.format(
+            task_cmd=f"sh -c 'echo $CUDA_VISIBLE_DEVICES; cat {cfg_path}; exit 3'"
+        )
+
+
+def test_a_tasks_command_leaves_the_current_folder_alone(tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    runner = CoreSharingLocalRunner(task={"type": "x"}, max_num_workers=1)
+    task = Command(tmp_path / "run")
+    assert runner._launch(task, [0, 1], 0) == ("a command", 3)
+    devices, config = task.log.read_text().split("\n", 1)
+    assert devices == "0,1"
+    assert "work_dir = " in config
+    assert os.listdir() == []
+    assert os.listdir(tmp_path / "run") == ["logs"]
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """Record the variable that task processes would inherit."""

@@ -103,6 +103,9 @@ def test_a_killed_driver_is_told(run, capsys):
     assert "process 999999999 on" in (said := capsys.readouterr().out)
     assert "was killed" in said
     assert "Go on with -r." in said
+    (run / ".lock").rename(run / ".lock.shard-3")
+    assert main(["watch", str(run)]) == 1, "one of several shards"
+    (run / ".lock.shard-3").unlink()
     lock = {**lock, "pid": os.getpid()}
     (run / ".lock").write_text(json.dumps(lock))
     assert main(["watch", str(run), "--once"]) == 0

@@ -12,9 +12,9 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from opencompass.registry import TASKS
 from opencompass.runners import SlurmRunner
 
-from opencompass_llada.files import remove, temporary_name
+from opencompass_llada.files import temporary_folder
 from opencompass_llada.runs import narration
 from opencompass_llada.runs.exit_status import TASK_NAME
 from opencompass_llada.runs.recorded_files import dataset_name, model_name, type_name
@@ -132,7 +132,7 @@ class JobNamingSlurmRunner(SlurmRunner):
         run = Path(tasks[0]["work_dir"]).absolute()
         is_told = type_name(self.task_cfg) == "ShortNamedInferTask" and not self.debug
         with (
-            _folder_of_tasks(run) as folder,
+            temporary_folder(run, "tasks") as folder,
             narration.told(run) if is_told else nullcontext(),
             ThreadPoolExecutor(workers) as pool,
         ):
@@ -184,17 +184,6 @@ class JobNamingSlurmRunner(SlurmRunner):
         return " ".join(map(str, words)).replace("{", "{{").replace("}", "}}") + (
             f" {ON_NODE}{{task_cmd}}"
         )
-
-
-@contextmanager
-def _folder_of_tasks(run: Path) -> Iterator[Path]:
-    """Give a folder in the run's, which all nodes see; a later run removes it if this is killed."""
-    folder = run / temporary_name("tasks")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        remove(folder)
 
 
 def _list_cells(cfg: Mapping[str, Any]) -> str:

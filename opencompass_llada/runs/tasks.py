@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +28,14 @@ from mmengine.config import Config
 from mmengine.device import is_npu_available
 from opencompass.openicl.icl_inferencer import GenInferencer
 from opencompass.registry import TASKS
-from opencompass.runners import LocalRunner
+from opencompass.runners.local import LocalRunner, get_command_template
 from opencompass.tasks import openicl_infer
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.tasks.openicl_infer import OpenICLInferTask
 from opencompass.utils import build_dataset_from_cfg, build_model_from_cfg
 
 from opencompass_llada.faults import guard
+from opencompass_llada.files import temporary_folder
 from opencompass_llada.old_names import PACKAGE, dotted_name
 from opencompass_llada.runs import machine, makers, narration
 from opencompass_llada.runs.durability import whole_files
@@ -363,6 +365,23 @@ class CoreSharingLocalRunner(LocalRunner):
             for future in [threads.submit(take_turns) for _ in range(side_by_side)]:
                 future.result()
         return statuses
+
+    def _launch(self, task: Any, gpu_ids: Sequence[int], index: int) -> tuple[str, int]:
+        """Run one task as a command, with its config in the run's folder; return name and status.
+
+        OpenCompass writes it into the current folder, which may be read-only.
+        """
+        log = Path(task.get_log_path(file_extension="out"))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(Path(task.cfg["work_dir"]).absolute(), "tasks") as folder:
+            config = str(folder / "params.py")
+            task.cfg.dump(config)
+            command = task.get_command(config, get_command_template(list(gpu_ids)))
+            with log.open("w", encoding="utf-8") as file:
+                status = subprocess.run(command, shell=True, stdout=file, stderr=file).returncode
+        if status:
+            logger.error("task %s fail, see\n%s", task.name, log)
+        return task.name, status
 
     def _run_task(self, task: Any, turn: Turn, session: LocalSession) -> int:
         """Run one task and wait for it; return its exit status."""
