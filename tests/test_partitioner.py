@@ -322,3 +322,10 @@ def test_workers_take_tasks_in_order(monkeypatch):
     assert made["hours"] * 3600 == pytest.approx(end)
     assert made["busy_share"] == pytest.approx(120 / (2 * end))
     assert made["above_perfect"] == pytest.approx(end / 60 - 1)
+
+
+def test_the_simulation_shows_what_is_claimed():
+    record = json.loads(RECORD.with_name("cluster_simulation.json").read_text())["results"]
+    assert record["no_cache"]["grid_32_gpus"]["now"]["busy_share"] > 0.85
+    for way in ("no_cache", "prompt_cached"):
+        assert record[way]["papers_8_gpus"]["now"]["above_perfect"] < 0.04
