@@ -97,6 +97,20 @@ def test_gold_answers_score_all_points_and_malformed_ones_none(task, prompt):
             assert not any(scored)
 
 
+def test_long_books_lose_their_middle_in_the_models_tokens(tmp_path, folder):
+    rows = [json.loads(line) for line in (folder / "code_debug.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**row, "context": row["context"] * 9}) + "\n" for row in rows)
+    (tmp_path / "code_debug.jsonl").write_text(text)
+    tokenizer = load_tokenizer("asset:tiny-llada")
+    fitted = {"length": 512, "fit": "middle", "tokenizer": "asset:tiny-llada"}
+    whole = load("code_debug", str(tmp_path))
+    cut = load("code_debug", str(tmp_path), answer_length=64, **fitted)
+    for own, full in zip(cut, whole, strict=True):
+        assert 512 - 64 - 8 <= tokenizer.count(own["prompt"]) <= 512 - 64
+        assert full["prompt"].startswith(own["prompt"][:300])
+        assert full["prompt"].endswith(own["prompt"][-200:])
+
+
 def test_chat_prompts_fill_the_slots_that_opencompass_leaves_open():
     row = load("code_debug", "embedded", prompt="chat")[0]
     name, letter = row["answer"]

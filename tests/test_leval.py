@@ -126,6 +126,12 @@ def test_opencompass_scores_nothing_of_quality_whose_options_are_whole():
     assert found["bounds"]["chance"]["score"] == 25
 
 
+def test_a_lost_answer_is_no_score():
+    rows = load("tpo", "embedded")
+    with pytest.raises(ValueError, match="3 predictions for 4 samples"):
+        LEvalEvaluator("tpo").score(["A"] * 3, rows["answer"], rows)
+
+
 def test_chance_of_several_right_options_is_a_part():
     rows = load("coursera", "embedded")
     assert {row["answer"]: row["chance"] for row in rows}["AC"] == 12.5
