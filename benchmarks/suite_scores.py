@@ -37,6 +37,8 @@ from opencompass_llada.synthetic.grammar import paragraph
 #: Suite, task, the authors' score and ours, of one answer; None where the authors' code stops.
 Pair = tuple[str, str, float | None, float]
 NUM_RANDOM = 6000
+#: Answers, those with the same score, with another, and those at which the authors' code stops.
+COUNTED = ("answers", "same", "other", "stopped")
 _CHINESE = (
     "的红苹果在蓝书包里，被世人广泛推崇为现代物理学奠基人的科学家叫贝多芬。导演1998年Intel公司x86"
 )
@@ -193,7 +195,7 @@ def summarize(pairs: Iterator[Pair]) -> list[dict[str, Any]]:
     return [
         {
             **{"suite": suite, "task": task},
-            **{name: counts[suite, task, name] for name in ("answers", "same", "other", "stopped")},
+            **{name: counts[suite, task, name] for name in COUNTED},
         }
         for suite, task in tasks
     ]
@@ -212,7 +214,8 @@ def main() -> None:
             raise ValueError(f"{arguments.clones / folder} is not there; clone it (see the head).")
         rows += summarize(compare(arguments.clones / folder))
     totals = {
-        name: sum(row[name] for row in rows) for name in ("answers", "same", "other", "stopped")
+        suite: {name: sum(row[name] for row in rows if row["suite"] == suite) for name in COUNTED}
+        for suite in dict.fromkeys(row["suite"] for row in rows)
     }
     write_record(arguments.output, {**describe_run(), "totals": totals, "rows": rows})
 
