@@ -251,6 +251,22 @@ def test_a_grid_has_floors_by_length_and_over_all(tmp_path):
     assert floors[1024].window == WINDOW
 
 
+def test_of_two_windows_the_later_counts(run, tmp_path):
+    cells = [ruler_cell("vt", n, num_samples=4) for n in (1024, 4096)]
+    older = [twin(cell, "last_window") for cell in cells]
+    newer = [{**cell, "abbr": cell["abbr"] + "b", "window": 2048} for cell in older[1:]]
+    folder = write_run(tmp_path / "run", [make_model("one")], [*cells, *older, *newer])
+    for cell, day in ((older[0], 1), (older[1], 1), (newer[0], 2)):
+        record = {"kind": "dataset", "model": "one", "dataset": cell["abbr"], "num_samples": 4,
+                  "started": f"2026-01-0{day}T00:00:00+00:00"}  # fmt: skip
+        with (folder / "provenance/one.jsonl").open("a") as lines:
+            lines.write(json.dumps(record) + "\n")
+    floors = [f for f in find_floors(collect([folder])) if f.column == "vt"]
+    assert {(f.length, f.window, f.status) for f in floors} == {
+        (1024, 2048, "same"), (4096, 2048, "ok")
+    }  # fmt: skip
+
+
 def test_curves_have_last_windows_and_chance_in_grey(found):
     scores, floors, _ = found
     shown = [replace(own, is_group=True) for own in scores if own.column == "vt"]

@@ -240,7 +240,7 @@ def test_longbench_has_gold_answers_and_chance_where_it_is_known():
 
 
 def test_bounds_are_of_a_few_samples_at_most(monkeypatch):
-    monkeypatch.setattr(opencompass_bases, "MOST_BOUND", 2)
+    monkeypatch.setattr(opencompass_bases.CompleteEvaluator, "most_bound", 2)
     samples = LongBenchDataset.load(task="trec", path="asset:longbench")
     assert len(samples) > 2
     found = LongBenchEvaluator(task="trec").score([""] * len(samples), None, samples)

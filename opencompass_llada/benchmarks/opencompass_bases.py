@@ -84,6 +84,8 @@ class CompleteEvaluator(BaseEvaluator):
     ceiling: str = "exact solver"
     """What `solve` is: this, which reads the prompt alone, or ``gold answer``, which is scored as
     an answer."""
+    most_bound: int = MOST_BOUND
+    """Samples that they are asked of a data set; fewer where scoring one takes long."""
     chance_figure: ClassVar[str] = "score"
     """The figure of `summarize` that `chance` is the expectation of."""
 
@@ -128,13 +130,13 @@ class CompleteEvaluator(BaseEvaluator):
         return {**figures, "details": details}
 
     def find_bounds(self, references: Any, test_set: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what chance and the solver score on the first `MOST_BOUND` samples.
+        """Return what chance and the solver score on the first samples, `most_bound` of them.
 
         Figures by name, 0 to 100: under ``chance`` its mean, and under the name of `ceiling` what
         `summarize` makes of the solver's answers, each where all samples have one; nothing for
         samples that another reader than ``full`` is shown.
         """
-        samples = list(islice(test_set, MOST_BOUND))
+        samples = list(islice(test_set, self.most_bound))
         if any("reader" in sample for sample in samples):
             return {}
         bounds: dict[str, Any] = {}

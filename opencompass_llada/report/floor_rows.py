@@ -12,6 +12,8 @@ from opencompass_llada.report.floors import CEILINGS, CHANCE, NO_CONTEXT
 from opencompass_llada.report.scores import LAST_WINDOW, Score, name_some
 from opencompass_llada.report.writers import Cell
 
+#: What is not below 100 to one decimal; ROUGE gives equal texts 99.9999995.
+_SHOWN_AS_100 = 99.95
 #: The place of a score in a table: series, column and length.
 Place = tuple[str, str, int | None]
 
@@ -55,7 +57,7 @@ class FloorRows:
             f"{floor.column}{'' if floor.length is None else f' at {floor.length:,}'} "
             f"({floor.entry} {floor.score:.1f})"
             for floor in self.floors
-            if floor.reader in CEILINGS and floor.score is not None and floor.score < 100 - 1e-6
+            if floor.reader in CEILINGS and floor.score is not None and floor.score < _SHOWN_AS_100
         ]
         if short:
             yield f"the most that can be had is below 100: {name_some(short)}"

@@ -63,6 +63,9 @@ def _latest(readings: pandas.DataFrame) -> pandas.DataFrame:
     """Return each reader's cells, of what was measured twice the later."""
     by_age = readings.sort_values("recorded", kind="stable", na_position="first")
     latest = ~by_age.duplicated(["entry", "dataset", "metric"], keep="last")
+    # Of two windows of one model, too.
+    window = by_age.groupby(["entry", "benchmark"]).window.transform("last")
+    latest &= by_age.window.isna() | (by_age.window == window)
     return readings[latest.reindex(readings.index)]
 
 
@@ -86,7 +89,8 @@ def _score_readers(readings: pandas.DataFrame, shared: pandas.DataFrame) -> Iter
         base, reader = bases[score.entry]
         window = windows.get((base, score.benchmark)) if reader == LAST_WINDOW else None
         score = replace(score, base=base, reader=reader, window=window and int(window))
-        if reader == LAST_WINDOW and (base, score.benchmark, score.length) in own:
+        is_own = reader == LAST_WINDOW and (base, score.benchmark, score.length) in own
+        if is_own and score.score is not None:
             reason = "the last window holds the whole prompt: the model's own score"
             score = replace(score, score=None, low=None, high=None, clusters=None,
                             effective_n=None, status=SAME, reason=reason)  # fmt: skip

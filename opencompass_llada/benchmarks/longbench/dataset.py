@@ -35,6 +35,8 @@ from opencompass_llada.options import reject_unknown
 
 logger = logging.getLogger(__name__)
 
+#: Gold answers that ROUGE scores: of GovReport's summaries, 0.2 s each.
+MOST_SUMMARIES = 10
 #: Of a sample of passage retrieval, in English and Chinese (arXiv 2308.14508, section 3.1).
 NUM_PARAGRAPHS = 30
 DEFAULT_PATH = "opencompass/Longbench"
@@ -199,6 +201,8 @@ class LongBenchEvaluator(CompleteEvaluator):
         reject_unknown("LongBench task", [task], TASKS)
         self.task = TASKS[task]
         self.by_length = by_length
+        if self.task.metric.startswith("rouge"):
+            self.most_bound = MOST_SUMMARIES
 
     def judge(self, prediction: str, reference: Mapping[str, Any]) -> dict[str, Any]:
         """Return prediction, answers, length and score of a sample."""
