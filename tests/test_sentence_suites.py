@@ -1,4 +1,4 @@
-"""Generated suites whose texts are sentences: metrics, solvers, chance, what a window knows."""
+"""Generated suites: solvers, chance, fitting; of those of sentences metrics and windows, too."""
 
 import json
 import random
@@ -9,8 +9,16 @@ import pytest
 
 from opencompass_llada.benchmarks.coreference.task import SPECS as COREFERENCE_SPECS
 from opencompass_llada.benchmarks.coreference.task import grade
+from opencompass_llada.benchmarks.counting import load_counting_tokenizer
 from opencompass_llada.benchmarks.generated import prose
-from opencompass_llada.benchmarks.generated.task import LANGUAGES, LEVELS, Vocabulary, find_task
+from opencompass_llada.benchmarks.generated.samples import Fit, SuiteSpec
+from opencompass_llada.benchmarks.generated.task import (
+    LANGUAGES,
+    LEVELS,
+    Vocabulary,
+    find_task,
+    list_suites,
+)
 from opencompass_llada.benchmarks.linked_needles.task import WORDINGS as LINKED_WORDINGS
 from opencompass_llada.benchmarks.linked_needles.task import list_roles
 from opencompass_llada.benchmarks.section_lists.task import SPECS as SECTION_SPECS
@@ -18,6 +26,8 @@ from opencompass_llada.benchmarks.section_lists.task import read_list
 
 NAMES = ("coreference", "linked_needles", "section_lists")
 CELLS = [(name, level, language) for name in NAMES for level in LEVELS for language in LANGUAGES]
+ALL = [(name, level, language) for name in list_suites() for level in LEVELS
+       for language in LANGUAGES]  # fmt: skip
 SIZES = (0, 3, 12, 40, 160)  # beside the smallest
 
 
@@ -33,18 +43,19 @@ def only_end(question, share=0.25):
     return f"{question.head}{question.context[start:]}{question.question}"
 
 
-@pytest.mark.parametrize(("name", "level", "language"), CELLS)
+@pytest.mark.parametrize(("name", "level", "language"), ALL)
 def test_a_solver_that_reads_the_prompt_alone_is_right(name, level, language):
     task = find_task(name)
     for question in draw(name, level, language):
         answer = task.solve(question.prompt)
         assert task.score(answer, question.answers) == 100, question
-        assert answer.startswith(" ") == (language == "en")
+        # Nodes of graphs are English words in either language.
+        assert answer.startswith(" ") == (language == "en" or name == "graph_walks")
         assert not question.question.endswith((" ", "\n"))
         assert not task.solve(f"{question.head}{question.question}")
 
 
-@pytest.mark.parametrize(("name", "level", "language"), CELLS)
+@pytest.mark.parametrize(("name", "level", "language"), ALL)
 def test_chance_is_what_a_guess_reaches(name, level, language):
     task, words = find_task(name), Vocabulary(language=language)
     questions = list(draw(name, level, language, count=300))
@@ -53,9 +64,29 @@ def test_chance_is_what_a_guess_reaches(name, level, language):
         task.score(task.guess(rng, level, own.question, words), own.answers) for own in questions
     ]
     chance = statistics.mean(own.chance for own in questions)
-    error = statistics.stdev([*scores, 100.0]) / len(scores) ** 0.5
+    # Scores of 0 or 100 have the greatest spread that a mean allows.
+    error = (chance * (100 - chance) / len(scores)) ** 0.5
     assert abs(statistics.mean(scores) - chance) < 4 * error
     assert 0 < chance < 40
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_counting_tokenizer("asset:tiny-llada")
+
+
+@pytest.mark.parametrize(("name", "level", "language"), ALL)
+def test_prompts_and_answers_fit_from_512_tokens_on(name, level, language, tokenizer):
+    for length in (512, 2048):
+        spec = SuiteSpec(path="generated", benchmark=name, level=level, length=length,
+                         tokenizer="asset:tiny-llada", language=language)  # fmt: skip
+        fit = Fit(spec, tokenizer.count)
+        for number in range(2):
+            question = fit.make(number)
+            answer = spec.suite.solve(question.prompt)
+            assert spec.suite.score(answer, question.answers) == 100
+            assert len(tokenizer.encode(f"{answer}.")) < spec.reserve
+            assert 0.8 * length < tokenizer.count(question.prompt) + spec.reserve <= length
 
 
 @pytest.mark.parametrize(("name", "level", "language"), [cell for cell in CELLS if cell[1] > 1])

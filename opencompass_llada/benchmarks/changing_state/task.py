@@ -65,8 +65,8 @@ class ChangingState:
         return 8
 
     def smallest(self, level: int) -> int:
-        """Return the fewest changes: twice those that the value passes through."""
-        return max(6, 2 * STEPS[level][0])
+        """Return the fewest changes: those that the value passes through, and three others."""
+        return max(6, STEPS[level][0] + 3)
 
     def write(self, rng: random.Random, level: int, size: int, vocabulary: Vocabulary) -> Question:
         """Write ``size`` changes, those of the answer included, and ask for one entity's value."""
@@ -77,7 +77,7 @@ class ChangingState:
         num_entities = min(max(4, size // _CHANGES_AN_ENTITY), _MOST_ENTITIES)
         entities = rng.sample(names, num_entities)
         fewest, most = STEPS[level]
-        steps = rng.randint(fewest, min(most, size // 2))
+        steps = rng.randint(fewest, max(fewest, min(most, size // 2)))
         answer, asked = rng.choice(values), rng.choice(entities)
         changes = _Changes(rng, entities, values, level)
         lines = changes.make(asked, answer, steps, size)

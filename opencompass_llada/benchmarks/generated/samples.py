@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from opencompass_llada import synthetic
 from opencompass_llada.benchmarks.counting import CountingTokenizer
 from opencompass_llada.benchmarks.generated.task import (
     LEVELS,
@@ -109,11 +110,11 @@ def describe_dependencies(spec: SuiteSpec, tokenizer: CountingTokenizer) -> dict
 
 @lru_cache(maxsize=64)
 def _code_digest(suite: str) -> str:
-    """Return a digest of the code and wording of a suite and of this folder."""
+    """Return a digest of the code and words of a suite, of this folder and of the grammar."""
     own = Path(str(sys.modules[find_task(suite).__class__.__module__].__file__)).parent
     files = [
         path
-        for folder in (Path(__file__).parent, own)
+        for folder in (Path(__file__).parent, own, Path(synthetic.__path__[0]))
         for path in sorted(folder.iterdir())
         if path.suffix in (".py", ".json", ".txt") and path.stem not in _OF_RUNS
     ]
