@@ -2,8 +2,9 @@
 
     python run.py configs/eval_llada_suites.py                  # or: make suites
 
-Runs every shipped tiny model, unscaled, on the first level of every suite and ends with a table.
-Choose otherwise in `settings` below, or by environment variables of the same names, which win::
+Runs every shipped tiny model, unscaled, on the first level of every suite, and each once more with
+the last window of the text alone and without any, and ends with a table with these floors. Choose
+otherwise in `settings` below, or by environment variables of the same names, which win::
 
     LLADA_MODELS=llada_8b_base LLADA_SUITES=graph_walks,changing_state LLADA_LEVELS=1,3,5 \
         LLADA_LENGTHS=4k,32k LLADA_SAMPLES=50 python run.py configs/eval_llada_suites.py
@@ -22,6 +23,7 @@ settings = dict(
     levels=[1],
     lengths=[256, 512, 1024],
     samples=4,
+    readers=["full", "last_window", "no_context"],
 )
 
 __run = __plan_suites(settings)

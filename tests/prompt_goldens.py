@@ -25,6 +25,7 @@ FORMS = ("base", "chat")
 
 # Bytes of a prompt; near the smallest that fit.
 RULER_BYTES = {"vt": 1400, "cwe": 3600, "qa_squad": 1600, "qa_hotpotqa": 2600}
+SUITE_BYTES = 1300
 NEEDLE_BYTES = {"single": 900, "multi_retrieval": 1500, "multi_reasoning": 900}
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 REASONING = {
@@ -37,6 +38,7 @@ REASONING = {
 
 def list_goldens() -> dict[str, Callable[[str], list[str]]]:
     """Return, by the golden's name, what makes its prompts for each of `FORMS`."""
+    from opencompass_llada.benchmarks.generated.task import list_suites
     from opencompass_llada.benchmarks.longbench.facts import TASKS as LONGBENCH
     from opencompass_llada.benchmarks.ruler.prompts import TASKS as RULER
 
@@ -51,6 +53,11 @@ def list_goldens() -> dict[str, Callable[[str], list[str]]]:
                 made[f"needlebench/{prefix}{kind}_{language}"] = (
                     lambda form, k=kind, g=language, r=bool(prefix): needle_cell(k, g, form, real=r)
                 )
+    for suite in list_suites():
+        for language in LANGUAGES:
+            made[f"generated/{suite}_{language}"] = lambda form, s=suite, g=language: suite_cell(
+                s, g, form
+            )
     return made
 
 
@@ -93,6 +100,19 @@ def ruler_cell(task: str, form: str, real: bool = False) -> dict[str, Any]:
     )  # fmt: skip
     if not real:
         cell["tokens_to_generate"] = 32
+    return cell
+
+
+def suite_cell(suite: str, language: str, form: str) -> dict[str, Any]:
+    """Return the config of one sample of a generated suite's first level."""
+    from prompt_capture import byte_checkpoint
+
+    from opencompass_llada.runs.planning import list_data_sets
+
+    (cell,) = list_data_sets(
+        suite, levels=[1], lengths=[SUITE_BYTES], samples=1, language=language,
+        tokenizer=byte_checkpoint(), prompt=form,
+    )  # fmt: skip
     return cell
 
 

@@ -9,7 +9,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -185,11 +185,21 @@ class Fit:
             self._item = (tokens - self._base) / size
 
     def _say_length(self, number: int) -> str:
-        spec = self._spec
-        needed = self._count(self.write(number, self._fewest).prompt)
+        spec, length = self._spec, self._spec.length
+        needed = self.count_smallest(number)
+        for _ in range(_MOST_TRIED):  # other lengths have other draws
+            other = Fit(replace(spec, length=length), self._count)
+            most = max(map(other.count_smallest, range(spec.num_samples))) + spec.reserve
+            if most <= length:
+                break
+            length = most
         return (
             f"length={spec.length} is too small for level {spec.level} of {spec.benchmark}: the "
             f"smallest prompt of sample {number} has {needed} tokens (tokenizer {spec.tokenizer}) "
-            f"and the answer is given {spec.reserve}; use a length of {needed + spec.reserve} or "
-            "more, or a lower level."
+            f"and the answer is given {spec.reserve}; use a length of {length} or more, or a "
+            "lower level."
         )
+
+    def count_smallest(self, number: int) -> int:
+        """Return the tokens of a sample with the fewest items."""
+        return self._count(self.write(number, self._fewest).prompt)
