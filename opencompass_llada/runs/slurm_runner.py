@@ -62,7 +62,7 @@ OUTCOMES = [
         state="TIMEOUT",
         happened="reached its time limit",
         remedy="What is answered is kept: go on with -r, with more time (SLURM_TIMELIMIT=HH:MM:SS "
-        "before the command, or another partition).",
+        "before the command, or another partition) or shorter tasks (LLADA_TASK_SECONDS).",
         repeats=True,
     ),
     Outcome(
