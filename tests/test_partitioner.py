@@ -329,3 +329,37 @@ def test_the_simulation_shows_what_is_claimed():
     assert record["no_cache"]["grid_32_gpus"]["now"]["busy_share"] > 0.85
     for way in ("no_cache", "prompt_cached"):
         assert record[way]["papers_8_gpus"]["now"]["above_perfect"] < 0.04
+
+
+def test_equal_prompts_are_not_cut_for_a_sampler_that_draws(tmp_path):
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    dataset = plain(questions())
+    for temperature, repeats, expected in ((0.0, 2, 6), (0.7, 1, 3), (0.7, 2, None)):
+        sampler = {"block_length": 8, "num_steps": 4, "temperature": temperature}
+        model = plain(model_config(checkpoint, sampler=sampler))
+        partitioner = CostAwarePartitioner(out_dir="predictions", num_workers=2)
+        assert partitioner.count_to_cut(model, {**dataset, "n": repeats}) == expected
+
+
+def test_what_a_task_answered_before_changes_no_answer(tmp_path):
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    sampler = {"block_length": 8, "num_steps": 4, "temperature": 0.7}
+    first, second = (plain(questions()) | {"abbr": name} for name in ("first", "second"))
+    model = plain(model_config(checkpoint, sampler=sampler))
+    cfg = {"models": [model], "datasets": [[first, second]], "work_dir": str(tmp_path)}
+    ShortNamedInferTask(Config(cfg)).run()
+    answers = [(tmp_path / f"predictions/tiny/{n}.json").read_text() for n in ("first", "second")]
+    assert answers[0] == answers[1], "the same prompts, in two data sets"
+
+
+def test_a_shard_does_not_go_on_with_a_whole_cell_that_others_have_parts_of(tmp_path, monkeypatch):
+    run = SimpleNamespace(models=[{"type": "x.M", "abbr": "m"}], datasets=[plain(questions())])
+    append_line(tmp_path / "predictions/m/tmp_questions.jsonl", sealed_line({"idx": "0"}))
+    (task,) = deal(run, tmp_path, num_tasks=3)
+    assert task["datasets"][0][0]["abbr"] == "questions", "as it was begun"
+    found = []
+    for index in range(3):
+        monkeypatch.setenv("LLADA_SHARD", f"{index}/3")
+        (task,) = deal(run, tmp_path)
+        found += [own["abbr"] for own in task["datasets"][0]]
+    assert found == [f"questions_{i}-{i + 1}of3" for i in range(3)]

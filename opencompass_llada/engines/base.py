@@ -80,6 +80,9 @@ class Engine(ABC):
         self.totals = Totals()
         self.rope = rope
 
+    def begin_data_set(self) -> None:  # noqa: B027
+        """Answer what follows as a process of its own would; most engines remember nothing."""
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -198,6 +201,10 @@ class PromptSeeds:
         """Begin with the run's seed."""
         self._seed = seed
         self._times_seen: Counter[int] = Counter()
+
+    def restart(self) -> None:
+        """Forget the prompts that were met."""
+        self._times_seen.clear()
 
     def next(self, prompt: Sequence[int]) -> int:
         """Return the seed of a prompt that is met."""

@@ -76,6 +76,10 @@ class MaskedDiffusionEngine(Engine):
         self._progress = make_progress() if progress is None else progress
         self._seeds = PromptSeeds(settings.seed)
 
+    def begin_data_set(self) -> None:
+        """Forget the prompts that were met: repeats count within a data set."""
+        self._seeds.restart()
+
     @cached_property
     def server(self) -> PassServer:
         """The fast passes; made when first asked for, since adapters replace parameters before."""

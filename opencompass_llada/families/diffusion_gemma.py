@@ -78,6 +78,10 @@ class UniformDiffusionEngine(Engine):
         for part in (model.model.encoder, model.model.decoder):
             part.register_forward_hook(self._count)
 
+    def begin_data_set(self) -> None:
+        """Forget the prompts that were met: repeats count within a data set."""
+        self._seeds.restart()
+
     @torch.inference_mode()
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, is_complete: IsComplete | None

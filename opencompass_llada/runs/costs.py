@@ -307,6 +307,20 @@ class Estimates:
         """Begin with none."""
         self._models: dict[int, tuple[Any, ModelCost]] = {}  # the config is kept, so its id is
         self._works: dict[tuple[int, str], Work] = {}
+        self._draws: dict[int, bool] = {}
+
+    def draws(self, model: Mapping[str, Any]) -> bool:
+        """Say whether a model's answers depend on random numbers, as far as its config tells."""
+        self.model(model)
+        if id(model) not in self._draws:
+            own = recorded.is_ours(model)
+            settings = (
+                LLaDACausalLM.check_arguments(**recorded.model_keywords(model)).settings
+                if own
+                else None
+            )
+            self._draws[id(model)] = settings is not None and settings.resolved.draws
+        return self._draws[id(model)]
 
     def model(self, model: Mapping[str, Any]) -> ModelCost:
         """Return what a model's passes cost."""

@@ -7,6 +7,7 @@ same name stands for other samples; here a shard is named by its samples, and ea
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,6 @@ from opencompass_llada.runs.packing import (
 )
 from opencompass_llada.runs.provenance import read_provenance
 from opencompass_llada.runs.shards import Pair
-from opencompass_llada.wrapper import LLaDACausalLM
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class CostAwarePartitioner(NaivePartitioner):
         #: In the stage of results cells are not cut, and cost all the same.
         self.scores = Path(out_dir).name == recorded.STAGES[1]
         self._sizes: dict[str, int | None] = {}
+        self._distinct: dict[str, bool] = {}
         self._estimates = Estimates()
 
     def partition(
@@ -178,14 +179,11 @@ class CostAwarePartitioner(NaivePartitioner):
         if not self.scores:
             own = shards.find_own(run_path, pairs, partial(self.cut_for_shards, pairs))
             known = self._estimates.calibrate(pairs, read_provenance(run_path))
-        models: list[Any] = []
+        places = _number_models(pairs)
         cells = []
-        for model, dataset in pairs:
+        for place, (model, dataset) in zip(places, pairs, strict=True):
             if Path(get_infer_output_path(model, dataset, str(out_dir))).exists():
                 continue
-            if model not in models:
-                models.append(model)
-            place = models.index(model)
             if self.scores:
                 cells.append(_whole(place, model, dataset, SCORING_SECONDS))
                 continue
@@ -214,13 +212,13 @@ class CostAwarePartitioner(NaivePartitioner):
     ) -> _Cell:
         """Return what is to be done of a cell, given the files of it; ``allowed``: of these."""
         by_samples = [file for file in files if file.samples is not None]
-        begun_whole = any(file.is_partial and file.samples is None for file in files)
+        # What was begun is continued as it is; not by a shard, with others at the same cell.
+        begun = not by_samples and any(file.is_partial for file in files) and allowed is None
         is_one_task = self.num_workers == 1 and (self.num_tasks or 1) == 1 and allowed is None
-        may_cut = can_cut(model, dataset) and not (begun_whole and not by_samples)
         total = None
-        if may_cut and (by_samples or not is_one_task or self.task_seconds):
-            total = self.count(dataset)
-        if total is None:  # what was begun is continued as it is
+        if not begun and (by_samples or not is_one_task or self.task_seconds):
+            total = self.count_to_cut(model, dataset)
+        if total is None:
             return _whole(place, model, dataset, seconds * rows_or_guess(dataset))
         ranges = [(s.start, s.stop, f.is_partial) for f in by_samples
                   if f.total == total and (s := f.samples) is not None]  # fmt: skip
@@ -237,12 +235,9 @@ class CostAwarePartitioner(NaivePartitioner):
     def cut_for_shards(self, pairs: Sequence[Pair], number: int) -> dict[tuple[str, str], Shares]:
         """Cut all cells into parts of equal cost, whatever is there of them: see `shards`."""
         cells = []
-        models: list[Any] = []
-        for model, dataset in pairs:
-            if model not in models:
-                models.append(model)
-            place, seconds = models.index(model), self._estimates.sample(model, dataset)
-            total = self.count(dataset) if can_cut(model, dataset) else None
+        for place, (model, dataset) in zip(_number_models(pairs), pairs, strict=True):
+            seconds = self._estimates.sample(model, dataset)
+            total = self.count_to_cut(model, dataset)
             if total is None:
                 cells.append(_whole(place, model, dataset, seconds * rows_or_guess(dataset)))
                 continue
@@ -266,6 +261,23 @@ class CostAwarePartitioner(NaivePartitioner):
             )
             for place, cell in enumerate(cells)
         }  # fmt: skip
+
+    def count_to_cut(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> int | None:
+        """Return a cell's samples, None where parts of it would be answered otherwise than all.
+
+        So one that takes samples at random, and one of equal prompts for a sampler that draws: a
+        repeat's random numbers depend on those before it.
+        """
+        given = (dataset.get("reader_cfg") or {}).get("test_range") or ""
+        if "reader_cfg" not in dataset or not isinstance(given, str):
+            return None
+        total = self.count(dataset)
+        if total is None or not self._estimates.draws(model):
+            return total
+        key = str(dataset)
+        if key not in self._distinct:
+            self._distinct[key] = has_distinct_prompts(dataset)
+        return total if self._distinct[key] else None
 
     def count(self, dataset: Mapping[str, Any]) -> int | None:
         """Return how many samples a data set has; None where it cannot be loaded here.
@@ -303,20 +315,32 @@ def _make_task(
     return Config({**made, "work_dir": work_dir, **add_cfg})
 
 
-def can_cut(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
-    """Say whether parts of a cell are answered as the whole is.
+def _number_models(pairs: Sequence[Pair]) -> list[int]:
+    """Return the number of each pair's model, equal configs having one."""
+    models: list[Any] = []
+    by_id: dict[int, int] = {}
+    for model, _ in pairs:
+        if id(model) not in by_id:
+            if model not in models:
+                models.append(model)
+            by_id[id(model)] = models.index(model)
+    return [by_id[id(model)] for model, _ in pairs]
 
-    Not one that takes samples at random, or one that repeats each (``n``) for a sampler that draws:
-    a repeat's random numbers depend on those before it.
+
+def has_distinct_prompts(dataset: Mapping[str, Any]) -> bool:
+    """Say whether no two samples of a data set have the same input; it is built.
+
+    False where that fails: its task then says why.
     """
-    if not isinstance((dataset.get("reader_cfg") or {}).get("test_range") or "", str):
+    try:
+        rows = build_dataset_from_cfg(dataset).test
+    except Exception as error:
+        logger.warning("%s is not cut: %s", recorded.dataset_name(dataset), error)
         return False
-    if "reader_cfg" not in dataset or (dataset.get("n") or 1) == 1:
-        return "reader_cfg" in dataset
-    if not recorded.is_ours(model):
-        return False
-    options = LLaDACausalLM.check_arguments(**recorded.model_keywords(model))
-    return not options.settings.resolved.draws
+    columns = dataset["reader_cfg"].get("input_columns") or []
+    names = [columns] if isinstance(columns, str) else list(columns)
+    inputs = [json.dumps([row[name] for name in names], default=str) for row in rows]
+    return len(set(inputs)) == len(inputs)
 
 
 def count_samples(dataset: Mapping[str, Any]) -> int | None:

@@ -159,6 +159,9 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
             logger.info("The scoring stage tries again: %s", error)
 
     def _infer_and_record(self) -> None:
+        # Other models have no engine. What a task answered before changes no answer of this one.
+        if (engine := getattr(self.model, "engine", None)) is not None:
+            engine.begin_data_set()
         if os.environ.get("RANK", "0") != "0":  # one record a data set, whatever the ranks
             super()._inference()
             return
