@@ -56,7 +56,7 @@ def test_every_task_has_a_metric_a_stock_config_and_a_stock_class():
     for name, task in TASKS.items():
         config = load_stock(f"infinitebench.infinitebench{task.stock}")
         assert config["type"] is STOCK_DATASETS[name]
-        assert config["path"] == f"{SUITE.path}/{name}.jsonl"
+        assert config["path"] == f"./{SUITE.path}/{name}.jsonl"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -203,6 +203,12 @@ def test_answers_are_published_in_several_forms(tmp_path, folder, answer):
     (tmp_path / "math_find.jsonl").write_text(json.dumps({**row, "answer": answer}), "utf-8")
     [found] = load("math_find", str(tmp_path))
     assert METRICS["math_find"]("88", found["answer"]) == 1
+
+
+def test_files_lie_below_the_data_cache(tmp_path, monkeypatch):
+    InfiniteBenchDataset.write_embedded(tmp_path / SUITE.folder)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    assert load("passkey", SUITE.path)[:] == load("passkey", "embedded")[:]
 
 
 def test_a_missing_file_says_how_to_fetch_it(tmp_path):

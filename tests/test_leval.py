@@ -40,7 +40,7 @@ def test_every_task_has_a_metric_and_all_but_two_a_stock_config():
     assert set(TASKS) - known == {"codeU", "sci_fi"}
     for name in known:
         config = load_stock(f"leval.{TASKS[name].stock}")
-        assert (config["path"], config["name"]) == (SUITE.path, name)
+        assert (config["path"], config["name"]) == ("L4NLP/LEval", name)
         assert config["infer_cfg"]["inferencer"]["max_out_len"] == TASKS[name].answer_length
 
 
@@ -184,6 +184,12 @@ def test_files_lie_as_on_the_hub_in_the_repository_or_bare(tmp_path, folder, pla
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "LEval/Exam/tpo.jsonl", tmp_path / place)
     assert len(load("tpo", tmp_path)) == 4
+
+
+def test_files_lie_below_the_data_cache(tmp_path, monkeypatch):
+    LEvalDataset.write_embedded(tmp_path / SUITE.folder)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    assert load("tpo", SUITE.path)[:] == load("tpo", "embedded")[:]
 
 
 def test_a_missing_file_says_how_to_fetch_it(tmp_path):

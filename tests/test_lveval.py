@@ -38,7 +38,7 @@ def load(task, path, length=1024, **options):
 def test_tasks_lengths_and_answers_are_the_stock_configs():
     for name, task in TASKS.items():
         config = load_stock(f"lveval.{task.stock}")
-        assert (config["path"], config["name"]) == (SUITE.path, f"{name}_16k")
+        assert (config["path"], config["name"]) == ("Infinigence/LVEval", f"{name}_16k")
         assert config["infer_cfg"]["inferencer"]["max_out_len"] == task.answer_length
         assert config["eval_cfg"]["evaluator"]["language"] == task.language
     assert [name_length(length) for length in LENGTHS] == ["16k", "32k", "64k", "128k", "256k"]
@@ -143,6 +143,12 @@ def test_a_row_in_another_format_is_named(tmp_path, folder, change, message):
     file.write_text(json.dumps({**row, **change}), "utf-8")
     with pytest.raises(ValueError, match=rf"lic_mixup_1k\.jsonl, line 1.*{message}"):
         load("lic_mixup", tmp_path)
+
+
+def test_files_lie_below_the_data_cache(tmp_path, monkeypatch):
+    LVEvalDataset.write_embedded(tmp_path / SUITE.folder)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    assert load("lic_mixup", SUITE.path)[:] == load("lic_mixup", "embedded")[:]
 
 
 def test_a_missing_file_says_how_to_fetch_it(tmp_path):

@@ -187,7 +187,7 @@ SUITE = Suite(
         "of the open ones"
     ),
     tasks={name: task.answer_length for name, task in TASKS.items()},
-    path="L4NLP/LEval",
+    path="data/LEval",
     folder="data/LEval",
     fetch="hf download L4NLP/LEval --repo-type dataset --local-dir FOLDER",
     find_files=_find_files,
