@@ -8,8 +8,8 @@ chance as stated and as guesses reach it with its standard error, the most and t
 prompt and answer, and those of the longest answer. Where the smallest prompt is longer than a
 length, that is written instead. Then 100 samples of each suite at the longest length are made and
 read again from disk. Writes benchmarks/records/generated_suites.json; it fails if a solver is
-wrong, a prompt too long, an answer longer than its room, chance beyond four standard errors, or a
-reading from disk above five seconds.
+wrong, a prompt too long, an answer longer than its room, chance outside the interval of the guesses
+(Student's, by samples, at a risk of 1e-5), or a reading from disk above five seconds.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
 from recording import ROOT, describe_run, exit_on_error, write_record
 
 LENGTHS = tuple(512 * 2**power for power in range(9))
 LANGUAGES = ("en", "zh")
 #: Guesses at a question of a cell.
 NUM_GUESSES = 40
+#: Of an interval of guesses that misses what it should hold; there are more than a thousand.
+RISK = 1e-5
 MOST_SECONDS = 5.0
 
 
@@ -58,21 +61,23 @@ def check_cell(options: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         return {"too_small": str(error)}
     task, words = spec.suite, Vocabulary(language=spec.language)
     rng = random.Random(f"guess {options}")
-    solved, guessed, totals, answers = [], [], [], []
+    solved, guessed, totals, answers = [], [], [], []  # guessed: the mean of each sample
     for sample in samples:
         answer = task.solve(sample.prompt)
         solved.append(task.score(answer, sample.answers))
         answers.append(len(tokenizer.encode(f"{answer}.")))
         totals.append(tokenizer.count(sample.prompt) + spec.reserve)
-        for _ in range(NUM_GUESSES):
-            guess = task.guess(rng, spec.level, sample.question, words)
-            guessed.append(task.score(guess, sample.answers))
+        guesses = [task.guess(rng, spec.level, sample.question, words) for _ in range(NUM_GUESSES)]
+        guessed.append(statistics.mean(task.score(guess, sample.answers) for guess in guesses))
+    chance = statistics.mean(sample.chance for sample in samples)
+    # Few samples may be alike; then hits at random vary as those of independent answers do.
+    least = (chance * (100 - chance) / (len(samples) * NUM_GUESSES)) ** 0.5
     return {
         "samples": len(samples),
         "solver": statistics.mean(solved),
-        "chance": statistics.mean(sample.chance for sample in samples),
+        "chance": chance,
         "guesses": statistics.mean(guessed),
-        "error": statistics.stdev([*guessed, 100.0]) / len(guessed) ** 0.5,
+        "error": max(least, statistics.stdev(guessed) / len(guessed) ** 0.5),
         "most_tokens": max(totals),
         "fewest_tokens": min(totals),
         "longest_answer": max(answers),
@@ -93,7 +98,8 @@ def find_faults(cell: dict[str, Any]) -> Iterator[str]:
         yield f"{found['most_tokens']} tokens"
     if found["longest_answer"] >= found["room"]:
         yield f"an answer of {found['longest_answer']} tokens in a room of {found['room']}"
-    if abs(found["guesses"] - found["chance"]) > 4 * found["error"]:
+    most = float(scipy.stats.t.isf(RISK / 2, found["samples"] - 1)) * found["error"]
+    if abs(found["guesses"] - found["chance"]) > most:
         yield f"guesses score {found['guesses']}, chance is {found['chance']}"
 
 
@@ -116,7 +122,7 @@ def time_samples(suite: str, num_samples: int) -> dict[str, float]:
 def main() -> None:
     """Check all cells and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--samples", type=int, default=4, help="samples of each cell")
+    parser.add_argument("--samples", type=int, default=6, help="samples of each cell")
     parser.add_argument("--timed-samples", type=int, default=100)
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("-o", "--output", type=Path, help="the record, instead of the usual one")
