@@ -15,6 +15,7 @@ from work_dirs import make_model, niah_cell, ruler_cell, write_json, write_run
 from opencompass_llada.report.averages import make_board
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.figures import draw_lengths
+from opencompass_llada.report.floor_rows import FloorRows
 from opencompass_llada.report.floors import find_floors
 from opencompass_llada.report.length_use import (
     ALL_BENCHMARKS,
@@ -274,3 +275,17 @@ def test_curves_have_last_windows_and_chance_in_grey(found):
     axes = draw_lengths("RULER", shown, below).axes[0]
     styles = [line.get_linestyle() for line in axes.lines if line.get_color() == "0.55"]
     assert sorted(styles) == ["--", "--", ":"]
+
+
+def test_a_ceiling_below_100_is_said(found):
+    _, floors, _ = found
+    assert not any("below 100" in note for note in FloorRows(floors).explain())
+    low = [
+        replace(floor, score=90.0)
+        if (floor.reader, floor.length) == ("exact solver", 1024)
+        else floor
+        for floor in floors
+        if floor.column == "vt"
+    ]
+    [told] = [note for note in FloorRows(low).explain() if "below 100" in note]
+    assert told.endswith("below 100: vt at 1,024 (exact solver 90.0)")
