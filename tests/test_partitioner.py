@@ -363,3 +363,19 @@ def test_a_shard_does_not_go_on_with_a_whole_cell_that_others_have_parts_of(tmp_
         (task,) = deal(run, tmp_path)
         found += [own["abbr"] for own in task["datasets"][0]]
     assert found == [f"questions_{i}-{i + 1}of3" for i in range(3)]
+
+
+def test_one_worker_has_a_task_a_model_unless_they_are_short(tmp_path, monkeypatch):
+    def names(num_sets):
+        models = [
+            {"type": "x.M", "abbr": name, "run_cfg": {"num_gpus": 1}, "max_out_len": 64}
+            for name in "abc"
+        ]
+        datasets = [{"type": "x.D", "abbr": f"d{i}", "length": 512} for i in range(num_sets)]
+        tasks = deal(SimpleNamespace(models=models, datasets=datasets), tmp_path, num_workers=1)
+        return sorted("".join(model["abbr"] for model in task["models"]) for task in tasks)
+
+    cost = costs.cost_of_model({"type": "x.M", "run_cfg": {"num_gpus": 1}})
+    assert names(5) == ["a", "b", "c"]
+    monkeypatch.setattr(costs.ModelCost, "load_seconds", 100 * cost.load_seconds)
+    assert names(5) == ["abc"]

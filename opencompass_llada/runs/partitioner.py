@@ -164,7 +164,7 @@ class CostAwarePartitioner(NaivePartitioner):
             number = self.num_tasks or max(1, round(total / (self.task_seconds or total)))
             sizes, least = share_equally(total, number), 0.0
         elif self.num_workers == 1:
-            sizes = [total]
+            sizes = _share_by_model(spans, cells, least)
         else:
             sizes = share_out(total, self.num_workers, least)
         return [part for part in cut_line(spans, sizes, least) if part]
@@ -313,6 +313,23 @@ def _make_task(
         datasets.setdefault(cell.model, []).append(cell.config(span))
     made = {"models": list(models.values()), "datasets": list(datasets.values())}
     return Config({**made, "work_dir": work_dir, **add_cfg})
+
+
+def _share_by_model(spans: Sequence[Span], cells: Sequence[_Cell], least: float) -> list[float]:
+    """Return the seconds of each model, so that what ends one leaves the others; short ones join.
+
+    Spans lie model by model.
+    """
+    by_model: dict[int, float] = {}
+    for span in spans:
+        place = cells[span.cell].model
+        by_model[place] = by_model.get(place, 0.0) + span.cost
+    sizes = [0.0]
+    for seconds in by_model.values():
+        if sizes[-1] >= least:
+            sizes.append(0.0)
+        sizes[-1] += seconds
+    return sizes
 
 
 def _number_models(pairs: Sequence[Pair]) -> list[int]:
