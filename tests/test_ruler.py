@@ -190,6 +190,19 @@ def test_documents_that_run_out_are_reported(ruler_folder, caplog, monkeypatch):
     assert "all 120 items of dev-v2.0.json" in caplog.text
 
 
+def test_essays_begin_anew_where_a_length_is_beyond_their_end(ruler_folder):
+    once, again = (
+        load("niah_single_2", 65536, 1, path=str(ruler_folder), repeat_essays=repeat)[0]
+        for repeat in (False, True)
+    )
+    assert once["num_tokens"] < 65536 - 20000
+    assert 65536 - 2000 < again["num_tokens"] + 128 <= 65536
+    assert all(f" is: {answer}." in again["prompt"] for answer in again["answer"])
+    essays = (ruler_folder / "PaulGrahamEssays.jsonl").read_text()
+    first = essays.split('"')[3].split(". ")[0]
+    assert once["prompt"].count(first) == 1 < again["prompt"].count(first)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -22,6 +22,7 @@ from opencompass_llada.benchmarks.ruler.samples import build_samples
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.report.averages import average_group
 from opencompass_llada.report.summarizers import GroupSummarizer
+from opencompass_llada.runs.planning import list_data_sets
 from opencompass_llada.runs.tasks import CellByCellEvalTask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +86,12 @@ def test_chat_prompts_are_the_stock_configs():
         assert [dict(turn) for turn in turns_of(cell)] == [dict(turn) for turn in turns_of(theirs)]
         assert cell["length"] == theirs["max_seq_length"]
         assert cell["num_samples"] == theirs["num_samples"]
+
+
+def test_a_length_of_a_million_repeats_the_essays():
+    cells = list_data_sets("ruler", lengths=["128k", "1m"], tasks=["niah_single_2"])
+    assert [cell["length"] for cell in cells] == [131072, 1048576]
+    assert [cell.get("repeat_essays") for cell in cells] == [None, True]
 
 
 def test_lengths_by_another_tokenizer_are_in_the_abbreviation(monkeypatch):

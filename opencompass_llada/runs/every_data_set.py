@@ -17,6 +17,7 @@ from typing import Any
 
 from opencompass_llada.benchmarks.cells import plain_config
 from opencompass_llada.benchmarks.data_checks import SCORING_PACKAGES
+from opencompass_llada.benchmarks.needlebench_v2.facts import SUITE as NEEDLEBENCH_V2
 from opencompass_llada.benchmarks.short.facts import CHAT_TASKS, GENERATION_TASKS, LIKELIHOOD_TASKS
 from opencompass_llada.options import reject_unknown
 from opencompass_llada.runs import doctor, machine, reductions
@@ -57,6 +58,9 @@ def _list_forms() -> dict[str, tuple[str, dict[str, str]]]:
         for k in (4, 8, 16, 32, 48, 64, 128):
             name = f"ruler_{k}k{suffix or '_base'}_gen"
             forms[name] = ("ruler", {"LENGTHS": str(1024 * k), **prompt})
+    for language in ("en", "zh"):
+        tasks_of = ",".join(task for task in NEEDLEBENCH_V2.tasks if task.endswith(language))
+        forms[f"needlebench_v2_{language}"] = ("needlebench_v2", {"TASKS": tasks_of})
     return forms
 
 

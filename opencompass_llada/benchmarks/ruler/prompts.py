@@ -132,6 +132,10 @@ class RulerSpec(ReaderOptions):
     fwe_room: bool = True
     """Whether fwe keeps room for the answer as all tasks do. False is both originals' form from
     `PUBLISHED_FROM` on: its prompt alone may have the whole length."""
+    repeat_essays: bool = False
+    """Whether the essays begin anew where they end before the length, as in NVIDIA RULER since
+    2025; OpenCompass's prompts are shorter then. The published essays have 392,000 of GPT-4's
+    tokens."""
     seed: int = 42
     """Of all draws; RULER's own is 42."""
     benchmark: str = "ruler"

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -171,9 +172,10 @@ class NiahWriter(Writer):
         self.num_needles = self.num_keys * task.num_values
         if task.haystack == "essay":
             self.step = self.fewest = 500 if spec.as_published else 10
-            self.most = len(essay)
-            # The original stops one step after the essays' end.
-            self.last_tried = (len(essay) // self.step + 1) * self.step
+            if not spec.repeat_essays:
+                self.most = len(essay)
+                # The original stops one step after the essays' end.
+                self.last_tried = (len(essay) // self.step + 1) * self.step
         else:
             self.step = 25 if spec.as_published else 1
             self.fewest = self.num_needles
@@ -200,7 +202,7 @@ class NiahWriter(Writer):
             hidden = self._list_sentences(needles)
             random.Random(self.seed).shuffle(hidden)
             if task.haystack == "essay":
-                context = _hide_in_essay(self.essay[:num_items], hidden, places)
+                context = _hide_in_essay(_take(self.essay, num_items), hidden, places)
             else:
                 repeated = task.haystack == "repeat"
                 lines = [SENTENCES] * num_items if repeated else self._list_sentences(others)
@@ -237,6 +239,11 @@ class NiahWriter(Writer):
     def with_answer(self, sample: RulerSample) -> str:
         """Return the prompt and the answers, without a space between, as OpenCompass counts."""
         return sample.prompt + " ".join(sample.answers)
+
+
+def _take(words: Sequence[str], number: int) -> Sequence[str]:
+    """Return the first words, over and over where there are fewer."""
+    return words[:number] if number <= len(words) else list(islice(cycle(words), number))
 
 
 def _hide_in_essay(words: Sequence[str], needles: Sequence[str], depths: Sequence[int]) -> str:
