@@ -9,9 +9,9 @@ from ruler_data import stock_samples, write_ruler
 
 from opencompass_llada.assets import resolve_asset
 from opencompass_llada.benchmarks.data_files import MissingDataError
-from opencompass_llada.benchmarks.ruler import sources
+from opencompass_llada.benchmarks.ruler import prompts, samples, sources, writers
 from opencompass_llada.benchmarks.ruler.dataset import RulerDataset
-from opencompass_llada.benchmarks.ruler.prompts import TASKS
+from opencompass_llada.benchmarks.ruler.prompts import PUBLISHED_FROM, TASKS
 from opencompass_llada.benchmarks.ruler.sources import AdjectiveNouns
 
 TOKENIZER = "asset:tiny-llada"
@@ -190,17 +190,38 @@ def test_documents_that_run_out_are_reported(ruler_folder, caplog, monkeypatch):
     assert "all 120 items of dev-v2.0.json" in caplog.text
 
 
-def test_essays_begin_anew_where_a_length_is_beyond_their_end(ruler_folder):
-    once, again = (
-        load("niah_single_2", 65536, 1, path=str(ruler_folder), repeat_essays=repeat)[0]
-        for repeat in (False, True)
-    )
+def test_essays_begin_anew_where_a_length_is_beyond_their_end(ruler_folder, monkeypatch):
+    once = load("niah_single_2", 65536, 1, path=str(ruler_folder))[0]
+    monkeypatch.setattr(prompts, "PUBLISHED_UP_TO", 32768)
+    again = load("niah_single_2", 65536, 1, path=str(ruler_folder))[0]
     assert once["num_tokens"] < 65536 - 20000
     assert 65536 - 2000 < again["num_tokens"] + 128 <= 65536
     assert all(f" is: {answer}." in again["prompt"] for answer in again["answer"])
     essays = (ruler_folder / "PaulGrahamEssays.jsonl").read_text()
     first = essays.split('"')[3].split(". ")[0]
     assert once["prompt"].count(first) == 1 < again["prompt"].count(first)
+
+
+@pytest.mark.parametrize("task", ["niah_multikey_2", "niah_multikey_3", "vt", "cwe"])
+def test_beyond_the_published_lengths_few_sizes_are_drawn(task, monkeypatch):
+    count = RulerDataset.store.tokenizer(TOKENIZER).count
+
+    def search():
+        writer = samples.make_writer(
+            prompts.RulerSpec(task=task, length=12000, tokenizer=TOKENIZER), None
+        )
+        draw, sizes = writer.draw, []
+        monkeypatch.setattr(
+            writer, "draw", lambda index, items: (sizes.append(items), draw(index, items))[1]
+        )
+        return writer, draw, sizes, writers.find_num_items(writer, count, 12000)
+
+    _, _, every, _ = search()
+    monkeypatch.setattr(prompts, "PUBLISHED_UP_TO", PUBLISHED_FROM)
+    writer, draw, sizes, found = search()
+    assert len(sizes) < max(6, len(every))
+    assert count(writer.with_answer(draw(0, found)())) <= 12100
+    assert count(writer.with_answer(draw(0, found + 2 * writer.step)())) > 12000
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,9 @@ def test_chat_prompts_are_the_stock_configs():
         assert cell["num_samples"] == theirs["num_samples"]
 
 
-def test_a_length_of_a_million_repeats_the_essays():
+def test_a_length_of_a_million():
     cells = list_data_sets("ruler", lengths=["128k", "1m"], tasks=["niah_single_2"])
     assert [cell["length"] for cell in cells] == [131072, 1048576]
-    assert [cell.get("repeat_essays") for cell in cells] == [None, True]
 
 
 def test_lengths_by_another_tokenizer_are_in_the_abbreviation(monkeypatch):

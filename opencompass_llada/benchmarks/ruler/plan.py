@@ -36,8 +36,6 @@ EMBEDDED_SHORTEST = {"vt": 1024, "cwe": 2048}
 PAPER_GENERATION = LONGLLADA_GENERATION["ruler"]["max_out_len"]
 PAPER_SAMPLES = 100
 LONGLLADA_LENGTHS = (4096, 8192, 16384)
-#: Up to here the published essays fill prompts of any of the tokenizers that were tried.
-ESSAY_LENGTH = 262144
 #: What keeps the embedded run at minutes on two cores: the tiny models' answers, shorter than the
 #: papers' and four tokens a step, and few samples. Variable tracking, with 30 tokens in two blocks,
 #: takes as many steps.
@@ -100,8 +98,6 @@ def _make_cell(values: Settings, task: str, length: int, embedded: bool) -> Conf
         cell["tokens_to_generate"] = room
     if chat:
         cell["chat"] = True
-    if length > ESSAY_LENGTH and not embedded:
-        cell["repeat_essays"] = True
     if values["fwe"] == "published" and not embedded:
         cell["fwe_room"] = False
     return cell

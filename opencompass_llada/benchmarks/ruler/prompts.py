@@ -19,6 +19,10 @@ from opencompass_llada.options import check_at_least, reject_unknown
 #: RULER has no published figures, items are added one at a time, so that small windows are filled
 #: and not missed.
 PUBLISHED_FROM = 4096
+#: Up to this length. Beyond, essays begin anew where they end (392,000 of GPT-4's tokens), as in
+#: NVIDIA RULER since 2025, where OpenCompass's prompts stay shorter; and sizes that cannot be near
+#: the length are not even drawn, which takes minutes a task at a million tokens.
+PUBLISHED_UP_TO = 262144
 
 
 def match_all(prediction: str, references: Sequence[str]) -> float:
@@ -132,10 +136,6 @@ class RulerSpec(ReaderOptions):
     fwe_room: bool = True
     """Whether fwe keeps room for the answer as all tasks do. False is both originals' form from
     `PUBLISHED_FROM` on: its prompt alone may have the whole length."""
-    repeat_essays: bool = False
-    """Whether the essays begin anew where they end before the length, as in NVIDIA RULER since
-    2025; OpenCompass's prompts are shorter then. The published essays have 392,000 of GPT-4's
-    tokens."""
     seed: int = 42
     """Of all draws; RULER's own is 42."""
     benchmark: str = "ruler"
@@ -169,3 +169,8 @@ class RulerSpec(ReaderOptions):
     def as_published(self) -> bool:
         """Whether prompts equal OpenCompass's at this length."""
         return self.length >= PUBLISHED_FROM
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the length is above those at which prompts equal OpenCompass's."""
+        return self.length > PUBLISHED_UP_TO

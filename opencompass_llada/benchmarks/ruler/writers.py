@@ -98,6 +98,8 @@ class Writer:
         self.rng = random.Random(spec.seed)
         #: Items that the search adds at a time.
         self.step = 10 if spec.as_published else 1
+        #: Whether the search draws every size, so that samples are OpenCompass's.
+        self.draws_all = not spec.is_beyond
 
     def draw(self, index: int, num_items: int) -> Callable[[], RulerSample]:
         """Take sample ``index``'s random draws, which is cheap; what is returned writes it."""
@@ -135,6 +137,7 @@ def find_num_items(writer: Writer, count: Callable[[str], int], limit: int) -> i
     first that is too long. Sizes that cannot be near the limit are only drawn here, not written:
     from a size with t tokens the next looked at is limit / t times as large, less four standard
     deviations of the length (items that vary by half of their mean). The last sizes are all tried.
+    Where not all sizes are drawn, it is one standard deviation.
     """
     first = items = skip_until = max(writer.step, writer.fewest)
     while True:
@@ -148,13 +151,16 @@ def find_num_items(writer: Writer, count: Callable[[str], int], limit: int) -> i
             if total == limit:  # OpenCompass's loop ends here too, one step further.
                 items += writer.step
                 return items if writer.most is None else min(items, writer.most)
-            margin = min(1.0, 2 / math.sqrt(items))
+            deviations = 4 if writer.draws_all else 1
+            margin = min(1.0, deviations * 0.5 / math.sqrt(items))
             skip_until = int(items * limit / total * (1 - margin))
         if writer.last_tried is not None and writer.most is not None:
             if items >= writer.last_tried:
                 return writer.most
             skip_until = min(skip_until, writer.last_tried)
         items += writer.step
+        if not writer.draws_all:
+            items = max(items, skip_until // writer.step * writer.step)
 
 
 class NiahWriter(Writer):
@@ -172,7 +178,7 @@ class NiahWriter(Writer):
         self.num_needles = self.num_keys * task.num_values
         if task.haystack == "essay":
             self.step = self.fewest = 500 if spec.as_published else 10
-            if not spec.repeat_essays:
+            if not spec.is_beyond:
                 self.most = len(essay)
                 # The original stops one step after the essays' end.
                 self.last_tried = (len(essay) // self.step + 1) * self.step
