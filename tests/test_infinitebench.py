@@ -15,6 +15,7 @@ from opencompass_llada.benchmarks.infinitebench.facts import SUITE, TASKS
 from opencompass_llada.benchmarks.infinitebench.scoring import METRICS
 from opencompass_llada.benchmarks.published.dataset import load_tokenizer
 from opencompass_llada.benchmarks.published.stock import load_stock
+from opencompass_llada.runs.planning import list_data_sets
 
 STOCK_DATASETS = {
     "passkey": stock.InfiniteBenchretrievepasskeyDataset,
@@ -109,6 +110,18 @@ def test_long_books_lose_their_middle_in_the_models_tokens(tmp_path, folder):
         assert 512 - 64 - 8 <= tokenizer.count(own["prompt"]) <= 512 - 64
         assert full["prompt"].startswith(own["prompt"][:300])
         assert full["prompt"].endswith(own["prompt"][-200:])
+
+
+def test_a_task_whose_answer_has_no_room_is_left_out(capsys):
+    options = {"data": "published", "tokenizer": "gpt-4"}
+    cells = list_data_sets("infinitebench", lengths=[1024, 32768], **options)
+    taken = {(cell["task"], cell["length"]) for cell in cells}
+    assert len(taken) == 22
+    assert "math_calc is given 30000 tokens of answer, no room in 1024" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no room in 1024; ask for a greater length"):
+        list_data_sets("infinitebench", lengths=[1024], tasks=["math_calc"], **options)
+    options["generation_length"] = 128
+    assert len(list_data_sets("infinitebench", lengths=[1024], **options)) == 12
 
 
 def test_chat_prompts_fill_the_slots_that_opencompass_leaves_open():

@@ -6,6 +6,7 @@ made by the suite's code. `abbr` only names files.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -172,7 +173,24 @@ def _list_cells(suite: Suite, values: Settings, extra: Extra | None) -> list[Con
         _make_cell(suite, values, task, length, extra)
         for length in values["lengths"] or [None]
         for task in tasks
+        if _has_room(suite, values, task, length)
     ]
+
+
+def _has_room(suite: Suite, values: Settings, task: str, length: int | None) -> bool:
+    """Tell whether a length that prompts are fitted to is longer than a task's answers.
+
+    A task that is asked for by name is refused, one that is among all is left out, and it is said.
+    """
+    answer = values["generation_length"] or suite.tasks[task]
+    if length is None or values["fit"] == "whole" or answer < length:
+        return True
+    lack = f"{suite.title}'s {task} is given {answer} tokens of answer, no room in {length}"
+    remedy = "ask for a greater length, or for shorter answers (LLADA_GENERATION_LENGTH)"
+    if values["tasks"]:
+        raise ValueError(f"{lack}; {remedy}.")
+    sys.stderr.write(f"{lack}, and is left out; {remedy}.\n")
+    return False
 
 
 def _make_cell(
