@@ -40,6 +40,7 @@ from opencompass_llada.runs.machine import (
     write_job,
 )
 from opencompass_llada.runs.provenance import record_run
+from opencompass_llada.runs.quick_imports import imports_uncollected
 from opencompass_llada.runs.recorded_files import list_pairs, type_name
 from opencompass_llada.runs.shards import OwnPart
 from opencompass_llada.runs.task_lifetime import tasks_end_with_this
@@ -156,12 +157,13 @@ def _take_shard(run: _Run) -> None:
 def _launch(run: _Run) -> int:
     """Call OpenCompass's main() with our own functions in the place of some of its."""
     config, read = run.arguments.config, None
-    try:
-        read = read_config(config) if config else None
-    except ValueError as error:
-        raise SystemExit(f"Nothing was run. {error}") from error
-    host: Any = importlib.import_module("opencompass.cli.main")
-    importlib.import_module("opencompass_llada.registry")
+    with imports_uncollected():  # a config imports most of OpenCompass
+        try:
+            read = read_config(config) if config else None
+        except ValueError as error:
+            raise SystemExit(f"Nothing was run. {error}") from error
+        host: Any = importlib.import_module("opencompass.cli.main")
+        importlib.import_module("opencompass_llada.registry")
     from opencompass_llada.runs import cluster
 
     host.get_logger().addFilter(cluster.is_so)

@@ -18,8 +18,7 @@ from typing import Any, cast
 
 from opencompass_llada.runs import machine
 
-#: What tasks import, most of it by the first module.
-_IMPORTED = ["opencompass_llada.runs.tasks", "opencompass_llada.wrapper"]
+_IMPORTED = ["opencompass_llada.runs.worker_imports"]
 #: Variables that those modules read when they are imported, such as HF_HUB_OFFLINE.
 _READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
 _server: dict[str, Any] = {}
