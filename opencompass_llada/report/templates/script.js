@@ -52,6 +52,8 @@
   const lengths = new Set([...listOf(form.elements.tokens), "all"]);
   const benchmarkOf = (text) =>
     benchmarks.find((name) => text.startsWith(name) && !/^[\w-]/.test(text.slice(name.length)));
+  // A floor goes with the model that it stands below.
+  const lineOf = (text) => text.replace(/ \((last window|no context)\)$/, "");
   const nameOf = (row) => row.cells[0].textContent;
   const scoreOf = (row) => row.cells[2].textContent;
   const failed = (row) => scoreOf(row) !== "" && Number(scoreOf(row)) < 50;
@@ -60,7 +62,7 @@
     const chosen = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
     const { benchmark, tokens, failed: failures } = form.elements;
     wanted = {
-      model: (text) => !models.has(text) || chosen.has(text),
+      model: (text) => !models.has(lineOf(text)) || chosen.has(lineOf(text)),
       benchmark: (text) => !benchmark.value || !benchmarkOf(text) || benchmarkOf(text) === benchmark.value,
       length: (text) => !tokens.value || !lengths.has(text) || text === tokens.value,
       failures: failures.checked,
