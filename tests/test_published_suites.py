@@ -39,6 +39,7 @@ from opencompass_llada.benchmarks.published.dataset import (
     cut_prompt,
     load_tokenizer,
 )
+from opencompass_llada.benchmarks.published.run import plan_published_suites
 from opencompass_llada.benchmarks.published.suite import Suite
 from opencompass_llada.benchmarks.readers import PromptParts
 from opencompass_llada.runs.doctor import check_data
@@ -473,3 +474,21 @@ def test_lengths_and_fits_that_do_not_go_together_are_refused():
     [cell] = list_data_sets("mrcr", lengths=["1m"], tasks=["8needle"])
     assert cell["length"] == 1048576
     assert "tokenizer" not in cell
+
+
+def test_one_config_runs_the_suites_that_are_named(monkeypatch):
+    monkeypatch.setenv("LLADA_SUITES", "mrcr,aa_lcr,longbench_v2")
+    monkeypatch.setenv("LLADA_SAMPLES", "1")
+    monkeypatch.setenv("LLADA_READERS", "full,no_context,last_window")
+    run = plan_published_suites(dict(models=["tiny_llada"], scaling=["none"], data="embedded"))
+    tasks = {(cell["benchmark"], cell["task"], cell.get("reader", "full")) for cell in run.datasets}
+    assert {task for _, task, reader in tasks if reader == "full"} == {
+        *("2needle", "4needle", "8needle", "questions", "v2"),
+    }
+    assert {reader for name, _, reader in tasks if name == "mrcr"} == {
+        *("full", "no_context", "last_window"),
+    }
+    assert {cell["reader_cfg"]["test_range"] for cell in run.datasets} == {"[0:1]"}
+    monkeypatch.setenv("LLADA_SUITES", "mcrc")
+    with pytest.raises(ValueError, match="Did you mean 'mrcr'"):
+        plan_published_suites({})
