@@ -138,10 +138,15 @@ def settings_tables() -> str:
 
 def run_settings() -> dict[str, Mapping[str, Any]]:
     """Return the settings of each main config, by its name."""
-    from opencompass_llada.benchmarks.published.run import list_settings
+    from opencompass_llada.benchmarks.generated.plan import list_settings as generated
+    from opencompass_llada.benchmarks.published.run import list_settings as published
 
     settings = {name: plan.settings for name, plan in plans().items()}
-    return {**settings, "eval_llada_published_suites.py": list_settings()}
+    return {
+        **settings,
+        "eval_llada_suites.py": generated(),
+        "eval_llada_published_suites.py": published(),
+    }
 
 
 def plans() -> dict[str, Any]:

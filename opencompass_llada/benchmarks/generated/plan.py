@@ -23,7 +23,15 @@ from opencompass_llada.runs import planning
 from opencompass_llada.runs.model_configs import ModelTable
 from opencompass_llada.runs.model_table import KNOWN_MODELS
 from opencompass_llada.runs.planning import Combination, DataSets, MakeModels, Plan, Run
-from opencompass_llada.runs.settings import Settings, number, numbers, text, texts, token_lengths
+from opencompass_llada.runs.settings import (
+    Setting,
+    Settings,
+    number,
+    numbers,
+    text,
+    texts,
+    token_lengths,
+)
 
 #: For models trained on fewer than 4,096 tokens, and for others: lengths, levels, samples a cell.
 TINY_DEFAULTS = ((256, 512, 1024), (1, 2), 4)
@@ -145,13 +153,18 @@ def make_data_sets(suite: str) -> DataSets:
     return DataSets(settings=_SETTINGS, list_cells=lambda values: _list_by_name(values, [suite]))
 
 
-def plan_suites(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run:
-    """Work out one run of several suites, by default of all."""
+def list_settings() -> dict[str, Setting]:
+    """Return the settings of a run of several suites."""
     suites = list_suites()
     own = {"suites": texts(f"{', '.join(suites)}; default all", *suites)}
+    return {**own, **_SETTINGS, **_RUN_SETTINGS}
+
+
+def plan_suites(settings: Mapping[str, Any], num_gpus: int | None = None) -> Run:
+    """Work out one run of several suites, by default of all."""
     plan = Plan(
         headline="Generated suites: {models} models, {results} results",
-        settings={**own, **_SETTINGS, **_RUN_SETTINGS},
+        settings=list_settings(),
         demo={"models": ["tiny_llada"]},
         fill_defaults=_fill_all,
         make_groups=_make_groups(lambda values: values["suites"]),
