@@ -104,7 +104,10 @@ def _add_new_config(commands: Any) -> None:
     )
     told = "names of docs/reference/models.md, PATH, ALIAS=PATH or NAME=PATH; several at commas"
     new.add_argument("--model", action="append", required=True, metavar="MODEL", help=told)
-    told = "niah, ruler, ppl, longbench, longbench_e, longbench_v2, short; default niah"
+    told = (
+        "niah, ruler, ppl, longbench, longbench_e, longbench_v2, short, or a suite of "
+        "docs/reference/benchmarks such as babilong; default niah"
+    )
     new.add_argument("--benchmarks", default="niah", metavar="NAMES", help=told)
     new.add_argument("--lengths", default="", help="context lengths: tokens, or 4k for 4096")
     new.add_argument("--scaling", default="", metavar="METHODS",
