@@ -167,6 +167,7 @@ ENTRIES = {
     "tiny-ar": AR + "none",
     "tiny-ar, ntk": AR + "ntk target_length=2048",
 }
+SUITE_PROBES = ("changing_state", "section_lists", "linked_needles", "graph_walks", "coreference")
 PROBES = ("needlebench", "question", "prefix", "pairs", "copy", "strings")
 PROBES += ("ruler_niah", "ruler_vt", "ruler_fwe", "ruler_cwe")
 LENGTHS = ("512", "2048", "8192", "16384")
@@ -619,8 +620,14 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "probes": grid(
         ["held-out probe, %", *PROBES],
-        {name: f"{name}.json#/history/-1/" for name in ("tiny-llada", "tiny-ar")},
+        {f"tiny-{name}": f"tiny_{name}_pretraining.json#/history/-1/" for name in ("llada", "ar")},
         [f"{{{probe}:.0f}}" for probe in PROBES],
+    ),
+    "suite_probes": grid(
+        ["held-out probe, %", *(suite.replace("_", " ") for suite in SUITE_PROBES)],
+        {name: f"{name}.json#/history/-1/"
+         for name in ("tiny-llada", "tiny-ar", "tiny-block", "tiny-llada-long")},
+        [f"{{suite_{suite}@512:.0f}}" for suite in SUITE_PROBES],
     ),
     "memory": grid(["", "planned", "measured"], MEMORY,
                    ["{planned_gb:.1f}", "{peak_allocated_gb:.1f}"]),

@@ -180,6 +180,7 @@ def test_a_plan_counts_what_weights_will_take(quantised):
             is_own = isinstance(module, Float8Linear)
             held += parameter.numel() * (parameter.itemsize if is_own else 2)
     assert planned.weight_bytes == held
+    assert NetworkSize.of(quantised, torch.bfloat16).weight_bytes == held
     assert held < NetworkSize.of(tiny_model(**SIZES), torch.bfloat16).weight_bytes
 
 

@@ -141,3 +141,11 @@ def linear_parts(network: BidirectionalNetwork) -> Iterator[nn.Linear]:
 def added_bytes(linear: nn.Linear, dtype: torch.dtype) -> int:
     """Return how many bytes more a layer takes in float8 with its scales; below 0 for fewer."""
     return linear.weight.numel() * (FLOAT8.itemsize - dtype.itemsize) + 4 * linear.out_features
+
+
+def bytes_of(module: nn.Module, dtype: torch.dtype) -> int:
+    """Return the bytes of a module's own weights, in a dtype but where they are float8."""
+    own = module.parameters(recurse=False)
+    if isinstance(module, Float8Linear):
+        return sum(parameter.numel() * parameter.itemsize for parameter in own)
+    return sum(parameter.numel() for parameter in own) * dtype.itemsize

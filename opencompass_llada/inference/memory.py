@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from opencompass_llada.inference.float8 import added_bytes, linear_parts
+from opencompass_llada.inference.float8 import added_bytes, bytes_of, linear_parts
 from opencompass_llada.inference.pass_options import PrefillOptions
 from opencompass_llada.inference.prefill import prefill_bytes
 from opencompass_llada.networks.config import NetworkDimensions
@@ -51,9 +51,10 @@ class NetworkSize:
     ) -> NetworkSize:
         """Read the sizes of a network, which may be on the meta device, in a dtype.
 
-        With ``precision='float8'`` its linear layers count as what they will be quantised to.
+        With ``precision='float8'`` its linear layers count as what they will be quantised to;
+        those that are float8 already count as they are.
         """
-        weights = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+        weights = sum(bytes_of(part, dtype) for part in network.modules())
         if precision == "float8":
             weights += sum(added_bytes(part, dtype) for part in linear_parts(network))
         return cls(shape=network.config.shape, weight_bytes=weights, element_size=dtype.itemsize)

@@ -101,7 +101,9 @@ _TILINGS = [
 ]
 
 
-@triton.autotune(configs=_TILINGS, key=["REPEATS", "SIZE", "BLOCK_L", "LISTED", "size_class"])
+@triton.autotune(
+    configs=_TILINGS, key=["REPEATS", "SIZE", "BLOCK_L", "LISTED", "OWN_SUMS", "size_class"]
+)
 @triton.jit
 def _attend_kernel(
     q_ptr,
@@ -121,7 +123,7 @@ def _attend_kernel(
     REPEATS: tl.constexpr,
     LISTED: tl.constexpr,
     SHIFT: tl.constexpr,
-    SUM_KEYS: tl.constexpr,
+    OWN_SUMS: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_L: tl.constexpr,
@@ -157,8 +159,12 @@ def _attend_kernel(
         shrink = tl.exp2(best - better)
         total = total * shrink + tl.sum(weights, axis=1)
         v = tl.load(v_base + dims[None, :] * padded_keys + keys[:, None])
-        # Tensor cores sum float8 products in fewer bits than float32 has: over so many keys.
-        out = tl.dot(weights.to(q.dtype), v, out * shrink[:, None], max_num_imprecise_acc=SUM_KEYS)
+        # Tensor cores sum float8 products in fewer bits than float32 has: over a tile, or all.
+        out = out * shrink[:, None]
+        if OWN_SUMS:
+            out = tl.dot(weights.to(q.dtype), v, out)
+        else:
+            out = tl.dot(weights.to(q.dtype), v, out, max_num_imprecise_acc=BLOCK_L)
         best = better
     v_scale = tl.load(v_scales_ptr + group)
     out = out / total[:, None] * v_scale
@@ -173,7 +179,7 @@ def attend(
     v_SGD: Tensor,
     tiles_HIJ: Tensor | None = None,
     *,
-    sum_keys: int | None = None,
+    own_sums: bool = False,
 ) -> Tensor:
     """Return attention without a mask, [T, H, D], in the dtype of the queries.
 
@@ -183,8 +189,8 @@ def attend(
         v_SGD: Values.
         tiles_HIJ: For each head and tile of `QUERY_TILE` queries the tiles of `KEY_TILE` keys that
             it sees, int32; None is all keys.
-        sum_keys: Keys whose products a tensor core may sum in its own bits before float32 takes
-            the sum; None is those of a tile.
+        own_sums: Whether tensor cores sum the values of all keys in their own bits; else float32
+            takes the sum of each tile.
     """
     (num_queries, num_heads, size), (num_keys, num_groups, _) = q_THD.shape, k_SGD.shape
     # A softmax does not change where all keys are moved alike, and they are smaller without
@@ -204,7 +210,7 @@ def attend(
         num_queries, num_keys, q.shape[1], k.shape[1],
         0 if tiles_HIJ is None else tiles_HIJ.shape[2], num_heads,
         size_class=num_keys.bit_length(), REPEATS=repeats, LISTED=is_listed, SHIFT=_WEIGHT_SHIFT,
-        SUM_KEYS=sum_keys or (KEY_TILE if is_listed else 2 * KEY_TILE),
+        OWN_SUMS=own_sums,
         SIZE=size, BLOCK_P=QUERY_TILE, BLOCK_L=KEY_TILE if is_listed else 2 * KEY_TILE,
     )  # fmt: skip
     return out_THD
