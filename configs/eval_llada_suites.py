@@ -22,7 +22,7 @@ with read_base():
 settings = dict(
     levels=[1],
     lengths=[256, 512, 1024],
-    samples=4,
+    samples=8,
     readers=["full", "last_window", "no_context"],
 )
 

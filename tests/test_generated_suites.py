@@ -264,3 +264,32 @@ def test_data_sets_have_prompt_answer_and_chance_and_every_reader():
     assert found["score"] == found["exact"] == pytest.approx(200 / 3)
     assert found["bounds"]["exact solver"]["score"] == 100
     assert 0 < found["bounds"]["chance"]["score"] < 5
+
+
+def test_one_run_of_all_suites_pairs_models_suites_levels_and_lengths(monkeypatch):
+    from opencompass_llada.benchmarks.generated.plan import plan_suites
+
+    monkeypatch.setenv("LLADA_LENGTHS", "512,1k")
+    settings = {"models": ["tiny_llada", "tiny_ar"], "levels": [1], "samples": 1}
+    run = plan_suites(settings, 0)
+    assert [model["abbr"] for model in run.models] == ["tiny-llada", "tiny-ar"]
+    assert run.models[0]["sampler"] == {"num_steps": None, "block_length": None}
+    assert "sampler" not in run.models[1]
+    cells = [(cell["task"], cell["length"]) for cell in run.datasets]
+    assert cells == [(f"{name}_level1", n) for name in list_suites() for n in (512, 1024)]
+    for cell in run.datasets:
+        room = find_task(cell["benchmark"]).generation_length(1)
+        assert cell["infer_cfg"]["inferencer"]["max_out_len"] == room == cell["generation_length"]
+    chosen = plan_suites(
+        {**settings, "suites": ["changing_state"], "language": "zh"} | {"levels": [2]}, 0
+    )
+    assert {cell["abbr"].partition("_length")[0] for cell in chosen.datasets} == {
+        "changing_state_zh_level2"
+    }
+
+
+def test_a_level_that_is_none_is_refused():
+    from opencompass_llada.benchmarks.generated.plan import plan_suites
+
+    with pytest.raises(ValueError, match=r"levels=\[6\] .*must be of"):
+        plan_suites({"models": ["tiny_llada"], "levels": [1, 6]}, 0)

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "niah_embedded": ("niah", "score"),
     "multi_needle_embedded": ("multi_needle", "score"),
     "ruler_embedded": ("ruler", "score"),
+    "graph_walks": ("ruler", "score"),
     "longbench_embedded": ("longbench", "score"),
     "longbench_v2_embedded": ("longbench_v2", "score"),
     "ppl_generated": ("perplexity", "perplexity"),
