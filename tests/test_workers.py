@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver
 from pathlib import Path
@@ -81,6 +82,15 @@ def die(number=signal.SIGKILL):
     os.kill(os.getpid(), number)
 
 
+def leave_a_circle():
+    class Node:
+        pass
+
+    node = Node()
+    node.itself = node
+    weakref.finalize(node, lambda: sys.stdout.write("gone\n"))
+
+
 def vanish():
     os._exit(0)
 
@@ -115,6 +125,12 @@ def test_workers_of_gpus_are_processes_of_their_own_that_import_once(pool, tmp_p
         assert pid == imported_by, "it is no fork"
         assert seen == devices
     assert told["0"][0] != told["1"][0]
+
+
+def test_what_a_job_leaves_goes_with_the_job(pool, tmp_path):
+    """A loaded model logs its totals when it goes."""
+    assert pool.run(job(leave_a_circle, log=tmp_path / "log")) == 0
+    assert (tmp_path / "log").read_text() == "gone\n"
 
 
 def test_each_job_draws_what_a_new_process_would(pool, tmp_path):

@@ -176,9 +176,10 @@ def _do(job: Job, random: dict[str, Any]) -> int:
         traceback.print_exc()
         return 1
     finally:
+        gc.collect()  # models say their totals in the job's log when they go
+        release_device_memory()
         sys.stdout.flush()
         sys.stderr.flush()
-        release_device_memory()
 
 
 def _keep_memory() -> None:
