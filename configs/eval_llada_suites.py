@@ -39,3 +39,4 @@ work_dir = "outputs/llada_suites"
 infer = __run.infer
 eval = __run.eval
 summarizer = __run.summarizer
+custom_imports = __run.custom_imports

@@ -106,6 +106,17 @@ def test_a_config_without_stages_is_filled_as_by_opencompass():
     assert cfg.infer == expected.infer
 
 
+def test_every_config_that_plans_a_run_names_what_plain_opencompass_imports(repository_root):
+    files = [
+        *repository_root.glob("configs/eval_*.py"),
+        *repository_root.glob("configs/papers/*_*.py"),
+    ]
+    texts = {file.name: file.read_text() for file in files if file.name != "__init__.py"}
+    assert len(texts) > 12
+    line = "custom_imports = __run.custom_imports\n"
+    assert [name for name, text in texts.items() if line not in text] == []
+
+
 def test_plain_opencompass_keeps_the_stages_of_a_dumped_config(
     cfg, tmp_path, monkeypatch, commands
 ):
