@@ -219,10 +219,11 @@ class Bench(RecordedParts):
             found["planned_gb"] = server.plan.peak_bytes / 1e9
         return found
 
-    def run(self, tiers: list[str], lengths: tuple[int, ...]) -> None:
-        """Run the parts."""
-        self.part("products", self.products)
-        self.part("attention", self.attention)
+    def run(self, tiers: list[str], lengths: tuple[int, ...], *, alone: bool) -> None:
+        """Run the parts, the tiers alone if asked."""
+        if not alone:
+            self.part("products", self.products)
+            self.part("attention", self.attention)
         for name in tiers:
             self.part(name, partial(self.tier, name, lengths))
 
@@ -232,6 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Time of passes in float8 and over fewer keys.")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, any machine")
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
+    parser.add_argument("--tiers-alone", action="store_true", help="no products, no attention")
     parser.add_argument("--lengths", type=int, nargs="+")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds")
     parser.add_argument("--verbose", action="store_true", help="show the package's log")
@@ -247,7 +249,7 @@ def main() -> int:
     bench = Bench(given.quick, device, given.limit, path)
     # Products become float8 once and stay so: tiers in 16 bit come first.
     tiers = sorted(given.tiers, key=lambda name: TIERS[name][0] is not None)
-    bench.run(tiers, tuple(given.lengths or usual))
+    bench.run(tiers, tuple(given.lengths or usual), alone=given.tiers_alone)
     return int(bool(bench.record["failed"]))
 
 
