@@ -168,6 +168,15 @@ ENTRIES = {
     "tiny-ar, ntk": AR + "ntk target_length=2048",
 }
 SUITE_PROBES = ("changing_state", "section_lists", "linked_needles", "graph_walks", "coreference")
+SUITE_LENGTHS = (512, 1024, 2048)
+REDUCED_LENGTHS = ("4096", "16384", "32768", "131072")
+_SUITE_MODELS = ("tiny-llada", "tiny-llada-long", "tiny-block", "tiny-ar")
+SUITE_ROWS = (
+    *_SUITE_MODELS,
+    *(f"{model} (last window)" for model in _SUITE_MODELS),
+    *(f"{model} (no context)" for model in _SUITE_MODELS),
+    *("chance", "exact solver"),
+)
 PROBES = ("needlebench", "question", "prefix", "pairs", "copy", "strings")
 PROBES += ("ruler_niah", "ruler_vt", "ruler_fwe", "ruler_cwe")
 LENGTHS = ("512", "2048", "8192", "16384")
@@ -491,6 +500,48 @@ def library_table() -> str:
     return make(["ms (times ours)", "2,048 tokens", "8,192", "32,768"], rows)
 
 
+def suite_table(lengths: Sequence[int]) -> str:
+    """The first level of each generated suite by model and reader: score and its interval."""
+    frame = pd.read_csv(ROOT / "docs/records/suites_tiny_models.csv")
+    suites = [f"{suite}_level1" for suite in SUITE_PROBES]
+    rows = []
+    for entry in SUITE_ROWS:
+        cells = []
+        for suite in suites:
+            for length in lengths:
+                chosen = frame[
+                    (frame["entry"] == entry)
+                    & (frame["column"] == suite)
+                    & (frame["length"] == length)
+                ]
+                row = chosen.iloc[0] if len(chosen) else None
+                if row is None or pd.isna(row["score"]):
+                    cells.append("the same" if "(last window)" in entry else "-")
+                elif pd.isna(row["low"]):
+                    cells.append(f"{row['score']:.0f}")
+                else:
+                    cells.append(f"{row['score']:.0f} [{row['low']:.0f}, {row['high']:.0f}]")
+        rows.append([entry, *cells])
+    return make(["", *(suite.replace("_", " ") for suite in SUITE_PROBES)], rows)
+
+
+def reduced_table() -> str:
+    """Seconds of a generation by tier and prompt, and times as fast as in 16 bit."""
+    tiers = {"16 bit": "16 bit", "float8": "float8", "float8, 0.3 of the keys": "sparse"}
+    rows = []
+    for tier in tiers:
+        cells = []
+        for length in REDUCED_LENGTHS:
+            base = f"reduced_passes_h200.json#/{tier}/{length}/"
+            seconds = float(look_up(f"{base}seconds"))
+            exact = float(look_up(f"reduced_passes_h200.json#/16 bit/{length}/seconds"))
+            cells.append(
+                f"{seconds:.3g}" + ("" if tier == "16 bit" else f" ({exact / seconds:.2f})")
+            )
+        rows.append([tier, *cells])
+    return make(["seconds (times as fast)", "4K", "16K", "32K", "128K"], rows)
+
+
 def survival_table() -> str:
     """What benchmarks/survival.py tried and what was not healed, of the parts that were run."""
     record = read_record("survival.json")
@@ -632,6 +683,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": grid(["", "planned", "measured"], MEMORY,
                    ["{planned_gb:.1f}", "{peak_allocated_gb:.1f}"]),
     "library_kernels": library_table,
+    "reduced_passes": reduced_table,
+    **{f"suites_{length}": functools.partial(suite_table, [length]) for length in SUITE_LENGTHS},
     "block_causal": block_causal_table,
     "block_causal_prefill": grid(
         ["", "blocks of 4", "causal, in chunks", "causal, whole", "against causal (goal 1.2)"],
