@@ -30,7 +30,7 @@ CONFIGS: dict[str, dict[str, str]] = {
     "eval_llada_long.py": {},
     "eval_llada_short.py": {},
     "eval_leaderboard.py": {"LLADA_LENGTHS": "512", "LLADA_BENCHMARKS": "niah,ppl"},
-    "eval_llada_datasets.py": {},
+    "eval_llada_datasets.py": {"LLADA_DATASETS": "graph_walks,changing_state"},
     "eval_llada_suites.py": {"LLADA_LEVELS": "1", "LLADA_SAMPLES": "1"},
     "eval_llada_published_suites.py": {"LLADA_SUITES": "babilong", "LLADA_SAMPLES": "1"},
 }
