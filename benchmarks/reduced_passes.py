@@ -108,10 +108,6 @@ class Bench(RecordedParts):
                 "16 bit": partial(attend_with, kernel, *rows),
                 "float8": partial(attend_float8, q, k, v),
             }
-            if self.device.type == "cuda":
-                from opencompass_llada.inference.triton.float8 import attend
-
-                calls["float8, sums in its own bits"] = partial(attend, q, k, v, own_sums=True)
             for keep in (0.5, 0.3, 0.15):
                 options = PrefillOptions(type="sparse", keep=keep, dense_tail=64)
                 queries, count = sparse_share(options, length)
@@ -130,8 +126,6 @@ class Bench(RecordedParts):
                 "operations_a_second": {n: operations / part[n] for n in ("16 bit", "float8")},
             }
         found["error"] = self._errors(size, dtype)
-        if self.device.type == "cuda":
-            found["error of sums"] = self._errors_of_sums(size)
         return found
 
     def _errors(self, size: int, dtype: torch.dtype) -> dict[str, float]:
@@ -164,25 +158,6 @@ class Bench(RecordedParts):
                 found[f"{name}, values of mean {mean}"] = (
                     (one - other).norm() / other.norm()
                 ).item()
-        return found
-
-    def _errors_of_sums(self, size: int) -> dict[str, float]:
-        """Return relative errors over 32,768 keys by how many of them tensor cores sum at once."""
-        from opencompass_llada.inference.triton.float8 import attend
-
-        found = {}
-        for mean in (0.0, 0.5):
-            q, k, v = (
-                torch.randn(32768, 1, size, device=self.device, dtype=torch.bfloat16)
-                for _ in range(3)
-            )
-            q, v = q[:2048], v + mean
-            rows = (x.double().transpose(0, 1)[None] for x in (q, k, v))
-            exact = attend_with("math", *rows)[0].transpose(0, 1)
-            for name, own_sums in (("a tile", False), ("all", True)):
-                own = attend(q, k, v, own_sums=own_sums).double()
-                error = (own - exact).norm() / exact.norm()
-                found[f"{name}, values of mean {mean}"] = error.item()
         return found
 
     def tier(self, name: str, lengths: tuple[int, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ LOCK_NAME = ".lock"
 #: as left behind. The owner of a lock renews it every `_RENEWAL` seconds.
 STALE_SECONDS = 120.0
 _RENEWAL = 15.0
+#: How often a lock's folder is made again that another process removes before the lock is in it.
+_OPENINGS = 100
 #: What file systems without `flock` answer: NFS without its lock daemon, Lustre without the option.
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _TEMPORARY = re.compile(r"\.(?P<name>.*)~(?P<host>[^~/]+)~(?P<pid>\d+)~[0-9a-f]{8}\.part", re.S)
@@ -213,7 +215,6 @@ def folder_lock(folder: str | Path, doing: str, part: str = "") -> Iterator[None
     Locks of different parts of a folder, by name, go together, and none with one of the whole.
     """
     path = Path(folder) / (f"{LOCK_NAME}.{part}" if part else LOCK_NAME)
-    path.parent.mkdir(parents=True, exist_ok=True)
     own = {**describe_owner(), "doing": doing, "token": uuid.uuid4().hex}
     _take(path, own)
     # Each looks after it has taken its own: of two at once, one sees the other.
@@ -249,7 +250,7 @@ def _take(path: Path, own: dict[str, object]) -> None:
     import fcntl
 
     while True:
-        with path.open("ab+") as file:
+        with _open_lock(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
@@ -266,6 +267,19 @@ def _take(path: Path, own: dict[str, object]) -> None:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(own) + "\n", encoding="utf-8")
             return
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    """Open a lock in its folder, which who held it may remove between the making and the opening.
+
+    So does what moves a finished folder into place, with others waiting for it.
+    """
+    for _ in range(_OPENINGS):
+        with suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("ab+")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab+")
 
 
 def _refuse_if_held(path: Path, content: bytes) -> None:

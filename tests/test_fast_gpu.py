@@ -192,12 +192,23 @@ def test_float8_products_are_those_of_the_rounded_numbers():
 
 
 def test_graphs_replay_float8_products():
+    """Logits, not ids: a graph's attention is another kernel's, and bfloat16 ties are many."""
     model = tiny_model(**SIZES).to("cuda", torch.bfloat16)
     quantise_network(model)
-    config = SamplerConfig(
-        generation_length=16, block_length=8, cache=CacheOptions(type="prompt", refresh="block")
-    )
-    found = [
-        ids_of(PassServer(FastNetwork(model), graphs=graphs), config) for graphs in (True, False)
-    ]
-    assert found[0] == found[1]
+    length, span = 300, 8
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 250, (1, length), generator=generator).cuda()
+    positions = torch.tensor([[length - span, length - 1]], device="cuda")
+    found = {}
+    for graphs in (True, False):
+        server = PassServer(FastNetwork(model), graphs=graphs)
+        session = server.open([length], block_length=2, cache_dtype="bfloat16", passes=1)
+        session.full_pass(ids, positions, keep=True)
+        found[graphs] = [
+            session.partial_pass(changed, [length - span], span, positions).float()
+            for changed in (ids, ids.flip(1))
+        ]
+    assert not torch.allclose(found[True][0], found[True][1])
+    # A rounding of bfloat16 before a product may move an input to the next float8 number.
+    for graphed, launched in zip(found[True], found[False], strict=True):
+        assert (graphed - launched).norm() / launched.norm() < 0.12

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -193,6 +194,21 @@ def test_of_many_at_once_one_gets_the_lock(tmp_path):
     ]
     said = [child.communicate()[0].strip() for child in children]
     assert sorted(said) == ["got"] + ["refused"] * 7
+
+
+def test_a_folder_that_its_last_user_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    own_open, removed = Path.open, []
+
+    def open_late(path, *arguments, **options):
+        if path.name == LOCK_NAME and len(removed) < 3:
+            path.parent.rmdir()  # between its making and the lock in it
+            removed.append(path)
+        return own_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_late)
+    with folder_lock(tmp_path / "folder", "a test"):
+        assert names(tmp_path / "folder") == [LOCK_NAME]
+    assert len(removed) == 3
 
 
 def test_a_zombie_is_dead():

@@ -6,14 +6,17 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from opencompass_llada.files import LOCK_NAME
 from opencompass_llada.finetune import encoding, token_files, tokenizing
 from opencompass_llada.finetune import text as text_module
 from opencompass_llada.finetune.recipe import TextSource
@@ -178,6 +181,26 @@ def test_a_second_process_waits_for_the_first(tmp_path, small_chunks, repository
     assert run.returncode == 0
     assert "Waiting for the tokens that another process makes" in caplog.text
     assert len(text.tokens) == text.ends[-1]
+
+
+def test_who_waits_reads_what_the_other_finishes_at_that_moment(tmp_path, monkeypatch):
+    source, cache = write_rows(tmp_path), tmp_path / "cache"
+    made = tokenize_source(source, TOKENS, tmp_path / "other", num_processes=1)
+    cache.mkdir()
+    own_open, finished = Path.open, []
+
+    def open_late(path, *arguments, **options):
+        if path.name == LOCK_NAME and not finished:
+            path.parent.rmdir()  # as the other one does when its tokens are in place
+            finished.append(shutil.copytree(made.folder, cache / made.folder.name))
+        return own_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_late)
+    monkeypatch.setattr(tokenizing, "_write", None)  # nothing is tokenised again
+    text = tokenize_source(source, TOKENS, cache)
+    assert finished == [text.folder]
+    assert list(text.tokens) == list(made.tokens)
+    assert [path.name for path in cache.iterdir()] == [text.folder.name]
 
 
 def test_a_killed_worker_is_reported_and_what_it_did_stays(tmp_path, small_chunks):

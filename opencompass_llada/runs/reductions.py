@@ -11,12 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from opencompass_llada.inference import PassOptions, PrefillOptions
 from opencompass_llada.options import build
 from opencompass_llada.runs.model_table import KnownModel
 from opencompass_llada.runs.settings import Settings, text
-from opencompass_llada.sampling import CacheOptions
-from opencompass_llada.sampling.unmasking import AcceptanceOptions
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +37,6 @@ SETTINGS = {
         "or sparse:keep=0.3; approximate. Default exact"
     ),
 }
-_CLASSES = {"cache": CacheOptions, "acceptance": AcceptanceOptions, "prefill": PrefillOptions}
 _OF_SAMPLER = ("cache", "acceptance")
 
 
@@ -84,8 +80,14 @@ def parse(name: str, written: str) -> Any:
     Values are numbers, or texts such as ``block`` and ``float8``. Example:
     ``prompt:dtype=float8`` gives ``{'type': 'prompt', 'dtype': 'float8'}``.
     """
+    # They import torch, which a mistake in another setting need not wait for.
+    from opencompass_llada.inference import PassOptions, PrefillOptions
+    from opencompass_llada.sampling import CacheOptions
+    from opencompass_llada.sampling.unmasking import AcceptanceOptions
+
     if name == "precision":
         return PassOptions(precision=written).precision
+    classes = {"cache": CacheOptions, "acceptance": AcceptanceOptions, "prefill": PrefillOptions}
     kind, *parts = written.strip().split(":")
     options: dict[str, Any] = {"type": kind}
     for part in parts:
@@ -96,7 +98,7 @@ def parse(name: str, written: str) -> Any:
                 "prompt:dtype=float8 or threshold:value=0.9"
             )
         options[key] = _number_or_text(value)
-    build(_CLASSES[name], options, name)
+    build(classes[name], options, name)
     return options
 
 
