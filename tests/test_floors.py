@@ -26,7 +26,7 @@ from opencompass_llada.report.length_use import (
 )
 from opencompass_llada.report.publish import write_report
 from opencompass_llada.report.results import read_results
-from opencompass_llada.report.scores import rank_scores
+from opencompass_llada.report.scores import LAST_WINDOW, rank_scores
 from opencompass_llada.runs.run_folder import find_runs
 
 LENGTHS = (512, 1024, 2048, 4096)
@@ -142,6 +142,37 @@ def test_a_benchmark_says_where_it_does_not_measure_length(found):
     alone = [score for score in scores if score.entry == "far"]
     uses = [use for use in uses if (use.entry, use.length) != ("far", 4096)]
     assert describe_uses(alone, [use for use in uses if use.entry == "far"]) == {}
+
+
+def test_a_benchmark_without_lengths_says_it_too(found):
+    own, floors = (
+        [replace(score, length=None) for score in scores if score.length == 1024]
+        for scores in found[:2]
+    )
+    uses = compare_windows(own, floors)
+    [told] = describe_uses(own, uses).values()
+    assert told.startswith("RULER does not measure length for near (+0.0 [")
+    assert "far" not in told
+    assert not any(length.measured for length in find_window_lengths(own, floors, uses))
+    longer = {use.length for use in compare_windows([*found[0], *own], [*found[1], *floors])}
+    assert longer == set(LENGTHS[1:]), "beside lengths None is their mean"
+
+
+def test_a_model_that_is_worse_than_its_last_window_is_not_said_to_be_level(found):
+    scores, floors, _ = found
+    place = {"column": "vt", "length": 1024}
+    [own] = (s for s in scores if (s.entry, s.column, s.length) == ("far", *place.values()))
+    [floor] = (
+        f
+        for f in floors
+        if (f.base, f.reader, f.column, f.length) == ("far", LAST_WINDOW, *place.values())
+    )
+    worse, better = replace(own, clusters=floor.clusters), replace(floor, clusters=own.clusters)
+    [use] = compare_windows([worse], [better])
+    assert use.high is not None
+    assert use.high < 0
+    [told] = describe_uses([worse], [use]).values()
+    assert told.endswith("is not above 0.")
 
 
 def lengths_of(scores, floors, uses):

@@ -4,14 +4,15 @@ import csv
 import json
 import re
 
+import pandas
 import pyarrow.parquet
 import pytest
 from work_dirs import RULER_TASKS, make_model, niah_cell, ruler_cell, write_json, write_run
 
-from opencompass_llada.report.averages import make_board
+from opencompass_llada.report.averages import make_board, name_series
 from opencompass_llada.report.collect import collect
 from opencompass_llada.report.publish import write_report
-from opencompass_llada.report.scores import rank_scores
+from opencompass_llada.report.scores import choose_headlines, rank_scores
 from opencompass_llada.report.statistics import wilson
 from opencompass_llada.report.writers import write_csv_rows
 from opencompass_llada.runs.run_folder import find_runs
@@ -136,6 +137,28 @@ def test_a_deleted_shard_takes_the_number_away(run, lost, evidence):
         assert "vt" in score.reason
     assert find(scores, "one", "NIAH", 4096).score is not None
     assert find(scores, "two", "13 tasks", 4096).score is not None
+
+
+def test_a_lost_result_makes_no_average_of_what_was_not_asked_for(tmp_path):
+    cells = [ruler_cell(task, 4096) for task in ("vt", "cwe")]
+    folder = write_run(tmp_path / "a", [make_model("one"), make_model("two")], cells)
+    (folder / "results/one/ruler_vt_length4096.json").unlink()
+    _, scores, _ = read(folder)
+    assert {s.status for s in scores if s.column == "13 tasks"} == {"not run"}
+    assert find(scores, "one", "vt", 4096).status == "missing"
+    [(_, column, _)] = choose_headlines(scores)
+    assert find(scores, "two", column, 4096).score is not None
+
+
+def test_packaged_samples_of_a_suite_have_a_table_of_their_own():
+    rows = [
+        ("mrcr", None, None, None, path, "one", "score", length, "2needle", None, None, "", abbr)
+        for path, length, abbr in (("embedded", 1024, "a"), ("/data/mrcr_v2", 8192, "b"))
+    ]
+    columns = ("benchmark", "language", "haystack", "draws", "data", "entry", "metric", "length",
+               "task", "depth", "tokenizer", "prompt", "dataset")  # fmt: skip
+    titles = name_series(pandas.DataFrame(rows, columns=columns, dtype=object))
+    assert titles == ["MRCR v2, embedded", "MRCR v2"]
 
 
 def test_a_missing_cell_of_a_grid_is_named(run):

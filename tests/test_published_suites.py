@@ -469,6 +469,8 @@ def test_lengths_and_fits_that_do_not_go_together_are_refused():
         list_data_sets("mrcr", lengths=["9k"], tokenizer=TINY)
     with pytest.raises(ValueError, match="give lengths"):
         list_data_sets("aa_lcr", fit="keep", tokenizer=TINY)
+    cells = list_data_sets("needlebench_v2", data="embedded", tokenizer="gpt-4")
+    assert {cell["tokenizer"] for cell in cells} == {"gpt-4"}
     [cell] = list_data_sets("aa_lcr", lengths=["128k"], tokenizer=TINY)
     assert (cell["fit"], cell["length"], cell["tokenizer"]) == ("keep", 131072, TINY)
     [cell] = list_data_sets("mrcr", lengths=["1m"], tasks=["8needle"])

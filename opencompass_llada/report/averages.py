@@ -17,6 +17,7 @@ from opencompass_llada.benchmarks.benchmark import GRID_GROUP, Benchmark, Group,
 from opencompass_llada.report.collect import CELL_KEY, Collection
 from opencompass_llada.report.identity import hash_protocol
 from opencompass_llada.report.pairs import Clusters, make_clusters
+from opencompass_llada.report.results import is_packaged
 from opencompass_llada.report.scores import Score
 from opencompass_llada.report.statistics import (
     FULL_SCORE,
@@ -50,12 +51,13 @@ def average_group(by_task: Mapping[Any, Row], group: Group) -> Average:
     present = [by_task[name] for name in group.members if name in by_task]
     absent = [name for name in group.members if name not in by_task]
     counts = [row.n for row in present if row.n]
-    if bad := [name for name in group.members if name in by_task and by_task[name].status != "ok"]:
-        reason = f"no result of {', '.join(bad)}"
-        return Average(num_tasks=number, status="missing", reason=reason)
+    # First what was not asked for: no result of another member would have made an average.
     if absent:
         reason = f"not in this run: {', '.join(absent)}"
         return Average(num_tasks=number, status="not run", reason=reason)
+    if bad := [name for name in group.members if by_task[name].status != "ok"]:
+        reason = f"no result of {', '.join(bad)}"
+        return Average(num_tasks=number, status="missing", reason=reason)
     if group.weighting == "samples" and len(counts) < number:
         reason = "a member has no number of samples to be weighted by"
         return Average(num_tasks=number, status="missing", reason=reason)
@@ -173,7 +175,7 @@ def name_series(results: pandas.DataFrame) -> list[str]:
     asks the same place twice, of what counts lengths, the prompt's form and, if that does not tell
     them apart, the data set. Its title names what tells it from the benchmark's others.
     """
-    embedded = results.data.str.startswith("asset:").map({True: "embedded", False: None})
+    embedded = results.data.map(is_packaged).map({True: "embedded", False: None})
     keys = results[["benchmark", "language"]].assign(
         haystack=results.haystack.fillna(embedded), draws=results.draws + " needles"
     )
@@ -282,7 +284,7 @@ def _make_score(
         status=average.status,
         reason=average.reason,
         protocol=hash_values(protocols),
-        is_own=any(row.draws or row.data.startswith("asset:") for row in members),
+        is_own=any(row.draws or is_packaged(row.data) for row in members),
     )
 
 

@@ -35,7 +35,7 @@ class LengthUse:
     entry: str
     series: str
     column: str
-    length: int
+    length: int | None  # None where a benchmark has no lengths
     window: int
     own: Clusters = field(repr=False, compare=False)
     floor: Clusters = field(repr=False, compare=False)
@@ -55,10 +55,13 @@ def compare_windows(scores: Sequence[Score], floors: Sequence[Score]) -> list[Le
     A benchmark whose headline is one task of several is compared in the mean of its tasks besides.
     """
     index = {(s.entry, s.series, s.column, s.length): s for s in scores}
+    # There None is the mean over lengths, which are compared one by one.
+    with_lengths = {score.series for score in scores if score.length is not None}
     found = []
     for floor in floors:
         own = index.get((floor.base, floor.series, floor.column, floor.length))
-        if floor.reader == LAST_WINDOW and floor.length is not None and own is not None:
+        is_one = floor.length is not None or floor.series not in with_lengths
+        if floor.reader == LAST_WINDOW and is_one and own is not None:
             first, second = own.clusters, floor.clusters
             if first is not None and second is not None and first.is_paired_with(second):
                 place = (own.entry, own.series, own.column, floor.length, floor.window or 0)
@@ -73,7 +76,9 @@ def compare_windows(scores: Sequence[Score], floors: Sequence[Score]) -> list[Le
     return found
 
 
-def _compare(place: tuple[str, str, str, int, int], first: Clusters, second: Clusters) -> LengthUse:
+def _compare(
+    place: tuple[str, str, str, int | None, int], first: Clusters, second: Clusters
+) -> LengthUse:
     entry, series, column, length, window = place
     low, high = difference_interval(first, second) or (None, None)
     return LengthUse(
@@ -103,8 +108,8 @@ def _headlines(scores: Sequence[Score]) -> dict[str, str]:
 def describe_uses(scores: Sequence[Score], uses: Sequence[LengthUse]) -> dict[str, str]:
     """Say of each series at which lengths, and for whom, its headline does not measure length."""
     columns = _headlines(scores)
-    found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for use in sorted(uses, key=lambda use: use.length):
+    found: dict[str, dict[int | None, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for use in sorted(uses, key=lambda use: use.length or 0):
         if columns.get(use.series) == use.column and not use.uses_length:
             ends = "" if use.low is None else f" [{use.low:+.1f}, {use.high:+.1f}]"
             named = f"{use.entry} ({use.difference + 0.0:+.1f}{ends})"
@@ -112,9 +117,11 @@ def describe_uses(scores: Sequence[Score], uses: Sequence[LengthUse]) -> dict[st
     return {
         series: f"{series} does not measure length "
         + ", nor ".join(
-            f"at {length:,} tokens for {name_some(names)}" for length, names in lengths.items()
+            f"{'' if length is None else f'at {length:,} tokens '}for {name_some(names)}"
+            for length, names in lengths.items()
         )
-        + ": the 95 % interval of the points that it is ahead of its own last window holds 0."
+        + ": the 95 % interval of the points that it is ahead of its own last window is not above "
+        "0."
         for series, lengths in found.items()
     }
 
@@ -136,7 +143,9 @@ def find_window_lengths(
         and score.benchmark != "perplexity"
         and columns.get(score.series) in (score.column, ALL_TASKS)
     )
-    shown = [use for use in uses if columns.get(use.series) == use.column]
+    shown = [
+        use for use in uses if columns.get(use.series) == use.column and use.length is not None
+    ]
     found = []
     for entry, series in lines:
         own = [use for use in shown if (use.entry, use.series) == (entry, series)]
@@ -167,7 +176,7 @@ def list_lengths(
 
 def _find_length(entry: str, series: str, uses: Sequence[LengthUse]) -> EffectiveLength:
     """Go on from the shortest length while the model is better than its last window."""
-    ordered = sorted(uses, key=lambda use: use.length)
+    ordered = sorted(uses, key=lambda use: use.length or 0)
     tokens = _reach(ordered, [use.uses_length for use in ordered])
     # As far as it may be, were each difference at the upper end of its interval.
     high = _reach(ordered, [use.high is None or use.high > 0 for use in ordered])
@@ -181,7 +190,7 @@ def _find_length(entry: str, series: str, uses: Sequence[LengthUse]) -> Effectiv
         low=tokens,
         high=high,
         has_interval=all(use.low is not None for use in ordered),
-        measured=tuple(use.length for use in ordered),
+        measured=tuple(use.length for use in ordered if use.length is not None),
         short_at=(),
     )
 
@@ -206,7 +215,7 @@ def _pool(
     uses: Sequence[LengthUse], series: str = ALL_BENCHMARKS, column: str = ALL_BENCHMARKS
 ) -> list[LengthUse]:
     """Return the means of each line at each length, over its benchmarks or tasks."""
-    found: dict[tuple[str, int], list[LengthUse]] = defaultdict(list)
+    found: dict[tuple[str, int | None], list[LengthUse]] = defaultdict(list)
     for use in uses:
         found[use.entry, use.length].append(use)
     pooled = []

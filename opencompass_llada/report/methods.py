@@ -9,6 +9,7 @@ from typing import Any
 from opencompass_llada.benchmarks.benchmark import find_benchmark
 from opencompass_llada.report.collect import Collection
 from opencompass_llada.report.comparisons import Comparison
+from opencompass_llada.report.results import is_packaged
 from opencompass_llada.report.scores import Score
 from opencompass_llada.runs.checkpoints import label_paths
 from opencompass_llada.runs.provenance import DECIDING
@@ -119,7 +120,7 @@ def _tokens(lengths: Any) -> str:
 def _benchmarks(collection: Collection) -> Iterator[str]:
     """Yield a sentence a benchmark: data, tasks, lengths and what counts them, samples a cell."""
     for name, rows in collection.results.groupby("benchmark", sort=False):
-        data = _join("this package's generated text" if own.startswith("asset:") else Path(own).name
+        data = _join("this package's generated text" if is_packaged(own) else Path(own).name
                      for own in rows.data)  # fmt: skip
         parts = [f"data: {data}"]
         if tasks := rows.task.dropna().nunique():

@@ -16,6 +16,7 @@ from typing import Any
 import pandas
 
 from opencompass_llada.benchmarks.benchmark import Benchmark, benchmark_of
+from opencompass_llada.benchmarks.published.suite import EMBEDDED
 from opencompass_llada.old_names import dotted_name
 from opencompass_llada.report.statistics import hit_rate_standard_error, mean_standard_error
 from opencompass_llada.runs import recorded_files as recorded
@@ -122,6 +123,11 @@ def read_cell_rows(facts: ModelFacts, dataset: Mapping[str, Any], work_dir: Path
 def reader_of(dataset: Mapping[str, Any]) -> str:
     """Return who reads a data set's prompts, one of `benchmarks.readers.READERS`."""
     return str(dataset.get("reader") or "full")
+
+
+def is_packaged(data: str) -> bool:
+    """Tell whether a data set's path stands for samples that come with this package."""
+    return data == EMBEDDED or data.startswith("asset:")
 
 
 def _describe_draws(dataset: Mapping[str, Any]) -> str | None:

@@ -46,9 +46,9 @@ def plan_suite(
         return _list_cells(suite, values, extra)
 
     def list_by_name(values: Settings) -> list[Config]:
-        if values["data"] == EMBEDDED or values["tokenizer"] == "model":
+        if values["tokenizer"] == "model":
             values.values["tokenizer"] = None
-            planning.default_by_name(values)
+        planning.default_by_name(values)
         fill_defaults(suite, values)
         if values["tokenizer"] == "model":
             values.values["tokenizer"] = None
