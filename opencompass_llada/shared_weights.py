@@ -38,12 +38,12 @@ class SharedWeights:
             logger.info("The weights are in this process already; they are not read again.")
             loaded: T = self._held[key][1]
             return loaded
-        self._make_room(size)
+        self.make_room(size)
         loaded = load()
         self._held[key] = size, loaded
         return loaded
 
-    def _make_room(self, size: int) -> None:
+    def make_room(self, size: int) -> None:
         """Let go of the weights that were used longest ago, until ``size`` bytes fit."""
         dropped = False
         while self._held and size + sum(held for held, _ in self._held.values()) > MOST_BYTES:
@@ -69,12 +69,19 @@ def sharing_weights() -> Iterator[None]:
 
 @contextmanager
 def weights_of_its_own() -> Iterator[None]:
-    """Load inside what no other network is built around."""
+    """Load inside what no other network is built around, nor lies beside large weights."""
+    let_go_of_large()
     token = _current.set(None)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def let_go_of_large() -> None:
+    """Hold no more than `MOST_BYTES`, since weights that are not shared will be loaded, too."""
+    if (shared := _current.get()) is not None:
+        shared.make_room(0)
 
 
 def load_shared(

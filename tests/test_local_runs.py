@@ -59,6 +59,8 @@ def test_a_worker_goes_on_with_the_checkpoint_that_it_has():
 def test_more_gpus_than_there_are_are_refused():
     with pytest.raises(ValueError, match="asks for 2 GPUs, and this run sees 1"):
         DeviceQueue([task("a", 2)], [0], 1)
+    with pytest.raises(ValueError, match="max_workers_per_gpu=0 must be at least 1"):
+        DeviceQueue([task("a")], [0], 0)
 
 
 class Here:

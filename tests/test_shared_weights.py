@@ -103,3 +103,18 @@ def test_what_does_not_fit_is_let_go_of_before_more_is_read(tmp_path, monkeypatc
         os.utime(files["a"], ns=(stamp, stamp + 10**9))
         load("a")
         assert reads[-1] == "a", "the file has changed"
+
+
+def test_weights_that_are_not_shared_do_not_lie_beside_large_ones(tmp_path, monkeypatch):
+    file = tmp_path / "large"
+    file.write_bytes(b"0123456789")
+    reads = []
+    for most, times in ((10, 1), (9, 2)):
+        monkeypatch.setattr(shared_weights, "MOST_BYTES", most)
+        reads.clear()
+        with sharing_weights():
+            load_shared([file], None, lambda: reads.append(1))
+            with weights_of_its_own():
+                pass
+            load_shared([file], None, lambda: reads.append(1))
+        assert len(reads) == times

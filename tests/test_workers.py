@@ -101,6 +101,8 @@ def test_a_job_has_the_environment_the_folder_and_the_threads_of_now(pool, tmp_p
     assert pool.run(job(tell, "SET_LATER", log=two, OMP_NUM_THREADS="2")) == 0
     assert sorted(one.read_text().splitlines()) == ["a warning", f"yes 1 {tmp_path}"]
     assert sorted(two.read_text().splitlines()) == [f"None 2 {tmp_path}", "a warning"]
+    assert pool.run(job(tell, "SET_LATER", log=one, OMP_NUM_THREADS="1,2")) == 0, "nested levels"
+    assert f"None 1 {tmp_path}" in one.read_text()
 
 
 def test_jobs_one_after_another_share_a_process_that_imported_once(pool, tmp_path):
@@ -164,6 +166,42 @@ def test_a_death_is_told_with_its_signal(pool, tmp_path):
     assert death.value.status == 1, "what ended without a word has not succeeded"
     assert pool.run(job(fail, log=log, goes_on=True)) == 3
     assert log.read_text() == "began\nso far\n", "the log of an earlier try is kept"
+
+
+def leave_a_child_and_die(file):
+    child = os.fork()
+    if not child:
+        time.sleep(20)
+        os._exit(0)
+    Path(file).write_text(str(child))
+    die()
+
+
+def test_what_a_dead_worker_has_left_running_is_not_waited_for(pool, tmp_path):
+    file, began = tmp_path / "child", time.monotonic()
+    with pytest.raises(WorkerDied, match="signal 9"):
+        pool.run(job(leave_a_child_and_die, str(file), log=tmp_path / "log"))
+    try:
+        assert time.monotonic() - began < 15
+        assert process_exists(int(file.read_text()))
+    finally:
+        os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+def test_idle_workers_give_up_the_gpus_that_another_process_takes():
+    class Idle:
+        is_ended = False
+
+        def end(self):
+            self.is_ended = True
+
+    own, workers_of = WorkerPool(), {key: [Idle(), Idle()] for key in ("0", "1", "10", "")}
+    own._idle = {key: list(idle) for key, idle in workers_of.items()}
+    own.free(())
+    own.free((1, 2))
+    ended = {key for key, idle in workers_of.items() if all(one.is_ended for one in idle)}
+    assert ended == {"1"}
+    assert {key: len(idle) for key, idle in own._idle.items()} == {"0": 2, "1": 0, "10": 2, "": 2}
 
 
 def test_a_variable_of_the_config_that_was_read_before_makes_workers_import(server, monkeypatch):

@@ -211,6 +211,7 @@ def describe_work(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Work:
     """
     inferencer = (dataset.get("infer_cfg") or {}).get("inferencer") or {}
     limit, stated = model.get("max_seq_len"), dataset.get("length")
+    stated = stated if isinstance(stated, int) else None  # other data sets mean other things by it
     prompt = int(stated or limit or UNKNOWN_LENGTH)
     prompt = min(prompt, int(limit)) if limit else prompt
     kind = recorded.type_name(inferencer)

@@ -80,6 +80,11 @@ class DeviceQueue:
                     f"{task.name} asks for {task.num_gpus} GPUs, and this run sees {len(devices)}. "
                     "Set num_gpus in the model's run_cfg, or LLADA_GPUS, to what there is."
                 )
+        if tasks_a_device < 1:
+            raise ValueError(
+                f"max_workers_per_gpu={tasks_a_device} must be at least 1, or no task on a GPU "
+                "would ever begin; use 1"
+            )
         self._tasks = tasks
         self._waiting = list(range(len(tasks)))
         self._room = dict.fromkeys(devices, tasks_a_device)

@@ -59,6 +59,7 @@ from opencompass_llada.runs.recorded_files import (
     dataset_name,
     find_finished,
     find_gap,
+    is_ours,
     model_name,
     read_answers,
     split_shard_name,
@@ -66,7 +67,11 @@ from opencompass_llada.runs.recorded_files import (
 )
 from opencompass_llada.runs.task_lifetime import end_with_the_run, is_stopping, mark_job
 from opencompass_llada.runs.workers import DEVICES_VARIABLE, THREADS_VARIABLE, Job, WorkerDied
-from opencompass_llada.shared_weights import release_device_memory, sharing_weights
+from opencompass_llada.shared_weights import (
+    let_go_of_large,
+    release_device_memory,
+    sharing_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +138,8 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
     def _build_model(self, model_cfg: Mapping[str, Any]) -> Any:
         """Build a model when the one before has given back its memory."""
         self.model = self._recorded = None
+        if not is_ours(model_cfg):  # it loads its weights beside those that are held
+            let_go_of_large()
         release_device_memory()
         return build_model_from_cfg(model_cfg)
 
@@ -155,8 +162,8 @@ class ShortNamedInferTask(_ShortNamed, OpenICLInferTask):
             return
         try:
             CellByCellEvalTask(task).run()
-        except RuntimeError as error:
-            logger.info("The scoring stage tries again: %s", error)
+        except Exception as error:  # the task's other cells have nothing to do with it
+            logger.info("The scoring stage tries again: %s: %s", type(error).__name__, error)
 
     def _infer_and_record(self) -> None:
         # Other models have no engine. What a task answered before changes no answer of this one.
@@ -389,6 +396,7 @@ class CoreSharingLocalRunner(LocalRunner):
     def _run_task(self, task: Any, turn: Turn, session: LocalSession) -> int:
         """Run one task and wait for it; return its exit status."""
         if task.num_gpus > 1 or task.num_procs > 1 or type(task) not in OWN_TASKS:
+            session.workers.free(turn.devices)
             return int(self._launch(task, turn.devices, turn.place)[1])
         log = Path(task.get_log_path(file_extension="out"))
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -113,6 +113,15 @@ class WorkerPool:
                 idle.append(worker)
         return status
 
+    def free(self, devices: Iterable[int]) -> None:
+        """End idle workers that hold weights on these GPUs, which another process will take."""
+        names = {str(device) for device in devices}
+        with self._lock:
+            held = [key for key in self._idle if names.intersection(key.split(","))]
+            ending = [self._idle[key].pop() for key in held for _ in list(self._idle[key])]
+        for worker in ending:
+            worker.end()
+
     def close(self) -> None:
         """End all workers."""
         for worker in [worker for idle in self._idle.values() for worker in idle]:
@@ -137,6 +146,9 @@ def _serve_in_fork(there: connection.Connection) -> None:
 
 def serve(there: connection.Connection) -> None:
     """Do jobs until nobody can ask for more, or one failed; then end the process."""
+    # A process that a job starts and leaves must not make a dead worker look alive.
+    os.set_inheritable(there.fileno(), False)
+    os.register_at_fork(after_in_child=there.close)
     random: dict[str, Any] = {}
     with sharing_weights(), suppress(EOFError, BrokenPipeError):
         with imports_uncollected():
@@ -200,7 +212,9 @@ def _restore_random_numbers(first: dict[str, Any]) -> None:
     import numpy
     import torch
 
-    if threads := os.environ.get(THREADS_VARIABLE):  # torch read another when it was imported
+    # torch read another when it was imported; "4,2" is of nested levels, of which it has one.
+    threads = os.environ.get(THREADS_VARIABLE, "").partition(",")[0].strip()
+    if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
     if not first:
         first.update(
