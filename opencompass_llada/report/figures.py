@@ -227,12 +227,13 @@ def _draw_bars(axes: Any, scores: Sequence[Score | None]) -> None:
 
 
 def pick_lengths(scores: Sequence[Score]) -> list[Score]:
-    """Return a benchmark's headline by length, or the first group that was run."""
-    groups = [s for s in scores if s.length is not None and s.is_group and s.status != "not run"]
-    columns = list(dict.fromkeys(score.column for score in groups))
+    """Return a benchmark's headline by length, or the first group, or task, that was run."""
+    run = [s for s in scores if s.length is not None and s.status != "not run"]
+    shown = [score for score in run if score.is_group] or run
+    columns = list(dict.fromkeys(score.column for score in shown))
     headline = find_benchmark(scores[0].benchmark).headline
     chosen = headline if headline in columns else next(iter(columns), None)
-    return [score for score in groups if score.column == chosen]
+    return [score for score in shown if score.column == chosen]
 
 
 def draw_lengths(series: str, scores: Sequence[Score], floors: Sequence[Score] = ()) -> Any | None:
