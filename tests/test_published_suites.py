@@ -361,6 +361,14 @@ def test_a_damaged_file_is_named(tmp_path):
         AaLcrSuiteDataset.load(benchmark="aa_lcr", task="questions", path=str(folder))
 
 
+def test_a_length_that_babilong_does_not_have_is_refused():
+    for length in (None, 3000):
+        with pytest.raises(ValueError, match=f"length={length}: .* one of 1024, 2048"):
+            BabiLongSuiteDataset.load(
+                benchmark="babilong", task="qa1", path="embedded", length=length
+            )
+
+
 def test_the_hub_calls_babilongs_longest_length_otherwise(tmp_path):
     folder = embedded(BabiLongSuiteDataset, tmp_path)
     (folder / "qa1/1k.json").rename(folder / "qa1/1M.json")

@@ -14,7 +14,7 @@ from opencompass.datasets.babilong.babilong_utils import compare_answers
 from opencompass.datasets.babilong.prompts import DEFAULT_PROMPTS, get_formatted_input
 
 from opencompass_llada.benchmarks.babilong import embedded
-from opencompass_llada.benchmarks.babilong.facts import ANSWERS, SUITE
+from opencompass_llada.benchmarks.babilong.facts import ANSWERS, SPLITS, SUITE
 from opencompass_llada.benchmarks.data_files import read_json_list, take
 from opencompass_llada.benchmarks.published.dataset import (
     SuiteDataset,
@@ -38,8 +38,11 @@ class BabiLongSuiteDataset(SuiteDataset):
     def read_samples(cls, options: SuiteOptions, folder: Path) -> Iterator[SuiteSample]:
         """Read a file: a JSON list of input, question and target."""
         texts, count = DEFAULT_PROMPTS[options.task], ANSWERS.get(options.task)
-        if options.length is None:
-            raise ValueError("BABILong's samples are made for a length; give length=, e.g. 4096.")
+        if options.length not in SPLITS:
+            raise ValueError(
+                f"length={options.length}: BABILong's samples are made for lengths; give one of "
+                f"{', '.join(map(str, SPLITS))}."
+            )
         [names] = SUITE.find_files({"task": options.task, "length": options.length})
         for where, row in read_json_list(find_file(SUITE, folder, names)):
             context, question, target = (
