@@ -28,6 +28,8 @@ def test_what_no_other_setting_beats():
     assert marked((90, 2), (90, 1)) == [False, True], "as good, and faster"
     assert marked((90, 1), (90, 1)) == [True, True], "equal ones do not beat each other"
     assert marked((90, float("nan")), (80, 1)) == [False, True], "no seconds, no place"
+    assert marked((float("nan"), 1), (80, 2)) == [False, True], "nor without a score"
+    assert mark_undominated(pd.Series([None, 80]), pd.Series([None, None])) == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,12 @@ def test_a_data_set_without_a_number_of_samples_is_counted_and_one_that_is_lost_
     assert count_samples(dataset) == len(ROWS)
     dataset["reader_cfg"]["test_range"] = "[1:3]"
     assert count_samples(dataset) == 2
+    dataset["reader_cfg"]["test_range"] = "[9:]"
+    assert count_samples(dataset) == 0
+    partitioner = CostAwarePartitioner(out_dir="predictions", num_workers=2)
+    model = {"abbr": "stock", "type": "opencompass.models.OpenAI", "path": "gpt-4"}
+    (task,) = partitioner.partition([{"models": [model], "datasets": [dataset]}], ".", "nowhere")
+    assert task.datasets[0][0].abbr == dataset["abbr"], "an empty one, too, whose task says so"
     dataset["type"] = "nowhere.Data"
     assert count_samples(dataset) is None
     assert "is not cut" in caplog.text
@@ -339,6 +345,8 @@ def test_equal_prompts_are_not_cut_for_a_sampler_that_draws(tmp_path):
         model = plain(model_config(checkpoint, sampler=sampler))
         partitioner = CostAwarePartitioner(out_dir="predictions", num_workers=2)
         assert partitioner.count_to_cut(model, {**dataset, "n": repeats}) == expected
+    dataset["reader_cfg"]["input_columns"] = ["nowhere"]
+    assert partitioner.count_to_cut(model, dataset) is None, "its task says why"
 
 
 def test_what_a_task_answered_before_changes_no_answer(tmp_path):

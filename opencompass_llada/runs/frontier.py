@@ -126,17 +126,18 @@ def mark_undominated(scores: pd.Series, seconds: pd.Series) -> list[bool]:
     """Return which settings no other one beats: at least as good and as fast, and one of both more.
 
     By the means alone; settings whose scores are within their intervals may change places. A
-    setting without seconds is not marked and beats none.
+    setting without a score or seconds is not marked and beats none.
     """
     pairs = list(zip(scores, seconds, strict=True))
+    known = [pair for pair in pairs if all(map(pd.notna, pair))]
 
     def is_beaten(score: float, time: float) -> bool:
         return any(
             other >= score and own <= time and (other, -own) != (score, -time)
-            for other, own in pairs
+            for other, own in known
         )
 
-    return [bool(pd.notna(time)) and not is_beaten(score, time) for score, time in pairs]
+    return [pair in known and not is_beaten(*pair) for pair in pairs]
 
 
 def write_frontier(found: pd.DataFrame) -> str:

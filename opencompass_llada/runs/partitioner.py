@@ -218,7 +218,7 @@ class CostAwarePartitioner(NaivePartitioner):
         total = None
         if not begun and (by_samples or not is_one_task or self.task_seconds):
             total = self.count_to_cut(model, dataset)
-        if total is None:
+        if not total:  # of an empty one, too, whose task says so
             return _whole(place, model, dataset, seconds * rows_or_guess(dataset))
         ranges = [(s.start, s.stop, f.is_partial) for f in by_samples
                   if f.total == total and (s := f.samples) is not None]  # fmt: skip
@@ -238,7 +238,7 @@ class CostAwarePartitioner(NaivePartitioner):
         for place, (model, dataset) in zip(_number_models(pairs), pairs, strict=True):
             seconds = self._estimates.sample(model, dataset)
             total = self.count_to_cut(model, dataset)
-            if total is None:
+            if not total:
                 cells.append(_whole(place, model, dataset, seconds * rows_or_guess(dataset)))
                 continue
             step = max(1, int(model.get("batch_size") or 1))
@@ -351,12 +351,13 @@ def has_distinct_prompts(dataset: Mapping[str, Any]) -> bool:
     """
     try:
         rows = build_dataset_from_cfg(dataset).test
+        columns = dataset["reader_cfg"].get("input_columns") or []
+        names = [columns] if isinstance(columns, str) else list(columns)
+        inputs = [json.dumps([row[name] for name in names], default=str) for row in rows]
     except Exception as error:
-        logger.warning("%s is not cut: %s", recorded.dataset_name(dataset), error)
+        name = recorded.dataset_name(dataset)
+        logger.warning("%s is not cut: %s: %s", name, type(error).__name__, error)
         return False
-    columns = dataset["reader_cfg"].get("input_columns") or []
-    names = [columns] if isinstance(columns, str) else list(columns)
-    inputs = [json.dumps([row[name] for name in names], default=str) for row in rows]
     return len(set(inputs)) == len(inputs)
 
 
