@@ -193,6 +193,7 @@ def test_what_does_not_go_together_is_refused(job):
     assert "was begun with 2 shards. Use LLADA_SHARD=i/2" in job.run(shard="0/3")
     assert "those of 4 are 0/4 to 3/4" in job.run(shard="5/4")
     assert "-m eval is for the whole run" in job.run("-m", "eval", shard="0/2")
+    assert "a dry run writes nothing" in job.run("--dry-run", shard="0/2")
     assert "--slurm starts jobs" in job.run("--slurm", "-p", "x", shard="0/2")
     job.model["sampler"]["num_steps"] = 2
     said = job.run(shard="1/2")

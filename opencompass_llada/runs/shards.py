@@ -317,6 +317,11 @@ def refuse_command(shard: Shard, arguments: Any) -> None:
             f"{what}: a shard makes answers, and -m {arguments.mode} is for the whole run. Leave "
             f"{VARIABLE} out (env -u {VARIABLE} ...)"
         )
+    if arguments.dry_run:
+        raise ValueError(
+            f"{what}: the first shard writes for all who answers what, and a dry run writes "
+            f"nothing. Leave {VARIABLE} out of it (env -u {VARIABLE} ...)"
+        )
     if arguments.slurm or arguments.dlc:
         option = "--slurm" if arguments.slurm else "--dlc"
         raise ValueError(
