@@ -105,7 +105,7 @@ def find_faults(cell: dict[str, Any]) -> Iterator[str]:
 
 
 def compare_chance(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, for each suite and level, chance, what guesses score, and the error of the difference.
+    """Return for each suite and level chance, what guesses score, and the difference's error.
 
     The error is that of the mean over cells, whose draws are their own but for the tokenizers.
     """
