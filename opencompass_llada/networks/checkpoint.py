@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from opencompass_llada.networks.attention import find_kernel
 from opencompass_llada.networks.attention_pattern import AttentionPattern
@@ -211,14 +211,20 @@ def load_checkpoint(
         fields=fields,
     )
 
-    def load() -> dict[str, nn.Parameter]:
-        loaded: dict[str, nn.Parameter] = {}
+    buffers = {name for name, _ in model.named_buffers()}
+
+    def load() -> dict[str, Tensor]:
+        loaded: dict[str, Tensor] = {}
         for shard in shards:
             stored = split_merged(load_file(shard, device=str(device)), model.config.experts)
             tensors = {name: tensor.to(dtype) for name, tensor in stored.items()}
             refuse_non_finite(tensors.items(), str(path))
             # Parameters, not tensors: where weights are packed, all networks have the packed ones.
-            loaded |= {n: nn.Parameter(own, requires_grad=False) for n, own in tensors.items()}
+            # A buffer (the experts' bias) stays a tensor: a parameter would take its place.
+            loaded |= {
+                name: own if name in buffers else nn.Parameter(own, requires_grad=False)
+                for name, own in tensors.items()
+            }
         return loaded
 
     form = (type(model), dtype, str(device))
