@@ -49,8 +49,10 @@ def describe_command() -> str:
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     start = f"torchrun --nproc_per_node {processes}" if processes else "python"
     path = Path(sys.argv[0]).resolve()
-    places = [path.relative_to(ROOT)] if path.is_relative_to(ROOT) else []
-    script = str(next(iter(places), Path("benchmarks") / path.name))
+    is_studies = (ROOT / "studies" / path.name).is_file()
+    script = f"{'studies' if is_studies else 'benchmarks'}/{path.name}"
+    if path.is_file() and path.is_relative_to(ROOT):  # one of a folder below them
+        script = str(path.relative_to(ROOT))
     return redact(" ".join([*variables, start, script, *map(shlex.quote, sys.argv[1:])]))
 
 
