@@ -10,7 +10,6 @@ tiles of keys, N tiles chosen.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -19,11 +18,8 @@ from torch import Tensor
 
 from opencompass_llada.inference.kv_cache import FLOAT8, FLOAT8_MAX
 from opencompass_llada.inference.pass_options import PrefillOptions
+from opencompass_llada.inference.tilings import KEY_TILE, QUERY_TILE
 from opencompass_llada.networks.config import NetworkDimensions
-
-logger = logging.getLogger(__name__)
-
-QUERY_TILE, KEY_TILE = 128, 64
 
 
 class PrefillAttention:

@@ -32,6 +32,9 @@ class Tiling:
 FEW_QUERIES = 64
 """Up to as many queries a row reading the keys decides, beyond it arithmetic."""
 
+QUERY_TILE, KEY_TILE = 128, 64
+"""Queries and keys of a tile of float8 attention, by which sparse passes choose keys, too."""
+
 TILINGS = {
     "16 bit": Tiling(keys=64, stages=4),
     "float8": Tiling(keys=64, stages=3),

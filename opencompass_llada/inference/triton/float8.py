@@ -18,12 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from opencompass_llada.inference.kv_cache import FLOAT8, FLOAT8_MAX
+from opencompass_llada.inference.tilings import KEY_TILE, QUERY_TILE
 
 _LOG2_E = math.log2(math.e)
-QUERY_TILE = 128
-"""Queries of a tile."""
-KEY_TILE = 64
-"""Keys of a tile."""
 _WEIGHT_SHIFT = 8.0
 """Weights of attention are 2 to this power times themselves."""
 
