@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
 
+from opencompass_llada.inference import attention_rule
 from opencompass_llada.inference.attention_rule import (
     AttentionRates,
     attention_operations,
@@ -48,6 +50,41 @@ def test_elsewhere_the_choice_is_pytorchs_unless_a_backend_is_asked_for():
     assert make_rule("sdpa_math", cpu, torch.float32, 2, 2, 16)(10, 10, 1) == "math"
     with pytest.raises(ValueError, match="needs a CUDA device"):
         make_rule("sdpa_cudnn", cpu, torch.float32, 2, 2, 16)
+
+
+def test_the_log_says_once_which_kernel_was_chosen(rates, monkeypatch, caplog):
+    monkeypatch.setattr(attention_rule, "measure_rates", lambda *about: rates)
+    caplog.set_level(logging.INFO)
+
+    def run(rule, *lengths):
+        """Choose as exact sampling does: a step has one masked position less than the last."""
+        chosen = set()
+        for length in lengths:
+            for step in range(32):
+                for num_queries in (length, 32 - step):
+                    chosen.add(rule(num_queries, length, 32 * LAYERS))
+        return chosen
+
+    def lines():
+        return [own for own in caplog.messages if own.startswith("Attention kernel")]
+
+    about = ("auto", torch.device("cuda"), torch.bfloat16, HEADS, HEADS, SIZE)
+    rule = make_rule(*about)
+    assert run(rule, 16384, 16392, 16400, 16384) == {"cudnn", "flash"}
+    calls = 32 * LAYERS
+    assert lines() == [
+        f"Attention kernel cudnn for whole rows; first: 16384 queries, 16384 keys, {calls} calls "
+        "of that shape",
+        "Attention kernel flash for some queries of a row; first: 32 queries, 16384 keys, "
+        f"{calls} calls of that shape",
+    ]
+    caplog.clear()
+    assert run(rule, 256, 264, 16384) == {"cudnn", "flash"}
+    assert len(lines()) == 1, "another choice for whole rows, and no other news"
+    assert "flash for whole rows; first: 256 queries" in lines()[0]
+    caplog.clear()
+    run(make_rule(*about), 16384)
+    assert len(lines()) == 2, "another network's log is its own"
 
 
 @pytest.mark.parametrize("backend", [None, "math", "flash"])

@@ -18,6 +18,7 @@ from opencompass_llada.inference import (
     NetworkSize,
     PassOptions,
     PassServer,
+    PrefillOptions,
     card_budget,
     check_plan,
 )
@@ -82,6 +83,19 @@ def test_a_smaller_chunk_is_taken_before_anything_is_refused(llada_8b):
     fitted = check_plan(asked, asked.peak_bytes - 10**8)
     assert fitted.mlp_chunk == 4096
     assert fitted.row_lengths == asked.row_lengths
+
+
+def test_what_full_passes_round_is_counted_for_the_longest_row_that_is_not_exact(llada_8b):
+    prefill = PrefillOptions(type="float8", shortest=4096)
+
+    def added(*lengths):
+        exact = replace(plan(llada_8b, *lengths), mlp_chunk=1)  # attention takes the most
+        return replace(exact, prefill=prefill).activation_bytes - exact.activation_bytes
+
+    assert added(2000, 4095) == 0
+    # Queries, keys and values of LLaDA-8B's 32 heads of 128, a byte each.
+    assert added(4096, 2000) == 4096 * 128 * 96
+    assert added(2000, 8192, 4096) == 8192 * 128 * 96, "rows are computed one after another"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8"])

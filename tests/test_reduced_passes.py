@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -212,6 +213,57 @@ def test_full_passes_are_sparse_where_rows_are_long_enough():
     every = PrefillOptions(type="sparse", keep=1.0, shortest=1)
     assert torch.equal(logits(every), logits(PrefillOptions(type="float8", shortest=1)))
     sample(PassServer(FastNetwork(model), prefill=SPARSE), prompts, config, TOKENS, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "prefill",
+    [
+        PrefillOptions(type="float8", shortest=300),
+        PrefillOptions(type="sparse", keep=0.3, dense_tail=64, near=1, shortest=300),
+    ],
+    ids=["float8", "sparse"],
+)
+@pytest.mark.parametrize("lengths", [(900, 290), (120, 300, 900, 17)])
+def test_each_row_of_a_batch_is_computed_as_if_it_were_alone(prefill, lengths, caplog):
+    caplog.set_level(logging.INFO)
+    model = tiny_model(**SIZES, seed=5)
+    prompts = prompts_of(lengths, seed=3)
+
+    def logits(rows, options):
+        """Return the logits of four masks after each prompt, [rows, 4, V]."""
+        server = PassServer(FastNetwork(model), prefill=options)
+        wide = max(map(len, rows)) + 4
+        ids = torch.tensor([row + [TOKENS.mask_token_id] * (wide - len(row)) for row in rows])
+        wanted = torch.tensor([[len(row) + place for place in range(4)] for row in rows])
+        cut = [len(row) + 4 for row in rows]
+        session = server.open(cut, block_length=4, cache_dtype=None, passes=1)
+        return session.full_pass(ids, wanted, keep=False)
+
+    together, exact = logits(prompts, prefill), logits(prompts, None)
+    said = "rows of fewer than 300 tokens (prefill shortest) are exact"
+    assert caplog.text.count(said) == 1
+    for row, (prompt, found) in enumerate(zip(prompts, together, strict=True)):
+        alone = logits([prompt], prefill)[0]
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+        is_exact = len(prompt) + 4 < 300
+        assert torch.allclose(found, exact[row], rtol=1e-5, atol=1e-5) == is_exact
+
+
+def test_answers_of_a_batch_with_short_rows_are_those_of_its_rows_alone():
+    model = tiny_model(**SIZES, seed=5)
+    prompts = prompts_of((700, 120, 400), seed=6)
+    config = SamplerConfig(generation_length=8, block_length=4, cache=CacheOptions(type="prompt"))
+
+    def answers(rows, prefill):
+        server = PassServer(FastNetwork(model), prefill=prefill)
+        return sample(server, rows, config, TOKENS, device="cpu").token_ids
+
+    prefill = PrefillOptions(type="float8", shortest=300)
+    alone = [answers([prompt], prefill)[0] for prompt in prompts]
+    assert answers(prompts, prefill) == alone
+    exact = answers(prompts, None)
+    assert alone[1] == exact[1]
+    assert alone != exact, "the long rows must differ, else nothing was shown"
 
 
 def test_other_networks_and_scoring_refuse_what_has_no_effect(tmp_path):

@@ -118,7 +118,9 @@ def make_rule(
 ) -> Callable[[int, int, int], str | None]:
     """Return a function of the numbers of queries, keys and calls that names a network's kernel.
 
-    None is PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes).
+    None is PyTorch's own choice (not CUDA, or not 16 bit, which neither kernel takes). The log says
+    when a kernel is first chosen for whole rows, and for some queries of a row; not for each shape,
+    since every step and prompt has others.
     """
     if asked != "auto":
         forced = find_kernel(asked, device)
@@ -126,14 +128,19 @@ def make_rule(
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return lambda num_queries, num_keys, num_calls: None
 
-    @functools.lru_cache(maxsize=4096)  # also, so that a shape is logged once
+    logged: set[tuple[str, str]] = set()
+
+    @functools.lru_cache(maxsize=4096)
     def rule(num_queries: int, num_keys: int, num_calls: int) -> str:
         rates = measure_rates(device, dtype, num_heads, num_groups, head_dim)
         operations = attention_operations(num_queries, num_keys, num_heads, head_dim)
         odd = bool(num_queries % 8 or num_keys % 8)
         chosen = rates.choose(operations, num_calls, odd=odd)
-        what = "Attention kernel %s for %d queries and %d keys, %d calls of that shape"
-        logger.info(what, chosen, num_queries, num_keys, num_calls)
+        asking = "whole rows" if num_queries == num_keys else "some queries of a row"
+        if (chosen, asking) not in logged:
+            logged.add((chosen, asking))
+            what = "Attention kernel %s for %s; first: %d queries, %d keys, %d calls of that shape"
+            logger.info(what, chosen, asking, num_queries, num_keys, num_calls)
         return chosen
 
     return rule

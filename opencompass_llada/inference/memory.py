@@ -136,7 +136,7 @@ class MemoryPlan:
         mlp = tokens * 2 * shape.width * self.size.element_size + chunk * inner
         tables = 2 * 4 * shape.head_dim * max(self.row_lengths)
         bytes_of_attention = attention * self.size.element_size + self._chunk_bytes
-        bytes_of_attention += prefill_bytes(self.prefill, shape, max(self.row_lengths))
+        bytes_of_attention += prefill_bytes(self.prefill, shape, self.row_lengths)
         return max(bytes_of_attention, mlp) + tables
 
     @property

@@ -59,6 +59,10 @@ class PrefillOptions:
         """Whether anything differs from the exact pass."""
         return self.type != "exact"
 
+    def covers(self, length: int) -> bool:
+        """Whether a row of so many tokens is computed otherwise than exactly."""
+        return self.enabled and length >= (self.shortest or 0)
+
     def check_answer(self, generation_length: int) -> None:
         """Refuse an answer longer than the tail whose queries see all."""
         if self.dense_tail is not None and generation_length > self.dense_tail:

@@ -11,7 +11,7 @@ tiles of keys, N tiles chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,11 +23,20 @@ from opencompass_llada.networks.config import NetworkDimensions
 
 
 class PrefillAttention:
-    """Attention of rows that lie end to end, each row's tokens to all of it."""
+    """Attention of rows that lie end to end, each row's tokens to all of it.
 
-    def __init__(self, options: PrefillOptions, row_lengths: Sequence[int]) -> None:
-        """Keep what to do with which rows."""
+    A row is computed by itself, as if it were alone; the options and its own length decide how.
+    """
+
+    def __init__(
+        self,
+        options: PrefillOptions,
+        row_lengths: Sequence[int],
+        attend_exactly: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        """Take what to do with which rows, and the attention of a row that is too short for it."""
         self._options, self._lengths = options, tuple(row_lengths)
+        self._attend_exactly = attend_exactly
 
     def __call__(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
         """Return the attention of all rows, [T, H, D]."""
@@ -36,6 +45,8 @@ class PrefillAttention:
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _attend_row(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+        if not self._options.covers(len(q_THD)):
+            return self._attend_exactly(q_THD, k_SGD, v_SGD)
         if self._options.type != "sparse":
             return attend_float8(q_THD, k_SGD, v_SGD)
         sparse, count = sparse_share(self._options, len(q_THD))
@@ -166,9 +177,15 @@ def _rounded(x_THD: Tensor) -> Tensor:
     return (x_THD / scales_H1).to(FLOAT8).float() * scales_H1
 
 
-def prefill_bytes(options: PrefillOptions, shape: NetworkDimensions, length: int) -> int:
-    """Return the bytes that a layer's attention takes beside its inputs, for a row's tokens."""
-    if not options.enabled or length < (options.shortest or 0):
+def prefill_bytes(
+    options: PrefillOptions, shape: NetworkDimensions, row_lengths: Sequence[int]
+) -> int:
+    """Return the most bytes that a layer's attention takes beside its inputs and what it returns.
+
+    Rows are computed one after another: the longest one of those that are not exact decides.
+    """
+    length = max(filter(options.covers, row_lengths), default=0)
+    if length == 0:
         return 0
     copies = length * shape.head_dim * (shape.num_heads + 2 * shape.num_groups)
     if options.type != "sparse":

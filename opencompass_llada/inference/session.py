@@ -121,11 +121,20 @@ class PassServer:
         self.graphs.clear()
         self._cache = None
 
-    def log_once(self, text: str) -> None:
-        """Log a line that many sessions have, once."""
-        if (text,) not in self._logged:
-            self._logged.add((text,))
-            logger.info("%s", text)
+    def log_prefill(self, row_lengths: Sequence[int]) -> None:
+        """Say how full passes of such rows attend, where they are not exact.
+
+        Once for each size, as of caches, and not for each batch; once that short rows are exact.
+        """
+        longest = max(filter(self.prefill.covers, row_lengths), default=0)
+        about = ("prefill", longest // SLOT_STEP)
+        if longest and about not in self._logged:
+            self._logged.add(about)
+            logger.info("%s", describe(self.prefill, longest))
+        if min(row_lengths) < (self.prefill.shortest or 0) and ("exact rows",) not in self._logged:
+            self._logged.add(("exact rows",))
+            what = "Full passes of rows of fewer than %d tokens (prefill shortest) are exact"
+            logger.info(what, self.prefill.shortest)
 
     def _fit_plan(self, asked: MemoryPlan, budget: int) -> None:
         self.plan = plan = check_plan(asked, budget)
@@ -177,11 +186,16 @@ class Session:
 
     @functools.cached_property
     def _whole_rows(self) -> RowAttention:
-        """Attention of a full pass; of small blocks it is made of many stretches."""
-        prefill, sees_all = self._server.prefill, map(self._pattern.sees_all, self._lengths)
-        if prefill.enabled and min(self._lengths) >= (prefill.shortest or 0) and all(sees_all):
-            self._server.log_once(describe(prefill, max(self._lengths)))
-            return PrefillAttention(prefill, self._lengths)
+        """Attention of a full pass; of small blocks it is made of many stretches.
+
+        Each row that is long enough for the server's ``prefill`` is computed by it, the others
+        exactly.
+        """
+        prefill = self._server.prefill
+        if prefill.enabled and all(map(self._pattern.sees_all, self._lengths)):
+            self._server.log_prefill(self._lengths)
+            if any(map(prefill.covers, self._lengths)):
+                return PrefillAttention(prefill, self._lengths, self._attend_row)
         whole = [self._pattern.stretches(length) for length in self._lengths]
         return self._attention(whole, self._starts, self._choose)
 
@@ -366,6 +380,11 @@ class Session:
                 num_queries = end_query + place
         together = len(self._lengths) > 1 and max(self._lengths) <= VARLEN_LONGEST
         return StretchedAttention(stretches, choose, in_one_call=together)
+
+    def _attend_row(self, q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor) -> Tensor:
+        """Return exact attention of a row all of whose queries see all keys, [T, H, D]."""
+        whole = [Stretch(0, q_THD.shape[0], 0, k_SGD.shape[0])]
+        return StretchedAttention(whole, self._choose, in_one_call=False)(q_THD, k_SGD, v_SGD)
 
     def _layers(self, every: RowAttention, last: RowAttention) -> LayerAttend:
         last_index = len(self._network.layers) - 1
