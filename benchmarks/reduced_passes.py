@@ -5,9 +5,9 @@
 
 LLaDA-8B's shape with random weights, batch 1, 32 tokens in 32 steps with the prompt's keys and
 values kept; random weights prove time, not fidelity. Tiers are measured one after another on one
-card: 16 bit, attention in float8, products in float8 too, and a part of the keys. Products and
-attention are also timed alone, and the kernel's error on Gaussian data is compared with that of its
-plain form. Fidelity on trained models is `opencompass-llada fidelity`'s.
+card: 16 bit, attention in float8, products in float8 too, and a part of the keys. Products are also
+timed alone; attention is by `float8_attention.py`. Fidelity on trained models is
+`opencompass-llada fidelity`'s.
 """
 
 from __future__ import annotations
@@ -32,15 +32,7 @@ from opencompass_llada.inference import (
     PrefillOptions,
     quantise_network,
 )
-from opencompass_llada.inference.attention_rule import attention_operations
 from opencompass_llada.inference.float8 import Float8Linear
-from opencompass_llada.inference.prefill import (
-    attend_float8,
-    attend_plainly,
-    choose_tiles,
-    sparse_share,
-)
-from opencompass_llada.networks.attention import attend_with
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 NEW_TOKENS = 32
@@ -92,74 +84,6 @@ class Bench(RecordedParts):
                 }
         return found
 
-    def attention(self) -> dict[str, Any]:
-        """Time attention alone, and compare the kernel with its plain form."""
-        heads, size = (2, 32) if self.quick else (32, 128)
-        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        found: dict[str, Any] = {}
-        for length in (512,) if self.quick else (4096, 32768, 131072):
-            q, k, v = (
-                torch.randn(length, heads, size, device=self.device, dtype=dtype) for _ in range(3)
-            )
-            rows = [x.transpose(0, 1)[None] for x in (q, k, v)]
-            operations = attention_operations(length, length, heads, size)
-            kernel = "cudnn" if self.device.type == "cuda" else None
-            calls = {
-                "16 bit": partial(attend_with, kernel, *rows),
-                "float8": partial(attend_float8, q, k, v),
-            }
-            for keep in (0.5, 0.3, 0.15):
-                options = PrefillOptions(type="sparse", keep=keep, dense_tail=64)
-                queries, count = sparse_share(options, length)
-                if not queries:
-                    continue
-                own = q[:queries]
-                tiles = choose_tiles(own, k, count, options)
-                calls[f"choice of {keep}"] = partial(choose_tiles, own, k, count, options)
-                calls[f"sparse {keep}"] = partial(attend_float8, own, k, v, tiles)
-            part = {
-                name: median_seconds(call, self.device, at_least=0.05)
-                for name, call in calls.items()
-            }
-            found[str(length)] = {
-                "seconds": part,
-                "operations_a_second": {n: operations / part[n] for n in ("16 bit", "float8")},
-            }
-        found["error"] = self._errors(size, dtype)
-        return found
-
-    def _errors(self, size: int, dtype: torch.dtype) -> dict[str, float]:
-        """Return relative errors of norms on Gaussian data, of values with and without a mean."""
-        found = {}
-        tokens, heads = (500, 2) if self.quick else (4096, 2)
-        options = PrefillOptions(type="sparse", keep=0.5, dense_tail=64, near=1)
-        queries, count = sparse_share(options, tokens)
-        for mean in (0.0, 0.5):
-            q, k, v = (
-                torch.randn(tokens, heads, size, device=self.device, dtype=dtype) for _ in range(3)
-            )
-            v = v + mean
-            exact = attend_with("math", *(x.double().transpose(0, 1)[None] for x in (q, k, v)))
-            exact = exact[0].transpose(0, 1)
-            own = q[:queries]
-            tiles = choose_tiles(own, k, count, options)
-            on_cpu = [x.cpu() for x in (q, k, v)]
-            pairs = {
-                "of the kernel": (attend_float8(q, k, v), exact),
-                "of the plain form": (attend_plainly(*on_cpu), exact),
-                "between them": (attend_float8(q, k, v), attend_plainly(*on_cpu)),
-                "between them, over listed tiles": (
-                    attend_float8(own, k, v, tiles),
-                    attend_plainly(on_cpu[0][:queries], *on_cpu[1:], tiles.cpu()),
-                ),
-            }
-            for name, (one, other) in pairs.items():
-                one, other = one.double().cpu(), other.double().cpu()
-                found[f"{name}, values of mean {mean}"] = (
-                    (one - other).norm() / other.norm()
-                ).item()
-        return found
-
     def tier(self, name: str, lengths: tuple[int, ...]) -> dict[str, Any]:
         """Time one tier at all lengths."""
         precision, prefill = TIERS[name]
@@ -198,7 +122,6 @@ class Bench(RecordedParts):
         """Run the parts, the tiers alone if asked."""
         if not alone:
             self.part("products", self.products)
-            self.part("attention", self.attention)
         for name in tiers:
             self.part(name, partial(self.tier, name, lengths))
 
@@ -208,7 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Time of passes in float8 and over fewer keys.")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, any machine")
     parser.add_argument("--tiers", nargs="+", choices=TIERS, default=list(TIERS))
-    parser.add_argument("--tiers-alone", action="store_true", help="no products, no attention")
+    parser.add_argument("--tiers-alone", action="store_true", help="no products")
     parser.add_argument("--lengths", type=int, nargs="+")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds")
     parser.add_argument("--verbose", action="store_true", help="show the package's log")

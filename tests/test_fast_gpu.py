@@ -174,7 +174,7 @@ def test_the_float8_attention_kernel_is_its_plain_form(size):
     q, k, v = (torch.randn(length, n, size, device="cuda").bfloat16() for n in (4, 2, 2))
     queries, count = sparse_share(options, length)
     tiles = choose_tiles(q[:queries], k, count, options)
-    for given in ((q, k, v), (q[:queries], k, v, tiles)):
+    for given in ((q, k, v), (q[:queries], k, v, tiles), (q, k, v, tiles)):
         found = attend_float8(*given).float().cpu()
         plain = attend_plainly(*(x.cpu() for x in given)).float()
         assert (found - plain).norm() / plain.norm() < 0.04
@@ -191,24 +191,25 @@ def test_float8_products_are_those_of_the_rounded_numbers():
     torch.testing.assert_close(own(x).float().cpu(), plain, rtol=2e-2, atol=2e-2)
 
 
-def test_graphs_replay_float8_products():
-    """Logits, not ids: a graph's attention is another kernel's, and bfloat16 ties are many."""
+def test_graphs_replay_float8_products(monkeypatch):
+    """The same kernels, one by one and from a graph, give the same logits bit for bit."""
     model = tiny_model(**SIZES).to("cuda", torch.bfloat16)
     quantise_network(model)
     length, span = 300, 8
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(0, 250, (1, length), generator=generator).cuda()
     positions = torch.tensor([[length - span, length - 1]], device="cuda")
+    server = PassServer(FastNetwork(model), graphs=True)
     found = {}
-    for graphs in (True, False):
-        server = PassServer(FastNetwork(model), graphs=graphs)
+    for graphed in (True, False):
+        if not graphed:
+            monkeypatch.setattr(server.graphs, "run", server.graphs.span_states)
         session = server.open([length], block_length=2, cache_dtype="bfloat16", passes=1)
         session.full_pass(ids, positions, keep=True)
-        found[graphs] = [
+        found[graphed] = [
             session.partial_pass(changed, [length - span], span, positions).float()
             for changed in (ids, ids.flip(1))
         ]
     assert not torch.allclose(found[True][0], found[True][1])
-    # A rounding of bfloat16 before a product may move an input to the next float8 number.
     for graphed, launched in zip(found[True], found[False], strict=True):
-        assert (graphed - launched).norm() / launched.norm() < 0.12
+        assert torch.equal(graphed, launched)

@@ -86,6 +86,10 @@ def test_listed_tiles_are_those_that_are_seen():
     found = attend_float8(q[:queries], k, v, tiles)
     assert error(found, exact) < 0.07
     assert error(found, exact_attention(q[:queries], k, v)) > 0.3, "the mask matters"
+    whole = attend_float8(q, k, v, tiles)
+    # Another number of queries has other scales.
+    assert error(whole[queries:], exact_attention(q[queries:], k, v)) < 0.07, "the rest sees all"
+    assert error(whole[:queries], exact) < 0.07
     every = torch.arange(16, dtype=torch.int32).expand(4, 7, 16)
     assert torch.equal(attend_plainly(q[:queries], k, v, every), attend_plainly(q, k, v)[:queries])
 

@@ -52,14 +52,8 @@ class PrefillAttention:
         sparse, count = sparse_share(self._options, len(q_THD))
         if sparse == 0:
             return attend_float8(q_THD, k_SGD, v_SGD)
-        head_THD, tail_THD = q_THD[:sparse], q_THD[sparse:]
-        tiles_HIN = choose_tiles(head_THD, k_SGD, count, self._options)
-        return torch.cat(
-            [
-                attend_float8(head_THD, k_SGD, v_SGD, tiles_HIN),
-                attend_float8(tail_THD, k_SGD, v_SGD),
-            ]
-        )
+        tiles_HIN = choose_tiles(q_THD[:sparse], k_SGD, count, self._options)
+        return attend_float8(q_THD, k_SGD, v_SGD, tiles_HIN)
 
 
 def sparse_share(options: PrefillOptions, length: int) -> tuple[int, int]:
@@ -72,6 +66,7 @@ def sparse_share(options: PrefillOptions, length: int) -> tuple[int, int]:
     num_tiles = math.ceil(length / KEY_TILE)
     queries = (length - options.dense_tail) // QUERY_TILE * QUERY_TILE
     count = max(math.ceil(options.keep * num_tiles), _num_forced(options))
+    count += count % 2  # a kernel takes two at once
     if queries <= 0 or count >= num_tiles:
         return 0, num_tiles
     return queries, count
@@ -128,7 +123,10 @@ def _forced(
 def attend_float8(
     q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIN: Tensor | None = None
 ) -> Tensor:
-    """Return attention in float8 without a mask, [T, H, D]; to listed tiles of keys, if any."""
+    """Return attention in float8 without a mask, [T, H, D].
+
+    The leading tiles of queries see the listed tiles of keys, if there is a list, the others all.
+    """
     if q_THD.is_cuda:
         from opencompass_llada.inference.triton.float8 import attend
 
@@ -152,7 +150,7 @@ def attend_plainly(
     outs = []
     for index, rows_HPD in enumerate(q_HTD.split(QUERY_TILE, dim=1)):
         seen_HS = None
-        if tiles_HIN is not None:
+        if tiles_HIN is not None and index < tiles_HIN.shape[1]:
             seen_HS = torch.zeros(len(q_HTD), math.ceil(num_keys / KEY_TILE), dtype=torch.bool)
             seen_HS.scatter_(1, tiles_HIN[:, index].long(), True)
             seen_HS = seen_HS.repeat_interleave(KEY_TILE, dim=1)[:, :num_keys]

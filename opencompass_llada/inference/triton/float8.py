@@ -1,9 +1,9 @@
 """Runs Triton kernels that quantise to float8, and attention on float8 queries, keys and values.
 
-The attention has no mask. It runs over all keys, or over listed tiles of keys for each tile of
-queries (block-sparse). The weights are scaled by 256 before they are rounded to e4m3, so that small
-ones are kept down to 2^-17 of the largest; sums are float32. FlashAttention (Dao et al., 2022) is
-the idea; nothing is shared with its code.
+The attention has no mask. It runs over all keys, or over listed tiles of keys for the leading tiles
+of queries (block-sparse). The weights are scaled by 256 before they are rounded to e4m3, so that
+small ones are kept down to 2^-17 of the largest; sums are float32. FlashAttention (Dao et al.,
+2022) is the idea; nothing is shared with its code.
 Shape suffixes: T tokens, S keys, K channels, H query heads, G key heads, D head size; I tiles of
 queries, J listed tiles of keys.
 """
@@ -23,6 +23,8 @@ from opencompass_llada.inference.tilings import KEY_TILE, QUERY_TILE
 _LOG2_E = math.log2(math.e)
 _WEIGHT_SHIFT = 8.0
 """Weights of attention are 2 to this power times themselves."""
+_PAIR = 2
+"""Tiles of keys that a step takes at once."""
 
 
 @triton.jit
@@ -80,7 +82,7 @@ def quantise_heads(
     T' is the tokens rounded up to two of `KEY_TILE`; what is beyond them is 0.
     """
     num_tokens, num_heads, size = x_THD.shape
-    padded = triton.cdiv(num_tokens, 2 * KEY_TILE) * 2 * KEY_TILE
+    padded = triton.cdiv(num_tokens, _PAIR * KEY_TILE) * _PAIR * KEY_TILE
     shape = (num_heads, size, padded) if transposed else (num_heads, padded, size)
     out = torch.zeros(shape, dtype=torch.uint8, device=x_THD.device).view(FLOAT8)
     block = 64
@@ -92,13 +94,28 @@ def quantise_heads(
     return out
 
 
-_TILINGS = [
-    triton.Config({}, num_warps=warps, num_stages=stages)
-    for warps, stages in ((8, 3), (4, 3), (8, 4), (4, 4), (8, 2))
-]
+@triton.jit
+def _weigh_tile(q, scale, k_base, v_base, keys, num_keys, padded_keys, best, total, out,
+                MASKED: tl.constexpr, SHIFT: tl.constexpr, SIZE: tl.constexpr,
+                BLOCK_L: tl.constexpr):  # fmt: skip
+    """Add a tile of keys to the largest score of each query, its weights' sum and its output."""
+    dims = tl.arange(0, SIZE)
+    scores = tl.dot(q, tl.load(k_base + keys[None, :] * SIZE + dims[:, None]))
+    if MASKED:
+        scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
+    better = tl.maximum(best, tl.max(scores, axis=1) * scale)
+    # One multiply-add a score: shift and largest score are one number a query.
+    weights = tl.exp2(scores * scale + (SHIFT - better)[:, None])
+    shrink = tl.exp2(best - better)
+    total = total * shrink + tl.sum(weights, axis=1)
+    v = tl.load(v_base + dims[None, :] * padded_keys + keys[:, None])
+    # Tensor cores sum float8 products in fewer bits than float32 has, so float32 takes each tile's
+    # sum: benchmarks/records/float8_attention_h200.json has what is lost without.
+    out = out * shrink[:, None]
+    out = tl.dot(weights.to(q.dtype), v, out, max_num_imprecise_acc=BLOCK_L)
+    return better, total, out
 
 
-@triton.autotune(configs=_TILINGS, key=["REPEATS", "SIZE", "BLOCK_L", "LISTED", "size_class"])
 @triton.jit
 def _attend_kernel(
     q_ptr,
@@ -114,13 +131,13 @@ def _attend_kernel(
     padded_keys,
     num_listed,
     num_heads,
-    size_class,
     REPEATS: tl.constexpr,
     LISTED: tl.constexpr,
     SHIFT: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     tile = tl.program_id(0)
     head = tl.program_id(1)
@@ -136,31 +153,27 @@ def _attend_kernel(
     total = tl.zeros([BLOCK_P], tl.float32)
     out = tl.zeros([BLOCK_P, SIZE], tl.float32)
     listed = tiles_ptr + (head.to(tl.int64) * tl.num_programs(0) + tile) * num_listed
-    count = tl.cdiv(num_keys, BLOCK_L)
+    inner = tl.arange(0, BLOCK_L)
+    # Only the last step can reach beyond the keys, since lists ascend.
+    last = tl.cdiv(num_keys, BLOCK_L) - 1
     if LISTED:
-        count = num_listed
-    for index in range(0, count):
-        first = index * BLOCK_L
+        last = num_listed * TILE // BLOCK_L - 1
+    for index in range(0, last):
+        keys = index * BLOCK_L + inner
         if LISTED:
-            first = tl.load(listed + index) * BLOCK_L
-        keys = first + tl.arange(0, BLOCK_L)
-        k = tl.load(k_base + keys[None, :] * SIZE + dims[:, None])
-        scores = tl.dot(q, k) * scale
-        if first + BLOCK_L > num_keys:
-            scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
-        better = tl.maximum(best, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - better[:, None] + SHIFT)
-        shrink = tl.exp2(best - better)
-        total = total * shrink + tl.sum(weights, axis=1)
-        v = tl.load(v_base + dims[None, :] * padded_keys + keys[:, None])
-        # Tensor cores sum float8 products in fewer bits than float32 has, so float32 takes each
-        # tile's sum. Left to themselves over all of 32,768 keys they are wrong by 20 % of the norm
-        # for values of mean 0.5, against 0.3 %, and no faster (H200, 2026-11-30).
-        out = out * shrink[:, None]
-        out = tl.dot(weights.to(q.dtype), v, out, max_num_imprecise_acc=BLOCK_L)
-        best = better
-    v_scale = tl.load(v_scales_ptr + group)
-    out = out / total[:, None] * v_scale
+            keys = tl.load(listed + index * (BLOCK_L // TILE) + inner // TILE) * TILE + inner % TILE
+        best, total, out = _weigh_tile(
+            q, scale, k_base, v_base, keys, num_keys, padded_keys, best, total, out,
+            MASKED=False, SHIFT=SHIFT, SIZE=SIZE, BLOCK_L=BLOCK_L,
+        )  # fmt: skip
+    keys = last * BLOCK_L + inner
+    if LISTED:
+        keys = tl.load(listed + last * (BLOCK_L // TILE) + inner // TILE) * TILE + inner % TILE
+    best, total, out = _weigh_tile(
+        q, scale, k_base, v_base, keys, num_keys, padded_keys, best, total, out,
+        MASKED=True, SHIFT=SHIFT, SIZE=SIZE, BLOCK_L=BLOCK_L,
+    )  # fmt: skip
+    out = out / total[:, None] * tl.load(v_scales_ptr + group)
     out_place = (rows[:, None].to(tl.int64) * num_heads + head) * SIZE + dims[None, :]
     kind = out_ptr.dtype.element_ty
     tl.store(out_ptr + out_place, out.to(kind), mask=rows[:, None] < num_queries)
@@ -173,8 +186,9 @@ def attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIJ: Tensor | None
         q_THD: Rotated queries, bfloat16; heads dense, tokens may be strided, as of the others.
         k_SGD: Rotated keys.
         v_SGD: Values.
-        tiles_HIJ: For each head and tile of `QUERY_TILE` queries the tiles of `KEY_TILE` keys that
-            it sees, int32; None is all keys.
+        tiles_HIJ: For each head and leading tile of `QUERY_TILE` queries the tiles of `KEY_TILE`
+            keys that it sees, int32, ascending, an even number. The queries after those tiles see
+            all keys, and all do where it is None.
     """
     (num_queries, num_heads, size), (num_keys, num_groups, _) = q_THD.shape, k_SGD.shape
     # A softmax does not change where all keys are moved alike, and they are smaller without
@@ -182,20 +196,29 @@ def attend(q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, tiles_HIJ: Tensor | None
     mean_GD = k_SGD.mean(dim=0, dtype=torch.float32)
     scales_q = _scales(q_THD, None)
     scales_k, scales_v = _scales(k_SGD, mean_GD), _scales(v_SGD, None)
-    q = quantise_heads(q_THD, None, scales_q, transposed=False)
+    q_HTD = quantise_heads(q_THD, None, scales_q, transposed=False)
     k = quantise_heads(k_SGD, mean_GD, scales_k, transposed=False)
     v = quantise_heads(v_SGD, None, scales_v, transposed=True)
     repeats = num_heads // num_groups
     scale_H = scales_q * scales_k.repeat_interleave(repeats) * (_LOG2_E / math.sqrt(size))
     out_THD = torch.empty((num_queries, num_heads, size), dtype=q_THD.dtype, device=q_THD.device)
-    is_listed = tiles_HIJ is not None
-    _attend_kernel[(triton.cdiv(num_queries, QUERY_TILE), num_heads)](
-        q, k, v, scale_H, scales_v, scale_H if tiles_HIJ is None else tiles_HIJ, out_THD,
-        num_queries, num_keys, q.shape[1], k.shape[1],
-        0 if tiles_HIJ is None else tiles_HIJ.shape[2], num_heads,
-        size_class=num_keys.bit_length(), REPEATS=repeats, LISTED=is_listed, SHIFT=_WEIGHT_SHIFT,
-        SIZE=size, BLOCK_P=QUERY_TILE, BLOCK_L=KEY_TILE if is_listed else 2 * KEY_TILE,
-    )  # fmt: skip
+
+    def launch(first: int, end: int, tiles: Tensor | None) -> None:
+        _attend_kernel[(triton.cdiv(end - first, QUERY_TILE), num_heads)](
+            q_HTD[:, first:], k, v, scale_H, scales_v, scale_H if tiles is None else tiles,
+            out_THD[first:], end - first, num_keys, q_HTD.shape[1], k.shape[1],
+            0 if tiles is None else tiles.shape[2], num_heads,
+            REPEATS=repeats, LISTED=tiles is not None, SHIFT=_WEIGHT_SHIFT, SIZE=size,
+            BLOCK_P=QUERY_TILE, BLOCK_L=_PAIR * KEY_TILE, TILE=KEY_TILE, num_warps=4, num_stages=3,
+        )  # fmt: skip
+
+    listed = 0
+    if tiles_HIJ is not None:
+        assert tiles_HIJ.shape[2] % _PAIR == 0, tiles_HIJ.shape
+        listed = tiles_HIJ.shape[1] * QUERY_TILE
+        launch(0, listed, tiles_HIJ)
+    if listed < num_queries:
+        launch(listed, num_queries, None)
     return out_THD
 
 
