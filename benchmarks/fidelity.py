@@ -52,7 +52,7 @@ GROUPS = {
 
 def read(name: str, settings: dict[str, str]) -> Any:
     """Read a shipped config under settings of its own, whatever the user has set."""
-    from opencompass_llada.runs.checks import read_config
+    from opencompass_llada.runs.command_line import read_config
 
     with mock.patch.dict(os.environ):
         for variable in chosen_variables():

@@ -25,6 +25,7 @@ from opencompass_llada.benchmarks.needle.samples import HaystackStore, NeedleCel
 from opencompass_llada.devices import choose_device, choose_dtype
 from opencompass_llada.engines import Engine, LoadRequest, SamplerSettings
 from opencompass_llada.families import find_family
+from opencompass_llada.inference import PassOptions
 from opencompass_llada.networks import read_model_config
 from opencompass_llada.prompting.encode import load_tokenizer
 from opencompass_llada.rope.methods import parse_rope_scaling
@@ -89,7 +90,11 @@ def read_scaling(given: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def load_engine(
-    path: str, block_length: int, num_steps: int, scaling: dict[str, Any] | None
+    path: str,
+    block_length: int,
+    num_steps: int,
+    scaling: dict[str, Any] | None,
+    passes: PassOptions | None = None,
 ) -> tuple[Engine, Any]:
     """Load a checkpoint as the wrapper does.
 
@@ -98,6 +103,7 @@ def load_engine(
         block_length: Tokens of a block, of a masked diffusion model.
         num_steps: Denoising steps of one generation, of a masked diffusion model.
         scaling: RoPE scaling, or None.
+        passes: What passes give up of the exact arithmetic; nothing by default.
 
     Returns:
         The engine and the tokenizer.
@@ -116,6 +122,7 @@ def load_engine(
         dtype=choose_dtype(None, device),
         device=device,
         attention_backend="auto",
+        passes=passes or PassOptions(),
     )
     family.check(request)
     return family.load(request), tokenizer
