@@ -6,7 +6,8 @@
 LLaDA-8B's shape with random weights, batch 1, 32 tokens in 32 steps with the prompt's keys and
 values kept; random weights prove time, not fidelity. Tiers are measured one after another on one
 card: 16 bit, attention in float8, products in float8 too, and a part of the keys. Products are also
-timed alone; attention is by `float8_attention.py`. Fidelity on trained models is
+timed alone; those of few tokens, which read the weights, in a graph over more of these than a card
+caches. Attention is by `float8_attention.py`. Fidelity on trained models is
 `opencompass-llada fidelity`'s.
 """
 
@@ -14,8 +15,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from inference_ceilings import median_seconds, synchronize
 from inference_shapes import make_model
 from recorded_parts import RecordedParts
 from recording import ROOT
+from torch import Tensor, nn
 
 from opencompass_llada.inference import (
     FastNetwork,
@@ -32,7 +35,8 @@ from opencompass_llada.inference import (
     PrefillOptions,
     quantise_network,
 )
-from opencompass_llada.inference.float8 import Float8Linear
+from opencompass_llada.inference.float8 import Float8Linear, multiply, quantise_rows
+from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, SpecialTokens, sample
 
 NEW_TOKENS = 32
@@ -61,10 +65,10 @@ class Bench(RecordedParts):
         )
 
     def products(self) -> dict[str, Any]:
-        """Time the products of a block for many and few tokens, in 16 bit and in float8."""
+        """Time the products of a block for many tokens, in 16 bit and in float8."""
         block = self.model.blocks[0].parts
         found: dict[str, Any] = {}
-        for tokens in (64,) if self.quick else (32, 4096, 16384):
+        for tokens in (2 * SMALL_PRODUCT,) if self.quick else (4096, 16384):
             for name in ("query", "gate", "down"):
                 linear = getattr(block, name)
                 x = torch.randn(
@@ -83,6 +87,59 @@ class Bench(RecordedParts):
                     "error": error.item(),
                 }
         return found
+
+    def small_products(self) -> dict[str, Any]:
+        """Time the products of a block for few tokens: seconds of one, and bytes of weights read.
+
+        Float8 is timed as small passes run it, and with inputs rounded as those of full passes are.
+        """
+        shape = self.model.config.shape
+        width, heads = shape.width, shape.num_heads + 2 * shape.num_groups
+        sizes = {
+            "query, key and value": (heads * shape.head_dim, width),
+            "attention out": (width, shape.num_heads * shape.head_dim),
+            "gate and up": (2 * shape.mlp_width, width),
+            "down": (width, shape.mlp_width),
+        }
+        dtype, most = self.model.dtype, 10**5 if self.quick else 10**9
+        found: dict[str, Any] = {}
+        for name, (channels, inputs) in sizes.items():
+            with torch.device(self.device):
+                linears = [
+                    nn.Linear(inputs, channels, bias=False, dtype=dtype)
+                    for _ in range(math.ceil(most / (channels * inputs)))
+                ]
+            own = [Float8Linear(linear) for linear in linears]
+            for tokens in (SMALL_PRODUCT // 2, SMALL_PRODUCT):
+                x = torch.randn(tokens, inputs, device=self.device, dtype=dtype)
+                found[f"{name} {tokens}"] = self._small_product(x, linears, own)
+        return found
+
+    def _small_product(
+        self, x: Tensor, linears: list[nn.Linear], own: list[Float8Linear]
+    ) -> dict[str, Any]:
+        def rounded() -> None:
+            for linear in own:
+                multiply(quantise_rows(x), linear.weight, linear.scales, None, x.dtype)
+
+        calls = {
+            "16 bit": lambda: [linear(x) for linear in linears],
+            "float8": lambda: [linear(x) for linear in own],
+            "float8, inputs rounded": rounded,
+        }
+        with torch.inference_mode():
+            times = {
+                kind: median_seconds(replayed(call, self.device), self.device, at_least=0.02)
+                for kind, call in calls.items()
+            }
+            error = (own[0](x) - linears[0](x)).norm() / linears[0](x).norm()
+        seconds = {kind: taken / len(own) for kind, taken in times.items()}
+        sizes = {kind: (linears if kind == "16 bit" else own)[0].weight.nbytes for kind in times}
+        return {
+            "seconds": seconds,
+            "bytes_a_second": {kind: sizes[kind] / seconds[kind] for kind in times},
+            "error": error.item(),
+        }
 
     def tier(self, name: str, lengths: tuple[int, ...]) -> dict[str, Any]:
         """Time one tier at all lengths."""
@@ -122,8 +179,24 @@ class Bench(RecordedParts):
         """Run the parts, the tiers alone if asked."""
         if not alone:
             self.part("products", self.products)
+            self.part("small products", self.small_products)
         for name in tiers:
             self.part(name, partial(self.tier, name, lengths))
+
+
+def replayed(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """Return the replay of a CUDA graph of a call, which small passes are; elsewhere the call."""
+    if device.type != "cuda":
+        return call
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def main() -> int:

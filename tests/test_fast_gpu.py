@@ -23,6 +23,7 @@ from opencompass_llada.inference.prefill import (
     choose_tiles,
     sparse_share,
 )
+from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.likelihood import BlockScorer, LikelihoodOptions
 from opencompass_llada.networks.experts import ExpertDimensions, ExpertSteps
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
@@ -183,12 +184,37 @@ def test_the_float8_attention_kernel_is_its_plain_form(size):
 def test_float8_products_are_those_of_the_rounded_numbers():
     linear = torch.nn.Linear(512, 384, bias=False).to("cuda", torch.bfloat16)
     own = Float8Linear(linear)
-    x = torch.randn(50, 512, device="cuda").bfloat16()
+    x = torch.randn(SMALL_PRODUCT + 1, 512, device="cuda").bfloat16()
     plain = multiply(
         tuple(part.cpu() for part in quantise_rows(x)), own.weight.cpu(), own.scales.cpu(), None,
         torch.float32,
     )  # fmt: skip
     torch.testing.assert_close(own(x).float().cpu(), plain, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 16, 20, 32, 33, 64])
+@pytest.mark.parametrize(
+    ("inputs", "channels", "bias"),
+    [(4096, 4096, False), (12288, 4096, False), (4096, 24576, False), (1040, 272, True)],
+)
+def test_float8_products_of_few_rows_round_no_inputs(num_tokens, inputs, channels, bias):
+    """Few channels are split; no tiling changes a bit."""
+    from opencompass_llada.inference.triton import small_products
+
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(inputs, channels, bias=bias).to("cuda", torch.bfloat16)
+    own = Float8Linear(linear)
+    x = torch.randn(num_tokens, inputs, device="cuda").bfloat16()
+    found = own(x)
+    exact = x.double() @ own.weight.double().T * own.scales.double()
+    exact = exact if linear.bias is None else exact + linear.bias.double()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-2)
+    given = (x, own.weight, own.scales, own.bias, own.arrivals)
+    for tiling in ((64, 128), (64, 256), (128, 128)):
+        assert torch.equal(small_products.multiply_few(*given, tiling=tiling), found), tiling
+    assert not own.arrivals.any()
+    # Rows do not depend on those beside them.
+    torch.testing.assert_close(own(x[-1:]), found[-1:], rtol=0, atol=0)
 
 
 def test_graphs_replay_float8_products(monkeypatch):

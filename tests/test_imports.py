@@ -34,6 +34,7 @@ NEEDS_TRITON = {
     "inference.triton.elementwise",
     "inference.triton.experts",
     "inference.triton.float8",
+    "inference.triton.small_products",
     "inference.triton.split_attention",
 }
 HOST_ALLOWED = {

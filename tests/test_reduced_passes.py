@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,6 +36,7 @@ from opencompass_llada.inference.prefill import (
     describe,
     sparse_share,
 )
+from opencompass_llada.inference.tilings import SMALL_PRODUCT
 from opencompass_llada.runs.checks import check_options
 from opencompass_llada.runs.makers import list_differences
 from opencompass_llada.sampling import CacheOptions, SamplerConfig, sample
@@ -148,13 +153,52 @@ def quantised():
 def test_float8_products_are_those_of_the_rounded_numbers(quantised):
     linear = tiny_model(**SIZES, seed=4).blocks[0].parts.down
     own = quantised.blocks[0].parts.down
-    x = torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(SMALL_PRODUCT + 1, 96, generator=torch.Generator().manual_seed(1))
     weights = own.weight.float() * own.scales[:, None]
     assert error(weights, linear.weight) < 0.04
     scales = x.abs().amax(-1, keepdim=True) / 448
     rounded = (x / scales).to(torch.float8_e4m3fn).float() * scales
     torch.testing.assert_close(own(x), rounded @ weights.T, rtol=1e-4, atol=1e-5)
     assert 0.001 < error(own(x), linear(x)) < 0.06
+    # Inputs of few rows are not rounded.
+    torch.testing.assert_close(own(x[1:]), x[1:] @ weights.T, rtol=1e-4, atol=1e-5)
+    assert error(own(x[1:]), linear(x[1:])) < 0.9 * error(own(x), linear(x))
+
+
+INTERPRETED = """
+import torch
+
+from opencompass_llada.inference.float8 import no_arrivals, product
+from opencompass_llada.inference.kv_cache import quantise
+from opencompass_llada.inference.tilings import SMALL_PRODUCT
+from opencompass_llada.inference.triton import small_products
+
+torch.manual_seed(0)
+for num_processors in (1, 6):  # what is split is split in 2 and 4
+    small_products._processors = lambda device: num_processors
+    for num_tokens in (1, 20, SMALL_PRODUCT):
+        for channels, inputs, has_bias in ((272, 1536, True), (128, 2048, False), (80, 96, True)):
+            x = torch.randn(num_tokens, 2 * inputs)[:, :inputs]
+            weight, scales = quantise(torch.randn(channels, inputs))
+            given = (x, weight, scales, torch.randn(channels) if has_bias else None)
+            arrivals = no_arrivals(weight)
+            for _ in range(2):
+                found = small_products.multiply_few(*given, arrivals, tiling=(64, 128))
+                torch.testing.assert_close(found, product(*given, arrivals), rtol=1e-4, atol=1e-3)
+                assert not arrivals.any()
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_of_few_rows_gives_the_plain_products_in_tritons_interpreter(repository_root):
+    paths = os.pathsep.join([str(repository_root), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
 @pytest.mark.parametrize("pack", [False, True])

@@ -1,9 +1,10 @@
 """Runs a network's products in float8: weights quantised once by channel, inputs by row.
 
 e4m3 with float32 scales, the largest magnitude over 448. Norms, embedding, head, router and experts
-keep their dtype. On a CPU a product is that of the same quantised numbers in float32, which is the
-oracle of the kernels.
-Shape suffixes: T tokens, K input channels, N output channels.
+keep their dtype. A product of at most `SMALL_PRODUCT` rows takes its inputs as they are, since
+reading the weights is all that bounds it; only those of more rows are rounded. On a CPU a product
+is that of the same numbers in float32, which is the oracle of the kernels.
+Shape suffixes: T tokens, K input channels, N output channels, I tiles of output channels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opencompass_llada.inference.kv_cache import FLOAT8, quantise
+from opencompass_llada.inference.tilings import CHANNEL_TILE, SMALL_PRODUCT
 from opencompass_llada.networks.transformer import BidirectionalNetwork, BlockParts
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,9 @@ _MULTIPLE = 16
 
 
 class Float8Linear(nn.Module):
-    """A linear layer whose weights are float8; its inputs are quantised by row when they come."""
+    """A linear layer whose weights are float8; inputs of many rows are quantised as they come."""
+
+    arrivals: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         """Quantise the weights of a layer."""
@@ -41,11 +45,12 @@ class Float8Linear(nn.Module):
         self.weight = nn.Parameter(weight_NK, requires_grad=False)
         self.scales = nn.Parameter(scales_N, requires_grad=False)
         self.bias = linear.bias
+        self.register_buffer("arrivals", no_arrivals(weight_NK), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product of inputs [..., K] with the weights, [..., N], in their dtype."""
         rows_TK = x.reshape(-1, x.shape[-1])
-        out_TN = multiply(quantise_rows(rows_TK), self.weight, self.scales, self.bias, x.dtype)
+        out_TN = product(rows_TK, self.weight, self.scales, self.bias, self.arrivals)
         return out_TN.view(*x.shape[:-1], -1)
 
 
@@ -97,6 +102,33 @@ def float8_obstacle(device: torch.device) -> str | None:
     return f"{name} has compute capability {capability[0]}.{capability[1]}"
 
 
+def no_arrivals(weight_NK: Tensor) -> Tensor:
+    """Return what a product of few rows counts its finished programs in, int32 zeros [I]."""
+    num_tiles = -(-len(weight_NK) // CHANNEL_TILE)
+    return torch.zeros(num_tiles, dtype=torch.int32, device=weight_NK.device)
+
+
+def product(
+    x_TK: Tensor,
+    weight_NK: Tensor,
+    scales_N: Tensor,
+    bias_N: Tensor | None,
+    arrivals_I: Tensor,
+) -> Tensor:
+    """Return inputs [T, K] times weights [N, K] plus the bias, [T, N], in the inputs' dtype.
+
+    Inputs are rounded to float8 where there are more than `SMALL_PRODUCT` rows.
+    """
+    if len(x_TK) > SMALL_PRODUCT:
+        return multiply(quantise_rows(x_TK), weight_NK, scales_N, bias_N, x_TK.dtype)
+    if x_TK.is_cuda:
+        from opencompass_llada.inference.triton.small_products import multiply_few
+
+        return multiply_few(x_TK, weight_NK, scales_N, bias_N, arrivals_I)
+    exact_TN = F.linear(x_TK.float(), weight_NK.float())
+    return _with_bias((exact_TN * scales_N).to(x_TK.dtype), bias_N)
+
+
 def quantise_rows(x_TK: Tensor) -> tuple[Tensor, Tensor]:
     """Return float8 inputs and the scale of each row, float32 [T]."""
     if x_TK.is_cuda:
@@ -127,6 +159,10 @@ def multiply(
     else:
         exact_TN = F.linear(x_TK.float(), weight_NK.float())
         out_TN = (exact_TN * scales_T[:, None] * scales_N).to(dtype)
+    return _with_bias(out_TN, bias_N)
+
+
+def _with_bias(out_TN: Tensor, bias_N: Tensor | None) -> Tensor:
     return out_TN if bias_N is None else out_TN + bias_N
 
 

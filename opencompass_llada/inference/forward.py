@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from opencompass_llada.inference.attention_rule import make_rule
 from opencompass_llada.inference.elementwise import PlainElementwise, kernels_fit
-from opencompass_llada.inference.float8 import Float8Linear, multiply, quantise_rows
+from opencompass_llada.inference.float8 import Float8Linear, no_arrivals, product
 from opencompass_llada.inference.kv_cache import KeyValueCache
 from opencompass_llada.inference.memory import mlp_chunk_of
 from opencompass_llada.networks.config import NetworkDimensions
@@ -95,19 +95,21 @@ class Product(NamedTuple):
     weight_NK: Tensor
     bias_N: Tensor | None
     scales_N: Tensor | None
-    """Of float8 weights."""
+    """Of float8 weights, as the next."""
+    arrivals_I: Tensor | None
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         """Return the products of all channels, [T, N]."""
-        if self.scales_N is None:
+        if self.scales_N is None or self.arrivals_I is None:
             return F.linear(x_TK, self.weight_NK, self.bias_N)
-        quantised = quantise_rows(x_TK)
-        return multiply(quantised, self.weight_NK, self.scales_N, self.bias_N, x_TK.dtype)
+        return product(x_TK, self.weight_NK, self.scales_N, self.bias_N, self.arrivals_I)
 
     def channels(self, first: int, end: int | None) -> Product:
         """Return the product of some of the channels."""
-        parts = (None if part is None else part[first:end] for part in self)
-        return Product(*parts)  # type: ignore[arg-type]
+        bias_N, scales_N = (
+            None if part is None else part[first:end] for part in (self.bias_N, self.scales_N)
+        )
+        return Product(self.weight_NK[first:end], bias_N, scales_N, self.arrivals_I)
 
 
 def _pack(*modules: nn.Module | None) -> Product | None:
@@ -123,7 +125,10 @@ def _pack(*modules: nn.Module | None) -> Product | None:
     scales = [linear.scales for linear in linears if isinstance(linear, Float8Linear)]
     biases = [linear.bias for linear in linears if linear.bias is not None]
     assert len(biases) in (0, len(linears)), "biases on some of the modules only"
-    return Product(weight, join(biases) if biases else None, join(scales) if scales else None)
+    bias = join(biases) if biases else None
+    if not scales:
+        return Product(weight, bias, None, None)
+    return Product(weight, bias, join(scales), no_arrivals(weight))
 
 
 class CacheSlots(NamedTuple):

@@ -1,13 +1,20 @@
-"""Chooses how the split attention kernel cuts its work: tiles, warps, splits; no kernel here.
+"""Chooses how kernels cut their work: tiles, warps and splits; no kernel here.
 
-With few queries reading the keys takes the time, so that many programs read small parts of them;
-with many it is arithmetic, so that tiles are large and the processors filled in whole waves.
+Of the split attention kernel: with few queries reading the keys takes the time, so that many
+programs read small parts of them; with many it is arithmetic, so that tiles are large and the
+processors filled in whole waves.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+
+SMALL_PRODUCT = 64
+"""Most rows of a product with float8 weights whose inputs are not rounded."""
+
+CHANNEL_TILE = 64
+"""Fewest output channels of a tile of the kernel for these."""
 
 
 @dataclass(frozen=True, kw_only=True)
